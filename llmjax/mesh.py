@@ -1,0 +1,145 @@
+"""Devices as a named mesh, and the one table from logical axes to mesh axes.
+
+Every parameter and activation names its logical axes where it is made. This file alone says which
+mesh axis each of them is split over. Meshes use Explicit axis types, so a sharding is part of an
+array's type and a mistake is an error while tracing, not a slow program.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llmjax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+
+# Parameters: "embed" is the model dimension of a stored weight. It is split over fsdp and gathered
+# just before use (its logical name is then "gathered"), so the gradient is reduce-scattered.
+# Activations: the residual stream is split along its length over tensor as well ("residual"), which
+# turns the all-reduce after each block into a reduce-scatter and divides its memory.
+LOGICAL_TO_MESH: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": ("sequence",),
+    "residual": ("sequence", "tensor"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "gathered": (),
+    "head_dim": (),
+    "layers": (),
+    "positions": (),
+}
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are shared out; one size may be -1: all devices that the others leave."""
+
+    data: int = 1
+    """Copies of the model, each with its share of the batch."""
+    fsdp: int = -1
+    """Devices that share the batch and also split parameters and optimizer state."""
+    sequence: int = 1
+    """Devices that split each row along its length (context parallelism)."""
+    tensor: int = 1
+    """Devices that split heads, MLP width and vocabulary (tensor parallelism)."""
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh over `devices` (default: all of them, of every process).
+
+    Raises:
+      UserError: the sizes are not positive, or their product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
+    free = [axis for axis, size in sizes.items() if size == -1]
+    wrong = [f"{axis}={size}" for axis, size in sizes.items() if size < 1 and size != -1]
+    if wrong or len(free) > 1:
+        raise UserError(
+            f"mesh {sizes}",
+            "sizes must be positive, and at most one may be -1",
+            "give each axis its number of devices",
+        )
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(
+            "mesh " + ",".join(f"{axis}={size}" for axis, size in sizes.items()),
+            f"does not fit {len(devices)} {devices[0].platform} devices",
+            f"choose sizes whose product is {len(devices)}, or one of them -1",
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        MESH_AXES,
+        axis_types=(AxisType.Explicit,) * len(MESH_AXES),
+        devices=devices,
+    )
+
+
+def logical_spec(*axes: str | None) -> PartitionSpec:
+    """The partition of an array whose dimensions have these logical names (None: not split).
+
+    Raises:
+      UserError: two dimensions are split over the same mesh axis.
+    """
+    parts = [LOGICAL_TO_MESH[axis] if axis is not None else () for axis in axes]
+    used = [name for part in parts for name in part]
+    if len(set(used)) != len(used):
+        raise UserError(f"logical axes {axes}", f"split over the same mesh axis twice: {parts}")
+    return PartitionSpec(*(part[0] if len(part) == 1 else (part or None) for part in parts))
+
+
+def has_mesh() -> bool:
+    """Whether a mesh is set for the code being traced (`jax.set_mesh`)."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def out_sharding(*axes: str | None) -> PartitionSpec | None:
+    """For the `out_sharding=` of products and look-ups; None where no mesh is set."""
+    return logical_spec(*axes) if has_mesh() else None
+
+
+def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Lays `x` out by its logical axes; a no-op where no mesh is set."""
+    return jax.sharding.reshard(x, logical_spec(*axes)) if has_mesh() else x
+
+
+def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """The sharding on `mesh` of an array with these logical axes."""
+    return NamedSharding(mesh, logical_spec(*axes))
+
+
+def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axis: str) -> int:
+    """Over how many devices the logical `axis` is split."""
+    return math.prod(mesh.shape[name] for name in LOGICAL_TO_MESH[axis])
+
+
+def check_divides(
+    name: str,
+    shape: Sequence[int],
+    axes: Sequence[str | None],
+    mesh: Mesh | jax.sharding.AbstractMesh,
+) -> None:
+    """Checks that every dimension of the tensor `name` divides by the devices that split it.
+
+    Raises:
+      UserError: one does not; the message names the tensor, the dimension and the mesh axes.
+    """
+    for size, axis in zip(shape, axes, strict=True):
+        if axis is None:
+            continue
+        parts = axis_size(mesh, axis)
+        if size % parts:
+            split = " x ".join(f"{n}={mesh.shape[n]}" for n in LOGICAL_TO_MESH[axis])
+            raise UserError(
+                f"{name} {tuple(shape)}",
+                f"its {axis} dimension of {size} does not divide over mesh {split}",
+                "change the size or the mesh",
+            )
