@@ -5,11 +5,14 @@ mesh axis each of them is split over. Meshes use Explicit axis types, so a shard
 array's type and a mistake is an error while tracing, not a slow program.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmjax.errors import UserError
@@ -114,6 +117,37 @@ def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
 def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """The sharding on `mesh` of an array with these logical axes."""
     return NamedSharding(mesh, logical_spec(*axes))
+
+
+def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Sets the mesh for a `with` block; None leaves things as they are."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def place(array: np.ndarray, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+    """A host array that every process holds alike, as one global array with these logical axes."""
+    if mesh is None:
+        return jnp.asarray(array)
+    sharding = named_sharding(mesh, *axes)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def leading_specs(spec: PartitionSpec, ndim: int) -> list[PartitionSpec]:
+    """The way from `spec` to the partition that splits the first dimension alone, over every axis.
+
+    Each step moves one mesh axis, innermost first, so that each is an all-to-all (the last one, over
+    axes that were idle, only slices). Walk it backwards to return.
+    """
+    given = [*spec, *[None] * (ndim - len(spec))]
+    parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in given]
+    specs = [PartitionSpec(*parts)]
+    for part in range(1, ndim):
+        while parts[part]:
+            parts[0] += parts[part][-1:]
+            parts[part] = parts[part][:-1]
+            specs.append(PartitionSpec(*parts))
+    parts[0] += tuple(axis for axis in MESH_AXES if axis not in parts[0])
+    return [*specs, PartitionSpec(*parts)]
 
 
 def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axis: str) -> int:

@@ -106,7 +106,7 @@ def _keep_greatest(logits: Array, weights: Array, enough: Callable[[Array], Arra
     ranks = _ranks(logits)
 
     def settle_bit(i: int, least: Array) -> Array:
-        higher = least | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+        higher = least | (jnp.uint32(1 << 31) >> jnp.asarray(i, jnp.uint32))
         total = jnp.sum(jnp.where(ranks >= higher, weights, 0), axis=-1, keepdims=True)
         return jnp.where(enough(total), higher, least)
 

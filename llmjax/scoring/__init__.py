@@ -1,0 +1,32 @@
+"""How well a model predicts text: documents -> windows -> rows -> exact sums."""
+
+from typing import TYPE_CHECKING, Any
+
+from llmjax.scoring.config import EvaluationConfig, evaluation_problems
+
+if TYPE_CHECKING:
+    from llmjax.scoring.documents import score_documents, score_streams, window_nats, window_sizes
+    from llmjax.scoring.score import Score
+    from llmjax.scoring.windows import Window, windows
+
+__all__ = [
+    "EvaluationConfig",
+    "Score",
+    "Window",
+    "evaluation_problems",
+    "score_documents",
+    "score_streams",
+    "window_nats",
+    "window_sizes",
+    "windows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The config is cheap to import; the rest comes, with JAX, when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llmjax.scoring import documents, score, windows
+
+    home = {"Score": score, "Window": windows, "windows": windows}.get(name, documents)
+    return getattr(home, name)

@@ -1,0 +1,101 @@
+"""Sums over scored text, and the figures that follow from them."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from llmjax.scoring.windows import Window
+
+
+class Document(Protocol):
+    """A document, or a piece of one: tokens int32 [n], and the UTF-8 bytes of its original text."""
+
+    @property
+    def tokens(self) -> np.ndarray: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over documents, and the figures that follow from them.
+
+    Attributes:
+      nats: of all tokens, end-of-text tokens included.
+      tokens: how many there are.
+      bytes: UTF-8 bytes of the original text.
+      documents: how many there are.
+      context: the most inputs that a token was predicted from.
+      stride: tokens from one window to the next.
+      nats_at: float64 [context]; nats of the tokens that were predicted from 1, 2, ... inputs.
+      tokens_at: int64 [context]; their number.
+      bytes_at: int64 [context]; the bytes of text that they stand for.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+    documents: int
+    context: int
+    stride: int
+    nats_at: np.ndarray = field(repr=False, compare=False)
+    tokens_at: np.ndarray = field(repr=False, compare=False)
+    bytes_at: np.ndarray = field(repr=False, compare=False)
+
+    @property
+    def loss_per_token(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss per token; infinite where that overflows."""
+        return math.exp(self.loss_per_token) if self.loss_per_token < 709 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per UTF-8 byte of the original text."""
+        return self.nats / (math.log(2) * self.bytes)
+
+
+class Sums:
+    """A score in the making: float64 sums of nats, whole numbers of tokens and bytes."""
+
+    def __init__(self, context: int, token_bytes: np.ndarray):
+        self.documents = self.bytes = 0
+        self._token_bytes = token_bytes.astype(np.int64)
+        self._nats = np.zeros(context, np.float64)
+        self._tokens = np.zeros(context, np.int64)
+        self._bytes = np.zeros(context, np.int64)
+
+    def read(self, pieces: Iterable[Document]) -> Iterator[np.ndarray]:
+        """Hands on the tokens of one document, and counts its bytes."""
+        self.documents += 1
+        for piece in pieces:
+            self.bytes += int(piece.bytes)
+            yield piece.tokens
+
+    def add(self, window: Window, nats: np.ndarray) -> None:
+        """Adds the nats of the targets that the window counts."""
+        at = slice(window.skip, window.skip + len(nats))
+        self._nats[at] += nats
+        self._tokens[at] += 1
+        self._bytes[at] += self._token_bytes[window.counted]
+
+    def score(self, context: int, stride: int) -> Score:
+        """The sums so far."""
+        return Score(
+            nats=math.fsum(self._nats),
+            tokens=int(self._tokens.sum()),
+            bytes=self.bytes,
+            documents=self.documents,
+            context=context,
+            stride=stride,
+            nats_at=self._nats,
+            tokens_at=self._tokens,
+            bytes_at=self._bytes,
+        )
