@@ -7,7 +7,7 @@ array's type and a mistake is an error while tracing, not a slow program.
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -16,6 +16,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmjax.errors import UserError
+
+Axes = tuple[str | None, ...]
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 
@@ -112,6 +114,30 @@ def out_sharding(*axes: str | None) -> PartitionSpec | None:
 def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
     """Lays `x` out by its logical axes; a no-op where no mesh is set."""
     return jax.sharding.reshard(x, logical_spec(*axes)) if has_mesh() else x
+
+
+def mesh_axes(axis: str) -> tuple[str, ...]:
+    """The mesh axes that split a logical axis, for collectives inside `per_device`."""
+    return LOGICAL_TO_MESH[axis] if has_mesh() else ()
+
+
+def per_device(f: Callable, in_axes: Sequence[Axes], out_axes: Sequence[Axes]) -> Callable:
+    """Makes `f` run on every device over its own part of each array; just `f` without a mesh.
+
+    Args:
+      f: a function of arrays (or Nones) to a tuple of arrays; collectives over `mesh_axes` are its
+        own business, and so is its derivative: nothing checks what is equal among devices.
+      in_axes: the logical axes of each argument, which is resharded to them.
+      out_axes: the logical axes of each result.
+    """
+    if not has_mesh():
+        return f
+    specs = tuple(logical_spec(*axes) for axes in in_axes)
+    outs = tuple(logical_spec(*axes) for axes in out_axes)
+    inner = jax.shard_map(f, in_specs=specs, out_specs=outs, check_vma=False)
+    return lambda *args: inner(
+        *(a if a is None else jax.sharding.reshard(a, s) for a, s in zip(args, specs, strict=True))
+    )
 
 
 def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
