@@ -1,0 +1,183 @@
+"""Optimizers: every kind learns, sharded as well as not; decay, matrices and schedules."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llmjax.mesh import MeshConfig, logical_spec, make_mesh
+from llmjax.optimizers import (
+    AdafactorConfig,
+    AdamWConfig,
+    LionConfig,
+    MuonConfig,
+    ScheduleConfig,
+    SgdConfig,
+    learning_rate,
+    make_optimizer,
+    problems,
+)
+from llmjax.optimizers.muon import newton_schulz
+
+AXES = {
+    "embedding": ("vocab", "embed"),
+    "query": ("layers", "embed", "heads", "head_dim"),
+    "out": ("layers", "heads", "head_dim", "embed"),
+    "query_bias": ("layers", "heads", "head_dim"),
+    "up": ("layers", "embed", "mlp"),
+    "norm": ("layers", None),
+}
+SHAPES = {
+    "embedding": (16, 8),
+    "query": (3, 8, 2, 4),
+    "out": (3, 2, 4, 8),
+    "query_bias": (3, 2, 4),
+    "up": (3, 8, 32),
+    "norm": (3, 8),
+}
+FLAT = ScheduleConfig("constant", warmup_steps=0)
+CONFIGS = [
+    AdamWConfig(learning_rate=0.05, schedule=FLAT),
+    AdafactorConfig(learning_rate=0.05, schedule=FLAT, min_factored_size=4, beta1=0.9),
+    LionConfig(learning_rate=0.02, schedule=FLAT, weight_decay=0.0),
+    MuonConfig(learning_rate=0.2, schedule=FLAT, weight_decay=0.0),
+    SgdConfig(learning_rate=0.3, schedule=FLAT),
+]
+
+
+def make_params(seed: int) -> dict[str, jax.Array]:
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    return {
+        name: jax.random.normal(key, shape)
+        for (name, shape), key in zip(SHAPES.items(), keys, strict=True)
+    }
+
+
+def run(config, steps=10):
+    """Distance to a target after some steps of descent on half its square; and the parameters."""
+    optimizer = make_optimizer(config, 100, AXES)
+    target = make_params(1)
+
+    @jax.jit
+    def descend(params):
+        def body(carry, step):
+            params, state = carry
+            gradients = jax.tree.map(jnp.subtract, params, target)
+            return optimizer.apply(params, gradients, state, step), None
+
+        carry = (params, optimizer.init(params))
+        return jax.lax.scan(body, carry, jnp.arange(steps))[0][0]
+
+    params = make_params(0)
+    if not jax.sharding.get_abstract_mesh().empty:
+        shard = lambda x, axes: jax.sharding.reshard(x, logical_spec(*axes))  # noqa: E731
+        params, target = (jax.tree.map(shard, tree, AXES) for tree in (params, target))
+    return optax.global_norm(jax.tree.map(jnp.subtract, params, target)), descend(params), target
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_every_optimizer_descends_and_is_the_same_when_sharded(config):
+    before, params, target = run(config)
+    after = optax.global_norm(jax.tree.map(jnp.subtract, params, target))
+    assert after < 0.9 * before
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, tensor=2, data=2))):
+        _, sharded, _ = run(config)
+    assert jax.typeof(sharded["query"]).sharding.spec == logical_spec(*AXES["query"])
+    for name, value in params.items():
+        np.testing.assert_allclose(np.asarray(sharded[name]), value, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_decay_spares_norms_and_biases_and_embeddings_unless_asked(embeddings):
+    config = SgdConfig(
+        learning_rate=0.5, schedule=FLAT, weight_decay=0.5, decay_embeddings=embeddings
+    )
+    optimizer, params = make_optimizer(config, 10, AXES), make_params(0)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    decayed, _ = optimizer.apply(params, zeros, optimizer.init(params), jnp.int32(0))
+    for name in SHAPES:
+        does = name in ("query", "out", "up") or (embeddings and name == "embedding")
+        np.testing.assert_allclose(decayed[name], params[name] * (0.75 if does else 1.0), rtol=1e-6)
+
+
+def test_state_is_float32_and_lies_as_its_parameters_do():
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=4, tensor=2))):
+        shard = lambda x, axes: jax.sharding.reshard(x, logical_spec(*axes))  # noqa: E731
+        params = jax.tree.map(shard, make_params(0), AXES)
+        for config in CONFIGS:
+            state = jax.eval_shape(make_optimizer(config, 10, AXES).init, params)
+            shapes = {p.shape: p.sharding.spec for p in params.values() if p.ndim > 2}
+            for leaf in jax.tree.leaves(state):
+                if leaf.shape in shapes:
+                    assert leaf.dtype == jnp.float32
+                    assert leaf.sharding.spec == shapes[leaf.shape]
+
+
+def test_newton_schulz_brings_singular_values_near_one_whatever_the_shape():
+    for shape in [(2, 6, 20), (3, 20, 6), (1, 7, 7)]:
+        stack = jax.random.normal(jax.random.key(0), shape) * 1e-3
+        values = jnp.linalg.svd(newton_schulz(stack, 8), compute_uv=False)
+        assert 0.6 < values.min() < values.max() < 1.3
+
+
+def test_muon_treats_each_layer_as_optax_treats_one_matrix():
+    config = MuonConfig(learning_rate=1.0, schedule=FLAT, weight_decay=0.0)
+    params = {"up": make_params(0)["up"]}
+    optimizer = make_optimizer(config, 10, {"up": AXES["up"]})
+    gradients = {"up": make_params(1)["up"]}
+    moved, _ = optimizer.apply(params, gradients, optimizer.init(params), jnp.int32(0))
+    reference = optax.contrib.muon(1.0, consistent_rms=0.2)
+    for layer in range(3):
+        gradient = gradients["up"][layer]
+        update, _ = reference.update(gradient, reference.init(gradient), gradient)
+        np.testing.assert_allclose(moved["up"][layer] - params["up"][layer], update, atol=2e-5)
+
+
+def test_adafactor_keeps_rows_and_columns_not_matrices():
+    params = make_params(0)
+    sizes = {}
+    for factored in (4, 1000):
+        config = AdafactorConfig(min_factored_size=factored)
+        state = make_optimizer(config, 10, AXES).init(params)
+        sizes[factored] = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert sizes[4] < sizes[1000] / 2
+
+
+@pytest.mark.parametrize("shape", ["constant", "cosine", "linear", "wsd"])
+def test_schedules_rise_to_the_peak_and_end_at_the_final_share(shape):
+    schedule = ScheduleConfig(shape, warmup_steps=10, final_fraction=0.2, decay_fraction=0.3)
+    rate = learning_rate(AdamWConfig(learning_rate=2.0, schedule=schedule), 100)
+    values = np.array([float(rate(step)) for step in range(101)])
+    assert values[0] == pytest.approx(2.0 / 11)
+    assert values[10] == pytest.approx(2.0)
+    assert values.max() == pytest.approx(2.0)
+    assert (np.diff(values[:11]) > 0).all()
+    assert (np.diff(values[10:]) <= 1e-6).all()
+    assert values[100] == pytest.approx(2.0 if shape == "constant" else 0.4)
+    if shape == "wsd":
+        assert values[70] == pytest.approx(2.0)
+        assert values[85] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": math.nan}, "learning_rate=nan is not a finite"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
+        ({"beta2": 1.0}, "beta2=1.0 must be at least 0 and below 1"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0 must be positive"),
+        ({"weight_decay": math.inf}, "weight_decay=inf is not"),
+        ({"schedule": ScheduleConfig(warmup_steps=50)}, "warmup_steps=50 must lie in 0 to 49"),
+        ({"schedule": ScheduleConfig("wsd", 20, decay_fraction=0.9)}, "more than all 50 steps"),
+        ({"schedule": ScheduleConfig("wsd", 0, decay_fraction=0.0)}, "is no step"),
+        ({"schedule": ScheduleConfig(warmup_steps=0, final_fraction=2.0)}, "final_fraction=2.0"),
+    ],
+)
+def test_bad_values_are_named(change, said):
+    good = AdamWConfig(schedule=ScheduleConfig(warmup_steps=5))
+    assert problems(good, 50) == []
+    assert any(said in line for line in problems(dataclasses.replace(good, **change), 50))
