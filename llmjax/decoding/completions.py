@@ -1,0 +1,218 @@
+"""Prompts to completions: text in, text out, streamed."""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.data import Tokenizer
+from llmjax.decoding.beams import beam_search
+from llmjax.decoding.config import DecodingConfig, decoding_problems
+from llmjax.decoding.steps import Row, generate_tokens
+from llmjax.decoding.text import TextWriter
+from llmjax.errors import UserError
+from llmjax.model import Model, ModelConfig, Params
+
+Finish = Literal["eos", "stop", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt.
+
+    Attributes:
+      prompt: as given.
+      text: what was written, up to the stop string if one came.
+      tokens: what was written, the token that ended it included.
+      nats: of each token, under the model's own distribution, whatever the sampling.
+      finish: why it ends: the end-of-text token, a stop string, max_new_tokens, a full context.
+    """
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...] = field(repr=False)
+    nats: tuple[float, ...] = field(repr=False)
+    finish: Finish
+
+    def __str__(self) -> str:
+        return self.prompt + self.text
+
+
+class Piece(NamedTuple):
+    """A part of one completion's text, as it comes.
+
+    Attributes:
+      row: which completion: prompt number x samples + sample number.
+      text: follows on the row's earlier pieces.
+      completion: all of it, with the row's last piece.
+    """
+
+    row: int
+    text: str
+    completion: Completion | None = None
+
+
+def stream_completions(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    config: DecodingConfig,
+    mesh: Mesh | None = None,
+) -> Iterator[Piece]:
+    """Continues each prompt (an empty one from BOS on); rows of a batch come piece by piece.
+
+    A completion depends on the seed, its prompt and its number among that prompt's samples, not on
+    the prompts beside it. An encoder reads a prompt with EOS after it.
+
+    Raises:
+      UserError: before anything is written: a prompt leaves no room in the context, or the config
+        is out of range.
+    """
+    problems = decoding_problems(config)
+    if problems:
+        raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
+    session = _Session(model, params, tokenizer, config, mesh)
+    return session.stream(session.jobs(prompts))
+
+
+class _Job(NamedTuple):
+    """A completion to write, or with beams, those of one prompt."""
+
+    index: int
+    prompt: str
+    row: Row
+    fresh: bool
+
+
+class _Session(NamedTuple):
+    """What all completions share."""
+
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    config: DecodingConfig
+    mesh: Mesh | None
+
+    def jobs(self, prompts: Sequence[str]) -> list[_Job]:
+        """The rows to write, in order."""
+        samples = 1 if self.config.beams > 1 else self.config.samples
+        found: list[_Job] = []
+        numbers: Counter[int] = Counter()
+        for number, ids in enumerate(self.tokenizer.encode_batch(list(prompts))):
+            tokens, room = self._head(number, ids)
+            limit = min(self.config.max_new_tokens, room)
+            digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
+            for sample in range(samples):
+                # A prompt given twice goes on with further samples.
+                row = Row(tokens, limit, (digest, numbers[digest]))
+                numbers[digest] += 1
+                index = number * self.config.samples + sample
+                found.append(_Job(index, prompts[number], row, self._encodes or not ids))
+        return found
+
+    def stream(self, jobs: list[_Job]) -> Iterator[Piece]:
+        """Writes them in batches; prompts of like length go together, for less padding."""
+        jobs = sorted(jobs, key=lambda job: len(job.row.prompt))
+        at_once = max(1, self.config.batch_size // self.config.beams)
+        for first in range(0, len(jobs), at_once):
+            group = jobs[first : first + at_once]
+            yield from self._search(group) if self.config.beams > 1 else self._sample(group)
+
+    @property
+    def _encodes(self) -> bool:
+        return self.model.config.num_encoder_layers > 0
+
+    def _head(self, number: int, ids: list[int]) -> tuple[list[int], int]:
+        """What the model reads of a prompt, and how many tokens it can write after it."""
+        context = self.model.config.max_length
+        tokens = [*ids, self.tokenizer.eos_id] if self._encodes else [self.tokenizer.bos_id, *ids]
+        if len(tokens) > context:
+            raise UserError(
+                f"prompt {number + 1} of {len(tokens)} tokens",
+                f"is longer than the model's context of {context}",
+                "shorten it",
+            )
+        return tokens, context if self._encodes else context - len(tokens) + 1
+
+    def _sample(self, jobs: list[_Job]) -> Iterator[Piece]:
+        texts = [_Writing(job, self.tokenizer, self.config) for job in jobs]
+        for written in generate_tokens(
+            self.model,
+            self.params,
+            [job.row for job in jobs],
+            self.config,
+            tokenizer=self.tokenizer,
+            mesh=self.mesh,
+        ):
+            for text, tokens, nats in zip(texts, *written, strict=True):
+                piece = None if text.done else text.push(tokens, nats)
+                if piece is not None:
+                    yield piece
+            if all(text.done for text in texts):
+                return
+
+    def _search(self, jobs: list[_Job]) -> Iterator[Piece]:
+        found = beam_search(
+            self.model,
+            self.params,
+            [job.row for job in jobs],
+            self.config,
+            tokenizer=self.tokenizer,
+            mesh=self.mesh,
+        )
+        for job, hypotheses in zip(jobs, found, strict=True):
+            for sample, best in enumerate(hypotheses[: self.config.samples]):
+                one = job._replace(index=job.index + sample)
+                text = _Writing(one, self.tokenizer, self.config)
+                piece = text.push(best.tokens, best.nats)
+                assert piece is not None
+                yield piece
+
+
+class _Writing:
+    """One completion in the making."""
+
+    def __init__(self, job: _Job, tokenizer: Tokenizer, config: DecodingConfig):
+        self.done = False
+        self._job, self._eos_id, self._config = job, tokenizer.eos_id, config
+        self._writer = TextWriter(tokenizer, config.stop, job.fresh)
+        self._tokens: list[int] = []
+        self._nats: list[float] = []
+
+    def push(self, tokens: Sequence[int], nats: Sequence[float]) -> Piece | None:
+        """Takes tokens until the text ends; returns the new text, or None if there is none yet."""
+        text = ""
+        for token, cost in zip(tokens, nats, strict=True):
+            self._tokens.append(int(token))
+            self._nats.append(float(cost))
+            if token != self._eos_id:
+                text += self._writer.push(int(token))
+            finish = self._finish()
+            if finish:
+                self.done = True
+                text += self._writer.flush()
+                return Piece(self._job.index, text, self._completion(finish))
+        return Piece(self._job.index, text) if text else None
+
+    def _finish(self) -> Finish | None:
+        if self._tokens[-1] == self._eos_id:
+            return "eos"
+        if self._writer.stopped:
+            return "stop"
+        if len(self._tokens) < self._job.row.limit:
+            return None
+        return "length" if len(self._tokens) == self._config.max_new_tokens else "context"
+
+    def _completion(self, finish: Finish) -> Completion:
+        return Completion(
+            prompt=self._job.prompt,
+            text=self._writer.text,
+            tokens=tuple(self._tokens),
+            nats=tuple(self._nats),
+            finish=finish,
+        )
