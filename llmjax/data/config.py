@@ -207,6 +207,5 @@ def data_problems(config: DataConfig) -> list[str]:
 
 def check_data(config: DataConfig) -> None:
     """Raises a UserError that lists every one of `data_problems`."""
-    problems = data_problems(config)
-    if problems:
-        raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
+    if problems := data_problems(config):
+        raise UserError("config", "; ".join(problems))

@@ -1,0 +1,54 @@
+"""Whole or not at all: folders and files that appear under their name only when finished."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from llmjax.errors import UserError
+
+
+@contextlib.contextmanager
+def unwritable_is_user_error(path: Path) -> Iterator[None]:
+    """Turns a full disk or a folder without permission into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            path, f"cannot be written: {error.strerror or error}", "free space or choose another"
+        ) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes `content` to `path` through a temporary file beside it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with unwritable_is_user_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+
+
+def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Makes the folder `path` out of what `fill` writes into a temporary folder beside it.
+
+    Where several processes make the same folder, the first to finish wins and the others' work is
+    thrown away. An exception, or a kill, leaves nothing under the name `path`.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
+    with unwritable_is_user_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)  # mkdtemp's folder is private
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if not path.is_dir():  # not the race above
+                raise UserError(path, f"cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
