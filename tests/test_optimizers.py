@@ -19,7 +19,7 @@ from llmjax.optimizers import (
     SgdConfig,
     learning_rate,
     make_optimizer,
-    problems,
+    optimizer_problems,
 )
 from llmjax.optimizers.muon import newton_schulz
 
@@ -165,18 +165,19 @@ def test_schedules_rise_to_the_peak_and_end_at_the_final_share(shape):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"learning_rate": math.nan}, "learning_rate=nan is not a finite"),
-        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
-        ({"beta2": 1.0}, "beta2=1.0 must be at least 0 and below 1"),
-        ({"clip_norm": 0.0}, "clip_norm=0.0 must be positive"),
-        ({"weight_decay": math.inf}, "weight_decay=inf is not"),
-        ({"schedule": ScheduleConfig(warmup_steps=50)}, "warmup_steps=50 must lie in 0 to 49"),
+        ({"learning_rate": math.nan}, "learning_rate: nan is not a finite"),
+        ({"learning_rate": -1.0}, "learning_rate: -1.0 must be positive"),
+        ({"beta2": 1.0}, "beta2: 1.0 must be at least 0 and below 1"),
+        ({"clip_norm": 0.0}, "clip_norm: 0.0 must be positive"),
+        ({"accumulate": 0}, "accumulate: 0 is too small"),
+        ({"weight_decay": math.inf}, "weight_decay: inf is not"),
+        ({"schedule": ScheduleConfig(warmup_steps=50)}, "warmup_steps: 50 must lie in 0 to 49"),
         ({"schedule": ScheduleConfig("wsd", 20, decay_fraction=0.9)}, "more than all 50 steps"),
         ({"schedule": ScheduleConfig("wsd", 0, decay_fraction=0.0)}, "is no step"),
-        ({"schedule": ScheduleConfig(warmup_steps=0, final_fraction=2.0)}, "final_fraction=2.0"),
+        ({"schedule": ScheduleConfig(warmup_steps=0, final_fraction=2.0)}, "final_fraction: 2.0"),
     ],
 )
 def test_bad_values_are_named(change, said):
     good = AdamWConfig(schedule=ScheduleConfig(warmup_steps=5))
-    assert problems(good, 50) == []
-    assert any(said in line for line in problems(dataclasses.replace(good, **change), 50))
+    assert optimizer_problems(good, 50) == []
+    assert any(said in line for line in optimizer_problems(dataclasses.replace(good, **change), 50))

@@ -38,6 +38,9 @@ class _Common:
     """Whether embedding and position tables decay too."""
     clip_norm: float | None = 1.0
     """Gradients longer than this (global 2-norm) are scaled down to it; None never does."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are computed one after the other and summed before the
+    update: less memory, the same update."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,12 @@ class SgdConfig(_Common):
 OptimizerConfig = AdamWConfig | AdafactorConfig | LionConfig | MuonConfig | SgdConfig
 
 _SHARES = ("beta1", "beta2", "momentum")  # [0, 1)
+_COUNTS = ("accumulate", "newton_schulz_steps")
 _POSITIVE = ("epsilon", "decay_rate", "clip_rms", "clip_norm", "update_rms", "learning_rate")
 
 
-def problems(config: OptimizerConfig, steps: int) -> list[str]:
-    """What is wrong with these values, a line each, for a run of `steps` steps."""
+def optimizer_problems(config: OptimizerConfig, steps: int) -> list[str]:
+    """Everything wrong with the values of `config`, a line each, for a run of `steps` steps."""
     return [*_number_problems(config), *_schedule_problems(config.schedule, steps)]
 
 
@@ -141,28 +145,28 @@ def _number_problems(config: OptimizerConfig) -> Iterator[str]:
         value = getattr(config, item.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        path = f"optimizer.{item.name}={value}"
+        path = f"optimizer.{item.name}: {value}"
         if not math.isfinite(value):
             yield f"{path} is not a finite number"
         elif item.name in _SHARES and not 0 <= value < 1:
             yield f"{path} must be at least 0 and below 1"
         elif item.name in _POSITIVE and value <= 0:
             yield f"{path} must be positive"
-        elif value < 0 or (item.name == "newton_schulz_steps" and value < 1):
+        elif value < (1 if item.name in _COUNTS else 0):
             yield f"{path} is too small"
 
 
 def _schedule_problems(schedule: ScheduleConfig, steps: int) -> Iterator[str]:
     path = "optimizer.schedule"
     if not 0 <= schedule.warmup_steps < steps:
-        yield f"{path}.warmup_steps={schedule.warmup_steps} must lie in 0 to {steps - 1}, steps - 1"
+        yield f"{path}.warmup_steps: {schedule.warmup_steps} must lie in 0 to {steps - 1}, steps - 1"
     for name in ("final_fraction", "decay_fraction"):
         value = getattr(schedule, name)
         if not 0 <= value <= 1:
-            yield f"{path}.{name}={value} must lie in 0 to 1"
+            yield f"{path}.{name}: {value} must lie in 0 to 1"
     decay = round(schedule.decay_fraction * steps)
     if schedule.shape == "wsd" and 0 <= schedule.decay_fraction <= 1:
         if decay < 1:
-            yield f"{path}.decay_fraction={schedule.decay_fraction} of {steps} steps is no step"
+            yield f"{path}.decay_fraction: {schedule.decay_fraction} of {steps} steps is no step"
         elif schedule.warmup_steps + decay > steps:
             yield f"{path}: warmup and decay take more than all {steps} steps"

@@ -1,0 +1,31 @@
+"""What is reported while training, and to whom: a frozen value, cheap to import."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run reports, how often, and to whom; metrics.jsonl is always written."""
+
+    every: int = 10
+    """Steps between lines of metrics."""
+    display: Literal["auto", "bar", "lines", "none"] = "auto"
+    """On stderr: a progress bar, plain lines, or nothing; auto: a bar on a terminal, else lines."""
+    tensorboard: bool = False
+    """Also write RUN/tensorboard; needs the extra `tensorboard`."""
+    wandb: str | None = None
+    """Also report to this Weights & Biases project; needs the extra `wandb`."""
+    profile: int = 0
+    """Steps to trace, from the sixth of this start on, into RUN/profile, for XProf or TensorBoard.
+    0: none."""
+
+
+def log_problems(config: LogConfig) -> list[str]:
+    """Everything wrong with the values of `config`, a line each."""
+    checks = {
+        f"every: {config.every} is not positive": config.every > 0,
+        f"profile: {config.profile} is negative": config.profile >= 0,
+        "wandb: a project's name is not empty": config.wandb != "",
+    }
+    return [f"log.{problem}" for problem, fine in checks.items() if not fine]
