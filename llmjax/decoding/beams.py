@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from llmjax.data import Tokenizer
 from llmjax.decoding.config import DecodingConfig
-from llmjax.decoding.steps import Row, bucket, start
+from llmjax.decoding.rows import Row, bucket, start
 from llmjax.mesh import reshard, use_mesh
 from llmjax.model import Cache, Model, Params
 
@@ -124,7 +124,7 @@ def _search(
     first = none()
     live = first._replace(total=first.total.at[:, 0].set(0.0))
     last = jnp.broadcast_to(tokens[:, None], (count, beams))
-    search = Search(jnp.int32(0), model.take(cache, origin), last, live, none())
+    search = Search(jnp.int32(0), cache.take(origin), last, live, none())
 
     def rank(total: Array, size: Array) -> Array:
         return total / size.astype(jnp.float32) ** penalty
@@ -162,7 +162,7 @@ def _search(
         live = live._replace(total=jnp.where(full, -jnp.inf, live.total))
         done = _best(search.done, ended, whole)
         rows = (jnp.arange(count)[:, None] * beams + parent).reshape(-1)
-        return Search(size, model.take(cache, rows), token, live, done)
+        return Search(size, cache.take(rows), token, live, done)
 
     done = lax.while_loop(unsettled, advance, search).done
     return Beams(*(reshard(array, *(None,) * array.ndim) for array in done))

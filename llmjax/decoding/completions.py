@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from llmjax.data import Tokenizer
 from llmjax.decoding.beams import beam_search
 from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.decoding.steps import Row, generate_tokens
+from llmjax.decoding.rows import Row
+from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
-from llmjax.model import Model, ModelConfig, Params
+from llmjax.model import Model, Params
 
 Finish = Literal["eos", "stop", "length", "context"]
 

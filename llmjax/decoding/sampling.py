@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+
+Scalar = Array | np.ndarray | float
 
 
 class Sampling(NamedTuple):
@@ -24,14 +27,14 @@ class Sampling(NamedTuple):
       repetition_penalty: float32 above 0; 1 changes nothing.
     """
 
-    temperature: Array | None = None
-    top_k: Array | None = None
-    top_p: Array | None = None
-    min_p: Array | None = None
-    repetition_penalty: Array | None = None
+    temperature: Scalar | None = None
+    top_k: Scalar | None = None
+    top_p: Scalar | None = None
+    min_p: Scalar | None = None
+    repetition_penalty: Scalar | None = None
 
 
-def repetition_penalty(logits: Array, seen: Array, penalty: Array | float) -> Array:
+def repetition_penalty(logits: Array, seen: Array, penalty: Scalar) -> Array:
     """Makes tokens that were seen less likely (CTRL, arXiv:1909.05858, section 4.1).
 
     Positive logits are divided by the penalty and negative ones multiplied, so that a penalty above
@@ -46,18 +49,18 @@ def repetition_penalty(logits: Array, seen: Array, penalty: Array | float) -> Ar
     return jnp.where(seen, lowered, logits)
 
 
-def scale_temperature(logits: Array, temperature: Array | float) -> Array:
+def scale_temperature(logits: Array, temperature: Scalar) -> Array:
     """Logits [B, V] over a temperature above 0; the greatest becomes 0, so that none overflows."""
     return (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
 
 
-def top_k(logits: Array, k: Array | int) -> Array:
+def top_k(logits: Array, k: Scalar) -> Array:
     """Keeps the k greatest logits of each row of [B, V], and those equal to the k-th."""
     ones = jnp.ones_like(logits)
     return _keep_greatest(logits, ones, lambda count: count >= jnp.maximum(k, 1))
 
 
-def top_p(logits: Array, p: Array | float) -> Array:
+def top_p(logits: Array, p: Scalar) -> Array:
     """Keeps the fewest likeliest tokens whose probabilities sum to p or more (nucleus sampling).
 
     Holtzman et al. 2019, arXiv:1904.09751. The likeliest token always stays; p = 1 keeps all.
@@ -68,7 +71,7 @@ def top_p(logits: Array, p: Array | float) -> Array:
     return jnp.where(jnp.asarray(p) >= 1, logits, kept)
 
 
-def min_p(logits: Array, p: Array | float) -> Array:
+def min_p(logits: Array, p: Scalar) -> Array:
     """Keeps tokens at least p times as likely as the likeliest (arXiv:2407.01082)."""
     floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p)
     return jnp.where(logits >= floor, logits, -jnp.inf)

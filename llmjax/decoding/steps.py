@@ -1,8 +1,6 @@
-"""Continues rows of tokens with a key-value cache, a few steps at each call of the device.
+"""Writes tokens: one compiled step chooses each row's next, a few steps at each call of the device.
 
-A prompt of n tokens fills the cache with its first n - 1 in one call (lengths rounded up to powers
-of two); then one compiled step takes each row's latest token and chooses the next. Each row has its
-own position, so that rows of any lengths go together.
+Each row has its own position, so that rows of any lengths go together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,25 +15,12 @@ from jax.sharding import Mesh
 
 from llmjax.data import Tokenizer
 from llmjax.decoding.config import DecodingConfig
+from llmjax.decoding.rows import Row, State, start
 from llmjax.decoding.sampling import Sampling, choose
-from llmjax.mesh import axis_size, place, reshard, use_mesh
-from llmjax.model import Cache, Model, Params
+from llmjax.mesh import reshard, use_mesh
+from llmjax.model import Model, Params
 
 STEPS_PER_CALL = 4  # enough to hide what a call costs, few enough for text to flow
-
-
-class Row(NamedTuple):
-    """A prompt to continue.
-
-    Attributes:
-      prompt: tokens, at least one (BOS where there is no text).
-      limit: how many tokens to write, at least one.
-      name: two numbers below 2^32; with the seed they decide the row's random keys.
-    """
-
-    prompt: Sequence[int]
-    limit: int
-    name: tuple[int, int] = (0, 0)
 
 
 class Written(NamedTuple):
@@ -64,26 +49,6 @@ class Rules(NamedTuple):
     seed: Array | np.uint32
     eos_id: Array | np.int32
     vocab_size: Array | np.int32
-
-
-class State(NamedTuple):
-    """Between two steps, on the device.
-
-    Attributes:
-      cache: keys and values of all tokens but the latest.
-      tokens: int32 [B], each row's latest token.
-      positions: int32 [B], where it stands.
-      left: int32 [B], tokens still to write; 0 where the row is done.
-      names: uint32 [B, 2], see Row.
-      seen: bool [B, V], tokens so far, for the repetition penalty; None without it.
-    """
-
-    cache: Cache
-    tokens: Array
-    positions: Array
-    left: Array
-    names: Array
-    seen: Array | None
 
 
 def generate_tokens(
@@ -129,100 +94,18 @@ def generate_tokens(
         yield _read(pending, len(rows))
 
 
-def start(
-    model: Model,
-    params: Params,
-    rows: Sequence[Row],
-    *,
-    bos_id: int,
-    mesh: Mesh | None,
-    remember: bool = False,
-) -> State:
-    """Fills the cache with the prompts, or where there is an encoder, with what it makes of them.
-
-    A decoder goes on from its prompt; an encoder-decoder writes from BOS on. The batch is rounded
-    up to a power of two that the mesh divides, with rows that are done from the start.
-    """
-    padding = bucket(len(rows), 1 if mesh is None else axis_size(mesh, "batch")) - len(rows)
-    rows = [*rows, *[Row([bos_id], 0)] * padding]
-    encodes = model.config.num_encoder_layers > 0
-    heads = [[bos_id] if encodes else row.prompt for row in rows]
-    lengths = np.array([len(head) for head in heads], np.int32)
-    limits = np.array([row.limit for row in rows], np.int32)
-    longest = int((lengths + limits).max()) - 1
-    slots = max(longest, min(bucket(longest), model.config.max_length))
-    if encodes:
-        sources = padded([row.prompt for row in rows])
-        segments = padded([[1] * len(row.prompt) for row in rows])
-        texts = [place(array, mesh, "batch", None) for array in (sources, segments)]
-        with use_mesh(mesh):
-            cache = _encode(model, params, *texts, slots=slots)
-    else:
-        text = place(padded([head[:-1] for head in heads])[:, :slots], mesh, "batch", None)
-        with use_mesh(mesh):
-            cache = _prefill(model, params, text, slots=slots)
-    seen = _occurrences(heads, model.config.vocab_size) if remember else None
-    return State(
-        cache=cache,
-        tokens=place(np.array([head[-1] for head in heads], np.int32), mesh, "batch"),
-        positions=place(lengths - 1, mesh, "batch"),
-        left=place(limits, mesh, "batch"),
-        names=place(np.array([row.name for row in rows], np.uint32), mesh, "batch", None),
-        seen=None if seen is None else place(seen, mesh, "batch", None),
-    )
-
-
 def sampling_of(config: DecodingConfig) -> Sampling:
-    """The config's filters as arrays; None where they are off."""
+    """The config's filters as scalars; None where they are off."""
 
-    def scalar(value: float | None, dtype: type) -> Array | None:
-        return None if value is None else jnp.asarray(value, dtype)
+    def scalar(value: float | None, dtype: type) -> np.ndarray | None:
+        return None if value is None else np.asarray(value, dtype)
 
     return Sampling(
-        temperature=scalar(config.temperature or None, jnp.float32),
-        top_k=scalar(config.top_k, jnp.int32),
-        top_p=scalar(config.top_p, jnp.float32),
-        min_p=scalar(config.min_p, jnp.float32),
-        repetition_penalty=scalar(config.repetition_penalty, jnp.float32),
-    )
-
-
-def bucket(size: int, least: int = 16) -> int:
-    """The first of least, 2 least, 4 least, ... that is no smaller: few shapes, few programs."""
-    while least < size:
-        least *= 2
-    return least
-
-
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Rows of tokens as int32 [rows, length], zeros at the right; the length is bucketed."""
-    array = np.zeros((len(rows), bucket(max(map(len, rows)))), np.int32)
-    for line, row in zip(array, rows, strict=True):
-        line[: len(row)] = row
-    return array
-
-
-def _occurrences(rows: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
-    seen = np.zeros((len(rows), vocab_size), np.bool_)
-    for line, row in zip(seen, rows, strict=True):
-        line[list(row)] = True
-    return seen
-
-
-@partial(jax.jit, static_argnames=("model", "slots"))
-def _prefill(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
-    # The logits are not used, so the compiler leaves them out. What padding writes lies behind a
-    # row's own tokens, and is overwritten before it is ever attended to.
-    cache = model.init_cache(tokens.shape[0], slots)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return model.decode(params, tokens, reshard(positions, "batch", None), cache)[1]
-
-
-@partial(jax.jit, static_argnames=("model", "slots"))
-def _encode(model: Model, params: Params, tokens: Array, segments: Array, *, slots: int) -> Cache:
-    encoded = model.encode(params, tokens, segments)
-    return model.init_cache(
-        tokens.shape[0], slots, encoded=encoded, encoder_segments=segments, params=params
+        temperature=scalar(config.temperature or None, np.float32),
+        top_k=scalar(config.top_k, np.int32),
+        top_p=scalar(config.top_p, np.float32),
+        min_p=scalar(config.min_p, np.float32),
+        repetition_penalty=scalar(config.repetition_penalty, np.float32),
     )
 
 
