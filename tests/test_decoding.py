@@ -175,15 +175,16 @@ def test_text_that_can_be_no_stop_string_is_not_held_back():
 
 def test_stop_strings_across_tokens_end_a_completion():
     """Every three letters in a row of a text serve as its stop string; some are in two tokens."""
-    free = complete(["ab", "c"], SAMPLED)
-    assert all(len(completion.text) >= 10 for completion in free)
-    for row, completion in enumerate(free):
-        for start in range(8):
-            stop = completion.text[start : start + 3]
-            cut = complete(["ab", "c"], replace(SAMPLED, stop=(stop, "never")))[row]
-            assert cut.text == completion.text[: completion.text.find(stop)]
-            assert cut.finish == "stop"
-            assert completion.tokens[: len(cut.tokens)] == cut.tokens
+    config = replace(SAMPLED, samples=4)
+    free = complete(["ab"], config)
+    row = max(range(4), key=lambda row: len(free[row].text))
+    assert len(free[row].text) >= 12
+    for start in range(10):
+        stop = free[row].text[start : start + 3]
+        cut = complete(["ab"], replace(config, stop=(stop, "never")))[row]
+        assert cut.text == free[row].text[: free[row].text.find(stop)]
+        assert cut.finish == "stop"
+        assert free[row].tokens[: len(cut.tokens)] == cut.tokens
 
 
 def test_no_piece_holds_a_part_of_a_character():
