@@ -1,1 +1,28 @@
 """Checkpoints: state and data position, saved together, verified when read."""
+
+from typing import TYPE_CHECKING, Any
+
+from llmjax.checkpoint.config import CheckpointConfig, checkpoint_problems
+from llmjax.checkpoint.position import Position
+
+if TYPE_CHECKING:
+    from llmjax.checkpoint.checkpoints import Checkpoints
+    from llmjax.checkpoint.reading import read_position, restore_params
+
+__all__ = [
+    "CheckpointConfig",
+    "Checkpoints",
+    "Position",
+    "checkpoint_problems",
+    "read_position",
+    "restore_params",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The config is cheap to import; the rest comes, with JAX and Orbax, when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llmjax.checkpoint import checkpoints, reading
+
+    return getattr(checkpoints if name == "Checkpoints" else reading, name)

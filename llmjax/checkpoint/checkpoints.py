@@ -1,0 +1,160 @@
+"""Saving and restoring with Orbax.
+
+A checkpoint is a folder RUN/checkpoints/STEP with three items: `params`, `training` (the step and
+the optimizer's state) and `position` (JSON: where in the data, and what was counted so far), and
+checksums.json. It is written under another name and renamed when all of it is there.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from llmjax.checkpoint import files, manifest
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.checkpoint.position import Position
+from llmjax.checkpoint.reading import newest_whole, read_items, read_position, wait_for_all
+from llmjax.errors import UserError
+from llmjax.state import TrainState
+
+# What Orbax and TensorStore raise when a disk is full or a folder cannot be written.
+WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+
+
+class Checkpoints:
+    """The checkpoints of a run in training; a context manager. All processes call each method."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig):
+        """Opens (and makes) the folder, and removes what an interrupted process left behind.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        self.folder, self.config = folder.absolute(), config
+        if jax.process_index() == 0:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                files.sweep(self.folder)
+            except OSError as error:
+                raise UserError(folder, f"cannot be written: {error.strerror}") from error
+        wait_for_all("checkpoints open")
+        self._saving: int | None = None
+        self._losses: dict[int, float | None] = {}
+        options = ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums)
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(), async_options=options
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, in order."""
+        return files.steps(self.folder)
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Copies the state and returns; it is written meanwhile. Waits for an earlier save to end.
+
+        Raises:
+          UserError: this save or the one before cannot be written; earlier ones are whole.
+        """
+        self.wait()
+        step = position.step
+        if step in self.steps():
+            return
+        training = {"step": state.step, **_by_path(state.opt_state)}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            training=ocp.args.StandardSave(training),
+            position=ocp.args.JsonSave(asdict(position)),
+        )
+        self._saving = step
+        try:
+            self._checkpointer.save(self.folder / str(step), args=items, force=True)
+        except WRITE_ERRORS as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits until nothing is being written; then deletes what need not be kept.
+
+        Raises:
+          UserError: the last save could not be written.
+        """
+        try:
+            self._checkpointer.wait_until_finished()
+        except WRITE_ERRORS as error:
+            raise self._failed(error) from error
+        if self._saving is not None and jax.process_index() == 0:
+            for step in files.superfluous(self.steps(), self.config, self._heldout_loss):
+                files.delete(self.folder, step)
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads."""
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
+        """The newest whole checkpoint; None if there is none at all.
+
+        Damaged ones are renamed to STEP.damaged, with a warning.
+
+        Args:
+          abstract: shapes, dtypes and shardings (`state.abstract_state`); any mesh will do.
+
+        Raises:
+          UserError: there are checkpoints, but none is whole; or it holds another state.
+        """
+        step, damaged = newest_whole(self.folder)
+        if jax.process_index() == 0:
+            for name in damaged:
+                files.set_aside(self.folder, name)
+        wait_for_all("damaged checkpoints set aside")
+        if step is None:
+            return None
+        training = {"step": abstract.step, **_by_path(abstract.opt_state)}
+        read = read_items(
+            self.folder / str(step),
+            params=ocp.args.StandardRestore(abstract.params),
+            training=ocp.args.StandardRestore(training),
+            position=ocp.args.JsonRestore(),
+        )
+        leaves = [read["training"][path] for path in _by_path(abstract.opt_state)]
+        opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
+        state = TrainState(read["training"]["step"], read["params"], opt_state)
+        return state, Position(**read["position"])
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this in process 0 when all is written, before it renames the folder."""
+        for folder in self.folder.glob(f"{self._saving}{files.UNFINISHED}*"):
+            manifest.write(folder)
+
+    def _heldout_loss(self, step: int) -> float | None:
+        if step not in self._losses:
+            self._losses[step] = read_position(self.folder, step).heldout_loss
+        return self._losses[step]
+
+    def _failed(self, error: BaseException) -> UserError:
+        step, self._saving = self._saving, None
+        if jax.process_index() == 0:
+            files.sweep(self.folder)
+        return UserError(
+            self.folder / str(step),
+            f"cannot be saved: {str(error).splitlines()[0]}",
+            "earlier checkpoints are whole: mend it and start the same command again",
+        )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """Leaves of a pytree by their paths: what is stored knows nothing of Optax's classes."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

@@ -1,0 +1,81 @@
+"""Several processes as one program: joins them when a launcher's environment says so.
+
+A plain machine has none of these variables, and nothing happens there:
+
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID   spelt out: host:port, N, 0 to N-1
+    SLURM_STEP_NUM_TASKS        srun with more than one task
+    OMPI_COMM_WORLD_SIZE        mpirun with more than one process
+    TPU_WORKER_HOSTNAMES, TPU_PROCESS_ADDRESSES    a TPU slice of several hosts on GKE
+    LLMJAX_DISTRIBUTED=1        let JAX find out (Cloud TPU VMs have a metadata server only)
+"""
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+from llmjax.errors import UserError
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+
+
+def join() -> None:
+    """Initialises `jax.distributed` if this process was launched as one of several.
+
+    Call it before anything touches a device; calling it again does nothing.
+
+    Raises:
+      UserError: the variables contradict each other, or the processes do not find together.
+    """
+    if jax.distributed.is_initialized():
+        return
+    arguments = explicit(os.environ)
+    if arguments is None and not launched(os.environ):
+        return
+    try:
+        jax.distributed.initialize(**(arguments or {}))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            "jax.distributed",
+            f"the processes did not find together: {str(error).splitlines()[0]}",
+            "every process needs the same coordinator, reachable from all; see launch/README.md",
+        ) from error
+
+
+def explicit(environment: Mapping[str, str]) -> dict[str, str | int] | None:
+    """Arguments of `jax.distributed.initialize` that the environment spells out; None if none.
+
+    Raises:
+      UserError: some of the variables are missing, no numbers, or out of range.
+    """
+    given = [name for name in EXPLICIT if environment.get(name)]
+    if EXPLICIT[0] not in given:
+        return None
+    if missing := set(EXPLICIT) - set(given):
+        raise UserError(", ".join(sorted(missing)), f"not set, but {EXPLICIT[0]} is", "set all")
+    address, count, index = (environment[name] for name in EXPLICIT)
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        raise UserError(
+            f"{EXPLICIT[1]}={count} {EXPLICIT[2]}={index}",
+            "must be N and a number from 0 to N - 1",
+        )
+    if not address.rpartition(":")[2].isdecimal():
+        raise UserError(f"{EXPLICIT[0]}={address}", "must be HOST:PORT")
+    return {
+        "coordinator_address": address,
+        "num_processes": int(count),
+        "process_id": int(index),
+    }
+
+
+def launched(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher that JAX knows has started this process as one of several."""
+    if environment.get("LLMJAX_DISTRIBUTED", "0") not in ("", "0"):
+        return True
+    counts = (environment.get(name, "") for name in COUNTS)
+    lists = (environment.get(name, "") for name in LISTS)
+    return any(count.isdecimal() and int(count) > 1 for count in counts) or any(
+        "," in hosts for hosts in lists
+    )
