@@ -1,0 +1,62 @@
+"""Hugging Face hub data sets as documents: streamed, nothing is downloaded as a whole."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmjax.data.config import HubSource
+from llmjax.errors import UserError
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            "source of kind 'hub'",
+            "the package `datasets` is not installed",
+            "pip install 'llmjax[hub]'",
+        ) from error
+    return datasets
+
+
+def hub_documents(source: HubSource) -> Iterator[str]:
+    """Streams the column `source.field`."""
+    library = _library()
+    try:
+        rows = library.load_dataset(
+            source.name,
+            source.subset,
+            split=source.split,
+            revision=source.revision,
+            streaming=True,
+        )
+        for row in rows:
+            value = row.get(source.field)
+            if not isinstance(value, str):
+                strings = ", ".join(name for name, text in row.items() if isinstance(text, str))
+                reason = f"has no text column {source.field!r}"
+                raise UserError(source.name, reason, f"set field to one of: {strings or 'none'}")
+            if value:
+                yield value
+    except (OSError, ValueError) as error:  # the library's own errors are kinds of these
+        raise UserError(
+            source.name,
+            f"cannot be read from the hub: {error}",
+            "check name, split, network and access",
+        ) from error
+
+
+def hub_fingerprint(source: HubSource) -> str:
+    """The commit that `source.revision` stands for now."""
+    _library()
+    import huggingface_hub
+
+    try:
+        info = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            source.name,
+            f"cannot be found on the hub: {error}",
+            "check the name, the network, and your access",
+        ) from error
+    return f"{source.name}@{info.sha}"

@@ -1,0 +1,151 @@
+"""TFDS data sets as documents: ArrayRecord or TFRecord, without TensorFlow."""
+
+import contextlib
+import difflib
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmjax.data.config import TfdsSource, cache_root
+from llmjax.data.files import make_folder
+from llmjax.errors import UserError
+
+READ_AHEAD = 256  # records of an ArrayRecord file read at once
+
+
+def embedded_documents(cache_dir: str | None) -> Iterator[str]:
+    """The embedded corpus, prepared on first use under the cache folder."""
+    from llmjax.data.builders.python_docs import python_fingerprint
+
+    with _quiet():
+        from llmjax.data.builders.python_reference import PythonReference
+    folder = cache_root(cache_dir) / "tfds" / python_fingerprint()
+
+    def prepare(place: Path) -> None:
+        with _quiet(bars=False):
+            PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
+
+    if not folder.is_dir():
+        make_folder(folder, prepare)
+    return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
+
+
+def tfds_documents(source: TfdsSource) -> Iterator[str]:
+    """The documents of a TFDS data set, prepared first (as ArrayRecord) where it is not yet."""
+    return _records(_prepared(source), source.split, tuple(source.field.split("/")), source.name)
+
+
+def tfds_fingerprint(source: TfdsSource) -> tuple[str, list[Path]]:
+    """What identifies the data set besides its configuration: its name, version and description,
+    and the local files that hold it (none where it lies in a bucket)."""
+    builder = _prepared(source)
+    description = (builder.data_dir / "dataset_info.json").read_bytes()
+    files = [Path(os.fspath(f)) for split in builder.info.splits.values() for f in split.filepaths]
+    digest = hashlib.blake2b(description, digest_size=16).hexdigest()
+    return f"{builder.info.full_name}:{digest}", [file for file in files if file.is_file()]
+
+
+def _prepared(source: TfdsSource) -> Any:
+    with _quiet():
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(source.name, data_dir=source.data_dir)
+        except tfds.core.registered.DatasetNotFoundError as error:
+            raise _unknown(source.name) from error
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise UserError(source.name, f"TFDS refuses it: {error}", "check the name") from error
+        try:
+            if not builder.is_prepared():
+                builder.download_and_prepare(file_format="array_record")
+        except ImportError as error:
+            reason = f"preparing it needs a package that is not installed ({error.name})"
+            raise UserError(source.name, reason, "pip install 'llmjax[tfrecord]'") from error
+        except (OSError, tfds.download.DownloadError) as error:
+            reason = f"cannot be downloaded and prepared: {error}"
+            raise UserError(source.name, reason, "check network and disk, or set data_dir") from (
+                error
+            )
+    return builder
+
+
+def _unknown(name: str) -> UserError:
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(name.split("/")[0].split(":")[0], known, n=3)
+    fix = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets/catalog"
+    return UserError(f"TFDS data set {name!r}", "is unknown to TFDS and not in its data_dir", fix)
+
+
+def _records(builder: Any, split: str, field: tuple[str, ...], name: str) -> Iterator[str]:
+    _check_field(builder, field, name)
+    for record in _examples(builder, split, name):
+        for key in field:
+            record = record[key]
+        text = record.decode("utf-8") if isinstance(record, bytes) else str(record)
+        if text:
+            yield text
+
+
+def _check_field(builder: Any, field: tuple[str, ...], name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    feature, texts = builder.info.features, []
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        if isinstance(node, tfds.features.FeaturesDict):
+            for key, inner in node.items():
+                walk(inner, (*path, key))
+        elif isinstance(node, tfds.features.Text):
+            texts.append(path)
+
+    walk(feature, ())
+    if field not in texts:
+        fields = ", ".join("/".join(path) for path in texts) or "there are none"
+        reason = f"has no text feature {'/'.join(field)!r}"
+        raise UserError(name, reason, f"set field to one of: {fields}")
+
+
+def _examples(builder: Any, split: str, name: str) -> Iterator[Any]:
+    import tensorflow_datasets as tfds
+
+    try:
+        info = builder.info.splits[split]
+    except (KeyError, ValueError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(
+            f"{name}, split {split!r}", "does not exist", f"its splits: {splits}"
+        ) from (error)
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        rows = builder.as_data_source(split=split)
+        for start in range(0, len(rows), READ_AHEAD):
+            yield from rows.__getitems__(list(range(start, min(start + READ_AHEAD, len(rows)))))
+        return
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        reason = f"is stored as {builder.info.file_format.value}"
+        raise UserError(name, reason, "prepare it again as array_record")
+    import grain
+
+    for part in info.file_instructions:
+        records = iter(grain.experimental.TFRecordIterDataset(part.filename))
+        for index, record in enumerate(records):
+            if part.skip <= index and (part.take < 0 or index < part.skip + part.take):
+                yield builder.info.features.deserialize_example_np(record)
+
+
+@contextlib.contextmanager
+def _quiet(bars: bool = True) -> Iterator[None]:
+    """TFDS prints to stdout, which is for results; and draws its progress `bars` on stderr."""
+    import tensorflow_datasets as tfds
+
+    if not bars:
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
