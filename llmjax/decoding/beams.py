@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from llmjax.data import Tokenizer
+from llmjax.data.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, bucket, start
 from llmjax.mesh import reshard, use_mesh
@@ -79,13 +79,13 @@ def beam_search(
             beams=config.beams,
             length=bucket(max(row.limit for row in rows)),
         )
-    done = Beams(*map(np.asarray, done))
-    return [_hypotheses(done, number) for number in range(len(rows))]
+    arrays = [np.asarray(array) for array in done]
+    return [_hypotheses(*(array[number] for array in arrays)) for number in range(len(rows))]
 
 
-def _hypotheses(done: Beams, number: int) -> list[Hypothesis]:
+def _hypotheses(totals: np.ndarray, texts: np.ndarray, costs: np.ndarray) -> list[Hypothesis]:
     found = []
-    for total, tokens, nats in zip(*(array[number] for array in done), strict=True):
+    for total, tokens, nats in zip(totals, texts, costs, strict=True):
         size = int((tokens >= 0).sum())
         if np.isfinite(total):
             found.append(Hypothesis(tokens[:size].tolist(), nats[:size].tolist(), float(total)))
@@ -137,8 +137,9 @@ def _search(
     def advance(search: Search) -> Search:
         at = positions + jnp.minimum(search.step, jnp.maximum(limits, 1) - 1)
         at = jnp.broadcast_to(at[:, None], (count, beams))
-        flat = [reshard(x.reshape(-1, 1), "batch", None) for x in (search.last, at)]
-        logits, cache = model.decode(params, *flat, search.cache)
+        last = reshard(search.last.reshape(-1, 1), "batch", None)
+        at = reshard(at.reshape(-1, 1), "batch", None)
+        logits, cache = model.decode(params, last, at, search.cache)
         logits = reshard(logits[:, 0], None, None).reshape(count, beams, -1)
         logp = jax.nn.log_softmax(logits, axis=-1)
         size = search.step + 1

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data import Tokenizer
+from llmjax.data.tokenizer import Tokenizer
 from llmjax.decoding.beams import beam_search
 from llmjax.decoding.config import DecodingConfig, decoding_problems
 from llmjax.decoding.rows import Row
@@ -71,12 +71,14 @@ def stream_completions(
     the prompts beside it. An encoder reads a prompt with EOS after it.
 
     Raises:
-      UserError: before anything is written: a prompt leaves no room in the context, or the config
-        is out of range.
+      UserError: before anything is written: a prompt is longer than the context, the config is out
+        of range, or the model has no decoder.
     """
     problems = decoding_problems(config)
     if problems:
         raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
+    if not model.config.num_decoder_layers:
+        raise UserError("this model", "has no decoder", "only a model that has one writes text")
     session = _Session(model, params, tokenizer, config, mesh)
     return session.stream(session.jobs(prompts))
 
@@ -84,7 +86,7 @@ def stream_completions(
 class _Job(NamedTuple):
     """A completion to write, or with beams, those of one prompt."""
 
-    index: int
+    place: int
     prompt: str
     row: Row
     fresh: bool
@@ -112,8 +114,8 @@ class _Session(NamedTuple):
                 # A prompt given twice goes on with further samples.
                 row = Row(tokens, limit, (digest, numbers[digest]))
                 numbers[digest] += 1
-                index = number * self.config.samples + sample
-                found.append(_Job(index, prompts[number], row, self._encodes or not ids))
+                place = number * self.config.samples + sample
+                found.append(_Job(place, prompts[number], row, self._encodes or not ids))
         return found
 
     def stream(self, jobs: list[_Job]) -> Iterator[Piece]:
@@ -126,7 +128,7 @@ class _Session(NamedTuple):
 
     @property
     def _encodes(self) -> bool:
-        return self.model.config.num_encoder_layers > 0
+        return self.model.config.is_encoder_decoder
 
     def _head(self, number: int, ids: list[int]) -> tuple[list[int], int]:
         """What the model reads of a prompt, and how many tokens it can write after it."""
@@ -168,7 +170,7 @@ class _Session(NamedTuple):
         )
         for job, hypotheses in zip(jobs, found, strict=True):
             for sample, best in enumerate(hypotheses[: self.config.samples]):
-                one = job._replace(index=job.index + sample)
+                one = job._replace(place=job.place + sample)
                 text = _Writing(one, self.tokenizer, self.config)
                 piece = text.push(best.tokens, best.nats)
                 assert piece is not None
@@ -197,8 +199,8 @@ class _Writing:
             if finish:
                 self.done = True
                 text += self._writer.flush()
-                return Piece(self._job.index, text, self._completion(finish))
-        return Piece(self._job.index, text) if text else None
+                return Piece(self._job.place, text, self._completion(finish))
+        return Piece(self._job.place, text) if text else None
 
     def _finish(self) -> Finish | None:
         if self._tokens[-1] == self._eos_id:

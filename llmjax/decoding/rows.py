@@ -68,7 +68,7 @@ def start(
     """
     padding = bucket(len(rows), 1 if mesh is None else axis_size(mesh, "batch")) - len(rows)
     rows = [*rows, *[Row([bos_id], 0)] * padding]
-    encodes = model.config.num_encoder_layers > 0
+    encodes = model.config.is_encoder_decoder
     heads = [[bos_id] if encodes else row.prompt for row in rows]
     lengths = np.array([len(head) for head in heads], np.int32)
     limits = np.array([row.limit for row in rows], np.int32)

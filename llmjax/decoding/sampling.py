@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-
-Scalar = Array | np.ndarray | float
+from jax.typing import ArrayLike
 
 
 class Sampling(NamedTuple):
@@ -27,14 +25,14 @@ class Sampling(NamedTuple):
       repetition_penalty: float32 above 0; 1 changes nothing.
     """
 
-    temperature: Scalar | None = None
-    top_k: Scalar | None = None
-    top_p: Scalar | None = None
-    min_p: Scalar | None = None
-    repetition_penalty: Scalar | None = None
+    temperature: ArrayLike | None = None
+    top_k: ArrayLike | None = None
+    top_p: ArrayLike | None = None
+    min_p: ArrayLike | None = None
+    repetition_penalty: ArrayLike | None = None
 
 
-def repetition_penalty(logits: Array, seen: Array, penalty: Scalar) -> Array:
+def repetition_penalty(logits: Array, seen: Array, penalty: ArrayLike) -> Array:
     """Makes tokens that were seen less likely (CTRL, arXiv:1909.05858, section 4.1).
 
     Positive logits are divided by the penalty and negative ones multiplied, so that a penalty above
@@ -49,18 +47,18 @@ def repetition_penalty(logits: Array, seen: Array, penalty: Scalar) -> Array:
     return jnp.where(seen, lowered, logits)
 
 
-def scale_temperature(logits: Array, temperature: Scalar) -> Array:
+def scale_temperature(logits: Array, temperature: ArrayLike) -> Array:
     """Logits [B, V] over a temperature above 0; the greatest becomes 0, so that none overflows."""
     return (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
 
 
-def top_k(logits: Array, k: Scalar) -> Array:
+def top_k(logits: Array, k: ArrayLike) -> Array:
     """Keeps the k greatest logits of each row of [B, V], and those equal to the k-th."""
     ones = jnp.ones_like(logits)
     return _keep_greatest(logits, ones, lambda count: count >= jnp.maximum(k, 1))
 
 
-def top_p(logits: Array, p: Scalar) -> Array:
+def top_p(logits: Array, p: ArrayLike) -> Array:
     """Keeps the fewest likeliest tokens whose probabilities sum to p or more (nucleus sampling).
 
     Holtzman et al. 2019, arXiv:1904.09751. The likeliest token always stays; p = 1 keeps all.
@@ -71,7 +69,7 @@ def top_p(logits: Array, p: Scalar) -> Array:
     return jnp.where(jnp.asarray(p) >= 1, logits, kept)
 
 
-def min_p(logits: Array, p: Scalar) -> Array:
+def min_p(logits: Array, p: ArrayLike) -> Array:
     """Keeps tokens at least p times as likely as the likeliest (arXiv:2407.01082)."""
     floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p)
     return jnp.where(logits >= floor, logits, -jnp.inf)

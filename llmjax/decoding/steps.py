@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
-from llmjax.data import Tokenizer
+from llmjax.data.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, State, start
 from llmjax.decoding.sampling import Sampling, choose
@@ -46,9 +47,9 @@ class Rules(NamedTuple):
     """
 
     sampling: Sampling
-    seed: Array | np.uint32
-    eos_id: Array | np.int32
-    vocab_size: Array | np.int32
+    seed: ArrayLike
+    eos_id: ArrayLike
+    vocab_size: ArrayLike
 
 
 def generate_tokens(
@@ -148,7 +149,7 @@ def _step(
     return after, (jnp.where(writing, chosen, -1), nats)
 
 
-def _key(seed: Array, name: Array, position: Array) -> Array:
+def _key(seed: ArrayLike, name: Array, position: Array) -> Array:
     key = jax.random.fold_in(jax.random.key(seed), name[0])
     return jax.random.fold_in(jax.random.fold_in(key, name[1]), position)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmjax.data import TextDecoder, Tokenizer
+from llmjax.data.tokenizer import TextDecoder, Tokenizer
 
 
 class StopStrings:

@@ -5,20 +5,29 @@ from typing import TYPE_CHECKING, Any
 from llmjax.scoring.config import EvaluationConfig, evaluation_problems
 
 if TYPE_CHECKING:
-    from llmjax.scoring.documents import score_documents, score_streams, window_nats, window_sizes
-    from llmjax.scoring.score import Score
-    from llmjax.scoring.windows import Window, windows
+    from llmjax.scoring.documents import (
+        score_documents,
+        score_streams,
+        score_text,
+        window_nats,
+        window_sizes,
+    )
+    from llmjax.scoring.score import Piece, Score, TextScore
+    from llmjax.scoring.windows import Window, cut_windows
 
 __all__ = [
     "EvaluationConfig",
+    "Piece",
     "Score",
+    "TextScore",
     "Window",
+    "cut_windows",
     "evaluation_problems",
     "score_documents",
     "score_streams",
+    "score_text",
     "window_nats",
     "window_sizes",
-    "windows",
 ]
 
 
@@ -28,5 +37,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from llmjax.scoring import documents, score, windows
 
-    home = {"Score": score, "Window": windows, "windows": windows}.get(name, documents)
-    return getattr(home, name)
+    for home in (documents, score, windows):
+        if hasattr(home, name):
+            return getattr(home, name)
+    raise AssertionError(name)

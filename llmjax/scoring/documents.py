@@ -13,13 +13,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data import Tokenizer
+from llmjax.data.tokenizer import Tokenizer, utf8
 from llmjax.errors import UserError
 from llmjax.losses import token_nats
 from llmjax.mesh import axis_size, place, reshard, use_mesh
 from llmjax.model import Model, ModelConfig, Params
-from llmjax.scoring.score import Document, Score, Sums
-from llmjax.scoring.windows import Slot, Window, pack, windows
+from llmjax.scoring.score import Document, Piece, Score, Sums, TextScore
+from llmjax.scoring.windows import Slot, Window, cut_windows, pack
 
 
 def score_documents(
@@ -73,13 +73,47 @@ def score_streams(
     cut = (
         window
         for pieces in streams
-        for window in windows(sums.read(pieces), tokenizer.bos_id, context, stride)
+        for window in cut_windows(sums.read(pieces), tokenizer.bos_id, context, stride)
     )
     for window, nats in window_nats(model, params, cut, context, batch_size, mesh):
         sums.add(window, nats)
     if not sums.bytes:
         raise UserError("text to score", "there is none", "give at least one byte of it")
     return sums.score(context, stride)
+
+
+def score_text(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 16,
+    mesh: Mesh | None = None,
+) -> TextScore:
+    """Scores one text, token by token; rows are no longer than it needs (rounded up).
+
+    Raises:
+      UserError: as score_documents.
+    """
+    context, stride = window_sizes(model.config, context, stride)
+    token_bytes = tokenizer.token_bytes()
+    sums = Sums(context, token_bytes)
+    tokens = np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
+    whole = [Piece(tokens, len(utf8(text)))]
+    if not text:
+        raise UserError("text to score", "there is none", "give at least one byte of it")
+    cut = list(cut_windows(sums.read(whole), tokenizer.bos_id, context, stride))
+    length = min(context, _power_of_two(max(16, *map(len, cut))))
+    rows = min(batch_size, _power_of_two(len(cut)))
+    nats = []
+    for window, values in window_nats(model, params, cut, length, rows, mesh):
+        sums.add(window, values)
+        nats.append(values)
+    score = sums.score(context, stride)
+    return TextScore(tokens, np.concatenate(nats), token_bytes[tokens], score)
 
 
 def window_nats(
@@ -140,6 +174,10 @@ def _nats(model: Model, params: Params, batch: dict[str, jax.Array]) -> jax.Arra
 def _read(nats: jax.Array, slots: list[Slot]) -> Iterator[tuple[Window, np.ndarray]]:
     values = np.asarray(nats, np.float64)
     return ((slot.window, slot.read(values)) for slot in slots)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
 
 
 def _round_up(size: int, multiple: int) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,13 @@ class Document(Protocol):
 
     @property
     def bytes(self) -> int: ...
+
+
+class Piece(NamedTuple):
+    """A document, or a piece of one, as made here."""
+
+    tokens: np.ndarray
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -99,3 +106,35 @@ class Sums:
             tokens_at=self._tokens,
             bytes_at=self._bytes,
         )
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """One text, token by token; its last token is the end-of-text token.
+
+    Attributes:
+      tokens: int32 [n].
+      nats: float64 [n], what each token cost given those before it.
+      bytes: int32 [n], UTF-8 bytes of text that each token stands for.
+      total: the sums.
+    """
+
+    tokens: np.ndarray = field(repr=False)
+    nats: np.ndarray = field(repr=False)
+    bytes: np.ndarray = field(repr=False)
+    total: Score
+
+    @property
+    def loss_per_token(self) -> float:
+        """Nats per token."""
+        return self.total.loss_per_token
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss per token."""
+        return self.total.perplexity
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per UTF-8 byte of the text."""
+        return self.total.bits_per_byte

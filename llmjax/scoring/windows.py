@@ -49,7 +49,7 @@ class Slot(NamedTuple):
         return values[self.row, self.start + self.window.skip : end]
 
 
-def windows(
+def cut_windows(
     pieces: Iterable[np.ndarray], bos_id: int, context: int, stride: int
 ) -> Iterator[Window]:
     """Cuts one document into windows as it comes in; holds little more than one of them.
