@@ -116,9 +116,44 @@ def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.sharding.reshard(x, logical_spec(*axes)) if has_mesh() else x
 
 
-def mesh_axes(axis: str) -> tuple[str, ...]:
+def mesh_axes(axis: str | None) -> tuple[str, ...]:
     """The mesh axes that split a logical axis, for collectives inside `per_device`."""
-    return LOGICAL_TO_MESH[axis] if has_mesh() else ()
+    return LOGICAL_TO_MESH[axis] if has_mesh() and axis is not None else ()
+
+
+def parts(axis: str | None) -> int:
+    """Into how many parts a logical axis is split for the code being traced."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[name] for name in mesh_axes(axis))
+
+
+def part_index(axis: str | None) -> jax.Array | int:
+    """Which part of a logical axis this device holds, inside `per_device`."""
+    names = mesh_axes(axis)
+    return jax.lax.axis_index(names) if names else 0
+
+
+def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Inside `per_device`: the whole of an array of which devices hold parts split by `axes`."""
+    for dimension, axis in enumerate(axes):
+        if mesh_axes(axis):
+            x = jax.lax.all_gather(x, mesh_axes(axis), axis=dimension, tiled=True)
+    return x
+
+
+def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
+    """Inside `per_device`: sums `x` over the parts of the logical axes `over`, split by `axes`.
+
+    Where a dimension of the result is split over devices that take part in the sum, each device
+    receives its part alone; other dimensions of `x` must already be split as `axes` says.
+    """
+    left = [name for axis in over for name in mesh_axes(axis)]
+    for dimension, axis in enumerate(axes):
+        shared = tuple(name for name in mesh_axes(axis) if name in left)
+        if shared:
+            x = jax.lax.psum_scatter(x, shared, scatter_dimension=dimension, tiled=True)
+            left = [name for name in left if name not in shared]
+    return jax.lax.psum(x, tuple(left)) if left else x
 
 
 def per_device(f: Callable, in_axes: Sequence[Axes], out_axes: Sequence[Axes]) -> Callable:

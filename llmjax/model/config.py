@@ -1,7 +1,10 @@
 """The architecture as data: one Transformer, of which every family is a value."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args, get_type_hints
+
+from llmjax.errors import UserError
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "splash"]
@@ -19,7 +22,7 @@ class ModelConfig:
     vocab_size: int = 0
     """Rows of the embedding; 0 takes the tokenizer's size, rounded up to a multiple of 128."""
     max_length: int = 1024
-    """Longest row; the size of the table where positions are learned."""
+    """Longest row that the model is made for; the size of the table of learned positions."""
     d_model: int = 768
     """Width of the residual stream."""
     num_encoder_layers: int = 0
@@ -61,7 +64,7 @@ class ModelConfig:
     qk_norm: bool = False
     """RMSNorm over each head's query and key (arXiv:2302.05442)."""
     window: int | None = None
-    """A token sees at most this many tokens, itself included; None for all before it."""
+    """A token sees at most this many tokens back, itself included; in an encoder as many ahead."""
     tie_embeddings: bool = True
     """Whether the logits use the transposed embedding."""
     embed_scale: bool = False
@@ -80,6 +83,98 @@ class ModelConfig:
     compute_dtype: Dtype = "float32"
     """Operands of products and activations; sums, norms, softmax and loss stay float32."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, attention, all but matrix products, all."""
+    """What the backward pass recomputes: nothing; attention scores; all but the outputs of weight
+    products; all. A fused attention's output is kept in every case."""
     attention: AttentionBackend = "auto"
     """auto: cuDNN flash on NVIDIA, splash on TPU, else blocked on long rows and reference."""
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def mlp_width(self) -> int:
+        """Inner width of the MLP."""
+        if self.d_ff is not None:
+            return self.d_ff
+        return -(-8 * self.d_model // 192) * 64 if self.gated else 4 * self.d_model
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the decoder attends to an encoder."""
+        return self.num_encoder_layers > 0 and self.num_decoder_layers > 0
+
+
+def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
+    """Fills in the vocabulary's size and refuses what cannot be built.
+
+    Raises:
+      UserError: every problem, in one line.
+    """
+    if config.vocab_size == 0:
+        config = replace(config, vocab_size=-(-tokenizer_vocab_size // 128) * 128)
+    found = list(problems(config))
+    if 0 < config.vocab_size < tokenizer_vocab_size:
+        found.append(f"vocab_size {config.vocab_size} < the tokenizer's {tokenizer_vocab_size}")
+    if found:
+        raise UserError("model", "; ".join(found))
+    return config
+
+
+def problems(config: ModelConfig) -> Iterator[str]:
+    """Yields what is wrong with a config, each in a few words."""
+    for name, hint in get_type_hints(ModelConfig).items():
+        choices = get_args(hint) if "Literal" in str(hint) else ()
+        if choices and getattr(config, name) not in choices:
+            yield f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}"
+    for name in ("vocab_size", "max_length", "d_model", "num_heads"):
+        if getattr(config, name) < 1:
+            yield f"{name} must be positive, not {getattr(config, name)}"
+    for name in ("num_kv_heads", "head_dim", "d_ff", "window"):
+        size = getattr(config, name)
+        if size is not None and size < 1:
+            yield f"{name} must be positive or None, not {size}"
+    yield from _layer_problems(config)
+    yield from _head_problems(config)
+    yield from _number_problems(config)
+
+
+def _layer_problems(config: ModelConfig) -> Iterator[str]:
+    layers = (config.num_encoder_layers, config.num_decoder_layers)
+    if min(layers) < 0:
+        yield f"layers must not be negative: encoder {layers[0]}, decoder {layers[1]}"
+    elif max(layers) == 0:
+        yield "no layers: give num_decoder_layers, num_encoder_layers or both"
+
+
+def _head_problems(config: ModelConfig) -> Iterator[str]:
+    if config.num_heads < 1 or config.kv_heads < 1:
+        return
+    if config.head_dim is None and config.d_model % config.num_heads:
+        yield f"d_model {config.d_model} does not divide into {config.num_heads} heads"
+    if config.num_heads % config.kv_heads:
+        yield f"num_heads {config.num_heads} is no multiple of num_kv_heads {config.kv_heads}"
+    if config.positions == "rotary" and config.head_width % 2:
+        yield f"rotary positions need an even head_dim, not {config.head_width}"
+    if config.positions == "sinusoidal" and config.d_model % 2:
+        yield f"sinusoidal positions need an even d_model, not {config.d_model}"
+
+
+def _number_problems(config: ModelConfig) -> Iterator[str]:
+    if not 0 <= config.dropout < 1:
+        yield f"dropout must be at least 0 and below 1, not {config.dropout}"
+    for name in ("norm_epsilon", "rope_theta", "init_std"):
+        if not 0 < getattr(config, name) < float("inf"):
+            yield f"{name} must be positive and finite, not {getattr(config, name)}"
+    for name in ("attention_softcap", "logit_softcap"):
+        cap = getattr(config, name)
+        if cap is not None and not 0 < cap < float("inf"):
+            yield f"{name} must be positive and finite or None, not {cap}"
+    if config.norm_bias and config.norm == "rmsnorm":
+        yield "norm_bias needs norm layernorm: RMSNorm has no bias"

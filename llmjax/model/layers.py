@@ -1,0 +1,149 @@
+"""The small layers: stored parameters, projections, norms, embeddings, positions, dropout."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from llmjax import mesh
+from llmjax.mesh import Axes
+from llmjax.model import products
+from llmjax.model.config import ModelConfig
+
+PRODUCT = "product"
+"""Name of what a weight product returns, for remat policies."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the activations of one call are split: the logical axes of their second dimension.
+
+    Rows that are trained on are split over the sequence axis, and their residual stream over the
+    tensor axis too; a decoder that steps through single tokens splits neither.
+    """
+
+    length: str | None = "length"
+    residual: str | None = "residual"
+
+    def stream(self) -> Axes:
+        """Axes of the residual stream, [B, L, D]."""
+        return ("batch", self.residual, None)
+
+    def whole(self) -> Axes:
+        """Axes of the input of projections, [B, L, D]."""
+        return ("batch", self.length, None)
+
+    def heads(self, heads: str = "heads") -> Axes:
+        """Axes of queries (or, with "kv_heads", keys and values), [B, L, H, K]."""
+        return ("batch", self.length, heads, "head_dim")
+
+    def mlp(self) -> Axes:
+        """Axes of the MLP's inner activations, [B, L, F]."""
+        return ("batch", self.length, "mlp")
+
+
+ROWS = Layout()
+STEPS = Layout(None, None)
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, std: float) -> nnx.Param:
+    """A float32 parameter drawn from N(0, std^2), born with its sharding."""
+    draw = jax.random.normal(rngs.params(), shape, out_sharding=mesh.out_sharding(*axes))
+    return nnx.Param(std * draw, axes=axes)
+
+
+def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
+    """A float32 parameter that starts as `value` everywhere."""
+    full = jnp.full(shape, value, jnp.float32, out_sharding=mesh.out_sharding(*axes))
+    return nnx.Param(full, axes=axes)
+
+
+class Dense(nnx.Module):
+    """A projection: kernel [*inner, *outer] and, where asked for, bias [*outer]."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        axes: Axes,
+        *,
+        bias: bool,
+        std: float,
+        dtype: str,
+        rngs: nnx.Rngs,
+        outer: int = 1,
+    ):
+        self.kernel = normal(rngs, shape, axes, std)
+        self.axes, self.dtype = axes, dtype
+        if bias:  # one per output, split like the output: never over "embed"
+            kept = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
+            self.bias = constant(0.0, shape[-outer:], kept)
+        self.has_bias = bias
+
+    def __call__(self, x: jax.Array, out: Axes) -> jax.Array:
+        """[B, L, *inner] -> [B, L, *outer] with logical axes `out`, in the compute dtype."""
+        bias = self.bias[...] if self.has_bias else None
+        y = products.dense(x, self.kernel[...], bias, axes=self.axes, out=out, dtype=self.dtype)
+        return checkpoint_name(y, PRODUCT)
+
+
+class Norm(nnx.Module):
+    """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the last axis, in float32.
+
+    The backward pass starts again from the input, rather than keep float32 copies of it.
+    """
+
+    def __init__(self, config: ModelConfig, width: int, *, kind: str | None = None):
+        self.centred = (kind or config.norm) == "layernorm"
+        self.epsilon = config.norm_epsilon
+        self.scale = constant(1.0, (width,), (None,))
+        self.has_bias = self.centred and config.norm_bias
+        if self.has_bias:
+            self.bias = constant(0.0, (width,), (None,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., width] -> the same shape and dtype."""
+        bias = self.bias[...] if self.has_bias else None
+        return jax.checkpoint(self._normalise, prevent_cse=False)(x, self.scale[...], bias)
+
+    def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.centred:
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        y = y * scale if bias is None else y * scale + bias
+        return y.astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of `x` and scales up the rest; without a key, `x` itself."""
+    if key is None or rate == 0.0:
+        return x
+    spec = jax.typeof(x).sharding.spec if mesh.has_mesh() else None
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=spec)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    """Rotary positions (arXiv:2104.09864), dimension i of a head paired with i + K/2.
+
+    Args:
+      x: [B, L, H, K] queries or keys.
+      positions: [B, L] int32.
+      theta: base; pair i turns by position * theta^(-2i/K).
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def sinusoids(positions: jax.Array, width: int) -> jax.Array:
+    """Fixed positions (arXiv:1706.03762, 3.5): [B, L] -> [B, L, width] float32, sines then cosines."""
+    half = width // 2
+    frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

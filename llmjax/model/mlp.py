@@ -1,0 +1,50 @@
+"""The MLP: widen, bend, narrow."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from llmjax.model.config import Activation, ModelConfig
+from llmjax.model.layers import Dense, Layout
+
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+
+
+class MLP(nnx.Module):
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) where gated."""
+
+    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs):
+        d, f = config.d_model, config.mlp_width
+        self.gated, self.activation = config.gated, config.activation
+        bias, dtype = config.mlp_bias, config.compute_dtype
+
+        def widen() -> Dense:
+            axes, std = ("embed", "mlp"), config.init_std
+            return Dense((d, f), axes, bias=bias, std=std, dtype=dtype, rngs=rngs)
+
+        if self.gated:
+            self.gate = widen()
+        self.up = widen()
+        axes = ("mlp", "embed")
+        self.down = Dense((f, d), axes, bias=bias, std=out_std, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:
+        """[B, L, D] split as `layout.whole()` -> [B, L, D] split as `layout.stream()`."""
+        up = self.up(x, layout.mlp())
+        gate = self.gate(x, layout.mlp()) if self.gated else None
+        inner = jax.checkpoint(self._bend, prevent_cse=False)(up, gate)
+        return self.down(inner, layout.stream())
+
+    def _bend(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+        """In float32; the backward pass starts again from the two products."""
+        bend, wide = ACTIVATIONS[self.activation], up.astype(jnp.float32)
+        y = bend(wide) if gate is None else bend(gate.astype(jnp.float32)) * wide
+        return y.astype(up.dtype)

@@ -1,0 +1,297 @@
+"""The model as pure functions of a plain dictionary of arrays; Flax stays behind this door."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from llmjax import mesh
+from llmjax.errors import UserError
+from llmjax.mesh import Axes
+from llmjax.model import cache as caches
+from llmjax.model import products
+from llmjax.model.block import Scope
+from llmjax.model.cache import Cache
+from llmjax.model.config import ModelConfig
+from llmjax.model.layers import ROWS, STEPS, Layout
+from llmjax.model.mask import Mask
+from llmjax.model.transformer import Transformer
+
+Params = dict[str, Any]
+"""A nested dict of arrays; the layers of a stack are stacked along a leading axis."""
+
+
+class Plan(NamedTuple):
+    """What a config's model is made of: the module without its arrays, and their shapes and axes."""
+
+    graph: nnx.GraphDef
+    shapes: Params
+    axes: Params
+
+
+@cache
+def _plan(config: ModelConfig) -> Plan:
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):  # shapes need no mesh
+        module = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(module, nnx.Param)
+    params = nnx.to_flat_state(state)
+
+    def nested(leaf_of: Callable[[nnx.Param], Any]) -> Params:
+        return nnx.traversals.unflatten_mapping({path: leaf_of(leaf) for path, leaf in params})
+
+    def axes(param: nnx.Param) -> Axes:
+        own = param.get_metadata("axes")
+        return ("layers",) * (param.ndim - len(own)) + own
+
+    def shape(param: nnx.Param) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(param.shape, param.dtype)
+
+    return Plan(graph, nested(shape), nested(axes))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Transformer's functions. `config` comes from `resolve`: its vocabulary has a size.
+
+    Under `jax.set_mesh` every array is laid out by the table of `llmjax.mesh`.
+    """
+
+    config: ModelConfig
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws the parameters, float32, born sharded when called inside `jax.jit` under a mesh.
+
+        Weights are normal with deviation `init_std`; those into the residual stream are divided by
+        sqrt(2 x layers of their stack); norms start at 1, biases at 0. Every array has its own key.
+
+        Raises:
+          UserError: a parameter does not divide over the mesh; all such are named.
+        """
+        self._check_mesh()
+        state = nnx.state(Transformer(self.config, rngs=nnx.Rngs(key)), nnx.Param)
+        return nnx.to_pure_dict(state)
+
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes of the parameters, with shardings where a mesh is set."""
+        if not mesh.has_mesh():
+            return _plan(self.config).shapes
+        self._check_mesh()
+        place = jax.sharding.get_mesh()
+
+        def leaf(shape: jax.ShapeDtypeStruct, axes: Axes) -> jax.ShapeDtypeStruct:
+            sharding = mesh.named_sharding(place, *axes)
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+        return jax.tree.map(leaf, _plan(self.config).shapes, self.logical_axes())
+
+    def logical_axes(self) -> Params:
+        """The parameters' logical axes: the tree of `init` with a tuple of names at each leaf."""
+        return _plan(self.config).axes
+
+    def num_params(self) -> int:
+        """How many numbers the parameters hold."""
+        return sum(prod(leaf.shape) for leaf in jax.tree.leaves(_plan(self.config).shapes))
+
+    def hidden(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        *,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        encoder_tokens: jax.Array | None = None,
+        encoder_positions: jax.Array | None = None,
+        encoder_segments: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """What the last layer says of each token: [B, L, D] in the compute dtype.
+
+        Args:
+          params: as from `init`.
+          tokens: [B, L] int32; of the decoder where there is one, else of the encoder.
+          positions: [B, L] int32; None for 0, 1, 2, …
+          segments: [B, L] int32, documents counted from 1, 0 for padding; None: one document a row.
+          encoder_tokens: [B, S] int32, for an encoder-decoder.
+          encoder_positions: [B, S] int32; None for 0, 1, 2, …
+          encoder_segments: [B, S] int32; where `segments` are given too, a decoder token sees
+            the encoder's tokens of its own segment, else all but padding.
+          dropout_key: None: no dropout.
+
+        Raises:
+          UserError: the encoder's tokens are missing or unused, or rows do not suit the mesh.
+        """
+        self._check_encoder(encoder_tokens is not None)
+        keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
+        module = self._module(params)
+        if not self.config.num_decoder_layers:
+            return self._encode(module, tokens, positions, segments, keys[0])
+        scope = self._scope("tokens", tokens, positions, segments, causal=True)
+        if encoder_tokens is not None:
+            source = (encoder_tokens, encoder_positions, encoder_segments)
+            encoded = self._encode(module, *source, keys[0])
+            crossed = Mask(segments, encoder_segments, causal=False)
+            scope = replace(scope, encoded=encoded, encoded_mask=crossed)
+        return module.decoder(module.embed(tokens, ROWS), scope, None, keys[1])[0]
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Scores of the next token, [B, L, D] -> [B, L, V] float32, soft-capped."""
+        return self._logits(params, hidden, ROWS)
+
+    def apply(self, params: Params, tokens: jax.Array, **rest: jax.Array | None) -> jax.Array:
+        """`logits(hidden(…))`, of the same arguments as `hidden`: [B, L, V] float32."""
+        return self.logits(params, self.hidden(params, tokens, **rest))
+
+    def unembedding(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
+        """The rows [V, D] ("vocab", "embed") whose products with hidden are logits, and a bias [V]."""
+        tied = self.config.tie_embeddings
+        rows = params["embedding"]["rows"] if tied else params["unembedding"]
+        return rows, params.get("unembedding_bias")
+
+    def encode(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        segments: jax.Array | None = None,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:
+        """The encoder's output, [B, S] int32 -> [B, S, D] in the compute dtype.
+
+        Raises:
+          UserError: the model has no encoder, or rows do not suit the mesh.
+        """
+        if not self.config.num_encoder_layers:
+            raise UserError("encode", "this model has no encoder")
+        return self._encode(self._module(params), tokens, positions, segments, None)
+
+    def init_cache(
+        self,
+        batch: int,
+        length: int,
+        *,
+        encoded: jax.Array | None = None,
+        encoder_segments: jax.Array | None = None,
+        params: Params | None = None,
+    ) -> Cache:
+        """An empty cache for `batch` rows of up to `length` positions.
+
+        Args:
+          batch: rows; a multiple of the devices that split the batch.
+          length: positions that will ever be decoded, the prompt's included.
+          encoded: [B, S, D] from `encode`, for an encoder-decoder; with it, `params`.
+          encoder_segments: [B, S] int32, 0 for padding.
+          params: as from `init`.
+
+        Raises:
+          UserError: no decoder, more positions than a learned table has, or `encoded` is missing.
+        """
+        if not self.config.num_decoder_layers:
+            raise UserError("decode", "this model has no decoder")
+        self._check_encoder(encoded is not None and params is not None)
+        self._check_length(length)
+        empty = caches.empty(self.config, batch, length)
+        if encoded is None or params is None:
+            return empty
+        k, v = self._module(params).decoder.keys_values_of(encoded)
+        return replace(empty, cross_keys=k, cross_values=v, encoder_segments=encoder_segments)
+
+    def decode(
+        self, params: Params, tokens: jax.Array, positions: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Reads `tokens` at `positions` of their rows and remembers them.
+
+        A token sees the slots up to its own position. So a prompt may be padded at its end: what
+        the padding leaves behind lies at later slots, which are written again before they are seen.
+
+        Args:
+          params: as from `init`.
+          tokens: [B, T] int32: a prompt, or one token a row.
+          positions: [B, T] int32; those beyond the cache's length are not stored.
+          cache: from `init_cache` or the last call.
+
+        Returns:
+          Logits [B, T, V] float32, and the cache.
+        """
+        encoded_mask = None
+        if self.config.is_encoder_decoder:
+            encoded_mask = Mask(None, cache.encoder_segments, causal=False)
+        mask = Mask(index=positions, window=self.config.window)
+        module = self._module(params)
+        scope = Scope(STEPS, positions, mask, None, encoded_mask)
+        x, cache = module.decoder(module.embed(tokens, STEPS), scope, cache, None)
+        return self._logits(params, x, STEPS), cache
+
+    def _module(self, params: Params) -> Transformer:
+        return nnx.merge(_plan(self.config).graph, params)
+
+    def _encode(
+        self,
+        module: Transformer,
+        tokens: jax.Array,
+        positions: jax.Array | None,
+        segments: jax.Array | None,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        scope = self._scope("encoder_tokens", tokens, positions, segments, causal=False)
+        return module.encoder(module.embed(tokens, ROWS), scope, None, key)[0]
+
+    def _scope(
+        self,
+        name: str,
+        tokens: jax.Array,
+        positions: jax.Array | None,
+        segments: jax.Array | None,
+        *,
+        causal: bool,
+    ) -> Scope:
+        if mesh.has_mesh():
+            place = jax.sharding.get_abstract_mesh()
+            mesh.check_divides(name, tokens.shape, ("batch", "residual"), place)
+        if positions is None:
+            self._check_length(tokens.shape[1])
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        mask = Mask(segments, segments, None, causal, self.config.window)
+        return Scope(ROWS, mesh.reshard(positions, "batch", "length"), mask)
+
+    def _logits(self, params: Params, hidden: jax.Array, layout: Layout) -> jax.Array:
+        rows, bias = self.unembedding(params)
+        logits = products.dense(
+            mesh.reshard(hidden, *layout.whole()),
+            rows.T,
+            bias,
+            axes=("embed", "vocab"),
+            out=("batch", layout.length, "vocab"),
+            dtype=self.config.compute_dtype,
+            result="float32",
+        )
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def _check_encoder(self, given: bool) -> None:
+        if given != self.config.is_encoder_decoder:
+            has = "needs" if self.config.is_encoder_decoder else "has no use for"
+            raise UserError("the encoder's input", f"this model {has} it")
+
+    def _check_length(self, length: int) -> None:
+        limit = self.config.max_length
+        if self.config.positions == "learned" and length > limit:
+            raise UserError(f"rows of {length}", f"the model has learned {limit} positions")
+
+    def _check_mesh(self) -> None:
+        if not mesh.has_mesh():
+            return
+        place, found = jax.sharding.get_abstract_mesh(), []
+        for path, leaf in jax.tree.leaves_with_path(_plan(self.config).shapes):
+            axes = self.logical_axes()
+            for key in path:
+                axes = axes[key.key]
+            try:
+                mesh.check_divides(".".join(k.key for k in path), leaf.shape, axes, place)
+            except UserError as problem:
+                found.append(f"{problem.thing}: {problem.reason}")
+        if found:
+            raise UserError("mesh", "; ".join(found), "change the size or the mesh")
