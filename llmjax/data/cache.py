@@ -1,0 +1,187 @@
+"""Tokenized sources on disk, under a name that says exactly what they are made of."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmjax.data.config import DataConfig, Source, cache_root
+from llmjax.data.encoding import BATCH_BYTES, Encoders, encode_documents
+from llmjax.data.files import make_folder, unwritable_is_user_error
+from llmjax.data.fingerprint import Identity
+from llmjax.data.progress import Progress
+from llmjax.data.sources import documents
+from llmjax.data.split import HASHES, HashSample, Seen, document_hash
+from llmjax.data.store import (
+    FORMAT,
+    StoreWriter,
+    TokenStore,
+    open_store,
+    read_description,
+    token_dtype,
+    write_description,
+)
+from llmjax.data.tokenizer import Tokenizer
+from llmjax.errors import UserError
+
+_TEXT = "heldout.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedSource:
+    """A source, split and tokenized."""
+
+    key: str
+    train: TokenStore
+    heldout: TokenStore
+    heldout_path: Path
+    """The held-out documents' text end to end, UTF-8."""
+    threshold: int
+    """Held out are exactly the documents with a hash below this."""
+
+
+def heldout_threshold(config: DataConfig) -> int:
+    """Documents with a hash from here on are for training, whatever the held-out size."""
+    return int(config.heldout_fraction * HASHES)
+
+
+def tokenized(
+    source: Source,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    tokenizer_folder: Path,
+    config: DataConfig,
+    progress: Progress,
+) -> TokenizedSource:
+    """Opens the cache of `source`; builds it first where there is none.
+
+    Raises:
+      UserError: the source is broken, empty, or changes while it is read.
+    """
+    what = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
+    what += [heldout_threshold(config), config.heldout_max_bytes]
+    key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+    folder = cache_root(config.cache_dir) / "tokens" / key
+
+    def build(place: Path) -> None:
+        with Encoders(tokenizer, tokenizer_folder, config.workers) as encoders:
+            _build(source, identity, tokenizer, encoders, config, place, progress)
+        identity.check_unchanged()
+
+    build_once(folder, build)
+    description = read_description(folder)
+    dtype = np.dtype(description["dtype"])
+    return TokenizedSource(
+        key,
+        open_store(folder / "train", dtype),
+        open_store(folder / "heldout", dtype),
+        folder / _TEXT,
+        description["threshold"],
+    )
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+    """Makes `folder` where it is not there; of several processes one works, the others wait."""
+    if folder.is_dir():
+        return
+    with _lock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            make_folder(folder, build)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; freed by the system when its holder dies.
+
+    Saves work only: `make_folder` is safe without it, so a file system that does not lock is fine.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        yield
+        return
+    with unwritable_is_user_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(
+    source: Source,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    encoders: Encoders,
+    config: DataConfig,
+    place: Path,
+    progress: Progress,
+) -> None:
+    dtype = token_dtype(tokenizer.vocab_size)
+    sample = HashSample(heldout_threshold(config), config.heldout_max_bytes)
+    train = StoreWriter(place / "train", dtype)
+    hashes: list[int] = []  # of the batches under way
+    with unwritable_is_user_error(place):
+        batches = _batches(_training(source, config, sample), hashes)
+        for texts, encoded in encoders.encode(batches):
+            sizes = np.array([len(text) for text in texts], np.int64)
+            done = np.array(hashes[: len(texts)], np.uint64)
+            del hashes[: len(texts)]
+            train.append(encoded.tokens, encoded.counts, sizes, done)
+            progress(f"Tokenizing the {source.kind} source", train.num_bytes, identity.num_bytes)
+        train.close()
+        heldout = StoreWriter(place / "heldout", dtype)
+        with (place / _TEXT).open("wb") as file:
+            for hash_, text in sample.documents():
+                encoded = encode_documents(tokenizer, [text])
+                size = np.array([len(text)], np.int64)
+                heldout.append(encoded.tokens, encoded.counts, size, np.array([hash_], np.uint64))
+                file.write(text)
+        heldout.close()
+        if train.num_documents + heldout.num_documents == 0:
+            raise UserError(describe(source), "holds no text", "give a source with text in it")
+        write_description(place, {"dtype": dtype.str, "threshold": sample.threshold})
+
+
+def describe(source: Source) -> str:
+    """A source in a message: its kind and what it names."""
+    named = ", ".join(getattr(source, "paths", ())) or getattr(source, "name", "")
+    return f"source of kind {source.kind!r}" + (f" ({named})" if named else "")
+
+
+def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
+    """(hash, UTF-8 text) of every document that did not occur before."""
+    seen = Seen()
+    for text in documents(source, cache_dir):
+        data = text.encode("utf-8")
+        hash_ = document_hash(data)
+        if not seen.add(hash_):
+            yield hash_, data
+
+
+def _training(
+    source: Source, config: DataConfig, sample: HashSample
+) -> Iterator[tuple[int, bytes]]:
+    """Every document that is not held out; `sample` takes the others."""
+    for hash_, text in unique_documents(source, config.cache_dir):
+        yield from sample.add(hash_, text)
+
+
+def _batches(found: Iterable[tuple[int, bytes]], hashes: list[int]) -> Iterator[list[bytes]]:
+    """Groups texts to about BATCH_BYTES, and notes their hashes at the end of `hashes`."""
+    batch: list[bytes] = []
+    size = 0
+    for hash_, text in found:
+        hashes.append(hash_)
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,166 @@
+"""Global batches: which rows, their contents, and their arrays on the mesh, ready in time."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from llmjax.data.config import DataConfig, check_data
+from llmjax.data.corpus import Corpus
+from llmjax.data.objectives import Causal, Objective
+from llmjax.data.order import RowOrder, steps_per_epoch
+from llmjax.data.packing import windows
+from llmjax.errors import UserError
+from llmjax.mesh import check_divides, named_sharding
+
+Batch = dict[str, jax.Array]
+
+
+def batch_at(corpus: Corpus, config: DataConfig, seed: int, step: int) -> dict[str, np.ndarray]:
+    """The global batch of a step: rows [step * B, (step + 1) * B) of the endless stream of rows.
+
+    Returns:
+      inputs, targets, segments, positions int32 [B, L] and weights float32 [B, L].
+    """
+    rows = range(config.batch_size)
+    return read_rows(corpus, config, RowOrder(corpus, config, seed), step, rows)
+
+
+def read_rows(
+    corpus: Corpus,
+    config: DataConfig,
+    order: RowOrder,
+    step: int,
+    rows: Sequence[int],
+    objective: Objective = Causal(),  # noqa: B008 (frozen)
+) -> dict[str, np.ndarray]:
+    """The given rows of the global batch of a step; nothing else is read."""
+    found = [order[step * config.batch_size + row] for row in rows]
+    sources = np.array([row.source for row in found])
+    starts = np.array([row.start for row in found], np.int64)
+    sizes = np.array([row.size for row in found], np.int64)
+    batch: dict[str, np.ndarray] = {}
+    for source in np.unique(sources):
+        own = np.flatnonzero(sources == source)
+        cut = windows(corpus.train[source], starts[own], sizes[own], config.length)
+        for name, values in objective.batch(cut, corpus.bos_id, corpus.pad_id).items():
+            if name not in batch:
+                batch[name] = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+            batch[name][own] = values
+    return batch
+
+
+class Loader:
+    """Iterates over (step, batch); batches are made ahead in threads.
+
+    A batch depends on (corpus, config, seed, step) alone: not on the mesh, the number of processes,
+    or where the iteration began. Each process reads only the rows that its devices hold.
+
+    Use as a context manager, which ends the threads.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: DataConfig,
+        seed: int,
+        mesh: Mesh | None = None,
+        start_step: int = 0,
+    ):
+        """Args:
+          corpus: what `prepare` made.
+          config: the same config.
+          seed: of the order.
+          mesh: how the global arrays are laid out; None: on the default device.
+          start_step: the first step to yield.
+
+        Raises:
+          UserError: the batch does not divide over the mesh.
+        """
+        check_data(config)
+        shape = (config.batch_size, config.length)
+        self._sharding: NamedSharding | None = None
+        rows: Sequence[int] = range(config.batch_size)
+        if mesh is not None:
+            check_divides("the batch", shape, ("batch", "length"), mesh)
+            self._sharding = named_sharding(mesh, "batch", "length")
+            rows = local_rows(self._sharding, shape)
+        self._corpus, self._config, self._rows = corpus, config, rows
+        self._order = RowOrder(corpus, config, seed)
+        self._last = sys.maxsize
+        if config.on_exhaustion != "repeat":
+            self._last = steps_per_epoch(corpus, config)
+        self._step = start_step
+        self._batches = self._prefetch()
+        self.wait_seconds = 0.0
+        """Time that `next` has waited for batches, so far."""
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        return self
+
+    def __next__(self) -> tuple[int, Batch]:
+        if self._step >= self._last:
+            if self._config.on_exhaustion == "stop":
+                raise StopIteration
+            raise UserError(
+                "data",
+                f"the corpus is exhausted after {self._last} steps",
+                'lower steps, add text, or set data.on_exhaustion to "repeat"',
+            )
+        began = time.perf_counter()
+        batch = next(self._batches)
+        self.wait_seconds += time.perf_counter() - began
+        self._step += 1
+        return self._step - 1, batch
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._batches.close()
+
+    def _prefetch(self) -> Any:
+        import grain
+
+        steps = grain.MapDataset.range(self._step, max(self._step + 1, min(self._last, 1 << 60)))
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._config.prefetch)
+        return iter(steps.map(self._make).to_iter_dataset(options))
+
+    def _make(self, step: int) -> Batch:
+        local = read_rows(self._corpus, self._config, self._order, int(step), self._rows)
+        return {name: self._globalize(values) for name, values in local.items()}
+
+    def _globalize(self, local: np.ndarray) -> jax.Array:
+        if self._sharding is None:
+            return jax.device_put(local)
+        rows = np.asarray(self._rows)
+
+        def block(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # only where a device holds nothing
+            begin, end, _ = index[0].indices(self._config.batch_size)
+            own = slice(*np.searchsorted(rows, (begin, end)))
+            return local[(own, *index[1:])]
+
+        shape = (self._config.batch_size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, self._sharding, block)
+
+
+def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> list[int]:
+    """The rows of a global [B, L] array that this process's devices hold, in order."""
+    blocks = sharding.addressable_devices_indices_map(shape).values()
+    rows = {row for index in blocks if index for row in range(*index[0].indices(shape[0]))}
+    return sorted(rows)

@@ -1,0 +1,61 @@
+"""How far a long preparation is: a callback, and a bar on the terminal."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Called as progress(what is being done, bytes done, bytes in all or None)."""
+
+
+def no_progress(stage: str, done: int, total: int | None) -> None:
+    """Shows nothing."""
+
+
+@contextlib.contextmanager
+def terminal_progress() -> Iterator[Progress]:
+    """A bar on stderr where that is a terminal; elsewhere a line every ten seconds."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, object] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield show
+
+
+def _lines() -> Progress:
+    last = time.monotonic()
+
+    def show(stage: str, done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 10:
+            last = time.monotonic()
+            share = f" ({min(100, 100 * done // total)} %)" if total else ""
+            print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
+
+    return show
