@@ -15,7 +15,7 @@ from llmjax.checkpoint.reading import restore_params
 from llmjax.config import Config
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
-from llmjax.decoding.config import DecodingConfig
+from llmjax.decoding.config import DecodingConfig, with_fields
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
 from llmjax.model import Model, Params, resolve
@@ -54,6 +54,11 @@ class LanguageModel:
             f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
             f"{shape.compute_dtype}, {where} device{'s' if where > 1 else ''})"
         )
+
+    @property
+    def context(self) -> int:
+        """Tokens that it was trained to see at once."""
+        return min(self.model.config.max_length, self.config.data.length)
 
     def logits(self, tokens: Any, targets: Any = None) -> jax.Array:
         """Scores of the next token (of a masked one, where the model is an encoder alone).
@@ -95,7 +100,8 @@ class LanguageModel:
 
         Args:
           text: at least one character.
-          context: the most tokens that a token is predicted from; None for all that fit.
+          context: the most tokens that a token is predicted from; None for as many as the model
+            was trained to see at once.
           stride: tokens from one window to the next, for longer texts; None for half a context.
 
         Raises:
@@ -106,7 +112,7 @@ class LanguageModel:
             self.params,
             self.tokenizer,
             text,
-            context=context,
+            context=context or self.context,
             stride=stride,
             mesh=self.mesh,
         )
@@ -132,7 +138,7 @@ class LanguageModel:
         self, prompts: str | Sequence[str], config: DecodingConfig | None = None, **fields: Any
     ) -> Iterator[Piece]:
         """As generate, text as it comes: pieces (row, text, completion); see Piece."""
-        decoding = _with_fields(config or DecodingConfig(), fields)
+        decoding = with_fields(config or DecodingConfig(), fields)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         return stream_completions(
             self.model, self.params, self.tokenizer, texts, decoding, self.mesh
@@ -211,15 +217,3 @@ def _logits(model: Model, params: Params, *rows: tuple[jax.Array, jax.Array]) ->
         encoder_tokens=tokens,
         encoder_segments=segments,
     )
-
-
-def _with_fields(config: DecodingConfig, fields: dict[str, Any]) -> DecodingConfig:
-    known = DecodingConfig.__dataclass_fields__
-    for name in fields:
-        if name not in known:
-            raise UserError(f"decoding.{name}", "no such field", f"choose from {', '.join(known)}")
-    if isinstance(fields.get("stop"), str):
-        fields = fields | {"stop": (fields["stop"],)}
-    elif "stop" in fields:
-        fields = fields | {"stop": tuple(fields["stop"])}
-    return replace(config, **fields)

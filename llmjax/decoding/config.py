@@ -1,7 +1,11 @@
 """How text is continued: a frozen value, cheap to import."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from llmjax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,20 @@ def decoding_problems(config: DecodingConfig) -> list[str]:
         "samples: more than the beams": config.beams <= 1 or config.samples <= config.beams,
     }
     return [f"decoding.{problem}" for problem, fine in checks.items() if not fine]
+
+
+def with_fields(config: DecodingConfig, changes: Mapping[str, Any]) -> DecodingConfig:
+    """The config with some fields changed; `stop` may be one string.
+
+    Raises:
+      UserError: there is no such field.
+    """
+    known = [field.name for field in fields(config)]
+    for name in changes:
+        if name not in known:
+            raise UserError(f"decoding.{name}", "no such field", f"choose from {', '.join(known)}")
+    changes = dict(changes)
+    if "stop" in changes:
+        stop = changes["stop"]
+        changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return replace(config, **changes)

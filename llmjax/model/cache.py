@@ -48,6 +48,16 @@ class Cache:
         assert self.cross_values is not None
         return self.cross_keys[layer], self.cross_values[layer]
 
+    def take(self, rows: jax.Array) -> "Cache":
+        """The given rows of this cache, [R] int32, each as often as it is named."""
+
+        def pick(array: jax.Array) -> jax.Array:
+            if array.ndim == 2:
+                return array.at[rows].get(out_sharding=mesh.out_sharding("batch", None))
+            return array.at[:, rows].get(out_sharding=mesh.out_sharding(*CACHE_AXES))
+
+        return jax.tree.map(pick, self)
+
 
 def _write(
     store: jax.Array, layer: jax.Array, positions: jax.Array, new: jax.Array

@@ -10,7 +10,7 @@ class EvaluationConfig:
     every: int = 500
     """Steps of training between evaluations. 0: only one, at the end."""
     context: int | None = None
-    """Tokens of a window. None: the longest row that the model takes."""
+    """Tokens of a window. None: as long as the rows that are trained on."""
     stride: int | None = None
     """Tokens from one window to the next; overlap gives tokens more context, at more cost.
     None: half of the context."""

@@ -1,0 +1,173 @@
+"""The verb `evaluate`: loss, perplexity and bits per byte of held-out text, or of any file."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.data import Source, heldout_documents, prepare
+from llmjax.data.reading import decode, expand, read_chunks
+from llmjax.data.sources import documents
+from llmjax.data.tokenizer import Tokenizer
+from llmjax.language_model import LanguageModel, load
+from llmjax.mesh import MeshConfig
+from llmjax.model.config import Dtype
+from llmjax.scoring import Piece, Score, score_streams, window_sizes
+
+CHUNK = 1 << 20  # bytes of a file that are encoded at once
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; print it for a table.
+
+    Attributes:
+      run: the run folder.
+      step: of the checkpoint.
+      data: the files, or what else was read.
+      score: the sums and the figures; see Score.
+      lossless: whether the tokenizer gives the text back exactly; otherwise the bits per byte are
+        not those of the original text.
+      seconds: wall-clock time of reading, encoding, compiling and scoring.
+    """
+
+    run: str
+    step: int
+    data: str
+    score: Score
+    lossless: bool
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain data, for JSON."""
+        score = self.score
+        return {
+            "run": self.run,
+            "step": self.step,
+            "data": self.data,
+            "bits_per_byte": score.bits_per_byte,
+            "loss": score.loss_per_token,
+            "perplexity": score.perplexity,
+            "nats": score.nats,
+            "tokens": score.tokens,
+            "bytes": score.bytes,
+            "documents": score.documents,
+            "context": score.context,
+            "stride": score.stride,
+            "lossless": self.lossless,
+            "seconds": self.seconds,
+            "tokens_per_second": score.tokens / self.seconds,
+        }
+
+    def __str__(self) -> str:
+        score = self.score
+        rows = {
+            "bits per byte": f"{score.bits_per_byte:.4f}",
+            "loss": f"{score.loss_per_token:.4f} nats per token",
+            "perplexity": f"{score.perplexity:.4g} per token",
+            "text": f"{score.bytes:,} bytes in {score.documents:,} documents",
+            "tokens": f"{score.tokens:,}, end-of-text tokens included",
+            "windows": f"{score.context} tokens, each {score.stride} after the one before",
+            "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",
+        }
+        if not self.lossless:
+            rows["note"] = "the tokenizer does not give this text back exactly"
+        lines = (f"  {name:15}{value}" for name, value in rows.items())
+        return "\n".join([f"{self.run} at step {self.step} on {self.data}", *lines])
+
+
+def evaluate(
+    run: str | Path | LanguageModel,
+    *,
+    data: str | Path | Source | Sequence[str | Path | Source] = (),
+    context: int | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    step: int | None = None,
+    dtype: Dtype | None = None,
+    mesh: Mesh | MeshConfig | None = None,
+) -> Evaluation:
+    """Scores the run's own held-out documents, or other text.
+
+    Args:
+      run: a run folder, or a model in hand (then step, dtype and mesh are its own).
+      data: files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst); or
+        sources, with a document for each of theirs. Empty: the run's held-out documents.
+      context: tokens of a window; None: as the run evaluates (see EvaluationConfig).
+      stride: tokens from one window to the next; None: likewise.
+      batch_size: rows at once; None: likewise.
+      step: which checkpoint; None for the newest whole one.
+      dtype: what is computed in; None: as trained.
+      mesh: the devices to use; None for one device.
+
+    Raises:
+      UserError: no such run, step or file; text that is not UTF-8 (with the byte's offset); no text
+        at all; windows that do not suit the model.
+    """
+    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
+    began = time.perf_counter()
+    given = [data] if isinstance(data, str | Path) or dataclasses.is_dataclass(data) else data
+    names = ", ".join(_name(item) for item in given) or "the run's held-out text"
+    texts = _Encoder(lm.tokenizer)
+    streams = texts.streams(given) if given else _heldout(lm)
+    config = lm.config.evaluation
+    sizes = window_sizes(
+        lm.model.config,
+        context or config.context or lm.context,
+        stride or (config.stride if context is None else None),
+    )
+    rows = batch_size or config.batch_size
+    score = score_streams(lm.model, lm.params, lm.tokenizer, streams, sizes, rows, lm.mesh)
+    seconds = time.perf_counter() - began
+    return Evaluation(lm.config.run_dir, lm.step, names, score, texts.lossless, seconds)
+
+
+def _name(item: object) -> str:
+    return f"{item.kind} source" if isinstance(item, Source) else str(item)
+
+
+def _heldout(lm: LanguageModel) -> Iterator[list[Any]]:
+    folder = Path(lm.config.run_dir) / "tokenizer"
+    _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder)
+    return ([document] for document in heldout_documents(corpus))
+
+
+class _Encoder:
+    """Files and sources to streams of tokens.
+
+    Attributes:
+      lossless: whether all text so far is what its tokens decode to.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.lossless = True
+        self._tokenizer = tokenizer
+        # Where encoding puts a space before a text, a file cannot be encoded piece by piece.
+        alone = b"".join(map(tokenizer.piece_bytes, tokenizer.encode("a")))
+        self._chunk = CHUNK if alone == b"a" else 1 << 62
+
+    def streams(self, items: Iterable[str | Path | Source]) -> Iterator[Iterator[Piece]]:
+        """A stream of pieces for each document."""
+        for item in items:
+            if isinstance(item, Source):
+                for text in documents(item):
+                    yield self._document([text])
+            else:
+                for path in expand((str(item),)):
+                    yield self._document(self._file(path))
+
+    def _file(self, path: Path) -> Iterator[str]:
+        for offset, block in read_chunks(path, self._chunk):
+            yield decode(path, offset, block, "strict")
+
+    def _document(self, texts: Iterable[str]) -> Iterator[Piece]:
+        for text in texts:
+            ids, original = self._tokenizer.encode(text), text.encode()
+            self.lossless &= self._tokenizer.decode_bytes(ids) == original
+            yield Piece(np.array(ids, np.int32), len(original))
+        yield Piece(np.array([self._tokenizer.eos_id], np.int32), 0)

@@ -1,0 +1,122 @@
+"""The verb `generate`: text from prompts, written as it comes."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from jax.sharding import Mesh
+
+from llmjax.data.reading import decode, read_lines
+from llmjax.decoding import Completion, DecodingConfig, Piece
+from llmjax.decoding.config import with_fields
+from llmjax.errors import UserError
+from llmjax.language_model import LanguageModel, load
+from llmjax.mesh import MeshConfig
+from llmjax.model.config import Dtype
+
+
+def generate(
+    run: str | Path | LanguageModel,
+    prompts: str | Sequence[str] = (),
+    config: DecodingConfig | None = None,
+    *,
+    file: str | Path | None = None,
+    step: int | None = None,
+    dtype: Dtype | None = None,
+    mesh: Mesh | MeshConfig | None = None,
+    out: TextIO | None = None,
+    **fields: Any,
+) -> list[Completion]:
+    """Continues prompts.
+
+    Args:
+      run: a run folder, or a model in hand (then step, dtype and mesh are its own).
+      prompts: one or more; with none here nor in `file`, a text from nothing.
+      config: how; None for the defaults.
+      file: more prompts, see read_prompts.
+      step: which checkpoint; None for the newest whole one.
+      dtype: what is computed in; None: as trained.
+      mesh: the devices to use; None for one device.
+      out: where to write prompts and text, as they come and in their order; None: nowhere.
+      **fields: fields of DecodingConfig, over those of `config`.
+
+    Returns:
+      Completions in the order of the prompts, samples of a prompt side by side.
+
+    Raises:
+      UserError: no such run, step or file; a prompt is longer than the context; a field is unknown
+        or out of range.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts += read_prompts(file) if file is not None else []
+    texts = texts or [""]
+    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
+    decoding = with_fields(config or DecodingConfig(), fields)
+    pieces = lm.stream(texts, decoding)
+    if out is not None:
+        pieces = write(pieces, texts, decoding.samples, out)
+    done = {piece.row: piece.completion for piece in pieces if piece.completion is not None}
+    return [done[row] for row in sorted(done)]
+
+
+def read_prompts(file: str | Path) -> list[str]:
+    r"""Prompts of a file, "-" for standard input: one a line, empty lines left out.
+
+    In a .jsonl file a line is a JSON string, or an object whose "prompt" is one; that is the way to
+    spell a prompt of several lines.
+
+    Raises:
+      UserError: there is no such file, no prompt in it, or a line that cannot be read.
+    """
+    path = Path(file)
+    lines = enumerate(sys.stdin.buffer) if str(file) == "-" else read_lines(path)
+    texts = (decode(path, at, line, "strict").rstrip("\r\n") for at, line in lines)
+    found = [
+        _json_prompt(f"{path}:{number}", text) if path.suffix == ".jsonl" else text
+        for number, text in enumerate(texts, 1)
+        if text.strip()
+    ]
+    if not found:
+        raise UserError(path, "holds no prompt", "write one on each line")
+    return found
+
+
+def _json_prompt(where: str, line: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(where, f"is not JSON: {error}", "mend the line") from error
+    prompt = value.get("prompt") if isinstance(value, dict) else value
+    if not isinstance(prompt, str):
+        raise UserError(where, "holds no prompt", 'write a string, or {"prompt": "..."}')
+    return prompt
+
+
+def write(
+    pieces: Iterable[Piece], prompts: Sequence[str], samples: int, out: TextIO
+) -> Iterator[Piece]:
+    """Writes completions in order: one is shown as it comes, later ones wait for their turn.
+
+    Where there are several, each has a line above it that says which it is. Hands the pieces on.
+    """
+    count, turn = len(prompts) * samples, 0
+    waiting: dict[int, str] = {}
+    ended: set[int] = set()
+
+    def head(row: int) -> str:
+        name = f"{row // samples + 1}" + (f".{row % samples + 1}" if samples > 1 else "")
+        return (f"[{name}] " if count > 1 else "") + prompts[row // samples]
+
+    out.write(head(0))
+    for piece in pieces:
+        waiting[piece.row] = waiting.get(piece.row, "") + piece.text
+        if piece.completion is not None:
+            ended.add(piece.row)
+        out.write(waiting.pop(turn, ""))
+        while turn in ended:
+            turn += 1
+            out.write("\n" if turn == count else "\n\n" + head(turn) + waiting.pop(turn, ""))
+        out.flush()
+        yield piece
