@@ -1,0 +1,53 @@
+"""GPT-2 small (Radford et al. 2019): 124M parameters, 10B tokens of web text.
+
+Command:  pip install 'llmjax[cuda13,hub]' && llmjax train gpt2_124m
+          on your own text: --data.sources "my/*.jsonl.zst"
+          on more GPUs, the same; with less memory: --optimizer.accumulate 64
+Hardware: one GPU of 24 GB or more; up to 16 share a batch as it is
+Figure:   not measured yet
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config, SamplesConfig
+from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+
+
+def config() -> Config:
+    """Half a million tokens a step, in 32 parts."""
+    return Config(
+        run_dir="runs/gpt2_124m",
+        steps=19_073,
+        model=ModelConfig(
+            max_length=1024,
+            d_model=768,
+            num_decoder_layers=12,
+            num_heads=12,
+            activation="gelu_tanh",
+            gated=False,
+            norm="layernorm",
+            norm_epsilon=1e-5,
+            norm_bias=True,
+            positions="learned",
+            qkv_bias=True,
+            attention_out_bias=True,
+            mlp_bias=True,
+            compute_dtype="bfloat16",
+        ),
+        tokenizer=SentencePieceConfig(vocab_size=50_257, split_digits=False),
+        data=DataConfig(
+            sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
+            batch_size=512,
+            length=1024,
+            heldout_fraction=0.001,
+            heldout_max_bytes=8 << 20,
+        ),
+        optimizer=AdamWConfig(
+            learning_rate=6e-4, schedule=ScheduleConfig(warmup_steps=700), accumulate=32
+        ),
+        checkpoint=CheckpointConfig(every=1000),
+        evaluation=EvaluationConfig(every=500, batch_size=32, max_tokens=1 << 19),
+        samples=SamplesConfig(every=1000, prompts=("The history of", "In order to")),
+    )

@@ -1,0 +1,48 @@
+"""The shape of Llama 3.2 1B: 1.24B parameters, 25B tokens of web text (20 for each parameter).
+
+Command:  pip install 'llmjax[cuda13,hub]' && llmjax train llama_1b
+          with a vocabulary that you have: --tokenizer path/to/tokenizer.json
+Hardware: eight GPUs of 80 GB, or a TPU slice of as much memory
+Figure:   not measured yet
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config, SamplesConfig
+from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+
+
+def config() -> Config:
+    """A million tokens a step, in four parts; state and batch split over all devices."""
+    return Config(
+        run_dir="runs/llama_1b",
+        steps=23_842,
+        model=ModelConfig(
+            max_length=2048,
+            d_model=2048,
+            num_decoder_layers=16,
+            num_heads=32,
+            num_kv_heads=8,
+            d_ff=8192,
+            norm_epsilon=1e-5,
+            rope_theta=500_000.0,
+            compute_dtype="bfloat16",
+            remat="dots",
+        ),
+        tokenizer=SentencePieceConfig(vocab_size=128_256, sample_bytes=256 << 20),
+        data=DataConfig(
+            sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-100BT"),),
+            batch_size=512,
+            length=2048,
+            heldout_fraction=0.001,
+            heldout_max_bytes=8 << 20,
+        ),
+        optimizer=AdamWConfig(
+            learning_rate=4e-4, schedule=ScheduleConfig(warmup_steps=1000), accumulate=4
+        ),
+        checkpoint=CheckpointConfig(every=1000),
+        evaluation=EvaluationConfig(every=1000, batch_size=64, max_tokens=1 << 20),
+        samples=SamplesConfig(every=1000, prompts=("The history of", "In order to")),
+    )

@@ -1,0 +1,48 @@
+"""The shape of Llama 3.1 8B: 8.03B parameters, 160B tokens of web text (20 for each parameter).
+
+Command:  on every host, llmjax train llama_8b; launch/README.md says how on SLURM and TPU pods
+          with a vocabulary that you have: --tokenizer path/to/tokenizer.json
+          8 GPUs a host, each host a unit of tensor parallelism: --mesh.tensor 8
+Hardware: 64 GPUs of 80 GB, or a TPU slice of as much memory
+Figure:   not measured yet
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config, SamplesConfig
+from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+
+
+def config() -> Config:
+    """Four million tokens a step; state and batch split over all devices."""
+    return Config(
+        run_dir="runs/llama_8b",
+        steps=38_147,
+        model=ModelConfig(
+            max_length=8192,
+            d_model=4096,
+            num_decoder_layers=32,
+            num_heads=32,
+            num_kv_heads=8,
+            d_ff=14_336,
+            norm_epsilon=1e-5,
+            rope_theta=500_000.0,
+            tie_embeddings=False,
+            compute_dtype="bfloat16",
+            remat="full",
+        ),
+        tokenizer=SentencePieceConfig(vocab_size=128_256, sample_bytes=256 << 20),
+        data=DataConfig(
+            sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-350BT"),),
+            batch_size=512,
+            length=8192,
+            heldout_fraction=0.0002,
+            heldout_max_bytes=8 << 20,
+        ),
+        optimizer=AdamWConfig(learning_rate=3e-4, schedule=ScheduleConfig(warmup_steps=2000)),
+        checkpoint=CheckpointConfig(every=500),
+        evaluation=EvaluationConfig(every=1000, batch_size=64, max_tokens=1 << 20),
+        samples=SamplesConfig(every=1000, prompts=("The history of", "In order to")),
+    )

@@ -1,0 +1,110 @@
+"""What must hold of a config before anything is computed, beyond its types."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from llmjax.checkpoint.config import checkpoint_problems
+from llmjax.config.build import ConfigError, build
+from llmjax.config.schema import Config, LossConfig
+from llmjax.data.config import data_problems
+from llmjax.decoding.config import decoding_problems
+from llmjax.metrics.config import log_problems
+from llmjax.model.config import problems as model_problems
+from llmjax.optimizers.config import optimizer_problems
+from llmjax.scoring.config import evaluation_problems
+
+
+def validate(config: Config) -> Config:
+    """Checks types, ranges and combinations; nothing is read, written or computed.
+
+    What depends on the devices or on the data (a mesh that does not fit, a corpus smaller than a
+    batch) is checked where those are first known.
+
+    Returns:
+      The config, with integers where numbers are wanted turned into floats.
+
+    Raises:
+      ConfigError: every problem that was found.
+    """
+    found: list[str] = []
+    typed = build(Config, config, "", found)
+    if not found:
+        found = list(dict.fromkeys(_problems(typed)))
+    if found:
+        raise ConfigError(found)
+    assert isinstance(typed, Config)
+    return typed
+
+
+def _problems(config: Config) -> Iterator[str]:
+    yield from _run_problems(config)
+    # The vocabulary's size is the tokenizer's, which is not known yet.
+    model = replace(config.model, vocab_size=config.model.vocab_size or 1)
+    yield from (f"model: {problem}" for problem in model_problems(model))
+    yield from data_problems(config.data)
+    yield from optimizer_problems(config.optimizer, config.steps)
+    yield from _loss_problems(config.loss)
+    yield from checkpoint_problems(config.checkpoint)
+    yield from evaluation_problems(config.evaluation)
+    yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
+    yield from log_problems(config.log)
+    yield from _combination_problems(config)
+
+
+def _run_problems(config: Config) -> Iterator[str]:
+    if config.steps < 1:
+        yield f"steps: {config.steps} is not positive"
+    for name in ("seed", "max_skipped_steps", "cpu_devices"):
+        if getattr(config, name) < 0:
+            yield f"{name}: {getattr(config, name)} is negative"
+    if config.seed >= 1 << 32:
+        yield f"seed: {config.seed} is not below 2 ** 32"
+    if config.samples.every < 0:
+        yield f"samples.every: {config.samples.every} is negative"
+    if config.samples.every and not config.samples.prompts:
+        yield "samples.prompts: empty; give at least one, or samples.every 0"
+    yield from _folder_problems(config.run_dir)
+
+
+def _folder_problems(run_dir: str) -> Iterator[str]:
+    if not run_dir or "\0" in run_dir:
+        yield f"run_dir: {run_dir!r} is no folder's name"
+        return
+    folder = Path(run_dir)
+    # The nearest of the folders above that exists is where the rest would be made.
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                yield f"run_dir: {place} is a file, not a folder"
+            elif not os.access(place, os.W_OK | os.X_OK):
+                yield f"run_dir: {place} cannot be written to"
+            return
+
+
+def _loss_problems(loss: LossConfig) -> Iterator[str]:
+    if not 0 <= loss.z_loss < math.inf:
+        yield f"loss.z_loss: {loss.z_loss} is not a number from 0 up"
+    if not 0 <= loss.label_smoothing < 1:
+        yield f"loss.label_smoothing: {loss.label_smoothing} is not in [0, 1)"
+
+
+def _combination_problems(config: Config) -> Iterator[str]:
+    model, data = config.model, config.data
+    if data.length > model.max_length:
+        yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
+    context = config.evaluation.context
+    if context is not None and context > model.max_length:
+        yield f"evaluation.context: {context} tokens, but model.max_length is {model.max_length}"
+    parts = config.optimizer.accumulate
+    if parts > 0 and data.batch_size % parts:
+        yield (
+            f"optimizer.accumulate: the {data.batch_size} rows of data.batch_size do not divide "
+            f"into {parts} parts"
+        )
+    if model.num_decoder_layers < 1:
+        yield "model.num_decoder_layers: training wants a decoder"
+    if config.evaluation.every and data.heldout_fraction == 0:
+        yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"

@@ -1,0 +1,93 @@
+"""A config as JSON: `{"format": 1, "llmjax": "0.1.0", "config": {...}}`.
+
+The format number is part of the contract with every run folder ever written. Whoever adds, removes
+or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
+that an old folder still means what it meant. Nothing is filled in silently: a file whose fields are
+not exactly those of its format is refused by name.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llmjax.config.build import ConfigError, build, plain
+from llmjax.config.schema import Config
+from llmjax.errors import UserError
+
+FORMAT = 1
+
+# Format -> what turns the plain config of that format into the next one's.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def package_version() -> str:
+    """llmjax's version; "unknown" when it runs from a source tree that is not installed."""
+    try:
+        return version("llmjax")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def to_json(config: Config) -> str:
+    """The text of config.json; `from_json` reads it back to an equal value."""
+    document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, name: str = "config.json") -> Config:
+    """The config that `to_json` wrote, by this version of llmjax or an older one.
+
+    Args:
+      text: contents of the file.
+      name: its path, for messages.
+
+    Raises:
+      UserError: not JSON, no format number, or a format that this version does not know.
+      ConfigError: fields missing, unknown or of a wrong type, all of them.
+    """
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(name, f"not JSON: {error}", "restore the file from a copy") from error
+    number = document.get("format") if isinstance(document, Mapping) else None
+    if type(number) is not int or not isinstance(document.get("config"), dict):
+        raise UserError(name, "has no format number and config", "it is no config of llmjax")
+    writer = document.get("llmjax", "unknown")
+    if number > FORMAT:
+        raise UserError(
+            name,
+            f"is of format {number}, written by llmjax {writer}; this is llmjax "
+            f"{package_version()}, which reads formats up to {FORMAT}",
+            "upgrade llmjax",
+        )
+    plain_config = document["config"]
+    for step in range(number, FORMAT):
+        if step not in MIGRATIONS:
+            raise UserError(
+                name,
+                f"is of format {number}, written by llmjax {writer}, which is no longer read",
+                "use that version",
+            )
+        plain_config = MIGRATIONS[step](plain_config)
+    problems: list[str] = []
+    config = build(Config, plain_config, "", problems)
+    if problems:
+        raise ConfigError([f"{name}: {problem}" for problem in problems])
+    assert isinstance(config, Config)
+    return config
+
+
+def read(path: Path) -> Config:
+    """The config stored at `path`.
+
+    Raises:
+      UserError: as `from_json`; also when the file cannot be read.
+    """
+    try:
+        return from_json(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(path, "not UTF-8 text", "restore the file from a copy") from error
+    except OSError as error:
+        raise UserError(path, error.strerror or str(error)) from error

@@ -1,0 +1,243 @@
+"""The run folder: what is in it, who may open it, who may go on with it.
+
+config.json       the whole resolved config, with llmjax's version and a format number
+tokenizer/        everything needed to encode and decode
+checkpoints/STEP/ finished checkpoints
+metrics.jsonl     a line per logged step
+samples.jsonl     text written while training
+tensorboard/  profile/  report.html
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjax.config import Config
+from llmjax.config.build import plain
+from llmjax.config.fields import flag
+from llmjax.config.storage import read, to_json
+from llmjax.errors import UserError
+
+# Fields (and all below them) that may differ when a run goes on. None of them moves a batch. Those
+# of how the work is divided (mesh, accumulate, attention, remat) change how sums are rounded, and
+# accumulate also which activations drop out; with another number of steps the rest of the schedule
+# is that of the new total.
+MAY_CHANGE = (
+    "run_dir",
+    "steps",
+    "mesh",
+    "cpu_devices",
+    "log",
+    "checkpoint",
+    "evaluation",
+    "samples",
+    "max_skipped_steps",
+    "model.attention",
+    "model.remat",
+    "optimizer.accumulate",
+    "data.cache_dir",
+    "data.prefetch",
+    "data.workers",
+)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (old, new) of every field in which two configs (or their parts) differ."""
+    old, new = plain(old), plain(new)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {prefix: (old, new)}
+    if old.keys() != new.keys():
+        return {prefix: (old, new)}
+    dot = f"{prefix}." if prefix else ""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in old:
+        found |= differences(old[key], new[key], f"{dot}{key}")
+    return found
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes UTF-8 text to a file beside `path`, then renames: readers see the old or the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists. Use `Run.open` to read one, `Run.create` to train in one."""
+
+    folder: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer."""
+        return self.folder / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, one folder for each step."""
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.folder / "profile"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """The run at `folder`.
+
+        Raises:
+          UserError: there is no such folder, or it holds no config.json.
+        """
+        path = Path(folder)
+        if not path.exists():
+            near = _runs_beside(path)
+            raise UserError(path, "no such run folder", f"runs here: {near}" if near else "")
+        if not path.is_dir():
+            raise UserError(path, "is a file, not a run folder")
+        if not (path / "config.json").is_file():
+            raise UserError(path, "is not a run folder: it has no config.json", _advice(path))
+        return cls(path)
+
+    @classmethod
+    def create(cls, config: Config) -> "Run":
+        """The run folder of `config`: made new, or one of the same config that is to go on.
+
+        Fields in MAY_CHANGE may differ from the stored config; the new values are then stored.
+
+        Raises:
+          UserError: the folder cannot be written, holds other things, or is another config's run.
+        """
+        run = cls(Path(config.run_dir))
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            if run.config_path.is_file():
+                stored = run.config()
+                _check_same(run.folder, stored, config)
+                if stored == config:
+                    return run
+            elif others := sorted(p.name for p in run.folder.iterdir() if p.name[0] != "."):
+                raise UserError(
+                    run.folder,
+                    f"is not empty and not a run folder: it holds {', '.join(others[:3])}",
+                    "choose another --run-dir",
+                )
+            write_atomically(run.config_path, to_json(config))
+        except OSError as error:
+            raise UserError(
+                error.filename or run.folder,
+                f"cannot be written: {error.strerror or error}",
+                "choose another --run-dir",
+            ) from error
+        return run
+
+    def config(self) -> Config:
+        """The stored config.
+
+        Raises:
+          UserError: it cannot be read, or by no version like this one.
+        """
+        return read(self.config_path)
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, in order; one being written has another name."""
+        if not self.checkpoints.is_dir():
+            return []
+        names = (path.name for path in self.checkpoints.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training in this folder.
+
+        The kernel holds the lock for the process, so that nothing is left behind by kill -9.
+
+        Raises:
+          UserError: another process holds it, or the folder cannot be written.
+        """
+        path = self.folder / ".lock"
+        try:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise UserError(path, f"cannot be written: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise UserError(
+                    self.folder,
+                    f"another training writes here (process {owner})",
+                    "wait for it, or choose another --run-dir",
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _check_same(folder: Path, stored: Config, config: Config) -> None:
+    """Raises a UserError unless a run of `stored` may go on as `config`."""
+    changed = {
+        name: values
+        for name, values in differences(stored, config).items()
+        if not any(name == free or name.startswith(f"{free}.") for free in MAY_CHANGE)
+    }
+    if changed:
+        lines = [f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items()]
+        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise UserError(
+            folder,
+            f"holds a run of another config ({'; '.join(lines[:5])}{more})",
+            f"choose another {flag(('run_dir',))}, or leave these fields as they were",
+        )
+
+
+def _runs_beside(path: Path) -> str:
+    """Names of the runs in the folder where one was looked for, or in ./runs."""
+    for folder in (path.parent, Path("runs")):
+        found = sorted(p.parent for p in folder.glob("*/config.json"))
+        if found:
+            return ", ".join(str(p) for p in found[:5])
+    return ""
+
+
+def _advice(path: Path) -> str:
+    inside = sorted(p.parent.name for p in path.glob("*/config.json"))
+    return f"runs inside it: {', '.join(inside[:5])}" if inside else ""

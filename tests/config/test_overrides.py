@@ -1,0 +1,152 @@
+import dataclasses
+
+import pytest
+from toy_config import Adam, Muon, Toy
+
+from llmjax.config.build import ConfigError
+from llmjax.config.overrides import Override, override
+from llmjax.data.config import (
+    BytesConfig,
+    EmbeddedSource,
+    HuggingFaceTokenizerConfig,
+    JsonlSource,
+    ParquetSource,
+    SentencePieceConfig,
+    TextSource,
+    TfdsSource,
+)
+
+
+def changed(*words: str) -> Toy:
+    """`changed("--steps 3", "--prompts a b")`"""
+    split = [word.removeprefix("--").split() for word in words]
+    return override(Toy(), [Override(name, tuple(values)) for name, *values in split])
+
+
+def problems(*words: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        changed(*words)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--steps 3", "steps", 3),
+        ("--name two-words", "name", "two-words"),
+        ("--gated", "gated", True),
+        ("--gated false", "gated", False),
+        ("--window 128", "window", 128),
+        ("--window none", "window", None),
+        ("--prompts a b", "prompts", ("a", "b")),
+        ("--prompts", "prompts", ()),
+        ("--norm layer", "norm", "layer"),
+        ("--name none", "name", "none"),
+    ],
+)
+def test_plain_fields(words, name, value):
+    assert changed(words) == dataclasses.replace(Toy(), **{name: value})
+
+
+def test_nested_fields_leave_their_neighbours():
+    toy = changed("--optimizer.learning-rate 3e-4", "--data.batch-size 8", "--data.length 64")
+    assert toy.optimizer == Adam(learning_rate=3e-4)
+    assert toy.data == dataclasses.replace(Toy().data, batch_size=8, length=64)
+
+
+def test_underscores_do_as_well_as_dashes():
+    assert changed("--optimizer.learning_rate 3") == changed("--optimizer.learning-rate 3")
+
+
+def test_another_kind_starts_from_its_defaults_and_takes_its_fields_in_any_order():
+    assert changed("--optimizer muon").optimizer == Muon()
+    assert changed("--optimizer.kind muon").optimizer == Muon()
+    assert changed("--optimizer.momentum 0.5", "--optimizer muon").optimizer == Muon(momentum=0.5)
+    assert changed("--tokenizer bytes").tokenizer == BytesConfig()
+
+
+def test_a_kind_with_a_field_that_must_be_given():
+    path = changed("--tokenizer huggingface", "--tokenizer.path a/tokenizer.json").tokenizer
+    assert path == HuggingFaceTokenizerConfig(path="a/tokenizer.json")
+    assert problems("--tokenizer huggingface") == ("tokenizer.path: missing",)
+
+
+def test_tokenizers_by_file():
+    assert changed("--tokenizer a/tokenizer.json").tokenizer == HuggingFaceTokenizerConfig(
+        "a/tokenizer.json"
+    )
+    assert changed("--tokenizer b.model").tokenizer == SentencePieceConfig(path="b.model")
+
+
+@pytest.mark.parametrize(
+    ("words", "sources"),
+    [
+        ("my.txt", (TextSource(("my.txt",)),)),
+        ("a.txt b.py c/d", (TextSource(("a.txt", "b.py", "c/d")),)),
+        ("my/*.jsonl.gz", (JsonlSource(("my/*.jsonl.gz",)),)),
+        ("x.parquet y.txt", (ParquetSource(("x.parquet",)), TextSource(("y.txt",)))),
+        ("embedded", (EmbeddedSource(),)),
+        ("text:my.txt,weight=2,split=line", (TextSource(("my.txt",), weight=2.0, split="line"),)),
+        ("jsonl:a.jsonl,field=body", (JsonlSource(("a.jsonl",), field="body"),)),
+        ("tfds:lm1b,split=test embedded", (TfdsSource("lm1b", split="test"), EmbeddedSource())),
+        ("data:odd/file", (TextSource(("data:odd/file",)),)),
+    ],
+)
+def test_sources(words, sources):
+    assert changed(f"--data.sources {words}").data.sources == sources
+
+
+def test_a_field_of_one_source():
+    sources = changed("--data.sources a.txt b.jsonl", "--data.sources.1.weight 3").data.sources
+    assert sources == (TextSource(("a.txt",)), JsonlSource(("b.jsonl",), weight=3.0))
+    assert changed("--data.sources.0.weight 2").data.sources == (EmbeddedSource(weight=2.0),)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--optimzer.learning-rate 3", "did you mean --optimizer.learning-rate?"),
+        ("--learning-rate 3", "did you mean --optimizer.learning-rate?"),
+        ("--optimizer.momentum 3", "--optimizer is adam, which has no such field; muon would"),
+        ("--data.sources.4.weight 3", "no such field"),
+        (
+            "--data.sources.0.split line",
+            "is embedded, which has no such field; text, tfds, hub would",
+        ),
+        ("--step 3", "did you mean --steps?"),
+        ("--qqqqqq 3", "--help lists every field"),
+        ("--steps abc", "--steps: 'abc' is not an integer"),
+        ("--steps 1.5", "--steps: '1.5' is not an integer"),
+        ("--steps", "--steps: has no value; wants an integer"),
+        ("--optimizer.learning-rate fast", "'fast' is not a number"),
+        ("--window wide", "'wide' is not one of integer|none"),
+        ("--norm batch", "'batch' is not one of layer|rms"),
+        ("--gated maybe", "'maybe' is not one of true|false"),
+        ("--optimizer moon", "'moon' is no kind of it; did you mean muon?"),
+        ("--optimizer", "wants one of adam, muon"),
+        ("--tokenizer word", "choose one of sentencepiece, huggingface, bytes"),
+        ("--data.sources txt:a.txt", "did you mean text?"),
+        ("--data.sources jsonl:a.jsonl,feild=body", "did you mean field?"),
+        ("--data.sources jsonl:a.jsonl,weight=heavy", "'heavy' is not a number"),
+        ("--data.sources nothing", "'nothing' is no kind of it"),
+        ("--data 3", "--data: is a group; set one of its fields: sources, batch-size"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_field_and_value(words, message):
+    (problem,) = problems(words)
+    assert message in problem
+    assert words.split()[0] in problem
+    assert "\n" not in problem
+
+
+def test_all_mistakes_are_found_at_once():
+    found = problems(
+        "--steps abc", "--optimizer.clip x", "--nrom layer", "--optimizer.learning-rate 1"
+    )
+    assert len(found) == 3
+
+
+def test_the_config_that_is_changed_stays_as_it_was():
+    before = Toy()
+    override(before, [Override("steps", ("3",)), Override("data.length", ("5",))])
+    assert before == Toy()
