@@ -1,0 +1,61 @@
+"""`llmjax report RUN`: a run as one offline HTML page."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from llmjax import environment
+from llmjax.errors import UserError
+from llmjax.report.heldout import compare, heldout_text
+from llmjax.report.history import read_history
+from llmjax.report.page import Page, make_page
+from llmjax.run import Run, write_atomically
+
+__all__ = ["render", "report"]
+
+
+def report(run: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the report of a run: curves, comparison, samples, config, environment.
+
+    The page is one file that needs no network and no JavaScript. It says what a run lacks (no
+    evaluation yet, no samples, no environment) instead of leaving it out.
+
+    Args:
+      run: the run folder.
+      out: the page's path; None for RUN/report.html. It is replaced in one piece.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: `run` is no run folder, its config cannot be read, or `out` cannot be written.
+    """
+    opened = Run.open(run)
+    config = opened.config()
+    path = opened.report if out is None else Path(out)
+    page = make_page(
+        name=opened.folder.resolve().name,
+        config=config,
+        history=read_history(opened.folder),
+        environment=environment.read(opened.folder / "environment.json"),
+        comparison=compare(opened.folder, lambda: heldout_text(opened, config)),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, render(page))
+    except OSError as error:
+        raise UserError(path, f"cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def render(page: Page) -> str:
+    """The page as HTML, every value in it escaped."""
+    templates = Environment(
+        loader=PackageLoader("llmjax.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = templates.get_template("page.html").render(page=page)
+    return text.encode("utf-8", "replace").decode("utf-8")

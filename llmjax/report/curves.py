@@ -1,0 +1,177 @@
+"""Which curves the page shows, and in which frames."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from llmjax.baselines import Baseline
+from llmjax.report.axes import Axis, span
+from llmjax.report.charts import Chart, Point, Series, thin
+from llmjax.report.history import History, column
+from llmjax.report.numbers import power, tick
+
+SMOOTH_FROM = 60
+"""A noisy curve with at least so many points is drawn faintly, with its running mean on top."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One drawing of a figure: wide, and narrow for small screens where that differs."""
+
+    name: str
+    wide: Markup
+    narrow: Markup | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page: drawings of the same curves, and their values for the read-out."""
+
+    key: str
+    title: str
+    unit: str
+    views: Sequence[View]
+    values: Markup
+
+
+def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
+    """The figures for which the run has values; the learning curve first."""
+    found = (
+        _learning(history, baselines),
+        _small(history, "learning_rate", "Learning rate", smooth=False),
+        _small(history, "gradient_norm", "Gradient norm", log=True),
+        _small(history, "tokens_per_second", "Throughput", "tokens per second", zero=True),
+        _small(
+            history, "data_wait_share", "Waiting for data", "% of the time", scale=100, zero=True
+        ),
+    )
+    return [figure for figure in found if figure is not None]
+
+
+def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
+    """Bits per byte of training batches and of held-out text, with xz as the level to pass."""
+    train = column(history.train, "bits_per_byte")
+    heldout = column(history.evals, "bits_per_byte")
+    points = [*train, *heldout]
+    levels = [(b.name, b.bits_per_byte) for b in baselines[:1]]
+    steps = _steps(points)
+    whole = span([v for _, v in points] + [v for _, v in levels], log=True)
+    if whole is None or steps is None or not _finite(points):
+        return None
+    series = (*_smoothed("train", train), Series("held-out", "heldout", heldout, dots=True))
+    title = _in_words("Bits per byte by step", {"train": train, "held-out": heldout})
+    chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=84)
+    views = [_view("", chart, "bpb")]
+    first = min((step for step, _ in _finite(points) if step > 0), default=steps.high)
+    late = [point for point in points if point[0] >= steps.high / 10]
+    close = span([v for _, v in late] + [v for _, v in levels])
+    if steps.high > 20 * first and close is not None:
+        views = [
+            _view("log steps", replace(chart, x=replace(steps, low=first, log=True)), "bpb-log"),
+            _view(
+                "close-up", replace(chart, x=replace(steps, low=steps.high / 10), y=close), "bpb"
+            ),
+        ]
+    return Figure("bits_per_byte", "Bits per byte", "", views, _values(series, steps))
+
+
+def _small(
+    history: History,
+    key: str,
+    title: str,
+    unit: str = "",
+    *,
+    scale: float = 1.0,
+    log: bool = False,
+    zero: bool = False,
+    smooth: bool = True,
+) -> Figure | None:
+    """A small figure of one column of the training lines; tiny values in powers of ten."""
+    points = [(step, scale * value) for step, value in column(history.train, key)]
+    title_in_words = _in_words(f"{title} by step", {"": points})
+    values = [value for _, value in points]
+    x, y = _steps(points), span(values)
+    if x is None or y is None:
+        return None
+    if 0 < (high := max(abs(v) for _, v in _finite(points))) < 0.02:
+        exponent = math.floor(math.log10(high))
+        points = [(step, value / 10.0**exponent) for step, value in points]
+        unit = f"in units of {power(10.0**exponent)} {unit}".strip()
+        y = span([value for _, value in points]) or y
+    rising = span(values, log=True) if log else None
+    if rising is not None and rising.high > 8 * rising.low:
+        y, unit = rising, "logarithmic"
+    elif zero or min(value for _, value in _finite(points)) >= 0:
+        y = Axis(0.0, y.high)
+    series = _smoothed("", points) if smooth else (Series("", "train", points),)
+    chart = Chart(title_in_words, series, x, y)
+    views = [View("", chart.svg(key))]
+    return Figure(key, title, unit, views, _values(series, x))
+
+
+def _view(name: str, chart: Chart, key: str) -> View:
+    narrow = replace(chart, width=440, height=330)
+    return View(name, chart.svg(key), narrow.svg(f"{key}-narrow"))
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def _steps(points: Sequence[Point]) -> Axis | None:
+    """From zero to the last step."""
+    return Axis(0.0, max(1.0, max(step for step, _ in points))) if points else None
+
+
+def _smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
+    """A curve; where it has many points, faintly behind its running mean."""
+    finite = _finite(points)
+    if len(finite) < SMOOTH_FROM:
+        return (Series(name, "train", points),)
+    return Series("", "raw", points), Series(name, "train", running_mean(finite))
+
+
+def running_mean(points: Sequence[Point]) -> list[Point]:
+    """Each value becomes the mean of its neighbours: 3 % of the way behind and ahead of it.
+
+    The window grows with the index: the steep start is not blurred, the calm end is not noisy.
+    """
+    sums = [0.0, *itertools.accumulate(value for _, value in points)]
+    means = []
+    for index, (step, _) in enumerate(points):
+        reach = round(0.03 * index)
+        low, high = index - reach, min(index + reach + 1, len(points))
+        means.append((step, (sums[high] - sums[low]) / (high - low)))
+    return means
+
+
+def _in_words(title: str, curves: dict[str, Sequence[Point]]) -> str:
+    """What a curve shows, for those who do not see it."""
+    said = []
+    for name, points in curves.items():
+        if finite := _finite(points):
+            (start, first), (end, final) = finite[0], finite[-1]
+            low, high = (pick(value for _, value in finite) for pick in (min, max))
+            said.append(
+                f"{name} from {tick(first)} at step {start:,.0f} to {tick(final)} at step "
+                f"{end:,.0f}, between {tick(low)} and {tick(high)}".strip()
+            )
+    return f"{title}: {'; '.join(said)}"
+
+
+def _values(series: Sequence[Series], steps: Axis) -> Markup:
+    """The curves as JSON for the read-out, thinned both for linear and for logarithmic steps."""
+    log = replace(steps, low=min(1.0, steps.high / 2), log=True)
+    curves = []
+    for one in series:
+        if one.style == "raw":
+            continue
+        points = _finite(one.points)
+        kept = sorted({*thin(points, steps), *thin([p for p in points if p[0] > 0], log)})
+        shown = [[step, float(f"{value:.4g}")] for step, value in kept]
+        curves.append({"name": one.name, "points": shown})
+    return Markup(json.dumps(curves, separators=(",", ":")).replace("<", "\\u003c"))

@@ -1,0 +1,241 @@
+"""What a run was and did, as lines of tables: label, value, and how the value was arrived at."""
+
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from llmjax.config import Config
+from llmjax.report.history import History, Line, column, last, number
+from llmjax.report.numbers import count, duration, flops, percent, power, short, size
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of a table."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+UNKNOWN = "not recorded"
+
+
+def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
+    """The model's shape."""
+    model = config.model
+    layers = {"encoder": model.num_encoder_layers, "decoder": model.num_decoder_layers}
+    stacks = [f"{number} {name}" for name, number in layers.items() if number]
+    heads = f"{model.num_heads} of width {model.head_width}"
+    heads += f", {model.kv_heads} for keys and values" if model.kv_heads != model.num_heads else ""
+    mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
+    parameters = known_number(recorded, "parameters")
+    return [
+        Fact("Parameters", _known(parameters, count)),
+        Fact("Layers", ", ".join(stacks)),
+        Fact("Width", count(model.d_model)),
+        Fact("Attention heads", heads),
+        Fact("MLP", mlp),
+        Fact("Norm and positions", f"{model.norm_placement}-{model.norm}, {model.positions}"),
+        Fact("Vocabulary", count(model.vocab_size) if model.vocab_size else UNKNOWN),
+        Fact("Row length", f"{count(config.data.length)} tokens"),
+        Fact("Computes in", model.compute_dtype),
+    ]
+
+
+def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | None) -> list[Fact]:
+    """The text: how much of it there was, how it was cut and read."""
+    facts = [Fact("Sources", ", ".join(source.kind for source in config.data.sources))]
+    for part, label in (("train", "Training text"), ("heldout", "Held-out text")):
+        documents, length, tokens = (
+            known_number(recorded, f"{part}_{what}") for what in ("documents", "bytes", "tokens")
+        )
+        known = [
+            f"{count(documents)} documents" if documents is not None else "",
+            size(length) if length is not None else "",
+            f"{short(tokens)} tokens" if tokens is not None else "",
+        ]
+        facts.append(Fact(label, ", ".join(filter(None, known)) or UNKNOWN))
+    facts.append(
+        Fact(
+            "Split",
+            f"{percent(config.data.heldout_fraction, 0)} of documents held out",
+            "by a hash of the document",
+        )
+    )
+    facts.append(Fact("Tokenizer", config.tokenizer.kind))
+    stored, tokens = (known_number(recorded, f"train_{what}") for what in ("bytes", "tokens"))
+    if stored and tokens:
+        facts.append(Fact("Bytes per token", f"{stored / tokens:.2f}", "training text"))
+    if tokens and trained:
+        facts.append(Fact("Epochs", f"{trained / tokens:.2f}", "tokens trained on / tokens stored"))
+    return facts
+
+
+def work_facts(
+    history: History, environment: Mapping[str, Any], seconds: float | None
+) -> list[Fact]:
+    """Steps, tokens, time and arithmetic, each with its accounting."""
+    train = history.train
+    trained = last(train, "tokens")
+    each = flops_per_token(history, environment)
+    speeds = _median(train, "tokens_per_second"), _median(train, "model_flops_per_second")
+    mfu, wait = _median(train, "mfu"), _median(train, "data_wait_share")
+    memory = max(_finite(train, "device_memory_bytes"), default=None)
+    facts = [
+        Fact("Steps", count(train[-1]["step"]) if train else UNKNOWN),
+        Fact("Tokens trained on", _known(trained, count), "targets of weight above zero"),
+        Fact(
+            "Wall-clock time",
+            _known(seconds, duration),
+            "of each start, up to its last logged line; evaluations and samples included",
+        ),
+        Fact("Throughput", _known(speeds[0], lambda v: f"{short(v)} tokens/s"), "median"),
+        Fact(
+            "Training compute",
+            f"{power(each * trained)} FLOPs" if each and trained else UNKNOWN,
+            f"{power(each)} per token: 6 per weight in a matrix product, plus attention as in "
+            "PaLM, appendix B; nothing recomputed is counted"
+            if each
+            else "",
+        ),
+        Fact("Model FLOP/s", _known(speeds[1], flops), "median, same accounting"),
+        Fact(
+            "MFU",
+            percent(mfu) if mfu is not None else "not stated: the device's peak is not known",
+            "model FLOP/s / the devices' peak" if mfu is not None else "",
+        ),
+        Fact("Waiting for data", _known(wait, percent), "median share of the time"),
+        Fact("Skipped steps", _known(last(train, "skipped"), count), "loss or gradient not finite"),
+    ]
+    if memory is not None:
+        facts.append(Fact("Device memory", size(memory), "highest logged, one device"))
+    return facts
+
+
+def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
+    """The machine and the programs of the latest start."""
+    machine, devices = part(session, "machine"), part(session, "devices")
+    started = known_number(session, "started")
+    cores, memory = known_number(machine, "cores"), known_number(machine, "memory_bytes")
+    number, processes = known_number(devices, "count"), known_number(devices, "processes")
+    kind = _text(devices, "kind")
+    where = f"{_known(number, count)} {kind}" if number is not None else UNKNOWN
+    if processes is not None and processes > 1:
+        where += f" in {count(processes)} processes"
+    processor = _text(machine, "processor")
+    processor += f", {count(cores)} core{'' if cores == 1 else 's'}" if cores is not None else ""
+    processor += f", {size(memory)} memory" if memory is not None else ""
+    commit = _text(session, "git_commit")
+    changed = "with changes since" if commit.endswith("+") else ""
+    versions = [f"{name} {value}" for name, value in part(session, "versions").items()]
+    return [
+        Fact("Started", _known(started, _moment)),
+        Fact("Devices", where),
+        Fact("Processor", processor),
+        Fact("System", _text(machine, "system")),
+        Fact("Commit of llmjax", commit[:12].rstrip("+"), changed),
+        Fact("Versions", ", ".join(versions) or UNKNOWN),
+    ]
+
+
+def evaluation_facts(history: History) -> list[Fact]:
+    """The last evaluation's figures, and the best one where it came earlier."""
+    scored = [line for line in history.evals if math.isfinite(number(line, "bits_per_byte"))]
+    if not scored:
+        return [Fact("Bits per byte", "not evaluated yet")]
+    line = scored[-1]
+    bits, loss = number(line, "bits_per_byte"), known_number(line, "loss")
+    facts = [
+        Fact("Step", count(line["step"])),
+        Fact("Bits per byte", f"{bits:.4f}", "nats / (ln 2 · UTF-8 bytes)"),
+        Fact("Loss per token", _known(loss, lambda v: f"{v:.4f} nats")),
+        Fact("Perplexity per token", _known(loss, lambda v: f"{math.exp(min(v, 700)):,.2f}")),
+    ]
+    best = min(scored, key=lambda one: number(one, "bits_per_byte"))
+    if best is not line:
+        value = f"{number(best, 'bits_per_byte'):.4f} bits per byte"
+        facts.append(Fact("Best so far", value, f"step {count(best['step'])}"))
+    return facts
+
+
+def flops_per_token(history: History, environment: Mapping[str, Any]) -> float | None:
+    """As recorded, or as the ratio of two logged columns."""
+    recorded = known_number(part(environment, "model"), "flops_per_token")
+    if recorded is not None:
+        return recorded
+    flops, tokens = (
+        last(history.train, f"{what}_per_second") for what in ("model_flops", "tokens")
+    )
+    return flops / tokens if flops and tokens else None
+
+
+def wall_seconds(history: History, environment: Mapping[str, Any]) -> float | None:
+    """Time that the run was at work: of every start, from when it was recorded to its last line.
+
+    Without recorded starts, from the first line to the last one.
+    """
+    times = sorted(history.times)
+    if not times:
+        return None
+    starts = sorted(t for t in (known_number(s, "started") for s in sessions(environment)) if t)
+    if not starts or starts[0] > times[0]:
+        starts = [times[0], *starts]
+    ends = [*starts[1:], math.inf]
+    latest = [times[bisect_left(times, end) - 1] for end in ends]
+    return sum(max(0.0, line - start) for start, line in zip(starts, latest, strict=True))
+
+
+def sessions(environment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The recorded starts of a run, oldest first."""
+    found = environment.get("sessions")
+    return [s for s in found if isinstance(s, Mapping)] if isinstance(found, list) else []
+
+
+def devices(environment: Mapping[str, Any]) -> str:
+    """What the latest start ran on, in a few words; empty if that is not known."""
+    session = (sessions(environment) or [{}])[-1]
+    where, cores = part(session, "devices"), known_number(part(session, "machine"), "cores")
+    number = known_number(where, "count")
+    if where.get("platform") == "cpu" and cores:
+        return f"{count(cores)} CPU core{'' if cores == 1 else 's'}"
+    return f"{count(number)} {where.get('kind', 'device')}" if number is not None else ""
+
+
+def part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under a key; an empty one where there is something else."""
+    part = record.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record.get(key)
+    return str(value) if value else UNKNOWN
+
+
+def known_number(record: Mapping[str, Any], key: str) -> float | None:
+    """The finite number under a key, if there is one."""
+    value = number(record, key)
+    return value if math.isfinite(value) else None
+
+
+def _known(value: float | None, form: Callable[[float], str]) -> str:
+    return form(value) if value is not None else UNKNOWN
+
+
+def _finite(lines: Sequence[Line], key: str) -> list[float]:
+    return [value for _, value in column(lines, key) if math.isfinite(value)]
+
+
+def _median(lines: Sequence[Line], key: str) -> float | None:
+    values = _finite(lines, key)
+    return statistics.median(values) if values else None
+
+
+def _moment(seconds: float) -> str:
+    """A moment in universal time."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%-d %B %Y, %H:%M UTC")

@@ -1,0 +1,35 @@
+// Reads values off the curves under the pointer. The page is complete without it.
+for (const figure of document.querySelectorAll("figure.plot")) {
+  const curves = JSON.parse(figure.querySelector("script").textContent);
+  const output = figure.querySelector("output");
+  const nearest = (points, distance) =>
+    points.reduce((best, point) => (distance(point[0]) < distance(best[0]) ? point : best));
+  for (const svg of figure.querySelectorAll("svg")) {
+    const [left, right, top, base, low, high, log] = svg.dataset.scale.split(" ").map(Number);
+    const rule = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
+    rule.setAttribute("class", "rule");
+    const place = (step) => (log ? Math.log(step / low) / Math.log(high / low) : (step - low) / (high - low));
+    svg.addEventListener("pointermove", (event) => {
+      const frame = svg.getBoundingClientRect();
+      const x = ((event.clientX - frame.left) / frame.width) * svg.viewBox.baseVal.width;
+      const at = Math.min(1, Math.max(0, (x - left) / (right - left)));
+      const distance = (step) => Math.abs(place(step) - at);
+      const found = curves.filter((curve) => curve.points.length).map((curve) => [curve.name, ...nearest(curve.points, distance)]);
+      if (!found.length) return;
+      const step = found[0][1];
+      output.textContent = [`step ${step.toLocaleString("en")}`, ...found.map(([name, s, value]) =>
+        `${name} ${value}${s === step ? "" : ` (step ${s.toLocaleString("en")})`}`.trim())].join(" · ");
+      const px = left + Math.min(1, Math.max(0, place(step))) * (right - left);
+      rule.setAttribute("d", `M${px} ${top}V${base}`);
+    });
+    svg.addEventListener("pointerleave", () => {
+      output.textContent = "";
+      rule.removeAttribute("d");
+    });
+  }
+}
+// On paper nothing unfolds: open what is folded, and fold it again afterwards.
+const folded = () => document.querySelectorAll("details:not([open]):not(.defaults)");
+let opened = [];
+addEventListener("beforeprint", () => (opened = [...folded()]).forEach((part) => (part.open = true)));
+addEventListener("afterprint", () => opened.forEach((part) => (part.open = false)));
