@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from llmjax.data.config import DataConfig, Source, cache_root
-from llmjax.data.encoding import BATCH_BYTES, Encoders, encode_documents
-from llmjax.data.files import make_folder, unwritable_is_user_error
+from llmjax.data.encoding import BATCH_BYTES, Encoded, Encoders, encode_documents
+from llmjax.data.files import make_folder, remove_leftovers, unwritable_is_user_error
 from llmjax.data.fingerprint import Identity
 from llmjax.data.progress import Progress
 from llmjax.data.sources import documents
@@ -67,9 +67,12 @@ def tokenized(
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(config.cache_dir) / "tokens" / key
 
+    stage = f"Tokenizing the {source.kind} source"
+
     def build(place: Path) -> None:
         with Encoders(tokenizer, tokenizer_folder, config.workers) as encoders:
-            _build(source, identity, tokenizer, encoders, config, place, progress)
+            for done in _build(source, tokenizer, encoders, config, place):
+                progress(stage, done, identity.num_bytes)
         identity.check_unchanged()
 
     build_once(folder, build)
@@ -88,64 +91,63 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     """Makes `folder` where it is not there; of several processes one works, the others wait."""
     if folder.is_dir():
         return
-    with _lock(folder.with_name(f".{folder.name}.lock")):
+    with _lock(folder.with_name(f".{folder.name}.lock")) as alone:
         if not folder.is_dir():
+            if alone:
+                remove_leftovers(folder)
             make_folder(folder, build)
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[bool]:
     """Held by one process at a time; freed by the system when its holder dies.
 
-    Saves work only: `make_folder` is safe without it, so a file system that does not lock is fine.
+    Saves work only: `make_folder` is safe without it. Where the file system cannot lock, yields
+    False at once.
     """
     try:
         import fcntl
     except ImportError:  # not a Unix
-        yield
+        yield False
         return
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
 
 
 def _build(
-    source: Source,
-    identity: Identity,
-    tokenizer: Tokenizer,
-    encoders: Encoders,
-    config: DataConfig,
-    place: Path,
-    progress: Progress,
-) -> None:
+    source: Source, tokenizer: Tokenizer, encoders: Encoders, config: DataConfig, place: Path
+) -> Iterator[int]:
+    """Fills the cache folder `place`; yields the bytes of training text done so far."""
     dtype = token_dtype(tokenizer.vocab_size)
     sample = HashSample(heldout_threshold(config), config.heldout_max_bytes)
     train = StoreWriter(place / "train", dtype)
-    hashes: list[int] = []  # of the batches under way
-    with unwritable_is_user_error(place):
-        batches = _batches(_training(source, config, sample), hashes)
-        for texts, encoded in encoders.encode(batches):
-            sizes = np.array([len(text) for text in texts], np.int64)
-            done = np.array(hashes[: len(texts)], np.uint64)
-            del hashes[: len(texts)]
-            train.append(encoded.tokens, encoded.counts, sizes, done)
-            progress(f"Tokenizing the {source.kind} source", train.num_bytes, identity.num_bytes)
-        train.close()
-        heldout = StoreWriter(place / "heldout", dtype)
-        with (place / _TEXT).open("wb") as file:
-            for hash_, text in sample.documents():
-                encoded = encode_documents(tokenizer, [text])
-                size = np.array([len(text)], np.int64)
-                heldout.append(encoded.tokens, encoded.counts, size, np.array([hash_], np.uint64))
-                file.write(text)
-        heldout.close()
-        if train.num_documents + heldout.num_documents == 0:
-            raise UserError(describe(source), "holds no text", "give a source with text in it")
-        write_description(place, {"dtype": dtype.str, "threshold": sample.threshold})
+    for texts, encoded in encoders.encode(_batches(_training(source, config, sample))):
+        _append(train, texts, encoded)
+        yield train.num_bytes
+    train.close()
+    heldout = StoreWriter(place / "heldout", dtype)
+    with (place / _TEXT).open("wb") as file:
+        for text in sample.documents():
+            _append(heldout, [text], encode_documents(tokenizer, [text]))
+            file.write(text)
+    heldout.close()
+    if train.num_documents + heldout.num_documents == 0:
+        raise UserError(describe(source), "holds no text", "give a source with text in it")
+    write_description(place, {"dtype": dtype.str, "threshold": sample.threshold})
+
+
+def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
+    sizes = np.array([len(text) for text in texts], np.int64)
+    hashes = np.array([document_hash(text) for text in texts], np.uint64)
+    store.append(encoded.tokens, encoded.counts, sizes, hashes)
 
 
 def describe(source: Source) -> str:
@@ -164,20 +166,17 @@ def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[in
             yield hash_, data
 
 
-def _training(
-    source: Source, config: DataConfig, sample: HashSample
-) -> Iterator[tuple[int, bytes]]:
+def _training(source: Source, config: DataConfig, sample: HashSample) -> Iterator[bytes]:
     """Every document that is not held out; `sample` takes the others."""
     for hash_, text in unique_documents(source, config.cache_dir):
         yield from sample.add(hash_, text)
 
 
-def _batches(found: Iterable[tuple[int, bytes]], hashes: list[int]) -> Iterator[list[bytes]]:
-    """Groups texts to about BATCH_BYTES, and notes their hashes at the end of `hashes`."""
+def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Groups texts to about BATCH_BYTES."""
     batch: list[bytes] = []
     size = 0
-    for hash_, text in found:
-        hashes.append(hash_)
+    for text in texts:
         batch.append(text)
         size += len(text)
         if size >= BATCH_BYTES:

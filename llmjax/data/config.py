@@ -116,7 +116,8 @@ class SentencePieceConfig:
     character_coverage: float = 0.9995
     """Share of the text's characters with an entry of their own; the rest is spelt in bytes."""
     sample_bytes: int = 64 << 20
-    """Trained on at most this much text, a sample of the training documents by hash."""
+    """Trained on at most this much text: a sample, by hash, of the training documents among the
+    first 32 times as many bytes."""
     path: str | None = None
     """An existing .model file to use instead of training one."""
     kind: Literal["sentencepiece"] = "sentencepiece"

@@ -30,6 +30,10 @@ from llmjax.data.store import TokenStore
 from llmjax.data.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
 from llmjax.errors import UserError
 
+# A tokenizer's sample comes from this many times its size: a second pass over terabytes is not
+# worth it.
+SCAN = 32
+
 
 @dataclass(frozen=True, eq=False)
 class Document:
@@ -161,18 +165,20 @@ def _trained(
 def _sample(
     data: DataConfig, max_bytes: int, identities: Sequence[Identity], progress: Progress
 ) -> Iterator[str]:
-    """Training documents, a uniform sample of each source in proportion to its weight."""
+    """Training documents: of each source a uniform sample of its beginning, by weight."""
     total = sum(source.weight for source in data.sources)
     for source, identity in zip(data.sources, identities, strict=True):
         sample = HashSample(HASHES, int(max_bytes * source.weight / total))
         done = 0
         for hash_, text in unique_documents(source, data.cache_dir):
             done += len(text)
+            if done > SCAN * max_bytes:
+                break
             if hash_ >= heldout_threshold(data):
                 sample.add(hash_, text)
             progress(f"Sampling the {source.kind} source", done, identity.num_bytes)
         identity.check_unchanged()
-        yield from (text.decode("utf-8") for _, text in sample.documents())
+        yield from (text.decode("utf-8") for text in sample.documents())
 
 
 def _check(corpus: Corpus, config: DataConfig) -> None:

@@ -51,7 +51,7 @@ class Encoders:
         workers: how many processes; 0: one per CPU.
         """
         self._tokenizer, self._folder = tokenizer, folder
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or _cpus()
         self._local = threading.local()
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -99,12 +99,23 @@ class Encoders:
             [sys.executable, "-m", "llmjax.data.encoding", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "TOKENIZERS_PARALLELISM": "false",  # one thread a process
+            },
             start_new_session=True,  # Ctrl-C is for us to handle
         )
         self._local.process = process
         self._processes.append(process)
         return process
+
+
+def _cpus() -> int:
+    """Those this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _send(pipe: IO[bytes], lengths: np.ndarray, payload: bytes) -> None:

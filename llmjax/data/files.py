@@ -41,14 +41,27 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        fill(temporary)
-        temporary.chmod(0o755)  # mkdtemp's folder is private
+        prefix, suffix = _marks(path)
+        temporary = Path(tempfile.mkdtemp(suffix, prefix, path.parent))
         try:
-            temporary.rename(path)
-        except OSError as error:
-            if not path.is_dir():  # not the race above
-                raise UserError(path, f"cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            fill(temporary)
+            temporary.chmod(0o755)  # mkdtemp's folder is private
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():  # not the race above
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed makers of `path` left; call it where no other can be at work."""
+    prefix, suffix = _marks(path)
+    for leftover in path.parent.glob(f"{prefix}*{suffix}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _marks(path: Path) -> tuple[str, str]:
+    """How the names of temporary folders for `path` begin and end."""
+    return f".{path.name}.", ".tmp"

@@ -1,5 +1,6 @@
 """Hugging Face hub data sets as documents: streamed, nothing is downloaded as a whole."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,8 +48,10 @@ def hub_documents(source: HubSource) -> Iterator[str]:
 
 
 def hub_fingerprint(source: HubSource) -> str:
-    """The commit that `source.revision` stands for now."""
+    """The commit that `source.revision` stands for now; no network where it is a commit."""
     _library()
+    if re.fullmatch("[0-9a-f]{40}", source.revision or ""):
+        return f"{source.name}@{source.revision}"
     import huggingface_hub
 
     try:

@@ -26,13 +26,13 @@ class HashSample:
         self._heap: list[tuple[int, int, bytes]] = []  # largest hash first
         self._count = 0
 
-    def add(self, hash_: int, text: bytes) -> list[tuple[int, bytes]]:
-        """Takes a document in. Returns the (hash, text) that the sample does not (any more) hold.
+    def add(self, hash_: int, text: bytes) -> list[bytes]:
+        """Takes a document in; returns those that the sample does not hold, or not any more.
 
         The first document stays even when it alone is larger than the sample may be.
         """
         if hash_ >= self.threshold:
-            return [(hash_, text)]
+            return [text]
         self._count += 1
         heapq.heappush(self._heap, (-hash_, self._count, text))
         self._bytes += len(text)
@@ -41,12 +41,12 @@ class HashSample:
             negative, _, other = heapq.heappop(self._heap)
             self.threshold = -negative
             self._bytes -= len(other)
-            evicted.append((self.threshold, other))
+            evicted.append(other)
         return evicted
 
-    def documents(self) -> list[tuple[int, bytes]]:
-        """(hash, text) of what the sample holds, in the order in which it came."""
-        return [(-h, text) for h, _, text in sorted(self._heap, key=lambda item: item[1])]
+    def documents(self) -> list[bytes]:
+        """What the sample holds, in the order in which it came."""
+        return [text for _, _, text in sorted(self._heap, key=lambda item: item[1])]
 
 
 class Seen:

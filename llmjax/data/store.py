@@ -1,6 +1,7 @@
 """Tokenized documents on disk, memory-mapped: never more in memory than is being read."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,35 +84,51 @@ class StoreWriter:
 
     def close(self) -> None:
         for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
             file.close()
 
 
 def open_store(folder: Path, dtype: np.dtype) -> TokenStore:
     """Maps the files that a StoreWriter wrote."""
-    return TokenStore(
-        tokens=_map(folder / "tokens.bin", dtype),
-        offsets=_map(folder / "offsets.bin", np.dtype("<i8")),
-        byte_offsets=_map(folder / "byte_offsets.bin", np.dtype("<i8")),
-        hashes=_map(folder / "hashes.bin", np.dtype("<u8")),
-    )
+    try:
+        store = TokenStore(
+            tokens=_map(folder / "tokens.bin", dtype),
+            offsets=_map(folder / "offsets.bin", np.dtype("<i8")),
+            byte_offsets=_map(folder / "byte_offsets.bin", np.dtype("<i8")),
+            hashes=_map(folder / "hashes.bin", np.dtype("<u8")),
+        )
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
+    documents = store.num_documents
+    whole = len(store.offsets) == len(store.byte_offsets) == documents + 1
+    if not whole or store.offsets[-1] != store.num_tokens:
+        raise _damaged(folder, "its files do not fit together")
+    return store
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     if path.stat().st_size == 0:  # nothing cannot be mapped
         return np.zeros(0, dtype)
-    return np.memmap(path, dtype, mode="r")
+    return np.asarray(np.memmap(path, dtype, mode="r"))
+
+
+def _damaged(folder: Path, why: str) -> UserError:
+    return UserError(folder, f"the cache is damaged: {why}", "remove the folder")
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Says what is in a cache folder; the last file written to it."""
     content = {"format": FORMAT, **description}
-    (folder / _DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+    with (folder / _DESCRIPTION).open("w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Raises UserError where the folder is not a complete cache."""
     try:
-        description = json.loads((folder / _DESCRIPTION).read_bytes())
+        return json.loads((folder / _DESCRIPTION).read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(folder, f"is damaged: {error}", "remove the folder") from error
-    return description
+        raise _damaged(folder, str(error)) from error

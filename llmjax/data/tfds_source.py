@@ -86,7 +86,10 @@ def _records(builder: Any, split: str, field: tuple[str, ...], name: str) -> Ite
     for record in _examples(builder, split, name):
         for key in field:
             record = record[key]
-        text = record.decode("utf-8") if isinstance(record, bytes) else str(record)
+        try:
+            text = record.decode("utf-8") if isinstance(record, bytes) else str(record)
+        except UnicodeDecodeError as error:
+            raise UserError(name, f"{'/'.join(field)!r} is not UTF-8: {error}") from error
         if text:
             yield text
 
