@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from llmjax import mesh
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Mask:
         if self.window is not None:
             seen.append(jnp.abs(distance) < self.window)
         if self.key_segments is not None:
-            key = self.key_segments[:, None, :]
+            key = mesh.reshard(self.key_segments, "batch", None)[:, None, :]
             seen.append(key != 0)
             if self.query_segments is not None:
                 seen.append(key == self.query_segments[:, :, None])
