@@ -89,5 +89,8 @@ class LetterTokenizer:
     def decode_bytes(self, ids):
         return b"".join(self.pieces[token] for token in ids)
 
+    def token_bytes(self):
+        return np.array([len(piece) for piece in self.pieces], np.int32)
+
     def decode(self, ids):
         return self.decode_bytes(ids).decode("utf-8", "replace")
