@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llmjax import mesh as meshes
 from llmjax.model import Model
 from llmjax.optimizers import Optimizer
 
@@ -31,15 +30,12 @@ def init_state(model: Model, optimizer: Optimizer, key: jax.Array) -> TrainState
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
-def make_state(model: Model, optimizer: Optimizer, seed: int, mesh: Mesh | None) -> TrainState:
+def make_state(model: Model, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
     """Step 0 on the devices of `mesh`: no array ever exists whole where it is to be split.
 
     Raises:
       UserError: a parameter's dimension does not divide over the mesh.
     """
-    if mesh is None:
-        return jax.jit(init_state, static_argnums=(0, 1))(model, optimizer, jax.random.key(seed))
-    check_mesh(model, mesh)
     with jax.set_mesh(mesh):
         return jax.jit(init_state, static_argnums=(0, 1))(model, optimizer, jax.random.key(seed))
 
@@ -50,29 +46,12 @@ def abstract_state(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState
     Raises:
       UserError: a parameter's dimension does not divide over the mesh.
     """
-    check_mesh(model, mesh)
     with jax.set_mesh(mesh):
         state = jax.eval_shape(lambda: init_state(model, optimizer, jax.random.key(0)))
     return jax.tree.map(lambda leaf: _on(mesh, leaf), state)
 
 
-def check_mesh(model: Model, mesh: Mesh) -> None:
-    """Checks that every parameter divides over `mesh`.
-
-    Raises:
-      UserError: one does not; it names the tensor, the dimension and the mesh axes.
-    """
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
-    axes = model.logical_axes()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name = "/".join(str(key.key) for key in path)
-        names = axes
-        for key in path:
-            names = names[key.key]
-        meshes.check_divides(name, leaf.shape, names, mesh)
-
-
 def _on(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """A restore target wants a concrete mesh; tracing knows an abstract one."""
+    """Tracing knows an abstract mesh; what is restored needs the devices."""
     spec = getattr(leaf.sharding, "spec", PartitionSpec())
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))

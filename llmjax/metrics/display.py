@@ -1,0 +1,155 @@
+"""What a person sees while a run goes on, on stderr: a progress bar, or a line at a time."""
+
+import sys
+from typing import Any, Literal, Protocol
+
+from llmjax.metrics.sinks import Record
+
+
+class Display(Protocol):
+    """Shows progress; `write` takes each record of metrics, `say` any line of text."""
+
+    def write(self, record: Record) -> None: ...
+
+    def advance(self, step: int, seconds_left: float | None) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def make_display(
+    kind: Literal["auto", "bar", "lines", "none"], step: int, steps: int, accounting: str
+) -> Display:
+    """The display that `kind` means here.
+
+    Args:
+      kind: auto is a bar on a terminal, else lines.
+      step: where the run stands.
+      steps: where it ends.
+      accounting: what "model FLOP/s" and "MFU" mean, said once.
+    """
+    if kind == "auto":
+        kind = "bar" if sys.stderr.isatty() else "lines"
+    if kind == "none":
+        return Silent()
+    display: Display = Bar(step, steps) if kind == "bar" else Lines(steps)
+    display.say(accounting)
+    return display
+
+
+class Silent:
+    """Shows nothing."""
+
+    def write(self, record: Record) -> None:
+        pass
+
+    def advance(self, step: int, seconds_left: float | None) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lines:
+    """A line for each record."""
+
+    def __init__(self, steps: int):
+        self._steps, self._left = steps, None
+
+    def write(self, record: Record) -> None:
+        left = "" if self._left is None else f"  {duration(self._left)} left"
+        self.say(f"step {record['step']}/{self._steps}  {describe(record)}{left}")
+
+    def advance(self, step: int, seconds_left: float | None) -> None:
+        self._left: float | None = seconds_left
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A bar that moves with every step, with the latest figures under it."""
+
+    def __init__(self, step: int, steps: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(
+            "", total=steps, completed=step, left="", figures="compiling the step"
+        )
+        self._progress.start()
+
+    def write(self, record: Record) -> None:
+        if record["kind"] == "train":
+            self._progress.update(self._task, figures=describe(record))
+        else:
+            self.say(f"step {record['step']}: {describe(record)}")
+
+    def advance(self, step: int, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        self._progress.update(self._task, completed=step, left=left)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def describe(record: Record) -> str:
+    """The figures of a record with their units; what is not known is n/a."""
+    if record["kind"] == "eval":
+        return (
+            f"held out: {_shown(record, 'loss', '{:.4f}')} nats/token  "
+            f"{_shown(record, 'bits_per_byte', '{:.4f}')} bits/byte"
+        )
+    shown = (
+        f"loss {_shown(record, 'loss', '{:.4f}')}",
+        f"{_shown(record, 'bits_per_byte', '{:.3f}')} bits/byte",
+        f"lr {_shown(record, 'learning_rate', '{:.2e}')}",
+        f"grad {_shown(record, 'gradient_norm', '{:.3g}')}",
+        f"{si(record.get('tokens_per_second'))}tok/s",
+        f"{si(record.get('model_flops_per_second'))}FLOP/s",
+        f"MFU {_shown(record, 'mfu', '{:.1%}')}",
+        f"data wait {_shown(record, 'data_wait_share', '{:.1%}')}",
+        f"memory {si(record.get('device_memory_bytes'))}B",
+    )
+    skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
+    return "  ".join(shown) + skipped
+
+
+def si(value: float | None) -> str:
+    """A number with three digits and its decimal prefix: 12300 is "12.3 k"."""
+    if value is None:
+        return "n/a "
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _shown(record: Record, name: str, form: str) -> str:
+    value: Any = record.get(name)
+    return "n/a" if value is None else form.format(value)

@@ -1,0 +1,122 @@
+"""The update: the same however it is split, over devices or in time; nothing but finite numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from llmjax.mesh import MeshConfig, make_mesh
+from llmjax.optimizers import MuonConfig, ScheduleConfig
+from llmjax.step import make_eval_step
+
+MESHES = {
+    "data=8": MeshConfig(data=8, fsdp=1),
+    "fsdp=8": MeshConfig(fsdp=8),
+    "tensor=2 x fsdp=4": MeshConfig(tensor=2, fsdp=4),
+    "sequence=2 x fsdp=4": MeshConfig(sequence=2, fsdp=4),
+}
+
+
+def losses(mesh, steps=20, **options) -> np.ndarray:
+    state, step = tiny.start(mesh, **options)
+    found = []
+    with jax.set_mesh(mesh):
+        for index in range(steps):
+            state, metrics = step(state, tiny.batch(index, mesh))
+            found.append(metrics["loss"])
+    return np.asarray(found)
+
+
+@pytest.fixture(scope="module")
+def alone() -> np.ndarray:
+    return losses(tiny.one_device())
+
+
+@pytest.mark.parametrize("config", MESHES.values(), ids=MESHES.keys())
+def test_twenty_steps_on_any_mesh_give_the_losses_of_one_device(alone, config):
+    sharded = losses(make_mesh(config))
+    assert alone[-1] < alone[0]
+    np.testing.assert_allclose(sharded, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulating_parts_is_the_whole_batch(alone, parts):
+    in_parts = losses(tiny.one_device(), steps=6, accumulate=parts)
+    np.testing.assert_allclose(in_parts, alone[:6], rtol=0, atol=2e-6)
+
+
+def test_accumulating_on_a_mesh_is_the_whole_batch(alone):
+    in_parts = losses(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), steps=6, accumulate=2)
+    np.testing.assert_allclose(in_parts, alone[:6], rtol=0, atol=1e-5)
+
+
+def test_metrics_are_sums_over_the_batch_and_of_the_gradient():
+    mesh = tiny.one_device()
+    sizes = jnp.arange(128, dtype=jnp.int32) % 5
+    state, step = tiny.start(mesh, token_bytes=sizes)
+    batch = tiny.batch(0, mesh)
+    weight = float(batch["weights"].sum())
+    with jax.set_mesh(mesh):
+        mean = lambda params: tiny.loss(params, batch, None).total / weight  # noqa: E731
+        value, gradient = jax.jit(jax.value_and_grad(mean))(state.params)
+        sums = make_eval_step(tiny.loss)(state.params, batch)
+        _, metrics = step(state, batch)
+    assert metrics["weight"] == weight
+    assert metrics["nats"] == pytest.approx(float(sums.nats))
+    assert metrics["loss"] == pytest.approx(float(value), rel=1e-6)
+    assert metrics["gradient_norm"] == pytest.approx(float(optax.global_norm(gradient)), rel=1e-5)
+    real = np.asarray(batch["targets"])[np.asarray(batch["weights"]) > 0]
+    assert metrics["bytes"] == (real % 5).sum()
+    assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
+    mesh = tiny.one_device()
+
+    def loss(params, batch, key):
+        broken = jnp.where(batch["inputs"][0, 0] == 99, jnp.nan, 1.0)
+        return tiny.loss(params, batch, key)._replace(
+            total=tiny.loss(params, batch, key).total * broken
+        )
+
+    state, step = tiny.start(mesh, loss_function=loss)
+    bad = dict(tiny.batch(1, mesh))
+    bad["inputs"] = bad["inputs"].at[0, 0].set(99)
+    with jax.set_mesh(mesh):
+        state, metrics = step(state, tiny.batch(0, mesh))
+        assert metrics["skipped"] == 0
+        before = jax.device_get(state)
+        state, metrics = step(state, bad)
+        assert metrics["skipped"] == 1
+        assert tiny.equal((state.params, state.opt_state), (before.params, before.opt_state))
+        assert state.step == 2
+        _, metrics = step(state, tiny.batch(2, mesh))
+        assert metrics["skipped"] == 0
+        assert np.isfinite(metrics["loss"])
+
+
+def test_long_gradients_are_clipped_to_the_limit():
+    mesh = tiny.one_device()
+    flat = ScheduleConfig("constant", warmup_steps=0)
+    config = tiny.SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)
+
+    def loss(params, batch, key):
+        sums = tiny.loss(params, batch, key)
+        return sums._replace(total=1e3 * sums.total)
+
+    state, step = tiny.start(mesh, config=config, loss_function=loss)
+    before = jax.device_get(state.params)
+    with jax.set_mesh(mesh):
+        state, metrics = step(state, tiny.batch(0, mesh))
+    assert metrics["gradient_norm"] > 10
+    moved = jax.tree.map(np.subtract, jax.device_get(state.params), before)
+    assert optax.global_norm(moved) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_muon_trains_on_a_mesh_as_on_one_device():
+    config = MuonConfig(learning_rate=0.01, schedule=ScheduleConfig(warmup_steps=2))
+    alone = losses(tiny.one_device(), steps=5, config=config)
+    sharded = losses(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), steps=5, config=config)
+    np.testing.assert_allclose(sharded, alone, rtol=0, atol=1e-4)
