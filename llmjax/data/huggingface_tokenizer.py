@@ -55,13 +55,14 @@ class HuggingFaceTokenizer(TableTokenizer):
                 pieces[token] = piece.encode() if piece in added else to_bytes(piece)
         self._inner = inner
         probe = inner.encode("a", add_special_tokens=False).ids
+        words = any(decoder["type"] == "WordPiece" for decoder in _decoders(spec.get("decoder")))
         super().__init__(
             pieces,
             special,
             ids,
             {"kind": "huggingface", "names": names},
             {TOKENIZER_FILE: text},
-            leading_space=bool(probe) and pieces[probe[0]].startswith(b" "),
+            leading_space=words or (bool(probe) and pieces[probe[0]].startswith(b" ")),
         )
 
     @classmethod

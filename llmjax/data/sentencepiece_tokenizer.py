@@ -13,6 +13,8 @@ from llmjax.errors import UserError
 
 MODEL_FILE = "sentencepiece.model"
 SPACE = "\u2581"  # what SentencePiece writes for a space, so it cannot stand for itself
+# What the trainer refuses a sentence for; such characters are spelt in bytes.
+UNTRAINABLE = str.maketrans(dict.fromkeys(f"{SPACE}\u2585\0\t", " "))
 # SentencePiece holds a structure per character while it merges: long texts go in parts.
 PART = 1 << 17
 # Also bounds one training sentence.
@@ -71,13 +73,8 @@ class SentencePieceTokenizer(TableTokenizer):
         # A model that adds a space before each text must get it whole.
         cut = not self._leading_space and bool(self._space_ids)
         parts = [list(_parts(text)) if cut else [text] for text in texts]
-        plain = [part for text in parts for part in text if part != SPACE]
-        try:
-            encoded = iter(self._processor.encode(plain))
-        except UnicodeEncodeError:
-            for text in texts:
-                utf8(text)  # says which
-            raise
+        plain = [utf8(part) for text in parts for part in text if part != SPACE or not cut]
+        encoded = iter(self._processor.encode(plain))
         if len(plain) == len(texts) == sum(map(len, parts)):
             return list(encoded)
         rows: list[list[int]] = []
@@ -154,8 +151,7 @@ def train_sentencepiece(config: SentencePieceConfig, texts: Iterable[str]) -> by
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        # The trainer has no use for these three: they are spelt in bytes.
-        clean = text.replace(SPACE, " ").replace("\0", " ").replace("\t", " ")
+        clean = text.translate(UNTRAINABLE)
         start = 0
         while start < len(clean):
             end = start + SENTENCE
@@ -166,6 +162,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _vocabulary_error(config: SentencePieceConfig, message: str) -> UserError:
+    """What the trainer's complaint means for the user."""
     size = config.vocab_size
     if found := re.search(r"value <= (\d+)", message):
         largest = int(found[1])
