@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data import Source, heldout_documents, prepare
+from llmjax.data import Document, Source, documents, heldout_documents, prepare
+from llmjax.data.progress import Progress, no_progress
 from llmjax.data.reading import decode, expand, read_chunks
-from llmjax.data.sources import documents
-from llmjax.data.tokenizer import Tokenizer
+from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
-from llmjax.scoring import Piece, Score, score_streams, window_sizes
+from llmjax.run import Run
+from llmjax.scoring import Score, score_streams, window_sizes
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
 
@@ -91,6 +92,7 @@ def evaluate(
     step: int | None = None,
     dtype: Dtype | None = None,
     mesh: Mesh | MeshConfig | None = None,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Scores the run's own held-out documents, or other text.
 
@@ -104,6 +106,7 @@ def evaluate(
       step: which checkpoint; None for the newest whole one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
+      progress: told how far things are.
 
     Raises:
       UserError: no such run, step or file; text that is not UTF-8 (with the byte's offset); no text
@@ -113,16 +116,23 @@ def evaluate(
     began = time.perf_counter()
     given = [data] if isinstance(data, str | Path) or dataclasses.is_dataclass(data) else data
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
-    texts = _Encoder(lm.tokenizer)
-    streams = texts.streams(given) if given else _heldout(lm)
+    texts = _Encoder(lm)
+    streams = texts.streams(given) if given else texts.heldout(lm, progress)
     config = lm.config.evaluation
     sizes = window_sizes(
         lm.model.config,
         context or config.context or lm.context,
         stride or (config.stride if context is None else None),
     )
-    rows = batch_size or config.batch_size
-    score = score_streams(lm.model, lm.params, lm.tokenizer, streams, sizes, rows, lm.mesh)
+    score = score_streams(
+        lm.model,
+        lm.params,
+        lm.tokenizer,
+        _reported(streams, progress),
+        sizes,
+        batch_size or config.batch_size,
+        lm.mesh,
+    )
     seconds = time.perf_counter() - began
     return Evaluation(lm.config.run_dir, lm.step, names, score, texts.lossless, seconds)
 
@@ -131,10 +141,19 @@ def _name(item: object) -> str:
     return f"{item.kind} source" if isinstance(item, Source) else str(item)
 
 
-def _heldout(lm: LanguageModel) -> Iterator[list[Any]]:
-    folder = Path(lm.config.run_dir) / "tokenizer"
-    _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder)
-    return ([document] for document in heldout_documents(corpus))
+def _reported(
+    streams: Iterable[Iterable[Document]], progress: Progress
+) -> Iterator[Iterator[Document]]:
+    done = 0
+
+    def pieces(stream: Iterable[Document]) -> Iterator[Document]:
+        nonlocal done
+        for piece in stream:
+            progress("Scoring", done, None)
+            done += piece.bytes
+            yield piece
+
+    return (pieces(stream) for stream in streams)
 
 
 class _Encoder:
@@ -144,30 +163,42 @@ class _Encoder:
       lossless: whether all text so far is what its tokens decode to.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, lm: LanguageModel):
         self.lossless = True
-        self._tokenizer = tokenizer
+        self._tokenizer, self._cache = lm.tokenizer, lm.config.data.cache_dir
         # Where encoding puts a space before a text, a file cannot be encoded piece by piece.
-        alone = b"".join(map(tokenizer.piece_bytes, tokenizer.encode("a")))
+        alone = b"".join(map(self._tokenizer.piece_bytes, self._tokenizer.encode("a")))
         self._chunk = CHUNK if alone == b"a" else 1 << 62
 
-    def streams(self, items: Iterable[str | Path | Source]) -> Iterator[Iterator[Piece]]:
-        """A stream of pieces for each document."""
+    def streams(self, items: Iterable[str | Path | Source]) -> Iterator[Iterator[Document]]:
+        """Each document as a stream of its pieces."""
         for item in items:
             if isinstance(item, Source):
-                for text in documents(item):
+                for text in documents(item, self._cache):
                     yield self._document([text])
             else:
                 for path in expand((str(item),)):
                     yield self._document(self._file(path))
 
+    def heldout(self, lm: LanguageModel, progress: Progress) -> Iterator[list[Document]]:
+        """Each document that the run held out, in one piece."""
+        if not lm.config.data.heldout_fraction:
+            reason = "holds out no text (data.heldout_fraction is 0)"
+            raise UserError(lm.config.run_dir, reason, "name a file with --data")
+        folder = Run.open(lm.config.run_dir).tokenizer
+        _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder, progress)
+        for document in heldout_documents(corpus):
+            text = self._tokenizer.decode_bytes(document.tokens.tolist())
+            self.lossless &= len(text) == document.bytes
+            yield [document]
+
     def _file(self, path: Path) -> Iterator[str]:
         for offset, block in read_chunks(path, self._chunk):
             yield decode(path, offset, block, "strict")
 
-    def _document(self, texts: Iterable[str]) -> Iterator[Piece]:
+    def _document(self, texts: Iterable[str]) -> Iterator[Document]:
         for text in texts:
             ids, original = self._tokenizer.encode(text), text.encode()
             self.lossless &= self._tokenizer.decode_bytes(ids) == original
-            yield Piece(np.array(ids, np.int32), len(original))
-        yield Piece(np.array([self._tokenizer.eos_id], np.int32), 0)
+            yield Document(np.array(ids, np.int32), len(original))
+        yield Document(np.array([self._tokenizer.eos_id], np.int32), 0)

@@ -71,7 +71,7 @@ def read_prompts(file: str | Path) -> list[str]:
       UserError: there is no such file, no prompt in it, or a line that cannot be read.
     """
     path = Path(file)
-    lines = enumerate(sys.stdin.buffer) if str(file) == "-" else read_lines(path)
+    lines = _standard_input() if str(file) == "-" else read_lines(path)
     texts = (decode(path, at, line, "strict").rstrip("\r\n") for at, line in lines)
     found = [
         _json_prompt(f"{path}:{number}", text) if path.suffix == ".jsonl" else text
@@ -81,6 +81,13 @@ def read_prompts(file: str | Path) -> list[str]:
     if not found:
         raise UserError(path, "holds no prompt", "write one on each line")
     return found
+
+
+def _standard_input() -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    for line in sys.stdin.buffer:
+        yield offset, line
+        offset += len(line)
 
 
 def _json_prompt(where: str, line: str) -> str:

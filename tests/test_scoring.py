@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llmjax.data import Document
 from llmjax.data.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, make_mesh
 from llmjax.model import Model, ModelConfig
 from llmjax.scoring import (
     EvaluationConfig,
-    Piece,
     cut_windows,
     evaluation_problems,
     score_documents,
@@ -56,7 +56,7 @@ def apply():
 
 def document(text, tokenizer=BYTES):
     ids = [*tokenizer.encode(text), tokenizer.eos_id]
-    return Piece(np.array(ids, np.int32), len(text.encode()))
+    return Document(np.array(ids, np.int32), len(text.encode()))
 
 
 DOCUMENTS = [document(text) for text in TEXTS]
@@ -131,8 +131,8 @@ def test_meshes_change_nothing(sizes):
 def test_pieces_of_a_document_count_as_the_whole():
     whole = DOCUMENTS[-1]
     cuts = [0, 1, 1, 20, 37, len(whole.tokens)]
-    pieces = [Piece(whole.tokens[a:b], 0) for a, b in itertools.pairwise(cuts)]
-    pieces[0] = pieces[0]._replace(bytes=whole.bytes)
+    pieces = [Document(whole.tokens[a:b], 0) for a, b in itertools.pairwise(cuts)]
+    pieces[0] = replace(pieces[0], bytes=whole.bytes)
     found = score_streams(MODEL, params(), BYTES, [pieces], (16, 8), 3, None)
     assert found == score([whole], context=16, stride=8)
 

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
         window_nats,
         window_sizes,
     )
-    from llmjax.scoring.score import Piece, Score, TextScore
+    from llmjax.scoring.score import Score, TextScore
     from llmjax.scoring.windows import Window, cut_windows
 
 __all__ = [
     "EvaluationConfig",
-    "Piece",
     "Score",
     "TextScore",
     "Window",

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tokenizer import Tokenizer, utf8
+from llmjax.data import Document, Tokenizer
+from llmjax.data.tokenizer import utf8
 from llmjax.errors import UserError
 from llmjax.losses import token_nats
 from llmjax.mesh import axis_size, place, reshard, use_mesh
 from llmjax.model import Model, ModelConfig, Params
-from llmjax.scoring.score import Document, Piece, Score, Sums, TextScore
+from llmjax.scoring.score import Score, Sums, TextScore
 from llmjax.scoring.windows import Slot, Window, cut_windows, pack
 
 
@@ -66,7 +67,8 @@ def score_streams(
 ) -> Score:
     """As score_documents, for documents that come in consecutive pieces: files of any length.
 
-    `sizes` are context and stride, as window_sizes gives them.
+    Each stream is one document; its pieces have some of the tokens and of the bytes each. `sizes`
+    are context and stride, as window_sizes gives them.
     """
     context, stride = sizes
     sums = Sums(context, tokenizer.token_bytes())
@@ -102,7 +104,7 @@ def score_text(
     token_bytes = tokenizer.token_bytes()
     sums = Sums(context, token_bytes)
     tokens = np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
-    whole = [Piece(tokens, len(utf8(text)))]
+    whole = [Document(tokens, len(utf8(text)))]
     if not text:
         raise UserError("text to score", "there is none", "give at least one byte of it")
     cut = list(cut_windows(sums.read(whole), tokenizer.bos_id, context, stride))

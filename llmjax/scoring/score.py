@@ -3,28 +3,11 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from llmjax.data import Document
 from llmjax.scoring.windows import Window
-
-
-class Document(Protocol):
-    """A document, or a piece of one: tokens int32 [n], and the UTF-8 bytes of its original text."""
-
-    @property
-    def tokens(self) -> np.ndarray: ...
-
-    @property
-    def bytes(self) -> int: ...
-
-
-class Piece(NamedTuple):
-    """A document, or a piece of one, as made here."""
-
-    tokens: np.ndarray
-    bytes: int
 
 
 @dataclass(frozen=True)
