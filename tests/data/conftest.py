@@ -9,8 +9,6 @@ from llmjax.data.config import BytesConfig, DataConfig, TextSource
 from llmjax.data.corpus import Corpus, prepare
 
 WORDS = ["the", "of", "model", "token", "batch", "mesh", "epoch", "héllo", "你好", "\t", "x=1"]
-    " "
-)
 
 
 def write_documents(path: Path, count: int, seed: int = 0) -> list[str]:
