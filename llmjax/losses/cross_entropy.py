@@ -1,0 +1,277 @@
+"""Cross-entropy fused with the unembedding.
+
+Logits exist for one chunk of tokens at a time, and the forward pass of a derivative leaves the
+gradients behind, so no [B, L, V] array is ever kept. Each device works on its own tokens and its
+own part of the vocabulary; what they owe each other is a maximum and two sums for each token, and
+one reduction of the gradients at the end.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llmjax import mesh
+from llmjax.mesh import Axes
+from llmjax.model.products import dot
+
+CHUNK_BYTES = 2**26
+"""About how large one chunk's float32 logits may be on a device."""
+
+CHUNK_TOKENS = 1024
+"""How many tokens a chunk has at least, so that products stay large."""
+
+TOKENS: Axes = ("batch", "length")
+HIDDEN: Axes = ("batch", "length", None)
+ROWS: Axes = ("vocab", "embed")
+
+
+class Head(NamedTuple):
+    """How hidden states become logits, and logits a loss."""
+
+    softcap: float | None
+    z_loss: float
+    smoothing: float
+    vocab: int
+    dtype: str
+
+
+def cross_entropy(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    head: Head,
+) -> jax.Array:
+    """Four sums over all tokens: objective, nats, weights, correct targets (see `losses.Loss`).
+
+    Args:
+      hidden: [B, L, D], the model's output.
+      rows: [V, D], the unembedding as stored.
+      bias: [V] or None.
+      targets: [B, L] int32.
+      weights: [B, L]; where one is 0, the token adds exactly nothing.
+      head: the rest.
+
+    Returns:
+      [4] float32. Only the first has a derivative, by hidden, rows and bias.
+    """
+    return _sums_and_gradients(hidden, rows, bias, targets, weights.astype(jnp.float32), head)
+
+
+def nats_of(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+) -> jax.Array:
+    """Negative log-likelihood of each target, [B, L] float32; not for differentiation."""
+    return _over_devices(_nats, hidden, rows, bias, (targets,), head, (TOKENS,))[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _sums_and_gradients(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    head: Head,
+) -> jax.Array:
+    return _over_devices(_sums, hidden, rows, bias, (targets, weights), head, ((None,),))[0]
+
+
+def _forward(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    head: Head,
+) -> tuple[jax.Array, list[jax.Array | None]]:
+    out: tuple[Axes, ...] = ((None,), ("batch", "residual", None), ROWS, ("vocab",))
+    each = (targets, weights)
+    sums, *gradients = _over_devices(_gradients, hidden, rows, bias, each, head, out)
+    return sums, [*gradients[:2], None if bias is None else gradients[2]]
+
+
+def _backward(head: Head, gradients: list[jax.Array | None], cotangent: jax.Array) -> tuple:
+    scale = cotangent[0]
+    scaled = [None if g is None else (g * scale).astype(g.dtype) for g in gradients]
+    return *scaled, None, None
+
+
+_sums_and_gradients.defvjp(_forward, _backward)
+
+
+def _over_devices(
+    local: Callable,
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    each: tuple[jax.Array, ...],
+    head: Head,
+    out_axes: Sequence[Axes],
+) -> tuple[jax.Array, ...]:
+    """Runs `local` on each device's tokens (hidden, and the arrays of `each`) and vocabulary."""
+    axes = (HIDDEN, ROWS, ("vocab",), *(TOKENS for _ in each))
+    run = mesh.per_device(partial(local, head=head), axes, out_axes)
+    return run(hidden, rows, bias, *each)
+
+
+class Scores(NamedTuple):
+    """What one chunk of n tokens says of this device's part of the vocabulary."""
+
+    z: jax.Array
+    """[n, V] logits, float32."""
+    odds: jax.Array
+    """[n, V] exp(z - a maximum)."""
+    partition: jax.Array
+    """[n] sum of odds over the whole vocabulary."""
+    log_partition: jax.Array
+    """[n] log of the sum of exp(z)."""
+    column: jax.Array
+    """[n] where the target lies in this part, or out of range."""
+    nats: jax.Array
+    """[n] negative log-likelihood of the target."""
+    correct: jax.Array
+    """[n] bool: no logit is larger than the target's."""
+
+
+def _score(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+) -> Scores:
+    """[n, D] hidden states and [V, D] rows of this device to scores."""
+    z = dot(hidden, rows, ((1,), (1,)), None)
+    z = z if bias is None else z + bias
+    z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
+    vocab = mesh.mesh_axes("vocab")
+    top = jax.lax.pmax(z.max(-1), vocab)
+    odds = jnp.exp(z - top[:, None])
+    partition = jax.lax.psum(odds.sum(-1), vocab)
+    column = targets - z.shape[1] * mesh.part_index("vocab")
+    column = jnp.where(column < 0, z.shape[1], column)
+    found = jnp.take_along_axis(z, column[:, None], 1, mode="fill", fill_value=0.0)[:, 0]
+    found = jax.lax.psum(found, vocab)
+    log_partition = top + jnp.log(partition)
+    return Scores(z, odds, partition, log_partition, column, log_partition - found, found >= top)
+
+
+def _objective(scores: Scores, head: Head) -> jax.Array:
+    """[n] the loss of each token, with its z-loss and smoothing."""
+    nats = scores.nats
+    if head.smoothing:
+        mean = jax.lax.psum(scores.z.sum(-1), mesh.mesh_axes("vocab")) / head.vocab
+        nats = nats + head.smoothing * (scores.log_partition - mean - nats)
+    return nats + head.z_loss * jnp.square(scores.log_partition)
+
+
+def _slope(scores: Scores, weights: jax.Array, head: Head) -> jax.Array:
+    """[n, V] the weighted objective's derivative by the products of hidden and rows."""
+    gain = (1.0 + 2.0 * head.z_loss * scores.log_partition) / scores.partition
+    hit = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
+    slope = scores.odds * gain[:, None] - jnp.where(hit, 1.0 - head.smoothing, 0.0)
+    slope = (slope - head.smoothing / head.vocab) * weights[:, None]
+    if head.softcap is not None:
+        slope = slope * (1.0 - jnp.square(scores.z / head.softcap))
+    return slope
+
+
+def _chunks(rows: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """[b, l, ...] -> [chunks, n, ...], padded with zeros, for logits of `rows` columns."""
+    tokens = arrays[0].shape[0] * arrays[0].shape[1]
+    size = min(tokens, max(CHUNK_TOKENS, CHUNK_BYTES // (4 * rows)))
+    count = -(-tokens // size)
+    size = -(-tokens // count)
+
+    def cut(x: jax.Array) -> jax.Array:
+        flat = x.reshape(tokens, *x.shape[2:])
+        room = [(0, count * size - tokens)] + [(0, 0)] * (flat.ndim - 1)
+        return jnp.pad(flat, room).reshape(count, size, *flat.shape[1:])
+
+    return tuple(cut(x) for x in arrays)
+
+
+def _live(hidden: jax.Array, weights: jax.Array) -> jax.Array:
+    """Hidden states, zeroed where the weight is: NaN times 0 would be NaN."""
+    return jnp.where((weights != 0)[..., None], hidden, 0)
+
+
+def _sums_of(scores: Scores, weights: jax.Array, head: Head) -> jax.Array:
+    each = (_objective(scores, head), scores.nats, 1.0, scores.correct)
+    return jnp.stack([jnp.where(weights != 0, weights * x, 0.0).sum() for x in each])
+
+
+def _sums(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    head: Head,
+) -> tuple[jax.Array]:
+    rows = mesh.all_gather(rows.astype(head.dtype), None, "embed")
+
+    def add(sums: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
+        hidden, targets, weights = chunk
+        scores = _score(_live(hidden, weights), rows, bias, targets, head)
+        return sums + _sums_of(scores, weights, head), None
+
+    chunks = _chunks(len(rows), hidden, targets, weights)
+    sums, _ = jax.lax.scan(add, jnp.zeros(4), chunks)
+    return (mesh.reduce_scatter(sums, TOKENS, (None,)),)
+
+
+def _gradients(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    head: Head,
+) -> tuple[jax.Array, ...]:
+    rows = mesh.all_gather(rows.astype(head.dtype), None, "embed")
+
+    def add(carry: tuple, chunk: tuple) -> tuple[tuple, jax.Array]:
+        sums, drows, dbias = carry
+        hidden, targets, weights = chunk
+        hidden = _live(hidden, weights)
+        scores = _score(hidden, rows, bias, targets, head)
+        slope = _slope(scores, weights, head)
+        dbias = dbias + slope.sum(0)
+        slope = slope.astype(hidden.dtype)
+        drows = drows + dot(slope, hidden, ((0,), (0,)), None)
+        dhidden = dot(slope, rows, ((1,), (0,)), None)
+        return (sums + _sums_of(scores, weights, head), drows, dbias), dhidden
+
+    chunks = _chunks(len(rows), hidden, targets, weights)
+    zeros = (jnp.zeros(4), jnp.zeros(rows.shape), jnp.zeros(len(rows)))
+    (sums, drows, dbias), dhidden = jax.lax.scan(add, zeros, chunks)
+    b, l, d = hidden.shape
+    dhidden = dhidden.reshape(-1, d)[: b * l].reshape(b, l, d)
+    dhidden = mesh.reduce_scatter(dhidden, ("vocab",), ("batch", "residual", None))
+    return (
+        mesh.reduce_scatter(sums, TOKENS, (None,)),
+        dhidden.astype(hidden.dtype),
+        mesh.reduce_scatter(drows, TOKENS, ROWS),
+        mesh.reduce_scatter(dbias, TOKENS, ("vocab",)),
+    )
+
+
+def _nats(
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    *,
+    head: Head,
+) -> tuple[jax.Array]:
+    rows = mesh.all_gather(rows.astype(head.dtype), None, "embed")
+
+    def one(chunk: tuple) -> jax.Array:
+        return _score(chunk[0], rows, bias, chunk[1], head).nats
+
+    nats = jax.lax.map(one, _chunks(len(rows), hidden, targets))
+    return (nats.reshape(-1)[: targets.size].reshape(targets.shape),)
