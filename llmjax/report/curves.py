@@ -17,6 +17,9 @@ from llmjax.report.numbers import power, tick
 SMOOTH_FROM = 60
 """A noisy curve with at least so many points is drawn faintly, with its running mean on top."""
 
+FINENESS = 500
+"""Stretches of a curve that are shorter than this part of the way to them are drawn as one."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -54,15 +57,15 @@ def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
 
 def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
     """Bits per byte of training batches and of held-out text, with xz as the level to pass."""
-    train = column(history.train, "bits_per_byte")
-    heldout = column(history.evals, "bits_per_byte")
+    logged = column(history.train, "bits_per_byte")
+    train, heldout = condense(logged), column(history.evals, "bits_per_byte")
     points = [*train, *heldout]
     levels = [(b.name, b.bits_per_byte) for b in baselines[:1]]
     steps = _steps(points)
     whole = span([v for _, v in points] + [v for _, v in levels], log=True)
     if whole is None or steps is None or not _finite(points):
         return None
-    series = (*_smoothed("train", train), Series("held-out", "heldout", heldout, dots=True))
+    series = (*_smoothed("train", logged), Series("held-out", "heldout", heldout, dots=True))
     title = _in_words("Bits per byte by step", {"train": train, "held-out": heldout})
     chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=84)
     views = [_view("", chart, "bpb")]
@@ -91,7 +94,8 @@ def _small(
     smooth: bool = True,
 ) -> Figure | None:
     """A small figure of one column of the training lines; tiny values in powers of ten."""
-    points = [(step, scale * value) for step, value in column(history.train, key)]
+    logged = [(step, scale * value) for step, value in column(history.train, key)]
+    points = condense(logged)
     title_in_words = _in_words(f"{title} by step", {"": points})
     values = [value for _, value in points]
     x, y = _steps(points), span(values)
@@ -99,7 +103,8 @@ def _small(
         return None
     if 0 < (high := max(abs(v) for _, v in _finite(points))) < 0.02:
         exponent = math.floor(math.log10(high))
-        points = [(step, value / 10.0**exponent) for step, value in points]
+        logged = [(step, value / 10.0**exponent) for step, value in logged]
+        points = condense(logged)
         unit = f"in units of {power(10.0**exponent)} {unit}".strip()
         y = span([value for _, value in points]) or y
     rising = span(values, log=True) if log else None
@@ -107,7 +112,7 @@ def _small(
         y, unit = rising, "logarithmic"
     elif zero or min(value for _, value in _finite(points)) >= 0:
         y = Axis(0.0, y.high)
-    series = _smoothed("", points) if smooth else (Series("", "train", points),)
+    series = _smoothed("", logged) if smooth else (Series("", "train", points),)
     chart = Chart(title_in_words, series, x, y)
     views = [View("", chart.svg(key))]
     return Figure(key, title, unit, views, _values(series, x))
@@ -132,7 +137,35 @@ def _smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
     finite = _finite(points)
     if len(finite) < SMOOTH_FROM:
         return (Series(name, "train", points),)
-    return Series("", "raw", points), Series(name, "train", running_mean(finite))
+    mean = condense(running_mean(finite))
+    return Series("", "raw", condense(points)), Series(name, "train", mean)
+
+
+def condense(points: Sequence[Point]) -> list[Point]:
+    """A long curve with a few thousand points, its peaks, troughs, breaks and ends among them.
+
+    Stretches of 1/FINENESS of the way so far shrink to their lowest and highest point, which is
+    finer than a drawing, with linear steps or logarithmic ones.
+    """
+    kept: list[Point] = []
+    start = 0
+    while start < len(points):
+        stop = start + max(1, start // FINENESS)
+        stretch = points[start:stop]
+        finite = _finite(stretch)
+        ends = {min(finite, key=_value), max(finite, key=_value)} if finite else set()
+        broken = next((point for point in stretch if not math.isfinite(point[1])), None)
+        kept += sorted({*ends, broken} if broken else ends, key=_step)
+        start = stop
+    return [*kept, points[-1]] if points and kept[-1] != points[-1] else kept
+
+
+def _step(point: Point) -> float:
+    return point[0]
+
+
+def _value(point: Point) -> float:
+    return point[1]
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:

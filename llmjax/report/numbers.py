@@ -21,11 +21,10 @@ def short(value: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits without an exponent; whole numbers stay whole."""
-    if value == round(value) and abs(value) < 1000:
-        return f"{value:.0f}"
-    places = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{min(places, 6)}f}"
+    """Three significant digits; whole numbers stay whole."""
+    if value == round(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def size(value: float) -> str:
