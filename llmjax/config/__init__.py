@@ -4,14 +4,13 @@ from llmjax.config.build import ConfigError
 from llmjax.config.checks import validate
 from llmjax.config.files import find_config_file, load_config_file, presets
 from llmjax.config.overrides import Override, override
-from llmjax.config.schema import Config, LossConfig, SamplesConfig
+from llmjax.config.schema import Config, SamplesConfig
 from llmjax.config.storage import FORMAT, from_json, to_json
 
 __all__ = [
     "FORMAT",
     "Config",
     "ConfigError",
-    "LossConfig",
     "Override",
     "SamplesConfig",
     "find_config_file",

@@ -123,10 +123,14 @@ def _fill(cls: type, value: Any, where: str, problems: list[str]) -> Any:
 
 
 def article(annotation: Any) -> str:
-    """`an integer`, `one of a|b`: a type inside a sentence."""
+    """A type inside a sentence: `an integer`, `a number or none`, `one of a|b`."""
+    if len(parts := members(annotation)) > 1:
+        return " or ".join(map(article, parts))
     name = type_name(annotation)
-    if "|" in name:
-        return f"one of {name}"
     if "..." in name:
         return f"a list: {name}"
-    return f"{'an' if name[0] in 'aeio' else 'a'} {name}" if name != "text" else "text"
+    if "|" in name:
+        return f"one of {name}"
+    if name in ("none", "text"):
+        return name
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from llmjax.checkpoint.config import checkpoint_problems
 from llmjax.config.build import ConfigError, build
-from llmjax.config.schema import Config, LossConfig
+from llmjax.config.schema import Config
 from llmjax.data.config import data_problems
 from llmjax.decoding.config import decoding_problems
+from llmjax.losses import LossConfig
 from llmjax.metrics.config import log_problems
 from llmjax.model.config import problems as model_problems
 from llmjax.optimizers.config import optimizer_problems

@@ -5,22 +5,12 @@ from dataclasses import dataclass, field
 from llmjax.checkpoint.config import CheckpointConfig
 from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
 from llmjax.decoding.config import DecodingConfig
+from llmjax.losses import LossConfig
 from llmjax.mesh import MeshConfig
 from llmjax.metrics.config import LogConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, OptimizerConfig
 from llmjax.scoring.config import EvaluationConfig
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What training minimises, beside the likelihood of the text."""
-
-    z_loss: float = 0.0
-    """Weight of log^2 Z, which keeps the logits' normaliser Z near 1 (PaLM, arXiv:2204.02311, uses
-    1e-4)."""
-    label_smoothing: float = 0.0
-    """Share of a target's probability that is spread over the vocabulary (arXiv:1512.00567)."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ not exactly those of its format is refused by name.
 
 import json
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import llmjax
 from llmjax.config.build import ConfigError, build, plain
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
@@ -24,10 +24,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 def package_version() -> str:
     """llmjax's version; "unknown" when it runs from a source tree that is not installed."""
-    try:
-        return version("llmjax")
-    except PackageNotFoundError:
-        return "unknown"
+    return llmjax.__version__
 
 
 def to_json(config: Config) -> str:

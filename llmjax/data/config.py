@@ -89,6 +89,7 @@ class HubSource:
     subset: str | None = None
     """The data set's configuration, where it has several."""
     split: str = "train"
+    """Which of its splits."""
     field: str = "text"
     """The column of strings."""
     revision: str | None = None
@@ -111,6 +112,7 @@ class SentencePieceConfig:
     vocab_size: int = 8192
     """Entries with the 256 bytes and 4 special tokens; ignored with `path`."""
     model_type: Literal["bpe", "unigram"] = "bpe"
+    """Merged byte pairs (arXiv:1508.07909), or a pruned unigram model (arXiv:1804.10959)."""
     split_digits: bool = True
     """Every digit is a token of its own."""
     character_coverage: float = 0.9995
@@ -128,6 +130,7 @@ class HuggingFaceTokenizerConfig:
     """A Hugging Face tokenizer.json (or the folder that holds one)."""
 
     path: str
+    """The file or the folder."""
     bos_token: str | None = None
     """None: as the neighbouring tokenizer_config.json says, or a well-known name."""
     eos_token: str | None = None

@@ -1,7 +1,9 @@
+from typing import Literal
+
 import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.config.build import ConfigError, build, plain
+from llmjax.config.build import ConfigError, article, build, plain
 from llmjax.data.config import TextSource
 
 
@@ -58,6 +60,13 @@ def test_lists_of_dataclasses_name_the_item():
     assert built({**plain(Toy()), "data": data})[1] == [
         "data.sources.0.weight: 'heavy' is not a number"
     ]
+
+
+def test_types_in_a_sentence():
+    assert article(int) == "an integer"
+    assert article(float | None) == "a number or none"
+    assert article(Literal["a", "b"] | None) == "one of a|b or none"
+    assert article(tuple[str, ...]) == "a list: text ..."
 
 
 def test_every_problem_is_found():

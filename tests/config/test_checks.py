@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmjax.config import Config, ConfigError, LossConfig, SamplesConfig, validate
+from llmjax.config import Config, ConfigError, SamplesConfig, validate
 from llmjax.data.config import DataConfig, TextSource
+from llmjax.losses import LossConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
 from llmjax.scoring.config import EvaluationConfig

@@ -1,6 +1,7 @@
+import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.config import fields
+from llmjax.config import Config, fields
 
 
 def test_docstrings_of_attributes_are_read_as_one_line():
@@ -50,3 +51,30 @@ def test_flags_and_nearest():
     assert fields.flag(("a_b", "c_d")) == "--a-b.c-d"
     assert fields.nearest("optimzer", ["optimizer", "data"]) == "optimizer"
     assert fields.nearest("xyz", ["optimizer", "data"]) is None
+
+
+def dataclasses_in(annotation) -> set[type]:
+    found = set()
+    item = fields.element(annotation)
+    for cls in fields.variants(annotation if item is None else item):
+        found.add(cls)
+        for inner in fields.hints(cls).values():
+            found |= dataclasses_in(inner)
+    return found
+
+
+@pytest.mark.parametrize("cls", sorted(dataclasses_in(Config), key=lambda cls: cls.__name__))
+def test_every_field_of_every_part_says_what_it_means(cls):
+    documented = fields.docs(cls)
+    assert cls.__doc__
+    assert [name for name in fields.hints(cls) if name != "kind" and not documented.get(name)] == []
+
+
+@pytest.mark.parametrize("cls", sorted(dataclasses_in(Config), key=lambda cls: cls.__name__))
+def test_variants_are_told_apart_by_their_kinds(cls):
+    for annotation in fields.hints(cls).values():
+        item = fields.element(annotation)
+        classes = fields.variants(annotation if item is None else item)
+        assert len({fields.kind(variant) for variant in classes}) == len(classes)
+        if len(classes) > 1:
+            assert all("kind" in fields.hints(variant) for variant in classes)

@@ -119,7 +119,7 @@ def test_a_field_of_one_source():
         ("--steps 1.5", "--steps: '1.5' is not an integer"),
         ("--steps", "--steps: has no value; wants an integer"),
         ("--optimizer.learning-rate fast", "'fast' is not a number"),
-        ("--window wide", "'wide' is not one of integer|none"),
+        ("--window wide", "'wide' is not an integer or none"),
         ("--norm batch", "'batch' is not one of layer|rms"),
         ("--gated maybe", "'maybe' is not one of true|false"),
         ("--optimizer moon", "'moon' is no kind of it; did you mean muon?"),

@@ -1,0 +1,101 @@
+"""The command line: verbs that parse, call a function of the same name, and print.
+
+    0 done   1 a fault of ours   2 the user's mistake   75 stopped by a signal, checkpoint saved
+
+Results go to stdout, all else to stderr. Nothing heavy is imported before a verb is chosen.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from llmjax.errors import UserError
+
+VERBS = {
+    "train": "train a model, or go on where its run folder stands",
+    "evaluate": "loss, perplexity and bits per byte of held-out text or of any file",
+    "generate": "text that follows prompts, written as it comes",
+    "report": "a run as one offline HTML page",
+    "tokenizer": "train a tokenizer on text",
+}
+
+DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def overview() -> str:
+    """What `llmjax --help` prints."""
+    lines = [f"  {verb:11}{about}" for verb, about in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: llmjax VERB ...",
+            "",
+            "Language models in JAX: train them, evaluate them, let them write.",
+            "",
+            *lines,
+            "",
+            "llmjax VERB --help shows every field of a verb with its default and meaning;",
+            "llmjax --version, the version. First run: llmjax train quickstart",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit code, and raises nothing.
+
+    Args:
+      argv: the words after `llmjax`; None for those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        for problem in getattr(error, "problems", None) or [str(error)]:
+            print(f"llmjax: error: {problem}", file=sys.stderr)
+        return MISTAKE
+    except BrokenPipeError:
+        # Who reads our output has seen enough (`| head`). Python would complain once more when it
+        # flushes stdout at exit, so there is nothing left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("llmjax: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 (every fault ends in one line)
+        if debug:
+            traceback.print_exc()
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = "" if debug else "; rerun with --debug for the traceback"
+        print(f"llmjax: fault: {what[:500]}{hint}", file=sys.stderr)
+        return FAULT
+
+
+def _dispatch(words: list[str]) -> int:
+    words = [word for word in words if word != "--debug"] if words[:1] == ["--debug"] else words
+    if not words:
+        print(overview(), file=sys.stderr)
+        return MISTAKE
+    verb, *rest = words
+    if verb in ("-h", "--help", "help"):
+        print(overview())
+        return DONE
+    if verb in ("-V", "--version"):
+        from llmjax import __version__
+
+        print(f"llmjax {__version__}")
+        return DONE
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
+        raise UserError(verb, "no such verb", hint)
+    module = importlib.import_module(f"llmjax.cli.{verb}")
+    code: int = module.main(rest)
+    return code

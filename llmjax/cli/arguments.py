@@ -1,0 +1,100 @@
+"""The words after a verb -> positionals, options, flags.
+
+Which options there are, and how many words each takes, is read off a dataclass.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmjax.config.build import ConfigError
+from llmjax.config.fields import annotation_at
+from llmjax.config.overrides import Override
+from llmjax.config.words import is_list
+
+SWITCH = ("true", "false", "yes", "no", "on", "off", "1", "0")
+FLAGS = {
+    "json": "Print the result as one JSON object on the last line of stdout.",
+    "debug": "Show the traceback when something fails.",
+    "help": "Show this text.",
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """A command line taken apart."""
+
+    positionals: tuple[str, ...]
+    overrides: tuple[Override, ...]
+    flags: frozenset[str]
+
+
+def split(
+    argv: Sequence[str], cls: Any, flags: Collection[str] = FLAGS, single: Collection[str] = ()
+) -> Words:
+    """Takes `argv` apart by what the fields of the dataclass `cls` want.
+
+    A list takes every word up to the next option, and more when it is repeated; a switch takes a
+    word like true or false if one follows; any other option takes one word. After a lone `--`
+    everything is positional.
+
+    Args:
+      argv: the words after the verb.
+      cls: whose dotted field names are the options.
+      flags: options that take no word and are no fields.
+      single: names of lists that take one word at a time, so that positionals may follow.
+    """
+    words, positionals = list(argv), []
+    found: dict[tuple[str, ...], Override] = {}
+    seen: set[str] = set()
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            positionals += words
+            break
+        if not word.startswith("--"):
+            if word == "-h":
+                seen.add("help")
+            else:
+                positionals.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if name in flags and not equals:
+            seen.add(name)
+            continue
+        path = Override(name, ()).path
+        annotation = annotation_at(cls, path)
+        many = is_list(annotation)
+        taken = (value,) if equals else _take(words, annotation, many and name not in single)
+        before = found[path].words if many and path in found else ()
+        found[path] = Override(name, (*before, *taken))
+    return Words(tuple(positionals), tuple(found.values()), frozenset(seen))
+
+
+def _take(words: list[str], annotation: Any, greedy: bool) -> tuple[str, ...]:
+    """Removes from `words` those that belong to an option of this type."""
+    count = 0
+    if greedy:
+        while count < len(words) and not words[count].startswith("--"):
+            count += 1
+    elif words and not words[0].startswith("--"):
+        count = 1 if annotation is not bool or words[0].lower() in SWITCH else 0
+    taken = tuple(words[:count])
+    del words[:count]
+    return taken
+
+
+def check_positionals(words: Words, names: Sequence[str], usage: str) -> tuple[str, ...]:
+    """The positional words, of which there must be one for each of `names`.
+
+    Raises:
+      ConfigError: there are fewer or more.
+    """
+    given = words.positionals
+    if len(given) < len(names):
+        raise ConfigError([f"{' and '.join(names[len(given) :])}: missing; usage: {usage}"])
+    if extra := given[len(names) :]:
+        meant = next((w.lstrip("-") for w in extra if w.startswith("-") or "=" in w), None)
+        hint = f"did you mean --{meant}?" if meant else f"usage: {usage}"
+        raise ConfigError([f"{' '.join(extra)}: unexpected; {hint}"])
+    return given

@@ -1,0 +1,65 @@
+"""`llmjax evaluate`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llmjax.cli.verb import Verb, print_json
+from llmjax.mesh import MeshConfig
+from llmjax.model.config import Dtype
+
+ONE_DEVICE = MeshConfig(fsdp=1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of evaluate."""
+
+    data: tuple[str, ...] = ()
+    """Files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst); without
+    any, the run's held-out documents."""
+    context: int | None = None
+    """Tokens of a window; none: as the run evaluates."""
+    stride: int | None = None
+    """Tokens from one window to the next; none: as the run evaluates, or half of a --context."""
+    batch_size: int | None = None
+    """Windows scored at once; none: as the run evaluates."""
+    step: int | None = None
+    """Which checkpoint; none: the newest whole one."""
+    dtype: Dtype | None = None
+    """What parameters are held and computed in; none: held in float32, computed as trained."""
+    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
+    """The devices that share the model."""
+
+
+VERB = Verb(
+    usage="llmjax evaluate RUN [--data FILE ...] [--option value ...]",
+    about="Loss per token, perplexity and bits per byte of held-out text or of any file: every "
+    "byte of the text counted once, the bits of special tokens included.",
+    names=("RUN",),
+    options=Options(),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluates; prints a table, or JSON."""
+    parsed = VERB.parse(argv)
+    if parsed is None:
+        return 0
+    from llmjax.evaluate import evaluate
+
+    options = parsed.options
+    result = evaluate(
+        parsed.positionals[0],
+        data=options.data,
+        context=options.context,
+        stride=options.stride,
+        batch_size=options.batch_size,
+        step=options.step,
+        dtype=options.dtype,
+        mesh=None if options.mesh == ONE_DEVICE else options.mesh,
+    )
+    if "json" in parsed.flags:
+        print_json(result.to_dict())
+    else:
+        print(result)
+    return 0

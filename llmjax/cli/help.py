@@ -1,0 +1,82 @@
+"""Help texts: every field of a dataclass with its type, its meaning and its default."""
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from llmjax.config.build import plain
+from llmjax.config.fields import Row, element, kind, rows, type_name, variants
+
+INDENT = " " * 8
+
+
+def help_text(usage: str, about: str, flags: Mapping[str, str], value: Any, notes: str = "") -> str:
+    """The help of a verb.
+
+    Args:
+      usage: its first line.
+      about: what it does, in a sentence or two.
+      flags: options that take no word, with their meanings.
+      value: the dataclass whose fields are the options; its values are shown as the defaults.
+      notes: shown as they are, between the two.
+    """
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, width), ""]
+    for name, meaning in flags.items():
+        lines += _entry(f"--{name}", meaning, width)
+    if notes:
+        lines += ["", *notes.rstrip().split("\n")]
+    return "\n".join([*lines, *_fields(value, width)]) + "\n"
+
+
+def _fields(value: Any, width: int) -> Iterator[str]:
+    """The fields of the value itself first, then those of its parts, each under its name."""
+    listed = list(rows(value))
+    parts = dict.fromkeys(row.path[0] for row in listed if len(row.path) > 1)
+    for part in ("", *parts):
+        yield ""
+        if part:
+            about = " ".join((type(getattr(value, part)).__doc__ or "").split())
+            yield from textwrap.wrap(f"{part}: {about}", width)
+        for row in listed:
+            if row.path[0] == part or (not part and row.path[0] not in parts):
+                head = f"{row.flag} {type_name(row.annotation)}"
+                yield from _entry(head, _meaning(row), width)
+
+
+def _entry(head: str, text: str, width: int) -> list[str]:
+    return [
+        f"  {head}",
+        *textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT),
+    ]
+
+
+def _meaning(row: Row) -> str:
+    doc = row.doc if not row.doc or row.doc[-1] in ".?!)" else f"{row.doc}."
+    return f"{doc} (default: {shown_default(row.annotation, row.value)})".strip()
+
+
+def shown_default(annotation: Any, value: Any) -> str:
+    """A default as one would type it."""
+    if element(annotation) is not None:
+        return " ".join(_in_a_word(item) for item in value) or "nothing"
+    if variants(annotation) and value is not None:
+        return kind(type(value))
+    if isinstance(value, tuple):
+        return " ".join(repr(item) for item in value) or "nothing"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if value == "" else str(value)
+
+
+def _in_a_word(value: Any) -> str:
+    """A variant as `kind:field=value,...`, with the fields that are not at their defaults."""
+    changed = []
+    for item in fields(value):
+        inner = plain(getattr(value, item.name))
+        if item.name != "kind" and inner != plain(item.default):
+            text = " ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
+            changed.append(f"{item.name}={text}")
+    return kind(type(value)) + (f":{','.join(changed)}" if changed else "")

@@ -1,0 +1,91 @@
+"""What all verbs share: a command line in, options out, a result printed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from llmjax.cli.arguments import FLAGS, Words, check_positionals, split
+from llmjax.cli.help import help_text
+from llmjax.config.build import ConfigError
+from llmjax.config.overrides import override
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[Options]):
+    """A command line that was understood."""
+
+    positionals: tuple[str, ...]
+    options: Options
+    flags: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Verb(Generic[Options]):
+    """A verb of fixed options.
+
+    Attributes:
+      usage: its command line.
+      about: what it does.
+      names: of its positional words.
+      options: the defaults, a dataclass; its fields are the options.
+      single: names of lists that take one word at a time.
+    """
+
+    usage: str
+    about: str
+    names: tuple[str, ...]
+    options: Options
+    single: tuple[str, ...] = ()
+
+    def parse(self, argv: Sequence[str]) -> Parsed[Options] | None:
+        """Options of this command line; None where it asked for help, which is then printed.
+
+        Raises:
+          ConfigError: every mistake in it.
+        """
+        words = split(argv, type(self.options), single=self.single)
+        if "help" in words.flags:
+            print(help_text(self.usage, self.about, FLAGS, self.options), end="")
+            return None
+        return Parsed(*checked(words, self.names, self.usage, self.options), words.flags)
+
+
+def checked(
+    words: Words, names: Sequence[str], usage: str, options: Options
+) -> tuple[tuple[str, ...], Options]:
+    """Positionals and changed options; the mistakes of both are told together.
+
+    Raises:
+      ConfigError: every mistake.
+    """
+    problems: list[str] = []
+    positionals: tuple[str, ...] = ()
+    try:
+        options = override(options, words.overrides)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        positionals = check_positionals(words, names, usage)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return positionals, options
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """The result as one line of JSON; numbers that JSON does not have become null."""
+    print(json.dumps(_finite(result), ensure_ascii=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and value - value != 0:  # NaN and the infinities
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
