@@ -114,7 +114,13 @@ def comparison_table(
     reference = baselines[0]
     rows = [(name, bits_per_byte, bits_per_byte * size / 8, True)]
     rows += [(b.name, b.bits_per_byte, float(b.compressed_bytes), False) for b in baselines]
-    table = Table(title=f"Held-out text, {size:,} bytes", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"Held-out text, {size:,} bytes",
+        title_justify="left",
+        caption=f"{name}: what its predictions would code the text in; weights are not counted",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("")
     for heading in ("bits per byte", "bytes", f"against {reference.name}"):
         table.add_column(heading, justify="right")

@@ -102,7 +102,7 @@ def _small(
     if x is None or y is None:
         return None
     if 0 < (high := max(abs(v) for _, v in _finite(points))) < 0.02:
-        exponent = math.floor(math.log10(high))
+        exponent = math.floor(math.log10(1.05 * high))
         logged = [(step, value / 10.0**exponent) for step, value in logged]
         points = condense(logged)
         unit = f"in units of {power(10.0**exponent)} {unit}".strip()

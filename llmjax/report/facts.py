@@ -81,25 +81,29 @@ def work_facts(
 ) -> list[Fact]:
     """Steps, tokens, time and arithmetic, each with its accounting."""
     train = history.train
+    if not train:
+        return [Fact("Steps", "none logged")]
     trained = last(train, "tokens")
     each = flops_per_token(history, environment)
     speeds = _median(train, "tokens_per_second"), _median(train, "model_flops_per_second")
     mfu, wait = _median(train, "mfu"), _median(train, "data_wait_share")
     memory = max(_finite(train, "device_memory_bytes"), default=None)
     facts = [
-        Fact("Steps", count(train[-1]["step"]) if train else UNKNOWN),
+        Fact("Steps", count(train[-1]["step"])),
         Fact("Tokens trained on", _known(trained, count), "targets of weight above zero"),
         Fact(
             "Wall-clock time",
             _known(seconds, duration),
             "of each start, up to its last logged line; evaluations and samples included",
         ),
-        Fact("Throughput", _known(speeds[0], lambda v: f"{short(v)} tokens/s"), "median"),
+        Fact(
+            "Throughput", _known(speeds[0], lambda v: f"{short(v)} tokens/s"), "median of the log"
+        ),
         Fact(
             "Training compute",
             f"{power(each * trained)} FLOPs" if each and trained else UNKNOWN,
-            f"{power(each)} per token: 6 per weight in a matrix product, plus attention as in "
-            "PaLM, appendix B; nothing recomputed is counted"
+            f"{power(each)} per token: 6 for each weight it is multiplied with, and attention "
+            "without discount for causality (PaLM, appendix B); what is recomputed counts once"
             if each
             else "",
         ),
@@ -107,7 +111,7 @@ def work_facts(
         Fact(
             "MFU",
             percent(mfu) if mfu is not None else "not stated: the device's peak is not known",
-            "model FLOP/s / the devices' peak" if mfu is not None else "",
+            "model FLOP/s / the devices' bfloat16 peak" if mfu is not None else "",
         ),
         Fact("Waiting for data", _known(wait, percent), "median share of the time"),
         Fact("Skipped steps", _known(last(train, "skipped"), count), "loss or gradient not finite"),
@@ -119,6 +123,8 @@ def work_facts(
 
 def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
     """The machine and the programs of the latest start."""
+    if not session:
+        return [Fact("Machine, versions, command", UNKNOWN)]
     machine, devices = part(session, "machine"), part(session, "devices")
     started = known_number(session, "started")
     cores, memory = known_number(machine, "cores"), known_number(machine, "memory_bytes")

@@ -46,7 +46,7 @@ def headline(
     elif train is not None:
         found = [Fact("bits per byte of the last training batches", f"{train:.3f}")]
     else:
-        found = [Fact("nothing measured yet", "\N{EM DASH}")]
+        return []
     if heldout is not None and comparison.baselines:
         reference = comparison.baselines[0]
         share = 1 - heldout / reference.bits_per_byte

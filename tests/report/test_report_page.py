@@ -13,8 +13,10 @@ import pytest
 from run_folders import ENVIRONMENT, SAMPLES, TEXT, demo_metrics, eval_line, train_line
 
 from llmjax.baselines import measure
+from llmjax.data.config import DataConfig, TextSource
 from llmjax.errors import UserError
 from llmjax.report import report
+from llmjax.run import Run
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'{{ 7*7 }}"
@@ -73,7 +75,7 @@ def test_the_page_says_what_the_run_came_to(demo):
         "8,211 documents",
         "jax 0.10.2",
         "4f1c8e0a9f6d",
-        "6 per weight in a matrix product",
+        "6 for each weight it is multiplied with",
         "not stated: the device's peak is not known",
         "statement is used to wrap",
     ):
@@ -168,7 +170,8 @@ def test_nothing_hostile_becomes_markup(maker):
 def test_an_empty_run_says_so(maker):
     text = page(maker.write()).text
     for said in (
-        "nothing measured yet",
+        "Machine, versions, command not recorded",
+        "Steps none logged",
         "metrics.jsonl is empty or missing",
         "it has not been evaluated on held-out text",
         "No curves: no step has been logged.",
@@ -257,6 +260,23 @@ def test_figures_outlive_the_text(demo, monkeypatch):
     for broken in ("{", "[]", '{"baselines": [{"name": 3}]}', '{"baselines": []}'):
         (demo / "baselines.json").write_text(broken)
         assert "No compressor was run: a.txt: no such file." in page(demo).text
+
+
+def test_held_out_text_is_the_corpus_own(maker, tmp_path, monkeypatch):
+    from llmjax.report import heldout
+
+    monkeypatch.setattr("llmjax.report.heldout_text", heldout.heldout_text)
+    lines = [f"Line {n} says {n * n}, and no other line does.\n" for n in range(400)]
+    (tmp_path / "text.txt").write_text("".join(lines))
+    source = TextSource(paths=(str(tmp_path / "text.txt"),), split="line")
+    data = DataConfig((source,), 2, 16, heldout_fraction=0.3, cache_dir=str(tmp_path / "cache"))
+    folder = replace(maker, config=replace(maker.config, data=data)).write()
+    text = heldout.heldout_text(Run.open(folder), Run.open(folder).config())
+    found = [line for line in lines if line.strip().encode() in text]
+    assert 80 < len(found) < 160
+    assert f"{len(text):,} bytes in one piece" in page(folder).text
+    (tmp_path / "text.txt").unlink()
+    assert "Figures of an earlier report" in page(folder).text
 
 
 def test_no_held_out_text_is_no_comparison(demo, monkeypatch):
