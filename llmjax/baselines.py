@@ -117,7 +117,7 @@ def comparison_table(
     table = Table(
         title=f"Held-out text, {size:,} bytes",
         title_justify="left",
-        caption=f"{name}: what its predictions would code the text in; weights are not counted",
+        caption=f"{name}: code length, weights not counted",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )

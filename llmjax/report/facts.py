@@ -94,7 +94,8 @@ def work_facts(
         Fact(
             "Wall-clock time",
             _known(seconds, duration),
-            "of each start, up to its last logged line; evaluations and samples included",
+            "of each start, from the prepared text to its last line; evaluations and samples "
+            "included",
         ),
         Fact(
             "Throughput", _known(speeds[0], lambda v: f"{short(v)} tokens/s"), "median of the log"

@@ -32,19 +32,17 @@ class Written:
 
 
 def written(lines: Sequence[Line]) -> list[Written]:
-    """Samples by step, the latest step first. A repeated (step, prompt) counts once, as last seen.
+    """Samples by step, the latest step first.
 
     Args:
       lines: of samples.jsonl: "step", "prompt", "text"; the text may begin with its prompt.
     """
-    by_step: dict[int, dict[str, str]] = {}
+    by_step: dict[int, list[Sample]] = {}
     for line in lines:
-        by_step.setdefault(line["step"], {})[str(line.get("prompt", ""))] = line["text"]
-    steps = sorted(by_step)
-    return [
-        Written(count(step), [_sample(*one) for one in list(by_step[step].items())[:MOST_SAMPLES]])
-        for step in reversed(_some(steps))
-    ]
+        sample = _sample(str(line.get("prompt", "")), line["text"])
+        by_step.setdefault(line["step"], []).append(sample)
+    some = reversed(_some(sorted(by_step)))
+    return [Written(count(step), by_step[step][:MOST_SAMPLES]) for step in some]
 
 
 def _some(steps: Sequence[int]) -> list[int]:

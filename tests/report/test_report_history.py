@@ -130,9 +130,12 @@ def sample(step, prompt="The", text="The end"):
 
 
 def test_samples_are_split_from_their_prompts_and_come_latest_first():
-    found = written([sample(1), sample(2, text=" beginning"), sample(1, text="The real end")])
+    found = written([sample(1), sample(2, text=" beginning"), sample(1, text="The other end")])
     assert [group.step for group in found] == ["2", "1"]
-    assert [(s.prompt, s.text) for s in found[1].samples] == [("The", " real end")]
+    assert [(s.prompt, s.text) for s in found[1].samples] == [
+        ("The", " end"),
+        ("The", " other end"),
+    ]
     assert [(s.prompt, s.text) for s in found[0].samples] == [("The", " beginning")]
 
 
