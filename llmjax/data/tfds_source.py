@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def tfds_fingerprint(source: TfdsSource) -> tuple[str, list[Path]]:
     """What identifies the data set besides its configuration: its name, version and description,
     and the local files that hold it (none where it lies in a bucket)."""
     builder = _prepared(source)
-    description = (builder.data_dir / "dataset_info.json").read_bytes()
+    description = (builder.data_path / "dataset_info.json").read_bytes()
     files = [Path(os.fspath(f)) for split in builder.info.splits.values() for f in split.filepaths]
     digest = hashlib.blake2b(description, digest_size=16).hexdigest()
     return f"{builder.info.full_name}:{digest}", [file for file in files if file.is_file()]
@@ -131,13 +132,19 @@ def _examples(builder: Any, split: str, name: str) -> Iterator[Any]:
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         reason = f"is stored as {builder.info.file_format.value}"
         raise UserError(name, reason, "prepare it again as array_record")
+    for part in info.file_instructions:
+        end = None if part.take < 0 else part.skip + part.take
+        for record in itertools.islice(_tfrecords(part.filename), part.skip, end):
+            yield builder.info.features.deserialize_example_np(record)
+
+
+def _tfrecords(path: str) -> Iterator[bytes]:
     import grain
 
-    for part in info.file_instructions:
-        records = iter(grain.experimental.TFRecordIterDataset(part.filename))
-        for index, record in enumerate(records):
-            if part.skip <= index and (part.take < 0 or index < part.skip + part.take):
-                yield builder.info.features.deserialize_example_np(record)
+    try:
+        yield from grain.experimental.TFRecordIterDataset(path)
+    except ValueError as error:
+        raise UserError(path, f"is damaged: {error}", "prepare the data set again") from error
 
 
 @contextlib.contextmanager

@@ -20,6 +20,8 @@ SKIPPED = {
     "test",
     "tests",
 }
+# Where statements hold statements; a definition is never inside an expression.
+_BLOCKS = ("body", "cases", "handlers", "orelse", "finalbody")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -83,7 +85,8 @@ def _docstrings(path: Path) -> Iterator[str]:
             text = (ast.get_docstring(node) or "").strip()
             if text and _is_utf8(text):
                 yield text
-        waiting.extend(reversed(list(ast.iter_child_nodes(node))))
+        inner = [child for name in _BLOCKS for child in getattr(node, name, ())]
+        waiting.extend(reversed(inner))
 
 
 def _is_utf8(text: str) -> bool:

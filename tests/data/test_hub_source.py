@@ -1,0 +1,64 @@
+"""The hub's library is not needed for anything else; a stand-in for it shows how it is called."""
+
+import sys
+import types
+
+import pytest
+
+from llmjax.data.config import HubSource
+from llmjax.data.fingerprint import identify
+from llmjax.data.sources import documents
+from llmjax.errors import UserError
+
+SOURCE = HubSource("owner/name", subset="sub", revision="0" * 40)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A `datasets` that streams three rows and records how it was called."""
+    module = types.ModuleType("datasets")
+    module.calls, module.rows = [], [{"text": f"row {i}", "n": i} for i in range(3)]
+
+    def load_dataset(*args, **options):
+        module.calls.append((args, options))
+        return iter(module.rows)
+
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return module
+
+
+def test_rows_are_streamed(hub):
+    assert list(documents(SOURCE)) == ["row 0", "row 1", "row 2"]
+    (args, options) = hub.calls[0]
+    assert args == ("owner/name", "sub")
+    assert options == {"split": "train", "revision": "0" * 40, "streaming": True}
+
+
+def test_a_wrong_column_names_the_right_ones(hub):
+    hub.rows = [{"content": "x", "title": "y", "n": 1}]
+    with pytest.raises(UserError, match=r"owner/name: has no text column 'text'.*content, title"):
+        list(documents(SOURCE))
+
+
+def test_errors_of_the_hub_are_the_users_to_mend(hub):
+    def fail(*_, **__):
+        raise FileNotFoundError("dataset 'owner/name' doesn't exist")
+
+    hub.load_dataset = fail
+    with pytest.raises(UserError, match="cannot be read from the hub: dataset 'owner/name'"):
+        list(documents(SOURCE))
+
+
+def test_identity_is_the_commit(hub):
+    first = identify(SOURCE).digest
+    assert first == identify(SOURCE).digest
+    assert first != identify(HubSource("owner/name", subset="sub", revision="1" * 40)).digest
+    assert first != identify(HubSource("owner/name", revision="0" * 40)).digest
+
+
+def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for use in (lambda: list(documents(SOURCE)), lambda: identify(SOURCE)):
+        with pytest.raises(UserError, match=r"pip install 'llmjax\[hub\]'"):
+            use()

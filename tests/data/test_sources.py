@@ -1,0 +1,142 @@
+"""Sources give their documents, and say what is wrong and where when they cannot."""
+
+import gzip
+import json
+from collections.abc import Iterator
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from llmjax.data.config import EmbeddedSource, JsonlSource, ParquetSource, TextSource
+from llmjax.data.sources import documents
+from llmjax.errors import UserError
+
+
+def test_a_file_a_line_or_a_run_of_paragraphs_is_a_document(tmp_path):
+    text = "".join(f"Paragraph {i}.\nIts second line.\n\n" for i in range(100))
+    (tmp_path / "a.txt").write_text(text)
+    path = (str(tmp_path / "a.txt"),)
+    assert list(documents(TextSource(path, split="file"))) == [text]
+    assert list(documents(TextSource(path, split="line"))) == [x for x in text.split("\n") if x]
+    chunks = list(documents(TextSource(path, chunk_bytes=200)))
+    assert len(chunks) > 10
+    assert "".join(chunks) == text
+
+
+def test_several_files_come_in_order(tmp_path):
+    for name in "bca":
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert list(documents(TextSource((f"{tmp_path}/*.txt",)))) == ["a", "b", "c"]
+    explicit = tuple(str(tmp_path / f"{name}.txt") for name in "cab")
+    assert list(documents(TextSource(explicit))) == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("split", ["chunk", "file", "line"])
+def test_invalid_utf8_is_refused_by_file_and_offset(tmp_path, split):
+    path = tmp_path / "bad.txt"
+    path.write_bytes("naïve\n".encode() * 1000 + b"ab\xffcd\n" + b"more\n")
+    with pytest.raises(UserError, match=r"bad\.txt: is not UTF-8: byte 0xff at offset 7002"):
+        list(documents(TextSource((str(path),), split=split)))
+    replaced = "".join(documents(TextSource((str(path),), split=split, errors="replace")))
+    assert "ab\ufffdcd" in replaced
+
+
+def write_jsonl(path, records) -> JsonlSource:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return JsonlSource((str(path),))
+
+
+def test_jsonl_plain_and_compressed(tmp_path):
+    records = [{"text": f"document {i}\nnaïve", "id": i} for i in range(5)]
+    source = write_jsonl(tmp_path / "a.jsonl", [*records, {"text": ""}])
+    content = (tmp_path / "a.jsonl").read_bytes() + b"\n  \n"
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(content))
+    expected = [record["text"] for record in records]
+    assert list(documents(source)) == expected
+    assert list(documents(JsonlSource((f"{tmp_path}/*.jsonl.*",)))) == expected * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"body": "x", "title": "y", "n": 1}', r":2: has no field 'text'; .*: body, title"),
+        ('{"text": 3, "title": "y"}', r":2: field 'text' is no string; .*: title"),
+        ('{"text": "broken', r":2: is not JSON"),
+        ('["text"]', r":2: is not a JSON object"),
+        (r'{"text": "a\ud800b"}', r":2: character 1 of its text is half a surrogate"),
+    ],
+)
+def test_bad_lines_are_refused_by_number(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl" + message):
+        list(documents(JsonlSource((str(tmp_path / "a.jsonl"),))))
+
+
+def test_replacing_broken_text_in_jsonl(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\\ud800b"}\n{"text": "a\xffb"}\n')
+    source = JsonlSource((str(tmp_path / "a.jsonl"),), errors="replace")
+    assert list(documents(source)) == ["a\ufffdb", "a\ufffdb"]
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "a\xffb"}\n')
+    with pytest.raises(UserError, match="0xff at offset 28"):
+        list(documents(JsonlSource(source.paths)))
+
+
+def write_parquet(path, **columns) -> ParquetSource:
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=10)
+    return ParquetSource((str(path),))
+
+
+def test_parquet_by_row_groups_with_nulls(tmp_path):
+    texts = [f"document {i}" for i in range(50)]
+    source = write_parquet(tmp_path / "a.parquet", text=[*texts, None, ""], n=list(range(52)))
+    found = documents(source)
+    assert isinstance(found, Iterator)
+    assert list(found) == texts
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(content))
+    assert list(documents(ParquetSource((str(tmp_path / "b.parquet.gz"),)))) == texts
+
+
+def test_bad_parquet(tmp_path):
+    source = write_parquet(tmp_path / "a.parquet", body=["x"], n=[1])
+    with pytest.raises(UserError, match=r"a\.parquet: has no column 'text'; .*: body, n"):
+        list(documents(source))
+    with pytest.raises(UserError, match="is of type int64, not string"):
+        list(documents(ParquetSource(source.paths, column="n")))
+    content = (tmp_path / "a.parquet").read_bytes()
+    for broken in (content[: len(content) // 2], b"no parquet", b""):
+        (tmp_path / "a.parquet").write_bytes(broken)
+        with pytest.raises(UserError, match="is no sound Parquet file"):
+            list(documents(source))
+
+
+def test_large_files_stream(tmp_path):
+    """The first document of 64 MB comes without the rest being read."""
+    import tracemalloc
+
+    with (tmp_path / "big.txt").open("w") as file:
+        for i in range(64):
+            file.write((f"line {i} " + "word " * 18 + "\n") * 10_000)
+    for source in (
+        TextSource((str(tmp_path / "big.txt"),)),
+        TextSource((str(tmp_path / "big.txt"),), split="line"),
+    ):
+        tracemalloc.start()
+        next(documents(source))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16 << 20
+
+
+def test_the_embedded_corpus(tmp_path_factory):
+    """Prepared by TFDS as ArrayRecord, without TensorFlow; the same every time."""
+    cache = str(tmp_path_factory.mktemp("embedded"))
+    found = list(documents(EmbeddedSource(), cache))
+    size = sum(len(text.encode()) for text in found)
+    assert 1.5e6 < size < 4e6
+    assert len(found) > 300
+    assert any('The "assert" statement' in text for text in found)
+    assert list(documents(EmbeddedSource(), cache)) == found
