@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""What is raised on purpose: a user's mistake, and a stop that was asked for."""
 
 
 class UserError(Exception):
@@ -16,3 +16,18 @@ class UserError(Exception):
         self.thing, self.reason, self.fix = str(thing), reason, fix
         line = f"{self.thing}: {reason}" + (f"; {fix}" if fix else "")
         super().__init__(" ".join(line.split()))
+
+
+class Stopped(Exception):
+    """Training was stopped by a signal; the same command goes on.
+
+    The command line exits with code 75.
+
+    Args:
+      step: of the checkpoint that was saved.
+      signal: what came, such as "SIGTERM".
+    """
+
+    def __init__(self, step: int, signal: str):
+        self.step, self.signal = step, signal
+        super().__init__(f"{signal}: saved step {step}; start the same command again to go on")

@@ -19,9 +19,7 @@ class Position:
     tokens: int = 0
     """Targets trained on."""
     skipped: int = 0
-    """Updates left out because something was not finite ..."""
-    skipped_in_a_row: int = 0
-    """... and how many of them are the last ones."""
+    """Updates left out because something was not finite."""
     seconds: float = 0.0
     """Time spent in training steps."""
     heldout_loss: float | None = None

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from llmjax.errors import UserError
+from llmjax.errors import Stopped, UserError
 
 VERBS = {
     "train": "train a model, or go on where its run folder stands",
@@ -21,7 +21,7 @@ VERBS = {
     "tokenizer": "train a tokenizer on text",
 }
 
-DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def overview() -> str:
@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in getattr(error, "problems", None) or [str(error)]:
             print(f"llmjax: error: {problem}", file=sys.stderr)
         return MISTAKE
+    except Stopped as stop:
+        print(f"llmjax: {stop}", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:
         # Who reads our output has seen enough (`| head`). Python would complain once more when it
         # flushes stdout at exit, so there is nothing left to flush to.

@@ -1,0 +1,58 @@
+"""What a model in training can do: its score on held-out text, and what it writes."""
+
+from typing import Any
+
+from llmjax.data import Document, heldout_documents
+from llmjax.decoding import stream_completions
+from llmjax.scoring import Score, score_documents
+from llmjax.train.session import Session
+
+
+def score_heldout(session: Session, params: Any, whole: bool) -> Score | None:
+    """The score of the held-out documents; None where nothing is held out.
+
+    Args:
+      session: the run.
+      params: the parameters, on the session's mesh.
+      whole: all of the documents, or as many as `evaluation.max_tokens` allows.
+    """
+    config = session.config.evaluation
+    documents = list(heldout_documents(session.corpus))
+    if config.max_tokens is not None and not whole:
+        documents = _first(documents, config.max_tokens)
+    if not documents:
+        return None
+    longest = min(session.model.config.max_length, session.config.data.length)
+    return score_documents(
+        session.model,
+        params,
+        session.tokenizer,
+        documents,
+        context=config.context or longest,
+        stride=config.stride,
+        batch_size=config.batch_size,
+        mesh=session.mesh,
+    )
+
+
+def write_samples(session: Session, params: Any) -> list[tuple[str, str]]:
+    """(prompt, text) of each prompt of the config."""
+    config = session.config.samples
+    texts = [""] * len(config.prompts) * config.decoding.samples
+    pieces = stream_completions(
+        session.model, params, session.tokenizer, config.prompts, config.decoding, session.mesh
+    )
+    for piece in pieces:
+        texts[piece.row] += piece.text
+    return [(config.prompts[i // config.decoding.samples], text) for i, text in enumerate(texts)]
+
+
+def _first(documents: list[Document], tokens: int) -> list[Document]:
+    """The first documents, up to the one that brings them to `tokens`."""
+    taken: list[Document] = []
+    for document in documents:
+        if tokens <= 0:
+            break
+        taken.append(document)
+        tokens -= len(document.tokens)
+    return taken

@@ -1,0 +1,183 @@
+"""The loop: batches in, steps out; metrics read one step late, so that no device waits for them."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+
+from llmjax.checkpoint import Checkpoints, Position
+from llmjax.data import Loader
+from llmjax.errors import Stopped, UserError
+from llmjax.metrics.hardware import memory_bytes, peak_flops
+from llmjax.metrics.throughput import Throughput
+from llmjax.state import TrainState
+from llmjax.step import Metrics, make_train_step
+from llmjax.train.heldout import score_heldout, write_samples
+from llmjax.train.profile import Profile
+from llmjax.train.reporter import Reporter
+from llmjax.train.session import Session
+from llmjax.train.stopping import Agreement, StopSignal
+
+
+class Loop:
+    """Takes a run from where it stands to its last step."""
+
+    def __init__(
+        self,
+        session: Session,
+        state: TrainState,
+        position: Position,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        loader: Loader,
+    ):
+        """`position` is of `state`, and the loader's first batch is the one that comes next."""
+        self.session, self.state, self.position = session, state, position
+        self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
+        self._pending: tuple[int, Metrics] | None = None
+        self._skipped_in_a_row = 0
+        self._saved_at = time.monotonic()
+        self._seconds_before = position.seconds
+        self._throughput = Throughput(
+            session.flops_per_token, peak_flops(), lambda: loader.wait_seconds
+        )
+
+    def run(self) -> None:
+        """Trains to the end; the last step is evaluated and saved.
+
+        Raises:
+          Stopped: a signal came; the step in which it came is saved.
+          UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
+        """
+        session, config, first = self.session, self.session.config, self.position.step
+        take_step = make_train_step(
+            session.loss_function,
+            session.optimizer,
+            seed=config.seed,
+            clip_norm=config.optimizer.clip_norm,
+            accumulate=config.optimizer.accumulate,
+            token_bytes=session.token_bytes(),
+        )
+        agree = Agreement(session.mesh, wishes=2)
+        with StopSignal() as signal, Profile(session.run.profile, config.log.profile) as profile:
+            for before, batch in self._loader:
+                step = before + 1
+                profile.before(before - first, self._wait)
+                self.state, metrics = take_step(self.state, batch)
+                self._count_pending()
+                self._pending = (step, metrics)
+                stop, save = agree(signal.name is not None, self._save_is_late())
+                self._after(step, save)
+                if stop and step < session.steps:
+                    self._save(step)
+                    raise Stopped(step, signal.name or "a signal to another process")
+                if step >= session.steps:
+                    return
+
+    def _after(self, step: int, save: bool) -> None:
+        """What is due after `step` steps: an evaluation, samples, a checkpoint."""
+        config, last = self.session.config, step >= self.session.steps
+        loss = None
+        if last or _due(step, config.evaluation.every):
+            loss = self._evaluate(step, whole=last)
+        if config.samples.every and (last or _due(step, config.samples.every)):
+            self._sample(step)
+        if save or last or _due(step, config.checkpoint.every):
+            self._save(step, loss)
+
+    def _count_pending(self) -> None:
+        """Reads the metrics of the step before; the devices are at the next one by now."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        skipped = int(numbers["skipped"])
+        self._throughput.add(numbers)
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        self.position = replace(
+            self.position,
+            step=step,
+            epoch=self.session.position(step).epoch,
+            tokens=self.position.tokens + round(numbers["weight"]),
+            skipped=self.position.skipped + skipped,
+            seconds=self._seconds_before + self._throughput.seconds,
+            heldout_loss=None,
+        )
+        per_step = self._throughput.seconds_per_step
+        left = None if per_step is None else per_step * (self.session.steps - step)
+        self._reporter.display.advance(step, left)
+        if step % self.session.config.log.every == 0 or step == self.session.steps:
+            self._reporter.write("train", step, self._throughput.report() | self._totals())
+        if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
+            self._give_up()
+
+    def _totals(self) -> dict[str, float | None]:
+        position = self.position
+        return {
+            "device_memory_bytes": memory_bytes(),
+            "epoch": position.epoch,
+            "skipped": position.skipped,
+            "tokens": position.tokens,
+        }
+
+    def _evaluate(self, step: int, *, whole: bool) -> float | None:
+        """Scores held-out text and reports it; the loss, if it compares with earlier ones."""
+        with self._paused():
+            score = score_heldout(self.session, self.state.params, whole)
+            if score is None:
+                return None
+            figures = {
+                "loss": score.loss_per_token,
+                "bits_per_byte": score.bits_per_byte,
+                "heldout_tokens": score.tokens,
+                "heldout_bytes": score.bytes,
+            }
+            self._reporter.write("eval", step, figures | self._totals())
+        limited = self.session.config.evaluation.max_tokens is not None
+        return None if whole and limited else score.loss_per_token
+
+    def _sample(self, step: int) -> None:
+        with self._paused():
+            for prompt, text in write_samples(self.session, self.state.params):
+                self._reporter.sample(step, prompt, text)
+
+    def _save(self, step: int, heldout_loss: float | None = None) -> None:
+        """Hands the state over; it is written while training goes on."""
+        with self._paused():
+            position = replace(self.position, heldout_loss=heldout_loss)
+            self._checkpoints.save(self.state, position)
+        self._saved_at = time.monotonic()
+
+    def _save_is_late(self) -> bool:
+        minutes = self.session.config.checkpoint.every_minutes
+        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Lets the steps end, then stops the clock of throughput for the block."""
+        self._wait()
+        with self._throughput.paused():
+            yield
+
+    def _wait(self) -> None:
+        self._count_pending()
+        jax.block_until_ready(self.state)
+
+    def _give_up(self) -> None:
+        """Too many steps in a row were not finite; the parameters are those before them."""
+        self._skipped_in_a_row, limit = 0, self.session.config.max_skipped_steps
+        self._wait()
+        self._checkpoints.save(self.state, self.position)
+        self._checkpoints.wait()
+        raise UserError(
+            f"step {self.position.step}",
+            f"loss or gradient was not finite for {limit} steps in a row",
+            f"checkpoint {self.position.step} holds the parameters from before them: the same "
+            "command goes on from there, a new run might want a lower learning rate",
+        )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

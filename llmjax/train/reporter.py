@@ -1,0 +1,99 @@
+"""Where a run's figures go: process 0 writes and shows them, the others do nothing."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from llmjax import environment
+from llmjax.config import to_json
+from llmjax.data import heldout_documents
+from llmjax.metrics.display import Display, Silent, make_display
+from llmjax.metrics.hardware import peak_flops
+from llmjax.metrics.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from llmjax.train.session import Session
+
+
+class Reporter:
+    """Records of metrics and samples of text, to files, services and a person. Close it."""
+
+    def __init__(self, session: Session, step: int):
+        """Opens the files to go on after `step`: what was logged beyond it is removed.
+
+        Raises:
+          UserError: a file cannot be written, or a service is asked for and missing.
+        """
+        self._sinks: list[Sink] = []
+        self._samples: JsonLines | None = None
+        self.display: Display = Silent()
+        if not session.leads:
+            return
+        run, log = session.run, session.config.log
+        if log.wandb is not None:
+            plain = json.loads(to_json(session.config))["config"]
+            self._sinks.append(WeightsAndBiases(log.wandb, run.folder, plain))
+        if log.tensorboard:
+            self._sinks.append(TensorBoard(run.tensorboard, step))
+        self._sinks.append(JsonLines(run.metrics, step))
+        self._samples = JsonLines(run.samples, step)
+        environment.record(run.folder / "environment.json", **_facts(session))
+        self.display = make_display(log.display, step, session.steps, _headline(session))
+
+    def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
+        """A record of metrics; `kind` is train or eval, `step` the steps taken."""
+        record = {"step": step, "kind": kind, "time": time.time(), **figures}
+        for sink in self._sinks:
+            sink.write(record)
+        self.display.write(record)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """What the model wrote after a prompt."""
+        if self._samples is not None:
+            self._samples.write(
+                {"step": step, "time": time.time(), "prompt": prompt, "text": text}
+            )
+        self.display.say(f"step {step} wrote: {prompt}{text}")
+
+    def close(self) -> None:
+        """Closes files and display."""
+        self.display.close()
+        for sink in self._sinks:
+            sink.close()
+        if self._samples is not None:
+            self._samples.close()
+
+
+def _facts(session: Session) -> dict[str, dict[str, Any]]:
+    corpus = session.corpus
+    heldout = [(len(document.tokens), document.bytes) for document in heldout_documents(corpus)]
+    return {
+        "model": {
+            "parameters": session.model.num_params(),
+            "flops_per_token": session.flops_per_token,
+        },
+        "data": {
+            "train_documents": corpus.num_documents,
+            "train_bytes": corpus.num_bytes,
+            "train_tokens": corpus.num_tokens,
+            "heldout_documents": len(heldout),
+            "heldout_bytes": sum(size for _, size in heldout),
+            "heldout_tokens": sum(count for count, _ in heldout),
+        },
+    }
+
+
+def _headline(session: Session) -> str:
+    """What runs, on what, and what the figures mean."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
+    device = jax.devices()[0]
+    peak = peak_flops()
+    known = "unknown for this device" if peak is None else f"{peak / 1e12:.4g} TFLOP/s"
+    return (
+        f"{session.run.folder}: {session.model.num_params() / 1e6:.1f}M parameters, "
+        f"{session.corpus.num_tokens / 1e6:.1f}M tokens of text, "
+        f"{jax.device_count()} {device.device_kind} ({mesh or 'alone'})\n"
+        f"model FLOP/s: {session.flops_per_token / 1e6:.4g} MFLOP a token (PaLM's accounting: 6 per "
+        f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
+    )
