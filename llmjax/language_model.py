@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from llmjax.checkpoint.reading import restore_params
 from llmjax.config import Config
@@ -193,12 +192,14 @@ def load(
     shape = replace(config.model, compute_dtype=dtype or config.model.compute_dtype)
     model = Model(resolve(shape, tokenizer.vocab_size))
     devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
-    held = jnp.dtype(dtype or "float32")
+    one = SingleDeviceSharding(jax.local_devices()[0])
+
+    def held(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = one if devices is None else leaf.sharding
+        return jax.ShapeDtypeStruct(leaf.shape, dtype or "float32", sharding=sharding)
+
     with use_mesh(devices):
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, held, sharding=leaf.sharding),
-            model.abstract_params(),
-        )
+        wanted = jax.tree.map(held, model.abstract_params())
     params, found = restore_params(folder.checkpoints, wanted, step)
     return LanguageModel(model, params, tokenizer, config, devices, found)
 
