@@ -40,7 +40,6 @@ MAY_CHANGE = (
     "model.attention",
     "model.remat",
     "optimizer.accumulate",
-    "optimizer.accumulate",
     "data.cache_dir",
     "data.prefetch",
     "data.workers",

@@ -1,5 +1,7 @@
 """A tiny model, its optimizer and its batches, for tests of the training parts."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 
@@ -10,6 +12,7 @@ from llmjax.optimizers import AdamWConfig, ScheduleConfig, SgdConfig, make_optim
 from llmjax.state import make_state
 from llmjax.step import make_train_step
 
+HERE = Path(__file__).parent
 CONFIG = ModelConfig(
     d_model=16, num_decoder_layers=2, num_heads=2, d_ff=32, max_length=16, gated=False
 )
