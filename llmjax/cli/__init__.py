@@ -1,6 +1,7 @@
 """The command line: verbs that parse, call a function of the same name, and print.
 
     0 done   1 a fault of ours   2 the user's mistake   75 stopped by a signal, checkpoint saved
+    130 interrupted where there is nothing to save
 
 Results go to stdout, all else to stderr. Nothing heavy is imported before a verb is chosen.
 """

@@ -1,16 +1,21 @@
 """`llmjax train`."""
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from llmjax.cli.arguments import FLAGS, Words, split
 from llmjax.cli.help import help_text
-from llmjax.cli.verb import checked
+from llmjax.cli.verb import checked, print_json
 from llmjax.config import Config, load_config_file, presets, validate
 from llmjax.config.overrides import HELP
+from llmjax.run import Run
 
 USAGE = "llmjax train CONFIG [--field value ...]"
 PROFILE = "profile"
+FIGURES = ("step", "loss", "bits_per_byte", "heldout_tokens", "heldout_bytes")
 TRAIN_FLAGS = FLAGS | {
     PROFILE: "Trace 5 steps into RUN/profile, for XProf or TensorBoard; --log.profile N traces N.",
 }
@@ -31,11 +36,38 @@ def main(argv: Sequence[str]) -> int:
         print(help_text(USAGE, about, TRAIN_FLAGS, config, HELP), end="")
         return 0
     config = resolve(words)
+    import jax
+
     from llmjax.train import train
 
-    folder = train(config)
-    print(folder)
+    run = Run(train(config))
+    if jax.process_index() == 0:
+        found = summary(run)
+        if "json" in words.flags:
+            print_json(found)
+        else:
+            print(in_words(found))
     return 0
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Where a run stands: its folder, its newest checkpoint, its last held-out figures."""
+    steps = run.steps()
+    found: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
+    with contextlib.suppress(FileNotFoundError), open(run.metrics, encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            if record["kind"] == "eval":
+                found["heldout"] = {name: record[name] for name in FIGURES if name in record}
+    return found
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """A summary as a line for a person."""
+    line = f"{found['run']} at step {found['step']}"
+    if heldout := found.get("heldout"):
+        bits, loss = heldout["bits_per_byte"], heldout["loss"]
+        line += f": held-out text takes {bits:.4f} bits per byte ({loss:.4f} nats per token)"
+    return line
 
 
 def resolve(words: Words) -> Config:
