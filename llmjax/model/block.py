@@ -145,7 +145,7 @@ class Block(nnx.Module):
         layout: Layout,
         key: jax.Array | None,
     ) -> jax.Array:
-        """x + change(norm(x)), or norm(x + change(x)); the change sees rows not split over tensor."""
+        """x + change(norm(x)), or norm(x + change(x)); the change sees rows as `layout.whole()`."""
         before = self.config.norm_placement == "pre"
         h = norm(x) if before else x
         h = dropout(change(mesh.reshard(h, *layout.whole())), self.config.dropout, key)

@@ -1,4 +1,4 @@
-"""Tables of vectors looked up by index: tokens (split over the vocabulary) and learned positions."""
+"""Tables of vectors looked up by index: tokens (split over the vocabulary), learned positions."""
 
 from functools import partial
 

@@ -142,7 +142,7 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
-    """Fixed positions (arXiv:1706.03762, 3.5): [B, L] -> [B, L, width] float32, sines then cosines."""
+    """Fixed positions (arXiv:1706.03762), [B, L] -> [B, L, width] float32: sines, then cosines."""
     half = width // 2
     frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None].astype(jnp.float32) * frequency

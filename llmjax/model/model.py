@@ -1,10 +1,7 @@
 """The model as pure functions of a plain dictionary of arrays; Flax stays behind this door."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from math import prod
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,6 @@ from flax import nnx
 
 from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.mesh import Axes
 from llmjax.model import cache as caches
 from llmjax.model import products
 from llmjax.model.block import Scope
@@ -20,38 +16,8 @@ from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import ROWS, STEPS, Layout
 from llmjax.model.mask import Mask
+from llmjax.model.plan import Declared, Params, plan
 from llmjax.model.transformer import Transformer
-
-Params = dict[str, Any]
-"""A nested dict of arrays; the layers of a stack are stacked along a leading axis."""
-
-
-class Plan(NamedTuple):
-    """What a config's model is made of: the module without its arrays, and their shapes and axes."""
-
-    graph: nnx.GraphDef
-    shapes: Params
-    axes: Params
-
-
-@cache
-def _plan(config: ModelConfig) -> Plan:
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):  # shapes need no mesh
-        module = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(module, nnx.Param)
-    params = nnx.to_flat_state(state)
-
-    def nested(leaf_of: Callable[[nnx.Param], Any]) -> Params:
-        return nnx.traversals.unflatten_mapping({path: leaf_of(leaf) for path, leaf in params})
-
-    def axes(param: nnx.Param) -> Axes:
-        own = param.get_metadata("axes")
-        return ("layers",) * (param.ndim - len(own)) + own
-
-    def shape(param: nnx.Param) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(param.shape, param.dtype)
-
-    return Plan(graph, nested(shape), nested(axes))
 
 
 @dataclass(frozen=True)
@@ -72,30 +38,33 @@ class Model:
         Raises:
           UserError: a parameter does not divide over the mesh; all such are named.
         """
-        self._check_mesh()
+        plan(self.config).check_mesh()
         state = nnx.state(Transformer(self.config, rngs=nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
     def abstract_params(self) -> Params:
-        """Shapes and dtypes of the parameters, with shardings where a mesh is set."""
+        """Shapes and dtypes of the parameters, with shardings where a mesh is set.
+
+        Raises:
+          UserError: as `init`.
+        """
         if not mesh.has_mesh():
-            return _plan(self.config).shapes
-        self._check_mesh()
+            return plan(self.config).tree(lambda declared: declared.shape)
+        plan(self.config).check_mesh()
         place = jax.sharding.get_mesh()
 
-        def leaf(shape: jax.ShapeDtypeStruct, axes: Axes) -> jax.ShapeDtypeStruct:
-            sharding = mesh.named_sharding(place, *axes)
-            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+        def sharded(declared: Declared) -> jax.ShapeDtypeStruct:
+            return declared.shape.update(sharding=mesh.named_sharding(place, *declared.axes))
 
-        return jax.tree.map(leaf, _plan(self.config).shapes, self.logical_axes())
+        return plan(self.config).tree(sharded)
 
     def logical_axes(self) -> Params:
         """The parameters' logical axes: the tree of `init` with a tuple of names at each leaf."""
-        return _plan(self.config).axes
+        return plan(self.config).tree(lambda declared: declared.axes)
 
     def num_params(self) -> int:
         """How many numbers the parameters hold."""
-        return sum(prod(leaf.shape) for leaf in jax.tree.leaves(_plan(self.config).shapes))
+        return sum(prod(declared.shape.shape) for declared in plan(self.config).declared)
 
     def hidden(
         self,
@@ -147,7 +116,7 @@ class Model:
         return self.logits(params, self.hidden(params, tokens, **rest))
 
     def unembedding(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
-        """The rows [V, D] ("vocab", "embed") whose products with hidden are logits, and a bias [V]."""
+        """Rows [V, D] ("vocab", "embed") whose products with hidden are the logits; a bias [V]."""
         tied = self.config.tie_embeddings
         rows = params["embedding"]["rows"] if tied else params["unembedding"]
         return rows, params.get("unembedding_bias")
@@ -200,7 +169,13 @@ class Model:
         return replace(empty, cross_keys=k, cross_values=v, encoder_segments=encoder_segments)
 
     def decode(
-        self, params: Params, tokens: jax.Array, positions: jax.Array, cache: Cache
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        cache: Cache,
+        *,
+        only: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Reads `tokens` at `positions` of their rows and remembers them.
 
@@ -212,21 +187,26 @@ class Model:
           tokens: [B, T] int32: a prompt, or one token a row.
           positions: [B, T] int32; those beyond the cache's length are not stored.
           cache: from `init_cache` or the last call.
+          only: [B] int32, the one token of each row whose logits are wanted; None for all.
 
         Returns:
-          Logits [B, T, V] float32, and the cache.
+          Logits [B, T, V] float32 (T = 1 with `only`), and the cache.
         """
+        _check_rows("tokens", tokens, "batch", None)
         encoded_mask = None
         if self.config.is_encoder_decoder:
             encoded_mask = Mask(None, cache.encoder_segments, causal=False)
         mask = Mask(index=positions, window=self.config.window)
         module = self._module(params)
         scope = Scope(STEPS, positions, mask, None, encoded_mask)
-        x, cache = module.decoder(module.embed(tokens, STEPS), scope, cache, None)
-        return self._logits(params, x, STEPS), cache
+        x, written = module.decoder(module.embed(tokens, STEPS), scope, cache, None)
+        assert written is not None
+        if only is not None:
+            x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
+        return self._logits(params, x, STEPS), written
 
     def _module(self, params: Params) -> Transformer:
-        return nnx.merge(_plan(self.config).graph, params)
+        return nnx.merge(plan(self.config).graph, params)
 
     def _encode(
         self,
@@ -248,9 +228,7 @@ class Model:
         *,
         causal: bool,
     ) -> Scope:
-        if mesh.has_mesh():
-            place = jax.sharding.get_abstract_mesh()
-            mesh.check_divides(name, tokens.shape, ("batch", "residual"), place)
+        _check_rows(name, tokens, "batch", "residual")
         if positions is None:
             self._check_length(tokens.shape[1])
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -281,17 +259,7 @@ class Model:
         if self.config.positions == "learned" and length > limit:
             raise UserError(f"rows of {length}", f"the model has learned {limit} positions")
 
-    def _check_mesh(self) -> None:
-        if not mesh.has_mesh():
-            return
-        place, found = jax.sharding.get_abstract_mesh(), []
-        for path, leaf in jax.tree.leaves_with_path(_plan(self.config).shapes):
-            axes = self.logical_axes()
-            for key in path:
-                axes = axes[key.key]
-            try:
-                mesh.check_divides(".".join(k.key for k in path), leaf.shape, axes, place)
-            except UserError as problem:
-                found.append(f"{problem.thing}: {problem.reason}")
-        if found:
-            raise UserError("mesh", "; ".join(found), "change the size or the mesh")
+
+def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:
+    if mesh.has_mesh():
+        mesh.check_divides(name, tokens.shape, axes, jax.sharding.get_abstract_mesh())
