@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toy import LetterTokenizer, log_softmax, next_logits, toy
 
 from llmjax.decoding import DecodingConfig, decoding_problems, stream_completions
 from llmjax.decoding.beams import beam_search
@@ -13,7 +14,6 @@ from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import StopStrings, TextWriter
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, make_mesh
-from tests.toy import LetterTokenizer, log_softmax, next_logits, toy
 
 LETTERS = LetterTokenizer(["a", "b", "c", "ab", "cab", " ", "ba", "\n", "abc"])
 SAMPLED = DecodingConfig(max_new_tokens=20, temperature=1.3, seed=5)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from untrained import make_run
 
 import llmjax
 from llmjax.config import Config
@@ -14,7 +15,6 @@ from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig, make_mesh
 from llmjax.model import Model, ModelConfig
-from tests.runs import make_run
 
 TOKENIZER = BytesTokenizer()
 PROMPTS = ["hello", "", "a longer prompt of several words"]

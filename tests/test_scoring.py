@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import LetterTokenizer, log_softmax
 
 from llmjax.data import Document
 from llmjax.data.tokenizer import BytesTokenizer
@@ -24,7 +25,6 @@ from llmjax.scoring import (
     score_text,
 )
 from llmjax.scoring.windows import pack
-from tests.toy import LetterTokenizer, log_softmax
 
 BYTES = BytesTokenizer()
 CONTEXT = 16
