@@ -249,8 +249,8 @@ def _gradients(
     chunks = _chunks(len(rows), hidden, targets, weights)
     zeros = (jnp.zeros(4), jnp.zeros(rows.shape), jnp.zeros(len(rows)))
     (sums, drows, dbias), dhidden = jax.lax.scan(add, zeros, chunks)
-    b, l, d = hidden.shape
-    dhidden = dhidden.reshape(-1, d)[: b * l].reshape(b, l, d)
+    width = hidden.shape[-1]
+    dhidden = dhidden.reshape(-1, width)[: targets.size].reshape(hidden.shape)
     dhidden = mesh.reduce_scatter(dhidden, ("vocab",), ("batch", "residual", None))
     return (
         mesh.reduce_scatter(sums, TOKENS, (None,)),
