@@ -1,15 +1,18 @@
 import json
+import logging
 import os
 import resource
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from llmjax import cli
 from llmjax.config.fields import hints, rows
-from llmjax.errors import UserError
+from llmjax.errors import Stopped, UserError
+from llmjax.run import Run
 
 
 def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
@@ -178,6 +181,71 @@ def test_interrupts_are_one_line(capsys, monkeypatch):
 
     stub(monkeypatch, "llmjax.report", report)
     assert run(capsys, "report", "x") == (130, "", ["llmjax: interrupted"])
+
+
+def test_the_log_is_plain_lines_on_stderr(capsys, monkeypatch):
+    def report(run, out):
+        logging.getLogger("llmjax.somewhere").warning("all %d steps are done", 3)
+        return "a path"
+
+    stub(monkeypatch, "llmjax.report", report)
+    assert run(capsys, "report", "x") == (0, "a path\n", ["llmjax: all 3 steps are done"])
+    assert logging.getLogger("llmjax").propagate
+
+
+def test_a_training_stopped_by_a_signal_exits_with_75(capsys, monkeypatch, tmp_path):
+    def train(config):
+        raise Stopped(7, "SIGTERM")
+
+    stub(monkeypatch, "llmjax.train", train)
+    code, out, err = run(capsys, "train", "smoke", "--run-dir", str(tmp_path))
+    assert (code, out) == (75, "")
+    assert err == ["llmjax: SIGTERM: saved step 7; start the same command again to go on"]
+
+
+def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
+    capsys, monkeypatch, tmp_path
+):
+    seen = []
+
+    def train(config):
+        seen.append(config)
+        checkpoint = Run.create(config).checkpoints / "20"
+        checkpoint.mkdir(parents=True)
+        lines = [{"kind": "eval", "step": s, "loss": 2.0, "bits_per_byte": s / 8} for s in (10, 20)]
+        lines.append({"kind": "train", "step": 20, "loss": 1.0})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "new" / "metrics.jsonl").write_text(text)
+        return tmp_path / "new"
+
+    stub(monkeypatch, "llmjax.train", train)
+    folder = str(tmp_path / "new")
+    words = [
+        "train",
+        "--optimizer.learning-rate",
+        "3e-4",
+        "smoke",
+        "--run-dir",
+        folder,
+        "--profile",
+    ]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert out == f"{folder} at step 20: held-out text takes 2.5000 bits per byte " + (
+        "(2.0000 nats per token)\n"
+    )
+    assert seen[0].optimizer.learning_rate == 3e-4
+    assert seen[0].run_dir == folder
+    assert seen[0].log.profile == 5
+    monkeypatch.setitem(
+        sys.modules, "llmjax.train", types.SimpleNamespace(train=lambda c: Path(folder))
+    )
+    _, out, _ = run(capsys, *words, "--json")
+    assert json.loads(out) == {
+        "run": folder,
+        "step": 20,
+        "heldout": {"step": 20, "loss": 2.0, "bits_per_byte": 2.5},
+    }
 
 
 def test_a_reader_that_leaves_is_no_fault():

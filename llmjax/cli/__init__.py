@@ -6,11 +6,13 @@
 Results go to stdout, all else to stderr. Nothing heavy is imported before a verb is chosen.
 """
 
+import contextlib
 import importlib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from llmjax.errors import Stopped, UserError
 
@@ -101,5 +103,20 @@ def _dispatch(words: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
         raise UserError(verb, "no such verb", hint)
     module = importlib.import_module(f"llmjax.cli.{verb}")
-    code: int = module.main(rest)
+    with _log_to_stderr():
+        code: int = module.main(rest)
     return code
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Our own log as plain lines on stderr, whatever a library does to the root logger."""
+    logger, handler = logging.getLogger("llmjax"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("llmjax: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True

@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     from llmjax.evaluate import evaluate
+    from llmjax.programs import keep_programs
+
+    keep_programs()
 
     options = parsed.options
     result = evaluate(

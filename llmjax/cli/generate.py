@@ -48,6 +48,9 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     from llmjax.generate import generate
+    from llmjax.programs import keep_programs
+
+    keep_programs()
 
     options, run = parsed.options, parsed.positionals[0]
     as_json = "json" in parsed.flags
