@@ -11,6 +11,7 @@ tensorboard/  profile/  report.html
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from typing import Any
 
 from llmjax.config import Config
 from llmjax.config.build import plain
-from llmjax.config.fields import flag
 from llmjax.config.storage import read, to_json
 from llmjax.errors import UserError
 
@@ -126,19 +126,19 @@ class Run:
         """
         path = Path(folder)
         if not path.exists():
-            near = _runs_beside(path)
-            raise UserError(path, "no such run folder", f"runs here: {near}" if near else "")
+            raise UserError(path, "no such run folder", _runs_in(path.parent, Path("runs")))
         if not path.is_dir():
             raise UserError(path, "is a file, not a run folder")
         if not (path / "config.json").is_file():
-            raise UserError(path, "is not a run folder: it has no config.json", _advice(path))
+            raise UserError(path, "is not a run folder: it has no config.json", _runs_in(path))
         return cls(path)
 
     @classmethod
     def create(cls, config: Config) -> "Run":
         """The run folder of `config`: made new, or one of the same config that is to go on.
 
-        Fields in MAY_CHANGE may differ from the stored config; the new values are then stored.
+        Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
+        run that never took a step (its data could not be read, say) is begun anew with any config.
 
         Raises:
           UserError: the folder cannot be written, holds other things, or is another config's run.
@@ -148,9 +148,10 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             if run.config_path.is_file():
                 stored = run.config()
-                _check_same(run.folder, stored, config)
                 if stored == config:
                     return run
+                if changed := _decisive(stored, config):
+                    run._begin_anew(changed)
             elif others := sorted(p.name for p in run.folder.iterdir() if p.name[0] != "."):
                 raise UserError(
                     run.folder,
@@ -165,6 +166,22 @@ class Run:
                 "choose another --run-dir",
             ) from error
         return run
+
+    def _begin_anew(self, changed: list[str]) -> None:
+        """Removes what another config's start prepared here; refuses where it has trained.
+
+        Args:
+          changed: the fields that differ, in words.
+        """
+        if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise UserError(
+                self.folder,
+                f"holds a run of another config ({'; '.join(changed[:5])}{more})",
+                "choose another --run-dir, or leave these fields as they were",
+            )
+        with self.lock():
+            shutil.rmtree(self.tokenizer, ignore_errors=True)
 
     def config(self) -> Config:
         """The stored config.
@@ -212,32 +229,18 @@ class Run:
             yield
 
 
-def _check_same(folder: Path, stored: Config, config: Config) -> None:
-    """Raises a UserError unless a run of `stored` may go on as `config`."""
-    changed = {
-        name: values
-        for name, values in differences(stored, config).items()
+def _decisive(stored: Config, config: Config) -> list[str]:
+    """The differences, in words, for which a run of `stored` cannot go on as `config`."""
+    return [
+        f"{name} {old!r} -> {new!r}"
+        for name, (old, new) in differences(stored, config).items()
         if not any(name == free or name.startswith(f"{free}.") for free in MAY_CHANGE)
-    }
-    if changed:
-        lines = [f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items()]
-        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-        raise UserError(
-            folder,
-            f"holds a run of another config ({'; '.join(lines[:5])}{more})",
-            f"choose another {flag(('run_dir',))}, or leave these fields as they were",
-        )
+    ]
 
 
-def _runs_beside(path: Path) -> str:
-    """Names of the runs in the folder where one was looked for, or in ./runs."""
-    for folder in (path.parent, Path("runs")):
-        found = sorted(p.parent for p in folder.glob("*/config.json"))
-        if found:
-            return ", ".join(str(p) for p in found[:5])
+def _runs_in(*folders: Path) -> str:
+    """Names of the runs in the first of these folders that has any."""
+    for folder in folders:
+        if found := sorted(path.parent for path in folder.glob("*/config.json")):
+            return f"runs in {folder}: {', '.join(path.name for path in found[:5])}"
     return ""
-
-
-def _advice(path: Path) -> str:
-    inside = sorted(p.parent.name for p in path.glob("*/config.json"))
-    return f"runs inside it: {', '.join(inside[:5])}" if inside else ""

@@ -31,13 +31,30 @@ def test_the_same_config_goes_on(config):
 
 
 def test_another_config_is_refused_and_the_fields_named(config):
-    Run.create(config)
+    (Run.create(config).checkpoints / "10").mkdir(parents=True)
     other = dataclasses.replace(config, seed=3, optimizer=AdamWConfig(learning_rate=0.5))
     with pytest.raises(UserError) as caught:
         Run.create(other)
     for part in ("seed 0 -> 3", "optimizer.learning_rate 0.001 -> 0.5", "--run-dir"):
         assert part in str(caught.value)
     assert Run.open(config.run_dir).config() == config
+
+
+def test_a_run_that_logged_a_step_is_not_begun_anew(config):
+    Run.create(config).metrics.write_text("{}")
+    with pytest.raises(UserError, match="seed 0 -> 3"):
+        Run.create(dataclasses.replace(config, seed=3))
+
+
+def test_a_run_that_never_took_a_step_is_begun_anew_with_any_config(config):
+    run = Run.create(config)
+    run.tokenizer.mkdir()
+    other = dataclasses.replace(config, seed=3)
+    with run.lock(), pytest.raises(UserError, match="another training writes here"):
+        Run.create(other)
+    assert run.tokenizer.is_dir()
+    assert Run.create(other).config() == other
+    assert not run.tokenizer.exists()
 
 
 def test_fields_that_do_not_decide_the_run_may_change(config):
@@ -80,10 +97,13 @@ def test_differences():
 def test_folders_that_are_no_runs(how, config, tmp_path):
     Run.create(config)
     path, message = {
-        "missing": (tmp_path / "runs" / "two", f"no such run folder; runs here: {config.run_dir}"),
+        "missing": (
+            tmp_path / "runs" / "two",
+            f"no such run folder; runs in {tmp_path / 'runs'}: one",
+        ),
         "file": (tmp_path / "file", "is a file, not a run folder"),
         "empty": (tmp_path / "empty", "it has no config.json"),
-        "nested": (tmp_path / "runs", "it has no config.json; runs inside it: one"),
+        "nested": (tmp_path / "runs", f"it has no config.json; runs in {tmp_path / 'runs'}: one"),
     }[how]
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()

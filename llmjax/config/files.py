@@ -5,6 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from llmjax.config.build import shown
 from llmjax.config.fields import nearest
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
@@ -80,7 +81,7 @@ def load_config_file(name: str | Path) -> Config:
     finally:
         sys.path.remove(str(path.resolve().parent))
     if not isinstance(config, Config):
-        raise UserError(path, f"config() returns a {type(config).__name__}", "return llmjax.Config")
+        raise UserError(path, f"config() returns {shown(config)}", "return an llmjax.Config")
     return config
 
 

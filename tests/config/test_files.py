@@ -33,7 +33,7 @@ def test_config_files_build_on_their_neighbours(tmp_path):
     [
         ("", "has no function config()"),
         ("config = 3", "has no function config()"),
-        ("def config(): return {}", "config() returns a dict"),
+        ("def config(): return {}", "config() returns {}; return an llmjax.Config"),
         ("def config(:", "line 1: SyntaxError"),
         ("import nowhere_to_be_found", "line 1: ModuleNotFoundError"),
         (GOOD.replace("steps=7", "stepz=7"), "line 5: TypeError"),
