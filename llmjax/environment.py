@@ -69,7 +69,8 @@ def record(path: Path, *, model: Mapping[str, Any], data: Mapping[str, Any]) -> 
 
     Args:
       path: RUN/environment.json.
-      model: "parameters" (a count) and "flops_per_token" (forward and backward), as far as known.
+      model: "parameters" and "vocab_size" (counts), "flops_per_token" (forward and backward), as
+        far as known.
       data: documents, bytes and tokens: "train_documents", "heldout_bytes" and so on.
     """
     earlier = read(path).get("sessions", [])

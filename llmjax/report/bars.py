@@ -1,10 +1,11 @@
 """The bars: the model's bits per byte beside those of the classical compressors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmjax.report.heldout import Comparison
-from llmjax.report.history import History, last
+from llmjax.report.history import History, last, number, split_evals
 from llmjax.report.numbers import count, percent
 
 
@@ -62,6 +63,17 @@ def caption(comparison: Comparison) -> str:
     )
 
 
+def same_text(history: History, comparison: Comparison) -> bool:
+    """Whether the model's figure is of all the text that was compressed, as far as is known."""
+    return comparison.bytes is None or not _scored(history) < comparison.bytes
+
+
+def _scored(history: History) -> float:
+    """Bytes of text of the last evaluation that succeeded; NaN if unknown."""
+    like, _ = split_evals(history.evals)
+    return number(like[-1], "heldout_bytes") if like else math.nan
+
+
 def notes(history: History, comparison: Comparison) -> Sequence[str]:
     """What one has to know to read the bars rightly."""
     said = list(comparison.notes)
@@ -69,11 +81,10 @@ def notes(history: History, comparison: Comparison) -> Sequence[str]:
         return said
     if not history.evals:
         return [*said, "The model is missing here: it has not been evaluated on held-out text."]
-    scored = last(history.evals[-1:], "heldout_bytes")
-    if scored is not None and comparison.bytes is not None and scored < comparison.bytes:
+    if not same_text(history, comparison):
         said.append(
-            f"The model's figure is of the first {count(scored)} of these bytes: the last "
-            "evaluation was limited by evaluation.max_tokens."
+            f"The model's figure is of the first {count(_scored(history))} of these bytes: the "
+            "last evaluation was limited by evaluation.max_tokens."
         )
     said.append(
         "The model's bytes are its code length: what an arithmetic coder would write, driven by "

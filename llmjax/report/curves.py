@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from llmjax.baselines import Baseline
 from llmjax.report.axes import Axis, span
 from llmjax.report.charts import Chart, Point, Series, thin
-from llmjax.report.history import History, column
+from llmjax.report.history import History, column, split_evals
 from llmjax.report.numbers import power, tick
 
 SMOOTH_FROM = 60
@@ -58,16 +58,23 @@ def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
 def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
     """Bits per byte of training batches and of held-out text, with xz as the level to pass."""
     logged = column(history.train, "bits_per_byte")
-    train, heldout = condense(logged), column(history.evals, "bits_per_byte")
-    points = [*train, *heldout]
+    train = condense(logged)
+    heldout, part = (column(lines, "bits_per_byte") for lines in split_evals(history.evals))
+    points = [*train, *part, *heldout]
     levels = [(b.name, b.bits_per_byte) for b in baselines[:1]]
     steps = _steps(points)
     whole = span([v for _, v in points] + [v for _, v in levels], log=True)
     if whole is None or steps is None or not _finite(points):
         return None
-    series = (*_smoothed("train", logged), Series("held-out", "heldout", heldout, dots=True))
-    title = _in_words("Bits per byte by step", {"train": train, "held-out": heldout})
-    chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=84)
+    series = (
+        *_smoothed("train", logged),
+        *([Series("held-out, part", "part", part, dots=True)] if part else []),
+        Series("held-out", "heldout", heldout, dots=True),
+    )
+    curves = {"train": train, "a part of the held-out text": part, "held-out": heldout}
+    title = _in_words("Bits per byte by step", curves)
+    margin = 104 if part else 84
+    chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=margin)
     views = [_view("", chart, "bpb")]
     first = min((step for step, _ in _finite(points) if step > 0), default=steps.high)
     late = [point for point in points if point[0] >= steps.high / 10]
@@ -182,7 +189,7 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     return means
 
 
-def _in_words(title: str, curves: dict[str, Sequence[Point]]) -> str:
+def _in_words(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
     """What a curve shows, for those who do not see it."""
     said = []
     for name, points in curves.items():

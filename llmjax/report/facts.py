@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmjax.config import Config
-from llmjax.report.history import History, Line, column, last, number
+from llmjax.report.history import History, Line, column, last, number, split_evals
 from llmjax.report.numbers import count, duration, flops, percent, power, short, size
 
 
@@ -34,6 +34,7 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
     heads += f", {model.kv_heads} for keys and values" if model.kv_heads != model.num_heads else ""
     mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
     parameters = known_number(recorded, "parameters")
+    vocabulary = model.vocab_size or known_number(recorded, "vocab_size")
     return [
         Fact("Parameters", _known(parameters, count)),
         Fact("Layers", ", ".join(stacks)),
@@ -41,7 +42,7 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
         Fact("Attention heads", heads),
         Fact("MLP", mlp),
         Fact("Norm and positions", f"{model.norm_placement}-{model.norm}, {model.positions}"),
-        Fact("Vocabulary", count(model.vocab_size) if model.vocab_size else UNKNOWN),
+        Fact("Vocabulary", _known(vocabulary, count)),
         Fact("Row length", f"{count(config.data.length)} tokens"),
         Fact("Computes in", model.compute_dtype),
     ]
@@ -131,6 +132,7 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
     cores, memory = known_number(machine, "cores"), known_number(machine, "memory_bytes")
     number, processes = known_number(devices, "count"), known_number(devices, "processes")
     kind = _text(devices, "kind")
+    kind = "CPU device" if kind == "cpu" else kind
     where = f"{_known(number, count)} {kind}" if number is not None else UNKNOWN
     if processes is not None and processes > 1:
         where += f" in {count(processes)} processes"
@@ -152,17 +154,23 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
 
 def evaluation_facts(history: History) -> list[Fact]:
     """The last evaluation's figures, and the best one where it came earlier."""
-    scored = [line for line in history.evals if math.isfinite(number(line, "bits_per_byte"))]
+    like, _ = split_evals(history.evals)
+    scored = [line for line in like if math.isfinite(number(line, "bits_per_byte"))]
     if not scored:
         return [Fact("Bits per byte", "not evaluated yet")]
     line = scored[-1]
     bits, loss = number(line, "bits_per_byte"), known_number(line, "loss")
+    length, tokens = (known_number(line, f"heldout_{what}") for what in ("bytes", "tokens"))
     facts = [
         Fact("Step", count(line["step"])),
         Fact("Bits per byte", f"{bits:.4f}", "nats / (ln 2 · UTF-8 bytes)"),
         Fact("Loss per token", _known(loss, lambda v: f"{v:.4f} nats")),
         Fact("Perplexity per token", _known(loss, lambda v: f"{math.exp(min(v, 700)):,.2f}")),
     ]
+    if length is not None:
+        text = f"{count(length)} bytes"
+        text += f", {count(tokens)} tokens" if tokens is not None else ""
+        facts.append(Fact("Text scored", text, "end-of-text tokens included"))
     best = min(scored, key=lambda one: number(one, "bits_per_byte"))
     if best is not line:
         value = f"{number(best, 'bits_per_byte'):.4f} bits per byte"

@@ -53,6 +53,18 @@ def read_history(folder: Path) -> History:
     )
 
 
+def split_evals(evals: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+    """The evaluations of as much text as the last one that succeeded, and the other ones.
+
+    While training, a run may score a part of the held-out text (evaluation.max_tokens). Figures of
+    different texts cannot be compared.
+    """
+    finite = [line for line in evals if math.isfinite(number(line, "bits_per_byte"))]
+    size = finite[-1].get("heldout_bytes") if finite else None
+    like = [line for line in evals if line.get("heldout_bytes") == size]
+    return like, [line for line in evals if line.get("heldout_bytes") != size]
+
+
 def number(line: Mapping[str, Any], key: str) -> float:
     """A finite number of a line, or NaN where it is missing, null or something else."""
     value = line.get(key)

@@ -1,14 +1,14 @@
 """The sentences of the page: what was done, what it came to, what is missing."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmjax.config import Config
-from llmjax.report import facts
+from llmjax.report import bars, facts
 from llmjax.report.facts import Fact
 from llmjax.report.heldout import Comparison
-from llmjax.report.history import History, column, last
+from llmjax.report.history import History, column, last, split_evals
 from llmjax.report.numbers import count, duration, percent, short, size
 
 
@@ -47,7 +47,7 @@ def headline(
         found = [Fact("bits per byte of the last training batches", f"{train:.3f}")]
     else:
         return []
-    if heldout is not None and comparison.baselines:
+    if heldout is not None and comparison.baselines and bars.same_text(history, comparison):
         reference = comparison.baselines[0]
         share = 1 - heldout / reference.bits_per_byte
         word = "smaller" if share >= 0 else "larger"
@@ -84,16 +84,21 @@ def figures_notes(history: History, comparison: Comparison) -> list[str]:
     if not history.train and not history.evals:
         return ["No curves: no step has been logged."]
     said = []
+    like, other = split_evals(history.evals)
+    scored = column(like, "bits_per_byte")
     reference = next(iter(comparison.baselines), None)
-    below = [
-        step
-        for step, bits in column(history.evals, "bits_per_byte")
-        if reference is not None and bits < reference.bits_per_byte
-    ]
-    if reference is not None and below:
+    if reference is not None and len(scored) > 1 and bars.same_text(history, comparison):
+        below = [step for step, bits in scored if bits < reference.bits_per_byte]
+        if below:
+            said.append(
+                f"Below {reference.name}, the dashed level, for the first time at step "
+                f"{count(below[0])}."
+            )
+    if other and like:
+        sizes = [size for _, size in column(other, "heldout_bytes") if math.isfinite(size)]
         said.append(
-            f"Below {reference.name}, the dashed level, for the first time at step "
-            f"{count(below[0])}."
+            f"Some evaluations were of a part of the held-out text{_up_to(sizes)}: their curve "
+            "compares with itself alone."
         )
     if len(history.train) >= 60:
         said.append(
@@ -101,6 +106,10 @@ def figures_notes(history: History, comparison: Comparison) -> list[str]:
             "their running mean over 3 % of the way before and after."
         )
     return said
+
+
+def _up_to(sizes: Sequence[float]) -> str:
+    return f", at most {count(max(sizes))} bytes (evaluation.max_tokens)" if sizes else ""
 
 
 def samples_note(config: Config, history: History) -> str:

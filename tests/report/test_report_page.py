@@ -236,11 +236,38 @@ def test_a_long_run_stays_small_and_keeps_its_spike(maker):
     assert "123.4" in label
 
 
-def test_partial_evaluations_are_owned_up_to(maker):
-    lines = [train_line(1), eval_line(1200) | {"heldout_bytes": 100}]
-    assert "first 100 of these bytes" in page(maker.write(lines)).text
-    lines = [train_line(1), eval_line(1200) | {"heldout_bytes": len(TEXT)}]
-    assert "of these bytes" not in page(maker.write(lines)).text
+def of_bytes(step: int, length: int, bits: float):
+    return eval_line(step) | {"heldout_bytes": length, "heldout_tokens": 9, "bits_per_byte": bits}
+
+
+def test_a_run_evaluated_in_part_claims_nothing_against_the_compressors(maker):
+    text = page(maker.write([train_line(10), of_bytes(10, 100, 0.01)])).text
+    assert "first 100 of these bytes" in text
+    assert "than xz -9e" not in text
+
+
+def test_evaluations_of_different_text_are_not_compared(maker):
+    """While training a part was scored, at the end everything: the part's better figure is no
+    best, and no crossing of the dashed level."""
+    whole = len(TEXT)
+    lines = [train_line(10), of_bytes(10, 100, 0.01), of_bytes(20, 100, 0.02)]
+    document = page(maker.write([*lines, of_bytes(20, whole, 0.03)]))
+    assert "smaller than xz -9e" in document.text
+    assert f"Text scored {whole:,} bytes, 9 tokens" in document.text
+    assert "Best so far" not in document.text
+    assert "Below xz" not in document.text
+    assert "of a part of the held-out text, at most 100 bytes" in document.text
+    assert 'class="dots part"' in document.source
+
+
+def test_evaluations_of_one_text_are_compared(maker):
+    whole = len(TEXT)
+    figures = {10: 5.0, 20: 0.02, 30: 0.03}
+    lines = [of_bytes(step, whole, bits) for step, bits in figures.items()]
+    text = page(maker.write([train_line(10), *lines])).text
+    assert "Best so far 0.0200 bits per byte step 20" in text
+    assert "Below xz -9e, the dashed level, for the first time at step 20." in text
+    assert "part of the held-out text" not in text
 
 
 def test_figures_outlive_the_text(demo, monkeypatch):
