@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from untrained import make_run
+from untrained import drawn, make_run
 
 import llmjax
 from llmjax.config import Config
@@ -32,10 +32,9 @@ def lm(run):
 
 def lm_of(**fields):
     """A model that was never trained nor saved."""
-    shape = {"vocab_size": 264, "max_length": 128, "d_model": 16, "num_heads": 4, "init_std": 0.4}
+    shape = {"vocab_size": 264, "max_length": 128, "d_model": 16, "num_heads": 4}
     model = Model(ModelConfig(**shape | {"num_decoder_layers": 2} | fields))
-    params = jax.jit(model.init)(jax.random.key(2))
-    return LanguageModel(model, params, TOKENIZER, Config(data=DataConfig(length=128)))
+    return LanguageModel(model, drawn(model), TOKENIZER, Config(data=DataConfig(length=128)))
 
 
 def test_logits_are_the_models(lm):
@@ -141,8 +140,9 @@ def test_generate_takes_a_config_or_fields(lm):
     for row, completion in enumerate(found):
         assert "".join(piece.text for piece in pieces if piece.row == row) == completion.text
     assert lm.generate([]) == []
-    stopped = lm.generate("hello", config, samples=1, stop=found[0].text[3:5])[0]
-    assert stopped.text == found[0].text[:3]
+    stop = max((c.text for c in found), key=len)[2:4]
+    for completion, stopped in zip(found, lm.generate(PROMPTS, config, stop=stop), strict=True):
+        assert stopped.text == completion.text.partition(stop)[0]
     with pytest.raises(UserError, match="no such field"):
         lm.generate("x", temprature=1)
     with pytest.raises(UserError, match="longer than the model's context of 64"):
@@ -171,7 +171,7 @@ def test_half_precision_is_held_and_computed(run, lm):
     half = load(run.folder, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("bfloat16")}
     assert half.model.config.compute_dtype == "bfloat16"
-    np.testing.assert_allclose(half.logits([[5, 6]]), lm.logits([[5, 6]]), atol=0.3)
+    np.testing.assert_allclose(half.logits([[5, 6]]), lm.logits([[5, 6]]), atol=0.5)
     assert half.score("hello").nats.sum() == pytest.approx(lm.score("hello").nats.sum(), rel=0.02)
     assert len(half.generate("a", max_new_tokens=3)[0].tokens) <= 3
 

@@ -1,39 +1,50 @@
-"""Run folders with checkpoints that nobody trained, for tests of what uses a run."""
-
-from dataclasses import replace
+"""Models, and run folders with checkpoints, that nobody trained: for tests of what uses them."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from llmjax.checkpoint.checkpoints import Checkpoints, Position
 from llmjax.config import Config
 from llmjax.data import BytesConfig, DataConfig, TextSource
 from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.mesh import MeshConfig, make_mesh
+from llmjax.mesh import make_mesh, use_mesh
 from llmjax.model import Model, ModelConfig, resolve
 from llmjax.optimizers import SgdConfig, make_optimizer
 from llmjax.run import Run
 from llmjax.scoring import EvaluationConfig
-from llmjax.state import make_state
+from llmjax.state import TrainState
 
 TEXTS = tuple(f"Document {n} says {'🙂 né ' * (n % 5)}and so on.\n" for n in range(40))
 
 
-def make_run(folder, steps=(3, 7), mesh=None, **model):
+def drawn(model, seed=0, mesh=None, spread=0.4):
+    """Parameters of large deviation, norms around 1; drawn by NumPy, which compiles nothing."""
+    generator = np.random.default_rng(seed)
+
+    def leaf(path, shape):
+        middle = float(path[-1].key == "scale")
+        values = generator.normal(middle, spread, shape.shape).astype(np.float32)
+        return jnp.asarray(values) if mesh is None else jax.device_put(values, shape.sharding)
+
+    with use_mesh(mesh):
+        return jax.tree.map_with_path(leaf, model.abstract_params())
+
+
+def make_run(folder, steps=(3, 7), mesh=None):
     """A run of a tiny model of bytes; each checkpoint was drawn with its step as seed.
 
     Args:
       folder: holds the run, its text and its cache.
       steps: of the checkpoints.
       mesh: a MeshConfig to save them from; None for one device.
-      **model: fields of ModelConfig.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = folder / "text.txt"
     text.write_text("".join(TEXTS), encoding="utf-8")
-    shape = ModelConfig(max_length=64, d_model=16, num_decoder_layers=1, num_heads=2, init_std=0.4)
     config = Config(
         run_dir=str(folder / "run"),
-        model=replace(shape, **model),
+        model=ModelConfig(max_length=64, d_model=16, num_decoder_layers=1, num_heads=2),
         tokenizer=BytesConfig(),
         data=DataConfig(
             sources=(TextSource(paths=(str(text),), split="line"),),
@@ -49,11 +60,17 @@ def make_run(folder, steps=(3, 7), mesh=None, **model):
     run = Run.create(config)
     tokenizer = BytesTokenizer()
     tokenizer.save(run.tokenizer)
-    network = Model(resolve(config.model, tokenizer.vocab_size))
-    devices = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else make_mesh(mesh)
-    optimizer = make_optimizer(config.optimizer, 10, network.logical_axes())
+    save(run, config, steps, mesh)
+    return run
+
+
+def save(run, config, steps, mesh=None):
+    """Writes the checkpoints, from all devices of a mesh or from one."""
+    model = Model(resolve(config.model, BytesTokenizer().vocab_size))
+    devices = None if mesh is None else make_mesh(mesh)
+    optimizer = make_optimizer(config.optimizer, 10, model.logical_axes())
     with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints:
         for step in steps:
-            state = make_state(network, optimizer, step, devices)
+            params = drawn(model, step, devices)
+            state = TrainState(jnp.int32(step), params, optimizer.init(params))
             checkpoints.save(state, Position(step, 0, 2, 32, "none"))
-    return run
