@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from llmjax.data.config import (
     cache_root,
     check_data,
 )
-from llmjax.data.fingerprint import Identity, identify
+from llmjax.data.fingerprint import Identity, identify, pinned
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.split import HASHES, HashSample
 from llmjax.data.store import TokenStore
@@ -103,6 +103,7 @@ def prepare(
         the text supports.
     """
     check_data(config)
+    config = replace(config, sources=tuple(map(pinned, config.sources)))
     identities = [identify(source, config.cache_dir) for source in config.sources]
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
     if folder is not None and folder.is_dir():
@@ -136,6 +137,7 @@ def train_tokenizer(
       UserError: a source is missing, broken or empty, or the vocabulary too large for the text.
     """
     check_data(data)
+    data = replace(data, sources=tuple(map(pinned, data.sources)))
     identities = [identify(source, data.cache_dir) for source in data.sources]
     tokenizer = _trained(config, data, identities, progress)
     tokenizer.save(folder)

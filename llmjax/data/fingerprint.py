@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from pathlib import Path
 
@@ -89,10 +89,19 @@ def _(source: TfdsSource, cache_dir: str | None = None) -> Identity:
 
 @identify.register
 def _(source: HubSource, cache_dir: str | None = None) -> Identity:
-    from llmjax.data.hub_source import hub_fingerprint
+    from llmjax.data.hub_source import hub_commit
 
-    what = [source.subset, source.split, source.field, hub_fingerprint(source)]
+    what = [source.name, source.subset, source.split, source.field, hub_commit(source)]
     return Identity(_digest(["hub", *what]))
+
+
+def pinned(source: Source) -> Source:
+    """The same source, for ever: a hub data set at the commit that it is at now."""
+    if isinstance(source, HubSource):
+        from llmjax.data.hub_source import hub_commit
+
+        return replace(source, revision=hub_commit(source))
+    return source
 
 
 def _files(

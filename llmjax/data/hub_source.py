@@ -1,6 +1,7 @@
 """Hugging Face hub data sets as documents: streamed, nothing is downloaded as a whole."""
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,7 @@ def hub_documents(source: HubSource) -> Iterator[str]:
                 raise UserError(source.name, reason, f"set field to one of: {strings or 'none'}")
             if value:
                 yield value
-    except (OSError, ValueError) as error:  # the library's own errors are kinds of these
+    except _failures() as error:
         raise UserError(
             source.name,
             f"cannot be read from the hub: {error}",
@@ -47,19 +48,30 @@ def hub_documents(source: HubSource) -> Iterator[str]:
         ) from error
 
 
-def hub_fingerprint(source: HubSource) -> str:
-    """The commit that `source.revision` stands for now; no network where it is a commit."""
+def hub_commit(source: HubSource) -> str:
+    """The commit that `source.revision` stands for now; no network where it is a commit.
+
+    Raises:
+      UserError: the extra is not installed, or the hub does not know or show the data set.
+    """
     _library()
     if re.fullmatch("[0-9a-f]{40}", source.revision or ""):
-        return f"{source.name}@{source.revision}"
+        return str(source.revision)
     import huggingface_hub
 
     try:
-        info = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision)
-    except (OSError, ValueError) as error:
+        found = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision)
+    except _failures() as error:
         raise UserError(
             source.name,
             f"cannot be found on the hub: {error}",
             "check the name, the network, and your access",
         ) from error
-    return f"{source.name}@{info.sha}"
+    return str(found.sha)
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What the library raises: its own errors are kinds of the first two; those of the network
+    belong to whichever HTTP library it has loaded."""
+    clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return (OSError, ValueError, *(client.HTTPError for client in clients))

@@ -50,6 +50,8 @@ def tfds_fingerprint(source: TfdsSource) -> tuple[str, list[Path]]:
 
 
 def _prepared(source: TfdsSource) -> Any:
+    if source.name.startswith("huggingface:"):
+        raise UserError(source.name, "is a hub data set", "use a source of kind 'hub'")
     with _quiet():
         import tensorflow_datasets as tfds
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from llmjax.data.config import HubSource
-from llmjax.data.fingerprint import identify
+from llmjax.data.fingerprint import identify, pinned
 from llmjax.data.sources import documents
 from llmjax.errors import UserError
 
@@ -48,6 +48,29 @@ def test_errors_of_the_hub_are_the_users_to_mend(hub):
     hub.load_dataset = fail
     with pytest.raises(UserError, match="cannot be read from the hub: dataset 'owner/name'"):
         list(documents(SOURCE))
+
+
+def test_errors_of_the_network_too(hub, monkeypatch):
+    client = types.ModuleType("httpx")
+    client.HTTPError = type("HTTPError", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "httpx", client)
+
+    def fail(*_, **__):
+        raise client.HTTPError("name resolution")
+
+    hub.load_dataset = fail
+    with pytest.raises(UserError, match="name resolution; check name, split, network"):
+        list(documents(SOURCE))
+
+
+def test_a_branch_is_pinned_to_its_commit(hub, monkeypatch):
+    api = types.ModuleType("huggingface_hub")
+    api.HfApi = lambda: types.SimpleNamespace(
+        dataset_info=lambda name, revision: types.SimpleNamespace(sha=f"{name} at {revision}")
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", api)
+    assert pinned(HubSource("a/b", revision="dev")).revision == "a/b at dev"
+    assert pinned(SOURCE) == SOURCE
 
 
 def test_identity_is_the_commit(hub):
