@@ -5,6 +5,8 @@ tokenizer/        everything needed to encode and decode
 checkpoints/STEP/ finished checkpoints
 metrics.jsonl     a line per logged step
 samples.jsonl     text written while training
+environment.json  versions, machine, command and counts of the data, at every start
+baselines.json    the compressors' figures on the held-out text, as last reported
 tensorboard/  profile/  report.html
 """
 

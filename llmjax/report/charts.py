@@ -87,7 +87,8 @@ class Chart:
     def svg(self, name: str) -> Markup:
         """The drawing; `name` must be unique on the page."""
         left, right, top, base = self.left, self._right(), self.top, self._base()
-        frame = f'x="{left}" y="{top}" width="{right - left}" height="{base - top}"'
+        # Four units of room, so that dots on the frame's edge stay whole.
+        frame = f'x="{left - 4}" y="{top - 4}" width="{right - left + 8}" height="{base - top + 4}"'
         ends = f"{self.x.low:.12g} {self.x.high:.12g} {self.x.log:d}"
         parts = [
             f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmjax.config import Config
 from llmjax.config.storage import package_version
-from llmjax.report import bars, facts, words
+from llmjax.report import bars, facts, record, words
 from llmjax.report.bars import Bar
 from llmjax.report.curves import Figure, figures
 from llmjax.report.facts import Fact
@@ -57,7 +57,7 @@ def make_page(
       environment: contents of environment.json, {} where there is none.
       comparison: the compressors' figures on its held-out text.
     """
-    session = (facts.sessions(environment) or [{}])[-1]
+    session = (record.sessions(environment) or [{}])[-1]
     drawn = figures(history, comparison.baselines)
     return Page(
         name=name,
@@ -86,9 +86,9 @@ def tables(
 ) -> list[tuple[str, list[Fact]]]:
     """The record: captions and facts."""
     trained = last(history.train, "tokens")
-    sessions = facts.sessions(environment)
-    seconds = facts.wall_seconds(history, environment)
-    model, data = (facts.part(environment, key) for key in ("model", "data"))
+    sessions = record.sessions(environment)
+    seconds = record.wall_seconds(history, environment)
+    model, data = (record.part(environment, key) for key in ("model", "data"))
     return [
         ("Held-out evaluation", facts.evaluation_facts(history)),
         ("Model", facts.model_facts(config, model)),

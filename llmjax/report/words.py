@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmjax.config import Config
-from llmjax.report import bars, facts
+from llmjax.report import bars, record
 from llmjax.report.facts import Fact
 from llmjax.report.heldout import Comparison
 from llmjax.report.history import History, column, last, split_evals
@@ -18,21 +18,21 @@ def lede(config: Config, history: History, environment: Mapping[str, Any]) -> st
     stacks = {"encoder": model.num_encoder_layers, "decoder": model.num_decoder_layers}
     kind = "-".join(name for name, layers in stacks.items() if layers) or "model"
     layers = "+".join(str(layers) for layers in stacks.values() if layers)
-    recorded = facts.part(environment, "model"), facts.part(environment, "data")
-    parameters = facts.known_number(recorded[0], "parameters")
-    text = facts.known_number(recorded[1], "train_bytes")
+    recorded = record.part(environment, "model"), record.part(environment, "data")
+    parameters = record.known_number(recorded[0], "parameters")
+    text = record.known_number(recorded[1], "train_bytes")
     article = "An" if kind[0] == "e" else "A"
     subject = f"{article} {kind} of {layers} layers, {model.d_model} wide"
     subject += f", with {short(parameters)} parameters" if parameters is not None else ""
     if not history.train:
         return f"{subject}. No training step has been logged."
     step, tokens = history.train[-1]["step"], last(history.train, "tokens")
-    seconds = facts.wall_seconds(history, environment)
+    seconds = record.wall_seconds(history, environment)
     done = f"trained for {count(step)} step{'' if step == 1 else 's'}"
     done += f" ({short(tokens)} tokens)" if tokens is not None else ""
     done += f" on {size(text)} of text" if text is not None else ""
     done += f" in {duration(seconds)}" if seconds else ""
-    where = facts.devices(environment)
+    where = record.devices(environment)
     return f"{subject}, {done}{f' on {where}' if where else ''}."
 
 
@@ -52,7 +52,7 @@ def headline(
         share = 1 - heldout / reference.bits_per_byte
         word = "smaller" if share >= 0 else "larger"
         found.append(Fact(f"{word} than {reference.name}", percent(abs(share))))
-    tokens, seconds = last(history.train, "tokens"), facts.wall_seconds(history, environment)
+    tokens, seconds = last(history.train, "tokens"), record.wall_seconds(history, environment)
     found += [Fact("tokens trained on", short(tokens))] if tokens is not None else []
     found += [Fact("wall-clock time", duration(seconds))] if seconds else []
     return found
@@ -128,7 +128,7 @@ def samples_note(config: Config, history: History) -> str:
 def footnotes(history: History, environment: Mapping[str, Any]) -> list[str]:
     """What the page leaves out or puts together."""
     said = []
-    starts = len(facts.sessions(environment))
+    starts = len(record.sessions(environment))
     if starts > 1:
         said.append(f"The run was started {count(starts)} times; the environment is the latest's.")
     if history.repeats:

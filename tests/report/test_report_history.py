@@ -6,8 +6,8 @@ import math
 import pytest
 from run_folders import START, eval_line, train_line
 
-from llmjax.report.facts import flops_per_token, wall_seconds
 from llmjax.report.history import column, last, number, read_history
+from llmjax.report.record import flops_per_token, wall_seconds
 from llmjax.report.samples import MOST_CHARACTERS, MOST_STEPS, visible, written
 
 
