@@ -57,10 +57,8 @@ def caption(comparison: Comparison) -> str:
     if not comparison.baselines:
         return ""
     length = count(comparison.baselines[0].original_bytes)
-    return (
-        f"Bits per byte of the same held-out text, {length} bytes in one piece, compressed when "
-        "this page was written. Shorter is better."
-    )
+    when = ", compressed when this page was written" if comparison.live else ""
+    return f"Bits per byte of the same held-out text, {length} bytes in one piece{when}."
 
 
 def same_text(history: History, comparison: Comparison) -> bool:

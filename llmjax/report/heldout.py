@@ -27,11 +27,13 @@ class Comparison:
       baselines: none where the text cannot be had and was never compressed before.
       bytes: UTF-8 bytes of the whole held-out text; None where it cannot be had.
       notes: sentences for the reader.
+      live: whether the text was compressed just now.
     """
 
     baselines: Sequence[Baseline]
     bytes: int | None
     notes: Sequence[str]
+    live: bool = False
 
 
 def compare(folder: Path, text: Callable[[], bytes]) -> Comparison:
@@ -63,7 +65,7 @@ def compare(folder: Path, text: Callable[[], bytes]) -> Comparison:
     document = {"sha256": digest, "baselines": [asdict(baseline) for baseline in baselines]}
     with contextlib.suppress(OSError):  # a folder that is only read still gets its page
         write_atomically(stored, json.dumps(document, indent=2) + "\n")
-    return Comparison(baselines, len(heldout), notes)
+    return Comparison(baselines, len(heldout), notes, live=True)
 
 
 def heldout_text(run: Run, config: Config) -> bytes:

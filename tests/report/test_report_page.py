@@ -134,6 +134,8 @@ def test_figures_outlive_the_text(demo, monkeypatch):
     assert "Figures of an earlier report; the text is out of reach now (a.txt: no such file)" in (
         second.text
     )
+    assert "compressed when this page was written" in first.text
+    assert "compressed when this page was written" not in second.text
     assert re.findall(r"brotli 11 [\d.]+", first.text) == re.findall(
         r"brotli 11 [\d.]+", second.text
     )
