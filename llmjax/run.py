@@ -145,22 +145,19 @@ class Run:
         Raises:
           UserError: the folder cannot be written, holds other things, or is another config's run.
         """
-        run = cls(Path(config.run_dir))
+        run, changed = cls(Path(config.run_dir)), list[str]()
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
-            if run.config_path.is_file():
-                stored = run.config()
-                if stored == config:
-                    return run
-                if changed := _decisive(stored, config):
-                    run._begin_anew(changed)
-            elif others := sorted(p.name for p in run.folder.iterdir() if p.name[0] != "."):
-                raise UserError(
-                    run.folder,
-                    f"is not empty and not a run folder: it holds {', '.join(others[:3])}",
-                    "choose another --run-dir",
-                )
-            write_atomically(run.config_path, to_json(config))
+            if not run.config_path.is_file():
+                run._check_empty()
+            elif (stored := run.config()) == config:
+                return run
+            elif changed := _decisive(stored, config):
+                run._check_untrained(changed)
+            with run.lock():
+                if changed:
+                    shutil.rmtree(run.tokenizer, ignore_errors=True)  # the other config's
+                write_atomically(run.config_path, to_json(config))
         except OSError as error:
             raise UserError(
                 error.filename or run.folder,
@@ -169,12 +166,16 @@ class Run:
             ) from error
         return run
 
-    def _begin_anew(self, changed: list[str]) -> None:
-        """Removes what another config's start prepared here; refuses where it has trained.
+    def _check_empty(self) -> None:
+        others = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
+        if others:
+            raise UserError(
+                self.folder,
+                f"is not empty and not a run folder: it holds {', '.join(others[:3])}",
+                "choose another --run-dir",
+            )
 
-        Args:
-          changed: the fields that differ, in words.
-        """
+    def _check_untrained(self, changed: list[str]) -> None:
         if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise UserError(
@@ -182,8 +183,6 @@ class Run:
                 f"holds a run of another config ({'; '.join(changed[:5])}{more})",
                 "choose another --run-dir, or leave these fields as they were",
             )
-        with self.lock():
-            shutil.rmtree(self.tokenizer, ignore_errors=True)
 
     def config(self) -> Config:
         """The stored config.

@@ -130,6 +130,10 @@ def test_version(capsys):
         ("evaluate nowhere", ["nowhere: no such run folder"]),
         ("evaluate nowhere --dtype float16", ["--dtype: 'float16' is not one of float32|bfloat16"]),
         ("generate nowhere --temprature 1", ["--temprature: no such field; did you mean --temper"]),
+        (
+            "generate nowhere --top-p 2 --temperature -1",
+            ["--top-p: must be above 0", "--temperature: must be"],
+        ),
         ("generate nowhere --prompt", ["nowhere: no such run folder"]),
         ("report nowhere", ["nowhere: no such run folder"]),
         ("tokenizer", ["tokenizer nothing: no such verb; usage: llmjax tokenizer train FOLDER"]),

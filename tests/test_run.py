@@ -22,7 +22,7 @@ def test_a_new_run_stores_its_config(config):
     run = Run.create(config)
     assert Run.open(config.run_dir).config() == config
     assert run.folder.is_dir()
-    assert [path.name for path in run.folder.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "config.json"]
 
 
 def test_the_same_config_goes_on(config):
@@ -55,6 +55,14 @@ def test_a_run_that_never_took_a_step_is_begun_anew_with_any_config(config):
     assert run.tokenizer.is_dir()
     assert Run.create(other).config() == other
     assert not run.tokenizer.exists()
+
+
+def test_a_config_is_not_changed_under_a_training_that_runs(config):
+    run = Run.create(config)
+    other = dataclasses.replace(config, steps=5)
+    with run.lock(), pytest.raises(UserError, match="another training writes here"):
+        Run.create(other)
+    assert run.config() == config
 
 
 def test_fields_that_do_not_decide_the_run_may_change(config):

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields
 
 from llmjax.cli.evaluate import ONE_DEVICE
 from llmjax.cli.verb import Verb, print_json
-from llmjax.decoding.config import DecodingConfig
+from llmjax.config.build import ConfigError
+from llmjax.config.fields import flag
+from llmjax.decoding.config import DecodingConfig, decoding_problems
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
 
@@ -53,6 +55,9 @@ def main(argv: Sequence[str]) -> int:
     keep_programs()
 
     options, run = parsed.options, parsed.positionals[0]
+    if problems := decoding_problems(options.decoding()):
+        named = (problem.removeprefix("decoding.").partition(":") for problem in problems)
+        raise ConfigError([f"{flag((name,))}:{said}" for name, _, said in named])
     as_json = "json" in parsed.flags
     found = generate(
         run,
