@@ -156,7 +156,7 @@ def _trained(
     folder = cache_root(data.cache_dir) / "tokenizers" / key
 
     def build(place: Path) -> None:
-        texts = _sample(data, config.sample_bytes, identities, progress)
+        texts = list(_sample(data, config.sample_bytes, identities, progress))
         progress("Training the tokenizer", 0, None)
         SentencePieceTokenizer(train_sentencepiece(config, texts)).save(place)
 
@@ -189,7 +189,7 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
     total = corpus.num_documents + heldout
     if config.heldout_fraction > 0 and heldout == 0:
         reason = f"the held-out set is empty: none of {total} documents falls in it"
-        fix = "raise data.heldout_fraction, add documents, or set it to 0 and evaluate elsewhere"
+        fix = "raise data.heldout_fraction, or give more or smaller documents (chunk_bytes, split)"
         raise UserError(named, reason, fix)
     for source, store in zip(config.sources, corpus.train, strict=True):
         if store.num_tokens == 0:

@@ -1,0 +1,202 @@
+"""A stale cache can't be used, a half-made one can't be seen, makers don't disturb each other."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmjax.data import cache as cache_module
+from llmjax.data import fingerprint
+from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
+from llmjax.data.corpus import prepare
+from llmjax.data.fingerprint import identify
+from llmjax.errors import UserError
+
+from .conftest import write_documents
+
+
+@pytest.fixture
+def config(lines, cache):
+    return DataConfig((lines,), 2, 8, cache_dir=cache, workers=1)
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """Counts the caches that are built."""
+    count = []
+    real = cache_module._build
+
+    def counting(*args):
+        count.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(cache_module, "_build", counting)
+    return count
+
+
+def tokens(config, tokenizer=BytesConfig()):  # noqa: B008
+    return prepare(config, tokenizer)[1].train[0].tokens.tolist()
+
+
+def test_equal_content_is_reused_wherever_it_lies(config, builds, tmp_path, lines):
+    first = tokens(config)
+    assert tokens(config) == first
+    moved = tmp_path / "elsewhere.txt"
+    moved.write_bytes(Path(lines.paths[0]).read_bytes())
+    assert tokens(replace(config, sources=(replace(lines, paths=(str(moved),)),))) == first
+    assert tokens(replace(config, batch_size=4, length=16, prefetch=9)) == first
+    assert len(builds) == 1
+
+
+def test_any_change_of_content_is_noticed(config, builds, lines):
+    path = Path(lines.paths[0])
+    first, stat = tokens(config), path.stat()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"model", b"modem"))  # the same size
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # and the same time
+    assert tokens(config) != first
+    path.write_bytes(content)
+    assert tokens(config) == first
+    assert len(builds) == 2
+
+
+def test_all_that_tokens_depend_on_is_in_the_key(config, builds, lines):
+    sentencepiece = SentencePieceConfig(300)
+    changes = [
+        config,
+        replace(config, heldout_fraction=0.1),
+        replace(config, heldout_max_bytes=500),
+        replace(config, sources=(replace(lines, split="chunk", chunk_bytes=88),)),
+        replace(config, sources=(replace(lines, split="chunk", chunk_bytes=99),)),
+        replace(config, sources=(replace(lines, errors="replace"),)),
+    ]
+    for change in changes:
+        prepare(change, BytesConfig())
+    prepare(config, sentencepiece)
+    prepare(config, replace(sentencepiece, model_type="unigram"))
+    assert len(builds) == len(changes) + 2
+
+
+def test_the_order_of_files_counts(tmp_path, config, builds):
+    paths = []
+    for seed in range(2):
+        write_documents(tmp_path / f"{seed}.txt", 50, seed)
+        paths.append(str(tmp_path / f"{seed}.txt"))
+    for order in (paths, paths[::-1]):
+        prepare(replace(config, sources=(TextSource(tuple(order), split="line"),)), BytesConfig())
+    assert len(builds) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(config, lines, monkeypatch):
+    real = cache_module.documents
+
+    def edited(source, cache_dir=None):
+        with open(lines.paths[0], "a") as file:
+            file.write("one more line\n")
+        return real(source, cache_dir)
+
+    monkeypatch.setattr(cache_module, "documents", edited)
+    with pytest.raises(UserError, match="changed while it was read"):
+        prepare(config, BytesConfig())
+    folders = [path for path in Path(config.cache_dir, "tokens").iterdir() if path.is_dir()]
+    assert folders == []
+
+
+def test_large_files_are_hashed_once(lines, cache, monkeypatch):
+    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
+    first = identify(lines, cache)
+    note = next(Path(cache, "hashes").iterdir())
+    note.write_text(note.read_text().replace('"hash": "', '"hash": "f'))
+    assert identify(lines, cache).digest != first.digest, "what is remembered is used"
+    path, content = Path(lines.paths[0]), Path(lines.paths[0]).read_bytes()
+    path.write_bytes(content)  # a new time of change
+    assert identify(lines, cache).digest == first.digest
+
+
+def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
+    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 3600.0)
+    identify(lines, cache)
+    assert not Path(cache, "hashes").exists()
+
+
+def test_damage_is_noticed(config):
+    prepare(config, BytesConfig())
+    file = next(Path(config.cache_dir, "tokens").glob("*/train/tokens.bin"))
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"the cache is damaged: .*; remove the folder"):
+        prepare(config, BytesConfig())
+    (file.parents[1] / "description.json").unlink()
+    with pytest.raises(UserError, match="the cache is damaged"):
+        prepare(config, BytesConfig())
+
+
+PREPARE = """
+import sys, time
+from llmjax.data import cache
+from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.data.corpus import prepare
+path, folder, pause = sys.argv[1:]
+real = cache._append
+def slow(*args):
+    real(*args)
+    print("under way", flush=True)
+    time.sleep(float(pause))
+cache._append = slow
+cache.BATCH_BYTES = 1000
+config = DataConfig((TextSource((path,), split="line"),), 2, 8, cache_dir=folder, workers=1)
+print(prepare(config, BytesConfig())[1].num_tokens)
+"""
+
+
+def start(lines, config, pause):
+    command = [sys.executable, "-c", PREPARE, lines.paths[0], config.cache_dir, str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_build_leaves_nothing_that_is_used(config, lines, builds):
+    process = start(lines, config, 60)
+    assert process.stdout.readline() == "under way\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = Path(config.cache_dir, "tokens")
+    left = [path for path in folder.iterdir() if path.is_dir()]
+    assert len(left) == 1
+    assert left[0].name.endswith(".tmp")
+    tokens(config)
+    assert len(builds) == 1
+    names = {path.suffix for path in folder.iterdir() if path.is_dir()}
+    assert names == {""}, "what the killed one left is removed"
+
+
+def test_builders_at_the_same_time_agree_and_one_works(config, lines):
+    processes = [start(lines, config, 0.02) for _ in range(3)]
+    outputs = [process.communicate()[0].split("\n") for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len({output[-2] for output in outputs}) == 1
+    assert sum("under way" in output for output in outputs) == 1
+    assert int(outputs[0][-2]) == len(tokens(config))
+
+
+def test_an_unwritable_cache_is_a_user_error(config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        prepare(replace(config, cache_dir=str(tmp_path / "file" / "cache")), BytesConfig())
+
+
+def test_progress_is_reported(config):
+    seen = []
+    prepare(config, SentencePieceConfig(300), None, lambda *args: seen.append(args))
+    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
+    assert stages == [
+        "Sampling the text source",
+        "Training the tokenizer",
+        "Tokenizing the text source",
+    ]
+    size = Path(config.sources[0].paths[0]).stat().st_size
+    assert all(0 <= done <= (total or size) for _, done, total in seen)

@@ -1,0 +1,185 @@
+"""What is trained on and what is held out never meet; every byte is counted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource, cache_root
+from llmjax.data.corpus import (
+    heldout_documents,
+    heldout_text,
+    prepare,
+    tokenize_documents,
+    train_tokenizer,
+)
+from llmjax.data.tokenizer import BytesTokenizer, load_tokenizer
+from llmjax.errors import UserError
+
+from .conftest import write_documents
+
+
+def training_texts(corpus) -> list[str]:
+    """The training documents, decoded from bytes."""
+    found = []
+    for store in corpus.train:
+        for begin, end in zip(store.offsets[:-1], store.offsets[1:], strict=True):
+            assert store.tokens[end - 1] == corpus.eos_id
+            found.append(bytes(store.tokens[begin : end - 1].astype(np.uint8)).decode())
+    return found
+
+
+def heldout_texts(corpus) -> list[str]:
+    return [bytes(d.tokens[:-1].astype(np.uint8)).decode() for d in heldout_documents(corpus)]
+
+
+def config_of(cache, *sources, **fields) -> DataConfig:
+    fields = {"heldout_fraction": 0.2, "cache_dir": cache, "workers": 1} | fields
+    return DataConfig(tuple(sources), 2, 8, **fields)
+
+
+def test_every_document_is_on_one_side(tmp_path, lines, cache):
+    texts = write_documents(tmp_path / "lines.txt", 200)
+    _, corpus = prepare(config_of(cache, lines), BytesConfig())
+    train, heldout = training_texts(corpus), heldout_texts(corpus)
+    assert sorted(train + heldout) == sorted(texts)
+    assert 20 < len(heldout) < 60
+    assert train == [text for text in texts if text in set(train)], "in their order"
+    assert corpus.num_documents == len(train)
+    assert corpus.num_bytes == sum(len(text.encode()) for text in train)
+    assert corpus.num_tokens == corpus.num_bytes + len(train)
+
+
+def test_heldout_bytes_and_text_are_of_the_original(lines, cache):
+    tokenizer, corpus = prepare(config_of(cache, lines), SentencePieceConfig(300))
+    documents = list(heldout_documents(corpus))
+    text = heldout_text(corpus)
+    assert sum(document.bytes for document in documents) == len(text)
+    assert b"".join(tokenizer.decode_bytes(document.tokens) for document in documents) == text
+    assert all(document.tokens.dtype == np.int32 for document in documents)
+    assert all(document.tokens[-1] == tokenizer.eos_id for document in documents)
+
+
+def test_duplicates_are_dropped(tmp_path, cache):
+    texts = write_documents(tmp_path / "a.txt", 60)
+    (tmp_path / "b.txt").write_text((tmp_path / "a.txt").read_text() * 3)
+    once = TextSource((str(tmp_path / "a.txt"),), split="line")
+    thrice = TextSource((str(tmp_path / "b.txt"),), split="line")
+    _, corpus = prepare(config_of(cache, thrice), BytesConfig())
+    assert sorted(training_texts(corpus) + heldout_texts(corpus)) == sorted(texts)
+    _, both = prepare(config_of(cache, thrice, once), BytesConfig())
+    assert heldout_texts(both) == heldout_texts(corpus), "nor twice over two sources"
+
+
+@pytest.mark.parametrize("limit", [200, 1000])
+def test_a_limit_on_the_heldout_set_gives_the_rest_to_training(lines, cache, limit):
+    free = prepare(config_of(cache, lines), BytesConfig())[1]
+    _, corpus = prepare(config_of(cache, lines, heldout_max_bytes=limit), BytesConfig())
+    heldout = heldout_texts(corpus)
+    assert 0 < len(heldout_text(corpus)) <= limit
+    assert set(heldout) < set(heldout_texts(free))
+    assert len(training_texts(corpus)) + len(heldout) == 200
+    assert not set(heldout) & set(training_texts(corpus))
+
+
+def test_a_limit_that_one_source_meets_holds_for_the_others(tmp_path, cache):
+    """The large source trains on documents that the small one, by itself, would hold out."""
+    small = write_documents(tmp_path / "small.txt", 40, seed=1)
+    large = write_documents(tmp_path / "large.txt", 400, seed=2)
+    (tmp_path / "large.txt").write_text("".join(f"{text}\n" for text in large + small))
+    sources = [TextSource((f"{tmp_path}/{n}.txt",), split="line") for n in ("small", "large")]
+    config = config_of(cache, *sources, heldout_fraction=0.5, heldout_max_bytes=3000)
+    _, corpus = prepare(config, BytesConfig())
+    assert corpus.sources[0].threshold > corpus.sources[1].threshold
+    heldout = heldout_texts(corpus)
+    assert heldout
+    assert not set(heldout) & set(training_texts(corpus))
+    assert len(heldout) == len(set(heldout))
+
+
+def test_no_heldout_set_where_none_is_wanted(lines, cache):
+    _, corpus = prepare(config_of(cache, lines, heldout_fraction=0.0), BytesConfig())
+    assert list(heldout_documents(corpus)) == []
+    assert heldout_text(corpus) == b""
+    assert corpus.num_documents == 200
+
+
+def test_the_tokenizer_is_trained_on_training_documents_only(tmp_path, lines, cache):
+    """Held-out documents may change as they like: the tokenizer stays the same."""
+    config = config_of(cache, lines)
+    texts = write_documents(tmp_path / "lines.txt", 200)
+    heldout = set(heldout_texts(prepare(config, BytesConfig())[1]))
+    first, _ = prepare(config, SentencePieceConfig(300))
+    kept = [text for text in texts if text not in heldout]
+    (tmp_path / "lines.txt").write_text("".join(f"{text}\n" for text in kept))
+    again = train_tokenizer(SentencePieceConfig(300), config, tmp_path / "again")
+    assert again.fingerprint == first.fingerprint
+    (tmp_path / "lines.txt").write_text("".join(f"{text}\n" for text in kept[:-1]))
+    other = train_tokenizer(SentencePieceConfig(300), config, tmp_path / "other")
+    assert other.fingerprint != first.fingerprint
+
+
+def test_the_run_folder_keeps_its_tokenizer(tmp_path, lines, cache):
+    folder = tmp_path / "run" / "tokenizer"
+    config = config_of(cache, lines)
+    first, _ = prepare(config, SentencePieceConfig(300), folder)
+    assert load_tokenizer(folder).fingerprint == first.fingerprint
+    again, corpus = prepare(config, SentencePieceConfig(290), folder)
+    assert again.fingerprint == first.fingerprint
+    assert corpus.train[0].tokens.max() < first.vocab_size
+
+
+def test_processes_do_not_change_the_corpus(tmp_path, monkeypatch):
+    from llmjax.data import cache as cache_module
+
+    monkeypatch.setattr(cache_module, "BATCH_BYTES", 500)
+    write_documents(tmp_path / "lines.txt", 200)
+    source = TextSource((str(tmp_path / "lines.txt"),), split="line")
+    found = []
+    for workers in (1, 2):
+        config = config_of(str(tmp_path / f"cache{workers}"), source, workers=workers)
+        _, corpus = prepare(config, SentencePieceConfig(300))
+        found.append((corpus.fingerprint, *(s.tolist() for s in corpus.train[0].__dict__.values())))
+    assert found[0] == found[1]
+
+
+def refused(config, match, tokenizer=BytesConfig()):  # noqa: B008
+    with pytest.raises(UserError, match=match):
+        prepare(config, tokenizer)
+
+
+def test_corpora_that_cannot_be_trained_on(tmp_path, cache):
+    path = tmp_path / "text.txt"
+    source = TextSource((str(path),), split="line")
+    path.write_text("")
+    refused(config_of(cache, source), r"text\.txt\): holds no text")
+    path.write_text("only one line of text here\n")
+    refused(config_of(cache, source, heldout_fraction=1e-9), "held-out set is empty: none of 1")
+    refused(config_of(cache, source, heldout_fraction=1 - 1e-9), "all 1 documents are held out")
+    config = replace(config_of(cache, source, heldout_fraction=0.0), batch_size=4, length=8)
+    refused(config, "its 27 training tokens are fewer than a batch of 4 rows of 8")
+    path.write_text("word " * 100)
+    refused(config, r"supports at most \d+ entries", SentencePieceConfig(5000))
+
+
+def test_impossible_values_are_refused_together():
+    config = DataConfig((), 0, -1, heldout_fraction=1.0, workers=-1, prefetch=0)
+    with pytest.raises(UserError) as caught:
+        prepare(config, BytesConfig())
+    for field in ("sources", "batch_size", "length", "heldout_fraction", "workers", "prefetch"):
+        assert f"data.{field}" in str(caught.value)
+
+
+def test_any_text_becomes_documents():
+    documents = list(tokenize_documents(["é", "ab"], BytesTokenizer()))
+    assert [document.bytes for document in documents] == [2, 2]
+    assert documents[1].tokens.tolist() == [97, 98, 258]
+
+
+def test_where_caches_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.delenv("LLMJAX_CACHE", raising=False)
+    assert str(cache_root()) == "/xdg/llmjax"
+    monkeypatch.setenv("LLMJAX_CACHE", "/own")
+    assert str(cache_root()) == "/own"
+    assert cache_root(str(tmp_path)) == tmp_path
