@@ -1,0 +1,79 @@
+"""What the README and the Makefile tell people to type is typed here, with a tiny model."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from llmjax.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SMALL = """--steps 3 --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 400
+    --model.d-model 16 --model.num-heads 2 --model.num-decoder-layers 1 --data.batch-size 8
+    --data.length 32 --model.max-length 32 --data.heldout-max-bytes 4000 --samples.every 0""".split()
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `llmjax ...` command lines in a shell listing, split into words, comments left out."""
+    joined = text.replace("\\\n", " ")
+    lines = (re.sub(r"^\S*bin/llmjax", "llmjax", line.strip()) for line in joined.splitlines())
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("llmjax ")]
+
+
+def quickstart_commands() -> list[list[str]]:
+    recipe = subprocess.run(
+        ["make", "-n", "-o", ".venv/.installed", "quickstart"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return commands(recipe)
+
+
+@pytest.fixture
+def new_user(tmp_path, monkeypatch):
+    """A folder with a copy of configs/, a text file, and a cache of its own."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    poem = "".join(f"Line {n} of a long poem about the number {n * n}.\n\n" for n in range(2000))
+    (tmp_path / "my.txt").write_text(poem, encoding="utf-8")
+    monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: list[str]) -> None:
+    arguments = command[1:]
+    if arguments[0] == "train" and "--help" not in arguments:
+        arguments = [*arguments, *SMALL]
+    assert main(arguments) == 0, f"{shlex.join(command)} failed"
+
+
+def test_every_command_runs(new_user):
+    """In the order a reader meets them: make quickstart, then the listings, then the Python."""
+    listings = [text for language, text in BLOCKS if language == "bash"]
+    assert "make quickstart" in listings[0]
+    assert "make test" in listings[0]
+    typed = [*quickstart_commands(), *(c for text in listings for c in commands(text))]
+    assert {command[1] for command in typed} >= {"train", "evaluate", "generate", "report"}
+    for command in typed:
+        run(command)
+    assert (new_user / "runs/quickstart/report.html").stat().st_size > 10_000
+    for language, text in BLOCKS:
+        if language == "python":
+            exec(compile(text, "README.md", "exec"), {})
+
+
+def test_extras_and_links_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for names in re.findall(r"\.\[([\w,]+)\]", README):
+        assert set(names.split(",")) <= set(extras["optional-dependencies"])
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
