@@ -30,7 +30,8 @@ class Config:
     """Everything that decides a run. What it leaves behind is one folder, `run_dir`."""
 
     run_dir: str = "runs/default"
-    """The run folder: made when it is not there; a run of this config in it goes on."""
+    """The run folder: made when it is not there. A run of the same config in it goes on; steps,
+    mesh, accumulation, remat, attention, checkpoint, evaluation, samples and log may differ."""
     seed: int = 0
     """Decides initial parameters, order of data and dropout."""
     steps: int = 1000
