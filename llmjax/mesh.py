@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,18 +157,26 @@ def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
     return jax.lax.psum(x, tuple(left)) if left else x
 
 
-def per_device(f: Callable, in_axes: Sequence[Axes], out_axes: Sequence[Axes]) -> Callable:
+def platform() -> str:
+    """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    found = jax.default_backend() if device is None else device.platform
+    return "gpu" if found in ("cuda", "rocm") else found
+
+
+def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) -> Callable:
     """Makes `f` run on every device over its own part of each array; just `f` without a mesh.
 
     Args:
       f: a function of arrays (or Nones) to a tuple of arrays; collectives over `mesh_axes` are its
         own business, and so is its derivative: nothing checks what is equal among devices.
-      in_axes: the logical axes of each argument, which is resharded to them.
+      in_axes: the logical axes of each argument, which is resharded to them; or, for a pytree,
+        a tree of partitions.
       out_axes: the logical axes of each result.
     """
     if not has_mesh():
         return f
-    specs = tuple(logical_spec(*axes) for axes in in_axes)
+    specs = tuple(logical_spec(*axes) if isinstance(axes, tuple) else axes for axes in in_axes)
     outs = tuple(logical_spec(*axes) for axes in out_axes)
     inner = jax.shard_map(f, in_specs=specs, out_specs=outs, check_vma=False)
     return lambda *args: inner(

@@ -1,11 +1,23 @@
 """Attention: the reference computation, and the choice of a faster one."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from llmjax import mesh
+from llmjax.errors import UserError
+from llmjax.model import attention_blocked, attention_cudnn
+from llmjax.model.config import AttentionBackend
 from llmjax.model.layers import Layout
 from llmjax.model.mask import Mask
+from llmjax.model.products import einsum
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask, float | None, Layout], jax.Array]
+"""A way to attend; takes and returns what `reference` does."""
+
+SMALL = 512 * 512
+"""Scores of a head up to which the reference is used: there blocks save nothing."""
 
 
 def attend(
@@ -15,7 +27,7 @@ def attend(
     mask: Mask,
     *,
     softcap: float | None = None,
-    backend: str = "auto",
+    backend: AttentionBackend = "auto",
     layout: Layout,
 ) -> jax.Array:
     """softmax(q kᵀ / sqrt(K)) v over the keys that the mask shows; zeros where it shows none.
@@ -32,7 +44,29 @@ def attend(
     Returns:
       [B, T, H, K] in the dtype of q.
     """
-    return reference(q, k, v, mask, softcap, layout)
+    path = _choose(backend, q, k, mask, softcap)
+    return path(q, k, v, mask, softcap, layout)
+
+
+def _choose(
+    backend: AttentionBackend, q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None
+) -> Attend:
+    """The path a backend takes: its own where it suits, else one that always does."""
+    platform = mesh.platform()
+    if backend == "cudnn" and platform != "gpu":
+        raise UserError("attention cudnn", f"this is a {platform}", "choose auto")
+    if backend == "cudnn" or (backend == "auto" and platform == "gpu"):
+        if attention_cudnn.suits(q, k, mask, softcap):
+            return attention_cudnn.cudnn
+    elif backend == "splash" or (backend == "auto" and platform == "tpu"):
+        from llmjax.model import attention_splash  # Pallas takes a while to import
+
+        if attention_splash.suits(q, k, mask):
+            return attention_splash.splash
+    elif backend == "blocked":
+        return attention_blocked.blocked
+    small = q.shape[1] * k.shape[1] <= SMALL or q.shape[1] == 1
+    return reference if backend == "reference" or small else attention_blocked.blocked
 
 
 def reference(
@@ -42,17 +76,12 @@ def reference(
     (b, t, h, width), (s, n) = q.shape, k.shape[1:3]
     grouped = mesh.out_sharding("batch", layout.length, "kv_heads", None, None)
     q = q.reshape(b, t, n, h // n, width, out_sharding=grouped)
-    scores = _product("btngk,bsnk->bngts", q, k) * width**-0.5
+    scores = einsum("btngk,bsnk->bngts", q, k) * width**-0.5
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     weights = _softmax(scores, mask.dense(t, s)).astype(v.dtype)
-    mixed = _product("bngts,bsnk->btngk", weights, v).astype(v.dtype)
+    mixed = einsum("bngts,bsnk->btngk", weights, v).astype(v.dtype)
     return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*layout.heads()))
-
-
-def _product(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jnp.einsum(formula, a, b, precision=exact, preferred_element_type=jnp.float32)
 
 
 def _softmax(scores: jax.Array, seen: jax.Array | None) -> jax.Array:

@@ -15,6 +15,9 @@ from llmjax.model.config import ModelConfig
 PRODUCT = "product"
 """Name of what a weight product returns, for remat policies."""
 
+ATTENTION = "attention"
+"""Name of what a fused attention keeps for its backward pass: its output and log-sum-exp."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -66,6 +66,12 @@ def dot(
     )
 
 
+def einsum(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """A product of two activations, summed in float32; float32 operands stay float32."""
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jnp.einsum(formula, a, b, precision=exact, preferred_element_type=jnp.float32)
+
+
 Dtypes = tuple[str, str]
 
 
