@@ -1,0 +1,107 @@
+import logging
+import os
+import resource
+import subprocess
+import sys
+
+from command import process, run, stub
+
+from llmjax import cli
+from llmjax.errors import Stopped, UserError
+
+
+def test_help_lists_the_verbs_and_starts_nothing():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = process("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    for verb, about in cli.VERBS.items():
+        assert any(line.split(maxsplit=1)[:1] == [verb] for line in done.stdout.splitlines())
+        assert about in done.stdout
+    assert after.ru_utime - before.ru_utime < 0.5
+
+
+def test_help_does_not_import_jax():
+    code = (
+        "import sys; from llmjax.cli import main; main(['--help']); assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_no_words_is_a_mistake_that_shows_the_verbs(capsys):
+    code, out, err = run(capsys)
+    assert (code, out) == (2, "")
+    assert any("train" in line for line in err)
+
+
+def test_version(capsys):
+    from llmjax import __version__
+
+    assert run(capsys, "--version") == (0, f"llmjax {__version__}\n", [])
+
+
+def test_faults_of_ours_exit_with_1_and_hint_at_the_traceback(capsys, monkeypatch):
+    def report(run, out):
+        raise ZeroDivisionError("by\nzero")
+
+    stub(monkeypatch, "llmjax.report", report)
+    code, out, err = run(capsys, "report", "x")
+    assert (code, out) == (1, "")
+    assert err == [
+        "llmjax: fault: ZeroDivisionError: by zero; rerun with --debug for the traceback"
+    ]
+    code, _, err = run(capsys, "report", "x", "--debug")
+    assert code == 1
+    assert any("Traceback" in line for line in err)
+
+
+def test_debug_shows_where_a_mistake_was_found(capsys, monkeypatch):
+    def report(run, out):
+        raise UserError("x", "wrong", "mend it")
+
+    stub(monkeypatch, "llmjax.report", report)
+    code, _, err = run(capsys, "report", "x", "--debug")
+    assert code == 2
+    assert any("Traceback" in line for line in err)
+    assert err[-1] == "llmjax: error: x: wrong; mend it"
+
+
+def test_interrupts_are_one_line(capsys, monkeypatch):
+    def report(run, out):
+        raise KeyboardInterrupt
+
+    stub(monkeypatch, "llmjax.report", report)
+    assert run(capsys, "report", "x") == (130, "", ["llmjax: interrupted"])
+
+
+def test_the_log_is_plain_lines_on_stderr(capsys, monkeypatch):
+    def report(run, out):
+        logging.getLogger("llmjax.somewhere").warning("all %d steps are done", 3)
+        return "a path"
+
+    stub(monkeypatch, "llmjax.report", report)
+    assert run(capsys, "report", "x") == (0, "a path\n", ["llmjax: all 3 steps are done"])
+    assert logging.getLogger("llmjax").propagate
+
+
+def test_a_training_stopped_by_a_signal_exits_with_75(capsys, monkeypatch, tmp_path):
+    def train(config):
+        raise Stopped(7, "SIGTERM")
+
+    stub(monkeypatch, "llmjax.train", train)
+    code, out, err = run(capsys, "train", "smoke", "--run-dir", str(tmp_path))
+    assert (code, out) == (75, "")
+    assert err == ["llmjax: SIGTERM: saved step 7; start the same command again to go on"]
+
+
+def test_a_reader_that_leaves_is_no_fault():
+    command = f"{sys.executable} -m llmjax generate --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_module_is_the_command():
+    done = process("evalute", "x")
+    assert done.returncode == 2
+    assert done.stderr == "llmjax: error: evalute: no such verb; did you mean evaluate?\n"
+    assert os.path.basename(sys.executable) not in done.stderr

@@ -1,0 +1,65 @@
+import pytest
+from command import run
+
+
+@pytest.mark.parametrize(
+    ("argv", "messages"),
+    [
+        ("trian x", ["trian: no such verb; did you mean train?"]),
+        ("qqq", ["qqq: no such verb; choose one of train, evaluate, generate, report, tokenizer"]),
+        ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
+        ("train nowhere.py", ["nowhere.py: no such config file; presets: "]),
+        (
+            "train quikstart",
+            ["quikstart: no such config file; did you mean the preset qu"],
+        ),
+        ("train smoke more", ["more: unexpected; usage: llmjax train CONFIG"]),
+        ("train smoke -steps 3", ["-steps 3: unexpected; did you mean --steps?"]),
+        ("train smoke steps=3", ["steps=3: unexpected; did you mean --steps=3?"]),
+        ("train smoke --stepz 3", ["--stepz: no such field; did you mean --steps?"]),
+        ("train smoke --steps 3 4", ["4: unexpected"]),
+        (
+            "train smoke --steps many --optimizer.lerning-rate 3 --model.gated maybe",
+            [
+                "--steps: 'many' is not an integer",
+                "--optimizer.lerning-rate: no such field; did you mean --optimizer.learning-rate?",
+                "maybe: unexpected",
+            ],
+        ),
+        (
+            "train smoke --optimizer adam",
+            ["--optimizer: 'adam' is no kind of it; did you mean"],
+        ),
+        ("train smoke --optimizer.learning-rate nan", ["optimizer.learning_rate: nan"]),
+        (
+            "train smoke --steps 0 --data.length 999 --optimizer.schedule.warmup-steps 0",
+            ["steps: 0 is not positive", "data.length: 999 tokens, but model.max_length is 64"],
+        ),
+        ("train smoke --data.sources nothing", ["--data.sources: 'nothing' is no kind of it"]),
+        ("train smoke --run-dir /dev/null/x", ["run_dir: /dev/null is a file, not a folder"]),
+        ("evaluate", ["RUN: missing; usage: llmjax evaluate RUN"]),
+        ("evaluate nowhere --stride wide", ["--stride: 'wide' is not an integer or none"]),
+        ("evaluate nowhere", ["nowhere: no such run folder"]),
+        ("evaluate nowhere --dtype float16", ["--dtype: 'float16' is not one of float32|bfloat16"]),
+        ("generate nowhere --temprature 1", ["--temprature: no such field; did you mean --temper"]),
+        (
+            "generate nowhere --top-p 2 --temperature -1",
+            ["--top-p: must be above 0", "--temperature: must be"],
+        ),
+        ("generate nowhere --prompt", ["nowhere: no such run folder"]),
+        ("report nowhere", ["nowhere: no such run folder"]),
+        ("tokenizer", ["tokenizer nothing: no such verb; usage: llmjax tokenizer train FOLDER"]),
+        ("tokenizer trian x", ["tokenizer trian: no such verb"]),
+        ("tokenizer train", ["FOLDER: missing"]),
+    ],
+)
+def test_mistakes_are_a_line_each_and_exit_with_2(capsys, tmp_path, monkeypatch, argv, messages):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *argv.split())
+    assert (code, out) == (2, "")
+    assert len(err) >= len(messages)
+    for message in messages:
+        assert any(line.startswith(f"llmjax: error: {message}") for line in err), err
+    if len(messages) == 1 and "optimizer" not in argv:
+        assert len(err) == 1, err
+    assert list(tmp_path.iterdir()) == []
