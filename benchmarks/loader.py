@@ -1,0 +1,60 @@
+"""How fast the loader makes batches when nothing else waits for it.
+
+Command: python -m benchmarks.loader [--seconds 3]
+Counts the tokens of global batches that arrive as arrays on one device, after one warm-up batch.
+The corpus (the embedded one, as bytes) is in the page cache. Prints a table, and JSON last.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+
+from llmjax.data import BytesConfig, DataConfig, EmbeddedSource, Loader, prepare, terminal_progress
+
+SHAPES = ((16, 256), (64, 256), (64, 1024), (8, 8192))
+
+
+def tokens_per_second(config: DataConfig, seconds: float) -> float:
+    """Runs the loader for about this long."""
+    _, corpus = prepare(config, BytesConfig())
+    with Loader(corpus, config, seed=0) as loader:
+        next(loader)
+        began = now = time.perf_counter()
+        batches = 0
+        while now - began < seconds:
+            _, batch = next(loader)
+            batch["targets"].block_until_ready()
+            batches += 1
+            now = time.perf_counter()
+    return batches * config.batch_size * config.length / (now - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each row of the table")
+    seconds = parser.parse_args().seconds
+    one = DataConfig((EmbeddedSource(),))
+    two = replace(one, sources=(EmbeddedSource(weight=3.0), EmbeddedSource(weight=1.0)))
+    with terminal_progress() as progress:
+        prepare(one, BytesConfig(), None, progress)
+    figures = {}
+    print(f"{'sources':>8} {'rows':>6} {'length':>7} {'tokens/s':>14}")
+    for config in (one, two):
+        for rows, length in SHAPES:
+            found = tokens_per_second(replace(config, batch_size=rows, length=length), seconds)
+            figures[f"sources={len(config.sources)},rows={rows},length={length}"] = round(found)
+            print(f"{len(config.sources):8} {rows:6} {length:7} {found:14,.0f}", flush=True)
+    line = {
+        "benchmark": "loader",
+        "tokens_per_second": figures,
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

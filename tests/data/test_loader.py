@@ -1,0 +1,171 @@
+"""A batch is a function of seed and step: on any mesh, any number of hosts, after any resume."""
+
+import threading
+from collections import Counter
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from llmjax.data import loader as loader_module
+from llmjax.data.loader import Loader, batch_at, local_rows, read_rows
+from llmjax.data.order import RowOrder, steps_per_epoch
+from llmjax.errors import UserError
+from llmjax.mesh import MeshConfig, make_mesh, named_sharding
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(other[name]), name)
+
+
+def take(corpus, config, count, seed=5, mesh=None, start_step=0):
+    with Loader(corpus, config, seed, mesh, start_step) as loader:
+        return [next(loader) for _ in range(count)]
+
+
+def test_every_token_is_a_target_once_an_epoch(small):
+    corpus, config = small
+    whole = replace(config, batch_size=1)
+    found = Counter()
+    for step in range(steps_per_epoch(corpus, whole)):
+        batch = batch_at(corpus, whole, 5, step)
+        found.update(batch["targets"][batch["weights"] > 0].tolist())
+    assert found == Counter(corpus.train[0].tokens.tolist())
+
+
+def test_the_loader_yields_what_batch_at_defines(small):
+    for step, (number, batch) in enumerate(take(*small, 6)):
+        assert number == step
+        equal(batch, batch_at(*small, 5, step))
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 4}, {"fsdp": 4}, {"data": 2, "fsdp": 2, "sequence": 2}, {"sequence": 8}]
+)
+def test_any_mesh_holds_the_same_batch(small, sizes):
+    corpus, config = small
+    count = np.prod(list(sizes.values()))
+    mesh = make_mesh(MeshConfig(**({"fsdp": 1} | sizes)), jax.devices()[:count])
+    for step, batch in take(corpus, config, 3, mesh=mesh):
+        equal(batch, batch_at(corpus, config, 5, step))
+        expected = named_sharding(mesh, "batch", "length")
+        assert all(values.sharding == expected for values in batch.values())
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_read_their_own_rows_of_the_same_batch(small, hosts):
+    corpus, config = small
+    order, step = RowOrder(corpus, config, 5), 7
+    shares = np.split(np.arange(config.batch_size), hosts)
+    parts = [read_rows(corpus, config, order, step, share.tolist()) for share in shares]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    equal(whole, batch_at(corpus, config, 5, step))
+
+
+def test_only_the_rows_of_this_process_are_read():
+    """Of a mesh over eight devices, pretend that two are ours."""
+    mesh = make_mesh(MeshConfig(fsdp=4, sequence=2))
+    sharding = named_sharding(mesh, "batch", "length")
+    assert local_rows(sharding, (8, 16)) == list(range(8))
+
+    class Mine:
+        def addressable_devices_indices_map(self, shape):
+            every = sharding.devices_indices_map(shape)
+            return {device: every[device] for device in mesh.devices.ravel()[2:4]}
+
+    assert local_rows(Mine(), (8, 16)) == [2, 3]
+
+
+def test_going_on_at_a_step_gives_the_same_batches(small):
+    whole = take(*small, 9)
+    rest = take(*small, 4, start_step=5)
+    assert [step for step, _ in rest] == [5, 6, 7, 8]
+    for (_, one), (_, other) in zip(whole[5:], rest, strict=True):
+        equal(one, other)
+
+
+def test_seeds_and_steps_give_different_batches(small):
+    batches = [batch_at(*small, seed, step)["targets"] for seed in (1, 2) for step in (0, 1)]
+    assert len({batch.tobytes() for batch in batches}) == 4
+
+
+def test_rows_of_a_mixture_come_from_their_sources(mixture):
+    corpus, config = mixture
+    batch = batch_at(corpus, config, 0, 3)
+    order = RowOrder(corpus, config, 0)
+    for index in range(config.batch_size):
+        row = order[3 * config.batch_size + index]
+        tokens = corpus.train[row.source].tokens
+        places = (row.start + np.arange(config.length)) % len(tokens)
+        real = batch["weights"][index] > 0
+        np.testing.assert_array_equal(batch["targets"][index][real], tokens[places][real])
+
+
+def test_what_happens_at_the_end_is_configured(small):
+    corpus, config = small
+    steps = steps_per_epoch(corpus, config)
+    with Loader(corpus, replace(config, on_exhaustion="stop"), 0) as loader:
+        assert [step for step, _ in loader] == list(range(steps))
+    with Loader(corpus, replace(config, on_exhaustion="error"), 0, start_step=steps - 1) as loader:
+        assert next(loader)[0] == steps - 1
+        with pytest.raises(UserError, match=f"the corpus is exhausted after {steps} steps"):
+            next(loader)
+    with Loader(corpus, replace(config, on_exhaustion="stop"), 0, start_step=steps + 3) as loader:
+        assert list(loader) == []
+    assert take(corpus, config, 2, start_step=steps)[1][0] == steps + 1
+
+
+def test_a_batch_that_does_not_divide_is_refused(small):
+    corpus, config = small
+    with pytest.raises(UserError, match="batch dimension of 4 does not divide over mesh"):
+        Loader(corpus, config, 0, make_mesh(MeshConfig(fsdp=8)))
+    with pytest.raises(UserError, match="length dimension of 15 does not divide over mesh"):
+        Loader(corpus, replace(config, length=15), 0, make_mesh(MeshConfig(sequence=8)))
+
+
+def test_errors_of_the_threads_reach_the_caller(small, monkeypatch):
+    real = loader_module.read_rows
+
+    def failing(corpus, config, order, step, rows):
+        if step == 3:
+            raise OSError("the disk is gone")
+        return real(corpus, config, order, step, rows)
+
+    monkeypatch.setattr(loader_module, "read_rows", failing)
+    with Loader(*small, 0) as loader:
+        assert [next(loader)[0] for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(loader)
+
+
+def test_batches_are_made_ahead_and_not_without_bound(small, monkeypatch):
+    made, enough = [], threading.Event()
+    real = loader_module.read_rows
+
+    def noting(corpus, config, order, step, rows):
+        made.append(step)
+        if len(made) == 4:
+            enough.set()
+        return real(corpus, config, order, step, rows)
+
+    monkeypatch.setattr(loader_module, "read_rows", noting)
+    with Loader(*small, 0) as loader:
+        next(loader)
+        assert enough.wait(10), "nothing is made ahead"
+        threading.Event().wait(0.2)
+        assert len(made) <= 12
+        assert loader.wait_seconds > 0
+
+
+def test_threads_end_with_the_loader(small):
+    before = set(threading.enumerate())
+    loader = Loader(*small, 0)
+    next(loader)
+    assert set(threading.enumerate()) - before
+    loader.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
