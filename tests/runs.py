@@ -1,59 +1,74 @@
-"""Run folders with checkpoints that nobody trained, for tests of what uses a run."""
+"""Short training runs on a few hundred sentences, and what they leave behind."""
 
+import hashlib
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
+import numpy as np
+import tiny
 
-from llmjax.checkpoint.checkpoints import Checkpoints, Position
+from llmjax.checkpoint import CheckpointConfig
+from llmjax.checkpoint.reading import restore_params
 from llmjax.config import Config
-from llmjax.data import BytesConfig, DataConfig, TextSource
-from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.model import Model, ModelConfig, resolve
-from llmjax.optimizers import SgdConfig, make_optimizer
-from llmjax.run import Run
+from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.metrics.config import LogConfig
+from llmjax.model import Model, resolve
+from llmjax.optimizers import AdamWConfig, ScheduleConfig
 from llmjax.scoring import EvaluationConfig
-from llmjax.state import make_state
 
-TEXTS = tuple(f"Document {n} says {'🙂 né ' * (n % 5)}and so on.\n" for n in range(40))
+WORDS = "the a one some every cat dog bird sees likes hears old small grey big red".split()
 
 
-def make_run(folder, steps=(3, 7), mesh=None, **model):
-    """A run of a tiny model of bytes; each checkpoint was drawn with its step as seed.
+def write_text(path: Path, seed: int = 0, sentences: int = 600) -> Path:
+    """A file of sentences drawn from a few words, four to a paragraph."""
+    generator = np.random.default_rng(seed)
+    drawn = [" ".join(generator.choice(WORDS, 7)) for _ in range(sentences)]
+    path.write_text("\n\n".join(". ".join(drawn[i : i + 4]) for i in range(0, sentences, 4)))
+    return path
 
-    Args:
-      folder: holds the run, its text and its cache.
-      steps: of the checkpoints.
-      mesh: a MeshConfig to save them from; None for one device.
-      **model: fields of ModelConfig.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    text = folder / "text.txt"
-    text.write_text("".join(TEXTS), encoding="utf-8")
-    shape = ModelConfig(max_length=64, d_model=16, num_decoder_layers=1, num_heads=2, init_std=0.4)
-    config = Config(
+
+def config(folder: Path, **changes) -> Config:
+    """A run of 8 steps in `folder`/run on `folder`/text, with dropout; changes replace fields."""
+    text = folder / "text"
+    if not text.exists():
+        write_text(text)
+    base = Config(
         run_dir=str(folder / "run"),
-        model=replace(shape, **model),
+        steps=8,
+        model=replace(tiny.CONFIG, dropout=0.1),
         tokenizer=BytesConfig(),
         data=DataConfig(
-            sources=(TextSource(paths=(str(text),), split="line"),),
-            batch_size=2,
-            length=32,
-            heldout_fraction=0.4,
-            cache_dir=str(folder / "cache"),
+            sources=(TextSource((str(text),), chunk_bytes=64),),
+            batch_size=8,
+            length=16,
             workers=1,
+            heldout_fraction=0.05,
+            cache_dir=str(folder / "cache"),
         ),
-        optimizer=SgdConfig(momentum=0.0),
-        evaluation=EvaluationConfig(batch_size=4),
+        optimizer=AdamWConfig(learning_rate=0.01, schedule=ScheduleConfig(warmup_steps=2)),
+        checkpoint=CheckpointConfig(every=2, keep_last=100),
+        evaluation=EvaluationConfig(every=0, max_tokens=64, batch_size=8),
+        log=LogConfig(every=1, display="none"),
     )
-    run = Run.create(config)
-    tokenizer = BytesTokenizer()
-    tokenizer.save(run.tokenizer)
-    network = Model(resolve(config.model, tokenizer.vocab_size))
-    devices = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else make_mesh(mesh)
-    optimizer = make_optimizer(config.optimizer, 10, network.logical_axes())
-    with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints:
-        for step in steps:
-            state = make_state(network, optimizer, step, devices)
-            checkpoints.save(state, Position(step, 0, 2, 32, "none"))
-    return run
+    return replace(base, **changes)
+
+
+def params(folder: Path, step: int | None = None) -> dict:
+    """The parameters of a checkpoint, on the host."""
+    stored = json.loads((folder / "config.json").read_text())["config"]["model"]
+    model = Model(resolve(replace(tiny.CONFIG, dropout=stored["dropout"]), 264))
+    found, _ = restore_params(folder / "checkpoints", model.abstract_params(), step)
+    return jax.tree.map(np.asarray, found)
+
+
+def metrics(folder: Path, kind: str = "train") -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+
+def digest(batch: dict) -> str:
+    """Of a global batch's contents, whatever its layout."""
+    parts = [name.encode() + np.asarray(batch[name]).tobytes() for name in sorted(batch)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from llmjax.checkpoint.config import CheckpointConfig, checkpoint_problems
-from llmjax.checkpoint.position import Position
+from llmjax.checkpoint.position import Position, read_position
 
 if TYPE_CHECKING:
     from llmjax.checkpoint.checkpoints import Checkpoints
-    from llmjax.checkpoint.reading import read_position, restore_params
+    from llmjax.checkpoint.reading import restore_params
 
 __all__ = [
     "CheckpointConfig",

@@ -1,11 +1,15 @@
 """Saving and restoring with Orbax.
 
-A checkpoint is a folder RUN/checkpoints/STEP with three items: `params`, `training` (the step and
-the optimizer's state) and `position` (JSON: where in the data, and what was counted so far), and
-checksums.json. It is written under another name and renamed when all of it is there.
+A checkpoint is a folder RUN/checkpoints/STEP:
+
+    params/         the parameters
+    training/       the step and the optimizer's state
+    position.json   where in the data, and what was counted so far
+    checksums.json  of all the others
+
+It is written under another name, and renamed when all of it is there.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,8 +19,8 @@ import orbax.checkpoint as ocp
 
 from llmjax.checkpoint import files, manifest
 from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.checkpoint.position import Position
-from llmjax.checkpoint.reading import newest_whole, read_items, read_position, wait_for_all
+from llmjax.checkpoint.position import Position, read_position, write_position
+from llmjax.checkpoint.reading import newest_whole, read_items, wait_for_all
 from llmjax.errors import UserError
 from llmjax.state import TrainState
 
@@ -41,9 +45,8 @@ class Checkpoints:
             except OSError as error:
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
         wait_for_all("checkpoints open")
-        self._saving: int | None = None
-        self._losses: dict[int, float | None] = {}
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums)
+        self._saving: Position | None = None
+        options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), async_options=options
         )
@@ -74,9 +77,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             training=ocp.args.StandardSave(training),
-            position=ocp.args.JsonSave(asdict(position)),
         )
-        self._saving = step
+        self._saving = position
         try:
             self._checkpointer.save(self.folder / str(step), args=items, force=True)
         except WRITE_ERRORS as error:
@@ -127,25 +129,25 @@ class Checkpoints:
             self.folder / str(step),
             params=ocp.args.StandardRestore(abstract.params),
             training=ocp.args.StandardRestore(training),
-            position=ocp.args.JsonRestore(),
         )
         leaves = [read["training"][path] for path in _by_path(abstract.opt_state)]
         opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
         state = TrainState(read["training"]["step"], read["params"], opt_state)
-        return state, Position(**read["position"])
+        return state, read_position(self.folder, step)
 
-    def _write_checksums(self) -> None:
+    def _complete(self) -> None:
         """Orbax calls this in process 0 when all is written, before it renames the folder."""
-        for folder in self.folder.glob(f"{self._saving}{files.UNFINISHED}*"):
+        assert self._saving is not None
+        for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
+            write_position(folder, self._saving)
             manifest.write(folder)
 
     def _heldout_loss(self, step: int) -> float | None:
-        if step not in self._losses:
-            self._losses[step] = read_position(self.folder, step).heldout_loss
-        return self._losses[step]
+        return read_position(self.folder, step).heldout_loss
 
     def _failed(self, error: BaseException) -> UserError:
-        step, self._saving = self._saving, None
+        assert self._saving is not None
+        step, self._saving = self._saving.step, None
         if jax.process_index() == 0:
             files.sweep(self.folder)
         return UserError(

@@ -1,6 +1,12 @@
-"""Where a run stands."""
+"""Where a run stands, as a file in each checkpoint."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llmjax.errors import UserError
+
+NAME = "position.json"
 
 
 @dataclass(frozen=True)
@@ -24,3 +30,21 @@ class Position:
     """Time spent in training steps."""
     heldout_loss: float | None = None
     """Nats per token of held-out text, where it was measured at this very step."""
+
+
+def write_position(folder: Path, position: Position) -> None:
+    """Writes it into a checkpoint that is not visible yet."""
+    (folder / NAME).write_text(json.dumps(asdict(position), indent=0), encoding="utf-8")
+
+
+def read_position(folder: Path, step: int) -> Position:
+    """Where the run stood at a checkpoint; `folder` is RUN/checkpoints.
+
+    Raises:
+      UserError: it was written by another version of llmjax.
+    """
+    path = folder / str(step) / NAME
+    try:
+        return Position(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(path, f"cannot be understood: {error}") from error

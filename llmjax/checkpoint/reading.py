@@ -10,7 +10,6 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from llmjax.checkpoint import files
-from llmjax.checkpoint.position import Position
 from llmjax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -75,11 +74,6 @@ def newest_whole(folder: Path, item: str | None = None) -> tuple[int | None, lis
             "restore one from a copy; to start anew, choose another run folder",
         )
     return None, []
-
-
-def read_position(folder: Path, step: int) -> Position:
-    """Where the run stood at a checkpoint."""
-    return Position(**read_items(folder / str(step), position=ocp.args.JsonRestore())["position"])
 
 
 def read_items(path: Path, **items: Any) -> Any:

@@ -75,40 +75,43 @@ class Lines:
 
 
 class Bar:
-    """A bar that moves with every step, with the latest figures under it."""
+    """A bar that moves with every step, and under it the latest figures."""
 
     def __init__(self, step: int, steps: int):
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),
+        left = TextColumn("{task.fields[left]}")
+        self._bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(None), left)
+        self._task = self._bar.add_task("", total=steps, completed=step, left="compiling")
+        self._figures = ""
+        self._live = Live(
+            console=Console(stderr=True), get_renderable=self._render, refresh_per_second=4
         )
-        self._task = self._progress.add_task(
-            "", total=steps, completed=step, left="", figures="compiling the step"
-        )
-        self._progress.start()
+        self._live.start()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._bar, Text(self._figures))
 
     def write(self, record: Record) -> None:
         if record["kind"] == "train":
-            self._progress.update(self._task, figures=describe(record))
+            self._figures = describe(record)
         else:
             self.say(f"step {record['step']}: {describe(record)}")
 
     def advance(self, step: int, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f"{duration(seconds_left)} left"
-        self._progress.update(self._task, completed=step, left=left)
+        self._bar.update(self._task, completed=step, left=left)
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._live.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        self._progress.stop()
+        self._live.stop()
 
 
 def describe(record: Record) -> str:
@@ -127,7 +130,7 @@ def describe(record: Record) -> str:
         f"{si(record.get('model_flops_per_second'))}FLOP/s",
         f"MFU {_shown(record, 'mfu', '{:.1%}')}",
         f"data wait {_shown(record, 'data_wait_share', '{:.1%}')}",
-        f"memory {si(record.get('device_memory_bytes'))}B",
+        f"memory {si(record.get('device_memory_bytes'))}B".replace("n/a B", "n/a"),
     )
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
     return "  ".join(shown) + skipped

@@ -10,7 +10,7 @@ import jax
 from llmjax import environment
 from llmjax.config import to_json
 from llmjax.data import heldout_documents
-from llmjax.metrics.display import Display, Silent, make_display
+from llmjax.metrics.display import Display, Silent, make_display, si
 from llmjax.metrics.hardware import peak_flops
 from llmjax.metrics.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from llmjax.train.session import Session
@@ -71,6 +71,7 @@ def _facts(session: Session) -> dict[str, dict[str, Any]]:
     return {
         "model": {
             "parameters": session.model.num_params(),
+            "vocab_size": session.model.config.vocab_size,
             "flops_per_token": session.flops_per_token,
         },
         "data": {
@@ -89,11 +90,11 @@ def _headline(session: Session) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
     device = jax.devices()[0]
     peak = peak_flops()
-    known = "unknown for this device" if peak is None else f"{peak / 1e12:.4g} TFLOP/s"
+    known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
     return (
-        f"{session.run.folder}: {session.model.num_params() / 1e6:.1f}M parameters, "
-        f"{session.corpus.num_tokens / 1e6:.1f}M tokens of text, "
+        f"{session.run.folder}: {si(session.model.num_params())}parameters, "
+        f"{si(session.corpus.num_tokens)}tokens of text, "
         f"{jax.device_count()} {device.device_kind} ({mesh or 'alone'})\n"
-        f"model FLOP/s: {session.flops_per_token / 1e6:.4g} MFLOP a token (PaLM's accounting: 6 per "
+        f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
         f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
     )

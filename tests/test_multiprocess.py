@@ -1,0 +1,127 @@
+"""Two processes of four devices each train the model that one process of eight trains."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+import tiny
+
+from llmjax import distributed
+from llmjax.config import Config, to_json
+from llmjax.data import batch_at, prepare
+from llmjax.errors import UserError
+from llmjax.mesh import MeshConfig
+from llmjax.train import train
+
+MESH = MeshConfig(data=2, fsdp=2, tensor=2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def train_in_processes(configs: list[Config], folder: Path, count: int, devices: int) -> list:
+    """Trains one run after the other in `count` processes; what each process saw of each run."""
+    paths = [folder / f"config{index}.json" for index in range(len(configs))]
+    for path, config in zip(paths, configs, strict=True):
+        path.write_text(to_json(config))
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": str(tiny.HERE),
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    command = [sys.executable, str(tiny.HERE / "worker.py"), str(devices), *map(str, paths)]
+    workers = [
+        subprocess.Popen(command, env=environment | {"JAX_PROCESS_ID": str(index)})
+        for index in range(count)
+    ]
+    try:
+        while None in (codes := [worker.poll() for worker in workers]):
+            assert not any(codes), codes
+            time.sleep(0.05)
+        assert codes == [0] * count
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [
+        [json.loads(path.with_suffix(f".{index}").read_text()) for index in range(count)]
+        for path in paths
+    ]
+
+
+def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
+    folders = [tmp_path / name for name in ("one", "two", "half")]
+    for folder in folders:
+        folder.mkdir()
+    one = runs.config(folders[0], mesh=MESH)
+    train(one)
+    shutil.copytree(folders[0] / "run", folders[2] / "run")
+    for step in ("6", "8"):
+        shutil.rmtree(folders[2] / "run" / "checkpoints" / step)
+
+    others = [replace(one, run_dir=str(folder / "run")) for folder in folders[1:]]
+    fresh, resumed = train_in_processes(others, tmp_path, count=2, devices=4)
+    assert all((seen["processes"], seen["devices"]) == (2, 8) for seen in fresh)
+    losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=0, atol=1e-6)
+
+    _, corpus = prepare(one.data, one.tokenizer)
+    expected = {
+        str(step): runs.digest(batch_at(corpus, one.data, one.seed, step)) for step in range(8)
+    }
+    for process in range(2):
+        assert fresh[process]["batches"] == expected
+        assert resumed[process]["batches"] == {step: expected[step] for step in "4567"}
+
+
+def test_a_plain_machine_is_alone():
+    assert distributed.explicit({}) is None
+    assert not distributed.launched({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"})
+    assert not distributed.launched({"OMPI_COMM_WORLD_SIZE": "", "TPU_WORKER_HOSTNAMES": "host"})
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_STEP_NUM_TASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "16"},
+        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"LLMJAX_DISTRIBUTED": "1"},
+    ],
+)
+def test_launchers_are_known_by_their_variables(environment):
+    assert distributed.launched(environment)
+
+
+def test_what_is_spelt_out_is_taken_and_contradictions_are_refused():
+    good = {
+        "JAX_COORDINATOR_ADDRESS": "host:1234",
+        "JAX_NUM_PROCESSES": "4",
+        "JAX_PROCESS_ID": "3",
+    }
+    assert distributed.explicit(good) == {
+        "coordinator_address": "host:1234",
+        "num_processes": 4,
+        "process_id": 3,
+    }
+    for change, said in [
+        ({"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID: not set"),
+        ({"JAX_PROCESS_ID": "4"}, "from 0 to N - 1"),
+        ({"JAX_NUM_PROCESSES": "two"}, "from 0 to N - 1"),
+        ({"JAX_COORDINATOR_ADDRESS": "host"}, "HOST:PORT"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            distributed.explicit(good | change)
