@@ -19,9 +19,14 @@ BLOCK = 512
 
 
 def suits(q: jax.Array, k: jax.Array, mask: Mask) -> bool:
-    """Whether splash attention computes this: rows in whole blocks, queries in their own order."""
-    whole = q.shape[1] % (LANES * mesh.parts("length")) == 0 and k.shape[1] % LANES == 0
-    return whole and mask.index is None
+    """Whether splash attention computes this: rows in whole blocks, queries in their own order.
+
+    What is not masked at all cannot be split along the length (its tables would be empty).
+    """
+    split = mesh.parts("length")
+    whole = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
+    masked = mask.causal or mask.window is not None
+    return whole and mask.index is None and (masked or split == 1)
 
 
 def splash(
@@ -82,6 +87,8 @@ def _kernel(
         one = masks.LocalMask((t, s), (window, 0 if mask.causal else window), 0)
     else:
         one = masks.FullMask((t, s))
+    if mesh.parts(layout.length) > 1:  # tables: a mask computed in the kernel cannot be split
+        one = masks.LogicalAnd(one, masks.FullMask((t, s)))
     rows = next(n for n in (BLOCK, 256, LANES) if t // mesh.parts(layout.length) % n == 0)
     columns = next(n for n in (BLOCK, 256, LANES) if s % n == 0)
     sizes = kernels.BlockSizes(
