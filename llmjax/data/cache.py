@@ -1,9 +1,8 @@
 """Tokenized sources on disk, under a name that says exactly what they are made of."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from llmjax.data.config import DataConfig, Source, cache_root
 from llmjax.data.encoding import BATCH_BYTES, Encoded, Encoders, encode_documents
-from llmjax.data.files import make_folder, remove_leftovers, unwritable_is_user_error
+from llmjax.data.files import build_once
 from llmjax.data.fingerprint import Identity
 from llmjax.data.progress import Progress
 from llmjax.data.sources import documents
@@ -85,41 +84,6 @@ def tokenized(
         folder / _TEXT,
         description["threshold"],
     )
-
-
-def build_once(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes `folder` where it is not there; of several processes one works, the others wait."""
-    if folder.is_dir():
-        return
-    with _lock(folder.with_name(f".{folder.name}.lock")) as alone:
-        if not folder.is_dir():
-            if alone:
-                remove_leftovers(folder)
-            make_folder(folder, build)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Held by one process at a time; freed by the system when its holder dies.
-
-    Saves work only: `make_folder` is safe without it. Where the file system cannot lock, yields
-    False at once.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not a Unix
-        yield False
-        return
-    with unwritable_is_user_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
 
 
 def _build(

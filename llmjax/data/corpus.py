@@ -10,7 +10,6 @@ import numpy as np
 
 from llmjax.data.cache import (
     TokenizedSource,
-    build_once,
     describe,
     heldout_threshold,
     tokenized,
@@ -23,6 +22,7 @@ from llmjax.data.config import (
     cache_root,
     check_data,
 )
+from llmjax.data.files import build_once
 from llmjax.data.fingerprint import Identity, identify, pinned
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.split import HASHES, HashSample
@@ -185,7 +185,7 @@ def _sample(
 
 def _check(corpus: Corpus, config: DataConfig) -> None:
     named = "; ".join(describe(source) for source in config.sources)
-    heldout = sum(1 for _ in heldout_documents(corpus))
+    heldout = sum(len(kept) for _, kept in _heldout(corpus))
     total = corpus.num_documents + heldout
     if config.heldout_fraction > 0 and heldout == 0:
         reason = f"the held-out set is empty: none of {total} documents falls in it"

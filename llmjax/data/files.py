@@ -55,8 +55,43 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Removes what killed makers of `path` left; call it where no other can be at work."""
+def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+    """Makes `folder` where it is not there; of several processes one works, the others wait."""
+    if folder.is_dir():
+        return
+    with _lock(folder.with_name(f".{folder.name}.lock")) as alone:
+        if not folder.is_dir():
+            if alone:
+                _remove_leftovers(folder)
+            make_folder(folder, build)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Held by one process at a time; freed by the system when its holder dies.
+
+    Saves work only: `make_folder` is safe without it. Where the file system cannot lock, yields
+    False at once.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        yield False
+        return
+    with unwritable_is_user_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed makers of `path` left; for where no other can be at work."""
     prefix, suffix = _marks(path)
     for leftover in path.parent.glob(f"{prefix}*{suffix}"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import TfdsSource, cache_root
-from llmjax.data.files import make_folder
+from llmjax.data.files import build_once
 from llmjax.errors import UserError
 
 READ_AHEAD = 256  # records of an ArrayRecord file read at once
@@ -29,8 +29,7 @@ def embedded_documents(cache_dir: str | None) -> Iterator[str]:
         with _quiet(bars=False):
             PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
 
-    if not folder.is_dir():
-        make_folder(folder, prepare)
+    build_once(folder, prepare)
     return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmjax.data.files import make_folder, remove_leftovers, write_file
+from llmjax.data.files import build_once, make_folder, write_file
 from llmjax.errors import UserError
 
 
@@ -57,11 +57,13 @@ def test_a_full_disk_is_a_user_error(tmp_path):
         make_folder(tmp_path / "folder", fill)
 
 
-def test_leftovers_are_found_by_name(tmp_path):
-    for name in (".folder.abc.tmp", ".folder2.abc.tmp", "folder"):
+def test_leftovers_of_killed_makers_are_removed_by_the_next(tmp_path):
+    for name in (".folder.abc.tmp", ".folder2.abc.tmp"):
         (tmp_path / name).mkdir()
-    remove_leftovers(tmp_path / "folder")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".folder2.abc.tmp", "folder"]
+    build_once(tmp_path / "folder", lambda place: None)
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert folders == [".folder2.abc.tmp", "folder"]
+    build_once(tmp_path / "folder", lambda place: pytest.fail("is there already"))
 
 
 def test_a_file_is_replaced_whole(tmp_path):

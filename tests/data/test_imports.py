@@ -1,0 +1,56 @@
+"""Importing configs costs nothing; progress goes where it can be seen."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+import llmjax.data
+from llmjax.data import progress
+from llmjax.data.progress import terminal_progress
+
+HEAVY = "jax grain tensorflow_datasets tensorflow sentencepiece tokenizers pyarrow datasets numpy"
+
+
+@pytest.mark.parametrize(
+    ("modules", "allowed"),
+    [
+        ("llmjax.data, llmjax.data.config", ""),
+        ("llmjax.data.encoding", "numpy"),  # what every tokenizing process starts with
+        ("llmjax.data.sources, llmjax.data.corpus", "numpy"),
+    ],
+)
+def test_imports_are_light(modules, allowed):
+    code = f"import sys, {modules}; print(*sorted(set({HEAVY.split()}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == allowed
+
+
+def test_everything_offered_is_there():
+    assert all(getattr(llmjax.data, name) is not None for name in llmjax.data.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        llmjax.data.nope  # noqa: B018
+
+
+def test_progress_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    clock = iter([0.0, 5.0, 10.0, 10.0, 11.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with terminal_progress() as show:
+        show("Tokenizing", 1_000_000, 4_000_000)
+        show("Tokenizing", 2_000_000, 4_000_000)
+        show("Tokenizing", 3_000_000, None)
+    assert capsys.readouterr().err == "Tokenizing: 2.0 MB (50 %)\n"
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with terminal_progress() as show:
+        show("Tokenizing", 1_000_000, 4_000_000)
+        show("Tokenizing", 4_000_000, 4_000_000)
+    assert "Tokenizing" in terminal.getvalue()
