@@ -11,6 +11,7 @@ A plain machine has none of these variables, and nothing happens there:
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 
@@ -31,11 +32,11 @@ def join() -> None:
     """
     if jax.distributed.is_initialized():
         return
-    arguments = explicit(os.environ)
-    if arguments is None and not launched(os.environ):
+    place = explicit(os.environ)
+    if place is None and not launched(os.environ):
         return
     try:
-        jax.distributed.initialize(**(arguments or {}))
+        jax.distributed.initialize(*(place or ()))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             "jax.distributed",
@@ -44,8 +45,16 @@ def join() -> None:
         ) from error
 
 
-def explicit(environment: Mapping[str, str]) -> dict[str, str | int] | None:
-    """Arguments of `jax.distributed.initialize` that the environment spells out; None if none.
+class Place(NamedTuple):
+    """Which process this is, and where they meet."""
+
+    coordinator: str
+    processes: int
+    index: int
+
+
+def explicit(environment: Mapping[str, str]) -> Place | None:
+    """The place that the environment spells out; None if it does not.
 
     Raises:
       UserError: some of the variables are missing, no numbers, or out of range.
@@ -63,11 +72,7 @@ def explicit(environment: Mapping[str, str]) -> dict[str, str | int] | None:
         )
     if not address.rpartition(":")[2].isdecimal():
         raise UserError(f"{EXPLICIT[0]}={address}", "must be HOST:PORT")
-    return {
-        "coordinator_address": address,
-        "num_processes": int(count),
-        "process_id": int(index),
-    }
+    return Place(address, int(count), int(index))
 
 
 def launched(environment: Mapping[str, str]) -> bool:

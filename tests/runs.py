@@ -18,7 +18,9 @@ from llmjax.model import Model, resolve
 from llmjax.optimizers import AdamWConfig, ScheduleConfig
 from llmjax.scoring import EvaluationConfig
 
-WORDS = "the a one some every cat dog bird sees likes hears old small grey big red".split()
+WORDS = ["the", "a", "every", "cat", "dog", "bird", "sees", "likes", "hears", "old", "small"]
+
+MODEL = Model(resolve(replace(tiny.CONFIG, dropout=0.1), 264))
 
 
 def write_text(path: Path, seed: int = 0, sentences: int = 600) -> Path:
@@ -57,9 +59,7 @@ def config(folder: Path, **changes) -> Config:
 
 def params(folder: Path, step: int | None = None) -> dict:
     """The parameters of a checkpoint, on the host."""
-    stored = json.loads((folder / "config.json").read_text())["config"]["model"]
-    model = Model(resolve(replace(tiny.CONFIG, dropout=stored["dropout"]), 264))
-    found, _ = restore_params(folder / "checkpoints", model.abstract_params(), step)
+    found, _ = restore_params(folder / "checkpoints", MODEL.abstract_params(), step)
     return jax.tree.map(np.asarray, found)
 
 

@@ -73,7 +73,9 @@ def test_restores_bit_for_bit_on_another_mesh(state, tmp_path, devices):
     assert {leaf.sharding.mesh.size for leaf in jax.tree.leaves(restored)} == {devices}
 
 
-@pytest.mark.parametrize("config", [AdafactorConfig(min_factored_size=8), MuonConfig(), SgdConfig()])
+@pytest.mark.parametrize(
+    "config", [AdafactorConfig(min_factored_size=8), MuonConfig(), SgdConfig()]
+)
 def test_every_optimizer_state_comes_back(tmp_path, config):
     mesh = tiny.one_device()
     optimizer = tiny.optimizer(config)
@@ -157,7 +159,7 @@ def test_a_step_that_is_not_there_or_damaged_is_refused_and_the_others_are_named
     with pytest.raises(UserError, match="no checkpoint of step 9; it has 1, 2"):
         restore_params(tmp_path, target, 9)
     damage(tmp_path, 2)
-    with pytest.raises(UserError, match="damaged.*others here: 1"):
+    with pytest.raises(UserError, match=r"damaged.*others here: 1"):
         restore_params(tmp_path, target, 2)
     assert restore_params(tmp_path, target)[1] == 1
     with pytest.raises(UserError, match="holds no checkpoint"):

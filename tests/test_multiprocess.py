@@ -112,11 +112,7 @@ def test_what_is_spelt_out_is_taken_and_contradictions_are_refused():
         "JAX_NUM_PROCESSES": "4",
         "JAX_PROCESS_ID": "3",
     }
-    assert distributed.explicit(good) == {
-        "coordinator_address": "host:1234",
-        "num_processes": 4,
-        "process_id": 3,
-    }
+    assert distributed.explicit(good) == ("host:1234", 4, 3)
     for change, said in [
         ({"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID: not set"),
         ({"JAX_PROCESS_ID": "4"}, "from 0 to N - 1"),

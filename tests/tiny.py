@@ -8,7 +8,7 @@ import numpy as np
 from llmjax.losses import Loss, causal_loss
 from llmjax.mesh import MeshConfig, make_mesh, named_sharding
 from llmjax.model import Model, ModelConfig, resolve
-from llmjax.optimizers import AdamWConfig, ScheduleConfig, SgdConfig, make_optimizer
+from llmjax.optimizers import AdamWConfig, ScheduleConfig, make_optimizer
 from llmjax.state import make_state
 from llmjax.step import make_train_step
 

@@ -58,14 +58,15 @@ class Lines:
     """A line for each record."""
 
     def __init__(self, steps: int):
-        self._steps, self._left = steps, None
+        self._steps = steps
+        self._left: float | None = None
 
     def write(self, record: Record) -> None:
         left = "" if self._left is None else f"  {duration(self._left)} left"
         self.say(f"step {record['step']}/{self._steps}  {describe(record)}{left}")
 
     def advance(self, step: int, seconds_left: float | None) -> None:
-        self._left: float | None = seconds_left
+        self._left = seconds_left
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -39,7 +39,7 @@ def peak_flops() -> float | None:
 
 
 def memory_bytes() -> int | None:
-    """The most memory that one of this process's devices has used so far; None if it cannot tell."""
+    """The most memory that a device of this process has used so far; None if none can tell."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if stat and "peak_bytes_in_use" in stat]
     return max(peaks, default=None)

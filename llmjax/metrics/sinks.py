@@ -54,9 +54,9 @@ def _lines_until(path: Path, last_step: int) -> list[str]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            if record["step"] <= last_step:
-                kept.append(line + "\n")
+        step = record.get("step") if isinstance(record, dict) else None
+        if isinstance(step, int) and step <= last_step:
+            kept.append(line + "\n")
     return kept
 
 

@@ -24,10 +24,10 @@ class Throughput:
         clock: Callable[[], float] = time.perf_counter,
     ):
         """Args:
-          flops_per_token: model FLOPs, forward and backward (`model.flops_per_token`).
-          peak_flops: of all devices, or None.
-          data_wait: seconds that steps have waited for batches, since any time.
-          clock: seconds since any time.
+        flops_per_token: model FLOPs, forward and backward (`model.flops_per_token`).
+        peak_flops: of all devices, or None.
+        data_wait: seconds that steps have waited for batches, since any time.
+        clock: seconds since any time.
         """
         self._flops_per_token, self._peak = flops_per_token, peak_flops
         self._data_wait, self._clock = data_wait, clock
@@ -52,7 +52,7 @@ class Throughput:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out the time of the block. Nothing may be running on the devices when it starts."""
+        """Leaves out the time of the block; call it when the devices have nothing to do."""
         was_running = self._running
         self._stop()
         yield

@@ -159,7 +159,8 @@ def _number_problems(config: OptimizerConfig) -> Iterator[str]:
 def _schedule_problems(schedule: ScheduleConfig, steps: int) -> Iterator[str]:
     path = "optimizer.schedule"
     if not 0 <= schedule.warmup_steps < steps:
-        yield f"{path}.warmup_steps: {schedule.warmup_steps} must lie in 0 to {steps - 1}, steps - 1"
+        given = schedule.warmup_steps
+        yield f"{path}.warmup_steps: {given} must lie in 0 to {steps - 1}, one less than steps"
     for name in ("final_fraction", "decay_fraction"):
         value = getattr(schedule, name)
         if not 0 <= value <= 1:

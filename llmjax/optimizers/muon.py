@@ -19,7 +19,9 @@ from llmjax.optimizers.matrices import Axes, Tree
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(steps: int, update_rms: float, logical_axes: Tree) -> optax.GradientTransformation:
+def orthogonalize(
+    steps: int, update_rms: float, logical_axes: Tree
+) -> optax.GradientTransformation:
     """Replaces each matrix U S V' by about U V', scaled to root mean square `update_rms`.
 
     For an [in, out] matrix the factor is update_rms sqrt(max(in, out)) (arXiv:2502.16982, 2.2).

@@ -66,8 +66,7 @@ class Loop:
                 step = before + 1
                 profile.before(before - first, self._wait)
                 self.state, metrics = take_step(self.state, batch)
-                self._count_pending()
-                self._pending = (step, metrics)
+                self._hand_on((step, metrics))
                 stop, save = agree(signal.name is not None, self._save_is_late())
                 self._after(step, save)
                 if stop and step < session.steps:
@@ -87,11 +86,14 @@ class Loop:
         if save or last or _due(step, config.checkpoint.every):
             self._save(step, loss)
 
-    def _count_pending(self) -> None:
-        """Reads the metrics of the step before; the devices are at the next one by now."""
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
+    def _hand_on(self, new: tuple[int, Metrics] | None) -> None:
+        """Counts the step before, now that the devices are busy with the new one."""
+        before, self._pending = self._pending, new
+        if before is not None:
+            self._count(*before)
+
+    def _count(self, step: int, metrics: Metrics) -> None:
+        """Reads the metrics of a step; waits for it to end."""
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         skipped = int(numbers["skipped"])
         self._throughput.add(numbers)
@@ -162,7 +164,7 @@ class Loop:
             yield
 
     def _wait(self) -> None:
-        self._count_pending()
+        self._hand_on(None)
         jax.block_until_ready(self.state)
 
     def _give_up(self) -> None:

@@ -51,9 +51,7 @@ class Reporter:
     def sample(self, step: int, prompt: str, text: str) -> None:
         """What the model wrote after a prompt."""
         if self._samples is not None:
-            self._samples.write(
-                {"step": step, "time": time.time(), "prompt": prompt, "text": text}
-            )
+            self._samples.write({"step": step, "time": time.time(), "prompt": prompt, "text": text})
         self.display.say(f"step {step} wrote: {prompt}{text}")
 
     def close(self) -> None:

@@ -122,4 +122,3 @@ def open_session(config: Config, run: Run) -> Session:
 def _prepare(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
     with terminal_progress() as progress:
         return prepare(config.data, config.tokenizer, run.tokenizer, progress)
-
