@@ -178,8 +178,8 @@ def cache_root(cache_dir: str | None = None) -> Path:
     """The folder of caches: as configured, or where the environment says (see DataConfig)."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
-    if "LLMJAX_CACHE" in os.environ:
-        return Path(os.environ["LLMJAX_CACHE"]).expanduser()
+    if own := os.environ.get("LLMJAX_CACHE"):
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmjax"
 
 
@@ -203,6 +203,8 @@ def data_problems(config: DataConfig) -> list[str]:
     for source in config.sources:
         if isinstance(source, FileSource):
             checks[f"sources: a {source.kind} source names no paths"] = bool(source.paths)
+            wrong = f"sources: paths {source.paths!r} is a string, not a tuple of strings"
+            checks[wrong] = not isinstance(source.paths, str)
         if isinstance(source, TextSource):
             wrong = f"sources: chunk_bytes {source.chunk_bytes} is not positive"
             checks[wrong] = source.chunk_bytes > 0

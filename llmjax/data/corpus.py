@@ -22,6 +22,7 @@ from llmjax.data.config import (
     cache_root,
     check_data,
 )
+from llmjax.data.encoding import BATCH_BYTES
 from llmjax.data.files import build_once
 from llmjax.data.fingerprint import Identity, identify, pinned
 from llmjax.data.progress import Progress, no_progress
@@ -171,14 +172,16 @@ def _sample(
     total = sum(source.weight for source in data.sources)
     for source, identity in zip(data.sources, identities, strict=True):
         sample = HashSample(HASHES, int(max_bytes * source.weight / total))
-        done = 0
+        done = told = 0
         for hash_, text in unique_documents(source, data.cache_dir):
             done += len(text)
             if done > SCAN * max_bytes:
                 break
             if hash_ >= heldout_threshold(data):
                 sample.add(hash_, text)
-            progress(f"Sampling the {source.kind} source", done, identity.num_bytes)
+            if done >= told:
+                progress(f"Sampling the {source.kind} source", done, identity.num_bytes)
+                told = done + BATCH_BYTES
         identity.check_unchanged()
         yield from (text.decode("utf-8") for text in sample.documents())
 

@@ -59,7 +59,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     """Makes `folder` where it is not there; of several processes one works, the others wait."""
     if folder.is_dir():
         return
-    with _lock(folder.with_name(f".{folder.name}.lock")) as alone:
+    with one_at_a_time(folder) as alone:
         if not folder.is_dir():
             if alone:
                 _remove_leftovers(folder)
@@ -67,12 +67,13 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Held by one process at a time; freed by the system when its holder dies.
+def one_at_a_time(folder: Path) -> Iterator[bool]:
+    """A lock for making `folder`, freed by the system when its holder dies.
 
     Saves work only: `make_folder` is safe without it. Where the file system cannot lock, yields
     False at once.
     """
+    path = folder.with_name(f".{folder.name}.lock")
     try:
         import fcntl
     except ImportError:  # not a Unix

@@ -109,6 +109,7 @@ def _(source: ParquetSource, cache_dir: str | None = None) -> Iterator[str]:
                     fix = f"set column to one of: {', '.join(columns)}"
                     raise UserError(path, f"has no column {source.column!r}", fix)
                 kind = table.schema_arrow.field(source.column).type
+                kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
                 if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
                     raise UserError(path, f"column {source.column!r} is of type {kind}, not string")
                 for batch in table.iter_batches(batch_size=256, columns=[source.column]):

@@ -10,6 +10,7 @@ import numpy as np
 
 from llmjax.errors import UserError
 
+# Part of every cache's key: raise it when the files change, or the way text becomes documents.
 FORMAT = 1
 _DESCRIPTION = "description.json"
 

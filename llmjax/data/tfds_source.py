@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import TfdsSource, cache_root
-from llmjax.data.files import build_once
+from llmjax.data.files import build_once, one_at_a_time
 from llmjax.errors import UserError
 
 READ_AHEAD = 256  # records of an ArrayRecord file read at once
@@ -51,15 +51,32 @@ def tfds_fingerprint(source: TfdsSource) -> tuple[str, list[Path]]:
 def _prepared(source: TfdsSource) -> Any:
     if source.name.startswith("huggingface:"):
         raise UserError(source.name, "is a hub data set", "use a source of kind 'hub'")
+    builder = _builder(source)
+    if not builder.is_prepared() and "://" not in str(builder.data_dir):
+        with one_at_a_time(Path(builder.data_dir)):
+            builder = _builder(source)  # another process may have prepared it meanwhile
+            _download(builder, source)
+    elif not builder.is_prepared():
+        _download(builder, source)
+    return builder
+
+
+def _builder(source: TfdsSource) -> Any:
     with _quiet():
         import tensorflow_datasets as tfds
 
         try:
-            builder = tfds.builder(source.name, data_dir=source.data_dir)
+            return tfds.builder(source.name, data_dir=source.data_dir)
         except tfds.core.registered.DatasetNotFoundError as error:
             raise _unknown(source.name) from error
         except (ValueError, RuntimeError, AssertionError) as error:
             raise UserError(source.name, f"TFDS refuses it: {error}", "check the name") from error
+
+
+def _download(builder: Any, source: TfdsSource) -> None:
+    import tensorflow_datasets as tfds
+
+    with _quiet():
         try:
             if not builder.is_prepared():
                 builder.download_and_prepare(file_format="array_record")
@@ -71,7 +88,6 @@ def _prepared(source: TfdsSource) -> Any:
             raise UserError(source.name, reason, "check network and disk, or set data_dir") from (
                 error
             )
-    return builder
 
 
 def _unknown(name: str) -> UserError:

@@ -170,6 +170,11 @@ def test_impossible_values_are_refused_together():
         assert f"data.{field}" in str(caught.value)
 
 
+def test_a_path_in_place_of_a_tuple_is_refused():
+    with pytest.raises(UserError, match=r"paths 'a\.txt' is a string, not a tuple"):
+        prepare(DataConfig((TextSource("a.txt"),)), BytesConfig())
+
+
 def test_any_text_becomes_documents():
     documents = list(tokenize_documents(["é", "ab"], BytesTokenizer()))
     assert [document.bytes for document in documents] == [2, 2]

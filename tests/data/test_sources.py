@@ -95,6 +95,8 @@ def test_parquet_by_row_groups_with_nulls(tmp_path):
     found = documents(source)
     assert isinstance(found, Iterator)
     assert list(found) == texts
+    encoded = pyarrow.array(texts).dictionary_encode()
+    assert list(documents(write_parquet(tmp_path / "c.parquet", text=encoded))) == texts
     content = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(content))
     assert list(documents(ParquetSource((str(tmp_path / "b.parquet.gz"),)))) == texts

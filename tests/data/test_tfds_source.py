@@ -78,6 +78,13 @@ def test_documents_in_order(data_dir):
     assert "tensorflow" not in sys.modules
 
 
+def test_what_is_not_prepared_yet_is_prepared_as_array_record(tmp_path, capsys):
+    source = TfdsSource("toy_texts", "test", data_dir=str(tmp_path))
+    assert list(documents(source)) == ["text 0 é", "text 1 é", "text 2 é"]
+    assert list(tmp_path.rglob("*test.array_record*"))
+    assert capsys.readouterr().out == "", "stdout is for results"
+
+
 def test_slices_and_nested_fields(data_dir):
     source = TfdsSource("toy_texts:1.0.0", "train[5:8]", "translation/de", data_dir)
     assert list(documents(source)) == ["drei 5", "drei 6", "drei 7"]
