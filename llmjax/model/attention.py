@@ -16,7 +16,7 @@ from llmjax.model.products import einsum
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask, float | None, Layout], jax.Array]
 """A way to attend; takes and returns what `reference` does."""
 
-SMALL = 512 * 512
+SMALL = 128 * 128
 """Scores of a head up to which the reference is used: there blocks save nothing."""
 
 

@@ -18,8 +18,8 @@ from llmjax.model.layers import ATTENTION, Layout
 from llmjax.model.mask import Mask
 from llmjax.model.products import einsum
 
-BLOCK = 256
-"""Queries and keys of a block."""
+SHORT, LONG = 128, 256
+"""Queries and keys of a block, in rows below 1024 tokens and from there on."""
 
 HIDDEN = float(jnp.finfo(jnp.float32).min)
 """The score of a key out of sight; finite, so that differences are."""
@@ -53,12 +53,14 @@ def blocked(
     mask: Mask,
     softcap: float | None,
     layout: Layout,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> jax.Array:
     """As `attention.reference`: q [B, T, H, K], k and v [B, S, N, K] -> [B, T, H, K]."""
     index = mask.index
     if index is None:
         index = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
+    if block is None:
+        block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     rows = Rows(index, mask.query_segments, mask.key_segments)
     return _blocked(q, k, v, rows, Rules(mask.causal, mask.window, softcap, layout, block))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 from flax import nnx
@@ -10,7 +11,7 @@ from llmjax import mesh
 from llmjax.model import attention
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import Dense, Layout, Norm, dropout, rotate
+from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, dropout, rotate
 from llmjax.model.mask import Mask
 from llmjax.model.mlp import MLP
 
@@ -74,16 +75,16 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
-        mixed = attention.attend(
-            q,
-            k,
-            v,
-            mask,
+        attend = partial(
+            attention.attend,
             softcap=self.config.attention_softcap,
             backend=self.config.attention,
             layout=layout,
         )
-        return self.out(mixed, layout.stream())
+        if self.config.remat == "attention":
+            kept = jax.checkpoint_policies.save_only_these_names(ATTENTION)
+            attend = jax.checkpoint(attend, policy=kept, prevent_cse=False)
+        return self.out(attend(q, k, v, mask), layout.stream())
 
 
 class Block(nnx.Module):

@@ -11,13 +11,21 @@ from llmjax.model.block import Block, Scope
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig, Remat
 from llmjax.model.embedding import Table
-from llmjax.model.layers import PRODUCT, STEPS, Layout, Norm, constant, dropout, normal, sinusoids
+from llmjax.model.layers import (
+    ATTENTION,
+    PRODUCT,
+    STEPS,
+    Layout,
+    Norm,
+    constant,
+    dropout,
+    normal,
+    sinusoids,
+)
 from llmjax.model.mask import Mask
 
-SAVED: dict[Remat, tuple[str, ...]] = {
-    "dots": (PRODUCT,),
-    "full": (),
-}
+KEPT: dict[Remat, tuple[str, ...]] = {"dots": (ATTENTION, PRODUCT), "full": (ATTENTION,)}
+"""What the backward pass of a layer is left with, beside the layer's input, by name."""
 
 
 class Stack(nnx.Module):
@@ -85,9 +93,9 @@ class Stack(nnx.Module):
 
 
 def _remat(body: Callable, remat: Remat) -> Callable:
-    if remat not in SAVED:
+    if remat not in KEPT:
         return body
-    policy = jax.checkpoint_policies.save_only_these_names(*SAVED[remat])
+    policy = jax.checkpoint_policies.save_only_these_names(*KEPT[remat])
     return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
 
