@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llmjax.losses.cross_entropy import Head, cross_entropy, nats_of
-from llmjax.model import Model, Params
+
+if TYPE_CHECKING:
+    from llmjax.model import Model, Params
 
 __all__ = ["Loss", "LossConfig", "causal_loss", "mean_squared_error", "token_nats"]
 
@@ -37,8 +39,8 @@ class Loss(NamedTuple):
 
 
 def causal_loss(
-    model: Model,
-    params: Params,
+    model: "Model",
+    params: "Params",
     batch: Mapping[str, jax.Array],
     *,
     dropout_key: jax.Array | None = None,
@@ -63,7 +65,7 @@ def causal_loss(
     return Loss(*cross_entropy(hidden, rows, bias, batch["targets"], batch["weights"], head))
 
 
-def token_nats(model: Model, params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+def token_nats(model: "Model", params: "Params", batch: Mapping[str, jax.Array]) -> jax.Array:
     """Negative log-likelihood of each target, [B, L] float32 nats, whatever its weight."""
     hidden = _hidden(model, params, batch, None)
     rows, bias = model.unembedding(params)
@@ -87,14 +89,14 @@ def mean_squared_error(
 
 
 def _hidden(
-    model: Model, params: Params, batch: Mapping[str, jax.Array], key: jax.Array | None
+    model: "Model", params: "Params", batch: Mapping[str, jax.Array], key: jax.Array | None
 ) -> jax.Array:
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     given = {name: batch[name] for name in names if name in batch}
     return model.hidden(params, batch["inputs"], **given, dropout_key=key)
 
 
-def _head(model: Model, z_loss: float = 0.0, smoothing: float = 0.0) -> Head:
+def _head(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> Head:
     config = model.config
     cap, vocab = config.logit_softcap, config.vocab_size
     return Head(cap, z_loss, smoothing, vocab, config.compute_dtype)

@@ -1,9 +1,24 @@
-"""The Transformer: a config, and pure functions of plain parameters."""
+"""The Transformer: a config, and pure functions of plain parameters.
 
-from llmjax.model.cache import Cache
+A config is read without Flax being imported: what needs it is brought when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from llmjax.model.config import ModelConfig, resolve
 from llmjax.model.flops import flops_per_token
-from llmjax.model.model import Model
-from llmjax.model.plan import Params
+
+if TYPE_CHECKING:
+    from llmjax.model.cache import Cache
+    from llmjax.model.model import Model
+    from llmjax.model.plan import Params
 
 __all__ = ["Cache", "Model", "ModelConfig", "Params", "flops_per_token", "resolve"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"llmjax.model has no {name}")
+    from llmjax.model import cache, model, plan
+
+    return {"Cache": cache.Cache, "Model": model.Model, "Params": plan.Params}[name]

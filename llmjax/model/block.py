@@ -75,7 +75,7 @@ class Attention(nnx.Module):
     ) -> jax.Array:
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
-        attend = partial(
+        attend: Callable[..., jax.Array] = partial(
             attention.attend,
             softcap=self.config.attention_softcap,
             backend=self.config.attention,
