@@ -166,7 +166,7 @@ class Model:
         if encoded is None or params is None:
             return empty
         k, v = self._module(params).decoder.keys_values_of(encoded)
-        return replace(empty, cross_keys=k, cross_values=v, encoder_segments=encoder_segments)
+        return empty.with_encoded(k, v, encoder_segments)
 
     def decode(
         self,
