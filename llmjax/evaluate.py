@@ -119,22 +119,24 @@ def evaluate(
     texts = _Encoder(lm)
     streams = texts.streams(given) if given else texts.heldout(lm, progress)
     config = lm.config.evaluation
-    sizes = window_sizes(
-        lm.model.config,
-        context or config.context or lm.context,
-        stride or (config.stride if context is None else None),
-    )
+    if context is None:
+        context, stride = _given(config.context, lm.context), _given(stride, config.stride)
+    sizes = window_sizes(lm.model.config, context, stride)
     score = score_streams(
         lm.model,
         lm.params,
         lm.tokenizer,
         _reported(streams, progress),
         sizes,
-        batch_size or config.batch_size,
+        _given(batch_size, config.batch_size),
         lm.mesh,
     )
     seconds = time.perf_counter() - began
     return Evaluation(lm.config.run_dir, lm.step, names, score, texts.lossless, seconds)
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _name(item: object) -> str:

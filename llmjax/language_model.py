@@ -48,7 +48,7 @@ class LanguageModel:
         size, shape = self.model.num_params(), self.model.config
         where = self.mesh.devices.size if self.mesh is not None else 1
         return (
-            f"LanguageModel({self.config.run_dir} step {self.step}: {size / 1e6:.1f}M parameters, "
+            f"LanguageModel({self.config.run_dir} step {self.step}: {_short(size)} parameters, "
             f"{shape.num_encoder_layers + shape.num_decoder_layers} layers, width {shape.d_model}, "
             f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
             f"{shape.compute_dtype}, {where} device{'s' if where > 1 else ''})"
@@ -111,7 +111,7 @@ class LanguageModel:
             self.params,
             self.tokenizer,
             text,
-            context=context or self.context,
+            context=self.context if context is None else context,
             stride=stride,
             mesh=self.mesh,
         )
@@ -166,6 +166,14 @@ class LanguageModel:
             more = [(0, -size % n) for size, n in zip(rows.shape, parts, strict=True)]
             rows, segments = np.pad(rows, more), np.pad(segments, more)
         return place(rows, self.mesh, "batch", None), place(segments, self.mesh, "batch", None)
+
+
+def _short(count: int) -> str:
+    """About how many: 812, 35K, 6.1M, 8.0B."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return f"{count / 1e3:.0f}K" if count >= 1000 else str(count)
 
 
 def load(

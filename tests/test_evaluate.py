@@ -110,6 +110,9 @@ def test_what_cannot_be_scored_is_refused(lm, tmp_path):
         evaluate(lm, data=tmp_path / "empty.txt")
     with pytest.raises(UserError, match="context 65"):
         evaluate(lm, data=bad, context=65)
+    for wrong in ({"context": 0}, {"stride": 0}, {"batch_size": 0}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} 0"):
+            evaluate(lm, data=tmp_path / "empty.txt", **wrong)
     with pytest.raises(UserError, match="no such run"):
         evaluate(tmp_path / "nothing")
 

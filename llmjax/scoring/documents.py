@@ -130,6 +130,8 @@ def window_nats(
 
     All batches have one compiled shape. A batch is read only when the next one is under way.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size}", "is not positive")
     rows, length = batch_size, context
     if mesh is not None:
         rows = _round_up(rows, axis_size(mesh, "batch"))
