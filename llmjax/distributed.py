@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
     coordinator: str
     processes: int
-    index: int
+    process: int
 
 
 def explicit(environment: Mapping[str, str]) -> Place | None:

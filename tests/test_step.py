@@ -1,14 +1,15 @@
 """The update: the same however it is split, over devices or in time; nothing but finite numbers."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tiny
 
 from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.optimizers import MuonConfig, ScheduleConfig
+from llmjax.optimizers import MuonConfig, ScheduleConfig, SgdConfig
 from llmjax.step import make_eval_step
 
 MESHES = {
@@ -41,9 +42,8 @@ def test_twenty_steps_on_any_mesh_give_the_losses_of_one_device(alone, config):
     np.testing.assert_allclose(sharded, alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulating_parts_is_the_whole_batch(alone, parts):
-    in_parts = losses(tiny.one_device(), steps=6, accumulate=parts)
+def test_accumulating_parts_is_the_whole_batch(alone):
+    in_parts = losses(tiny.one_device(), steps=6, accumulate=4)
     np.testing.assert_allclose(in_parts, alone[:6], rtol=0, atol=2e-6)
 
 
@@ -61,12 +61,13 @@ def test_metrics_are_sums_over_the_batch_and_of_the_gradient():
     with jax.set_mesh(mesh):
         mean = lambda params: tiny.loss(params, batch, None).total / weight  # noqa: E731
         value, gradient = jax.jit(jax.value_and_grad(mean))(state.params)
+        norm = math.sqrt(sum(np.square(leaf).sum() for leaf in tiny.numbers(gradient)))
         sums = make_eval_step(tiny.loss)(state.params, batch)
         _, metrics = step(state, batch)
     assert metrics["weight"] == weight
     assert metrics["nats"] == pytest.approx(float(sums.nats))
     assert metrics["loss"] == pytest.approx(float(value), rel=1e-6)
-    assert metrics["gradient_norm"] == pytest.approx(float(optax.global_norm(gradient)), rel=1e-5)
+    assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-5)
     real = np.asarray(batch["targets"])[np.asarray(batch["weights"]) > 0]
     assert metrics["bytes"] == (real % 5).sum()
     assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
@@ -82,8 +83,10 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
         )
 
     state, step = tiny.start(mesh, loss_function=loss)
-    bad = dict(tiny.batch(1, mesh))
-    bad["inputs"] = bad["inputs"].at[0, 0].set(99)
+    bad = tiny.batch(1, mesh)
+    inputs = np.array(bad["inputs"])
+    inputs[0, 0] = 99
+    bad["inputs"] = jax.device_put(inputs, bad["inputs"].sharding)
     with jax.set_mesh(mesh):
         state, metrics = step(state, tiny.batch(0, mesh))
         assert metrics["skipped"] == 0
@@ -100,7 +103,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
 def test_long_gradients_are_clipped_to_the_limit():
     mesh = tiny.one_device()
     flat = ScheduleConfig("constant", warmup_steps=0)
-    config = tiny.SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)
+    config = SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)
 
     def loss(params, batch, key):
         sums = tiny.loss(params, batch, key)
@@ -111,8 +114,9 @@ def test_long_gradients_are_clipped_to_the_limit():
     with jax.set_mesh(mesh):
         state, metrics = step(state, tiny.batch(0, mesh))
     assert metrics["gradient_norm"] > 10
-    moved = jax.tree.map(np.subtract, jax.device_get(state.params), before)
-    assert optax.global_norm(moved) == pytest.approx(1.0, rel=1e-4)
+    pairs = zip(tiny.numbers(state.params), tiny.numbers(before), strict=True)
+    moved = math.sqrt(sum(np.square(new - old).sum() for new, old in pairs))
+    assert moved == pytest.approx(1.0, rel=1e-4)
 
 
 def test_muon_trains_on_a_mesh_as_on_one_device():
