@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmjax.decoding import stream_completions
 from llmjax.mesh import reshard
 from llmjax.model.config import ModelConfig
 
@@ -94,3 +95,19 @@ class LetterTokenizer:
 
     def decode(self, ids):
         return self.decode_bytes(ids).decode("utf-8", "replace")
+
+
+LETTERS = LetterTokenizer(["a", "b", "c", "ab", "cab", " ", "ba", "\n", "abc"])
+
+
+def complete(prompts, config, tokenizer=LETTERS, mesh=None, **fields):
+    """Completions in order, after checking that streamed pieces add up to them."""
+    model, params = toy(16, **fields)
+    texts, done = {}, {}
+    for piece in stream_completions(model, params, tokenizer, prompts, config, mesh):
+        assert piece.row not in done, "a piece after the last one"
+        texts[piece.row] = texts.get(piece.row, "") + piece.text
+        if piece.completion is not None:
+            done[piece.row] = piece.completion
+    assert {row: completion.text for row, completion in done.items()} == texts
+    return [done[row] for row in sorted(done)]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
@@ -45,13 +46,35 @@ class Beams(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Between two steps: `step` tokens are written, `last` int32 [N, W] the latest of each."""
+    """Between two steps: `step` tokens are written, `last` int32 [N, W] is the latest of each."""
 
     step: Array
     cache: Cache
     last: Array
     live: Beams
     done: Beams
+
+
+class Task(NamedTuple):
+    """What is searched for.
+
+    Attributes:
+      positions: int32 [N], where each prompt's last token stands.
+      limits: int32 [N], how many tokens may follow; 0 in a row of padding.
+      penalty: float32, the power of the length that log-probabilities are divided by.
+      eos_id: int32.
+      vocab_size: int32; rows of the embedding from here on are padding.
+    """
+
+    positions: Array
+    limits: Array
+    penalty: ArrayLike
+    eos_id: ArrayLike
+    vocab_size: ArrayLike
+
+    def rank(self, total: Array, size: Array) -> Array:
+        """Scores of log-probabilities of `size` tokens."""
+        return total / size.astype(jnp.float32) ** self.penalty
 
 
 def beam_search(
@@ -65,19 +88,17 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each row's prompt, best first: at most `config.beams` of them."""
     state = start(model, params, rows, bos_id=tokenizer.bos_id, mesh=mesh)
+    task = Task(
+        positions=state.positions,
+        limits=state.left,
+        penalty=np.float32(config.length_penalty),
+        eos_id=np.int32(tokenizer.eos_id),
+        vocab_size=np.int32(tokenizer.vocab_size),
+    )
+    length = bucket(max(row.limit for row in rows))
     with use_mesh(mesh):
         done = _search(
-            model,
-            params,
-            state.cache,
-            state.tokens,
-            state.positions,
-            state.left,
-            np.float32(config.length_penalty),
-            np.int32(tokenizer.eos_id),
-            np.int32(tokenizer.vocab_size),
-            beams=config.beams,
-            length=bucket(max(row.limit for row in rows)),
+            model, params, task, state.cache, state.tokens, beams=config.beams, length=length
         )
     arrays = [np.asarray(array) for array in done]
     return [_hypotheses(*(array[number] for array in arrays)) for number in range(len(rows))]
@@ -96,77 +117,78 @@ def _hypotheses(totals: np.ndarray, texts: np.ndarray, costs: np.ndarray) -> lis
 def _search(
     model: Model,
     params: Params,
+    task: Task,
     cache: Cache,
     tokens: Array,
-    positions: Array,
-    limits: Array,
-    penalty: Array,
-    eos_id: Array,
-    vocab_size: Array,
     *,
     beams: int,
     length: int,
 ) -> Beams:
-    """tokens, positions and limits are int32 [N]: each prompt's latest token, its place, its room.
+    """The best hypotheses; tokens are int32 [N], each prompt's last one, which `cache` lacks.
 
     All but the cache is whole on every device: it is small, and rows trade places at every step.
     """
-    tokens, positions, limits = (reshard(array, None) for array in (tokens, positions, limits))
-    count = tokens.shape[0]
-    origin = jnp.repeat(jnp.arange(count), beams)
+    tokens = reshard(tokens, None)
+    task = task._replace(positions=reshard(task.positions, None), limits=reshard(task.limits, None))
+    shape = (tokens.shape[0], beams, length)
+    none = Beams(jnp.full(shape[:2], -jnp.inf), jnp.full(shape, -1, jnp.int32), jnp.zeros(shape))
+    search = Search(
+        step=jnp.int32(0),
+        cache=cache.take(jnp.repeat(jnp.arange(shape[0]), beams)),
+        last=jnp.broadcast_to(tokens[:, None], shape[:2]),
+        live=none._replace(total=none.total.at[:, 0].set(0.0)),
+        done=none,
+    )
+    search = lax.while_loop(
+        partial(_unsettled, task), partial(_advance, model, params, task), search
+    )
+    return Beams(*(reshard(array, *(None,) * array.ndim) for array in search.done))
 
-    def none() -> Beams:
-        shape = (count, beams, length)
-        return Beams(
-            jnp.full(shape[:2], -jnp.inf), jnp.full(shape, -1, jnp.int32), jnp.zeros(shape)
-        )
 
-    first = none()
-    live = first._replace(total=first.total.at[:, 0].set(0.0))
-    last = jnp.broadcast_to(tokens[:, None], (count, beams))
-    search = Search(jnp.int32(0), cache.take(origin), last, live, none())
+def _unsettled(task: Task, search: Search) -> Array:
+    """Whether an unfinished hypothesis can still come among the best."""
+    # Log-probabilities only fall, and no hypothesis is longer than its limit.
+    best = task.rank(search.live.total[:, 0], jnp.maximum(task.limits, 1))
+    return jnp.any(best > search.done.total[:, -1])
 
-    def rank(total: Array, size: Array) -> Array:
-        return total / size.astype(jnp.float32) ** penalty
 
-    def unsettled(search: Search) -> Array:
-        # Log-probabilities only fall, and no hypothesis is longer than its limit.
-        best = rank(search.live.total[:, 0], jnp.maximum(limits, 1))
-        return jnp.any(best > search.done.total[:, -1])
+def _advance(model: Model, params: Params, task: Task, search: Search) -> Search:
+    """Writes one more token."""
+    count, beams = search.last.shape
+    logp, cache = _next(model, params, task, search)
+    size = search.step + 1
+    ended = _extend(
+        search.live,
+        task.rank(search.live.total + logp[..., task.eos_id], size),
+        jnp.arange(beams)[None],
+        jnp.asarray(task.eos_id),
+        -logp[..., task.eos_id],
+        search.step,
+    )
+    vocabulary = jnp.arange(logp.shape[-1])
+    barred = (vocabulary == task.eos_id) | (vocabulary >= task.vocab_size)
+    totals = jnp.where(barred, -jnp.inf, search.live.total[..., None] + logp)
+    best, where = lax.top_k(totals.reshape(count, -1), beams)
+    parent, token = where // logp.shape[-1], (where % logp.shape[-1]).astype(jnp.int32)
+    nats = -jnp.take_along_axis(logp.reshape(count, -1), where, axis=1)
+    live = _extend(search.live, best, parent, token, nats, search.step)
+    full = (size >= task.limits)[:, None]
+    whole = live._replace(total=jnp.where(full, task.rank(live.total, size), -jnp.inf))
+    live = live._replace(total=jnp.where(full, -jnp.inf, live.total))
+    rows = (jnp.arange(count)[:, None] * beams + parent).reshape(-1)
+    return Search(size, cache.take(rows), token, live, _best(search.done, ended, whole))
 
-    def advance(search: Search) -> Search:
-        at = positions + jnp.minimum(search.step, jnp.maximum(limits, 1) - 1)
-        at = jnp.broadcast_to(at[:, None], (count, beams))
-        last = reshard(search.last.reshape(-1, 1), "batch", None)
-        at = reshard(at.reshape(-1, 1), "batch", None)
-        logits, cache = model.decode(params, last, at, search.cache)
-        logits = reshard(logits[:, 0], None, None).reshape(count, beams, -1)
-        logp = jax.nn.log_softmax(logits, axis=-1)
-        size = search.step + 1
-        ended = _extend(
-            search.live,
-            rank(search.live.total + logp[..., eos_id], size),
-            jnp.arange(beams)[None],
-            eos_id,
-            -logp[..., eos_id],
-            search.step,
-        )
-        vocabulary = jnp.arange(logp.shape[-1])
-        barred = (vocabulary == eos_id) | (vocabulary >= vocab_size)
-        totals = jnp.where(barred, -jnp.inf, search.live.total[..., None] + logp)
-        best, where = lax.top_k(totals.reshape(count, -1), beams)
-        parent, token = where // logp.shape[-1], (where % logp.shape[-1]).astype(jnp.int32)
-        nats = -jnp.take_along_axis(logp.reshape(count, -1), where, axis=1)
-        live = _extend(search.live, best, parent, token, nats, search.step)
-        full = (size >= limits)[:, None]
-        whole = live._replace(total=jnp.where(full, rank(live.total, size), -jnp.inf))
-        live = live._replace(total=jnp.where(full, -jnp.inf, live.total))
-        done = _best(search.done, ended, whole)
-        rows = (jnp.arange(count)[:, None] * beams + parent).reshape(-1)
-        return Search(size, cache.take(rows), token, live, done)
 
-    done = lax.while_loop(unsettled, advance, search).done
-    return Beams(*(reshard(array, *(None,) * array.ndim) for array in done))
+def _next(model: Model, params: Params, task: Task, search: Search) -> tuple[Array, Cache]:
+    """Log-probabilities of what follows each live hypothesis, float32 [N, W, V]."""
+    count, beams = search.last.shape
+    # Rows that are full stand still until all are.
+    at = task.positions + jnp.minimum(search.step, jnp.maximum(task.limits, 1) - 1)
+    at = jnp.broadcast_to(at[:, None], (count, beams))
+    last, at = (reshard(x.reshape(-1, 1), "batch", None) for x in (search.last, at))
+    logits, cache = model.decode(params, last, at, search.cache)
+    logits = reshard(logits[:, 0], None, None).reshape(count, beams, -1)
+    return jax.nn.log_softmax(logits, axis=-1), cache
 
 
 def _extend(
