@@ -14,7 +14,7 @@ from llmjax.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-SMALL = """--steps 3 --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 400
+SMALL = """--steps 3 --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 360
     --model.d-model 16 --model.num-heads 2 --model.num-decoder-layers 1 --data.batch-size 8
     --data.length 32 --model.max-length 32 --data.heldout-max-bytes 4000 --samples.every 0""".split()
 
@@ -42,7 +42,10 @@ def new_user(tmp_path, monkeypatch):
     """A folder with a copy of configs/, a text file, and a cache of its own."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(ROOT / "README.md", tmp_path)
-    poem = "".join(f"Line {n} of a long poem about the number {n * n}.\n\n" for n in range(2000))
+    poem = "".join(
+        f"Line {n} of a long poem about the number {n * n}: the quick brown fox (jumps) over; lazy dogs, 0_{n:x}!\n\n"
+        for n in range(2000)
+    )
     (tmp_path / "my.txt").write_text(poem, encoding="utf-8")
     monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmjax.cli.verb import Verb, print_json
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
+
+if TYPE_CHECKING:
+    from llmjax.baselines import Baseline
+    from llmjax.evaluate import Evaluation
 
 ONE_DEVICE = MeshConfig(fsdp=1)
 
@@ -61,8 +66,26 @@ def main(argv: Sequence[str]) -> int:
         dtype=options.dtype,
         mesh=None if options.mesh == ONE_DEVICE else options.mesh,
     )
+    baselines = () if options.data else _baselines(parsed.positionals[0], result)
     if "json" in parsed.flags:
-        print_json(result.to_dict())
-    else:
-        print(result)
+        found = {baseline.name: baseline.bits_per_byte for baseline in baselines}
+        print_json(result.to_dict() | ({"baselines": found} if found else {}))
+        return 0
+    print(result)
+    if baselines:
+        from rich.console import Console
+
+        from llmjax.baselines import comparison_table
+
+        Console().print("", comparison_table(result.score.bits_per_byte, baselines), sep="\n")
     return 0
+
+
+def _baselines(folder: str, result: "Evaluation") -> "Sequence[Baseline]":
+    """Classical compressors on the same held-out text; none where they saw only a part of it."""
+    from llmjax.report.heldout import compare, heldout_text
+    from llmjax.run import Run
+
+    run = Run.open(folder)
+    baselines = compare(run.folder, lambda: heldout_text(run, run.config())).baselines
+    return [one for one in baselines if one.original_bytes == result.score.bytes]
