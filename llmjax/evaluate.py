@@ -196,7 +196,10 @@ class _Encoder:
 
     def _file(self, path: Path) -> Iterator[str]:
         for offset, block in read_chunks(path, self._chunk):
-            yield decode(path, offset, block, "strict")
+            try:
+                yield decode(path, offset, block, "strict")
+            except UserError as error:
+                raise UserError(error.thing, error.reason, "convert it to UTF-8") from error
 
     def _document(self, texts: Iterable[str]) -> Iterator[Document]:
         for text in texts:
