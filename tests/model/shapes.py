@@ -1,0 +1,130 @@
+"""Small models of every kind, and helpers, for the tests of this folder."""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax import mesh
+from llmjax.mesh import MeshConfig
+from llmjax.model import Model, ModelConfig, Params, resolve
+
+SMALL = {"vocab_size": 32, "max_length": 16, "d_model": 16, "num_heads": 4, "num_decoder_layers": 2}
+
+LLAMA = ModelConfig(**SMALL, num_kv_heads=2)
+GPT = ModelConfig(
+    **SMALL,
+    activation="gelu_tanh",
+    gated=False,
+    norm="layernorm",
+    norm_bias=True,
+    positions="learned",
+    qkv_bias=True,
+    attention_out_bias=True,
+    mlp_bias=True,
+)
+BERT = ModelConfig(
+    **(SMALL | {"num_decoder_layers": 0}),
+    num_encoder_layers=2,
+    activation="gelu",
+    gated=False,
+    norm="layernorm",
+    norm_bias=True,
+    norm_placement="post",
+    positions="learned",
+    embed_norm=True,
+    unembed_bias=True,
+)
+BOTH = ModelConfig(
+    **SMALL,
+    num_encoder_layers=1,
+    positions="sinusoidal",
+    activation="relu",
+    qk_norm=True,
+    window=5,
+    attention_softcap=2.0,
+    logit_softcap=3.0,
+    embed_scale=True,
+    tie_embeddings=False,
+)
+KINDS = {"llama": LLAMA, "gpt": GPT, "bert": BERT, "both": BOTH}
+
+MESHES = {
+    "data": MeshConfig(data=8, fsdp=1),
+    "fsdp": MeshConfig(fsdp=8),
+    "tensor": MeshConfig(tensor=2, fsdp=4),
+    "sequence": MeshConfig(sequence=2, fsdp=4),
+    "all": MeshConfig(data=1, fsdp=2, sequence=2, tensor=2),
+}
+
+
+@cache
+def make(config: ModelConfig, scale: float = 0.15) -> tuple[Model, Params]:
+    """A model, and parameters drawn by NumPy (nothing to compile), none of them at its start.
+
+    They are large enough that attention is far from uniform.
+    """
+    model, draw = Model(resolve(config, config.vocab_size)), np.random.default_rng(0)
+
+    def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        noise = scale * draw.standard_normal(shape.shape, np.float32)
+        return jnp.asarray(noise + 1 if path[-1].key == "scale" else noise)
+
+    return model, jax.tree.map_with_path(leaf, model.abstract_params())
+
+
+@cache
+def applied(config: ModelConfig) -> Callable[..., jax.Array]:
+    """`make(config)`'s compiled function of tokens to logits."""
+    model, params = make(config)
+    return partial(jax.jit(model.apply), params)
+
+
+def tokens(rows: int = 8, length: int = 8, seed: int = 2) -> jax.Array:
+    """[rows, length] int32."""
+    return jax.random.randint(jax.random.key(seed), (rows, length), 0, 32)
+
+
+def source(config: ModelConfig, rows: int = 8, length: int = 12) -> dict[str, jax.Array]:
+    """What an encoder-decoder reads beside its tokens."""
+    if not config.is_encoder_decoder:
+        return {}
+    return {"encoder_tokens": tokens(rows, length, seed=3)}
+
+
+def placed(params: Params, model: Model) -> Params:
+    """Parameters laid out on the mesh that is set."""
+    axes = model.logical_axes()
+    return jax.tree.map(
+        lambda x, a: jax.device_put(x, mesh.named_sharding(jax.sharding.get_mesh(), *a)),
+        params,
+        axes,
+    )
+
+
+def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
+    """Trees of arrays agree, absolutely and relatively to each array's largest entry."""
+
+    def check(x: jax.Array, y: jax.Array) -> None:
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1.0, np.abs(y).max()))
+
+    jax.tree.map(check, a, b)
+
+
+def batch(config: ModelConfig, rows: int = 8, length: int = 8) -> dict[str, jax.Array]:
+    """A packed training batch: two documents a row and padding at the end."""
+    row = tokens(rows, length + 1)
+    segments = jnp.where(jnp.arange(length) < 3, 1, 2) * (jnp.arange(length) < length - 1)
+    segments = jnp.broadcast_to(segments, (rows, length)).astype(jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
+    weights = jax.random.uniform(jax.random.key(4), (rows, length)) * (segments > 0)
+    return {
+        "inputs": row[:, :-1],
+        "targets": row[:, 1:],
+        "segments": segments,
+        "positions": jnp.where(segments == 2, positions - 3, positions),
+        "weights": weights,
+    } | source(config, rows)
