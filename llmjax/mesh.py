@@ -137,7 +137,7 @@ def part_index(axis: str | None) -> jax.Array | int:
 def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
     """Inside `per_device`: the whole of an array of which devices hold parts split by `axes`."""
     for dimension, axis in enumerate(axes):
-        if mesh_axes(axis):
+        if parts(axis) > 1:
             x = jax.lax.all_gather(x, mesh_axes(axis), axis=dimension, tiled=True)
     return x
 

@@ -7,6 +7,7 @@ devices, gathered weights would be kept for the backward pass, and the transpose
 leave the fast path of CPUs (bfloat16 operands with a float32 result).
 """
 
+import math
 from functools import partial
 
 import jax
@@ -98,8 +99,22 @@ def _dense_backward(axes: Axes, out: Axes, dtypes: Dtypes, saved: tuple, dy: jax
     over = (tuple(range(2, dy.ndim)), tuple(range(x.ndim - 2, kernel.ndim)))
     spec = jax.typeof(x).sharding.spec if mesh.has_mesh() else None
     dx = dot(dy, gather(kernel, axes, dtypes[0]), over, spec).astype(x.dtype)
-    dkernel = dot(x, dy, ((0, 1), (0, 1)), mesh.out_sharding(*axes)).astype(kernel.dtype)
-    return dx, dkernel, dbias
+    return dx, _kernel_gradient(x, dy, axes).astype(kernel.dtype), dbias
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array, axes: Axes) -> jax.Array:
+    """[B, L, *inner] and [B, L, *outer] -> [*inner, *outer] float32, laid out as the kernel is.
+
+    A CPU multiplies faster with the narrower operand on the left; the barrier keeps XLA from
+    turning the product round again.
+    """
+    inner, outer = x.ndim - 2, dy.ndim - 2
+    over = ((0, 1), (0, 1))
+    if mesh.platform() != "cpu" or math.prod(x.shape[2:]) <= math.prod(dy.shape[2:]):
+        return dot(x, dy, over, mesh.out_sharding(*axes))
+    swapped = dot(dy, x, over, mesh.out_sharding(*axes[inner:], *axes[:inner]))
+    swapped = jax.lax.optimization_barrier(swapped)
+    return swapped.transpose(*range(outer, outer + inner), *range(outer))
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
