@@ -205,8 +205,8 @@ def place(array: np.ndarray, mesh: Mesh | None, *axes: str | None) -> jax.Array:
 def leading_specs(spec: PartitionSpec, ndim: int) -> list[PartitionSpec]:
     """The way from `spec` to the partition that splits the first dimension alone, over every axis.
 
-    Each step moves one mesh axis, innermost first, so that each is an all-to-all (the last one, over
-    axes that were idle, only slices). Walk it backwards to return.
+    Each step moves one mesh axis, innermost first, so that each is an all-to-all (the last one,
+    over axes that were idle, only slices). Walk it backwards to return.
     """
     given = [*spec, *[None] * (ndim - len(spec))]
     parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in given]

@@ -103,10 +103,10 @@ def _through(body: Callable, carry: tuple, layers: tuple, count: int) -> tuple:
     """
     if mesh.platform() != "cpu" or count > UNROLLED or carry[1] is not None:
         return jax.lax.scan(body, carry, layers)[0]
-    split = jax.tree.map(lambda leaf: jax.lax.split(leaf, (1,) * count), layers)
-    for layer in range(count):
-        one = jax.tree.map(lambda leaf, parts: parts[layer][0], layers, split)
-        carry, _ = body(carry, one)
+    leaves, tree = jax.tree.flatten(layers)
+    split = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]
+    for parts in zip(*split, strict=True):
+        carry, _ = body(carry, jax.tree.unflatten(tree, [part[0] for part in parts]))
     return carry
 
 
