@@ -1,0 +1,92 @@
+"""Decoding with a cache computes what the full forward pass does."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from shapes import BOTH, GPT, LLAMA, MESHES, applied, assert_close, make, placed, source, tokens
+
+from llmjax.mesh import make_mesh
+from llmjax.model import Model
+
+WINDOWED = replace(LLAMA, window=4, qk_norm=True)
+DECODERS = {"windowed": WINDOWED, "gpt": GPT, "both": BOTH}
+LENGTHS = np.array([5, 2, 4, 1, 3, 5, 5, 2])
+
+
+def run(model: Model, params, config, row, steps: int = 3) -> list:
+    """Reads ragged prompts, padded at their end, then `steps` tokens; logits of each call."""
+    cache_of = {}
+    if config.is_encoder_decoder:
+        given = source(config)["encoder_tokens"]
+        encoded = jax.jit(model.encode)(params, given)
+        cache_of = {"encoded": encoded, "params": params}
+    cache = model.init_cache(8, 12, **cache_of)
+    decode = jax.jit(model.decode)
+    prompt = np.where(np.arange(5) < LENGTHS[:, None], row[:, :5], 31)
+    logits, cache = decode(params, prompt, np.broadcast_to(np.arange(5), (8, 5)), cache)
+    out = [logits]
+    for step in range(steps):
+        at = LENGTHS[:, None] + step
+        logits, cache = decode(params, np.take_along_axis(row, at, 1), at, cache)
+        out.append(logits)
+    return out
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_steps_equal_the_full_pass(name):
+    config = DECODERS[name]
+    row = np.asarray(tokens(8, 8))
+    full = np.asarray(applied(config)(row, **source(config)))
+    prompt, *steps = run(*make(config), config, row)
+    for i, length in enumerate(LENGTHS):
+        assert_close(prompt[i, :length], full[i, :length], 1e-5)
+        for step, logits in enumerate(steps):
+            assert_close(logits[i, 0], full[i, length + step], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["both"])
+def test_meshes(name):
+    """A single token cannot be split along its length; nothing tries to."""
+    config = DECODERS[name]
+    row = np.asarray(tokens(8, 8))
+    model, params = make(config)
+    expected = run(model, params, config, row, 1)
+    with jax.set_mesh(make_mesh(MESHES["tensor"])):
+        spread = run(model, placed(params, model), config, row, 1)
+        assert_close(jax.device_get(spread), jax.device_get(expected), 1e-5)
+
+
+def test_only_one_token_of_each_row():
+    model, params = make(WINDOWED)
+    row, positions = tokens(8, 5), np.broadcast_to(np.arange(5), (8, 5))
+    cache = model.init_cache(8, 12)
+    every, _ = jax.jit(model.decode)(params, row, positions, cache)
+    one, _ = jax.jit(model.decode)(params, row, positions, cache, only=LENGTHS - 1)
+    assert one.shape == (8, 1, 32)
+    assert_close(one[:, 0], every[np.arange(8), LENGTHS - 1], 1e-6)
+
+
+def test_padding_of_the_source_is_unseen():
+    model, params = make(BOTH)
+    given = source(BOTH)["encoder_tokens"]
+    segments = (jnp.arange(12) < 7).astype(jnp.int32)[None].repeat(8, 0)
+    row, at = tokens(8, 1), np.zeros((8, 1), np.int32)
+
+    @jax.jit
+    def first(given):
+        encoded = model.encode(params, given, segments)
+        cache = model.init_cache(8, 4, encoded=encoded, encoder_segments=segments, params=params)
+        return model.decode(params, row, at, cache)[0]
+
+    assert_close(first(given), first(given.at[:, 7:].set(0)), 1e-6)
+    assert jnp.abs(first(given) - first(given.at[:, :7].set(0))).max() > 1e-3
+
+
+def test_what_lies_beyond_the_cache_is_dropped():
+    model, params = make(WINDOWED)
+    cache = model.init_cache(8, 4)
+    _, after = model.decode(params, tokens(8, 1), np.full((8, 1), 4), cache)
+    assert not np.any(after.keys)

@@ -1,0 +1,113 @@
+"""Every field of the config does something: none is declared and ignored."""
+
+from dataclasses import fields, replace
+
+import jax
+import pytest
+from shapes import BOTH, batch
+
+from llmjax.errors import UserError
+from llmjax.losses import causal_loss
+from llmjax.model import Model, ModelConfig, resolve
+
+BASE = replace(BOTH, norm="layernorm", positions="rotary", dropout=0.1, window=None, qk_norm=False)
+OTHER = {
+    "vocab_size": 64,
+    "max_length": 32,
+    "d_model": 32,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 1,
+    "num_heads": 2,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "d_ff": 32,
+    "activation": "silu",
+    "gated": False,
+    "norm": "rmsnorm",
+    "norm_placement": "post",
+    "norm_epsilon": 1e-3,
+    "norm_bias": True,
+    "positions": "learned",
+    "rope_theta": 5000.0,
+    "qkv_bias": True,
+    "attention_out_bias": True,
+    "mlp_bias": True,
+    "unembed_bias": True,
+    "qk_norm": True,
+    "window": 3,
+    "tie_embeddings": True,
+    "embed_scale": False,
+    "embed_norm": True,
+    "attention_softcap": None,
+    "logit_softcap": None,
+    "dropout": 0.0,
+    "init_std": 0.5,
+    "compute_dtype": "bfloat16",
+    "remat": "full",
+    "attention": "blocked",
+}
+NEEDS = {"max_length": {"positions": "learned"}}
+
+
+def program(config: ModelConfig) -> str:
+    """How a config starts and what it computes, derivative included, as one text."""
+    model = Model(resolve(config, config.vocab_size))
+
+    def loss(params):
+        return causal_loss(model, params, batch(config), dropout_key=jax.random.key(0)).total
+
+    start = jax.make_jaxpr(model.init)(jax.random.key(0))
+    shapes = model.abstract_params()
+    return f"{start} {jax.make_jaxpr(jax.grad(loss))(shapes)}"
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """The programs of configs to compare with."""
+    return {name: program(replace(BASE, **NEEDS.get(name, {}))) for name in ("", *NEEDS)}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ModelConfig)])
+def test_every_field_changes_the_program(name, programs):
+    base = replace(BASE, **NEEDS.get(name, {}))
+    changed = replace(base, **{name: OTHER[name]})
+    assert changed != base
+    assert program(changed) != programs[name if name in NEEDS else ""]
+
+
+BAD = {
+    "heads": ({"num_heads": 3}, "d_model 16 does not divide into 3 heads"),
+    "kv": ({"num_kv_heads": 3}, "num_heads 4 is no multiple of num_kv_heads 3"),
+    "odd": ({"head_dim": 5}, "even head_dim"),
+    "layers": ({"num_encoder_layers": 0, "num_decoder_layers": 0}, "no layers"),
+    "negative layers": ({"num_encoder_layers": -1}, "must not be negative"),
+    "negative": ({"d_ff": -4}, "d_ff must be positive or None"),
+    "no width": ({"d_model": 0}, "d_model must be positive"),
+    "dropout": ({"dropout": 1.0}, "dropout must be"),
+    "nan": ({"init_std": float("nan")}, "init_std must be positive"),
+    "window": ({"window": 0}, "window must be positive or None"),
+    "softcap": ({"logit_softcap": -1.0}, "logit_softcap"),
+    "word": ({"positions": "absolute"}, "positions must be one of learned, sinusoidal, rotary"),
+    "bias": ({"norm": "rmsnorm", "norm_bias": True}, "norm_bias"),
+    "vocabulary": ({"vocab_size": 20}, "vocab_size 20 < the tokenizer's 32"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_named(name):
+    change, words = BAD[name]
+    with pytest.raises(UserError, match=words):
+        resolve(replace(BASE, **change), 32)
+
+
+def test_all_mistakes_at_once():
+    changes = [BAD[name][0] for name in ("heads", "dropout", "window", "word", "softcap")]
+    with pytest.raises(UserError) as caught:
+        resolve(replace(BASE, **{k: v for change in changes for k, v in change.items()}), 32)
+    for name in ("heads", "dropout", "window", "word", "softcap"):
+        assert BAD[name][1].split(" of ")[0] in str(caught.value)
+
+
+def test_the_vocabulary_is_rounded_up():
+    assert resolve(ModelConfig(), 1000).vocab_size == 1024
+    assert resolve(ModelConfig(vocab_size=50257), 50257).vocab_size == 50257

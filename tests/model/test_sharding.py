@@ -1,0 +1,85 @@
+"""Any mesh computes what one device does, and refuses by name what does not divide."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from shapes import BOTH, LLAMA, MESHES, assert_close, batch, make, placed
+
+from llmjax import mesh
+from llmjax.errors import UserError
+from llmjax.losses import causal_loss
+from llmjax.mesh import MeshConfig, make_mesh
+from llmjax.model import Model, resolve
+
+RICH = replace(BOTH, num_kv_heads=2, unembed_bias=True, positions="rotary", qkv_bias=True)
+PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned", remat="full", attention="blocked")
+CASES = [(PLAIN, name) for name in ("data", "fsdp", "tensor", "sequence")] + [(RICH, "all")]
+
+
+def loss_and_gradients(model, params, given):
+    def loss(params):
+        sums = causal_loss(model, params, given, z_loss=1e-2, label_smoothing=0.1)
+        return sums.total, sums
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one device computes, by config."""
+    return {c: loss_and_gradients(*make(c), batch(c)) for c in (PLAIN, RICH)}
+
+
+@pytest.mark.parametrize(("config", "name"), CASES, ids=[name for _, name in CASES])
+def test_loss_and_gradients(config, name, alone):
+    model, params = make(config)
+    with jax.set_mesh(make_mesh(MESHES[name])):
+        spread = placed(params, model)
+        loss, gradients = loss_and_gradients(model, spread, batch(config))
+        same = jax.tree.map(lambda g, p: g.sharding.spec == p.sharding.spec, gradients, spread)
+        assert jax.tree.all(same), "a gradient lies like its parameter"
+        assert_close(jax.device_get((loss, gradients)), alone[config], 1e-5)
+
+
+def test_parameters_are_born_sharded_and_equal():
+    model = Model(resolve(LLAMA, 32))
+    whole = jax.jit(model.init)(jax.random.key(0))
+    with jax.set_mesh(make_mesh(MESHES["tensor"])):
+        spread = jax.jit(model.init)(jax.random.key(0))
+        jax.tree.map(
+            lambda x, a: (x.sharding == a.sharding) or pytest.fail(f"{x} {a}"),
+            spread,
+            model.abstract_params(),
+        )
+    up = spread["decoder"]["layers"]["mlp"]["up"]["kernel"]
+    assert up.addressable_shards[0].data.shape == (2, 4, 32), "fsdp=4 by tensor=2"
+    assert_close(jax.device_get(spread), jax.device_get(whole), 1e-7)
+
+
+def test_what_does_not_divide_is_named():
+    model = Model(resolve(replace(LLAMA, num_heads=6, num_kv_heads=2, d_model=24, d_ff=36), 32))
+    with jax.set_mesh(make_mesh(MeshConfig(tensor=8))), pytest.raises(UserError) as caught:
+        model.abstract_params()
+    for part in ("attention.query.kernel", "attention.key.kernel", "mlp.up.kernel", "tensor=8"):
+        assert part in str(caught.value)
+    assert "embedding" not in str(caught.value)
+    with jax.set_mesh(make_mesh(MeshConfig(tensor=8))), pytest.raises(UserError):
+        jax.eval_shape(model.init, jax.random.key(0))
+
+
+def test_rows_that_do_not_divide_are_named():
+    model, params = make(LLAMA)
+    with jax.set_mesh(make_mesh(MESHES["tensor"])):
+        for shape, word in (((6, 8), "batch"), ((8, 7), "residual")):
+            with pytest.raises(UserError, match=word):
+                model.apply(placed(params, model), np.zeros(shape, np.int32))
+
+
+def test_the_residual_stream_is_split_over_tensor():
+    """Between blocks, activations lie split along their length over the tensor axis too."""
+    model, params = make(LLAMA)
+    with jax.set_mesh(make_mesh(MESHES["tensor"])):
+        out = jax.eval_shape(model.hidden, placed(params, model), np.zeros((8, 8), np.int32))
+        assert out.sharding.spec == mesh.logical_spec("batch", "residual", None)
