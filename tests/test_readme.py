@@ -16,7 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SMALL = """--steps 3 --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 360
     --model.d-model 16 --model.num-heads 2 --model.num-decoder-layers 1 --data.batch-size 8
-    --data.length 32 --model.max-length 32 --data.heldout-max-bytes 4000 --samples.every 0""".split()
+    --data.length 32 --model.max-length 32 --data.heldout-max-bytes 4000
+    --samples.every 0""".split()
 
 
 def commands(text: str) -> list[list[str]]:
@@ -43,7 +44,7 @@ def new_user(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(ROOT / "README.md", tmp_path)
     poem = "".join(
-        f"Line {n} of a long poem about the number {n * n}: the quick brown fox (jumps) over; lazy dogs, 0_{n:x}!\n\n"
+        f"Line {n} of a poem on {n * n}: the quick brown fox (jumps) over; lazy dogs, 0_{n:x}!\n\n"
         for n in range(2000)
     )
     (tmp_path / "my.txt").write_text(poem, encoding="utf-8")

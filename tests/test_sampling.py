@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax import sampling
-from llmjax.sampling import Sampling
+from llmjax.decoding import sampling
+from llmjax.decoding.sampling import Sampling
 
 VOCAB = 37
 top_k, top_p, min_p = (jax.jit(f) for f in (sampling.top_k, sampling.top_p, sampling.min_p))

@@ -30,14 +30,14 @@ def start_devices(config: Config) -> None:
     distributed.join()
     keep_programs(config.data.cache_dir)
     if jax.default_backend() == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
 
 
 # mallopt's names, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Has glibc keep what is freed, for the next step to use.
 
     A step's temporary buffers are one large block. By default it goes back to the system after each

@@ -1,0 +1,147 @@
+"""Our training step against a plain PyTorch loop of the same GPT, on this CPU.
+
+Command: make benchmark          (python -m benchmarks.train [--rounds 6])
+Both train 13.9M parameters on 16 rows of 256 tokens with clipping and AdamW, with as many threads
+as there are cores, in float32 and with bfloat16 products; PyTorch with and without torch.compile.
+They take turns, a step each, so that a change in the machine's speed meets all of them. The ratio
+compares medians of each side's best. Model FLOPs are counted as in PaLM (arXiv:2204.02311), 6 per
+weight and token and attention without discount for causality; the peak is the best of some large
+bfloat16 products with float32 sums, ours and PyTorch's, measured in the same run. Prints a table,
+and JSON last.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.torch_gpt import Shape, make_step
+from llmjax.losses import causal_loss
+from llmjax.mesh import MeshConfig, make_mesh, place
+from llmjax.model import Model, ModelConfig, flops_per_token
+from llmjax.optimizers import AdamWConfig, ScheduleConfig, make_optimizer
+from llmjax.state import make_state
+from llmjax.step import make_train_step
+from llmjax.train.devices import keep_freed_memory
+
+
+def config_of(shape: Shape, dtype: str) -> ModelConfig:
+    """The same GPT as `torch_gpt.GPT`."""
+    return ModelConfig(
+        vocab_size=shape.vocab,
+        max_length=shape.length,
+        d_model=shape.width,
+        num_decoder_layers=shape.layers,
+        num_heads=shape.heads,
+        activation="gelu_tanh",
+        gated=False,
+        norm="layernorm",
+        positions="learned",
+        compute_dtype="bfloat16" if dtype == "bfloat16" else "float32",
+    )
+
+
+def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
+    """A step of ours on fixed random tokens, packed-row fields included; returns the loss."""
+    model = Model(config_of(shape, dtype))
+    mesh = make_mesh(MeshConfig())
+    schedule = ScheduleConfig(shape="constant", warmup_steps=0)
+    optimizer = make_optimizer(AdamWConfig(schedule=schedule), 1000, model.logical_axes())
+    state = make_state(model, optimizer, 0, mesh)
+    rows = np.random.default_rng(0).integers(0, shape.vocab, (shape.batch, shape.length + 1))
+    positions = np.broadcast_to(np.arange(shape.length), (shape.batch, shape.length))
+    arrays = {
+        "inputs": rows[:, :-1].astype(np.int32),
+        "targets": rows[:, 1:].astype(np.int32),
+        "weights": np.ones(positions.shape, np.float32),
+        "segments": np.ones(positions.shape, np.int32),
+        "positions": positions.astype(np.int32),
+    }
+    batch = {name: place(array, mesh, "batch", "length") for name, array in arrays.items()}
+
+    def loss(params: dict, batch: dict, key: jax.Array | None) -> object:
+        return causal_loss(model, params, batch)
+
+    train_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
+
+    def step() -> float:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = train_step(state, batch)
+        jax.block_until_ready(state)
+        return float(metrics["loss"])
+
+    return step
+
+
+def product_peak(seconds: float = 2.0) -> float:
+    """FLOP/s of the fastest large bfloat16 product found, JAX's or PyTorch's."""
+    n = 2048
+    x = jnp.ones((n, n), jnp.bfloat16)
+    ours = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
+    y = torch.ones((n, n), dtype=torch.bfloat16)
+    best = 0.0
+    for product in (lambda: ours(x, x).block_until_ready(), lambda: y @ y):
+        product()
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            product()
+            best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=6, help="counted steps of each")
+    rounds = parser.parse_args().rounds
+    keep_freed_memory()
+    torch.set_num_threads(os.cpu_count() or 1)
+    shape = Shape()
+    steps = {f"llmjax {dtype}": our_step(shape, dtype) for dtype in ("float32", "bfloat16")}
+    for dtype in ("float32", "bfloat16"):
+        for compiled in (False, True):
+            name = f"PyTorch {dtype}" + (" compiled" if compiled else "")
+            steps[name] = make_step(shape, bfloat16=dtype == "bfloat16", compiled=compiled)
+    for name, step in steps.items():
+        print(f"warming up {name}: loss {step():.3f}, then {step():.3f}", file=sys.stderr)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    report(shape, times, product_peak())
+
+
+def report(shape: Shape, times: dict[str, list[float]], peak: float) -> None:
+    """Prints the table and the JSON line."""
+    flops = shape.tokens * flops_per_token(config_of(shape, "float32"), shape.length)
+    median = {name: statistics.median(each) for name, each in times.items()}
+    print(f"{'':28}{'tokens/s':>10}{'step, s: median':>17}{'min':>8}{'of peak':>9}")
+    for name, each in times.items():
+        share = flops / median[name] / peak
+        rate = shape.tokens / median[name]
+        print(f"{name:28}{rate:10,.0f}{median[name]:17.3f}{min(each):8.3f}{share:9.1%}")
+    ours = min(value for name, value in median.items() if name.startswith("llmjax"))
+    theirs = min(value for name, value in median.items() if name.startswith("PyTorch"))
+    print(f"peak of bfloat16 products: {peak / 1e9:,.0f} GFLOP/s")
+    print(f"llmjax / PyTorch, best of each: {theirs / ours:.2f}")
+    result = {
+        "tokens_per_second": {name: shape.tokens / value for name, value in median.items()},
+        "ratio": theirs / ours,
+        "share_of_peak": flops / ours / peak,
+        "peak_flops_per_second": peak,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
