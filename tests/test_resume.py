@@ -142,8 +142,8 @@ def test_a_finished_run_says_so_and_changes_nothing(whole, caplog, devices):
 
 def test_other_text_is_refused(tmp_path, devices):
     devices(2)
-    config = runs.config(tmp_path, steps=2)
+    config = runs.config(tmp_path, steps=3)
     train(config)
     runs.write_text(tmp_path / "text", seed=1)
     with pytest.raises(UserError, match="trained on another corpus"):
-        train(replace(config, steps=4))
+        train(replace(config, steps=5))

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# N processes on this machine train one model.
+#
+#   launch/local.sh N CONFIG [--field value ...]
+#
+# On CPUs each process has one device (--cpu-devices M: M of them). On NVIDIA GPUs each has one GPU,
+# so N is their number. SIGTERM and Ctrl-C make all of them save; the exit code is then 75.
+set -uo pipefail
+if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
+  sed -n 's/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+count=$1
+shift
+
+free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+export JAX_COORDINATOR_ADDRESS=127.0.0.1:$(python3 -c "$free_port") JAX_NUM_PROCESSES=$count
+
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+workers=()
+for ((index = 0; index < count; index++)); do
+  if ((gpus > 0)); then export JAX_LOCAL_DEVICE_IDS=$index; fi
+  JAX_PROCESS_ID=$index "${LLMJAX:-llmjax}" train "$@" &
+  workers+=($!)
+done
+
+# Ctrl-C reaches the processes without us; a second signal would end them before they have saved.
+trap 'kill -TERM "${workers[@]}" 2>/dev/null' TERM
+trap : INT
+
+# The others would wait in vain for one that has failed. (130 and 143: a signal came to us.)
+failed=0
+while [[ -n $(jobs -rp) ]]; do
+  wait -n
+  status=$?
+  case $status in
+    0 | 75 | 127 | 130 | 143) ;;
+    *) failed=$status && kill -KILL $(jobs -rp) 2>/dev/null ;;
+  esac
+done
+for worker in "${workers[@]}"; do
+  wait "$worker"
+  status=$?
+  if ((failed == 0)); then failed=$status; fi
+done
+exit "$failed"
