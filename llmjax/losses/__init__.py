@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llmjax.losses.cross_entropy import Head, cross_entropy, nats_of
+from llmjax.losses.fused import cross_entropy, nats_of
+from llmjax.losses.scores import Head
 
 if TYPE_CHECKING:
     from llmjax.model import Model, Params

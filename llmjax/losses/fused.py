@@ -8,12 +8,12 @@ one reduction of the gradients at the end.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from llmjax import mesh
+from llmjax.losses.scores import Head, Scores, objective, score, slope
 from llmjax.mesh import Axes
 from llmjax.model.products import dot
 
@@ -26,16 +26,6 @@ CHUNK_TOKENS = 1024
 TOKENS: Axes = ("batch", "length")
 HIDDEN: Axes = ("batch", "length", None)
 ROWS: Axes = ("vocab", "embed")
-
-
-class Head(NamedTuple):
-    """How hidden states become logits, and logits a loss."""
-
-    softcap: float | None
-    z_loss: float
-    smoothing: float
-    vocab: int
-    dtype: str
 
 
 def cross_entropy(
@@ -119,64 +109,6 @@ def _over_devices(
     return run(hidden, rows, bias, *each)
 
 
-class Scores(NamedTuple):
-    """What one chunk of n tokens says of this device's part of the vocabulary."""
-
-    z: jax.Array
-    """[n, V] logits, float32."""
-    odds: jax.Array
-    """[n, V] exp(z - a maximum)."""
-    partition: jax.Array
-    """[n] sum of odds over the whole vocabulary."""
-    log_partition: jax.Array
-    """[n] log of the sum of exp(z)."""
-    column: jax.Array
-    """[n] where the target lies in this part, or out of range."""
-    nats: jax.Array
-    """[n] negative log-likelihood of the target."""
-    correct: jax.Array
-    """[n] bool: no logit is larger than the target's."""
-
-
-def _score(
-    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
-) -> Scores:
-    """[n, D] hidden states and [V, D] rows of this device to scores."""
-    z = dot(hidden, rows, ((1,), (1,)), None)
-    z = z if bias is None else z + bias
-    z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
-    vocab = mesh.mesh_axes("vocab")
-    top = jax.lax.pmax(z.max(-1), vocab)
-    odds = jnp.exp(z - top[:, None])
-    partition = jax.lax.psum(odds.sum(-1), vocab)
-    column = targets - z.shape[1] * mesh.part_index("vocab")
-    column = jnp.where(column < 0, z.shape[1], column)
-    found = jnp.take_along_axis(z, column[:, None], 1, mode="fill", fill_value=0.0)[:, 0]
-    found = jax.lax.psum(found, vocab)
-    log_partition = top + jnp.log(partition)
-    return Scores(z, odds, partition, log_partition, column, log_partition - found, found >= top)
-
-
-def _objective(scores: Scores, head: Head) -> jax.Array:
-    """[n] the loss of each token, with its z-loss and smoothing."""
-    nats = scores.nats
-    if head.smoothing:
-        mean = jax.lax.psum(scores.z.sum(-1), mesh.mesh_axes("vocab")) / head.vocab
-        nats = nats + head.smoothing * (scores.log_partition - mean - nats)
-    return nats + head.z_loss * jnp.square(scores.log_partition)
-
-
-def _slope(scores: Scores, weights: jax.Array, head: Head) -> jax.Array:
-    """[n, V] the weighted objective's derivative by the products of hidden and rows."""
-    gain = (1.0 + 2.0 * head.z_loss * scores.log_partition) / scores.partition
-    hit = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
-    slope = scores.odds * gain[:, None] - jnp.where(hit, 1.0 - head.smoothing, 0.0)
-    slope = (slope - head.smoothing / head.vocab) * weights[:, None]
-    if head.softcap is not None:
-        slope = slope * (1.0 - jnp.square(scores.z / head.softcap))
-    return slope
-
-
 def _chunks(rows: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """[b, l, ...] -> [chunks, n, ...], padded with zeros, for logits of `rows` columns."""
     tokens = arrays[0].shape[0] * arrays[0].shape[1]
@@ -198,7 +130,7 @@ def _live(hidden: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _sums_of(scores: Scores, weights: jax.Array, head: Head) -> jax.Array:
-    each = (_objective(scores, head), scores.nats, 1.0, scores.correct)
+    each = (objective(scores, head), scores.nats, 1.0, scores.correct)
     return jnp.stack([jnp.where(weights != 0, weights * x, 0.0).sum() for x in each])
 
 
@@ -215,7 +147,7 @@ def _sums(
 
     def add(sums: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
         hidden, targets, weights = chunk
-        scores = _score(_live(hidden, weights), rows, bias, targets, head)
+        scores = score(_live(hidden, weights), rows, bias, targets, head)
         return sums + _sums_of(scores, weights, head), None
 
     chunks = _chunks(len(rows), hidden, targets, weights)
@@ -238,12 +170,12 @@ def _gradients(
         sums, drows, dbias = carry
         hidden, targets, weights = chunk
         hidden = _live(hidden, weights)
-        scores = _score(hidden, rows, bias, targets, head)
-        slope = _slope(scores, weights, head)
-        dbias = dbias + slope.sum(0)
-        slope = slope.astype(hidden.dtype)
-        drows = drows + dot(slope, hidden, ((0,), (0,)), None)
-        dhidden = dot(slope, rows, ((1,), (0,)), None)
+        scores = score(hidden, rows, bias, targets, head)
+        change = slope(scores, weights, head)
+        dbias = dbias + change.sum(0)
+        change = change.astype(hidden.dtype)
+        drows = drows + dot(change, hidden, ((0,), (0,)), None)
+        dhidden = dot(change, rows, ((1,), (0,)), None)
         return (sums + _sums_of(scores, weights, head), drows, dbias), dhidden
 
     chunks = _chunks(len(rows), hidden, targets, weights)
@@ -271,7 +203,7 @@ def _nats(
     rows = mesh.all_gather(rows.astype(head.dtype), None, "embed")
 
     def one(chunk: tuple) -> jax.Array:
-        return _score(chunk[0], rows, bias, chunk[1], head).nats
+        return score(chunk[0], rows, bias, chunk[1], head).nats
 
     nats = jax.lax.map(one, _chunks(len(rows), hidden, targets))
     return (nats.reshape(-1)[: targets.size].reshape(targets.shape),)

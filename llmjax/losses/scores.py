@@ -1,0 +1,80 @@
+"""From hidden states to logits, to losses, to derivatives: one chunk of tokens at a time.
+
+These run inside `mesh.per_device`, on each device's part of the vocabulary.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from llmjax import mesh
+from llmjax.model.products import dot
+
+
+class Head(NamedTuple):
+    """How hidden states become logits, and logits a loss."""
+
+    softcap: float | None
+    z_loss: float
+    smoothing: float
+    vocab: int
+    dtype: str
+
+
+class Scores(NamedTuple):
+    """What one chunk of n tokens says of this device's part of the vocabulary."""
+
+    z: jax.Array
+    """[n, V] logits, float32."""
+    odds: jax.Array
+    """[n, V] exp(z - a maximum)."""
+    partition: jax.Array
+    """[n] sum of odds over the whole vocabulary."""
+    log_partition: jax.Array
+    """[n] log of the sum of exp(z)."""
+    column: jax.Array
+    """[n] where the target lies in this part, or out of range."""
+    nats: jax.Array
+    """[n] negative log-likelihood of the target."""
+    correct: jax.Array
+    """[n] bool: no logit is larger than the target's."""
+
+
+def score(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+) -> Scores:
+    """[n, D] hidden states and [V, D] rows of this device to scores."""
+    z = dot(hidden, rows, ((1,), (1,)), None)
+    z = z if bias is None else z + bias
+    z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
+    vocab = mesh.mesh_axes("vocab")
+    top = jax.lax.pmax(z.max(-1), vocab)
+    odds = jnp.exp(z - top[:, None])
+    partition = jax.lax.psum(odds.sum(-1), vocab)
+    column = targets - z.shape[1] * mesh.part_index("vocab")
+    column = jnp.where(column < 0, z.shape[1], column)
+    found = jnp.take_along_axis(z, column[:, None], 1, mode="fill", fill_value=0.0)[:, 0]
+    found = jax.lax.psum(found, vocab)
+    log_partition = top + jnp.log(partition)
+    return Scores(z, odds, partition, log_partition, column, log_partition - found, found >= top)
+
+
+def objective(scores: Scores, head: Head) -> jax.Array:
+    """[n] the loss of each token, with its z-loss and smoothing."""
+    nats = scores.nats
+    if head.smoothing:
+        mean = jax.lax.psum(scores.z.sum(-1), mesh.mesh_axes("vocab")) / head.vocab
+        nats = nats + head.smoothing * (scores.log_partition - mean - nats)
+    return nats + head.z_loss * jnp.square(scores.log_partition)
+
+
+def slope(scores: Scores, weights: jax.Array, head: Head) -> jax.Array:
+    """[n, V] the weighted objective's derivative by the products of hidden and rows."""
+    gain = (1.0 + 2.0 * head.z_loss * scores.log_partition) / scores.partition
+    hit = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
+    slope = scores.odds * gain[:, None] - jnp.where(hit, 1.0 - head.smoothing, 0.0)
+    slope = (slope - head.smoothing / head.vocab) * weights[:, None]
+    if head.softcap is not None:
+        slope = slope * (1.0 - jnp.square(scores.z / head.softcap))
+    return slope
