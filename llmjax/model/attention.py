@@ -74,13 +74,17 @@ def reference(
 ) -> jax.Array:
     """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
     (b, t, h, width), (s, n) = q.shape, k.shape[1:3]
+    dtype = q.dtype
+    if mesh.platform() == "cpu" and t > 1:
+        # XLA's CPU backend refuses some small batched products of bfloat16 with float32 sums.
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     grouped = mesh.out_sharding("batch", layout.length, "kv_heads", None, None)
     q = q.reshape(b, t, n, h // n, width, out_sharding=grouped)
     scores = einsum("btngk,bsnk->bngts", q, k) * width**-0.5
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     weights = _softmax(scores, mask.dense(t, s)).astype(v.dtype)
-    mixed = einsum("bngts,bsnk->btngk", weights, v).astype(v.dtype)
+    mixed = einsum("bngts,bsnk->btngk", weights, v).astype(dtype)
     return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*layout.heads()))
 
 

@@ -90,3 +90,21 @@ def test_what_lies_beyond_the_cache_is_dropped():
     cache = model.init_cache(8, 4)
     _, after = model.decode(params, tokens(8, 1), np.full((8, 1), 4), cache)
     assert not np.any(after.keys)
+
+
+def test_a_short_prompt_of_two_rows_in_bfloat16():
+    """The shape at which XLA's CPU backend refused bfloat16 products with float32 sums."""
+    config = ModelConfig(
+        vocab_size=64, max_length=64, d_model=256, num_decoder_layers=1, num_heads=4, d_ff=64
+    )
+    exact, fast = (
+        Model(replace(config, compute_dtype=dtype)) for dtype in ("float32", "bfloat16")
+    )
+    params = jax.jit(exact.init)(jax.random.key(0))
+    tokens = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
+    positions = jnp.broadcast_to(jnp.arange(4), (2, 4))
+    wanted, got = (
+        jax.jit(model.decode)(params, tokens, positions, model.init_cache(2, 64))[0]
+        for model in (exact, fast)
+    )
+    np.testing.assert_allclose(got, wanted, atol=0.05)
