@@ -9,7 +9,7 @@ import pytest
 from shapes import BOTH, GPT, LLAMA, MESHES, applied, assert_close, make, placed, source, tokens
 
 from llmjax.mesh import make_mesh
-from llmjax.model import Model
+from llmjax.model import Model, ModelConfig
 
 WINDOWED = replace(LLAMA, window=4, qk_norm=True)
 DECODERS = {"windowed": WINDOWED, "gpt": GPT, "both": BOTH}
@@ -97,14 +97,12 @@ def test_a_short_prompt_of_two_rows_in_bfloat16():
     config = ModelConfig(
         vocab_size=64, max_length=64, d_model=256, num_decoder_layers=1, num_heads=4, d_ff=64
     )
-    exact, fast = (
-        Model(replace(config, compute_dtype=dtype)) for dtype in ("float32", "bfloat16")
-    )
+    exact, fast = (Model(replace(config, compute_dtype=dtype)) for dtype in ("float32", "bfloat16"))
     params = jax.jit(exact.init)(jax.random.key(0))
-    tokens = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
+    prompt = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
     positions = jnp.broadcast_to(jnp.arange(4), (2, 4))
     wanted, got = (
-        jax.jit(model.decode)(params, tokens, positions, model.init_cache(2, 64))[0]
+        jax.jit(model.decode)(params, prompt, positions, model.init_cache(2, 64))[0]
         for model in (exact, fast)
     )
     np.testing.assert_allclose(got, wanted, atol=0.05)
