@@ -1,7 +1,10 @@
 """A small language model of the text that every Python carries: the first run.
 
 Command:  llmjax train quickstart          (or: make quickstart, which also evaluates and reports)
-Hardware: 2 CPU cores
+Hardware: 2 CPU cores (AMD EPYC with AVX512-BF16)
+Time:     3 minutes
+Expect:   1.82 bits per byte of held-out text (42 documents of Python 3.11's, 121,301 bytes), where
+          xz -9e takes 2.35 and brotli 11 takes 2.18
 """
 
 from llmjax.config import Config, SamplesConfig
