@@ -26,7 +26,7 @@ def losses(mesh, steps=20, **options) -> np.ndarray:
     with jax.set_mesh(mesh):
         for index in range(steps):
             state, metrics = step(state, tiny.batch(index, mesh))
-            found.append(metrics["loss"])
+            found.append(float(metrics["loss"]))
     return np.asarray(found)
 
 

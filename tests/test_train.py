@@ -136,6 +136,13 @@ def test_text_that_may_not_repeat_ends_the_run(tmp_path):
     assert runs.metrics(tmp_path / "run")[-1]["learning_rate"] < 0.005
 
 
+def test_text_that_must_suffice_and_does_not_is_refused_before_the_first_step(tmp_path):
+    config = runs.config(tmp_path, steps=100_000)
+    with pytest.raises(UserError, match=r"steps 100000: the text is exhausted after \d+"):
+        train(replace(config, data=replace(config.data, on_exhaustion="error")))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

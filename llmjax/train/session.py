@@ -112,11 +112,22 @@ def open_session(config: Config, run: Run) -> Session:
     rows = (data.batch_size // parts, data.length)
     name = "the batch" if parts == 1 else "a part of the batch"
     check_divides(name, rows, ("batch", "residual"), mesh)
-    steps = config.steps
-    if data.on_exhaustion == "stop":
-        steps = min(steps, steps_per_epoch(corpus, data))
+    steps = _run_length(config, corpus)
     optimizer = make_optimizer(config.optimizer, steps, model.logical_axes())
     return Session(config, run, tokenizer, corpus, model, mesh, optimizer, steps)
+
+
+def _run_length(config: Config, corpus: Corpus) -> int:
+    if config.data.on_exhaustion == "repeat":
+        return config.steps
+    epoch = steps_per_epoch(corpus, config.data)
+    if config.data.on_exhaustion == "error" and epoch < config.steps:
+        raise UserError(
+            f"steps {config.steps}",
+            f"the text is exhausted after {epoch}, and data.on_exhaustion is error",
+            f"set steps to {epoch}, add text, or let it stop or repeat",
+        )
+    return min(config.steps, epoch)
 
 
 def _prepare(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
