@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tiny
 
+import tiny
 from llmjax.checkpoint import CheckpointConfig
 from llmjax.checkpoint.reading import restore_params
 from llmjax.config import Config

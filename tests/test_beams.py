@@ -1,12 +1,12 @@
 """Beam search on a toy model: against all texts there are, against NumPy, on a mesh."""
 
 import pytest
-from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, toy
 
 from llmjax.decoding import DecodingConfig
 from llmjax.decoding.beams import beam_search
 from llmjax.decoding.rows import Row
 from llmjax.mesh import MeshConfig, make_mesh
+from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, toy
 
 
 def every_text(params, prompt, vocab_size, eos_id, length):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from llmjax.checkpoint import CheckpointConfig, Checkpoints, Position, read_position, restore_params
 from llmjax.checkpoint.files import steps, superfluous
 from llmjax.errors import UserError

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, toy
 
 from llmjax.decoding import DecodingConfig, decoding_problems
 from llmjax.decoding.rows import Row, bucket
@@ -13,6 +12,7 @@ from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import StopStrings, TextWriter
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, make_mesh
+from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, toy
 
 SAMPLED = DecodingConfig(max_new_tokens=20, temperature=1.3, seed=5)
 GREEDY = DecodingConfig(max_new_tokens=20, temperature=0.0)

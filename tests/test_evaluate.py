@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import LetterTokenizer
-from untrained import TEXTS, make_run
 
 import llmjax
 from llmjax.data import JsonlSource, TextSource, heldout_text, prepare
 from llmjax.errors import UserError
 from llmjax.evaluate import Evaluation, evaluate
 from llmjax.language_model import LanguageModel, load
+from toy import LetterTokenizer
+from untrained import TEXTS, make_run
 
 TEXT = "First line, né 🙂.\r\n\n" + "Another paragraph of words.\n\n" * 12
 

@@ -5,12 +5,12 @@ import json
 import sys
 
 import pytest
-from untrained import make_run
 
 from llmjax.decoding import DecodingConfig, Piece
 from llmjax.errors import UserError
 from llmjax.generate import generate, read_prompts, write
 from llmjax.language_model import load
+from untrained import make_run
 
 HOW = DecodingConfig(max_new_tokens=6, seed=1)
 

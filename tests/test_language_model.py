@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from untrained import drawn, make_run
 
 import llmjax
 from llmjax.config import Config
@@ -15,6 +14,7 @@ from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig, make_mesh
 from llmjax.model import Model, ModelConfig
+from untrained import drawn, make_run
 
 TOKENIZER = BytesTokenizer()
 PROMPTS = ["hello", "", "a longer prompt of several words"]

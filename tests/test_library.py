@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+
 from runs import write_text
 
 DOCS = Path(__file__).parents[1] / "docs" / "library.md"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import runs
 import tiny
-
 from llmjax import distributed
 from llmjax.config import Config, to_json
 from llmjax.data import batch_at, prepare

@@ -9,9 +9,9 @@ from functools import partial
 
 import jax
 import pytest
+
 import runs
 import tiny
-
 from llmjax.data import Loader, batch_at, prepare
 from llmjax.errors import Stopped, UserError
 from llmjax.mesh import MeshConfig, make_mesh

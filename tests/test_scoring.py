@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import LetterTokenizer, log_softmax
-from untrained import drawn
 
 from llmjax.data import Document
 from llmjax.data.tokenizer import BytesTokenizer
@@ -26,6 +24,8 @@ from llmjax.scoring import (
     score_text,
 )
 from llmjax.scoring.windows import pack
+from toy import LetterTokenizer, log_softmax
+from untrained import drawn
 
 BYTES = BytesTokenizer()
 CONTEXT = 16

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from llmjax.mesh import MeshConfig, make_mesh
 from llmjax.optimizers import MuonConfig, ScheduleConfig, SgdConfig
 from llmjax.step import make_eval_step

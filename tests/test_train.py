@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import runs
 import tiny
-
 from llmjax.checkpoint import CheckpointConfig, Checkpoints, read_position
 from llmjax.config import SamplesConfig
 from llmjax.decoding import DecodingConfig

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import jax
-import runs
 from jax.experimental import multihost_utils
 
 import llmjax.train
+import runs
 from llmjax.config import from_json
 from llmjax.data import Loader
 
