@@ -6,7 +6,6 @@ that causality or the window hides from every query of a block are not computed 
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,33 +16,13 @@ from llmjax.mesh import Axes
 from llmjax.model.layers import ATTENTION, Layout
 from llmjax.model.mask import Mask
 from llmjax.model.products import einsum
+from llmjax.model.tiles import Rows, Rules, cut_queries, join, join_queries, tile
 
 SHORT, LONG = 128, 256
 """Queries and keys of a block, in rows below 1024 tokens and from there on."""
 
 HIDDEN = float(jnp.finfo(jnp.float32).min)
 """The score of a key out of sight; finite, so that differences are."""
-
-
-class Rules(NamedTuple):
-    """What is known while tracing."""
-
-    causal: bool
-    window: int | None
-    softcap: float | None
-    layout: Layout
-    block: int
-
-
-class Rows(NamedTuple):
-    """What a mask says of each row; segments may be None."""
-
-    places: jax.Array
-    """[B, T] index of each query."""
-    queries: jax.Array | None
-    """[B, T] segments."""
-    keys: jax.Array | None
-    """[B, S] segments."""
 
 
 def blocked(
@@ -98,91 +77,6 @@ def _axes(layout: Layout) -> tuple[Axes, Axes, Axes, Axes]:
     return layout.heads(), keys, index, ("batch", "heads", layout.length)
 
 
-class Tiles(NamedTuple):
-    """One device's arrays cut into blocks along the length; heads before it, grouped."""
-
-    q: jax.Array
-    """[queries' blocks, B, N, G, block, K]."""
-    k: jax.Array
-    """[keys' blocks, B, N, block, K], as v."""
-    v: jax.Array
-    rows: Rows
-    """[blocks, B, block] each."""
-    keys: int
-    """S, before padding to whole blocks."""
-
-    def score(self, i: jax.Array, j: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
-        """Scores [B, N, G, block, block] of query block i and key block j, and which are seen."""
-        s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
-        if rules.softcap is not None:
-            s = rules.softcap * jnp.tanh(s / rules.softcap)
-        key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
-        distance = self.rows.places[i][..., None] - key
-        seen = jnp.broadcast_to(key < self.keys, distance.shape)
-        if rules.causal:
-            seen &= distance >= 0
-        if rules.window is not None:
-            seen &= jnp.abs(distance) < rules.window
-        if self.rows.keys is not None:
-            segment = self.rows.keys[j][:, None, :]
-            seen &= segment != 0
-            if self.rows.queries is not None:
-                seen &= segment == self.rows.queries[i][..., None]
-        return s, seen[:, None, None]
-
-    def reach(self, i: jax.Array, rules: Rules) -> tuple[jax.Array | int, jax.Array | int]:
-        """The first key block that query block i may see, and the one after the last."""
-        index, (blocks, block) = self.rows.places[i], (self.k.shape[0], self.k.shape[3])
-        first: jax.Array | int = 0
-        end: jax.Array | int = blocks
-        if rules.causal:
-            end = jnp.minimum(index.max() // block + 1, blocks)
-        if rules.window is not None:
-            first = jnp.maximum((index.min() - rules.window + 1) // block, 0)
-            if not rules.causal:
-                end = jnp.minimum((index.max() + rules.window - 1) // block + 1, blocks)
-        return first, end
-
-
-def _cut(x: jax.Array, block: int, mode: str = "constant") -> jax.Array:
-    """[B, T, ...] -> [blocks, B, block, ...]."""
-    blocks = -(-x.shape[1] // block)
-    room = [(0, 0), (0, blocks * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-    x = jnp.pad(x, room, mode=mode)
-    return x.reshape(x.shape[0], blocks, block, *x.shape[2:]).swapaxes(0, 1)
-
-
-def _join(x: jax.Array, length: int) -> jax.Array:
-    """[blocks, B, block, ...] -> [B, T, ...]."""
-    x = x.swapaxes(0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
-
-
-def _cut_queries(q: jax.Array, n: int, block: int) -> jax.Array:
-    """[B, T, H, K] -> [blocks, B, N, G, block, K]."""
-    x = _cut(q, block)
-    x = x.reshape(*x.shape[:3], n, -1, x.shape[-1])
-    return x.transpose(0, 1, 3, 4, 2, 5)
-
-
-def _join_queries(x: jax.Array, length: int) -> jax.Array:
-    """[blocks, B, N, G, block, K] -> [B, T, H, K]."""
-    x = x.transpose(0, 1, 4, 2, 3, 5)
-    return _join(x.reshape(*x.shape[:3], -1, x.shape[-1]), length)
-
-
-def _tiles(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules) -> Tiles:
-    block, keys = min(rules.block, q.shape[1]), k.shape[1]
-    width = min(rules.block, keys)
-    cut = Rows(
-        _cut(rows.places, block, "edge"),
-        None if rows.queries is None else _cut(rows.queries, block),
-        None if rows.keys is None else _cut(rows.keys, width),
-    )
-    k, v = (_cut(x, width).swapaxes(2, 3) for x in (k, v))
-    return Tiles(_cut_queries(q, k.shape[2], block), k, v, cut, keys)
-
-
 def _local_forward(
     q: jax.Array,
     k: jax.Array,
@@ -193,7 +87,7 @@ def _local_forward(
     *,
     rules: Rules,
 ) -> tuple[jax.Array, jax.Array]:
-    tiles = _tiles(q, k, v, Rows(index, queries, keys), rules)
+    tiles = tile(q, k, v, Rows(index, queries, keys), rules)
 
     def one(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         def add(j: jax.Array, sofar: tuple) -> tuple:
@@ -215,7 +109,7 @@ def _local_forward(
     out, lse = jax.lax.map(one, jnp.arange(tiles.q.shape[0]))
     length = q.shape[1]
     lse = lse.transpose(1, 2, 3, 0, 4).reshape(q.shape[0], q.shape[2], -1)[..., :length]
-    return _join_queries(out, length), lse
+    return join_queries(out, length), lse
 
 
 def _local_backward(
@@ -231,12 +125,12 @@ def _local_backward(
     *,
     rules: Rules,
 ) -> tuple[jax.Array, ...]:
-    tiles = _tiles(q, k, v, Rows(index, queries, keys), rules)
+    tiles = tile(q, k, v, Rows(index, queries, keys), rules)
     blocks, _, n, _, block, width = tiles.q.shape
-    douts = _cut_queries(dout.astype(v.dtype), n, block)
+    douts = cut_queries(dout.astype(v.dtype), n, block)
     product = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    deltas = _cut_queries(product, n, block)
-    lses = _cut_queries(lse.swapaxes(1, 2)[..., None], n, block)
+    deltas = cut_queries(product, n, block)
+    lses = cut_queries(lse.swapaxes(1, 2)[..., None], n, block)
 
     def one(sums: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
         def add(j: jax.Array, sums: tuple) -> tuple:
@@ -259,6 +153,6 @@ def _local_backward(
     zeros = jnp.zeros(tiles.k.shape)
     (dk, dv), dq = jax.lax.scan(one, (zeros, zeros), jnp.arange(blocks))
     axes = _axes(rules.layout)[1]
-    dk, dv = (_join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
+    dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
     dk, dv = (mesh.reduce_scatter(x, (rules.layout.length,), axes) for x in (dk, dv))
-    return _join_queries(dq, q.shape[1]), dk.astype(k.dtype), dv.astype(v.dtype)
+    return join_queries(dq, q.shape[1]), dk.astype(k.dtype), dv.astype(v.dtype)

@@ -79,7 +79,7 @@ class Stack(nnx.Module):
             return nnx.merge(block, params)(carry[0], scope, carry[1], index, key), None
 
         layers = (params, jnp.arange(self.num_layers), layer_keys)
-        x, cache = _through(_remat(body, config.remat), (x, cache), layers, self.num_layers)
+        x, cache = _through(body, (x, cache), layers, self.num_layers, config.remat)
         return (self.norm(x) if config.norm_placement == "pre" else x), cache
 
     def keys_values_of(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -95,14 +95,15 @@ class Stack(nnx.Module):
         return jax.lax.scan(one, None, params)[1]
 
 
-def _through(body: Callable, carry: tuple, layers: tuple, count: int) -> tuple:
+def _through(body: Callable, carry: tuple, layers: tuple, count: int, remat: Remat) -> tuple:
     """Scans over the layers, which compiles one of them for all.
 
     On a CPU a few layers are written out instead: there a scan copies each layer's weights out of
     the stack and its activations into one, which takes a fifth of a training step.
     """
     if mesh.platform() != "cpu" or count > UNROLLED or carry[1] is not None:
-        return jax.lax.scan(body, carry, layers)[0]
+        return jax.lax.scan(_remat(body, remat), carry, layers)[0]
+    body = _remat(body, remat, prevent_cse=True)
     leaves, tree = jax.tree.flatten(layers)
     split = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]
     for parts in zip(*split, strict=True):
@@ -110,11 +111,12 @@ def _through(body: Callable, carry: tuple, layers: tuple, count: int) -> tuple:
     return carry
 
 
-def _remat(body: Callable, remat: Remat) -> Callable:
+def _remat(body: Callable, remat: Remat, *, prevent_cse: bool = False) -> Callable:
+    """`prevent_cse` where forward and backward pass are one program, which could join the two."""
     if remat not in KEPT:
         return body
     policy = jax.checkpoint_policies.save_only_these_names(*KEPT[remat])
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.checkpoint(body, policy=policy, prevent_cse=prevent_cse)
 
 
 class Transformer(nnx.Module):

@@ -10,7 +10,7 @@ from shapes import MESHES, assert_close
 
 from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.model import attention, attention_blocked, attention_cudnn, attention_splash
+from llmjax.model import attention, attention_blocked, attention_cudnn, attention_splash, tiles
 from llmjax.model.layers import ROWS, STEPS
 from llmjax.model.mask import Mask
 
@@ -169,10 +169,10 @@ def test_blocked_makes_nothing_square():
 )
 def test_blocked_skips_what_no_query_sees(causal, window, blocks):
     q, k, v = operands(1, 32, 32, 1, 1, 2)
-    rules = attention_blocked.Rules(causal, window, None, ROWS, 8)
-    rows = attention_blocked.Rows(jnp.arange(32)[None], None, None)
-    tiles = attention_blocked._tiles(q, k, v, rows, rules)
-    reached = [tiles.reach(jnp.array(i), rules) for i in range(4)]
+    rules = tiles.Rules(causal, window, None, ROWS, 8)
+    rows = tiles.Rows(jnp.arange(32)[None], None, None)
+    cut = tiles.tile(q, k, v, rows, rules)
+    reached = [cut.reach(jnp.array(i), rules) for i in range(4)]
     assert sum(int(end) - int(first) for first, end in reached) == blocks
 
 
