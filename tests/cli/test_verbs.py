@@ -87,7 +87,7 @@ def test_json_is_the_last_line_of_stdout(capsys, monkeypatch):
             return {"bits_per_byte": 1.5, "mfu": float("nan"), "list": [float("inf"), "é"]}
 
     stub(monkeypatch, "llmjax.evaluate", lambda run, **fields: Result())
-    code, out, _ = run(capsys, "evaluate", "x", "--json")
+    code, out, _ = run(capsys, "evaluate", "x", "--data", "some.txt", "--json")
     assert code == 0
     assert json.loads(out.splitlines()[-1]) == {
         "bits_per_byte": 1.5,
