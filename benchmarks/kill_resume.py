@@ -8,6 +8,7 @@ of a run that was left alone. Prints a line for each kill, and JSON last.
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import signal
@@ -56,8 +57,7 @@ def standing(folder: Path) -> str:
 
 def kill_until_done(folder: Path, options: list[str], draw: random.Random, limit: float) -> int:
     """Runs to the end through kills after up to `limit` seconds each; how many there were."""
-    kills = 0
-    while True:
+    for kills in itertools.count():
         process = subprocess.Popen(command(folder, options), stdout=subprocess.DEVNULL)
         after = draw.uniform(0, limit)
         try:
@@ -67,14 +67,15 @@ def kill_until_done(folder: Path, options: list[str], draw: random.Random, limit
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            kills += 1
             print(f"  killed after {after:5.1f} s: {standing(folder)}", flush=True)
+    raise AssertionError("unreachable")
 
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="at least so many in all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--limit", type=float, help="seconds to the latest kill; else those alone")
     parser.add_argument("options", nargs="*", help="more options of llmjax train, after --")
     given = parser.parse_args(arguments)
     draw = random.Random(given.seed)
@@ -82,7 +83,8 @@ def main(arguments: list[str] | None = None) -> dict:
         alone = Path(place) / "alone"
         began = time.perf_counter()
         subprocess.run(command(alone, given.options), check=True, stdout=subprocess.DEVNULL)
-        limit = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        limit = given.limit or seconds
         expected = outcome(alone)
         kills = runs = 0
         differing = []
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> dict:
             if outcome(folder) != expected:
                 differing.append(runs)
             runs += 1
-    result = {"kills": kills, "runs": runs, "differing_runs": differing, "seconds_alone": limit}
+    result = {"kills": kills, "runs": runs, "differing_runs": differing, "seconds_alone": seconds}
     verdict = "all the same, bit for bit" if not differing else f"runs {differing} differ"
     print(f"{kills} kills over {runs} runs: {verdict}")
     print(json.dumps(result))
