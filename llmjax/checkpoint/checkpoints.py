@@ -10,6 +10,8 @@ A checkpoint is a folder RUN/checkpoints/STEP:
 It is written under another name, and renamed when all of it is there.
 """
 
+import logging
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +28,8 @@ from llmjax.state import TrainState
 
 # What Orbax and TensorStore raise when a disk is full or a folder cannot be written.
 WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+# Names of the threads in which Orbax writes; some go on after another one has failed.
+WRITERS = ("array_type_handler", "write_metadata_after_commits", "async_save")
 
 
 class Checkpoints:
@@ -50,6 +54,10 @@ class Checkpoints:
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), async_options=options
         )
+        # What fails is raised, with the words that a user needs; Orbax would also log a traceback.
+        self._log = logging.getLogger("absl")
+        self._log_level = self._log.level
+        self._log.setLevel(logging.CRITICAL)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -105,6 +113,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
+            self._log.setLevel(self._log_level)
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
         """The newest whole checkpoint; None if there is none at all.
@@ -148,13 +157,23 @@ class Checkpoints:
     def _failed(self, error: BaseException) -> UserError:
         assert self._saving is not None
         step, self._saving = self._saving.step, None
+        for thread in threading.enumerate():
+            if thread.name in WRITERS:  # what they write now would be left behind
+                thread.join(timeout=60)
         if jax.process_index() == 0:
             files.sweep(self.folder)
         return UserError(
             self.folder / str(step),
-            f"cannot be saved: {str(error).splitlines()[0]}",
+            f"cannot be saved: {_reason(error)}",
             "earlier checkpoints are whole: mend it and start the same command again",
         )
+
+
+def _reason(error: BaseException) -> str:
+    """TensorStore's messages name files and requests that mean nothing to a user."""
+    text = str(error)
+    known = ("No space left on device", "Disk quota exceeded", "Permission denied")
+    return next((words for words in known if words in text), text.splitlines()[0][:200])
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
