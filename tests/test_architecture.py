@@ -13,6 +13,7 @@ FLOORS = {
     1: {"data", "model", "losses", "optimizers"},
     2: {
         "baselines",
+        "chat_template",
         "checkpoint",
         "config",
         "decoding",
@@ -26,7 +27,7 @@ FLOORS = {
         "state",
         "step",
     },
-    3: {"evaluate", "generate", "report", "train"},
+    3: {"chat", "convert", "embed", "evaluate", "fill_mask", "generate", "report", "train"},
     4: {"__init__", "__main__", "cli"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -36,8 +37,10 @@ KNOWN_TO = {
     "flax": {"model"},
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
-    "sentencepiece": {"data"},
-    "tokenizers": {"data"},
+    "sentencepiece": {"convert", "data"},
+    "gguf": {"convert"},
+    "safetensors": {"convert"},
+    "tokenizers": {"convert", "data"},
     "orbax": {"checkpoint"},
     "signal": {"train"},
     "optax": {"optimizers", "state", "step"},

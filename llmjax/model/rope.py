@@ -1,0 +1,173 @@
+"""Rotary positions (arXiv:2104.09864): how fast each pair of dimensions turns, also beyond the
+lengths that a model was first trained on."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Unscaled:
+    """Pair i of n turns by theta^(-i/n) a position."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Positions divided by a factor (arXiv:2306.15595)."""
+
+    factor: float
+    """How many times longer texts become."""
+    kind: Literal["linear"] = "linear"
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Low frequencies divided, high ones kept, those between blended (arXiv:2407.21783)."""
+
+    factor: float
+    """By which low frequencies are divided."""
+    original_length: int
+    """Longest text of the first training."""
+    low_frequency_factor: float = 1.0
+    """Pairs that turn fewer times than this over the original length are divided."""
+    high_frequency_factor: float = 4.0
+    """Pairs that turn more often are kept."""
+    kind: Literal["llama3"] = "llama3"
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """Frequencies blended by how often they turn, attention sharpened (arXiv:2309.00071)."""
+
+    factor: float
+    """How many times longer texts become."""
+    original_length: int
+    """Longest text of the first training."""
+    beta_fast: float = 32.0
+    """Turns over the original length from which a pair is kept."""
+    beta_slow: float = 1.0
+    """Turns up to which a pair is divided."""
+    attention_factor: float | None = None
+    """Multiplies queries and keys; None for 0.1 ln(factor) + 1."""
+    truncate: bool = True
+    """Whether the bounds of the blend are rounded to whole pairs."""
+    kind: Literal["yarn"] = "yarn"
+
+
+@dataclass(frozen=True)
+class LongRopeScaling:
+    """A factor for each pair, searched for (arXiv:2402.13753).
+
+    Which of the two lists counts is decided once: the long one where the model's max_length exceeds
+    the original length. Then prompt and continuation agree at every length.
+    """
+
+    short_factors: tuple[float, ...]
+    """By which pairs are divided in a model for texts up to the original length."""
+    long_factors: tuple[float, ...]
+    """The same for longer texts."""
+    original_length: int
+    """Longest text of the first training."""
+    attention_factor: float | None = None
+    """Multiplies queries and keys; None for sqrt(1 + ln(factor) / ln(original length)), where
+    factor is max_length / original_length."""
+    kind: Literal["longrope"] = "longrope"
+
+
+RopeScaling = Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+def frequencies(
+    scaling: RopeScaling, theta: float, width: int, max_length: int
+) -> tuple[np.ndarray, float]:
+    """How far each pair turns in a position, and what queries and keys are multiplied by.
+
+    Args:
+      scaling: how the plain frequencies are changed.
+      theta: base; pair i of width/2 turns by theta^(-2i/width) where nothing is changed.
+      width: rotated dimensions of a head.
+      max_length: of the model.
+
+    Returns:
+      float32 [width / 2] in radians, and a factor.
+    """
+    half = width // 2
+    plain = theta ** (-np.arange(half, dtype=np.float64) / half)
+    factor = 1.0
+    match scaling:
+        case Unscaled():
+            turns = plain
+        case LinearScaling():
+            turns = plain / scaling.factor
+        case Llama3Scaling():
+            turns = _llama3(scaling, plain)
+        case YarnScaling():
+            turns, factor = _yarn(scaling, plain, theta, width)
+        case LongRopeScaling():
+            turns, factor = _longrope(scaling, plain, max_length)
+    return turns.astype(np.float32), factor
+
+
+def _llama3(scaling: Llama3Scaling, plain: np.ndarray) -> np.ndarray:
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    turns = scaling.original_length * plain / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * plain + (1 - kept) * plain / scaling.factor
+
+
+def _yarn(
+    scaling: YarnScaling, plain: np.ndarray, theta: float, width: int
+) -> tuple[np.ndarray, float]:
+    def pair(turns: float) -> float:
+        """The (fractional) pair that turns this often over the original length."""
+        lengths = scaling.original_length / (turns * 2 * math.pi)
+        return width * math.log(lengths) / (2 * math.log(theta))
+
+    first, last = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    last = last + 0.001 if first == last else last
+    divided = np.clip((np.arange(len(plain)) - first) / (last - first), 0.0, 1.0)
+    turns = divided * plain / scaling.factor + (1 - divided) * plain
+    factor = scaling.attention_factor
+    if factor is None:
+        factor = 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+    return turns, factor
+
+
+def _longrope(
+    scaling: LongRopeScaling, plain: np.ndarray, max_length: int
+) -> tuple[np.ndarray, float]:
+    stretch = max_length / scaling.original_length
+    factors = scaling.long_factors if stretch > 1 else scaling.short_factors
+    factor = scaling.attention_factor
+    if factor is None:
+        grown = math.log(stretch) / math.log(scaling.original_length) if stretch > 1 else 0.0
+        factor = math.sqrt(1 + grown)
+    return plain / np.asarray(factors, np.float64), factor
+
+
+def rotate(x: jax.Array, positions: jax.Array, turns: np.ndarray, factor: float = 1.0) -> jax.Array:
+    """Turns the first 2 x len(turns) dimensions of each head; i is paired with i + len(turns).
+
+    Args:
+      x: [B, L, H, K] queries or keys.
+      positions: [B, L] int32.
+      turns: [n] radians a position, from `frequencies`.
+      factor: multiplies what is turned.
+    """
+    half = len(turns)
+    angle = positions[..., None, None].astype(jnp.float32) * turns
+    sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
+    a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+    turned = [a * cos - b * sin, b * cos + a * sin]
+    if rest.shape[-1]:
+        turned.append(rest)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
