@@ -94,7 +94,7 @@ def _hidden(
 ) -> jax.Array:
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     given = {name: batch[name] for name in names if name in batch}
-    return model.hidden(params, batch["inputs"], **given, dropout_key=key)
+    return model.readout(params, model.hidden(params, batch["inputs"], **given, dropout_key=key))
 
 
 def _head(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> Head:

@@ -14,7 +14,7 @@ from llmjax.model.mask import Mask
 from llmjax.model.products import einsum
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask, float | None, Layout], jax.Array]
-"""A way to attend; takes and returns what `reference` does."""
+"""A way to attend; takes and returns what `reference` does, without a bias."""
 
 SMALL = 128 * 128
 """Scores of a head up to which the reference is used: there blocks save nothing."""
@@ -25,18 +25,20 @@ def attend(
     k: jax.Array,
     v: jax.Array,
     mask: Mask,
+    bias: jax.Array | None = None,
     *,
     softcap: float | None = None,
     backend: AttentionBackend = "auto",
     layout: Layout,
 ) -> jax.Array:
-    """softmax(q kᵀ / sqrt(K)) v over the keys that the mask shows; zeros where it shows none.
+    """softmax(q kᵀ / sqrt(K) + bias) v over the keys that the mask shows; zeros if it shows none.
 
     Args:
       q: [B, T, H, K].
       k: [B, S, N, K], where N divides H: query head h uses key head h // (H / N).
       v: [B, S, N, K].
       mask: who sees whom.
+      bias: [B or 1, H, T, S] float32, or None; only the reference takes one.
       softcap: bounds the scores s as cap * tanh(s / cap).
       backend: which computation; all agree up to rounding.
       layout: how the queries' length is split; keys and values are whole.
@@ -44,6 +46,8 @@ def attend(
     Returns:
       [B, T, H, K] in the dtype of q.
     """
+    if bias is not None:
+        return reference(q, k, v, mask, softcap, layout, bias)
     path = _choose(backend, q, k, mask, softcap)
     return path(q, k, v, mask, softcap, layout)
 
@@ -70,7 +74,13 @@ def _choose(
 
 
 def reference(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, softcap: float | None, layout: Layout
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    softcap: float | None,
+    layout: Layout,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
     (b, t, h, width), (s, n) = q.shape, k.shape[1:3]
@@ -83,6 +93,11 @@ def reference(
     scores = einsum("btngk,bsnk->bngts", q, k) * width**-0.5
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        spec = mesh.out_sharding(
+            "batch" if len(bias) > 1 else None, "kv_heads", None, layout.length, None
+        )
+        scores = scores + bias.reshape(len(bias), n, h // n, t, s, out_sharding=spec)
     weights = _softmax(scores, mask.dense(t, s)).astype(v.dtype)
     mixed = einsum("bngts,bsnk->btngk", weights, v).astype(dtype)
     return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*layout.heads()))

@@ -1,19 +1,22 @@
 """One layer of a stack: attention, attention to the encoder where there is one, MLP."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from llmjax import mesh
 from llmjax.model import attention
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, dropout, rotate
+from llmjax.model.kinds import LayerKind, turns_of
+from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, dropout
 from llmjax.model.mask import Mask
 from llmjax.model.mlp import MLP
+from llmjax.model.rope import rotate
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,27 @@ class Scope:
     positions: jax.Array
     """[B, L] int32."""
     mask: Mask
+    """Without a window: that is a layer's own."""
+    bias: jax.Array | None = None
+    """[B or 1, H, L, S] float32, added to the scores of self-attention."""
     encoded: jax.Array | None = None
     """[B, E, D], the encoder's output; with a cache it lies there."""
     encoded_mask: Mask | None = None
     """None: this stack has no cross-attention."""
+    token_types: jax.Array | None = None
+    """[B, L] int32, the kind of segment of each token; None: all of kind 0."""
+
+    def with_bias(self, bias: jax.Array) -> "Scope":
+        """The same with a bias."""
+        return replace(self, bias=bias)
 
 
 class Attention(nnx.Module):
     """Projections to queries, keys and values, and back; the mixing itself is a function."""
 
-    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs, rotary: bool):
+    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs):
         d, k = config.d_model, config.head_width
-        self.config, self.rotary = config, rotary
+        self.config = config
 
         def project(heads: int, axis: str) -> Dense:
             shape, axes = (d, heads, k), ("embed", axis, "head_dim")
@@ -54,24 +66,39 @@ class Attention(nnx.Module):
             rngs=rngs,
         )
         if config.qk_norm:
-            self.query_norm = Norm(config, k, kind="rmsnorm")
-            self.key_norm = Norm(config, k, kind="rmsnorm")
+            whole = config.qk_norm_over == "projection"
+            self.query_norm = Norm(config, *[config.num_heads] * whole, k, kind="rmsnorm")
+            self.key_norm = Norm(config, *[config.kv_heads] * whole, k, kind="rmsnorm")
 
-    def queries(self, x: jax.Array, scope: Scope) -> jax.Array:
-        """[B, L, D] -> [B, L, H, K]."""
+    def queries(self, x: jax.Array, scope: Scope, kind: LayerKind | None = None) -> jax.Array:
+        """[B, L, D] -> [B, L, H, K]; without a kind, they are not rotated."""
         q = self.query(x, scope.layout.heads())
         q = self.query_norm(q) if self.config.qk_norm else q
-        return rotate(q, scope.positions, self.config.rope_theta) if self.rotary else q
+        q = self._rotate(q, scope, kind)
+        scale = self.config.attention_scale
+        return q if scale is None else q * jnp.asarray(scale * q.shape[-1] ** 0.5, q.dtype)
 
-    def keys_values(self, x: jax.Array, scope: Scope) -> tuple[jax.Array, jax.Array]:
+    def keys_values(
+        self, x: jax.Array, scope: Scope, kind: LayerKind | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """[B, S, D] -> keys and values, [B, S, N, K] each."""
         out = scope.layout.heads("kv_heads")
         k, v = self.key(x, out), self.value(x, out)
         k = self.key_norm(k) if self.config.qk_norm else k
-        return (rotate(k, scope.positions, self.config.rope_theta) if self.rotary else k), v
+        return self._rotate(k, scope, kind), v
+
+    def _rotate(self, x: jax.Array, scope: Scope, kind: LayerKind | None) -> jax.Array:
+        if kind is None or not kind.rotates:
+            return x
+        return rotate(x, scope.positions, *turns_of(self.config, kind))
 
     def mix(
-        self, q: jax.Array, kv: tuple[jax.Array, jax.Array], mask: Mask, layout: Layout
+        self,
+        q: jax.Array,
+        kv: tuple[jax.Array, jax.Array],
+        mask: Mask,
+        layout: Layout,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
@@ -84,28 +111,33 @@ class Attention(nnx.Module):
         if self.config.remat == "attention":
             kept = jax.checkpoint_policies.save_only_these_names(ATTENTION)
             attend = jax.checkpoint(attend, policy=kept, prevent_cse=False)
-        return self.out(attend(q, k, v, mask), layout.stream())
+        return self.out(attend(q, k, v, mask, bias), layout.stream())
 
 
 class Block(nnx.Module):
     """Attention, cross-attention (in a decoder with an encoder) and MLP, each with its residual."""
 
     def __init__(self, config: ModelConfig, *, layers: int, cross: bool, rngs: nnx.Rngs):
-        out_std = config.init_std / (2 * layers) ** 0.5
+        out_std, d = config.init_std / (2 * layers) ** 0.5, config.d_model
         self.config, self.cross = config, cross
-        rotary = config.positions == "rotary"
-        self.attention = Attention(config, out_std=out_std, rngs=rngs, rotary=rotary)
-        self.attention_norm = Norm(config, config.d_model)
+        self.attention = Attention(config, out_std=out_std, rngs=rngs)
+        self.attention_norm = Norm(config, d)
         if cross:
-            self.cross_attention = Attention(config, out_std=out_std, rngs=rngs, rotary=False)
-            self.cross_attention_norm = Norm(config, config.d_model)
+            self.cross_attention = Attention(config, out_std=out_std, rngs=rngs)
+            self.cross_attention_norm = Norm(config, d)
         self.mlp = MLP(config, out_std=out_std, rngs=rngs)
-        self.mlp_norm = Norm(config, config.d_model)
+        self.mlp_norm = Norm(config, d)
+        if config.norm_placement == "sandwich":
+            self.attention_output_norm = Norm(config, d)
+            self.mlp_output_norm = Norm(config, d)
+            if cross:
+                self.cross_attention_output_norm = Norm(config, d)
 
     def __call__(
         self,
         x: jax.Array,
         scope: Scope,
+        kind: LayerKind,
         cache: Cache | None,
         layer: jax.Array,
         key: jax.Array | None,
@@ -116,11 +148,13 @@ class Block(nnx.Module):
 
         def attend(h: jax.Array) -> jax.Array:
             nonlocal cache
-            q, kv = self.attention.queries(h, scope), self.attention.keys_values(h, scope)
+            q = self.attention.queries(h, scope, kind)
+            kv = self.attention.keys_values(h, scope, kind)
             if cache is not None:
                 cache = cache.write(layer, scope.positions, *kv)
                 kv = cache.read(layer)
-            return self.attention.mix(q, kv, scope.mask, layout)
+            mask = replace(scope.mask, window=kind.window)
+            return self.attention.mix(q, kv, mask, layout, scope.bias)
 
         def attend_encoded(h: jax.Array) -> jax.Array:
             assert scope.encoded_mask is not None
@@ -132,22 +166,44 @@ class Block(nnx.Module):
                 kv = self.cross_attention.keys_values(scope.encoded, scope)
             return self.cross_attention.mix(q, kv, scope.encoded_mask, layout)
 
-        x = self._residual(x, self.attention_norm, attend, layout, keys[0])
+        y = self._residual(x, "attention", attend, layout, keys[0], plain=not kind.normalises)
         if self.cross:
-            x = self._residual(x, self.cross_attention_norm, attend_encoded, layout, keys[1])
-        x = self._residual(x, self.mlp_norm, lambda h: self.mlp(h, layout), layout, keys[2])
-        return x, cache
+            y = self._residual(y, "cross_attention", attend_encoded, layout, keys[1])
+        read = x if self.config.parallel_residual else y
+        return self._residual(y, "mlp", self._mlp(layout), layout, keys[2], read=read), cache
+
+    def _mlp(self, layout: Layout) -> Callable[[jax.Array], jax.Array]:
+        return lambda h: self.mlp(h, layout)
 
     def _residual(
         self,
         x: jax.Array,
-        norm: Norm,
+        name: str,
         change: Callable[[jax.Array], jax.Array],
         layout: Layout,
         key: jax.Array | None,
+        *,
+        read: jax.Array | None = None,
+        plain: bool = False,
     ) -> jax.Array:
-        """x + change(norm(x)), or norm(x + change(x)); the change sees rows as `layout.whole()`."""
-        before = self.config.norm_placement == "pre"
-        h = norm(x) if before else x
-        h = dropout(change(mesh.reshard(h, *layout.whole())), self.config.dropout, key)
-        return x + h if before else norm(x + h)
+        """Adds change(read) to x, with the norms where `norm_placement` says.
+
+        Args:
+          x: [B, L, D], the residual stream.
+          name: of the norm: `name`_norm, and `name`_output_norm in a sandwich.
+          change: sees rows as `layout.whole()`.
+          layout: how activations are split.
+          key: for dropout.
+          read: what is changed, if not x.
+          plain: no norm before.
+        """
+        place, norm = self.config.norm_placement, getattr(self, f"{name}_norm")
+        h = x if read is None else read
+        h = norm(h) if place in ("pre", "sandwich") and not plain else h
+        h = change(mesh.reshard(h, *layout.whole()))
+        if place == "output":
+            h = norm(h)
+        elif place == "sandwich":
+            h = getattr(self, f"{name}_output_norm")(h)
+        h = dropout(h, self.config.dropout, key)
+        return norm(x + h) if place == "post" else x + h

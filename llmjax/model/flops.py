@@ -1,6 +1,7 @@
 """How much arithmetic a token costs, by one stated accounting."""
 
 from llmjax.model.config import ModelConfig
+from llmjax.model.kinds import kinds_of
 
 
 def flops_per_token(config: ModelConfig, length: int) -> float:
@@ -19,9 +20,11 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
     d, heads, k = config.d_model, config.num_heads, config.head_width
     projections = d * k * (2 * heads + 2 * config.kv_heads)
     mlp = d * config.mlp_width * (3 if config.gated else 2)
-    seen = length if config.window is None else min(length, config.window)
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     layers = encoder + decoder
+    kinds = (*kinds_of(config, encoder), *kinds_of(config, decoder))
+    seen = sum(length if kind.window is None else min(length, kind.window) for kind in kinds)
     crossed = decoder if config.is_encoder_decoder else 0
     weights = layers * (projections + mlp) + crossed * projections + d * config.vocab_size
-    return 6.0 * weights + 12.0 * heads * k * (layers * seen + crossed * length)
+    weights += d * d * config.unembed_transform
+    return 6.0 * weights + 12.0 * heads * k * (seen + crossed * length)

@@ -92,29 +92,30 @@ class Dense(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the last axis, in float32.
+    """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the last axes, in float32.
 
     The backward pass starts again from the input, rather than keep float32 copies of it.
     """
 
-    def __init__(self, config: ModelConfig, width: int, *, kind: str | None = None):
+    def __init__(self, config: ModelConfig, *shape: int, kind: str | None = None):
         self.centred = (kind or config.norm) == "layernorm"
-        self.epsilon = config.norm_epsilon
-        self.scale = constant(1.0, (width,), (None,))
+        self.epsilon, self.offset = config.norm_epsilon, float(config.norm_unit_offset)
+        self.scale = constant(1.0 - self.offset, shape, (None,) * len(shape))
         self.has_bias = self.centred and config.norm_bias
         if self.has_bias:
-            self.bias = constant(0.0, (width,), (None,))
+            self.bias = constant(0.0, shape, (None,) * len(shape))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., width] -> the same shape and dtype."""
+        """[..., *shape] -> the same shape and dtype."""
         bias = self.bias[...] if self.has_bias else None
         return jax.checkpoint(self._normalise, prevent_cse=False)(x, self.scale[...], bias)
 
     def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
-        y = x.astype(jnp.float32)
+        y, over = x.astype(jnp.float32), tuple(range(-scale.ndim, 0))
+        scale = scale + self.offset if self.offset else scale
         if self.centred:
-            y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+            y = y - y.mean(over, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(over, keepdims=True) + self.epsilon)
         y = y * scale if bias is None else y * scale + bias
         return y.astype(x.dtype)
 
@@ -126,22 +127,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     spec = jax.typeof(x).sharding.spec if mesh.has_mesh() else None
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=spec)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
-
-
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (arXiv:2104.09864), dimension i of a head paired with i + K/2.
-
-    Args:
-      x: [B, L, H, K] queries or keys.
-      positions: [B, L] int32.
-      theta: base; pair i turns by position * theta^(-2i/K).
-    """
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

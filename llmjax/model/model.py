@@ -73,6 +73,7 @@ class Model:
         *,
         positions: jax.Array | None = None,
         segments: jax.Array | None = None,
+        token_types: jax.Array | None = None,
         encoder_tokens: jax.Array | None = None,
         encoder_positions: jax.Array | None = None,
         encoder_segments: jax.Array | None = None,
@@ -85,6 +86,7 @@ class Model:
           tokens: [B, L] int32; of the decoder where there is one, else of the encoder.
           positions: [B, L] int32; None for 0, 1, 2, …
           segments: [B, L] int32, documents counted from 1, 0 for padding; None: one document a row.
+          token_types: [B, L] int32 kinds of segment, where the model has them; None: all 0.
           encoder_tokens: [B, S] int32, for an encoder-decoder.
           encoder_positions: [B, S] int32; None for 0, 1, 2, …
           encoder_segments: [B, S] int32; where `segments` are given too, a decoder token sees
@@ -98,7 +100,7 @@ class Model:
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         module = self._module(params)
         if not self.config.num_decoder_layers:
-            return self._encode(module, tokens, positions, segments, keys[0])
+            return self._encode(module, tokens, positions, segments, keys[0], token_types)
         scope = self._scope("tokens", tokens, positions, segments, causal=True)
         if encoder_tokens is not None:
             source = (encoder_tokens, encoder_positions, encoder_segments)
@@ -111,12 +113,27 @@ class Model:
         """Scores of the next token, [B, L, D] -> [B, L, V] float32, soft-capped."""
         return self._logits(params, hidden, ROWS)
 
+    def readout(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """What the rows of `unembedding` are multiplied with: hidden itself in most models."""
+        return self._module(params).readout(hidden, ROWS)
+
+    def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """BERT's summary of a row: its first token's hidden state, projected, [B, L, D] -> [B, D].
+
+        Raises:
+          UserError: the model has no pooler.
+        """
+        if not self.config.pooler:
+            raise UserError("pool", "this model has no pooler")
+        first = mesh.reshard(hidden, "batch", None, None)[:, :1]
+        return jnp.tanh(self._module(params).pooler(first, STEPS.whole())[:, 0])
+
     def apply(self, params: Params, tokens: jax.Array, **rest: jax.Array | None) -> jax.Array:
         """`logits(hidden(…))`, of the same arguments as `hidden`: [B, L, V] float32."""
         return self.logits(params, self.hidden(params, tokens, **rest))
 
     def unembedding(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
-        """Rows [V, D] ("vocab", "embed") whose products with hidden are the logits; a bias [V]."""
+        """Rows [V, D] ("vocab", "embed") whose products with `readout` are logits; a bias [V]."""
         tied = self.config.tie_embeddings
         rows = params["embedding"]["rows"] if tied else params["unembedding"]
         return rows, params.get("unembedding_bias")
@@ -196,10 +213,11 @@ class Model:
         encoded_mask = None
         if self.config.is_encoder_decoder:
             encoded_mask = Mask(None, cache.encoder_segments, causal=False)
-        mask = Mask(index=positions, window=self.config.window)
-        module = self._module(params)
-        scope = Scope(STEPS, positions, mask, None, encoded_mask)
-        x, written = module.decoder(module.embed(tokens, STEPS), scope, cache, None)
+        module, apart = self._module(params), params["decoder"]["layers"]
+        scope = Scope(STEPS, positions, Mask(index=positions), encoded_mask=encoded_mask)
+        x = module.embed(tokens, STEPS)
+        layers = apart if isinstance(apart, tuple) else None
+        x, written = module.decoder(x, scope, cache, None, layers)
         assert written is not None
         if only is not None:
             x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
@@ -215,8 +233,10 @@ class Model:
         positions: jax.Array | None,
         segments: jax.Array | None,
         key: jax.Array | None,
+        token_types: jax.Array | None = None,
     ) -> jax.Array:
         scope = self._scope("encoder_tokens", tokens, positions, segments, causal=False)
+        scope = replace(scope, token_types=token_types)
         return module.encoder(module.embed(tokens, ROWS), scope, None, key)[0]
 
     def _scope(
@@ -232,11 +252,12 @@ class Model:
         if positions is None:
             self._check_length(tokens.shape[1])
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        mask = Mask(segments, segments, None, causal, self.config.window)
+        mask = Mask(segments, segments, None, causal)
         return Scope(ROWS, mesh.reshard(positions, "batch", "length"), mask)
 
     def _logits(self, params: Params, hidden: jax.Array, layout: Layout) -> jax.Array:
         rows, bias = self.unembedding(params)
+        hidden = self._module(params).readout(hidden, layout)
         logits = products.dense(
             mesh.reshard(hidden, *layout.whole()),
             rows.T,

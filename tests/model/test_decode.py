@@ -10,9 +10,35 @@ from shapes import BOTH, GPT, LLAMA, MESHES, applied, assert_close, make, placed
 
 from llmjax.mesh import make_mesh
 from llmjax.model import Model, ModelConfig
+from llmjax.model.rope import Llama3Scaling
 
 WINDOWED = replace(LLAMA, window=4, qk_norm=True)
-DECODERS = {"windowed": WINDOWED, "gpt": GPT, "both": BOTH}
+GEMMA = replace(
+    LLAMA,
+    num_decoder_layers=5,
+    window=3,
+    global_layers=(1, 3),
+    window_rope_theta=100.0,
+    norm_placement="sandwich",
+    norm_unit_offset=True,
+    qk_norm=True,
+    attention_scale=0.3,
+)
+NEOX = replace(GPT, positions="rotary", rotary_fraction=0.5, parallel_residual=True)
+OLMO = replace(LLAMA, norm_placement="output", qk_norm=True, qk_norm_over="projection")
+SMOL = replace(LLAMA, unrotated_layers=(1,), rope_scaling=Llama3Scaling(4.0, 8))
+T5 = replace(BOTH, positions="relative", relative_buckets=8, relative_max_distance=10)
+T5 = replace(T5, attention_scale=1.0, window=None, attention_softcap=None)
+DECODERS = {
+    "windowed": WINDOWED,
+    "gpt": GPT,
+    "both": BOTH,
+    "gemma": GEMMA,
+    "neox": NEOX,
+    "olmo": OLMO,
+    "smol": SMOL,
+    "t5": T5,
+}
 LENGTHS = np.array([5, 2, 4, 1, 3, 5, 5, 2])
 
 
@@ -47,7 +73,7 @@ def test_steps_equal_the_full_pass(name):
             assert_close(logits[i, 0], full[i, length + step], 1e-5)
 
 
-@pytest.mark.parametrize("name", ["both"])
+@pytest.mark.parametrize("name", ["both", "gemma"])
 def test_meshes(name):
     """A single token cannot be split along its length; nothing tries to."""
     config = DECODERS[name]

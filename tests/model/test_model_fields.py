@@ -3,12 +3,14 @@
 from dataclasses import fields, replace
 
 import jax
+import numpy as np
 import pytest
 from shapes import BOTH, batch
 
 from llmjax.errors import UserError
 from llmjax.losses import causal_loss
 from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.rope import LinearScaling, LongRopeScaling
 
 BASE = replace(BOTH, norm="layernorm", positions="rotary", dropout=0.1, window=None, qk_norm=False)
 OTHER = {
@@ -25,28 +27,55 @@ OTHER = {
     "gated": False,
     "norm": "rmsnorm",
     "norm_placement": "post",
+    "first_norm": False,
     "norm_epsilon": 1e-3,
     "norm_bias": True,
+    "norm_unit_offset": True,
+    "parallel_residual": True,
     "positions": "learned",
+    "first_position": 2,
+    "token_types": 2,
+    "relative_buckets": 8,
+    "relative_max_distance": 64,
     "rope_theta": 5000.0,
+    "window_rope_theta": 100.0,
+    "rope_scaling": LinearScaling(2.0),
+    "rotary_fraction": 0.5,
+    "unrotated_layers": (0,),
     "qkv_bias": True,
     "attention_out_bias": True,
     "mlp_bias": True,
     "unembed_bias": True,
     "qk_norm": True,
+    "qk_norm_over": "projection",
+    "attention_scale": 1.0,
     "window": 3,
+    "global_layers": (0,),
     "tie_embeddings": True,
     "embed_scale": False,
     "embed_norm": True,
     "attention_softcap": None,
+    "logit_scale": 0.5,
     "logit_softcap": None,
+    "unembed_transform": True,
+    "pooler": True,
     "dropout": 0.0,
     "init_std": 0.5,
     "compute_dtype": "bfloat16",
     "remat": "full",
     "attention": "blocked",
 }
-NEEDS = {"max_length": {"positions": "learned"}}
+WINDOW = {"window": 3}
+NEEDS = {
+    "max_length": {"positions": "learned"},
+    "first_position": {"positions": "learned"},
+    "relative_buckets": {"positions": "relative"},
+    "relative_max_distance": {"positions": "relative"},
+    "qk_norm_over": {"qk_norm": True},
+    "window_rope_theta": WINDOW,
+    "global_layers": WINDOW,
+    "parallel_residual": {"num_encoder_layers": 0},
+}
 
 
 def program(config: ModelConfig) -> str:
@@ -57,8 +86,8 @@ def program(config: ModelConfig) -> str:
         return causal_loss(model, params, batch(config), dropout_key=jax.random.key(0)).total
 
     start = jax.make_jaxpr(model.init)(jax.random.key(0))
-    shapes = model.abstract_params()
-    return f"{start} {jax.make_jaxpr(jax.grad(loss))(shapes)}"
+    step = jax.make_jaxpr(jax.grad(loss))(model.abstract_params())
+    return f"{start} {step} {[np.asarray(const).tolist() for const in step.consts]}"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +107,7 @@ def test_every_field_changes_the_program(name, programs):
 BAD = {
     "heads": ({"num_heads": 3}, "d_model 16 does not divide into 3 heads"),
     "kv": ({"num_kv_heads": 3}, "num_heads 4 is no multiple of num_kv_heads 3"),
-    "odd": ({"head_dim": 5}, "even head_dim"),
+    "odd": ({"head_dim": 5}, "even number of dimensions"),
     "layers": ({"num_encoder_layers": 0, "num_decoder_layers": 0}, "no layers"),
     "negative layers": ({"num_encoder_layers": -1}, "must not be negative"),
     "negative": ({"d_ff": -4}, "d_ff must be positive or None"),
@@ -88,6 +117,13 @@ BAD = {
     "window": ({"window": 0}, "window must be positive or None"),
     "softcap": ({"logit_softcap": -1.0}, "logit_softcap"),
     "word": ({"positions": "absolute"}, "positions must be one of learned, sinusoidal, rotary"),
+    "layer": ({"window": 4, "global_layers": (7,)}, "global_layers .7. are not all among"),
+    "no window": ({"global_layers": (0,)}, "no meaning without window"),
+    "two stacks": ({"parallel_residual": True}, "a single stack"),
+    "first norm": ({"first_norm": False, "norm_placement": "post"}, "first_norm false needs"),
+    "share": ({"rotary_fraction": 1.5}, "rotary_fraction must be above 0"),
+    "factor": ({"rope_scaling": LinearScaling(0.0)}, "rope_scaling.factor must be positive"),
+    "factors": ({"rope_scaling": LongRopeScaling((1.0,), (1.0,), 8)}, "must be 2 positive numbers"),
     "bias": ({"norm": "rmsnorm", "norm_bias": True}, "norm_bias"),
     "vocabulary": ({"vocab_size": 20}, "vocab_size 20 < the tokenizer's 32"),
 }

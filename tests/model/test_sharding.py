@@ -15,7 +15,19 @@ from llmjax.model import Model, resolve
 
 RICH = replace(BOTH, num_kv_heads=2, unembed_bias=True, positions="rotary", qkv_bias=True)
 PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned", remat="full", attention="blocked")
-CASES = [(PLAIN, name) for name in ("data", "fsdp", "tensor", "sequence")] + [(RICH, "all")]
+ODD = replace(
+    RICH,
+    positions="relative",
+    relative_buckets=8,
+    relative_max_distance=10,
+    norm_placement="sandwich",
+    qk_norm_over="projection",
+    unembed_transform=True,
+    attention_softcap=None,
+    window=None,
+)
+CASES = [(PLAIN, name) for name in ("data", "fsdp", "tensor", "sequence")]
+CASES += [(RICH, "all"), (ODD, "all")]
 
 
 def loss_and_gradients(model, params, given):
@@ -29,10 +41,12 @@ def loss_and_gradients(model, params, given):
 @pytest.fixture(scope="module")
 def alone():
     """What one device computes, by config."""
-    return {c: loss_and_gradients(*make(c), batch(c)) for c in (PLAIN, RICH)}
+    return {c: loss_and_gradients(*make(c), batch(c)) for c in (PLAIN, RICH, ODD)}
 
 
-@pytest.mark.parametrize(("config", "name"), CASES, ids=[name for _, name in CASES])
+@pytest.mark.parametrize(
+    ("config", "name"), CASES, ids=["data", "fsdp", "tensor", "sequence", "all", "odd"]
+)
 def test_loss_and_gradients(config, name, alone):
     model, params = make(config)
     with jax.set_mesh(make_mesh(MESHES[name])):
