@@ -124,7 +124,7 @@ def test_cached_text_is_the_argmax_of_the_whole_forward_pass(fields):
 def test_an_encoder_decoder_reads_its_prompt_with_the_encoder():
     lm = lm_of(num_encoder_layers=1, num_decoder_layers=1)
     for completion in lm.generate(PROMPTS, max_new_tokens=12, temperature=0):
-        read = [[*TOKENIZER.encode(completion.prompt), TOKENIZER.eos_id]]
+        read = [TOKENIZER.wrap(TOKENIZER.encode(completion.prompt))[0]]
         written = np.array([completion.tokens])
         logits = np.asarray(lm.logits(read, written))[0]
         np.testing.assert_array_equal(logits.argmax(-1), written[0])

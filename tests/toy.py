@@ -64,6 +64,7 @@ class LetterTokenizer:
     """Ids 0, 1, 2 are padding, BOS and EOS; then come pieces of text, some of several letters."""
 
     pad_id, bos_id, eos_id = 0, 1, 2
+    prefix, suffix, stop_ids = (1,), (), (2,)
 
     def __init__(self, pieces):
         self.pieces = [b"", b"", b"", *(piece.encode() for piece in pieces)]
@@ -83,6 +84,9 @@ class LetterTokenizer:
 
     def encode_batch(self, texts):
         return [self.encode(text) for text in texts]
+
+    def wrap(self, ids):
+        return [self.bos_id, *ids], [0] * (len(ids) + 1)
 
     def piece_bytes(self, token):
         return self.pieces[token]

@@ -1,14 +1,18 @@
 """Hugging Face's tokenizer.json behind the protocol of ours."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import tokenizers
 
 from llmjax.data.config import HuggingFaceTokenizerConfig
-from llmjax.data.tokenizer import TableTokenizer, utf8
+from llmjax.data.frame import FIRST, SECOND, Frame, Part
+from llmjax.data.huggingface_pieces import decoders, piece_decoder
+from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
 from llmjax.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -17,52 +21,58 @@ WELL_KNOWN = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
     "eos_token": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
     "pad_token": ("<pad>", "[PAD]", "<|pad|>"),
+    "mask_token": ("[MASK]", "<mask>"),
 }
 
 
 class HuggingFaceTokenizer(TableTokenizer):
     """A tokenizer.json. Lossless where its model is (byte-level BPE, or byte fallback)."""
 
-    def __init__(self, text: bytes, names: dict[str, str | None], where: object = TOKENIZER_FILE):
+    def __init__(
+        self,
+        text: bytes,
+        names: Mapping[str, str | None],
+        where: object = TOKENIZER_FILE,
+        *,
+        stops: Sequence[str] = (),
+        chat_template: str | None = None,
+    ):
         """Args:
           text: the content of tokenizer.json.
-          names: the tokens called bos_token, eos_token and pad_token, or None.
+          names: the tokens called bos_token, eos_token, pad_token and mask_token, or None.
           where: for messages.
+          stops: tokens that end a written text, beside EOS.
+          chat_template: see Tokenizer.
 
         Raises:
           UserError: not a tokenizer.json, or it has neither BOS nor EOS.
         """
-        try:
-            spec = json.loads(text)
+        with Refusal(where):
+            spec = json.loads(text.decode("utf-8"))
             added = {str(t["content"]): bool(t["special"]) for t in spec["added_tokens"]}
-            spec["model"]["type"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                where, f"is not a tokenizer.json: {error!r}", "check the path"
-            ) from error
-        inner = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
-        inner.no_truncation()
-        inner.no_padding()
-        inner.encode_special_tokens = True  # "<s>" in a text is text
-        vocab = inner.get_vocab(with_added_tokens=True)
+            inner = _open(text)
+            vocab = inner.get_vocab(with_added_tokens=True)
+            self._inner, self._renumbered = _blind(spec, text, vocab)
+            to_bytes = piece_decoder(spec)
         special = {name: vocab[name] for name, is_special in added.items() if is_special}
-        ids = _ids(names, vocab, where)
-        special |= {name: i for name, i in vocab.items() if i in ids}
-        to_bytes = _piece_decoder(spec)
+        roles = _roles(names, vocab, stops, _frame(inner), where)
+        own = {roles.bos, roles.eos, roles.pad, roles.mask}
+        special |= {name: i for name, i in vocab.items() if i in own}
         pieces = [b""] * (max(vocab.values()) + 1)
         for piece, token in vocab.items():
             if token not in special.values():
                 pieces[token] = piece.encode() if piece in added else to_bytes(piece)
-        self._inner = inner
         probe = inner.encode("a", add_special_tokens=False).ids
-        words = any(decoder["type"] == "WordPiece" for decoder in _decoders(spec.get("decoder")))
+        words = any(decoder["type"] == "WordPiece" for decoder in decoders(spec.get("decoder")))
+        description = {"kind": "huggingface", "names": dict(names)}
         super().__init__(
             pieces,
             special,
-            ids,
-            {"kind": "huggingface", "names": names},
+            roles,
+            description | ({"stops": list(stops)} if stops else {}),
             {TOKENIZER_FILE: text},
             leading_space=words or (bool(probe) and pieces[probe[0]].startswith(b" ")),
+            chat_template=chat_template,
         )
 
     @classmethod
@@ -70,20 +80,114 @@ class HuggingFaceTokenizer(TableTokenizer):
         """Reads the file of `config`, and the names of special tokens from its neighbours."""
         path = Path(config.path).expanduser()
         path = path / TOKENIZER_FILE if path.is_dir() else path
-        names = {key: getattr(config, key) or _neighbour(path, key) for key in WELL_KNOWN}
+        keys = ("bos_token", "eos_token", "pad_token")
+        names = {key: getattr(config, key) or _neighbour(path, key) for key in keys}
         return cls(_read(path), names, path)
 
     @classmethod
-    def from_folder(cls, folder: Path, description: dict[str, Any]) -> "HuggingFaceTokenizer":
+    def from_folder(
+        cls, folder: Path, description: Mapping[str, Any], chat_template: str | None = None
+    ) -> "HuggingFaceTokenizer":
         """Reads back what `save` wrote."""
         path = folder / TOKENIZER_FILE
-        return cls(_read(path), description["names"], path)
+        stops = description.get("stops", ())
+        names = description["names"]
+        return cls(_read(path), names, path, stops=stops, chat_template=chat_template)
+
+    @property
+    def content(self) -> bytes:
+        """The tokenizer.json."""
+        return self._files[TOKENIZER_FILE]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
             utf8(text)
         found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        if self._renumbered:
+            return [[self._renumbered.get(i, i) for i in encoding.ids] for encoding in found]
         return [encoding.ids for encoding in found]
+
+    def encode_marked(self, text: str) -> list[int]:
+        utf8(text)
+        ids: list[int] = self._marking.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _marking(self) -> tokenizers.Tokenizer:
+        return _open(self.content)
+
+
+class Refusal:
+    """Turns what is raised over a file that is no good tokenizer.json into a UserError."""
+
+    def __init__(self, where: object):
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, UserError):
+            return
+        # The library raises bare Exceptions, and panics in its own language.
+        usual = issubclass(kind, ValueError | KeyError | TypeError | AttributeError | IndexError)
+        if usual or kind is Exception or kind.__name__ == "PanicException":
+            reason = f"is not a tokenizer.json: {str(error)[:200]!r}"
+            raise UserError(self._where, reason, "check the path") from error
+
+
+def _open(text: bytes) -> tokenizers.Tokenizer:
+    inner = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
+    inner.no_truncation()
+    inner.no_padding()
+    return inner
+
+
+def _blind(
+    spec: dict[str, Any], text: bytes, vocab: dict[str, int]
+) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
+    """A tokenizer to which "<s>" in a text is text; and what its ids are called, where otherwise.
+
+    A Unigram model would still find special tokens among its pieces: there they are renamed.
+    """
+    if spec["model"]["type"] != "Unigram":
+        inner = _open(text)
+        inner.encode_special_tokens = True
+        return inner, {}
+    hidden = {t["content"] for t in spec["added_tokens"] if t["special"]}
+    kept = [t for t in spec["added_tokens"] if not t["special"]]
+    pieces = [
+        [f"\U0010fffd{number}" if piece in hidden else piece, score]
+        for number, (piece, score) in enumerate(spec["model"]["vocab"])
+    ]
+    model = spec["model"] | {"vocab": pieces}
+    inner = _open(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
+    renamed = inner.get_vocab(with_added_tokens=True)
+    numbers = {renamed[t["content"]]: vocab[t["content"]] for t in kept}
+    return inner, {here: there for here, there in numbers.items() if here != there}
+
+
+def _frame(inner: tokenizers.Tokenizer) -> Frame:
+    """What the file's post-processor puts around texts."""
+    for probe in ("a", "0", "the", "."):
+        if inner.encode(probe, add_special_tokens=False).ids:
+            return Frame(_parts(inner.encode(probe)), _parts(inner.encode(probe, probe)))
+    return Frame()
+
+
+def _parts(encoding: tokenizers.Encoding) -> tuple[Part, ...]:
+    places = {None: None, 0: FIRST, 1: SECOND}
+    found: list[Part] = []
+    rows = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
+    for token, kind, sequence in rows:
+        place = places[sequence]
+        if place is None:
+            found.append((token, kind))
+        elif (place, kind) not in found:
+            found.append((place, kind))
+    return tuple(found)
 
 
 def _read(path: Path) -> bytes:
@@ -108,10 +212,14 @@ def _neighbour(path: Path, key: str) -> str | None:
     return None
 
 
-def _ids(
-    names: dict[str, str | None], vocab: dict[str, int], where: object
-) -> tuple[int, int, int]:
-    """BOS, EOS and padding; each of the first two stands in for the other, EOS for padding."""
+def _roles(
+    names: Mapping[str, str | None],
+    vocab: dict[str, int],
+    stops: Sequence[str],
+    frame: Frame,
+    where: object,
+) -> Roles:
+    """BOS and EOS each stand in for the other, EOS for padding."""
     found: dict[str, int | None] = {}
     for key, known in WELL_KNOWN.items():
         name = names.get(key)
@@ -119,55 +227,10 @@ def _ids(
             raise UserError(where, f"has no token {name!r}", f"check {key}")
         candidates = known if name is None else (name,)
         found[key] = next((vocab[c] for c in candidates if c in vocab), None)
-    bos, eos, pad = (found[key] for key in WELL_KNOWN)
+    bos, eos, pad, mask = (found[key] for key in WELL_KNOWN)
     one = eos if bos is None else bos
     if one is None:
         raise UserError(where, "does not say which token is BOS or EOS", "set bos_token, eos_token")
     last = one if eos is None else eos
-    return one, last, last if pad is None else pad
-
-
-def _decoders(spec: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if spec and spec["type"] == "Sequence":
-        for inner in spec["decoders"]:
-            yield from _decoders(inner)
-    elif spec:
-        yield spec
-
-
-def _piece_decoder(spec: dict[str, Any]) -> Callable[[str], bytes]:
-    """What a vocabulary entry stands for, by the decoder that tokenizer.json states."""
-    decoders = {decoder["type"]: decoder for decoder in _decoders(spec.get("decoder"))}
-    if "ByteLevel" in decoders:
-        table = _byte_level_table()
-        return lambda piece: b"".join(table.get(c) or c.encode() for c in piece)
-    if "WordPiece" in decoders:
-        prefix = decoders["WordPiece"].get("prefix", "##")
-        return lambda piece: (
-            piece.removeprefix(prefix) if piece.startswith(prefix) else " " + piece
-        ).encode()
-    if "BPEDecoder" in decoders:
-        suffix = decoders["BPEDecoder"].get("suffix", "</w>")
-        return lambda piece: piece.replace(suffix, " ").encode()
-    replacements = [("\u2581", " ")] if "Metaspace" in decoders else []
-    if "Replace" in decoders and "String" in decoders["Replace"]["pattern"]:
-        found = decoders["Replace"]
-        replacements.append((found["pattern"]["String"], found["content"]))
-
-    def plain(piece: str) -> bytes:
-        if "ByteFallback" in decoders and len(piece) == 6 and piece.startswith("<0x"):
-            return bytes([int(piece[3:5], 16)])
-        for old, new in replacements:
-            piece = piece.replace(old, new)
-        return piece.encode()
-
-    return plain
-
-
-def _byte_level_table() -> dict[str, bytes]:
-    """Character -> byte in byte-level vocabularies: printable Latin-1 stands for itself, the other
-    68 bytes, in order, for U+0100 and on (GPT-2, Radford et al. 2019)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    rest = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): bytes([byte]) for byte in printable}
-    return table | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(rest)}
+    ends = tuple(vocab[name] for name in stops if name in vocab)
+    return Roles(one, last, last if pad is None else pad, frame, mask, ends)

@@ -8,7 +8,8 @@ from pathlib import Path
 import sentencepiece
 
 from llmjax.data.config import SentencePieceConfig
-from llmjax.data.tokenizer import TableTokenizer, utf8
+from llmjax.data.frame import Frame
+from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
 from llmjax.errors import UserError
 
 MODEL_FILE = "sentencepiece.model"
@@ -28,7 +29,12 @@ class SentencePieceTokenizer(TableTokenizer):
     U+2581, which SentencePiece uses for the space, is spelt in bytes around the model.
     """
 
-    def __init__(self, model: bytes, name: object = "SentencePiece model"):
+    def __init__(
+        self,
+        model: bytes,
+        name: object = "SentencePiece model",
+        chat_template: str | None = None,
+    ):
         """Raises UserError where `model` is no serialized SentencePiece model."""
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -55,17 +61,18 @@ class SentencePieceTokenizer(TableTokenizer):
         super().__init__(
             [_piece_bytes(processor, i) for i in range(size)],
             special,
-            (bos, eos, pad),
+            Roles(bos, eos, pad, Frame.starting(bos)),
             {"kind": "sentencepiece"},
             {MODEL_FILE: model},
             leading_space=prefix,
+            chat_template=chat_template,
         )
 
     @classmethod
-    def from_file(cls, path: Path) -> "SentencePieceTokenizer":
+    def from_file(cls, path: Path, chat_template: str | None = None) -> "SentencePieceTokenizer":
         """Reads a .model file; UserError where there is none."""
         try:
-            return cls(path.read_bytes(), path)
+            return cls(path.read_bytes(), path, chat_template)
         except OSError as error:
             raise UserError(path, f"cannot be read: {error.strerror}", "check the path") from error
 

@@ -1,11 +1,10 @@
 """One protocol for every tokenizer: text to ids and back, to the byte."""
 
 import codecs
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -15,15 +14,31 @@ from llmjax.data.config import (
     SentencePieceConfig,
     TokenizerConfig,
 )
-from llmjax.data.files import make_folder
+from llmjax.data.table_tokenizer import (
+    CHAT_TEMPLATE,
+    DESCRIPTION,
+    FORMAT,
+    BytesTokenizer,
+    TableTokenizer,
+    utf8,
+)
 from llmjax.errors import UserError
 
-FORMAT = 1
-DESCRIPTION = "llmjax_tokenizer.json"
+__all__ = [
+    "CHAT_TEMPLATE",
+    "DESCRIPTION",
+    "BytesTokenizer",
+    "TableTokenizer",
+    "TextDecoder",
+    "Tokenizer",
+    "existing_tokenizer",
+    "load_tokenizer",
+    "utf8",
+]
 
 
 class Tokenizer(Protocol):
-    """Text <-> ids. Encoding adds no special token, and text that spells one stays text."""
+    """Text <-> ids. `encode` adds no special token, and text that spells one stays text."""
 
     @property
     def vocab_size(self) -> int:
@@ -31,7 +46,8 @@ class Tokenizer(Protocol):
 
     @property
     def bos_id(self) -> int:
-        """The input before a document's first token. Equals eos_id where a model has only one."""
+        """The input before a document's first token. Equals eos_id where a model has only one; what
+        the decoder of an encoder-decoder starts from."""
 
     @property
     def eos_id(self) -> int:
@@ -40,6 +56,26 @@ class Tokenizer(Protocol):
     @property
     def pad_id(self) -> int:
         """Fills rows; its weight is always zero."""
+
+    @property
+    def mask_id(self) -> int | None:
+        """Stands for what a masked model fills in; None where there is no such token."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Each of them ends a written text; eos_id is the first."""
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What the model expects before a text, such as BOS."""
+
+    @property
+    def suffix(self) -> tuple[int, ...]:
+        """What the model expects behind a whole text, such as a separator."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """How messages are spelt, as a Jinja template; None where there is none."""
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -55,6 +91,14 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text; equals `encode` of each."""
 
+    def encode_marked(self, text: str) -> list[int]:
+        """As encode, but what spells a special token becomes that token."""
+
+    def wrap(
+        self, ids: Sequence[int], pair: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """What the model reads of a text, or of a pair of texts: tokens and their segment types."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; broken UTF-8 becomes U+FFFD."""
 
@@ -69,88 +113,6 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path | str) -> None:
         """Writes all that `load_tokenizer` needs."""
-
-
-class TableTokenizer:
-    """What follows from a table of each id's bytes."""
-
-    def __init__(
-        self,
-        pieces: Sequence[bytes],
-        special_tokens: dict[str, int],
-        ids: tuple[int, int, int],
-        description: dict[str, Any],
-        files: dict[str, bytes],
-        leading_space: bool = False,
-    ):
-        """Args:
-        pieces: the bytes of every id.
-        special_tokens: name -> id.
-        ids: those of BOS, EOS and padding.
-        description: JSON that tells `load_tokenizer` what this is.
-        files: what else it needs: name -> content.
-        leading_space: encoding puts a space before the text; decoding takes it off again.
-        """
-        self._pieces = list(pieces)
-        self.special_tokens = dict(special_tokens)
-        self.bos_id, self.eos_id, self.pad_id = ids
-        self.vocab_size = len(pieces)
-        self._leading_space = leading_space
-        self._files = dict(files)
-        self._description = {"format": FORMAT, **description}
-        digest = hashlib.blake2b(json.dumps(self._description, sort_keys=True).encode())
-        for name in sorted(files):
-            digest.update(f"\0{name}\0{len(files[name])}\0".encode() + files[name])
-        self.fingerprint = digest.hexdigest()[:32]
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        raise NotImplementedError
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        data = b"".join(map(self._pieces.__getitem__, ids))
-        return data.removeprefix(b" ") if self._leading_space else data
-
-    def piece_bytes(self, token: int) -> bytes:
-        return self._pieces[token]
-
-    def token_bytes(self) -> np.ndarray:
-        lengths = np.array([len(piece) for piece in self._pieces], np.int32)
-        lengths[list(self.special_tokens.values())] = 0
-        return lengths
-
-    def save(self, folder: Path | str) -> None:
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            if load_tokenizer(folder).fingerprint != self.fingerprint:
-                raise UserError(folder, "holds another tokenizer", "choose another folder")
-            return
-        description = self._description | {"fingerprint": self.fingerprint}
-
-        def fill(place: Path) -> None:
-            for name, content in self._files.items():
-                (place / name).write_bytes(content)
-            (place / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-
-        make_folder(folder, fill)
-
-
-class BytesTokenizer(TableTokenizer):
-    """Id = byte, for 0 ... 255; then special tokens, eight so that the vocabulary divides by 8."""
-
-    def __init__(self) -> None:
-        names = ["<pad>", "<bos>", "<eos>", "<mask>", *(f"<reserved{i}>" for i in range(4))]
-        specials = {name: 256 + i for i, name in enumerate(names)}
-        pieces = [bytes([i]) for i in range(256)] + [b""] * len(names)
-        super().__init__(pieces, specials, (257, 258, 256), {"kind": "bytes"}, {})
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(utf8(text)) for text in texts]
 
 
 class TextDecoder:
@@ -171,22 +133,6 @@ class TextDecoder:
         return rest
 
 
-def utf8(text: str) -> bytes:
-    """The UTF-8 bytes of `text`.
-
-    Raises:
-      UserError: it holds half a surrogate pair, which UTF-8 cannot spell.
-    """
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"text {text[error.start : error.start + 20]!r}",
-            f"character {error.start} is half a surrogate pair, which UTF-8 cannot spell",
-            "replace it",
-        ) from error
-
-
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Reads back what a tokenizer's `save` wrote (a run's tokenizer/ folder).
 
@@ -203,22 +149,30 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         raise UserError(folder / DESCRIPTION, f"is damaged: {error}", "restore the file") from error
     if version != FORMAT:
         raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
+    template = _chat_template(folder / CHAT_TEMPLATE)
     tokenizer: Tokenizer
     if kind == "bytes":
-        tokenizer = BytesTokenizer()
+        tokenizer = BytesTokenizer(chat_template=template)
     elif kind == "sentencepiece":
         from llmjax.data.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
 
-        tokenizer = SentencePieceTokenizer.from_file(folder / MODEL_FILE)
+        tokenizer = SentencePieceTokenizer.from_file(folder / MODEL_FILE, template)
     elif kind == "huggingface":
         from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 
-        tokenizer = HuggingFaceTokenizer.from_folder(folder, description)
+        tokenizer = HuggingFaceTokenizer.from_folder(folder, description, template)
     else:
         raise UserError(folder, f"holds a tokenizer of unknown kind {kind!r}", "upgrade")
     if tokenizer.fingerprint != description["fingerprint"]:
         raise UserError(folder, "the tokenizer's files were changed", "restore them")
     return tokenizer
+
+
+def _chat_template(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UserError(path, f"cannot be read: {error}", "mend or remove it") from error
 
 
 def existing_tokenizer(config: TokenizerConfig) -> Tokenizer | None:

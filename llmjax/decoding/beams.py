@@ -62,14 +62,14 @@ class Task(NamedTuple):
       positions: int32 [N], where each prompt's last token stands.
       limits: int32 [N], how many tokens may follow; 0 in a row of padding.
       penalty: float32, the power of the length that log-probabilities are divided by.
-      eos_id: int32.
+      stop_ids: int32 [E]; each ends a hypothesis.
       vocab_size: int32; rows of the embedding from here on are padding.
     """
 
     positions: Array
     limits: Array
     penalty: ArrayLike
-    eos_id: ArrayLike
+    stop_ids: Array
     vocab_size: ArrayLike
 
     def rank(self, total: Array, size: Array) -> Array:
@@ -92,7 +92,7 @@ def beam_search(
         positions=state.positions,
         limits=state.left,
         penalty=np.float32(config.length_penalty),
-        eos_id=np.int32(tokenizer.eos_id),
+        stop_ids=jnp.array(tokenizer.stop_ids, jnp.int32),
         vocab_size=np.int32(tokenizer.vocab_size),
     )
     length = bucket(max(row.limit for row in rows))
@@ -157,16 +157,19 @@ def _advance(model: Model, params: Params, task: Task, search: Search) -> Search
     count, beams = search.last.shape
     logp, cache = _next(model, params, task, search)
     size = search.step + 1
+    ends = logp[..., task.stop_ids]
+    last = ends.max(axis=-1)  # of several ends, each hypothesis takes its likeliest
     ended = _extend(
         search.live,
-        task.rank(search.live.total + logp[..., task.eos_id], size),
+        task.rank(search.live.total + last, size),
         jnp.arange(beams)[None],
-        jnp.asarray(task.eos_id),
-        -logp[..., task.eos_id],
+        task.stop_ids[ends.argmax(axis=-1)],
+        -last,
         search.step,
     )
     vocabulary = jnp.arange(logp.shape[-1])
-    barred = (vocabulary == task.eos_id) | (vocabulary >= task.vocab_size)
+    is_end = jnp.any(vocabulary[:, None] == task.stop_ids, axis=1)
+    barred = is_end | (vocabulary >= task.vocab_size)
     totals = jnp.where(barred, -jnp.inf, search.live.total[..., None] + logp)
     best, where = lax.top_k(totals.reshape(count, -1), beams)
     parent, token = where // logp.shape[-1], (where % logp.shape[-1]).astype(jnp.int32)

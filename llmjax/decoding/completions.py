@@ -68,7 +68,8 @@ def stream_completions(
     """Continues each prompt (an empty one from BOS on); rows of a batch come piece by piece.
 
     A completion depends on the seed, its prompt and its number among that prompt's samples, not on
-    the prompts beside it. An encoder reads a prompt with EOS after it.
+    the prompts beside it. Before a prompt, and where there is an encoder also after it, stands what
+    the tokenizer says that the model expects.
 
     Raises:
       UserError: before anything is written: a prompt is longer than the context, the config is out
@@ -133,7 +134,10 @@ class _Session(NamedTuple):
     def _head(self, number: int, ids: list[int]) -> tuple[list[int], int]:
         """What the model reads of a prompt, and how many tokens it can write after it."""
         context = self.model.config.max_length
-        tokens = [*ids, self.tokenizer.eos_id] if self._encodes else [self.tokenizer.bos_id, *ids]
+        if self._encodes:
+            tokens = self.tokenizer.wrap(ids)[0]
+        else:
+            tokens = [*self.tokenizer.prefix, *ids] or [self.tokenizer.bos_id]
         if len(tokens) > context:
             raise UserError(
                 f"prompt {number + 1} of {len(tokens)} tokens",
@@ -182,7 +186,7 @@ class _Writing:
 
     def __init__(self, job: _Job, tokenizer: Tokenizer, config: DecodingConfig):
         self.done = False
-        self._job, self._eos_id, self._config = job, tokenizer.eos_id, config
+        self._job, self._ends, self._config = job, tokenizer.stop_ids, config
         self._writer = TextWriter(tokenizer, config.stop, job.fresh)
         self._tokens: list[int] = []
         self._nats: list[float] = []
@@ -193,7 +197,7 @@ class _Writing:
         for token, cost in zip(tokens, nats, strict=True):
             self._tokens.append(int(token))
             self._nats.append(float(cost))
-            if token != self._eos_id:
+            if token not in self._ends:
                 text += self._writer.push(int(token))
             finish = self._finish()
             if finish:
@@ -203,7 +207,7 @@ class _Writing:
         return Piece(self._job.place, text) if text else None
 
     def _finish(self) -> Finish | None:
-        if self._tokens[-1] == self._eos_id:
+        if self._tokens[-1] in self._ends:
             return "eos"
         if self._writer.stopped:
             return "stop"

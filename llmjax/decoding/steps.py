@@ -42,13 +42,13 @@ class Rules(NamedTuple):
     Attributes:
       sampling: the filters.
       seed: uint32.
-      eos_id: int32; ends a row.
+      stop_ids: int32 [E]; each ends a row.
       vocab_size: int32; rows of the embedding from here on are padding, never chosen.
     """
 
     sampling: Sampling
     seed: ArrayLike
-    eos_id: ArrayLike
+    stop_ids: ArrayLike
     vocab_size: ArrayLike
 
 
@@ -61,7 +61,7 @@ def generate_tokens(
     tokenizer: Tokenizer,
     mesh: Mesh | None = None,
 ) -> Iterator[Written]:
-    """Continues the rows until each has met its limit or EOS; yields a few steps at a time.
+    """Continues the rows until each has met its limit or an end; yields a few steps at a time.
 
     The caller may stop before the end. What a row becomes does not depend on the rows beside it
     (except that a batch of another shape is another program, whose sums may round otherwise).
@@ -77,7 +77,7 @@ def generate_tokens(
     rules = Rules(
         sampling=sampling_of(config),
         seed=np.uint32(config.seed % 2**32),
-        eos_id=np.int32(tokenizer.eos_id),
+        stop_ids=np.array(tokenizer.stop_ids, np.int32),
         vocab_size=np.int32(tokenizer.vocab_size),
     )
     pending = None
@@ -137,7 +137,8 @@ def _step(
     is_chosen = vocabulary == chosen[:, None]
     nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_chosen, logits, 0), axis=-1)
     writing = state.left > 0
-    left = jnp.where(writing & (chosen != rules.eos_id), state.left - 1, 0)
+    ended = jnp.any(chosen[:, None] == jnp.asarray(rules.stop_ids), axis=1)
+    left = jnp.where(writing & ~ended, state.left - 1, 0)
     after = State(
         cache=cache,
         tokens=chosen,
