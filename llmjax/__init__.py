@@ -15,11 +15,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmjax.chat import chat as chat
     from llmjax.config import Config, SamplesConfig, load_config_file
+    from llmjax.convert import export, import_model
     from llmjax.data.config import DataConfig
     from llmjax.decoding.config import DecodingConfig
+    from llmjax.embed import embed as embed
     from llmjax.errors import UserError
     from llmjax.evaluate import evaluate as evaluate
+    from llmjax.fill_mask import fill_mask as fill_mask
     from llmjax.generate import generate as generate
     from llmjax.language_model import LanguageModel, load
     from llmjax.mesh import MeshConfig
@@ -40,18 +44,25 @@ __all__ = [
     "Run",
     "SamplesConfig",
     "UserError",
+    "chat",
+    "embed",
     "evaluate",
+    "export",
+    "fill_mask",
     "generate",
+    "import_model",
     "load",
     "load_config_file",
     "report",
     "train",
 ]
 
-_VERBS = ("evaluate", "generate", "report", "train")
+_VERBS = ("chat", "embed", "evaluate", "fill_mask", "generate", "report", "train")
 _HOME = {
     "Config": "config",
     "SamplesConfig": "config",
+    "export": "convert",
+    "import_model": "convert",
     "load_config_file": "config",
     "DataConfig": "data.config",
     "DecodingConfig": "decoding.config",

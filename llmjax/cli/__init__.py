@@ -20,9 +20,17 @@ VERBS = {
     "train": "train a model, or go on where its run folder stands",
     "evaluate": "loss, perplexity and bits per byte of held-out text or of any file",
     "generate": "text that follows prompts, written as it comes",
+    "chat": "a conversation in the terminal, by the model's own template",
+    "fill-mask": "what a masked model would put in the place of its mask",
+    "embed": "lines of text as vectors",
+    "import": "a Hugging Face folder or a GGUF file as a run folder",
+    "export": "a run as a Hugging Face folder, a GGUF file or StableHLO programs",
     "report": "a run as one offline HTML page",
     "tokenizer": "train a tokenizer on text",
 }
+
+# Verbs that Python would not take for a module's name.
+MODULES = {"import": "import_run", "fill-mask": "fill_mask"}
 
 DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
@@ -102,7 +110,7 @@ def _dispatch(words: list[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
         raise UserError(verb, "no such verb", hint)
-    module = importlib.import_module(f"llmjax.cli.{verb}")
+    module = importlib.import_module(f"llmjax.cli.{MODULES.get(verb, verb)}")
     with _log_to_stderr():
         code: int = module.main(rest)
     return code
