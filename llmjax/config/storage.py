@@ -1,4 +1,4 @@
-"""A config as JSON: `{"format": 1, "llmjax": "0.1.0", "config": {...}}`.
+"""A config as JSON: `{"format": 2, "llmjax": "0.1.0", "config": {...}}`.
 
 The format number is part of the contract with every run folder ever written. Whoever adds, removes
 or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
@@ -7,19 +7,16 @@ not exactly those of its format is refused by name.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import llmjax
 from llmjax.config.build import ConfigError, build, plain
+from llmjax.config.migrations import MIGRATIONS
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
 
-FORMAT = 1
-
-# Format -> what turns the plain config of that format into the next one's.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+FORMAT = 2
 
 
 def package_version() -> str:

@@ -1,0 +1,34 @@
+"""What turns the plain config of an older format into the next one's."""
+
+from collections.abc import Callable
+from typing import Any
+
+Plain = dict[str, Any]
+
+
+def _families(config: Plain) -> Plain:
+    """1 -> 2: the model got what published families differ in; older ones had none of it."""
+    absent = {
+        "first_norm": True,
+        "norm_unit_offset": False,
+        "parallel_residual": False,
+        "first_position": 0,
+        "token_types": 0,
+        "relative_buckets": 32,
+        "relative_max_distance": 128,
+        "window_rope_theta": None,
+        "rope_scaling": {"kind": "none"},
+        "rotary_fraction": 1.0,
+        "unrotated_layers": [],
+        "qk_norm_over": "head",
+        "attention_scale": None,
+        "global_layers": [],
+        "logit_scale": 1.0,
+        "unembed_transform": False,
+        "pooler": False,
+    }
+    return config | {"model": absent | config["model"]}
+
+
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families}
+"""Format -> the migration from it."""
