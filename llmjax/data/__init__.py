@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llmjax.data.progress import terminal_progress
     from llmjax.data.sources import documents
     from llmjax.data.tokenizer import TextDecoder, Tokenizer, load_tokenizer
+    from llmjax.data.tokenizer_import import import_tokenizer
 
 _HOME = {
     "Corpus": "corpus",
@@ -56,6 +57,7 @@ _HOME = {
     "TextDecoder": "tokenizer",
     "Tokenizer": "tokenizer",
     "load_tokenizer": "tokenizer",
+    "import_tokenizer": "tokenizer_import",
 }
 
 
@@ -89,6 +91,7 @@ __all__ = [
     "documents",
     "heldout_documents",
     "heldout_text",
+    "import_tokenizer",
     "load_tokenizer",
     "prepare",
     "steps_per_epoch",

@@ -120,8 +120,8 @@ class HuggingFaceTokenizer(TableTokenizer):
 class Refusal:
     """Turns what is raised over a file that is no good tokenizer.json into a UserError."""
 
-    def __init__(self, where: object):
-        self._where = where
+    def __init__(self, where: object, problem: str = "is not a tokenizer.json"):
+        self._where, self._problem = where, problem
 
     def __enter__(self) -> None:
         pass
@@ -134,7 +134,7 @@ class Refusal:
         # The library raises bare Exceptions, and panics in its own language.
         usual = issubclass(kind, ValueError | KeyError | TypeError | AttributeError | IndexError)
         if usual or kind is Exception or kind.__name__ == "PanicException":
-            reason = f"is not a tokenizer.json: {str(error)[:200]!r}"
+            reason = f"{self._problem}: {str(error)[:200]!r}"
             raise UserError(self._where, reason, "check the path") from error
 
 

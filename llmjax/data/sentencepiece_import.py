@@ -1,0 +1,164 @@
+"""A SentencePiece model as an equivalent tokenizer.json."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import processors as post
+
+from llmjax.data.tokenizer_facts import Facts
+from llmjax.errors import UserError
+
+schema: Any = sentencepiece_model_pb2  # generated: types cannot be read off it
+SPACE = "\u2581"
+UNIGRAM, BPE = 1, 2  # kinds of model
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)  # kinds of piece
+T5 = ("t5", "mt5", "umt5")
+XLM_ROBERTA = ("xlm-roberta", "xlmroberta")
+
+
+def parse(content: bytes, name: object) -> Any:
+    """The parts of a .model file.
+
+    Raises:
+      UserError: it is something else, or of a kind that splits words otherwise.
+    """
+    proto = schema.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise UserError(name, "is not a SentencePiece model", "give a .model file") from error
+    if not proto.pieces or proto.trainer_spec.model_type not in (UNIGRAM, BPE):
+        raise UserError(name, "is not a SentencePiece model of kind BPE or unigram")
+    return proto
+
+
+def merges_of(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Pairs of pieces that make a piece, in the order in which SentencePiece joins them.
+
+    It joins any two neighbours that spell a piece, those of the highest score first.
+    """
+    number = {piece: at for at, piece in enumerate(scores)}
+    found = []
+    for piece, score in scores.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in number and right in number:
+                found.append((-score, number[piece], number[left], (left, right)))
+    return [pair for *_, pair in sorted(found)]
+
+
+def sentencepiece(facts: Facts) -> Tokenizer:
+    """The model of a folder, with what its family puts around it.
+
+    T5 adds the sentinels <extra_id_99> ... <extra_id_0> behind the pieces; XLM-R moves all ids by
+    one for the order of its special tokens, and has a mask behind them.
+
+    Raises:
+      UserError: no model, or one of another kind.
+    """
+    names = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+    path = next(facts.folder / name for name in names if (facts.folder / name).is_file())
+    proto = parse(path.read_bytes(), path)
+    shifted = path.name == "sentencepiece.bpe.model"
+    if shifted and facts.kind not in XLM_ROBERTA:
+        raise UserError(
+            path,
+            f"of {facts.kind or 'an unnamed model'} is numbered in a way of its own",
+            "a tokenizer.json is needed",
+        )
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    unknown = proto.trainer_spec.unk_id
+    special = [piece.piece for piece in proto.pieces if piece.type in (UNKNOWN, CONTROL)]
+    if shifted:
+        first = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+        pieces, unknown = [*first, *pieces[3:], ("<mask>", 0.0)], 3
+        special = [piece for piece, _ in first]
+    elif facts.kind in T5:
+        count = facts.tokenizer.get("extra_ids", 100)
+        sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
+        pieces += [(piece, 0.0) for piece in sentinels]
+        special += sentinels
+    inner = Tokenizer(_model(proto, pieces, unknown))
+    _spaces(inner, proto, legacy=facts.tokenizer.get("legacy") is not False)
+    inner.add_special_tokens(special)
+    user = [piece.piece for piece in proto.pieces if piece.type == USER]
+    as_read = not proto.normalizer_spec.add_dummy_prefix
+    inner.add_tokens([AddedToken(piece, normalized=as_read) for piece in user])
+    if shifted:
+        inner.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    _around(inner, facts, pieces)
+    return inner
+
+
+def _model(proto: Any, pieces: Sequence[tuple[str, float]], unknown: int) -> models.Model:
+    fallback = proto.trainer_spec.byte_fallback
+    if proto.trainer_spec.model_type == UNIGRAM:
+        return models.Unigram(list(pieces), unk_id=unknown, byte_fallback=fallback)
+    joined = {p.piece: p.score for p in proto.pieces if p.type in (NORMAL, USER)}
+    return models.BPE(
+        {piece: number for number, (piece, _) in enumerate(pieces)},
+        merges_of(joined),
+        unk_token=pieces[unknown][0],
+        fuse_unk=True,
+        byte_fallback=fallback,
+    )
+
+
+def _spaces(inner: Tokenizer, proto: Any, legacy: bool) -> None:
+    """Normalizer, pre-tokenizer and decoder: how text becomes pieces with U+2581 for spaces."""
+    spec = proto.normalizer_spec
+    steps: list[normalizers.Normalizer] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    prefix = "always" if spec.add_dummy_prefix else "never"
+    if proto.trainer_spec.model_type == UNIGRAM and spec.remove_extra_whitespaces:
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.WhitespaceSplit(),
+                pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=prefix),
+            ]
+        )
+        inner.normalizer = normalizers.Sequence(steps) if steps else None
+        inner.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=prefix)
+        return
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix and not legacy:
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(
+            replacement=SPACE, prepend_scheme="first", split=False
+        )
+    else:
+        steps += [normalizers.Prepend(SPACE)] if spec.add_dummy_prefix else []
+        steps.append(normalizers.Replace(" ", SPACE))
+    inner.normalizer = normalizers.Sequence(steps) if steps else None
+    last = [decoders.Strip(content=" ", left=1, right=0)] if spec.add_dummy_prefix else []
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *last]
+    )
+
+
+def _around(inner: Tokenizer, facts: Facts, pieces: Sequence[tuple[str, float]]) -> None:
+    """The post-processor: special tokens around a text and a pair, as the family has them."""
+    bos = facts.token("bos_token") or "<s>"
+    eos = facts.token("eos_token") or "</s>"
+    if facts.kind in XLM_ROBERTA:
+        single, pair = f"{bos} $A {eos}", f"{bos} $A {eos} {eos} $B {eos}"
+    elif facts.kind in T5:
+        single, pair = f"$A {eos}", f"$A {eos} $B {eos}"
+    else:
+        before = f"{bos} " if facts.tokenizer.get("add_bos_token", True) else ""
+        behind = f" {eos}" if facts.tokenizer.get("add_eos_token", False) else ""
+        single = f"{before}$A{behind}"
+        second = single.replace("$A", "$B")
+        pair = f"{single} " + " ".join(f"{part}:1" for part in second.split())
+    used = [token for token in (bos, eos) if token in single.split()]
+    ids = {token: inner.token_to_id(token) for token in used}
+    for token, number in ids.items():
+        if number is None:
+            raise UserError(facts.folder, f"has no token {token!r}", "check tokenizer_config.json")
+    inner.post_processor = post.TemplateProcessing(
+        single=single, pair=pair, special_tokens=list(ids.items())
+    )
