@@ -50,6 +50,17 @@ def merges_of(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     return [pair for *_, pair in sorted(found)]
 
 
+def convert(proto: Any, *, legacy: bool = True) -> Tokenizer:
+    """A plain model as it is, special tokens marked, nothing around a text."""
+    inner = Tokenizer(_model(proto, *_pieces(proto)))
+    _spaces(inner, proto, legacy)
+    inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
+    user = [piece.piece for piece in proto.pieces if piece.type == USER]
+    as_read = not proto.normalizer_spec.add_dummy_prefix
+    inner.add_tokens([AddedToken(piece, normalized=as_read) for piece in user])
+    return inner
+
+
 def sentencepiece(facts: Facts) -> Tokenizer:
     """The model of a folder, with what its family puts around it.
 
@@ -62,35 +73,37 @@ def sentencepiece(facts: Facts) -> Tokenizer:
     names = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
     path = next(facts.folder / name for name in names if (facts.folder / name).is_file())
     proto = parse(path.read_bytes(), path)
-    shifted = path.name == "sentencepiece.bpe.model"
-    if shifted and facts.kind not in XLM_ROBERTA:
-        raise UserError(
-            path,
-            f"of {facts.kind or 'an unnamed model'} is numbered in a way of its own",
-            "a tokenizer.json is needed",
-        )
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    unknown = proto.trainer_spec.unk_id
-    special = [piece.piece for piece in proto.pieces if piece.type in (UNKNOWN, CONTROL)]
-    if shifted:
-        first = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
-        pieces, unknown = [*first, *pieces[3:], ("<mask>", 0.0)], 3
-        special = [piece for piece, _ in first]
+    if path.name == "sentencepiece.bpe.model":
+        if facts.kind not in XLM_ROBERTA:
+            reason = f"of {facts.kind or 'an unnamed model'} is numbered in a way of its own"
+            raise UserError(path, reason, "a tokenizer.json is needed")
+        inner = _xlm_roberta(proto)
     elif facts.kind in T5:
         count = facts.tokenizer.get("extra_ids", 100)
         sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
-        pieces += [(piece, 0.0) for piece in sentinels]
-        special += sentinels
-    inner = Tokenizer(_model(proto, pieces, unknown))
-    _spaces(inner, proto, legacy=facts.tokenizer.get("legacy") is not False)
-    inner.add_special_tokens(special)
-    user = [piece.piece for piece in proto.pieces if piece.type == USER]
-    as_read = not proto.normalizer_spec.add_dummy_prefix
-    inner.add_tokens([AddedToken(piece, normalized=as_read) for piece in user])
-    if shifted:
-        inner.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-    _around(inner, facts, pieces)
+        pieces, unknown = _pieces(proto)
+        inner = Tokenizer(_model(proto, [*pieces, *((one, 0.0) for one in sentinels)], unknown))
+        _spaces(inner, proto, legacy=True)
+        inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
+        inner.add_special_tokens(sentinels)
+    else:
+        inner = convert(proto, legacy=facts.tokenizer.get("legacy") is not False)
+    _around(inner, facts)
     return inner
+
+
+def _xlm_roberta(proto: Any) -> Tokenizer:
+    first = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [*first, *_pieces(proto)[0][3:], ("<mask>", 0.0)]
+    inner = Tokenizer(_model(proto, pieces, unknown=3))
+    _spaces(inner, proto, legacy=True)
+    inner.add_special_tokens([piece for piece, _ in first])
+    inner.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
+    return inner
+
+
+def _pieces(proto: Any) -> tuple[list[tuple[str, float]], int]:
+    return [(piece.piece, piece.score) for piece in proto.pieces], proto.trainer_spec.unk_id
 
 
 def _model(proto: Any, pieces: Sequence[tuple[str, float]], unknown: int) -> models.Model:
@@ -140,7 +153,7 @@ def _spaces(inner: Tokenizer, proto: Any, legacy: bool) -> None:
     )
 
 
-def _around(inner: Tokenizer, facts: Facts, pieces: Sequence[tuple[str, float]]) -> None:
+def _around(inner: Tokenizer, facts: Facts) -> None:
     """The post-processor: special tokens around a text and a pair, as the family has them."""
     bos = facts.token("bos_token") or "<s>"
     eos = facts.token("eos_token") or "</s>"

@@ -76,6 +76,11 @@ class SentencePieceTokenizer(TableTokenizer):
         except OSError as error:
             raise UserError(path, f"cannot be read: {error.strerror}", "check the path") from error
 
+    @property
+    def model(self) -> bytes:
+        """The .model file."""
+        return self._files[MODEL_FILE]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         # A model that adds a space before each text must get it whole.
         cut = not self._leading_space and bool(self._space_ids)
