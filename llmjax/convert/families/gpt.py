@@ -1,0 +1,164 @@
+"""GPT-2, GPT-NeoX (Pythia) and Phi-3: decoders that keep several parameters in one tensor."""
+
+from llmjax.convert.families.family import Family
+from llmjax.convert.families.llama import NORMS_BEFORE, SILU
+from llmjax.convert.families.parts import (
+    DECODER,
+    EMBEDDING,
+    GROUPED,
+    OUT,
+    POSITIONS,
+    SIZES,
+    VECTOR,
+    dense,
+    fused,
+    halves,
+    mlp,
+    norm,
+    thirds,
+)
+from llmjax.convert.fields import Activation, Must, Same, fixed
+from llmjax.convert.head_fields import Tied
+from llmjax.convert.layer_fields import Window
+from llmjax.convert.layout import Layout, Part
+from llmjax.convert.mapping import NameTable, Row
+from llmjax.convert.rotary_fields import Rotary
+
+OURS = "decoder.layers"
+
+_H = "transformer.h.{layer}"
+# GPT-2 stores matrices [inputs, outputs].
+_KERNELS, _BIASES = thirds("d (j h k) -> d h k", "(j h k) -> h k")
+
+GPT2 = Family(
+    "gpt2",
+    "GPT2LMHeadModel",
+    (
+        Same("vocab_size", "vocab_size", int),
+        Same("max_length", "n_positions", int, 1024),
+        Same("d_model", "n_embd", int),
+        Same("num_decoder_layers", "n_layer", int),
+        Same("num_heads", "n_head", int),
+        Same("d_ff", "n_inner", int, None, derived="mlp_width"),
+        Same("norm_epsilon", "layer_norm_epsilon", float, 1e-5),
+        Activation("activation_function", "gelu_new", tanh="gelu_new"),
+        Must("scale_attn_weights", (True,)),
+        Must("scale_attn_by_inverse_layer_idx", (False,)),
+        Must("add_cross_attention", (False,)),
+        fixed(
+            gated=False,
+            norm="layernorm",
+            norm_bias=True,
+            positions="learned",
+            qkv_bias=True,
+            attention_out_bias=True,
+            mlp_bias=True,
+        ),
+        Tied("lm_head.weight", "transformer.wte.weight", True),
+    ),
+    NameTable(
+        rows=(
+            Row("embedding.rows", "transformer.wte.weight", EMBEDDING),
+            Row("unembedding", "lm_head.weight", EMBEDDING),
+            Row("decoder.positions.rows", "transformer.wpe.weight", POSITIONS),
+            *norm("decoder.norm", "transformer.ln_f"),
+            *norm(f"{OURS}.attention_norm", f"{_H}.ln_1"),
+            *norm(f"{OURS}.mlp_norm", f"{_H}.ln_2"),
+            *fused(f"{OURS}.attention", _KERNELS, f"{_H}.attn.c_attn.weight"),
+            *fused(f"{OURS}.attention", _BIASES, f"{_H}.attn.c_attn.bias"),
+            *dense(
+                f"{OURS}.attention.out", f"{_H}.attn.c_proj", (Layout("(h k) d -> h k d"), VECTOR)
+            ),
+            *dense(f"{OURS}.mlp.up", f"{_H}.mlp.c_fc", (Layout("d f -> d f"), Layout("f -> f"))),
+            *dense(f"{OURS}.mlp.down", f"{_H}.mlp.c_proj", (Layout("f d -> f d"), VECTOR)),
+        ),
+        prefix="transformer.",
+        ignorable=(r"\.attn\.(masked_)?bias$",),
+        copies={"lm_head.weight": "transformer.wte.weight"},
+    ),
+    harmless=frozenset(
+        """n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation
+        summary_proj_to_labels summary_first_dropout""".split()
+    ),
+)
+
+_N = "gpt_neox.layers.{layer}"
+# Query, key and value lie side by side within each head.
+_HEADWISE, _HEADWISE_BIASES = thirds("(h j k) d -> d h k", "(h j k) -> h k")
+
+GPT_NEOX = Family(
+    "gpt_neox",
+    "GPTNeoXForCausalLM",
+    (
+        *SIZES,
+        *DECODER,
+        Same("norm_epsilon", "layer_norm_eps", float, 1e-5),
+        Activation("hidden_act", "gelu"),
+        Same("parallel_residual", "use_parallel_residual", bool, True),
+        Same("qkv_bias attention_out_bias", "attention_bias", bool, True),
+        Rotary(fraction=0.25, theta_name="rotary_emb_base", fraction_name="rotary_pct"),
+        fixed(gated=False, norm="layernorm", norm_bias=True, mlp_bias=True),
+        Tied("embed_out.weight", "gpt_neox.embed_in.weight", False),
+    ),
+    NameTable(
+        rows=(
+            Row("embedding.rows", "gpt_neox.embed_in.weight", EMBEDDING),
+            Row("unembedding", "embed_out.weight", EMBEDDING),
+            *norm("decoder.norm", "gpt_neox.final_layer_norm"),
+            *norm(f"{OURS}.attention_norm", f"{_N}.input_layernorm"),
+            *norm(f"{OURS}.mlp_norm", f"{_N}.post_attention_layernorm"),
+            *fused(f"{OURS}.attention", _HEADWISE, f"{_N}.attention.query_key_value.weight"),
+            *fused(f"{OURS}.attention", _HEADWISE_BIASES, f"{_N}.attention.query_key_value.bias"),
+            *dense(f"{OURS}.attention.out", f"{_N}.attention.dense", OUT),
+            *mlp(f"{OURS}.mlp", up=f"{_N}.mlp.dense_h_to_4h", down=f"{_N}.mlp.dense_4h_to_h"),
+        ),
+        prefix="gpt_neox.",
+        renames=((r"^lm_head\.", "embed_out."),),
+        ignorable=(r"\.attention\.(masked_)?bias$", r"rotary_emb\.inv_freq$"),
+        copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
+    ),
+    # Pythia's files still have rope_theta, which only repeats rotary_emb_base.
+    harmless=frozenset({"rope_theta"}),
+)
+
+_P = "model.layers.{layer}"
+_SEGMENTS = ("h", "n", "n")
+_GATE_UP, _ = halves("(j f) d -> d f", "(j f) -> f")
+
+PHI3 = Family(
+    "phi3",
+    "Phi3ForCausalLM",
+    (
+        *SIZES,
+        *DECODER,
+        GROUPED,
+        Same("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        SILU,
+        # Its first files called the same scaling su, and then yarn.
+        Rotary(renamed=(("su", "longrope"), ("yarn", "longrope"))),
+        Window(None),
+        Tied("lm_head.weight", "model.embed_tokens.weight", False),
+    ),
+    NameTable(
+        rows=(
+            Row("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
+            Row("unembedding", "lm_head.weight", EMBEDDING),
+            *norm("decoder.norm", "model.norm"),
+            *NORMS_BEFORE,
+            *(
+                Row(
+                    f"{OURS}.attention.{name}.kernel",
+                    f"{_P}.self_attn.qkv_proj.weight",
+                    Layout("(x k) d -> d x k", Part("x", _SEGMENTS, number)),
+                )
+                for number, name in enumerate(("query", "key", "value"))
+            ),
+            *dense(f"{OURS}.attention.out", f"{_P}.self_attn.o_proj", OUT),
+            *fused(f"{OURS}.mlp", _GATE_UP, f"{_P}.mlp.gate_up_proj.weight"),
+            *mlp(f"{OURS}.mlp", down=f"{_P}.mlp.down_proj"),
+        ),
+        prefix="model.",
+        ignorable=(r"rotary_emb\.inv_freq$",),
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
+    ),
+)

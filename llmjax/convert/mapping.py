@@ -1,0 +1,255 @@
+"""Tables of names: which tensor of theirs is which parameter of ours, in both directions."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from llmjax.convert.layout import Layout, Sizes, axis_sizes
+from llmjax.convert.tensors import FLOATS, Index, Planned, TensorSource, check_float, same
+from llmjax.errors import UserError
+from llmjax.mesh import use_mesh
+from llmjax.model import Model, ModelConfig, Params
+
+LAYER = "{layer}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A parameter and the tensor that holds it."""
+
+    leaf: str
+    """Path of ours, such as decoder.layers.mlp.up.kernel."""
+    name: str
+    """Of the tensor; with {layer}, one for each layer of our stacked array."""
+    layout: Layout
+    missing_in: tuple[int, ...] = ()
+    """Layers that have no such tensor, and do not use ours."""
+    only: tuple[str, object] | None = None
+    """A field of ModelConfig, and the value without which this row does not count."""
+
+    def counts(self, config: ModelConfig) -> bool:
+        """Whether it counts in a model of this config."""
+        return self.only is None or getattr(config, self.only[0]) == self.only[1]
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """All that is known of a family's tensors."""
+
+    rows: tuple[Row, ...]
+    """For every parameter that a model of this family can have; a model has some of them."""
+    prefix: str = ""
+    """What names begin with; the base model alone is saved without it."""
+    renames: tuple[tuple[str, str], ...] = ()
+    """Other spellings: regular expressions, and what is written instead."""
+    ignorable: tuple[str, ...] = ()
+    """Regular expressions of tensors that hold nothing learned, or serve another task."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """Tensors that only repeat another, where the model has no parameter for them."""
+
+
+class Match:
+    """A table and a model together: every parameter with the row that fills it."""
+
+    def __init__(self, table: NameTable, model: Model):
+        """Raises:
+        UserError: the model has a parameter that the table does not know.
+        """
+        self.table, self.model = table, model
+        self.sizes: Sizes = axis_sizes(model.config)
+        self.leaves = dict(_flatten(model.abstract_params()))
+        rows = (row for row in table.rows if row.counts(model.config))
+        self.rows = {row.leaf: row for row in rows if row.leaf in self.leaves}
+        if unknown := self.leaves.keys() - self.rows.keys():
+            raise UserError("model", f"has parameters without a name there: {sorted(unknown)[0]}")
+
+    def names(self, row: Row) -> list[str | None]:
+        """The tensors of a row: one, or one for each layer (None where it has none)."""
+        if LAYER not in row.name:
+            return [row.name]
+        return [
+            None if layer in row.missing_in else row.name.replace(LAYER, str(layer))
+            for layer in range(self.leaves[row.leaf].shape[0])
+        ]
+
+    def expected(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the model is made of, with its shape."""
+        return {
+            name: row.layout.shape(self.sizes)
+            for row in self.rows.values()
+            for name in self.names(row)
+            if name is not None
+        }
+
+    def locate(self, source: TensorSource) -> dict[str, str]:
+        """Our table's name -> the source's name of each tensor; all of them checked.
+
+        Raises:
+          UserError: one is missing, or is too many, or is of another shape or kind.
+        """
+        expected, found = self.expected(), dict[str, str]()
+        copies: dict[str, str] = {}
+        known = {*expected, *self.table.copies}
+        for actual in source.names():
+            name = canonical(self.table, actual, known)
+            if name in expected:
+                if name in found:
+                    raise UserError(f"tensor {actual}", f"is there twice, also as {found[name]}")
+                found[name] = actual
+            elif name in self.table.copies:
+                copies[actual] = self.table.copies[name]
+            elif not any(re.search(pattern, name) for pattern in self.table.ignorable):
+                raise UserError(
+                    f"tensor {actual}", "has no place in this model", "config.json says otherwise"
+                )
+        for actual, original in copies.items():
+            if original not in found and original in expected:
+                found[original] = actual
+            elif original in found and not same(source, found[original], actual):
+                raise UserError(
+                    f"tensor {actual}",
+                    f"is not the same as {original}, to which config.json ties it",
+                )
+        for name, shape in expected.items():
+            if name not in found:
+                raise UserError(
+                    f"tensor {name}", "is missing", "check that the download is complete"
+                )
+            check_float(source, found[name])
+            if (there := source.shape(found[name])) != shape:
+                raise UserError(
+                    f"tensor {name}", f"is {list(there)}, but config.json asks for {list(shape)}"
+                )
+        return found
+
+
+def canonical(table: NameTable, name: str, known: Collection[str]) -> str:
+    """The table's spelling of a tensor's name, where it is one of `known`."""
+    for pattern, instead in table.renames:
+        name = re.sub(pattern, instead, name)
+    return table.prefix + name if name not in known and table.prefix + name in known else name
+
+
+def read_params(
+    source: TensorSource,
+    match: Match,
+    *,
+    dtype: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Params:
+    """The parameters, leaf by leaf, each device's share read by itself.
+
+    Args:
+      source: the tensors.
+      match: their names and layouts.
+      dtype: what to hold them in; None for what each is stored in.
+      mesh: the devices; None for one.
+
+    Raises:
+      UserError: as `Match.locate`.
+    """
+    where = match.locate(source)
+    with use_mesh(mesh):
+        abstract = dict(_flatten(match.model.abstract_params()))
+    one = SingleDeviceSharding(jax.local_devices()[0])
+    params: dict[str, jax.Array] = {}
+    for leaf, row in match.rows.items():
+        names = [None if name is None else where[name] for name in match.names(row)]
+        kept = np.dtype(FLOATS[dtype]) if dtype else _stored_dtype(source, names)
+        read = partial(_read_leaf, source, match, row, names, kept)
+        sharding = abstract[leaf].sharding if mesh is not None else one
+        params[leaf] = jax.make_array_from_callback(abstract[leaf].shape, sharding, read)
+    return _unflatten(params)
+
+
+def _read_leaf(
+    source: TensorSource,
+    match: Match,
+    row: Row,
+    names: list[str | None],
+    dtype: np.dtype,
+    index: Index,
+) -> np.ndarray:
+    def part(name: str | None, index: Index) -> np.ndarray | float:
+        if name is None:
+            return 1.0 if row.leaf.endswith(".scale") else 0.0
+        return row.layout.read(match.sizes, index, lambda taken: source.read(name, taken))
+
+    whole = match.leaves[row.leaf].shape
+    wanted = [range(n)[cut] for n, cut in zip(whole, index, strict=True)]
+    out = np.empty([len(one) for one in wanted], dtype)
+    if LAYER not in row.name:
+        out[...] = part(names[0], index)
+    else:
+        for place, layer in enumerate(wanted[0]):
+            out[place] = part(names[layer], index[1:])
+    return out
+
+
+def _stored_dtype(source: TensorSource, names: list[str | None]) -> np.dtype:
+    """What all layers are stored in; float32 where they differ."""
+    found = {source.dtype(name) for name in names if name is not None}
+    only = found.pop()
+    return only if not found and only in FLOATS.values() else FLOATS["float32"]
+
+
+def plan_tensors(params: Params, match: Match, dtype: str | None = None) -> Iterator[Planned]:
+    """The tensors that these parameters are to others, made only when they are written.
+
+    Args:
+      params: nested dict of arrays.
+      match: names and layouts.
+      dtype: what to write; None for what the arrays are in.
+    """
+    arrays = dict(_flatten(params))
+    by_name: dict[str, list[tuple[Row, int | None]]] = {}
+    for row in match.rows.values():
+        for layer, name in enumerate(match.names(row)):
+            if name is not None:
+                by_name.setdefault(name, []).append((row, layer if LAYER in row.name else None))
+    for name, parts in by_name.items():
+        shape = parts[0][0].layout.shape(match.sizes)
+        kept = np.dtype(FLOATS[dtype]) if dtype else np.dtype(arrays[parts[0][0].leaf].dtype)
+        yield Planned(name, shape, kept, _maker(arrays, match.sizes, parts, shape, kept))
+
+
+def _maker(
+    arrays: dict[str, Any],
+    sizes: Sizes,
+    parts: list[tuple[Row, int | None]],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> Callable[[], np.ndarray]:
+    def make() -> np.ndarray:
+        out = np.empty(shape, dtype)
+        for row, layer in parts:
+            array = arrays[row.leaf]
+            row.layout.write(sizes, np.asarray(array if layer is None else array[layer]), out)
+        return out
+
+    return make
+
+
+def _flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def _unflatten(flat: dict[str, Any]) -> Params:
+    tree: Params = {}
+    for path, value in flat.items():
+        *outer, last = path.split(".")
+        place = tree
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return tree

@@ -1,0 +1,84 @@
+"""Where tensors come from, whatever the files look like; and where they go."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+
+from llmjax.errors import UserError
+
+Index = tuple[slice, ...]
+"""A part of a tensor, a slice for each dimension; steps are 1."""
+
+FLOATS: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+"""What parameters may be stored in."""
+
+
+class TensorSource(Protocol):
+    """Named tensors that are read one by one, or in parts: a model need never be held twice."""
+
+    def names(self) -> Iterable[str]:
+        """All there are."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the whole tensor."""
+
+    def dtype(self, name: str) -> np.dtype:
+        """What `read` returns."""
+
+    def read(self, name: str, index: Index | None = None) -> np.ndarray:
+        """The tensor, or the part of it at `index`, as an array of its own.
+
+        Raises:
+          UserError: the file cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor that will be written: known before it is computed."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def bytes(self) -> int:
+        """Its size in a file."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def same(source: TensorSource, one: str, other: str) -> bool:
+    """Whether two tensors are bit for bit the same, read in parts of some 64 MB."""
+    shape = source.shape(one)
+    if shape != source.shape(other) or source.dtype(one) != source.dtype(other):
+        return False
+    size = source.dtype(one).itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    rows = max(1, (1 << 26) // max(size, 1))
+    for start in range(0, shape[0] if shape else 1, rows):
+        index = (slice(start, start + rows), *(slice(0, n) for n in shape[1:])) if shape else None
+        if source.read(one, index).tobytes() != source.read(other, index).tobytes():
+            return False
+    return True
+
+
+def check_float(source: TensorSource, name: str) -> None:
+    """Checks that a tensor holds numbers of a kind that parameters have.
+
+    Raises:
+      UserError: it does not.
+    """
+    dtype = source.dtype(name)
+    if dtype not in FLOATS.values() and dtype != np.float64:
+        raise UserError(
+            f"tensor {name}",
+            f"is of dtype {dtype}; weights are float32, bfloat16, float16 or float64",
+            "convert a quantised model back first",
+        )
