@@ -159,8 +159,9 @@ def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
 
 def platform() -> str:
     """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    found = jax.default_backend() if device is None else device.platform
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    device = jax.sharding.get_abstract_mesh().abstract_device or chosen
+    found = jax.default_backend() if device is None else getattr(device, "platform", device)
     return "gpu" if found in ("cuda", "rocm") else found
 
 

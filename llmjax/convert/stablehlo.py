@@ -1,0 +1,240 @@
+"""A run as programs that any machine with jax and numpy runs: StableHLO, by jax.export.
+
+The folder holds the programs (for chosen platforms, any number of rows and any lengths), the
+weights in safetensors, the tokenizer, manifest.json and load.py.
+"""
+
+import contextlib
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.convert.safetensors_writing import write_file
+from llmjax.convert.stablehlo_programs import Named, Program, choose_platforms, flat, programs
+from llmjax.convert.tensors import Planned
+from llmjax.errors import UserError
+from llmjax.language_model import LanguageModel, load
+from llmjax.model import Model
+from llmjax.model.config import Dtype
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+LOADER = "load.py"
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+"""By how much the programs' logits may differ from the model's, in their standard deviations."""
+
+
+def export_stablehlo(
+    run: Path | str,
+    out: Path | str,
+    *,
+    platforms: Sequence[str] | None = None,
+    dtype: Dtype | None = None,
+    step: int | None = None,
+) -> Path:
+    """Writes the folder `out`, which must not exist, and tries it.
+
+    A decoder becomes the programs prefill and decode, an encoder hidden and forward, an
+    encoder-decoder encode and decode.
+
+    Args:
+      run: a run folder.
+      out: what to write.
+      platforms: of cpu, cuda and tpu; None for all that the model lowers for.
+      dtype: of weights and products; None for those of the run.
+      step: which checkpoint; None for the newest.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UserError: `out` exists or cannot be written, the run cannot be read, or it does not lower for
+        a platform.
+    """
+    check_installed()
+    with _becoming(Path(out)) as folder:
+        lm = load(run, step=step, dtype=dtype)
+        model = Model(replace(lm.model.config, attention="reference", remat="none"))
+        weights = flat(lm.params)
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
+        found = programs(model)
+        able = choose_platforms(found, shapes, platforms)
+        described = {}
+        for program in found:
+            described[program.name] = _write_program(folder, program, shapes, able)
+        write_file(folder / WEIGHTS, [_planned(name, weights[name]) for name in sorted(weights)])
+        manifest = _manifest(lm, described, shapes, able)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        lm.tokenizer.save(folder / "tokenizer")
+        shutil.copy(Path(__file__).with_name("stablehlo_load.py"), folder / LOADER)
+        _copy_flatbuffers(folder / "packages" / "flatbuffers")
+        _check(folder, lm, able)
+    return Path(out)
+
+
+def check_installed() -> None:
+    """Checks that programs can be written at all.
+
+    Raises:
+      UserError: flatbuffers, which jax.export writes with, is not installed.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
+
+
+@contextlib.contextmanager
+def _becoming(out: Path) -> Iterator[Path]:
+    """A folder that is given the name `out` if all goes well, and else removed."""
+    if out.exists():
+        raise UserError(out, "exists already", "choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(out, f"cannot be written: {error.strerror}") from error
+    try:
+        yield folder
+        folder.chmod(0o755)
+        folder.rename(out)
+    except OSError as error:
+        raise UserError(out, f"cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_program(
+    folder: Path, program: Program, weights: Named, platforms: Sequence[str]
+) -> dict[str, Any]:
+    """Writes one program; returns what the manifest says of it."""
+    lowered = program.lowered(weights, platforms)
+    file = f"{program.name}.jax"
+    (folder / file).write_bytes(lowered.serialize())
+    outputs, state = jax.tree.unflatten(lowered.out_tree, lowered.out_avals)
+    return {
+        "file": file,
+        "inputs": _described(program.inputs),
+        "state": _described(program.state),
+        "outputs": _described(outputs),
+        "new_state": _described(state),
+        "calling_convention": lowered.calling_convention_version,
+    }
+
+
+def _described(named: Named) -> dict[str, Any]:
+    def size(n: Any) -> int | str:
+        return n if isinstance(n, int) else str(n)
+
+    return {
+        name: {"shape": [size(n) for n in of.shape], "dtype": str(np.dtype(of.dtype))}
+        for name, of in named.items()
+    }
+
+
+def _planned(name: str, array: jax.Array) -> Planned:
+    return Planned(name, array.shape, np.dtype(array.dtype), lambda: np.asarray(array))
+
+
+def _manifest(
+    lm: LanguageModel, described: dict[str, Any], shapes: Named, platforms: Sequence[str]
+) -> dict[str, Any]:
+    config, tokenizer = lm.model.config, lm.tokenizer
+    return {
+        "format": FORMAT,
+        "made_by": {"llmjax": metadata.version("llmjax"), "jax": jax.__version__},
+        "platforms": list(platforms),
+        "sizes": {
+            "b": "rows",
+            "t": "tokens of a row, 2 at least",
+            "e": "tokens of the encoder's row, 2 at least",
+            "s": "slots of the cache: tokens that a row may have",
+        },
+        "signature": "program(weights, state, inputs) -> (outputs, new_state)",
+        "programs": described,
+        "weights": WEIGHTS,
+        "weight_shapes": _described(shapes),
+        "compute_dtype": config.compute_dtype,
+        "context_length": config.max_length,
+        "vocab_size": config.vocab_size,
+        "tokenizer": "tokenizer",
+        "prefix": list(tokenizer.prefix),
+        "suffix": list(tokenizer.suffix),
+        "start_id": tokenizer.bos_id,
+        "end_ids": [tokenizer.eos_id],
+        "pad_id": tokenizer.pad_id,
+    }
+
+
+def _copy_flatbuffers(folder: Path) -> None:
+    """The few files with which jax.export reads programs, so that nothing need be installed."""
+    import flatbuffers
+
+    folder.mkdir(parents=True)
+    for file in Path(flatbuffers.__file__).parent.glob("*.py"):
+        shutil.copy(file, folder)
+
+
+def loader(folder: Path) -> Any:
+    """The module load.py of an exported folder."""
+    spec = importlib.util.spec_from_file_location("llmjax_exported", folder / LOADER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check(folder: Path, lm: LanguageModel, platforms: Sequence[str]) -> None:
+    """Reads the folder back and compares its programs' logits with the model's.
+
+    Raises:
+      RuntimeError: they differ.
+    """
+    exported = loader(folder).Exported(folder)
+    if "cpu" not in platforms:
+        return
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        ours, theirs = _compared(lm, exported)
+    spread = float(np.std(ours)) or 1.0
+    worst = float(np.abs(ours - theirs).max()) / spread
+    if not worst <= TOLERANCE[lm.model.config.compute_dtype]:
+        raise RuntimeError(f"the exported programs' logits differ by {worst:.3g} deviations")
+
+
+def _compared(lm: LanguageModel, exported: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the model and of the exported programs, for the same made-up tokens."""
+    model, config = lm.model, lm.model.config
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 6), np.int32)
+    ones, places = np.ones_like(tokens), np.broadcast_to(np.arange(6), (2, 6))
+    if "forward" in exported.programs:
+        inputs = {"tokens": tokens, "segments": ones}
+        if config.token_types:
+            inputs["token_types"] = np.zeros_like(tokens)
+        theirs = exported.run("forward", {}, **inputs)[0]["logits"]
+        ours = jax.jit(model.apply)(lm.params, **jax.tree.map(jnp.asarray, inputs))
+        return np.asarray(ours), np.asarray(theirs)
+    state, found, first = exported.empty(b=2, s=8), [], 0
+    rest: dict[str, Any] = {}
+    if "encode" in exported.programs:
+        state |= exported.run("encode", {}, tokens=tokens, segments=ones)[1]
+        rest = {"encoder_tokens": jnp.asarray(tokens)}
+    else:
+        prompt = {"tokens": tokens[:, :4], "positions": places[:, :4], "last": [3, 3]}
+        out, state = exported.run("prefill", state, **prompt)
+        found, first = [out["logits"]], 4
+    for i in range(first, 6):
+        step = {"tokens": tokens[:, i : i + 1], "positions": places[:, i : i + 1]}
+        out, state = exported.run("decode", state, **step)
+        found.append(out["logits"])
+    ours = jax.jit(model.apply)(lm.params, jnp.asarray(tokens), **rest)
+    return np.asarray(ours)[:, -len(found) :], np.stack(found, axis=1)

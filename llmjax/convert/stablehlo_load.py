@@ -1,0 +1,122 @@
+"""Runs the programs of this folder; needs jax and numpy alone.
+
+    python load.py 504 338 2391 --new 20
+
+writes the ids that follow these, the likeliest one each time. As a library: `Exported().generate`,
+or `Exported().run` for one program of manifest.json, which says what each takes and returns.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE / "packages"))  # flatbuffers, with which jax.export reads
+
+from jax import export  # noqa: E402
+
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+def read_weights(path: Path) -> dict[str, jax.Array]:
+    """All tensors of a safetensors file: length of the header, header, numbers."""
+    raw = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    found = {}
+    for name, entry in json.loads(raw[8:start].tobytes()).items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            numbers = raw[start + first : start + last].view(DTYPES[entry["dtype"]])
+            found[name] = jnp.array(numbers.reshape(entry["shape"]))
+    return found
+
+
+class Exported:
+    """The programs, their weights and what manifest.json says."""
+
+    def __init__(self, folder: Path = HERE):
+        self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self.weights = read_weights(folder / self.manifest["weights"])
+        self.programs = {}
+        for name, program in self.manifest["programs"].items():
+            call = export.deserialize(bytearray((folder / program["file"]).read_bytes())).call
+            self.programs[name] = jax.jit(call, donate_argnums=1)
+
+    def run(self, name: str, state: dict[str, Any], **inputs: Any) -> tuple[dict, dict]:
+        """One program's outputs and its state, which replaces the one given."""
+        arrays = {key: jnp.asarray(value, jnp.int32) for key, value in inputs.items()}
+        return self.programs[name](self.weights, state, arrays)
+
+    def empty(self, **sizes: int) -> dict[str, jax.Array]:
+        """What a decoder remembers at first; the sizes are those left open in the manifest."""
+        state = self.manifest["programs"]["decode"]["state"]
+        return {
+            name: jnp.zeros([sizes.get(n, n) for n in of["shape"]], of["dtype"])
+            for name, of in state.items()
+            if all(isinstance(n, int) or n in sizes for n in of["shape"])
+        }
+
+    def generate(self, prompts: Sequence[Sequence[int]], new: int) -> list[list[int]]:
+        """The likeliest continuation of each, up to `new` ids or the end of the text.
+
+        An encoder-decoder reads the prompts with its encoder.
+        """
+        lengths = np.array([len(prompt) for prompt in prompts])
+        width = max(2, lengths.max())
+        tokens, real = (np.zeros((len(prompts), width), np.int32) for _ in "tr")
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)], real[row, : len(prompt)] = prompt, 1
+        if "encode" in self.programs:
+            state = self.empty(b=len(prompts), s=new)
+            state |= self.run("encode", {}, tokens=tokens, segments=real)[1]
+            first, at = np.full(len(prompts), self.manifest["start_id"]), np.zeros_like(lengths)
+            out, state = self.run("decode", state, tokens=first[:, None], positions=at[:, None])
+        else:
+            state = self.empty(b=len(prompts), s=int(width) + new)
+            places = np.broadcast_to(np.arange(width), tokens.shape)
+            last = lengths - 1
+            out, state = self.run("prefill", state, tokens=tokens, positions=places, last=last)
+            at = last
+        ids = []
+        for _ in range(new):
+            ids.append(np.asarray(out["logits"].argmax(-1)))
+            at = at + 1
+            if len(ids) < new:
+                step = {"tokens": ids[-1][:, None], "positions": at[:, None]}
+                out, state = self.run("decode", state, **step)
+        return [self._until_end(row) for row in np.stack(ids, axis=1).tolist()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        ends = [ids.index(end) for end in self.manifest["end_ids"] if end in ids]
+        return ids[: min(ends, default=len(ids))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Continues token ids.")
+    parser.add_argument("ids", type=int, nargs="+", help="of the prompt")
+    parser.add_argument("--new", type=int, default=20, help="how many ids at most")
+    given = parser.parse_args()
+    exported = Exported()
+    if "decode" in exported.programs:
+        found = exported.generate([given.ids], given.new)[0]
+    else:  # an encoder: the likeliest id at every place
+        rows = np.array([given.ids + [0] * (len(given.ids) == 1)])
+        inputs = {
+            name: np.zeros_like(rows) for name in exported.manifest["programs"]["forward"]["inputs"]
+        }
+        inputs |= {"tokens": rows, "segments": (np.arange(rows.shape[1]) < len(given.ids))[None]}
+        out, _ = exported.run("forward", {}, **inputs)
+        found = np.asarray(out["logits"].argmax(-1))[0, : len(given.ids)].tolist()
+    print(*found)
+
+
+if __name__ == "__main__":
+    main()
