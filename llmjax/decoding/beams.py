@@ -85,6 +85,7 @@ def beam_search(
     *,
     tokenizer: Tokenizer,
     mesh: Mesh | None = None,
+    stop_ids: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each row's prompt, best first: at most `config.beams` of them."""
     state = start(model, params, rows, bos_id=tokenizer.bos_id, mesh=mesh)
@@ -92,7 +93,7 @@ def beam_search(
         positions=state.positions,
         limits=state.left,
         penalty=np.float32(config.length_penalty),
-        stop_ids=jnp.array(tokenizer.stop_ids, jnp.int32),
+        stop_ids=jnp.array(stop_ids or tokenizer.stop_ids, jnp.int32),
         vocab_size=np.int32(tokenizer.vocab_size),
     )
     length = bucket(max(row.limit for row in rows))

@@ -26,7 +26,7 @@ class Completion:
     """What a model wrote after a prompt.
 
     Attributes:
-      prompt: as given.
+      prompt: as given; the text of one given as tokens.
       text: what was written, up to the stop string if one came.
       tokens: what was written, the token that ended it included.
       nats: of each token, under the model's own distribution, whatever the sampling.
@@ -61,11 +61,14 @@ def stream_completions(
     model: Model,
     params: Params,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     config: DecodingConfig,
     mesh: Mesh | None = None,
+    stop_ids: Sequence[int] = (),
 ) -> Iterator[Piece]:
     """Continues each prompt (an empty one from BOS on); rows of a batch come piece by piece.
+
+    A prompt of tokens is read as it is. `stop_ids` end a text beside those of the tokenizer.
 
     A completion depends on the seed, its prompt and its number among that prompt's samples, not on
     the prompts beside it. Before a prompt, and where there is an encoder also after it, stands what
@@ -80,7 +83,8 @@ def stream_completions(
         raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
     if not model.config.num_decoder_layers:
         raise UserError("this model", "has no decoder", "only a model that has one writes text")
-    session = _Session(model, params, tokenizer, config, mesh)
+    ends = tuple(dict.fromkeys((*tokenizer.stop_ids, *stop_ids)))
+    session = _Session(model, params, tokenizer, config, mesh, ends)
     return session.stream(session.jobs(prompts))
 
 
@@ -101,14 +105,18 @@ class _Session(NamedTuple):
     tokenizer: Tokenizer
     config: DecodingConfig
     mesh: Mesh | None
+    ends: tuple[int, ...]
 
-    def jobs(self, prompts: Sequence[str]) -> list[_Job]:
+    def jobs(self, prompts: Sequence[str | Sequence[int]]) -> list[_Job]:
         """The rows to write, in order."""
         samples = 1 if self.config.beams > 1 else self.config.samples
         found: list[_Job] = []
         numbers: Counter[int] = Counter()
-        for number, ids in enumerate(self.tokenizer.encode_batch(list(prompts))):
-            tokens, room = self._head(number, ids)
+        encoded = iter(self.tokenizer.encode_batch([p for p in prompts if isinstance(p, str)]))
+        for number, prompt in enumerate(prompts):
+            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
+            text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
+            tokens, room = self._head(number, ids, whole=not isinstance(prompt, str))
             limit = min(self.config.max_new_tokens, room)
             digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
             for sample in range(samples):
@@ -116,7 +124,7 @@ class _Session(NamedTuple):
                 row = Row(tokens, limit, (digest, numbers[digest]))
                 numbers[digest] += 1
                 place = number * self.config.samples + sample
-                found.append(_Job(place, prompts[number], row, self._encodes or not ids))
+                found.append(_Job(place, text, row, self._encodes or not ids))
         return found
 
     def stream(self, jobs: list[_Job]) -> Iterator[Piece]:
@@ -131,10 +139,12 @@ class _Session(NamedTuple):
     def _encodes(self) -> bool:
         return self.model.config.is_encoder_decoder
 
-    def _head(self, number: int, ids: list[int]) -> tuple[list[int], int]:
+    def _head(self, number: int, ids: list[int], whole: bool) -> tuple[list[int], int]:
         """What the model reads of a prompt, and how many tokens it can write after it."""
         context = self.model.config.max_length
-        if self._encodes:
+        if whole and ids:
+            tokens = ids
+        elif self._encodes:
             tokens = self.tokenizer.wrap(ids)[0]
         else:
             tokens = [*self.tokenizer.prefix, *ids] or [self.tokenizer.bos_id]
@@ -147,7 +157,7 @@ class _Session(NamedTuple):
         return tokens, context if self._encodes else context - len(tokens) + 1
 
     def _sample(self, jobs: list[_Job]) -> Iterator[Piece]:
-        texts = [_Writing(job, self.tokenizer, self.config) for job in jobs]
+        texts = [_Writing(job, self.tokenizer, self.config, self.ends) for job in jobs]
         for written in generate_tokens(
             self.model,
             self.params,
@@ -155,6 +165,7 @@ class _Session(NamedTuple):
             self.config,
             tokenizer=self.tokenizer,
             mesh=self.mesh,
+            stop_ids=self.ends,
         ):
             for text, tokens, nats in zip(texts, *written, strict=True):
                 piece = None if text.done else text.push(tokens, nats)
@@ -171,11 +182,12 @@ class _Session(NamedTuple):
             self.config,
             tokenizer=self.tokenizer,
             mesh=self.mesh,
+            stop_ids=self.ends,
         )
         for job, hypotheses in zip(jobs, found, strict=True):
             for sample, best in enumerate(hypotheses[: self.config.samples]):
                 one = job._replace(place=job.place + sample)
-                text = _Writing(one, self.tokenizer, self.config)
+                text = _Writing(one, self.tokenizer, self.config, self.ends)
                 piece = text.push(best.tokens, best.nats)
                 assert piece is not None
                 yield piece
@@ -184,9 +196,11 @@ class _Session(NamedTuple):
 class _Writing:
     """One completion in the making."""
 
-    def __init__(self, job: _Job, tokenizer: Tokenizer, config: DecodingConfig):
+    def __init__(
+        self, job: _Job, tokenizer: Tokenizer, config: DecodingConfig, ends: tuple[int, ...]
+    ):
         self.done = False
-        self._job, self._ends, self._config = job, tokenizer.stop_ids, config
+        self._job, self._ends, self._config = job, ends, config
         self._writer = TextWriter(tokenizer, config.stop, job.fresh)
         self._tokens: list[int] = []
         self._nats: list[float] = []

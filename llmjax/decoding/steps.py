@@ -60,8 +60,11 @@ def generate_tokens(
     *,
     tokenizer: Tokenizer,
     mesh: Mesh | None = None,
+    stop_ids: Sequence[int] | None = None,
 ) -> Iterator[Written]:
     """Continues the rows until each has met its limit or an end; yields a few steps at a time.
+
+    An end is one of `stop_ids`; None for the tokenizer's.
 
     The caller may stop before the end. What a row becomes does not depend on the rows beside it
     (except that a batch of another shape is another program, whose sums may round otherwise).
@@ -77,7 +80,7 @@ def generate_tokens(
     rules = Rules(
         sampling=sampling_of(config),
         seed=np.uint32(config.seed % 2**32),
-        stop_ids=np.array(tokenizer.stop_ids, np.int32),
+        stop_ids=np.array(stop_ids or tokenizer.stop_ids, np.int32),
         vocab_size=np.int32(tokenizer.vocab_size),
     )
     pending = None

@@ -1,0 +1,169 @@
+"""`llmjax chat`."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.verb import Verb, print_json
+from llmjax.config.build import ConfigError
+from llmjax.config.fields import flag
+from llmjax.decoding.config import DecodingConfig, decoding_problems
+from llmjax.errors import UserError
+from llmjax.mesh import MeshConfig
+from llmjax.model.config import Dtype
+
+if TYPE_CHECKING:
+    from llmjax.chat import Conversation
+
+HELP = """/reset         forget all that was said
+/system TEXT   what the model is told before all else; without TEXT, nothing
+/save FILE     write the conversation: JSON if FILE ends in .json, else text
+/help          this list
+/quit          end (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+@dataclass(frozen=True)
+class Options(DecodingConfig):
+    """Options of chat: those of decoding, and these."""
+
+    max_new_tokens: int = 512
+    """The most tokens of an answer; fewer where it ends or the context is full."""
+    system: str | None = None
+    """What the model is told before all else."""
+    step: int | None = None
+    """Which checkpoint; none: the newest whole one."""
+    dtype: Dtype | None = None
+    """What parameters are held and computed in; none: held in float32, computed as trained."""
+    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
+    """The devices that share the model."""
+
+    def decoding(self) -> DecodingConfig:
+        """The fields of decoding alone."""
+        return DecodingConfig(**{f.name: getattr(self, f.name) for f in fields(DecodingConfig)})
+
+
+VERB = Verb(
+    usage="llmjax chat RUN [--system TEXT] [--option value ...]",
+    about="A conversation by the model's own template; by lines of User: and Assistant: where it "
+    "has none. Messages are read from the terminal or, one a line, from standard input; answers "
+    f"are written to stdout as they come. {' '.join(HELP.split())}",
+    names=("RUN",),
+    options=Options(),
+    single=("stop",),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Converses until the messages end."""
+    parsed = VERB.parse(argv)
+    if parsed is None:
+        return 0
+    options, run = parsed.options, parsed.positionals[0]
+    if problems := decoding_problems(options.decoding()):
+        named = (problem.removeprefix("decoding.").partition(":") for problem in problems)
+        raise ConfigError([f"{flag((name,))}:{said}" for name, _, said in named])
+    from llmjax.chat import chat
+    from llmjax.language_model import load
+    from llmjax.programs import keep_programs
+
+    keep_programs()
+    mesh = None if options.mesh == ONE_DEVICE else options.mesh
+    lm = load(run, step=options.step, dtype=options.dtype, mesh=mesh)
+    with chat(lm, options.decoding(), system=options.system) as conversation:
+        if not conversation.is_templated:
+            _note("this model has no chat template; speaking in lines of User: and Assistant:")
+        as_json = "json" in parsed.flags
+        for line in _lines():
+            if line.startswith("/"):
+                if not _command(conversation, line):
+                    break
+            elif line.strip():
+                _say(conversation, line, quiet=as_json)
+        if as_json:
+            print_json({"run": run, "messages": conversation.messages})
+    return 0
+
+
+def _lines() -> Iterator[str]:
+    """Messages: from the terminal with editing, or from standard input."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    import readline  # noqa: F401 (gives input() editing and history)
+
+    _note("/help lists commands, Ctrl-D ends")
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            _note("Ctrl-D or /quit ends")
+
+
+def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
+    """One turn; Ctrl-C stops the answer, and what came of it stays said."""
+    try:
+        answer = conversation.ask(text)
+    except UserError as error:
+        _note(str(error))
+        return
+    if conversation.dropped:
+        turns = "turn was" if conversation.dropped == 1 else f"{conversation.dropped} turns were"
+        _note(f"the context is full: the oldest {turns} forgotten")
+    try:
+        for piece in answer:
+            if not quiet:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        answer.close()
+        _note("stopped")
+    if not quiet:
+        print(flush=True)
+
+
+def _command(conversation: "Conversation", line: str) -> bool:
+    """Does what a line that begins with / says; whether the conversation goes on."""
+    name, _, rest = line.partition(" ")
+    match name:
+        case "/quit" | "/exit":
+            return False
+        case "/reset":
+            conversation.reset()
+            _note("all forgotten")
+        case "/system":
+            conversation.system = rest.strip() or None
+            _note("so it is told" if conversation.system else "it is told nothing")
+        case "/save" if rest.strip():
+            _save(conversation, Path(rest.strip()).expanduser())
+        case "/help":
+            _note(HELP)
+        case _:
+            _note(f"{line}: no such command\n{HELP}")
+    return True
+
+
+def _save(conversation: "Conversation", path: Path) -> None:
+    from llmjax.run import write_atomically
+
+    messages = conversation.messages
+    if path.suffix == ".json":
+        text = json.dumps({"messages": messages}, ensure_ascii=False, indent=1) + "\n"
+    else:
+        text = "\n\n".join(f"{m['role'].title()}: {m['content']}" for m in messages) + "\n"
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        _note(f"{path}: cannot be written: {error.strerror}")
+    else:
+        _note(f"{len(messages)} messages in {path}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

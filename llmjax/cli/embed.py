@@ -1,0 +1,118 @@
+"""`llmjax embed`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.verb import Verb, print_json
+from llmjax.errors import UserError
+from llmjax.mesh import MeshConfig
+from llmjax.model.config import Dtype
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of embed."""
+
+    text: tuple[str, ...] = ()
+    """A text; give it again for more."""
+    file: str | None = None
+    """More texts, one a line; - for standard input; .jsonl for texts of several lines, as JSON
+    strings or objects with "text"."""
+    out: str | None = None
+    """An .npy file for the vectors, float32 [texts, width]; none: a JSON line for each on stdout,
+    or in a .jsonl file."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """The mean of the tokens' states, the first or the last one; none: as the model was published,
+    else the mean, and a decoder's last."""
+    normalize: bool | None = None
+    """Whether vectors have length 1; none: as the model was published, else no."""
+    batch_size: int = 32
+    """Texts read at once."""
+    step: int | None = None
+    """Which checkpoint; none: the newest whole one."""
+    dtype: Dtype | None = None
+    """What parameters are held and computed in; none: held in float32, computed as trained."""
+    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
+    """The devices that share the model."""
+
+
+VERB = Verb(
+    usage="llmjax embed RUN --file FILE [--out VECTORS.npy] [--option value ...]",
+    about="Lines of text as vectors: {text, vector} as JSON, a line each, or one array in a file. "
+    "Works with encoders, and with decoders too.",
+    names=("RUN",),
+    options=Options(),
+    single=("text",),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Embeds; writes a file, or JSON lines."""
+    parsed = VERB.parse(argv)
+    if parsed is None:
+        return 0
+    options, run = parsed.options, parsed.positionals[0]
+    texts = [*options.text, *(_texts(options.file) if options.file is not None else [])]
+    if not texts:
+        raise UserError("embed", "there is no text", "give --text TEXT or --file FILE")
+    out = None if options.out is None else Path(options.out).expanduser()
+    if out is not None and out.suffix not in (".npy", ".jsonl"):
+        raise UserError(out, "is neither .npy nor .jsonl", "name it so")
+    from llmjax.embed import embed
+    from llmjax.programs import keep_programs
+
+    keep_programs()
+    vectors = embed(
+        run,
+        texts,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        batch_size=options.batch_size,
+        step=options.step,
+        dtype=options.dtype,
+        mesh=None if options.mesh == ONE_DEVICE else options.mesh,
+    )
+    rows = zip(texts, vectors.tolist(), strict=True)
+    as_json = "json" in parsed.flags
+    if out is not None:
+        _write(out, texts, vectors)
+        facts = {"run": run, "texts": len(texts), "width": vectors.shape[1], "out": str(out)}
+        if as_json:
+            print_json(facts)
+        else:
+            print(f"{out}: {len(texts)} vectors of {vectors.shape[1]} numbers", file=sys.stderr)
+    elif as_json:
+        print_json({"run": run, "texts": texts, "vectors": [vector for _, vector in rows]})
+    else:
+        for text, vector in rows:
+            print_json({"text": text, "vector": vector})
+    return 0
+
+
+def _texts(file: str) -> list[str]:
+    from llmjax.generate import read_prompts
+
+    return read_prompts(file)
+
+
+def _write(out: Path, texts: Sequence[str], vectors: "object") -> None:
+    import io
+
+    import numpy as np
+
+    from llmjax.data.files import write_file
+
+    array = np.asarray(vectors)
+    content = io.BytesIO()
+    if out.suffix == ".npy":
+        np.save(content, array)
+    else:
+        for text, vector in zip(texts, array.tolist(), strict=True):
+            line = json.dumps({"text": text, "vector": vector}, ensure_ascii=False) + "\n"
+            content.write(line.encode())
+    write_file(out, content.getvalue())
