@@ -8,6 +8,7 @@ samples.jsonl     text written while training
 environment.json  versions, machine, command and counts of the data, at every start
 baselines.json    the compressors' figures on the held-out text, as last reported
 tensorboard/  profile/  report.html
+origin.json       where an imported model comes from, and its own config
 """
 
 import contextlib
@@ -46,6 +47,9 @@ MAY_CHANGE = (
     "data.prefetch",
     "data.workers",
 )
+
+# Of an imported model, these may differ too when its training begins.
+TRAINING_ONLY = ("model.dropout", "model.compute_dtype", "model.init_std")
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -140,7 +144,8 @@ class Run:
         """The run folder of `config`: made new, or one of the same config that is to go on.
 
         Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
-        run that never took a step (its data could not be read, say) is begun anew with any config.
+        run that never took a step (its data could not be read, say) is begun anew with any config,
+        and an imported model is trained with any that describes the same model and tokenizer.
 
         Raises:
           UserError: the folder cannot be written, holds other things, or is another config's run.
@@ -152,10 +157,10 @@ class Run:
                 run._check_empty()
             elif (stored := run.config()) == config:
                 return run
-            elif changed := _decisive(stored, config):
+            elif (changed := _decisive(stored, config)) and not run._is_imported(changed):
                 run._check_untrained(changed)
             with run.lock():
-                if changed:
+                if changed and not run.steps():
                     shutil.rmtree(run.tokenizer, ignore_errors=True)  # the other config's
                 write_atomically(run.config_path, to_json(config))
         except OSError as error:
@@ -174,6 +179,12 @@ class Run:
                 f"is not empty and not a run folder: it holds {', '.join(others[:3])}",
                 "choose another --run-dir",
             )
+
+    def _is_imported(self, changed: list[str]) -> bool:
+        """Whether this is an imported model, not yet trained, that these changes leave as it is."""
+        imported = self.steps() == [0] and (self.folder / "origin.json").is_file()
+        lasting = [c for c in changed if c.startswith(("model.", "tokenizer"))]
+        return imported and all(c.split(" ")[0] in TRAINING_ONLY for c in lasting)
 
     def _check_untrained(self, changed: list[str]) -> None:
         if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):

@@ -40,6 +40,16 @@ def make_state(model: Model, optimizer: Optimizer, seed: int, mesh: Mesh) -> Tra
         return jax.jit(init_state, static_argnums=(0, 1))(model, optimizer, jax.random.key(seed))
 
 
+def state_of(optimizer: Optimizer, params: dict[str, Any], mesh: Mesh) -> TrainState:
+    """Step 0 of training that begins with these parameters; their arrays are used, not copied."""
+
+    def begin(params: dict[str, Any]) -> TrainState:
+        return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+    with jax.set_mesh(mesh):
+        return jax.jit(begin, donate_argnums=0)(params)
+
+
 def abstract_state(model: Model, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings on `mesh` of the state, for restoring it; computes nothing.
 

@@ -1,5 +1,6 @@
 """Checkpoints: state and data position, saved together, verified when read."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from llmjax.checkpoint.config import CheckpointConfig, checkpoint_problems
@@ -7,6 +8,7 @@ from llmjax.checkpoint.position import Position, read_position
 
 if TYPE_CHECKING:
     from llmjax.checkpoint.checkpoints import Checkpoints
+    from llmjax.checkpoint.params import save_params
     from llmjax.checkpoint.reading import restore_params
 
 __all__ = [
@@ -16,13 +18,13 @@ __all__ = [
     "checkpoint_problems",
     "read_position",
     "restore_params",
+    "save_params",
 ]
+HOMES = {"Checkpoints": "checkpoints", "restore_params": "reading", "save_params": "params"}
 
 
 def __getattr__(name: str) -> Any:
     """The config is cheap to import; the rest comes, with JAX and Orbax, when it is asked for."""
-    if name not in __all__:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llmjax.checkpoint import checkpoints, reading
-
-    return getattr(checkpoints if name == "Checkpoints" else reading, name)
+    return getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from llmjax.checkpoint import files, manifest
 from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.checkpoint.params import holds_only_params
 from llmjax.checkpoint.position import Position, read_position, write_position
 from llmjax.checkpoint.reading import newest_whole, read_items, wait_for_all
 from llmjax.errors import UserError
@@ -116,7 +117,7 @@ class Checkpoints:
             self._log.setLevel(self._log_level)
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
-        """The newest whole checkpoint; None if there is none at all.
+        """The newest whole checkpoint; None if there is none at all, or one of parameters alone.
 
         Damaged ones are renamed to STEP.damaged, with a warning.
 
@@ -131,7 +132,7 @@ class Checkpoints:
             for name in damaged:
                 files.set_aside(self.folder, name)
         wait_for_all("damaged checkpoints set aside")
-        if step is None:
+        if step is None or holds_only_params(self.folder / str(step)):
             return None
         training = {"step": abstract.step, **_by_path(abstract.opt_state)}
         read = read_items(

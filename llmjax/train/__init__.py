@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 
 from llmjax.checkpoint import Checkpoints, Position
-from llmjax.checkpoint.reading import wait_for_all
+from llmjax.checkpoint.reading import restore_params, wait_for_all
 from llmjax.config import Config, validate
 from llmjax.data import Loader
 from llmjax.run import Run
-from llmjax.state import TrainState, abstract_state, make_state
+from llmjax.state import TrainState, abstract_state, make_state, state_of
 from llmjax.train.devices import start_devices
 from llmjax.train.loop import Loop
 from llmjax.train.reporter import Reporter
@@ -67,10 +67,14 @@ def _train(config: Config, run: Run) -> Path:
 
 
 def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position]:
-    """The newest whole checkpoint, or step 0."""
+    """The newest whole checkpoint; or step 0, with the parameters of an import, or new ones."""
     model, optimizer, mesh = session.model, session.optimizer, session.mesh
-    restored = checkpoints.restore(abstract_state(model, optimizer, mesh))
-    if restored is None:
-        return make_state(model, optimizer, session.config.seed, mesh), session.position(0)
-    session.check_same_batches(restored[1])
-    return restored
+    abstract = abstract_state(model, optimizer, mesh)
+    restored = checkpoints.restore(abstract)
+    if restored is not None:
+        session.check_same_batches(restored[1])
+        return restored
+    if checkpoints.steps():
+        params, _ = restore_params(checkpoints.folder, abstract.params)
+        return state_of(optimizer, params, mesh), session.position(0)
+    return make_state(model, optimizer, session.config.seed, mesh), session.position(0)

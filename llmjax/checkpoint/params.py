@@ -1,0 +1,75 @@
+"""Checkpoints of parameters alone: what an imported model begins with.
+
+    params/   position.json   checksums.json
+
+as in a checkpoint of training, without the optimizer's state.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from llmjax.checkpoint import manifest
+from llmjax.checkpoint.files import UNFINISHED
+from llmjax.checkpoint.position import Position, write_position
+from llmjax.checkpoint.reading import newest_whole, wait_for_all
+from llmjax.errors import UserError
+
+NOWHERE = Position(step=0, seed=0, batch_size=0, length=0, corpus="")
+"""Of parameters that no training of ours has touched."""
+
+
+def save_params(folder: Path, params: Any, step: int = 0) -> None:
+    """Writes a checkpoint; nothing is copied in memory. All processes call this.
+
+    Args:
+      folder: RUN/checkpoints.
+      params: nested dict of jax.Array, on any mesh, of any float dtype.
+      step: its name.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    folder = folder.absolute()
+    unfinished = folder / f"{step}{UNFINISHED}-params"
+    items = ocp.args.Composite(params=ocp.args.StandardSave(params))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(unfinished, args=items, force=True)
+        if jax.process_index() == 0:
+            write_position(unfinished, NOWHERE)
+            manifest.write(unfinished)
+            unfinished.rename(folder / str(step))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(folder / str(step), f"cannot be saved: {error}") from error
+    wait_for_all("parameters saved")
+
+
+def holds_only_params(checkpoint: Path) -> bool:
+    """Whether a checkpoint (RUN/checkpoints/STEP) is one of parameters alone."""
+    return (checkpoint / "params").is_dir() and not (checkpoint / "training").exists()
+
+
+def stored_dtypes(folder: Path, step: int | None = None) -> dict[str, str]:
+    """What each parameter of a checkpoint is stored in, by its dotted path.
+
+    Args:
+      folder: RUN/checkpoints.
+      step: which checkpoint; None for the newest whole one.
+    """
+    if step is None:
+        step, _ = newest_whole(folder, item="params")
+    path = folder.absolute() / str(step)
+    if not (path / "params").is_dir():
+        return {}
+    handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
+    with ocp.Checkpointer(handler) as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata["params"]
+    found = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
+    return {
+        ".".join(str(getattr(key, "key", key)) for key in path): str(leaf.dtype)
+        for path, leaf in found
+    }

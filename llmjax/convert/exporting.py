@@ -1,0 +1,190 @@
+"""A run becomes what others load: the folder that Transformers, vLLM, SGLang and TGI read."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+import llmjax
+from llmjax.checkpoint.params import stored_dtypes
+from llmjax.checkpoint.reading import restore_params
+from llmjax.convert.families import Family, essence, family_for, family_of
+from llmjax.convert.folders import becoming
+from llmjax.convert.importing import Origin, read_origin
+from llmjax.convert.mapping import Match, plan_tensors
+from llmjax.convert.safetensors import open_folder
+from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
+from llmjax.convert.sentence import Sentence, write_sentence
+from llmjax.convert.tensors import FLOATS, Planned, TensorSource
+from llmjax.convert.tokenizer_files import export_tokenizer
+from llmjax.data import Tokenizer, load_tokenizer
+from llmjax.errors import UserError
+from llmjax.model import Model, ModelConfig, Params, resolve
+from llmjax.run import Run
+
+Format = Literal["hf", "gguf", "stablehlo"]
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    to: Format = "hf",
+    dtype: str | None = None,
+    step: int | None = None,
+    **options: Any,
+) -> Path:
+    """Writes a run's model in another format; nothing is left behind where that fails.
+
+    Args:
+      run: the run folder.
+      out: the folder (gguf: the file) to write; it must not exist.
+      to: hf, gguf or stablehlo.
+      dtype: of the weights; None for what they are stored in.
+      step: which checkpoint; None for the newest whole one.
+      **options: of that format: hf takes max_shard_bytes; stablehlo takes platforms.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UserError: the run cannot be read, the format has no such architecture, or `out` exists or
+        cannot be written.
+    """
+    match to:
+        case "hf":
+            return export_hf(run, out, dtype=dtype, step=step, **options)
+        case "gguf":
+            from llmjax.convert.gguf_writing import export_gguf
+
+            return export_gguf(run, out, dtype=dtype, step=step, **options)
+        case "stablehlo":
+            from llmjax.convert.stablehlo import export_stablehlo
+
+            return export_stablehlo(run, out, dtype=dtype, step=step, **options)  # type: ignore[arg-type]
+    raise UserError(f"format {to!r}", f"is not known; choose one of {', '.join(get_args(Format))}")
+
+
+def export_hf(
+    run: str | Path,
+    out: str | Path,
+    *,
+    dtype: str | None = None,
+    step: int | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Writes a Hugging Face folder, reads it back and compares every number; see `export`."""
+    if dtype is not None and dtype not in FLOATS:
+        raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
+    opened = Run.open(run)
+    tokenizer = load_tokenizer(opened.tokenizer)
+    shape = resolve(opened.config().model, tokenizer.vocab_size)
+    origin = read_origin(opened.folder)
+    family = family_for(shape, origin.model_type if origin else None)
+    with becoming(Path(out)) as folder:
+        params = stored_params(opened, Model(shape), step)
+        base = bool(family.base_architecture) and not shape.unembed_transform
+        prefix = family.table.prefix if base else ""
+        tensors = [
+            replace(tensor, name=tensor.name.removeprefix(prefix))
+            for tensor in plan_tensors(params, Match(family.table, Model(shape)), dtype)
+        ]
+        write_folder(folder, tensors, max_shard_bytes)
+        kept = dtype or np.dtype(params["embedding"]["rows"].dtype).name
+        config = hf_config(family, shape, tokenizer, origin, kept)
+        write_json(folder / "config.json", config)
+        if shape.num_decoder_layers:
+            write_json(folder / "generation_config.json", generation(config, origin))
+        export_tokenizer(
+            tokenizer,
+            folder,
+            max_length=shape.max_length,
+            model_kind=family.model_type,
+        )
+        if origin is not None and origin.pooling is not None:
+            sentence = Sentence("", origin.pooling, origin.normalize, origin.length)  # type: ignore[arg-type]
+            write_sentence(folder, sentence, shape.d_model)
+        read_back(folder, family, shape, tensors)
+    return Path(out)
+
+
+def stored_params(run: Run, model: Model, step: int | None) -> Params:
+    """A checkpoint's parameters on the host's first device, in the dtypes that they are stored in.
+
+    Raises:
+      UserError: as `restore_params`.
+    """
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    dtypes = stored_dtypes(run.checkpoints, step)
+
+    def held(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        dtype = dtypes.get(".".join(key.key for key in path), leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=one)
+
+    wanted = jax.tree_util.tree_map_with_path(held, model.abstract_params())
+    return restore_params(run.checkpoints, wanted, step)[0]
+
+
+def hf_config(
+    family: Family, shape: ModelConfig, tokenizer: Tokenizer, origin: Origin | None, dtype: str
+) -> dict[str, Any]:
+    """The config.json: the origin's, where the family is still its own, with what is so now."""
+    found: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    if shape.is_encoder_decoder:
+        found |= {"decoder_start_token_id": tokenizer.pad_id, "is_encoder_decoder": True}
+    if origin is not None and origin.model_type == family.model_type:
+        same = {"rope_parameters", "quantization_config"}  # said otherwise, or no longer so
+        found |= {name: value for name, value in origin.config.items() if name not in same}
+    elif "pad_token_id" in (written := family.write_config(shape)):
+        found["pad_token_id"] = written["pad_token_id"]
+    found |= family.write_config(shape)
+    found |= {"dtype": dtype, "torch_dtype": dtype}
+    found.pop("transformers_version", None)
+    found["llmjax_version"] = llmjax.__version__
+    return found
+
+
+def generation(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
+    """The generation_config.json: the origin's, or the ends of text."""
+    if origin is not None and origin.generation_config is not None:
+        return origin.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Planned]) -> None:
+    """Checks that what was written says what it should, bit for bit.
+
+    Raises:
+      UserError: it does not.
+    """
+    written = open_folder(folder)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if essence(family_of(values).read_config(values, written)) != essence(shape):
+        raise UserError(folder / "config.json", "does not read back as the model that it is of")
+    if sorted(written.names()) != sorted(tensor.name for tensor in tensors):
+        raise UserError(folder, "does not hold the tensors that were written", "check the disk")
+    for name in different(written, tensors):
+        raise UserError(f"tensor {name}", "does not read back as it was written", "check the disk")
+
+
+def different(written: TensorSource, tensors: list[Planned]) -> Iterator[str]:
+    """Names of tensors that differ from what was to be written."""
+    for tensor in tensors:
+        there = written.read(tensor.name)
+        same_kind = (there.dtype, there.shape) == (tensor.dtype, tensor.shape)
+        if not same_kind or there.tobytes() != tensor.make().tobytes():
+            yield tensor.name
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object as people write them."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,165 @@
+"""A published model becomes a run folder, as if it had been trained here."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from llmjax.checkpoint import files
+from llmjax.checkpoint.params import save_params
+from llmjax.config import Config
+from llmjax.config.storage import to_json
+from llmjax.convert.families import family_of
+from llmjax.convert.folders import becoming
+from llmjax.convert.mapping import Match, read_params
+from llmjax.convert.sentence import Sentence
+from llmjax.convert.sources import Published, open_source
+from llmjax.convert.tensors import FLOATS
+from llmjax.data import HuggingFaceTokenizerConfig, Tokenizer, load_tokenizer
+from llmjax.data.config import DataConfig
+from llmjax.errors import UserError
+from llmjax.mesh import MeshConfig, make_mesh
+from llmjax.model import Model, Params, resolve
+from llmjax.model.config import Dtype, ModelConfig
+from llmjax.run import Run
+
+ORIGIN = "origin.json"
+ROW = 1024
+"""Longest row that an imported model is trained and scored on, unless its config is changed."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run was imported from: origin.json."""
+
+    format: str
+    source: str
+    model_type: str
+    architecture: str | None
+    config: dict[str, Any]
+    """Its own config.json."""
+    generation_config: dict[str, Any] | None = None
+    pooling: str | None = None
+    """mean or cls, for vectors of texts."""
+    normalize: bool = False
+    length: int | None = None
+    """Tokens from which a text is cut off for its vector."""
+
+
+def import_model(
+    source: str | Path,
+    run: str | Path,
+    *,
+    dtype: str | None = None,
+    mesh: MeshConfig | None = None,
+) -> Path:
+    """Makes a run folder of a published model.
+
+    Tensors are read one by one, each device's share by itself: the model is never held twice.
+
+    Args:
+      source: a Hugging Face folder, a name on its hub, a .gguf file, or sample:NAME.
+      run: the folder to make.
+      dtype: float32, bfloat16 or float16, to store parameters in; None: as in the source.
+      mesh: devices that share the work; None for one.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      UserError: the source is damaged, or not supported, or says what llmjax cannot honour; or the
+        folder exists or cannot be written. Then nothing is left behind.
+    """
+    if dtype is not None and dtype not in FLOATS:
+        raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
+    target = Path(run)
+    with becoming(target) as folder:
+        published = open_source(str(source))
+        family = family_of(published.config, published.where)
+        shape = family.read_config(published.config, published.tensors, published.where)
+        tokenizer = published.tokenizer()
+        shape = resolve(shape, tokenizer.vocab_size)
+        devices = None if mesh is None else make_mesh(mesh)
+        match = Match(family.table, Model(shape))
+        params = read_params(published.tensors, match, dtype=dtype, mesh=devices)
+        config = config_of(target, computed(shape, params), published.sentence)
+        write_run(folder, config, params, tokenizer, origin_of(published))
+    return target
+
+
+def write_run(
+    folder: Path, config: Config, params: Params, tokenizer: Tokenizer, origin: Origin
+) -> None:
+    """Fills an empty folder as a run's, and reads it back.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    run = Run(folder)
+    tokenizer.save(run.tokenizer)
+    run.config_path.write_text(to_json(config), encoding="utf-8")
+    text = json.dumps(vars(origin), indent=1, ensure_ascii=False)
+    (folder / ORIGIN).write_text(text + "\n", encoding="utf-8")
+    save_params(run.checkpoints, params)
+    if reason := files.damage(run.checkpoints, 0):
+        raise UserError(folder, f"was not written as it should be: {reason}", "check the disk")
+    if run.config() != config or load_tokenizer(run.tokenizer).fingerprint != tokenizer.fingerprint:
+        raise UserError(folder, "does not read back as it was written", "check the disk")
+
+
+def read_origin(run: Path) -> Origin | None:
+    """What a run was imported from; None for one that was trained here.
+
+    Raises:
+      UserError: its origin.json is damaged.
+    """
+    path = run / ORIGIN
+    if not path.is_file():
+        return None
+    try:
+        return Origin(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(path, f"is damaged: {error}", "restore the file") from error
+
+
+def origin_of(published: Published) -> Origin:
+    """What origin.json keeps."""
+    architectures = published.config.get("architectures")
+    return Origin(
+        format=published.format,
+        source=published.source,
+        model_type=published.config["model_type"],
+        architecture=architectures[0] if architectures else None,
+        config=published.config,
+        generation_config=published.generation,
+        pooling=published.sentence.pooling,
+        normalize=published.sentence.normalize,
+        length=published.sentence.length,
+    )
+
+
+def config_of(run: Path, model: ModelConfig, sentence: Sentence) -> Config:
+    """The config of the run folder `run`."""
+    longest = min(model.max_length, ROW, sentence.length or ROW)
+    return Config(
+        run_dir=str(run),
+        model=model,
+        tokenizer=HuggingFaceTokenizerConfig(path=str(run / "tokenizer" / "tokenizer.json")),
+        data=DataConfig(length=longest),
+    )
+
+
+def computed(shape: ModelConfig, params: Params) -> ModelConfig:
+    """The config with the compute dtype that suits the parameters: bfloat16 where they are."""
+    kept = np.dtype(params["embedding"]["rows"].dtype).name
+    dtype: Dtype = next((name for name in get_args(Dtype) if name == kept), "float32")
+    return replace(shape, compute_dtype=dtype)
+
+
+def count(params: Params) -> tuple[int, int]:
+    """How many numbers, and how many bytes, parameters take."""
+    leaves = jax.tree.leaves(params)
+    return sum(leaf.size for leaf in leaves), sum(leaf.nbytes for leaf in leaves)

