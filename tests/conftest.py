@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -16,3 +18,16 @@ _COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command line in this process: exit code, stdout, lines of stderr."""
+    from llmjax import cli
+
+    def run(*argv):
+        code = cli.main(argv)
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return run

@@ -8,6 +8,7 @@ from llmjax.checkpoint.checkpoints import Checkpoints, Position
 from llmjax.config import Config
 from llmjax.data import BytesConfig, DataConfig, TextSource
 from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.language_model import LanguageModel
 from llmjax.mesh import make_mesh, use_mesh
 from llmjax.model import Model, ModelConfig, resolve
 from llmjax.optimizers import SgdConfig, make_optimizer
@@ -29,6 +30,15 @@ def drawn(model, seed=0, mesh=None, spread=0.4):
 
     with use_mesh(mesh):
         return jax.tree.map_with_path(leaf, model.abstract_params())
+
+
+def in_hand(tokenizer=None, run_dir="runs/none", **fields):
+    """A model that was never trained nor saved, of two decoder layers unless `fields` differ."""
+    tokenizer = tokenizer or BytesTokenizer()
+    shape = {"vocab_size": tokenizer.vocab_size, "max_length": 128, "d_model": 16, "num_heads": 4}
+    model = Model(resolve(ModelConfig(**shape | {"num_decoder_layers": 2} | fields), 0))
+    config = Config(run_dir=str(run_dir), data=DataConfig(length=shape["max_length"]))
+    return LanguageModel(model, drawn(model), tokenizer, config)
 
 
 def make_run(folder, steps=(3, 7), mesh=None):
