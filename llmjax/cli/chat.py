@@ -117,6 +117,7 @@ def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
     if conversation.dropped:
         turns = "turn was" if conversation.dropped == 1 else f"{conversation.dropped} turns were"
         _note(f"the context is full: the oldest {turns} forgotten")
+    piece = ""
     try:
         for piece in answer:
             if not quiet:
@@ -124,7 +125,7 @@ def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
     except KeyboardInterrupt:
         answer.close()
         _note("stopped")
-    if not quiet:
+    if not quiet and not piece.endswith("\n"):
         print(flush=True)
 
 
