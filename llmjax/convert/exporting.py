@@ -16,7 +16,7 @@ from llmjax.convert.families import Family, essence, family_for, family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.importing import Origin, read_origin
 from llmjax.convert.mapping import Match, plan_tensors
-from llmjax.convert.safetensors import open_folder
+from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
 from llmjax.convert.sentence import Sentence, write_sentence
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
@@ -188,3 +188,27 @@ def different(written: TensorSource, tensors: list[Planned]) -> Iterator[str]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes a JSON object as people write them."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def summary(out: str | Path, to: Format) -> dict[str, Any]:
+    """What an export wrote, in short."""
+    place = Path(out)
+    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    found: dict[str, Any] = {
+        "out": str(out),
+        "to": to,
+        "files": [str(p.relative_to(place)) if p != place else p.name for p in files],
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+    if to == "hf":
+        config = read_json(place / "config.json")
+        name = config["architectures"][0]
+        loaded = f"import transformers; transformers.{name}.from_pretrained({str(out)!r})"
+        found |= {"family": config["model_type"], "architecture": name, "dtype": config["dtype"]}
+        found |= {"parameters": _numbers(place), "next": f'python -c "{loaded}"'}
+    return found
+
+
+def _numbers(folder: Path) -> int:
+    tensors = open_folder(folder)
+    return sum(int(np.prod(tensors.shape(name))) for name in tensors.names())

@@ -29,7 +29,7 @@ HARMLESS = frozenset(
     temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
     exponential_decay_length_penalty remove_invalid_values transformers.js_config
-    tie_last_hidden_states unsloth_fixed unsloth_version
+    tie_last_hidden_states unsloth_fixed unsloth_version llmjax_version
     """.split()
 )
 """Fields of every family that do not change a forward pass in inference."""

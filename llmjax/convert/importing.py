@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import numpy as np
 
 from llmjax.checkpoint import files
-from llmjax.checkpoint.params import save_params
+from llmjax.checkpoint.params import save_params, stored_dtypes
 from llmjax.config import Config
 from llmjax.config.storage import to_json
 from llmjax.convert.families import family_of
@@ -159,7 +158,25 @@ def computed(shape: ModelConfig, params: Params) -> ModelConfig:
     return replace(shape, compute_dtype=dtype)
 
 
-def count(params: Params) -> tuple[int, int]:
-    """How many numbers, and how many bytes, parameters take."""
-    leaves = jax.tree.leaves(params)
-    return sum(leaf.size for leaf in leaves), sum(leaf.nbytes for leaf in leaves)
+def summary(run: Path) -> dict[str, Any]:
+    """What an imported run folder holds, in short."""
+    opened, origin = Run.open(run), read_origin(run)
+    assert origin is not None
+    model = opened.config().model
+    dtypes = sorted(set(stored_dtypes(opened.checkpoints).values()))
+    if model.num_decoder_layers:
+        go_on = f'llmjax generate {run} --prompt "Once upon a time"'
+    elif origin.pooling is not None:
+        go_on = f"llmjax embed {run}"
+    else:
+        go_on = f"llmjax fill-mask {run}"
+    return {
+        "run": str(run),
+        "source": origin.source,
+        "family": origin.model_type,
+        "architecture": origin.architecture,
+        "parameters": Model(model).num_params(),
+        "dtype": " and ".join(dtypes),
+        "bytes": sum(path.stat().st_size for path in Path(run).rglob("*") if path.is_file()),
+        "next": go_on,
+    }

@@ -207,7 +207,8 @@ def plan_tensors(params: Params, match: Match, dtype: str | None = None) -> Iter
       match: names and layouts.
       dtype: what to write; None for what the arrays are in.
     """
-    arrays = dict(_flatten(params))
+    # Of arrays in the host's memory these are views.
+    arrays = {leaf: np.asarray(array) for leaf, array in _flatten(params)}
     by_name: dict[str, list[tuple[Row, int | None]]] = {}
     for row in match.rows.values():
         for layer, name in enumerate(match.names(row)):
@@ -215,12 +216,12 @@ def plan_tensors(params: Params, match: Match, dtype: str | None = None) -> Iter
                 by_name.setdefault(name, []).append((row, layer if LAYER in row.name else None))
     for name, parts in by_name.items():
         shape = parts[0][0].layout.shape(match.sizes)
-        kept = np.dtype(FLOATS[dtype]) if dtype else np.dtype(arrays[parts[0][0].leaf].dtype)
+        kept = np.dtype(FLOATS[dtype]) if dtype else arrays[parts[0][0].leaf].dtype
         yield Planned(name, shape, kept, _maker(arrays, match.sizes, parts, shape, kept))
 
 
 def _maker(
-    arrays: dict[str, Any],
+    arrays: dict[str, np.ndarray],
     sizes: Sizes,
     parts: list[tuple[Row, int | None]],
     shape: tuple[int, ...],
@@ -230,7 +231,7 @@ def _maker(
         out = np.empty(shape, dtype)
         for row, layer in parts:
             array = arrays[row.leaf]
-            row.layout.write(sizes, np.asarray(array if layer is None else array[layer]), out)
+            row.layout.write(sizes, array if layer is None else array[layer], out)
         return out
 
     return make
