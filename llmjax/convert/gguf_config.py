@@ -4,25 +4,13 @@ Keys are those of gguf-py's constants. A key that is not known here is refused, 
 the numbers.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-
-from llmjax.convert.gguf_file import GgufFile, dequantizer
+from llmjax.convert.gguf_file import GgufFile
+from llmjax.convert.gguf_metadata import Metadata
+from llmjax.convert.gguf_rope import read_rope_scaling
 from llmjax.errors import UserError
-from llmjax.model.rope import Llama3Scaling, frequencies
-
-HARMLESS = {
-    "vocab_size",
-    "tensor_data_layout",
-    "attention.causal",
-    "attention.value_length",
-    "rope.scaling.finetuned",
-    "rope.scaling.yarn_log_multiplier",
-}
-"""Keys that say nothing new: sizes come from the tensors."""
 
 NAMES = {
     "llama": ("llama", "LlamaForCausalLM"),
@@ -39,65 +27,13 @@ NAMES = {
 }
 """Architecture in GGUF -> Transformers' model_type and class."""
 
+WITHOUT_HEAD_DIM = ("olmo2", "phi3", "qwen2", "smollm3")
+"""Architectures whose config.json does not say how wide a head is: width / heads."""
+WITHOUT_BIAS_FIELD = ("phi3", "qwen2")
+"""And whether attention has biases."""
+
 WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}
 """Layers of the 27B models, whose scores are divided by sqrt(width / heads): no key says so."""
-
-
-class Metadata:
-    """The keys of one architecture; remembers which were asked for."""
-
-    def __init__(self, file: GgufFile):
-        self.file = file
-        self.architecture = str(file.metadata.get("general.architecture"))
-        self._asked = set(HARMLESS)
-
-    def fail(self, why: str) -> NoReturn:
-        raise UserError(self.file.path, why)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A scalar or a list, or the default."""
-        self._asked.add(key)
-        return self.file.metadata.get(f"{self.architecture}.{key}", default)
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-            shown = "missing" if value is None else f"{value!r}, not a positive number"
-            self.fail(f"{self.architecture}.{key} is {shown}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.get(key, default)
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            shown = "missing" if value is None else f"{value!r}, not a positive number"
-            self.fail(f"{self.architecture}.{key} is {shown}")
-        return _short(value)
-
-    def floats(self, tensor: str) -> list[float] | None:
-        """A small tensor of the file, if it is there."""
-        stored = self.file.tensors.get(tensor)
-        if stored is None:
-            return None
-        if len(stored.shape) != 1:
-            self.fail(f"{tensor} {list(stored.shape)} is no list")
-        _, dequantize = dequantizer(stored.kind)
-        values = dequantize(self.file.rows(tensor, 0, 1))[0]
-        return [_short(value) for value in values]
-
-    def check_all_known(self) -> None:
-        prefix = f"{self.architecture}."
-        unknown = [
-            key
-            for key in self.file.metadata
-            if key.startswith(prefix) and key.removeprefix(prefix) not in self._asked
-        ]
-        if unknown:
-            self.fail(f"has keys that are not supported here: {', '.join(unknown[:5])}")
-
-
-def _short(value: Any) -> float:
-    """A float32 as the shortest decimal that means it (1e-5, not 9.99999974738e-06)."""
-    return float(str(np.float32(value)))
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:
@@ -174,7 +110,7 @@ def _llama_like(found: Metadata) -> dict[str, Any]:
     head = found.integer("attention.key_length", width // heads or None)
     if found.get("attention.value_length", head) != head:
         found.fail("has values of another width than keys")
-    config = {
+    config: dict[str, Any] = {
         "max_position_embeddings": found.integer("context_length"),
         "hidden_size": width,
         "num_hidden_layers": found.integer("block_count"),
@@ -193,8 +129,11 @@ def _llama_like(found: Metadata) -> dict[str, Any]:
         if found.architecture != "phi3":
             found.fail(f"rotates {rotated} of {head} dimensions, which {found.architecture} cannot")
         config["partial_rotary_factor"] = found.integer("rope.dimension_count") / head
-    scaling = _rope_scaling(found, config, rotated or head)
-    config["rope_scaling"] = scaling
+    config["rope_scaling"] = read_rope_scaling(found, config, rotated or head)
+    if found.architecture in WITHOUT_HEAD_DIM and config.pop("head_dim") * heads != width:
+        found.fail(f"has heads of {head}, which {found.architecture} cannot")
+    if found.architecture in WITHOUT_BIAS_FIELD:
+        del config["attention_bias"]
     return config | _peculiar(found, config)
 
 
@@ -246,79 +185,3 @@ def _gemma(found: Metadata, config: dict[str, Any]) -> dict[str, Any]:
     for key, usual in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
         changed[key] = found.number(key, usual)
     return changed
-
-
-def _rope_scaling(found: Metadata, config: dict[str, Any], width: int) -> dict[str, Any] | None:
-    kind = found.get("rope.scaling.type", "none")
-    factor = found.get("rope.scaling.factor") or found.get("rope.scale_linear") or 0.0
-    factor = _short(factor) if isinstance(factor, int | float) else 0.0
-    original = found.get("rope.scaling.original_context_length")
-    long = found.floats("rope_factors_long.weight")
-    short = found.floats("rope_factors_short.weight")
-    factors = found.floats("rope_freqs.weight")
-    if long and short:
-        return _longrope(found, config, short, long)
-    if factors is not None:
-        return _llama3(found, config, factors, width)
-    if kind == "none" or kind is None or (kind == "linear" and factor in (0.0, 1.0)):
-        return None
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
-    if kind != "yarn":
-        found.fail(f"has rotary scaling {kind!r}, which is not supported")
-    yarn = {"rope_type": "yarn", "factor": found.number("rope.scaling.factor")}
-    yarn["original_max_position_embeddings"] = original or config["max_position_embeddings"]
-    names = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
-    for key, name in names.items():
-        if found.get(f"rope.scaling.{key}") is not None:
-            yarn[name] = found.number(f"rope.scaling.{key}")
-    return yarn
-
-
-def _longrope(
-    found: Metadata, config: dict[str, Any], short: list[float], long: list[float]
-) -> dict[str, Any]:
-    scaling: dict[str, Any] = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
-    original = found.integer("rope.scaling.original_context_length")
-    stretch = config["max_position_embeddings"] / original
-    usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-    given = found.number("rope.scaling.attn_factor", usual)
-    if not math.isclose(given, usual, rel_tol=1e-5):
-        scaling["attention_factor"] = given
-    return scaling
-
-
-def _llama3(
-    found: Metadata, config: dict[str, Any], factors: list[float], width: int
-) -> dict[str, Any] | None:
-    """Llama 3's scaling from the divisor of each pair, which is all that a file keeps of it.
-
-    With the published low and high factors 1 and 4, each blended pair tells the original length.
-    What does not fit is kept pair by pair, as the factors of LongRoPE are.
-    """
-    theta, highest = config["rope_theta"], max(factors)
-    if highest == min(factors) == 1.0:
-        return None
-    plain = theta ** (-np.arange(width // 2) * 2 / width)
-    kept = (1 / np.asarray(factors) - 1 / highest) / (1 - 1 / highest)
-    blended = (kept > 0.01) & (kept < 0.99)
-    if len(factors) == width // 2 and highest > 1 and blended.any():
-        lengths = (3 * kept + 1) * 2 * math.pi / plain
-        original = round(float(np.median(lengths[blended])))
-        guess = Llama3Scaling(highest, original)
-        turns, _ = frequencies(guess, theta, width, config["max_position_embeddings"])
-        if np.allclose(turns, plain / factors, rtol=1e-4, atol=0):
-            return {
-                "rope_type": "llama3",
-                "factor": highest,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": original,
-            }
-    return {
-        "rope_type": "longrope",
-        "short_factor": factors,
-        "long_factor": factors,
-        "original_max_position_embeddings": config["max_position_embeddings"],
-        "attention_factor": 1.0,
-    }

@@ -4,12 +4,10 @@ The folder holds the programs (for chosen platforms, any number of rows and any 
 weights in safetensors, the tokenizer, manifest.json and load.py.
 """
 
-import contextlib
 import importlib.util
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmjax.convert.folders import becoming
 from llmjax.convert.safetensors_writing import write_file
 from llmjax.convert.stablehlo_programs import Named, Program, choose_platforms, flat, programs
 from llmjax.convert.tensors import Planned
@@ -62,7 +61,7 @@ def export_stablehlo(
         a platform.
     """
     check_installed()
-    with _becoming(Path(out)) as folder:
+    with becoming(Path(out)) as folder:
         lm = load(run, step=step, dtype=dtype)
         model = Model(replace(lm.model.config, attention="reference", remat="none"))
         weights = flat(lm.params)
@@ -91,26 +90,6 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
-
-
-@contextlib.contextmanager
-def _becoming(out: Path) -> Iterator[Path]:
-    """A folder that is given the name `out` if all goes well, and else removed."""
-    if out.exists():
-        raise UserError(out, "exists already", "choose another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(out, f"cannot be written: {error.strerror}") from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        folder.rename(out)
-    except OSError as error:
-        raise UserError(out, f"cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_program(
