@@ -1,6 +1,6 @@
 """What the entries of a tokenizer.json's vocabulary stand for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 
@@ -13,20 +13,37 @@ def decoders(spec: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         yield spec
 
 
-def piece_decoder(spec: dict[str, Any]) -> Callable[[str], bytes]:
-    """What a vocabulary entry stands for, by the decoder that tokenizer.json states."""
+def piece_decoder(spec: dict[str, Any], added: Collection[str]) -> Callable[[str], bytes]:
+    """What a vocabulary entry stands for, by the decoder that tokenizer.json states.
+
+    Tokens `added` to the vocabulary are spelt as they are, but for U+2581, which is a space.
+    """
     found = {decoder["type"]: decoder for decoder in decoders(spec.get("decoder"))}
     if "ByteLevel" in found:
         table = byte_level_table()
-        return lambda piece: b"".join(table.get(c) or c.encode() for c in piece)
-    if "WordPiece" in found:
+
+        def spell(piece: str) -> bytes:
+            return b"".join(table.get(c) or c.encode() for c in piece)
+
+    elif "WordPiece" in found:
         prefix = found["WordPiece"].get("prefix", "##")
-        return lambda piece: (
-            piece.removeprefix(prefix) if piece.startswith(prefix) else " " + piece
-        ).encode()
-    if "BPEDecoder" in found:
+
+        def spell(piece: str) -> bytes:
+            inside = piece.startswith(prefix)
+            return (piece.removeprefix(prefix) if inside else " " + piece).encode()
+
+    elif "BPEDecoder" in found:
         suffix = found["BPEDecoder"].get("suffix", "</w>")
-        return lambda piece: piece.replace(suffix, " ").encode()
+
+        def spell(piece: str) -> bytes:
+            return str(piece.replace(suffix, " ")).encode()
+
+    else:
+        return _sentencepiece_decoder(found)
+    return lambda piece: piece.encode() if piece in added else spell(piece)
+
+
+def _sentencepiece_decoder(found: dict[str, dict[str, Any]]) -> Callable[[str], bytes]:
     replacements = [("\u2581", " ")] if "Metaspace" in found else []
     if "Replace" in found and "String" in found["Replace"]["pattern"]:
         replacement = found["Replace"]

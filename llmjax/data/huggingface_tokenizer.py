@@ -53,7 +53,7 @@ class HuggingFaceTokenizer(TableTokenizer):
             inner = _open(text)
             vocab = inner.get_vocab(with_added_tokens=True)
             self._inner, self._renumbered = _blind(spec, text, vocab)
-            to_bytes = piece_decoder(spec)
+            to_bytes = piece_decoder(spec, added)
         special = {name: vocab[name] for name, is_special in added.items() if is_special}
         roles = _roles(names, vocab, stops, _frame(inner), where)
         own = {roles.bos, roles.eos, roles.pad, roles.mask}
@@ -61,7 +61,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         pieces = [b""] * (max(vocab.values()) + 1)
         for piece, token in vocab.items():
             if token not in special.values():
-                pieces[token] = piece.encode() if piece in added else to_bytes(piece)
+                pieces[token] = to_bytes(piece)
         probe = inner.encode("a", add_special_tokens=False).ids
         words = any(decoder["type"] == "WordPiece" for decoder in decoders(spec.get("decoder")))
         description = {"kind": "huggingface", "names": dict(names)}

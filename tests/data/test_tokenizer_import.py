@@ -1,0 +1,299 @@
+"""Published tokenizers: the same ids as Transformers and SentencePiece, from whichever files."""
+
+import io
+import json
+
+import pytest
+import sentencepiece
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Inner
+from tokenizers import processors as post
+
+from llmjax.data import import_tokenizer, load_tokenizer
+from llmjax.errors import UserError
+
+LINES = [
+    "the quick brown fox jumps over the lazy dog, and the cat sat on the mat; the hat was 12345",
+    "Ein Hund läuft über die Straße. Zwei Männer stehen am Haus und schauen nach den Vögeln!",
+    "naïve café, 你好世界 Привет мир: judge my vow, for the king is here and there",
+    "What light through yonder window breaks? It is the east and Juliet is the sun.",
+] * 30
+HARD = [
+    *("", "a", " a", "a ", "  a   b  ", "\t\tx", "a\u2581b \u2581 c", "a\r\nb", "\u2028\x85\ufeff"),
+    *("hello [MASK] <s> x </s> y", "<unk><pad>[UNK]", "<0x41>", "<extra_id_0> and <extra_id_7>"),
+    *(
+        "😀👩‍👩‍👧 emoji",
+        "你好,世界!",
+        "naïve café e\u0301 ﬁ Ⅷ",
+        "x" * 300,
+        "the the  the   the    the ",
+    ),
+    *LINES[:4],
+]
+PARTS = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
+IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+LLAMA = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 680, **IDENTITY, **PARTS}
+UNIGRAM = {"model_type": "unigram", "vocab_size": 300, "hard_vocab_limit": False}
+
+
+def write(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def sentencepiece_model(path, **options):
+    """Trains one into a file; returns SentencePiece's own reader of it."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_writer=model, minloglevel=2, **options
+    )
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(model.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def t5(folder):
+    sentencepiece_model(folder / "spiece.model", **UNIGRAM, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    config = {"model_type": "t5", "is_encoder_decoder": True, "decoder_start_token_id": 0}
+    settings = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return write(folder, config=config, tokenizer_config=settings)
+
+
+def llama(folder):
+    sentencepiece_model(folder / "tokenizer.model", **LLAMA)
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": False}
+    settings |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    return write(
+        folder,
+        config={"model_type": "llama"},
+        tokenizer_config=settings,
+        generation_config={"eos_token_id": [2, 5]},
+    )
+
+
+def xlm_roberta(folder):
+    sentencepiece_model(folder / "sentencepiece.bpe.model", **UNIGRAM, **PARTS)
+    return write(folder, config={"model_type": "xlm-roberta"})
+
+
+def bert(folder, **settings):
+    inner = Inner(models.WordPiece(unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=settings.get("do_lower_case", True))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    inner.train_from_iterator(
+        LINES, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special)
+    )
+    folder.mkdir()
+    vocab = inner.get_vocab()
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)) + "\n")
+    return write(folder, config={"model_type": "bert"}, tokenizer_config=settings)
+
+
+def bert_cased(folder):
+    return bert(folder, do_lower_case=False)
+
+
+def byte_level(folder, kind, special):
+    inner = Inner(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        LINES,
+        trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet),
+    )
+    folder.mkdir()
+    inner.model.save(str(folder))
+    return write(folder, config={"model_type": kind}, tokenizer_config={})
+
+
+def gpt2(folder):
+    return byte_level(folder, "gpt2", ["<|endoftext|>"])
+
+
+def roberta(folder):
+    return byte_level(folder, "roberta", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+
+
+FAMILIES = [t5, llama, xlm_roberta, bert, bert_cased, gpt2, roberta]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def family(request, tmp_path_factory):
+    folder = request.param(tmp_path_factory.mktemp("published") / request.param.__name__)
+    return request.param.__name__, folder, import_tokenizer(folder)
+
+
+def test_older_files_give_the_ids_of_transformers(family):
+    transformers = pytest.importorskip("transformers")
+    _, folder, ours = family
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in HARD:
+        assert ours.wrap(ours.encode_marked(text))[0] == theirs.encode(text), text
+    pair = ours.wrap(ours.encode("the"), ours.encode("cat"))[0]
+    assert pair == theirs.encode("the", "cat")
+
+
+def test_what_stands_around_a_text(family):
+    name, _, ours = family
+    expected = {
+        "t5": ((), (1,)),
+        "llama": ((1,), ()),
+        "xlm_roberta": ((0,), (2,)),
+        "bert": ((2,), (3,)),
+        "bert_cased": ((2,), (3,)),
+        "gpt2": ((), ()),
+        "roberta": ((0,), (2,)),
+    }
+    assert (ours.prefix, ours.suffix) == expected[name]
+    masks = {"xlm_roberta": ours.vocab_size - 1, "bert": 4, "bert_cased": 4, "roberta": 4}
+    assert ours.mask_id == masks.get(name)
+    if name == "t5":
+        assert (ours.bos_id, ours.pad_id, ours.eos_id) == (0, 0, 1)
+    if name == "llama":
+        assert ours.stop_ids == (2, 5)
+    if name.startswith("bert"):
+        assert ours.wrap([7], [8, 9]) == ([2, 7, 3, 8, 9, 3], [0, 0, 0, 1, 1, 1])
+
+
+def test_special_tokens_in_a_text_are_text(family):
+    _, _, ours = family
+    for text in HARD:
+        own = set(ours.special_tokens.values()) - {ours.special_tokens.get("<unk>")}
+        assert not set(ours.encode(text)) & (own - {ours.special_tokens.get("[UNK]")}), text
+
+
+def test_saved_and_loaded_they_are_the_same(family, tmp_path):
+    _, _, ours = family
+    ours.save(tmp_path / "tokenizer")
+    again = load_tokenizer(tmp_path / "tokenizer")
+    assert again.fingerprint == ours.fingerprint
+    assert again.encode_batch(HARD) == ours.encode_batch(HARD)
+    for name in ("prefix", "suffix", "stop_ids", "mask_id", "bos_id", "eos_id", "pad_id"):
+        assert getattr(again, name) == getattr(ours, name)
+
+
+@pytest.mark.parametrize("user", [[], ["<mask>", "\n", "\n\n", "\u2581\u2581", "<h1>"]])
+def test_sentencepiece_models_encode_as_they_do_by_themselves(tmp_path, user):
+    """Gemma's way: no space in front, symbols of the user's that nothing cuts."""
+    processor = sentencepiece_model(
+        tmp_path / "tokenizer.model", **LLAMA, add_dummy_prefix=False, user_defined_symbols=user
+    )
+    ours = import_tokenizer(write(tmp_path, config={"model_type": "gemma"}))
+    for text in [*HARD, "a\n\n\nb <mask> <h1>x", "a    b"]:
+        assert ours.encode(text) == processor.encode(text), text
+    assert ours.decode(ours.encode("a  b\n\nc")) == "a  b\n\nc"
+
+
+# tokenizer.json -----------------------------------------------------------------------------------
+
+
+def modern(folder, template=True):
+    """A byte-level tokenizer.json with added tokens of all kinds, and a hole among its ids."""
+    inner = Inner(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    spec = json.loads(inner.to_str())
+    last = max(spec["model"]["vocab"], key=spec["model"]["vocab"].get)
+    spec["model"]["vocab"][last] += 5
+    inner = Inner.from_str(json.dumps(spec))
+    inner.add_tokens([AddedToken("<think>", lstrip=True, rstrip=True), AddedToken("Größe")])
+    inner.add_special_tokens(["<|begin|>", "<|end|>", "<|turn|>"])
+    ids = {token: inner.token_to_id(token) for token in ("<|begin|>", "<|end|>", "<|turn|>")}
+    inner.post_processor = post.Sequence(
+        [
+            post.ByteLevel(trim_offsets=False),
+            post.TemplateProcessing(
+                single="<|begin|> $A",
+                pair="<|begin|> $A <|begin|>:1 $B:1",
+                special_tokens=[("<|begin|>", ids["<|begin|>"])],
+            ),
+        ]
+    )
+    folder.mkdir(exist_ok=True)
+    inner.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "pad_token": None}
+    write(
+        folder,
+        tokenizer_config=settings | ({"chat_template": "{{ messages }}"} if template else {}),
+        generation_config={"eos_token_id": [ids["<|end|>"], ids["<|turn|>"]]},
+    )
+    return ids
+
+
+def test_a_tokenizer_json_is_kept_byte_for_byte(tmp_path):
+    ids = modern(tmp_path)
+    ours = import_tokenizer(tmp_path)
+    assert ours.content == (tmp_path / "tokenizer.json").read_bytes()
+    assert ours.prefix == (ids["<|begin|>"],)
+    assert ours.stop_ids == (ids["<|end|>"], ids["<|turn|>"])
+    text = "x  <think>  y Größe <|turn|> z"
+    inner = Inner.from_file(str(tmp_path / "tokenizer.json"))
+    assert ours.encode_marked(text) == inner.encode(text, add_special_tokens=False).ids
+    assert ids["<|turn|>"] in ours.encode_marked(text)
+    assert ids["<|turn|>"] not in ours.encode(text)
+    assert ours.decode(ours.encode("a Größe <|turn|>")) == "a Größe <|turn|>"
+    assert len(ours.token_bytes()) == ours.vocab_size == max(inner.get_vocab().values()) + 1
+
+
+def test_the_chat_template_is_found_wherever_it_is(tmp_path):
+    modern(tmp_path)
+    assert import_tokenizer(tmp_path).chat_template == "{{ messages }}"
+    named = [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]
+    write(tmp_path, tokenizer_config={"eos_token": "<|end|>", "chat_template": named})
+    assert import_tokenizer(tmp_path).chat_template == "d"
+    write(tmp_path, chat_template={"chat_template": "from json"})
+    assert import_tokenizer(tmp_path).chat_template == "from json"
+    (tmp_path / "chat_template.jinja").write_text("from jinja 🙂")
+    ours = import_tokenizer(tmp_path)
+    assert ours.chat_template == "from jinja 🙂"
+    ours.save(tmp_path / "run")
+    assert load_tokenizer(tmp_path / "run").chat_template == "from jinja 🙂"
+    (tmp_path / "run" / "chat_template.jinja").write_text("edited")  # which is allowed
+    assert load_tokenizer(tmp_path / "run").chat_template == "edited"
+
+
+def test_tokens_that_only_the_neighbours_know_are_added(tmp_path):
+    modern(tmp_path)
+    size = import_tokenizer(tmp_path).vocab_size
+    entry = {"content": "<|new|>", "special": True, "lstrip": True}
+    write(tmp_path, tokenizer_config={"added_tokens_decoder": {str(size): entry}})
+    ours = import_tokenizer(tmp_path)
+    assert ours.encode_marked("a <|new|>")[-1] == size
+    assert ours.special_tokens["<|new|>"] == size
+    write(tmp_path, tokenizer_config={"added_tokens_decoder": {str(size + 3): entry}})
+    with pytest.raises(UserError, match=f"the id {size + 3}, the vocabulary has room for it at"):
+        import_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", b"{", "not a tokenizer.json"),
+        ("tokenizer.json", b"\xff\xfe", "not a tokenizer.json"),
+        ("tokenizer.json", b'{"model": {}, "added_tokens": []}', "not a tokenizer.json"),
+        ("tokenizer.json", b'{"model": {"type": "Unigram", "vocab": []}}', "not a tokenizer.json"),
+        ("tokenizer.model", b"garbage", "SentencePiece"),
+        ("spiece.model", b"", "SentencePiece"),
+        ("vocab.txt", b"a\nb\n", r"has no \[UNK\]"),
+        ("vocab.txt", b"\xff\n", "cannot be read"),
+        ("tokenizer_config.json", b"[]", "not a JSON object"),
+        ("tokenizer_config.json", b"{", "is not JSON"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        import_tokenizer(tmp_path)
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"one of these files is needed: tokenizer\.json, vocab"):
+        import_tokenizer(tmp_path)
+    byte_level(tmp_path / "bloom", "bloom", ["</s>"])
+    with pytest.raises(UserError, match=r"does not tell how bloom cuts words"):
+        import_tokenizer(tmp_path / "bloom")
