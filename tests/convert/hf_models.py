@@ -1,0 +1,212 @@
+"""Small random models of every published family, as Transformers builds and saves them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+VOCABULARY, LONGEST = 264, 96
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+
+SIZES = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=LONGEST,
+)
+IDS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+GROUPED = dict(SIZES, **IDS, num_key_value_heads=2)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=1000.0,
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+YARN = dict(rope_type="yarn", rope_theta=1000.0, factor=3.0, original_max_position_embeddings=32)
+LONGROPE = dict(
+    rope_type="longrope",
+    rope_theta=1000.0,
+    short_factor=[1.0, 1.1, 1.2],
+    long_factor=[2.0, 3.0, 5.0],
+    partial_rotary_factor=0.75,
+)
+T5 = dict(
+    vocab_size=VOCABULARY,
+    d_model=32,
+    d_kv=16,
+    d_ff=48,
+    num_layers=2,
+    num_decoder_layers=3,
+    num_heads=4,
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=20,
+)
+DISTILBERT = dict(
+    vocab_size=VOCABULARY, dim=32, hidden_dim=48, n_layers=3, n_heads=4,
+    max_position_embeddings=LONGEST,
+)  # fmt: skip
+
+
+def old_spelling(config: dict[str, Any]) -> None:
+    """Rotary positions as files before Transformers 5 state them."""
+    new = config.pop("rope_parameters")
+    config["rope_theta"] = new.pop("rope_theta")
+    new["type"] = new.pop("rope_type")
+    config["rope_scaling"] = new
+
+
+def untie(model: Any) -> None:
+    """A head of its own, as T5 1.1 is published with."""
+    import torch
+
+    model.lm_head.weight = torch.nn.Parameter(model.shared.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model: its class and config in Transformers, and how its files are changed."""
+
+    architecture: str
+    config: str
+    fields: dict[str, Any]
+    edit: Callable[[dict[str, Any]], None] | None = None
+    change: Callable[[Any], None] | None = None
+    std: float = 0.25
+    hidden: bool = field(default=False)
+    """Whether it has no head: its hidden states are compared."""
+
+
+def _decoder(name: str, /, **fields: Any) -> Case:
+    return Case(f"{name}ForCausalLM", f"{name.replace('3For', '')}Config", GROUPED | fields)
+
+
+CASES: dict[str, Case] = {
+    "gpt2": Case(
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        dict(n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=LONGEST)
+        | dict(IDS, vocab_size=VOCABULARY),
+    ),
+    "llama": _decoder(
+        "Llama", head_dim=16, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3
+    ),
+    "llama-linear": Case(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        GROUPED
+        | dict(
+            tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="linear", factor=2.5, rope_theta=500.0),
+        ),
+        edit=old_spelling,
+    ),
+    "llama-yarn": _decoder("Llama", rope_parameters=YARN),
+    "mistral": _decoder("Mistral", head_dim=16, sliding_window=7),
+    "qwen2": _decoder(
+        "Qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=1,
+        tie_word_embeddings=True,
+    ),
+    "qwen3": _decoder("Qwen3", head_dim=16, attention_bias=True),
+    "smollm3": _decoder("SmolLM3", no_rope_layer_interval=2, attention_bias=True, mlp_bias=True),
+    "olmo2": _decoder("Olmo2", attention_bias=True),
+    "gemma": _decoder("Gemma", head_dim=16, attention_bias=True),
+    "gemma2": _decoder("Gemma2", head_dim=16, query_pre_attn_scalar=24, sliding_window=7),
+    "gemma3": Case(
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        GROUPED
+        | dict(
+            head_dim=16, query_pre_attn_scalar=24, sliding_window=7, sliding_window_pattern=2,
+            final_logit_softcapping=9.0, rope_scaling=dict(rope_type="linear", factor=3.0),
+        ),
+    ),
+    "phi3": _decoder(
+        "Phi3", original_max_position_embeddings=16, rope_parameters=LONGROPE, sliding_window=30
+    ),
+    "gpt-neox": Case("GPTNeoXForCausalLM", "GPTNeoXConfig", SIZES | IDS),
+    "gpt-neox-serial": Case(
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        SIZES | IDS | dict(use_parallel_residual=False, attention_bias=False),
+    ),
+    "bert": Case("BertForMaskedLM", "BertConfig", SIZES | dict(pad_token_id=0)),
+    "bert-pooler": Case("BertModel", "BertConfig", SIZES | dict(pad_token_id=0), hidden=True),
+    "roberta": Case("RobertaForMaskedLM", "RobertaConfig", SIZES | dict(pad_token_id=0)),
+    "xlm-roberta": Case(
+        "XLMRobertaForMaskedLM",
+        "XLMRobertaConfig",
+        SIZES | dict(pad_token_id=1, type_vocab_size=1, tie_word_embeddings=False),
+    ),
+    "distilbert": Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
+    "modernbert": Case(
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        SIZES
+        | IDS
+        | dict(
+            cls_token_id=1, sep_token_id=2, attention_bias=True, mlp_bias=True, norm_bias=True,
+            classifier_bias=True, local_attention=6, global_attn_every_n_layers=2,
+        ),
+    ),
+    "t5": Case("T5ForConditionalGeneration", "T5Config", T5, std=0.15),
+    "t5-v1.1": Case(
+        "T5ForConditionalGeneration",
+        "T5Config",
+        T5 | dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        change=untie,
+        std=0.15,
+    ),
+    "mt5": Case("MT5ForConditionalGeneration", "MT5Config", T5, std=0.15),
+}  # fmt: skip
+DECODERS = tuple(n for n, case in CASES.items() if "CausalLM" in case.architecture) + ("gpt2",)
+ENCODER_DECODERS = ("t5", "t5-v1.1", "mt5")
+
+
+def build(name: str, folder: Path) -> Any:
+    """Makes a model in evaluation mode, and saves it with a tokenizer."""
+    import torch
+    import transformers
+
+    case = CASES[name]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = getattr(transformers, case.config)(**case.fields)
+    model = getattr(transformers, case.architecture)(config).eval()
+    if case.change is not None:
+        case.change(model)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, case.std)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    if case.edit is not None:
+        values = json.loads((folder / "config.json").read_text())
+        case.edit(values)
+        (folder / "config.json").write_text(json.dumps(values))
+    write_tokenizer(folder)
+    return model
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Bytes, and three tokens before them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: i for i, piece in enumerate([*SPECIAL.values(), *alphabet])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL.values()))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(SPECIAL))

@@ -1,0 +1,146 @@
+"""Imported models compute what Transformers computes, and go back bit for bit: every family."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hf_models
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import llmjax
+from llmjax.convert import export, import_model
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+PROMPT, NEW = 24, 64
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(3, hf_models.VOCABULARY, (2, PROMPT)).astype(np.int32)
+TARGETS = RNG.integers(3, hf_models.VOCABULARY, (2, 11)).astype(np.int32)
+MASK = np.ones_like(TOKENS)
+MASK[1, -6:] = 0  # the second row is shorter
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model there and here."""
+
+    name: str
+    theirs: Any
+    run: Path
+    ours: llmjax.LanguageModel
+
+    @property
+    def case(self) -> hf_models.Case:
+        return hf_models.CASES[self.name]
+
+
+@pytest.fixture(scope="module", params=hf_models.CASES)
+def pair(request, tmp_path_factory) -> Pair:
+    folder = tmp_path_factory.mktemp(request.param.replace(".", "-"))
+    (folder / "there").mkdir()
+    theirs = hf_models.build(request.param, folder / "there")
+    run = import_model(folder / "there", folder / "run")
+    return Pair(request.param, theirs, run, llmjax.load(run))
+
+
+def close(ours, theirs, what):
+    ours, theirs = np.asarray(ours), theirs.numpy()
+    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert error < 1e-4, f"{what}: {error:.1e}"
+
+
+def test_outputs_are_equal(pair):
+    model, params = pair.ours.model, pair.ours.params
+    mask = torch.tensor(MASK)
+    with torch.no_grad():
+        if pair.name in hf_models.ENCODER_DECODERS:
+            there = pair.theirs(
+                input_ids=torch.tensor(TOKENS), attention_mask=mask,
+                decoder_input_ids=torch.tensor(TARGETS),
+            )  # fmt: skip
+            here = jax.jit(model.apply)(
+                params, TARGETS, encoder_tokens=TOKENS, encoder_segments=MASK
+            )
+            close(here, there.logits, "logits")
+            return
+        types = {"token_type_ids": torch.tensor(1 - MASK)} if pair.name.startswith("bert") else {}
+        there = pair.theirs(input_ids=torch.tensor(TOKENS), attention_mask=mask, **types)
+    types = {"token_types": 1 - MASK} if types else {}
+    hidden = jax.jit(model.hidden)(params, TOKENS, segments=MASK, **types)
+    if pair.case.hidden:
+        close(hidden[MASK > 0], there.last_hidden_state[mask > 0], "hidden")
+        close(model.pool(params, hidden), there.pooler_output, "pooled")
+    else:
+        close(model.logits(params, hidden)[MASK > 0], there.logits[mask > 0], "logits")
+
+
+def test_greedy_text_is_equal(pair):
+    if model_is_encoder(pair):
+        pytest.skip("writes no text")
+    prompt, encoded = TOKENS, {}
+    if pair.name in hf_models.ENCODER_DECODERS:
+        encoded = {"attention_mask": torch.tensor(MASK)}
+        prompt = np.zeros((2, 1), np.int32)
+    there = pair.theirs.generate(
+        torch.tensor(TOKENS), max_new_tokens=NEW, do_sample=False, eos_token_id=None, **encoded
+    )
+    here = greedy(pair.ours.model, bool(encoded), pair.ours.params, prompt)
+    assert np.array_equal(here, there.numpy())
+
+
+def model_is_encoder(pair) -> bool:
+    return not pair.ours.model.config.num_decoder_layers
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def greedy(model, encoded, params, prompt):
+    """Token by token, so that the prompt and what follows are one program."""
+    rows, length = prompt.shape
+    source = {}
+    if encoded:
+        states = model.encode(params, TOKENS, MASK)
+        source = {"encoded": states, "encoder_segments": MASK, "params": params}
+    cache = model.init_cache(rows, length + NEW, **source)
+
+    def step(carry, place):
+        cache, token = carry
+        token = jnp.where(place < length, prompt[:, jnp.minimum(place, length - 1)], token)
+        positions = jnp.broadcast_to(place, (rows, 1))
+        logits, cache = model.decode(params, token[:, None], positions, cache)
+        return (cache, jnp.argmax(logits[:, 0], -1).astype(jnp.int32)), token
+
+    start = (cache, jnp.zeros(rows, jnp.int32))
+    return jax.lax.scan(step, start, jnp.arange(length + NEW))[1].T
+
+
+def test_round_trip_is_exact(pair, tmp_path):
+    export(pair.run, tmp_path / "out")
+    again = type(pair.theirs).from_pretrained(tmp_path / "out").state_dict()
+    before = pair.theirs.state_dict()
+    assert again.keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(value, again[name]), name
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "Zoë \n</s> 12"
+    assert tokenizer.encode(text, add_special_tokens=False) == pair.ours.tokenizer.encode_marked(text)
+
+
+def test_what_was_exported_says_the_same(pair, tmp_path):
+    export(pair.run, tmp_path / "out")
+    config = pair.theirs.config.to_dict()
+    again = transformers.AutoConfig.from_pretrained(tmp_path / "out").to_dict()
+    ignored = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "llmjax_version"}
+    for name in config.keys() - ignored - {"architectures"}:
+        assert sane(config[name]) == sane(again.get(name)), name
+
+
+def sane(value):
+    """Without what only repeats defaults."""
+    if isinstance(value, dict):
+        return {k: sane(v) for k, v in value.items() if v is not None and k != "type"}
+    return value
