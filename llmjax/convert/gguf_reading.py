@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +81,11 @@ class Gguf:
             values[start : start + step] = dequantize(part)
         return values
 
-    @cached_property
-    def parameters(self) -> int:
-        """How many numbers all tensors hold."""
-        return sum(int(np.prod(self.shape(name))) for name in self.tensors)
+    def stored_values(self, theirs: str) -> np.ndarray:
+        """A tensor by its name in the file, as it lies there: [rows, columns]."""
+        shape, kind = self.file.tensors[theirs].shape, self.file.tensors[theirs].kind
+        rows = int(np.prod(shape[:-1]))
+        return np.array(dequantizer(kind)[1](np.asarray(self.file.rows(theirs, 0, rows))))
 
 
 def open_gguf(path: Path | str) -> Gguf:

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 
 from llmjax.convert.gguf_metadata import Metadata, short
-from llmjax.model.rope import Llama3Scaling, frequencies
+from llmjax.model import ModelConfig
+from llmjax.model.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    Unscaled,
+    YarnScaling,
+    frequencies,
+)
 
 
 def read_rope_scaling(found: Metadata, config: dict[str, Any], width: int) -> dict[str, Any] | None:
@@ -97,3 +104,31 @@ def _llama3(
         "original_max_position_embeddings": config["max_position_embeddings"],
         "attention_factor": 1.0,
     }
+
+
+def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
+    """The keys rope.scaling.* for a model; None where they cannot say its scaling."""
+    match shape.rope_scaling:
+        case Unscaled():
+            return {}
+        case Llama3Scaling(low_frequency_factor=1.0, high_frequency_factor=4.0):
+            return {}  # a tensor says it
+        case LinearScaling(factor=factor):
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
+        case YarnScaling(attention_factor=None, truncate=True) as yarn:
+            return {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": float(yarn.factor),
+                "rope.scaling.original_context_length": yarn.original_length,
+                "rope.scaling.yarn_beta_fast": float(yarn.beta_fast),
+                "rope.scaling.yarn_beta_slow": float(yarn.beta_slow),
+            }
+    return None
+
+
+def llama3_factors(scaling: Llama3Scaling, shape: ModelConfig) -> np.ndarray:
+    """By what the frequency of each pair is divided, float32 [head_dim / 2]."""
+    width, theta = shape.head_width, shape.rope_theta
+    plain, _ = frequencies(Unscaled(), theta, width, shape.max_length)
+    turns, _ = frequencies(scaling, theta, width, shape.max_length)
+    return (plain.astype(np.float64) / turns).astype(np.float32)

@@ -16,8 +16,10 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from llmjax.convert.gguf_file import GgufFile
 from llmjax.errors import UserError
 
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
 """Types of token."""
+NEVER = -1e6
+"""The score of a token that no text is spelt with."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -86,9 +88,10 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
     kinds: dict[Any, Callable[[Vocabulary], tuple[tokenizers.Tokenizer, bool]]] = {
         "gpt2": _byte_level,
         "llama": _sentencepiece,
+        "t5": _unigram,
     }
     if vocabulary.kind not in kinds:
-        vocabulary.fail(f"has a tokenizer of kind {vocabulary.kind!r}, not gpt2 or llama")
+        vocabulary.fail(f"has a tokenizer of kind {vocabulary.kind!r}, not gpt2, llama or t5")
     tokenizer, begins = kinds[vocabulary.kind](vocabulary)
     tokenizer.add_tokens(vocabulary.added())
     first = vocabulary.flag("add_bos_token", begins)
@@ -118,7 +121,8 @@ class Vocabulary:
         self.file = file
         self.kind = self.key("model")
         tokens = self.key("tokens")
-        if not isinstance(tokens, list) or not tokens:
+        tokens = list(tokens) if isinstance(tokens, list) else None
+        if not tokens:
             self.fail("carries no tokenizer")
         self.tokens: list[str] = tokens
         self.ids = {token: i for i, token in enumerate(tokens)}
@@ -131,6 +135,9 @@ class Vocabulary:
         self.types = np.ones(len(tokens), int) if types is None else np.asarray(types)
         if self.types.shape != (len(tokens),):
             self.fail("has not one token type for each token")
+        while self.types[-1] == UNUSED and tokens[-1].startswith("[PAD"):  # rows without a token
+            del self.ids[tokens.pop()]
+            self.types = self.types[:-1]
 
     def fail(self, why: str) -> NoReturn:
         raise UserError(self.file.path, why)
@@ -180,11 +187,16 @@ class Vocabulary:
             found.append((left, right))
         return found
 
+    def scores(self) -> np.ndarray:
+        """SentencePiece's of each token; higher is better."""
+        found = np.asarray(self.key("scores"), np.float64)[: len(self.tokens)]
+        if found.shape != (len(self.tokens),):
+            self.fail("has a SentencePiece tokenizer without a score for each token")
+        return found
+
     def scored_merges(self) -> list[tuple[str, str]]:
         """The same from SentencePiece's scores: what joins into a better piece is joined first."""
-        scores = np.asarray(self.key("scores"), np.float64)
-        if scores.shape != (len(self.tokens),):
-            self.fail("has a SentencePiece tokenizer without a score for each token")
+        scores = self.scores()
         plain = {t: i for t, i in self.ids.items() if self.types[i] not in (UNKNOWN, CONTROL, BYTE)}
         found = []
         for token, i in plain.items():
@@ -209,22 +221,24 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     tokenizer = tokenizers.Tokenizer(bpe)
     if splitting.composed:
         tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = splitting_steps(splitting, vocabulary.flag("add_space_prefix", False))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, splitting.begins
+
+
+def splitting_steps(splitting: Splitting, prefix: bool) -> pre_tokenizers.PreTokenizer:
+    """How text is cut, as tokenizer.json says it; `prefix`: a space is put before it."""
     steps: list[Any] = []
     if splitting.single_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     if splitting.pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(splitting.pattern), behavior="isolated"))
-    prefix = vocabulary.flag("add_space_prefix", False)
     words = splitting.pattern is None
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=words))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, splitting.begins
+    return pre_tokenizers.Sequence(steps)
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
-    space = "\u2581"
-    prefix = vocabulary.flag("add_space_prefix", True)
     bpe = models.BPE(
         vocab=vocabulary.ids,
         merges=vocabulary.scored_merges(),
@@ -232,7 +246,29 @@ def _sentencepiece(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
         fuse_unk=True,
         byte_fallback=bool((vocabulary.types == BYTE).any()),
     )
-    tokenizer = tokenizers.Tokenizer(bpe)
+    return _spaced(bpe, vocabulary), True
+
+
+def _unigram(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+    if vocabulary.key("precompiled_charsmap") is not None:
+        vocabulary.fail("has a tokenizer that changes characters, which is not supported")
+    if vocabulary.flag("remove_extra_whitespaces", False):
+        vocabulary.fail("has a tokenizer that drops spaces, which is not supported")
+    plain = ~np.isin(vocabulary.types, (UNKNOWN, CONTROL, BYTE, UNUSED))
+    scores = np.where(plain, vocabulary.scores(), NEVER).tolist()
+    unknown = vocabulary.special("unknown")
+    model = models.Unigram(
+        list(zip(vocabulary.tokens, scores, strict=True)),
+        unk_id=None if unknown is None else vocabulary.ids[unknown],
+        byte_fallback=bool((vocabulary.types == BYTE).any()),
+    )
+    return _spaced(model, vocabulary), False
+
+
+def _spaced(model: models.Model, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """With spaces written as U+2581, as SentencePiece does."""
+    space, prefix = "\u2581", vocabulary.flag("add_space_prefix", True)
+    tokenizer = tokenizers.Tokenizer(model)
     spaces = normalizers.Replace(" ", space)
     before = [normalizers.Prepend(space)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*before, spaces])
@@ -240,7 +276,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
     )
-    return tokenizer, True
+    return tokenizer
 
 
 def _surround(
