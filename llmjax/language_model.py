@@ -17,7 +17,7 @@ from llmjax.decoding.completions import Completion, Piece, stream_completions
 from llmjax.decoding.config import DecodingConfig, with_fields
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
-from llmjax.model import Model, Params, resolve
+from llmjax.model import Model, Params, one_by_one, resolve
 from llmjax.model.config import Dtype
 from llmjax.run import Run
 from llmjax.scoring.documents import score_text
@@ -30,7 +30,7 @@ class LanguageModel:
 
     Attributes:
       model: the architecture's pure functions.
-      params: nested dict of arrays.
+      params: nested dict of arrays; each stack's layers are a tuple of such.
       tokenizer: text to tokens and back.
       config: of the run that it comes from.
       mesh: the devices that it lives on; None for one device.
@@ -209,6 +209,8 @@ def load(
     with use_mesh(devices):
         wanted = jax.tree.map(held, model.abstract_params())
     params, found = restore_params(folder.checkpoints, wanted, step)
+    with use_mesh(devices):
+        params = one_by_one(params)
     return LanguageModel(model, params, tokenizer, config, devices, found)
 
 

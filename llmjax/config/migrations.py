@@ -8,7 +8,7 @@ Plain = dict[str, Any]
 
 def _families(config: Plain) -> Plain:
     """1 -> 2: the model got what published families differ in; older ones had none of it."""
-    absent = {
+    absent: Plain = {
         "first_norm": True,
         "norm_unit_offset": False,
         "parallel_residual": False,

@@ -10,10 +10,10 @@ from llmjax.model.flops import flops_per_token
 
 if TYPE_CHECKING:
     from llmjax.model.cache import Cache
-    from llmjax.model.model import Model
+    from llmjax.model.model import Model, one_by_one
     from llmjax.model.plan import Params
 
-__all__ = ["Cache", "Model", "ModelConfig", "Params", "flops_per_token", "resolve"]
+__all__ = ["Cache", "Model", "ModelConfig", "Params", "flops_per_token", "one_by_one", "resolve"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +21,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"llmjax.model has no {name}")
     from llmjax.model import cache, model, plan
 
-    return {"Cache": cache.Cache, "Model": model.Model, "Params": plan.Params}[name]
+    return {
+        "Cache": cache.Cache,
+        "Model": model.Model,
+        "Params": plan.Params,
+        "one_by_one": model.one_by_one,
+    }[name]

@@ -56,6 +56,8 @@ def _choose(
     backend: AttentionBackend, q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None
 ) -> Attend:
     """The path a backend takes: its own where it suits, else one that always does."""
+    if backend == "reference":
+        return reference
     platform = mesh.platform()
     if backend == "cudnn" and platform != "gpu":
         raise UserError("attention cudnn", f"this is a {platform}", "choose auto")
@@ -70,7 +72,26 @@ def _choose(
     elif backend == "blocked":
         return attention_blocked.blocked
     small = q.shape[1] * k.shape[1] <= SMALL or q.shape[1] == 1
-    return reference if backend == "reference" or small else attention_blocked.blocked
+    return reference if small else attention_blocked.blocked
+
+
+def attend_cached(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    bias: jax.Array | None = None,
+    *,
+    softcap: float | None = None,
+    backend: AttentionBackend = "auto",
+    layout: Layout,
+) -> jax.Array:
+    """As `attend`, with keys and values as a cache holds them: [B, N, S, K]."""
+    blocks = backend != "reference" and bias is None and q.shape[1] > 1
+    if blocks and q.shape[1] * k.shape[2] > SMALL:
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        return attention_blocked.blocked(q, k, v, mask, softcap, layout)
+    return _attend_heads(q, k, v, mask, softcap, layout, bias)
 
 
 def reference(
@@ -83,23 +104,44 @@ def reference(
     bias: jax.Array | None = None,
 ) -> jax.Array:
     """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
-    (b, t, h, width), (s, n) = q.shape, k.shape[1:3]
-    dtype = q.dtype
-    if mesh.platform() == "cpu" and t > 1:
-        # XLA's CPU backend refuses some small batched products of bfloat16 with float32 sums.
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    return _attend_heads(q, k, v, mask, softcap, layout, bias)
+
+
+def _attend_heads(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    softcap: float | None,
+    layout: Layout,
+    bias: jax.Array | None,
+) -> jax.Array:
+    """`reference` of keys and values [B, N, S, K]: two batched products, a head's keys at once."""
+    (b, t, h, width), (n, s) = q.shape, k.shape[1:3]
+    group, length = h // n, layout.length
+    seen, dtype = mask.dense(t, s), q.dtype
+    if mesh.platform() == "cpu":
+        # Its batched products of bfloat16 are refused in some small shapes, and slow in others.
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    grouped = mesh.out_sharding("batch", layout.length, "kv_heads", None, None)
-    q = q.reshape(b, t, n, h // n, width, out_sharding=grouped)
-    scores = einsum("btngk,bsnk->bngts", q, k) * width**-0.5
+    split = mesh.out_sharding("batch", length, "kv_heads", None, None)
+    q = q.reshape(b, t, n, group, width, out_sharding=split).transpose(0, 2, 3, 1, 4)
+    if t == 1:
+        scores = einsum("bngk,bnsk->bngs", q[:, :, :, 0], k)[:, :, :, None] * width**-0.5
+    else:
+        scores = einsum("bngtk,bnsk->bngts", q, k) * width**-0.5
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
-        spec = mesh.out_sharding(
-            "batch" if len(bias) > 1 else None, "kv_heads", None, layout.length, None
-        )
-        scores = scores + bias.reshape(len(bias), n, h // n, t, s, out_sharding=spec)
-    weights = _softmax(scores, mask.dense(t, s)).astype(v.dtype)
-    mixed = einsum("bngts,bsnk->btngk", weights, v).astype(dtype)
+        rows = "batch" if len(bias) > 1 else None
+        spec = mesh.out_sharding(rows, "kv_heads", None, length, None)
+        scores = scores + bias.reshape(len(bias), n, group, t, s, out_sharding=spec)
+    weights = _softmax(scores, seen).astype(v.dtype)
+    if t == 1:
+        mixed = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]
+    else:
+        mixed = einsum("bngts,bnsk->bngtk", weights, v)
+    mixed = mixed.astype(dtype).transpose(0, 3, 1, 2, 4)
     return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*layout.heads()))
 
 

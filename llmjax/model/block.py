@@ -99,12 +99,21 @@ class Attention(nnx.Module):
         mask: Mask,
         layout: Layout,
         bias: jax.Array | None = None,
+        *,
+        cached: bool = False,
     ) -> jax.Array:
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
+        softcap = self.config.attention_softcap
+        if cached:
+            backend = self.config.attention
+            mixed = attention.attend_cached(
+                q, *kv, mask, bias, softcap=softcap, backend=backend, layout=layout
+            )
+            return self.out(mixed, layout.stream())
         k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
         attend: Callable[..., jax.Array] = partial(
             attention.attend,
-            softcap=self.config.attention_softcap,
+            softcap=softcap,
             backend=self.config.attention,
             layout=layout,
         )
@@ -139,10 +148,13 @@ class Block(nnx.Module):
         scope: Scope,
         kind: LayerKind,
         cache: Cache | None,
-        layer: jax.Array,
+        layer: int | None,
         key: jax.Array | None,
     ) -> tuple[jax.Array, Cache | None]:
-        """[B, L, D] -> [B, L, D], and the cache with this layer's keys and values written."""
+        """[B, L, D] -> [B, L, D], and the cache with this layer's keys and values written.
+
+        `layer` is its number, which only a cache needs.
+        """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         layout = scope.layout
 
@@ -151,20 +163,23 @@ class Block(nnx.Module):
             q = self.attention.queries(h, scope, kind)
             kv = self.attention.keys_values(h, scope, kind)
             if cache is not None:
+                assert layer is not None
                 cache = cache.write(layer, scope.positions, *kv)
                 kv = cache.read(layer)
-            mask = replace(scope.mask, window=kind.window)
-            return self.attention.mix(q, kv, mask, layout, scope.bias)
+            mask, cached = replace(scope.mask, window=kind.window), cache is not None
+            return self.attention.mix(q, kv, mask, layout, scope.bias, cached=cached)
 
         def attend_encoded(h: jax.Array) -> jax.Array:
             assert scope.encoded_mask is not None
             q = self.cross_attention.queries(h, scope)
             if cache is not None:
+                assert layer is not None
                 kv = cache.read_encoded(layer)
             else:
                 assert scope.encoded is not None
                 kv = self.cross_attention.keys_values(scope.encoded, scope)
-            return self.cross_attention.mix(q, kv, scope.encoded_mask, layout)
+            cached = cache is not None
+            return self.cross_attention.mix(q, kv, scope.encoded_mask, layout, cached=cached)
 
         y = self._residual(x, "attention", attend, layout, keys[0], plain=not kind.normalises)
         if self.cross:

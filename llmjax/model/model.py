@@ -100,14 +100,15 @@ class Model:
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         module = self._module(params)
         if not self.config.num_decoder_layers:
-            return self._encode(module, tokens, positions, segments, keys[0], token_types)
+            return self._encode(params, tokens, positions, segments, keys[0], token_types)
         scope = self._scope("tokens", tokens, positions, segments, causal=True)
         if encoder_tokens is not None:
             source = (encoder_tokens, encoder_positions, encoder_segments)
-            encoded = self._encode(module, *source, keys[0])
+            encoded = self._encode(params, *source, keys[0])
             crossed = Mask(segments, encoder_segments, causal=False)
             scope = replace(scope, encoded=encoded, encoded_mask=crossed)
-        return module.decoder(module.embed(tokens, ROWS), scope, None, keys[1])[0]
+        x, apart = module.embed(tokens, ROWS), _apart(params, "decoder")
+        return module.decoder(x, scope, None, keys[1], apart)[0]
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, [B, L, D] -> [B, L, V] float32, soft-capped."""
@@ -152,7 +153,7 @@ class Model:
         """
         if not self.config.num_encoder_layers:
             raise UserError("encode", "this model has no encoder")
-        return self._encode(self._module(params), tokens, positions, segments, None)
+        return self._encode(params, tokens, positions, segments, None)
 
     def init_cache(
         self,
@@ -182,8 +183,8 @@ class Model:
         empty = caches.empty(self.config, batch, length)
         if encoded is None or params is None:
             return empty
-        k, v = self._module(params).decoder.keys_values_of(encoded)
-        return empty.with_encoded(k, v, encoder_segments)
+        pairs = self._module(params).decoder.keys_values_of(encoded, _apart(params, "decoder"))
+        return empty.with_encoded(pairs, encoder_segments)
 
     def decode(
         self,
@@ -213,22 +214,27 @@ class Model:
         encoded_mask = None
         if self.config.is_encoder_decoder:
             encoded_mask = Mask(None, cache.encoder_segments, causal=False)
-        module, apart = self._module(params), params["decoder"]["layers"]
+        module = self._module(params)
         scope = Scope(STEPS, positions, Mask(index=positions), encoded_mask=encoded_mask)
         x = module.embed(tokens, STEPS)
-        layers = apart if isinstance(apart, tuple) else None
-        x, written = module.decoder(x, scope, cache, None, layers)
+        x, written = module.decoder(x, scope, cache, None, _apart(params, "decoder"))
         assert written is not None
         if only is not None:
             x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
         return self._logits(params, x, STEPS), written
 
     def _module(self, params: Params) -> Transformer:
-        return nnx.merge(plan(self.config).graph, params)
+        """The module of these parameters; layers that come one by one are left out of it."""
+        planned = plan(self.config)
+        for name in ("encoder", "decoder"):
+            if _apart(params, name) is not None:
+                shapes = planned.tree(lambda declared: declared.shape)[name]["layers"]
+                params = params | {name: params[name] | {"layers": shapes}}
+        return nnx.merge(planned.graph, params)
 
     def _encode(
         self,
-        module: Transformer,
+        params: Params,
         tokens: jax.Array,
         positions: jax.Array | None,
         segments: jax.Array | None,
@@ -237,7 +243,8 @@ class Model:
     ) -> jax.Array:
         scope = self._scope("encoder_tokens", tokens, positions, segments, causal=False)
         scope = replace(scope, token_types=token_types)
-        return module.encoder(module.embed(tokens, ROWS), scope, None, key)[0]
+        module, apart = self._module(params), _apart(params, "encoder")
+        return module.encoder(module.embed(tokens, ROWS), scope, None, key, apart)[0]
 
     def _scope(
         self,
@@ -284,3 +291,33 @@ class Model:
 def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:
     if mesh.has_mesh():
         mesh.check_divides(name, tokens.shape, axes, jax.sharding.get_abstract_mesh())
+
+
+def one_by_one(params: Params) -> Params:
+    """The same parameters with a tuple of layers in each stack, instead of stacked arrays.
+
+    All functions of a model take them too. Its programs are longer, and faster step by step: what a
+    layer multiplies with lies in one piece. The stacked arrays are given up one after the other.
+    """
+    split = dict(params)
+    for name in {"encoder", "decoder"} & set(params):
+        leaves, tree = jax.tree.flatten(params[name]["layers"])
+        layers = [[] for _ in range(len(leaves[0]))]  # type: list[list[jax.Array]]
+        for leaf in leaves:
+            for layer, part in zip(layers, _rows_of(leaf), strict=True):
+                layer.append(part)
+            leaf.delete()
+        apart = tuple(jax.tree.unflatten(tree, layer) for layer in layers)
+        split[name] = params[name] | {"layers": apart}
+    return split
+
+
+@jax.jit
+def _rows_of(leaf: jax.Array) -> list[jax.Array]:
+    return [leaf[i] for i in range(len(leaf))]
+
+
+def _apart(params: Params, stack: str) -> tuple[Params, ...] | None:
+    """The layers of a stack, where they come one by one."""
+    layers = params.get(stack, {}).get("layers")
+    return layers if isinstance(layers, tuple) else None

@@ -14,7 +14,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.transformer import Transformer
 
 Params = dict[str, Any]
-"""A nested dict of arrays; the layers of a stack are stacked along a leading axis."""
+"""A nested dict of arrays; the layers of a stack are stacked along a leading axis (or a tuple)."""
 
 
 class Declared(NamedTuple):

@@ -62,7 +62,8 @@ class Stack(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Embedded tokens [B, L, D] -> the stack's output [B, L, D], and the cache.
 
-        `apart`: the layers' parameters one by one, to be used instead of the stacked ones.
+        `apart`: the layers' parameters one by one, to be used instead of the stacked ones. A cache
+        is written layer by layer, so with one the layers are always written out.
         """
         x = self._place(x, scope)
         if self.config.positions == "relative":
@@ -75,14 +76,20 @@ class Stack(nnx.Module):
         layer_keys = None if keys[1] is None else jax.random.split(keys[1], count)
         block, params = nnx.split(self.layers, nnx.Param)
 
-        def body(carry: tuple, layer: tuple, kind: LayerKind) -> tuple:
-            params, index, key = layer
-            return nnx.merge(block, params)(carry[0], scope, kind, carry[1], index, key)
+        def body(carry: tuple, layer: tuple, kind: LayerKind, number: int | None = None) -> tuple:
+            params, key = layer
+            return nnx.merge(block, params)(carry[0], scope, kind, carry[1], number, key)
 
+        if apart is None and cache is not None:
+            apart = one_by_one(params, count)
         if apart is not None:
-            x, cache = _one_by_one(body, (x, cache), apart, self.kinds)
+            carry = (x, cache)
+            for index, (params, kind) in enumerate(zip(apart, self.kinds, strict=True)):
+                layer_key = None if layer_keys is None else layer_keys[index]
+                carry = body(carry, (params, layer_key), kind, index)
+            x, cache = carry
         else:
-            layers = (params, jnp.arange(count), layer_keys)
+            layers = (params, layer_keys)
             x, cache = _through(body, (x, cache), layers, self.kinds, self.config.remat)
         return (x if self.config.norm_placement == "post" else self.norm(x)), cache
 
@@ -100,17 +107,17 @@ class Stack(nnx.Module):
             x = x + self.token_types(types, layout)
         return self.embed_norm(x) if config.embed_norm else x
 
-    def keys_values_of(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The encoder's output [B, E, D] as each layer's keys and values, [layers, B, E, N, K]."""
+    def keys_values_of(
+        self, encoded: jax.Array, apart: Sequence[Any] | None = None
+    ) -> list[tuple[jax.Array, jax.Array]]:
+        """The encoder's output [B, E, D] as each layer's keys and values, [B, E, N, K]."""
         block, params = nnx.split(self.layers, nnx.Param)
         encoded = mesh.reshard(encoded, *STEPS.whole())
         scope = Scope(STEPS, jnp.zeros(encoded.shape[:2], jnp.int32), Mask())
 
-        def one(_: None, params: nnx.State) -> tuple[None, tuple[jax.Array, jax.Array]]:
-            cross = nnx.merge(block, params).cross_attention
-            return None, cross.keys_values(encoded, scope)
-
-        return jax.lax.scan(one, None, params)[1]
+        layers = one_by_one(params, len(self.kinds)) if apart is None else apart
+        blocks = (nnx.merge(block, layer) for layer in layers)
+        return [block.cross_attention.keys_values(encoded, scope) for block in blocks]
 
 
 Body = Callable[[tuple, tuple, LayerKind], tuple]
@@ -126,7 +133,7 @@ def _through(
     the stack and its activations into one, which takes a fifth of a training step.
     """
     count, (head, period, repeats) = len(kinds), rhythm(kinds)
-    if mesh.platform() == "cpu" and count <= UNROLLED and carry[1] is None:
+    if mesh.platform() == "cpu" and count <= UNROLLED:
         head, repeats = count, 0
     end = head + period * repeats
     carry = _written_out(body, carry, layers, kinds, remat, (0, head))
@@ -160,20 +167,19 @@ def _written_out(
     start, end = between
     if start == end:
         return carry
-    leaves, tree = jax.tree.flatten(layers)
-    split = [jax.lax.split(leaf[start:end], (1,) * (end - start)) for leaf in leaves]
-    for kind, parts in zip(kinds[start:end], zip(*split, strict=True), strict=True):
-        layer = jax.tree.unflatten(tree, [part[0] for part in parts])
+    some = jax.tree.map(lambda leaf: leaf[start:end], layers)
+    for kind, layer in zip(kinds[start:end], one_by_one(some, end - start), strict=True):
         carry = _remat(body, kind, remat, prevent_cse=True)(carry, layer)
     return carry
 
 
-def _one_by_one(
-    body: Body, carry: tuple, apart: Sequence[Any], kinds: tuple[LayerKind, ...]
-) -> tuple:
-    for index, (params, kind) in enumerate(zip(apart, kinds, strict=True)):
-        carry = body(carry, (params, jnp.int32(index), None), kind)
-    return carry
+def one_by_one(stacked: Any, count: int) -> list[Any]:
+    """Trees of one layer each, out of a tree whose leaves have a leading axis of `count` layers."""
+    leaves, tree = jax.tree.flatten(stacked)
+    split = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]
+    return [
+        jax.tree.unflatten(tree, [part[0] for part in parts]) for parts in zip(*split, strict=True)
+    ]
 
 
 def _remat(
