@@ -1,0 +1,31 @@
+"""What Transformers computed of three tiny models, stored: holds where it is not installed."""
+
+import hf_golden
+import numpy as np
+import pytest
+
+from llmjax.convert.families import family_of
+from llmjax.convert.mapping import Match, read_params
+from llmjax.convert.safetensors import TensorFiles, open_folder, read_header, read_json
+from llmjax.model import Model
+
+
+@pytest.mark.parametrize("name", hf_golden.MODELS)
+def test_logits_are_those_that_transformers_computed(name, tmp_path):
+    folder = hf_golden.FOLDER / name
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    tensors, values = open_folder(tmp_path), read_json(folder / "config.json")
+    family = family_of(values)
+    model = Model(family.read_config(values, tensors))
+    params = read_params(tensors, Match(family.table, model))
+    expected = TensorFiles(read_header(folder / "expected.st"))
+    tokens, logits = expected.read("tokens").astype(np.int32), expected.read("logits")
+    if name == "t5":
+        found = model.apply(params, tokens[:, ::-1], encoder_tokens=tokens)
+    else:
+        found = model.apply(params, tokens)
+    assert np.abs(np.asarray(found) - logits).max() < 1e-4 * np.abs(logits).max()
+
+
+def test_the_stored_models_are_small():
+    assert sum(path.stat().st_size for path in hf_golden.FOLDER.rglob("*.*")) < 60_000
