@@ -162,8 +162,8 @@ def _peculiar(found: Metadata, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma(found: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    act = "gelu_pytorch_tanh"
-    changed: dict[str, Any] = {"hidden_act": act, "hidden_activation": act}
+    del config["hidden_act"]
+    changed: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh"}
     if found.architecture == "gemma":
         return changed
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
