@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmjax.convert.exporting import stored_params
 from llmjax.convert.folders import becoming
 from llmjax.convert.safetensors_writing import write_file
 from llmjax.convert.stablehlo_programs import Named, Program, choose_platforms, flat, programs
 from llmjax.convert.tensors import Planned
+from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
-from llmjax.language_model import LanguageModel, load
-from llmjax.model import Model
+from llmjax.model import Model, Params, resolve
 from llmjax.model.config import Dtype
+from llmjax.model.model import one_by_one
+from llmjax.run import Run
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -38,7 +41,7 @@ def export_stablehlo(
     out: Path | str,
     *,
     platforms: Sequence[str] | None = None,
-    dtype: Dtype | None = None,
+    dtype: str | None = None,
     step: int | None = None,
 ) -> Path:
     """Writes the folder `out`, which must not exist, and tries it.
@@ -50,7 +53,7 @@ def export_stablehlo(
       run: a run folder.
       out: what to write.
       platforms: of cpu, cuda and tpu; None for all that the model lowers for.
-      dtype: of weights and products; None for those of the run.
+      dtype: float32 or bfloat16, of weights and products; None for those of the run.
       step: which checkpoint; None for the newest.
 
     Returns:
@@ -62,9 +65,8 @@ def export_stablehlo(
     """
     check_installed()
     with becoming(Path(out)) as folder:
-        lm = load(run, step=step, dtype=dtype)
-        model = Model(replace(lm.model.config, attention="reference", remat="none"))
-        weights = flat(lm.params)
+        model, params, tokenizer = _opened(Path(run), step, dtype)
+        weights = flat(params)
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
         found = programs(model)
         able = choose_platforms(found, shapes, platforms)
@@ -72,13 +74,13 @@ def export_stablehlo(
         for program in found:
             described[program.name] = _write_program(folder, program, shapes, able)
         write_file(folder / WEIGHTS, [_planned(name, weights[name]) for name in sorted(weights)])
-        manifest = _manifest(lm, described, shapes, able)
+        manifest = _manifest(model, tokenizer, described, shapes, able)
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
-        lm.tokenizer.save(folder / "tokenizer")
+        tokenizer.save(folder / "tokenizer")
         shutil.copy(Path(__file__).with_name("stablehlo_load.py"), folder / LOADER)
         _copy_flatbuffers(folder / "packages" / "flatbuffers")
-        _check(folder, lm, able)
+        _check(folder, model, params, able)
     return Path(out)
 
 
@@ -90,6 +92,24 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
+
+
+def _opened(run: Path, step: int | None, dtype: str | None) -> tuple[Model, Params, Tokenizer]:
+    """A run's model with the attention that lowers for every platform, parameters layer by layer.
+
+    A step multiplies with a layer's weights as they lie; stacked ones it would cut out each time.
+    """
+    if dtype not in (None, *get_args(Dtype)):
+        raise UserError(f"dtype {dtype}", "programs do not compute in it", "float32 or bfloat16")
+    folder = Run.open(run)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    shape = resolve(folder.config().model, tokenizer.vocab_size)
+    shape = replace(shape, attention="reference", remat="none")
+    params = stored_params(folder, Model(shape), step)
+    if dtype is not None:
+        shape = replace(shape, compute_dtype=cast(Dtype, dtype))
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+    return Model(shape), one_by_one(params), tokenizer
 
 
 def _write_program(
@@ -125,9 +145,13 @@ def _planned(name: str, array: jax.Array) -> Planned:
 
 
 def _manifest(
-    lm: LanguageModel, described: dict[str, Any], shapes: Named, platforms: Sequence[str]
+    model: Model,
+    tokenizer: Tokenizer,
+    described: dict[str, Any],
+    shapes: Named,
+    platforms: Sequence[str],
 ) -> dict[str, Any]:
-    config, tokenizer = lm.model.config, lm.tokenizer
+    config = model.config
     return {
         "format": FORMAT,
         "made_by": {"llmjax": metadata.version("llmjax"), "jax": jax.__version__},
@@ -173,7 +197,7 @@ def loader(folder: Path) -> Any:
     return module
 
 
-def _check(folder: Path, lm: LanguageModel, platforms: Sequence[str]) -> None:
+def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str]) -> None:
     """Reads the folder back and compares its programs' logits with the model's.
 
     Raises:
@@ -183,16 +207,16 @@ def _check(folder: Path, lm: LanguageModel, platforms: Sequence[str]) -> None:
     if "cpu" not in platforms:
         return
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        ours, theirs = _compared(lm, exported)
+        ours, theirs = _compared(model, params, exported)
     spread = float(np.std(ours)) or 1.0
     worst = float(np.abs(ours - theirs).max()) / spread
-    if not worst <= TOLERANCE[lm.model.config.compute_dtype]:
+    if not worst <= TOLERANCE[model.config.compute_dtype]:
         raise RuntimeError(f"the exported programs' logits differ by {worst:.3g} deviations")
 
 
-def _compared(lm: LanguageModel, exported: Any) -> tuple[np.ndarray, np.ndarray]:
+def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, np.ndarray]:
     """Logits of the model and of the exported programs, for the same made-up tokens."""
-    model, config = lm.model, lm.model.config
+    config = model.config
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 6), np.int32)
     ones, places = np.ones_like(tokens), np.broadcast_to(np.arange(6), (2, 6))
     if "forward" in exported.programs:
@@ -200,7 +224,7 @@ def _compared(lm: LanguageModel, exported: Any) -> tuple[np.ndarray, np.ndarray]
         if config.token_types:
             inputs["token_types"] = np.zeros_like(tokens)
         theirs = exported.run("forward", {}, **inputs)[0]["logits"]
-        ours = jax.jit(model.apply)(lm.params, **jax.tree.map(jnp.asarray, inputs))
+        ours = jax.jit(model.apply)(params, **jax.tree.map(jnp.asarray, inputs))
         return np.asarray(ours), np.asarray(theirs)
     state, found, first = exported.empty(b=2, s=8), [], 0
     rest: dict[str, Any] = {}
@@ -215,5 +239,5 @@ def _compared(lm: LanguageModel, exported: Any) -> tuple[np.ndarray, np.ndarray]
         step = {"tokens": tokens[:, i : i + 1], "positions": places[:, i : i + 1]}
         out, state = exported.run("decode", state, **step)
         found.append(out["logits"])
-    ours = jax.jit(model.apply)(lm.params, jnp.asarray(tokens), **rest)
+    ours = jax.jit(model.apply)(params, jnp.asarray(tokens), **rest)
     return np.asarray(ours)[:, -len(found) :], np.stack(found, axis=1)

@@ -85,7 +85,7 @@ def flat(tree: Any) -> Named:
 
 
 def nested(named: Named) -> Params:
-    """The inverse of `flat` for dictionaries in dictionaries."""
+    """The inverse of `flat` for dictionaries and tuples in dictionaries."""
     tree: Params = {}
     for name, leaf in named.items():
         *parents, last = name.split(".")
@@ -93,7 +93,15 @@ def nested(named: Named) -> Params:
         for parent in parents:
             place = place.setdefault(parent, {})
         place[last] = leaf
-    return tree
+    return _with_tuples(tree)
+
+
+def _with_tuples(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    found = {name: _with_tuples(inner) for name, inner in tree.items()}
+    numbered = bool(found) and all(name.isdigit() for name in found)
+    return tuple(found[str(i)] for i in range(len(found))) if numbered else found
 
 
 def _dotted(path: Sequence[Any]) -> str:

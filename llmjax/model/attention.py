@@ -133,9 +133,9 @@ def _attend_heads(
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
-        rows = "batch" if len(bias) > 1 else None
-        spec = mesh.out_sharding(rows, "kv_heads", None, length, None)
-        scores = scores + bias.reshape(len(bias), n, group, t, s, out_sharding=spec)
+        batch = None if bias.shape[0] == 1 else "batch"  # it may be a symbol: no comparing sizes
+        spec = mesh.out_sharding(batch, "kv_heads", None, length, None)
+        scores = scores + bias.reshape(bias.shape[0], n, group, t, s, out_sharding=spec)
     weights = _softmax(scores, seen).astype(v.dtype)
     if t == 1:
         mixed = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]

@@ -172,6 +172,7 @@ def test_manifest_and_weights_say_what_is_there(llama, tmp_path):
         n: of["shape"] for n, of in manifest["weight_shapes"].items()
     }
     np.testing.assert_array_equal(weights["embedding.rows"], lm.params["embedding"]["rows"])
+    assert weights["decoder.layers.1.mlp.up.kernel"].dtype == jnp.bfloat16
     assert llmjax.data.tokenizer.load_tokenizer(out / manifest["tokenizer"]).vocab_size == 264
 
 

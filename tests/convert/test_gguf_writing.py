@@ -1,0 +1,171 @@
+"""GGUF files written: what comes back is what the run is, and others compute the same with it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gguf_files import random_params
+
+import llmjax
+from llmjax.checkpoint.params import save_params
+from llmjax.config import Config
+from llmjax.config.storage import to_json
+from llmjax.convert import export, import_model
+from llmjax.convert.exporting import stored_params
+from llmjax.convert.gguf_file import open_file
+from llmjax.convert.gguf_tokenizer import tokenizer_files
+from llmjax.data.config import SentencePieceConfig
+from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
+from llmjax.data.table_tokenizer import BytesTokenizer
+from llmjax.data.tokenizer import load_tokenizer
+from llmjax.errors import UserError
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.rope import Llama3Scaling, YarnScaling
+from llmjax.run import Run
+
+TEXTS = [f"Sentence {n}: the sum of {n} and {n + 1} is {2 * n + 1}; isn't it?\n" for n in range(99)]
+TEXT = "Sentence 1234: isn't  the sum — of é and 你好?\n\tis it\n"
+LLAMA = ModelConfig(
+    vocab_size=384,
+    max_length=64,
+    d_model=32,
+    d_ff=64,
+    num_decoder_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    norm_epsilon=1e-5,
+    tie_embeddings=False,
+)
+MODELS = {
+    "llama": LLAMA,
+    "llama3": replace(LLAMA, rope_scaling=Llama3Scaling(8.0, 8192), tie_embeddings=True),
+    "yarn": replace(LLAMA, rope_scaling=YarnScaling(4.0, 16)),
+    "qwen3": replace(LLAMA, qk_norm=True),
+    "qwen2": replace(LLAMA, qkv_bias=True, head_dim=None),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return SentencePieceTokenizer(
+        train_sentencepiece(SentencePieceConfig(vocab_size=320, model_type="bpe"), TEXTS)
+    )
+
+
+def stored(run):
+    """A run's parameters as they are stored, each layer's with the others'."""
+    opened = Run.open(run)
+    tokenizer = load_tokenizer(opened.tokenizer)
+    return stored_params(opened, Model(resolve(opened.config().model, tokenizer.vocab_size)), None)
+
+
+def make(folder, model, tokenizer, dtype="float32"):
+    """A run folder of random parameters."""
+    folder.mkdir()
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), random_params(model))
+    save_params(folder / "checkpoints", params)
+    tokenizer.save(folder / "tokenizer")
+    (folder / "config.json").write_text(to_json(Config(run_dir=str(folder), model=model)))
+    return folder, params
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_comes_back_from_its_file(tmp_path, tokenizer, name):
+    run, params = make(tmp_path / "run", MODELS[name], tokenizer)
+    path = export(run, tmp_path / "out" / "m.gguf", to="gguf")
+    back = llmjax.load(import_model(path, tmp_path / "back"))
+    jax.tree.map(np.testing.assert_array_equal, stored(tmp_path / "back"), params)
+    assert back.tokenizer.encode(TEXT) == tokenizer.encode(TEXT)
+    assert back.tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert (back.tokenizer.bos_id, back.tokenizer.eos_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert back.tokenizer.prefix == tokenizer.prefix
+    tokens = np.arange(40).reshape(2, 20)
+    ours = np.asarray(llmjax.load(run).logits(tokens))
+    np.testing.assert_allclose(back.logits(tokens), ours, atol=1e-4 * np.abs(ours).max())
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "step"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8), ("q8_0", 1 / 127)]
+)
+def test_narrower_kinds_come_back_within_their_step(tmp_path, tokenizer, dtype, step):
+    run, params = make(tmp_path / "run", LLAMA, tokenizer)
+    path = export(run, tmp_path / "m.gguf", to="gguf", dtype=dtype)
+    back = stored(import_model(path, tmp_path / "back"))
+    for leaf, wanted in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        assert np.abs(np.asarray(leaf, np.float32) - wanted).max() <= step * np.abs(wanted).max()
+
+
+def test_bfloat16_is_kept_to_the_bit(tmp_path, tokenizer):
+    run, params = make(tmp_path / "run", MODELS["qwen3"], tokenizer, "bfloat16")
+    path = export(run, tmp_path / "m.gguf", to="gguf")
+    back = stored(import_model(path, tmp_path / "back"))
+    assert {x.dtype.name for x in jax.tree.leaves(back)} == {"bfloat16", "float32"}
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_transformers_computes_the_same_with_it(tmp_path, tokenizer, name):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers")
+    run, _ = make(tmp_path / "run", MODELS[name], tokenizer)
+    export(run, tmp_path / "m.gguf", to="gguf")
+    tokens = np.arange(40).reshape(2, 20)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32
+    )
+    with torch.inference_mode():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    ours = np.asarray(llmjax.load(run).logits(tokens))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_unigram_tokenizer_comes_back(tmp_path):
+    config = SentencePieceConfig(vocab_size=290, model_type="unigram")
+    tokenizer = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
+    run, _ = make(tmp_path / "run", LLAMA, tokenizer)
+    path = export(run, tmp_path / "m.gguf", to="gguf")
+    assert open_file(path).metadata["tokenizer.ggml.model"] == "t5"
+    back = llmjax.load(import_model(path, tmp_path / "back"))
+    assert back.tokenizer.encode(TEXT) == tokenizer.encode(TEXT)
+
+
+def test_a_file_of_an_import_has_the_same_tokenizer(tmp_path, tokenizer):
+    run, _ = make(tmp_path / "run", LLAMA, tokenizer)
+    first = export(run, tmp_path / "1.gguf", to="gguf")
+    second = export(import_model(first, tmp_path / "back"), tmp_path / "2.gguf", to="gguf")
+    one, two = (tokenizer_files(open_file(path)) for path in (first, second))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"window": 8}, "window"),
+        ({"norm_placement": "sandwich"}, "norm_placement"),
+        ({"parallel_residual": True}, "parallel_residual"),
+        ({"logit_softcap": 30.0}, "logit_softcap"),
+        ({"rope_scaling": YarnScaling(4.0, 16, truncate=False)}, "rope_scaling"),
+    ],
+)
+def test_refuses_what_llama_cpp_cannot_express(tmp_path, tokenizer, fields, why):
+    run, _ = make(tmp_path / "run", replace(LLAMA, **fields), tokenizer)
+    with pytest.raises(UserError, match=why):
+        export(run, tmp_path / "m.gguf", to="gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_refuses_bytes_and_existing_files(tmp_path, tokenizer):
+    run, _ = make(tmp_path / "bytes", LLAMA, BytesTokenizer())
+    with pytest.raises(UserError, match="merges"):
+        export(run, tmp_path / "m.gguf", to="gguf")
+    run, _ = make(tmp_path / "run", LLAMA, tokenizer)
+    (tmp_path / "m.gguf").write_text("mine")
+    with pytest.raises(UserError, match="exists"):
+        export(run, tmp_path / "m.gguf", to="gguf")
+    assert (tmp_path / "m.gguf").read_text() == "mine"
+    assert Run.open(run).steps() == [0]
