@@ -7,17 +7,15 @@ tokenizers that it names.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from llmjax.convert.gguf_file import GgufFile
-from llmjax.errors import UserError
+from llmjax.convert.gguf_tokens import BYTE, CONTROL, UNKNOWN, UNUSED, Vocabulary
 
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
-"""Types of token."""
 NEVER = -1e6
 """The score of a token that no text is spelt with."""
 
@@ -112,99 +110,6 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
     if isinstance(template, str):
         files["chat_template.jinja"] = template.encode()
     return files
-
-
-class Vocabulary:
-    """The lists of tokens, types, merges and scores, checked against each other."""
-
-    def __init__(self, file: GgufFile):
-        self.file = file
-        self.kind = self.key("model")
-        tokens = self.key("tokens")
-        tokens = list(tokens) if isinstance(tokens, list) else None
-        if not tokens:
-            self.fail("carries no tokenizer")
-        self.tokens: list[str] = tokens
-        self.ids = {token: i for i, token in enumerate(tokens)}
-        if len(self.ids) != len(tokens):
-            self.fail("has a token twice in its vocabulary")
-        rows = file.tensors["token_embd.weight"].shape[0] if file.tensors else len(tokens)
-        if len(tokens) > rows:
-            self.fail(f"has {len(tokens)} tokens but {rows} rows in token_embd.weight")
-        types = self.key("token_type")
-        self.types = np.ones(len(tokens), int) if types is None else np.asarray(types)
-        if self.types.shape != (len(tokens),):
-            self.fail("has not one token type for each token")
-        while self.types[-1] == UNUSED and tokens[-1].startswith("[PAD"):  # rows without a token
-            del self.ids[tokens.pop()]
-            self.types = self.types[:-1]
-
-    def fail(self, why: str) -> NoReturn:
-        raise UserError(self.file.path, why)
-
-    def key(self, name: str) -> Any:
-        return self.file.metadata.get(f"tokenizer.ggml.{name}")
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.key(name)
-        return default if value is None else bool(value)
-
-    def special(self, name: str) -> str | None:
-        """The token that an id of the metadata names."""
-        token = self.key(f"{name}_token_id")
-        if token is None or token == 2**32 - 1:
-            return None
-        if not isinstance(token, int) or not 0 <= token < len(self.tokens):
-            self.fail(f"names {token} as its {name} token, of {len(self.tokens)}")
-        return self.tokens[token]
-
-    def named(self) -> dict[str, str]:
-        """bos_token, eos_token and so on, as far as the file names them."""
-        roles = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "mask": "mask"}
-        found = {f"{ours}_token": self.special(theirs) for theirs, ours in roles.items()}
-        return {role: token for role, token in found.items() if token is not None}
-
-    def added(self) -> list[AddedToken]:
-        """Tokens that are found in a text before anything else."""
-        named = set(self.named().values())
-        found = []
-        for token, kind in zip(self.tokens, self.types.tolist(), strict=True):
-            special = kind in (CONTROL, UNKNOWN) or token in named
-            if special or kind == USER_DEFINED:
-                found.append(AddedToken(token, special=special, normalized=False))
-        return found
-
-    def merges(self) -> list[tuple[str, str]]:
-        """The pairs that byte-level BPE joins, first ones first."""
-        lines = self.key("merges")
-        if not isinstance(lines, list):
-            self.fail("has a byte-level tokenizer without merges")
-        found = []
-        for line in lines:
-            left, _, right = line.partition(" ")
-            if not {left, right, left + right} <= self.ids.keys():
-                self.fail(f"has a merge {line!r} of tokens that are not in its vocabulary")
-            found.append((left, right))
-        return found
-
-    def scores(self) -> np.ndarray:
-        """SentencePiece's of each token; higher is better."""
-        found = np.asarray(self.key("scores"), np.float64)[: len(self.tokens)]
-        if found.shape != (len(self.tokens),):
-            self.fail("has a SentencePiece tokenizer without a score for each token")
-        return found
-
-    def scored_merges(self) -> list[tuple[str, str]]:
-        """The same from SentencePiece's scores: what joins into a better piece is joined first."""
-        scores = self.scores()
-        plain = {t: i for t, i in self.ids.items() if self.types[i] not in (UNKNOWN, CONTROL, BYTE)}
-        found = []
-        for token, i in plain.items():
-            for cut in range(1, len(token)):
-                left, right = plain.get(token[:cut]), plain.get(token[cut:])
-                if left is not None and right is not None:
-                    found.append((-scores[i], i, left, right))
-        return [(self.tokens[left], self.tokens[right]) for _, _, left, right in sorted(found)]
 
 
 def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:

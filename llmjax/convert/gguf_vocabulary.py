@@ -6,16 +6,8 @@ from typing import Any
 import tokenizers
 
 from llmjax.convert.gguf_file import GgufFile
-from llmjax.convert.gguf_tokenizer import (
-    BYTE,
-    CONTROL,
-    SPLITTINGS,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-    splitting_steps,
-    tokenizer_files,
-)
+from llmjax.convert.gguf_tokenizer import SPLITTINGS, splitting_steps, tokenizer_files
+from llmjax.convert.gguf_tokens import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from llmjax.convert.tokenizer_files import tokenizer_json
 from llmjax.data import Tokenizer
 from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer
