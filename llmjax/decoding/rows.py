@@ -73,7 +73,7 @@ def start(
     lengths = np.array([len(head) for head in heads], np.int32)
     limits = np.array([row.limit for row in rows], np.int32)
     longest = int((lengths + limits).max()) - 1
-    slots = max(longest, min(bucket(longest), model.config.max_length))
+    slots = max(longest, min(_slots(longest), model.config.max_length))
     if encodes:
         sources = padded([row.prompt for row in rows], model.config.max_length)
         segments = padded([[1] * len(row.prompt) for row in rows], model.config.max_length)
@@ -100,6 +100,12 @@ def bucket(size: int, least: int = 16) -> int:
     while least < size:
         least *= 2
     return least
+
+
+def _slots(size: int) -> int:
+    """The first size no smaller with three significant bits: at most a quarter stays empty."""
+    step = 1 << max(size.bit_length() - 3, 4)
+    return -(-size // step) * step
 
 
 def padded(rows: Sequence[Sequence[int]], most: int) -> np.ndarray:

@@ -1,0 +1,25 @@
+"""docs/models.md tells the truth."""
+
+import re
+from pathlib import Path
+
+from llmjax.convert.families import FAMILIES
+from llmjax.convert.sources import SAMPLES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+
+
+def test_every_model_type_is_listed_and_no_other():
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| (de|en)coders|\| encoder-", line)]
+    assert set(re.findall(r"`([\w-]+)`", " ".join(rows))) == set(FAMILIES)
+
+
+def test_every_sample_is_listed():
+    assert set(re.findall(r"`sample:([\w-]+)`", PAGE)) == set(SAMPLES)
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(code, "docs/models.md", "exec"), {})
+    assert capsys.readouterr().out == "(2, 384)\n"
