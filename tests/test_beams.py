@@ -9,12 +9,12 @@ from llmjax.mesh import MeshConfig, make_mesh
 from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, toy
 
 
-def every_text(params, prompt, vocab_size, eos_id, length):
-    """All texts that end with EOS or are `length` long, with their log-probabilities."""
+def every_text(params, prompt, vocab_size, ends, length):
+    """All texts that end with one of `ends` or are `length` long, with their log-probabilities."""
     found = []
 
     def grow(tokens, total):
-        if tokens and (tokens[-1] == eos_id or len(tokens) == length):
+        if tokens and (tokens[-1] in ends or len(tokens) == length):
             found.append((tokens, total))
             return
         logp = log_softmax(next_logits(params, [*prompt, *tokens]))
@@ -25,17 +25,19 @@ def every_text(params, prompt, vocab_size, eos_id, length):
     return found
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
-def test_beams_wide_enough_find_the_best_of_all_texts(penalty):
+@pytest.mark.parametrize(
+    ("penalty", "ends"), [(0.0, (2,)), (1.0, (2,)), (2.0, (2,)), (1.0, (2, 0))]
+)
+def test_beams_wide_enough_find_the_best_of_all_texts(penalty, ends):
     tokenizer = LetterTokenizer(["a"])
     model, params = toy(5, seed=3)
     prompts, length = [[1], [1, 3, 3], [1, 3]], 4
     limits = [4, 3, 4]
     config = DecodingConfig(beams=4**length, length_penalty=penalty)
     rows = [Row(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
-    found = beam_search(model, params, rows, config, tokenizer=tokenizer)
+    found = beam_search(model, params, rows, config, tokenizer=tokenizer, stop_ids=ends)
     for prompt, limit, hypotheses in zip(prompts, limits, found, strict=True):
-        texts = every_text(params, prompt, 4, 2, limit)
+        texts = every_text(params, prompt, 4, ends, limit)
         ranked = sorted(texts, key=lambda text: -text[1] / len(text[0]) ** penalty)
         assert len(hypotheses) == len(texts)
         for hypothesis, (tokens, total) in zip(hypotheses[:10], ranked[:10], strict=True):

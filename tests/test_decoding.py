@@ -34,6 +34,40 @@ def test_greedy_follows_the_likeliest_token_in_ragged_rows():
         assert str(completion) == prompt + completion.text
 
 
+def test_each_of_several_ends_ends_a_text():
+    class Ends(LetterTokenizer):
+        stop_ids = (2, 6)
+
+    pieces = [piece.decode() for piece in LETTERS.pieces[3:]]
+    config = replace(SAMPLED, samples=20)
+    plain = complete(["ab"], config)
+    assert any(6 in completion.tokens for completion in plain)
+    for before, after in zip(plain, complete(["ab"], config, Ends(pieces)), strict=True):
+        cut = before.tokens.index(6) + 1 if 6 in before.tokens else None
+        assert after.tokens == before.tokens[:cut]
+        if cut is not None:
+            assert after.finish == "eos"
+            assert after.text == LETTERS.decode(before.tokens[: cut - 1])
+
+
+def test_a_prompt_of_tokens_is_read_as_it_is():
+    ids = LETTERS.encode("abcab")
+    (of_text,) = complete(["abcab"], GREEDY)
+    (of_ids,) = complete([[LETTERS.bos_id, *ids]], GREEDY)
+    assert of_ids.tokens == of_text.tokens
+    assert of_ids.prompt == "abcab"
+
+
+def test_a_model_that_expects_no_token_before_a_text_gets_none():
+    class Bare(LetterTokenizer):
+        prefix = ()
+
+    bare = Bare([piece.decode() for piece in LETTERS.pieces[3:]])
+    found, empty = complete(["abcab", ""], GREEDY, bare)
+    assert found.tokens == complete([LETTERS.encode("abcab")], GREEDY)[0].tokens
+    assert empty.tokens == complete([""], GREEDY)[0].tokens
+
+
 def test_tokens_that_pad_the_embedding_are_never_chosen():
     """The toy has 16 rows in its embedding and the tokenizer 12 ids."""
     config = replace(SAMPLED, temperature=50.0, samples=40, max_new_tokens=30)

@@ -21,7 +21,9 @@ def test_every_name_is_there(name):
     assert callable(getattr(llmjax, name))
 
 
-@pytest.mark.parametrize("name", ["evaluate", "generate", "report", "train"])
+@pytest.mark.parametrize(
+    "name", ["chat", "embed", "evaluate", "fill_mask", "generate", "report", "train"]
+)
 def test_verbs_are_modules_and_functions_alike(name, monkeypatch):
     module = importlib.import_module(f"llmjax.{name}")
     assert getattr(llmjax, name) is module

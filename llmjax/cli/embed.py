@@ -1,17 +1,21 @@
 """`llmjax embed`."""
 
+import io
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmjax.cli.evaluate import ONE_DEVICE
 from llmjax.cli.verb import Verb, print_json
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,16 @@ def _texts(file: str) -> list[str]:
     return read_prompts(file)
 
 
-def _write(out: Path, texts: Sequence[str], vectors: "object") -> None:
-    import io
-
+def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
     import numpy as np
 
     from llmjax.data.files import write_file
 
-    array = np.asarray(vectors)
     content = io.BytesIO()
     if out.suffix == ".npy":
-        np.save(content, array)
+        np.save(content, vectors)
     else:
-        for text, vector in zip(texts, array.tolist(), strict=True):
+        for text, vector in zip(texts, vectors.tolist(), strict=True):
             line = json.dumps({"text": text, "vector": vector}, ensure_ascii=False) + "\n"
             content.write(line.encode())
     write_file(out, content.getvalue())

@@ -159,13 +159,12 @@ def _advance(model: Model, params: Params, task: Task, search: Search) -> Search
     logp, cache = _next(model, params, task, search)
     size = search.step + 1
     ends = logp[..., task.stop_ids]
-    last = ends.max(axis=-1)  # of several ends, each hypothesis takes its likeliest
     ended = _extend(
         search.live,
-        task.rank(search.live.total + last, size),
-        jnp.arange(beams)[None],
-        task.stop_ids[ends.argmax(axis=-1)],
-        -last,
+        task.rank(search.live.total[..., None] + ends, size).reshape(count, -1),
+        jnp.repeat(jnp.arange(beams), ends.shape[-1])[None],
+        jnp.tile(task.stop_ids, beams)[None],
+        -ends.reshape(count, -1),
         search.step,
     )
     vocabulary = jnp.arange(logp.shape[-1])

@@ -10,7 +10,9 @@ from llmjax.config.fields import hints, rows
 from llmjax.run import Run
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "generate", "report", "train", "tokenizer"])
+@pytest.mark.parametrize(
+    "verb", ["evaluate", "generate", "chat", "embed", "report", "train", "tokenizer"]
+)
 def test_help_of_a_verb_shows_every_field_with_its_meaning_and_default(capsys, verb):
     code, out, err = run(capsys, verb, "--help")
     assert (code, err) == (0, [])
