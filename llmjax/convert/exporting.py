@@ -65,7 +65,7 @@ def export(
         case "stablehlo":
             from llmjax.convert.stablehlo import export_stablehlo
 
-            return export_stablehlo(run, out, dtype=dtype, step=step, **options)  # type: ignore[arg-type]
+            return export_stablehlo(run, out, dtype=dtype, step=step, **options)
     raise UserError(f"format {to!r}", f"is not known; choose one of {', '.join(get_args(Format))}")
 
 
@@ -106,7 +106,7 @@ def export_hf(
             model_kind=family.model_type,
         )
         if origin is not None and origin.pooling is not None:
-            sentence = Sentence("", origin.pooling, origin.normalize, origin.length)  # type: ignore[arg-type]
+            sentence = Sentence("", origin.pooling, origin.normalize, origin.length)
             write_sentence(folder, sentence, shape.d_model)
         read_back(folder, family, shape, tensors)
     return Path(out)
@@ -179,10 +179,15 @@ def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Pl
 def different(written: TensorSource, tensors: list[Planned]) -> Iterator[str]:
     """Names of tensors that differ from what was to be written."""
     for tensor in tensors:
-        there = written.read(tensor.name)
+        there, made = written.read(tensor.name), tensor.make()
         same_kind = (there.dtype, there.shape) == (tensor.dtype, tensor.shape)
-        if not same_kind or there.tobytes() != tensor.make().tobytes():
+        if not same_kind or not np.array_equal(bits(there), bits(made)):
             yield tensor.name
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """The same bytes as integers: a NaN is equal to itself, 0.0 not to -0.0."""
+    return array.view(np.dtype(f"u{array.itemsize}"))
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

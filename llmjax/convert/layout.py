@@ -18,7 +18,7 @@ from math import prod
 
 import numpy as np
 
-from llmjax.convert.tensors import Index
+from llmjax.convert.tensors import Index, assign
 from llmjax.model.config import ModelConfig
 
 Sizes = Mapping[str, int]
@@ -116,7 +116,7 @@ class Layout:
         place = view[tuple(slice(*ranges[axis]) for axis in flat)]
         added = (1,) * (len(self.order) - len(self.ours))
         value = ours.reshape(*ours.shape, *added)
-        place[...] = value.transpose([self.order.index(axis) for axis in flat])
+        assign(place, value.transpose([self.order.index(axis) for axis in flat]))
 
     def _known(self, sizes: Sizes) -> dict[str, int]:
         """Sizes of all axes of their tensor."""

@@ -11,7 +11,16 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from llmjax.convert.layout import Layout, Sizes, axis_sizes
-from llmjax.convert.tensors import FLOATS, Index, Planned, TensorSource, check_float, same
+from llmjax.convert.tensors import (
+    FLOATS,
+    Index,
+    Planned,
+    TensorSource,
+    aligned,
+    assign,
+    check_float,
+    same,
+)
 from llmjax.errors import UserError
 from llmjax.mesh import use_mesh
 from llmjax.model import Model, ModelConfig, Params
@@ -181,19 +190,21 @@ def _read_leaf(
     dtype: np.dtype,
     index: Index,
 ) -> np.ndarray:
-    def part(name: str | None, index: Index) -> np.ndarray | float:
+    def fill(place: np.ndarray, name: str | None, index: Index) -> None:
         if name is None:
-            return 1.0 if row.leaf.endswith(".scale") else 0.0
-        return row.layout.read(match.sizes, index, lambda taken: source.read(name, taken))
+            place[...] = 1.0 if row.leaf.endswith(".scale") else 0.0
+        else:
+            values = row.layout.read(match.sizes, index, lambda cut: source.read(name, cut))
+            assign(place, values)
 
     whole = match.leaves[row.leaf].shape
     wanted = [range(n)[cut] for n, cut in zip(whole, index, strict=True)]
-    out = np.empty([len(one) for one in wanted], dtype)
+    out = aligned([len(one) for one in wanted], dtype)
     if LAYER not in row.name:
-        out[...] = part(names[0], index)
+        fill(out, names[0], index)
     else:
-        for place, layer in enumerate(wanted[0]):
-            out[place] = part(names[layer], index[1:])
+        for place, layer in zip(out, wanted[0], strict=True):
+            fill(place, names[layer], index[1:])
     return out
 
 
