@@ -72,7 +72,8 @@ def export_gguf(
     tokenizer = load_tokenizer(opened.tokenizer)
     shape = resolve(opened.config().model, tokenizer.vocab_size)
     family = choose_family(shape)
-    vocabulary = vocabulary_keys(tokenizer, shape.vocab_size)
+    keys = {"general.name": opened.folder.resolve().name}
+    keys |= vocabulary_keys(tokenizer, shape.vocab_size)
     params = stored_params(opened, Model(shape), step)
     kind = KINDS[dtype or np.dtype(params["embedding"]["rows"].dtype).name]
     try:
@@ -84,7 +85,7 @@ def export_gguf(
     temporary = Path(name)
     try:
         tensors = list(planned(family, shape, params))
-        write_file(temporary, family, shape, tensors, kind, vocabulary)
+        write_file(temporary, family, shape, tensors, kind, keys)
         _read_back(temporary, family, shape, tensors, kind, tokenizer)
         temporary.chmod(0o644)
         temporary.rename(path)
@@ -158,7 +159,7 @@ def write_file(
     shape: ModelConfig,
     tensors: Sequence[Planned],
     kind: str,
-    vocabulary: dict[str, Any],
+    keys: dict[str, Any],
 ) -> None:
     """Writes the whole file, one tensor at a time.
 
@@ -171,7 +172,7 @@ def write_file(
     writer.add_string("general.description", f"exported by llmjax {llmjax.__version__}")
     writer.add_file_type(FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for key, value in (model_keys(family, shape) | vocabulary).items():
+    for key, value in (model_keys(family, shape) | keys).items():
         _add(writer, key, value)
     for tensor in tensors:
         kept = gguf.GGMLQuantizationType[kind_of(tensor, kind)]
