@@ -140,7 +140,7 @@ def read_origin(run: Path) -> dict[str, object]:
 def _wrapped(
     lm: LanguageModel, texts: Sequence[str], length: object
 ) -> list[tuple[list[int], list[int]]]:
-    """What the model reads of each text, tokens and segment types; no more than `length`, if any."""
+    """What the model reads of each text: tokens and segment types; `length` at most, if any."""
     tokenizer, context = lm.tokenizer, lm.model.config.max_length
     limit = min(context, length) if isinstance(length, int) and length > 0 else context
     room = max(1, limit - len(tokenizer.prefix) - len(tokenizer.suffix))

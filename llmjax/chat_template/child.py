@@ -3,6 +3,7 @@
 Run as a file by `llmjax.chat_template`: JSON objects in and out, one a line. Needs jinja2 alone.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -99,11 +100,12 @@ def limit() -> None:
         import resource
     except ImportError:  # not a Unix
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    highest = resource.getrlimit(resource.RLIMIT_CPU)[1]
     seconds = int(usage.ru_utime + usage.ru_stime) + SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, highest))
+    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, seconds)):
+        # Where the system refuses, it bounds the process more tightly already, or cannot at all.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
 
 
 def main() -> None:

@@ -52,15 +52,16 @@ class HuggingFaceTokenizer(TableTokenizer):
             added = {str(t["content"]): bool(t["special"]) for t in spec["added_tokens"]}
             inner = _open(text)
             vocab = inner.get_vocab(with_added_tokens=True)
-            self._inner, self._renumbered = _blind(spec, text, vocab)
+            self._inner, self._renumbered = _blind(inner, spec, vocab)
             to_bytes = piece_decoder(spec, added)
         special = {name: vocab[name] for name, is_special in added.items() if is_special}
         roles = _roles(names, vocab, stops, _frame(inner), where)
         own = {roles.bos, roles.eos, roles.pad, roles.mask}
         special |= {name: i for name, i in vocab.items() if i in own}
+        marked = set(special.values())
         pieces = [b""] * (max(vocab.values()) + 1)
         for piece, token in vocab.items():
-            if token not in special.values():
+            if token not in marked:
                 pieces[token] = to_bytes(piece)
         probe = inner.encode("a", add_special_tokens=False).ids
         words = any(decoder["type"] == "WordPiece" for decoder in decoders(spec.get("decoder")))
@@ -146,14 +147,13 @@ def _open(text: bytes) -> tokenizers.Tokenizer:
 
 
 def _blind(
-    spec: dict[str, Any], text: bytes, vocab: dict[str, int]
+    inner: tokenizers.Tokenizer, spec: dict[str, Any], vocab: dict[str, int]
 ) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
-    """A tokenizer to which "<s>" in a text is text; and what its ids are called, where otherwise.
+    """One to which "<s>" in a text is text (`inner` itself, or one of other numbers -> ours).
 
     A Unigram model would still find special tokens among its pieces: there they are renamed.
     """
     if spec["model"]["type"] != "Unigram":
-        inner = _open(text)
         inner.encode_special_tokens = True
         return inner, {}
     hidden = {t["content"] for t in spec["added_tokens"] if t["special"]}
@@ -163,10 +163,10 @@ def _blind(
         for number, (piece, score) in enumerate(spec["model"]["vocab"])
     ]
     model = spec["model"] | {"vocab": pieces}
-    inner = _open(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
-    renamed = inner.get_vocab(with_added_tokens=True)
+    blind = _open(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
+    renamed = blind.get_vocab(with_added_tokens=True)
     numbers = {renamed[t["content"]]: vocab[t["content"]] for t in kept}
-    return inner, {here: there for here, there in numbers.items() if here != there}
+    return blind, {here: there for here, there in numbers.items() if here != there}
 
 
 def _frame(inner: tokenizers.Tokenizer) -> Frame:
