@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from llmjax.checkpoint import manifest
 from llmjax.checkpoint.files import UNFINISHED
 from llmjax.checkpoint.position import Position, write_position
-from llmjax.checkpoint.reading import newest_whole, wait_for_all
+from llmjax.checkpoint.reading import newest_whole, params_handler, wait_for_all
 from llmjax.errors import UserError
 
 NOWHERE = Position(step=0, seed=0, batch_size=0, length=0, corpus="")
@@ -37,7 +37,8 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
     items = ocp.args.Composite(params=ocp.args.StandardSave(params))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        handler = ocp.CompositeCheckpointHandler(params=params_handler(params))
+        with ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(unfinished, args=items, force=True)
         if jax.process_index() == 0:
             write_position(unfinished, NOWHERE)

@@ -42,7 +42,8 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
         others = [other for other in there if other != step]
         fix = f"others here: {_listed(others)}" if others else "restore it from a copy"
         raise UserError(folder / str(step), f"is damaged: {reason}", fix)
-    read = read_items(folder / str(step), params=ocp.args.StandardRestore(abstract))
+    handlers = {"params": params_handler(abstract)}
+    read = read_items(folder / str(step), handlers, params=ocp.args.StandardRestore(abstract))
     return read["params"], step
 
 
@@ -76,13 +77,28 @@ def newest_whole(folder: Path, item: str | None = None) -> tuple[int | None, lis
     return None, []
 
 
-def read_items(path: Path, **items: Any) -> Any:
+def params_handler(params: Any) -> ocp.StandardCheckpointHandler:
+    """Reads or writes parameters (arrays or their shapes) with little memory beside them: Orbax
+    works on several at once, by default on up to 96 GB, and needs as much again for that."""
+    sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    limit = 1 + int(max(sizes, default=0) / 1e9)  # GB; the largest array has to fit
+    return ocp.StandardCheckpointHandler(save_concurrent_gb=limit, restore_concurrent_gb=limit)
+
+
+def read_items(
+    path: Path, handlers: dict[str, ocp.StandardCheckpointHandler] | None = None, **items: Any
+) -> Any:
     """Reads items (Orbax restore arguments) of the checkpoint at `path`.
+
+    Args:
+      path: the checkpoint.
+      handlers: of items that are not to be read in Orbax's usual way.
+      **items: what to read.
 
     Raises:
       UserError: it holds other things than these.
     """
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers or {})) as checkpointer:
         try:
             return checkpointer.restore(path.absolute(), args=ocp.args.Composite(**items))
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:

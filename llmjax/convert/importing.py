@@ -14,7 +14,7 @@ from llmjax.config.storage import to_json
 from llmjax.convert.families import family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.mapping import Match, read_params
-from llmjax.convert.sentence import Sentence
+from llmjax.convert.sentence import Pooling, Sentence
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
 from llmjax.data import HuggingFaceTokenizerConfig, Tokenizer, load_tokenizer
@@ -41,7 +41,7 @@ class Origin:
     config: dict[str, Any]
     """Its own config.json."""
     generation_config: dict[str, Any] | None = None
-    pooling: str | None = None
+    pooling: Pooling | None = None
     """mean or cls, for vectors of texts."""
     normalize: bool = False
     length: int | None = None
