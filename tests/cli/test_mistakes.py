@@ -6,7 +6,12 @@ from command import run
     ("argv", "messages"),
     [
         ("trian x", ["trian: no such verb; did you mean train?"]),
-        ("qqq", ["qqq: no such verb; choose one of train, evaluate, generate, report, tokenizer"]),
+        (
+            "qqq",
+            [
+                "qqq: no such verb; choose one of train, evaluate, generate, chat, fill-mask, embed, import, export, report, tokenizer"
+            ],
+        ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
         ("train nowhere.py", ["nowhere.py: no such config file; presets: "]),
         (
