@@ -9,7 +9,8 @@ from command import run
         (
             "qqq",
             [
-                "qqq: no such verb; choose one of train, evaluate, generate, chat, fill-mask, embed, import, export, report, tokenizer"
+                "qqq: no such verb; choose one of train, evaluate, generate, chat, fill-mask, "
+                "embed, import, export, report, tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
