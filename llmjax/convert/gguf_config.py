@@ -52,6 +52,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         )
     if file.metadata.get("split.count", 1) not in (0, 1):
         raise UserError(file.path, "is one part of several", "merge them first (llama-gguf-split)")
+    _check_layers(found)
     model_type, name = NAMES[found.architecture]
     table = file.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
@@ -66,6 +67,14 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
     found.check_all_known()
     return config
+
+
+def _check_layers(found: Metadata) -> None:
+    """Refuses a number of layers that the file has not, before anything is made for each."""
+    stated = found.integer("block_count")
+    there = {name.split(".")[1] for name in found.file.tensors if name.startswith("blk.")}
+    if len(there) != stated:
+        found.fail(f"states {stated} layers and has the tensors of {len(there)}")
 
 
 def _special_tokens(file: GgufFile) -> dict[str, int]:

@@ -76,7 +76,8 @@ UNSAID = {"qwen2": "qwen2", "qwen3": "qwen2", "smollm3": "llama-bpe", "olmo2": "
 
 
 def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
-    """tokenizer.json, tokenizer_config.json and, if there is a template, chat_template.jinja.
+    """tokenizer.json, tokenizer_config.json and, where the file has what belongs into them,
+    chat_template.jinja and generation_config.json (with all tokens that end a text).
 
     Raises:
       UserError: the file carries no tokenizer, one of a kind that is not supported here, or one
@@ -109,6 +110,9 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
     template = file.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         files["chat_template.jinja"] = template.encode()
+    ends = vocabulary.ends()
+    if len(ends) > 1:
+        files["generation_config.json"] = json.dumps({"eos_token_id": ends}).encode()
     return files
 
 

@@ -62,6 +62,11 @@ class Vocabulary:
         found = {f"{ours}_token": self.special(theirs) for theirs, ours in roles.items()}
         return {role: token for role, token in found.items() if token is not None}
 
+    def ends(self) -> list[int]:
+        """Tokens that end a text, a turn or a message; the end of a text is the first."""
+        named = (self.special(role) for role in ("eos", "eot", "eom"))
+        return list(dict.fromkeys(self.ids[token] for token in named if token is not None))
+
     def added(self) -> list[AddedToken]:
         """Tokens that are found in a text before anything else."""
         named = set(self.named().values())

@@ -43,6 +43,8 @@ def vocabulary_keys(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     if "scores" in found:
         found["scores"] += [-1e4] * more
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
+    others = [token for token in tokenizer.stop_ids if token != tokenizer.eos_id]
+    ids |= dict(zip(("eot", "eom"), others, strict=False))
     found |= {f"{name}_token_id": token for name, token in ids.items()}
     found["add_bos_token"] = tokenizer.prefix == (tokenizer.bos_id,)
     found["add_eos_token"] = tokenizer.suffix == (tokenizer.eos_id,)

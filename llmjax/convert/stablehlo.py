@@ -173,7 +173,7 @@ def _manifest(
         "prefix": list(tokenizer.prefix),
         "suffix": list(tokenizer.suffix),
         "start_id": tokenizer.bos_id,
-        "end_ids": [tokenizer.eos_id],
+        "end_ids": list(tokenizer.stop_ids),
         "pad_id": tokenizer.pad_id,
     }
 

@@ -129,6 +129,8 @@ def model_of(architecture, tied=False, keys=None, extra=()):
     from llmjax.convert.gguf_config import config_of
     from llmjax.convert.gguf_file import Stored
 
+    layers = range(keys["block_count"])
+    Empty.tensors |= {f"blk.{i}.attn_norm.weight": Stored((32,), 0, 0, 0) for i in layers}
     Empty.tensors |= {"token_embd.weight": Stored((96, 32), 0, 0, 0)}
     if architecture == "qwen2":
         Empty.tensors["blk.0.attn_q.bias"] = Stored((32,), 0, 0, 0)

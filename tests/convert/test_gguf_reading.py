@@ -128,10 +128,13 @@ def test_refuses_what_it_does_not_know(tmp_path):
         ({"attention.clamp_kqv": 8.0}, "attention.clamp_kqv"),
         ({"expert_count": 8}, "mixture of experts"),
         ({"block_count": -0.5}, "block_count"),
+        ({"block_count": 2**31 - 1}, "layers"),
+        ({"embedding_length": 2**31 - 1}, "embed_tokens"),
+        ({"attention.head_count": 2**31 - 1}, "q_proj|heads|rotates"),
     ):
         path, _, _ = make(tmp_path, "llama", keys)
         with pytest.raises(UserError, match=match):
-            open_gguf(path)
+            read(path)
     path, _, _ = make(tmp_path, "llama", more_tensors={"blk.0.ssm_a.weight": np.ones(3)})
     with pytest.raises(UserError, match="ssm_a"):
         open_gguf(path)

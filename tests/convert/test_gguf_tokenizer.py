@@ -133,6 +133,12 @@ def test_bos_and_eos_as_the_file_says(tmp_path):
     assert (found.prefix, found.suffix) == ((1,), (0,))
 
 
+def test_all_ends_of_text_are_kept(tmp_path):
+    original = byte_level("gpt-2")
+    file = write_byte_level(tmp_path / "t.gguf", original, "gpt-2", eot_token_id=1)
+    assert imported(file, tmp_path / "folder").stop_ids == (0, 1)
+
+
 def llama_like():
     """A SentencePiece-like vocabulary: bytes, letters, merged pieces with scores; and a file's
     lists of it."""
