@@ -12,6 +12,9 @@ from llmjax.model.config import Activation as ActivationName
 from llmjax.model.config import ModelConfig
 
 REQUIRED: Any = object()
+COUNTS = frozenset("num_hidden_layers num_layers num_decoder_layers n_layer n_layers".split())
+"""Fields that lists are made as long as, before any tensor is looked at."""
+MOST_LAYERS = 10_000
 
 HARMLESS = frozenset(
     """
@@ -75,6 +78,8 @@ class Theirs:
         if type(value) not in kinds:
             names = " or ".join(one.__name__ for one in kinds)
             raise self.refusal(name, value, f"it must be {names}")
+        if type(value) is int and name in COUNTS and value > MOST_LAYERS:
+            raise self.refusal(name, value, "there are no such models")
         return value
 
     def refusal(self, name: str, value: Any, why: str) -> UserError:
@@ -209,7 +214,10 @@ class Power:
     default: Any = REQUIRED
 
     def read(self, theirs: Theirs) -> dict[str, Any]:
-        return {self.ours: theirs.take(self.theirs, (float, int), self.default) ** self.power}
+        value = theirs.take(self.theirs, (float, int), self.default)
+        if not 0 < value < float("inf"):
+            raise theirs.refusal(self.theirs, value, "it must be positive")
+        return {self.ours: value**self.power}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         value = getattr(config, self.ours)

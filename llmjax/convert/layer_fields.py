@@ -101,6 +101,8 @@ class Unrotated:
 
     def read(self, theirs: Theirs) -> dict[str, Any]:
         every = theirs.take("no_rope_layer_interval", int, self.every)
+        if every < 1:
+            raise theirs.refusal("no_rope_layer_interval", every, "it must be positive")
         layers = layers_of(theirs)
         plain = [int((i + 1) % every != 0) for i in range(layers)]
         rotated = theirs.take("no_rope_layers", list, plain)

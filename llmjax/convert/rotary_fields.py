@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmjax.convert.fields import Theirs
+from llmjax.convert.fields import REQUIRED, Theirs
 from llmjax.model.config import ModelConfig
 from llmjax.model.rope import (
     LinearScaling,
@@ -50,6 +50,8 @@ class Rotary:
             share = values.take(
                 "partial_rotary_factor", float, self.fraction if share is None else share
             )
+            if not 0 < share <= 1:
+                raise theirs.refusal(self.fraction_name, share, "it must be in (0, 1]")
             found["rotary_fraction"] = float(share)
         found["rope_scaling"] = read_scaling(values, theirs, dict(self.renamed))
         return found
@@ -75,10 +77,10 @@ def read_scaling(values: Theirs, theirs: Theirs, renamed: Mapping[str, str]) -> 
 
     def original() -> int:
         inside = values.take("original_max_position_embeddings", int, None)
-        return int(outside or inside or longest or 0)
-
-    def factor() -> float:
-        return float(values.take("factor", float))
+        found = outside or inside or longest or 0
+        if found < 2:
+            raise values.refusal("original_max_position_embeddings", found, "it is too short")
+        return int(found)
 
     scaling: RopeScaling
     match kind:
@@ -86,13 +88,15 @@ def read_scaling(values: Theirs, theirs: Theirs, renamed: Mapping[str, str]) -> 
             scaling = Unscaled()
             values.taken.update(("factor", "original_max_position_embeddings"))
         case "linear":
-            scaling = LinearScaling(factor())
+            scaling = LinearScaling(_positive(values, "factor"))
         case "llama3":
             low, high = (
-                values.take(f"{part}_freq_factor", float, default)
+                _positive(values, f"{part}_freq_factor", default)
                 for part, default in (("low", 1.0), ("high", 4.0))
             )
-            scaling = Llama3Scaling(factor(), original(), low, high)
+            if low >= high:
+                raise values.refusal("low_freq_factor", low, "it must be below high_freq_factor")
+            scaling = Llama3Scaling(_positive(values, "factor"), original(), low, high)
         case "yarn":
             scaling = _read_yarn(values, original(), longest)
         case "longrope":
@@ -104,33 +108,46 @@ def read_scaling(values: Theirs, theirs: Theirs, renamed: Mapping[str, str]) -> 
     return scaling
 
 
+def _positive(values: Theirs, name: str, default: Any = REQUIRED) -> Any:
+    """A positive number of theirs; or the default, which may be None."""
+    value = values.take(name, float, default)
+    if value is not None and not 0 < value < math.inf:
+        raise values.refusal(name, value, "it must be positive")
+    return value
+
+
 def _read_yarn(values: Theirs, original: int, longest: int | None) -> YarnScaling:
-    factor = values.take("factor", float, None) or float(longest or original) / original
-    attention = values.take("attention_factor", float, None)
-    one, all_dims = (values.take(name, float, None) for name in ("mscale", "mscale_all_dim"))
+    factor = _positive(values, "factor", float(longest or original) / original)
+    attention = _positive(values, "attention_factor", None)
+    one, all_dims = (_positive(values, name, None) for name in ("mscale", "mscale_all_dim"))
     if attention is None and one and all_dims and factor > 1:
         grown = math.log(factor)
         attention = (0.1 * one * grown + 1.0) / (0.1 * all_dims * grown + 1.0)
     return YarnScaling(
         factor=factor,
         original_length=original,
-        beta_fast=values.take("beta_fast", float, 32.0),
-        beta_slow=values.take("beta_slow", float, 1.0),
+        beta_fast=_positive(values, "beta_fast", 32.0),
+        beta_slow=_positive(values, "beta_slow", 1.0),
         attention_factor=attention,
         truncate=values.take("truncate", bool, True),
     )
 
 
 def _read_longrope(values: Theirs, original: int) -> LongRopeScaling:
-    short, long = (
-        tuple(map(float, values.take(name, list))) for name in ("short_factor", "long_factor")
-    )
-    factor = values.take("factor", float, None)
-    attention = values.take("attention_factor", float, None)
+    short, long = (_numbers(values, name) for name in ("short_factor", "long_factor"))
+    factor = _positive(values, "factor", None)
+    attention = _positive(values, "attention_factor", None)
     if attention is None and factor is not None:
         grown = math.log(factor) / math.log(original) if factor > 1 else 0.0
         attention = math.sqrt(1 + grown)
     return LongRopeScaling(short, long, original, attention)
+
+
+def _numbers(values: Theirs, name: str) -> tuple[float, ...]:
+    found = values.take(name, list)
+    if not all(type(one) in (int, float) and 0 < one < math.inf for one in found) or not found:
+        raise values.refusal(name, found, "it must be a list of positive numbers")
+    return tuple(map(float, found))
 
 
 def write_scaling(scaling: RopeScaling) -> dict[str, Any]:

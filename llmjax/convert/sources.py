@@ -23,6 +23,8 @@ SAMPLES = {
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """What is fetched: no program, and no pickle."""
+OTHER_FORMS = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
+"""The same weights once more, in forms that are not read here."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,12 @@ def _download(name: str) -> Path:
         ) from error
     repository, _, revision = name.partition("@")
     try:
-        found = snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES)
+        found = snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=OTHER_FORMS,
+        )
     except HFValidationError as error:
         raise UserError(name, "no such file or folder, and no name on the hub") from error
     except LocalEntryNotFoundError as error:

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from llmjax.convert.families import FAMILIES, essence, family_for, family_of
-from llmjax.convert.families.family import _Heads
+from llmjax.convert.families.family import NamesOf
 from llmjax.errors import UserError
 from llmjax.model import ModelConfig, families
-from llmjax.model.rope import Llama3Scaling, LongRopeScaling, Unscaled
+from llmjax.model.rope import Llama3Scaling, LongRopeScaling, Unscaled, frequencies
 
 
 class Names:
@@ -203,7 +204,7 @@ def test_published_configs_are_understood_and_written_again(name):
     family = family_of(values)
     config = family.read_config(values, Names())
     assert family_for(config, family.model_type) is family
-    again = family.read_config(family.write_config(config), _Heads(family, config))
+    again = family.read_config(family.write_config(config), NamesOf(family, config))
     assert essence(again) == essence(config)
 
 
@@ -286,3 +287,42 @@ def test_what_no_family_has_is_named():
         family_for(replace(families.tiny(256), logit_softcap=7.0))
     with pytest.raises(UserError, match="positions"):
         family_for(ModelConfig(vocab_size=256, positions="sinusoidal"))
+
+
+JUNK = (-1, 0, 1, 7, 1e30, float("nan"), "x", "", [], [1], {}, {"type": "yarn"}, True, 10**12)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_junk_is_refused_in_words(name):
+    values = PUBLISHED[name]
+    family, refused = family_of(values), 0
+    for field in values.keys() - {"model_type"}:
+        for junk in JUNK:
+            try:
+                config = family.read_config(values | {field: junk}, Names())
+            except UserError:
+                refused += 1
+            else:
+                assert isinstance(config, ModelConfig)
+    assert refused > len(values)
+
+
+SCALINGS = (
+    {"type": "linear", "factor": 2.0},
+    PUBLISHED["Llama 3.2"]["rope_scaling"],
+    {"rope_type": "yarn", "factor": 2.0, "beta_fast": 20.0, "mscale": 1.0, "mscale_all_dim": 0.5},
+    {"type": "longrope", "long_factor": [2.0] * 8, "short_factor": [1.0] * 8, "factor": 2.0},
+)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s.get("type") or s["rope_type"])
+def test_junk_in_scalings_is_refused_or_can_be_computed(scaling):
+    for field in scaling.keys() | {"original_max_position_embeddings", "attention_factor"}:
+        for junk in JUNK:
+            try:
+                found = understood("Llama 3.2", rope_scaling=scaling | {field: junk})
+            except UserError:
+                continue
+            turns, factor = frequencies(found.rope_scaling, found.rope_theta, 16, 4096)
+            assert np.isfinite(turns).all()
+            assert factor > 0

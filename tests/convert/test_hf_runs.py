@@ -1,6 +1,8 @@
 """An imported model is a run like any other: loaded, trained on, exported; on any mesh."""
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 
 import hf_models
@@ -167,3 +169,24 @@ def test_the_sample_of_sentences(tmp_path):
 
 def test_the_vocabulary_of_the_tests_is_as_stated(run):
     assert llmjax.load(run).tokenizer.vocab_size <= hf_models.VOCABULARY
+
+
+def test_a_model_in_the_hubs_cache_needs_no_network(folder, tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    place, commit = tmp_path / "cache" / "models--someone--small", "0" * 40
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, place / "snapshots" / commit)
+    for name in ("someone/small", f"someone/small@{commit}"):
+        run = import_model(name, tmp_path / name.replace("/", "-"))
+        assert json.loads((run / "origin.json").read_text())["source"] == name
+    with pytest.raises(UserError, match="hub cannot be reached"):
+        import_model("someone/else", tmp_path / "x")
+
+
+def test_without_huggingface_hub_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"llmjax\[hub\]"):
+        import_model("someone/small", tmp_path / "run")

@@ -102,14 +102,14 @@ class Family:
         """Fields of an architecture that this family cannot state; empty where it fits."""
         wanted = essence(config)
         try:
-            found = essence(self.read_config(self.write_config(config), _Heads(self, config)))
+            found = essence(self.read_config(self.write_config(config), NamesOf(self, config)))
         except (UserError, TypeError, ValueError, ZeroDivisionError) as error:
             return [str(error)]
         names = (field.name for field in fields(ModelConfig))
         return [name for name in names if getattr(wanted, name) != getattr(found, name)]
 
 
-class _Heads:
+class NamesOf:
     """The names that a model of this family would have, to read its config back with."""
 
     def __init__(self, family: Family, config: ModelConfig):
