@@ -1,8 +1,7 @@
-"""Tables of names: which tensor of theirs is which parameter of ours, in both directions."""
+"""Parameters from tensors and tensors from parameters, by a family's table of names."""
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from llmjax.convert.layout import Layout, Sizes, axis_sizes
+from llmjax.convert.layout import Sizes, axis_sizes
+from llmjax.convert.names import LAYER, NameTable, Row, canonical
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -23,46 +23,7 @@ from llmjax.convert.tensors import (
 )
 from llmjax.errors import UserError
 from llmjax.mesh import use_mesh
-from llmjax.model import Model, ModelConfig, Params
-
-LAYER = "{layer}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A parameter and the tensor that holds it."""
-
-    leaf: str
-    """Path of ours, such as decoder.layers.mlp.up.kernel."""
-    name: str
-    """Of the tensor; with {layer}, one for each layer of our stacked array."""
-    layout: Layout
-    missing_in: tuple[int, ...] = ()
-    """Layers that have no such tensor, and do not use ours."""
-    only: tuple[str, object] | None = None
-    """A field of ModelConfig, and the value without which this row does not count."""
-
-    def counts(self, config: ModelConfig) -> bool:
-        """Whether it counts in a model of this config."""
-        return self.only is None or getattr(config, self.only[0]) == self.only[1]
-
-
-@dataclass(frozen=True)
-class NameTable:
-    """All that is known of a family's tensors."""
-
-    rows: tuple[Row, ...]
-    """For every parameter that a model of this family can have; a model has some of them."""
-    prefix: str = ""
-    """What names begin with; the base model alone is saved without it."""
-    renames: tuple[tuple[str, str], ...] = ()
-    """Other spellings: regular expressions, and what is written instead."""
-    ignorable: tuple[str, ...] = ()
-    """Regular expressions of tensors that hold nothing learned, or serve another task."""
-    copies: dict[str, str] = field(default_factory=dict)
-    """Tensors that only repeat another, where the model has no parameter for them."""
-    stand_ins: dict[str, str] = field(default_factory=dict)
-    """Tensors that count only where another one is missing."""
+from llmjax.model import Model, Params
 
 
 class Match:
@@ -141,13 +102,6 @@ class Match:
                     f"tensor {name}", f"is {list(there)}, but config.json asks for {list(shape)}"
                 )
         return found
-
-
-def canonical(table: NameTable, name: str, known: Collection[str]) -> str:
-    """The table's spelling of a tensor's name, where it is one of `known`."""
-    for pattern, instead in table.renames:
-        name = re.sub(pattern, instead, name)
-    return table.prefix + name if name not in known and table.prefix + name in known else name
 
 
 def read_params(

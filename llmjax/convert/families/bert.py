@@ -19,7 +19,7 @@ from llmjax.convert.families.parts import (
 )
 from llmjax.convert.fields import Activation, Must, Same, Theirs, fixed
 from llmjax.convert.head_fields import Head, Tied
-from llmjax.convert.mapping import NameTable, Row
+from llmjax.convert.names import NameTable, Row
 from llmjax.model.config import ModelConfig
 
 OURS = "encoder.layers"

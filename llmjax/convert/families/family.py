@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmjax.convert.fields import Field, Theirs
-from llmjax.convert.mapping import NameTable, canonical
+from llmjax.convert.names import NameTable, canonical
 from llmjax.convert.tensors import TensorSource, same
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig, problems

@@ -21,7 +21,7 @@ from llmjax.convert.fields import Activation, Must, Same, fixed
 from llmjax.convert.head_fields import Tied
 from llmjax.convert.layer_fields import Window
 from llmjax.convert.layout import Layout, Part
-from llmjax.convert.mapping import NameTable, Row
+from llmjax.convert.names import NameTable, Row
 from llmjax.convert.rotary_fields import Rotary
 
 OURS = "decoder.layers"

@@ -15,7 +15,7 @@ from llmjax.convert.fields import Activation, Field, Fixed, Must, Power, Same, f
 from llmjax.convert.head_fields import Tied
 from llmjax.convert.layer_fields import Unrotated, Window, Windows
 from llmjax.convert.layout import Layout
-from llmjax.convert.mapping import NameTable, Row
+from llmjax.convert.names import NameTable, Row
 from llmjax.convert.rotary_fields import Rotary, TwoRotary
 
 LAYER = "model.layers.{layer}"

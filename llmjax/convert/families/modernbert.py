@@ -17,7 +17,7 @@ from llmjax.convert.families.parts import (
 from llmjax.convert.fields import Activation, Agree, Same, fixed
 from llmjax.convert.head_fields import Head, Tied
 from llmjax.convert.layer_fields import Windows
-from llmjax.convert.mapping import NameTable, Row
+from llmjax.convert.names import NameTable, Row
 from llmjax.convert.rotary_fields import TwoRotary
 
 _M = "model.layers.{layer}"

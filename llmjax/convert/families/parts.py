@@ -2,7 +2,7 @@
 
 from llmjax.convert.fields import Same
 from llmjax.convert.layout import Layout, Part
-from llmjax.convert.mapping import Row
+from llmjax.convert.names import Row
 
 EMBEDDING = Layout("v d -> v d")
 VOCABULARY = Layout("v -> v")
