@@ -192,6 +192,15 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rest(state, tmp_path, 
     assert restore(tmp_path)[1].step == 1
 
 
+def test_a_full_disk_is_foreseen(state, tmp_path, monkeypatch):
+    save(tmp_path, state, [1])
+    full = SimpleNamespace(free=1000)
+    monkeypatch.setattr("llmjax.checkpoint.failures.shutil.disk_usage", lambda folder: full)
+    with pytest.raises(UserError, match=r"No space left on device: \S+ MB are needed, 0.0 MB free"):
+        save(tmp_path, state, [2])
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
 KILLED = """
 import sys, pathlib
 sys.path.insert(0, {tests!r})

@@ -10,7 +10,7 @@ A checkpoint is a folder RUN/checkpoints/STEP:
 It is written under another name, and renamed when all of it is there.
 """
 
-import logging
+import contextlib
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +21,13 @@ import orbax.checkpoint as ocp
 
 from llmjax.checkpoint import files, manifest
 from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_tracebacks
 from llmjax.checkpoint.params import holds_only_params
 from llmjax.checkpoint.position import Position, read_position, write_position
 from llmjax.checkpoint.reading import newest_whole, read_items, wait_for_all
 from llmjax.errors import UserError
 from llmjax.state import TrainState
 
-# What Orbax and TensorStore raise when a disk is full or a folder cannot be written.
-WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 # Names of the threads in which Orbax writes; some go on after another one has failed.
 WRITERS = ("array_type_handler", "write_metadata_after_commits", "async_save")
 
@@ -55,10 +54,8 @@ class Checkpoints:
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), async_options=options
         )
-        # What fails is raised, with the words that a user needs; Orbax would also log a traceback.
-        self._log = logging.getLogger("absl")
-        self._log_level = self._log.level
-        self._log.setLevel(logging.CRITICAL)
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(without_tracebacks())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -82,6 +79,7 @@ class Checkpoints:
         step = position.step
         if step in self.steps():
             return
+        check_space(self.folder, (state.params, state.opt_state))
         training = {"step": state.step, **_by_path(state.opt_state)}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
@@ -114,7 +112,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
-            self._log.setLevel(self._log_level)
+            self._quiet.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
         """The newest whole checkpoint; None if there is none at all, or one of parameters alone.
@@ -165,16 +163,9 @@ class Checkpoints:
             files.sweep(self.folder)
         return UserError(
             self.folder / str(step),
-            f"cannot be saved: {_reason(error)}",
+            f"cannot be saved: {reason(error)}",
             "earlier checkpoints are whole: mend it and start the same command again",
         )
-
-
-def _reason(error: BaseException) -> str:
-    """TensorStore's messages name files and requests that mean nothing to a user."""
-    text = str(error)
-    known = ("No space left on device", "Disk quota exceeded", "Permission denied")
-    return next((words for words in known if words in text), text.splitlines()[0][:200])
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

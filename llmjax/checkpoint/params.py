@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from llmjax.checkpoint import manifest
+from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_tracebacks
 from llmjax.checkpoint.files import UNFINISHED
 from llmjax.checkpoint.position import Position, write_position
 from llmjax.checkpoint.reading import newest_whole, params_handler, wait_for_all
@@ -38,14 +39,15 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = ocp.CompositeCheckpointHandler(params=params_handler(params))
-        with ocp.Checkpointer(handler) as checkpointer:
+        check_space(folder, params)
+        with without_tracebacks(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(unfinished, args=items, force=True)
         if jax.process_index() == 0:
             write_position(unfinished, NOWHERE)
             manifest.write(unfinished)
             unfinished.rename(folder / str(step))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(folder / str(step), f"cannot be saved: {error}") from error
+    except WRITE_ERRORS as error:
+        raise UserError(folder / str(step), f"cannot be saved: {reason(error)}") from error
     wait_for_all("parameters saved")
 
 
