@@ -1,6 +1,7 @@
 """What Transformers computed of three tiny models, stored: holds where it is not installed."""
 
 import hf_golden
+import jax
 import numpy as np
 import pytest
 
@@ -25,6 +26,32 @@ def test_logits_are_those_that_transformers_computed(name, tmp_path):
     else:
         found = model.apply(params, tokens)
     assert np.abs(np.asarray(found) - logits).max() < 1e-4 * np.abs(logits).max()
+
+
+EARLY_BERT = (
+    ("LayerNorm.weight", "LayerNorm.gamma"),
+    ("LayerNorm.bias", "LayerNorm.beta"),
+    ("bert.", ""),
+)
+
+
+def test_early_and_bare_names_are_the_same_tensors(tmp_path):
+    files = read_header(hf_golden.FOLDER / "bert" / "model.safetensors")
+    early, some = {}, next(iter(files.values()))
+    for name, stored in files.items():
+        for now, then in EARLY_BERT:
+            name = name.replace(now, then) if "cls." not in name or now != "bert." else name
+        early[name] = stored
+    unused = ("embeddings.position_ids", "cls.seq_relationship.weight")
+    early |= dict.fromkeys(unused, some)
+    values = read_json(hf_golden.FOLDER / "bert" / "config.json")
+    family, sources = family_of(values), (TensorFiles(files), TensorFiles(early))
+    assert files.keys() != early.keys()
+    found = []
+    for source in sources:
+        match = Match(family.table, Model(family.read_config(values, source)))
+        found.append(read_params(source, match))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *found))
 
 
 def test_the_stored_models_are_small():

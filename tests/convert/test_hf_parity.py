@@ -1,6 +1,6 @@
 """Imported models compute what Transformers computes, and go back bit for bit: every family."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 import llmjax
+import untrained
+from llmjax.checkpoint import save_params
+from llmjax.config import Config
+from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
+from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.model import Model, families
+from llmjax.run import Run
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -158,3 +165,32 @@ def _leaves(tree, path=""):
     if not isinstance(tree, dict):
         return {(path, str(tree))}
     return {leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}")}
+
+
+OURS = {
+    "quickstart": families.tiny(264, max_length=96),
+    "gpt2": replace(families.gpt2("124M", 264), d_model=32, num_decoder_layers=2, num_heads=4),
+    "llama": replace(
+        families.llama("8B", 264), d_model=32, num_decoder_layers=2, num_heads=4, num_kv_heads=2,
+        d_ff=48, compute_dtype="float32",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_models_of_our_own_compute_the_same_there(name, tmp_path):
+    config = Config(run_dir=str(tmp_path / "run"), model=replace(OURS[name], max_length=96))
+    run, model = Run(tmp_path / "run"), Model(config.model)
+    BytesTokenizer().save(run.tokenizer)
+    run.config_path.write_text(to_json(config))
+    params = untrained.drawn(model, spread=0.2)
+    save_params(run.checkpoints, params)
+    export(run.folder, tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        there = theirs(torch.tensor(TOKENS)).logits
+    close(jax.jit(model.apply)(params, TOKENS), there, "logits")
+    text = "Zoë 12\n"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    expected = BytesTokenizer().encode(text)
+    assert tokenizer.encode(text, add_special_tokens=False) == expected

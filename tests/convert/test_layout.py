@@ -1,0 +1,79 @@
+"""A layout's notation means the same in both directions, whole and in parts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmjax.convert.families import FAMILIES
+from llmjax.convert.layout import Layout, Part
+
+SIZES = {"d": 6, "e": 6, "h": 4, "n": 2, "k": 3, "f": 5, "v": 7, "p": 8, "t": 2, "b": 9}
+LAYOUTS = sorted(
+    {row.layout for family in FAMILIES.values() for row in family.table.rows},
+    key=lambda layout: (layout.notation, str(layout.part)),
+)
+
+
+def filled(layout):
+    """A tensor of theirs with a different number in every place."""
+    shape = layout.shape(SIZES)
+    return np.arange(np.prod(shape)).reshape(shape)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_what_is_read_is_written_back_where_it_was(layout):
+    theirs = filled(layout)
+    ours = layout.read(SIZES, None, lambda index: theirs[index])
+    assert ours.shape == layout.our_shape(SIZES)
+    assert len(np.unique(ours)) == ours.size
+    out = np.full(theirs.shape, -1)
+    layout.write(SIZES, ours, out)
+    assert np.array_equal(out[out >= 0], theirs[out >= 0])
+    assert (out >= 0).sum() == ours.size
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_part_is_that_part_of_the_whole(data):
+    layout = data.draw(st.sampled_from(LAYOUTS))
+    theirs, asked = filled(layout), 0
+
+    def fetch(index):
+        nonlocal asked
+        part = theirs[index]
+        asked += part.size
+        return part
+
+    whole = layout.read(SIZES, None, lambda index: theirs[index])
+    bounds = [sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True)))
+              for n in whole.shape]  # fmt: skip
+    index = tuple(slice(*pair) for pair in bounds)
+    assert np.array_equal(layout.read(SIZES, index, fetch), whole[index])
+    assert asked <= theirs.size
+
+
+@pytest.mark.parametrize(
+    ("notation", "number", "expected"),
+    [
+        ("(j h k) d -> d h k", 1, [6, 7, 8, 9, 10, 11]),  # all keys stand together
+        ("(h j k) d -> d h k", 1, [3, 4, 5, 12, 13, 14]),  # within each head
+    ],
+)
+def test_which_rows_of_a_fused_tensor_are_the_keys(notation, number, expected):
+    sizes = {"h": 2, "k": 3, "d": 1}
+    layout = Layout(notation, Part("j", ("1", "1", "1"), number))
+    theirs = np.arange(18).reshape(18, 1)
+    assert layout.read(sizes, None, lambda index: theirs[index]).ravel().tolist() == expected
+
+
+def test_no_more_is_fetched_than_a_device_needs():
+    layout = Layout("(x k) d -> d x k", Part("x", ("h", "n", "n"), 1))
+    asked = []
+
+    def fetch(index):
+        asked.append(index)
+        return np.zeros([cut.stop - cut.start for cut in index])
+
+    layout.read(SIZES, (slice(2, 4), slice(1, 2), slice(0, 3)), fetch)
+    assert asked == [(slice(15, 18), slice(2, 4))]
