@@ -1,11 +1,13 @@
 """SmolLM2-135M from its GGUF file: bits per byte beside Transformers, on the same windows.
 
-    python benchmarks/smollm2.py [TEXT ...]
+Command: python -m benchmarks.smollm2 [TEXT ...]
 
 Scores the first 100,000 characters of each file, and of Python's language reference, in windows of
 1,024 tokens: every token is predicted once, from those before it in its window (and the last one of
 the window before). Bits per byte are over the text's UTF-8 bytes. Both sides compute in float32.
-About five minutes for two texts on two cores. Needs the extras `samples` and `dev`.
+Ten minutes for two texts on two cores that others use too. Prints a table, and JSON last. Needs the
+extras `samples` and `dev`. Expected: 1.627 on tiny Shakespeare, 0.889 on the reference (of Python
+3.11), both sides equal to five decimals.
 """
 
 import argparse

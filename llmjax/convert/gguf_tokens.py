@@ -96,6 +96,8 @@ class Vocabulary:
         found = np.asarray([] if given is None else given)[: len(self.tokens)]
         if found.shape != (len(self.tokens),) or found.dtype.kind not in "fi":
             self.fail("has a SentencePiece tokenizer without a score for each token")
+        if not np.isfinite(found).all():
+            self.fail("has a token whose score is not a number")
         return found.astype(np.float64)
 
     def scored_merges(self) -> list[tuple[str, str]]:

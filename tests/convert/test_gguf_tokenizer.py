@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import gguf
 import pytest
@@ -241,6 +242,7 @@ def test_rows_without_a_token_are_left_out(tmp_path):
         ({"merges": ["a zzz"]}, "zzz"),
         ({"bos_token_id": 99999}, "99999"),
         ({"model": "llama"}, "score"),
+        ({"model": "llama", "tokens": ["a"], "token_type": [1], "scores": [math.nan]}, "score"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tmp_path, changes, why):
