@@ -71,7 +71,8 @@ class Evaluation:
             "bits per byte": f"{score.bits_per_byte:.4f}",
             "loss": f"{score.loss_per_token:.4f} nats per token",
             "perplexity": f"{score.perplexity:.4g} per token",
-            "text": f"{score.bytes:,} bytes in {score.documents:,} documents",
+            "text": f"{score.bytes:,} bytes in {score.documents:,} document"
+            + ("s" if score.documents != 1 else ""),
             "tokens": f"{score.tokens:,}, end-of-text tokens included",
             "windows": f"{score.context} tokens, each {score.stride} after the one before",
             "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",

@@ -50,22 +50,25 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
+    from llmjax.data import terminal_progress
     from llmjax.evaluate import evaluate
     from llmjax.programs import keep_programs
 
     keep_programs()
 
     options = parsed.options
-    result = evaluate(
-        parsed.positionals[0],
-        data=options.data,
-        context=options.context,
-        stride=options.stride,
-        batch_size=options.batch_size,
-        step=options.step,
-        dtype=options.dtype,
-        mesh=None if options.mesh == ONE_DEVICE else options.mesh,
-    )
+    with terminal_progress() as progress:
+        result = evaluate(
+            parsed.positionals[0],
+            data=options.data,
+            context=options.context,
+            stride=options.stride,
+            batch_size=options.batch_size,
+            step=options.step,
+            dtype=options.dtype,
+            mesh=None if options.mesh == ONE_DEVICE else options.mesh,
+            progress=progress,
+        )
     baselines = () if options.data else _baselines(parsed.positionals[0], result)
     if "json" in parsed.flags:
         found = {baseline.name: baseline.bits_per_byte for baseline in baselines}
