@@ -21,9 +21,10 @@ TRAIN_FLAGS = FLAGS | {
 }
 ABOUT = (
     "Trains a model, or goes on where its run folder stands. CONFIG is a Python file with a "
-    "function config() -> llmjax.Config, or the name of a preset: {presets}. Every field of it can "
-    "be set here by its dotted name; `llmjax train CONFIG --help` lists them with CONFIG's values. "
-    "Ctrl-C and SIGTERM finish the step, save, and exit with 75; the same command goes on."
+    "function config() -> llmjax.Config; or the name of a preset: {presets}; or a run folder, "
+    "trained or imported, which goes on. Every field can be set here by its dotted name; `llmjax "
+    "train CONFIG --help` lists them with CONFIG's values. Ctrl-C and SIGTERM finish the step, "
+    "save, and exit with 75; the same command goes on."
 )
 
 

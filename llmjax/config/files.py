@@ -1,13 +1,15 @@
-"""A user's config file, or a preset that comes with llmjax by its bare name."""
+"""A user's config file, a preset that comes with llmjax by its bare name, or a run folder's."""
 
 import runpy
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from llmjax.config.build import shown
 from llmjax.config.fields import nearest
 from llmjax.config.schema import Config
+from llmjax.config.storage import read
 from llmjax.errors import UserError
 
 # What a Python file raises when it is wrong; interrupts and exits pass through.
@@ -51,24 +53,28 @@ def find_config_file(name: str | Path) -> Path:
     if str(name) in known:
         return known[str(name)]
     if path.is_dir():
-        raise UserError(path, "is a folder", "name the Python file that has config()")
+        fix = "name a run folder, or the Python file that has config()"
+        raise UserError(path, "is a folder without config.json", fix)
     near = nearest(path.stem, known)
     hint = f"did you mean the preset {near}?" if near else f"presets: {', '.join(known)}"
     raise UserError(path, "no such config file", hint)
 
 
 def load_config_file(name: str | Path) -> Config:
-    """Runs a Python config file and calls its `config()`.
+    """Runs a Python config file and calls its `config()`, or reads a run folder's config.
 
     The file's folder is importable meanwhile, so that configs can build on each other.
 
     Args:
-      name: a path, or the bare name of a preset: `quickstart`.
+      name: a path, or the bare name of a preset: `quickstart`; or a run folder, which the config
+        then goes on with.
 
     Raises:
       UserError: no such file; it raises; it has no function config(), or one that returns
         something else; fields of a wrong type.
     """
+    if (Path(name) / "config.json").is_file():
+        return replace(read(Path(name) / "config.json"), run_dir=str(name))
     path = find_config_file(name)
     sys.path.insert(0, str(path.resolve().parent))
     try:

@@ -1,6 +1,6 @@
 import pytest
 
-from llmjax.config import Config, load_config_file, presets
+from llmjax.config import Config, load_config_file, presets, to_json
 from llmjax.errors import UserError
 
 GOOD = """
@@ -19,6 +19,12 @@ def write(folder, text, name="mine.py"):
 
 def test_a_config_file_is_a_program_that_returns_a_config(tmp_path):
     assert load_config_file(write(tmp_path, GOOD)) == Config(steps=7)
+
+
+def test_a_run_folder_stands_for_its_config(tmp_path):
+    config = Config(steps=7, run_dir="somewhere/else")
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert load_config_file(tmp_path) == Config(steps=7, run_dir=str(tmp_path))
 
 
 def test_config_files_build_on_their_neighbours(tmp_path):
