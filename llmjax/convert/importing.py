@@ -79,7 +79,7 @@ def import_model(
         published = open_source(str(source))
         family = family_of(published.config, published.where)
         shape = family.read_config(published.config, published.tensors, published.where)
-        tokenizer = published.tokenizer()
+        tokenizer = published.tokenizer(shape.vocab_size)
         shape = resolve(shape, tokenizer.vocab_size)
         devices = None if mesh is None else make_mesh(mesh)
         match = Match(family.table, Model(shape))

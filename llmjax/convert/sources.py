@@ -40,7 +40,8 @@ class Published:
     config: dict[str, Any]
     """config.json, or what it would be."""
     tensors: TensorSource
-    tokenizer: Callable[[], Tokenizer]
+    tokenizer: Callable[[int], Tokenizer]
+    """Of the rows of the embedding."""
     generation: dict[str, Any] | None = None
     """generation_config.json."""
     sentence: Sentence = field(default_factory=Sentence)
@@ -90,7 +91,7 @@ def _open_hf(source: str, folder: Path) -> Published:
         where=inner / "config.json",
         config=read_json(inner / "config.json"),
         tensors=open_folder(inner),
-        tokenizer=lambda: import_tokenizer(inner),
+        tokenizer=lambda rows: import_tokenizer(inner, rows),
         generation=read_json(generation) if generation.is_file() else None,
         sentence=sentence,
     )
@@ -103,12 +104,12 @@ def _open_gguf(source: str, path: Path) -> Published:
 
     opened = open_gguf(path)
 
-    def tokenizer() -> Tokenizer:
+    def tokenizer(rows: int) -> Tokenizer:
         files = tokenizer_files(opened.file)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
-            return import_tokenizer(Path(folder))
+            return import_tokenizer(Path(folder), rows)
 
     return Published(source, "gguf", path, opened.config, opened, tokenizer)
 

@@ -21,10 +21,15 @@ OLDER: dict[tuple[str, ...], Callable[[Facts], tokenizers.Tokenizer]] = {
 }
 
 
-def import_tokenizer(folder: Path | str) -> HuggingFaceTokenizer:
+def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFaceTokenizer:
     """The tokenizer of a Hugging Face folder: its tokenizer.json, or one made of older files.
 
     Special tokens, ends of text and the chat template are read from the files beside it.
+
+    Args:
+      folder: the folder.
+      rows: of the model's embedding. Added tokens beyond them are left out: Gemma 3's tokenizer has
+        one for images, which its models of text alone do not. None: all are kept.
 
     Raises:
       UserError: there is none, or its files are broken or contradict each other.
@@ -35,7 +40,7 @@ def import_tokenizer(folder: Path | str) -> HuggingFaceTokenizer:
     found = next((names for names in OLDER if all((folder / n).is_file() for n in names)), None)
     if path.is_file():
         try:
-            content = path.read_bytes()
+            content = _within(path.read_bytes(), rows, path)
         except OSError as error:
             raise UserError(path, f"cannot be read: {error.strerror}", "check it") from error
         with Refusal(path):
@@ -47,7 +52,8 @@ def import_tokenizer(folder: Path | str) -> HuggingFaceTokenizer:
     else:
         known = ", ".join([TOKENIZER_FILE, *(" and ".join(names) for names in OLDER)])
         raise UserError(folder, "holds no tokenizer", f"one of these files is needed: {known}")
-    if _add(inner, facts.added_tokens(), facts.folder) or not content:
+    added = [token for token in facts.added_tokens() if rows is None or token.id < rows]
+    if _add(inner, added, facts.folder) or not content:
         content = _compact(inner)
     vocab = inner.get_vocab(with_added_tokens=True)
     return HuggingFaceTokenizer(
@@ -75,6 +81,17 @@ def _add(inner: tokenizers.Tokenizer, tokens: Sequence[AddedToken], folder: Path
                 "check added_tokens.json and tokenizer_config.json",
             )
     return bool(missing)
+
+
+def _within(content: bytes, rows: int | None, path: Path) -> bytes:
+    """A tokenizer.json without added tokens beyond these rows; as it came where there are none."""
+    with Refusal(path):
+        spec = json.loads(content)
+        kept = [token for token in spec["added_tokens"] if rows is None or token["id"] < rows]
+    if len(kept) == len(spec["added_tokens"]):
+        return content
+    spec["added_tokens"] = kept
+    return json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _compact(inner: tokenizers.Tokenizer) -> bytes:

@@ -190,3 +190,17 @@ def test_without_huggingface_hub_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"llmjax\[hub\]"):
         import_model("someone/small", tmp_path / "run")
+
+
+def test_added_tokens_beyond_the_embedding_are_left_out(folder, tmp_path):
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    last = dict(spec["added_tokens"][0], content="<image>", id=hf_models.VOCABULARY)
+    more = [
+        dict(last, content=f"<{i}>", id=i)
+        for i in range(len(spec["model"]["vocab"]), hf_models.VOCABULARY)
+    ]
+    spec["added_tokens"] += [*more, last]
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    lm = llmjax.load(import_model(folder, tmp_path / "run"))
+    assert "<image>" not in lm.tokenizer.special_tokens
+    assert lm.tokenizer.vocab_size == hf_models.VOCABULARY
