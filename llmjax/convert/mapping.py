@@ -19,6 +19,7 @@ from llmjax.convert.tensors import (
     aligned,
     assign,
     check_float,
+    check_range,
     same,
 )
 from llmjax.errors import UserError
@@ -150,6 +151,7 @@ def _read_leaf(
         else:
             values = row.layout.read(match.sizes, index, lambda cut: source.read(name, cut))
             assign(place, values)
+            check_range(name, place, values.dtype)
 
     whole = match.leaves[row.leaf].shape
     wanted = [range(n)[cut] for n, cut in zip(whole, index, strict=True)]
@@ -187,10 +189,11 @@ def plan_tensors(params: Params, match: Match, dtype: str | None = None) -> Iter
     for name, parts in by_name.items():
         shape = parts[0][0].layout.shape(match.sizes)
         kept = np.dtype(FLOATS[dtype]) if dtype else arrays[parts[0][0].leaf].dtype
-        yield Planned(name, shape, kept, _maker(arrays, match.sizes, parts, shape, kept))
+        yield Planned(name, shape, kept, _maker(name, arrays, match.sizes, parts, shape, kept))
 
 
 def _maker(
+    name: str,
     arrays: dict[str, np.ndarray],
     sizes: Sizes,
     parts: list[tuple[Row, int | None]],
@@ -202,6 +205,7 @@ def _maker(
         for row, layer in parts:
             array = arrays[row.leaf]
             row.layout.write(sizes, array if layer is None else array[layer], out)
+        check_range(name, out, array.dtype)
         return out
 
     return make

@@ -72,7 +72,18 @@ def assign(place: np.ndarray, values: np.ndarray) -> None:
     if place.dtype == values.dtype and place.dtype.kind == "V":
         plain = np.dtype(f"u{place.itemsize}")
         place, values = place.view(plain), values.view(plain)
-    place[...] = values
+    with np.errstate(over="ignore"):  # see check_range
+        place[...] = values
+
+
+def check_range(name: str, values: np.ndarray, before: np.dtype) -> None:
+    """Checks that numbers were not too large for the dtype that they were brought into.
+
+    Raises:
+      UserError: they were.
+    """
+    if values.dtype == FLOATS["float16"] != before and not np.isfinite(values).all():
+        raise UserError(f"tensor {name}", "has numbers beyond float16", "choose bfloat16")
 
 
 def same(source: TensorSource, one: str, other: str) -> bool:

@@ -289,3 +289,15 @@ def test_parts_are_read_from_files(folder):
     part = files.read("model.embed_tokens.weight", (slice(5, 9), slice(2, 4)))
     assert np.array_equal(part, whole[5:9, 2:4])
     assert not np.shares_memory(part, whole)
+
+
+def test_numbers_beyond_float16_are_not_made_infinite(folder, tmp_path):
+    others = [one for one in tensors() if one.name != NORM]
+    large = np.full(D, 1e6, np.float32)
+    write_folder(folder, [*others, Planned(NORM, (D,), large.dtype, lambda: large)])
+    with pytest.raises(UserError, match="beyond float16"):
+        import_model(folder, tmp_path / "run", dtype="float16")
+    run = import_model(folder, tmp_path / "run")
+    with pytest.raises(UserError, match="beyond float16"):
+        export(run, tmp_path / "out", dtype="float16")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
