@@ -27,6 +27,10 @@ from llmjax.model import Model, ModelConfig, Params, resolve
 from llmjax.run import Run
 
 Format = Literal["hf", "gguf", "stablehlo"]
+NOT_KEPT = frozenset(
+    "rope_parameters quantization_config auto_map _name_or_path transformers_version".split()
+)
+"""Fields of an origin's config.json that are said otherwise, or that hold no longer."""
 
 
 def export(
@@ -141,13 +145,9 @@ def hf_config(
     if shape.is_encoder_decoder:
         found |= {"decoder_start_token_id": tokenizer.pad_id, "is_encoder_decoder": True}
     if origin is not None and origin.model_type == family.model_type:
-        same = {"rope_parameters", "quantization_config"}  # said otherwise, or no longer so
-        found |= {name: value for name, value in origin.config.items() if name not in same}
-    elif "pad_token_id" in (written := family.write_config(shape)):
-        found["pad_token_id"] = written["pad_token_id"]
+        found |= {name: value for name, value in origin.config.items() if name not in NOT_KEPT}
     found |= family.write_config(shape)
     found |= {"dtype": dtype, "torch_dtype": dtype}
-    found.pop("transformers_version", None)
     found["llmjax_version"] = llmjax.__version__
     return found
 

@@ -23,7 +23,7 @@ HARMLESS = frozenset(
     bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id unk_token_id mask_token_id
     decoder_start_token_id forced_bos_token_id forced_eos_token_id suppress_tokens
     begin_suppress_tokens prefix bad_words_ids task_specific_params finetuning_task
-    id2label label2id num_labels problem_type classifier_pooling
+    id2label label2id num_labels _num_labels problem_type classifier_pooling
     return_dict output_hidden_states output_attentions output_past use_return_dict
     initializer_range initializer_factor initializer_cutoff_factor gradient_checkpointing
     attn_implementation _attn_implementation _attn_implementation_autoset _flash_attn_2_enabled

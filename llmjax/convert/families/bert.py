@@ -109,6 +109,10 @@ BERT = Family(
         stand_ins={f"{_PREDICTIONS}.bias": f"{_PREDICTIONS}.decoder.bias"},
     ),
     base_architecture="BertModel",
+    harmless=frozenset(
+        """directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
+        pooler_size_per_head pooler_type""".split()
+    ),
 )
 
 

@@ -161,4 +161,6 @@ PHI3 = Family(
         ignorable=(r"rotary_emb\.inv_freq$",),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     ),
+    # Of Phi-4's own program; Transformers has never had them.
+    harmless=frozenset({"full_attn_mod", "interpolate_factor"}),
 )
