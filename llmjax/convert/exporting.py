@@ -15,7 +15,7 @@ from llmjax.checkpoint.reading import restore_params
 from llmjax.convert.families import Family, essence, family_for, family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.importing import Origin, read_origin
-from llmjax.convert.mapping import Match, plan_tensors
+from llmjax.convert.mapping import Match, host, plan_tensors
 from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
 from llmjax.convert.sentence import Sentence, write_sentence
@@ -117,12 +117,12 @@ def export_hf(
 
 
 def stored_params(run: Run, model: Model, step: int | None) -> Params:
-    """A checkpoint's parameters on the host's first device, in the dtypes that they are stored in.
+    """A checkpoint's parameters in the host's memory, in the dtypes that they are stored in.
 
     Raises:
       UserError: as `restore_params`.
     """
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    one = jax.sharding.SingleDeviceSharding(host())
     dtypes = stored_dtypes(run.checkpoints, step)
 
     def held(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

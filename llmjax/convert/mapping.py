@@ -105,6 +105,14 @@ class Match:
         return found
 
 
+def host() -> jax.Device:
+    """The device whose arrays lie in the host's memory: a model in files need not fit a GPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.local_devices()[0]
+
+
 def read_params(
     source: TensorSource,
     match: Match,
@@ -118,7 +126,7 @@ def read_params(
       source: the tensors.
       match: their names and layouts.
       dtype: what to hold them in; None for what each is stored in.
-      mesh: the devices; None for one.
+      mesh: the devices; None for the host.
 
     Raises:
       UserError: as `Match.locate`.
@@ -126,7 +134,7 @@ def read_params(
     where = match.locate(source)
     with use_mesh(mesh):
         abstract = dict(_flatten(match.model.abstract_params()))
-    one = SingleDeviceSharding(jax.local_devices()[0])
+    one = SingleDeviceSharding(host())
     params: dict[str, jax.Array] = {}
     for leaf, row in match.rows.items():
         names = [None if name is None else where[name] for name in match.names(row)]
