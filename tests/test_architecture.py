@@ -27,7 +27,17 @@ FLOORS = {
         "state",
         "step",
     },
-    3: {"chat", "compress", "convert", "embed", "evaluate", "fill_mask", "generate", "report", "train"},
+    3: {
+        "chat",
+        "compress",
+        "convert",
+        "embed",
+        "evaluate",
+        "fill_mask",
+        "generate",
+        "report",
+        "train",
+    },
     4: {"__init__", "__main__", "cli"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

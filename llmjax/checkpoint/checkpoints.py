@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from llmjax.checkpoint import files, manifest
 from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_tracebacks
+from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.checkpoint.params import holds_only_params
 from llmjax.checkpoint.position import Position, read_position, write_position
 from llmjax.checkpoint.reading import newest_whole, read_items, wait_for_all
@@ -55,7 +55,7 @@ class Checkpoints:
             ocp.CompositeCheckpointHandler(), async_options=options
         )
         self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(without_tracebacks())
+        self._quiet.enter_context(without_warnings())
 
     def __enter__(self) -> "Checkpoints":
         return self

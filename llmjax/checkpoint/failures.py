@@ -42,8 +42,8 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def without_tracebacks() -> Iterator[None]:
-    """Orbax logs a traceback of what it also raises, and what is raised says all that helps."""
+def without_warnings() -> Iterator[None]:
+    """Orbax logs a traceback of what it also raises, and warns of what is meant to be so."""
     log = logging.getLogger("absl")
     before = log.level
     log.setLevel(logging.CRITICAL)

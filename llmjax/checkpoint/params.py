@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from llmjax.checkpoint import manifest
-from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_tracebacks
+from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.checkpoint.files import UNFINISHED
 from llmjax.checkpoint.position import Position, write_position
 from llmjax.checkpoint.reading import newest_whole, params_handler, wait_for_all
@@ -40,7 +40,7 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         handler = ocp.CompositeCheckpointHandler(params=params_handler(params))
         check_space(folder, params)
-        with without_tracebacks(), ocp.Checkpointer(handler) as checkpointer:
+        with without_warnings(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(unfinished, args=items, force=True)
         if jax.process_index() == 0:
             write_position(unfinished, NOWHERE)
@@ -69,7 +69,7 @@ def stored_dtypes(folder: Path, step: int | None = None) -> dict[str, str]:
     if not (path / "params").is_dir():
         return {}
     handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
-    with ocp.Checkpointer(handler) as checkpointer:
+    with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of what it leaves out
         tree = checkpointer.metadata(path).item_metadata["params"]
     found = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
     return {
