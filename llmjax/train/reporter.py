@@ -90,7 +90,7 @@ def _headline(session: Session) -> str:
     peak = peak_flops()
     known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
     return (
-        f"{session.run.folder}: {si(session.model.num_params())}parameters, "
+        f"{session.run.folder}: {si(session.model.num_params()).strip()} parameters, "
         f"{si(session.corpus.num_tokens)}tokens of text, "
         f"{jax.device_count()} {device.device_kind} ({mesh or 'alone'})\n"
         f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
