@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmjax.chat import chat as chat
+    from llmjax.compress import compress as compress
+    from llmjax.compress import decompress, inspect
     from llmjax.config import Config, SamplesConfig, load_config_file
     from llmjax.convert import export, import_model
     from llmjax.data.config import DataConfig
@@ -45,22 +47,27 @@ __all__ = [
     "SamplesConfig",
     "UserError",
     "chat",
+    "compress",
+    "decompress",
     "embed",
     "evaluate",
     "export",
     "fill_mask",
     "generate",
     "import_model",
+    "inspect",
     "load",
     "load_config_file",
     "report",
     "train",
 ]
 
-_VERBS = ("chat", "embed", "evaluate", "fill_mask", "generate", "report", "train")
+_VERBS = ("chat", "compress", "embed", "evaluate", "fill_mask", "generate", "report", "train")
 _HOME = {
     "Config": "config",
     "SamplesConfig": "config",
+    "decompress": "compress",
+    "inspect": "compress",
     "export": "convert",
     "import_model": "convert",
     "load_config_file": "config",

@@ -10,7 +10,7 @@ from command import run
             "qqq",
             [
                 "qqq: no such verb; choose one of train, evaluate, generate, chat, fill-mask, "
-                "embed, import, export, report, tokenizer"
+                "embed, compress, decompress, inspect, import, export, report, tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
@@ -53,6 +53,11 @@ from command import run
             ["--top-p: must be above 0", "--temperature: must be"],
         ),
         ("generate nowhere --prompt", ["nowhere: no such run folder"]),
+        ("compress nowhere in", ["OUT: missing; usage: llmjax compress RUN IN OUT"]),
+        ("compress nowhere in out", ["nowhere: no such run folder"]),
+        ("compress nowhere in no/out", ["no: no such folder"]),
+        ("decompress nowhere in out", ["in: No such file or directory"]),
+        ("inspect in", ["in: No such file or directory"]),
         ("report nowhere", ["nowhere: no such run folder"]),
         ("tokenizer", ["tokenizer nothing: no such verb; usage: llmjax tokenizer train FOLDER"]),
         ("tokenizer trian x", ["tokenizer trian: no such verb"]),

@@ -1,0 +1,204 @@
+"""The container: a header, frames, and seals behind them.
+
+    magic "\\x8fLLMJAX", format (1 byte)
+    header:  length (varint), JSON deflated with the dictionary below
+    frames:  kind (1 byte), length (varint), content; kind 0, without length, ends them
+    SHA-256 of the original (32 bytes), BLAKE2b-64 of all bytes before (8 bytes)
+
+Varints are little-endian, seven bits a byte, the top bit on all but the last. What a header holds
+is in docs/compress.md. Nothing here needs the model.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from llmjax.errors import UserError
+
+MAGIC = b"\x8fLLMJAX"
+FORMAT = 1
+END, STORED, ZSTD, MODEL = 0, 1, 2, 3
+SEAL = 8
+LONGEST_HEADER = 1 << 28
+LONGEST_FRAME = 1 << 26
+
+# A header like most, so that only what differs takes room. Part of the format: never changed.
+_TYPICAL = (
+    b'{"llmjax":"0.1.0","size":1000000,"step":0,"dtype":"bfloat16","model":"","tokenizer":"",'
+    b'"canary":"","lanes":16,"context":512,"stride":256,"windows":true,"environment":{"jax":'
+    b'"0.10.2","jaxlib":"0.10.2","platform":"cpu","device":"cpu","cores":2,"flags":"--xla_",'
+    b'"machine":"x86_64","processor":"Intel(R) Xeon(R) Processor @ GHz AMD EPYC -Core Processor",'
+    b'"precision":null},"files":null'
+)
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer."""
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+@dataclass
+class Cursor:
+    """Reads a frame's content front to back.
+
+    Attributes:
+      data: the content.
+      place: where reading stands.
+    """
+
+    data: bytes
+    place: int = 0
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes; UserError where there are fewer."""
+        if size > len(self.data) - self.place:
+            raise damaged("a frame is cut short")
+        self.place += size
+        return self.data[self.place - size : self.place]
+
+    def varint(self) -> int:
+        """The next integer; UserError where there is none below 2^56."""
+        return _varint(lambda: self.take(1))
+
+
+def damaged(reason: str) -> UserError:
+    """What is raised for an archive that cannot be right."""
+    return UserError("the archive", f"is damaged: {reason}", "get it again from where it came")
+
+
+def _varint(read: Any) -> int:
+    value = 0
+    for shift in range(0, 56, 7):
+        byte = read()
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise damaged("a number in it has no end")
+
+
+class Writer:
+    """Writes an archive to a file, from its beginning.
+
+    Attributes:
+      written: bytes so far.
+    """
+
+    def __init__(self, file: BinaryIO, header: dict[str, Any]):
+        self._file, self._digest, self.written = file, hashlib.blake2b(digest_size=SEAL), 0
+        self._original = hashlib.sha256()
+        plain = json.dumps(header, separators=(",", ":")).encode()
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=_TYPICAL)
+        packed = deflate.compress(plain) + deflate.flush()
+        self._write(MAGIC + bytes([FORMAT]) + varint(len(packed)) + packed)
+
+    def frame(self, kind: int, content: bytes, original: bytes) -> None:
+        """Adds a frame.
+
+        Args:
+          kind: STORED, ZSTD or MODEL.
+          content: what is stored.
+          original: what it stands for.
+        """
+        self._original.update(original)
+        self._write(bytes([kind]) + varint(len(content)) + content)
+
+    def close(self) -> None:
+        """Seals the archive; the file stays open."""
+        self._write(bytes([END]) + self._original.digest())
+        self._file.write(self._digest.digest())
+        self.written += SEAL
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.written += len(data)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive whose seal is whole, open for reading.
+
+    Attributes:
+      header: see docs/compress.md.
+      size: bytes of the archive.
+      header_size: those before the first frame.
+    """
+
+    header: dict[str, Any]
+    size: int
+    header_size: int
+    _file: BinaryIO
+
+    @classmethod
+    def open(cls, file: BinaryIO) -> "Archive":
+        """Reads the header of an archive in a seekable file, after its seal.
+
+        Raises:
+          UserError: it is no archive, of another format, cut short or changed.
+        """
+        start = file.read(len(MAGIC) + 1)
+        if start[:-1] != MAGIC:
+            raise UserError("the input", "is no llmjax archive", "give what llmjax compress wrote")
+        if start[-1] != FORMAT:
+            raise UserError("the archive", f"is of format {start[-1]}, not {FORMAT}", "upgrade")
+        size = _check_seal(file)
+        file.seek(len(start))
+        length = _varint(lambda: file.read(1))
+        if length > LONGEST_HEADER:
+            raise damaged("its header is too long")
+        header = _header(file.read(length))
+        return cls(header, size, file.tell(), file)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Kind and content of each frame; UserError where one cannot be right."""
+        self._file.seek(self.header_size)
+        while (kind := self._file.read(1)) != bytes([END]):
+            if kind not in (bytes([STORED]), bytes([ZSTD]), bytes([MODEL])):
+                raise damaged("a frame is of no known kind")
+            length = _varint(lambda: self._file.read(1))
+            content = self._file.read(length) if length <= LONGEST_FRAME else b""
+            if len(content) != length:
+                raise damaged("a frame is cut short")
+            yield kind[0], content
+
+    def original_digest(self) -> bytes:
+        """The SHA-256 of what was compressed."""
+        self._file.seek(self.size - SEAL - 32)
+        return self._file.read(32)
+
+
+def _check_seal(file: BinaryIO) -> int:
+    """The file's size; UserError where its last bytes are not the hash of those before."""
+    file.seek(0, 2)
+    size = file.tell()
+    if size < len(MAGIC) + 3 + 32 + SEAL:
+        raise damaged("it is cut short")
+    file.seek(0)
+    digest, left = hashlib.blake2b(digest_size=SEAL), size - SEAL
+    while left:
+        block = file.read(min(left, 1 << 20))
+        digest.update(block)
+        left -= len(block)
+    if file.read() != digest.digest():
+        raise damaged("its bytes were changed, or some are missing")
+    return size
+
+
+def _header(packed: bytes) -> dict[str, Any]:
+    inflate = zlib.decompressobj(-15, zdict=_TYPICAL)
+    try:
+        header = json.loads(inflate.decompress(packed, LONGEST_HEADER))
+    except (zlib.error, ValueError) as error:
+        raise damaged("its header cannot be read") from error
+    if not isinstance(header, dict) or not isinstance(header.get("size"), int):
+        raise damaged("its header is none")
+    return header

@@ -1,0 +1,199 @@
+"""The verb `compress`."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+
+import llmjax
+from llmjax.compress.archive import MODEL, Writer
+from llmjax.compress.fingerprint import environment, model_fingerprint
+from llmjax.compress.frames import FRAME, Frame, encode_frame
+from llmjax.compress.lanes import Walker, allowed_ids
+from llmjax.compress.members import Source, check_target, new_file, open_source
+from llmjax.compress.plan import Plan, make_plan
+from llmjax.compress.progress import Progress, no_progress
+from llmjax.compress.segments import Cutter
+from llmjax.compress.stream import canary
+from llmjax.compress.summary import Compression, Costs, compared
+from llmjax.errors import UserError
+from llmjax.language_model import LanguageModel, load
+from llmjax.model.config import Dtype
+
+
+def compress(
+    run: str | Path,
+    source: str | Path,
+    target: str | Path,
+    *,
+    lanes: int | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    step: int | None = None,
+    dtype: Dtype = "bfloat16",
+    verify: bool = True,
+    compare: bool = True,
+    fallback: bool = True,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Compression:
+    """Writes an archive from which `decompress`, given the same run, makes the very same bytes.
+
+    Args:
+      run: the folder of a causal decoder.
+      source: a file, a folder (its files in one archive), or - for standard input.
+      target: the archive; - for standard output.
+      lanes: parts that are coded side by side; None: by the input's size. More are faster, and
+        each begins without context.
+      context: tokens that a token is predicted from at most; None: 512, or what the model allows.
+      stride: tokens from one window to the next; None: half of the context.
+      step: which checkpoint; None for the newest whole one.
+      dtype: what parameters are held and computed in.
+      verify: decode the archive in a process of its own before it gets its name.
+      compare: run the classical compressors on the same input, up to `summary.COMPARED` bytes.
+      fallback: let zstd have, or just store, what the model would expand.
+      overwrite: replace an existing target.
+      progress: told how far things are.
+
+    Raises:
+      UserError: there is no such run or input, the model is no causal decoder, the target exists
+        or cannot be written, or the archive does not decode.
+    """
+    check_target(str(target), overwrite)
+    lm, began = load(run, step=step, dtype=dtype), time.perf_counter()
+    with open_source(str(source)) as given, new_file(str(target), overwrite) as out:
+        wanted = {"lanes": lanes, "context": context, "stride": stride}
+        job = _Job(lm, given, wanted, dtype, fallback, progress)
+        job.write(out)
+        seconds = time.perf_counter() - began
+        if verify:
+            _verify(run, out, progress is not no_progress)
+        verified = time.perf_counter() - began - seconds if verify else None
+        baselines = tuple(compared(given)) if compare else ()
+    return Compression(
+        source=str(source),
+        bytes=given.size,
+        archive_bytes=job.written,
+        header_bytes=job.header,
+        model_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params)),
+        seconds=seconds,
+        compile_seconds=job.start_seconds,
+        verify_seconds=verified,
+        lanes=job.shape_of("lanes"),
+        context=job.shape_of("context"),
+        stride=job.shape_of("stride"),
+        costs=job.costs,
+        baselines=baselines,
+    )
+
+
+@dataclass
+class _Job:
+    """One archive in the making."""
+
+    lm: LanguageModel
+    source: Source
+    wanted: dict[str, int | None]
+    dtype: str
+    fallback: bool
+    progress: Progress
+    costs: Costs = field(default_factory=Costs)
+    written: int = 0
+    header: int = 0
+    start_seconds: float = 0.0
+    plan: Plan | None = None
+
+    def write(self, out: BinaryIO) -> None:
+        """Writes the whole archive."""
+        writer, done = None, 0
+        for data, segments in self._cut():
+            if writer is None:
+                tokens = sum(len(one.tokens) for one in segments if one.tokens is not None)
+                writer = Writer(out, self._header(tokens))
+                self.header = writer.written
+            before, place = writer.written, done
+
+            def report(share: float, size: float, before: int = before, place: int = place) -> None:
+                written = before + size
+                self.progress("Compressing", place + share * FRAME, self.source.size, written)
+
+            frame = encode_frame(lambda: self.walker, data, segments, self.fallback, report)
+            writer.frame(frame.kind, frame.content, data)
+            self._count(frame)
+            done += len(data)
+        if writer is None:
+            writer = Writer(out, self._header(0))
+            self.header = writer.written
+        writer.close()
+        self.written = writer.written
+        out.flush()
+
+    @cached_property
+    def walker(self) -> Walker:
+        """The model, ready for lanes of this archive's shape."""
+        assert self.plan is not None
+        return Walker(self.lm, self.plan.shape)
+
+    def shape_of(self, name: str) -> int:
+        """A number of the plan's shape."""
+        assert self.plan is not None
+        return int(getattr(self.plan.shape, name))
+
+    def _cut(self) -> Iterator[tuple[bytes, list]]:
+        cutter = Cutter(self.lm.tokenizer, allowed_ids(self.lm))
+        return ((data, cutter.cut(data)) for data in self.source.blocks(FRAME))
+
+    def _header(self, tokens: int) -> dict[str, Any]:
+        self.plan = make_plan(self.lm, tokens, self.source.size, **self.wanted)
+        shape, began = self.plan.shape, time.perf_counter()
+        found = canary(self.walker, self.plan.windows)
+        self.start_seconds = time.perf_counter() - began
+        return {
+            "llmjax": llmjax.__version__,
+            "size": self.source.size,
+            "step": self.lm.step,
+            "dtype": self.dtype,
+            "model": model_fingerprint(self.lm),
+            "tokenizer": self.lm.tokenizer.fingerprint,
+            "canary": found,
+            "lanes": shape.lanes,
+            "context": shape.context,
+            "stride": shape.stride,
+            "windows": self.plan.windows,
+            "environment": environment(),
+            "files": self.source.members,
+        }
+
+    def _count(self, frame: Frame) -> None:
+        if frame.coded is not None:
+            self.costs.add(frame.coded, frame.kind == MODEL)
+
+
+def _verify(run: str | Path, out: BinaryIO, show: bool) -> None:
+    """Decodes the archive in a fresh process, which checks it against the original's SHA-256.
+
+    Raises:
+      UserError: it does not come out right; what the process said.
+    """
+    words = [sys.executable, "-m", "llmjax.compress.verify", str(run), *(["--show"] * show)]
+    surroundings = dict(os.environ)
+    if folder := jax.config.values["jax_compilation_cache_dir"]:
+        surroundings["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    out.seek(0)
+    done = subprocess.run(
+        words,
+        stdin=out,
+        stdout=subprocess.PIPE,
+        stderr=None if show else subprocess.PIPE,
+        env=surroundings,
+    )
+    if done.returncode:
+        said = done.stdout.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
+        raise UserError("the archive", f"does not decode, so it was not kept ({said})")

@@ -1,0 +1,41 @@
+"""How far an archive is."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+Progress: TypeAlias = Callable[[str, float, int, float], None]
+"""Called as progress(what is being done, bytes of the original done, bytes in all, bytes of the
+archive so far, 0 where that is not known)."""
+
+
+def no_progress(stage: str, done: float, total: int, written: float) -> None:
+    """Shows nothing."""
+
+
+def line_progress() -> Progress:
+    """On stderr: a line that is written over on a terminal, else one every ten seconds."""
+    began, shown, terminal = time.monotonic(), time.monotonic(), sys.stderr.isatty()
+
+    def show(stage: str, done: float, total: int, written: float) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < (0.2 if terminal else 10) or not total:
+            return
+        shown = now
+        ratio = f", {written / done:.1%} of its size" if written and done else ""
+        speed = done / 1e3 / (now - began)
+        line = f"{stage} {done / total:4.0%} of {total:,} bytes{ratio}, {speed:.2f} KB/s"
+        print(
+            f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr
+        )
+        sys.stderr.flush()
+
+    return show
+
+
+def end_line() -> None:
+    """Clears the line that is written over."""
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
