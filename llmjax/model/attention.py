@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.model import attention_blocked, attention_cudnn
+from llmjax.model import attention_blocked, attention_cudnn, attention_unrolled
 from llmjax.model.config import AttentionBackend
 from llmjax.model.layers import Layout
 from llmjax.model.mask import Mask
@@ -48,12 +48,17 @@ def attend(
     """
     if bias is not None:
         return reference(q, k, v, mask, softcap, layout, bias)
-    path = _choose(backend, q, k, mask, softcap)
+    path = _choose(backend, q, k, mask, softcap, layout)
     return path(q, k, v, mask, softcap, layout)
 
 
 def _choose(
-    backend: AttentionBackend, q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None
+    backend: AttentionBackend,
+    q: jax.Array,
+    k: jax.Array,
+    mask: Mask,
+    softcap: float | None,
+    layout: Layout,
 ) -> Attend:
     """The path a backend takes: its own where it suits, else one that always does."""
     if backend == "reference":
@@ -71,8 +76,11 @@ def _choose(
             return attention_splash.splash
     elif backend == "blocked":
         return attention_blocked.blocked
-    small = q.shape[1] * k.shape[1] <= SMALL or q.shape[1] == 1
-    return reference if small else attention_blocked.blocked
+    if q.shape[1] * k.shape[1] <= SMALL or q.shape[1] == 1:
+        return reference
+    if backend == "auto" and attention_unrolled.suits(q, k, mask, softcap, layout):
+        return attention_unrolled.unrolled
+    return attention_blocked.blocked
 
 
 def attend_cached(

@@ -124,7 +124,8 @@ class ModelConfig:
     """What the backward pass recomputes: nothing; attention scores; all but the outputs of weight
     products; all. A fused attention's output is kept in every case."""
     attention: AttentionBackend = "auto"
-    """auto: cuDNN flash on NVIDIA, splash on TPU, else blocked on long rows and reference."""
+    """auto: cuDNN flash on NVIDIA, splash on TPU, else blocked (written out on CPUs) on long rows
+    and reference."""
 
     @property
     def kv_heads(self) -> int:

@@ -10,7 +10,14 @@ from shapes import MESHES, assert_close
 
 from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.model import attention, attention_blocked, attention_cudnn, attention_splash, tiles
+from llmjax.model import (
+    attention,
+    attention_blocked,
+    attention_cudnn,
+    attention_splash,
+    attention_unrolled,
+    tiles,
+)
 from llmjax.model.layers import ROWS, STEPS
 from llmjax.model.mask import Mask
 
@@ -27,7 +34,10 @@ PATHS = {
     "reference": attention.reference,
     "blocked": partial(attention_blocked.blocked, block=8),
     "ragged": partial(attention_blocked.blocked, block=10),
+    "unrolled": partial(attention_unrolled.unrolled, block=10),
 }
+GENERAL = [name for name in PATHS if name != "unrolled"]
+UNCAPPED = [case for case in CASES if case[2] is None]
 
 
 def operands(b=B, t=T, s=T, h=H, n=N, k=K, seed=0):
@@ -71,6 +81,8 @@ def mask_of(causal, window, segmented):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("causal", "window", "softcap", "segmented"), CASES)
 def test_values(path, causal, window, softcap, segmented):
+    if path == "unrolled" and softcap is not None:
+        pytest.skip("it is not chosen for capped scores")
     mask = mask_of(causal, window, segmented)
     out = jax.jit(lambda q, k, v: PATHS[path](q, k, v, mask, softcap, ROWS))(*operands())
     assert_close(out, textbook(*operands(), mask, softcap), 2e-6)
@@ -92,6 +104,13 @@ def test_blocked_gradients(causal, window, softcap, segmented):
     assert_close(gradients(PATHS["ragged"], mask, softcap, *operands()), expected, 1e-5)
 
 
+@pytest.mark.parametrize(("causal", "window", "softcap", "segmented"), UNCAPPED)
+def test_unrolled_gradients(causal, window, softcap, segmented):
+    mask = mask_of(causal, window, segmented)
+    expected = gradients(attention.reference, mask, softcap, *operands())
+    assert_close(gradients(PATHS["unrolled"], mask, softcap, *operands()), expected, 1e-5)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_who_sees_nothing_gets_zeros(path):
     """Padding at the end: no NaN there, in values or in gradients, nor anything from there."""
@@ -103,7 +122,7 @@ def test_who_sees_nothing_gets_zeros(path):
         assert not np.any(gradient[0, 20:])
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", GENERAL)
 def test_cross_attention(path):
     """More keys than queries; without query segments, all keys but padding are seen."""
     q, k, v = operands(s=T - 6)
@@ -113,7 +132,7 @@ def test_cross_attention(path):
     assert_close(out, textbook(q, k, v, mask, None), 2e-6)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", GENERAL)
 def test_queries_at_given_places(path):
     """Decoding: queries of each row stand where its positions say."""
     q, k, v = operands(t=3)
@@ -193,6 +212,26 @@ def test_meshes(name, path):
 
     with jax.set_mesh(mesh.make_mesh(MESHES[name])):
         assert_close(gradients(spread, mask, 3.0, q, k, v), expected, 1e-5)
+
+
+def test_unrolled_on_a_mesh():
+    """Rows whole, heads and batch split; a row split along its length is left to other paths."""
+    q, k, v = operands(8)
+    segments = np.tile(SEGMENTS, (4, 1))
+    mask = Mask(segments, segments, window=9)
+    expected = gradients(attention.reference, mask, None, q, k, v)
+    whole = ("batch", None, "kv_heads", "head_dim")
+
+    def spread(q, k, v, mask, softcap, layout):
+        q, k, v = mesh.reshard(q, *layout.heads()), mesh.reshard(k, *whole), mesh.reshard(v, *whole)
+        out = PATHS["unrolled"](q, k, v, mask, softcap, layout)
+        return mesh.reshard(out, None, None, None, None)
+
+    with jax.set_mesh(mesh.make_mesh(MESHES["tensor"])):
+        assert attention_unrolled.suits(q, k, mask, None, ROWS)
+        assert_close(gradients(spread, mask, None, q, k, v), expected, 1e-5)
+    with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):
+        assert not attention_unrolled.suits(q, k, mask, None, ROWS)
 
 
 def test_splash():
