@@ -118,11 +118,15 @@ class _Job:
                 tokens = sum(len(one.tokens) for one in segments if one.tokens is not None)
                 writer = Writer(out, self._header(tokens))
                 self.header = writer.written
-            before, place = writer.written, done
+            before, place, size = writer.written, done, len(data)
 
-            def report(share: float, size: float, before: int = before, place: int = place) -> None:
-                written = before + size
-                self.progress("Compressing", place + share * FRAME, self.source.size, written)
+            def report(
+                share: float, coded: float, at: tuple[int, int, int] = (before, place, size)
+            ) -> None:
+                written, start, length = at
+                self.progress(
+                    "Compressing", start + share * length, self.source.size, written + coded
+                )
 
             frame = encode_frame(lambda: self.walker, data, segments, self.fallback, report)
             writer.frame(frame.kind, frame.content, data)

@@ -75,7 +75,8 @@ def _stretches(data: bytes) -> Iterator[tuple[bytes, bool]]:
     compressor = zstandard.ZstdCompressor(level=3)
     for piece in _pieces(data, PIECE):
         packed = len(compressor.compress(piece)) if len(piece) >= TRIED else 0
-        if b"\0" in piece or packed > WORST * len(piece):
+        zeros = piece.count(0)  # text has hardly any
+        if zeros * 16 > len(piece) or packed > WORST * len(piece):
             yield piece, False
         else:
             yield from _valid(piece)

@@ -1,0 +1,200 @@
+"""Whatever is wrong with archive or run: a refusal, and no output; never other bytes."""
+
+import hashlib
+import json
+import shutil
+import zlib
+
+import pytest
+from compress_runs import files, make
+
+from llmjax import compress as room
+from llmjax.compress import archive as container
+from llmjax.compress import compress, decompress, inspect
+from llmjax.compress.archive import MAGIC, SEAL, Archive, varint
+from llmjax.errors import UserError
+
+PLAIN = {"dtype": "float32", "verify": False, "compare": False, "fallback": False}
+TEXT = b"A small archive, whose every byte will be changed once. " * 3 + b"\xff\xfe"
+
+
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+    """(path of an archive, its bytes)."""
+    place = tmp_path_factory.mktemp("small")
+    (place / "in").write_bytes(TEXT)
+    compress(run, place / "in", place / "a", lanes=2, context=32, stride=16, **PLAIN)
+    return place / "a", (place / "a").read_bytes()
+
+
+def sealed(data: bytes) -> bytes:
+    return data[:-SEAL] + hashlib.blake2b(data[:-SEAL], digest_size=SEAL).digest()
+
+
+def with_header(data: bytes, **fields) -> bytes:
+    """The archive with other fields in its header, and a seal that fits."""
+    header = json.loads(json.dumps({}))
+    place = len(MAGIC) + 1
+    size, shift = 0, 0
+    while True:
+        byte = data[place]
+        size |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            break
+    inflate = zlib.decompressobj(-15, zdict=container._TYPICAL)
+    header = json.loads(inflate.decompress(data[place : place + size])) | fields
+    packed = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=container._TYPICAL)
+    new = packed.compress(json.dumps(header).encode()) + packed.flush()
+    start = data[: len(MAGIC) + 1]
+    return sealed(start + varint(len(new)) + new + data[place + size :])
+
+
+def refused(run, data: bytes, folder) -> str:
+    """What is said of an archive; "" where it comes out right. Leaves nothing behind."""
+    (folder / "bad").write_bytes(data)
+    out = folder / "out"
+    try:
+        decompress(run, folder / "bad", out)
+    except UserError as error:
+        assert {path.name for path in folder.iterdir()} == {"bad"}
+        return str(error)
+    assert out.read_bytes() == TEXT
+    out.unlink()
+    return ""
+
+
+def test_every_flipped_byte_is_refused(run, made, tmp_path):
+    for place in range(len(made[1])):
+        for mask in (1 << (place % 8), 0xFF):
+            data = bytearray(made[1])
+            data[place] ^= mask
+            assert refused(run, bytes(data), tmp_path), f"byte {place}"
+
+
+def test_every_flipped_byte_under_a_new_seal(run, made, tmp_path, monkeypatch):
+    """Without the outer hash the checksums, the canary and the SHA-256 hold. The run is loaded
+    once, so that this takes seconds."""
+    from llmjax import language_model
+
+    lm = language_model.load(run, dtype="float32")
+    monkeypatch.setattr(language_model, "load", lambda *args, **rest: lm)
+    for place in range(0, len(made[1]) - SEAL, 3):
+        data = bytearray(made[1])
+        data[place] ^= 1 << (place % 8)
+        refused(run, sealed(bytes(data)), tmp_path)
+
+
+def test_archives_that_are_cut_or_are_none(run, made, tmp_path):
+    for size in (0, 5, len(MAGIC) + 1, 60, len(made[1]) - 1):
+        assert refused(run, made[1][:size], tmp_path)
+    assert "no llmjax archive" in refused(run, b"PK\3\4" * 50, tmp_path)
+    newer = bytearray(made[1])
+    newer[len(MAGIC)] = 9
+    assert "of format 9, not 1; upgrade" in refused(run, bytes(newer), tmp_path)
+    assert "damaged" in refused(run, made[1] + b"x", tmp_path)
+
+
+def test_another_model_or_tokenizer(made, runs, tmp_path):
+    other = make(tmp_path / "other", seed=1)
+    place = tmp_path / "place"
+    place.mkdir()
+    assert "its model is" in refused(other, made[1], place)
+    assert "its tokenizer is" in refused(runs("byte_level"), made[1], place)
+    nothing = tmp_path / "nothing"
+    assert "no such run folder" in refused(nothing, made[1], place)
+
+
+def test_a_copy_of_the_run_is_as_good(made, run, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    place = tmp_path / "place"
+    place.mkdir()
+    assert refused(tmp_path / "copy", made[1], place) == ""
+
+
+def test_a_weight_that_differs_a_little(run, made, tmp_path, monkeypatch):
+    from llmjax import language_model
+
+    lm = language_model.load(run, dtype="float32")
+    scale = lm.params["decoder"]["norm"]["scale"]
+    lm.params["decoder"]["norm"]["scale"] = scale.at[3].multiply(1 + 1e-6)
+    monkeypatch.setattr(language_model, "load", lambda *args, **rest: lm)
+    assert "its model is" in refused(run, made[1], tmp_path)
+    monkeypatch.setattr(
+        "llmjax.compress.fingerprint.model_fingerprint", lambda lm: inspect(made[0])["model"]
+    )
+    assert "canary" in refused(run, made[1], tmp_path), "frequencies differ as well"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"lanes": 3}, {"context": 48}, {"stride": 8}, {"windows": False}, {"canary": "0"}]
+)
+def test_another_shape_or_canary(run, made, tmp_path, fields):
+    said = refused(run, with_header(made[1], **fields), tmp_path)
+    assert said.startswith("canary: the model computes other frequencies here")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lanes": 0},
+        {"lanes": "x"},
+        {"context": 10**9},
+        {"stride": -1},
+        {"step": 5},
+        {"dtype": "float64"},
+        {"environment": None},
+        {"size": 1},
+        {"size": None},
+        {"files": [["../a", 420, 0, 10]]},
+        {"files": 3},
+    ],
+)
+def test_headers_that_cannot_be(run, made, tmp_path, fields):
+    assert refused(run, with_header(made[1], **fields), tmp_path)
+
+
+def test_where_it_was_made_is_said(run, made, tmp_path, caplog):
+    elsewhere = inspect(made[0])["environment"] | {"jaxlib": "0.0.1"}
+    data = with_header(made[1], environment=elsewhere)
+    assert refused(run, data, tmp_path) == "", "the canary agrees, so the frequencies do"
+    assert "jaxlib was '0.0.1', is" in caplog.text
+    said = refused(run, with_header(made[1], environment=elsewhere, canary="0"), tmp_path)
+    assert "jaxlib was '0.0.1', is" in said
+
+
+def test_what_does_not_decode_gets_no_name(run, tmp_path, monkeypatch):
+    """An encoder that is wrong: here, of lanes that were swapped."""
+    from llmjax.compress import frames
+
+    right = frames.encode_tokens
+    monkeypatch.setattr(
+        frames,
+        "encode_tokens",
+        lambda *args: (coded := right(*args))._replace(lanes=coded.lanes[::-1]),
+    )
+    (tmp_path / "in").write_bytes(files()["long"])
+    with pytest.raises(UserError, match=r"does not decode, so it was not kept \(lane 0: its check"):
+        compress(run, tmp_path / "in", tmp_path / "a", **PLAIN | {"verify": True})
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_exists_is_not_written_over(run, made, tmp_path):
+    (tmp_path / "in").write_bytes(b"x")
+    (tmp_path / "a").write_bytes(b"mine")
+    with pytest.raises(UserError, match="exists"):
+        compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
+    with pytest.raises(UserError, match="exists"):
+        decompress(run, made[0], tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"mine"
+    compress(run, tmp_path / "in", tmp_path / "a", overwrite=True, **PLAIN)
+    decompress(run, tmp_path / "a", tmp_path / "in", overwrite=True)
+    assert (tmp_path / "in").read_bytes() == b"x"
+
+
+def test_reading_a_header_needs_no_model(made):
+    with open(made[0], "rb") as file:
+        archive = Archive.open(file)
+        assert [kind for kind, _ in archive.frames()] == [container.MODEL]
+        assert archive.original_digest() == hashlib.sha256(TEXT).digest()
+    assert room.inspect(made[0])["lanes"] == 2
