@@ -87,6 +87,7 @@ def prepare(
     tokenizer_config: TokenizerConfig,
     tokenizer_folder: Path | str | None = None,
     progress: Progress = no_progress,
+    pieces: tuple[str, ...] = (),
 ) -> tuple[Tokenizer, Corpus]:
     """The tokenizer and the tokenized corpus; what the cache holds is reused.
 
@@ -97,6 +98,7 @@ def prepare(
       tokenizer_folder: the run's tokenizer/ folder. A tokenizer that is there is used as it is;
         else it is written there.
       progress: told how far things are.
+      pieces: special tokens that a tokenizer trained here gets beside the usual ones.
 
     Raises:
       UserError: a value of `config` is impossible, a source is missing, broken or empty, the
@@ -111,7 +113,7 @@ def prepare(
         tokenizer = load_tokenizer(folder)
     else:
         tokenizer = existing_tokenizer(tokenizer_config) or _trained(
-            tokenizer_config, config, identities, progress
+            tokenizer_config, config, identities, progress, pieces
         )
         if folder is not None:
             tokenizer.save(folder)
@@ -146,20 +148,25 @@ def train_tokenizer(
 
 
 def _trained(
-    config: TokenizerConfig, data: DataConfig, identities: Sequence[Identity], progress: Progress
+    config: TokenizerConfig,
+    data: DataConfig,
+    identities: Sequence[Identity],
+    progress: Progress,
+    pieces: tuple[str, ...] = (),
 ) -> Tokenizer:
     from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 
     assert isinstance(config, SentencePieceConfig)
     weights = [source.weight for source in data.sources]
     what = [1, asdict(config), [i.digest for i in identities], weights, heldout_threshold(data)]
+    what += [pieces] if pieces else []
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(data.cache_dir) / "tokenizers" / key
 
     def build(place: Path) -> None:
         texts = list(_sample(data, config.sample_bytes, identities, progress))
         progress("Training the tokenizer", 0, None)
-        SentencePieceTokenizer(train_sentencepiece(config, texts)).save(place)
+        SentencePieceTokenizer(train_sentencepiece(config, texts, pieces)).save(place)
 
     build_once(folder, build)
     return load_tokenizer(folder)

@@ -21,14 +21,17 @@ from llmjax.mesh import check_divides, named_sharding
 Batch = dict[str, jax.Array]
 
 
-def batch_at(corpus: Corpus, config: DataConfig, seed: int, step: int) -> dict[str, np.ndarray]:
+def batch_at(
+    corpus: Corpus, config: DataConfig, seed: int, step: int, objective: Objective | None = None
+) -> dict[str, np.ndarray]:
     """The global batch of a step: rows [step * B, (step + 1) * B) of the endless stream of rows.
 
     Returns:
-      inputs, targets, segments, positions int32 [B, L] and weights float32 [B, L].
+      The objective's arrays; of the causal one, which None means, inputs, targets, segments,
+      positions int32 [B, L] and weights float32 [B, L].
     """
     rows = range(config.batch_size)
-    return read_rows(corpus, config, RowOrder(corpus, config, seed), step, rows)
+    return read_rows(corpus, config, RowOrder(corpus, config, seed), step, rows, objective)
 
 
 def read_rows(
@@ -37,10 +40,12 @@ def read_rows(
     order: RowOrder,
     step: int,
     rows: Sequence[int],
-    objective: Objective = Causal(),  # noqa: B008 (frozen)
+    objective: Objective | None = None,
 ) -> dict[str, np.ndarray]:
     """The given rows of the global batch of a step; nothing else is read."""
-    found = [order[step * config.batch_size + row] for row in rows]
+    objective = objective or Causal(corpus.bos_id, corpus.pad_id)
+    numbers = [step * config.batch_size + row for row in rows]
+    found = [order[number] for number in numbers]
     sources = np.array([row.source for row in found])
     starts = np.array([row.start for row in found], np.int64)
     sizes = np.array([row.size for row in found], np.int64)
@@ -48,7 +53,8 @@ def read_rows(
     for source in np.unique(sources):
         own = np.flatnonzero(sources == source)
         cut = windows(corpus.train[source], starts[own], sizes[own], config.length)
-        for name, values in objective.batch(cut, corpus.bos_id, corpus.pad_id).items():
+        keys = [order.key(numbers[row]) for row in own]
+        for name, values in objective.batch(cut, keys).items():
             if name not in batch:
                 batch[name] = np.zeros((len(rows), *values.shape[1:]), values.dtype)
             batch[name][own] = values
@@ -58,8 +64,9 @@ def read_rows(
 class Loader:
     """Iterates over (step, batch); batches are made ahead in threads.
 
-    A batch depends on (corpus, config, seed, step) alone: not on the mesh, the number of processes,
-    or where the iteration began. Each process reads only the rows that its devices hold.
+    A batch depends on (corpus, config, objective, seed, step) alone: not on the mesh, the number
+    of processes, or where the iteration began. Each process reads only the rows that its devices
+    hold.
 
     Use as a context manager, which ends the threads.
     """
@@ -71,6 +78,7 @@ class Loader:
         seed: int,
         mesh: Mesh | None = None,
         start_step: int = 0,
+        objective: Objective | None = None,
     ):
         """Args:
           corpus: what `prepare` made.
@@ -78,6 +86,7 @@ class Loader:
           seed: of the order.
           mesh: how the global arrays are laid out; None: on the default device.
           start_step: the first step to yield.
+          objective: what is to be predicted; None: every token from those before it.
 
         Raises:
           UserError: the batch does not divide over the mesh.
@@ -87,10 +96,13 @@ class Loader:
         self._sharding: NamedSharding | None = None
         rows: Sequence[int] = range(config.batch_size)
         if mesh is not None:
-            check_divides("the batch", shape, ("batch", "length"), mesh)
+            for length in (config.length, *(objective.lengths(config.length) if objective else ())):
+                shape = (config.batch_size, length)
+                check_divides("the batch", shape, ("batch", "length"), mesh)
             self._sharding = named_sharding(mesh, "batch", "length")
             rows = local_rows(self._sharding, shape)
         self._corpus, self._config, self._rows = corpus, config, rows
+        self._objective = objective
         self._order = RowOrder(corpus, config, seed)
         self._last = sys.maxsize
         if config.on_exhaustion != "repeat":
@@ -141,7 +153,9 @@ class Loader:
         return iter(steps.map(self._make).to_iter_dataset(options))
 
     def _make(self, step: int) -> Batch:
-        local = read_rows(self._corpus, self._config, self._order, int(step), self._rows)
+        local = read_rows(
+            self._corpus, self._config, self._order, int(step), self._rows, self._objective
+        )
         return {name: self._globalize(values) for name, values in local.items()}
 
     def _globalize(self, local: np.ndarray) -> jax.Array:

@@ -14,6 +14,9 @@ import numpy as np
 from llmjax.data.config import DataConfig
 from llmjax.data.corpus import Corpus
 
+# Tells what is drawn for a row from what is drawn for an epoch of a source.
+ROW = 0x526F77
+
 
 @dataclass(frozen=True)
 class Row:
@@ -47,6 +50,10 @@ class RowOrder:
         tokens, begin = self._tokens[source], window * self._length
         start = (self._cut(source, epoch) + begin) % tokens
         return Row(source, start, min(self._length, tokens - begin))
+
+    def key(self, row: int) -> tuple[int, int, int]:
+        """The numbers that seed what an objective draws for a row."""
+        return self._seed, ROW, row
 
     def _new_cut(self, source: int, epoch: int) -> int:
         generator = np.random.default_rng((self._seed, source, epoch))

@@ -1,10 +1,16 @@
 """Rows as windows of the stream of documents. Pure NumPy; memory in proportion to the rows."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from llmjax.data.store import TokenStore
+
+Arrays = dict[str, np.ndarray]
+"""A batch on the host: names and arrays whose first dimension is the row."""
+Keys = Sequence[tuple[int, ...]]
+"""For each row the numbers that seed what is drawn for it."""
 
 
 class Windows(NamedTuple):
@@ -20,6 +26,10 @@ class Windows(NamedTuple):
     """int32 [R, L]: documents of the row count from 1; 0 is padding."""
     positions: np.ndarray
     """int32 [R, L]: count from 0 in every segment; 0 in padding."""
+
+    def take(self, rows: np.ndarray) -> "Windows":
+        """Some of the rows."""
+        return Windows(*(array[rows] for array in self))
 
 
 def windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: int) -> Windows:

@@ -9,6 +9,7 @@ import sentencepiece
 
 from llmjax.data.config import SentencePieceConfig
 from llmjax.data.frame import Frame
+from llmjax.data.objective_config import MASK
 from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
 from llmjax.errors import UserError
 
@@ -61,7 +62,7 @@ class SentencePieceTokenizer(TableTokenizer):
         super().__init__(
             [_piece_bytes(processor, i) for i in range(size)],
             special,
-            Roles(bos, eos, pad, Frame.starting(bos)),
+            Roles(bos, eos, pad, Frame.starting(bos), special.get(MASK)),
             {"kind": "sentencepiece"},
             {MODEL_FILE: model},
             leading_space=prefix,
@@ -119,8 +120,15 @@ def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token: int) ->
     return piece.replace(SPACE, " ").encode()
 
 
-def train_sentencepiece(config: SentencePieceConfig, texts: Iterable[str]) -> bytes:
+def train_sentencepiece(
+    config: SentencePieceConfig, texts: Iterable[str], pieces: Sequence[str] = ()
+) -> bytes:
     """Trains a model on `texts`, all of them; the same texts give the same model.
+
+    Args:
+      config: how.
+      texts: at least one.
+      pieces: special tokens beside padding, BOS, EOS and unknown; part of the vocabulary's size.
 
     Raises:
       UserError: there is no text, or it does not support a vocabulary of this size.
@@ -144,6 +152,7 @@ def train_sentencepiece(config: SentencePieceConfig, texts: Iterable[str]) -> by
             character_coverage=config.character_coverage,
             split_digits=config.split_digits,
             byte_fallback=True,
+            control_symbols=list(pieces),
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,

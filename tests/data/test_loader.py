@@ -129,10 +129,10 @@ def test_a_batch_that_does_not_divide_is_refused(small):
 def test_errors_of_the_threads_reach_the_caller(small, monkeypatch):
     real = loader_module.read_rows
 
-    def failing(corpus, config, order, step, rows):
+    def failing(corpus, config, order, step, *rest):
         if step == 3:
             raise OSError("the disk is gone")
-        return real(corpus, config, order, step, rows)
+        return real(corpus, config, order, step, *rest)
 
     monkeypatch.setattr(loader_module, "read_rows", failing)
     with Loader(*small, 0) as loader:
@@ -145,11 +145,11 @@ def test_batches_are_made_ahead_and_not_without_bound(small, monkeypatch):
     made, enough = [], threading.Event()
     real = loader_module.read_rows
 
-    def noting(corpus, config, order, step, rows):
+    def noting(corpus, config, order, step, *rest):
         made.append(step)
         if len(made) == 4:
             enough.set()
-        return real(corpus, config, order, step, rows)
+        return real(corpus, config, order, step, *rest)
 
     monkeypatch.setattr(loader_module, "read_rows", noting)
     with Loader(*small, 0) as loader:

@@ -1,0 +1,39 @@
+"""Windows of a stream of small documents, and a vocabulary whose every token is known."""
+
+import numpy as np
+
+from llmjax.data.packing import Windows, windows
+from llmjax.data.store import TokenStore
+from llmjax.data.vocabulary import Vocabulary
+
+PAD, BOS, EOS, MASK = 0, 1, 2, 3
+SENTINELS = range(4, 12)
+FIRST, LAST = 12, 512
+"""Tokens of text: FIRST up to LAST."""
+
+
+def vocabulary(leads: bool = True, sentinels: int = len(SENTINELS), opening: int = 3) -> Vocabulary:
+    """Every `opening`-th token of text begins a word."""
+    ids = np.arange(LAST)
+    text = ids >= FIRST
+    opens = ~text | (ids % opening == 0)
+    marks = np.array(SENTINELS[:sentinels], np.int32)
+    return Vocabulary(BOS, EOS, PAD, MASK, marks, leads, text, opens, ~text)
+
+
+def cut(sizes: list[int], rows: int, length: int, seed: int = 0) -> Windows:
+    """Rows one after the other over documents of so many random tokens and EOS; the last one ends
+    in padding."""
+    generator = np.random.default_rng(seed)
+    documents = [[*generator.integers(FIRST, LAST, size).tolist(), EOS] for size in sizes]
+    offsets = np.cumsum([0, *map(len, documents)])
+    tokens = np.concatenate(documents).astype(np.uint16)
+    zeros = np.zeros(len(offsets), np.int64)
+    store = TokenStore(tokens, offsets, zeros, zeros[1:].view(np.uint64))
+    real = np.full(rows, length)
+    real[-1] = max(1, length // 2)
+    return windows(store, np.arange(rows) * length, real, length)
+
+
+def keys(rows: int, seed: int = 0) -> list[tuple[int, ...]]:
+    return [(seed, row) for row in range(rows)]

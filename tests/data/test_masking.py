@@ -1,0 +1,106 @@
+"""What is hidden, how, and what never is."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.objective_rows import BOS, EOS, FIRST, MASK, cut, keys, vocabulary
+from llmjax.data.config import BytesConfig
+from llmjax.data.masking import Masked
+from llmjax.data.objective_config import MaskedConfig
+from llmjax.data.tokenizer import existing_tokenizer
+from llmjax.data.vocabulary import as_read, vocabulary_of, words_of
+
+SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+
+
+def masked(windows, config=MaskedConfig(), leads=True, seed=0):  # noqa: B008 (frozen)
+    return Masked(config, vocabulary(leads)).batch(windows, keys(len(windows.tokens), seed))
+
+
+@given(SIZES, st.booleans(), st.booleans(), st.integers(1, 40))
+def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(sizes, leads, whole, length):
+    windows = cut(sizes, 3, length)
+    batch = masked(windows, MaskedConfig(whole_words=whole), leads)
+    seen, wanted, weights = batch["inputs"], batch["targets"], batch["weights"]
+    np.testing.assert_array_equal(wanted, as_read(windows, vocabulary(leads)))
+    assert set(weights.ravel().tolist()) <= {0.0, 1.0}
+    assert (wanted[weights > 0] >= FIRST).all(), "a special token is to be predicted"
+    assert (windows.segments[weights > 0] > 0).all(), "padding is to be predicted"
+    np.testing.assert_array_equal(seen[weights == 0], wanted[weights == 0])
+    free = (wanted >= FIRST) & (windows.segments > 0)
+    if not whole:
+        expected = [max(1, round(0.15 * n)) if n else 0 for n in free.sum(1)]
+        assert weights.sum(1).tolist() == expected
+    assert (weights.sum(1) <= np.maximum(1, np.round(0.15 * free.sum(1)))).all()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole):
+    batch = masked(cut([300] * 80, 100, 200), MaskedConfig(whole_words=whole))
+    hidden = batch["weights"] > 0
+    seen, wanted = batch["inputs"][hidden], batch["targets"][hidden]
+    count = hidden.sum()
+    assert count / (batch["targets"] >= FIRST).sum() == pytest.approx(0.15, abs=0.005)
+    shares = np.array([(seen == MASK).sum(), ((seen != MASK) & (seen != wanted)).sum()]) / count
+    deviation = np.sqrt(0.8 * 0.2 / count)
+    assert shares == pytest.approx([0.8, 0.1], abs=5 * deviation)
+    others = seen[(seen != MASK) & (seen != wanted)]
+    assert others.min() >= FIRST
+    assert len(set(others.tolist())) > 100, "replaced by few tokens only"
+
+
+def test_other_shares_are_taken_as_they_are_given():
+    batch = masked(cut([300] * 20, 20, 200), MaskedConfig(share=0.5, masked=0.0, random=1.0))
+    hidden = batch["weights"] > 0
+    assert hidden.sum() / hidden.size == pytest.approx(0.5, abs=0.05)
+    assert (batch["inputs"] != MASK).all()
+    assert (batch["inputs"][hidden] != batch["targets"][hidden]).mean() > 0.95
+
+
+@given(SIZES, st.integers(1, 60), st.integers(0, 5))
+def test_whole_words_are_never_split(sizes, length, seed):
+    windows = cut(sizes, 2, length, seed)
+    batch = masked(windows, MaskedConfig(share=0.4, whole_words=True), seed=seed)
+    words = words_of(batch["targets"], windows.segments, vocabulary())
+    for row in range(2):
+        for word in set(words[row].tolist()):
+            assert len(set(batch["weights"][row, words[row] == word].tolist())) == 1
+
+
+def test_single_tokens_do_split_words():
+    """What the test above tests could fail."""
+    windows = cut([300] * 10, 10, 200)
+    batch = masked(windows)
+    words = words_of(batch["targets"], windows.segments, vocabulary())
+    parts = [set(batch["weights"][0, words[0] == word].tolist()) for word in set(words[0].tolist())]
+    assert any(len(part) == 2 for part in parts)
+
+
+def test_words_of_real_text():
+    tokenizer = existing_tokenizer(BytesConfig())
+    assert tokenizer is not None
+    text = "Don't x_1 = 你好é!"
+    tokens = np.array([[tokenizer.bos_id, *tokenizer.encode(text)]])
+    words = words_of(tokens, np.ones_like(tokens), vocabulary_of(tokenizer))[0, 1:]
+    data = text.encode()
+    found = [bytes(b for b, w in zip(data, words, strict=True) if w == n) for n in sorted({*words})]
+    expected = ["Don", "'", "t", " ", "x_1", " ", "=", " ", "你", "好é", "!"]
+    assert [part.decode() for part in found] == expected
+
+
+def test_each_key_draws_anew_and_the_same_key_the_same():
+    windows = cut([300] * 4, 4, 100)
+    one, again, other = (masked(windows, seed=seed) for seed in (1, 1, 2))
+    for name in one:
+        np.testing.assert_array_equal(one[name], again[name])
+    assert (one["weights"] != other["weights"]).any(axis=1).all()
+
+
+def test_text_begins_with_bos_or_ends_with_eos_as_the_tokenizer_says():
+    windows = cut([2, 3], 1, 14)
+    assert as_read(windows, vocabulary(leads=True))[0].tolist().count(BOS) == 2
+    assert EOS not in as_read(windows, vocabulary(leads=True))
+    read = as_read(windows, vocabulary(leads=False))[0]
+    assert [read[2], read[6]] == [EOS, EOS]

@@ -1,0 +1,110 @@
+"""Nothing is lost between an encoder's rows and a decoder's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.objective_rows import BOS, EOS, FIRST, PAD, SENTINELS, cut, keys, vocabulary
+from llmjax.data.objective_config import SpanConfig
+from llmjax.data.pairs import Continuation, Spans
+from llmjax.data.vocabulary import as_read
+
+SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+
+
+def spans(windows, config=SpanConfig(sentinels=8), leads=True, seed=0):  # noqa: B008 (frozen)
+    return Spans(config, vocabulary(leads)).batch(windows, keys(len(windows.tokens), seed))
+
+
+def of(batch, name, row, segment):
+    """The tokens of one document of one row."""
+    owners = batch["encoder_segments" if name.startswith("encoder") else "segments"][row]
+    return batch[name][row, owners == segment].tolist()
+
+
+def rebuilt(source: list[int], target: list[int]) -> list[int]:
+    """The text whose spans were left out."""
+    spans: dict[int, list[int]] = {}
+    for token in target:
+        if token in SENTINELS:
+            spans[token] = []
+        elif token != EOS:
+            spans[list(spans)[-1]].append(token)
+    text: list[int] = []
+    for token in source:
+        text += spans.pop(token) if token in SENTINELS else [token]
+    assert not spans, "written, but left out nowhere"
+    return text
+
+
+def check_layout(batch, lengths):
+    decoder, encoder = lengths
+    for name, values in batch.items():
+        assert values.shape[1] == (encoder if name.startswith("encoder_") else decoder), name
+        assert values.dtype == (np.float32 if name == "weights" else np.int32)
+    np.testing.assert_array_equal(batch["weights"], batch["segments"] > 0)
+    for row, owners in enumerate(batch["segments"]):
+        for segment in set(owners[owners > 0].tolist()):
+            targets = of(batch, "targets", row, segment)
+            assert of(batch, "inputs", row, segment) == [BOS, *targets[:-1]]
+            assert of(batch, "positions", row, segment) == list(range(len(targets)))
+            source = of(batch, "encoder_positions", row, segment)
+            assert source == list(range(len(source)))
+            assert source, "a text is to be written from nothing"
+    assert (batch["targets"][batch["segments"] == 0] == PAD).all()
+
+
+@given(SIZES, st.booleans(), st.integers(1, 80), st.floats(0.05, 0.9), st.integers(1, 8))
+def test_the_text_can_be_rebuilt_from_inputs_and_targets(sizes, leads, length, density, mean):
+    windows = cut(sizes, 3, length)
+    config = SpanConfig(density, mean, sentinels=8)
+    batch = spans(windows, config, leads)
+    check_layout(batch, Spans(config, vocabulary()).lengths(length))
+    read = as_read(windows, vocabulary(leads))
+    for row, segments in enumerate(windows.segments):
+        for segment in set(segments[segments > 0].tolist()):
+            target = of(batch, "targets", row, segment)
+            text = rebuilt(of(batch, "encoder_tokens", row, segment), target)
+            assert text == read[row, segments == segment].tolist()
+            marks = [token for token in target if token in SENTINELS]
+            assert marks == list(SENTINELS[: len(marks)]), "not counted from 0 in each document"
+            assert not target or (target[-1], target.count(EOS)) == (EOS, 1)
+
+
+def test_spans_are_as_dense_and_as_long_as_asked_for():
+    config = SpanConfig(density=0.15, mean_length=3.0, sentinels=8)
+    # One long document; sentinels enough for each row of 128: 19 tokens in 6 spans.
+    batch = spans(cut([100_000], 200, 128), config)
+    marks = np.isin(batch["targets"], SENTINELS).sum()
+    noise = (batch["targets"] >= FIRST).sum()
+    assert noise / (200 * 128) == pytest.approx(0.15, abs=0.005)
+    assert noise / marks == pytest.approx(3.0, abs=0.25)
+
+
+def test_more_spans_than_sentinels_stay_in_place():
+    batch = spans(cut([1000], 3, 100), SpanConfig(0.5, 1.0, sentinels=2))
+    assert np.isin(batch["targets"], SENTINELS).sum(1).tolist() == [2, 2, 2]
+
+
+@given(SIZES, st.booleans(), st.integers(1, 60))
+def test_a_document_is_cut_in_two(sizes, leads, length):
+    windows = cut(sizes, 3, length)
+    made = Continuation(vocabulary(leads))
+    batch = made.batch(windows, keys(3))
+    check_layout(batch, made.lengths(length))
+    for row, segments in enumerate(windows.segments):
+        for segment in set(segments[segments > 0].tolist()):
+            here = segments == segment
+            text = windows.tokens[row, here].tolist()
+            source, target = (
+                of(batch, "encoder_tokens", row, segment),
+                of(batch, "targets", row, segment),
+            )
+            begins = leads and windows.first[row, here][0]
+            if len(text) < 2:
+                assert source == target == []
+            else:
+                assert source + target == ([BOS] if begins else []) + text
+                assert target
+                assert len(source) > begins
