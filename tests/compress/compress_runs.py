@@ -2,6 +2,8 @@
 
 import random
 
+import jax.numpy as jnp
+import numpy as np
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -67,11 +69,18 @@ def make(folder, kind="bytes", seed=0, spread=0.4):
     """A run folder; `kind` is of its tokenizer, seed and spread of its parameters."""
     folder.mkdir(parents=True)
     tokenizer = tokenizer_of(kind, folder)
-    shape = ModelConfig(max_length=64, d_model=16, num_decoder_layers=1, num_heads=2)
+    shape = ModelConfig(
+        max_length=64, d_model=16, num_decoder_layers=1, num_heads=2, unembed_bias=True
+    )
     data = DataConfig(length=64, cache_dir=str(folder / "cache"))
     name = str(folder / "run")
     run = Run.create(Config(run_dir=name, model=shape, tokenizer=BytesConfig(), data=data))
     tokenizer.save(run.tokenizer)
     model = Model(resolve(shape, tokenizer.vocab_size))
-    save_params(run.checkpoints, drawn(model, seed, spread=spread))
+    params = drawn(model, seed, spread=spread)
+    # As after training: special tokens do not stand in text.
+    bias = params["unembedding_bias"]
+    text = np.pad(tokenizer.token_bytes() > 0, (0, len(bias) - tokenizer.vocab_size))
+    params["unembedding_bias"] = jnp.where(text, bias, -60.0)
+    save_params(run.checkpoints, params)
     return run.folder

@@ -1,0 +1,116 @@
+"""Archives and scores agree; an independent decoder reads a lane from dumped frequencies."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compress_runs import TEXTS, files
+from reference import decode_lane
+
+from llmjax.compress import compress, inspect
+from llmjax.compress.lanes import Shape, Walker
+from llmjax.compress.stream import canary, decode_tokens, encode_tokens
+from llmjax.data import Document
+from llmjax.evaluate import evaluate
+from llmjax.language_model import load
+from llmjax.scoring import score_documents
+
+
+def silent(share, size):
+    pass
+
+
+@pytest.fixture(scope="module")
+def lm(run):
+    return load(run, dtype="float32")
+
+
+def test_a_lane_is_read_by_plain_integers(lm):
+    """Frequencies of every symbol are taken from the step itself, then nothing of ours is used."""
+    walker, tokens = Walker(lm, Shape(1, 16, 8)), np.array(list(b"plain bytes"), np.int32)
+    coded = encode_tokens(walker, tokens, silent)
+    tables, nothing = [], np.zeros(1, np.uint32)
+    cache, inputs = None, jnp.full(1, lm.tokenizer.bos_id, jnp.int32)
+    for token, place in zip(tokens, walker.places(len(tokens)), strict=True):
+        if cache is None or cache.length != place.slots:
+            grow = 0 if cache is None else cache.length
+            fresh = walker.empty(place.slots)
+            cache = (
+                fresh
+                if not grow
+                else jax.tree.map(
+                    lambda new, old, grow=grow: new.at[:, :, :grow].set(old), fresh, cache
+                )
+            )
+        rows = []
+        for symbol in range(256):
+            copy = jax.tree.map(jnp.copy, cache)
+            known = np.array([symbol], np.int32)
+            found, after = walker.step(copy, inputs, place.position, known, nothing, False)
+            rows.append((int(found.start[0]), int(found.freq[0])))
+        tables.append(rows)
+        cache, inputs = after, jnp.asarray([token])
+    assert all(rows[0][0] == 0 and sum(f for _, f in rows) == 1 << 26 for rows in tables)
+    found, _ = decode_lane(coded.lanes[0], len(tokens), tables.__getitem__)
+    assert bytes(found) == b"plain bytes"
+
+
+@pytest.mark.parametrize(("lanes", "context", "stride"), [(1, 64, 32), (3, 16, 4), (4, 32, 32)])
+def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, lanes, context, stride):
+    data = files()["long"]
+    tokens = np.frombuffer(data, np.uint8).astype(np.int32)
+    shape = Shape(lanes, context, stride)
+    coded = encode_tokens(Walker(lm, shape), tokens, silent)
+    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    score = score_documents(
+        lm.model,
+        lm.params,
+        lm.tokenizer,
+        [Document(part, len(part)) for part in parts],
+        context=context,
+        stride=stride,
+    )
+    assert coded.bits.sum() == pytest.approx(score.nats / math.log(2), rel=1e-3)
+    assert 8 * sum(map(len, coded.lanes)) == pytest.approx(
+        coded.bits.sum(), rel=1e-3, abs=80 * lanes
+    )
+
+
+def test_evaluate_and_archive_agree(run, lm, tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes((TEXTS[0] + TEXTS[2]).encode() * 6)
+    windows = {"context": 32, "stride": 8, "dtype": "float32"}
+    found = compress(
+        run, path, tmp_path / "a", lanes=1, verify=False, compare=False, fallback=False, **windows
+    )
+    score = evaluate(run, data=path, **windows).score
+    end = lm.score(path.read_text(), context=32, stride=8).nats[-1]  # of the text, not in archives
+    body = 8 * (found.archive_bytes - found.header_bytes - 60)
+    assert body == pytest.approx((score.nats - end) / math.log(2), rel=0.005)
+
+
+def test_decoding_finds_the_tokens(lm):
+    walker = Walker(lm, Shape(5, 16, 5))
+    for count in (1, 4, 5, 6, 83, 130):
+        tokens = np.random.default_rng(count).integers(0, 256, count).astype(np.int32)
+        coded = encode_tokens(walker, tokens, silent)
+        assert (decode_tokens(walker, coded.lanes, count, silent) == tokens).all()
+        assert len(coded.bits) == len(coded.positions) == count
+
+
+def test_the_canary_tells_shapes_and_weights_apart(lm, runs):
+    shapes = [Shape(2, 16, 8), Shape(3, 16, 8), Shape(2, 32, 8), Shape(2, 16, 4)]
+    found = [canary(Walker(lm, shape), windows) for shape in shapes for windows in (False, True)]
+    assert len(set(found)) == len(found)
+    assert canary(Walker(lm, shapes[0]), True) == found[1]
+
+
+def test_large_inputs_get_lanes_and_small_ones_context(run, tmp_path):
+    path = tmp_path / "text"
+    for size, lanes in ((20, 1), (900, 4), (6000, 32)):
+        path.write_bytes((TEXTS[2] * 200).encode()[:size])
+        archive = tmp_path / f"{size}"
+        compress(run, path, archive, verify=False, compare=False, dtype="float32")
+        assert inspect(archive)["lanes"] == lanes
