@@ -99,7 +99,7 @@ class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _VERBS and type(value) is ModuleType:
             value.__class__ = _Verb
-            value.__doc__ = f"{value.__doc__}\n\n{getattr(value, name, value).__doc__}"
+            value.__doc__ = f"{value.__doc__}\n\n{vars(value).get(name, value).__doc__}"
         super().__setattr__(name, value)
 
 
