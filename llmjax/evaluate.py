@@ -11,6 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data import Document, Source, documents, heldout_documents, prepare
+from llmjax.data.objective_config import CausalConfig
+from llmjax.data.objectives import make_objective
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.reading import decode, expand, read_chunks
 from llmjax.errors import UserError
@@ -18,7 +20,7 @@ from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
 from llmjax.run import Run
-from llmjax.scoring import Score, score_streams, window_sizes
+from llmjax.scoring import DrawnScore, Score, score_drawn, score_streams, window_sizes
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
 
@@ -31,7 +33,7 @@ class Evaluation:
       run: the run folder.
       step: of the checkpoint.
       data: the files, or what else was read.
-      score: the sums and the figures; see Score.
+      score: the sums and the figures; see Score, and DrawnScore for objectives but the causal.
       lossless: whether the tokenizer gives the text back exactly; otherwise the bits per byte are
         not those of the original text.
       seconds: wall-clock time of reading, encoding, compiling and scoring.
@@ -40,7 +42,7 @@ class Evaluation:
     run: str
     step: int
     data: str
-    score: Score
+    score: Score | DrawnScore
     lossless: bool
     seconds: float
 
@@ -51,7 +53,7 @@ class Evaluation:
             "run": self.run,
             "step": self.step,
             "data": self.data,
-            "bits_per_byte": score.bits_per_byte,
+            **_figures(score),
             "loss": score.loss_per_token,
             "perplexity": score.perplexity,
             "nats": score.nats,
@@ -59,7 +61,6 @@ class Evaluation:
             "bytes": score.bytes,
             "documents": score.documents,
             "context": score.context,
-            "stride": score.stride,
             "lossless": self.lossless,
             "seconds": self.seconds,
             "tokens_per_second": score.tokens / self.seconds,
@@ -67,14 +68,16 @@ class Evaluation:
 
     def __str__(self) -> str:
         score = self.score
+        hidden = isinstance(score, DrawnScore)
+        what = "hidden, and to be told" if hidden else "end-of-text tokens included"
         rows = {
-            "bits per byte": f"{score.bits_per_byte:.4f}",
+            **_first_row(score),
             "loss": f"{score.loss_per_token:.4f} nats per token",
             "perplexity": f"{score.perplexity:.4g} per token",
             "text": f"{score.bytes:,} bytes in {score.documents:,} document"
             + ("s" if score.documents != 1 else ""),
-            "tokens": f"{score.tokens:,}, end-of-text tokens included",
-            "windows": f"{score.context} tokens, each {score.stride} after the one before",
+            "tokens": f"{score.tokens:,}, {what}",
+            "windows": f"{score.context} tokens{_steps(score)}",
             "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",
         }
         if not self.lossless:
@@ -96,6 +99,9 @@ def evaluate(
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Scores the run's own held-out documents, or other text.
+
+    A run of another objective than the causal is scored on what that hides, drawn from a fixed
+    seed: the loss and accuracy of the hidden tokens, and no bits per byte.
 
     Args:
       run: a run folder, or a model in hand (then step, dtype and mesh are its own).
@@ -120,6 +126,14 @@ def evaluate(
     texts = _Encoder(lm)
     streams = texts.streams(given) if given else texts.heldout(lm, progress)
     config = lm.config.evaluation
+    rows = _given(batch_size, config.batch_size)
+    if not isinstance(lm.config.objective, CausalConfig):
+        if stride is not None:
+            raise UserError(f"stride {stride}", "only causal models are scored in windows")
+        length = _given(context, _given(config.context, lm.context))
+        drawn = _drawn(lm, _reported(streams, progress), length, rows)
+        seconds = time.perf_counter() - began
+        return Evaluation(lm.config.run_dir, lm.step, names, drawn, texts.lossless, seconds)
     if context is None:
         context, stride = _given(config.context, lm.context), _given(stride, config.stride)
     sizes = window_sizes(lm.model.config, context, stride)
@@ -129,11 +143,42 @@ def evaluate(
         lm.tokenizer,
         _reported(streams, progress),
         sizes,
-        _given(batch_size, config.batch_size),
+        rows,
         lm.mesh,
     )
     seconds = time.perf_counter() - began
     return Evaluation(lm.config.run_dir, lm.step, names, score, texts.lossless, seconds)
+
+
+def _drawn(
+    lm: LanguageModel, streams: Iterable[Iterable[Document]], context: int, rows: int
+) -> DrawnScore:
+    encodes = lm.model.config.is_encoder_decoder
+    hides = make_objective(lm.config.objective, lm.tokenizer, encodes=encodes)
+    whole = (_joined(list(pieces)) for pieces in streams)
+    sizes = {"context": context, "batch_size": rows}
+    return score_drawn(lm.model, lm.params, hides, whole, mesh=lm.mesh, **sizes)
+
+
+def _joined(pieces: Sequence[Document]) -> Document:
+    tokens = np.concatenate([piece.tokens for piece in pieces])
+    return Document(tokens, sum(piece.bytes for piece in pieces))
+
+
+def _figures(score: Score | DrawnScore) -> dict[str, Any]:
+    if isinstance(score, DrawnScore):
+        return {"bits_per_byte": None, "accuracy": score.accuracy, "stride": None}
+    return {"bits_per_byte": score.bits_per_byte, "stride": score.stride}
+
+
+def _first_row(score: Score | DrawnScore) -> dict[str, str]:
+    if isinstance(score, DrawnScore):
+        return {"accuracy": f"{score.accuracy:.2%} of the hidden tokens"}
+    return {"bits per byte": f"{score.bits_per_byte:.4f}"}
+
+
+def _steps(score: Score | DrawnScore) -> str:
+    return "" if isinstance(score, DrawnScore) else f", each {score.stride} after the one before"
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -67,9 +67,9 @@ def make_train_step(
       token_bytes: int32 [vocab], the bytes of text of each token.
 
     Returns:
-      (state, batch) -> (state, metrics), all float32 []: sums `nats`, `weight`, `correct` and
-      `bytes` (of the targets' text); `loss` (the objective per unit of weight), `gradient_norm`
-      (before clipping), `learning_rate`, and `skipped` (1 or 0).
+      (state, batch) -> (state, metrics), all float32 []: sums `nats`, `weight`, `correct`,
+      `tokens` (that the model reads) and `bytes` (of the targets' text); `loss` (the objective per
+      unit of weight), `gradient_norm` (before clipping), `learning_rate`, `skipped` (1 or 0).
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -89,6 +89,7 @@ def make_train_step(
             "nats": sums.nats,
             "weight": sums.weight,
             "correct": sums.correct,
+            "tokens": _tokens(batch),
             "bytes": _text_bytes(token_bytes, batch),
             "gradient_norm": norm,
             "learning_rate": jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
@@ -141,6 +142,12 @@ def _text_bytes(token_bytes: jax.Array | None, batch: Batch) -> jax.Array:
     sharding = mesh.out_sharding("batch", "length")
     sizes = token_bytes.at[targets].get(out_sharding=sharding)
     return jnp.sum(jnp.where(batch["weights"] > 0, sizes, 0).astype(jnp.float32))
+
+
+def _tokens(batch: Batch) -> jax.Array:
+    """Tokens that the model reads, padding left out, float32 []."""
+    owners = [batch[name] for name in ("segments", "encoder_segments") if name in batch]
+    return sum((jnp.sum((x > 0).astype(jnp.float32)) for x in owners), jnp.float32(0.0))
 
 
 def make_eval_step(loss_function: LossFunction) -> Callable[[Any, Batch], Sums]:

@@ -41,6 +41,10 @@ def test_headers_say_command_and_hardware(name):
         ("gpt2_124m", (124, 125)),
         ("llama_1b", (1235, 1237)),
         ("llama_8b", (8030, 8031)),
+        ("mlm_quickstart", (3, 4)),
+        ("bert_base", (109, 110)),
+        ("roberta_base", (124, 126)),
+        ("t5_small", (60, 61)),
     ],
 )
 def test_sizes_are_those_of_their_names(name, millions):

@@ -21,7 +21,14 @@ class Time:
 
 
 def step(**changes):
-    sums = {"nats": 20.0, "weight": 10.0, "bytes": 40.0, "skipped": 0.0}
+    sums = {
+        "nats": 20.0,
+        "weight": 10.0,
+        "bytes": 40.0,
+        "tokens": 10.0,
+        "correct": 5.0,
+        "skipped": 0.0,
+    }
     return sums | {"learning_rate": 0.1, "gradient_norm": 2.0} | changes
 
 
@@ -49,6 +56,7 @@ def test_the_first_step_and_pauses_are_not_in_the_throughput():
     assert meter.seconds == pytest.approx(2.0)
     assert meter.seconds_per_step == pytest.approx(0.5)
     assert report["loss"] == pytest.approx(2.0)
+    assert report["accuracy"] == pytest.approx(0.5)
     assert report["bits_per_byte"] == pytest.approx(100 / math.log(2) / 200)
 
 

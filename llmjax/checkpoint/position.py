@@ -23,7 +23,7 @@ class Position:
     epoch: float = 0.0
     """Passes through the training text."""
     tokens: int = 0
-    """Targets trained on."""
+    """Tokens that the model has read."""
     skipped: int = 0
     """Updates left out because something was not finite."""
     seconds: float = 0.0

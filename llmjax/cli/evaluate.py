@@ -80,7 +80,9 @@ def main(argv: Sequence[str]) -> int:
 
         from llmjax.baselines import comparison_table
 
-        Console().print("", comparison_table(result.score.bits_per_byte, baselines), sep="\n")
+        Console().print(
+            "", comparison_table(result.to_dict()["bits_per_byte"], baselines), sep="\n"
+        )
     return 0
 
 
@@ -89,6 +91,8 @@ def _baselines(folder: str, result: "Evaluation") -> "Sequence[Baseline]":
     from llmjax.report.heldout import compare, heldout_text
     from llmjax.run import Run
 
+    if result.to_dict()["bits_per_byte"] is None:
+        return ()
     run = Run.open(folder)
     baselines = compare(run.folder, lambda: heldout_text(run, run.config())).baselines
     return [one for one in baselines if one.original_bytes == result.score.bytes]

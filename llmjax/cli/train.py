@@ -15,7 +15,7 @@ from llmjax.run import Run
 
 USAGE = "llmjax train CONFIG [--field value ...]"
 PROFILE = "profile"
-FIGURES = ("step", "loss", "bits_per_byte", "heldout_tokens", "heldout_bytes")
+FIGURES = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
 TRAIN_FLAGS = FLAGS | {
     PROFILE: "Trace 5 steps into RUN/profile, for XProf or TensorBoard; --log.profile N traces N.",
 }
@@ -67,6 +67,9 @@ def in_words(found: Mapping[str, Any]) -> str:
     line = f"{found['run']} at step {found['step']}"
     if heldout := found.get("heldout"):
         bits, loss = heldout["bits_per_byte"], heldout["loss"]
+        if bits is None:
+            right = f"{heldout['accuracy']:.2%} of what is hidden of held-out text is told rightly"
+            return f"{line}: {right} ({loss:.4f} nats per token)"
         line += f": held-out text takes {bits:.4f} bits per byte ({loss:.4f} nats per token)"
     return line
 

@@ -10,6 +10,7 @@ from llmjax.checkpoint.config import checkpoint_problems
 from llmjax.config.build import ConfigError, build
 from llmjax.config.schema import Config
 from llmjax.data.config import data_problems
+from llmjax.data.objective_config import CausalConfig, objective_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.losses import LossConfig
 from llmjax.metrics.config import log_problems
@@ -105,7 +106,11 @@ def _combination_problems(config: Config) -> Iterator[str]:
             f"optimizer.accumulate: the {data.batch_size} rows of data.batch_size do not divide "
             f"into {parts} parts"
         )
-    if model.num_decoder_layers < 1:
-        yield "model.num_decoder_layers: training wants a decoder"
+    layers = model.num_encoder_layers, model.num_decoder_layers
+    yield from objective_problems(config.objective, *layers)
+    if config.samples.every and not model.num_decoder_layers:
+        yield "samples.every: an encoder alone writes no text; set it to 0"
+    if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
+        yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.heldout_fraction == 0:
         yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"

@@ -7,7 +7,8 @@ Plain = dict[str, Any]
 
 
 def _families(config: Plain) -> Plain:
-    """1 -> 2: the model got what published families differ in; older ones had none of it."""
+    """1 -> 2: the model got what published families differ in; older ones had none of it. The
+    objective got a field, too; it was the causal one."""
     absent: Plain = {
         "first_norm": True,
         "norm_unit_offset": False,
@@ -27,7 +28,8 @@ def _families(config: Plain) -> Plain:
         "unembed_transform": False,
         "pooler": False,
     }
-    return config | {"model": absent | config["model"]}
+    objective = {"weight": 1.0, "kind": "causal"}
+    return config | {"model": absent | config["model"], "objective": objective}
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families}

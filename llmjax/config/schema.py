@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from llmjax.checkpoint.config import CheckpointConfig
 from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.data.objective_config import CausalConfig, ObjectiveConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.losses import LossConfig
 from llmjax.mesh import MeshConfig
@@ -45,6 +46,8 @@ class Config:
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
+    objective: ObjectiveConfig = field(default_factory=CausalConfig)
+    """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     """How gradients become updates."""
     loss: LossConfig = field(default_factory=LossConfig)

@@ -120,11 +120,11 @@ def describe(record: Record) -> str:
     if record["kind"] == "eval":
         return (
             f"held out: {_shown(record, 'loss', '{:.4f}')} nats/token  "
-            f"{_shown(record, 'bits_per_byte', '{:.4f}')} bits/byte"
+            f"{_quality(record, '{:.4f}', '{:.2%}')}"
         )
     shown = (
         f"loss {_shown(record, 'loss', '{:.4f}')}",
-        f"{_shown(record, 'bits_per_byte', '{:.3f}')} bits/byte",
+        _quality(record, "{:.3f}", "{:.1%}"),
         f"lr {_shown(record, 'learning_rate', '{:.2e}')}",
         f"grad {_shown(record, 'gradient_norm', '{:.3g}')}",
         f"{si(record.get('tokens_per_second'))}tok/s",
@@ -135,6 +135,13 @@ def describe(record: Record) -> str:
     )
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
     return "  ".join(shown) + skipped
+
+
+def _quality(record: Record, bits: str, share: str) -> str:
+    """Bits per byte; where there are none, as most of the text is given, the accuracy."""
+    if record.get("bits_per_byte") is None and record.get("accuracy") is not None:
+        return f"{_shown(record, 'accuracy', share)} right"
+    return f"{_shown(record, 'bits_per_byte', bits)} bits/byte"
 
 
 def si(value: float | None) -> str:

@@ -34,14 +34,14 @@ class Throughput:
         self._running = False
         self._since = self._wait_since = 0.0
         self._seconds = self._waited = self._timed_tokens = 0.0
-        self._sums = dict.fromkeys(("nats", "weight", "bytes"), 0.0)
+        self._sums = dict.fromkeys(("nats", "weight", "correct", "bytes"), 0.0)
         self._last: Numbers = {}
         self._all_seconds = self._all_steps = 0.0
 
     def add(self, metrics: Numbers) -> None:
         """Counts a step that has ended, with its metrics (see `step.make_train_step`)."""
         if self._running:
-            self._timed_tokens += metrics["weight"]
+            self._timed_tokens += metrics["tokens"]
             self._all_steps += 1
         if not metrics["skipped"]:
             for name in self._sums:
@@ -72,8 +72,9 @@ class Throughput:
     def report(self) -> dict[str, float | None]:
         """Metrics since the last report; None where there is nothing to tell.
 
-        `loss` is in nats per token and `bits_per_byte` divides by the bytes of the targets' text,
-        both over all steps since then but skipped ones; `mfu` is the model FLOP/s as a share of the
+        `loss` is in nats per target, `accuracy` the share of targets told rightly, and
+        `bits_per_byte` divides by the bytes of the targets' text, all over the steps since then but
+        skipped ones; `mfu` is the model FLOP/s as a share of the
         devices' bfloat16 peak.
         """
         if self._running:
@@ -86,6 +87,7 @@ class Throughput:
         result: dict[str, float | None] = {
             "loss": sums["nats"] / sums["weight"] if sums["weight"] else None,
             "bits_per_byte": bits / sums["bytes"] if sums["bytes"] else None,
+            "accuracy": sums["correct"] / sums["weight"] if sums["weight"] else None,
             "learning_rate": self._last.get("learning_rate"),
             "gradient_norm": self._last.get("gradient_norm"),
             "tokens_per_second": rate,

@@ -78,8 +78,7 @@ def llama(size: LlamaSize = "8B", vocab_size: int = 128256) -> ModelConfig:
 def bert_base(vocab_size: int = 30522) -> ModelConfig:
     """BERT base (arXiv:1810.04805): an encoder, LayerNorm after each sum and on the embeddings.
 
-    Without the sum of segment embeddings (add the row of segment 0 to the positions) and without
-    the transform before the masked-token logits.
+    With the head for masked tokens, without the pooler for classifiers.
     """
     return ModelConfig(
         vocab_size=vocab_size,
@@ -99,6 +98,32 @@ def bert_base(vocab_size: int = 30522) -> ModelConfig:
         qkv_bias=True,
         attention_out_bias=True,
         mlp_bias=True,
+        token_types=2,
         unembed_bias=True,
+        unembed_transform=True,
+        dropout=0.1,
+    )
+
+
+def roberta_base(vocab_size: int = 50265) -> ModelConfig:
+    """RoBERTa base (arXiv:1907.11692): BERT's shape, one kind of segment, positions from row 2."""
+    return replace(bert_base(vocab_size), norm_epsilon=1e-5, first_position=2, token_types=1)
+
+
+def t5_small(vocab_size: int = 32128) -> ModelConfig:
+    """T5 small (arXiv:1910.10683): an encoder-decoder with relative positions and tied logits."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        max_length=512,
+        d_model=512,
+        num_encoder_layers=6,
+        num_decoder_layers=6,
+        num_heads=8,
+        d_ff=2048,
+        activation="relu",
+        gated=False,
+        positions="relative",
+        attention_scale=1.0,
+        logit_scale=512**-0.5,
         dropout=0.1,
     )

@@ -5,8 +5,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llmjax import environment
+from llmjax.data.objective_config import CausalConfig
 from llmjax.errors import UserError
-from llmjax.report.heldout import compare, heldout_text
+from llmjax.report.heldout import Comparison, compare, heldout_text
 from llmjax.report.history import read_history
 from llmjax.report.page import Page, make_page
 from llmjax.run import Run, write_atomically
@@ -32,13 +33,18 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
     """
     opened = Run.open(run)
     config = opened.config()
+    causal = isinstance(config.objective, CausalConfig)
+    why = f"Not compared: with {config.objective.kind} training most of a text is given to the "
+    why += "model, so it puts no price on a whole one."
     path = opened.report if out is None else Path(out)
     page = make_page(
         name=opened.folder.resolve().name,
         config=config,
         history=read_history(opened.folder),
         environment=environment.read(opened.folder / "environment.json"),
-        comparison=compare(opened.folder, lambda: heldout_text(opened, config)),
+        comparison=compare(opened.folder, lambda: heldout_text(opened, config))
+        if causal
+        else Comparison([], None, [why]),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from llmjax.baselines import Baseline
 from llmjax.report.axes import Axis, span
 from llmjax.report.charts import Chart, Point, Series, thin
-from llmjax.report.history import History, column, split_evals
+from llmjax.report.history import History, column, quality, split_evals
 from llmjax.report.numbers import power, tick
 
 SMOOTH_FROM = 60
@@ -45,6 +45,7 @@ def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
     """The figures for which the run has values; the learning curve first."""
     found = (
         _learning(history, baselines),
+        _accuracy(history),
         _small(history, "learning_rate", "Learning rate", smooth=False),
         _small(history, "gradient_norm", "Gradient norm", log=True),
         _small(history, "tokens_per_second", "Throughput", "tokens per second", zero=True),
@@ -57,9 +58,11 @@ def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
 
 def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
     """Bits per byte of training batches and of held-out text, with xz as the level to pass."""
-    logged = column(history.train, "bits_per_byte")
+    key = quality([*history.train, *history.evals])
+    name, unit = ("Bits per byte", "") if key == "bits_per_byte" else ("Loss", "nats per target")
+    logged = column(history.train, key)
     train = condense(logged)
-    heldout, part = (column(lines, "bits_per_byte") for lines in split_evals(history.evals))
+    heldout, part = (column(lines, key) for lines in split_evals(history.evals))
     points = [*train, *part, *heldout]
     levels = [(b.name, b.bits_per_byte) for b in baselines[:1]]
     steps = _steps(points)
@@ -72,7 +75,7 @@ def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
         Series("held-out", "heldout", heldout, dots=True),
     )
     curves = {"train": train, "a part of the held-out text": part, "held-out": heldout}
-    title = _in_words("Bits per byte by step", curves)
+    title = _in_words(f"{name} by step", curves)
     margin = 104 if part else 84
     chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=margin)
     views = [_view("", chart, "bpb")]
@@ -86,7 +89,14 @@ def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
                 "close-up", replace(chart, x=replace(steps, low=steps.high / 10), y=close), "bpb"
             ),
         ]
-    return Figure("bits_per_byte", "Bits per byte", "", views, _values(series, steps))
+    return Figure("bits_per_byte", name, unit, views, _values(series, steps))
+
+
+def _accuracy(history: History) -> Figure | None:
+    """Of what is hidden, how much is told rightly; of objectives that have no bits per byte."""
+    if quality([*history.train, *history.evals]) == "bits_per_byte":
+        return None
+    return _small(history, "accuracy", "Accuracy", "% of the targets", scale=100, zero=True)
 
 
 def _small(

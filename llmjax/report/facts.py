@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmjax.config import Config
-from llmjax.report.history import History, Line, column, last, number, split_evals
+from llmjax.report.history import History, Line, column, last, number, quality, split_evals
 from llmjax.report.numbers import count, duration, flops, percent, power, short, size
 from llmjax.report.record import flops_per_token, known_number, part
 
@@ -91,7 +91,7 @@ def work_facts(
     memory = max(_finite(train, "device_memory_bytes"), default=None)
     facts = [
         Fact("Steps", count(train[-1]["step"])),
-        Fact("Tokens trained on", _known(trained, count), "targets of weight above zero"),
+        Fact("Tokens trained on", _known(trained, count), "that the model read"),
         Fact(
             "Wall-clock time",
             _known(seconds, duration),
@@ -155,6 +155,8 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
 def evaluation_facts(history: History) -> list[Fact]:
     """The last evaluation's figures, and the best one where it came earlier."""
     like, _ = split_evals(history.evals)
+    if quality(like) == "loss":
+        return _drawn_facts(like)
     scored = [line for line in like if math.isfinite(number(line, "bits_per_byte"))]
     if not scored:
         return [Fact("Bits per byte", "not evaluated yet")]
@@ -176,6 +178,18 @@ def evaluation_facts(history: History) -> list[Fact]:
         value = f"{number(best, 'bits_per_byte'):.4f} bits per byte"
         facts.append(Fact("Best so far", value, f"step {count(best['step'])}"))
     return facts
+
+
+def _drawn_facts(lines: Sequence[Line]) -> list[Fact]:
+    """Of an objective that hides tokens: what it is to tell, and how well it does."""
+    line = lines[-1]
+    hidden = known_number(line, "heldout_tokens")
+    return [
+        Fact("Step", count(line["step"])),
+        Fact("Accuracy", _known(known_number(line, "accuracy"), lambda v: percent(v, 2))),
+        Fact("Loss per hidden token", _known(known_number(line, "loss"), "{:.4f} nats".format)),
+        Fact("Hidden tokens", _known(hidden, count), "drawn from a fixed seed"),
+    ]
 
 
 def _text(record: Mapping[str, Any], key: str) -> str:

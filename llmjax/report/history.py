@@ -59,10 +59,17 @@ def split_evals(evals: Sequence[Line]) -> tuple[list[Line], list[Line]]:
     While training, a run may score a part of the held-out text (evaluation.max_tokens). Figures of
     different texts cannot be compared.
     """
-    finite = [line for line in evals if math.isfinite(number(line, "bits_per_byte"))]
+    finite = [line for line in evals if math.isfinite(number(line, quality(evals)))]
     size = finite[-1].get("heldout_bytes") if finite else None
     like = [line for line in evals if line.get("heldout_bytes") == size]
     return like, [line for line in evals if line.get("heldout_bytes") != size]
+
+
+def quality(lines: Sequence[Line]) -> str:
+    """The figure that counts: bits per byte, or the loss of objectives that know no such thing."""
+    known = any(math.isfinite(number(line, "bits_per_byte")) for line in lines)
+    drawn = any(math.isfinite(number(line, "accuracy")) for line in lines)
+    return "loss" if drawn and not known else "bits_per_byte"
 
 
 def number(line: Mapping[str, Any], key: str) -> float:

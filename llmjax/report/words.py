@@ -41,7 +41,11 @@ def headline(
 ) -> list[Fact]:
     """The figures in large letters: what it came to, and at what cost."""
     heldout, train = (last(lines, "bits_per_byte") for lines in (history.evals, history.train))
-    if heldout is not None:
+    accuracy, loss = (last(history.evals, key) for key in ("accuracy", "loss"))
+    if heldout is None and accuracy is not None and loss is not None:
+        found = [Fact("of what was hidden of held-out text told rightly", percent(accuracy))]
+        found.append(Fact("nats per hidden token", f"{loss:.3f}"))
+    elif heldout is not None:
         found = [Fact("bits per byte of held-out text", f"{heldout:.3f}")]
     elif train is not None:
         found = [Fact("bits per byte of the last training batches", f"{train:.3f}")]

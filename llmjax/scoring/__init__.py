@@ -12,10 +12,12 @@ if TYPE_CHECKING:
         window_nats,
         window_sizes,
     )
+    from llmjax.scoring.drawn import DrawnScore, score_drawn
     from llmjax.scoring.score import Score, TextScore
     from llmjax.scoring.windows import Window, cut_windows
 
 __all__ = [
+    "DrawnScore",
     "EvaluationConfig",
     "Score",
     "TextScore",
@@ -23,6 +25,7 @@ __all__ = [
     "cut_windows",
     "evaluation_problems",
     "score_documents",
+    "score_drawn",
     "score_streams",
     "score_text",
     "window_nats",
@@ -34,9 +37,9 @@ def __getattr__(name: str) -> Any:
     """The config is cheap to import; the rest comes, with JAX, when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llmjax.scoring import documents, score, windows
+    from llmjax.scoring import documents, drawn, score, windows
 
-    for home in (documents, score, windows):
+    for home in (documents, drawn, score, windows):
         if hasattr(home, name):
             return getattr(home, name)
     raise AssertionError(name)

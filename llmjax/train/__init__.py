@@ -58,7 +58,12 @@ def _train(config: Config, run: Run) -> Path:
         reporter = Reporter(session, position.step)
         try:
             with Loader(
-                session.corpus, config.data, config.seed, session.mesh, position.step
+                session.corpus,
+                config.data,
+                config.seed,
+                session.mesh,
+                position.step,
+                session.objective,
             ) as loader:
                 Loop(session, state, position, checkpoints, reporter, loader).run()
         finally:

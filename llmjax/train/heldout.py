@@ -4,11 +4,11 @@ from typing import Any
 
 from llmjax.data import Document, heldout_documents
 from llmjax.decoding import stream_completions
-from llmjax.scoring import Score, score_documents
+from llmjax.scoring import DrawnScore, Score, score_documents, score_drawn
 from llmjax.train.session import Session
 
 
-def score_heldout(session: Session, params: Any, whole: bool) -> Score | None:
+def score_heldout(session: Session, params: Any, whole: bool) -> Score | DrawnScore | None:
     """The score of the held-out documents; None where nothing is held out.
 
     Args:
@@ -23,16 +23,34 @@ def score_heldout(session: Session, params: Any, whole: bool) -> Score | None:
     if not documents:
         return None
     longest = min(session.model.config.max_length, session.config.data.length)
+    context = config.context or longest
+    if not session.is_causal:
+        return score_drawn(
+            session.model,
+            params,
+            session.objective,
+            documents,
+            context=context,
+            batch_size=config.batch_size,
+            mesh=session.mesh,
+        )
     return score_documents(
         session.model,
         params,
         session.tokenizer,
         documents,
-        context=config.context or longest,
+        context=context,
         stride=config.stride,
         batch_size=config.batch_size,
         mesh=session.mesh,
     )
+
+
+def quality(score: Score | DrawnScore) -> dict[str, float | None]:
+    """The figure beside the loss: bits per byte, or where most of the text is given, accuracy."""
+    if isinstance(score, DrawnScore):
+        return {"bits_per_byte": None, "accuracy": score.accuracy}
+    return {"bits_per_byte": score.bits_per_byte}
 
 
 def write_samples(session: Session, params: Any) -> list[tuple[str, str]]:

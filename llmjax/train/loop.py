@@ -14,7 +14,7 @@ from llmjax.metrics.hardware import memory_bytes, peak_flops
 from llmjax.metrics.throughput import Throughput
 from llmjax.state import TrainState
 from llmjax.step import Metrics, make_train_step
-from llmjax.train.heldout import score_heldout, write_samples
+from llmjax.train.heldout import quality, score_heldout, write_samples
 from llmjax.train.profile import Profile
 from llmjax.train.reporter import Reporter
 from llmjax.train.session import Session
@@ -58,7 +58,7 @@ class Loop:
             seed=config.seed,
             clip_norm=config.optimizer.clip_norm,
             accumulate=config.optimizer.accumulate,
-            token_bytes=session.token_bytes(),
+            token_bytes=session.token_bytes() if session.is_causal else None,
         )
         agree = Agreement(session.mesh, wishes=2)
         with StopSignal() as signal, Profile(session.run.profile, config.log.profile) as profile:
@@ -102,7 +102,7 @@ class Loop:
             self.position,
             step=step,
             epoch=self.session.position(step).epoch,
-            tokens=self.position.tokens + round(numbers["weight"]),
+            tokens=self.position.tokens + round(numbers["tokens"]),
             skipped=self.position.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,
             heldout_loss=None,
@@ -132,7 +132,7 @@ class Loop:
                 return None
             figures = {
                 "loss": score.loss_per_token,
-                "bits_per_byte": score.bits_per_byte,
+                **quality(score),
                 "heldout_tokens": score.tokens,
                 "heldout_bytes": score.bytes,
             }

@@ -10,6 +10,8 @@ from llmjax.checkpoint import Position
 from llmjax.checkpoint.reading import wait_for_all
 from llmjax.config import Config
 from llmjax.data import Corpus, Tokenizer, prepare, steps_per_epoch, terminal_progress
+from llmjax.data.objective_config import CausalConfig, control_pieces
+from llmjax.data.objectives import Objective, make_objective
 from llmjax.errors import UserError
 from llmjax.losses import causal_loss
 from llmjax.mesh import check_divides, make_mesh
@@ -27,6 +29,7 @@ class Session:
     run: Run
     tokenizer: Tokenizer
     corpus: Corpus
+    objective: Objective
     model: Model
     mesh: Mesh
     optimizer: Optimizer
@@ -39,9 +42,16 @@ class Session:
         return jax.process_index() == 0
 
     @property
+    def is_causal(self) -> bool:
+        """Whether every token is predicted from those before it: only then a text has a price."""
+        return isinstance(self.config.objective, CausalConfig)
+
+    @property
     def flops_per_token(self) -> float:
-        """Model FLOPs, forward and backward."""
-        return flops_per_token(self.model.config, self.config.data.length)
+        """Model FLOPs, forward and backward; the mean of both where an encoder and a decoder read
+        tokens (as if they read equally many)."""
+        readers = 2 if self.model.config.is_encoder_decoder else 1
+        return flops_per_token(self.model.config, self.config.data.length) / readers
 
     def token_bytes(self) -> jax.Array:
         """int32 [vocab]: the bytes of text of each token, 0 for ids that are never used."""
@@ -51,7 +61,7 @@ class Session:
 
     @property
     def loss_function(self) -> LossFunction:
-        """The objective as a function of parameters, batch and dropout key."""
+        """The loss as a function of parameters, batch and dropout key."""
         loss = self.config.loss
         has_dropout = self.model.config.dropout > 0
 
@@ -109,12 +119,14 @@ def open_session(config: Config, run: Run) -> Session:
     tokenizer, corpus = prepared if jax.process_index() == 0 else _prepare(config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size))
     data, parts = config.data, config.optimizer.accumulate
-    rows = (data.batch_size // parts, data.length)
+    encodes = model.config.is_encoder_decoder
+    objective = make_objective(config.objective, tokenizer, encodes=encodes)
     name = "the batch" if parts == 1 else "a part of the batch"
-    check_divides(name, rows, ("batch", "residual"), mesh)
+    for length in objective.lengths(data.length):
+        check_divides(name, (data.batch_size // parts, length), ("batch", "residual"), mesh)
     steps = _run_length(config, corpus)
     optimizer = make_optimizer(config.optimizer, steps, model.logical_axes())
-    return Session(config, run, tokenizer, corpus, model, mesh, optimizer, steps)
+    return Session(config, run, tokenizer, corpus, objective, model, mesh, optimizer, steps)
 
 
 def _run_length(config: Config, corpus: Corpus) -> int:
@@ -132,4 +144,5 @@ def _run_length(config: Config, corpus: Corpus) -> int:
 
 def _prepare(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
     with terminal_progress() as progress:
-        return prepare(config.data, config.tokenizer, run.tokenizer, progress)
+        pieces = control_pieces(config.objective)
+        return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)

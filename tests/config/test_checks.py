@@ -5,6 +5,7 @@ import pytest
 
 from llmjax.config import Config, ConfigError, SamplesConfig, validate
 from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.objective_config import MaskedConfig, PrefixConfig
 from llmjax.losses import LossConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
@@ -36,7 +37,10 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ({"model": None}, "model: None is not a group of fields"),
         ({"model": replace(MODEL, num_heads=3)}, "does not divide into 3 heads"),
         ({"model": replace(MODEL, dropout=1.5)}, "dropout"),
-        ({"model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1)}, "wants a decoder"),
+        (
+            {"model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1)},
+            "causal wants a decoder",
+        ),
         ({"data": replace(GOOD.data, length=128)}, "data.length: 128 tokens, but model.max_length"),
         ({"data": replace(GOOD.data, batch_size=0)}, "data.batch_size: 0"),
         ({"data": replace(GOOD.data, sources=())}, "data.sources: give at least one"),
@@ -54,6 +58,16 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ({"loss": LossConfig(z_loss=math.inf)}, "loss.z_loss: inf"),
         ({"evaluation": EvaluationConfig(context=128)}, "evaluation.context: 128 tokens"),
         ({"samples": SamplesConfig(every=5, prompts=())}, "samples.prompts: empty"),
+        ({"objective": MaskedConfig()}, "objective: masked wants an encoder"),
+        ({"objective": PrefixConfig(), "evaluation": EvaluationConfig(stride=4)}, "overlapping"),
+        (
+            {
+                "model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1),
+                "objective": MaskedConfig(),
+                "samples": SamplesConfig(every=5),
+            },
+            "samples.every: an encoder alone writes no text",
+        ),
         ({"run_dir": ""}, "run_dir: '' is no folder's name"),
         ({"run_dir": "a\0b"}, "is no folder's name"),
     ],

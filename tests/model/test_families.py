@@ -11,8 +11,10 @@ PUBLISHED = {
     "gpt2 1558M": (families.gpt2("1558M"), 1_557_611_200),
     "llama 1B": (families.llama("1B"), 1_235_814_400),
     "llama 8B": (families.llama("8B"), 8_030_261_248),
-    # 109,482,240 less the pooler and two rows of segment embeddings, and the logits' bias
-    "bert base": (families.bert_base(), 109_482_240 - 590_592 - 1_536 + 30_522),
+    # 109,482,240 less the pooler; the masked-token head's projection, norm and bias
+    "bert base": (families.bert_base(), 109_482_240 - 590_592 + 592_128 + 30_522),
+    "roberta base": (families.roberta_base(), 124_697_433),
+    "t5 small": (families.t5_small(), 60_506_624),
 }
 
 

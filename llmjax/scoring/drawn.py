@@ -1,0 +1,130 @@
+"""Scores what an objective hides of some documents: masked tokens, spans, the rest of a text.
+
+What is hidden is drawn from a fixed seed, so the same documents always ask for the same.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.data import Document
+from llmjax.data.objectives import Objective
+from llmjax.data.packing import Arrays, windows
+from llmjax.data.store import TokenStore
+from llmjax.errors import UserError
+from llmjax.losses import Loss, causal_loss
+from llmjax.mesh import axis_size, place, use_mesh
+from llmjax.model import Model, Params
+
+SEED = 0x48656C64
+
+
+@dataclass(frozen=True)
+class DrawnScore:
+    """Sums over what was to be told. There are no bits per byte: most of the text is given.
+
+    Attributes:
+      nats: of the targets.
+      tokens: how many targets there are.
+      correct: of how many the likeliest token is the right one.
+      bytes: UTF-8 bytes of the documents' text.
+      documents: how many there are.
+      context: tokens of the stream in a row.
+    """
+
+    nats: float
+    tokens: int
+    correct: int
+    bytes: int
+    documents: int
+    context: int
+
+    @property
+    def loss_per_token(self) -> float:
+        """Nats per target."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss per target; infinite where that overflows."""
+        return math.exp(self.loss_per_token) if self.loss_per_token < 709 else math.inf
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the targets that are told rightly."""
+        return self.correct / self.tokens
+
+
+def score_drawn(
+    model: Model,
+    params: Params,
+    objective: Objective,
+    documents: Iterable[Document],
+    *,
+    context: int,
+    batch_size: int = 16,
+    mesh: Mesh | None = None,
+) -> DrawnScore:
+    """Scores documents, whose tokens are held in memory, in rows of `context` tokens of them.
+
+    Args:
+      model: one that the objective suits.
+      params: its parameters.
+      objective: what is hidden.
+      documents: each ends with its end-of-text token.
+      context: tokens of the stream in a row.
+      batch_size: rows at once, rounded up to what the mesh divides.
+      mesh: where params live; None for one device.
+
+    Raises:
+      UserError: there is no text, or nothing in it to be told.
+    """
+    held = list(documents)
+    size = sum(document.bytes for document in held)
+    if not size:
+        raise UserError("text to score", "there is none", "give at least one byte of it")
+    if not 1 <= context <= model.config.max_length:
+        limit = model.config.max_length
+        raise UserError(f"context {context}", "does not fit the model", f"choose 1 to {limit}")
+    rows = batch_size
+    if mesh is not None:
+        rows = -(-rows // axis_size(mesh, "batch")) * axis_size(mesh, "batch")
+    sums = np.zeros(3)
+    for batch in _batches(_store(held), objective, rows, context):
+        on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
+        with use_mesh(mesh):
+            loss = _loss(model, params, on_device)
+        sums += np.array([loss.nats, loss.weight, loss.correct], np.float64)
+    nats, tokens, correct = sums.tolist()
+    if not tokens:
+        raise UserError("text to score", "is too short for anything to be hidden", "give more")
+    return DrawnScore(nats, round(tokens), round(correct), size, len(held), context)
+
+
+def _batches(store: TokenStore, objective: Objective, rows: int, length: int) -> Iterator[Arrays]:
+    """All of the stream once; rows behind its end are padding."""
+    for first in itertools.count(0, rows):
+        starts = (first + np.arange(rows, dtype=np.int64)) * length
+        if starts[0] >= store.num_tokens:
+            return
+        sizes = np.clip(store.num_tokens - starts, 0, length)
+        cut = windows(store, starts % store.num_tokens, sizes, length)
+        yield objective.batch(cut, [(SEED, first + row) for row in range(rows)])
+
+
+def _store(documents: Sequence[Document]) -> TokenStore:
+    tokens = np.concatenate([document.tokens for document in documents])
+    ends = np.cumsum([0, *(len(document.tokens) for document in documents)])
+    sizes = np.cumsum([0, *(document.bytes for document in documents)])
+    return TokenStore(tokens, ends, sizes, np.zeros(len(documents), np.uint64))
+
+
+@partial(jax.jit, static_argnames="model")
+def _loss(model: Model, params: Params, batch: dict[str, jax.Array]) -> Loss:
+    return causal_loss(model, params, batch)
