@@ -67,6 +67,7 @@ def scored(lm: LanguageModel, data: bytes, shape: Shape) -> float:
 
 def measured(run: str, path: Path, given: argparse.Namespace, flops: float) -> dict:
     """One file, there and back."""
+    began = time.process_time()
     with tempfile.TemporaryDirectory() as place:
         archive, out = Path(place) / "archive", Path(place) / "out"
         there = compress(
@@ -82,6 +83,7 @@ def measured(run: str, path: Path, given: argparse.Namespace, flops: float) -> d
         back = decompress(run, archive, out)
         assert out.read_bytes() == path.read_bytes()
     found = there.to_dict()
+    found["processor_seconds_both_ways"] = time.process_time() - began
     found["source"] = path.name
     found["decompress_kilobytes_per_second"] = there.bytes / 1e3 / back.seconds
     alone = back.seconds - back.compile_seconds
