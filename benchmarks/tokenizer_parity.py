@@ -1,6 +1,6 @@
 """Whether tokenizers give the ids that Transformers gives, on lines of real text.
 
-Command: python -m benchmarks.tokenizer_parity --files FILE ... [--folders FOLDER ...] [--lines 10000]
+Command: python -m benchmarks.tokenizer_parity --files FILE ... [--folders FOLDER ...]
 Each folder holds a published tokenizer: it is imported, and Transformers reads the same files. Two
 SentencePiece tokenizers are trained on the lines, exported, read by Transformers and imported back;
 so are bytes. Lines come from the files in turn; every tenth one also gets what makes tokenizers
