@@ -1,0 +1,1 @@
+"""How good predictions are: accepted metrics, with bootstrap intervals."""

@@ -1,0 +1,1 @@
+"""Tasks: what a model learns from examples, from table rows to losses and measures."""
