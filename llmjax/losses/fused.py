@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from llmjax import mesh
 from llmjax.losses.scores import Head, Scores, objective, score, slope
 from llmjax.mesh import Axes
-from llmjax.model.products import dot
+from llmjax.model.products import dot, weight_gradient
 
 CHUNK_BYTES = 2**26
 """About how large one chunk's float32 logits may be on a device."""
@@ -174,7 +174,7 @@ def _gradients(
         change = slope(scores, weights, head)
         dbias = dbias + change.sum(0)
         change = change.astype(hidden.dtype)
-        drows = drows + _rows_gradient(change, hidden)
+        drows = drows + weight_gradient(change, hidden, 1)
         dhidden = dot(change, rows, ((1,), (0,)), None)
         return (sums + _sums_of(scores, weights, head), drows, dbias), dhidden
 
@@ -190,18 +190,6 @@ def _gradients(
         mesh.reduce_scatter(drows, TOKENS, ROWS),
         mesh.reduce_scatter(dbias, TOKENS, ("vocab",)),
     )
-
-
-def _rows_gradient(change: jax.Array, hidden: jax.Array) -> jax.Array:
-    """[n, V] and [n, D] -> [V, D] float32.
-
-    A CPU multiplies faster with the narrower operand on the left; the barrier keeps XLA from
-    turning the product round again.
-    """
-    over = ((0,), (0,))
-    if mesh.platform() != "cpu" or change.shape[1] <= hidden.shape[1]:
-        return dot(change, hidden, over, None)
-    return jax.lax.optimization_barrier(dot(hidden, change, over, None)).T
 
 
 def _nats(

@@ -103,21 +103,34 @@ def _dense_backward(axes: Axes, out: Axes, dtypes: Dtypes, saved: tuple, dy: jax
     over = (tuple(range(2, dy.ndim)), tuple(range(x.ndim - 2, kernel.ndim)))
     spec = jax.typeof(x).sharding.spec if mesh.has_mesh() else None
     dx = dot(dy, gather(kernel, axes, dtypes[0]), over, spec).astype(x.dtype)
-    return dx, _kernel_gradient(x, dy, axes).astype(kernel.dtype), dbias
+    return dx, weight_gradient(x, dy, 2, axes).astype(kernel.dtype), dbias
 
 
-def _kernel_gradient(x: jax.Array, dy: jax.Array, axes: Axes) -> jax.Array:
-    """[B, L, *inner] and [B, L, *outer] -> [*inner, *outer] float32, laid out as the kernel is.
+def weight_gradient(x: jax.Array, dy: jax.Array, rows: int, axes: Axes | None = None) -> jax.Array:
+    """The sum over rows of x's outer product with dy.
 
     A CPU multiplies faster with the narrower operand on the left; the barrier keeps XLA from
     turning the product round again.
+
+    Args:
+      x: [*rows, *inner].
+      dy: [*rows, *outer].
+      rows: how many leading dimensions are summed over.
+      axes: logical axes of the result; None inside `mesh.per_device`.
+
+    Returns:
+      [*inner, *outer] float32.
     """
-    inner, outer = x.ndim - 2, dy.ndim - 2
-    over = ((0, 1), (0, 1))
-    if mesh.platform() != "cpu" or math.prod(x.shape[2:]) <= math.prod(dy.shape[2:]):
-        return dot(x, dy, over, mesh.out_sharding(*axes))
-    swapped = dot(dy, x, over, mesh.out_sharding(*axes[inner:], *axes[:inner]))
-    swapped = jax.lax.optimization_barrier(swapped)
+    inner, outer = x.ndim - rows, dy.ndim - rows
+    over = (tuple(range(rows)),) * 2
+
+    def laid(axes: Axes | None) -> jax.sharding.PartitionSpec | None:
+        return None if axes is None else mesh.out_sharding(*axes)
+
+    if mesh.platform() != "cpu" or math.prod(x.shape[rows:]) <= math.prod(dy.shape[rows:]):
+        return dot(x, dy, over, laid(axes))
+    turned = None if axes is None else (*axes[inner:], *axes[:inner])
+    swapped = jax.lax.optimization_barrier(dot(dy, x, over, laid(turned)))
     return swapped.transpose(*range(outer, outer + inner), *range(outer))
 
 
