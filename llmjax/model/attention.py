@@ -12,6 +12,7 @@ from llmjax.model.config import AttentionBackend
 from llmjax.model.layers import Layout
 from llmjax.model.mask import Mask
 from llmjax.model.products import einsum
+from llmjax.model.tiles import HIDDEN
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask, float | None, Layout], jax.Array]
 """A way to attend; takes and returns what `reference` does, without a bias."""
@@ -157,7 +158,7 @@ def _softmax(scores: jax.Array, seen: jax.Array | None) -> jax.Array:
     """Over the last axis of [B, N, G, T, S], in float32; a row in which nothing is seen is zero."""
     if seen is not None:
         seen = seen[:, None, None]
-        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(seen, scores, HIDDEN)
     odds = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     if seen is not None:
         odds = jnp.where(seen, odds, 0.0)

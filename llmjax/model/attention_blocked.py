@@ -16,13 +16,10 @@ from llmjax.mesh import Axes
 from llmjax.model.layers import ATTENTION, Layout
 from llmjax.model.mask import Mask
 from llmjax.model.products import einsum
-from llmjax.model.tiles import Rows, Rules, cut_queries, join, join_queries, tile
+from llmjax.model.tiles import HIDDEN, Rows, Rules, cut_queries, join, join_queries, tile
 
 SHORT, LONG = 128, 256
 """Queries and keys of a block, in rows below 1024 tokens and from there on."""
-
-HIDDEN = float(jnp.finfo(jnp.float32).min)
-"""The score of a key out of sight; finite, so that differences are."""
 
 
 def blocked(

@@ -16,13 +16,12 @@ from llmjax import mesh
 from llmjax.mesh import Axes
 from llmjax.model.layers import ATTENTION, Layout
 from llmjax.model.mask import Mask
-from llmjax.model.tiles import Rules
+from llmjax.model.tiles import HIDDEN, Rules
 
 BLOCK = 128
 """Queries of a block."""
 LONGEST = 1024
 """Tokens of a row up to which writing out is worth its compilation."""
-HIDDEN = float(jnp.finfo(jnp.float32).min)
 
 
 def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None, layout: Layout) -> bool:

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from llmjax.model.layers import Layout
 from llmjax.model.products import einsum
 
+HIDDEN = float(jnp.finfo(jnp.float32).min)
+"""The score of a key out of sight; finite, so that differences are."""
+
 
 class Rules(NamedTuple):
     """What is known while tracing."""
