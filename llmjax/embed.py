@@ -1,6 +1,5 @@
 """The verb `embed`: texts as vectors."""
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig, axis_size, place, reshard, use_mesh
 from llmjax.model import Model, Params
 from llmjax.model.config import Dtype
+from llmjax.origin import Origin, read_origin
 
 Pooling = Literal["mean", "cls", "last"]
 log = logging.getLogger(__name__)
@@ -83,11 +83,11 @@ def embed(
     """
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     lines = [texts] if isinstance(texts, str) else list(texts)
-    origin = read_origin(Path(lm.config.run_dir))
+    origin = read_origin(Path(lm.config.run_dir)) or Origin()
     pool = _pool(lm, origin, pooling, normalize)
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}", "is not positive")
-    read = _wrapped(lm, lines, origin.get("length"))
+    read = _wrapped(lm, lines, origin.length)
     order = sorted(range(len(read)), key=lambda number: len(read[number][0]))
     vectors = np.zeros((len(read), lm.model.config.d_model), np.float32)
     for first in range(0, len(order), batch_size):
@@ -121,28 +121,12 @@ def states(model: Model, params: Params, rows: Rows) -> jax.Array:
     return model.hidden(params, rows.tokens, segments=rows.segments, token_types=types)
 
 
-def read_origin(run: Path) -> dict[str, object]:
-    """What an imported run's origin.json says; {} for a run that was trained here.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    path = run / "origin.json"
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(path, f"cannot be read: {error}", "import the model again") from error
-    return found if isinstance(found, dict) else {}
-
-
 def _wrapped(
-    lm: LanguageModel, texts: Sequence[str], length: object
+    lm: LanguageModel, texts: Sequence[str], length: int | None
 ) -> list[tuple[list[int], list[int]]]:
     """What the model reads of each text: tokens and segment types; `length` at most, if any."""
     tokenizer, context = lm.tokenizer, lm.model.config.max_length
-    limit = min(context, length) if isinstance(length, int) and length > 0 else context
+    limit = min(context, length) if length else context
     room = max(1, limit - len(tokenizer.prefix) - len(tokenizer.suffix))
     encoded = tokenizer.encode_batch(texts)
     if cut := sum(len(ids) > room for ids in encoded):
@@ -157,16 +141,16 @@ def _parts(mesh: Mesh) -> tuple[int, int]:
 
 def _pool(
     lm: LanguageModel,
-    origin: dict[str, object],
+    origin: Origin,
     pooling: Pooling | None,
     normalize: bool | None,
 ) -> Pool:
     encodes = lm.model.config.num_encoder_layers > 0
-    kind = pooling or origin.get("pooling") or ("mean" if encodes else "last")
+    kind = pooling or origin.pooling or ("mean" if encodes else "last")
     if kind not in get_args(Pooling):
         raise UserError(f"pooling {kind}", "is unknown", f"choose {', '.join(get_args(Pooling))}")
-    unit = bool(origin.get("normalize")) if normalize is None else normalize
-    return Pool(kind, unit)  # type: ignore[arg-type]  # checked above
+    unit = origin.normalize if normalize is None else normalize
+    return Pool(kind, unit)
 
 
 @partial(jax.jit, static_argnames=("model", "pool"))

@@ -11,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.tokenizer import Tokenizer
-from llmjax.embed import Rows, laid_out, read_origin, states
+from llmjax.embed import Rows, laid_out, states
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig, reshard, use_mesh
 from llmjax.model import Model, Params
 from llmjax.model.config import Dtype
+from llmjax.origin import read_origin
 
 HEADS = ("ForMaskedLM", "ForPreTraining")  # what published models with such a head are called
 
@@ -91,8 +92,9 @@ def _check_model(lm: LanguageModel) -> int:
         raise UserError("this model", "is no masked model", "only an encoder fills masks")
     if mask_id is None:
         raise UserError("this model's tokenizer", "has no mask token")
-    architecture = read_origin(Path(lm.config.run_dir)).get("architecture")
-    if architecture and not any(name in str(architecture) for name in HEADS):
+    origin = read_origin(Path(lm.config.run_dir))
+    architecture = origin and origin.architecture
+    if architecture and not any(name in architecture for name in HEADS):
         raise UserError(f"this model ({architecture})", "was published without a masked-LM head")
     return mask_id
 

@@ -14,7 +14,6 @@ from llmjax.checkpoint.params import stored_dtypes
 from llmjax.checkpoint.reading import restore_params
 from llmjax.convert.families import Family, essence, family_for, family_of
 from llmjax.convert.folders import becoming
-from llmjax.convert.importing import Origin, read_origin
 from llmjax.convert.mapping import Match, host, plan_tensors
 from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
@@ -24,6 +23,7 @@ from llmjax.convert.tokenizer_files import export_tokenizer
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, ModelConfig, Params, resolve
+from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
 
 Format = Literal["hf", "gguf", "stablehlo"]

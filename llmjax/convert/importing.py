@@ -1,7 +1,6 @@
 """A published model becomes a run folder, as if it had been trained here."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +13,7 @@ from llmjax.config.storage import to_json
 from llmjax.convert.families import family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.mapping import Match, read_params
-from llmjax.convert.sentence import Pooling, Sentence
+from llmjax.convert.sentence import Sentence
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
 from llmjax.data import HuggingFaceTokenizerConfig, Tokenizer, load_tokenizer
@@ -23,29 +22,11 @@ from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, make_mesh
 from llmjax.model import Model, Params, resolve
 from llmjax.model.config import Dtype, ModelConfig
+from llmjax.origin import Origin, read_origin, write_origin
 from llmjax.run import Run
 
-ORIGIN = "origin.json"
 ROW = 1024
 """Longest row that an imported model is trained and scored on, unless its config is changed."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a run was imported from: origin.json."""
-
-    format: str
-    source: str
-    model_type: str
-    architecture: str | None
-    config: dict[str, Any]
-    """Its own config.json."""
-    generation_config: dict[str, Any] | None = None
-    pooling: Pooling | None = None
-    """mean or cls, for vectors of texts."""
-    normalize: bool = False
-    length: int | None = None
-    """Tokens from which a text is cut off for its vector."""
 
 
 def import_model(
@@ -100,28 +81,12 @@ def write_run(
     run = Run(folder)
     tokenizer.save(run.tokenizer)
     run.config_path.write_text(to_json(config), encoding="utf-8")
-    text = json.dumps(vars(origin), indent=1, ensure_ascii=False)
-    (folder / ORIGIN).write_text(text + "\n", encoding="utf-8")
+    write_origin(folder, origin)
     save_params(run.checkpoints, params)
     if reason := files.damage(run.checkpoints, 0):
         raise UserError(folder, f"was not written as it should be: {reason}", "check the disk")
     if run.config() != config or load_tokenizer(run.tokenizer).fingerprint != tokenizer.fingerprint:
         raise UserError(folder, "does not read back as it was written", "check the disk")
-
-
-def read_origin(run: Path) -> Origin | None:
-    """What a run was imported from; None for one that was trained here.
-
-    Raises:
-      UserError: its origin.json is damaged.
-    """
-    path = run / ORIGIN
-    if not path.is_file():
-        return None
-    try:
-        return Origin(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(path, f"is damaged: {error}", "restore the file") from error
 
 
 def origin_of(published: Published) -> Origin:

@@ -3,12 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from llmjax.convert.safetensors import read_json
 from llmjax.errors import UserError
+from llmjax.origin import Pooling
 
-Pooling = Literal["mean", "cls"]
 MODULES = "modules.json"
 PACKAGE = "sentence_transformers.models"
 
