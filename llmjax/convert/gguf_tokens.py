@@ -6,6 +6,7 @@ import numpy as np
 from tokenizers import AddedToken
 
 from llmjax.convert.gguf_file import GgufFile
+from llmjax.data.sentencepiece_import import merges_of
 from llmjax.errors import UserError
 
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
@@ -102,12 +103,8 @@ class Vocabulary:
 
     def scored_merges(self) -> list[tuple[str, str]]:
         """The same from SentencePiece's scores: what joins into a better piece is joined first."""
-        scores = self.scores()
-        plain = {t: i for t, i in self.ids.items() if self.types[i] not in (UNKNOWN, CONTROL, BYTE)}
-        found = []
-        for token, i in plain.items():
-            for cut in range(1, len(token)):
-                left, right = plain.get(token[:cut]), plain.get(token[cut:])
-                if left is not None and right is not None:
-                    found.append((-scores[i], i, left, right))
-        return [(self.tokens[left], self.tokens[right]) for _, _, left, right in sorted(found)]
+        scores = self.scores().tolist()
+        special = (UNKNOWN, CONTROL, BYTE)
+        return merges_of(
+            {token: scores[i] for token, i in self.ids.items() if self.types[i] not in special}
+        )
