@@ -1,6 +1,7 @@
-"""Folders that appear under their name only when all is in them."""
+"""Folders and files that appear under their name only when all is in them."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,18 +17,42 @@ def becoming(out: Path) -> Iterator[Path]:
     Raises:
       UserError: `out` exists, or cannot be written.
     """
+    with _named_at_last(out) as parent:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+        try:
+            yield folder
+            folder.chmod(0o755)  # mkdtemp's folder is private
+            folder.rename(out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def becoming_file(out: Path) -> Iterator[Path]:
+    """A new, empty file that is given the name `out` if all goes well, and else removed.
+
+    Raises:
+      UserError: `out` exists, or cannot be written.
+    """
+    with _named_at_last(out) as parent:
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=parent)
+        os.close(handle)
+        file = Path(name)
+        try:
+            yield file
+            file.chmod(0o644)  # mkstemp's file is private
+            file.rename(out)
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named_at_last(out: Path) -> Iterator[Path]:
+    """The folder in which `out` is to be, made where it is not there yet."""
     if out.exists() or out.is_symlink():
         raise UserError(out, "exists already", "choose another name, or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        yield out.parent
     except OSError as error:
         raise UserError(out, f"cannot be written: {error.strerror or error}") from error
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's folder is private
-        folder.rename(out)
-    except OSError as error:
-        raise UserError(out, f"cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,6 @@
 """A run as a GGUF file, for llama.cpp and what is built on it."""
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import llmjax
 from llmjax.convert.exporting import stored_params
 from llmjax.convert.families import FAMILIES, Family, essence
+from llmjax.convert.folders import becoming_file
 from llmjax.convert.gguf_file import library
 from llmjax.convert.gguf_names import TABLES, Tensor
 from llmjax.convert.gguf_reading import Gguf, open_gguf
@@ -65,35 +64,19 @@ def export_gguf(
     library()
     if dtype is not None and dtype not in KINDS:
         raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(KINDS)}")
-    path = Path(out)
-    if path.exists() or path.is_symlink():
-        raise UserError(path, "exists already", "choose another name, or remove it")
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
     shape = resolve(opened.config().model, tokenizer.vocab_size)
     family = choose_family(shape)
     keys = {"general.name": opened.folder.resolve().name}
     keys |= vocabulary_keys(tokenizer, shape.vocab_size)
-    params = stored_params(opened, Model(shape), step)
-    kind = KINDS[dtype or np.dtype(params["embedding"]["rows"].dtype).name]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise UserError(path, f"cannot be written: {error.strerror or error}") from error
-    temporary = Path(name)
-    try:
+    with becoming_file(Path(out)) as unfinished:
+        params = stored_params(opened, Model(shape), step)
+        kind = KINDS[dtype or np.dtype(params["embedding"]["rows"].dtype).name]
         tensors = list(planned(family, shape, params))
-        write_file(temporary, family, shape, tensors, kind, keys)
-        _read_back(temporary, family, shape, tensors, kind, tokenizer)
-        temporary.chmod(0o644)
-        temporary.rename(path)
-    except OSError as error:
-        raise UserError(path, f"cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        write_file(unfinished, family, shape, tensors, kind, keys)
+        _read_back(unfinished, family, shape, tensors, kind, tokenizer)
+    return Path(out)
 
 
 def choose_family(shape: ModelConfig) -> Family:
@@ -208,8 +191,7 @@ def _add(writer: Any, key: str, value: Any) -> None:
 def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
     """The metadata of the architecture."""
     config, name = family.write_config(shape), family.model_type
-    found: dict[str, Any] = {key: int(config[theirs]) for key, theirs in SIZES.items()}
-    found |= {
+    found = {key: int(config[theirs]) for key, theirs in SIZES.items()} | {
         "attention.layer_norm_rms_epsilon": float(shape.norm_epsilon),
         "attention.key_length": shape.head_width,
         "attention.value_length": shape.head_width,
@@ -260,8 +242,8 @@ def _read_back(
 
 def _same(written: Gguf, tensor: Planned, kind: str) -> bool:
     """Equal bits, but for blocks of q8_0: there within half a step, and what rounds the step."""
-    there = written.stored_values(tensor.name).reshape(tensor.shape).astype(np.float32)
     wanted = tensor.make().astype(np.float32)
+    there = written.stored_values(tensor.name).reshape(tensor.shape).astype(np.float32)
     if kind != "Q8_0":
         return bool(np.array_equal(there, wanted.astype(NUMPY[kind]).astype(np.float32)))
     there, wanted = there.reshape(-1, 32), wanted.reshape(-1, 32)
