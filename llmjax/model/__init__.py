@@ -5,7 +5,8 @@ A config is read without Flax being imported: what needs it is brought when it i
 
 from typing import TYPE_CHECKING, Any
 
-from llmjax.model.config import ModelConfig, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
 
 if TYPE_CHECKING:

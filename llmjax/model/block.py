@@ -13,7 +13,8 @@ from llmjax.model import attention
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
 from llmjax.model.kinds import LayerKind, turns_of
-from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, dropout
+from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, adapter, dropout
+from llmjax.model.lora_config import Target
 from llmjax.model.mask import Mask
 from llmjax.model.mlp import MLP
 from llmjax.model.rope import rotate
@@ -37,10 +38,6 @@ class Scope:
     token_types: jax.Array | None = None
     """[B, L] int32, the kind of segment of each token; None: all of kind 0."""
 
-    def with_bias(self, bias: jax.Array) -> "Scope":
-        """The same with a bias."""
-        return replace(self, bias=bias)
-
 
 class Attention(nnx.Module):
     """Projections to queries, keys and values, and back; the mixing itself is a function."""
@@ -49,14 +46,21 @@ class Attention(nnx.Module):
         d, k = config.d_model, config.head_width
         self.config = config
 
-        def project(heads: int, axis: str) -> Dense:
-            shape, axes = (d, heads, k), ("embed", axis, "head_dim")
-            std, dtype, bias = config.init_std, config.compute_dtype, config.qkv_bias
-            return Dense(shape, axes, bias=bias, std=std, dtype=dtype, rngs=rngs, outer=2)
+        def project(name: Target, heads: int, axis: str) -> Dense:
+            return Dense(
+                (d, heads, k),
+                ("embed", axis, "head_dim"),
+                bias=config.qkv_bias,
+                std=config.init_std,
+                dtype=config.compute_dtype,
+                rngs=rngs,
+                outer=2,
+                lora=adapter(config, name),
+            )
 
-        self.query = project(config.num_heads, "heads")
-        self.key = project(config.kv_heads, "kv_heads")
-        self.value = project(config.kv_heads, "kv_heads")
+        self.query = project("query", config.num_heads, "heads")
+        self.key = project("key", config.kv_heads, "kv_heads")
+        self.value = project("value", config.kv_heads, "kv_heads")
         self.out = Dense(
             (config.num_heads, k, d),
             ("heads", "head_dim", "embed"),
@@ -64,6 +68,7 @@ class Attention(nnx.Module):
             std=out_std,
             dtype=config.compute_dtype,
             rngs=rngs,
+            lora=adapter(config, "out"),
         )
         if config.qk_norm:
             whole = config.qk_norm_over == "projection"
@@ -156,7 +161,7 @@ class Block(nnx.Module):
         `layer` is its number, which only a cache needs.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        layout = scope.layout
+        layout, cached = scope.layout, cache is not None
 
         def attend(h: jax.Array) -> jax.Array:
             nonlocal cache
@@ -166,7 +171,7 @@ class Block(nnx.Module):
                 assert layer is not None
                 cache = cache.write(layer, scope.positions, *kv)
                 kv = cache.read(layer)
-            mask, cached = replace(scope.mask, window=kind.window), cache is not None
+            mask = replace(scope.mask, window=kind.window)
             return self.attention.mix(q, kv, mask, layout, scope.bias, cached=cached)
 
         def attend_encoded(h: jax.Array) -> jax.Array:
@@ -178,17 +183,14 @@ class Block(nnx.Module):
             else:
                 assert scope.encoded is not None
                 kv = self.cross_attention.keys_values(scope.encoded, scope)
-            cached = cache is not None
             return self.cross_attention.mix(q, kv, scope.encoded_mask, layout, cached=cached)
 
         y = self._residual(x, "attention", attend, layout, keys[0], plain=not kind.normalises)
         if self.cross:
             y = self._residual(y, "cross_attention", attend_encoded, layout, keys[1])
         read = x if self.config.parallel_residual else y
-        return self._residual(y, "mlp", self._mlp(layout), layout, keys[2], read=read), cache
-
-    def _mlp(self, layout: Layout) -> Callable[[jax.Array], jax.Array]:
-        return lambda h: self.mlp(h, layout)
+        mlp = partial(self.mlp, layout=layout)
+        return self._residual(y, "mlp", mlp, layout, keys[2], read=read), cache
 
     def _residual(
         self,

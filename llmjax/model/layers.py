@@ -1,6 +1,7 @@
 """The small layers: stored parameters, projections, norms, embeddings, positions, dropout."""
 
 from dataclasses import dataclass
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from llmjax import mesh
 from llmjax.mesh import Axes
 from llmjax.model import products
 from llmjax.model.config import ModelConfig
+from llmjax.model.lora_config import LoraConfig, Target
 
 PRODUCT = "product"
 """Name of what a weight product returns, for remat policies."""
@@ -64,7 +66,8 @@ def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
 
 
 class Dense(nnx.Module):
-    """A projection: kernel [*inner, *outer] and, where asked for, bias [*outer]."""
+    """A projection: kernel [*inner, *outer] and, where asked for, bias [*outer]; with an adapter
+    beside it, lora_a [*inner, rank] and lora_b [rank, *outer]."""
 
     def __init__(
         self,
@@ -76,19 +79,45 @@ class Dense(nnx.Module):
         dtype: str,
         rngs: nnx.Rngs,
         outer: int = 1,
+        lora: LoraConfig | None = None,
     ):
         self.kernel = normal(rngs, shape, axes, std)
-        self.axes, self.dtype = axes, dtype
-        if bias:  # one per output, split like the output: never over "embed"
-            kept = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
+        self.axes, self.dtype, self.lora = axes, dtype, lora
+        # One bias per output, split like the output: never over "embed".
+        kept = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
+        if bias:
             self.bias = constant(0.0, shape[-outer:], kept)
         self.has_bias = bias
+        if lora is not None:
+            inner = shape[:-outer]
+            # The deviation of PyTorch's default, which the paper's own code begins with.
+            a_std = (3 * prod(inner)) ** -0.5
+            self.a_axes, self.b_axes = (*axes[:-outer], None), (None, *kept)
+            self.lora_a = normal(rngs, (*inner, lora.rank), self.a_axes, a_std)
+            self.lora_b = constant(0.0, (lora.rank, *shape[-outer:]), self.b_axes)
 
     def __call__(self, x: jax.Array, out: Axes) -> jax.Array:
         """[B, L, *inner] -> [B, L, *outer] with logical axes `out`, in the compute dtype."""
         bias = self.bias[...] if self.has_bias else None
         y = products.dense(x, self.kernel[...], bias, axes=self.axes, out=out, dtype=self.dtype)
+        if self.lora is not None:
+            y = y + jnp.asarray(self.lora.scale, y.dtype) * self._adapted(x, out)
         return checkpoint_name(y, PRODUCT)
+
+    def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
+        """x A B; what lies between is split over rows alone."""
+        middle = (out[0], "length" if out[1] == "residual" else out[1], None)
+        narrow = products.dense(
+            x, self.lora_a[...], None, axes=self.a_axes, out=middle, dtype=self.dtype
+        )
+        return products.dense(
+            narrow, self.lora_b[...], None, axes=self.b_axes, out=out, dtype=self.dtype
+        )
+
+
+def adapter(config: ModelConfig, target: Target) -> LoraConfig | None:
+    """The adapter of a projection of this name; None where it has none."""
+    return config.lora if config.lora is not None and target in config.lora.targets else None
 
 
 class Norm(nnx.Module):

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llmjax.mesh import Axes
 from llmjax.model.config import Activation, ModelConfig
-from llmjax.model.layers import Dense, Layout
+from llmjax.model.layers import Dense, Layout, adapter
+from llmjax.model.lora_config import Target
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -27,15 +29,14 @@ class MLP(nnx.Module):
         self.gated, self.activation = config.gated, config.activation
         bias, dtype = config.mlp_bias, config.compute_dtype
 
-        def widen() -> Dense:
-            axes, std = ("embed", "mlp"), config.init_std
-            return Dense((d, f), axes, bias=bias, std=std, dtype=dtype, rngs=rngs)
+        def project(name: Target, shape: tuple[int, int], axes: Axes, std: float) -> Dense:
+            lora = adapter(config, name)
+            return Dense(shape, axes, bias=bias, std=std, dtype=dtype, rngs=rngs, lora=lora)
 
         if self.gated:
-            self.gate = widen()
-        self.up = widen()
-        axes = ("mlp", "embed")
-        self.down = Dense((f, d), axes, bias=bias, std=out_std, dtype=dtype, rngs=rngs)
+            self.gate = project("gate", (d, f), ("embed", "mlp"), config.init_std)
+        self.up = project("up", (d, f), ("embed", "mlp"), config.init_std)
+        self.down = project("down", (f, d), ("mlp", "embed"), out_std)
 
     def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:
         """[B, L, D] split as `layout.whole()` -> [B, L, D] split as `layout.stream()`."""

@@ -17,6 +17,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.layers import ROWS, STEPS, Layout
 from llmjax.model.mask import Mask
 from llmjax.model.plan import Declared, Params, plan
+from llmjax.model.stack import split_layers
 from llmjax.model.transformer import Transformer
 
 
@@ -124,10 +125,18 @@ class Model:
         Raises:
           UserError: the model has no pooler.
         """
+        first = mesh.reshard(hidden, "batch", None, None)[:, :1]
+        return self.summarise(params, first)[:, 0]
+
+    def summarise(self, params: Params, states: jax.Array) -> jax.Array:
+        """What BERT's pooler makes of states, each by itself: [B, N, D] -> [B, N, D].
+
+        Raises:
+          UserError: the model has no pooler.
+        """
         if not self.config.pooler:
             raise UserError("pool", "this model has no pooler")
-        first = mesh.reshard(hidden, "batch", None, None)[:, :1]
-        return jnp.tanh(self._module(params).pooler(first, STEPS.whole())[:, 0])
+        return jnp.tanh(self._module(params).pooler(states, STEPS.whole()))
 
     def apply(self, params: Params, tokens: jax.Array, **rest: jax.Array | None) -> jax.Array:
         """`logits(hidden(…))`, of the same arguments as `hidden`: [B, L, V] float32."""
@@ -304,7 +313,7 @@ def one_by_one(params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params[name]["layers"])
         layers = [[] for _ in range(len(leaves[0]))]  # type: list[list[jax.Array]]
         for leaf in leaves:
-            for layer, part in zip(layers, _rows_of(leaf), strict=True):
+            for layer, part in zip(layers, _split(leaf, len(leaf)), strict=True):
                 layer.append(part)
             leaf.delete()
         apart = tuple(jax.tree.unflatten(tree, layer) for layer in layers)
@@ -312,9 +321,7 @@ def one_by_one(params: Params) -> Params:
     return split
 
 
-@jax.jit
-def _rows_of(leaf: jax.Array) -> list[jax.Array]:
-    return [leaf[i] for i in range(len(leaf))]
+_split = jax.jit(split_layers, static_argnums=1)
 
 
 def _apart(params: Params, stack: str) -> tuple[Params, ...] | None:

@@ -1,6 +1,7 @@
 """A stack: positions, layers that share one shape, and the last norm."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ class Stack(nnx.Module):
         if self.config.positions == "relative":
             slots = x.shape[1] if cache is None else cache.length
             bias = self.relative(scope.mask, x.shape[1], slots, scope.layout)
-            scope = scope.with_bias(bias)
+            scope = replace(scope, bias=bias)
         keys = [None] * 2 if key is None else list(jax.random.split(key))
         x = dropout(x, self.config.dropout, keys[0])
         count = len(self.kinds)
@@ -81,7 +82,7 @@ class Stack(nnx.Module):
             return nnx.merge(block, params)(carry[0], scope, kind, carry[1], number, key)
 
         if apart is None and cache is not None:
-            apart = one_by_one(params, count)
+            apart = split_layers(params, count)
         if apart is not None:
             carry = (x, cache)
             for index, (params, kind) in enumerate(zip(apart, self.kinds, strict=True)):
@@ -115,7 +116,7 @@ class Stack(nnx.Module):
         encoded = mesh.reshard(encoded, *STEPS.whole())
         scope = Scope(STEPS, jnp.zeros(encoded.shape[:2], jnp.int32), Mask())
 
-        layers = one_by_one(params, len(self.kinds)) if apart is None else apart
+        layers = split_layers(params, len(self.kinds)) if apart is None else apart
         blocks = (nnx.merge(block, layer) for layer in layers)
         return [block.cross_attention.keys_values(encoded, scope) for block in blocks]
 
@@ -168,12 +169,12 @@ def _written_out(
     if start == end:
         return carry
     some = jax.tree.map(lambda leaf: leaf[start:end], layers)
-    for kind, layer in zip(kinds[start:end], one_by_one(some, end - start), strict=True):
+    for kind, layer in zip(kinds[start:end], split_layers(some, end - start), strict=True):
         carry = _remat(body, kind, remat, prevent_cse=True)(carry, layer)
     return carry
 
 
-def one_by_one(stacked: Any, count: int) -> list[Any]:
+def split_layers(stacked: Any, count: int) -> list[Any]:
     """Trees of one layer each, out of a tree whose leaves have a leading axis of `count` layers."""
     leaves, tree = jax.tree.flatten(stacked)
     split = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]

@@ -1,0 +1,113 @@
+"""What must hold of an architecture's values."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+from llmjax.errors import UserError
+from llmjax.model.config import ModelConfig
+from llmjax.model.lora_config import lora_problems
+from llmjax.model.rope import LongRopeScaling
+
+
+def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
+    """Fills in the vocabulary's size and refuses what cannot be built.
+
+    Raises:
+      UserError: every problem, in one line.
+    """
+    if config.vocab_size == 0:
+        config = replace(config, vocab_size=-(-tokenizer_vocab_size // 128) * 128)
+    found = list(problems(config))
+    if 0 < config.vocab_size < tokenizer_vocab_size:
+        found.append(f"vocab_size {config.vocab_size} < the tokenizer's {tokenizer_vocab_size}")
+    if found:
+        raise UserError("model", "; ".join(found))
+    return config
+
+
+def problems(config: ModelConfig) -> Iterator[str]:
+    """Yields what is wrong with a config, each in a few words."""
+    for name, hint in get_type_hints(ModelConfig).items():
+        choices = get_args(hint) if "Literal" in str(hint) else ()
+        if choices and getattr(config, name) not in choices:
+            yield f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}"
+    for name in ("vocab_size", "max_length", "d_model", "num_heads"):
+        if getattr(config, name) < 1:
+            yield f"{name} must be positive, not {getattr(config, name)}"
+    for name in ("num_kv_heads", "head_dim", "d_ff", "window"):
+        size = getattr(config, name)
+        if size is not None and size < 1:
+            yield f"{name} must be positive or None, not {size}"
+    yield from _layer_problems(config)
+    yield from _head_problems(config)
+    yield from _number_problems(config)
+
+
+def _layer_problems(config: ModelConfig) -> Iterator[str]:
+    layers = (config.num_encoder_layers, config.num_decoder_layers)
+    if min(layers) < 0:
+        yield f"layers must not be negative: encoder {layers[0]}, decoder {layers[1]}"
+    elif max(layers) == 0:
+        yield "no layers: give num_decoder_layers, num_encoder_layers or both"
+    for name in ("global_layers", "unrotated_layers"):
+        chosen = getattr(config, name)
+        if any(not 0 <= layer < max(layers) for layer in chosen):
+            yield f"{name} {list(chosen)} are not all among the {max(layers)} layers"
+    if config.global_layers and config.window is None:
+        yield "global_layers has no meaning without window"
+    if config.parallel_residual and (config.norm_placement != "pre" or min(layers) > 0):
+        yield "parallel_residual needs norm_placement pre and a single stack"
+    if not config.first_norm and config.norm_placement != "pre":
+        yield "first_norm false needs norm_placement pre"
+    if config.relative_buckets < 4 or config.relative_max_distance <= config.relative_buckets // 2:
+        yield "relative_buckets must be at least 4 and below twice relative_max_distance"
+
+
+def _head_problems(config: ModelConfig) -> Iterator[str]:
+    if config.num_heads < 1 or config.kv_heads < 1:
+        return
+    if config.head_dim is None and config.d_model % config.num_heads:
+        yield f"d_model {config.d_model} does not divide into {config.num_heads} heads"
+    if config.num_heads % config.kv_heads:
+        yield f"num_heads {config.num_heads} is no multiple of num_kv_heads {config.kv_heads}"
+    if config.positions == "rotary":
+        yield from _rotary_problems(config)
+    if config.positions == "sinusoidal" and config.d_model % 2:
+        yield f"sinusoidal positions need an even d_model, not {config.d_model}"
+
+
+def _rotary_problems(config: ModelConfig) -> Iterator[str]:
+    width, scaling = config.rotated_width, config.rope_scaling
+    if not 0 < config.rotary_fraction <= 1:
+        yield f"rotary_fraction must be above 0 and at most 1, not {config.rotary_fraction}"
+    elif width % 2 or not width:
+        yield f"rotary positions need an even number of dimensions, not {width}"
+    elif isinstance(scaling, LongRopeScaling):
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(scaling, name)
+            if len(factors) != width // 2 or min(factors) <= 0:
+                yield f"rope_scaling.{name} must be {width // 2} positive numbers"
+    if getattr(scaling, "factor", 1.0) <= 0:
+        yield f"rope_scaling.factor must be positive, not {getattr(scaling, 'factor', None)}"
+    if getattr(scaling, "original_length", 2) < 2:
+        yield "rope_scaling.original_length must be at least 2"
+
+
+def _number_problems(config: ModelConfig) -> Iterator[str]:
+    if not 0 <= config.dropout < 1:
+        yield f"dropout must be at least 0 and below 1, not {config.dropout}"
+    for name in ("norm_epsilon", "rope_theta", "init_std", "logit_scale"):
+        if not 0 < getattr(config, name) < float("inf"):
+            yield f"{name} must be positive and finite, not {getattr(config, name)}"
+    for name in ("attention_softcap", "logit_softcap", "attention_scale", "window_rope_theta"):
+        number = getattr(config, name)
+        if number is not None and not 0 < number < float("inf"):
+            yield f"{name} must be positive and finite or None, not {number}"
+    for name in ("first_position", "token_types"):
+        if getattr(config, name) < 0:
+            yield f"{name} must not be negative, but is {getattr(config, name)}"
+    if config.norm_bias and config.norm == "rmsnorm":
+        yield "norm_bias needs norm layernorm: RMSNorm has no bias"
+    if config.lora is not None:
+        yield from lora_problems(config.lora, config.gated)
