@@ -35,20 +35,25 @@ def embedded_documents(cache_dir: str | None) -> Iterator[str]:
 
 def tfds_documents(source: TfdsSource) -> Iterator[str]:
     """The documents of a TFDS data set, prepared first (as ArrayRecord) where it is not yet."""
-    return _records(_prepared(source), source.split, tuple(source.field.split("/")), source.name)
+    return _records(prepared(source), source.split, tuple(source.field.split("/")), source.name)
 
 
 def tfds_fingerprint(source: TfdsSource) -> tuple[str, list[Path]]:
     """What identifies the data set besides its configuration: its name, version and description,
     and the local files that hold it (none where it lies in a bucket)."""
-    builder = _prepared(source)
+    builder = prepared(source)
     description = (builder.data_path / "dataset_info.json").read_bytes()
     files = [Path(os.fspath(f)) for split in builder.info.splits.values() for f in split.filepaths]
     digest = hashlib.blake2b(description, digest_size=16).hexdigest()
     return f"{builder.info.full_name}:{digest}", [file for file in files if file.is_file()]
 
 
-def _prepared(source: TfdsSource) -> Any:
+def prepared(source: TfdsSource) -> Any:
+    """TFDS's builder of the data set, which is downloaded and prepared first where it is not yet.
+
+    Raises:
+      UserError: TFDS does not know it, or cannot prepare it.
+    """
     if source.name.startswith("huggingface:"):
         raise UserError(source.name, "is a hub data set", "use a source of kind 'hub'")
     builder = _builder(source)
@@ -101,7 +106,7 @@ def _unknown(name: str) -> UserError:
 
 def _records(builder: Any, split: str, field: tuple[str, ...], name: str) -> Iterator[str]:
     _check_field(builder, field, name)
-    for record in _examples(builder, split, name):
+    for record in examples(builder, split, name):
         for key in field:
             record = record[key]
         try:
@@ -131,7 +136,12 @@ def _check_field(builder: Any, field: tuple[str, ...], name: str) -> None:
         raise UserError(name, reason, f"set field to one of: {fields}")
 
 
-def _examples(builder: Any, split: str, name: str) -> Iterator[Any]:
+def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
+    """The records of a split, or of a slice of one, as dicts of NumPy values, nested as they are.
+
+    Raises:
+      UserError: there is no such split, or its files are damaged or of another format.
+    """
     import tensorflow_datasets as tfds
 
     try:
