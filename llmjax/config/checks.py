@@ -14,7 +14,7 @@ from llmjax.data.objective_config import CausalConfig, objective_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.losses import LossConfig
 from llmjax.metrics.config import log_problems
-from llmjax.model.config import problems as model_problems
+from llmjax.model.checks import problems as model_problems
 from llmjax.optimizers.config import optimizer_problems
 from llmjax.scoring.config import evaluation_problems
 

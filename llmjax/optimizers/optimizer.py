@@ -6,6 +6,7 @@ from functools import singledispatch
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from llmjax.optimizers.config import (
@@ -33,7 +34,9 @@ class Optimizer:
     """step -> float32 []; by the run's step, so skipped updates do not delay it."""
 
 
-def make_optimizer(config: OptimizerConfig, steps: int, logical_axes: Tree) -> Optimizer:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, logical_axes: Tree, shares: Tree | None = None
+) -> Optimizer:
     """Builds the optimizer of a run of `steps` steps.
 
     Args:
@@ -41,6 +44,8 @@ def make_optimizer(config: OptimizerConfig, steps: int, logical_axes: Tree) -> O
       steps: the run's length, for the schedule.
       logical_axes: the parameters' tree with each leaf's logical axes (`Model.logical_axes()`):
         they tell matrices from embeddings, norms and biases.
+      shares: what each parameter's learning rate is multiplied with, a tree of arrays that
+        broadcast (see `tune.shares`); None: 1.
     """
     schedule = learning_rate(config, steps)
     mask = decays(logical_axes, config.decay_embeddings)
@@ -53,6 +58,8 @@ def make_optimizer(config: OptimizerConfig, steps: int, logical_axes: Tree) -> O
     ) -> tuple[Tree, optax.OptState]:
         updates, state = chain.update(gradients, state, params)
         rate = schedule(step)
+        if shares is not None:
+            updates = jax.tree.map(jnp.multiply, updates, shares)
         return jax.tree.map(lambda param, update: param - rate * update, params, updates), state
 
     return Optimizer(init=chain.init, apply=apply, learning_rate=schedule)

@@ -10,6 +10,7 @@ from shapes import BOTH, batch
 from llmjax.errors import UserError
 from llmjax.losses import causal_loss
 from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.lora_config import LoraConfig
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 
 BASE = replace(BOTH, norm="layernorm", positions="rotary", dropout=0.1, window=None, qk_norm=False)
@@ -58,6 +59,7 @@ OTHER = {
     "logit_scale": 0.5,
     "logit_softcap": None,
     "unembed_transform": True,
+    "lora": LoraConfig(),
     "pooler": True,
     "dropout": 0.0,
     "init_std": 0.5,

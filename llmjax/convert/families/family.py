@@ -8,7 +8,8 @@ from llmjax.convert.fields import Field, Theirs
 from llmjax.convert.names import NameTable, canonical
 from llmjax.convert.tensors import TensorSource, same
 from llmjax.errors import UserError
-from llmjax.model.config import ModelConfig, problems
+from llmjax.model.checks import problems
+from llmjax.model.config import ModelConfig
 
 TRAINING_ONLY = ("compute_dtype", "dropout", "remat", "attention", "init_std")
 """Fields of ModelConfig that say nothing of what a trained model computes."""
