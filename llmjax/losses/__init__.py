@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llmjax.losses.fused import cross_entropy, nats_of
+from llmjax.losses.fused import cross_entropy, nats_and_hits, nats_of
 from llmjax.losses.scores import Head
+from llmjax.mesh import reshard
 
 if TYPE_CHECKING:
     from llmjax.model import Model, Params
 
-__all__ = ["Loss", "LossConfig", "causal_loss", "mean_squared_error", "token_nats"]
+__all__ = ["Loss", "LossConfig", "causal_loss", "mean_squared_error", "nats_at", "token_nats"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,31 @@ def token_nats(model: "Model", params: "Params", batch: Mapping[str, jax.Array])
     hidden = _hidden(model, params, batch, None)
     rows, bias = model.unembedding(params)
     return nats_of(hidden, rows, bias, batch["targets"], _head(model))
+
+
+def nats_at(
+    model: "Model",
+    params: "Params",
+    batch: Mapping[str, jax.Array],
+    places: jax.Array,
+    targets: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """As token_nats, at some places of each row only: the others are not unembedded.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      batch: as for `causal_loss`, without targets and weights.
+      places: int32 [B, K], where in its row.
+      targets: int32 [B, K], what is told there.
+
+    Returns:
+      Nats [B, K] float32, and bool [B, K]: whether no token is likelier than the target.
+    """
+    hidden = reshard(_hidden(model, params, batch, None), "batch", None, None)
+    at = reshard(places, "batch", None)[..., None]
+    rows, bias = model.unembedding(params)
+    return nats_and_hits(jnp.take_along_axis(hidden, at, axis=1), rows, bias, targets, _head(model))
 
 
 def mean_squared_error(

@@ -56,7 +56,14 @@ def nats_of(
     hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
 ) -> jax.Array:
     """Negative log-likelihood of each target, [B, L] float32; not for differentiation."""
-    return _over_devices(_nats, hidden, rows, bias, (targets,), head, (TOKENS,))[0]
+    return nats_and_hits(hidden, rows, bias, targets, head)[0]
+
+
+def nats_and_hits(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+) -> tuple[jax.Array, jax.Array]:
+    """As nats_of, and bool [B, L]: whether no token is likelier than the target."""
+    return _over_devices(_nats, hidden, rows, bias, (targets,), head, (TOKENS, TOKENS))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -199,11 +206,12 @@ def _nats(
     targets: jax.Array,
     *,
     head: Head,
-) -> tuple[jax.Array]:
+) -> tuple[jax.Array, ...]:
     rows = mesh.all_gather(rows.astype(head.dtype), None, "embed")
 
-    def one(chunk: tuple) -> jax.Array:
-        return score(chunk[0], rows, bias, chunk[1], head).nats
+    def one(chunk: tuple) -> tuple[jax.Array, jax.Array]:
+        scores = score(chunk[0], rows, bias, chunk[1], head)
+        return scores.nats, scores.correct
 
-    nats = jax.lax.map(one, _chunks(len(rows), hidden, targets))
-    return (nats.reshape(-1)[: targets.size].reshape(targets.shape),)
+    found = jax.lax.map(one, _chunks(len(rows), hidden, targets))
+    return tuple(x.reshape(-1)[: targets.size].reshape(targets.shape) for x in found)

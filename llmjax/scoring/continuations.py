@@ -1,0 +1,228 @@
+"""How likely continuations are: what multiple choice and evaluation harnesses ask a model.
+
+A decoder's inputs are the tokens of prefix and continuation but the last; short ones share a row
+as segments of their own. An encoder-decoder's encoder reads the prefix, its decoder goes on from
+BOS. Logits are made for the continuations' tokens alone. Continuations that differ in their last
+token only, such as the choices A, B, C and D, are read once.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.decoding.rows import bucket
+from llmjax.errors import UserError
+from llmjax.losses import nats_at
+from llmjax.mesh import axis_size, place, reshard, use_mesh
+from llmjax.model import Model, Params
+from llmjax.scoring.windows import Batch, Window, pack
+
+Pair = tuple[Sequence[int], Sequence[int]]
+
+
+class Likelihood(NamedTuple):
+    """What a model says of a continuation.
+
+    Attributes:
+      total: its log-likelihood, the sum over its tokens, in nats.
+      greedy: whether each of its tokens is the likeliest one where it stands.
+    """
+
+    total: float
+    greedy: bool
+
+
+class _Reading(NamedTuple):
+    """What the model reads for some continuations of one prefix.
+
+    Attributes:
+      source: what an encoder reads; empty where there is none.
+      inputs: what the decoder reads.
+      tails: the continuations; the decoder's last inputs but one token are those of each.
+    """
+
+    source: tuple[int, ...]
+    inputs: tuple[int, ...]
+    tails: list[Sequence[int]]
+
+
+class _Part(NamedTuple):
+    """A batch and what is asked of it: per continuation its row, first place and tokens."""
+
+    batch: Batch
+    asked: list[tuple[int, int, Sequence[int]]]
+
+
+def score_continuations(
+    model: Model,
+    params: Params,
+    pairs: Sequence[Pair],
+    *,
+    bos_id: int,
+    batch_size: int = 16,
+    mesh: Mesh | None = None,
+) -> Iterator[Likelihood]:
+    """The likelihood of each continuation, in order, as the batches come in.
+
+    Where a pair is longer than the model's context, the first tokens of the prefix are left out.
+
+    Args:
+      model: one with a decoder.
+      params: its parameters.
+      pairs: (prefix, continuation): tokens as the model reads them, at least one each.
+      bos_id: what the decoder of an encoder-decoder starts from.
+      batch_size: rows at once, rounded up to what the mesh divides.
+      mesh: where params live; None for one device.
+
+    Raises:
+      UserError: before anything is computed: the model has no decoder, a prefix or a continuation
+        is empty, or a continuation is longer than the context.
+    """
+    if not model.config.num_decoder_layers:
+        raise UserError("this model", "has no decoder", "only one that has rates continuations")
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size}", "is not positive")
+    _check(pairs, model.config.max_length)
+    readings = list(_readings(model, pairs, bos_id))
+    return _scored(model, params, readings, batch_size, mesh)
+
+
+def _check(pairs: Sequence[Pair], limit: int) -> None:
+    for number, (prefix, tail) in enumerate(pairs, 1):
+        name = f"continuation {number}"
+        if not len(prefix) or not len(tail):
+            raise UserError(name, "has no tokens, or no token before it")
+        if len(tail) > limit:
+            raise UserError(name, f"has {len(tail)} tokens, the model's context is {limit}")
+
+
+def _readings(model: Model, pairs: Sequence[Pair], bos_id: int) -> Iterator[_Reading]:
+    """What is to be read; neighbours of the same inputs become one."""
+    limit, last = model.config.max_length, None
+    for prefix, tail in pairs:
+        if model.config.is_encoder_decoder:
+            source, whole = tuple(prefix[-limit:]), (bos_id, *tail)
+        else:
+            source, whole = (), (*prefix, *tail)
+        inputs = tuple(whole[:-1][-limit:])
+        if last is not None and (last.source, last.inputs) == (source, inputs):
+            last.tails.append(tail)
+            continue
+        if last is not None:
+            yield last
+        last = _Reading(source, inputs, [tail])
+    if last is not None:
+        yield last
+
+
+def _scored(
+    model: Model,
+    params: Params,
+    readings: Sequence[_Reading],
+    batch_size: int,
+    mesh: Mesh | None,
+) -> Iterator[Likelihood]:
+    """A batch is read only when the next one is under way."""
+    if not readings:
+        return
+    length = bucket(max(len(reading.inputs) for reading in readings))
+    rows = min(batch_size, bucket(len(readings), 1))
+    if mesh is not None:
+        rows += -rows % axis_size(mesh, "batch")
+        length += -length % axis_size(mesh, "residual")
+    cut = _paired if model.config.is_encoder_decoder else _packed
+    pending: tuple[tuple[jax.Array, jax.Array], list[tuple[int, slice]]] | None = None
+    for part in cut(readings, rows, length, 1 if mesh is None else axis_size(mesh, "residual")):
+        places, targets, found = _asked(part.asked, rows, mesh)
+        arrays = {name: place(array, mesh, "batch", None) for name, array in part.batch.items()}
+        wanted = [place(array, mesh, "batch", None) for array in (places, targets)]
+        with use_mesh(mesh):
+            running = _told(model, params, arrays, *wanted), found
+        if pending is not None:
+            yield from _read(*pending)
+        pending = running
+    if pending is not None:
+        yield from _read(*pending)
+
+
+def _packed(readings: Iterable[_Reading], rows: int, length: int, multiple: int) -> Iterator[_Part]:
+    """Rows of a decoder: several readings in each, in order."""
+    left = iter(list(readings))
+    streams = (Window(np.array([*r.inputs, 0], np.int32), 0) for r in readings)
+    for batch, slots in pack(streams, rows, length):
+        asked = []
+        for slot in slots:
+            end = slot.start + len(slot.window)
+            asked += [(slot.row, end - len(tail), tail) for tail in next(left).tails]
+        kept = ("inputs", "segments", "positions")
+        yield _Part({name: batch[name] for name in kept}, asked)
+
+
+def _paired(readings: Sequence[_Reading], rows: int, length: int, multiple: int) -> Iterator[_Part]:
+    """Rows of an encoder-decoder: one reading in each."""
+    longest = bucket(max(len(reading.source) for reading in readings))
+    longest += -longest % multiple
+    for first in range(0, len(readings), rows):
+        group = readings[first : first + rows]
+        sources = [reading.source for reading in group]
+        batch = {
+            "inputs": _rows([reading.inputs for reading in group], rows, length),
+            "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+            "encoder_tokens": _rows(sources, rows, longest),
+            "encoder_segments": _rows([[1] * len(source) for source in sources], rows, longest),
+            "encoder_positions": np.tile(np.arange(longest, dtype=np.int32), (rows, 1)),
+        }
+        asked = [
+            (row, len(reading.inputs) - len(tail), tail)
+            for row, reading in enumerate(group)
+            for tail in reading.tails
+        ]
+        yield _Part(batch, asked)
+
+
+def _rows(lists: Sequence[Sequence[int]], rows: int, length: int) -> np.ndarray:
+    """int32 [rows, length], zeros behind each list and below them."""
+    array = np.zeros((rows, length), np.int32)
+    for line, values in zip(array, lists, strict=False):
+        line[: len(values)] = values
+    return array
+
+
+def _asked(
+    asked: Sequence[tuple[int, int, Sequence[int]]], rows: int, mesh: Mesh | None
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, slice]]]:
+    """Places and targets, int32 [rows, K], and where in them each continuation lies."""
+    filled, found = [0] * rows, []
+    for row, _, tail in asked:
+        found.append((row, slice(filled[row], filled[row] + len(tail))))
+        filled[row] += len(tail)
+    width = bucket(max(filled))
+    width += -width % (1 if mesh is None else axis_size(mesh, "length"))
+    places, targets = np.zeros((2, rows, width), np.int32)
+    for (_, start, tail), where in zip(asked, found, strict=True):
+        places[where] = np.arange(start, start + len(tail))
+        targets[where] = tail
+    return places, targets, found
+
+
+def _read(
+    told: tuple[jax.Array, jax.Array], found: Sequence[tuple[int, slice]]
+) -> Iterator[Likelihood]:
+    nats, hits = np.asarray(told[0], np.float64), np.asarray(told[1])
+    return (Likelihood(-float(nats[where].sum()), bool(hits[where].all())) for where in found)
+
+
+@partial(jax.jit, static_argnames="model")
+def _told(
+    model: Model,
+    params: Params,
+    batch: dict[str, jax.Array],
+    places: jax.Array,
+    targets: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    nats, hits = nats_at(model, params, batch, places, targets)
+    return reshard(nats, None, None), reshard(hits, None, None)
