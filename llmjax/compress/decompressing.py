@@ -3,9 +3,6 @@
 import contextlib
 import hashlib
 import logging
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmjax.compress.archive import MODEL, STORED, ZSTD, Archive, damaged
-from llmjax.compress.members import STREAM, check_target, checked_members, new_file, new_folder
+from llmjax.compress.members import (
+    STREAM,
+    check_target,
+    checked_members,
+    new_file,
+    new_folder,
+    spooled_input,
+)
 from llmjax.compress.progress import Progress, no_progress
 from llmjax.errors import UserError
 
@@ -153,9 +157,7 @@ def decode_archive(
 def _opened(source: str | Path) -> Iterator[BinaryIO]:
     """The archive, seekable."""
     if str(source) == STREAM:
-        with tempfile.TemporaryFile() as spool:
-            shutil.copyfileobj(sys.stdin.buffer, spool)
-            spool.seek(0)
+        with spooled_input() as (spool, _):
             yield spool
         return
     try:

@@ -67,6 +67,16 @@ class Source:
 
 
 @contextlib.contextmanager
+def spooled_input() -> Iterator[tuple[BinaryIO, int]]:
+    """All of standard input as a seekable file, at its beginning, and its size in bytes."""
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        size = spool.tell()
+        spool.seek(0)
+        yield spool, size
+
+
+@contextlib.contextmanager
 def open_source(path: str) -> Iterator[Source]:
     """A file, a folder, or - for standard input (kept in a temporary file, so that it has a size).
 
@@ -75,10 +85,7 @@ def open_source(path: str) -> Iterator[Source]:
     """
     try:
         if path == STREAM:
-            with tempfile.TemporaryFile() as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-                size = file.tell()
-                file.seek(0)
+            with spooled_input() as (file, size):
                 yield Source(size, file=file)
         elif Path(path).is_dir():
             members = _listed(Path(path))
@@ -138,9 +145,8 @@ def new_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException:
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _umask() -> int:
@@ -213,9 +219,8 @@ def new_folder(target: str, members: Any) -> Iterator[Folder]:
             os.utime(place / name, ns=(time, time))
         os.chmod(place, 0o777 & ~_umask())
         os.rename(place, target)
-    except BaseException:
+    finally:
         shutil.rmtree(place, ignore_errors=True)
-        raise
 
 
 def checked_members(members: Any) -> list[Member]:

@@ -4,11 +4,10 @@ Exit code 0 where all of it comes out with the original's SHA-256; else 2, and a
 """
 
 import sys
-import tempfile
 from collections.abc import Sequence
-from shutil import copyfileobj
 
 from llmjax.compress.decompressing import decode_archive
+from llmjax.compress.members import spooled_input
 from llmjax.compress.progress import end_line, line_progress, no_progress
 from llmjax.errors import UserError
 
@@ -22,9 +21,7 @@ def main(words: Sequence[str]) -> int:
     def shown(stage: str, done: float, total: int, written: float) -> None:
         progress("Verifying", done, total, written)
 
-    with tempfile.TemporaryFile() as spool:
-        copyfileobj(sys.stdin.buffer, spool)
-        spool.seek(0)
+    with spooled_input() as (spool, _):
         try:
             decode_archive(words[0], spool, lambda data: None, shown)
         except UserError as error:
