@@ -63,7 +63,8 @@ def nats_and_hits(
     hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
 ) -> tuple[jax.Array, jax.Array]:
     """As nats_of, and bool [B, L]: whether no token is likelier than the target."""
-    return _over_devices(_nats, hidden, rows, bias, (targets,), head, (TOKENS, TOKENS))
+    nats, hits = _over_devices(_nats, hidden, rows, bias, (targets,), head, (TOKENS, TOKENS))
+    return nats, hits
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
