@@ -12,7 +12,15 @@ import sys
 import time
 from dataclasses import replace
 
-from llmjax.data import BytesConfig, DataConfig, EmbeddedSource, Loader, prepare, terminal_progress
+from llmjax.data import (
+    BytesConfig,
+    CorpusFeed,
+    DataConfig,
+    EmbeddedSource,
+    Loader,
+    prepare,
+    terminal_progress,
+)
 
 SHAPES = ((16, 256), (64, 256), (64, 1024), (8, 8192))
 
@@ -20,7 +28,7 @@ SHAPES = ((16, 256), (64, 256), (64, 1024), (8, 8192))
 def tokens_per_second(config: DataConfig, seconds: float) -> float:
     """Runs the loader for about this long."""
     _, corpus = prepare(config, BytesConfig())
-    with Loader(corpus, config, seed=0) as loader:
+    with Loader(CorpusFeed(corpus, config, seed=0)) as loader:
         next(loader)
         began = now = time.perf_counter()
         batches = 0

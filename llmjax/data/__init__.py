@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         tokenize_documents,
         train_tokenizer,
     )
-    from llmjax.data.loader import Batch, Loader, batch_at
+    from llmjax.data.loader import Batch, CorpusFeed, Loader, batch_at
     from llmjax.data.order import steps_per_epoch
     from llmjax.data.progress import terminal_progress
     from llmjax.data.sources import documents
@@ -49,6 +49,7 @@ _HOME = {
     "tokenize_documents": "corpus",
     "train_tokenizer": "corpus",
     "Batch": "loader",
+    "CorpusFeed": "loader",
     "Loader": "loader",
     "batch_at": "loader",
     "steps_per_epoch": "order",
@@ -71,6 +72,7 @@ __all__ = [
     "Batch",
     "BytesConfig",
     "Corpus",
+    "CorpusFeed",
     "DataConfig",
     "Document",
     "EmbeddedSource",

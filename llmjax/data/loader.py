@@ -1,10 +1,9 @@
 """Global batches: which rows, their contents, and their arrays on the mesh, ready in time."""
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -61,53 +60,96 @@ def read_rows(
     return batch
 
 
+class Feed(Protocol):
+    """Global batches by the row: what a loader reads. A pure function of steps and rows."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a global batch."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the rows of a batch's arrays."""
+
+    @property
+    def steps(self) -> int | None:
+        """After how many steps there is nothing left; None: never."""
+
+    def read(self, step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """These rows of a step's arrays; those named slot_* are split over rows alone.
+
+        Raises:
+          UserError: there is nothing left, and that is a mistake.
+        """
+
+
+class CorpusFeed:
+    """Packed windows of a corpus, as an objective makes them."""
+
+    def __init__(
+        self, corpus: Corpus, config: DataConfig, seed: int, objective: Objective | None = None
+    ):
+        """Args:
+        corpus: what `prepare` made.
+        config: the same config.
+        seed: of the order.
+        objective: what is to be predicted; None: every token from those before it.
+        """
+        check_data(config)
+        self._corpus, self._config, self._objective = corpus, config, objective
+        self._order = RowOrder(corpus, config, seed)
+        self.batch_size = config.batch_size
+        self.lengths = (config.length, *(objective.lengths(config.length) if objective else ()))
+        endless = config.on_exhaustion == "repeat"
+        self.steps = None if endless else steps_per_epoch(corpus, config)
+
+    def read(self, step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """See Feed."""
+        if self.steps is not None and step >= self.steps:
+            raise UserError(
+                "data",
+                f"the corpus is exhausted after {self.steps} steps",
+                'lower steps, add text, or set data.on_exhaustion to "repeat"',
+            )
+        return read_rows(self._corpus, self._config, self._order, step, rows, self._objective)
+
+
 class Loader:
     """Iterates over (step, batch); batches are made ahead in threads.
 
-    A batch depends on (corpus, config, objective, seed, step) alone: not on the mesh, the number
-    of processes, or where the iteration began. Each process reads only the rows that its devices
-    hold.
+    A batch depends on the feed and the step alone: not on the mesh, the number of processes, or
+    where the iteration began. Each process reads only the rows that its devices hold.
 
     Use as a context manager, which ends the threads.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
-        config: DataConfig,
-        seed: int,
+        feed: Feed,
         mesh: Mesh | None = None,
         start_step: int = 0,
-        objective: Objective | None = None,
+        *,
+        prefetch: int = 4,
+        stops: bool = True,
     ):
         """Args:
-          corpus: what `prepare` made.
-          config: the same config.
-          seed: of the order.
+          feed: what is read.
           mesh: how the global arrays are laid out; None: on the default device.
           start_step: the first step to yield.
-          objective: what is to be predicted; None: every token from those before it.
+          prefetch: batches made ready ahead of the step that takes them.
+          stops: whether the iteration ends with the feed; else reading on is a mistake.
 
         Raises:
           UserError: the batch does not divide over the mesh.
         """
-        check_data(config)
-        shape = (config.batch_size, config.length)
-        self._sharding: NamedSharding | None = None
-        rows: Sequence[int] = range(config.batch_size)
+        self._feed, self._mesh, self._stops = feed, mesh, stops
+        self._rows: Sequence[int] = range(feed.batch_size)
         if mesh is not None:
-            for length in (config.length, *(objective.lengths(config.length) if objective else ())):
-                shape = (config.batch_size, length)
+            for length in feed.lengths:
+                shape = (feed.batch_size, length)
                 check_divides("the batch", shape, ("batch", "length"), mesh)
-            self._sharding = named_sharding(mesh, "batch", "length")
-            rows = local_rows(self._sharding, shape)
-        self._corpus, self._config, self._rows = corpus, config, rows
-        self._objective = objective
-        self._order = RowOrder(corpus, config, seed)
-        self._last = sys.maxsize
-        if config.on_exhaustion != "repeat":
-            self._last = steps_per_epoch(corpus, config)
-        self._step = start_step
+            self._rows = local_rows(named_sharding(mesh, "batch", "length"), shape)
+        self._step, self._ahead = start_step, prefetch
         self._batches = self._prefetch()
         self.wait_seconds = 0.0
         """Time that `next` has waited for batches, so far."""
@@ -127,14 +169,10 @@ class Loader:
         return self
 
     def __next__(self) -> tuple[int, Batch]:
-        if self._step >= self._last:
-            if self._config.on_exhaustion == "stop":
-                raise StopIteration
-            raise UserError(
-                "data",
-                f"the corpus is exhausted after {self._last} steps",
-                'lower steps, add text, or set data.on_exhaustion to "repeat"',
-            )
+        if self._feed.steps is not None and self._step >= self._feed.steps:
+            if not self._stops:
+                self._feed.read(self._step, ())
+            raise StopIteration
         began = time.perf_counter()
         batch = next(self._batches)
         self.wait_seconds += time.perf_counter() - began
@@ -148,29 +186,30 @@ class Loader:
     def _prefetch(self) -> Any:
         import grain
 
-        steps = grain.MapDataset.range(self._step, max(self._step + 1, min(self._last, 1 << 60)))
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._config.prefetch)
+        last = 1 << 60 if self._feed.steps is None else self._feed.steps
+        steps = grain.MapDataset.range(self._step, max(self._step + 1, last))
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._ahead)
         return iter(steps.map(self._make).to_iter_dataset(options))
 
     def _make(self, step: int) -> Batch:
-        local = read_rows(
-            self._corpus, self._config, self._order, int(step), self._rows, self._objective
-        )
-        return {name: self._globalize(values) for name, values in local.items()}
+        local = self._feed.read(int(step), self._rows)
+        return {name: self._globalize(name, values) for name, values in local.items()}
 
-    def _globalize(self, local: np.ndarray) -> jax.Array:
-        if self._sharding is None:
+    def _globalize(self, name: str, local: np.ndarray) -> jax.Array:
+        if self._mesh is None:
             return jax.device_put(local)
         rows = np.asarray(self._rows)
 
         def block(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None  # only where a device holds nothing
-            begin, end, _ = index[0].indices(self._config.batch_size)
+            begin, end, _ = index[0].indices(self._feed.batch_size)
             own = slice(*np.searchsorted(rows, (begin, end)))
             return local[(own, *index[1:])]
 
-        shape = (self._config.batch_size, *local.shape[1:])
-        return jax.make_array_from_callback(shape, self._sharding, block)
+        axes = ("batch",) if name.startswith("slot_") else ("batch", "length")
+        sharding = named_sharding(self._mesh, *axes)
+        shape = (self._feed.batch_size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, block)
 
 
 def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> list[int]:

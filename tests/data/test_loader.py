@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmjax.data import loader as loader_module
-from llmjax.data.loader import Loader, batch_at, local_rows, read_rows
+from llmjax.data.loader import CorpusFeed, Loader, batch_at, local_rows, read_rows
 from llmjax.data.order import RowOrder, steps_per_epoch
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, make_mesh, named_sharding
@@ -22,7 +22,7 @@ def equal(one, other):
 
 
 def take(corpus, config, count, seed=5, mesh=None, start_step=0):
-    with Loader(corpus, config, seed, mesh, start_step) as loader:
+    with Loader(CorpusFeed(corpus, config, seed), mesh, start_step) as loader:
         return [next(loader) for _ in range(count)]
 
 
@@ -107,13 +107,15 @@ def test_rows_of_a_mixture_come_from_their_sources(mixture):
 def test_what_happens_at_the_end_is_configured(small):
     corpus, config = small
     steps = steps_per_epoch(corpus, config)
-    with Loader(corpus, replace(config, on_exhaustion="stop"), 0) as loader:
+    with Loader(CorpusFeed(corpus, replace(config, on_exhaustion="stop"), 0)) as loader:
         assert [step for step, _ in loader] == list(range(steps))
-    with Loader(corpus, replace(config, on_exhaustion="error"), 0, start_step=steps - 1) as loader:
+    strict = CorpusFeed(corpus, replace(config, on_exhaustion="error"), 0)
+    with Loader(strict, start_step=steps - 1, stops=False) as loader:
         assert next(loader)[0] == steps - 1
         with pytest.raises(UserError, match=f"the corpus is exhausted after {steps} steps"):
             next(loader)
-    with Loader(corpus, replace(config, on_exhaustion="stop"), 0, start_step=steps + 3) as loader:
+    stopping = CorpusFeed(corpus, replace(config, on_exhaustion="stop"), 0)
+    with Loader(stopping, start_step=steps + 3) as loader:
         assert list(loader) == []
     assert take(corpus, config, 2, start_step=steps)[1][0] == steps + 1
 
@@ -121,9 +123,9 @@ def test_what_happens_at_the_end_is_configured(small):
 def test_a_batch_that_does_not_divide_is_refused(small):
     corpus, config = small
     with pytest.raises(UserError, match="batch dimension of 4 does not divide over mesh"):
-        Loader(corpus, config, 0, make_mesh(MeshConfig(fsdp=8)))
+        Loader(CorpusFeed(corpus, config, 0), make_mesh(MeshConfig(fsdp=8)))
     with pytest.raises(UserError, match="length dimension of 15 does not divide over mesh"):
-        Loader(corpus, replace(config, length=15), 0, make_mesh(MeshConfig(sequence=8)))
+        Loader(CorpusFeed(corpus, replace(config, length=15), 0), make_mesh(MeshConfig(sequence=8)))
 
 
 def test_errors_of_the_threads_reach_the_caller(small, monkeypatch):
@@ -135,7 +137,7 @@ def test_errors_of_the_threads_reach_the_caller(small, monkeypatch):
         return real(corpus, config, order, step, *rest)
 
     monkeypatch.setattr(loader_module, "read_rows", failing)
-    with Loader(*small, 0) as loader:
+    with Loader(CorpusFeed(*small, 0)) as loader:
         assert [next(loader)[0] for _ in range(3)] == [0, 1, 2]
         with pytest.raises(OSError, match="the disk is gone"):
             next(loader)
@@ -152,7 +154,7 @@ def test_batches_are_made_ahead_and_not_without_bound(small, monkeypatch):
         return real(corpus, config, order, step, *rest)
 
     monkeypatch.setattr(loader_module, "read_rows", noting)
-    with Loader(*small, 0) as loader:
+    with Loader(CorpusFeed(*small, 0)) as loader:
         next(loader)
         assert enough.wait(10), "nothing is made ahead"
         threading.Event().wait(0.2)
@@ -162,7 +164,7 @@ def test_batches_are_made_ahead_and_not_without_bound(small, monkeypatch):
 
 def test_threads_end_with_the_loader(small):
     before = set(threading.enumerate())
-    loader = Loader(*small, 0)
+    loader = Loader(CorpusFeed(*small, 0))
     next(loader)
     assert set(threading.enumerate()) - before
     loader.close()

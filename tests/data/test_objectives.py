@@ -45,10 +45,10 @@ def objective(request):
 
 
 def test_the_loader_yields_what_batch_at_defines_and_goes_on_exactly(small, objective):
-    from llmjax.data.loader import Loader
+    from llmjax.data.loader import CorpusFeed, Loader
 
     def taken(start, count):
-        with Loader(*small, 5, None, start, objective) as loader:
+        with Loader(CorpusFeed(*small, 5, objective), None, start) as loader:
             return [next(loader) for _ in range(count)]
 
     for step, batch in [*taken(0, 4), *taken(2, 2)]:
@@ -68,10 +68,10 @@ def test_hosts_draw_their_own_rows_of_the_same_batch(small, objective, hosts):
 def test_any_mesh_holds_the_same_batch(small, objective):
     import jax
 
-    from llmjax.data.loader import Loader
+    from llmjax.data.loader import CorpusFeed, Loader
 
     mesh = make_mesh(MeshConfig(fsdp=2, sequence=4), jax.devices()[:8])
-    with Loader(*small, 5, mesh, 3, objective) as loader:
+    with Loader(CorpusFeed(*small, 5, objective), mesh, 3) as loader:
         step, batch = next(loader)
     equal(batch, batch_at(*small, 5, step, objective))
 
