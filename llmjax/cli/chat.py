@@ -3,18 +3,13 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.options import DecodingOptions, ModelOptions
 from llmjax.cli.verb import Verb, print_json
-from llmjax.config.build import ConfigError
-from llmjax.config.fields import flag
-from llmjax.decoding.config import DecodingConfig, decoding_problems
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig
-from llmjax.model.config import Dtype
 
 if TYPE_CHECKING:
     from llmjax.chat import Conversation
@@ -27,23 +22,18 @@ HELP = """/reset         forget all that was said
 
 
 @dataclass(frozen=True)
-class Options(DecodingConfig):
-    """Options of chat: those of decoding, and these."""
+class _Conversation(DecodingOptions):
+    """What is said first, and how answers are written."""
 
     max_new_tokens: int = 512
     """The most tokens of an answer; fewer where it ends or the context is full."""
     system: str | None = None
     """What the model is told before all else."""
-    step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
-    dtype: Dtype | None = None
-    """What parameters are held and computed in; none: held in float32, computed as trained."""
-    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
-    """The devices that share the model."""
 
-    def decoding(self) -> DecodingConfig:
-        """The fields of decoding alone."""
-        return DecodingConfig(**{f.name: getattr(self, f.name) for f in fields(DecodingConfig)})
+
+@dataclass(frozen=True)
+class Options(ModelOptions, _Conversation):
+    """Options of chat: those of decoding, and these."""
 
 
 VERB = Verb(
@@ -63,17 +53,14 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     options, run = parsed.options, parsed.positionals[0]
-    if problems := decoding_problems(options.decoding()):
-        named = (problem.removeprefix("decoding.").partition(":") for problem in problems)
-        raise ConfigError([f"{flag((name,))}:{said}" for name, _, said in named])
+    decoding = options.decoding()
     from llmjax.chat import chat
     from llmjax.language_model import load
     from llmjax.programs import keep_programs
 
     keep_programs()
-    mesh = None if options.mesh == ONE_DEVICE else options.mesh
-    lm = load(run, step=options.step, dtype=options.dtype, mesh=mesh)
-    with chat(lm, options.decoding(), system=options.system) as conversation:
+    lm = load(run, **options.loading())
+    with chat(lm, decoding, system=options.system) as conversation:
         if not conversation.is_templated:
             _note("this model has no chat template; speaking in lines of User: and Assistant:")
         as_json = "json" in parsed.flags

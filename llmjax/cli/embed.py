@@ -4,23 +4,21 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.options import ModelOptions
 from llmjax.cli.verb import Verb, print_json
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig
-from llmjax.model.config import Dtype
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of embed."""
+class _Texts:
+    """What is embedded, and how."""
 
     text: tuple[str, ...] = ()
     """A text; give it again for more."""
@@ -37,12 +35,11 @@ class Options:
     """Whether vectors have length 1; none: as the model was published, else no."""
     batch_size: int = 32
     """Texts read at once."""
-    step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
-    dtype: Dtype | None = None
-    """What parameters are held and computed in; none: held in float32, computed as trained."""
-    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
-    """The devices that share the model."""
+
+
+@dataclass(frozen=True)
+class Options(ModelOptions, _Texts):
+    """Options of embed."""
 
 
 VERB = Verb(
@@ -77,9 +74,7 @@ def main(argv: Sequence[str]) -> int:
         pooling=options.pooling,
         normalize=options.normalize,
         batch_size=options.batch_size,
-        step=options.step,
-        dtype=options.dtype,
-        mesh=None if options.mesh == ONE_DEVICE else options.mesh,
+        **options.loading(),
     )
     rows = zip(texts, vectors.tolist(), strict=True)
     as_json = "json" in parsed.flags

@@ -1,23 +1,20 @@
 """`llmjax evaluate`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmjax.cli.options import ModelOptions
 from llmjax.cli.verb import Verb, print_json
-from llmjax.mesh import MeshConfig
-from llmjax.model.config import Dtype
 
 if TYPE_CHECKING:
     from llmjax.baselines import Baseline
     from llmjax.evaluate import Evaluation
 
-ONE_DEVICE = MeshConfig(fsdp=1)
-
 
 @dataclass(frozen=True)
-class Options:
-    """Options of evaluate."""
+class _Texts:
+    """What is scored, and how."""
 
     data: tuple[str, ...] = ()
     """Files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst); without
@@ -28,12 +25,11 @@ class Options:
     """Tokens from one window to the next; none: as the run evaluates, or half of a --context."""
     batch_size: int | None = None
     """Windows scored at once; none: as the run evaluates."""
-    step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
-    dtype: Dtype | None = None
-    """What parameters are held and computed in; none: held in float32, computed as trained."""
-    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
-    """The devices that share the model."""
+
+
+@dataclass(frozen=True)
+class Options(ModelOptions, _Texts):
+    """Options of evaluate."""
 
 
 VERB = Verb(
@@ -64,9 +60,7 @@ def main(argv: Sequence[str]) -> int:
             context=options.context,
             stride=options.stride,
             batch_size=options.batch_size,
-            step=options.step,
-            dtype=options.dtype,
-            mesh=None if options.mesh == ONE_DEVICE else options.mesh,
+            **options.loading(),
             progress=progress,
         )
     baselines = () if options.data else _baselines(parsed.positionals[0], result)

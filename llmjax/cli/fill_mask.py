@@ -1,29 +1,26 @@
 """`llmjax fill-mask`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
-from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.options import ModelOptions
 from llmjax.cli.verb import Verb, print_json
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig
-from llmjax.model.config import Dtype
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of fill-mask."""
+class _Texts:
+    """What is filled in."""
 
     text: tuple[str, ...] = ()
     """A text with the model's mask token, such as [MASK]; give it again for more."""
     top: int = 5
     """Candidates of each mask."""
-    step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
-    dtype: Dtype | None = None
-    """What parameters are held and computed in; none: held in float32, computed as trained."""
-    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
-    """The devices that share the model."""
+
+
+@dataclass(frozen=True)
+class Options(ModelOptions, _Texts):
+    """Options of fill-mask."""
 
 
 VERB = Verb(
@@ -48,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
     from llmjax.programs import keep_programs
 
     keep_programs()
-    mesh = None if options.mesh == ONE_DEVICE else options.mesh
-    lm = load(run, step=options.step, dtype=options.dtype, mesh=mesh)
+    lm = load(run, **options.loading())
     found = [(text, fill_mask(lm, text, top=options.top)) for text in options.text]
     if "json" in parsed.flags:
         texts = [

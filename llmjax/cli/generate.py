@@ -2,36 +2,26 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
-from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.options import DecodingOptions, ModelOptions
 from llmjax.cli.verb import Verb, print_json
-from llmjax.config.build import ConfigError
-from llmjax.config.fields import flag
-from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.mesh import MeshConfig
-from llmjax.model.config import Dtype
 
 
 @dataclass(frozen=True)
-class Options(DecodingConfig):
-    """Options of generate: those of decoding, and these."""
+class _Prompts(DecodingOptions):
+    """What is continued, and how."""
 
     prompt: tuple[str, ...] = ()
     """What to continue; give it again for more. Without any, a text from nothing."""
     file: str | None = None
-    """More prompts, one a line; - for standard input; .jsonl for prompts of several lines, as
-    JSON strings."""
-    step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
-    dtype: Dtype | None = None
-    """What parameters are held and computed in; none: held in float32, computed as trained."""
-    mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)
-    """The devices that share the model."""
+    """More prompts, one a line; - for standard input; .jsonl for prompts of several lines, as JSON
+    strings or objects with "prompt"."""
 
-    def decoding(self) -> DecodingConfig:
-        """The fields of decoding alone."""
-        return DecodingConfig(**{f.name: getattr(self, f.name) for f in fields(DecodingConfig)})
+
+@dataclass(frozen=True)
+class Options(ModelOptions, _Prompts):
+    """Options of generate: those of decoding, and these."""
 
 
 VERB = Verb(
@@ -55,18 +45,14 @@ def main(argv: Sequence[str]) -> int:
     keep_programs()
 
     options, run = parsed.options, parsed.positionals[0]
-    if problems := decoding_problems(options.decoding()):
-        named = (problem.removeprefix("decoding.").partition(":") for problem in problems)
-        raise ConfigError([f"{flag((name,))}:{said}" for name, _, said in named])
+    decoding = options.decoding()
     as_json = "json" in parsed.flags
     found = generate(
         run,
         options.prompt,
-        options.decoding(),
+        decoding,
         file=options.file,
-        step=options.step,
-        dtype=options.dtype,
-        mesh=None if options.mesh == ONE_DEVICE else options.mesh,
+        **options.loading(),
         out=None if as_json else sys.stdout,
     )
     if as_json:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llmjax.cli.evaluate import ONE_DEVICE
+from llmjax.cli.options import ONE_DEVICE, devices
 from llmjax.cli.verb import Verb, print_json
 from llmjax.mesh import MeshConfig
 
@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> int:
     from llmjax.convert.importing import import_model, summary
 
     (source, run), options = parsed.positionals, parsed.options
-    mesh = None if options.mesh == ONE_DEVICE else options.mesh
-    found = summary(import_model(source, run, dtype=options.dtype, mesh=mesh))
+    found = summary(import_model(source, run, dtype=options.dtype, mesh=devices(options.mesh)))
     if "json" in parsed.flags:
         print_json(found)
         return 0
