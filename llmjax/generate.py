@@ -61,11 +61,15 @@ def generate(
     return [done[row] for row in sorted(done)]
 
 
-def read_prompts(file: str | Path) -> list[str]:
-    r"""Prompts of a file, "-" for standard input: one a line, empty lines left out.
+def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
+    r"""Prompts (or other texts) of a file: one a line, empty lines left out.
 
-    In a .jsonl file a line is a JSON string, or an object whose "prompt" is one; that is the way to
+    In a .jsonl file a line is a JSON string, or an object whose `field` is one; that is the way to
     spell a prompt of several lines.
+
+    Args:
+      file: its path; "-" for standard input.
+      field: the name in objects, and in messages.
 
     Raises:
       UserError: there is no such file, no prompt in it, or a line that cannot be read.
@@ -74,12 +78,12 @@ def read_prompts(file: str | Path) -> list[str]:
     lines = _standard_input() if str(file) == "-" else read_lines(path)
     texts = (decode(path, at, line, "strict").rstrip("\r\n") for at, line in lines)
     found = [
-        _json_prompt(f"{path}:{number}", text) if path.suffix == ".jsonl" else text
+        _json_text(f"{path}:{number}", text, field) if path.suffix == ".jsonl" else text
         for number, text in enumerate(texts, 1)
         if text.strip()
     ]
     if not found:
-        raise UserError(path, "holds no prompt", "write one on each line")
+        raise UserError(path, f"holds no {field}", "write one on each line")
     return found
 
 
@@ -90,15 +94,15 @@ def _standard_input() -> Iterator[tuple[int, bytes]]:
         offset += len(line)
 
 
-def _json_prompt(where: str, line: str) -> str:
+def _json_text(where: str, line: str, field: str) -> str:
     try:
         value = json.loads(line)
     except ValueError as error:
         raise UserError(where, f"is not JSON: {error}", "mend the line") from error
-    prompt = value.get("prompt") if isinstance(value, dict) else value
-    if not isinstance(prompt, str):
-        raise UserError(where, "holds no prompt", 'write a string, or {"prompt": "..."}')
-    return prompt
+    text = value.get(field) if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise UserError(where, f"holds no {field}", f'write a string, or {{"{field}": "..."}}')
+    return text
 
 
 def write(

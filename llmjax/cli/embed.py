@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
 def _texts(file: str) -> list[str]:
     from llmjax.generate import read_prompts
 
-    return read_prompts(file)
+    return read_prompts(file, "text")
 
 
 def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
