@@ -9,18 +9,26 @@ from llmjax.checkpoint.position import Position, read_position
 if TYPE_CHECKING:
     from llmjax.checkpoint.checkpoints import Checkpoints
     from llmjax.checkpoint.params import save_params
-    from llmjax.checkpoint.reading import restore_params
+    from llmjax.checkpoint.reading import read_params, restore_params, whole_step
 
 __all__ = [
     "CheckpointConfig",
     "Checkpoints",
     "Position",
     "checkpoint_problems",
+    "read_params",
     "read_position",
     "restore_params",
     "save_params",
+    "whole_step",
 ]
-HOMES = {"Checkpoints": "checkpoints", "restore_params": "reading", "save_params": "params"}
+HOMES = {
+    "Checkpoints": "checkpoints",
+    "read_params": "reading",
+    "restore_params": "reading",
+    "save_params": "params",
+    "whole_step": "reading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from llmjax.checkpoint import manifest
 from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.checkpoint.files import UNFINISHED
 from llmjax.checkpoint.position import Position, write_position
-from llmjax.checkpoint.reading import newest_whole, params_handler, wait_for_all
+from llmjax.checkpoint.reading import params_handler, wait_for_all
 from llmjax.errors import UserError
 
 NOWHERE = Position(step=0, seed=0, batch_size=0, length=0, corpus="")
@@ -56,15 +56,13 @@ def holds_only_params(checkpoint: Path) -> bool:
     return (checkpoint / "params").is_dir() and not (checkpoint / "training").exists()
 
 
-def stored_dtypes(folder: Path, step: int | None = None) -> dict[str, str]:
+def stored_dtypes(folder: Path, step: int) -> dict[str, str]:
     """What each parameter of a checkpoint is stored in, by its dotted path.
 
     Args:
       folder: RUN/checkpoints.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint.
     """
-    if step is None:
-        step, _ = newest_whole(folder, item="params")
     path = folder.absolute() / str(step)
     if not (path / "params").is_dir():
         return {}

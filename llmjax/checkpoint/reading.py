@@ -30,6 +30,20 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it holds other parameters.
     """
+    step = whole_step(folder, step)
+    return read_params(folder, step, abstract), step
+
+
+def whole_step(folder: Path, step: int | None = None) -> int:
+    """The step of a checkpoint whose parameters' checksums hold.
+
+    Args:
+      folder: RUN/checkpoints.
+      step: which checkpoint; None for the newest whole one.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
     there = files.steps(folder)
     if step is None:
         step, _ = newest_whole(folder, item="params")
@@ -42,9 +56,18 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
         others = [other for other in there if other != step]
         fix = f"others here: {_listed(others)}" if others else "restore it from a copy"
         raise UserError(folder / str(step), f"is damaged: {reason}", fix)
+    return step
+
+
+def read_params(folder: Path, step: int, abstract: Any) -> Any:
+    """The parameters of a checkpoint that was verified just now; see `restore_params`.
+
+    Raises:
+      UserError: it holds other parameters.
+    """
     handlers = {"params": params_handler(abstract)}
     read = read_items(folder / str(step), handlers, params=ocp.args.StandardRestore(abstract))
-    return read["params"], step
+    return read["params"]
 
 
 def newest_whole(folder: Path, item: str | None = None) -> tuple[int | None, list[int]]:

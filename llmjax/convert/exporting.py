@@ -11,7 +11,7 @@ import numpy as np
 
 import llmjax
 from llmjax.checkpoint.params import stored_dtypes
-from llmjax.checkpoint.reading import restore_params
+from llmjax.checkpoint.reading import read_params, whole_step
 from llmjax.convert.families import Family, essence, family_for, family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.mapping import Match, host, plan_tensors
@@ -120,17 +120,18 @@ def stored_params(run: Run, model: Model, step: int | None) -> Params:
     """A checkpoint's parameters in the host's memory, in the dtypes that they are stored in.
 
     Raises:
-      UserError: as `restore_params`.
+      UserError: as `whole_step` and `read_params`.
     """
     one = jax.sharding.SingleDeviceSharding(host())
-    dtypes = stored_dtypes(run.checkpoints, step)
+    found = whole_step(run.checkpoints, step)
+    dtypes = stored_dtypes(run.checkpoints, found)
 
     def held(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         dtype = dtypes.get(".".join(key.key for key in path), leaf.dtype)
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=one)
 
     wanted = jax.tree_util.tree_map_with_path(held, model.abstract_params())
-    return restore_params(run.checkpoints, wanted, step)[0]
+    return read_params(run.checkpoints, found, wanted)
 
 
 def hf_config(

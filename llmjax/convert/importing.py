@@ -128,7 +128,7 @@ def summary(run: Path) -> dict[str, Any]:
     opened, origin = Run.open(run), read_origin(run)
     assert origin is not None
     model = opened.config().model
-    dtypes = sorted(set(stored_dtypes(opened.checkpoints).values()))
+    dtypes = sorted(set(stored_dtypes(opened.checkpoints, 0).values()))
     if model.num_decoder_layers:
         go_on = f'llmjax generate {run} --prompt "Once upon a time"'
     elif origin.pooling is not None:
