@@ -1,0 +1,198 @@
+"""What stands on a model for a task, and both together as one thing that is trained."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from llmjax import mesh
+from llmjax.errors import UserError
+from llmjax.mesh import Axes
+from llmjax.model import Model, ModelConfig, Params
+from llmjax.model.layers import dropout
+from llmjax.model.products import dense
+
+Neck = Literal["none", "pooler", "tanh", "relu", "transform"]
+"""What a state goes through before the last projection: nothing; the model's own pooler (BERT); a
+projection and tanh (RoBERTa) or relu (DistilBERT); what stands before its logits (ModernBERT)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A projection of states to numbers, after what the published classifiers of its family have.
+
+    Parameters: out.kernel [D, outputs], out.bias [outputs]; with a neck of its own also
+    dense.kernel [D, D], dense.bias [D].
+    """
+
+    outputs: int
+    neck: Neck = "none"
+    bias: bool = True
+    start: tuple[float, ...] = ()
+    """What the bias begins as; empty: 0."""
+
+    def declared(self, config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Axes]]:
+        """Dotted name -> shape and logical axes of each parameter."""
+        d = config.d_model
+        found: dict[str, tuple[tuple[int, ...], Axes]] = {
+            "out.kernel": ((d, self.outputs), ("embed", None))
+        }
+        if self.bias:
+            found["out.bias"] = ((self.outputs,), (None,))
+        if self.neck in ("tanh", "relu"):
+            found |= {"dense.kernel": ((d, d), ("embed", None)), "dense.bias": ((d,), (None,))}
+        return found
+
+    def __call__(
+        self, model: Model, params: Params, own: Params, states: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """[B, N, D] states, whole along N -> [B, N, outputs] float32.
+
+        Args:
+          model: whose states they are.
+          params: the model's parameters.
+          own: this head's.
+          states: of tokens, or of whole texts.
+          key: for dropout, at the model's rate; None: none.
+        """
+        config = model.config
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        x = mesh.reshard(states, "batch", None, None)
+        plain, dtype = ("batch", None, None), config.compute_dtype
+        if self.neck == "pooler":
+            x = model.summarise(params, x)
+        elif self.neck == "transform":
+            x = model.readout(params, x)
+        elif self.neck != "none":
+            x = dropout(x, config.dropout, keys[0]) if self.neck == "tanh" else x
+            own_dense = own["dense"]
+            x = dense(
+                x,
+                own_dense["kernel"],
+                own_dense["bias"],
+                axes=("embed", None),
+                out=plain,
+                dtype=dtype,
+            )
+            x = jnp.tanh(x) if self.neck == "tanh" else jax.nn.relu(x)
+        x = dropout(mesh.reshard(x, *plain), config.dropout, keys[1])
+        return dense(
+            x,
+            own["out"]["kernel"],
+            own["out"].get("bias"),
+            axes=("embed", None),
+            out=plain,
+            dtype=dtype,
+            result="float32",
+        )
+
+
+def text_head(config: ModelConfig, outputs: int, name: str, start: tuple[float, ...] = ()) -> Head:
+    """The head for whole texts that the published models of this architecture have.
+
+    Raises:
+      UserError: an encoder-decoder, which has none.
+    """
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"task {name}",
+            "an encoder-decoder has no state that stands for a text",
+            "use an encoder or a decoder, or make it a sequence task",
+        )
+    if config.num_decoder_layers:
+        return Head(outputs, "none", bias=False)
+    distilled = config.positions == "learned" and not config.token_types
+    neck: Neck = "relu" if distilled and not config.first_position else "tanh"
+    if config.pooler:
+        neck = "pooler"
+    elif config.positions == "rotary" and config.unembed_transform:
+        neck = "transform"
+    return Head(outputs, neck, start=start)
+
+
+def token_head(config: ModelConfig, outputs: int) -> Head:
+    """The head for single tokens that the published models of this architecture have."""
+    encodes = config.num_decoder_layers == 0
+    transform = encodes and config.positions == "rotary" and config.unembed_transform
+    return Head(outputs, "transform" if transform else "none")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model with the heads of its tasks: what is trained. Without heads, the model alone.
+
+    Its parameters are the model's, with each head's under "heads" and the task's name.
+    """
+
+    model: Model
+    heads: tuple[tuple[str, Head], ...] = ()
+
+    def init(self, key: jax.Array) -> Params:
+        """Draws the parameters as `Model.init` does; heads' weights are normal with its deviation.
+
+        Raises:
+          UserError: as `Model.init`.
+        """
+        params = self.model.init(key)
+        if not self.heads:
+            return params
+        std, heads = self.model.config.init_std, {}
+        for number, (name, head) in enumerate(self.heads):
+            own = jax.random.fold_in(key, number)
+            flat = {}
+            for index, (path, (shape, axes)) in enumerate(head.declared(self.model.config).items()):
+                sharding = mesh.out_sharding(*axes)
+                if path.endswith("bias"):
+                    start = jnp.array(head.start if path == "out.bias" and head.start else 0.0)
+                    flat[path] = jnp.broadcast_to(start.astype(jnp.float32), shape)
+                else:
+                    drawn = jax.random.fold_in(own, index)
+                    flat[path] = std * jax.random.normal(drawn, shape, out_sharding=sharding)
+            heads[name] = _nested(flat)
+        return params | {"heads": heads}
+
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes, with shardings where a mesh is set; see `Model.abstract_params`."""
+        params = self.model.abstract_params()
+        place = jax.sharding.get_mesh() if mesh.has_mesh() else None
+
+        def leaf(shape: tuple[int, ...], axes: Axes) -> jax.ShapeDtypeStruct:
+            sharding = None if place is None else mesh.named_sharding(place, *axes)
+            return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+        return self._with_heads(params, leaf)
+
+    def logical_axes(self) -> Params:
+        """The tree with a tuple of names at each leaf."""
+        return self._with_heads(self.model.logical_axes(), lambda shape, axes: axes)
+
+    def num_params(self) -> int:
+        """How many numbers the parameters hold."""
+        heads = (head.declared(self.model.config).values() for _, head in self.heads)
+        own = sum(prod(shape) for declared in heads for shape, _ in declared)
+        return self.model.num_params() + own
+
+    def _with_heads(self, params: Params, leaf: Callable[[tuple[int, ...], Axes], Any]) -> Params:
+        if not self.heads:
+            return params
+        config = self.model.config
+        heads = {
+            name: _nested({path: leaf(*item) for path, item in head.declared(config).items()})
+            for name, head in self.heads
+        }
+        return params | {"heads": heads}
+
+
+def _nested(flat: Mapping[str, Any]) -> Params:
+    """{"a.b": x} -> {"a": {"b": x}}."""
+    found: Params = {}
+    for path, value in flat.items():
+        *above, last = path.split(".")
+        node = found
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return found

@@ -1,0 +1,88 @@
+"""From configs to tasks: what they find in their examples, or what an earlier run found."""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmjax.data.tables import Row
+from llmjax.errors import UserError
+from llmjax.tasks.config import (
+    AnswerTask,
+    ChatTask,
+    ClassificationTask,
+    MultiLabelTask,
+    PreferenceTask,
+    RegressionTask,
+    SequenceTask,
+    SimilarityTask,
+    TaskConfig,
+    TokenTask,
+    name_of,
+)
+from llmjax.tasks.heads import Network
+from llmjax.tasks.task import Facts, Setting, Task
+
+# Each in a module of its own, loaded when a task of its kind is opened.
+HOMES: dict[type, tuple[str, str]] = {
+    ClassificationTask: ("classification", "Classification"),
+    MultiLabelTask: ("multilabel", "MultiLabel"),
+    RegressionTask: ("regression", "Regression"),
+    TokenTask: ("tokens", "Tokens"),
+    AnswerTask: ("answers", "Answers"),
+    SequenceTask: ("sequence", "Sequence"),
+    ChatTask: ("chat", "Chat"),
+    PreferenceTask: ("preference", "Preference"),
+    SimilarityTask: ("similarity", "Similarity"),
+}
+
+
+def find_facts(config: TaskConfig, rows: Sequence[Row]) -> Facts:
+    """What a task has to know of the rows to learn from.
+
+    Raises:
+      UserError: they cannot be learnt from.
+    """
+    found: Facts = _kind(config).find(config, rows)
+    return found
+
+
+def open_task(config: TaskConfig, setting: Setting, facts: Facts) -> Task:
+    """The task.
+
+    Raises:
+      UserError: it does not suit the model or the tokenizer.
+    """
+    task: Task = _kind(config)(setting, facts, config)
+    return task
+
+
+def network_of(model: Any, tasks: Sequence[Task]) -> Network:
+    """The model with the heads of its tasks."""
+    heads = [(name_of(task.config), task.head) for task in tasks]
+    return Network(model, tuple((name, head) for name, head in heads if head is not None))
+
+
+def _kind(config: TaskConfig) -> Any:
+    module, name = HOMES[type(config)]
+    return getattr(importlib.import_module(f"llmjax.tasks.{module}"), name)
+
+
+def to_json(facts: Mapping[str, Facts]) -> str:
+    """RUN/tasks.json: each task's facts, by its name."""
+    plain = {name: one.to_dict() for name, one in facts.items()}
+    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_facts(path: Path, configs: Sequence[TaskConfig]) -> list[Facts]:
+    """The facts of these tasks, as a run kept them.
+
+    Raises:
+      UserError: the file is missing or damaged, or speaks of other tasks.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return [Facts.from_dict(stored[name_of(config)]) for config in configs]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(path, f"cannot be used: {error!r}", "restore it from a copy") from error
