@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmjax.chat import chat as chat
+    from llmjax.choose import choose as choose
     from llmjax.compress import compress as compress
     from llmjax.compress import decompress, inspect
     from llmjax.config import Config, SamplesConfig, load_config_file
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llmjax.evaluate import evaluate as evaluate
     from llmjax.fill_mask import fill_mask as fill_mask
     from llmjax.generate import generate as generate
+    from llmjax.harness import harness as harness
     from llmjax.language_model import LanguageModel, load
     from llmjax.mesh import MeshConfig
     from llmjax.model.config import ModelConfig
@@ -47,6 +49,7 @@ __all__ = [
     "SamplesConfig",
     "UserError",
     "chat",
+    "choose",
     "compress",
     "decompress",
     "embed",
@@ -54,6 +57,7 @@ __all__ = [
     "export",
     "fill_mask",
     "generate",
+    "harness",
     "import_model",
     "inspect",
     "load",
@@ -62,7 +66,18 @@ __all__ = [
     "train",
 ]
 
-_VERBS = ("chat", "compress", "embed", "evaluate", "fill_mask", "generate", "report", "train")
+_VERBS = (
+    "chat",
+    "choose",
+    "compress",
+    "embed",
+    "evaluate",
+    "fill_mask",
+    "generate",
+    "harness",
+    "report",
+    "train",
+)
 _HOME = {
     "Config": "config",
     "SamplesConfig": "config",

@@ -22,7 +22,8 @@ def test_every_name_is_there(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["chat", "compress", "embed", "evaluate", "fill_mask", "generate", "report", "train"]
+    "name",
+    "chat choose compress embed evaluate fill_mask generate harness report train".split(),
 )
 def test_verbs_are_modules_and_functions_alike(name, monkeypatch):
     module = importlib.import_module(f"llmjax.{name}")

@@ -19,6 +19,8 @@ from llmjax.errors import Stopped, UserError
 VERBS = {
     "train": "train a model, or go on where its run folder stands",
     "evaluate": "loss, perplexity and bits per byte of held-out text or of any file",
+    "choose": "multiple choice by likelihood, without training for it",
+    "harness": "tasks of EleutherAI's lm-evaluation-harness",
     "generate": "text that follows prompts, written as it comes",
     "chat": "a conversation in the terminal, by the model's own template",
     "fill-mask": "what a masked model would put in the place of its mask",

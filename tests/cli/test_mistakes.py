@@ -9,8 +9,9 @@ from command import run
         (
             "qqq",
             [
-                "qqq: no such verb; choose one of train, evaluate, generate, chat, fill-mask, "
-                "embed, compress, decompress, inspect, import, export, report, tokenizer"
+                "qqq: no such verb; choose one of train, evaluate, choose, harness, generate, "
+                "chat, fill-mask, embed, compress, decompress, inspect, import, export, report, "
+                "tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
@@ -47,6 +48,10 @@ from command import run
         ("evaluate nowhere --stride wide", ["--stride: 'wide' is not an integer or none"]),
         ("evaluate nowhere", ["nowhere: no such run folder"]),
         ("evaluate nowhere --dtype float16", ["--dtype: 'float16' is not one of float32|bfloat16"]),
+        ("choose nowhere", ["choose: there are no questions; give --data FILE.jsonl"]),
+        ("choose nowhere --data x.jsonl", ["nowhere: no such run folder"]),
+        ("harness nowhere", ["harness: there is no task; give --tasks NAME,NAME"]),
+        ("harness nowhere --tasks arc_easy", ["nowhere: no such run folder"]),
         ("generate nowhere --temprature 1", ["--temprature: no such field; did you mean --temper"]),
         (
             "generate nowhere --top-p 2 --temperature -1",

@@ -11,7 +11,7 @@ from llmjax.run import Run
 
 
 @pytest.mark.parametrize(
-    "verb", ["evaluate", "generate", "chat", "embed", "report", "train", "tokenizer"]
+    "verb", "evaluate choose harness generate chat embed report train tokenizer".split()
 )
 def test_help_of_a_verb_shows_every_field_with_its_meaning_and_default(capsys, verb):
     code, out, err = run(capsys, verb, "--help")
