@@ -108,6 +108,11 @@ class HuggingFaceTokenizer(TableTokenizer):
             return [[self._renumbered.get(i, i) for i in encoding.ids] for encoding in found]
         return [encoding.ids for encoding in found]
 
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        utf8(text)
+        found = self._inner.encode(text, add_special_tokens=False)
+        return [self._renumbered.get(i, i) for i in found.ids], list(found.offsets)
+
     def encode_marked(self, text: str) -> list[int]:
         utf8(text)
         ids: list[int] = self._marking.encode(text, add_special_tokens=False).ids

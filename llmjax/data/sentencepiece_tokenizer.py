@@ -83,8 +83,7 @@ class SentencePieceTokenizer(TableTokenizer):
         return self._files[MODEL_FILE]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        # A model that adds a space before each text must get it whole.
-        cut = not self._leading_space and bool(self._space_ids)
+        cut = self._cuts
         parts = [list(_parts(text)) if cut else [text] for text in texts]
         plain = [utf8(part) for text in parts for part in text if part != SPACE or not cut]
         encoded = iter(self._processor.encode(plain))
@@ -96,6 +95,27 @@ class SentencePieceTokenizer(TableTokenizer):
             for part in pieces:
                 rows[-1] += self._space_ids if part == SPACE and cut else next(encoded)
         return rows
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids = self.encode(text)
+        if self.decode_bytes(ids) == utf8(text):
+            return ids, self._offsets(text, ids)
+        # A model that changes the text says itself where its pieces come from.
+        places: list[tuple[int, int]] = []
+        start = 0
+        for part in _parts(text) if self._cuts else [text]:
+            if part == SPACE and self._cuts:
+                places += [(start, start + 1)] * len(self._space_ids)
+            else:
+                found = self._processor.encode_as_offset_mapping(utf8(part).decode())
+                places += [(start + first, start + end) for first, end in found["offsets"]]
+            start += len(part)
+        return ids, places
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether texts are cut; a model that adds a space before each text must get it whole."""
+        return not self._leading_space and bool(self._space_ids)
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -81,6 +81,10 @@ class TableTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         raise NotImplementedError
 
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids = self.encode(text)
+        return ids, self._offsets(text, ids)
+
     def encode_marked(self, text: str) -> list[int]:
         ids: list[int] = []
         for part in re.split(f"({'|'.join(map(re.escape, self._longest_first()))})", text):
@@ -128,6 +132,20 @@ class TableTokenizer:
             (place / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
 
         make_folder(folder, fill)
+
+    def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Where the ids of `text` stand, when they spell it to the byte."""
+        lengths = np.array([len(self._pieces[token]) for token in ids], np.int64)
+        if self._leading_space and ids and self._pieces[ids[0]].startswith(b" "):
+            lengths[0] -= 1
+        data = np.frombuffer(utf8(text), np.uint8)
+        # UTF-8: bytes 10xxxxxx go on with a character
+        character = np.append(np.cumsum((data & 0xC0) != 0x80) - 1, len(text))
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        first = character[starts]
+        last = np.where(ends > starts, character[np.maximum(ends - 1, 0)] + 1, first)
+        return list(zip(first.tolist(), last.tolist(), strict=True))
 
     def _longest_first(self) -> list[str]:
         return sorted(self.special_tokens, key=len, reverse=True)

@@ -91,6 +91,12 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text; equals `encode` of each."""
 
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of `text`, and which characters each stands for: text[first:end].
+
+        What spells a part of a character has the whole of it; spaces before a word may be the
+        word's or nobody's."""
+
     def encode_marked(self, text: str) -> list[int]:
         """As encode, but what spells a special token becomes that token."""
 
