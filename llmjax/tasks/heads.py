@@ -53,7 +53,7 @@ class Head:
 
         Args:
           model: whose states they are.
-          params: the model's parameters.
+          params: the model's parameters; heads beside them do not count.
           own: this head's.
           states: of tokens, or of whole texts.
           key: for dropout, at the model's rate; None: none.
@@ -62,10 +62,11 @@ class Head:
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = mesh.reshard(states, "batch", None, None)
         plain, dtype = ("batch", None, None), config.compute_dtype
+        body = {name: value for name, value in params.items() if name != "heads"}
         if self.neck == "pooler":
-            x = model.summarise(params, x)
+            x = model.summarise(body, x)
         elif self.neck == "transform":
-            x = model.readout(params, x)
+            x = model.readout(body, x)
         elif self.neck != "none":
             x = dropout(x, config.dropout, keys[0]) if self.neck == "tanh" else x
             own_dense = own["dense"]
