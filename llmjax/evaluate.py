@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -20,7 +20,7 @@ from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
 from llmjax.run import Run
-from llmjax.scoring import DrawnScore, Score, score_drawn, score_streams, window_sizes
+from llmjax.scoring import DrawnScore, Score, Totals, score_drawn, score_streams, window_sizes
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
 
@@ -42,7 +42,7 @@ class Evaluation:
     run: str
     step: int
     data: str
-    score: Score | DrawnScore
+    score: Totals
     lossless: bool
     seconds: float
 
@@ -53,7 +53,7 @@ class Evaluation:
             "run": self.run,
             "step": self.step,
             "data": self.data,
-            **_figures(score),
+            **score.quality(),
             "loss": score.loss_per_token,
             "perplexity": score.perplexity,
             "nats": score.nats,
@@ -61,6 +61,7 @@ class Evaluation:
             "bytes": score.bytes,
             "documents": score.documents,
             "context": score.context,
+            "stride": getattr(score, "stride", None),
             "lossless": self.lossless,
             "seconds": self.seconds,
             "tokens_per_second": score.tokens / self.seconds,
@@ -68,16 +69,15 @@ class Evaluation:
 
     def __str__(self) -> str:
         score = self.score
-        hidden = isinstance(score, DrawnScore)
-        what = "hidden, and to be told" if hidden else "end-of-text tokens included"
+        words = score.words()
+        first, *rest = words
         rows = {
-            **_first_row(score),
+            first: words[first],
             "loss": f"{score.loss_per_token:.4f} nats per token",
             "perplexity": f"{score.perplexity:.4g} per token",
             "text": f"{score.bytes:,} bytes in {score.documents:,} document"
             + ("s" if score.documents != 1 else ""),
-            "tokens": f"{score.tokens:,}, {what}",
-            "windows": f"{score.context} tokens{_steps(score)}",
+            **{name: words[name] for name in rest},
             "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",
         }
         if not self.lossless:
@@ -125,60 +125,43 @@ def evaluate(
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
     texts = _Encoder(lm)
     streams = texts.streams(given) if given else texts.heldout(lm, progress)
-    config = lm.config.evaluation
-    rows = _given(batch_size, config.batch_size)
-    if not isinstance(lm.config.objective, CausalConfig):
-        if stride is not None:
-            raise UserError(f"stride {stride}", "only causal models are scored in windows")
-        length = _given(context, _given(config.context, lm.context))
-        drawn = _drawn(lm, _reported(streams, progress), length, rows)
-        seconds = time.perf_counter() - began
-        return Evaluation(lm.config.run_dir, lm.step, names, drawn, texts.lossless, seconds)
+    score = _priced if isinstance(lm.config.objective, CausalConfig) else _drawn
+    found = score(lm, _reported(streams, progress), _Windows(context, stride, batch_size))
+    seconds = time.perf_counter() - began
+    return Evaluation(lm.config.run_dir, lm.step, names, found, texts.lossless, seconds)
+
+
+class _Windows(NamedTuple):
+    """What was asked for; None: as the run evaluates."""
+
+    context: int | None
+    stride: int | None
+    batch_size: int | None
+
+
+def _priced(lm: LanguageModel, streams: Iterable[Iterable[Document]], asked: _Windows) -> Score:
+    config, (context, stride, _) = lm.config.evaluation, asked
     if context is None:
         context, stride = _given(config.context, lm.context), _given(stride, config.stride)
     sizes = window_sizes(lm.model.config, context, stride)
-    score = score_streams(
-        lm.model,
-        lm.params,
-        lm.tokenizer,
-        _reported(streams, progress),
-        sizes,
-        rows,
-        lm.mesh,
-    )
-    seconds = time.perf_counter() - began
-    return Evaluation(lm.config.run_dir, lm.step, names, score, texts.lossless, seconds)
+    rows = _given(asked.batch_size, config.batch_size)
+    return score_streams(lm.model, lm.params, lm.tokenizer, streams, sizes, rows, lm.mesh)
 
 
-def _drawn(
-    lm: LanguageModel, streams: Iterable[Iterable[Document]], context: int, rows: int
-) -> DrawnScore:
-    encodes = lm.model.config.is_encoder_decoder
+def _drawn(lm: LanguageModel, streams: Iterable[Iterable[Document]], asked: _Windows) -> DrawnScore:
+    if asked.stride is not None:
+        raise UserError(f"stride {asked.stride}", "only causal models are scored in windows")
+    encodes, config = lm.model.config.is_encoder_decoder, lm.config.evaluation
     hides = make_objective(lm.config.objective, lm.tokenizer, encodes=encodes)
     whole = (_joined(list(pieces)) for pieces in streams)
-    sizes = {"context": context, "batch_size": rows}
+    context = _given(asked.context, _given(config.context, lm.context))
+    sizes = {"context": context, "batch_size": _given(asked.batch_size, config.batch_size)}
     return score_drawn(lm.model, lm.params, hides, whole, mesh=lm.mesh, **sizes)
 
 
 def _joined(pieces: Sequence[Document]) -> Document:
     tokens = np.concatenate([piece.tokens for piece in pieces])
     return Document(tokens, sum(piece.bytes for piece in pieces))
-
-
-def _figures(score: Score | DrawnScore) -> dict[str, Any]:
-    if isinstance(score, DrawnScore):
-        return {"bits_per_byte": None, "accuracy": score.accuracy, "stride": None}
-    return {"bits_per_byte": score.bits_per_byte, "stride": score.stride}
-
-
-def _first_row(score: Score | DrawnScore) -> dict[str, str]:
-    if isinstance(score, DrawnScore):
-        return {"accuracy": f"{score.accuracy:.2%} of the hidden tokens"}
-    return {"bits per byte": f"{score.bits_per_byte:.4f}"}
-
-
-def _steps(score: Score | DrawnScore) -> str:
-    return "" if isinstance(score, DrawnScore) else f", each {score.stride} after the one before"
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -3,6 +3,8 @@
 config.json       the whole resolved config, with llmjax's version and a format number
 tokenizer/        everything needed to encode and decode
 checkpoints/STEP/ finished checkpoints
+frozen/0/         parameters that do not learn, where some do not
+tasks.json        labels and the like, that tasks found in their examples
 metrics.jsonl     a line per logged step
 samples.jsonl     text written while training
 environment.json  versions, machine, command and counts of the data, at every start
@@ -101,6 +103,16 @@ class Run:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, one folder for each step."""
         return self.folder / "checkpoints"
+
+    @property
+    def frozen(self) -> Path:
+        """Folder of the parameters that do not learn, a checkpoint of step 0; may be missing."""
+        return self.folder / "frozen"
+
+    @property
+    def tasks(self) -> Path:
+        """What tasks found in their examples; missing where text is learnt."""
+        return self.folder / "tasks.json"
 
     @property
     def metrics(self) -> Path:

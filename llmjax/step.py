@@ -9,7 +9,7 @@ import optax
 
 from llmjax import mesh
 from llmjax.optimizers import Optimizer
-from llmjax.state import TrainState
+from llmjax.state import Tree, TrainState, join
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -29,7 +29,10 @@ class Sums(Protocol):
 
 
 LossFunction = Callable[[Any, Batch, jax.Array | None], Sums]
-"""(params, batch, dropout key or None) -> sums; `total` is what is differentiated."""
+"""(all params, batch, dropout key or None) -> sums; `total` is what is differentiated."""
+
+Step = Callable[..., tuple[TrainState, Metrics]]
+"""(state, batch, parameters that do not learn: none by default) -> (state, metrics)."""
 
 
 class _Parts(NamedTuple):
@@ -50,7 +53,7 @@ def make_train_step(
     clip_norm: float | None = None,
     accumulate: int = 1,
     token_bytes: jax.Array | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Step:
     """Compiles the update; call it under `jax.set_mesh`. The state that it is given is used up.
 
     The gradient is that of the summed loss divided by the batch's whole weight, however the batch
@@ -67,14 +70,20 @@ def make_train_step(
       token_bytes: int32 [vocab], the bytes of text of each token.
 
     Returns:
-      (state, batch) -> (state, metrics), all float32 []: sums `nats`, `weight`, `correct`,
-      `tokens` (that the model reads) and `bytes` (of the targets' text); `loss` (the objective per
-      unit of weight), `gradient_norm` (before clipping), `learning_rate`, `skipped` (1 or 0).
+      (state, batch, parameters that do not learn) -> (state, metrics), all float32 []: sums `nats`,
+      `weight`, `correct`, `tokens` (that the model reads) and `bytes` (of the targets' text);
+      `loss` (the objective per unit of weight), `gradient_norm` (before clipping, of those that
+      learn), `learning_rate`, `skipped` (1 or 0).
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, frozen: Tree | None = None
+    ) -> tuple[TrainState, Metrics]:
+        def whole(params: Tree, batch: Batch, key: jax.Array | None) -> Sums:
+            return loss_function(join(params, frozen or {}), batch, key)
+
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        sums = _sum_over_parts(loss_function, state.params, batch, key, accumulate)
+        sums = _sum_over_parts(whole, state.params, batch, key, accumulate)
         weight = jnp.where(sums.weight > 0, sums.weight, 1.0)
         loss, norm = sums.total / weight, optax.global_norm(sums.gradients) / weight
         factor = 1.0 if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)

@@ -21,6 +21,7 @@ FLOORS = {
         "environment",
         "language_model",
         "metrics",
+        "network",
         "origin",
         "programs",
         "run",

@@ -1,7 +1,7 @@
 """Where a run stands, as a file in each checkpoint."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llmjax.errors import UserError
@@ -29,7 +29,24 @@ class Position:
     seconds: float = 0.0
     """Time spent in training steps."""
     heldout_loss: float | None = None
-    """Nats per token of held-out text, where it was measured at this very step."""
+    """What is to be small: the held-out loss, or evaluation.metric (less than 0 where larger is
+    better), where it was measured at this very step."""
+    best: float | None = None
+    """The least of these so far."""
+    worse: int = 0
+    """How many measurements in a row have not been better than that."""
+
+    def judged(self, cost: float | None) -> "Position":
+        """The same after a measurement."""
+        if cost is None:
+            return self
+        if self.best is None or cost < self.best:
+            return replace(self, best=cost, worse=0)
+        return replace(self, worse=self.worse + 1)
+
+    def is_over(self, patience: int) -> bool:
+        """Whether it has been long enough without a better measurement; never where that is 0."""
+        return 0 < patience <= self.worse
 
 
 def write_position(folder: Path, position: Position) -> None:

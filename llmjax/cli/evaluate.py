@@ -74,9 +74,8 @@ def main(argv: Sequence[str]) -> int:
 
         from llmjax.baselines import comparison_table
 
-        Console().print(
-            "", comparison_table(result.to_dict()["bits_per_byte"], baselines), sep="\n"
-        )
+        bits = result.score.quality()["bits_per_byte"]
+        Console().print("", comparison_table(bits, baselines), sep="\n")
     return 0
 
 
@@ -85,7 +84,7 @@ def _baselines(folder: str, result: "Evaluation") -> "Sequence[Baseline]":
     from llmjax.report.heldout import compare, heldout_text
     from llmjax.run import Run
 
-    if result.to_dict()["bits_per_byte"] is None:
+    if result.score.quality()["bits_per_byte"] is None:
         return ()
     run = Run.open(folder)
     baselines = compare(run.folder, lambda: heldout_text(run, run.config())).baselines

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from llmjax.losses import LossConfig
 from llmjax.metrics.config import log_problems
 from llmjax.model.checks import problems as model_problems
 from llmjax.optimizers.config import optimizer_problems
+from llmjax.optimizers.tune import tune_problems
 from llmjax.scoring.config import evaluation_problems
+from llmjax.tasks.config import task_problems
 
 
 def validate(config: Config) -> Config:
@@ -47,7 +50,10 @@ def _problems(config: Config) -> Iterator[str]:
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
     yield from data_problems(config.data)
-    yield from optimizer_problems(config.optimizer, config.steps)
+    steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
+    yield from optimizer_problems(config.optimizer, steps)
+    yield from tune_problems(config.tune, config.model.lora is not None)
+    yield from task_problems(config.tasks)
     yield from _loss_problems(config.loss)
     yield from checkpoint_problems(config.checkpoint)
     yield from evaluation_problems(config.evaluation)
@@ -64,6 +70,8 @@ def _run_problems(config: Config) -> Iterator[str]:
             yield f"{name}: {getattr(config, name)} is negative"
     if config.seed >= 1 << 32:
         yield f"seed: {config.seed} is not below 2 ** 32"
+    if config.epochs is not None and not 0 < config.epochs < 1e9:
+        yield f"epochs: {config.epochs} is not a positive number"
     if config.samples.every < 0:
         yield f"samples.every: {config.samples.every} is negative"
     if config.samples.every and not config.samples.prompts:
@@ -107,10 +115,13 @@ def _combination_problems(config: Config) -> Iterator[str]:
             f"into {parts} parts"
         )
     layers = model.num_encoder_layers, model.num_decoder_layers
-    yield from objective_problems(config.objective, *layers)
+    # With tasks there is no objective, and a model that is begun with is not known yet.
+    if not config.tasks:
+        shape = (0, 0) if config.init_from else layers
+        yield from objective_problems(config.objective, *shape)
     if config.samples.every and not model.num_decoder_layers:
         yield "samples.every: an encoder alone writes no text; set it to 0"
     if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
         yield "evaluation.stride: only causal models are scored in overlapping windows"
-    if config.evaluation.every and data.heldout_fraction == 0:
+    if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
         yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"

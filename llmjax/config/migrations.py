@@ -32,5 +32,18 @@ def _families(config: Plain) -> Plain:
     return config | {"model": absent | config["model"], "objective": objective}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families}
+def _tasks(config: Plain) -> Plain:
+    """2 -> 3: tasks, and what goes with them; older runs learnt from text, with all parameters."""
+    absent: Plain = {
+        "epochs": None,
+        "init_from": None,
+        "tasks": [],
+        "tune": {"layer_decay": 1.0, "kind": "all"},
+    }
+    model = {"lora": None} | config["model"]
+    evaluation = {"metric": None, "patience": 0} | config["evaluation"]
+    return absent | config | {"model": model, "evaluation": evaluation}
+
+
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families, 2: _tasks}
 """Format -> the migration from it."""

@@ -11,7 +11,9 @@ from llmjax.mesh import MeshConfig
 from llmjax.metrics.config import LogConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, OptimizerConfig
+from llmjax.optimizers.tune import TuneConfig, WholeModel
 from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Config:
     """Decides initial parameters, order of data and dropout."""
     steps: int = 1000
     """Updates of the parameters, over the whole run."""
+    epochs: float | None = None
+    """Passes through what is learnt from, instead of steps; None: steps."""
+    init_from: str | None = None
+    """A run folder, trained or imported, whose model, tokenizer and parameters this run begins
+    with. Of `model` only compute_dtype, dropout, remat, attention, lora and pooler then count."""
     max_skipped_steps: int = 10
     """A step whose loss or gradient is not finite changes nothing; after this many in a row the run
     stops with an error."""
@@ -46,6 +53,11 @@ class Config:
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Examples to learn from instead of text, each task with its own head; `data` then says only
+    how large batches are, and rows are packed with whole examples. Empty: `data` and `objective`."""
+    tune: TuneConfig = field(default_factory=WholeModel)
+    """Which parameters learn."""
     objective: ObjectiveConfig = field(default_factory=CausalConfig)
     """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)

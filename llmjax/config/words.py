@@ -17,8 +17,10 @@ from llmjax.data.config import (
     SentencePieceConfig,
     TextSource,
 )
+from llmjax.data.table_config import FileTable
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 PATHS = {".jsonl": JsonlSource, ".ndjson": JsonlSource, ".parquet": ParquetSource}
 PATH = {".json": HuggingFaceTokenizerConfig, ".model": SentencePieceConfig}
 
@@ -102,6 +104,8 @@ def _by_file(word: str, classes: Collection[type]) -> Any:
     for suffix, one in PATH.items():
         if one in classes and name.endswith(suffix):
             return one(path=word)
+    if FileTable in classes and name.endswith(TABLES):
+        return FileTable(paths=(word,))
     if TextSource in classes and (any(mark in word for mark in "./*?") or Path(word).exists()):
         return TextSource(paths=(word,))
     return None

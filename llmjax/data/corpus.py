@@ -147,6 +147,17 @@ def train_tokenizer(
     return tokenizer
 
 
+def trained_on(config: SentencePieceConfig, texts: Sequence[str]) -> Tokenizer:
+    """A tokenizer trained on these texts, of any order; nothing is cached.
+
+    Raises:
+      UserError: the vocabulary is too large for the text.
+    """
+    from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
+
+    return SentencePieceTokenizer(train_sentencepiece(config, list(texts), ()))
+
+
 def _trained(
     config: TokenizerConfig,
     data: DataConfig,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from llmjax.scoring.drawn import DrawnScore, score_drawn
     from llmjax.scoring.score import Score, TextScore
+    from llmjax.scoring.totals import Totals
     from llmjax.scoring.windows import Window, cut_windows
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EvaluationConfig",
     "Score",
     "TextScore",
+    "Totals",
     "Window",
     "cut_windows",
     "evaluation_problems",
@@ -37,9 +39,9 @@ def __getattr__(name: str) -> Any:
     """The config is cheap to import; the rest comes, with JAX, when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llmjax.scoring import documents, drawn, score, windows
+    from llmjax.scoring import documents, drawn, score, totals, windows
 
-    for home in (documents, drawn, score, windows):
+    for home in (documents, drawn, score, totals, windows):
         if hasattr(home, name):
             return getattr(home, name)
     raise AssertionError(name)

@@ -18,6 +18,12 @@ class EvaluationConfig:
     """Rows scored at once, rounded up to what the mesh divides."""
     max_tokens: int | None = None
     """While training, score only the first held-out documents that have this many tokens."""
+    metric: str | None = None
+    """The figure to go by when the best checkpoint is kept, and then also read by default: as
+    evaluations report it, such as accuracy, or with several tasks NAME.accuracy. None: the loss,
+    and the newest checkpoint is read."""
+    patience: int = 0
+    """Evaluations in a row without a better figure after which the run ends. 0: never."""
 
 
 def evaluation_problems(config: EvaluationConfig) -> list[str]:
@@ -30,6 +36,10 @@ def evaluation_problems(config: EvaluationConfig) -> list[str]:
             None in (config.stride, config.context) or config.stride <= config.context  # type: ignore[operator]
         ),
         f"batch_size: {config.batch_size} is not positive": config.batch_size > 0,
+        f"patience: {config.patience} is negative": config.patience >= 0,
+        f"patience: {config.patience} has no meaning while evaluation.every is 0": (
+            not config.patience or config.every > 0
+        ),
         f"max_tokens: {config.max_tokens} is not positive": (
             config.max_tokens is None or config.max_tokens > 0
         ),

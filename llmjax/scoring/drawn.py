@@ -4,7 +4,6 @@ What is hidden is drawn from a fixed seed, so the same documents always ask for 
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,44 +20,35 @@ from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
 from llmjax.mesh import axis_size, place, use_mesh
 from llmjax.model import Model, Params
+from llmjax.scoring.totals import Totals
 
 SEED = 0x48656C64
 
 
 @dataclass(frozen=True)
-class DrawnScore:
+class DrawnScore(Totals):
     """Sums over what was to be told. There are no bits per byte: most of the text is given.
 
     Attributes:
-      nats: of the targets.
-      tokens: how many targets there are.
-      correct: of how many the likeliest token is the right one.
-      bytes: UTF-8 bytes of the documents' text.
-      documents: how many there are.
-      context: tokens of the stream in a row.
+      correct: of how many targets the likeliest token is the right one.
     """
 
-    nats: float
-    tokens: int
     correct: int
-    bytes: int
-    documents: int
-    context: int
-
-    @property
-    def loss_per_token(self) -> float:
-        """Nats per target."""
-        return self.nats / self.tokens
-
-    @property
-    def perplexity(self) -> float:
-        """e to the loss per target; infinite where that overflows."""
-        return math.exp(self.loss_per_token) if self.loss_per_token < 709 else math.inf
 
     @property
     def accuracy(self) -> float:
         """Share of the targets that are told rightly."""
         return self.correct / self.tokens
+
+    def quality(self) -> dict[str, float | None]:
+        return {"bits_per_byte": None, "accuracy": self.accuracy}
+
+    def words(self) -> dict[str, str]:
+        return {
+            "accuracy": f"{self.accuracy:.2%} of the hidden tokens",
+            "tokens": f"{self.tokens:,}, hidden, and to be told",
+            "windows": f"{self.context} tokens",
+        }
 
 
 def score_drawn(
@@ -104,7 +94,7 @@ def score_drawn(
     nats, tokens, correct = sums.tolist()
     if not tokens:
         raise UserError("text to score", "is too short for anything to be hidden", "give more")
-    return DrawnScore(nats, round(tokens), round(correct), size, len(held), context)
+    return DrawnScore(nats, round(tokens), size, len(held), context, round(correct))
 
 
 def _batches(store: TokenStore, objective: Objective, rows: int, length: int) -> Iterator[Arrays]:

@@ -7,49 +7,40 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmjax.data import Document
+from llmjax.scoring.totals import Totals
 from llmjax.scoring.windows import Window
 
 
 @dataclass(frozen=True)
-class Score:
-    """Sums over documents, and the figures that follow from them.
+class Score(Totals):
+    """Sums over documents, all of whose tokens are told, end-of-text tokens included.
 
     Attributes:
-      nats: of all tokens, end-of-text tokens included.
-      tokens: how many there are.
-      bytes: UTF-8 bytes of the original text.
-      documents: how many there are.
-      context: the most inputs that a token was predicted from.
       stride: tokens from one window to the next.
       nats_at: float64 [context]; nats of the tokens that were predicted from 1, 2, ... inputs.
       tokens_at: int64 [context]; their number.
       bytes_at: int64 [context]; the bytes of text that they stand for.
     """
 
-    nats: float
-    tokens: int
-    bytes: int
-    documents: int
-    context: int
     stride: int
     nats_at: np.ndarray = field(repr=False, compare=False)
     tokens_at: np.ndarray = field(repr=False, compare=False)
     bytes_at: np.ndarray = field(repr=False, compare=False)
 
     @property
-    def loss_per_token(self) -> float:
-        """Nats per token."""
-        return self.nats / self.tokens
-
-    @property
-    def perplexity(self) -> float:
-        """e to the loss per token; infinite where that overflows."""
-        return math.exp(self.loss_per_token) if self.loss_per_token < 709 else math.inf
-
-    @property
     def bits_per_byte(self) -> float:
         """Bits per UTF-8 byte of the original text."""
         return self.nats / (math.log(2) * self.bytes)
+
+    def quality(self) -> dict[str, float | None]:
+        return {"bits_per_byte": self.bits_per_byte}
+
+    def words(self) -> dict[str, str]:
+        return {
+            "bits per byte": f"{self.bits_per_byte:.4f}",
+            "tokens": f"{self.tokens:,}, end-of-text tokens included",
+            "windows": f"{self.context} tokens, each {self.stride} after the one before",
+        }
 
 
 class Sums:

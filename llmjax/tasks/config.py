@@ -1,9 +1,10 @@
 """What a model is to learn from examples: frozen values, cheap to import."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from llmjax.data.table_config import Table
+from llmjax.data.table_config import LinesTable, Table, TfdsTable
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class _Task:
     train: tuple[Table, ...] = ()
     """Examples to learn from."""
     dev: tuple[Table, ...] = ()
-    """Examples to measure on. None: a share of those to learn from is held out."""
+    """Examples to measure on. Empty: a share of those to learn from is held out."""
     dev_fraction: float = 0.1
     """That share; which rows it takes hangs on their contents alone."""
     group: str | None = None
@@ -176,3 +177,41 @@ TaskConfig: TypeAlias = (
 def name_of(task: TaskConfig) -> str:
     """Under which a task's head and figures are kept."""
     return task.name or task.kind
+
+
+def task_problems(tasks: Sequence[TaskConfig]) -> Iterator[str]:
+    """Everything wrong with the values; nothing is read from disk."""
+    names = [name_of(task) for task in tasks]
+    for number, task in enumerate(tasks):
+        where = f"tasks.{number}"
+        if names.index(name_of(task)) != number:
+            yield f"{where}.name: {name_of(task)} is another task's name too; give one of its own"
+        if any(mark in name_of(task) for mark in "./\\ "):
+            yield f"{where}.name: {name_of(task)!r} has a dot, a slash or a space"
+        if not task.train:
+            yield f"{where}.train: empty; give at least one table"
+        if not task.dev and not 0 <= task.dev_fraction < 1:
+            yield f"{where}.dev_fraction: {task.dev_fraction} is not in [0, 1)"
+        if not 0 < task.weight < 1e30:
+            yield f"{where}.weight: {task.weight} is not a positive number"
+        yield from (f"{where}.{problem}" for problem in _value_problems(task))
+
+
+def _value_problems(task: TaskConfig) -> Iterator[str]:
+    smoothing = getattr(task, "label_smoothing", 0.0)
+    if not 0 <= smoothing < 1:
+        yield f"label_smoothing: {smoothing} is not in [0, 1)"
+    for table in (*task.train, *task.dev):
+        if isinstance(table, LinesTable) and len(table.paths) != len(table.columns):
+            yield f"train: {len(table.paths)} files for the columns {', '.join(table.columns)}"
+        if not isinstance(table, TfdsTable) and not table.paths:
+            yield f"train: a {table.kind} table names no paths"
+    counts = ("stride", "max_answer_tokens", "candidates", "beams", "max_new_tokens")
+    for name in counts:
+        if getattr(task, name, 1) < 1:
+            yield f"{name}: {getattr(task, name)} is not positive"
+    for name in ("beta", "scale"):
+        if not 0 < getattr(task, name, 1.0) < 1e9:
+            yield f"{name}: {getattr(task, name)} is not a positive number"
+    if isinstance(task, SequenceTask) and task.prompt.count("{}") != 1:
+        yield f"prompt: {task.prompt!r} must have {{}} once, where the source goes"

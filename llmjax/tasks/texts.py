@@ -1,9 +1,11 @@
 """Texts and pairs of texts as segments: wrapped as the model expects them, cut to fit a row."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from llmjax.data.tables import Row, text_at
+from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.example import Segment
 from llmjax.tasks.task import Setting
 
@@ -48,3 +50,38 @@ def _fitted(first: int, second: int, room: int) -> tuple[int, int]:
     longer, shorter = max(first, second) - alone, min(first, second)
     longer, shorter = longer - (shared + 1) // 2, shorter - shared // 2
     return (longer, shorter) if first >= second else (shorter, longer)
+
+
+TEXTS = (
+    "text",
+    "pair",
+    "source",
+    "target",
+    "question",
+    "context",
+    "tokens",
+    "messages",
+    "prompt",
+    "chosen",
+    "rejected",
+)
+"""Fields of tasks that name columns of text."""
+
+
+def texts_of(config: TaskConfig, rows: Sequence[Row]) -> Iterator[str]:
+    """All text of rows that a model of this task would read or write: for training a tokenizer."""
+    columns = [getattr(config, name) for name in TEXTS if getattr(config, name, None)]
+    for row in rows:
+        for column in columns:
+            yield from _strings(row.values.get(column))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)

@@ -6,11 +6,12 @@ from pathlib import Path
 import jax
 
 from llmjax.checkpoint import Checkpoints, Position
-from llmjax.checkpoint.reading import restore_params, wait_for_all
+from llmjax.checkpoint.reading import read_params, wait_for_all, whole_step
 from llmjax.config import Config, validate
 from llmjax.data import Loader
 from llmjax.run import Run
-from llmjax.state import TrainState, abstract_state, make_state, state_of
+from llmjax.state import TrainState, Tree, abstract_state, split, state_of
+from llmjax.train.beginning import adopted, first_params, freeze, frozen_params
 from llmjax.train.devices import start_devices
 from llmjax.train.loop import Loop
 from llmjax.train.reporter import Reporter
@@ -36,7 +37,7 @@ def train(config: Config) -> Path:
       UserError: the config, the data, the devices or the folder cannot be used.
       Stopped: SIGTERM or SIGINT came; the step is saved, and the same call goes on.
     """
-    config = validate(config)
+    config = validate(adopted(config))
     start_devices(config)
     if jax.process_index() > 0:
         wait_for_all("run folder there")
@@ -50,36 +51,52 @@ def train(config: Config) -> Path:
 def _train(config: Config, run: Run) -> Path:
     session = open_session(config, run)
     with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
-        state, position = _start(session, checkpoints)
-        if position.step >= session.steps:
+        state, position, frozen = _start(session, checkpoints)
+        over = position.is_over(config.evaluation.patience)
+        if position.step >= session.steps or over:
             if session.leads:
-                log.warning("%s: all %d steps are done already", run.folder, session.steps)
+                why = "no longer gets better" if over else f"all {session.steps} steps are done"
+                log.warning("%s: %s already", run.folder, why)
             return run.folder
         reporter = Reporter(session, position.step)
         try:
             with Loader(
-                session.corpus,
-                config.data,
-                config.seed,
+                session.lesson.feed(),
                 session.mesh,
                 position.step,
-                session.objective,
+                prefetch=config.data.prefetch,
+                stops=session.lesson.stops,
             ) as loader:
-                Loop(session, state, position, checkpoints, reporter, loader).run()
+                Loop(session, state, position, checkpoints, reporter, loader, frozen).run()
         finally:
             reporter.close()
     return run.folder
 
 
-def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position]:
-    """The newest whole checkpoint; or step 0, with the parameters of an import, or new ones."""
-    model, optimizer, mesh = session.model, session.optimizer, session.mesh
-    abstract = abstract_state(model, optimizer, mesh)
+def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, Tree]:
+    """The newest whole checkpoint; or step 0, with the parameters of an import, of the run to begin
+    with, or new ones. And the parameters that do not learn."""
+    network, optimizer, mesh = session.network, session.optimizer, session.mesh
+    abstract = abstract_state(network, optimizer, mesh, session.learning)
     restored = checkpoints.restore(abstract)
     if restored is not None:
         session.check_same_batches(restored[1])
-        return restored
-    if checkpoints.steps():
-        params, _ = restore_params(checkpoints.folder, abstract.params)
-        return state_of(optimizer, params, mesh), session.position(0)
-    return make_state(model, optimizer, session.config.seed, mesh), session.position(0)
+        return *restored, _frozen(session)
+    if checkpoints.steps() and not session.is_partial:
+        step = whole_step(checkpoints.folder)
+        params = read_params(checkpoints.folder, step, abstract.params)
+    else:
+        params = first_params(session.config, network, mesh)
+    learnt, rest = split(params, session.learning)
+    with jax.set_mesh(mesh):
+        frozen = freeze(session.run, session.model.config, network, rest) if rest else {}
+    return state_of(optimizer, learnt, mesh), session.position(0), frozen
+
+
+def _frozen(session: Session) -> Tree:
+    """The parameters that do not learn, as they were written at the beginning."""
+    if not session.is_partial:
+        return {}
+    with jax.set_mesh(session.mesh):
+        rest = split(session.network.abstract_params(), session.learning)[1]
+    return frozen_params(session.run, rest, session.mesh)

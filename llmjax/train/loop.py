@@ -12,9 +12,9 @@ from llmjax.data import Loader
 from llmjax.errors import Stopped, UserError
 from llmjax.metrics.hardware import memory_bytes, peak_flops
 from llmjax.metrics.throughput import Throughput
-from llmjax.state import TrainState
-from llmjax.step import Metrics, make_train_step
-from llmjax.train.heldout import quality, score_heldout, write_samples
+from llmjax.state import TrainState, Tree, join
+from llmjax.step import LossFunction, Metrics, Step, make_train_step
+from llmjax.train.heldout import measured_cost, write_samples
 from llmjax.train.profile import Profile
 from llmjax.train.reporter import Reporter
 from llmjax.train.session import Session
@@ -32,10 +32,13 @@ class Loop:
         checkpoints: Checkpoints,
         reporter: Reporter,
         loader: Loader,
+        frozen: Tree,
     ):
-        """`position` is of `state`, and the loader's first batch is the one that comes next."""
+        """`position` is of `state`, the loader's first batch is the one that comes next, and
+        `frozen` are the parameters that do not learn."""
         self.session, self.state, self.position = session, state, position
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
+        self._frozen = frozen
         self._pending: tuple[int, Metrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
@@ -52,39 +55,45 @@ class Loop:
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
         """
         session, config, first = self.session, self.session.config, self.position.step
-        take_step = make_train_step(
-            session.loss_function,
-            session.optimizer,
-            seed=config.seed,
-            clip_norm=config.optimizer.clip_norm,
-            accumulate=config.optimizer.accumulate,
-            token_bytes=session.token_bytes() if session.is_causal else None,
-        )
+        steps = [self._program(loss) for loss in session.lesson.losses]
         agree = Agreement(session.mesh, wishes=2)
         with StopSignal() as signal, Profile(session.run.profile, config.log.profile) as profile:
             for before, batch in self._loader:
                 step = before + 1
                 profile.before(before - first, self._wait)
-                self.state, metrics = take_step(self.state, batch)
+                take_step = steps[session.lesson.task(before)]
+                self.state, metrics = take_step(self.state, batch, self._frozen)
                 self._hand_on((step, metrics))
                 stop, save = agree(signal.name is not None, self._save_is_late())
                 self._after(step, save)
-                if stop and step < session.steps:
+                if step >= session.steps or self.position.is_over(config.evaluation.patience):
+                    return
+                if stop:
                     self._save(step)
                     raise Stopped(step, signal.name or "a signal to another process")
-                if step >= session.steps:
-                    return
+
+    def _program(self, loss: LossFunction) -> Step:
+        session, config = self.session, self.session.config
+        return make_train_step(
+            loss,
+            session.optimizer,
+            seed=config.seed,
+            clip_norm=config.optimizer.clip_norm,
+            accumulate=config.optimizer.accumulate,
+            token_bytes=session.token_bytes() if session.lesson.priced else None,
+        )
 
     def _after(self, step: int, save: bool) -> None:
         """What is due after `step` steps: an evaluation, samples, a checkpoint."""
         config, last = self.session.config, step >= self.session.steps
-        loss = None
+        cost = None
         if last or _due(step, config.evaluation.every):
-            loss = self._evaluate(step, whole=last)
+            cost = self._evaluate(step, whole=last)
+            last = last or self.position.is_over(config.evaluation.patience)
         if config.samples.every and (last or _due(step, config.samples.every)):
             self._sample(step)
         if save or last or _due(step, config.checkpoint.every):
-            self._save(step, loss)
+            self._save(step, cost)
 
     def _hand_on(self, new: tuple[int, Metrics] | None) -> None:
         """Counts the step before, now that the devices are busy with the new one."""
@@ -125,30 +134,36 @@ class Loop:
         }
 
     def _evaluate(self, step: int, *, whole: bool) -> float | None:
-        """Scores held-out text and reports it; the loss, if it compares with earlier ones."""
+        """Measures on what is held out and reports it; what is to be small of that, if it compares
+        with earlier measurements."""
+        session, config = self.session, self.session.config.evaluation
         with self._paused():
-            score = score_heldout(self.session, self.state.params, whole)
+            score = session.lesson.score(self.params, session.mesh, whole)
             if score is None:
                 return None
-            figures = {
-                "loss": score.loss_per_token,
-                **quality(score),
-                "heldout_tokens": score.tokens,
-                "heldout_bytes": score.bytes,
-            }
-            self._reporter.write("eval", step, figures | self._totals())
-        limited = self.session.config.evaluation.max_tokens is not None
-        return None if whole and limited else score.loss_per_token
+            self._reporter.write(
+                "eval", step, {"loss": score.loss} | score.figures | self._totals()
+            )
+        cost = measured_cost(score, config.metric)
+        if whole and config.max_tokens is not None:
+            return None
+        self.position = self.position.judged(cost)
+        return cost
+
+    @property
+    def params(self) -> Tree:
+        """All parameters, those that do not learn included."""
+        return join(self.state.params, self._frozen)
 
     def _sample(self, step: int) -> None:
         with self._paused():
-            for prompt, text in write_samples(self.session, self.state.params):
+            for prompt, text in write_samples(self.session, self.params):
                 self._reporter.sample(step, prompt, text)
 
-    def _save(self, step: int, heldout_loss: float | None = None) -> None:
+    def _save(self, step: int, cost: float | None = None) -> None:
         """Hands the state over; it is written while training goes on."""
         with self._paused():
-            position = replace(self.position, heldout_loss=heldout_loss)
+            position = replace(self.position, heldout_loss=cost)
             self._checkpoints.save(self.state, position)
         self._saved_at = time.monotonic()
 

@@ -9,10 +9,10 @@ import jax
 
 from llmjax import environment
 from llmjax.config import to_json
-from llmjax.data import heldout_documents
 from llmjax.metrics.display import Display, Silent, make_display, si
 from llmjax.metrics.hardware import peak_flops
 from llmjax.metrics.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from llmjax.state import split
 from llmjax.train.session import Session
 
 
@@ -64,23 +64,21 @@ class Reporter:
 
 
 def _facts(session: Session) -> dict[str, dict[str, Any]]:
-    corpus = session.corpus
-    heldout = [(len(document.tokens), document.bytes) for document in heldout_documents(corpus)]
     return {
         "model": {
-            "parameters": session.model.num_params(),
+            "parameters": session.network.num_params(),
+            "learning": learning_count(session),
             "vocab_size": session.model.config.vocab_size,
             "flops_per_token": session.flops_per_token,
         },
-        "data": {
-            "train_documents": corpus.num_documents,
-            "train_bytes": corpus.num_bytes,
-            "train_tokens": corpus.num_tokens,
-            "heldout_documents": len(heldout),
-            "heldout_bytes": sum(size for _, size in heldout),
-            "heldout_tokens": sum(count for count, _ in heldout),
-        },
+        "data": session.lesson.facts(),
     }
+
+
+def learning_count(session: Session) -> int:
+    """How many numbers learn."""
+    shapes = split(session.network.abstract_params(), session.learning)[0]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _headline(session: Session) -> str:
@@ -88,10 +86,12 @@ def _headline(session: Session) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
     device = jax.devices()[0]
     peak = peak_flops()
+    count, own = session.network.num_params(), learning_count(session)
+    learning = "" if own == count else f" of which {own:,} learn ({own / count:.2%})"
     known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
     return (
-        f"{session.run.folder}: {si(session.model.num_params()).strip()} parameters, "
-        f"{si(session.corpus.num_tokens)}tokens of text, "
+        f"{session.run.folder}: {si(count).strip()} parameters{learning}, "
+        f"{session.lesson.headline()}, "
         f"{jax.device_count()} {device.device_kind} ({mesh or 'alone'})\n"
         f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
         f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"

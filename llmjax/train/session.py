@@ -1,24 +1,35 @@
-"""What a run works with: its folder, text, model, devices and optimizer, all checked."""
+"""What a run works with: its folder, lesson, model, devices and optimizer, all checked."""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.checkpoint import Position
 from llmjax.checkpoint.reading import wait_for_all
 from llmjax.config import Config
-from llmjax.data import Corpus, Tokenizer, prepare, steps_per_epoch, terminal_progress
-from llmjax.data.objective_config import CausalConfig, control_pieces
-from llmjax.data.objectives import Objective, make_objective
+from llmjax.data import SentencePieceConfig, Tokenizer, load_tokenizer
+from llmjax.data.corpus import trained_on
+from llmjax.data.objectives import make_objective
+from llmjax.data.tokenizer import existing_tokenizer
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
 from llmjax.mesh import check_divides, make_mesh
 from llmjax.model import Model, flops_per_token, resolve
 from llmjax.optimizers import Optimizer, make_optimizer
-from llmjax.run import Run
-from llmjax.step import Batch, LossFunction, Sums
+from llmjax.optimizers.tune import shares
+from llmjax.run import Run, write_atomically
+from llmjax.state import Tree, split
+from llmjax.tasks.heads import Network
+from llmjax.tasks.opening import network_of, to_json
+from llmjax.tasks.prepared import read_rows
+from llmjax.tasks.task import Setting
+from llmjax.tasks.texts import texts_of
+from llmjax.train.beginning import take_tokenizer
+from llmjax.train.lesson import Lesson
+from llmjax.train.task_lesson import TaskLesson, prepare_tasks
+from llmjax.train.text_lesson import TextLesson, prepared
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,19 @@ class Session:
     config: Config
     run: Run
     tokenizer: Tokenizer
-    corpus: Corpus
-    objective: Objective
-    model: Model
+    lesson: Lesson
+    network: Network
     mesh: Mesh
     optimizer: Optimizer
+    learning: Tree
+    """The tree of bools that says which parameters learn."""
     steps: int
-    """Steps of the whole run: as configured, or what one epoch holds where it may not repeat."""
+    """Steps of the whole run: as configured, or what its epochs hold."""
+
+    @property
+    def model(self) -> Model:
+        """The model, without heads."""
+        return self.network.model
 
     @property
     def leads(self) -> bool:
@@ -42,9 +59,9 @@ class Session:
         return jax.process_index() == 0
 
     @property
-    def is_causal(self) -> bool:
-        """Whether every token is predicted from those before it: only then a text has a price."""
-        return isinstance(self.config.objective, CausalConfig)
+    def is_partial(self) -> bool:
+        """Whether some parameters do not learn."""
+        return not all(jax.tree.leaves(self.learning))
 
     @property
     def flops_per_token(self) -> float:
@@ -59,24 +76,6 @@ class Session:
         unused = self.model.config.vocab_size - len(sizes)
         return jnp.pad(jnp.asarray(sizes, jnp.int32), (0, unused))
 
-    @property
-    def loss_function(self) -> LossFunction:
-        """The loss as a function of parameters, batch and dropout key."""
-        loss = self.config.loss
-        has_dropout = self.model.config.dropout > 0
-
-        def objective(params: object, batch: Batch, key: jax.Array | None) -> Sums:
-            return causal_loss(
-                self.model,
-                params,  # type: ignore[arg-type]
-                batch,
-                dropout_key=key if has_dropout else None,
-                z_loss=loss.z_loss,
-                label_smoothing=loss.label_smoothing,
-            )
-
-        return objective
-
     def position(self, step: int) -> Position:
         """Where the run stands before batch `step`, nothing counted yet."""
         data = self.config.data
@@ -85,8 +84,8 @@ class Session:
             seed=self.config.seed,
             batch_size=data.batch_size,
             length=data.length,
-            corpus=self.corpus.fingerprint,
-            epoch=step / max(steps_per_epoch(self.corpus, data), 1),
+            corpus=self.lesson.fingerprint,
+            epoch=step / max(self.lesson.steps_per_epoch, 1e-9),
         )
 
     def check_same_batches(self, position: Position) -> None:
@@ -107,42 +106,72 @@ class Session:
 
 
 def open_session(config: Config, run: Run) -> Session:
-    """Prepares text and tokenizer, and checks model and mesh against each other.
+    """Prepares what is learnt, and checks model and mesh against each other.
 
     Raises:
       UserError: the data cannot be used, or sizes do not suit each other or the devices.
     """
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
-        prepared = _prepare(config, run)
+        take_tokenizer(config, run)
+        opened = _open_lesson(config, run)
     wait_for_all("text prepared")  # the other processes then find it in the cache
-    tokenizer, corpus = prepared if jax.process_index() == 0 else _prepare(config, run)
-    model = Model(resolve(config.model, tokenizer.vocab_size))
+    tokenizer, lesson, network = opened if jax.process_index() == 0 else _open_lesson(config, run)
     data, parts = config.data, config.optimizer.accumulate
-    encodes = model.config.is_encoder_decoder
-    objective = make_objective(config.objective, tokenizer, encodes=encodes)
     name = "the batch" if parts == 1 else "a part of the batch"
-    for length in objective.lengths(data.length):
+    for length in lesson.feed().lengths:
         check_divides(name, (data.batch_size // parts, length), ("batch", "residual"), mesh)
-    steps = _run_length(config, corpus)
-    optimizer = make_optimizer(config.optimizer, steps, model.logical_axes())
-    return Session(config, run, tokenizer, corpus, objective, model, mesh, optimizer, steps)
+    steps = _run_length(config, lesson)
+    axes = network.logical_axes()
+    rates = shares(config.tune, network.abstract_params(), axes)
+    learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
+    own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
+    optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
+    return Session(config, run, tokenizer, lesson, network, mesh, optimizer, learning, steps)
 
 
-def _run_length(config: Config, corpus: Corpus) -> int:
-    if config.data.on_exhaustion == "repeat":
-        return config.steps
-    epoch = steps_per_epoch(corpus, config.data)
-    if config.data.on_exhaustion == "error" and epoch < config.steps:
+def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
+    """The tokenizer, what is learnt, and the network that learns it."""
+    if not config.tasks:
+        tokenizer, corpus = prepared(config, run)
+        model = Model(resolve(config.model, tokenizer.vocab_size))
+        encodes = model.config.is_encoder_decoder
+        objective = make_objective(config.objective, tokenizer, encodes=encodes)
+        return tokenizer, TextLesson(config, tokenizer, corpus, objective, model), Network(model)
+    tokenizer = _task_tokenizer(config, run)
+    model = Model(resolve(config.model, tokenizer.vocab_size))
+    setting = Setting(tokenizer, model.config, config.data.length)
+    tasks = prepare_tasks(config, setting, model)
+    if jax.process_index() == 0:
+        facts = {part.name: part.task.facts for part in tasks}
+        write_atomically(run.tasks, to_json(facts))
+    network = network_of(model, [part.task for part in tasks])
+    return tokenizer, TaskLesson(config, setting, model, tasks), network
+
+
+def _task_tokenizer(config: Config, run: Run) -> Tokenizer:
+    """The tokenizer of the run, or one that is trained on the text to learn from."""
+    if run.tokenizer.is_dir():
+        return load_tokenizer(run.tokenizer)
+    tokenizer = existing_tokenizer(config.tokenizer)
+    if tokenizer is None:
+        assert isinstance(config.tokenizer, SentencePieceConfig)
+        texts = [text for task in config.tasks for text in texts_of(task, read_rows(task)[0])]
+        tokenizer = trained_on(config.tokenizer, texts)
+    tokenizer.save(run.tokenizer)
+    return tokenizer
+
+
+def _run_length(config: Config, lesson: Lesson) -> int:
+    epoch = lesson.steps_per_epoch
+    wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
+    limit = lesson.feed().steps
+    if limit is None or wanted <= limit:
+        return wanted
+    if not lesson.stops:
         raise UserError(
-            f"steps {config.steps}",
-            f"the text is exhausted after {epoch}, and data.on_exhaustion is error",
-            f"set steps to {epoch}, add text, or let it stop or repeat",
+            f"steps {wanted}",
+            f"the text is exhausted after {limit}, and data.on_exhaustion is error",
+            f"set steps to {limit}, add text, or let it stop or repeat",
         )
-    return min(config.steps, epoch)
-
-
-def _prepare(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
-    with terminal_progress() as progress:
-        pieces = control_pieces(config.objective)
-        return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
+    return limit

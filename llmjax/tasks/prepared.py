@@ -1,0 +1,172 @@
+"""A task with its examples: read, divided, encoded, shaped for rows."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.data.tables import Row, read_tables, split_rows
+from llmjax.errors import UserError
+from llmjax.measures import Measures
+from llmjax.model import Model, Params
+from llmjax.tasks.config import TaskConfig, name_of
+from llmjax.tasks.example import Example
+from llmjax.tasks.opening import find_facts, open_task
+from llmjax.tasks.packing import Shape, shape_of
+from llmjax.tasks.running import Sums, outputs, score
+from llmjax.tasks.task import Facts, Setting, Task
+from llmjax.tasks.writing import writer
+
+log = logging.getLogger(__name__)
+RARE = 0.05
+"""Share of the examples below which a label is called rare."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Rows with what a model says of them.
+
+    Attributes:
+      rows: of the table.
+      predictions: for each row.
+      measures: how good they are; None where rows have no answers.
+      sums: of the loss.
+    """
+
+    rows: list[Row]
+    predictions: list[dict[str, Any]]
+    measures: Measures | None
+    sums: Sums
+
+
+def read_rows(config: TaskConfig) -> tuple[list[Row], list[Row]]:
+    """Rows to learn from, and rows to measure on.
+
+    Raises:
+      UserError: a table cannot be read, or nothing is left to learn from.
+    """
+    rows = read_tables(config.train)
+    if config.dev:
+        return rows, read_tables(config.dev)
+    learnt, dev = split_rows(rows, config.dev_fraction, config.group)
+    if not learnt:
+        raise UserError(
+            f"task {name_of(config)}", "all rows are held out", "lower dev_fraction, add rows"
+        )
+    return learnt, dev
+
+
+def notes(config: TaskConfig, facts: Facts, learnt: int, dev: int) -> list[str]:
+    """What a person should know of the examples before training starts."""
+    found = [f"task {name_of(config)}: {learnt:,} examples to learn from, {dev:,} to measure on"]
+    if facts.counts:
+        total = sum(facts.counts)
+        shares = zip(facts.labels, facts.counts, strict=True)
+        listed = ", ".join(f"{label} {count / total:.1%}" for label, count in list(shares)[:20])
+        more = f", and {len(facts.labels) - 20} more" if len(facts.labels) > 20 else ""
+        found.append(f"{len(facts.labels)} labels: {listed}{more}")
+        rare = [
+            label
+            for label, count in zip(facts.labels, facts.counts, strict=True)
+            if count < RARE * total / max(1, len(facts.labels) / 2)
+        ]
+        if rare:
+            found.append(f"rare labels: {', '.join(rare[:10])}; class_weights balanced may help")
+    return found
+
+
+def encode(task: Task, rows: Sequence[Row], which: str) -> list[Example]:
+    """The examples of rows.
+
+    Raises:
+      UserError: a row cannot be used, or none of them gives an example.
+    """
+    examples = task.examples(rows)
+    if not examples:
+        name = name_of(task.config)
+        raise UserError(f"task {name}", f"no row gives an example to {which}", "check the table")
+    return examples
+
+
+def shape(task: Task, examples: Sequence[Example], model: Model, length: int) -> Shape:
+    """The shape of the task's rows."""
+    return shape_of(examples, length, encodes=model.config.is_encoder_decoder)
+
+
+def answer(
+    task: Task,
+    setting: Setting,
+    model: Model,
+    params: Params,
+    rows: list[Row],
+    *,
+    batch_size: int,
+    mesh: Mesh | None,
+    measured: int | None = None,
+) -> Answered:
+    """What the model says of rows, and how good that is.
+
+    Args:
+      task: what is done.
+      setting: where.
+      model: the model.
+      params: the network's parameters.
+      rows: what is answered; the loss is of all of them.
+      batch_size: rows of tokens at once.
+      mesh: where the parameters live; None for one device.
+      measured: answer only the first so many; None: all.
+
+    Raises:
+      UserError: a row cannot be read, or has no answer to measure by.
+    """
+    examples = encode(task, rows, "predict for")
+    form = shape(task, examples, model, setting.length)
+    sums = score(task, model, params, examples, form, batch_size, mesh)
+    if measured is not None:
+        rows = rows[:measured]
+        examples = [example for example in examples if example.row < measured]
+    if not rows:
+        return Answered(rows, [], None, sums)
+    told = predict(task, setting, model, params, rows, examples, batch_size=batch_size, mesh=mesh)
+    return Answered(rows, told, task.measure(rows, told), sums)
+
+
+def predict(
+    task: Task,
+    setting: Setting,
+    model: Model,
+    params: Params,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> list[dict[str, Any]]:
+    """What the model says of each row, given its examples; see `answer`."""
+    form = shape(task, examples, model, setting.length)
+    found = outputs(task, model, params, examples, form, batch_size, mesh)
+    write = writer(model, params, setting.tokenizer, mesh, batch_size)
+    return task.predictions(rows, examples, found, write)
+
+
+def fingerprint(examples: Sequence[Sequence[Example]]) -> str:
+    """A hash of all tasks' encoded examples."""
+    digest = hashlib.blake2b(digest_size=16)
+    for task in examples:
+        digest.update(len(task).to_bytes(8, "little"))
+        for example in task:
+            for segment in example.segments:
+                for part in segment:
+                    digest.update(b"|" if part is None else np.asarray(part, np.float64).tobytes())
+            digest.update(np.asarray(example.target, np.float32).tobytes())
+            digest.update(np.float64(example.weight).tobytes())
+    return digest.hexdigest()
+
+
+def opened(config: TaskConfig, setting: Setting, rows: Sequence[Row]) -> Task:
+    """The task, as what it finds in these rows makes it."""
+    return open_task(config, setting, find_facts(config, rows))

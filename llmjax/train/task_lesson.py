@@ -1,0 +1,163 @@
+"""Fine-tuning: examples of one task or several, each with its head."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from llmjax.config import Config
+from llmjax.data.loader import Feed
+from llmjax.data.tables import Row
+from llmjax.model import Model
+from llmjax.state import Tree
+from llmjax.step import Batch, LossFunction, Sums
+from llmjax.tasks.config import SequenceTask, TaskConfig, name_of
+from llmjax.tasks.example import Example
+from llmjax.tasks.feed import TaskFeed
+from llmjax.tasks.packing import Shape
+from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, read_rows, shape
+from llmjax.tasks.task import Setting, Task
+from llmjax.train.lesson import Heldout
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A task with its examples.
+
+    Attributes:
+      task: what is done with them.
+      rows: what it is measured on.
+      learnt: what it is learnt from.
+      shape: of its rows.
+    """
+
+    task: Task
+    rows: list[Row]
+    learnt: list[Example]
+    shape: Shape
+
+    @property
+    def name(self) -> str:
+        return name_of(self.task.config)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskLesson:
+    """Tasks that take turns."""
+
+    config: Config
+    setting: Setting
+    model: Model
+    parts: tuple[Part, ...]
+
+    stops = True
+    priced = False
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([part.learnt for part in self.parts])
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self._feed.epoch_steps()
+
+    @property
+    def losses(self) -> tuple[LossFunction, ...]:
+        return tuple(self._loss(part.task) for part in self.parts)
+
+    def feed(self) -> Feed:
+        return self._feed
+
+    def task(self, step: int) -> int:
+        return self._feed.task(step)
+
+    def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
+        """Each task's figures; with several tasks under their names, the loss as their mean."""
+        figures: dict[str, float | None] = {"bits_per_byte": None}
+        larger: dict[str, bool] = {}
+        losses: list[float] = []
+        for part in self.parts:
+            if not part.rows:
+                continue
+            prefix = f"{part.name}." if len(self.parts) > 1 else ""
+            told = answer(
+                part.task,
+                self.setting,
+                self.model,
+                params,
+                part.rows,
+                batch_size=self.config.evaluation.batch_size,
+                mesh=mesh,
+                measured=None if whole else _limit(part.task.config),
+            )
+            losses.append(told.sums.loss)
+            figures[f"{prefix}loss"] = told.sums.loss
+            for figure in told.measures.figures if told.measures else ():
+                figures[prefix + figure.name] = figure.value
+                larger[prefix + figure.name] = figure.larger_is_better
+            figures[f"{prefix}examples"] = len(part.rows)
+        if not losses:
+            return None
+        return Heldout(sum(losses) / len(losses), figures, larger)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            part.name: {
+                "kind": part.task.config.kind,
+                "train_examples": len(part.learnt),
+                "train_tokens": sum(example.length for example in part.learnt),
+                "heldout_rows": len(part.rows),
+                "labels": dict(zip(part.task.facts.labels, part.task.facts.counts, strict=True)),
+            }
+            for part in self.parts
+        }
+
+    def headline(self) -> str:
+        lines = [
+            note
+            for part in self.parts
+            for note in notes(part.task.config, part.task.facts, len(part.learnt), len(part.rows))
+        ]
+        return "\n".join(lines)
+
+    def _loss(self, task: Task) -> LossFunction:
+        has_dropout = self.model.config.dropout > 0
+
+        def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
+            return task.loss(self.model, params, batch, key if has_dropout else None)
+
+        return loss
+
+    @cached_property
+    def _feed(self) -> TaskFeed:
+        return TaskFeed(
+            [part.learnt for part in self.parts],
+            [part.shape for part in self.parts],
+            [part.task.config.weight for part in self.parts],
+            self.config.data.batch_size,
+            self.config.seed,
+        )
+
+
+def _limit(config: TaskConfig) -> int | None:
+    """How many rows are answered in the midst of training; None: all."""
+    return config.measure if isinstance(config, SequenceTask) else None
+
+
+def prepare_tasks(config: Config, setting: Setting, model: Model) -> tuple[Part, ...]:
+    """The tasks with their examples.
+
+    Raises:
+      UserError: a table cannot be read, a row cannot be used, a task does not suit the model.
+    """
+    parts = []
+    for one in config.tasks:
+        learnt, dev = read_rows(one)
+        task = opened(one, setting, learnt)
+        examples = encode(task, learnt, "learn from")
+        if dev:
+            encode(task, dev, "measure on")  # every mistake in them is found before training
+        parts.append(Part(task, dev, examples, shape(task, examples, model, setting.length)))
+    return tuple(parts)

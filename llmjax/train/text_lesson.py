@@ -1,0 +1,154 @@
+"""Pre-training: windows of text, by an objective."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from llmjax.config import Config
+from llmjax.data import (
+    Corpus,
+    CorpusFeed,
+    Document,
+    Tokenizer,
+    heldout_documents,
+    prepare,
+    steps_per_epoch,
+    terminal_progress,
+)
+from llmjax.data.loader import Feed
+from llmjax.data.objective_config import CausalConfig, control_pieces
+from llmjax.data.objectives import Objective
+from llmjax.losses import causal_loss
+from llmjax.metrics.display import si
+from llmjax.model import Model
+from llmjax.run import Run
+from llmjax.scoring import Totals, score_documents, score_drawn
+from llmjax.state import Tree
+from llmjax.step import Batch, LossFunction, Sums
+from llmjax.train.lesson import Heldout
+
+
+@dataclass(frozen=True, eq=False)
+class TextLesson:
+    """A corpus, and what is to be predicted of it from what."""
+
+    config: Config
+    tokenizer: Tokenizer
+    corpus: Corpus
+    objective: Objective
+    model: Model
+
+    @property
+    def fingerprint(self) -> str:
+        return self.corpus.fingerprint
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return steps_per_epoch(self.corpus, self.config.data)
+
+    @property
+    def stops(self) -> bool:
+        return self.config.data.on_exhaustion == "stop"
+
+    @property
+    def priced(self) -> bool:
+        return isinstance(self.config.objective, CausalConfig)
+
+    @property
+    def losses(self) -> tuple[LossFunction, ...]:
+        loss, has_dropout = self.config.loss, self.model.config.dropout > 0
+
+        def objective(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
+            return causal_loss(
+                self.model,
+                params,
+                batch,
+                dropout_key=key if has_dropout else None,
+                z_loss=loss.z_loss,
+                label_smoothing=loss.label_smoothing,
+            )
+
+        return (objective,)
+
+    def feed(self) -> Feed:
+        return CorpusFeed(self.corpus, self.config.data, self.config.seed, self.objective)
+
+    def task(self, step: int) -> int:
+        return 0
+
+    def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
+        """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
+        config = self.config.evaluation
+        documents = list(heldout_documents(self.corpus))
+        if config.max_tokens is not None and not whole:
+            documents = _first(documents, config.max_tokens)
+        if not documents:
+            return None
+        longest = min(self.model.config.max_length, self.config.data.length)
+        context = config.context or longest
+        score = self._priced if self.priced else self._drawn
+        found = score(params, documents, context, mesh)
+        sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
+        return Heldout(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
+
+    def _priced(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
+        return score_documents(
+            self.model,
+            params,
+            self.tokenizer,
+            documents,
+            context=context,
+            stride=self.config.evaluation.stride,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=mesh,
+        )
+
+    def _drawn(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
+        return score_drawn(
+            self.model,
+            params,
+            self.objective,
+            documents,
+            context=context,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=mesh,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        corpus = self.corpus
+        heldout = [(len(document.tokens), document.bytes) for document in heldout_documents(corpus)]
+        return {
+            "train_documents": corpus.num_documents,
+            "train_bytes": corpus.num_bytes,
+            "train_tokens": corpus.num_tokens,
+            "heldout_documents": len(heldout),
+            "heldout_bytes": sum(size for _, size in heldout),
+            "heldout_tokens": sum(count for count, _ in heldout),
+        }
+
+    def headline(self) -> str:
+        return f"{si(self.corpus.num_tokens)}tokens of text"
+
+
+def prepared(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
+    """The tokenizer and the text of a run, made or found in the cache.
+
+    Raises:
+      UserError: as `data.prepare`.
+    """
+    with terminal_progress() as progress:
+        pieces = control_pieces(config.objective)
+        return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
+
+
+def _first(documents: list[Document], tokens: int) -> list[Document]:
+    """The first documents, up to the one that brings them to `tokens`."""
+    taken: list[Document] = []
+    for document in documents:
+        if tokens <= 0:
+            break
+        taken.append(document)
+        tokens -= len(document.tokens)
+    return taken
