@@ -1,7 +1,7 @@
 """A trained model in hand: logits, scores, text."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from llmjax.checkpoint.reading import restore_params
 from llmjax.config import Config
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
@@ -19,6 +18,7 @@ from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
 from llmjax.model import Model, Params, one_by_one, resolve
 from llmjax.model.config import Dtype
+from llmjax.network import chosen_step, read_network, run_network
 from llmjax.run import Run
 from llmjax.scoring.documents import score_text
 from llmjax.scoring.score import TextScore
@@ -35,6 +35,7 @@ class LanguageModel:
       config: of the run that it comes from.
       mesh: the devices that it lives on; None for one device.
       step: steps that it was trained for.
+      heads: parameters of its tasks' heads, by the tasks' names.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class LanguageModel:
     config: Config
     mesh: Mesh | None = None
     step: int = 0
+    heads: Params = field(default_factory=dict)
 
     def __repr__(self) -> str:
         size, shape = self.model.num_params(), self.model.config
@@ -187,7 +189,8 @@ def load(
 
     Args:
       run: the folder.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the best by evaluation.metric, where the run goes by one, else
+        for the newest whole one.
       dtype: what parameters are held and computed in; None: held in float32, computed as trained.
       mesh: the devices to share it; None for one device.
 
@@ -198,7 +201,7 @@ def load(
     config = replace(folder.config(), run_dir=str(run))
     tokenizer = load_tokenizer(folder.tokenizer)
     shape = replace(config.model, compute_dtype=dtype or config.model.compute_dtype)
-    model = Model(resolve(shape, tokenizer.vocab_size))
+    network = run_network(folder, config, tokenizer, resolve(shape, tokenizer.vocab_size))
     devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
     one = SingleDeviceSharding(jax.local_devices()[0])
 
@@ -207,11 +210,13 @@ def load(
         return jax.ShapeDtypeStruct(leaf.shape, dtype or "float32", sharding=sharding)
 
     with use_mesh(devices):
-        wanted = jax.tree.map(held, model.abstract_params())
-    params, found = restore_params(folder.checkpoints, wanted, step)
+        wanted = jax.tree.map(held, network.abstract_params())
+    found = chosen_step(folder, config, step)
+    params = read_network(folder, found, wanted)
+    heads = params.pop("heads", {})
     with use_mesh(devices):
         params = one_by_one(params)
-    return LanguageModel(model, params, tokenizer, config, devices, found)
+    return LanguageModel(network.model, params, tokenizer, config, devices, found, heads)
 
 
 @partial(jax.jit, static_argnames="model")
