@@ -129,12 +129,12 @@ class Candidate(NamedTuple):
 
 
 def candidates(window: Window, logits: np.ndarray, count: int, longest: int) -> list[Candidate]:
-    """The best answers in a window, at most count^2, in no order.
+    """The best answers in a window, at most `count`, the best first.
 
     Args:
       window: where to look.
       logits: float [tokens, 2], of beginnings and of ends.
-      count: how many beginnings and how many ends are combined.
+      count: how many beginnings and how many ends are combined, and answers given.
       longest: most tokens of an answer.
     """
     part = logits[window.start : window.start + len(window.places)].astype(np.float64)
@@ -143,12 +143,15 @@ def candidates(window: Window, logits: np.ndarray, count: int, longest: int) -> 
     scores = part[firsts, 0][:, None] + part[lasts, 1][None, :]
     sizes = lasts[None, :] - firsts[:, None] + 1
     allowed = (sizes >= 1) & (sizes <= longest) & np.isfinite(scores)
+    best = np.argsort(-np.where(allowed, scores, -np.inf), axis=None, kind="stable")[:count]
+    begins, ends = np.unravel_index(best, scores.shape)
     return [
         Candidate(
             float(scores[i, j]),
             (int(window.places[firsts[i], 0]), int(window.places[lasts[j], 1])),
         )
-        for i, j in zip(*np.nonzero(allowed), strict=True)
+        for i, j in zip(begins, ends, strict=True)
+        if allowed[i, j]
     ]
 
 
