@@ -106,6 +106,7 @@ def _loss(task: Task, model: Model, params: Params, batch: dict[str, jax.Array])
 def _outputs(task: Task, model: Model, params: Params, batch: dict[str, jax.Array]) -> Outputs:
     """Whole on every device."""
     told = task.outputs(model, params, batch)
+    told = Outputs(dict(told.slots), dict(told.tokens))
     return jax.tree.map(lambda x: reshard(x, *[None] * x.ndim), told)
 
 
