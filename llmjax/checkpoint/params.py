@@ -56,8 +56,8 @@ def holds_only_params(checkpoint: Path) -> bool:
     return (checkpoint / "params").is_dir() and not (checkpoint / "training").exists()
 
 
-def stored_dtypes(folder: Path, step: int) -> dict[str, str]:
-    """What each parameter of a checkpoint is stored in, by its dotted path.
+def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters of a checkpoint by their dotted paths, as they are stored; none is read.
 
     Args:
       folder: RUN/checkpoints.
@@ -71,6 +71,8 @@ def stored_dtypes(folder: Path, step: int) -> dict[str, str]:
         tree = checkpointer.metadata(path).item_metadata["params"]
     found = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
     return {
-        ".".join(str(getattr(key, "key", key)) for key in path): str(leaf.dtype)
+        ".".join(str(getattr(key, "key", key)) for key in path): jax.ShapeDtypeStruct(
+            tuple(leaf.shape), leaf.dtype
+        )
         for path, leaf in found
     }

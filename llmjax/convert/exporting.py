@@ -2,22 +2,21 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
 
 import llmjax
-from llmjax.checkpoint.params import stored_dtypes
-from llmjax.checkpoint.reading import read_params, whole_step
 from llmjax.convert.families import Family, essence, family_for, family_of
 from llmjax.convert.folders import becoming
-from llmjax.convert.mapping import Match, host, plan_tensors
+from llmjax.convert.heads import Headed, choose_task, headed, tasks_of
+from llmjax.convert.mapping import Match, plan_tensors
 from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
 from llmjax.convert.sentence import Sentence, write_sentence
+from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
 from llmjax.convert.tokenizer_files import export_tokenizer
 from llmjax.data import Tokenizer, load_tokenizer
@@ -25,6 +24,8 @@ from llmjax.errors import UserError
 from llmjax.model import Model, ModelConfig, Params, resolve
 from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
+from llmjax.tasks.config import SimilarityTask
+from llmjax.tasks.task import Task
 
 Format = Literal["hf", "gguf", "stablehlo"]
 NOT_KEPT = frozenset(
@@ -80,6 +81,7 @@ def export_hf(
     dtype: str | None = None,
     step: int | None = None,
     max_shard_bytes: int = SHARD_BYTES,
+    task: str | None = None,
 ) -> Path:
     """Writes a Hugging Face folder, reads it back and compares every number; see `export`."""
     if dtype is not None and dtype not in FLOATS:
@@ -88,50 +90,75 @@ def export_hf(
     tokenizer = load_tokenizer(opened.tokenizer)
     shape = resolve(opened.config().model, tokenizer.vocab_size)
     origin = read_origin(opened.folder)
-    family = family_for(shape, origin.model_type if origin else None)
+    chosen = choose_task(tasks_of(opened, shape, tokenizer), task)
+    form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
     with becoming(Path(out)) as folder:
-        params = stored_params(opened, Model(shape), step)
-        base = bool(family.base_architecture) and not shape.unembed_transform
-        prefix = family.table.prefix if base else ""
-        tensors = [
-            replace(tensor, name=tensor.name.removeprefix(prefix))
-            for tensor in plan_tensors(params, Match(family.table, Model(shape)), dtype)
-        ]
+        params = merged_params(opened, shape, step, dtype)
+        tensors = form.tensors(params, dtype)
         write_folder(folder, tensors, max_shard_bytes)
         kept = dtype or np.dtype(params["embedding"]["rows"].dtype).name
-        config = hf_config(family, shape, tokenizer, origin, kept)
-        write_json(folder / "config.json", config)
-        if shape.num_decoder_layers:
+        config = hf_config(form.family, form.shape, tokenizer, origin, kept)
+        if isinstance(form, Headed):
+            assert chosen is not None
+            config |= form.fields(chosen, tokenizer)
+        elif shape.num_decoder_layers:
             write_json(folder / "generation_config.json", generation(config, origin))
+        write_json(folder / "config.json", config)
         export_tokenizer(
             tokenizer,
             folder,
             max_length=shape.max_length,
-            model_kind=family.model_type,
+            model_kind=form.family.model_type,
         )
-        if origin is not None and origin.pooling is not None:
-            sentence = Sentence("", origin.pooling, origin.normalize, origin.length)
+        sentence = sentence_of(chosen, origin)
+        if sentence is not None:
             write_sentence(folder, sentence, shape.d_model)
-        read_back(folder, family, shape, tensors)
+        read_back(folder, form.family, form.shape, tensors)
     return Path(out)
 
 
-def stored_params(run: Run, model: Model, step: int | None) -> Params:
-    """A checkpoint's parameters in the host's memory, in the dtypes that they are stored in.
+@dataclass(frozen=True)
+class Whole:
+    """A model as it was published: with what it writes text or fills masks by, or without.
+
+    Attributes:
+      family: which.
+      shape: what its config.json states.
+    """
+
+    family: Family
+    shape: ModelConfig
+
+    def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
+        """What is written of the parameters, in a dtype or in their own."""
+        base = bool(self.family.base_architecture) and not self.shape.unembed_transform
+        prefix = self.family.table.prefix if base else ""
+        return [
+            replace(tensor, name=tensor.name.removeprefix(prefix))
+            for tensor in plan_tensors(params, Match(self.family.table, Model(self.shape)), dtype)
+        ]
+
+
+def form_of(shape: ModelConfig, task: Task | None, preferred: str | None) -> Whole | Headed:
+    """As what a model is written: with its task's head, or as it is.
 
     Raises:
-      UserError: as `whole_step` and `read_params`.
+      UserError: nothing that was published is like it.
     """
-    one = jax.sharding.SingleDeviceSharding(host())
-    found = whole_step(run.checkpoints, step)
-    dtypes = stored_dtypes(run.checkpoints, found)
+    if task is not None and task.head is not None:
+        return headed(task, shape, preferred)
+    if task is not None and isinstance(task.config, SimilarityTask):
+        shape = replace(shape, unembed_transform=False, unembed_bias=False)
+    return Whole(family_for(shape, preferred), shape)
 
-    def held(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        dtype = dtypes.get(".".join(key.key for key in path), leaf.dtype)
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=one)
 
-    wanted = jax.tree_util.tree_map_with_path(held, model.abstract_params())
-    return read_params(run.checkpoints, found, wanted)
+def sentence_of(task: Task | None, origin: Origin | None) -> Sentence | None:
+    """How tokens' states become a text's vector, where the model is for that."""
+    if task is not None:
+        return None
+    if origin is None or origin.pooling is None:
+        return None
+    return Sentence("", origin.pooling, origin.normalize, origin.length)
 
 
 def hf_config(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 import llmjax
-from llmjax.convert.exporting import stored_params
 from llmjax.convert.families import FAMILIES, Family, essence
 from llmjax.convert.folders import becoming_file
 from llmjax.convert.gguf_file import library
@@ -17,6 +16,7 @@ from llmjax.convert.gguf_reading import Gguf, open_gguf
 from llmjax.convert.gguf_rope import llama3_factors, rope_keys
 from llmjax.convert.gguf_vocabulary import check_vocabulary, vocabulary_keys
 from llmjax.convert.mapping import Match, plan_tensors
+from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
@@ -67,15 +67,16 @@ def export_gguf(
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
     shape = resolve(opened.config().model, tokenizer.vocab_size)
-    family = choose_family(shape)
+    merged = without_adapters(shape)
+    family = choose_family(merged)
     keys = {"general.name": opened.folder.resolve().name}
     keys |= vocabulary_keys(tokenizer, shape.vocab_size)
     with becoming_file(Path(out)) as unfinished:
-        params = stored_params(opened, Model(shape), step)
+        params = model_params(opened, shape, step, dtype)
         kind = KINDS[dtype or np.dtype(params["embedding"]["rows"].dtype).name]
-        tensors = list(planned(family, shape, params))
-        write_file(unfinished, family, shape, tensors, kind, keys)
-        _read_back(unfinished, family, shape, tensors, kind, tokenizer)
+        tensors = list(planned(family, merged, params))
+        write_file(unfinished, family, merged, tensors, kind, keys)
+        _read_back(unfinished, family, merged, tensors, kind, tokenizer)
     return Path(out)
 
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from llmjax.checkpoint import files
-from llmjax.checkpoint.params import save_params, stored_dtypes
+from llmjax.checkpoint.params import save_params, stored_leaves
 from llmjax.config import Config
 from llmjax.config.storage import to_json
 from llmjax.convert.families import family_of
@@ -128,7 +128,8 @@ def summary(run: Path) -> dict[str, Any]:
     opened, origin = Run.open(run), read_origin(run)
     assert origin is not None
     model = opened.config().model
-    dtypes = sorted(set(stored_dtypes(opened.checkpoints, 0).values()))
+    stored = stored_leaves(opened.checkpoints, 0).values()
+    dtypes = sorted({str(leaf.dtype) for leaf in stored})
     if model.num_decoder_layers:
         go_on = f'llmjax generate {run} --prompt "Once upon a time"'
     elif origin.pooling is not None:

@@ -1,9 +1,9 @@
 """Parameters from tensors and tensors from parameters, by a family's table of names."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -24,19 +24,33 @@ from llmjax.convert.tensors import (
 )
 from llmjax.errors import UserError
 from llmjax.mesh import use_mesh
-from llmjax.model import Model, Params
+from llmjax.model import ModelConfig, Params
+
+
+class Shaped(Protocol):
+    """What is known of parameters before they are there: a `Model`, or what stands on one."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def abstract_params(self) -> Params: ...
 
 
 class Match:
     """A table and a model together: every parameter with the row that fills it."""
 
-    def __init__(self, table: NameTable, model: Model):
-        """Raises:
-        UserError: the model has a parameter that the table does not know.
+    def __init__(self, table: NameTable, model: Shaped, sizes: Sizes | None = None):
+        """Args:
+          table: the names.
+          model: whose parameters they are.
+          sizes: of axes that a config says nothing of.
+
+        Raises:
+          UserError: the model has a parameter that the table does not know.
         """
         self.table, self.model = table, model
-        self.sizes: Sizes = axis_sizes(model.config)
-        self.leaves = dict(_flatten(model.abstract_params()))
+        self.sizes: Sizes = axis_sizes(model.config) | dict(sizes or {})
+        self.leaves = dict(flatten(model.abstract_params()))
         rows = (row for row in table.rows if row.counts(model.config))
         self.rows = {row.leaf: row for row in rows if row.leaf in self.leaves}
         if unknown := self.leaves.keys() - self.rows.keys():
@@ -133,7 +147,7 @@ def read_params(
     """
     where = match.locate(source)
     with use_mesh(mesh):
-        abstract = dict(_flatten(match.model.abstract_params()))
+        abstract = dict(flatten(match.model.abstract_params()))
     one = SingleDeviceSharding(host())
     params: dict[str, jax.Array] = {}
     for leaf, row in match.rows.items():
@@ -142,7 +156,7 @@ def read_params(
         read = partial(_read_leaf, source, match, row, names, kept)
         sharding = abstract[leaf].sharding if mesh is not None else one
         params[leaf] = jax.make_array_from_callback(abstract[leaf].shape, sharding, read)
-    return _unflatten(params)
+    return unflatten(params)
 
 
 def _read_leaf(
@@ -188,7 +202,7 @@ def plan_tensors(params: Params, match: Match, dtype: str | None = None) -> Iter
       dtype: what to write; None for what the arrays are in.
     """
     # Of arrays in the host's memory these are views.
-    arrays = {leaf: np.asarray(array) for leaf, array in _flatten(params)}
+    arrays = {leaf: np.asarray(array) for leaf, array in flatten(params)}
     by_name: dict[str, list[tuple[Row, int | None]]] = {}
     for row in match.rows.values():
         for layer, name in enumerate(match.names(row)):
@@ -219,15 +233,17 @@ def _maker(
     return make
 
 
-def _flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each leaf."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{name}.")
+            yield from flatten(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
 
 
-def _unflatten(flat: dict[str, Any]) -> Params:
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The nested dict of such leaves."""
     tree: Params = {}
     for path, value in flat.items():
         *outer, last = path.split(".")

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.convert.exporting import stored_params
 from llmjax.convert.folders import becoming
 from llmjax.convert.safetensors_writing import write_file
 from llmjax.convert.stablehlo_programs import Named, Program, choose_platforms, flat, programs
+from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import Planned
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
@@ -104,8 +104,8 @@ def _opened(run: Path, step: int | None, dtype: str | None) -> tuple[Model, Para
     folder = Run.open(run)
     tokenizer = load_tokenizer(folder.tokenizer)
     shape = resolve(folder.config().model, tokenizer.vocab_size)
-    shape = replace(shape, attention="reference", remat="none")
-    params = stored_params(folder, Model(shape), step)
+    params = model_params(folder, shape, step, dtype)
+    shape = replace(without_adapters(shape), attention="reference", remat="none")
     if dtype is not None:
         shape = replace(shape, compute_dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)

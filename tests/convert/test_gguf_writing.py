@@ -13,7 +13,7 @@ from llmjax.checkpoint.params import save_params
 from llmjax.config import Config
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
-from llmjax.convert.exporting import stored_params
+from llmjax.convert.stored import stored_params
 from llmjax.convert.gguf_file import open_file
 from llmjax.convert.gguf_tokenizer import tokenizer_files
 from llmjax.data.config import SentencePieceConfig
@@ -59,7 +59,7 @@ def stored(run):
     """A run's parameters as they are stored, each layer's with the others'."""
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
-    return stored_params(opened, Model(resolve(opened.config().model, tokenizer.vocab_size)), None)
+    return stored_params(opened, resolve(opened.config().model, tokenizer.vocab_size), None)
 
 
 def make(folder, model, tokenizer, dtype="float32"):
