@@ -20,6 +20,7 @@ from llmjax.tasks.heads import Head
 from llmjax.tasks.of_tokens import OfTokens
 from llmjax.tasks.spans import (
     Candidate,
+    Span,
     Window,
     candidates,
     known_answers,
@@ -141,7 +142,7 @@ class Answers(OfTokens):
         "none_score" is by how much no answer scores above the best one: 0 is where the answer is
         dropped, where any may be.
         """
-        ranked = _distinct(found)[: self.config.candidates]
+        ranked = _distinct(found, context)[: self.config.candidates]
         score = none - ranked[0].score if ranked else 0.0
         silent = not ranked or (self.may_be_silent and score > 0)
         if silent or self.may_be_silent:
@@ -149,10 +150,9 @@ class Answers(OfTokens):
         shares = _softmax([one.score for one in ranked])
         listed = []
         for candidate, share in zip(ranked, shares, strict=True):
-            first, end = candidate.span or (0, 0)
+            first, end = candidate.span or (None, 0)
             text = context[first:end]
-            start = first + len(text) - len(text.lstrip()) if candidate.span else None
-            listed.append({"answer": text.strip(), "start": start, "probability": share})
+            listed.append({"answer": text, "start": first, "probability": share})
         chosen = next(one for one in listed if (one["start"] is None) == silent)
         spoken = next((one["answer"] for one in listed if one["start"] is not None), "")
         return {
@@ -167,12 +167,16 @@ def _context(row: Row, config: AnswerTask) -> str:
     return text_at(row, config.context)
 
 
-def _distinct(found: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates by falling score, each part of the context once: windows share tokens."""
-    best: dict[Any, Candidate] = {}
-    for candidate in sorted(found, reverse=True, key=lambda one: one.score):
-        best.setdefault(candidate.span, candidate)
-    return list(best.values())
+def _distinct(found: Sequence[Candidate], context: str) -> list[Candidate]:
+    """Candidates by falling score, each part of the context once: windows share tokens, and spaces
+    around an answer are no part of it."""
+    best: dict[Span, float] = {}
+    for score, span in sorted(found, reverse=True, key=lambda one: one.score):
+        text = context[span[0] : span[1]] if span else ""
+        if span and text.strip():
+            first = span[0] + len(text) - len(text.lstrip())
+            best.setdefault((first, first + len(text.strip())), score)
+    return [Candidate(score, span) for span, score in best.items()]
 
 
 def _softmax(scores: Sequence[float]) -> list[float]:
