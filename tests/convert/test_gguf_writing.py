@@ -13,15 +13,15 @@ from llmjax.checkpoint.params import save_params
 from llmjax.config import Config
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
-from llmjax.convert.stored import stored_params
 from llmjax.convert.gguf_file import open_file
 from llmjax.convert.gguf_tokenizer import tokenizer_files
+from llmjax.convert.stored import stored_params
 from llmjax.data.config import SentencePieceConfig
 from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.table_tokenizer import BytesTokenizer
 from llmjax.data.tokenizer import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model import ModelConfig, resolve
 from llmjax.model.rope import Llama3Scaling, YarnScaling
 from llmjax.run import Run
 
