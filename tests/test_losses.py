@@ -122,6 +122,26 @@ def test_model_and_loss_agree():
     np.testing.assert_allclose((nats * weights).sum(), loss.nats, rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_nats_of_single_tokens_have_a_derivative(head):
+    *inputs, targets, weights = operands()
+    signed = jnp.where(weights > 0.5, weights, -weights)  # as where one text is to lose
+
+    def ours(hidden, rows, bias):
+        return (jnp.tanh(fused.nats_of(hidden, rows, bias, targets, head)) * signed).sum()
+
+    def theirs(hidden, rows, bias):
+        z = hidden @ rows.T + bias
+        z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
+        nats = -jnp.take_along_axis(jax.nn.log_softmax(z), targets[..., None], -1)[..., 0]
+        return (jnp.tanh(nats) * signed).sum()
+
+    found = jax.jit(jax.grad(ours, (0, 1, 2)))(*inputs)
+    wanted = jax.jit(jax.grad(theirs, (0, 1, 2)))(*inputs)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_sums_in_float32():
     """Many tokens in half precision: the sum is off by rounding of operands, not of the sum."""
     hidden, rows, bias, targets, weights = operands()

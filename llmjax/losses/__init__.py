@@ -67,9 +67,15 @@ def causal_loss(
     return Loss(*cross_entropy(hidden, rows, bias, batch["targets"], batch["weights"], head))
 
 
-def token_nats(model: "Model", params: "Params", batch: Mapping[str, jax.Array]) -> jax.Array:
+def token_nats(
+    model: "Model",
+    params: "Params",
+    batch: Mapping[str, jax.Array],
+    *,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
     """Negative log-likelihood of each target, [B, L] float32 nats, whatever its weight."""
-    hidden = _hidden(model, params, batch, None)
+    hidden = _hidden(model, params, batch, dropout_key)
     rows, bias = model.unembedding(params)
     return nats_of(hidden, rows, bias, batch["targets"], _head(model))
 

@@ -55,14 +55,40 @@ def cross_entropy(
 def nats_of(
     hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
 ) -> jax.Array:
-    """Negative log-likelihood of each target, [B, L] float32; not for differentiation."""
+    """Negative log-likelihood of each target, [B, L] float32.
+
+    Its derivative, by hidden, rows and bias, makes the logits once more.
+    """
+    return _differentiable_nats(hidden, rows, bias, targets, head)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _differentiable_nats(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+) -> jax.Array:
     return nats_and_hits(hidden, rows, bias, targets, head)[0]
+
+
+def _keep(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+) -> tuple[jax.Array, tuple]:
+    return nats_of(hidden, rows, bias, targets, head), (hidden, rows, bias, targets)
+
+
+def _redo(head: Head, kept: tuple, cotangent: jax.Array) -> tuple:
+    """Sums weighted by the cotangent have the derivative that is wanted."""
+    plain = head._replace(z_loss=0.0, smoothing=0.0)
+    hidden, rows, bias, targets = kept
+    return *_forward(hidden, rows, bias, targets, cotangent, plain)[1], None
+
+
+_differentiable_nats.defvjp(_keep, _redo)
 
 
 def nats_and_hits(
     hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
 ) -> tuple[jax.Array, jax.Array]:
-    """As nats_of, and bool [B, L]: whether no token is likelier than the target."""
+    """As nats_of, without derivative; and bool [B, L]: whether no token is likelier."""
     nats, hits = _over_devices(_nats, hidden, rows, bias, (targets,), head, (TOKENS, TOKENS))
     return nats, hits
 
