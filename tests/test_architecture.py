@@ -60,6 +60,9 @@ KNOWN_TO = {
     "orbax": {"checkpoint"},
     "signal": {"train"},
     "optax": {"optimizers", "state", "step"},
+    "sacrebleu": {"measures"},
+    "scipy": {"measures"},
+    "sklearn": {"measures"},
 }
 
 
