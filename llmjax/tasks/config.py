@@ -158,6 +158,8 @@ class SimilarityTask(_Task):
     """Column of the second."""
     scale: float = 20.0
     """Factor of the cosines, before the softmax over the batch."""
+    both: bool = False
+    """Whether the second texts look for the first ones too."""
     kind: Literal["similarity"] = "similarity"
 
 

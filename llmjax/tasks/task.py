@@ -34,11 +34,14 @@ class Facts:
     """Of the numbers that are told."""
     chat_template: str | None = None
     """How messages are spelt, where the tokenizer does not say it."""
+    references: tuple[tuple[str, float, float], ...] = ()
+    """(example, log-likelihoods of its two answers) by the model as it began."""
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Facts":
         """The facts that `to_dict` gave."""
         lists = {name: tuple(stored[name]) for name in ("labels", "counts")}
+        lists["references"] = tuple(map(tuple, stored.get("references", ())))
         return cls(**{**stored, **lists})
 
     def to_dict(self) -> dict[str, Any]:
