@@ -12,13 +12,16 @@ from llmjax.config.build import ConfigError
 class Options:
     """Options of export."""
 
-    to: Literal["hf", "gguf", "stablehlo"] = "hf"
-    """hf: a folder for Transformers, vLLM, SGLang, TGI; gguf: a file for llama.cpp and its kin;
-    stablehlo: programs that need only jax and numpy."""
+    to: Literal["hf", "peft", "gguf", "stablehlo"] = "hf"
+    """hf: a folder for Transformers, vLLM, SGLang, TGI; peft: the adapters alone; gguf: a file for
+    llama.cpp and its kin; stablehlo: programs that need only jax and numpy. Adapters are merged in
+    all but peft."""
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None
     """Of the weights; none: as they are stored. q8_0 in gguf alone."""
     step: int | None = None
     """Which checkpoint; none: the newest whole one."""
+    task: str | None = None
+    """hf, peft: the task whose head is written, where a run has several."""
     max_shard_bytes: int | None = None
     """hf: bytes of tensors in a file, above which there are several; none: 5,000,000,000."""
     platforms: tuple[str, ...] = ()
@@ -26,14 +29,14 @@ class Options:
 
 
 VERB = Verb(
-    usage="llmjax export RUN OUT [--to hf|gguf|stablehlo] [--option value ...]",
+    usage="llmjax export RUN OUT [--to hf|peft|gguf|stablehlo] [--option value ...]",
     about="Writes a run's model for other programs, and reads back what it wrote. OUT must not "
     "exist.",
     names=("RUN", "OUT"),
     options=Options(),
 )
 
-ONLY = {"max_shard_bytes": "hf", "platforms": "stablehlo"}
+ONLY = {"max_shard_bytes": ("hf",), "task": ("hf", "peft"), "platforms": ("stablehlo",)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
     options = parsed.options
     more: dict[str, Any] = {name: getattr(options, name) for name in ONLY if getattr(options, name)}
     if wrong := [
-        f"--{name}: only with --to {ONLY[name]}" for name in more if ONLY[name] != options.to
+        f"--{name}: only with --to {' or '.join(ONLY[name])}"
+        for name in more
+        if options.to not in ONLY[name]
     ]:
         raise ConfigError(wrong)
     from llmjax.convert.exporting import export, summary

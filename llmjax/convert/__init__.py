@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmjax.convert.exporting import export
     from llmjax.convert.importing import import_model
+    from llmjax.convert.peft_reading import import_adapter
 
-__all__ = ["export", "import_model"]
+__all__ = ["export", "import_adapter", "import_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Both come, with JAX, when they are asked for."""
+    """They come, with JAX, when they are asked for."""
+    if name == "import_adapter":
+        from llmjax.convert.peft_reading import import_adapter
+
+        return import_adapter
     if name == "import_model":
         from llmjax.convert.importing import import_model
 

@@ -27,7 +27,7 @@ from llmjax.run import Run
 from llmjax.tasks.config import SimilarityTask
 from llmjax.tasks.task import Task
 
-Format = Literal["hf", "gguf", "stablehlo"]
+Format = Literal["hf", "peft", "gguf", "stablehlo"]
 NOT_KEPT = frozenset(
     "rope_parameters quantization_config auto_map _name_or_path transformers_version".split()
 )
@@ -48,10 +48,11 @@ def export(
     Args:
       run: the run folder.
       out: the folder (gguf: the file) to write; it must not exist.
-      to: hf, gguf or stablehlo.
+      to: hf, peft (adapters alone), gguf or stablehlo; adapters are merged in all but peft.
       dtype: of the weights; None for what they are stored in.
       step: which checkpoint; None for the newest whole one.
-      **options: of that format: hf takes max_shard_bytes; stablehlo takes platforms.
+      **options: of that format: hf takes max_shard_bytes, hf and peft take task (which of
+        several), stablehlo takes platforms.
 
     Returns:
       `out`.
@@ -63,6 +64,10 @@ def export(
     match to:
         case "hf":
             return export_hf(run, out, dtype=dtype, step=step, **options)
+        case "peft":
+            from llmjax.convert.peft_writing import export_peft
+
+            return export_peft(run, out, dtype=dtype, step=step, **options)
         case "gguf":
             from llmjax.convert.gguf_writing import export_gguf
 
@@ -131,12 +136,13 @@ class Whole:
 
     def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
         """What is written of the parameters, in a dtype or in their own."""
+        plan = plan_tensors(params, Match(self.family.table, Model(self.shape)), dtype)
+        return [replace(tensor, name=self.called(tensor.name)) for tensor in plan]
+
+    def called(self, name: str) -> str:
+        """What a tensor or module of the family's table is called; a base model has no prefix."""
         base = bool(self.family.base_architecture) and not self.shape.unembed_transform
-        prefix = self.family.table.prefix if base else ""
-        return [
-            replace(tensor, name=tensor.name.removeprefix(prefix))
-            for tensor in plan_tensors(params, Match(self.family.table, Model(self.shape)), dtype)
-        ]
+        return name.removeprefix(self.family.table.prefix) if base else name
 
 
 def form_of(shape: ModelConfig, task: Task | None, preferred: str | None) -> Whole | Headed:

@@ -43,6 +43,7 @@ class Headed:
       top: the class.
       head: ours.
       name: of the task.
+      use: what the head is for.
     """
 
     family: Family
@@ -50,6 +51,18 @@ class Headed:
     top: Top
     head: Head
     name: str
+    use: Use
+
+    def called(self, name: str) -> str:
+        """What a tensor or module of the family's table is called in this class."""
+        return self.top.name(self.family.table, name)
+
+    def saved_modules(self) -> list[str]:
+        """The modules that the head's own parameters lie in."""
+        names = [self.top.out]
+        if self.top.dense and self.head.neck != "pooler":
+            names.append(self.top.dense.removeprefix(self.family.table.prefix))
+        return sorted({name.partition(".")[0] for name in names})
 
     def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
         """What is written.
@@ -59,7 +72,7 @@ class Headed:
           dtype: to write; None for what they are in.
         """
         plan = plan_tensors(self.parts(params), self.match(params), dtype)
-        return [replace(one, name=self.top.name(self.family.table, one.name)) for one in plan]
+        return [replace(one, name=self.called(one.name)) for one in plan]
 
     def fields(self, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
         """What config.json says of the head: its labels, and how its numbers are to be read."""
@@ -162,7 +175,7 @@ def headed(task: Task, shape: ModelConfig, preferred: str | None) -> Headed:
     if head.neck not in top.necks or head.bias != top.bias:
         reason = f"its head ({head.neck}) is not what {top.architecture} has"
         raise UserError(f"task {name}", reason, _OTHERWISE)
-    return Headed(family, replace(body, pooler=top.pools), top, head, name)
+    return Headed(family, replace(body, pooler=top.pools), top, head, name, use)
 
 
 def use_of(config: TaskConfig) -> Use:

@@ -1,0 +1,218 @@
+"""Adapters in PEFT's format, beside the parameters of the run that they were made for."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from llmjax.convert.adapters import Module, adapted_leaves, modules_of, read_layout
+from llmjax.convert.families import family_for
+from llmjax.convert.folders import becoming
+from llmjax.convert.importing import write_run
+from llmjax.convert.mapping import Match, flatten, host, unflatten
+from llmjax.convert.names import canonical
+from llmjax.convert.peft_writing import CONFIG, PREFIX, WEIGHTS
+from llmjax.convert.safetensors import TensorFiles, open_folder, read_json
+from llmjax.convert.stored import HEADS, stored_params
+from llmjax.convert.tensors import FLOATS, check_range
+from llmjax.data import load_tokenizer
+from llmjax.errors import UserError
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.origin import Origin, read_origin
+from llmjax.run import Run
+
+TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+SAID_OTHERWISE = frozenset(
+    """auto_mapping base_model_name_or_path revision inference_mode task_type peft_type peft_version
+    r lora_alpha lora_dropout fan_in_fan_out use_rslora rank_pattern alpha_pattern modules_to_save
+    target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights
+    loftq_config eva_config corda_config lora_ga_config megatron_core runtime_config
+    qalora_group_size ensure_weight_tying""".split()
+)
+"""Fields of adapter_config.json that the tensors say too, that are read, or that only tell how an
+adapter is begun and trained. All others must be off."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The adapter of one module: A [rank, inputs], B [outputs, rank], and what their product is
+    multiplied with."""
+
+    first: np.ndarray
+    second: np.ndarray
+    scale: float
+
+
+def import_adapter(
+    source: str | Path, run: str | Path, base: str | Path, *, dtype: str | None = None
+) -> Path:
+    """Makes a run folder of a base run's model with the adapters of a PEFT folder.
+
+    Args:
+      source: has adapter_config.json and adapter_model.safetensors.
+      run: the folder to make.
+      base: the run of the model that the adapters were made for.
+      dtype: to store adapters in; None: as they come. The base's parameters stay as they are.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      UserError: a folder cannot be read, or does not suit the other, or holds what llmjax does not
+        have, or `run` exists or cannot be written.
+    """
+    folder, opened, target = Path(source), Run.open(base), Path(run)
+    settings = read_settings(folder)
+    tokenizer = load_tokenizer(opened.tokenizer)
+    shape = resolve(opened.config().model, tokenizer.vocab_size)
+    if shape.lora is not None:
+        raise UserError(opened.folder, "has adapters already", "name the run that they began with")
+    origin = read_origin(opened.folder) or Origin()
+    match = Match(family_for(shape, origin.model_type or None).table, Model(shape))
+    pairs = read_pairs(folder, settings, match)
+    lora = lora_of(pairs, modules_of(match))
+    with becoming(target) as place:
+        params = stored_params(opened, shape, None)
+        params.pop(HEADS, None)
+        flat = dict(flatten(params)) | adapters(pairs, replace(shape, lora=lora), match, dtype)
+        before = opened.config()
+        model = replace(before.model, lora=lora)
+        config = replace(before, run_dir=str(target), model=model, tasks=(), init_from=None)
+        write_run(place, config, unflatten(flat), tokenizer, origin)
+    return target
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, of an adapter that can be honoured.
+
+    Raises:
+      UserError: there is none, or it says more than A and B do.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(folder, f"has no {CONFIG}", "give the folder that PEFT saved")
+    found = read_json(path)
+    if found.get("peft_type") != "LORA":
+        raise UserError(path, f"is of kind {found.get('peft_type')!r}", "LORA alone is supported")
+    for name, value in found.items():
+        if name not in SAID_OTHERWISE and value and value != "none":
+            raise UserError(path, f"{name} = {value!r} cannot be honoured", "merge it with PEFT")
+    return found
+
+
+def read_pairs(folder: Path, settings: Mapping[str, Any], match: Match) -> dict[str, Pair]:
+    """The adapter of each module, by its name in the family's table.
+
+    Raises:
+      UserError: a tensor has no place in the model, is of another shape, or has no other half.
+    """
+    files, modules = open_files(folder), modules_of(match)
+    halves: dict[str, dict[str, np.ndarray]] = {}
+    for name in files.names():
+        found = TENSOR.fullmatch(name)
+        module = found and _module(found[1], match, modules)
+        if not found or module is None:
+            raise UserError(
+                f"tensor {name}",
+                "is no adapter of a projection of this model",
+                "merge it into its model with PEFT, and import that",
+            )
+        halves.setdefault(module, {})[found[2]] = files.read(name)
+    pairs = {}
+    for name, half in halves.items():
+        if half.keys() != {"A", "B"}:
+            raise UserError(f"adapter of {name}", "lacks one of its two tensors", "copy it again")
+        first, second = half["A"], half["B"]
+        wanted = (modules[name].inputs(match.sizes), modules[name].outputs(match.sizes))
+        ranks = {first.shape[0], second.shape[-1]}
+        if len(ranks) > 1 or (first.shape[-1], second.shape[0]) != wanted:
+            there = f"is {list(first.shape)} and {list(second.shape)}"
+            raise UserError(
+                f"adapter of {name}", f"{there}, for a module {wanted[0]} -> {wanted[1]}"
+            )
+        pairs[name] = Pair(first, second, scale_of(settings, name, first.shape[0]))
+    if not pairs:
+        raise UserError(folder, "holds no adapter")
+    return pairs
+
+
+def open_files(folder: Path) -> TensorFiles:
+    """The adapter's tensors.
+
+    Raises:
+      UserError: there are none, or the file is damaged.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(folder, f"has no {WEIGHTS}", "save the adapter as safetensors")
+    return open_folder(folder)
+
+
+def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
+    """alpha / rank of a module (/ sqrt(rank) in rank-stabilised ones, arXiv:2312.03732)."""
+    patterns = settings.get("alpha_pattern") or {}
+    own = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
+    alpha = float(next(own, settings.get("lora_alpha", 8)))
+    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def lora_of(pairs: Mapping[str, Pair], modules: Mapping[str, Module]) -> LoraConfig:
+    """The config of a model with all these adapters: its targets, the largest rank, one scale."""
+    targets = {_target(part.leaf) for name in pairs for part in modules[name].parts}
+    order: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+    rank = max(len(pair.first) for pair in pairs.values())
+    scale = next(iter(pairs.values())).scale
+    return LoraConfig(rank, scale * rank, tuple(one for one in order if one in targets))
+
+
+def adapters(
+    pairs: Mapping[str, Pair], shape: ModelConfig, match: Match, dtype: str | None
+) -> dict[str, jax.Array]:
+    """lora_a and lora_b of every dense layer that has them, by path; 0 where PEFT has none."""
+    assert shape.lora is not None
+    modules = modules_of(match)
+    flat = dict(flatten(Model(shape).abstract_params()))
+    kept = np.dtype(FLOATS[dtype]) if dtype else _only({p.first.dtype for p in pairs.values()})
+    found = {
+        f"{path}.{which}": np.zeros(flat[f"{path}.{which}"].shape, kept)
+        for path in adapted_leaves(shape)
+        for which in ("lora_a", "lora_b")
+    }
+    for name, pair in pairs.items():
+        second = pair.second
+        if pair.scale != shape.lora.scale:
+            second = second.astype(np.float32) * np.float32(pair.scale / shape.lora.scale)
+        for part in modules[name].parts:
+            a = read_layout(part.first, match.sizes, pair.first)
+            b = read_layout(part.second, match.sizes, second)
+            rank = a.shape[-1]
+            found[f"{part.leaf}.lora_a"][part.layer, ..., :rank] = a
+            found[f"{part.leaf}.lora_b"][part.layer, :rank] = b
+    for path, array in found.items():
+        check_range(path, array, np.dtype(np.float32))
+    return {path: jax.device_put(array, host()) for path, array in found.items()}
+
+
+def _module(name: str, match: Match, modules: Mapping[str, Module]) -> str | None:
+    """The table's name of a module that PEFT names."""
+    known = {f"{module}.weight" for module in modules}
+    for bare in (name.removeprefix(PREFIX), name.removeprefix(f"{PREFIX}transformer.")):
+        found = canonical(match.table, f"{bare}.weight", known).removesuffix(".weight")
+        if found in modules:
+            return found
+    return None
+
+
+def _target(leaf: str) -> Target:
+    target: Target = leaf.rpartition(".")[2]  # type: ignore[assignment]  # as `LoraConfig` has them
+    return target
+
+
+def _only(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """The one dtype; float32 where there are several."""
+    first, *others = dtypes
+    return np.dtype(np.float32) if others or first not in FLOATS.values() else first
