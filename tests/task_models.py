@@ -34,7 +34,8 @@ def opened(config, rows, tokenizer=None, model=ENCODER, length=LENGTH):
 
 def trained(task, network, examples, steps, rate=3e-3):
     """Parameters after so many steps on all examples at once."""
-    shape = shape_of(examples, task.setting.length, encodes=False)
+    encodes = task.setting.model.is_encoder_decoder
+    shape = shape_of(examples, task.setting.length, encodes=encodes)
     arrays = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
     optimizer = optax.adam(rate)
     params = jax.jit(network.init)(jax.random.key(0))
@@ -57,7 +58,8 @@ def trained(task, network, examples, steps, rate=3e-3):
 def predicted(task, network, params, rows, examples=None):
     """The task's predictions for rows."""
     examples = examples or task.examples(rows)
-    shape = shape_of(examples, task.setting.length, encodes=False)
+    encodes = task.setting.model.is_encoder_decoder
+    shape = shape_of(examples, task.setting.length, encodes=encodes)
     found = outputs(task, network.model, params, examples, shape, 4, None)
     return task.predictions(rows, examples, found, None)
 

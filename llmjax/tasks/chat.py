@@ -23,7 +23,7 @@ from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write, body
 log = logging.getLogger(__name__)
 NOTHING = np.zeros(0, np.float32)
 NEW_TOKENS = 256
-"""The longest answer that is written where a conversation waits for one."""
+"""The longest answer that is written where a conversation waits for one; at most half a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,9 @@ class Chat:
                 told[example.row][name] += float(value)
         answers: list[dict[str, Any]] = list(told)
         asked = {one.row: one.place for one in examples if one.place is not None}
-        room = max(1, self.setting.length - NEW_TOKENS)
-        prompts = [prompt[-room:] for prompt in asked.values()]  # type: ignore[index]
-        for row, text in zip(asked, write(prompts, NEW_TOKENS, 1) if asked else [], strict=True):
+        most = min(NEW_TOKENS, self.setting.length // 2)
+        prompts = [prompt[most - self.setting.length :] for prompt in asked.values()]  # type: ignore[index]
+        for row, text in zip(asked, write(prompts, most, 1) if asked else [], strict=True):
             answers[row]["text"] = text.strip()
         return answers
 

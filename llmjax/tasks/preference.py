@@ -166,9 +166,10 @@ class Preference:
         prompt, answer = row.values.get(self.config.prompt), row.values.get(column)
         if not isinstance(prompt, list) and not isinstance(answer, list):
             return None
-        said = [{"role": ASSISTANT, "content": text_at(row, column)}]
         if isinstance(answer, list):
             said = checked(row, column, answer)
+        else:
+            said = [{"role": ASSISTANT, "content": text_at(row, column)}]
         if said[-1]["role"] != ASSISTANT:
             where = f"{row.place}, column {column!r}"
             raise UserError(where, "does not end with the assistant", "mend the row")

@@ -1,0 +1,204 @@
+"""Conversations: the assistant's tokens count, exactly, in any template."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.errors import UserError
+from llmjax.mesh import use_mesh
+from llmjax.model import ModelConfig
+from llmjax.tasks.config import ChatTask
+from llmjax.tasks.conversations import PLAIN, Speller
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import outputs, score
+from llmjax.tasks.task import Facts
+from llmjax.tasks.writing import writer
+from task_models import eight_devices, opened, predicted, rows_of, trained
+
+DECODER = ModelConfig(num_decoder_layers=2, d_model=32, num_heads=2, d_ff=64)
+CONFIG = ChatTask()
+LENGTH = 160
+EOS = BytesTokenizer().eos_id
+# Ends the assistant's words with a special token, and puts white space behind it.
+MARKED = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# Leaves earlier answers out of later prompts, as templates of reasoning models do with thoughts.
+FORGETS = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{% if m.role != 'assistant' or loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def said(*texts):
+    roles = ("user", "assistant")
+    return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+ROWS = rows_of(
+    {"messages": said("Hi", "Hello!", "Bye", "See you")},
+    {"messages": [{"role": "system", "content": "Be brief."}, *said("Why?", "Who knows")]},
+)
+
+
+def told(segment):
+    """The texts of what has weight, runs joined by "|"."""
+    tokenizer, parts, before = BytesTokenizer(), [], False
+    for target, weight in zip(segment.targets, segment.weights, strict=True):
+        if weight and not before:
+            parts.append([])
+        before = bool(weight)
+        if weight:
+            parts[-1].append(target)
+    return (
+        "|".join("".join("<eos>" if t == EOS else chr(t) for t in part) for part in parts)
+        if all(t < 128 or t == EOS for p in parts for t in p)
+        else tokenizer.decode(parts[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"), [(None, "<eos>"), (MARKED, "<eos>"), (PLAIN, "<eos>")]
+)
+def test_only_what_the_assistant_says_counts(template, ends):
+    task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=template), DECODER, LENGTH)
+    first, second = task.examples(ROWS)
+    assert told(first.segments[0]) == f"Hello!{ends}|See you{ends}"
+    assert told(second.segments[0]) == f"Who knows{ends}"
+    assert (first.row, second.row) == (0, 1)
+    segment = first.segments[0]
+    assert list(segment.tokens[1:]) == list(segment.targets[:-1])
+
+
+def test_answers_stand_behind_what_the_model_reads_before_it_answers():
+    tokenizer = BytesTokenizer(chat_template=MARKED)
+    messages = ROWS[0].values["messages"]
+    with Speller(tokenizer, MARKED) as speller:
+        (spelt,) = speller.spell(messages)
+        for (first, end), turn in zip(spelt.spans, (1, 3), strict=True):
+            assert spelt.tokens[:first] == speller.prompt(messages[:turn])
+            assert spelt.tokens[end - 1] == EOS
+        (last,) = speller.spell(messages, last=True)
+        assert last.spans == spelt.spans[1:]
+
+
+def test_a_template_that_forgets_makes_an_example_of_each_answer():
+    task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=FORGETS), DECODER, LENGTH)
+    first, second, third = task.examples(ROWS)
+    assert [one.row for one in (first, second, third)] == [0, 0, 1]
+    assert told(first.segments[0]) == "Hello!"
+    assert told(second.segments[0]) == "See you"
+    read = bytes(second.segments[0].tokens).decode()
+    assert read == "[user]Hi[assistant][user]Bye[assistant]See yo"
+
+
+def test_long_conversations_keep_what_counts(caplog):
+    rows = rows_of(
+        {"messages": said("Hi", "a" * 300)},
+        {"messages": said("q" * 300, "answer")},
+        {"messages": said("Hi", "fine", "q" * 300, "lost")},
+    )
+    task, _ = opened(CONFIG, rows, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
+    examples = task.examples(rows)
+    assert "3 of 3 conversations are cut to 160 tokens" in caplog.text
+    assert [example.length for example in examples] == [LENGTH] * 3
+    first, second, third = (told(example.segments[0]) for example in examples)
+    assert set(first) == {"a"}
+    assert second == "answer<eos>"
+    assert third == "fine<eos>"
+
+
+@pytest.fixture(scope="module")
+def started():
+    task, network = opened(CONFIG, ROWS, BytesTokenizer(), DECODER, LENGTH)
+    return task, network, jax.jit(network.init)(jax.random.key(1))
+
+
+def test_figures_are_the_models_own_packed_or_not(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    shape = shape_of(examples, LENGTH, encodes=False)
+    found = outputs(task, network.model, params, examples, shape, 1, None)
+    for example, one in zip(examples, found, strict=True):
+        (segment,) = example.segments
+        logits = network.model.apply(params, jnp.array([segment.tokens]))[0]
+        logs, weights = np.asarray(jax.nn.log_softmax(logits)), np.array(segment.weights)
+        nats = -logs[np.arange(example.length), segment.targets]
+        hits = logs.argmax(-1) == segment.targets
+        assert one["nats"] == pytest.approx((nats * weights).sum(), rel=1e-5)
+        assert one["correct"] == (hits * weights).sum()
+        assert one["tokens"] == weights.sum()
+    sums = score(task, network.model, params, examples, shape, 1, None)
+    assert sums.nats == pytest.approx(sum(float(one["nats"]) for one in found), rel=1e-5)
+    measures = task.measure(ROWS, predicted(task, network, params, ROWS))
+    assert measures["loss"].value == pytest.approx(sums.loss, rel=1e-5)
+    mesh = eight_devices()
+    with use_mesh(mesh):
+        shared = jax.jit(network.init)(jax.random.key(1))
+    sharded = score(task, network.model, shared, examples, shape, 8, mesh)
+    assert sharded.nats == pytest.approx(sums.nats, rel=1e-5)
+    many = outputs(task, network.model, shared, examples, shape, 8, mesh)
+    assert many[0]["nats"] == pytest.approx(float(found[0]["nats"]), rel=1e-5)
+
+
+def test_words_of_users_change_nothing_that_is_learnt(started):
+    """A target without weight has no derivative."""
+    task, network, params = started
+    example = task.examples(ROWS)[:1]
+    shape = shape_of(example, LENGTH, encodes=False)
+    (segment,) = example[0].segments
+    other = [t if w else 7 for t, w in zip(segment.targets, segment.weights, strict=True)]
+    changed = [example[0]._replace(segments=(segment._replace(targets=other),))]
+    sums = [score(task, network.model, params, one, shape, 1, None) for one in (example, changed)]
+    assert sums[0] == sums[1]
+
+
+def test_a_conversation_that_waits_is_answered():
+    rows = rows_of({"messages": said("a", "yes")}, {"messages": said("b", "no")})
+    task, network = opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
+    params = trained(task, network, task.examples(rows), 80, 1e-2)
+    asked = rows_of({"messages": said("a")}, {"messages": said("b", "no")}, {"messages": said("b")})
+    examples = task.examples(asked)
+    shape = shape_of(examples, LENGTH, encodes=False)
+    found = outputs(task, network.model, params, examples, shape, 4, None)
+    write = writer(network.model, params, task.setting.tokenizer, None, 4)
+    answers = task.predictions(asked, examples, found, write)
+    assert [one.get("text") for one in answers] == ["yes", None, "no"]
+    assert answers[0]["tokens"] == 0
+
+
+def test_facts_keep_the_template_for_tokenizers_without_one():
+    task, _ = opened(CONFIG, ROWS, BytesTokenizer(), DECODER, LENGTH)
+    assert task.template == PLAIN
+    assert Facts.from_dict(task.facts.to_dict()) == task.facts
+    task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
+    assert task.template == MARKED
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("text", "is no list of messages"),
+        ([], "is no list of messages"),
+        ([{"content": "a"}], "message 1 has no role"),
+        ([{"role": "user", "content": None}], "message 1 has no text as its content"),
+        (said("a", " "), "message 2, the assistant's, is empty"),
+        (said("a"), "the assistant says nothing"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(value, message):
+    rows = rows_of(ROWS[0].values, {"messages": value})
+    with pytest.raises(UserError, match="table line 2, column 'messages'") as caught:
+        opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
+    assert message in str(caught.value)
+
+
+def test_other_mistakes():
+    with pytest.raises(UserError, match="has no column 'messages'"):
+        opened(CONFIG, rows_of({"text": "a"}), model=DECODER)
+    with pytest.raises(UserError, match="only a decoder reads and writes in turn"):
+        opened(CONFIG, ROWS)

@@ -1,0 +1,200 @@
+"""Preferences: the loss begins at ln 2, and falls by making the better answer likelier."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.errors import UserError
+from llmjax.mesh import use_mesh
+from llmjax.model import ModelConfig
+from llmjax.tasks.config import PreferenceTask
+from llmjax.tasks.opening import open_task
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import arrays_of, outputs, score
+from llmjax.tasks.task import Facts
+from task_models import LENGTH, eight_devices, opened, predicted, rows_of
+
+DECODER = ModelConfig(num_decoder_layers=2, d_model=32, num_heads=2, d_ff=64)
+CONFIG = PreferenceTask(beta=0.3)
+EOS = BytesTokenizer().eos_id
+TEMPLATE = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<eos>{% endfor %}" + (
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
+ROWS = rows_of(
+    {"prompt": "Sky? ", "chosen": "blue", "rejected": "green"},
+    {"prompt": "Two? ", "chosen": "yes, two", "rejected": "no"},
+    {"prompt": "Hm? ", "chosen": "ok", "rejected": "what"},
+)
+
+
+@pytest.fixture(scope="module")
+def started():
+    """The task as it begins: with what the model of step 0 says."""
+    task, network = opened(CONFIG, ROWS, model=DECODER)
+    params = jax.jit(network.init)(jax.random.key(1))
+    params = jax.tree.map(lambda x: 3 * x, params)  # far from even odds
+    facts = task.refer(network.model, params, ROWS, batch_size=1, mesh=None)
+    return open_task(CONFIG, task.setting, facts), network, params
+
+
+def moved(params, key=5):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(key), len(leaves))
+    noise = [0.05 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+
+
+def likelihood(network, params, segment):
+    logits = network.model.apply(params, jnp.array([segment.tokens]))[0]
+    logs = jax.nn.log_softmax(logits)[jnp.arange(len(segment.tokens)), jnp.array(segment.targets)]
+    return (logs * jnp.array(segment.weights)).sum()
+
+
+def plain(task, network, params, examples, reference):
+    """The definition, example by example."""
+    total = 0.0
+    for example in examples:
+        gains = [
+            likelihood(network, params, one) - likelihood(network, reference, one)
+            for one in example.segments
+        ]
+        total -= jax.nn.log_sigmoid(task.config.beta * (gains[0] - gains[1]))
+    return total
+
+
+def test_only_the_answers_count():
+    task, _ = opened(CONFIG, ROWS, model=DECODER)
+    better, worse = task.examples(ROWS)[0].segments
+    assert list(better.tokens[1:]) == [*b"Sky? blue"]
+    assert [t for t, w in zip(better.targets, better.weights, strict=True) if w] == [*b"blue", EOS]
+    assert [t for t, w in zip(worse.targets, worse.weights, strict=True) if w] == [*b"green", EOS]
+
+
+MESSAGES = [{"role": "user", "content": "Sky?"}]
+BLUE, GREEN = ({"role": "assistant", "content": text} for text in ("blue", "green"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": MESSAGES, "chosen": "blue", "rejected": "green"},
+        {"prompt": MESSAGES, "chosen": [BLUE], "rejected": [GREEN]},
+        {"prompt": "Sky?", "chosen": [BLUE], "rejected": [GREEN]},
+        {"prompt": "Sky?", "chosen": [*MESSAGES, BLUE], "rejected": [*MESSAGES, GREEN]},
+        {"chosen": [*MESSAGES, BLUE], "rejected": [*MESSAGES, GREEN]},
+    ],
+)
+def test_messages_are_spelt_by_the_template(row):
+    rows = rows_of(row)
+    task, _ = opened(CONFIG, rows, BytesTokenizer(chat_template=TEMPLATE), DECODER)
+    (example,) = task.examples(rows)
+    for segment, text in zip(example.segments, (b"blue", b"green"), strict=True):
+        assert list(segment.tokens) == [*b"u:Sky?", EOS, *b"a:", *text]
+        counted = [t for t, w in zip(segment.targets, segment.weights, strict=True) if w]
+        assert counted == [*text, EOS]
+
+
+def test_at_step_0_the_loss_is_the_logarithm_of_2(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    for rows in (1, 3):
+        shape = shape_of(examples, LENGTH * rows, encodes=False)
+        sums = score(task, network.model, params, examples, shape, 1, None)
+        assert sums.weight == 3
+        assert sums.loss == pytest.approx(math.log(2), abs=1e-6)
+    mesh = eight_devices()
+    with use_mesh(mesh):
+        shared = jax.device_put(params, jax.tree.map(lambda x: x.sharding, network_params(network)))
+    sharded = score(task, network.model, shared, examples, shape, 8, mesh)
+    assert sharded.loss == pytest.approx(math.log(2), abs=1e-6)
+
+
+def network_params(network):
+    return network.abstract_params()
+
+
+def test_the_loss_and_its_derivative_are_the_definitions(started):
+    task, network, reference = started
+    params = moved(reference)
+    examples = task.examples(ROWS)
+    shape = shape_of(examples, 2 * LENGTH, encodes=False)
+    arrays = arrays_of(examples, shape)
+    assert len(arrays["inputs"]) < 3  # some share a row
+
+    def ours(params):
+        return task.loss(network.model, params, arrays, None).total
+
+    def theirs(params):
+        return plain(task, network, params, examples, reference)
+
+    value, gradient = jax.jit(jax.value_and_grad(ours))(params)
+    wanted, expected = jax.jit(jax.value_and_grad(theirs))(params)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-4)
+    assert abs(float(value) / 3 - math.log(2)) > 1e-3
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=5e-3, atol=2e-4)
+
+
+def test_a_step_makes_the_better_answer_likelier(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    shape = shape_of(examples, LENGTH, encodes=False)
+    arrays = arrays_of(examples, shape)
+    gradient = jax.jit(jax.grad(lambda p: task.loss(network.model, p, arrays, None).total))(params)
+    after = jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient)
+    told = predicted(task, network, after, ROWS)
+    assert np.mean([one["margin"] for one in told]) > 0
+    measures = task.measure(ROWS, told)
+    assert measures["margin"].value > 0
+    assert measures["loss"].value < math.log(2)
+
+
+def test_packed_is_as_alone(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    shape = shape_of(examples, 3 * LENGTH, encodes=False)
+    packed = outputs(task, network.model, params, examples, shape, 1, None)
+    for example, one in zip(examples, packed, strict=True):
+        wanted = [float(likelihood(network, params, segment)) for segment in example.segments]
+        np.testing.assert_allclose(one["log_likelihoods"], wanted, rtol=1e-5)
+
+
+def test_references_are_kept_and_found_again(started):
+    task, network, params = started
+    facts = Facts.from_dict(task.facts.to_dict())
+    assert facts == task.facts
+    assert len(facts.references) == 3
+    again = open_task(CONFIG, task.setting, facts).examples(ROWS[::-1])
+    found = {example.row: example for example in task.examples(ROWS)}
+    for example in again:
+        np.testing.assert_array_equal(example.target, found[2 - example.row].target)
+        assert example.place is True
+    other = rows_of({"prompt": "New? ", "chosen": "a", "rejected": "b"})
+    (told,) = predicted(task, network, params, other)
+    assert not told["against_reference"]
+    assert told["margin"] == pytest.approx(0.3 * (told["chosen"] - told["rejected"]), rel=1e-5)
+    both = task.refer(network.model, params, other, batch_size=1, mesh=None)
+    assert len(both.references) == 4
+
+
+def test_long_answers_are_cut_to_half_a_row(caplog):
+    rows = rows_of({"prompt": "p" * 90, "chosen": "c" * 90, "rejected": "r"})
+    task, _ = opened(CONFIG, rows, model=DECODER)
+    (example,) = task.examples(rows)
+    assert example.length <= LENGTH
+    assert all(sum(segment.weights) for segment in example.segments)
+    assert "1 of 1 pairs have an answer cut to 24 tokens" in caplog.text
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(UserError, match="only a decoder reads and writes in turn"):
+        opened(CONFIG, ROWS)
+    task, _ = opened(CONFIG, ROWS, model=DECODER)
+    with pytest.raises(UserError, match="has no column 'rejected'"):
+        task.examples(rows_of({"prompt": "a", "chosen": "b"}))
+    with pytest.raises(UserError, match="does not end with the assistant"):
+        task.examples(rows_of({"prompt": "a", "chosen": MESSAGES, "rejected": "b"}))

@@ -1,0 +1,139 @@
+"""Texts from texts: what is read, what counts, and that it is learnt and written."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.errors import UserError
+from llmjax.mesh import use_mesh
+from llmjax.model import ModelConfig
+from llmjax.tasks.config import SequenceTask
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import arrays_of, score
+from llmjax.tasks.writing import writer
+from task_models import LENGTH, eight_devices, opened, rows_of, trained
+
+SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
+BOTH = ModelConfig(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
+DECODER = ModelConfig(num_decoder_layers=2, **SIZES)
+MODELS = pytest.mark.parametrize("model", [BOTH, DECODER], ids=["both", "decoder"])
+CONFIG = SequenceTask(prompt="{}>", max_new_tokens=8)
+ROWS = rows_of(
+    {"source": "one", "target": "eins"},
+    {"source": "two", "target": "zwei"},
+    {"source": "three", "target": "drei"},
+)
+BOS, EOS = BytesTokenizer().bos_id, BytesTokenizer().eos_id
+
+
+def test_an_encoder_decoder_reads_the_source_and_tells_the_target():
+    task, _ = opened(CONFIG, ROWS, model=BOTH)
+    (segment,) = task.examples(ROWS)[0].segments
+    tokenizer = task.setting.tokenizer
+    assert list(segment.source) == tokenizer.wrap([*b"one>"])[0]
+    assert list(segment.tokens) == [BOS, *b"eins"]
+    assert list(segment.targets) == [*b"eins", EOS]
+    assert segment.weights == [1] * 5
+
+
+def test_a_decoder_learns_the_target_alone():
+    task, _ = opened(CONFIG, ROWS, model=DECODER)
+    example = task.examples(ROWS)[0]
+    (segment,) = example.segments
+    assert list(segment.tokens) == [BOS, *b"one>eins"]
+    assert list(segment.targets) == [*b"one>eins", EOS]
+    assert segment.weights == [0] * 4 + [1] * 5
+    assert example.place == [BOS, *b"one>"]
+
+
+@MODELS
+def test_what_is_too_long_is_cut(model, caplog):
+    rows = rows_of(
+        {"source": "s" * 30, "target": "t" * 30},
+        {"source": "s" * 90, "target": "t" * 10},
+        {"source": "s", "target": "t" * 90},
+        {"source": "s" * 90},
+    )
+    task, _ = opened(CONFIG, rows[:3], model=model)
+    examples = task.examples(rows)
+    assert "texts are cut to 48 tokens" in caplog.text
+    for example, row in zip(examples, rows, strict=True):
+        (segment,) = example.segments
+        assert example.length <= LENGTH
+        assert example.source_length <= LENGTH
+        kept = sum(weight > 0 for weight in segment.weights)
+        least = LENGTH // 2 if model is DECODER else LENGTH - 1
+        assert kept >= min(least, len(row.values.get("target", "")))
+    assert sum(examples[3].segments[0].weights) == 0
+    if model is DECODER:
+        assert examples[1].segments[0].tokens[-11:] == [*b">tttttttttt"]
+
+
+@pytest.fixture(scope="module", params=[BOTH, DECODER], ids=["both", "decoder"])
+def started(request):
+    task, network = opened(CONFIG, ROWS, model=request.param)
+    return task, network, jax.jit(network.init)(jax.random.key(1))
+
+
+def test_the_loss_is_the_models_own(started):
+    task, network, params = started
+    example = task.examples(ROWS)[1]
+    (segment,) = example.segments
+    given = {"encoder_tokens": jnp.array([segment.source])} if segment.source else {}
+    logits = network.model.apply(params, jnp.array([segment.tokens]), **given)[0]
+    logs = np.asarray(jax.nn.log_softmax(logits))
+    told = logs[np.arange(example.length), segment.targets]
+    nats = -(told * np.array(segment.weights)).sum()
+    shape = shape_of([example], LENGTH, encodes=bool(given))
+    sums = score(task, network.model, params, [example], shape, 1, None)
+    assert sums.weight == 5
+    assert sums.nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_neighbours_in_a_row_and_devices_change_nothing(started):
+    task, network, params = started
+    examples, model = task.examples(ROWS), network.model
+    shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
+    packed = score(task, model, params, examples, shape, 2, None)
+    alone = [score(task, model, params, [example], shape, 1, None) for example in examples]
+    assert packed.nats == pytest.approx(sum(one.nats for one in alone), rel=1e-5)
+    mesh = eight_devices()
+    with use_mesh(mesh):
+        shared = jax.jit(network.init)(jax.random.key(1))
+    sharded = score(task, model, shared, examples, shape, 8, mesh)
+    assert sharded.nats == pytest.approx(packed.nats, rel=1e-5)
+
+
+def test_smoothing_changes_the_objective_and_not_the_nats(started):
+    task, network, params = started
+    config = SequenceTask(prompt="{}>", label_smoothing=0.2)
+    smooth, _ = opened(config, ROWS, model=task.setting.model)
+    examples = task.examples(ROWS)
+    encodes = network.model.config.is_encoder_decoder
+    arrays = arrays_of(examples, shape_of(examples, LENGTH, encodes=encodes))
+    plain, other = (one.loss(network.model, params, arrays, None) for one in (task, smooth))
+    assert plain.nats == pytest.approx(float(other.nats), rel=1e-6)
+    assert plain.total == pytest.approx(float(plain.nats), rel=1e-6)
+    assert abs(float(other.total - other.nats)) > 1e-3
+
+
+@MODELS
+def test_pairs_are_learnt_and_written(model):
+    task, network = opened(CONFIG, ROWS, model=model)
+    examples = task.examples(ROWS)
+    params = trained(task, network, examples, 150, 1e-2)
+    write = writer(network.model, params, task.setting.tokenizer, None, 4)
+    told = task.predictions(ROWS, examples, [{}] * 3, write)
+    assert [one["text"] for one in told] == ["eins", "zwei", "drei"]
+    measures = task.measure(ROWS, told)
+    assert measures["exact_match"].value == 1
+    assert "BLEU" in measures.signature
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(UserError, match="an encoder writes no text"):
+        opened(CONFIG, ROWS)
+    with pytest.raises(UserError, match="has no column 'target'"):
+        opened(CONFIG, rows_of({"source": "one"}), model=DECODER)

@@ -1,0 +1,113 @@
+"""Similarity: each text looks for its own among all of the global batch."""
+
+import jax
+import numpy as np
+import pytest
+
+from llmjax.errors import UserError
+from llmjax.mesh import place, use_mesh
+from llmjax.model import ModelConfig
+from llmjax.tasks.config import SimilarityTask
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import arrays_of, outputs, score
+from task_models import ENCODER, LENGTH, eight_devices, opened, predicted, rows_of, trained
+
+SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
+DECODER = ModelConfig(num_decoder_layers=1, **SIZES)
+BOTH = ModelConfig(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
+WORDS = ["one", "two", "three", "four", "five", "six"]
+ROWS = rows_of(*({"text": f"{word} apple", "pair": f"pear {word}"} for word in WORDS))
+CONFIG = SimilarityTask()
+
+
+@pytest.fixture(scope="module", params=[ENCODER, DECODER, BOTH], ids=["encoder", "decoder", "both"])
+def started(request):
+    task, network = opened(CONFIG, ROWS, model=request.param)
+    return task, network, jax.jit(network.init)(jax.random.key(1))
+
+
+def vectors(task, network, params, examples):
+    shape = shape_of(examples, LENGTH, encodes=network.model.config.is_encoder_decoder)
+    found = outputs(task, network.model, params, examples, shape, 4, None)
+    return (np.array([one[name] for one in found]) for name in ("first", "second"))
+
+
+def test_vectors_are_of_each_text_alone(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    together = list(vectors(task, network, params, examples))
+    for number, example in enumerate(examples):
+        for one, other in zip(vectors(task, network, params, [example]), together, strict=True):
+            np.testing.assert_allclose(one[0], other[number], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_the_loss_is_over_the_whole_batch(started, both):
+    _, network, params = started
+    task, _ = opened(SimilarityTask(both=both), ROWS, model=network.model.config)
+    examples = task.examples(ROWS)
+    first, second = vectors(task, network, params, examples)
+    logits = 20 * first @ second.T
+
+    def nats(logits):
+        return (np.log(np.exp(logits).sum(1)) - logits.diagonal()).sum()
+
+    wanted = (nats(logits) + nats(logits.T)) / 2 if both else nats(logits)
+    shape = shape_of(examples, LENGTH, encodes=network.model.config.is_encoder_decoder)
+    found = score(task, network.model, params, examples, shape, 8, None)
+    assert found.weight == len(ROWS)
+    assert found.nats == pytest.approx(wanted, rel=1e-4)
+    mesh = eight_devices()
+    with use_mesh(mesh):
+        shared = jax.jit(network.init)(jax.random.key(1))
+    sharded = score(task, network.model, shared, examples, shape, 8, mesh)
+    assert sharded.nats == pytest.approx(wanted, rel=1e-4)
+
+
+def test_derivatives_are_equal_on_many_devices(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    shape = shape_of(examples, LENGTH, encodes=network.model.config.is_encoder_decoder)
+    arrays = arrays_of(examples, shape)
+    arrays = {
+        name: np.pad(x, [(0, 8 - len(x))] + [(0, 0)] * (x.ndim - 1)) for name, x in arrays.items()
+    }
+
+    def gradient(params, arrays):
+        return jax.grad(lambda p: task.loss(network.model, p, arrays, None).total)(params)
+
+    alone = jax.jit(gradient)(params, arrays)
+    mesh = eight_devices()
+    with use_mesh(mesh):
+        shared = jax.jit(network.init)(jax.random.key(1))
+        placed = {
+            name: place(x, mesh, "batch", *[None] * (x.ndim - 1)) for name, x in arrays.items()
+        }
+        many = jax.jit(gradient)(shared, placed)
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_pairs_come_near_each_other():
+    task, network = opened(CONFIG, ROWS)
+    examples = task.examples(ROWS)
+    params = trained(task, network, examples, 60)
+    told = predicted(task, network, params, ROWS, examples)
+    measures = task.measure(ROWS, told)
+    assert measures["accuracy"].value == 1
+    assert measures["loss"].value < 0.1
+    assert told[0]["similarity"] > 0.5
+
+
+def test_long_texts_are_cut_to_half_a_row(caplog):
+    rows = rows_of({"text": "x" * 90, "pair": "y" * 90})
+    task, _ = opened(CONFIG, rows)
+    (example,) = task.examples(rows)
+    assert example.length <= LENGTH
+    assert "texts are cut to 24 tokens" in caplog.text
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(UserError, match="has no column 'pair'"):
+        opened(CONFIG, rows_of({"text": "a"}))
