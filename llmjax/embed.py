@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,8 @@ from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig, axis_size, place, reshard, use_mesh
 from llmjax.model import Model, Params
 from llmjax.model.config import Dtype
-from llmjax.origin import Origin, read_origin
+from llmjax.origin import Origin, Pooling, read_origin
 
-Pooling = Literal["mean", "cls", "last"]
 log = logging.getLogger(__name__)
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from llmjax.errors import UserError
 
 ORIGIN = "origin.json"
-Pooling = Literal["mean", "cls"]
-"""What published models say of how tokens' states become a text's vector."""
+Pooling = Literal["mean", "cls", "last"]
+"""How the states of a text's tokens become its vector: their mean, the first or the last one."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Origin:
     """Its own config.json."""
     generation_config: dict[str, Any] | None = None
     pooling: Pooling | None = None
-    """mean or cls, for vectors of texts."""
+    """For vectors of texts; None: nothing is said of them."""
     normalize: bool = False
     length: int | None = None
     """Tokens from which a text is cut off for its vector."""

@@ -2,30 +2,27 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 import llmjax
-from llmjax.convert.families import Family, essence, family_for, family_of
+from llmjax.convert.families import Family, essence, family_of
 from llmjax.convert.folders import becoming
-from llmjax.convert.heads import Headed, choose_task, headed, tasks_of
-from llmjax.convert.mapping import Match, plan_tensors
+from llmjax.convert.forms import form_of, sentence_of
+from llmjax.convert.heads import Headed, choose_task, tasks_of
 from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
-from llmjax.convert.sentence import Sentence, write_sentence
+from llmjax.convert.sentence import write_sentence
 from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
 from llmjax.convert.tokenizer_files import export_tokenizer
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import Model, ModelConfig, Params, resolve
+from llmjax.model import ModelConfig, resolve
 from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
-from llmjax.tasks.config import SimilarityTask
-from llmjax.tasks.task import Task
 
 Format = Literal["hf", "peft", "gguf", "stablehlo"]
 NOT_KEPT = frozenset(
@@ -115,56 +112,11 @@ def export_hf(
             max_length=shape.max_length,
             model_kind=form.family.model_type,
         )
-        sentence = sentence_of(chosen, origin)
+        sentence = sentence_of(shape, chosen, origin)
         if sentence is not None:
             write_sentence(folder, sentence, shape.d_model)
         read_back(folder, form.family, form.shape, tensors)
     return Path(out)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A model as it was published: with what it writes text or fills masks by, or without.
-
-    Attributes:
-      family: which.
-      shape: what its config.json states.
-    """
-
-    family: Family
-    shape: ModelConfig
-
-    def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
-        """What is written of the parameters, in a dtype or in their own."""
-        plan = plan_tensors(params, Match(self.family.table, Model(self.shape)), dtype)
-        return [replace(tensor, name=self.called(tensor.name)) for tensor in plan]
-
-    def called(self, name: str) -> str:
-        """What a tensor or module of the family's table is called; a base model has no prefix."""
-        base = bool(self.family.base_architecture) and not self.shape.unembed_transform
-        return name.removeprefix(self.family.table.prefix) if base else name
-
-
-def form_of(shape: ModelConfig, task: Task | None, preferred: str | None) -> Whole | Headed:
-    """As what a model is written: with its task's head, or as it is.
-
-    Raises:
-      UserError: nothing that was published is like it.
-    """
-    if task is not None and task.head is not None:
-        return headed(task, shape, preferred)
-    if task is not None and isinstance(task.config, SimilarityTask):
-        shape = replace(shape, unembed_transform=False, unembed_bias=False)
-    return Whole(family_for(shape, preferred), shape)
-
-
-def sentence_of(task: Task | None, origin: Origin | None) -> Sentence | None:
-    """How tokens' states become a text's vector, where the model is for that."""
-    if task is not None:
-        return None
-    if origin is None or origin.pooling is None:
-        return None
-    return Sentence("", origin.pooling, origin.normalize, origin.length)
 
 
 def hf_config(

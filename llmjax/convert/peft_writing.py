@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from llmjax.convert.adapters import Module, adapted_leaves, modules_of, write_layout
-from llmjax.convert.exporting import Whole, form_of, write_json
+from llmjax.convert.exporting import write_json
 from llmjax.convert.folders import becoming
+from llmjax.convert.forms import Whole, form_of
 from llmjax.convert.heads import Headed, choose_task, tasks_of
 from llmjax.convert.layout import Sizes
-from llmjax.convert.mapping import Match, flatten
+from llmjax.convert.mapping import Match, flatten, unflatten
 from llmjax.convert.names import LAYER
 from llmjax.convert.safetensors import open_folder
 from llmjax.convert.safetensors_writing import write_file
@@ -114,7 +115,8 @@ def head_tensors(form: Whole | Headed, params: Params, dtype: str | None) -> lis
     if isinstance(form, Whole):
         return []
     own = {row.name for row in form.top.rows() if form.head.neck != "pooler" or "out" in row.leaf}
-    plan = form.tensors(params, dtype)
+    plain = {path: leaf for path, leaf in flatten(params) if ".lora_" not in path}
+    plan = form.tensors(unflatten(plain), dtype)
     return [replace(one, name=f"{PREFIX}{one.name}") for one in plan if one.name in own]
 
 

@@ -11,6 +11,8 @@ from llmjax.origin import Pooling
 
 MODULES = "modules.json"
 PACKAGE = "sentence_transformers.models"
+THEIRS = {"last": "lasttoken"}
+"""Names of poolings that differ from ours."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ def _pooling(folder: Path) -> Pooling:
         said = settings["pooling_mode"]
         chosen = said if isinstance(said, list) else [said]
     for pooling in get_args(Pooling):
-        if chosen == [pooling]:
+        if chosen == [THEIRS.get(pooling, pooling)]:
             found: Pooling = pooling
             return found
-    raise UserError(folder, f"pools by {' and '.join(map(str, chosen))}", "supported: mean or cls")
+    known = ", ".join(THEIRS.get(pooling, pooling) for pooling in get_args(Pooling))
+    raise UserError(folder, f"pools by {' and '.join(map(str, chosen))}", f"supported: {known}")
 
 
 def write_sentence(folder: Path, sentence: Sentence, width: int) -> None:
@@ -106,6 +109,7 @@ def write_sentence(folder: Path, sentence: Sentence, width: int) -> None:
         "pooling_mode_mean_tokens": sentence.pooling == "mean",
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
+        "pooling_mode_lasttoken": sentence.pooling == "last",
     }
     _write(folder / paths[1] / "config.json", pooling)
     _write(

@@ -37,6 +37,11 @@ class Similarity:
     outputs_per_target = 0
     head = None
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a text: a pair shares a row."""
+        return max(1, self.setting.length // 2)
+
     @staticmethod
     def find(config: SimilarityTask, rows: Sequence[Row]) -> Facts:
         """Nothing; but a row without its texts is an error."""
@@ -45,7 +50,7 @@ class Similarity:
         return Facts()
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        half = self.setting._replace(length=max(1, self.setting.length // 2))
+        half = self.setting._replace(length=self.longest)
         columns = (self.config.text, self.config.pair)
         firsts, seconds = (read_texts(half, rows, column) for column in columns)
         pairs = enumerate(zip(firsts, seconds, strict=True))

@@ -13,17 +13,23 @@ from llmjax.checkpoint import save_params
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
 from llmjax.convert.heads import tasks_of
+from llmjax.convert.mapping import flatten, unflatten
 from llmjax.convert.stored import stored_params
 from llmjax.data import load_tokenizer
 from llmjax.data.tables import Row
+from llmjax.embed import embed
 from llmjax.errors import UserError
 from llmjax.model import Model, resolve
+from llmjax.model.lora_config import LoraConfig
 from llmjax.run import Run
 from llmjax.tasks import opening
 from llmjax.tasks.config import (
+    AnswerTask,
     ClassificationTask,
     MultiLabelTask,
     RegressionTask,
+    SequenceTask,
+    SimilarityTask,
     TokenTask,
     name_of,
 )
@@ -34,13 +40,13 @@ from llmjax.tasks.task import Facts
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TASKS = (ClassificationTask(), MultiLabelTask(), RegressionTask(), TokenTask())
+TASKS = (ClassificationTask(), MultiLabelTask(), RegressionTask(), TokenTask(), AnswerTask())
 FACTS = {
     "classification": Facts(labels=("bad", "fair", "good"), counts=(1, 1, 1)),
     "multilabel": Facts(labels=("red", "green", "blue", "grey"), counts=(1, 1, 1, 1)),
     "regression": Facts(mean=2.5),
     "tokens": Facts(labels=("O", "B-X", "I-X"), counts=(1, 1, 1)),
-    "answers": Facts(),
+    "answers": Facts(labels=("answered", "unanswered"), counts=(1, 0)),
 }
 CLASSES = {
     "classification": "SequenceClassification",
@@ -54,22 +60,24 @@ MODELS = [name for name in hf_models.CASES if name not in hf_models.ENCODER_DECO
 LENGTH = 64
 
 
-def with_tasks(base: Path, folder: Path, tasks=TASKS) -> Run:
-    """The run of an imported model, with a head for each task."""
+def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
+    """The run of an imported model, with a head for each task and perhaps adapters."""
     there, run = Run.open(base), Run(folder)
     config = there.config()
-    config = replace(
-        config, run_dir=str(folder), tasks=tasks, data=replace(config.data, length=LENGTH)
-    )
+    data, model = replace(config.data, length=LENGTH), replace(config.model, lora=lora)
+    config = replace(config, run_dir=str(folder), tasks=tasks, data=data, model=model)
     tokenizer = load_tokenizer(there.tokenizer)
     tokenizer.save(run.tokenizer)
     run.config_path.write_text(to_json(config))
-    facts = {name_of(task): FACTS[task.kind] for task in tasks}
+    facts = {name_of(task): FACTS.get(task.kind, Facts()) for task in tasks}
     (folder / "tasks.json").write_text(opening.to_json(facts))
     (folder / "origin.json").write_bytes((base / "origin.json").read_bytes())
     shape = resolve(config.model, tokenizer.vocab_size)
-    params = stored_params(there, shape, None)
+    params = dict(flatten(stored_params(there, replace(shape, lora=None), None)))
     generator, heads = np.random.default_rng(1), {}
+    for path, leaf in flatten(Model(shape).abstract_params()):
+        if ".lora_" in path:
+            params[path] = jnp.asarray(generator.normal(0, 0.2, leaf.shape), jnp.float32)
     for task in tasks_of(run, shape, tokenizer):
         declared = task.head.declared(shape) if task.head else {}
         for path, (size, _) in declared.items():
@@ -78,7 +86,7 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS) -> Run:
             for name in outer:
                 place = place.setdefault(name, {})
             place[last] = jnp.asarray(generator.normal(0, 0.3, size), jnp.float32)
-    save_params(run.checkpoints, params | {"heads": heads})
+    save_params(run.checkpoints, unflatten(params) | ({"heads": heads} if heads else {}))
     return run
 
 
@@ -95,7 +103,10 @@ def ours(run: Run, name: str):
     tokenizer = load_tokenizer(run.tokenizer)
     shape = resolve(run.config().model, tokenizer.vocab_size)
     task = next(t for t in tasks_of(run, shape, tokenizer) if name_of(t.config) == name)
-    rows = [Row(f"line {n}", {"text": text, "tokens": text}) for n, text in enumerate(TEXTS)]
+    rows = [
+        Row(f"line {n}", {"text": text, "tokens": text, "context": text, "question": "Who?"})
+        for n, text in enumerate(TEXTS)
+    ]
     examples = task.examples(rows)
     packed = replace(shape_of(examples, LENGTH, encodes=False), slots=1)
     params, model = stored_params(run, shape, None), Model(shape)
@@ -117,27 +128,47 @@ def theirs(folder: Path, name: str):
         return model, model(**batch)
 
 
-def test_tokens_have_the_same_probabilities_under_the_same_names(run, tmp_path):
-    if (name := run.folder.parent.name[:-1]) in ("olmo2", "gemma3"):
-        with pytest.raises(UserError, match=r"no .* class for TokenClassification"):
-            export(run.folder, tmp_path / "out", task="tokens")
-        pytest.skip(f"Transformers has no such class for {name}")
-    export(run.folder, tmp_path / "out", task="tokens")
-    auto = transformers.AutoModelForTokenClassification
-    model = auto.from_pretrained(tmp_path / "out").eval()
-    tokenizer, task, examples, told = ours(run, "tokens")
-    size = max(example.length for example in examples)
-    ids = np.full((len(examples), size), tokenizer.pad_id)
-    mask = np.zeros((len(examples), size), int)
+def read_by(model, pad, examples):
+    """Their outputs for the examples' tokens, padded."""
+    size = (len(examples), max(example.length for example in examples))
+    ids, mask, types = np.full(size, pad), np.zeros(size, int), np.zeros(size, int)
     for row, example in enumerate(examples):
-        ids[row, : example.length], mask[row, : example.length] = example.segments[0].tokens, 1
+        (segment,) = example.segments
+        ids[row, : example.length], mask[row, : example.length] = segment.tokens, 1
+        types[row, : example.length] = segment.types or 0
+    given = {"input_ids": ids, "attention_mask": mask}
+    given |= {"token_type_ids": types} if model.config.model_type == "bert" else {}
     with torch.no_grad():
-        there = model(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits
-    wanted = torch.softmax(there, -1).numpy()
+        return model(**{name: torch.tensor(array) for name, array in given.items()})
+
+
+# Of these families Transformers has no such class.
+MISSING = {
+    "tokens": ("olmo2", "gemma3"),
+    "answers": ("olmo2", "gemma", "gemma2", "gemma3", "phi3"),
+}
+
+
+@pytest.mark.parametrize("name", ["tokens", "answers"])
+def test_tokens_are_told_the_same(run, tmp_path, name):
+    if run.folder.parent.name[:-1] in MISSING[name]:
+        with pytest.raises(UserError, match=f"class for {CLASSES[name]}"):
+            export(run.folder, tmp_path / "out", task=name)
+        return
+    export(run.folder, tmp_path / "out", task=name)
+    auto = getattr(transformers, f"AutoModelFor{CLASSES[name]}")
+    model = auto.from_pretrained(tmp_path / "out").eval()
+    tokenizer, task, examples, told = ours(run, name)
+    there = read_by(model, tokenizer.pad_id, examples)
+    if name == "tokens":
+        wanted = torch.softmax(there.logits, -1).numpy()
+        assert model.config.id2label == dict(enumerate(task.facts.labels))
+    else:
+        wanted = torch.stack([there.start_logits, there.end_logits], -1).numpy()
     for row, example in enumerate(examples):
-        here = told[row]["probabilities"][: example.length]
-        np.testing.assert_allclose(here, wanted[row, : example.length], atol=1e-4)
-    assert model.config.id2label == dict(enumerate(task.facts.labels))
+        here = told[row]["probabilities" if name == "tokens" else "logits"][: example.length]
+        expected = wanted[row, : example.length]
+        np.testing.assert_allclose(here, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["classification", "multilabel", "regression"])
@@ -160,3 +191,86 @@ def test_texts_have_the_same_probabilities_under_the_same_names(run, tmp_path, n
     assert model.config.label2id == {label: n for n, label in enumerate(labels)}
     kind = "single_label" if softmax else "multi_label"
     assert model.config.problem_type == f"{kind}_classification"
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Imported models by their names, each with the folder that it comes from."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def base(name: str) -> tuple[Path, Path]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            (folder / "there").mkdir()
+            hf_models.build(name, folder / "there")
+            made[name] = folder / "there", import_model(folder / "there", folder / "run")
+        return made[name]
+
+    return base
+
+
+def test_one_of_several_tasks_is_to_be_named(bases, tmp_path):
+    run = with_tasks(bases("bert")[1], tmp_path / "run")
+    with pytest.raises(UserError, match="has 5 tasks; --task: classification, multilabel"):
+        export(run.folder, tmp_path / "out")
+    with pytest.raises(UserError, match="no such task; it has classification"):
+        export(run.folder, tmp_path / "out", task="colour")
+    only = with_tasks(bases("bert")[1], tmp_path / "only", TASKS[:1])
+    export(only.folder, tmp_path / "out")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.architectures == ["BertForSequenceClassification"]
+
+
+def test_a_head_that_no_class_has_is_refused(bases, tmp_path):
+    with pytest.raises(UserError, match="an encoder-decoder has no state"):
+        export(with_tasks(bases("t5")[1], tmp_path / "run", TASKS[:1]).folder, tmp_path / "out")
+
+
+def test_tasks_of_text_export_the_whole_model(bases, tmp_path):
+    there, base = bases("t5")
+    run = with_tasks(base, tmp_path / "run", (SequenceTask(),))
+    export(run.folder, tmp_path / "out")
+    again, before = (
+        transformers.T5ForConditionalGeneration.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "out", there)
+    )
+    assert again.keys() == before.keys()
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_vectors_of_texts_are_those_of_sentence_transformers(bases, tmp_path, name):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    run = with_tasks(bases(name)[1], tmp_path / "run", (SimilarityTask(),))
+    export(run.folder, tmp_path / "out")
+    model = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert model.max_seq_length == LENGTH // 2
+    texts = [text[: LENGTH // 2] for text in TEXTS]
+    there = model.encode(texts)
+    np.testing.assert_allclose(np.linalg.norm(there, axis=1), 1, atol=1e-5)
+    pooling = "last" if name == "llama" else "mean"
+    here = embed(run.folder, texts, pooling=pooling, normalize=True)
+    np.testing.assert_allclose(here, there, atol=1e-4)
+    again = import_model(tmp_path / "out", tmp_path / "again") if name != "t5" else None
+    if again is not None:
+        np.testing.assert_allclose(embed(again, texts), there, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "llama"])
+def test_adapters_and_their_head(bases, tmp_path, name):
+    peft = pytest.importorskip("peft")
+    there, base = bases(name)
+    lora = LoraConfig(rank=4, alpha=6.0, targets=("query", "out"))
+    run = with_tasks(base, tmp_path / "run", TASKS[:1], lora)
+    here = np.array([one["probabilities"] for one in ours(run, "classification")[-1]])
+    export(run.folder, tmp_path / "merged")
+    _, told = theirs(tmp_path / "merged", "classification")
+    np.testing.assert_allclose(here, torch.softmax(told.logits, -1).numpy(), atol=1e-4)
+    export(run.folder, tmp_path / "adapter", to="peft")
+    auto = transformers.AutoModelForSequenceClassification
+    model = auto.from_pretrained(there, num_labels=3, pad_token_id=0)
+    model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        told = model(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    np.testing.assert_allclose(here, torch.softmax(told.logits, -1).numpy(), atol=1e-4)

@@ -1,0 +1,60 @@
+"""As what a run's model is written: whole, or with the head of one task."""
+
+from dataclasses import dataclass, replace
+
+from llmjax.convert.families import Family, family_for
+from llmjax.convert.heads import Headed, headed
+from llmjax.convert.mapping import Match, plan_tensors
+from llmjax.convert.sentence import Sentence
+from llmjax.convert.tensors import Planned
+from llmjax.model import Model, ModelConfig, Params
+from llmjax.origin import Origin, Pooling
+from llmjax.tasks.similarity import Similarity
+from llmjax.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A model as it was published: with what it writes text or fills masks by, or without.
+
+    Attributes:
+      family: which.
+      shape: what its config.json states.
+    """
+
+    family: Family
+    shape: ModelConfig
+
+    def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
+        """What is written of the parameters, in a dtype or in their own."""
+        plan = plan_tensors(params, Match(self.family.table, Model(self.shape)), dtype)
+        return [replace(tensor, name=self.called(tensor.name)) for tensor in plan]
+
+    def called(self, name: str) -> str:
+        """What a tensor or module of the family's table is called; a base model has no prefix."""
+        base = bool(self.family.base_architecture) and not self.shape.unembed_transform
+        return name.removeprefix(self.family.table.prefix) if base else name
+
+
+def form_of(shape: ModelConfig, task: Task | None, preferred: str | None) -> Whole | Headed:
+    """As what a model is written: with its task's head, or as it is.
+
+    Raises:
+      UserError: nothing that was published is like it.
+    """
+    if task is not None and task.head is not None:
+        return headed(task, shape, preferred)
+    if task is not None and isinstance(task, Similarity):
+        shape = replace(shape, unembed_transform=False, unembed_bias=False)
+    return Whole(family_for(shape, preferred), shape)
+
+
+def sentence_of(shape: ModelConfig, task: Task | None, origin: Origin | None) -> Sentence | None:
+    """How tokens' states become a text's vector, where the model is for that: as its task made
+    them, or as it was published."""
+    if task is not None and isinstance(task, Similarity):
+        pooling: Pooling = "mean" if shape.num_encoder_layers else "last"
+        return Sentence("", pooling, normalize=True, length=task.longest)
+    if task is not None or origin is None or origin.pooling is None:
+        return None
+    return Sentence("", origin.pooling, origin.normalize, origin.length)
