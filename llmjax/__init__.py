@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llmjax.language_model import LanguageModel, load
     from llmjax.mesh import MeshConfig
     from llmjax.model.config import ModelConfig
+    from llmjax.predict import predict as predict
     from llmjax.report import report as report
     from llmjax.run import Run
     from llmjax.train import train as train
@@ -62,6 +63,7 @@ __all__ = [
     "inspect",
     "load",
     "load_config_file",
+    "predict",
     "report",
     "train",
 ]
@@ -75,6 +77,7 @@ _VERBS = (
     "fill_mask",
     "generate",
     "harness",
+    "predict",
     "report",
     "train",
 )

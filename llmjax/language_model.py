@@ -189,8 +189,8 @@ def load(
 
     Args:
       run: the folder.
-      step: which checkpoint; None for the best by evaluation.metric, where the run goes by one, else
-        for the newest whole one.
+      step: which checkpoint; None for the best by evaluation.metric, where the run goes by one,
+        else for the newest whole one.
       dtype: what parameters are held and computed in; None: held in float32, computed as trained.
       mesh: the devices to share it; None for one device.
 

@@ -37,6 +37,7 @@ FLOORS = {
         "convert",
         "embed",
         "evaluate",
+        "evaluate_tasks",
         "fill_mask",
         "generate",
         "harness",

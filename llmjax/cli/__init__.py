@@ -19,6 +19,7 @@ from llmjax.errors import Stopped, UserError
 VERBS = {
     "train": "train a model, or go on where its run folder stands",
     "evaluate": "loss, perplexity and bits per byte of held-out text or of any file",
+    "predict": "what a fine-tuned model says of the rows of a table",
     "choose": "multiple choice by likelihood, without training for it",
     "harness": "tasks of EleutherAI's lm-evaluation-harness",
     "generate": "text that follows prompts, written as it comes",

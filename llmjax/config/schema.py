@@ -55,7 +55,7 @@ class Config:
     """What is read, and the batches made of it."""
     tasks: tuple[TaskConfig, ...] = ()
     """Examples to learn from instead of text, each task with its own head; `data` then says only
-    how large batches are, and rows are packed with whole examples. Empty: `data` and `objective`."""
+    how large batches are, and rows are packed with whole examples. None: text of `data`."""
     tune: TuneConfig = field(default_factory=WholeModel)
     """Which parameters learn."""
     objective: ObjectiveConfig = field(default_factory=CausalConfig)

@@ -51,6 +51,13 @@ def translation(
     )
 
 
+def sentence_chrf(reference: str, hypothesis: str) -> float:
+    """chrF of one text, 0 to 100 (Popović 2015), for finding the worst."""
+    from sacrebleu.metrics import CHRF
+
+    return float(CHRF().sentence_score(hypothesis, [reference]).score)
+
+
 def _figure(name: str, score: Any) -> Measure:
     """sacrebleu's interval lies around the mean of its resamples."""
     middle, half = float(score._mean), float(score._ci)

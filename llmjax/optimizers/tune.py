@@ -36,7 +36,7 @@ class Chosen:
     """The tasks' heads learn, and the parameters whose names match; the rest stays as it is."""
 
     patterns: tuple[str, ...] = ()
-    """With * for anything, as "encoder.layers.5.*" or "*.attention.query.*"; layers count from 0."""
+    """With * for anything, as encoder.layers.5.* or *.attention.query.*; layers count from 0."""
     kind: Literal["chosen"] = "chosen"
 
 

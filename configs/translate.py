@@ -1,0 +1,57 @@
+"""Translation, English to German, from scratch: an encoder-decoder of 7.6M parameters.
+
+Data:     two text files, line n of the one the translation of line n of the other:
+          data/train.en, data/train.de (such as Multi30k's 29,000 captions of images); other places
+          with --tasks.0.train lines:paths=..., other languages with other files
+Command:  llmjax train translate
+          llmjax evaluate runs/translate --data lines:...  (BLEU and chrF, with sacrebleu's signature)
+Hardware: two CPU cores
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.table_config import LinesTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import SequenceTask
+
+
+def config() -> Config:
+    """About 250 pairs a step, packed into rows of 128 tokens on either side."""
+    return Config(
+        run_dir="runs/translate",
+        epochs=12,
+        model=ModelConfig(
+            d_model=256,
+            num_encoder_layers=3,
+            num_decoder_layers=3,
+            num_heads=4,
+            max_length=128,
+            qk_norm=True,
+            dropout=0.15,
+            compute_dtype="bfloat16",
+        ),
+        tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
+        tasks=(
+            SequenceTask(
+                name="translation",
+                train=(LinesTable(("data/train.en", "data/train.de")),),
+                dev_fraction=0.03,
+                max_new_tokens=80,
+                measure=200,
+                label_smoothing=0.1,
+            ),
+        ),
+        data=DataConfig(batch_size=32, length=128),
+        optimizer=MuonConfig(
+            learning_rate=4e-3,
+            schedule=ScheduleConfig(
+                shape="wsd", warmup_steps=50, final_fraction=0.0, decay_fraction=0.7
+            ),
+        ),
+        checkpoint=CheckpointConfig(every=500),
+        evaluation=EvaluationConfig(every=500, batch_size=32),
+    )

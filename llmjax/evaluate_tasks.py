@@ -1,0 +1,168 @@
+"""The verb `evaluate` on a run of tasks: the accepted figures of each, with intervals."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjax.data.progress import Progress, no_progress
+from llmjax.data.table_config import FileTable, Table
+from llmjax.data.tables import Row, read_tables
+from llmjax.errors import UserError
+from llmjax.language_model import LanguageModel
+from llmjax.measures import Measure
+from llmjax.network import run_tasks
+from llmjax.run import Run, write_atomically
+from llmjax.tasks.config import name_of
+from llmjax.tasks.mistakes import mistakes
+from llmjax.tasks.prepared import Answered, answer, read_rows
+from llmjax.tasks.task import Setting, Task
+
+
+@dataclass(frozen=True)
+class TaskEvaluation:
+    """What an evaluation of a task found; print it for a table.
+
+    Attributes:
+      run: the run folder.
+      step: of the checkpoint.
+      task: which one.
+      data: where the rows are from.
+      answered: rows, predictions, figures.
+      seconds: wall-clock time of reading, encoding, compiling, answering and measuring.
+      worst: predictions that miss the truth the most.
+    """
+
+    run: str
+    step: int
+    task: str
+    data: str
+    answered: Answered
+    seconds: float
+    worst: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and for the report page."""
+        measures = self.answered.measures
+        return {
+            "run": self.run,
+            "step": self.step,
+            "task": self.task,
+            "data": self.data,
+            "loss": self.answered.sums.loss,
+            **(measures.to_dict() if measures else {}),
+            "mistakes": self.worst,
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        rows = len(self.answered.rows)
+        lines = [f"{self.run} at step {self.step}, task {self.task}, on {self.data}"]
+        measures = self.answered.measures
+        for figure in measures.figures if measures else ():
+            lines.append(f"  {figure.name:22}{in_words(figure)}")
+        lines.append(f"  {'loss':22}{self.answered.sums.loss:.4f}")
+        lines.append(f"  {'rows':22}{rows:,}")
+        lines.append(f"  {'time':22}{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s")
+        if measures and measures.signature:
+            lines.append(f"  {'signature':22}{measures.signature}")
+        if measures and "confusion" in measures.tables:
+            lines += ["", *_confusion(measures.tables["confusion"])]
+        return "\n".join(lines)
+
+
+def in_words(figure: Measure) -> str:
+    """A figure with its interval."""
+    return f"{figure.value:.4f}   ({figure.low:.4f} to {figure.high:.4f})"
+
+
+def evaluate_tasks(
+    lm: LanguageModel,
+    data: Sequence[str | Path | Table] = (),
+    *,
+    task: str | None = None,
+    batch_size: int | None = None,
+    progress: Progress = no_progress,
+) -> list[TaskEvaluation]:
+    """Measures a run's tasks on what they hold out, or one of them on other rows.
+
+    What is measured on the tasks' own rows is also kept as RUN/measures.json, for the report.
+
+    Args:
+      lm: a model in hand.
+      data: tables, or names of their files; empty: what each task holds out.
+      task: which one; None: all, or with `data` the only one.
+      batch_size: rows of tokens at once; None: as the run evaluates.
+      progress: told how far things are.
+
+    Raises:
+      UserError: no such task, or rows that cannot be read or lack answers.
+    """
+    size = batch_size or lm.config.evaluation.batch_size
+    found: list[TaskEvaluation] = []
+    for one in chosen_tasks(lm, task, single=bool(data)):
+        name, began = name_of(one.config), time.perf_counter()
+        progress(f"Measuring {name}", len(found), None)
+        rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
+        if not rows:
+            raise UserError(f"task {name}", "holds out no rows", "name a table with --data")
+        told = answered(lm, one, rows, size)
+        where = ", ".join(map(str, data)) or "what it holds out"
+        seconds = time.perf_counter() - began
+        worst = [miss._asdict() for miss in mistakes(one.config, rows, told.predictions)]
+        run = lm.config.run_dir
+        found.append(TaskEvaluation(run, lm.step, name, where, told, seconds, worst))
+    if not data:
+        keep(Run.open(lm.config.run_dir), found)
+    return found
+
+
+def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[Task]:
+    """The tasks of a run, or the one of that name.
+
+    Raises:
+      UserError: there is none of that name; or a single one is needed, and there are several.
+    """
+    run = lm.config.run_dir
+    tasks = run_tasks(Run.open(run), lm.config, lm.tokenizer, lm.model.config)
+    names = [name_of(task.config) for task in tasks]
+    if not tasks:
+        raise UserError(run, "is a run without tasks", "train one that has some")
+    if name is None and single and len(tasks) > 1:
+        raise UserError(run, f"has several tasks: {', '.join(names)}", "choose one with --task")
+    if name is not None and name not in names:
+        raise UserError(f"task {name}", f"is none of this run's: {', '.join(names)}")
+    return [task for task in tasks if name in (None, name_of(task.config))]
+
+
+def answered(lm: LanguageModel, task: Task, rows: list[Row], batch_size: int) -> Answered:
+    """What the model says of rows, measured."""
+    setting = Setting(lm.tokenizer, lm.model.config, lm.config.data.length)
+    params = {**lm.params, "heads": lm.heads}
+    return answer(task, setting, lm.model, params, rows, batch_size=batch_size, mesh=lm.mesh)
+
+
+def as_tables(data: Sequence[str | Path | Table]) -> list[Table]:
+    """Tables, names of files among them."""
+    return [FileTable((str(d),)) if isinstance(d, str | Path) else d for d in data]
+
+
+def keep(run: Run, found: Sequence[TaskEvaluation]) -> None:
+    """Writes what was measured beside the run, for the report page."""
+    plain = {one.task: one.to_dict() for one in found}
+    text = json.dumps(plain, indent=1, ensure_ascii=False)
+    write_atomically(run.folder / "measures.json", text + "\n")
+
+
+def _confusion(table: dict[str, Any]) -> list[str]:
+    """Truth in rows, what was told in columns; the largest classes where there are many."""
+    labels, matrix = list(table["labels"])[:12], table["counts"]
+    width = max(8, *(len(label) + 1 for label in labels))
+    head = "  truth \\ told".ljust(18) + "".join(f"{label[:width]:>{width}}" for label in labels)
+    body = [
+        f"  {label[:15]:16}" + "".join(f"{count:>{width},}" for count in row[: len(labels)])
+        for label, row in zip(labels, matrix, strict=False)
+    ]
+    return [head, *body]

@@ -1,0 +1,101 @@
+"""The verb `predict`: what a fine-tuned model says of rows, one by one as they come."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from llmjax.data.table_config import Table
+from llmjax.data.tables import Row, read_table
+from llmjax.errors import UserError
+from llmjax.evaluate_tasks import as_tables, chosen_tasks
+from llmjax.language_model import LanguageModel, load
+from llmjax.mesh import MeshConfig
+from llmjax.model.config import Dtype
+from llmjax.tasks.config import TaskConfig, name_of
+from llmjax.tasks.prepared import encode
+from llmjax.tasks.prepared import predict as predictions
+from llmjax.tasks.task import Setting
+
+AT_ONCE = 512
+"""Rows that are packed and answered together."""
+GIVEN = ("text", "pair", "question", "context", "source", "tokens")
+"""Fields of tasks that name the columns of what is given."""
+
+
+def predict(
+    run: str | Path | LanguageModel,
+    data: Sequence[str | Path | Table] = (),
+    *,
+    texts: Sequence[str] = (),
+    task: str | None = None,
+    batch_size: int | None = None,
+    step: int | None = None,
+    dtype: Dtype | None = None,
+    mesh: Mesh | MeshConfig | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Streams a prediction for each row: what it is of, and what the model says.
+
+    Args:
+      run: a run folder of tasks, or a model in hand (then step, dtype and mesh are its own).
+      data: tables, or names of their files; they need no column of answers.
+      texts: one row more, of these texts: for each column of what is given, one.
+      task: which one; None: the only one.
+      batch_size: rows of tokens at once; None: as the run evaluates.
+      step: which checkpoint; None for the best or newest (see `load`).
+      dtype: what is computed in; None: as trained.
+      mesh: the devices to use; None for one device.
+
+    Yields:
+      {"row": "file line n", ...}: of a class its label, probability and all probabilities; of a
+      number its value; of words their tags; of a question the answer with its place; of a text to
+      write the text.
+
+    Raises:
+      UserError: no such run, step or task; rows that cannot be read.
+    """
+    if not data and not texts:
+        raise UserError("rows", "there are none", "name a table with --data, or a text with --text")
+    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
+    (chosen,) = chosen_tasks(lm, task, single=True)
+    setting = Setting(lm.tokenizer, lm.model.config, lm.config.data.length)
+    params = {**lm.params, "heads": lm.heads}
+    given = [_spelt(chosen.config, texts)] if texts else []
+    streams = (read_table(table) for table in as_tables(data))
+    for rows in _groups(itertools.chain(given, *streams)):
+        told = predictions(
+            chosen,
+            setting,
+            lm.model,
+            params,
+            rows,
+            encode(chosen, rows, "predict for"),
+            batch_size=batch_size or lm.config.evaluation.batch_size,
+            mesh=lm.mesh,
+        )
+        for row, one in zip(rows, told, strict=True):
+            yield {"row": row.place, **one}
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    stream = iter(rows)
+    while group := list(itertools.islice(stream, AT_ONCE)):
+        yield group
+
+
+def _spelt(config: TaskConfig, texts: Sequence[str]) -> Row:
+    """A row of texts from the command line.
+
+    Raises:
+      UserError: there are more or fewer than columns.
+    """
+    columns = [getattr(config, name) for name in GIVEN if getattr(config, name, None)]
+    if len(columns) != len(texts):
+        raise UserError(
+            f"{len(texts)} texts",
+            f"task {name_of(config)} is given {len(columns)}: {', '.join(columns)}",
+            "give --text once for each",
+        )
+    return Row("--text", dict(zip(columns, texts, strict=True)))
