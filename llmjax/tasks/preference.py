@@ -54,37 +54,44 @@ class Preference:
         return Facts(chat_template=PLAIN)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        known = {key: values for key, *values in self.facts.references}
         found, cut = [], 0
         for number, (segments, shortened) in enumerate(self._pairs(rows)):
             cut += shortened
-            reference = known.get(digest(segments))
-            target = np.array(reference or [0.0, 0.0], np.float32)
-            found.append(Example(segments, target, 1.0, number, reference is not None))
+            found.append(Example(segments, np.zeros(2, np.float32), 1.0, number))
         if cut:
             length = self.setting.length // 2
             log.warning("%d of %d pairs have an answer cut to %d tokens", cut, len(rows), length)
-        return found
+        return self.referred(found)
+
+    def referred(self, examples: Sequence[Example]) -> list[Example]:
+        """The same examples, with what the facts know of their answers; place says whether."""
+        known = {key: np.array(told, np.float32) for key, *told in self.facts.references}
+        found = [known.get(digest(example.segments)) for example in examples]
+        return [
+            example._replace(target=np.zeros(2, np.float32), place=False)
+            if told is None
+            else example._replace(target=told, place=True)
+            for example, told in zip(examples, found, strict=True)
+        ]
 
     def refer(
         self,
         model: Model,
         params: Params,
-        rows: Sequence[Row],
+        examples: Sequence[Example],
         *,
         batch_size: int,
         mesh: Mesh | None,
     ) -> Facts:
-        """The facts with what a model says of rows: those that are learnt from, or measured on.
+        """The facts with what a model says of examples: those to learn from, and to measure on.
 
         Args:
           model: the model.
           params: as training begins.
-          rows: all whose references are wanted.
+          examples: all whose references are wanted.
           batch_size: rows of tokens at once.
           mesh: where params live; None for one device.
         """
-        examples = self.examples(rows)
         length = self.setting.length
         shape = shape_of(examples, length, encodes=model.config.is_encoder_decoder)
         found = outputs(self, model, params, examples, shape, batch_size, mesh)

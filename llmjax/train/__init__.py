@@ -10,10 +10,11 @@ from llmjax.checkpoint.reading import read_params, wait_for_all, whole_step
 from llmjax.config import Config, validate
 from llmjax.data import Loader
 from llmjax.run import Run
-from llmjax.state import TrainState, Tree, abstract_state, split, state_of
+from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.train.beginning import adopted, first_params, freeze, frozen_params
 from llmjax.train.devices import start_devices
 from llmjax.train.loop import Loop
+from llmjax.train.references import with_references
 from llmjax.train.reporter import Reporter
 from llmjax.train.session import Session, open_session
 
@@ -52,6 +53,7 @@ def _train(config: Config, run: Run) -> Path:
     session = open_session(config, run)
     with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
         state, position, frozen = _start(session, checkpoints)
+        session, position = with_references(session, position, join(state.params, frozen))
         over = position.is_over(config.evaluation.patience)
         if position.step >= session.steps or over:
             if session.leads:

@@ -28,6 +28,7 @@ from llmjax.tasks.task import Setting
 from llmjax.tasks.texts import texts_of
 from llmjax.train.beginning import take_tokenizer
 from llmjax.train.lesson import Lesson
+from llmjax.train.references import remembered
 from llmjax.train.task_lesson import TaskLesson, prepare_tasks
 from llmjax.train.text_lesson import TextLesson, prepared
 
@@ -141,7 +142,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     tokenizer = _task_tokenizer(config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size))
     setting = Setting(tokenizer, model.config, config.data.length)
-    tasks = prepare_tasks(config, setting, model)
+    tasks = remembered(prepare_tasks(config, setting, model), run)
     if jax.process_index() == 0:
         facts = {part.name: part.task.facts for part in tasks}
         write_atomically(run.tasks, to_json(facts))

@@ -37,7 +37,7 @@ def started():
     task, network = opened(CONFIG, ROWS, model=DECODER)
     params = jax.jit(network.init)(jax.random.key(1))
     params = jax.tree.map(lambda x: 3 * x, params)  # far from even odds
-    facts = task.refer(network.model, params, ROWS, batch_size=1, mesh=None)
+    facts = task.refer(network.model, params, task.examples(ROWS), batch_size=1, mesh=None)
     return open_task(CONFIG, task.setting, facts), network, params
 
 
@@ -177,7 +177,8 @@ def test_references_are_kept_and_found_again(started):
     (told,) = predicted(task, network, params, other)
     assert not told["against_reference"]
     assert told["margin"] == pytest.approx(0.3 * (told["chosen"] - told["rejected"]), rel=1e-5)
-    both = task.refer(network.model, params, other, batch_size=1, mesh=None)
+    more = task.examples(other)
+    both = task.refer(network.model, params, more, batch_size=1, mesh=None)
     assert len(both.references) == 4
 
 

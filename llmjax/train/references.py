@@ -1,0 +1,72 @@
+"""What a model says of pairs of answers before it learns from them (see `tasks.preference`)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmjax.checkpoint import Position
+from llmjax.checkpoint.reading import wait_for_all
+from llmjax.run import Run, write_atomically
+from llmjax.state import Tree
+from llmjax.tasks.opening import open_task, read_facts, to_json
+from llmjax.tasks.preference import Preference
+from llmjax.tasks.task import Facts
+from llmjax.train.task_lesson import Part, TaskLesson
+
+if TYPE_CHECKING:
+    from llmjax.train.session import Session
+
+
+def with_references(session: Session, position: Position, params: Tree) -> tuple[Session, Position]:
+    """A session that is about to take its first step, with the references of its pairs; they are
+    kept with the run. Other sessions come back as they are.
+
+    Args:
+      session: of any lesson.
+      position: where it stands.
+      params: of the whole network.
+    """
+    lesson = session.lesson
+    if position.step or not isinstance(lesson, TaskLesson):
+        return session, position
+    if not any(isinstance(part.task, Preference) for part in lesson.parts):
+        return session, position
+    parts = tuple(_referred(session, part, params) for part in lesson.parts)
+    if session.leads:
+        facts = {part.name: part.task.facts for part in parts}
+        write_atomically(session.run.tasks, to_json(facts))
+    wait_for_all("references")
+    begun = replace(session, lesson=replace(lesson, parts=parts))
+    return begun, begun.position(0)
+
+
+def _referred(session: "Session", part: Part, params: Tree) -> Part:
+    if not isinstance(part.task, Preference):
+        return part
+    examples = [*part.learnt, *(part.task.examples(part.rows) if part.rows else [])]
+    facts = part.task.refer(
+        session.model,
+        params,
+        examples,
+        batch_size=session.config.evaluation.batch_size,
+        mesh=session.mesh,
+    )
+    return _known(part, facts)
+
+
+def remembered(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
+    """The parts with the references that the run kept, where it did."""
+    if not run.tasks.is_file() or not any(isinstance(one.task, Preference) for one in parts):
+        return tuple(parts)
+    facts = read_facts(run.tasks, [part.task.config for part in parts])
+    return tuple(map(_known, parts, facts))
+
+
+def _known(part: Part, facts: Facts) -> Part:
+    task = part.task
+    if not isinstance(task, Preference):
+        return part
+    kept = replace(task.facts, references=facts.references)
+    again = open_task(task.config, task.setting, kept)
+    assert isinstance(again, Preference)
+    return replace(part, task=again, learnt=again.referred(part.learnt))
