@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from llmjax.train.session import Session
 
 
-def with_references(session: Session, position: Position, params: Tree) -> tuple[Session, Position]:
+def with_references(
+    session: "Session", position: Position, params: Tree
+) -> "tuple[Session, Position]":
     """A session that is about to take its first step, with the references of its pairs; they are
     kept with the run. Other sessions come back as they are.
 
