@@ -11,7 +11,7 @@ import llmjax
 from llmjax.convert.families import Family, essence, family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.forms import form_of, sentence_of
-from llmjax.convert.heads import Headed, choose_task, tasks_of
+from llmjax.convert.heads import Headed, choose_task
 from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
 from llmjax.convert.sentence import write_sentence
@@ -21,6 +21,7 @@ from llmjax.convert.tokenizer_files import export_tokenizer
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import ModelConfig, resolve
+from llmjax.network import run_tasks
 from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
 
@@ -90,9 +91,10 @@ def export_hf(
         raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
-    shape = resolve(opened.config().model, tokenizer.vocab_size)
+    before = opened.config()
+    shape = resolve(before.model, tokenizer.vocab_size)
     origin = read_origin(opened.folder)
-    chosen = choose_task(tasks_of(opened, shape, tokenizer), task)
+    chosen = choose_task(run_tasks(opened, before, tokenizer, shape), task)
     form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
     with becoming(Path(out)) as folder:
         params = merged_params(opened, shape, step, dtype)

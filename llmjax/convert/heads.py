@@ -14,7 +14,6 @@ from llmjax.convert.tensors import Planned
 from llmjax.data import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model import ModelConfig, Params
-from llmjax.run import Run
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,
@@ -25,8 +24,7 @@ from llmjax.tasks.config import (
     name_of,
 )
 from llmjax.tasks.heads import Head
-from llmjax.tasks.opening import open_task, read_facts
-from llmjax.tasks.task import Facts, Setting, Task
+from llmjax.tasks.task import Facts, Task
 
 WITHOUT = ("unembedding", "unembedding_bias", "transform", "pooler", "heads")
 """Parameters that a class for a task does not have, unless its head is made of them."""
@@ -111,20 +109,6 @@ class _Parts:
 
     def abstract_params(self) -> Params:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), self.params)
-
-
-def tasks_of(run: Run, shape: ModelConfig, tokenizer: Tokenizer) -> list[Task]:
-    """The tasks that a run was trained for; none where it was trained on text.
-
-    Raises:
-      UserError: what it keeps of them cannot be read.
-    """
-    config = run.config()
-    if not config.tasks:
-        return []
-    setting = Setting(tokenizer, shape, config.data.length)
-    facts = read_facts(run.folder / "tasks.json", config.tasks)
-    return [open_task(one, setting, two) for one, two in zip(config.tasks, facts, strict=True)]
 
 
 def choose_task(tasks: Sequence[Task], name: str | None) -> Task | None:

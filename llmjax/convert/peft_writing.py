@@ -13,7 +13,7 @@ from llmjax.convert.adapters import Module, adapted_leaves, modules_of, write_la
 from llmjax.convert.exporting import write_json
 from llmjax.convert.folders import becoming
 from llmjax.convert.forms import Whole, form_of
-from llmjax.convert.heads import Headed, choose_task, tasks_of
+from llmjax.convert.heads import Headed, choose_task
 from llmjax.convert.layout import Sizes
 from llmjax.convert.mapping import Match, flatten, unflatten
 from llmjax.convert.names import LAYER
@@ -25,6 +25,7 @@ from llmjax.data import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, ModelConfig, Params, resolve
 from llmjax.model.lora_config import LoraConfig
+from llmjax.network import run_tasks
 from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
 
@@ -49,11 +50,12 @@ def export_peft(
     """
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
-    shape = resolve(opened.config().model, tokenizer.vocab_size)
+    before = opened.config()
+    shape = resolve(before.model, tokenizer.vocab_size)
     if shape.lora is None:
         raise UserError(opened.folder, "has no adapters", "export it --to hf")
     origin = read_origin(opened.folder)
-    chosen = choose_task(tasks_of(opened, shape, tokenizer), task)
+    chosen = choose_task(run_tasks(opened, before, tokenizer, shape), task)
     form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
     with becoming(Path(out)) as folder:
         params = stored_params(opened, shape, step)

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.checkpoint.params import stored_leaves
-from llmjax.checkpoint.reading import read_params, whole_step
 from llmjax.convert.mapping import flatten, host, unflatten
-from llmjax.convert.tensors import check_range
+from llmjax.convert.tensors import FLOATS, check_range
 from llmjax.model import Model, ModelConfig, Params
+from llmjax.model.lora import merged
 from llmjax.model.lora_config import LoraConfig
+from llmjax.network import chosen_step, read_network, stored_network
 from llmjax.run import Run
 
 log = logging.getLogger(__name__)
@@ -21,25 +21,29 @@ HEADS = "heads"
 
 
 def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
-    """A checkpoint's parameters in the host's memory, in the dtypes that they are stored in.
+    """A run's parameters in the host's memory, in the dtypes that they are stored in.
 
     Those of heads, if there are any, lie under "heads".
 
+    Args:
+      run: the run.
+      shape: its model's.
+      step: which checkpoint; None as `chosen_step`.
+
     Raises:
-      UserError: as `whole_step` and `read_params`.
+      UserError: as `chosen_step` and `read_network`.
     """
     one = jax.sharding.SingleDeviceSharding(host())
-    found = whole_step(run.checkpoints, step)
-    there = stored_leaves(run.checkpoints, found)
+    found = chosen_step(run, run.config(), step)
+    there = stored_network(run, found)
     wanted = dict(flatten(Model(shape).abstract_params()))
     wanted |= {path: leaf for path, leaf in there.items() if path.startswith(f"{HEADS}.")}
 
     def held(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, there.get(path, leaf).dtype, sharding=one)
 
-    tree = unflatten({path: held(path, leaf) for path, leaf in wanted.items()})
-    params: Params = read_params(run.checkpoints, found, tree)
-    return params
+    abstract = unflatten({path: held(path, leaf) for path, leaf in wanted.items()})
+    return read_network(run, found, abstract)
 
 
 def merged_params(
@@ -50,7 +54,7 @@ def merged_params(
     Args:
       run: the run.
       shape: its model's.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None as `chosen_step`.
       dtype: what they will be written in; None for what they are stored in.
 
     Raises:
@@ -76,7 +80,7 @@ def without_adapters(shape: ModelConfig) -> ModelConfig:
 
 
 def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
-    """Parameters with W + alpha / rank A B in the place of W, A and B; summed in float32.
+    """As `merged`, of arrays in the host's memory.
 
     Args:
       params: nested dict; where it has adapters they lie beside the kernel.
@@ -86,28 +90,19 @@ def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
     Raises:
       UserError: a sum is beyond what float16 holds.
     """
-    found: Params = {}
-    for name, value in params.items():
-        if not isinstance(value, dict):
-            found[name] = value
-        elif "lora_a" in value:
-            kernel = _summed(name, value, lora.scale, wide)
-            kept = {key: leaf for key, leaf in value.items() if not key.startswith("lora_")}
-            found[name] = kept | {"kernel": kernel}
-        else:
-            found[name] = merge(value, lora, wide=wide)
+    found = merged(_widened(params) if wide else params, lora)
+    for path, leaf in flatten(found):
+        if leaf.dtype == FLOATS["float16"]:
+            check_range(path, np.asarray(leaf), FLOATS["float32"])
     return found
 
 
-def _summed(name: str, dense: Params, scale: float, wide: bool) -> jax.Array:
-    """One kernel [layers, *inner, *outer], layer by layer."""
-    kernel, first, second = (np.asarray(dense[key]) for key in ("kernel", "lora_a", "lora_b"))
-    dtype = np.dtype(np.float32) if wide else kernel.dtype
-    out = np.empty(kernel.shape, dtype)
-    for layer, place in enumerate(out):
-        narrow = first[layer].astype(np.float32).reshape(-1, first.shape[-1])
-        spread = second[layer].astype(np.float32).reshape(second.shape[1], -1)
-        product = np.float32(scale) * (narrow @ spread)
-        place[...] = kernel[layer].astype(np.float32) + product.reshape(place.shape)
-    check_range(name, out, np.dtype(np.float32))
-    return jax.device_put(out, host())
+def _widened(params: Params) -> Params:
+    """The same with kernels in float32 where they have adapters."""
+    wide = {"kernel"} if "lora_a" in params else set()
+    return {
+        name: _widened(value)
+        if isinstance(value, dict)
+        else (value.astype(np.float32) if name in wide else value)
+        for name, value in params.items()
+    }

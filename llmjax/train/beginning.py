@@ -17,6 +17,7 @@ from llmjax.model import ModelConfig, resolve
 from llmjax.model.lora import merged
 from llmjax.network import chosen_step, read_network, run_network
 from llmjax.optimizers.matrices import Kind, kind
+from llmjax.origin import read_origin, write_origin
 from llmjax.run import Run
 from llmjax.state import Tree, join, split
 from llmjax.tasks.heads import Network
@@ -44,19 +45,22 @@ def adopted(config: Config) -> Config:
 
 
 def take_tokenizer(config: Config, run: Run) -> None:
-    """Copies the tokenizer of the run that this one begins with, once.
+    """Copies the tokenizer of the run that this one begins with, and its origin.json, once.
 
     Raises:
       UserError: it cannot be read or written.
     """
     if config.init_from is None or run.tokenizer.is_dir():
         return
-    source = Run.open(config.init_from).tokenizer
+    base = Run.open(config.init_from)
+    source, origin = base.tokenizer, read_origin(base.folder)
     load_tokenizer(source)
     unfinished = run.folder / ".tokenizer"
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(source, unfinished)
+        if origin is not None:
+            write_origin(run.folder, origin)
         unfinished.rename(run.tokenizer)
     except OSError as error:
         raise UserError(run.tokenizer, f"cannot be written: {error.strerror or error}") from error

@@ -12,7 +12,6 @@ import pytest
 from llmjax.checkpoint import save_params
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
-from llmjax.convert.heads import tasks_of
 from llmjax.convert.mapping import flatten, unflatten
 from llmjax.convert.stored import stored_params
 from llmjax.data import load_tokenizer
@@ -21,6 +20,7 @@ from llmjax.embed import embed
 from llmjax.errors import UserError
 from llmjax.model import Model, resolve
 from llmjax.model.lora_config import LoraConfig
+from llmjax.network import run_tasks
 from llmjax.run import Run
 from llmjax.tasks import opening
 from llmjax.tasks.config import (
@@ -80,7 +80,7 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
     for path, leaf in flatten(Model(shape).abstract_params()):
         if ".lora_" in path:
             params[path] = jnp.asarray(generator.normal(0, 0.2, leaf.shape), jnp.float32)
-    for task in tasks_of(run, shape, tokenizer):
+    for task in run_tasks(run, run.config(), tokenizer, shape):
         declared = task.head.declared(shape) if task.head else {}
         for path, (size, _) in declared.items():
             place = heads.setdefault(name_of(task.config), {})
@@ -104,7 +104,9 @@ def ours(run: Run, name: str):
     """The tokenizer, the task, its examples of the texts, and what our model says of each."""
     tokenizer = load_tokenizer(run.tokenizer)
     shape = resolve(run.config().model, tokenizer.vocab_size)
-    task = next(t for t in tasks_of(run, shape, tokenizer) if name_of(t.config) == name)
+    task = next(
+        t for t in run_tasks(run, run.config(), tokenizer, shape) if name_of(t.config) == name
+    )
     rows = [
         Row(f"line {n}", {"text": text, "tokens": text, "context": text, "question": "Who?"})
         for n, text in enumerate(TEXTS)
