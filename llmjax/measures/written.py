@@ -32,7 +32,7 @@ def translation(
 
     require_equal(len(references), len(hypotheses))
     require_examples(len(references))
-    bleu, chrf = BLEU(tokenize=tokenize), CHRF()
+    bleu, chrf = _of_one_type(BLEU(tokenize=tokenize)), _of_one_type(CHRF())
     draws = max(2, min(RESAMPLES, DRAWN // len(references)))
     written, true = list(hypotheses), [list(references)]
     score = bleu.corpus_score(written, true, n_bootstrap=draws)
@@ -49,6 +49,20 @@ def translation(
         {"bleu": table},
         signature=f"BLEU|{bleu.get_signature()} chrF2|{chrf.get_signature()}",
     )
+
+
+def _of_one_type(metric: Any) -> Any:
+    """The metric, whose scores are all of Python's own type: sacrebleu 2.6 gives some resamples
+    NumPy's, and then cannot take their mean."""
+    score_of = metric._compute_score_from_stats
+
+    def plain(stats: list[int]) -> Any:
+        found = score_of(stats)
+        found.score = float(found.score)
+        return found
+
+    metric._compute_score_from_stats = plain
+    return metric
 
 
 def sentence_chrf(reference: str, hypothesis: str) -> float:

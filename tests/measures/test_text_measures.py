@@ -82,3 +82,9 @@ def test_other_words_and_nothing_written():
         translation([], [])
     with pytest.raises(ValueError, match="1 truths, but 2"):
         translation(["a"], ["a", "b"])
+
+
+def test_translations_of_which_some_are_nothing_can_be_measured():
+    found = translation(["ab cd ef gh", "x y z w"], ["ab cd ef gh", ""])
+    assert found["bleu"].low < found["bleu"].value < found["bleu"].high
+    assert translation(["ab"], [""])["bleu"].value == 0
