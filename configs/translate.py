@@ -23,7 +23,7 @@ def config() -> Config:
     """About 250 pairs a step, packed into rows of 128 tokens on either side."""
     return Config(
         run_dir="runs/translate",
-        epochs=12,
+        epochs=8,
         model=ModelConfig(
             d_model=256,
             num_encoder_layers=3,
@@ -53,5 +53,5 @@ def config() -> Config:
             ),
         ),
         checkpoint=CheckpointConfig(every=500),
-        evaluation=EvaluationConfig(every=500, batch_size=32),
+        evaluation=EvaluationConfig(every=200, batch_size=32),
     )

@@ -54,6 +54,10 @@ class Lesson(Protocol):
         """Whether a run ends with the feed; else it is a mistake to go on."""
 
     @property
+    def unembeds(self) -> bool:
+        """Whether tokens of the vocabulary are told."""
+
+    @property
     def losses(self) -> tuple[LossFunction, ...]:
         """One, or one for each task."""
 

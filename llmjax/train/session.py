@@ -18,7 +18,7 @@ from llmjax.errors import UserError
 from llmjax.mesh import check_divides, make_mesh
 from llmjax.model import Model, flops_per_token, resolve
 from llmjax.optimizers import Optimizer, make_optimizer
-from llmjax.optimizers.tune import shares
+from llmjax.optimizers.tune import HeadsOnly, shares
 from llmjax.run import Run, write_atomically
 from llmjax.state import Tree, split
 from llmjax.tasks.heads import Network
@@ -68,8 +68,15 @@ class Session:
     def flops_per_token(self) -> float:
         """Model FLOPs, forward and backward; the mean of both where an encoder and a decoder read
         tokens (as if they read equally many)."""
-        readers = 2 if self.model.config.is_encoder_decoder else 1
-        return flops_per_token(self.model.config, self.config.data.length) / readers
+        config, tune = self.model.config, self.config.tune
+        readers = 2 if config.is_encoder_decoder else 1
+        told = flops_per_token(
+            config,
+            self.config.data.length,
+            unembeds=self.lesson.unembeds,
+            through=not isinstance(tune, HeadsOnly),
+        )
+        return told / readers
 
     def token_bytes(self) -> jax.Array:
         """int32 [vocab]: the bytes of text of each token, 0 for ids that are never used."""

@@ -56,6 +56,10 @@ class TaskLesson:
     priced = False
 
     @property
+    def unembeds(self) -> bool:
+        return any(part.shape.per_token and part.task.head is None for part in self.parts)
+
+    @property
     def fingerprint(self) -> str:
         return fingerprint([part.learnt for part in self.parts])
 

@@ -40,6 +40,8 @@ class TextLesson:
     objective: Objective
     model: Model
 
+    unembeds = True
+
     @property
     def fingerprint(self) -> str:
         return self.corpus.fingerprint
