@@ -38,12 +38,17 @@ def _fields(value: Any, width: int) -> Iterator[str]:
     for part in ("", *parts):
         yield ""
         if part:
-            about = " ".join((type(getattr(value, part)).__doc__ or "").split())
-            yield from textwrap.wrap(f"{part}: {about}", width)
+            yield from textwrap.wrap(f"{part}: {_about(getattr(value, part))}", width)
         for row in listed:
             if row.path[0] == part or (not part and row.path[0] not in parts):
                 head = f"{row.flag} {type_name(row.annotation)}"
                 yield from _entry(head, _meaning(row), width)
+
+
+def _about(part: Any) -> str:
+    """What a group is; of a list, what each of its items is."""
+    items = dict.fromkeys(map(type, part)) if isinstance(part, tuple) else [type(part)]
+    return " ".join(" ".join((item.__doc__ or "").split()) for item in items)
 
 
 def _entry(head: str, text: str, width: int) -> list[str]:
@@ -72,11 +77,14 @@ def shown_default(annotation: Any, value: Any) -> str:
 
 
 def _in_a_word(value: Any) -> str:
-    """A variant as `kind:field=value,...`, with the fields that are not at their defaults."""
+    """A variant as `kind:field=value,...`, with the fields that are not at their defaults; only
+    the kind where such a field holds what has fields of its own."""
     changed = []
     for item in fields(value):
         inner = plain(getattr(value, item.name))
         if item.name != "kind" and inner != plain(item.default):
-            text = " ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
-            changed.append(f"{item.name}={text}")
+            listed = inner if isinstance(inner, list) else [inner]
+            if any(isinstance(one, list | dict) for one in listed):
+                return kind(type(value))
+            changed.append(f"{item.name}={','.join(map(str, listed))}")
     return kind(type(value)) + (f":{','.join(changed)}" if changed else "")

@@ -135,7 +135,8 @@ def type_name(annotation: Any) -> str:
     if (item := element(annotation)) is not None:
         return f"{type_name(item)} ..."
     if variants(annotation):
-        return "|".join(kind(cls) for cls in variants(annotation))
+        kinds = [kind(cls) for cls in variants(annotation)]
+        return "|".join([*kinds, "none"] if type(None) in members(annotation) else kinds)
     if len(members(annotation)) > 1:
         return "|".join(type_name(member) for member in members(annotation))
     if typing.get_origin(annotation) is Literal:

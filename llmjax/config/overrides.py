@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmjax.config.build import ConfigError, build, plain
-from llmjax.config.fields import Path, annotation_at, flag, hints, kind, nearest, variants
-from llmjax.config.words import parse
+from llmjax.config.fields import (
+    Path,
+    annotation_at,
+    flag,
+    hints,
+    kind,
+    members,
+    nearest,
+    variants,
+)
+from llmjax.config.words import defaults, parse
 
 T = TypeVar("T")
 
@@ -22,6 +31,11 @@ HELP = """\
 --data.sources text:my.txt,split=line,weight=2 embedded
                                        kind:first field,field=value,...; mixed by weight
 --data.sources.0.weight 3              a field of the first source
+--tasks.0.train my.tsv more.jsonl      tables of the first task; fields of it as of a source
+--tasks.0.train table:my.tsv,columns=text,label
+                                       a file without a line of names: its columns
+--tasks.0.dev lines:dev.en,dev.de      line n of one file beside line n of another
+--model.lora.rank 16                   of a group that is none: the others at their defaults
 --tokenizer my.model                   an existing SentencePiece model, or a tokenizer.json
 """
 
@@ -111,6 +125,8 @@ def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> 
         return _set(tree, cls, change, annotation_at(cls, change.path))
     *outer, last = ("", *change.path)
     node = _at(tree, tuple(outer))
+    if node is None and (begun := _begun(cls, change.path[:-1])) is not None:
+        node = _at(tree, tuple(outer[:-1]))[outer[-1]] = begun
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = parse(annotation, change.words)
     elif isinstance(node, dict) and last in node:
@@ -118,6 +134,15 @@ def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> 
     else:
         return False
     return True
+
+
+def _begun(cls: type, path: Path) -> dict[str, Any] | None:
+    """The defaults of a group that may be none; None where there is no such group at `path`."""
+    annotation = annotation_at(cls, path)
+    classes = variants(annotation)
+    if len(classes) != 1 or type(None) not in members(annotation):
+        return None
+    return defaults(classes[0])
 
 
 def _step(node: Any, key: str) -> Any:

@@ -20,7 +20,7 @@ from llmjax.data.config import (
 from llmjax.data.table_config import FileTable
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 PATHS = {".jsonl": JsonlSource, ".ndjson": JsonlSource, ".parquet": ParquetSource}
 PATH = {".json": HuggingFaceTokenizerConfig, ".model": SentencePieceConfig}
 
@@ -39,6 +39,8 @@ def parse(annotation: Any, words: tuple[str, ...]) -> Any:
     classes = variants(annotation)
     if not classes:
         return _plain_value(annotation, words)
+    if len(classes) == 1 and type(None) in members(annotation) and words == (kind(classes[0]),):
+        return defaults(classes[0])
     if len(classes) == 1:
         inner = ", ".join(name.replace("_", "-") for name in hints(classes[0]))
         raise ValueError(f"is a group; set one of its fields: {inner}")
@@ -49,7 +51,7 @@ def parse(annotation: Any, words: tuple[str, ...]) -> Any:
 
 def is_list(annotation: Any) -> bool:
     """Whether a field of this type holds several values."""
-    return any(typing.get_origin(member) is tuple for member in members(annotation))
+    return any(_is_tuple(member) for member in members(annotation))
 
 
 def _plain_value(annotation: Any, words: tuple[str, ...]) -> Any:
@@ -59,14 +61,28 @@ def _plain_value(annotation: Any, words: tuple[str, ...]) -> Any:
         said = "has no value" if not words else f"has {len(words)} values"
         raise ValueError(f"{said}; wants {article(annotation)}")
     try:
-        given = words if is_list(annotation) else words[0]
+        given: Any = _in_groups(annotation, words) if is_list(annotation) else words[0]
         return leaf_type(annotation).validate_python(given, strict=False)
     except ValidationError as error:
         raise ValueError(f"{shown(' '.join(words))} is not {article(annotation)}") from error
 
 
+def _in_groups(annotation: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
+    """The words of a list; of a list of pairs two by two."""
+    (item, *_) = typing.get_args(next(m for m in members(annotation) if _is_tuple(m)))
+    size = len(typing.get_args(item)) if _is_tuple(item) else 1
+    if size == 1 or len(words) % size:
+        return words
+    return tuple(words[at : at + size] for at in range(0, len(words), size))
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple
+
+
 def _choice(annotation: Any, word: str) -> dict[str, Any]:
-    """A dataclass as plain data from `kind`, `kind:first,field=value` or a file's name."""
+    """A dataclass as plain data from `kind`, `kind:first,field=value` or a file's name; a list
+    takes every value up to the next field: `kind:first,second,field=value,value`."""
     classes = {kind(cls): cls for cls in variants(annotation)}
     head, colon, rest = word.partition(":")
     near = nearest(head, classes)
@@ -78,19 +94,35 @@ def _choice(annotation: Any, word: str) -> dict[str, Any]:
         raise ValueError(f"{word!r} is no kind of it; {hint}")
     cls = classes[head]
     node = defaults(cls)
-    for index, part in enumerate(rest.split(",") if colon else ()):
+    for key, values in _given(cls, head, word, rest.split(",") if colon else []).items():
+        node[key] = parse(hints(cls)[key], tuple(values))
+    return node
+
+
+def _given(cls: type, head: str, word: str, parts: list[str]) -> dict[str, list[str]]:
+    """The words for each field of a variant, from the parts behind its name.
+
+    Raises:
+      ValueError: a part belongs to no field.
+    """
+    found: dict[str, list[str]] = {}
+    last = ""
+    for part in parts:
         key, equals, text = part.partition("=")
-        if not equals and index:
+        if not equals and last and is_list(hints(cls)[last]):
+            found[last].append(part)
+            continue
+        if not equals and last:
             raise ValueError(f"{part!r} in {word!r} is not field=value")
         if not equals:
             key, text = next(iter(hints(cls))), part
-        key = key.replace("-", "_")
+        key = last = key.replace("-", "_")
         if key not in hints(cls):
             near = nearest(key, hints(cls))
             hint = f"; did you mean {near}?" if near else ""
             raise ValueError(f"{head} has no field {key!r}{hint}")
-        node[key] = parse(hints(cls)[key], (text,))
-    return node
+        found[key] = [text]
+    return found
 
 
 def _by_file(word: str, classes: Collection[type]) -> Any:

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 from toy_config import Adam, Muon, Toy
 
+from llmjax.config import Config
 from llmjax.config.build import ConfigError
 from llmjax.config.overrides import Override, override
 from llmjax.data.config import (
@@ -15,6 +16,9 @@ from llmjax.data.config import (
     TextSource,
     TfdsSource,
 )
+from llmjax.data.table_config import FileTable, LinesTable, TfdsTable
+from llmjax.model.lora_config import LoraConfig
+from llmjax.tasks.config import ClassificationTask, RegressionTask, SequenceTask
 
 
 def changed(*words: str) -> Toy:
@@ -150,3 +154,72 @@ def test_the_config_that_is_changed_stays_as_it_was():
     before = Toy()
     override(before, [Override("steps", ("3",)), Override("data.length", ("5",))])
     assert before == Toy()
+
+
+def translation(*words: str) -> Config:
+    split = [word.removeprefix("--").split() for word in words]
+    changes = [Override(name, tuple(values)) for name, *values in split]
+    return override(Config(tasks=(SequenceTask(train=(FileTable(("x.csv",)),)),)), changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "tables"),
+    [
+        ("my.tsv more.jsonl.gz", (FileTable(("my.tsv", "more.jsonl.gz")),)),
+        ("pairs.txt", (FileTable(("pairs.txt",)),)),
+        ("table:my.tsv,columns=source,target", (FileTable(("my.tsv",), ("source", "target")),)),
+        ("lines:a.en,a.de b.csv", (LinesTable(("a.en", "a.de")), FileTable(("b.csv",)))),
+        ("tfds:ted,split=test", (TfdsTable("ted", "test"),)),
+    ],
+)
+def test_tables_of_a_task(words, tables):
+    assert translation(f"--tasks.0.train {words}").tasks[0].train == tables
+
+
+def test_fields_of_a_task_and_of_its_tables():
+    (task,) = translation(
+        "--tasks.0.train my.tsv",
+        "--tasks.0.train.0.columns source target",
+        "--tasks.0.train.0.constants lang de",
+        "--tasks.0.dev lines:dev.en,dev.de,columns=source,target",
+        "--tasks.0.beams 4",
+    ).tasks
+    mine = FileTable(("my.tsv",), ("source", "target"), (("lang", "de"),))
+    assert task == SequenceTask(train=(mine,), dev=(LinesTable(("dev.en", "dev.de")),), beams=4)
+
+
+def test_other_tasks():
+    words = "--tasks classification:train=a.tsv,b.tsv,text=review regression"
+    first, second = translation(words, "--tasks.1.train c.csv").tasks
+    assert first == ClassificationTask(train=(FileTable(("a.tsv", "b.tsv")),), text="review")
+    assert second == RegressionTask(train=(FileTable(("c.csv",)),))
+
+
+def test_a_group_that_is_none_begins_with_its_defaults():
+    assert translation("--model.lora.rank 4").model.lora == LoraConfig(rank=4)
+    assert translation("--model.lora lora").model.lora == LoraConfig()
+    targets = translation("--model.lora.targets key up", "--model.lora lora").model.lora
+    assert targets == LoraConfig(targets=("key", "up"))
+    assert translation("--model.lora.rank 4", "--model.lora none").model.lora == LoraConfig(rank=4)
+    assert translation("--model.lora none").model.lora is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--tasks.0.train my.doc", "'my.doc' is no kind of it; choose one of table, lines, tfds"),
+        ("--tasks.0.train table:a.tsv,colums=b", "table has no field 'colums'; did you mean"),
+        ("--tasks.0.trian a.tsv", "did you mean --tasks.0.train?"),
+        ("--tasks.1.train a.tsv", "did you mean --tasks.0.train?"),
+        ("--tasks.0.label x", "--tasks.0 is sequence, which has no such field; classification"),
+        ("--tasks.0.train.0.constants lang", "'lang' is not a list"),
+        ("--model.lora 8", "is a group; set one of its fields: rank"),
+        ("--model.lora.targets head", "'head' is not a list: query|key|value"),
+    ],
+)
+def test_mistakes_in_tasks_and_adapters(words, message):
+    with pytest.raises(ConfigError) as caught:
+        translation(words)
+    (problem,) = caught.value.problems
+    assert message in problem
+    assert words.split()[0] in problem
