@@ -1,6 +1,5 @@
 """The verb `evaluate` on a run of tasks: the accepted figures of each, with intervals."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
 from llmjax.measures import Measure
 from llmjax.network import run_tasks
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
 from llmjax.tasks.config import name_of
-from llmjax.tasks.mistakes import mistakes
+from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.prepared import Answered, answer, read_rows
 from llmjax.tasks.task import Setting, Task
 
@@ -32,7 +31,7 @@ class TaskEvaluation:
       data: where the rows are from.
       answered: rows, predictions, figures.
       seconds: wall-clock time of reading, encoding, compiling, answering and measuring.
-      worst: predictions that miss the truth the most.
+      found: figures, tables and the worst mistakes as plain data.
     """
 
     run: str
@@ -41,21 +40,12 @@ class TaskEvaluation:
     data: str
     answered: Answered
     seconds: float
-    worst: list[dict[str, Any]]
+    found: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and for the report page."""
-        measures = self.answered.measures
-        return {
-            "run": self.run,
-            "step": self.step,
-            "task": self.task,
-            "data": self.data,
-            "loss": self.answered.sums.loss,
-            **(measures.to_dict() if measures else {}),
-            "mistakes": self.worst,
-            "seconds": self.seconds,
-        }
+        about = {"run": self.run, "step": self.step, "task": self.task}
+        return {**about, **self.found, "seconds": self.seconds}
 
     def __str__(self) -> str:
         rows = len(self.answered.rows)
@@ -109,13 +99,13 @@ def evaluate_tasks(
         if not rows:
             raise UserError(f"task {name}", "holds out no rows", "name a table with --data")
         told = answered(lm, one, rows, size)
-        where = ", ".join(map(str, data)) or "what it holds out"
+        where = ", ".join(map(str, data)) or HELD_OUT
         seconds = time.perf_counter() - began
-        worst = [miss._asdict() for miss in mistakes(one.config, rows, told.predictions)]
-        run = lm.config.run_dir
-        found.append(TaskEvaluation(run, lm.step, name, where, told, seconds, worst))
+        plain = findings(one.config, told, where)
+        found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
     if not data:
-        keep(Run.open(lm.config.run_dir), found)
+        run = Run.open(lm.config.run_dir)
+        run.keep_measures({one.task: one.to_dict() for one in found})
     return found
 
 
@@ -147,13 +137,6 @@ def answered(lm: LanguageModel, task: Task, rows: list[Row], batch_size: int) ->
 def as_tables(data: Sequence[str | Path | Table]) -> list[Table]:
     """Tables, names of files among them."""
     return [FileTable((str(d),)) if isinstance(d, str | Path) else d for d in data]
-
-
-def keep(run: Run, found: Sequence[TaskEvaluation]) -> None:
-    """Writes what was measured beside the run, for the report page."""
-    plain = {one.task: one.to_dict() for one in found}
-    text = json.dumps(plain, indent=1, ensure_ascii=False)
-    write_atomically(run.folder / "measures.json", text + "\n")
 
 
 def _confusion(table: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ tasks.json        labels and the like, that tasks found in their examples
 metrics.jsonl     a line per logged step
 samples.jsonl     text written while training
 environment.json  versions, machine, command and counts of the data, at every start
+measures.json     the tasks' figures, tables and worst mistakes, as last measured
+compression.json  what the last archive came to, and what its tokens cost
 baselines.json    the compressors' figures on the held-out text, as last reported
 tensorboard/  profile/  report.html
 origin.json       where an imported model comes from, and its own config
@@ -15,10 +17,11 @@ origin.json       where an imported model comes from, and its own config
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,16 @@ class Run:
     def tasks(self) -> Path:
         """What tasks found in their examples; missing where text is learnt."""
         return self.folder / "tasks.json"
+
+    @property
+    def measures(self) -> Path:
+        """What was last measured of the tasks, as JSON: task -> findings."""
+        return self.folder / "measures.json"
+
+    @property
+    def compression(self) -> Path:
+        """What the last archive came to, as JSON; see `llmjax.compress.record`."""
+        return self.folder / "compression.json"
 
     @property
     def metrics(self) -> Path:
@@ -213,6 +226,20 @@ class Run:
           UserError: it cannot be read, or by no version like this one.
         """
         return read(self.config_path)
+
+    def keep_measures(self, found: Mapping[str, Any]) -> None:
+        """Writes what was measured of tasks (name -> findings); other tasks' findings stay.
+
+        Raises:
+          OSError: the folder cannot be written.
+        """
+        try:
+            earlier = json.loads(self.measures.read_bytes())
+        except (OSError, ValueError):
+            earlier = {}
+        kept = {**(earlier if isinstance(earlier, dict) else {}), **found}
+        text = json.dumps(kept, indent=1, ensure_ascii=False)
+        write_atomically(self.measures, text.encode("utf-8", "replace").decode() + "\n")
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order; one being written has another name."""

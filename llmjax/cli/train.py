@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from llmjax.cli.arguments import FLAGS, Words, split
@@ -11,6 +12,8 @@ from llmjax.cli.help import help_text
 from llmjax.cli.verb import checked, print_json
 from llmjax.config import Config, load_config_file, presets, validate
 from llmjax.config.overrides import HELP
+from llmjax.measures.words import in_words as name_in_words
+from llmjax.measures.words import task_figures, value_in_words
 from llmjax.run import Run
 
 USAGE = "llmjax train CONFIG [--field value ...]"
@@ -58,20 +61,39 @@ def summary(run: Run) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError), open(run.metrics, encoding="utf-8") as lines:
         for record in map(json.loads, lines):
             if record["kind"] == "eval":
-                found["heldout"] = {name: record[name] for name in FIGURES if name in record}
+                own = task_figures(record)
+                names = ("step", "loss", *chain(*own.values())) if own else FIGURES
+                found["heldout"] = {name: record[name] for name in names if name in record}
     return found
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """A summary as a line for a person."""
+    """A summary as a line for a person; each task's figures on a line of their own."""
     line = f"{found['run']} at step {found['step']}"
-    if heldout := found.get("heldout"):
-        bits, loss = heldout["bits_per_byte"], heldout["loss"]
-        if bits is None:
-            right = f"{heldout['accuracy']:.2%} of what is hidden of held-out text is told rightly"
-            return f"{line}: {right} ({loss:.4f} nats per token)"
-        line += f": held-out text takes {bits:.4f} bits per byte ({loss:.4f} nats per token)"
-    return line
+    if not (heldout := found.get("heldout")):
+        return line
+    if "bits_per_byte" not in heldout:
+        return _tasks_in_words(line, heldout)
+    bits, loss = heldout["bits_per_byte"], heldout["loss"]
+    if bits is None:
+        right = f"{heldout['accuracy']:.2%} of what is hidden of held-out text is told rightly"
+        return f"{line}: {right} ({loss:.4f} nats per token)"
+    return f"{line}: held-out text takes {bits:.4f} bits per byte ({loss:.4f} nats per token)"
+
+
+def _tasks_in_words(line: str, heldout: Mapping[str, Any]) -> str:
+    """The figures of tasks, by task where there are several; what is not finite is n/a."""
+    tasks: dict[str, list[str]] = {}
+    for name, value in heldout.items():
+        task = name.rpartition(".")[0]
+        if name == "step" or (name == "loss" and any("." in other for other in heldout)):
+            continue
+        told = "n/a" if value is None else value_in_words(name, value)
+        tasks.setdefault(task, []).append(f"{name_in_words(name)} {told}")
+    if len(tasks) == 1:
+        return f"{line}, on held-out examples: {', '.join(next(iter(tasks.values())))}"
+    lines = [f"  {task}: {', '.join(shown)}" for task, shown in tasks.items()]
+    return "\n".join([f"{line}, on held-out examples:", *lines])
 
 
 def resolve(words: Words) -> Config:

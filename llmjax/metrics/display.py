@@ -3,6 +3,7 @@
 import sys
 from typing import Any, Literal, Protocol
 
+from llmjax.measures.words import in_words, task_figures, value_in_words
 from llmjax.metrics.sinks import Record
 
 
@@ -118,6 +119,8 @@ class Bar:
 def describe(record: Record) -> str:
     """The figures of a record with their units; what is not known is n/a."""
     if record["kind"] == "eval":
+        if tasks := task_figures(record):
+            return f"held out: {_of_tasks(record, tasks)}"
         return (
             f"held out: {_shown(record, 'loss', '{:.4f}')} nats/token  "
             f"{_quality(record, '{:.4f}', '{:.2%}')}"
@@ -134,13 +137,25 @@ def describe(record: Record) -> str:
         f"memory {si(record.get('device_memory_bytes'))}B".replace("n/a B", "n/a"),
     )
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
-    return "  ".join(shown) + skipped
+    return "  ".join(filter(None, shown)) + skipped
+
+
+def _of_tasks(record: Record, tasks: dict[str, list[str]]) -> str:
+    """A task's figures; of several tasks, the first of each, and the mean of their losses."""
+    named = [name for own in tasks.values() for name in (own if len(tasks) == 1 else own[:1])]
+    shown = []
+    for name in [*named, *(["loss"] if "loss" not in named else [])]:
+        task, value = name.rpartition(".")[0], record.get(name)
+        told = "n/a" if value is None else value_in_words(name, value)
+        shown.append(f"{task} {in_words(name)} {told}".strip())
+    return "  ".join(shown)
 
 
 def _quality(record: Record, bits: str, share: str) -> str:
-    """Bits per byte; where there are none, as most of the text is given, the accuracy."""
-    if record.get("bits_per_byte") is None and record.get("accuracy") is not None:
-        return f"{_shown(record, 'accuracy', share)} right"
+    """Bits per byte; where there are none, the accuracy; nothing where that is unknown too."""
+    if record.get("bits_per_byte") is None and record.get("loss") is not None:
+        known = record.get("accuracy") is not None
+        return f"{_shown(record, 'accuracy', share)} right" if known else ""
     return f"{_shown(record, 'bits_per_byte', bits)} bits/byte"
 
 

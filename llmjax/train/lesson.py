@@ -1,6 +1,6 @@
 """What a run learns: text by an objective, or examples of tasks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
@@ -18,11 +18,13 @@ class Heldout:
       loss: per unit of weight.
       figures: name -> value, for the record of metrics.
       larger_is_better: of those figures by which a best one can be found.
+      details: what figures cannot say, as plain data: task -> its findings.
     """
 
     loss: float
     figures: dict[str, float | None]
     larger_is_better: dict[str, bool]
+    details: dict[str, Any] = field(default_factory=dict)
 
     def cost(self, metric: str | None) -> float | None:
         """What is to be small: the loss, or a figure by name; None where there is none of it.
@@ -64,6 +66,10 @@ class Lesson(Protocol):
     @property
     def priced(self) -> bool:
         """Whether the targets are all of a text, which then has a price in bits per byte."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether what is told is right or wrong; else there is no accuracy."""
 
     def feed(self) -> Feed:
         """The batches."""

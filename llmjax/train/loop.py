@@ -120,7 +120,10 @@ class Loop:
         left = None if per_step is None else per_step * (self.session.steps - step)
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
-            self._reporter.write("train", step, self._throughput.report() | self._totals())
+            figures = self._throughput.report() | self._totals()
+            if not self.session.lesson.tells:
+                figures["accuracy"] = None
+            self._reporter.write("train", step, figures)
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
 
@@ -144,6 +147,7 @@ class Loop:
             self._reporter.write(
                 "eval", step, {"loss": score.loss} | score.figures | self._totals()
             )
+            self._reporter.details(step, score.details)
         cost = measured_cost(score, config.metric)
         if whole and config.max_tokens is not None:
             return None

@@ -12,6 +12,7 @@ from llmjax.config import to_json
 from llmjax.metrics.display import Display, Silent, make_display, si
 from llmjax.metrics.hardware import peak_flops
 from llmjax.metrics.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from llmjax.run import Run
 from llmjax.state import split
 from llmjax.train.session import Session
 
@@ -27,10 +28,12 @@ class Reporter:
         """
         self._sinks: list[Sink] = []
         self._samples: JsonLines | None = None
+        self._run: Run | None = None
         self.display: Display = Silent()
         if not session.leads:
             return
-        run, log = session.run, session.config.log
+        self._run = run = session.run
+        log = session.config.log
         if log.wandb is not None:
             plain = json.loads(to_json(session.config))["config"]
             self._sinks.append(WeightsAndBiases(log.wandb, run.folder, plain))
@@ -53,6 +56,12 @@ class Reporter:
         if self._samples is not None:
             self._samples.write({"step": step, "time": time.time(), "prompt": prompt, "text": text})
         self.display.say(f"step {step} wrote: {prompt}{text}")
+
+    def details(self, step: int, found: Mapping[str, Any]) -> None:
+        """What was measured of each task; replaces what was measured of it before."""
+        if self._run is not None and found:
+            about = {"run": str(self._run.folder), "step": step}
+            self._run.keep_measures({task: about | one for task, one in found.items()})
 
     def close(self) -> None:
         """Closes files and display."""

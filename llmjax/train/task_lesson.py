@@ -13,9 +13,10 @@ from llmjax.data.tables import Row
 from llmjax.model import Model
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction, Sums
-from llmjax.tasks.config import SequenceTask, TaskConfig, name_of
+from llmjax.tasks.config import RegressionTask, SequenceTask, TaskConfig, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.feed import TaskFeed
+from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.packing import Shape
 from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, read_rows, shape
 from llmjax.tasks.task import Setting, Task
@@ -71,6 +72,10 @@ class TaskLesson:
     def losses(self) -> tuple[LossFunction, ...]:
         return tuple(self._loss(part.task) for part in self.parts)
 
+    @property
+    def tells(self) -> bool:
+        return not any(isinstance(part.task.config, RegressionTask) for part in self.parts)
+
     def feed(self) -> Feed:
         return self._feed
 
@@ -81,6 +86,7 @@ class TaskLesson:
         """Each task's figures; with several tasks under their names, the loss as their mean."""
         figures: dict[str, float | None] = {"bits_per_byte": None}
         larger: dict[str, bool] = {}
+        details: dict[str, Any] = {}
         losses: list[float] = []
         for part in self.parts:
             if not part.rows:
@@ -102,9 +108,12 @@ class TaskLesson:
                 figures[prefix + figure.name] = figure.value
                 larger[prefix + figure.name] = figure.larger_is_better
             figures[f"{prefix}examples"] = len(part.rows)
+            all_rows = len(told.rows) == len(part.rows)
+            which = HELD_OUT if all_rows else f"the first {len(told.rows):,} rows of {HELD_OUT}"
+            details[part.name] = findings(part.task.config, told, which)
         if not losses:
             return None
-        return Heldout(sum(losses) / len(losses), figures, larger)
+        return Heldout(sum(losses) / len(losses), figures, larger, details)
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -41,6 +41,7 @@ class TextLesson:
     model: Model
 
     unembeds = True
+    tells = True
 
     @property
     def fingerprint(self) -> str:
