@@ -88,23 +88,25 @@ class Chat:
         self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
     ) -> list[dict[str, Any]]:
         """What the assistant's words cost; an answer, where a conversation waits for one."""
-        told = [{"nats": 0.0, "tokens": 0.0, "correct": 0.0} for _ in rows]
+        told: list[dict[str, Any]] = [{} for _ in rows]
         for example, one in zip(examples, found, strict=True):
-            for name, value in one.items():
-                told[example.row][name] += float(value)
-        answers: list[dict[str, Any]] = list(told)
+            if one["tokens"]:
+                for name, value in one.items():
+                    told[example.row][name] = told[example.row].get(name, 0.0) + float(value)
         asked = {one.row: one.place for one in examples if one.place is not None}
         most = min(NEW_TOKENS, self.setting.length // 2)
         prompts = [prompt[most - self.setting.length :] for prompt in asked.values()]  # type: ignore[index]
         for row, text in zip(asked, write(prompts, most, 1) if asked else [], strict=True):
-            answers[row]["text"] = text.strip()
-        return answers
+            told[row]["text"] = text.strip()
+        return told
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
         from llmjax.measures import language
 
         columns = ("nats", "tokens", "correct")
-        return language(*(np.array([one[name] for one in predictions]) for name in columns))
+        return language(
+            *(np.array([one.get(name, 0.0) for one in predictions]) for name in columns)
+        )
 
 
 def fit(spelt: Spelt, length: int) -> Spelt:
