@@ -1,10 +1,12 @@
 """Translation, English to German, from scratch: an encoder-decoder of 7.6M parameters.
 
 Data:     two text files, line n of the one the translation of line n of the other:
-          data/train.en, data/train.de (such as Multi30k's 29,000 captions of images); other places
-          with --tasks.0.train lines:paths=..., other languages with other files
+          data/train.en, data/train.de (such as Multi30k's 29,000 captions of images); others with
+          --tasks.0.train lines:my.en,my.fr --tasks.0.dev lines:dev.en,dev.fr
 Command:  llmjax train translate
-          llmjax evaluate runs/translate --data lines:...  (BLEU and chrF, with sacrebleu's signature)
+          llmjax evaluate runs/translate --data lines:test.en,test.de
+          (BLEU and chrF, with sacrebleu's signature; a table of the columns source, target also
+          does)
 Hardware: two CPU cores
 Figure:   see docs/tasks.md
 """

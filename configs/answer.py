@@ -1,0 +1,39 @@
+"""The part of a text that answers a question: a published encoder, fine-tuned.
+
+Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
+Data:     data/train.json in SQuAD's form, version 1 or 2, or JSONL with the columns question,
+          context, answers. A tenth is held out, whole contexts together; or --tasks.0.dev dev.json
+Command:  llmjax train answer
+          llmjax evaluate runs/answer       (exact match and F1, as SQuAD counts them)
+Hardware: two CPU cores for a few thousand questions; an accelerator for all of SQuAD
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import AnswerTask
+
+
+def config() -> Config:
+    """Contexts in windows of 384 tokens, of which neighbours share 128."""
+    return Config(
+        run_dir="runs/answer",
+        init_from="runs/minilm",
+        epochs=3,
+        model=ModelConfig(dropout=0.1),
+        tasks=(AnswerTask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),),
+        data=DataConfig(batch_size=8, length=384),
+        optimizer=AdamWConfig(
+            learning_rate=1e-4,
+            beta2=0.999,
+            weight_decay=0.01,
+            schedule=ScheduleConfig(shape="linear", warmup_steps=50, final_fraction=0.0),
+        ),
+        checkpoint=CheckpointConfig(every=500),
+        evaluation=EvaluationConfig(every=500, batch_size=16, metric="f1"),
+    )

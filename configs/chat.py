@@ -1,0 +1,45 @@
+"""Conversations: a published decoder learns what the assistant says, by adapters (LoRA).
+
+Begin:    llmjax import sample:smollm2-135m runs/smollm2     (or any other decoder)
+Data:     data/train.jsonl, a line {"messages": [{"role": "user", "content": ...}, {"role":
+          "assistant", "content": ...}, ...]} for each conversation. A twentieth is held out.
+Command:  llmjax train chat     (all weights learn: --model.lora none, and a tenth of the rate)
+          llmjax evaluate runs/chat         (nats and perplexity of the assistant's words)
+          llmjax chat runs/chat
+Hardware: two CPU cores for a few hundred conversations; any accelerator
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.model.lora_config import LoraConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import ChatTask
+
+EVERYWHERE = ("query", "key", "value", "out", "gate", "up", "down")
+
+
+def config() -> Config:
+    """Conversations of up to 512 tokens; adapters of rank 16 at every projection."""
+    return Config(
+        run_dir="runs/chat",
+        init_from="runs/smollm2",
+        epochs=2,
+        model=ModelConfig(
+            lora=LoraConfig(rank=16, alpha=32.0, targets=EVERYWHERE), compute_dtype="bfloat16"
+        ),
+        tasks=(ChatTask(train=(FileTable(("data/train.jsonl",)),), dev_fraction=0.05),),
+        data=DataConfig(batch_size=8, length=512),
+        optimizer=AdamWConfig(
+            learning_rate=5e-4,
+            beta2=0.999,
+            weight_decay=0.0,
+            schedule=ScheduleConfig(warmup_steps=10),
+        ),
+        checkpoint=CheckpointConfig(every=100),
+        evaluation=EvaluationConfig(every=100, batch_size=8),
+    )

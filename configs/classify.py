@@ -1,0 +1,40 @@
+"""One of several labels for a text: a published encoder, fine-tuned.
+
+Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
+Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is held out.
+          --tasks.0.train table:my.tsv,columns=text,label for a file without that line;
+          --tasks.0.text review --tasks.0.label stars for other columns; --tasks.0.dev dev.tsv
+Command:  llmjax train classify
+          llmjax evaluate runs/classify     (accuracy, F1, Matthews, with intervals)
+Hardware: two CPU cores, or any accelerator
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import ClassificationTask
+
+
+def config() -> Config:
+    """About 30 sentences a step, packed into rows of 128 tokens; the best checkpoint is kept."""
+    return Config(
+        run_dir="runs/classify",
+        init_from="runs/minilm",
+        epochs=3,
+        model=ModelConfig(dropout=0.1),
+        tasks=(ClassificationTask(train=(FileTable(("data/train.tsv",)),)),),
+        data=DataConfig(batch_size=8, length=128),
+        optimizer=AdamWConfig(
+            learning_rate=1e-4,
+            beta2=0.999,
+            weight_decay=0.01,
+            schedule=ScheduleConfig(shape="linear", warmup_steps=50, final_fraction=0.0),
+        ),
+        checkpoint=CheckpointConfig(every=200),
+        evaluation=EvaluationConfig(every=200, batch_size=32, metric="accuracy"),
+    )

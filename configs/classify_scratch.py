@@ -1,0 +1,46 @@
+"""Labels of texts from scratch, tokenizer and all: for languages that no model at hand reads, such
+as reviews in Chinese.
+
+Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is held out; its
+          rows hang on their contents alone. Other columns: --tasks.0.text, --tasks.0.label
+Command:  llmjax train classify_scratch
+          llmjax evaluate runs/classify_scratch     (accuracy, F1, Matthews, with intervals)
+Hardware: two CPU cores
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import ClassificationTask
+
+
+def config() -> Config:
+    """An encoder of 3.3M parameters with a vocabulary of 8000 pieces of the texts themselves."""
+    return Config(
+        run_dir="runs/classify_scratch",
+        epochs=6,
+        model=ModelConfig(
+            d_model=192,
+            num_encoder_layers=4,
+            num_decoder_layers=0,
+            num_heads=6,
+            max_length=256,
+            qk_norm=True,
+            dropout=0.2,
+            compute_dtype="bfloat16",
+        ),
+        tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
+        tasks=(ClassificationTask(train=(FileTable(("data/train.tsv",)),)),),
+        data=DataConfig(batch_size=16, length=256),
+        optimizer=MuonConfig(
+            learning_rate=3e-3,
+            schedule=ScheduleConfig(shape="linear", warmup_steps=30, final_fraction=0.0),
+        ),
+        checkpoint=CheckpointConfig(every=200),
+        evaluation=EvaluationConfig(every=200, batch_size=32, metric="accuracy"),
+    )

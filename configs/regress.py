@@ -1,0 +1,46 @@
+"""A number for a pair of sentences, such as how near their meanings are: an encoder, fine-tuned.
+
+Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
+Data:     data/train.tsv with the columns sentence_A, sentence_B and relatedness_score (those of
+          SICK). A tenth is held out, or --tasks.0.dev dev.tsv. For single texts --tasks.0.pair none
+Command:  llmjax train regress
+          llmjax evaluate runs/regress      (Pearson, Spearman, errors, with intervals)
+Hardware: two CPU cores, or any accelerator
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import RegressionTask
+
+
+def config() -> Config:
+    """About 30 pairs a step, packed into rows of 128 tokens; the best checkpoint is kept."""
+    return Config(
+        run_dir="runs/regress",
+        init_from="runs/minilm",
+        epochs=5,
+        model=ModelConfig(dropout=0.1),
+        tasks=(
+            RegressionTask(
+                train=(FileTable(("data/train.tsv",)),),
+                text="sentence_A",
+                pair="sentence_B",
+                target="relatedness_score",
+            ),
+        ),
+        data=DataConfig(batch_size=8, length=128),
+        optimizer=AdamWConfig(
+            learning_rate=1e-4,
+            beta2=0.999,
+            weight_decay=0.01,
+            schedule=ScheduleConfig(shape="linear", warmup_steps=50, final_fraction=0.0),
+        ),
+        checkpoint=CheckpointConfig(every=200),
+        evaluation=EvaluationConfig(every=200, batch_size=32, metric="pearson"),
+    )

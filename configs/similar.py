@@ -1,0 +1,41 @@
+"""Vectors of texts for search: those of a pair come near each other, all others apart.
+
+Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
+Data:     data/pairs.tsv with the columns text and pair, such as questions and their answers; the
+          other pairs of a batch are what each pair is told from. A tenth is held out.
+Command:  llmjax train similar
+          llmjax evaluate runs/similar      (how often a text finds its partner among all)
+          llmjax embed runs/similar --text "How do I get my money back?"
+Hardware: two CPU cores, or any accelerator
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import SimilarityTask
+
+
+def config() -> Config:
+    """Texts of up to 128 tokens; more rows in a batch make the task harder, and the vectors
+    better."""
+    return Config(
+        run_dir="runs/similar",
+        init_from="runs/minilm",
+        epochs=1,
+        model=ModelConfig(dropout=0.1),
+        tasks=(SimilarityTask(train=(FileTable(("data/pairs.tsv",)),), both=True),),
+        data=DataConfig(batch_size=16, length=256),
+        optimizer=AdamWConfig(
+            learning_rate=5e-5,
+            beta2=0.999,
+            weight_decay=0.01,
+            schedule=ScheduleConfig(shape="linear", warmup_steps=20, final_fraction=0.0),
+        ),
+        checkpoint=CheckpointConfig(every=200),
+        evaluation=EvaluationConfig(every=200, batch_size=16, metric="accuracy"),
+    )

@@ -1,0 +1,40 @@
+"""A tag for every word, such as named entities: a published encoder, fine-tuned.
+
+Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
+Data:     data/train.jsonl, a line {"tokens": ["Ada", "slept"], "tags": ["B-PER", "O"]} for each
+          sentence; text with spaces between words and tags also does. A tenth is held out.
+Command:  llmjax train tag
+          llmjax evaluate runs/tag          (F1 of whole entities)
+          for tags that are no entities, such as parts of speech: --evaluation.metric accuracy
+Hardware: two CPU cores, or any accelerator
+Figure:   see docs/tasks.md
+"""
+
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.model import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import TokenTask
+
+
+def config() -> Config:
+    """Whole sentences, packed into rows of 256 tokens."""
+    return Config(
+        run_dir="runs/tag",
+        init_from="runs/minilm",
+        epochs=5,
+        model=ModelConfig(dropout=0.1),
+        tasks=(TokenTask(train=(FileTable(("data/train.jsonl",)),)),),
+        data=DataConfig(batch_size=8, length=256),
+        optimizer=AdamWConfig(
+            learning_rate=2e-4,
+            beta2=0.999,
+            weight_decay=0.01,
+            schedule=ScheduleConfig(shape="linear", warmup_steps=50, final_fraction=0.0),
+        ),
+        checkpoint=CheckpointConfig(every=200),
+        evaluation=EvaluationConfig(every=200, batch_size=16, metric="f1"),
+    )
