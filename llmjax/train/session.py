@@ -30,6 +30,7 @@ from llmjax.train.beginning import take_tokenizer
 from llmjax.train.lesson import Lesson
 from llmjax.train.references import remembered
 from llmjax.train.task_lesson import TaskLesson, prepare_tasks
+from llmjax.train.template import with_template
 from llmjax.train.text_lesson import TextLesson, prepared
 
 
@@ -146,7 +147,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
         return tokenizer, TextLesson(config, tokenizer, corpus, objective, model), Network(model)
-    tokenizer = _task_tokenizer(config, run)
+    tokenizer = with_template(_task_tokenizer(config, run), config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size))
     setting = Setting(tokenizer, model.config, config.data.length)
     tasks = remembered(prepare_tasks(config, setting, model), run)

@@ -18,6 +18,7 @@ from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
 from llmjax.run import Run
 from llmjax.scoring import EvaluationConfig
 from llmjax.tasks.config import ChatTask, PreferenceTask, SequenceTask, SimilarityTask
+from llmjax.tasks.conversations import PLAIN
 
 SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64, "max_length": 64}
 WORDS = [f"{a}{b}" for a in "abcd" for b in "wxyz"]
@@ -75,6 +76,8 @@ def test_a_run_learns(tmp_path, kind):
     assert last["loss"] < first["loss"]
     named = {"sequence": "bleu", "chat": "perplexity"}.get(kind, "accuracy")
     assert named in last
+    template = llmjax.load(tmp_path / "run").tokenizer.chat_template
+    assert template == (PLAIN if kind == "chat" else None)
 
 
 def test_preferences_begin_at_the_logarithm_of_2_and_go_on(tmp_path):

@@ -1,0 +1,21 @@
+"""A chat template for models that learn to chat and had none."""
+
+from llmjax.config import Config
+from llmjax.data import Tokenizer, load_tokenizer
+from llmjax.data.tokenizer import CHAT_TEMPLATE
+from llmjax.run import Run, write_atomically
+from llmjax.tasks.config import ChatTask
+from llmjax.tasks.conversations import PLAIN
+
+
+def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
+    """The run's tokenizer; with a template, kept beside it, where conversations are learnt.
+
+    Raises:
+      UserError: the run's folder cannot be written.
+    """
+    chats = any(isinstance(task, ChatTask) for task in config.tasks)
+    if not chats or tokenizer.chat_template is not None:
+        return tokenizer
+    write_atomically(run.tokenizer / CHAT_TEMPLATE, PLAIN)
+    return load_tokenizer(run.tokenizer)
