@@ -199,6 +199,9 @@ def summary(out: str | Path, to: Format) -> dict[str, Any]:
         loaded = f"import transformers; transformers.{name}.from_pretrained({str(out)!r})"
         found |= {"family": config["model_type"], "architecture": name, "dtype": config["dtype"]}
         found |= {"parameters": _numbers(place), "next": f'python -c "{loaded}"'}
+    elif to == "peft":
+        found |= {"parameters": _numbers(place)}
+        found["next"] = f"peft.PeftModel.from_pretrained(model, {str(out)!r})"
     return found
 
 

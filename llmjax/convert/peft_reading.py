@@ -15,8 +15,9 @@ from llmjax.convert.folders import becoming
 from llmjax.convert.importing import write_run
 from llmjax.convert.mapping import Match, flatten, host, unflatten
 from llmjax.convert.names import canonical
-from llmjax.convert.peft_writing import CONFIG, PREFIX, WEIGHTS
+from llmjax.convert.peft_writing import PREFIX, WEIGHTS
 from llmjax.convert.safetensors import TensorFiles, open_folder, read_json
+from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import HEADS, stored_params
 from llmjax.convert.tensors import FLOATS, check_range
 from llmjax.data import load_tokenizer
@@ -93,9 +94,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: there is none, or it says more than A and B do.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER
     if not path.is_file():
-        raise UserError(folder, f"has no {CONFIG}", "give the folder that PEFT saved")
+        raise UserError(folder, f"has no {ADAPTER}", "give the folder that PEFT saved")
     found = read_json(path)
     if found.get("peft_type") != "LORA":
         raise UserError(path, f"is of kind {found.get('peft_type')!r}", "LORA alone is supported")

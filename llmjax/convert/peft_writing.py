@@ -19,6 +19,7 @@ from llmjax.convert.mapping import Match, flatten, unflatten
 from llmjax.convert.names import LAYER
 from llmjax.convert.safetensors import open_folder
 from llmjax.convert.safetensors_writing import write_file
+from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import stored_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
 from llmjax.data import load_tokenizer
@@ -29,7 +30,7 @@ from llmjax.network import run_tasks
 from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before the names of a model's modules."""
 KINDS = {"text": "SEQ_CLS", "tokens": "TOKEN_CLS", "answers": "QUESTION_ANS"}
@@ -69,7 +70,7 @@ def export_peft(
         tensors += head_tensors(form, params, dtype)
         write_file(folder / WEIGHTS, tensors)
         ranks = {name: _rank(tensors, form, name) for name in modules}
-        write_json(folder / CONFIG, peft_config(shape.lora, modules, ranks, form, match, origin))
+        write_json(folder / ADAPTER, peft_config(shape.lora, modules, ranks, form, match, origin))
         written = open_folder(folder)
         for tensor in tensors:
             if not np.array_equal(written.read(tensor.name), tensor.make()):

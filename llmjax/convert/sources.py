@@ -20,6 +20,9 @@ SAMPLES = {
 }
 """Real models that packages of the extra `samples` bring along: package, and path within it."""
 
+ADAPTER = "adapter_config.json"
+"""What PEFT writes beside adapters."""
+
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """What is fetched: no program, and no pickle."""
@@ -83,6 +86,8 @@ def _open_hf(source: str, folder: Path) -> Published:
     sentence = read_sentence(folder)
     inner = folder / sentence.path
     if not (inner / "config.json").is_file():
+        if (inner / ADAPTER).is_file():
+            raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
         raise UserError(folder, "has no config.json", "it is not the folder of a model")
     generation = inner / "generation_config.json"
     return Published(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gguf_files import random_params
+from safetensors.numpy import load_file
 
 import llmjax
 from llmjax.checkpoint.params import save_params
@@ -15,13 +16,14 @@ from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
 from llmjax.convert.gguf_file import open_file
 from llmjax.convert.gguf_tokenizer import tokenizer_files
-from llmjax.convert.stored import stored_params
+from llmjax.convert.stored import merge, stored_params
 from llmjax.data.config import SentencePieceConfig
 from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.table_tokenizer import BytesTokenizer
 from llmjax.data.tokenizer import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import ModelConfig, resolve
+from llmjax.model.lora_config import LoraConfig
 from llmjax.model.rope import Llama3Scaling, YarnScaling
 from llmjax.run import Run
 
@@ -105,6 +107,24 @@ def test_bfloat16_is_kept_to_the_bit(tmp_path, tokenizer):
     back = stored(import_model(path, tmp_path / "back"))
     assert {x.dtype.name for x in jax.tree.leaves(back)} == {"bfloat16", "float32"}
     jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+@pytest.mark.parametrize("to", ["gguf", "stablehlo"])
+def test_adapters_are_merged(tmp_path, tokenizer, to):
+    model = replace(LLAMA, lora=LoraConfig(rank=2, targets=("query", "gate")))
+    run, params = make(tmp_path / "run", model, tokenizer)
+    out = export(run, tmp_path / f"model.{to}", to=to)
+    wanted = merge(params, model.lora)
+    if to == "gguf":
+        back = stored(import_model(out, tmp_path / "back"))
+        jax.tree.map(np.testing.assert_array_equal, back, wanted)
+    else:
+        there = load_file(out / "model.safetensors")
+        assert not any("lora" in name for name in there)
+        query = np.stack([there[f"decoder.layers.{n}.attention.query.kernel"] for n in range(2)])
+        np.testing.assert_array_equal(
+            query, wanted["decoder"]["layers"]["attention"]["query"]["kernel"]
+        )
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])

@@ -63,7 +63,7 @@ LENGTH = 64
 
 
 def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
-    """The run of an imported model, with a head for each task and perhaps adapters."""
+    """The run of an imported model, with a head for each task; or adapters, and the rest frozen."""
     there, run = Run.open(base), Run(folder)
     config = there.config()
     data, model = replace(config.data, length=LENGTH), replace(config.model, lora=lora)
@@ -88,7 +88,11 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
             for name in outer:
                 place = place.setdefault(name, {})
             place[last] = jnp.asarray(generator.normal(0, 0.3, size), jnp.float32)
-    save_params(run.checkpoints, unflatten(params) | ({"heads": heads} if heads else {}))
+    flat = params | dict(flatten({"heads": heads}))
+    frozen = {path for path in params if lora is not None and ".lora_" not in path}
+    save_params(run.checkpoints, unflatten({k: v for k, v in flat.items() if k not in frozen}))
+    if frozen:
+        save_params(run.frozen, unflatten({path: flat[path] for path in frozen}))
     return run
 
 

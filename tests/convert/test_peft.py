@@ -1,5 +1,6 @@
 """Adapters in PEFT's format, both ways, and merged: the same logits, the same bits."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llmjax.checkpoint import save_params
+from llmjax.cli import main
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_adapter, import_model
 from llmjax.convert.mapping import flatten, unflatten
@@ -158,6 +160,19 @@ def llama(tmp_path_factory) -> Pair:
     return Pair("llama", folder / "there", run, "LlamaForCausalLM")
 
 
+def test_the_commands(llama, tmp_path, capsys):
+    run, adapter = str(adapted(llama, tmp_path / "run")), str(tmp_path / "adapter")
+    assert main(["export", run, adapter, "--to", "peft", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["files"] == ["adapter_config.json", WEIGHTS]
+    assert main(["import", adapter, str(tmp_path / "new")]) == 2
+    assert "holds adapters alone; --base RUN" in capsys.readouterr().err
+    assert main(["import", adapter, str(tmp_path / "new"), "--base", str(llama.run)]) == 0
+    np.testing.assert_array_equal(logits(tmp_path / "new"), logits(Path(run)))
+    assert main(["export", run, str(tmp_path / "x"), "--to", "gguf", "--task", "one"]) == 2
+    assert "--task: only with --to hf or peft" in capsys.readouterr().err
+
+
 def test_ranks_and_scales_may_differ_from_module_to_module(llama, tmp_path):
     config = peft.LoraConfig(
         r=4, lora_alpha=6, target_modules=["q_proj", "o_proj"], use_rslora=True,
@@ -204,7 +219,7 @@ def test_what_cannot_be_honoured_is_refused(llama, tmp_path):
     for field, value in {"use_dora": True, "bias": "all", "peft_type": "IA3"}.items():
         config = tmp_path / "adapter" / "adapter_config.json"
         text = config.read_text()
-        config.write_text(hf_models.json.dumps(hf_models.json.loads(text) | {field: value}))
+        config.write_text(json.dumps(json.loads(text) | {field: value}))
         with pytest.raises(UserError, match=str(value)):
             import_adapter(tmp_path / "adapter", tmp_path / "new", llama.run)
         config.write_text(text)
