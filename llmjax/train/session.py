@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from llmjax.checkpoint import Position
 from llmjax.checkpoint.reading import wait_for_all
 from llmjax.config import Config
+from llmjax.config.build import ConfigError
 from llmjax.data import SentencePieceConfig, Tokenizer, load_tokenizer
 from llmjax.data.corpus import trained_on
 from llmjax.data.objectives import make_objective
@@ -18,6 +19,7 @@ from llmjax.errors import UserError
 from llmjax.mesh import check_divides, make_mesh
 from llmjax.model import Model, flops_per_token, resolve
 from llmjax.optimizers import Optimizer, make_optimizer
+from llmjax.optimizers.config import optimizer_problems
 from llmjax.optimizers.tune import HeadsOnly, shares
 from llmjax.run import Run, write_atomically
 from llmjax.state import Tree, split
@@ -174,6 +176,8 @@ def _task_tokenizer(config: Config, run: Run) -> Tokenizer:
 def _run_length(config: Config, lesson: Lesson) -> int:
     epoch = lesson.steps_per_epoch
     wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
+    if config.epochs is not None and (problems := optimizer_problems(config.optimizer, wanted)):
+        raise ConfigError([f"{one} ({config.epochs:g} epochs are {wanted})" for one in problems])
     limit = lesson.feed().steps
     if limit is None or wanted <= limit:
         return wanted

@@ -16,6 +16,7 @@ from llmjax.step import Batch, LossFunction, Sums
 from llmjax.tasks.config import RegressionTask, SequenceTask, TaskConfig, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.feed import TaskFeed
+from llmjax.tasks.figures import check_metric
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.packing import Shape
 from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, read_rows, shape
@@ -163,7 +164,8 @@ def prepare_tasks(config: Config, setting: Setting, model: Model) -> tuple[Part,
     """The tasks with their examples.
 
     Raises:
-      UserError: a table cannot be read, a row cannot be used, a task does not suit the model.
+      UserError: a table cannot be read, a row cannot be used, a task does not suit the model, or
+        the figure to go by is not measured.
     """
     parts = []
     for one in config.tasks:
@@ -173,4 +175,7 @@ def prepare_tasks(config: Config, setting: Setting, model: Model) -> tuple[Part,
         if dev:
             encode(task, dev, "measure on")  # every mistake in them is found before training
         parts.append(Part(task, dev, examples, shape(task, examples, model, setting.length)))
+    measured = [(part.task.config, part.task.facts) for part in parts if part.rows]
+    if measured:
+        check_metric(config.evaluation.metric, measured)
     return tuple(parts)
