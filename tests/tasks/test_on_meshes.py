@@ -1,0 +1,69 @@
+"""Tasks that write, prefer and compare: on a mesh that splits everything, loss, derivative and
+outputs are those of one device."""
+
+import jax
+import numpy as np
+import pytest
+from test_writing_runs import ROWS, TASKS
+
+from llmjax.mesh import MeshConfig, make_mesh, place, use_mesh
+from llmjax.model import ModelConfig
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import arrays_of, outputs, score
+from task_models import opened, rows_of
+
+SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
+DECODER = ModelConfig(num_decoder_layers=1, **SIZES)
+BOTH = ModelConfig(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("sequence", BOTH),
+        ("chat", DECODER),
+        ("preference", DECODER),
+        ("similarity", DECODER),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_as_on_one_device(kind, model):
+    rows = rows_of(*ROWS[kind])
+    task, network = opened(TASKS[kind], rows, model=model, length=64)
+    examples = task.examples(rows)
+    shape = shape_of(examples, 64, encodes=model is BOTH)
+    mesh = make_mesh(MeshConfig(fsdp=2, sequence=2, tensor=2))
+    init = jax.jit(network.init)
+    params = init(jax.random.key(1))
+    with use_mesh(mesh):
+        shared = init(jax.random.key(1))
+
+    alone = score(task, network.model, params, examples, shape, 4, None)
+    many = score(task, network.model, shared, examples, shape, 4, mesh)
+    assert many.nats == pytest.approx(alone.nats, rel=1e-5)
+    assert (many.weight, many.correct) == (alone.weight, alone.correct)
+
+    found, wanted = (
+        outputs(task, network.model, p, examples, shape, 4, m)
+        for p, m in ((shared, mesh), (params, None))
+    )
+    for one, other in zip(found, wanted, strict=True):
+        for name, value in one.items():
+            np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-5)
+
+    arrays = arrays_of(examples, shape)
+    arrays = {
+        name: np.pad(x, [(0, -len(x) % 4)] + [(0, 0)] * (x.ndim - 1)) for name, x in arrays.items()
+    }
+
+    def gradient(params, arrays):
+        return jax.grad(lambda p: task.loss(network.model, p, arrays, None).total)(params)
+
+    expected = jax.jit(gradient)(params, arrays)
+    with use_mesh(mesh):
+        split = {
+            name: place(x, mesh, "batch", *[None] * (x.ndim - 1)) for name, x in arrays.items()
+        }
+        parts = jax.jit(gradient)(shared, split)
+    for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
