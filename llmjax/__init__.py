@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmjax.compress import compress as compress
     from llmjax.compress import decompress, inspect
     from llmjax.config import Config, SamplesConfig, load_config_file
-    from llmjax.convert import export, import_model
+    from llmjax.convert import export, import_adapter, import_model
     from llmjax.data.config import DataConfig
     from llmjax.decoding.config import DecodingConfig
     from llmjax.embed import embed as embed
@@ -59,6 +59,7 @@ __all__ = [
     "fill_mask",
     "generate",
     "harness",
+    "import_adapter",
     "import_model",
     "inspect",
     "load",
@@ -87,6 +88,7 @@ _HOME = {
     "decompress": "compress",
     "inspect": "compress",
     "export": "convert",
+    "import_adapter": "convert",
     "import_model": "convert",
     "load_config_file": "config",
     "DataConfig": "data.config",

@@ -44,15 +44,16 @@ def form_of(shape: ModelConfig, task: Task | None, preferred: str | None) -> Who
     """
     if task is not None and task.head is not None:
         return headed(task, shape, preferred)
-    if task is not None and isinstance(task, Similarity):
-        shape = replace(shape, unembed_transform=False, unembed_bias=False)
+    if isinstance(task, Similarity) and not shape.num_decoder_layers:
+        # What it fills masks by is left out.
+        shape = replace(shape, unembed_transform=False, unembed_bias=False, tie_embeddings=True)
     return Whole(family_for(shape, preferred), shape)
 
 
 def sentence_of(shape: ModelConfig, task: Task | None, origin: Origin | None) -> Sentence | None:
     """How tokens' states become a text's vector, where the model is for that: as its task made
     them, or as it was published."""
-    if task is not None and isinstance(task, Similarity):
+    if isinstance(task, Similarity):
         pooling: Pooling = "mean" if shape.num_encoder_layers else "last"
         return Sentence("", pooling, normalize=True, length=task.longest)
     if task is not None or origin is None or origin.pooling is None:

@@ -12,7 +12,9 @@ import pytest
 from llmjax.checkpoint import save_params
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
+from llmjax.convert.heads import headed
 from llmjax.convert.mapping import flatten, unflatten
+from llmjax.convert.safetensors import open_folder
 from llmjax.convert.stored import stored_params
 from llmjax.data import load_tokenizer
 from llmjax.data.tables import Row
@@ -22,7 +24,6 @@ from llmjax.model import Model, resolve
 from llmjax.model.lora_config import LoraConfig
 from llmjax.network import run_tasks
 from llmjax.run import Run
-from llmjax.tasks import opening
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,
@@ -33,9 +34,11 @@ from llmjax.tasks.config import (
     TokenTask,
     name_of,
 )
+from llmjax.tasks.opening import open_task
+from llmjax.tasks.opening import to_json as facts_json
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import arrays_of
-from llmjax.tasks.task import Facts
+from llmjax.tasks.task import Facts, Setting
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -72,7 +75,7 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
     tokenizer.save(run.tokenizer)
     run.config_path.write_text(to_json(config))
     facts = {name_of(task): FACTS.get(task.kind, Facts()) for task in tasks}
-    (folder / "tasks.json").write_text(opening.to_json(facts))
+    (folder / "tasks.json").write_text(facts_json(facts))
     (folder / "origin.json").write_bytes((base / "origin.json").read_bytes())
     shape = resolve(config.model, tokenizer.vocab_size)
     params = dict(flatten(stored_params(there, replace(shape, lora=None), None)))
@@ -229,9 +232,14 @@ def test_one_of_several_tasks_is_to_be_named(bases, tmp_path):
     assert config.architectures == ["BertForSequenceClassification"]
 
 
-def test_a_head_that_no_class_has_is_refused(bases, tmp_path):
-    with pytest.raises(UserError, match="an encoder-decoder has no state"):
-        export(with_tasks(bases("t5")[1], tmp_path / "run", TASKS[:1]).folder, tmp_path / "out")
+def test_a_head_that_no_class_has_is_refused(bases):
+    run = Run.open(bases("modernbert")[1])
+    tokenizer = load_tokenizer(run.tokenizer)
+    shape = resolve(run.config().model, tokenizer.vocab_size)
+    bare = replace(shape, unembed_transform=False, unembed_bias=False)
+    task = open_task(TASKS[0], Setting(tokenizer, bare, LENGTH), FACTS["classification"])
+    with pytest.raises(UserError, match=r"head .tanh. is not what ModernBertForSequence"):
+        headed(task, bare, "modernbert")
 
 
 def test_tasks_of_text_export_the_whole_model(bases, tmp_path):
@@ -251,6 +259,7 @@ def test_vectors_of_texts_are_those_of_sentence_transformers(bases, tmp_path, na
     sentence_transformers = pytest.importorskip("sentence_transformers")
     run = with_tasks(bases(name)[1], tmp_path / "run", (SimilarityTask(),))
     export(run.folder, tmp_path / "out")
+    assert name != "bert" or not any("cls." in key for key in open_folder(tmp_path / "out").names())
     model = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert model.max_seq_length == LENGTH // 2
     texts = [text[: LENGTH // 2] for text in TEXTS]
