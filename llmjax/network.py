@@ -76,7 +76,8 @@ def read_network(run: Run, step: int, abstract: Tree) -> Tree:
     Raises:
       UserError: the run holds other parameters, or what is frozen is missing or damaged.
     """
-    names = frozen_names(run)
+    # The first checkpoint of an import holds everything.
+    names = frozen_names(run) - stored_leaves(run.checkpoints, step).keys()
     if not names:
         found: Tree = read_params(run.checkpoints, step, abstract)
         return found
@@ -87,8 +88,8 @@ def read_network(run: Run, step: int, abstract: Tree) -> Tree:
 
 def stored_network(run: Run, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     """All parameters as they are stored, by their dotted paths; none is read."""
-    found = stored_leaves(run.checkpoints, step)
-    return found | (stored_leaves(run.frozen, 0) if run.frozen.is_dir() else {})
+    frozen = stored_leaves(run.frozen, 0) if run.frozen.is_dir() else {}
+    return frozen | stored_leaves(run.checkpoints, step)
 
 
 def frozen_names(run: Run) -> frozenset[str]:

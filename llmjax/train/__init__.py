@@ -84,9 +84,11 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Posi
     if restored is not None:
         session.check_same_batches(restored[1])
         return *restored, _frozen(session)
-    if checkpoints.steps() and not session.is_partial:
+    if checkpoints.steps():
         step = whole_step(checkpoints.folder)
-        params = read_params(checkpoints.folder, step, abstract.params)
+        with jax.set_mesh(mesh):
+            whole = network.abstract_params()
+        params = read_params(checkpoints.folder, step, whole)
     else:
         params = first_params(session.config, network, mesh)
     learnt, rest = split(params, session.learning)

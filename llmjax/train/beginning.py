@@ -123,6 +123,9 @@ def freeze(run: Run, config: ModelConfig, network: Network, frozen: Tree) -> Tre
         }
 
     held = jax.jit(lambda part: stored(part, axes))(frozen)
+    if jax.process_index() == 0:  # what a start that was interrupted left
+        shutil.rmtree(run.frozen, ignore_errors=True)
+    wait_for_all("no frozen parameters")
     save_params(run.frozen, held)
     wait_for_all("frozen parameters written")
     return held

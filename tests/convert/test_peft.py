@@ -1,6 +1,7 @@
 """Adapters in PEFT's format, both ways, and merged: the same logits, the same bits."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import llmjax
+import untrained
 from llmjax.checkpoint import save_params
 from llmjax.cli import main
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_adapter, import_model
 from llmjax.convert.mapping import flatten, unflatten
 from llmjax.convert.stored import merge, stored_params
-from llmjax.data import load_tokenizer
+from llmjax.data import TextSource, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, resolve
 from llmjax.model.lora_config import LoraConfig
+from llmjax.optimizers import ScheduleConfig, SgdConfig
 from llmjax.run import Run
 
 torch = pytest.importorskip("torch")
@@ -171,6 +175,27 @@ def test_the_commands(llama, tmp_path, capsys):
     np.testing.assert_array_equal(logits(tmp_path / "new"), logits(Path(run)))
     assert main(["export", run, str(tmp_path / "x"), "--to", "gguf", "--task", "one"]) == 2
     assert "--task: only with --to hf or peft" in capsys.readouterr().err
+
+
+def test_training_goes_on_with_imported_adapters(llama, tmp_path):
+    export(adapted(llama, tmp_path / "run"), tmp_path / "adapter", to="peft")
+    run = import_adapter(tmp_path / "adapter", tmp_path / "new", llama.run)
+    (tmp_path / "text.txt").write_text("".join(untrained.TEXTS))
+    config, before = Run.open(run).config(), logits(run)
+    source = TextSource(paths=(str(tmp_path / "text.txt"),), split="line")
+    data = replace(
+        config.data, sources=(source,), batch_size=8, length=16, heldout_fraction=0.4,
+        cache_dir=str(tmp_path / "cache"), workers=1,
+    )  # fmt: skip
+    next_to_nothing = SgdConfig(learning_rate=1e-30, schedule=ScheduleConfig(warmup_steps=0))
+    config = replace(config, steps=2, optimizer=next_to_nothing, data=data)
+    llmjax.train(config)
+    assert Run(run).steps() == [0, 2]
+    np.testing.assert_array_equal(logits(run), before)
+    shutil.rmtree(run / "checkpoints" / "2")  # as if it had been interrupted before
+    np.testing.assert_array_equal(logits(run), before)
+    llmjax.train(config)
+    np.testing.assert_array_equal(logits(run), before)
 
 
 def test_ranks_and_scales_may_differ_from_module_to_module(llama, tmp_path):
