@@ -62,7 +62,7 @@ def summary(run: Run) -> dict[str, Any]:
         for record in map(json.loads, lines):
             if record["kind"] == "eval":
                 own = task_figures(record)
-                names = ("step", "loss", *chain(*own.values())) if own else FIGURES
+                names = ("step", *chain(*own.values()), "loss") if own else FIGURES
                 found["heldout"] = {name: record[name] for name in names if name in record}
     return found
 

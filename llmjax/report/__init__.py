@@ -5,11 +5,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llmjax import environment
-from llmjax.data.objective_config import CausalConfig
 from llmjax.errors import UserError
 from llmjax.report.heldout import Comparison, compare, heldout_text
 from llmjax.report.history import read_history
-from llmjax.report.page import Page, make_page
+from llmjax.report.measured import read_measures
+from llmjax.report.page import Page, kind_of, make_page
 from llmjax.run import Run, write_atomically
 
 __all__ = ["render", "report"]
@@ -33,7 +33,7 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
     """
     opened = Run.open(run)
     config = opened.config()
-    causal = isinstance(config.objective, CausalConfig)
+    kind = kind_of(config)
     why = f"Not compared: with {config.objective.kind} training most of a text is given to the "
     why += "model, so it puts no price on a whole one."
     path = opened.report if out is None else Path(out)
@@ -43,8 +43,9 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
         history=read_history(opened.folder),
         environment=environment.read(opened.folder / "environment.json"),
         comparison=compare(opened.folder, lambda: heldout_text(opened, config))
-        if causal
-        else Comparison([], None, [why]),
+        if kind == "text"
+        else Comparison([], None, [why] if kind == "hidden" else []),
+        tasks=read_measures(opened.folder) if kind == "tasks" else [],
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

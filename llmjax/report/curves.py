@@ -41,11 +41,19 @@ class Figure:
     values: Markup
 
 
-def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
-    """The figures for which the run has values; the learning curve first."""
+def figures(
+    history: History, baselines: Sequence[Baseline], *, tasks: bool = False
+) -> list[Figure]:
+    """The figures for which the run has values; the learning curve first.
+
+    Args:
+      history: what was logged.
+      baselines: the compressors' figures, a level to pass.
+      tasks: whether tasks were learnt, whose figures are drawn elsewhere.
+    """
     found = (
-        _learning(history, baselines),
-        _accuracy(history),
+        _learning(history, baselines, "" if tasks else "nats per target"),
+        None if tasks and history.evals else _accuracy(history),
         _small(history, "learning_rate", "Learning rate", smooth=False),
         _small(history, "gradient_norm", "Gradient norm", log=True),
         _small(history, "tokens_per_second", "Throughput", "tokens per second", zero=True),
@@ -56,26 +64,26 @@ def figures(history: History, baselines: Sequence[Baseline]) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
+def _learning(history: History, baselines: Sequence[Baseline], unit_of_loss: str) -> Figure | None:
     """Bits per byte of training batches and of held-out text, with xz as the level to pass."""
     key = quality([*history.train, *history.evals])
-    name, unit = ("Bits per byte", "") if key == "bits_per_byte" else ("Loss", "nats per target")
+    name, unit = ("Bits per byte", "") if key == "bits_per_byte" else ("Loss", unit_of_loss)
     logged = column(history.train, key)
     train = condense(logged)
     heldout, part = (column(lines, key) for lines in split_evals(history.evals))
     points = [*train, *part, *heldout]
     levels = [(b.name, b.bits_per_byte) for b in baselines[:1]]
-    steps = _steps(points)
+    steps = steps_axis(points)
     whole = span([v for _, v in points] + [v for _, v in levels], log=True)
     if whole is None or steps is None or not _finite(points):
         return None
     series = (
-        *_smoothed("train", logged),
+        *smoothed("train", logged),
         *([Series("held-out, part", "part", part, dots=True)] if part else []),
         Series("held-out", "heldout", heldout, dots=True),
     )
     curves = {"train": train, "a part of the held-out text": part, "held-out": heldout}
-    title = _in_words(f"{name} by step", curves)
+    title = in_sentence(f"{name} by step", curves)
     margin = 104 if part else 84
     chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=margin)
     views = [_view("", chart, "bpb")]
@@ -89,7 +97,7 @@ def _learning(history: History, baselines: Sequence[Baseline]) -> Figure | None:
                 "close-up", replace(chart, x=replace(steps, low=steps.high / 10), y=close), "bpb"
             ),
         ]
-    return Figure("bits_per_byte", name, unit, views, _values(series, steps))
+    return Figure("bits_per_byte", name, unit, views, values_json(series, steps))
 
 
 def _accuracy(history: History) -> Figure | None:
@@ -113,9 +121,9 @@ def _small(
     """A small figure of one column of the training lines; tiny values in powers of ten."""
     logged = [(step, scale * value) for step, value in column(history.train, key)]
     points = condense(logged)
-    title_in_words = _in_words(f"{title} by step", {"": points})
+    title_in_words = in_sentence(f"{title} by step", {"": points})
     values = [value for _, value in points]
-    x, y = _steps(points), span(values)
+    x, y = steps_axis(points), span(values)
     if x is None or y is None:
         return None
     if 0 < (high := max(abs(v) for _, v in _finite(points))) < 0.02:
@@ -129,10 +137,10 @@ def _small(
         y, unit = rising, "logarithmic"
     elif zero or min(value for _, value in _finite(points)) >= 0:
         y = Axis(0.0, y.high)
-    series = _smoothed("", logged) if smooth else (Series("", "train", points),)
+    series = smoothed("", logged) if smooth else (Series("", "train", points),)
     chart = Chart(title_in_words, series, x, y)
     views = [View("", chart.svg(key))]
-    return Figure(key, title, unit, views, _values(series, x))
+    return Figure(key, title, unit, views, values_json(series, x))
 
 
 def _view(name: str, chart: Chart, key: str) -> View:
@@ -144,12 +152,12 @@ def _finite(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if math.isfinite(point[1])]
 
 
-def _steps(points: Sequence[Point]) -> Axis | None:
+def steps_axis(points: Sequence[Point]) -> Axis | None:
     """From zero to the last step."""
     return Axis(0.0, max(1.0, max(step for step, _ in points))) if points else None
 
 
-def _smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
+def smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
     """A curve; where it has many points, faintly behind its running mean."""
     finite = _finite(points)
     if len(finite) < SMOOTH_FROM:
@@ -199,7 +207,7 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     return means
 
 
-def _in_words(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
+def in_sentence(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
     """What a curve shows, for those who do not see it."""
     said = []
     for name, points in curves.items():
@@ -213,7 +221,7 @@ def _in_words(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
     return f"{title}: {'; '.join(said)}"
 
 
-def _values(series: Sequence[Series], steps: Axis) -> Markup:
+def values_json(series: Sequence[Series], steps: Axis) -> Markup:
     """The curves as JSON for the read-out, thinned both for linear and for logarithmic steps."""
     log = replace(steps, low=min(1.0, steps.high / 2), log=True)
     curves = []

@@ -35,8 +35,16 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
     mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
     parameters = known_number(recorded, "parameters")
     vocabulary = model.vocab_size or known_number(recorded, "vocab_size")
+    learning = known_number(recorded, "learning")
+    part_learns = parameters and learning is not None and learning < parameters
     return [
         Fact("Parameters", _known(parameters, count)),
+        *(
+            [Fact("Of which learn", f"{count(learning)} ({percent(learning / parameters, 2)})")]
+            if part_learns and parameters and learning is not None
+            else []
+        ),
+        *([Fact("Begun from", config.init_from)] if config.init_from else []),
         Fact("Layers", ", ".join(stacks)),
         Fact("Width", count(model.d_model)),
         Fact("Attention heads", heads),

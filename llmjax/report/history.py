@@ -68,8 +68,12 @@ def split_evals(evals: Sequence[Line]) -> tuple[list[Line], list[Line]]:
 def quality(lines: Sequence[Line]) -> str:
     """The figure that counts: bits per byte, or the loss of objectives that know no such thing."""
     known = any(math.isfinite(number(line, "bits_per_byte")) for line in lines)
+    unpriced = any(
+        line.get("bits_per_byte", "") is None and math.isfinite(number(line, "loss"))
+        for line in lines
+    )
     drawn = any(math.isfinite(number(line, "accuracy")) for line in lines)
-    return "loss" if drawn and not known else "bits_per_byte"
+    return "loss" if (drawn or unpriced) and not known else "bits_per_byte"
 
 
 def number(line: Mapping[str, Any], key: str) -> float:

@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from llmjax.config import Config
 from llmjax.config.storage import package_version
-from llmjax.report import bars, facts, record, words
+from llmjax.data.objective_config import CausalConfig
+from llmjax.report import bars, facts, of_tasks, record, words
 from llmjax.report.bars import Bar
 from llmjax.report.curves import Figure, figures
 from llmjax.report.facts import Fact
 from llmjax.report.heldout import Comparison
 from llmjax.report.history import History, last
+from llmjax.report.measured import Task
 from llmjax.report.samples import Written, written
 from llmjax.report.settings import Group, groups
+from llmjax.report.task_curves import task_curves
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Page:
     """Everything that the template shows."""
 
     name: str
+    kind: Literal["text", "hidden", "tasks"]
     lede: str
     headline: Sequence[Fact]
     warnings: Sequence[str]
@@ -29,13 +33,16 @@ class Page:
     bars_caption: str
     bars_notes: Sequence[str]
     reference: str
+    tasks: Sequence[Task]
     figures: Sequence[Figure]
     figures_notes: Sequence[str]
     samples: Sequence[Written]
     samples_note: str
+    samples_due: bool
     command: str
     tables: Sequence[tuple[str, Sequence[Fact]]]
     config: Sequence[Group]
+    accounting: str
     notes: Sequence[str]
     version: str
     date: datetime
@@ -47,6 +54,7 @@ def make_page(
     history: History,
     environment: Mapping[str, Any],
     comparison: Comparison,
+    tasks: Sequence[Task] = (),
 ) -> Page:
     """Gathers the page of a run.
 
@@ -56,29 +64,45 @@ def make_page(
       history: what it logged.
       environment: contents of environment.json, {} where there is none.
       comparison: the compressors' figures on its held-out text.
+      tasks: what was measured of its tasks.
     """
     session = (record.sessions(environment) or [{}])[-1]
-    drawn = figures(history, comparison.baselines)
+    learnt = bool(config.tasks)
+    drawn = figures(history, comparison.baselines, tasks=learnt)
+    drawn[1:1] = task_curves(history) if learnt else []
     return Page(
         name=name,
+        kind=kind_of(config),
         lede=words.lede(config, history, environment),
-        headline=words.headline(history, environment, comparison),
-        warnings=words.warnings(config, history),
+        headline=of_tasks.headline(history, environment, tasks)
+        if learnt
+        else words.headline(history, environment, comparison),
+        warnings=words.warnings(config, history, measured=bool(tasks)),
         bars=bars.bars(history, comparison),
         bars_caption=bars.caption(comparison),
         bars_notes=bars.notes(history, comparison),
         reference=comparison.baselines[0].name if comparison.baselines else "",
+        tasks=tasks,
         figures=drawn,
         figures_notes=words.figures_notes(history, comparison),
         samples=written(history.samples),
+        samples_due=bool(config.samples.every),
         samples_note=words.samples_note(config, history),
         command=str(session.get("command") or ""),
         tables=tables(config, history, environment),
         config=groups(config),
+        accounting=words.accounting(config),
         notes=words.footnotes(history, environment),
         version=package_version(),
         date=datetime.now(UTC),
     )
+
+
+def kind_of(config: Config) -> Literal["text", "hidden", "tasks"]:
+    """What was learnt: text from its beginning on, what is hidden of text, or tasks."""
+    if config.tasks:
+        return "tasks"
+    return "text" if isinstance(config.objective, CausalConfig) else "hidden"
 
 
 def tables(
@@ -89,10 +113,16 @@ def tables(
     sessions = record.sessions(environment)
     seconds = record.wall_seconds(history, environment)
     model, data = (record.part(environment, key) for key in ("model", "data"))
+    evaluation = of_tasks.evaluation_facts if config.tasks else facts.evaluation_facts
     return [
-        ("Held-out evaluation", facts.evaluation_facts(history)),
+        ("Held-out evaluation", evaluation(history)),
         ("Model", facts.model_facts(config, model)),
-        ("Data", facts.data_facts(config, data, trained)),
+        (
+            "Data",
+            of_tasks.data_facts(config, data, history)
+            if config.tasks
+            else facts.data_facts(config, data, trained),
+        ),
         ("Training", facts.work_facts(history, environment, seconds)),
         ("Environment", facts.environment_facts(sessions[-1] if sessions else {})),
     ]

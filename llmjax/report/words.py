@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llmjax.config import Config
-from llmjax.report import bars, record
+from llmjax.data.objective_config import CausalConfig
+from llmjax.report import bars, of_tasks, record
 from llmjax.report.facts import Fact
 from llmjax.report.heldout import Comparison
 from llmjax.report.history import History, column, last, split_evals
@@ -24,16 +26,18 @@ def lede(config: Config, history: History, environment: Mapping[str, Any]) -> st
     article = "An" if kind[0] == "e" else "A"
     subject = f"{article} {kind} of {layers} layers, {model.d_model} wide"
     subject += f", with {short(parameters)} parameters" if parameters is not None else ""
+    begun = f", begun from {Path(config.init_from).name}" if config.init_from else ""
     if not history.train:
-        return f"{subject}. No training step has been logged."
+        return f"{subject}{begun}. No training step has been logged."
     step, tokens = history.train[-1]["step"], last(history.train, "tokens")
     seconds = record.wall_seconds(history, environment)
     done = f"trained for {count(step)} step{'' if step == 1 else 's'}"
     done += f" ({short(tokens)} tokens)" if tokens is not None else ""
     done += f" on {size(text)} of text" if text is not None else ""
+    done += of_tasks.subject(environment) if config.tasks else ""
     done += f" in {duration(seconds)}" if seconds else ""
     where = record.devices(environment)
-    return f"{subject}, {done}{f' on {where}' if where else ''}."
+    return f"{subject}{begun}, {done}{f' on {where}' if where else ''}."
 
 
 def headline(
@@ -62,16 +66,17 @@ def headline(
     return found
 
 
-def warnings(config: Config, history: History) -> list[str]:
-    """What a reader must not overlook."""
+def warnings(config: Config, history: History, *, measured: bool = False) -> list[str]:
+    """What a reader must not overlook; `measured` says whether tasks were measured apart."""
     said = []
     if not history.train and not history.evals:
         said.append("This run has logged nothing yet: metrics.jsonl is empty or missing.")
-    elif not history.evals:
-        said.append("Not evaluated on held-out text yet: the figures here are of training batches.")
-    reached = max((line["step"] for line in (*history.train, *history.evals)), default=0)
-    if 0 < reached < config.steps:
-        said.append(f"{count(reached)} of {count(config.steps)} steps are logged so far.")
+    elif not history.evals and not measured:
+        what = "examples" if config.tasks else "text"
+        said.append(
+            f"Not evaluated on held-out {what} yet: the figures here are of training batches."
+        )
+    said += _unfinished(config, history)
     for lines, what in ((history.train, "training step"), (history.evals, "evaluation")):
         bad = [step for step, loss in column(lines, "loss") if not math.isfinite(loss)]
         if bad:
@@ -81,6 +86,35 @@ def warnings(config: Config, history: History) -> list[str]:
                 "gaps there."
             )
     return said
+
+
+def _unfinished(config: Config, history: History) -> list[str]:
+    reached = max((line["step"] for line in (*history.train, *history.evals)), default=0)
+    epochs = last(history.train, "epoch")
+    if config.epochs is not None:
+        if epochs is None or epochs >= config.epochs * 0.999:
+            return []
+        return [f"{epochs:.2f} of {config.epochs:g} epochs are logged so far."]
+    if 0 < reached < config.steps:
+        return [f"{count(reached)} of {count(config.steps)} steps are logged so far."]
+    return []
+
+
+def accounting(config: Config) -> str:
+    """What the figures of such a run mean."""
+    if config.tasks:
+        return of_tasks.ACCOUNTING
+    if not isinstance(config.objective, CausalConfig):
+        return (
+            "Loss and accuracy are of the tokens that are to be told; in held-out text these are "
+            "drawn from a fixed seed, the same at every evaluation. Training curves are of single "
+            "batches; held-out text is never trained on."
+        )
+    return (
+        "Bits per byte are nats / (ln 2 · UTF-8 bytes of the original text); every byte counts "
+        "once, and the bits of special tokens count too. Training curves are of single batches; "
+        "held-out text is never trained on."
+    )
 
 
 def figures_notes(history: History, comparison: Comparison) -> list[str]:
