@@ -15,7 +15,9 @@ from llmjax.data.objective_config import CausalConfig
 from llmjax.data.objectives import make_objective
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.reading import decode, expand, read_chunks
+from llmjax.data.table_config import Table
 from llmjax.errors import UserError
+from llmjax.evaluate_tasks import TaskEvaluations, as_tables, evaluate_tasks
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
@@ -45,6 +47,16 @@ class Evaluation:
     score: Totals
     lossless: bool
     seconds: float
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of the original text; None for objectives that give most of it."""
+        return self.score.quality()["bits_per_byte"]
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the original text."""
+        return self.score.bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain data, for JSON."""
@@ -89,16 +101,17 @@ class Evaluation:
 def evaluate(
     run: str | Path | LanguageModel,
     *,
-    data: str | Path | Source | Sequence[str | Path | Source] = (),
+    data: str | Path | Source | Table | Sequence[str | Path | Source | Table] = (),
     context: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
+    task: str | None = None,
     step: int | None = None,
     dtype: Dtype | None = None,
     mesh: Mesh | MeshConfig | None = None,
     progress: Progress = no_progress,
-) -> Evaluation:
-    """Scores the run's own held-out documents, or other text.
+) -> Evaluation | TaskEvaluations:
+    """Scores the run's own held-out documents, or other text; of a run of tasks, these.
 
     A run of another objective than the causal is scored on what that hides, drawn from a fixed
     seed: the loss and accuracy of the hidden tokens, and no bits per byte.
@@ -106,25 +119,34 @@ def evaluate(
     Args:
       run: a run folder, or a model in hand (then step, dtype and mesh are its own).
       data: files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst); or
-        sources, with a document for each of theirs. Empty: the run's held-out documents.
+        sources, with a document for each of theirs. Of a run of tasks: tables. Empty: what the
+        run holds out.
       context: tokens of a window; None: as the run evaluates (see EvaluationConfig).
       stride: tokens from one window to the next; None: likewise.
       batch_size: rows at once; None: likewise.
-      step: which checkpoint; None for the newest whole one.
+      task: of a run of tasks, only this one; None: all, or with `data` the only one.
+      step: which checkpoint; None for the newest whole one (see `load`).
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       progress: told how far things are.
 
     Raises:
-      UserError: no such run, step or file; text that is not UTF-8 (with the byte's offset); no text
-        at all; windows that do not suit the model.
+      UserError: no such run, step, task or file; text that is not UTF-8 (with the byte's offset);
+        no text at all; windows that do not suit the model.
     """
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     began = time.perf_counter()
     given = [data] if isinstance(data, str | Path) or dataclasses.is_dataclass(data) else data
+    if lm.config.tasks:
+        if context is not None or stride is not None:
+            raise UserError("context and stride", "have no meaning for tasks", "leave them out")
+        tables = as_tables(given)
+        return evaluate_tasks(lm, tables, task=task, batch_size=batch_size, progress=progress)
+    if task is not None:
+        raise UserError(f"task {task}", f"{lm.config.run_dir} is a run without tasks")
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
     texts = _Encoder(lm)
-    streams = texts.streams(given) if given else texts.heldout(lm, progress)
+    streams = texts.streams(map(_text_source, given)) if given else texts.heldout(lm, progress)
     score = _priced if isinstance(lm.config.objective, CausalConfig) else _drawn
     found = score(lm, _reported(streams, progress), _Windows(context, stride, batch_size))
     seconds = time.perf_counter() - began
@@ -162,6 +184,12 @@ def _drawn(lm: LanguageModel, streams: Iterable[Iterable[Document]], asked: _Win
 def _joined(pieces: Sequence[Document]) -> Document:
     tokens = np.concatenate([piece.tokens for piece in pieces])
     return Document(tokens, sum(piece.bytes for piece in pieces))
+
+
+def _text_source(item: str | Path | Source | Table) -> str | Path | Source:
+    if isinstance(item, Table):
+        raise UserError(f"{item.kind} table", "a run without tasks reads text", "name a text file")
+    return item
 
 
 def _given(value: Any, default: Any) -> Any:

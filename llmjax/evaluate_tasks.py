@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjax.config.build import ConfigError, build
+from llmjax.config.words import parse
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.table_config import FileTable, Table
+from llmjax.data.table_config import Table
 from llmjax.data.tables import Row, read_tables
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
@@ -63,6 +65,29 @@ class TaskEvaluation:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class TaskEvaluations:
+    """What an evaluation of several tasks found; print it for tables.
+
+    Attributes:
+      run: the run folder.
+      tasks: one after the other.
+    """
+
+    run: str
+    tasks: tuple[TaskEvaluation, ...]
+
+    bits_per_byte = None
+    bytes = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"run": self.run, "tasks": {one.task: one.to_dict() for one in self.tasks}}
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.tasks))
+
+
 def in_words(figure: Measure) -> str:
     """A figure with its interval."""
     return f"{figure.value:.4f}   ({figure.low:.4f} to {figure.high:.4f})"
@@ -75,7 +100,7 @@ def evaluate_tasks(
     task: str | None = None,
     batch_size: int | None = None,
     progress: Progress = no_progress,
-) -> list[TaskEvaluation]:
+) -> TaskEvaluations:
     """Measures a run's tasks on what they hold out, or one of them on other rows.
 
     What is measured on the tasks' own rows is also kept as RUN/measures.json, for the report.
@@ -106,7 +131,7 @@ def evaluate_tasks(
     if not data:
         run = Run.open(lm.config.run_dir)
         run.keep_measures({one.task: one.to_dict() for one in found})
-    return found
+    return TaskEvaluations(lm.config.run_dir, tuple(found))
 
 
 def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[Task]:
@@ -134,9 +159,26 @@ def answered(lm: LanguageModel, task: Task, rows: list[Row], batch_size: int) ->
     return answer(task, setting, lm.model, params, rows, batch_size=batch_size, mesh=lm.mesh)
 
 
-def as_tables(data: Sequence[str | Path | Table]) -> list[Table]:
-    """Tables, names of files among them."""
-    return [FileTable((str(d),)) if isinstance(d, str | Path) else d for d in data]
+def as_tables(data: Sequence[Any]) -> list[Table]:
+    """Tables; names of files among them, or what the command line calls a table.
+
+    Raises:
+      UserError: something else.
+    """
+    found: list[Table] = []
+    for number, item in enumerate(data):
+        name, problems = f"data.{number}", list[str]()
+        try:
+            value = parse(Table, (str(item),)) if isinstance(item, str | Path) else item
+        except ValueError as error:
+            raise UserError(
+                name, str(error), "name a .csv, .tsv, .jsonl or .parquet file"
+            ) from error
+        table = build(Table, value, name, problems)
+        if problems:
+            raise ConfigError(problems)
+        found.append(table)
+    return found
 
 
 def _confusion(table: dict[str, Any]) -> list[str]:

@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 from llmjax.cli.options import ModelOptions
 from llmjax.cli.verb import Verb, print_json
-from llmjax.config.build import build
-from llmjax.config.words import parse
-from llmjax.data.table_config import Table
 
 if TYPE_CHECKING:
     from llmjax.baselines import Baseline
     from llmjax.evaluate import Evaluation
-    from llmjax.language_model import LanguageModel
+    from llmjax.evaluate_tasks import TaskEvaluations
 
 
 @dataclass(frozen=True)
@@ -55,22 +52,20 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from llmjax.data import terminal_progress
     from llmjax.evaluate import evaluate
-    from llmjax.language_model import load
     from llmjax.programs import keep_programs
 
     keep_programs()
 
     options = parsed.options
-    lm = load(parsed.positionals[0], **options.loading())
-    if lm.config.tasks:
-        return _tasks(lm, options, "json" in parsed.flags)
     with terminal_progress() as progress:
         result = evaluate(
-            lm,
+            parsed.positionals[0],
             data=options.data,
             context=options.context,
             stride=options.stride,
             batch_size=options.batch_size,
+            task=options.task,
+            **options.loading(),
             progress=progress,
         )
     baselines = () if options.data else _baselines(parsed.positionals[0], result)
@@ -84,39 +79,18 @@ def main(argv: Sequence[str]) -> int:
 
         from llmjax.baselines import comparison_table
 
-        bits = result.score.quality()["bits_per_byte"]
-        assert bits is not None  # or there would be nothing to compare
-        Console().print("", comparison_table(bits, baselines), sep="\n")
+        assert result.bits_per_byte is not None  # or there would be nothing to compare
+        Console().print("", comparison_table(result.bits_per_byte, baselines), sep="\n")
     return 0
 
 
-def _tasks(lm: "LanguageModel", options: Options, as_json: bool) -> int:
-    from llmjax.data import terminal_progress
-    from llmjax.errors import UserError
-    from llmjax.evaluate_tasks import evaluate_tasks
-
-    if options.context is not None or options.stride is not None:
-        raise UserError("--context and --stride", "have no meaning for tasks", "leave them out")
-    tables = [parse(Table, (name,)) for name in options.data]
-    data = [build(Table, table, "--data", []) for table in tables]
-    with terminal_progress() as progress:
-        found = evaluate_tasks(
-            lm, data, task=options.task, batch_size=options.batch_size, progress=progress
-        )
-    if as_json:
-        print_json({"run": lm.config.run_dir, "tasks": {one.task: one.to_dict() for one in found}})
-    else:
-        print("\n\n".join(map(str, found)))
-    return 0
-
-
-def _baselines(folder: str, result: "Evaluation") -> "Sequence[Baseline]":
+def _baselines(folder: str, result: "Evaluation | TaskEvaluations") -> "Sequence[Baseline]":
     """Classical compressors on the same held-out text; none where they saw only a part of it."""
     from llmjax.report.heldout import compare, heldout_text
     from llmjax.run import Run
 
-    if result.score.quality()["bits_per_byte"] is None:
+    if result.bits_per_byte is None:
         return ()
     run = Run.open(folder)
     baselines = compare(run.folder, lambda: heldout_text(run, run.config())).baselines
-    return [one for one in baselines if one.original_bytes == result.score.bytes]
+    return [one for one in baselines if one.original_bytes == result.bytes]

@@ -9,13 +9,13 @@ from command import run
         (
             "qqq",
             [
-                "qqq: no such verb; choose one of train, evaluate, choose, harness, generate, "
+                "qqq: no such verb; choose one of train, evaluate, predict, choose, harness, generate, "
                 "chat, fill-mask, embed, compress, decompress, inspect, import, export, report, "
                 "tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
-        ("train nowhere.py", ["nowhere.py: no such config file; presets: "]),
+        ("train elsewhere/x.py", ["elsewhere/x.py: no such config file; presets: "]),
         (
             "train quikstart",
             ["quikstart: no such config file; did you mean the preset qu"],
