@@ -9,7 +9,7 @@ import optax
 
 from llmjax import mesh
 from llmjax.optimizers import Optimizer
-from llmjax.state import Tree, TrainState, join
+from llmjax.state import TrainState, Tree, join
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
