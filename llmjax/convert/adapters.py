@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from llmjax.convert.layout import Layout, Sizes
-from llmjax.convert.mapping import Match, flatten
+from llmjax.convert.mapping import Match
 from llmjax.convert.names import LAYER, Row
+from llmjax.convert.trees import flatten
 from llmjax.model import Model, ModelConfig
 
 WEIGHT = ".weight"

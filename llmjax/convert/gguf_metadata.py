@@ -74,3 +74,18 @@ class Metadata:
 def short(value: Any) -> float:
     """A float32 as the shortest decimal that means it (1e-5, not 9.99999974738e-06)."""
     return float(str(np.float32(value)))
+
+
+def add_value(writer: Any, key: str, value: Any) -> None:
+    """Adds one to a gguf.GGUFWriter, in the type that llama.cpp expects of it."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)

@@ -11,6 +11,7 @@ import llmjax
 from llmjax.convert.families import FAMILIES, Family, essence
 from llmjax.convert.folders import becoming_file
 from llmjax.convert.gguf_file import library
+from llmjax.convert.gguf_metadata import add_value
 from llmjax.convert.gguf_names import TABLES, Tensor
 from llmjax.convert.gguf_reading import Gguf, open_gguf
 from llmjax.convert.gguf_rope import llama3_factors, rope_keys
@@ -157,7 +158,7 @@ def write_file(
     writer.add_file_type(FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in (model_keys(family, shape) | keys).items():
-        _add(writer, key, value)
+        add_value(writer, key, value)
     for tensor in tensors:
         kept = gguf.GGMLQuantizationType[kind_of(tensor, kind)]
         size = gguf.quants.quant_shape_to_byte_shape(tensor.shape, kept)
@@ -173,20 +174,6 @@ def write_file(
         writer.flush()
     finally:
         writer.close()
-
-
-def _add(writer: Any, key: str, value: Any) -> None:
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case _:
-            writer.add_array(key, value)
 
 
 def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:

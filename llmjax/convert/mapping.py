@@ -1,9 +1,9 @@
 """Parameters from tensors and tensors from parameters, by a family's table of names."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from llmjax.convert.tensors import (
     check_range,
     same,
 )
+from llmjax.convert.trees import flatten, unflatten
 from llmjax.errors import UserError
 from llmjax.mesh import use_mesh
 from llmjax.model import ModelConfig, Params
@@ -231,24 +232,3 @@ def _maker(
         return out
 
     return make
-
-
-def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of each leaf."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
-
-
-def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The nested dict of such leaves."""
-    tree: Params = {}
-    for path, value in flat.items():
-        *outer, last = path.split(".")
-        place = tree
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return tree

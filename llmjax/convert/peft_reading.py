@@ -13,13 +13,14 @@ from llmjax.convert.adapters import Module, adapted_leaves, modules_of, read_lay
 from llmjax.convert.families import family_for
 from llmjax.convert.folders import becoming
 from llmjax.convert.importing import write_run
-from llmjax.convert.mapping import Match, flatten, host, unflatten
+from llmjax.convert.mapping import Match, host
 from llmjax.convert.names import canonical
 from llmjax.convert.peft_writing import PREFIX, WEIGHTS
 from llmjax.convert.safetensors import TensorFiles, open_folder, read_json
 from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import HEADS, stored_params
 from llmjax.convert.tensors import FLOATS, check_range
+from llmjax.convert.trees import flatten, unflatten
 from llmjax.data import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, ModelConfig, resolve

@@ -15,13 +15,14 @@ from llmjax.convert.folders import becoming
 from llmjax.convert.forms import Whole, form_of
 from llmjax.convert.heads import Headed, choose_task
 from llmjax.convert.layout import Sizes
-from llmjax.convert.mapping import Match, flatten, unflatten
+from llmjax.convert.mapping import Match
 from llmjax.convert.names import LAYER
 from llmjax.convert.safetensors import open_folder
 from llmjax.convert.safetensors_writing import write_file
 from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import stored_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
+from llmjax.convert.trees import flatten, unflatten
 from llmjax.data import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, ModelConfig, Params, resolve

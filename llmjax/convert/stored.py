@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.convert.mapping import flatten, host, unflatten
+from llmjax.convert.mapping import host
 from llmjax.convert.tensors import FLOATS, check_range
+from llmjax.convert.trees import flatten, unflatten
 from llmjax.model import Model, ModelConfig, Params
 from llmjax.model.lora import merged
 from llmjax.model.lora_config import LoraConfig

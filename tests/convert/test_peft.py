@@ -19,8 +19,8 @@ from llmjax.checkpoint import save_params
 from llmjax.cli import main
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_adapter, import_model
-from llmjax.convert.mapping import flatten, unflatten
 from llmjax.convert.stored import merge, stored_params
+from llmjax.convert.trees import flatten, unflatten
 from llmjax.data import TextSource, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, resolve
