@@ -22,7 +22,8 @@ class ModelOptions:
     """How a run's model is loaded. The first base of a verb's options: its fields come last."""
 
     step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
+    """Which checkpoint; none: the best, of a run that goes by a metric, else the newest whole
+    one."""
     dtype: Dtype | None = None
     """What parameters are held and computed in; none: held in float32, computed as trained."""
     mesh: MeshConfig = field(default_factory=lambda: ONE_DEVICE)

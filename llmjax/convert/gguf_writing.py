@@ -53,7 +53,8 @@ def export_gguf(
       run: the run folder.
       out: the file; it must not exist.
       dtype: float32, float16, bfloat16 or q8_0, of matrices; None for what they are stored in.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the best, of a run that goes by a metric, else for the
+        newest whole one.
 
     Returns:
       `out`.
