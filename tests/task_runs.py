@@ -1,0 +1,54 @@
+"""Runs of small models that nobody trained, for tasks to begin with, and how they are spoken of."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from llmjax.checkpoint import save_params
+from llmjax.config import Config
+from llmjax.data import BytesConfig, DataConfig
+from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.families import bert_base, llama
+from llmjax.run import Run
+from untrained import drawn
+
+LENGTH = 64
+ENCODER = replace(
+    bert_base(0),
+    d_model=16,
+    d_ff=32,
+    num_heads=2,
+    num_encoder_layers=6,
+    max_length=LENGTH,
+    unembed_transform=False,
+    unembed_bias=False,
+    pooler=True,
+    compute_dtype="float32",
+)
+DECODER = replace(
+    llama("1B", 0),
+    d_model=16,
+    d_ff=32,
+    num_heads=2,
+    num_kv_heads=1,
+    num_decoder_layers=2,
+    max_length=LENGTH,
+    compute_dtype="float32",
+)
+ENCODER_DECODER = ModelConfig(
+    d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, max_length=LENGTH
+)
+
+
+def begun(folder: Path | str, model: ModelConfig = ENCODER, seed: int = 0) -> Run:
+    """A run folder like that of an imported model, of bytes; parameters are drawn by the seed."""
+    run = Run(Path(folder))
+    config = Config(
+        run_dir=str(folder), model=model, tokenizer=BytesConfig(), data=DataConfig(length=LENGTH)
+    )
+    Run.create(config)
+    tokenizer = BytesTokenizer()
+    tokenizer.save(run.tokenizer)
+    params = drawn(Model(resolve(model, tokenizer.vocab_size)), seed, spread=0.1)
+    save_params(run.checkpoints, params)
+    return run
