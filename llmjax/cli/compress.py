@@ -30,13 +30,17 @@ class Options:
     """Let zstd have, or just store, what the model would expand."""
     overwrite: bool = False
     """Replace OUT where it exists."""
+    passage: bool = False
+    """Keep the first 2,000 tokens as text in RUN/compression.json, with what each cost, so that
+    the report can show what the model found surprising."""
 
 
 VERB = Verb(
     usage="llmjax compress RUN IN OUT [--option value ...]",
     about="Lossless compression by a run's model. IN is a file, a folder or - for standard input, "
     "of any bytes; OUT the archive, or -. Only the same run, on the same kind of machine, "
-    "decompresses it.",
+    "decompresses it. What it came to is kept in RUN/compression.json and shown by `llmjax report "
+    "RUN`.",
     names=("RUN", "IN", "OUT"),
     options=Options(),
 )
@@ -70,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
             compare=options.compare,
             fallback=options.fallback,
             overwrite=options.overwrite,
+            passage=options.passage,
             progress=line_progress(),
         )
     finally:

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
+import numpy as np
 
 import llmjax
 from llmjax.compress.archive import MODEL, Writer
+from llmjax.compress.costs import PASSAGE, Costs
 from llmjax.compress.fingerprint import environment, model_fingerprint
 from llmjax.compress.frames import FRAME, Frame, encode_frame
 from llmjax.compress.lanes import Walker, allowed_ids
 from llmjax.compress.members import Source, check_target, new_file, open_source
 from llmjax.compress.plan import Plan, make_plan
 from llmjax.compress.progress import Progress, no_progress
-from llmjax.compress.segments import Cutter
+from llmjax.compress.record import record
+from llmjax.compress.segments import Cutter, Segment
 from llmjax.compress.stream import canary
-from llmjax.compress.summary import Compression, Costs, compared
+from llmjax.compress.summary import Compression, compared
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel, load
 from llmjax.model.config import Dtype
+from llmjax.run import Run
 
 
 def compress(
@@ -42,9 +46,12 @@ def compress(
     compare: bool = True,
     fallback: bool = True,
     overwrite: bool = False,
+    passage: bool = False,
     progress: Progress = no_progress,
 ) -> Compression:
     """Writes an archive from which `decompress`, given the same run, makes the very same bytes.
+
+    What it came to is kept as RUN/compression.json, for the report, where that can be written.
 
     Args:
       run: the folder of a causal decoder.
@@ -60,6 +67,7 @@ def compress(
       compare: run the classical compressors on the same input, up to `summary.COMPARED` bytes.
       fallback: let zstd have, or just store, what the model would expand.
       overwrite: replace an existing target.
+      passage: keep the first `costs.PASSAGE` tokens as text, with what each cost.
       progress: told how far things are.
 
     Raises:
@@ -70,14 +78,14 @@ def compress(
     lm, began = load(run, step=step, dtype=dtype), time.perf_counter()
     with open_source(str(source)) as given, new_file(str(target), overwrite) as out:
         wanted = {"lanes": lanes, "context": context, "stride": stride}
-        job = _Job(lm, given, wanted, dtype, fallback, progress)
+        job = _Job(lm, given, wanted, dtype, fallback, progress, PASSAGE if passage else 0)
         job.write(out)
         seconds = time.perf_counter() - began
         if verify:
             _verify(run, out, progress is not no_progress)
         verified = time.perf_counter() - began - seconds if verify else None
         baselines = tuple(compared(given)) if compare else ()
-    return Compression(
+    found = Compression(
         source=str(source),
         bytes=given.size,
         archive_bytes=job.written,
@@ -92,6 +100,8 @@ def compress(
         costs=job.costs,
         baselines=baselines,
     )
+    record(Run.open(run), lm.step, found)
+    return found
 
 
 @dataclass
@@ -104,11 +114,15 @@ class _Job:
     dtype: str
     fallback: bool
     progress: Progress
-    costs: Costs = field(default_factory=Costs)
+    passage: int = 0
     written: int = 0
     header: int = 0
     start_seconds: float = 0.0
     plan: Plan | None = None
+    costs: Costs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.costs = Costs(self.lm.tokenizer, self.passage)
 
     def write(self, out: BinaryIO) -> None:
         """Writes the whole archive."""
@@ -130,7 +144,7 @@ class _Job:
 
             frame = encode_frame(lambda: self.walker, data, segments, self.fallback, report)
             writer.frame(frame.kind, frame.content, data)
-            self._count(frame)
+            self._count(frame, segments)
             done += len(data)
         if writer is None:
             writer = Writer(out, self._header(0))
@@ -150,7 +164,7 @@ class _Job:
         assert self.plan is not None
         return int(getattr(self.plan.shape, name))
 
-    def _cut(self) -> Iterator[tuple[bytes, list]]:
+    def _cut(self) -> Iterator[tuple[bytes, list[Segment]]]:
         cutter = Cutter(self.lm.tokenizer, allowed_ids(self.lm))
         return ((data, cutter.cut(data)) for data in self.source.blocks(FRAME))
 
@@ -175,9 +189,10 @@ class _Job:
             "files": self.source.members,
         }
 
-    def _count(self, frame: Frame) -> None:
+    def _count(self, frame: Frame, segments: list[Segment]) -> None:
         if frame.coded is not None:
-            self.costs.add(frame.coded, frame.kind == MODEL)
+            texts = [one.tokens for one in segments if one.tokens is not None]
+            self.costs.add(frame.coded, np.concatenate(texts), frame.kind == MODEL)
 
 
 def _verify(run: str | Path, out: BinaryIO, show: bool) -> None:

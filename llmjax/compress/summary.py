@@ -5,41 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from llmjax.baselines import Baseline, measure
+from llmjax.compress.costs import Costs
 from llmjax.compress.members import Source
-from llmjax.compress.stream import Coded
 
 COMPARED = 16 << 20
 """Bytes of input up to which the classical compressors are run on all of it at once."""
-
-
-@dataclass
-class Costs:
-    """What tokens cost, added up as frames are coded.
-
-    Attributes:
-      tokens: coded by the model.
-      bits: of all of them.
-      at: position in the window -> (bits, tokens), in powers of two: entry k is of the positions
-        from 2^k - 1 to 2^(k + 1) - 2.
-    """
-
-    tokens: int = 0
-    bits: float = 0.0
-    at: dict[int, tuple[float, int]] = field(default_factory=dict)
-
-    def add(self, coded: Coded, kept: bool) -> None:
-        """Counts a frame; `kept` says whether it is the model's in the archive."""
-        if kept:
-            self.tokens += len(coded.bits)
-            self.bits += float(coded.bits.sum())
-        octave = np.log2(coded.positions + 1).astype(np.int64)
-        for k in np.unique(octave).tolist():
-            bits, tokens = self.at.get(k, (0.0, 0))
-            chosen = coded.bits[octave == k]
-            self.at[k] = (bits + float(chosen.sum()), tokens + len(chosen))
 
 
 def compared(source: Source) -> Iterator[Baseline]:
@@ -119,7 +90,7 @@ class Compression:
             "stride": self.stride,
             "tokens": self.costs.tokens,
             "bits_per_token_at": [
-                [2**k - 1, bits / tokens] for k, (bits, tokens) in sorted(self.costs.at.items())
+                [2**k - 1, one.bits / one.tokens] for k, one in self.costs.octaves().items()
             ],
             "baselines": {one.name: one.compressed_bytes for one in self.baselines},
         }

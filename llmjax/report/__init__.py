@@ -6,6 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llmjax import environment
 from llmjax.errors import UserError
+from llmjax.report.archive import read_archive
 from llmjax.report.heldout import Comparison, compare, heldout_text
 from llmjax.report.history import read_history
 from llmjax.report.measured import read_measures
@@ -45,6 +46,7 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
         comparison=compare(opened.folder, lambda: heldout_text(opened, config))
         if kind == "text"
         else Comparison([], None, [why] if kind == "hidden" else []),
+        archive=read_archive(opened.folder),
         tasks=read_measures(opened.folder) if kind == "tasks" else [],
     )
     try:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmjax.baselines import Baseline
 from llmjax.report.heldout import Comparison
 from llmjax.report.history import History, last, number, split_evals
 from llmjax.report.numbers import count, percent
@@ -27,15 +28,25 @@ def bars(history: History, comparison: Comparison) -> list[Bar]:
     baselines = comparison.baselines
     if not baselines:
         return []
-    reference, length = baselines[0], baselines[0].original_bytes
+    return ranked(baselines, last(history.evals, "bits_per_byte"), baselines[0].original_bytes)
+
+
+def ranked(baselines: Sequence[Baseline], ours: float | None, length: float) -> list[Bar]:
+    """The methods, best first, compared with the first of the baselines.
+
+    Args:
+      baselines: the compressors' figures; may be empty.
+      ours: the model's bits per byte; None where they are not known.
+      length: bytes of the input.
+    """
+    reference = baselines[0] if baselines else None
     rows = [
         (b.bits_per_byte, b.name, count(b.compressed_bytes), f"{b.seconds:.2f}", False)
         for b in baselines
     ]
-    ours = last(history.evals, "bits_per_byte")
     if ours is not None:
         rows.append((ours, "llmjax", count(ours * length / 8), "", True))
-    longest = max(bits for bits, *_ in rows)
+    longest = max((bits for bits, *_ in rows), default=1.0)
     return [
         Bar(
             name=name,
@@ -43,12 +54,12 @@ def bars(history: History, comparison: Comparison) -> list[Bar]:
             bits=f"{bits:.4f}",
             size=size,
             against=""
-            if name == reference.name
+            if reference is None or name == reference.name
             else percent(bits / reference.bits_per_byte - 1, signed=True),
             seconds=seconds,
-            ours=ours,
+            ours=is_ours,
         )
-        for bits, name, size, seconds, ours in sorted(rows)
+        for bits, name, size, seconds, is_ours in sorted(rows)
     ]
 
 

@@ -71,6 +71,7 @@ class Chart:
       references: (name, value): dashed levels to compare with.
       width, height: size in units of which the letters are 12 high.
       margin: room for labels to the right of the frame.
+      steps: what the numbers below the frame are; empty: the figure's title says it.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Chart:
     width: int = 440
     height: int = 210
     margin: int = 16
+    steps: str = "step"
 
     left, top, bottom = 48, 12, 30
 
@@ -92,7 +94,8 @@ class Chart:
         ends = f"{self.x.low:.12g} {self.x.high:.12g} {self.x.log:d}"
         parts = [
             f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
-            f'aria-label="{escape(self.title)}" data-scale="{left} {right} {top} {base} {ends}">',
+            f'aria-label="{escape(self.title)}" data-scale="{left} {right} {top} {base} {ends}" '
+            f'data-steps="{self.steps}">',
             f'<clipPath id="{escape(name)}"><rect {frame}/></clipPath>',
             *self._grid(),
             *self._levels(),
@@ -128,7 +131,7 @@ class Chart:
             x = f"{self._px(value):.1f}"
             parts.append(f'<path class="axis" d="M{x} {base}v4"/>')
             parts.append(f'<text class="x" x="{x}" y="{base + 18}">{tick(value)}</text>')
-        parts.append(f'<text class="y" x="{self.left - 16}" y="{base + 14}">step</text>')
+        parts.append(f'<text class="y" x="{self.left - 16}" y="{base + 14}">{self.steps}</text>')
         return parts
 
     def _levels(self) -> list[str]:

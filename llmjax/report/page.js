@@ -17,8 +17,8 @@ for (const figure of document.querySelectorAll("figure.plot")) {
       const found = curves.filter((curve) => curve.points.length).map((curve) => [curve.name, ...nearest(curve.points, distance)]);
       if (!found.length) return;
       const step = found[0][1];
-      output.textContent = [`step ${step.toLocaleString("en")}`, ...found.map(([name, s, value]) =>
-        `${name} ${value}${s === step ? "" : ` (step ${s.toLocaleString("en")})`}`.trim())].join(" · ");
+      output.textContent = [`${svg.dataset.steps} ${step.toLocaleString("en")}`.trim(), ...found.map(([name, s, value]) =>
+        `${name} ${value}${s === step ? "" : ` (${svg.dataset.steps} ${s.toLocaleString("en")})`}`.trim())].join(" · ");
       const px = left + Math.min(1, Math.max(0, place(step))) * (right - left);
       rule.setAttribute("d", `M${px} ${top}V${base}`);
     });

@@ -9,6 +9,7 @@ from llmjax.config import Config
 from llmjax.config.storage import package_version
 from llmjax.data.objective_config import CausalConfig
 from llmjax.report import bars, facts, of_tasks, record, words
+from llmjax.report.archive import Archive
 from llmjax.report.bars import Bar
 from llmjax.report.curves import Figure, figures
 from llmjax.report.facts import Fact
@@ -34,6 +35,7 @@ class Page:
     bars_notes: Sequence[str]
     reference: str
     tasks: Sequence[Task]
+    archive: Archive | None
     figures: Sequence[Figure]
     figures_notes: Sequence[str]
     samples: Sequence[Written]
@@ -55,6 +57,7 @@ def make_page(
     environment: Mapping[str, Any],
     comparison: Comparison,
     tasks: Sequence[Task] = (),
+    archive: Archive | None = None,
 ) -> Page:
     """Gathers the page of a run.
 
@@ -65,6 +68,7 @@ def make_page(
       environment: contents of environment.json, {} where there is none.
       comparison: the compressors' figures on its held-out text.
       tasks: what was measured of its tasks.
+      archive: the last one that it compressed something to.
     """
     session = (record.sessions(environment) or [{}])[-1]
     learnt = bool(config.tasks)
@@ -83,6 +87,7 @@ def make_page(
         bars_notes=bars.notes(history, comparison),
         reference=comparison.baselines[0].name if comparison.baselines else "",
         tasks=tasks,
+        archive=archive,
         figures=drawn,
         figures_notes=words.figures_notes(history, comparison),
         samples=written(history.samples),
