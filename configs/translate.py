@@ -25,7 +25,7 @@ def config() -> Config:
     """About 250 pairs a step, packed into rows of 128 tokens on either side."""
     return Config(
         run_dir="runs/translate",
-        epochs=8,
+        epochs=4,
         model=ModelConfig(
             d_model=256,
             num_encoder_layers=3,

@@ -15,7 +15,7 @@ from llmjax.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-SMALL = """--steps 3 --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 360
+SMALL = """--steps 3 --epochs none --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 360
     --model.d-model 16 --model.num-heads 2 --model.num-decoder-layers 1 --data.batch-size 8
     --data.length 32 --model.max-length 32 --data.heldout-max-bytes 4000
     --samples.every 0""".split()
@@ -49,6 +49,8 @@ def new_user(tmp_path, monkeypatch):
         for n in range(2000)
     )
     (tmp_path / "my.txt").write_text(poem, encoding="utf-8")
+    reviews = "".join(f"a {word} film {n},{word}\n" for n in range(20) for word in ("good", "bad"))
+    (tmp_path / "reviews.csv").write_text(f"text,label\n{reviews}", encoding="utf-8")
     monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\n"))
