@@ -103,8 +103,8 @@ def _notes(
     if model and best is not None and best.compressed_bytes > written:
         needed = model / ((best.compressed_bytes - written) / length)
         said.append(
-            f"Counted in, the model would pay from about {size(needed)} of text like this on, against "
-            f"{best.name}."
+            f"Counted in, the model would pay from about {size(needed)} of text like this on, "
+            f"against {best.name}."
         )
     if not others:
         said.append("The classical compressors were not run on this input.")
@@ -185,7 +185,9 @@ def _passage_note(pieces: Sequence[Piece]) -> str:
             "first 2,000 tokens cost, with their text."
         )
     bits = sum(piece.bits for piece in pieces)
-    said = f"The beginning of the input, {count(len(pieces))} pieces of text: {bits:,.0f} bits. The "
+    said = (
+        f"The beginning of the input, {count(len(pieces))} pieces of text: {bits:,.0f} bits. The "
+    )
     said += "stronger the colour, the less the model expected a token; point at one for its cost."
     if any(piece.anew for piece in pieces):
         said += " A bar marks where a lane begins, without context."

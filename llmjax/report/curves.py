@@ -41,18 +41,19 @@ class Figure:
     values: Markup
 
 
-def figures(
-    history: History, baselines: Sequence[Baseline], *, tasks: bool = False
-) -> list[Figure]:
+def figures(history: History, baselines: Sequence[Baseline], *, tasks: int = 0) -> list[Figure]:
     """The figures for which the run has values; the learning curve first.
 
     Args:
       history: what was logged.
       baselines: the compressors' figures, a level to pass.
-      tasks: whether tasks were learnt, whose figures are drawn elsewhere.
+      tasks: how many were learnt, whose figures are drawn elsewhere; 0: text was.
     """
+    unit = "" if tasks else "nats per target"
+    if tasks > 1:
+        unit = "held-out: the mean of all tasks; train: of the tasks that had their turn"
     found = (
-        _learning(history, baselines, "" if tasks else "nats per target"),
+        _learning(history, baselines, unit),
         None if tasks and history.evals else _accuracy(history),
         _small(history, "learning_rate", "Learning rate", smooth=False),
         _small(history, "gradient_norm", "Gradient norm", log=True),

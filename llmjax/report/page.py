@@ -72,7 +72,7 @@ def make_page(
     """
     session = (record.sessions(environment) or [{}])[-1]
     learnt = bool(config.tasks)
-    drawn = figures(history, comparison.baselines, tasks=learnt)
+    drawn = figures(history, comparison.baselines, tasks=len(config.tasks))
     drawn[1:1] = task_curves(history) if learnt else []
     return Page(
         name=name,
