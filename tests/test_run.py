@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from llmjax.config import Config
+from llmjax.config.changes import MAY_CHANGE, differences
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig
 from llmjax.optimizers.config import AdamWConfig, SgdConfig
-from llmjax.run import MAY_CHANGE, Run, differences, write_atomically
+from llmjax.run import Run, write_atomically
 
 
 @pytest.fixture
