@@ -124,7 +124,7 @@ def evaluate_tasks(
         if not rows:
             raise UserError(f"task {name}", "holds out no rows", "name a table with --data")
         told = answered(lm, one, rows, size)
-        where = ", ".join(map(str, data)) or HELD_OUT
+        where = ", ".join(map(_named, data)) or HELD_OUT
         seconds = time.perf_counter() - began
         plain = findings(one.config, told, where)
         found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
@@ -179,6 +179,13 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
             raise ConfigError(problems)
         found.append(table)
     return found
+
+
+def _named(data: str | Path | Table) -> str:
+    """Where rows are from, for a person."""
+    if isinstance(data, str | Path):
+        return str(data)
+    return data.name if isinstance(data, TfdsTable) else ", ".join(data.paths)
 
 
 def _confusion(table: dict[str, Any]) -> list[str]:
