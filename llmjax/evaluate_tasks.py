@@ -9,7 +9,7 @@ from typing import Any
 from llmjax.config.build import ConfigError, build
 from llmjax.config.words import parse
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.table_config import Table
+from llmjax.data.table_config import Table, TfdsTable
 from llmjax.data.tables import Row, read_tables
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
