@@ -55,7 +55,8 @@ class TaskEvaluation:
         measures = self.answered.measures
         for figure in measures.figures if measures else ():
             lines.append(f"  {figure.name:22}{in_words(figure)}")
-        lines.append(f"  {'loss':22}{self.answered.sums.loss:.4f}")
+        if not measures or all(figure.name != "loss" for figure in measures.figures):
+            lines.append(f"  {'loss':22}{self.answered.sums.loss:.4f}")
         lines.append(f"  {'rows':22}{rows:,}")
         lines.append(f"  {'time':22}{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s")
         if measures and measures.signature:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from llmjax.checkpoint import Checkpoints, Position
-from llmjax.checkpoint.reading import read_params, wait_for_all, whole_step
+from llmjax.checkpoint.reading import read_params, wait_for_all
 from llmjax.config import Config, validate
 from llmjax.data import Loader
 from llmjax.run import Run
@@ -85,7 +85,7 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Posi
         session.check_same_batches(restored[1])
         return *restored, _frozen(session)
     if checkpoints.steps():
-        step = whole_step(checkpoints.folder)
+        step = checkpoints.steps()[-1]  # whole: `restore` has set others aside
         with jax.set_mesh(mesh):
             whole = network.abstract_params()
         params = read_params(checkpoints.folder, step, whole)

@@ -77,6 +77,10 @@ class Lesson(Protocol):
     def task(self, step: int) -> int:
         """Whose loss the batch of a step is for."""
 
+    def samples(self, metric: str | None) -> bool:
+        """Whether, while training, that figure is of a part of what is held out: then the last one,
+        of all of it, does not compare with the others."""
+
     def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
         """Measures what is held out, or a part of it; None where nothing is."""
 

@@ -149,7 +149,7 @@ class Loop:
             )
             self._reporter.details(step, score.details)
         cost = measured_cost(score, config.metric)
-        if whole and config.max_tokens is not None:
+        if whole and session.lesson.samples(config.metric):
             return None
         self.position = self.position.judged(cost)
         return cost

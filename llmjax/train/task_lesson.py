@@ -83,6 +83,10 @@ class TaskLesson:
     def task(self, step: int) -> int:
         return self._feed.task(step)
 
+    def samples(self, metric: str | None) -> bool:
+        limits = [_limit(part.task.config) for part in self.parts]
+        return metric not in (None, "loss") and any(limit is not None for limit in limits)
+
     def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
         """Each task's figures; with several tasks under their names, the loss as their mean."""
         figures: dict[str, float | None] = {"bits_per_byte": None}

@@ -81,6 +81,9 @@ class TextLesson:
     def task(self, step: int) -> int:
         return 0
 
+    def samples(self, metric: str | None) -> bool:
+        return self.config.evaluation.max_tokens is not None
+
     def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
         """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
         config = self.config.evaluation
