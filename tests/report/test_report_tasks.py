@@ -4,9 +4,9 @@ import json
 
 import pytest
 from pages import page
+from report_tasks import LABELS, MEASURES, SCORE, TOPIC, task_run
 
 from llmjax.report.confusion import confusion
-from task_runs import LABELS, MEASURES, SCORE, TOPIC, task_run
 
 OF_TEXT = ("bits per byte", "ompressor", "idden", "held-out text", "What it writes")
 
