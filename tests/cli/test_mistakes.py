@@ -9,8 +9,8 @@ from command import run
         (
             "qqq",
             [
-                "qqq: no such verb; choose one of train, evaluate, predict, choose, harness, generate, "
-                "chat, fill-mask, embed, compress, decompress, inspect, import, export, report, "
+                "qqq: no such verb; choose one of train, evaluate, predict, choose, harness, "
+                "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, report, "
                 "tokenizer"
             ],
         ),
