@@ -10,8 +10,8 @@ from command import run
             "qqq",
             [
                 "qqq: no such verb; choose one of train, evaluate, predict, choose, harness, "
-                "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, report, "
-                "tokenizer"
+                "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, "
+                "report, tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
