@@ -15,12 +15,12 @@ from llmjax.config import Config
 from llmjax.data.config import DataConfig
 from llmjax.data.table_config import FileTable
 from llmjax.model import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora_config import LoraConfig, Target
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import ChatTask
 
-EVERYWHERE = ("query", "key", "value", "out", "gate", "up", "down")
+EVERYWHERE: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
 
 
 def config() -> Config:
