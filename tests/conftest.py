@@ -34,3 +34,8 @@ def command(capsys):
         return code, out, err.splitlines()
 
     return run
+
+
+def pytest_collection_modifyitems(items):
+    """The longest one begins first, or one worker would end with it alone."""
+    items.sort(key=lambda item: "test_readme" not in item.nodeid)
