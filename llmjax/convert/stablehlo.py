@@ -25,8 +25,8 @@ from llmjax.convert.tensors import Planned
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import Model, Params, resolve
+from llmjax.model.apart import one_by_one
 from llmjax.model.config import Dtype
-from llmjax.model.model import one_by_one
 from llmjax.run import Run
 
 FORMAT = 1

@@ -11,13 +11,13 @@ from llmjax import mesh
 from llmjax.errors import UserError
 from llmjax.model import cache as caches
 from llmjax.model import products
+from llmjax.model.apart import apart_layers
 from llmjax.model.block import Scope
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import ROWS, STEPS, Layout
 from llmjax.model.mask import Mask
 from llmjax.model.plan import Declared, Params, plan
-from llmjax.model.stack import split_layers
 from llmjax.model.transformer import Transformer
 
 
@@ -108,7 +108,7 @@ class Model:
             encoded = self._encode(params, *source, keys[0])
             crossed = Mask(segments, encoder_segments, causal=False)
             scope = replace(scope, encoded=encoded, encoded_mask=crossed)
-        x, apart = module.embed(tokens, ROWS), _apart(params, "decoder")
+        x, apart = module.embed(tokens, ROWS), apart_layers(params, "decoder")
         return module.decoder(x, scope, None, keys[1], apart)[0]
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
@@ -192,7 +192,9 @@ class Model:
         empty = caches.empty(self.config, batch, length)
         if encoded is None or params is None:
             return empty
-        pairs = self._module(params).decoder.keys_values_of(encoded, _apart(params, "decoder"))
+        pairs = self._module(params).decoder.keys_values_of(
+            encoded, apart_layers(params, "decoder")
+        )
         return empty.with_encoded(pairs, encoder_segments)
 
     def decode(
@@ -226,7 +228,7 @@ class Model:
         module = self._module(params)
         scope = Scope(STEPS, positions, Mask(index=positions), encoded_mask=encoded_mask)
         x = module.embed(tokens, STEPS)
-        x, written = module.decoder(x, scope, cache, None, _apart(params, "decoder"))
+        x, written = module.decoder(x, scope, cache, None, apart_layers(params, "decoder"))
         assert written is not None
         if only is not None:
             x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
@@ -236,7 +238,7 @@ class Model:
         """The module of these parameters; layers that come one by one are left out of it."""
         planned = plan(self.config)
         for name in ("encoder", "decoder"):
-            if _apart(params, name) is not None:
+            if apart_layers(params, name) is not None:
                 shapes = planned.tree(lambda declared: declared.shape)[name]["layers"]
                 params = params | {name: params[name] | {"layers": shapes}}
         return nnx.merge(planned.graph, params)
@@ -252,7 +254,7 @@ class Model:
     ) -> jax.Array:
         scope = self._scope("encoder_tokens", tokens, positions, segments, causal=False)
         scope = replace(scope, token_types=token_types)
-        module, apart = self._module(params), _apart(params, "encoder")
+        module, apart = self._module(params), apart_layers(params, "encoder")
         return module.encoder(module.embed(tokens, ROWS), scope, None, key, apart)[0]
 
     def _scope(
@@ -300,31 +302,3 @@ class Model:
 def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:
     if mesh.has_mesh():
         mesh.check_divides(name, tokens.shape, axes, jax.sharding.get_abstract_mesh())
-
-
-def one_by_one(params: Params) -> Params:
-    """The same parameters with a tuple of layers in each stack, instead of stacked arrays.
-
-    All functions of a model take them too. Its programs are longer, and faster step by step: what a
-    layer multiplies with lies in one piece. The stacked arrays are given up one after the other.
-    """
-    split = dict(params)
-    for name in {"encoder", "decoder"} & set(params):
-        leaves, tree = jax.tree.flatten(params[name]["layers"])
-        layers = [[] for _ in range(len(leaves[0]))]  # type: list[list[jax.Array]]
-        for leaf in leaves:
-            for layer, part in zip(layers, _split(leaf, len(leaf)), strict=True):
-                layer.append(part)
-            leaf.delete()
-        apart = tuple(jax.tree.unflatten(tree, layer) for layer in layers)
-        split[name] = params[name] | {"layers": apart}
-    return split
-
-
-_split = jax.jit(split_layers, static_argnums=1)
-
-
-def _apart(params: Params, stack: str) -> tuple[Params, ...] | None:
-    """The layers of a stack, where they come one by one."""
-    layers = params.get(stack, {}).get("layers")
-    return layers if isinstance(layers, tuple) else None
