@@ -61,11 +61,11 @@ class TaskLesson:
     def unembeds(self) -> bool:
         return any(part.shape.per_token and part.task.head is None for part in self.parts)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return fingerprint([part.learnt for part in self.parts])
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> float:
         return self._feed.epoch_steps()
 

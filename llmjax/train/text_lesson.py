@@ -1,6 +1,7 @@
 """Pre-training: windows of text, by an objective."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ class TextLesson:
     def fingerprint(self) -> str:
         return self.corpus.fingerprint
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> float:
         return steps_per_epoch(self.corpus, self.config.data)
 
