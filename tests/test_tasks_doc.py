@@ -140,5 +140,6 @@ def test_every_walk_runs(group, desk, capsys):
 
 
 def test_no_section_is_left_out():
-    assert set(SECTIONS) == {name for group in GROUPS for name in group}
+    walks = {name for name, text in SECTIONS.items() if commands(text)}
+    assert walks == {name for group in GROUPS for name in group}
     assert "--epochs none" in PAGE
