@@ -10,7 +10,7 @@ from llmjax.config.build import ConfigError, build
 from llmjax.config.words import parse
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.table_config import Table, TfdsTable
-from llmjax.data.tables import Row, read_tables
+from llmjax.data.tables import read_tables
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
 from llmjax.measures import Measure
@@ -18,8 +18,8 @@ from llmjax.network import run_tasks
 from llmjax.run import Run
 from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
-from llmjax.tasks.prepared import Answered, answer, read_rows
-from llmjax.tasks.task import Setting, Task
+from llmjax.tasks.prepared import Answered, answer, encode, read_rows
+from llmjax.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,10 @@ def evaluate_tasks(
         rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
         if not rows:
             raise UserError(f"task {name}", "holds out no rows", "name a table with --data")
-        told = answered(lm, one, rows, size)
+        examples = encode(one, rows, "measure on")
+        told = answer(
+            one, lm.model, lm.network_params, rows, examples, batch_size=size, mesh=lm.mesh
+        )
         where = ", ".join(map(_named, data)) or HELD_OUT
         seconds = time.perf_counter() - began
         plain = findings(one.config, told, where)
@@ -153,13 +156,6 @@ def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[T
     return [task for task in tasks if name in (None, name_of(task.config))]
 
 
-def answered(lm: LanguageModel, task: Task, rows: list[Row], batch_size: int) -> Answered:
-    """What the model says of rows, measured."""
-    setting = Setting(lm.tokenizer, lm.model.config, lm.config.data.length)
-    params = {**lm.params, "heads": lm.heads}
-    return answer(task, setting, lm.model, params, rows, batch_size=batch_size, mesh=lm.mesh)
-
-
 def as_tables(data: Sequence[Any]) -> list[Table]:
     """Tables; names of files among them, or what the command line calls a table.
 
@@ -172,9 +168,8 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
         try:
             value = parse(Table, (str(item),)) if isinstance(item, str | Path) else item
         except ValueError as error:
-            raise UserError(
-                name, str(error), "name a .csv, .tsv, .jsonl or .parquet file"
-            ) from error
+            fix = "name a .csv, .tsv, .jsonl or .parquet file"
+            raise UserError(name, str(error), fix) from error
         table = build(Table, value, name, problems)
         if problems:
             raise ConfigError(problems)

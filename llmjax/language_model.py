@@ -57,6 +57,11 @@ class LanguageModel:
         )
 
     @property
+    def network_params(self) -> Params:
+        """The parameters with those of the heads, as tasks take them."""
+        return {**self.params, "heads": self.heads}
+
+    @property
     def context(self) -> int:
         """Tokens that it was trained to see at once."""
         return min(self.model.config.max_length, self.config.data.length)

@@ -17,7 +17,6 @@ from llmjax.model.config import Dtype
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.prepared import encode
 from llmjax.tasks.prepared import predict as predictions
-from llmjax.tasks.task import Setting
 
 AT_ONCE = 512
 """Rows that are packed and answered together."""
@@ -60,16 +59,13 @@ def predict(
         raise UserError("rows", "there are none", "name a table with --data, or a text with --text")
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     (chosen,) = chosen_tasks(lm, task, single=True)
-    setting = Setting(lm.tokenizer, lm.model.config, lm.config.data.length)
-    params = {**lm.params, "heads": lm.heads}
     given = [_spelt(chosen.config, texts)] if texts else []
     streams = (read_table(table) for table in as_tables(data))
     for rows in _groups(itertools.chain(given, *streams)):
         told = predictions(
             chosen,
-            setting,
             lm.model,
-            params,
+            lm.network_params,
             rows,
             encode(chosen, rows, "predict for"),
             batch_size=batch_size or lm.config.evaluation.batch_size,

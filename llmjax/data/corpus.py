@@ -147,7 +147,7 @@ def train_tokenizer(
     return tokenizer
 
 
-def trained_on(config: SentencePieceConfig, texts: Sequence[str]) -> Tokenizer:
+def trained_on(config: SentencePieceConfig, texts: Iterable[str]) -> Tokenizer:
     """A tokenizer trained on these texts, of any order; nothing is cached.
 
     Raises:
@@ -155,7 +155,7 @@ def trained_on(config: SentencePieceConfig, texts: Sequence[str]) -> Tokenizer:
     """
     from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 
-    return SentencePieceTokenizer(train_sentencepiece(config, list(texts), ()))
+    return SentencePieceTokenizer(train_sentencepiece(config, texts))
 
 
 def _trained(

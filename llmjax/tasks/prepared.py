@@ -92,17 +92,18 @@ def encode(task: Task, rows: Sequence[Row], which: str) -> list[Example]:
     return examples
 
 
-def shape(task: Task, examples: Sequence[Example], model: Model, length: int) -> Shape:
+def shape(task: Task, examples: Sequence[Example]) -> Shape:
     """The shape of the task's rows."""
-    return shape_of(examples, length, encodes=model.config.is_encoder_decoder)
+    setting = task.setting
+    return shape_of(examples, setting.length, encodes=setting.model.is_encoder_decoder)
 
 
 def answer(
     task: Task,
-    setting: Setting,
     model: Model,
     params: Params,
     rows: list[Row],
+    examples: Sequence[Example],
     *,
     batch_size: int,
     mesh: Mesh | None,
@@ -112,32 +113,29 @@ def answer(
 
     Args:
       task: what is done.
-      setting: where.
       model: the model.
       params: the network's parameters.
       rows: what is answered; the loss is of all of them.
+      examples: these rows, encoded.
       batch_size: rows of tokens at once.
       mesh: where the parameters live; None for one device.
       measured: answer only the first so many; None: all.
 
     Raises:
-      UserError: a row cannot be read, or has no answer to measure by.
+      UserError: a row has no answer to measure by.
     """
-    examples = encode(task, rows, "predict for")
-    form = shape(task, examples, model, setting.length)
-    sums = score(task, model, params, examples, form, batch_size, mesh)
+    sums = score(task, model, params, examples, shape(task, examples), batch_size, mesh)
     if measured is not None:
         rows = rows[:measured]
         examples = [example for example in examples if example.row < measured]
     if not rows:
         return Answered(rows, [], None, sums)
-    told = predict(task, setting, model, params, rows, examples, batch_size=batch_size, mesh=mesh)
+    told = predict(task, model, params, rows, examples, batch_size=batch_size, mesh=mesh)
     return Answered(rows, told, task.measure(rows, told), sums)
 
 
 def predict(
     task: Task,
-    setting: Setting,
     model: Model,
     params: Params,
     rows: Sequence[Row],
@@ -147,9 +145,8 @@ def predict(
     mesh: Mesh | None,
 ) -> list[dict[str, Any]]:
     """What the model says of each row, given its examples; see `answer`."""
-    form = shape(task, examples, model, setting.length)
-    found = outputs(task, model, params, examples, form, batch_size, mesh)
-    write = writer(model, params, setting.tokenizer, mesh, batch_size)
+    found = outputs(task, model, params, examples, shape(task, examples), batch_size, mesh)
+    write = writer(model, params, task.setting.tokenizer, mesh, batch_size)
     return task.predictions(rows, examples, found, write)
 
 

@@ -45,7 +45,7 @@ def with_references(
 def _referred(session: "Session", part: Part, params: Tree) -> Part:
     if not isinstance(part.task, Preference):
         return part
-    examples = [*part.learnt, *(part.task.examples(part.rows) if part.rows else [])]
+    examples = [*part.learnt, *part.heldout]
     facts = part.task.refer(
         session.model,
         params,
@@ -71,4 +71,5 @@ def _known(part: Part, facts: Facts) -> Part:
     kept = replace(task.facts, references=facts.references)
     again = open_task(task.config, task.setting, kept)
     assert isinstance(again, Preference)
-    return replace(part, task=again, learnt=again.referred(part.learnt))
+    heldout, learnt = again.referred(part.heldout), again.referred(part.learnt)
+    return replace(part, task=again, heldout=heldout, learnt=learnt)

@@ -1,5 +1,7 @@
 """What a run works with: its folder, lesson, model, devices and optimizer, all checked."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -14,6 +16,7 @@ from llmjax.config.build import ConfigError
 from llmjax.data import SentencePieceConfig, Tokenizer, load_tokenizer
 from llmjax.data.corpus import trained_on
 from llmjax.data.objectives import make_objective
+from llmjax.data.tables import Row
 from llmjax.data.tokenizer import existing_tokenizer
 from llmjax.errors import UserError
 from llmjax.mesh import check_divides, make_mesh
@@ -149,25 +152,27 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
         return tokenizer, TextLesson(config, tokenizer, corpus, objective, model), Network(model)
-    tokenizer = with_template(_task_tokenizer(config, run), config, run)
+    rows = [read_rows(task) for task in config.tasks]
+    tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
+    tokenizer = with_template(tokenizer, config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size))
     setting = Setting(tokenizer, model.config, config.data.length)
-    tasks = remembered(prepare_tasks(config, setting, model), run)
+    tasks = remembered(prepare_tasks(config, setting, rows), run)
     if jax.process_index() == 0:
         facts = {part.name: part.task.facts for part in tasks}
         write_atomically(run.tasks, to_json(facts))
     network = network_of(model, [part.task for part in tasks])
-    return tokenizer, TaskLesson(config, setting, model, tasks), network
+    return tokenizer, TaskLesson(config, model, tasks), network
 
 
-def _task_tokenizer(config: Config, run: Run) -> Tokenizer:
+def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> Tokenizer:
     """The tokenizer of the run, or one that is trained on the text to learn from."""
     if run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
     tokenizer = existing_tokenizer(config.tokenizer)
     if tokenizer is None:
         assert isinstance(config.tokenizer, SentencePieceConfig)
-        texts = [text for task in config.tasks for text in texts_of(task, read_rows(task)[0])]
+        texts = itertools.chain.from_iterable(map(texts_of, config.tasks, rows))
         tokenizer = trained_on(config.tokenizer, texts)
     tokenizer.save(run.tokenizer)
     return tokenizer

@@ -1,5 +1,6 @@
 """Fine-tuning: examples of one task or several, each with its head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ from llmjax.tasks.feed import TaskFeed
 from llmjax.tasks.figures import check_metric
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.packing import Shape
-from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, read_rows, shape
+from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape
 from llmjax.tasks.task import Setting, Task
 from llmjax.train.lesson import Heldout
 
@@ -31,12 +32,14 @@ class Part:
     Attributes:
       task: what is done with them.
       rows: what it is measured on.
+      heldout: these rows, encoded.
       learnt: what it is learnt from.
-      shape: of its rows.
+      shape: of the rows of tokens of that.
     """
 
     task: Task
     rows: list[Row]
+    heldout: list[Example]
     learnt: list[Example]
     shape: Shape
 
@@ -50,7 +53,6 @@ class TaskLesson:
     """Tasks that take turns."""
 
     config: Config
-    setting: Setting
     model: Model
     parts: tuple[Part, ...]
 
@@ -99,10 +101,10 @@ class TaskLesson:
             prefix = f"{part.name}." if len(self.parts) > 1 else ""
             told = answer(
                 part.task,
-                self.setting,
                 self.model,
                 params,
                 part.rows,
+                part.heldout,
                 batch_size=self.config.evaluation.batch_size,
                 mesh=mesh,
                 measured=None if whole else _limit(part.task.config),
@@ -164,21 +166,26 @@ def _limit(config: TaskConfig) -> int | None:
     return config.measure if isinstance(config, SequenceTask) else None
 
 
-def prepare_tasks(config: Config, setting: Setting, model: Model) -> tuple[Part, ...]:
+def prepare_tasks(
+    config: Config, setting: Setting, rows: Sequence[tuple[list[Row], list[Row]]]
+) -> tuple[Part, ...]:
     """The tasks with their examples.
 
+    Args:
+      config: of the run.
+      setting: where the tasks are done.
+      rows: of each, those to learn from and those to measure on.
+
     Raises:
-      UserError: a table cannot be read, a row cannot be used, a task does not suit the model, or
-        the figure to go by is not measured.
+      UserError: a row cannot be used, a task does not suit the model, or the figure to go by is not
+        measured.
     """
     parts = []
-    for one in config.tasks:
-        learnt, dev = read_rows(one)
+    for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
         task = opened(one, setting, learnt)
         examples = encode(task, learnt, "learn from")
-        if dev:
-            encode(task, dev, "measure on")  # every mistake in them is found before training
-        parts.append(Part(task, dev, examples, shape(task, examples, model, setting.length)))
+        heldout = encode(task, dev, "measure on") if dev else []
+        parts.append(Part(task, dev, heldout, examples, shape(task, examples)))
     measured = [(part.task.config, part.task.facts) for part in parts if part.rows]
     if measured:
         check_metric(config.evaluation.metric, measured)
