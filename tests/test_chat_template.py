@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from llmjax.chat_template import ChatTemplate, render, special_tokens
+from llmjax.chat_template import ChatTemplate, child, render, special_tokens
 from llmjax.data.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
 
@@ -52,6 +52,24 @@ def test_one_process_serves_a_conversation():
             assert template.render(MESSAGES) == first
         assert time.monotonic() - start < 2
     assert first.endswith("<bos><|im_start|>assistant\n")
+
+
+def test_a_template_is_compiled_once_and_remembers_nothing(monkeypatch):
+    parsed, parse = [], child.Sandbox.parse
+    monkeypatch.setattr(
+        child.Sandbox,
+        "parse",
+        lambda self, source, *more: parsed.append(source) or parse(self, source, *more),
+    )
+    counts = (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+    )
+    counts += "{% if messages %}{% set last = messages[-1] %}{% endif %}{{ ns.n }} {{ last }}"
+    request = {"template": counts, "values": {"messages": ["a", "b"]}}
+    for _ in range(3):
+        assert child.answer(request) == {"text": "2 b"}
+    assert child.answer({"template": counts, "values": {"messages": []}}) == {"text": "0 "}
+    assert parsed.count(counts) == 1
 
 
 def test_a_template_may_refuse_and_may_be_wrong():
