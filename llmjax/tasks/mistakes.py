@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from typing import Any, NamedTuple
 
-from llmjax.data.tables import Row, list_at, number_at
+from llmjax.data.tables import Row, list_at, number_at, text_at
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,
@@ -15,6 +15,7 @@ from llmjax.tasks.config import (
     TokenTask,
 )
 from llmjax.tasks.labels import label_at
+from llmjax.tasks.spans import known_answers
 
 SHOWN = 300
 """Characters of a text."""
@@ -96,7 +97,8 @@ def _(config: TokenTask, row: Row, told: dict[str, Any]) -> Missed:
 def _(config: AnswerTask, row: Row, told: dict[str, Any]) -> Missed:
     from llmjax.measures.spans import word_f1
 
-    truth = list(row.values[config.answers]["text"])
+    context = text_at(row, config.context)
+    truth = [context[a:b] for a, b in known_answers(row, config.answers, context)]
     share = max(word_f1(text, told["answer"]) for text in truth or [""])
     if share < 1:
         yield 1 - share, " | ".join(dict.fromkeys(truth)) or "(none)", told["answer"] or "(none)"
