@@ -15,7 +15,7 @@ from llmjax.measures import Measures
 from llmjax.model import Model, Params
 from llmjax.tasks.config import ChatTask, name_of
 from llmjax.tasks.continuing import marked
-from llmjax.tasks.conversations import ASSISTANT, PLAIN, Speller, Spelt, messages_at
+from llmjax.tasks.conversations import ASSISTANT, PLAIN, Speller, Spelt, messages_at, spelling
 from llmjax.tasks.example import Example
 from llmjax.tasks.sums import told_in_slots
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write, body
@@ -65,8 +65,9 @@ class Chat:
             for number, row in enumerate(rows):
                 messages = messages_at(row, self.config.messages)
                 waits = messages[-1]["role"] != ASSISTANT
-                prompt = speller.prompt(messages) if waits else None
-                spelt = speller.spell(messages) or [Spelt(prompt or [], [])]
+                with spelling(row):
+                    prompt = speller.prompt(messages) if waits else None
+                    spelt = speller.spell(messages) or [Spelt(prompt or [], [])]
                 for one in spelt:
                     fitted = fit(one, self.setting.length)
                     cut += fitted is not one

@@ -1,6 +1,7 @@
 """Conversations as tokens: which of them the assistant says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from llmjax.chat_template import ChatTemplate, special_tokens
@@ -105,6 +106,16 @@ class Speller:
                 edges.append(len(tokens))
             found.append((edges[0], edges[1]))
         return Spelt(tokens, found[:-1])
+
+
+@contextmanager
+def spelling(row: Row) -> Iterator[None]:
+    """Says of which row a template refuses the messages."""
+    try:
+        yield
+    except UserError as error:
+        fix = "mend or remove the row" + (f", or {error.fix}" if error.fix else "")
+        raise UserError(f"{row.place}: {error.thing}", error.reason, fix) from error
 
 
 def messages_at(row: Row, column: str) -> list[Message]:

@@ -191,6 +191,16 @@ def test_what_is_wrong_is_said_with_its_line(value, message):
     assert message in str(caught.value)
 
 
+def test_a_row_that_the_template_refuses_is_named():
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}" + (
+        "{% endif %}" + MARKED
+    )
+    task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=template), DECODER, LENGTH)
+    line = "table line 2: the chat template: no system role; mend or remove the row"
+    with pytest.raises(UserError, match=line):
+        task.examples(ROWS)
+
+
 def test_other_mistakes():
     with pytest.raises(UserError, match="has no column 'messages'"):
         opened(CONFIG, rows_of({"text": "a"}), model=DECODER)

@@ -191,6 +191,17 @@ def test_long_answers_are_cut_to_half_a_row(caplog):
     assert "1 of 1 pairs have an answer cut to 24 tokens" in caplog.text
 
 
+def test_a_row_that_the_template_refuses_is_named():
+    refuses = "{% if messages[0].role != 'user' %}{{ raise_exception('users first') }}{% endif %}"
+    said = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    rows = [{"prompt": one, "chosen": [BLUE], "rejected": [GREEN]} for one in (MESSAGES, said)]
+    tokenizer = BytesTokenizer(chat_template=refuses + TEMPLATE)
+    task, _ = opened(CONFIG, rows_of(*rows), tokenizer, DECODER)
+    line = "table line 2: the chat template: users first; mend or remove the row"
+    with pytest.raises(UserError, match=line):
+        task.examples(rows_of(*rows))
+
+
 def test_what_is_wrong_is_said():
     with pytest.raises(UserError, match="only a decoder reads and writes in turn"):
         opened(CONFIG, ROWS)
