@@ -22,6 +22,8 @@ AT_ONCE = 512
 """Rows that are packed and answered together."""
 GIVEN = ("text", "pair", "question", "context", "source", "tokens")
 """Fields of tasks that name the columns of what is given."""
+ANSWERS = ("label", "labels", "target", "tags", "answers")
+"""Fields that name the column of what is to be told."""
 
 
 def predict(
@@ -39,7 +41,7 @@ def predict(
 
     Args:
       run: a run folder of tasks, or a model in hand (then step, dtype and mesh are its own).
-      data: tables, or names of their files; they need no column of answers.
+      data: tables, or names of their files; they need no column of answers, and none is read.
       texts: one row more, of these texts: for each column of what is given, one.
       task: which one; None: the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
@@ -61,7 +63,8 @@ def predict(
     (chosen,) = chosen_tasks(lm, task, single=True)
     given = [_spelt(chosen.config, texts)] if texts else []
     streams = (read_table(table) for table in as_tables(data))
-    for rows in _groups(itertools.chain(given, *streams)):
+    asked = (_without_answers(chosen.config, row) for row in itertools.chain(given, *streams))
+    for rows in _groups(asked):
         told = predictions(
             chosen,
             lm.model,
@@ -73,6 +76,17 @@ def predict(
         )
         for row, one in zip(rows, told, strict=True):
             yield {"row": row.place, **one}
+
+
+def _without_answers(config: TaskConfig, row: Row) -> Row:
+    """The row without what is to be told: a test set may hold anything there."""
+    given, told = (
+        {getattr(config, name) for name in names if hasattr(config, name)}
+        for names in (GIVEN, ANSWERS)
+    )
+    hidden = told - given
+    kept = {name: value for name, value in row.values.items() if name not in hidden}
+    return row._replace(values=kept)
 
 
 def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:

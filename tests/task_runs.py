@@ -1,15 +1,21 @@
 """Runs of small models that nobody trained, for tasks to begin with, and how they are spoken of."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from llmjax.checkpoint import save_params
 from llmjax.config import Config
 from llmjax.data import BytesConfig, DataConfig
+from llmjax.data.table_config import FileTable
+from llmjax.data.tables import Row
 from llmjax.data.tokenizer import BytesTokenizer
 from llmjax.model import Model, ModelConfig, resolve
 from llmjax.model.families import bert_base, llama
 from llmjax.run import Run
+from llmjax.tasks.config import name_of
+from llmjax.tasks.opening import find_facts, network_of, open_task, to_json
+from llmjax.tasks.task import Setting
 from untrained import drawn
 
 LENGTH = 64
@@ -51,4 +57,30 @@ def begun(folder: Path | str, model: ModelConfig = ENCODER, seed: int = 0) -> Ru
     tokenizer.save(run.tokenizer)
     params = drawn(Model(resolve(model, tokenizer.vocab_size)), seed, spread=0.1)
     save_params(run.checkpoints, params)
+    return run
+
+
+def table(path: Path, rows: list) -> FileTable:
+    """A JSONL file of these rows."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return FileTable((str(path),))
+
+
+def tasked(folder: Path, task, rows: list, model: ModelConfig = ENCODER, **changes) -> Run:
+    """A run of a task as training would begin it, measured on the very rows that it learns from;
+    changes replace fields of its config."""
+    run = Run(folder / "run")
+    tables = (table(folder / "rows.jsonl", rows),)
+    task = replace(task, train=tables, dev=tables)
+    base = Config(model=model, tokenizer=BytesConfig(), data=DataConfig(length=LENGTH))
+    config = replace(base, run_dir=str(run.folder), tasks=(task,), **changes)
+    Run.create(config)
+    tokenizer = BytesTokenizer()
+    tokenizer.save(run.tokenizer)
+    shape = resolve(config.model, tokenizer.vocab_size)
+    facts = find_facts(task, [Row(f"row {number}", row) for number, row in enumerate(rows)])
+    run.tasks.write_text(to_json({name_of(task): facts}))
+    network = network_of(Model(shape), [open_task(task, Setting(tokenizer, shape, LENGTH), facts)])
+    save_params(run.checkpoints, drawn(network, 1, spread=0.1))
     return run

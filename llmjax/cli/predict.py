@@ -15,7 +15,7 @@ class _Rows:
 
     data: tuple[Table, ...] = ()
     """Tables: CSV, TSV, JSONL or Parquet files with the columns that the task was trained on; the
-    column of answers may be missing."""
+    column of answers is not read, and may be missing."""
     text: tuple[str, ...] = ()
     """A row more, spelt here: the text; of pairs, or a question and its context, give it twice."""
     task: str | None = None
