@@ -14,7 +14,7 @@ from llmjax.evaluate_tasks import as_tables, chosen_tasks
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
-from llmjax.tasks.config import TaskConfig, name_of
+from llmjax.tasks.config import ChatTask, TaskConfig, name_of
 from llmjax.tasks.prepared import encode
 from llmjax.tasks.prepared import predict as predictions
 
@@ -99,9 +99,15 @@ def _spelt(config: TaskConfig, texts: Sequence[str]) -> Row:
     """A row of texts from the command line.
 
     Raises:
-      UserError: there are more or fewer than columns.
+      UserError: there are more or fewer than columns, or the task reads no texts.
     """
     columns = [getattr(config, name) for name in GIVEN if getattr(config, name, None)]
+    if not columns:
+        chat = isinstance(config, ChatTask)
+        reads = "conversations" if chat else "prompts with two answers each"
+        talk = ", or talk with it: llmjax chat RUN" if chat else ""
+        fix = f"name a table of them with --data{talk}"
+        raise UserError("--text", f"task {name_of(config)} reads {reads}, not texts", fix)
     if len(columns) != len(texts):
         raise UserError(
             f"{len(texts)} texts",

@@ -12,8 +12,10 @@ from llmjax.language_model import load
 from llmjax.predict import predict
 from llmjax.tasks.config import (
     AnswerTask,
+    ChatTask,
     ClassificationTask,
     MultiLabelTask,
+    PreferenceTask,
     RegressionTask,
     SequenceTask,
     TokenTask,
@@ -99,3 +101,36 @@ def test_a_column_that_is_given_too_is_read(tmp_path):
     task = SequenceTask(source="text", target="text", max_new_tokens=2)
     lm = load(tasked(tmp_path, task, rows, DECODER).folder)
     assert "text" in next(predict(lm, [table(tmp_path / "new.jsonl", rows)]))
+
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "line"),
+    [
+        (
+            ChatTask(),
+            {"messages": TALK},
+            "--text: task chat reads conversations, not texts; "
+            "name a table of them with --data, or talk with it: llmjax chat RUN",
+        ),
+        (
+            PreferenceTask(name="better"),
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "--text: task better reads prompts with two answers each, not texts; "
+            "name a table of them with --data",
+        ),
+        (
+            ClassificationTask(label="prompt"),
+            {"text": "a", "prompt": "b"},
+            "2 texts: task classification is given 1: text; give --text once for each",
+        ),
+    ],
+)
+def test_texts_that_a_task_does_not_read(tmp_path, task, row, line):
+    others = [{**row, "prompt": "c"}]  # two labels
+    lm = load(tasked(tmp_path, task, [row, *others], DECODER).folder)
+    with pytest.raises(UserError) as caught:
+        next(predict(lm, texts=["Hi", "there"]))
+    assert str(caught.value) == line
