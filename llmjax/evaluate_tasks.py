@@ -1,5 +1,6 @@
 """The verb `evaluate` on a run of tasks: the accepted figures of each, with intervals."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.prepared import Answered, answer, encode, read_rows
 from llmjax.tasks.task import Task
+
+log = logging.getLogger(__name__)
+MOST_LABELS = 12
+"""Labels of a confusion matrix that a terminal shows."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,17 @@ def evaluate_tasks(
         plain = findings(one.config, told, where)
         found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
     if not data:
-        run = Run.open(lm.config.run_dir)
-        run.keep_measures({one.task: one.to_dict() for one in found})
+        _keep(Run.open(lm.config.run_dir), found)
     return TaskEvaluations(lm.config.run_dir, tuple(found))
+
+
+def _keep(run: Run, found: Sequence[TaskEvaluation]) -> None:
+    """Writes measures.json; a folder that is only read gives its figures all the same."""
+    try:
+        run.keep_measures({one.task: one.to_dict() for one in found})
+    except OSError as error:
+        reason = error.strerror or error
+        log.warning("%s cannot be written (%s): the report lacks these", run.measures, reason)
 
 
 def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[Task]:
@@ -185,12 +198,18 @@ def _named(data: str | Path | Table) -> str:
 
 
 def _confusion(table: dict[str, Any]) -> list[str]:
-    """Truth in rows, what was told in columns; the largest classes where there are many."""
-    labels, matrix = list(table["labels"])[:12], table["counts"]
+    """Truth in rows, what was told in columns; of many labels the most frequent, most first."""
+    every, matrix = list(table["labels"]), table["counts"]
+    shown = list(range(len(every)))
+    note = []
+    if len(every) > MOST_LABELS:
+        shown = sorted(shown, key=lambda k: -sum(matrix[k]))[:MOST_LABELS]
+        note = [f"  the {MOST_LABELS} most frequent of {len(every):,} labels"]
+    labels = [every[k] for k in shown]
     width = max(8, *(len(label) + 1 for label in labels))
     head = "  truth \\ told".ljust(18) + "".join(f"{label[:width]:>{width}}" for label in labels)
     body = [
-        f"  {label[:15]:16}" + "".join(f"{count:>{width},}" for count in row[: len(labels)])
-        for label, row in zip(labels, matrix, strict=False)
+        f"  {every[k][:15]:16}" + "".join(f"{matrix[k][other]:>{width},}" for other in shown)
+        for k in shown
     ]
-    return [head, *body]
+    return [head, *body, *note]
