@@ -95,10 +95,10 @@ def attend_cached(
     backend: AttentionBackend = "auto",
     layout: Layout,
 ) -> jax.Array:
-    """As `attend`, with keys and values as a cache holds them: [B, N, S, K]."""
+    """As `attend`, with keys [B, N, K, S] and values [B, N, S, K], as a cache holds them."""
     blocks = backend != "reference" and bias is None and q.shape[1] > 1
-    if blocks and q.shape[1] * k.shape[2] > SMALL:
-        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    if blocks and q.shape[1] * v.shape[2] > SMALL:
+        k, v = k.transpose(0, 3, 1, 2), v.swapaxes(1, 2)
         return attention_blocked.blocked(q, k, v, mask, softcap, layout)
     return _attend_heads(q, k, v, mask, softcap, layout, bias)
 
@@ -113,7 +113,7 @@ def reference(
     bias: jax.Array | None = None,
 ) -> jax.Array:
     """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
     return _attend_heads(q, k, v, mask, softcap, layout, bias)
 
 
@@ -126,8 +126,8 @@ def _attend_heads(
     layout: Layout,
     bias: jax.Array | None,
 ) -> jax.Array:
-    """`reference` of keys and values [B, N, S, K]: two batched products, a head's keys at once."""
-    (b, t, h, width), (n, s) = q.shape, k.shape[1:3]
+    """`reference` of keys [B, N, K, S] and values [B, N, S, K]: two products, over all heads."""
+    (b, t, h, width), (n, s) = q.shape, v.shape[1:3]
     group, length = h // n, layout.length
     seen, dtype = mask.dense(t, s), q.dtype
     if mesh.platform() == "cpu":
@@ -136,9 +136,9 @@ def _attend_heads(
     split = mesh.out_sharding("batch", length, "kv_heads", None, None)
     q = q.reshape(b, t, n, group, width, out_sharding=split).transpose(0, 2, 3, 1, 4)
     if t == 1:
-        scores = einsum("bngk,bnsk->bngs", q[:, :, :, 0], k)[:, :, :, None] * width**-0.5
+        scores = einsum("bngk,bnks->bngs", q[:, :, :, 0], k)[:, :, :, None] * width**-0.5
     else:
-        scores = einsum("bngtk,bnsk->bngts", q, k) * width**-0.5
+        scores = einsum("bngtk,bnks->bngts", q, k) * width**-0.5
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:

@@ -34,16 +34,10 @@ def test_a_lane_is_read_by_plain_integers(lm):
     tables, nothing = [], np.zeros(1, np.uint32)
     cache, inputs = None, jnp.full(1, lm.tokenizer.bos_id, jnp.int32)
     for token, place in zip(tokens, walker.places(len(tokens)), strict=True):
-        if cache is None or cache.length != place.slots:
-            grow = 0 if cache is None else cache.length
-            fresh = walker.empty(place.slots)
-            cache = (
-                fresh
-                if not grow
-                else jax.tree.map(
-                    lambda new, old, grow=grow: new.at[:, :, :grow].set(old), fresh, cache
-                )
-            )
+        if cache is None:
+            cache = walker.empty(place.slots)
+        elif cache.length != place.slots:
+            cache = cache.grown(place.slots)
         rows = []
         for symbol in range(256):
             copy = jax.tree.map(jnp.copy, cache)
