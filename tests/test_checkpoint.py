@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -119,6 +120,20 @@ def test_superfluous_checkpoints_are_deleted(state, tmp_path):
     assert steps(tmp_path) == [1, 3, 4]
     assert {path.name for path in tmp_path.iterdir()} == {"1", "3", "4"}
     assert read_position(tmp_path, 1).heldout_loss == 1.0
+
+
+def test_what_is_not_finite_is_worse_than_anything_and_never_the_best():
+    first = position(1).judged(math.nan)
+    assert (first.best, first.worse) == (None, 1)
+    good = first.judged(2.0)
+    assert (good.best, good.worse) == (2.0, 0)
+    for cost in (math.nan, math.inf, -math.inf, 3.0):
+        after = good.judged(cost)
+        assert (after.best, after.worse) == (2.0, 1)
+    # As a version that took it for the best has left it.
+    assert dataclasses.replace(position(1), best=math.nan, worse=3).judged(
+        2.0
+    ) == dataclasses.replace(position(1), best=2.0)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut"])

@@ -1,6 +1,7 @@
 """Where a run stands, as a file in each checkpoint."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -37,10 +38,12 @@ class Position:
     """How many measurements in a row have not been better than that."""
 
     def judged(self, cost: float | None) -> "Position":
-        """The same after a measurement."""
+        """The same after a measurement; one that is not finite counts as worse than any."""
         if cost is None:
             return self
-        if self.best is None or cost < self.best:
+        # Of a run of an earlier version, the best may be no number, which nothing is less than.
+        none_yet = self.best is None or not math.isfinite(self.best)
+        if math.isfinite(cost) and (none_yet or cost < self.best):  # type: ignore[operator]
             return replace(self, best=cost, worse=0)
         return replace(self, worse=self.worse + 1)
 

@@ -1,6 +1,7 @@
 """Where a run's figures go: process 0 writes and shows them, the others do nothing."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -45,8 +46,10 @@ class Reporter:
         self.display = make_display(log.display, step, session.steps, _headline(session))
 
     def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
-        """A record of metrics; `kind` is train or eval, `step` the steps taken."""
-        record = {"step": step, "kind": kind, "time": time.time(), **figures}
+        """A record of metrics; `kind` is train or eval, `step` the steps taken. What is not finite
+        is written as None: JSON has no word for it."""
+        written = {name: None if _not_finite(value) else value for name, value in figures.items()}
+        record = {"step": step, "kind": kind, "time": time.time(), **written}
         for sink in self._sinks:
             sink.write(record)
         self.display.write(record)
@@ -70,6 +73,10 @@ class Reporter:
             sink.close()
         if self._samples is not None:
             self._samples.close()
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _facts(session: Session) -> dict[str, dict[str, Any]]:
