@@ -272,6 +272,49 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, mo
     assert Run.open(run).steps() == [2, 4]
 
 
+def accuracies(monkeypatch, *told):
+    """What evaluations find, one after the other."""
+    each = iter(told)
+
+    def score(*_):
+        return Heldout(1.0, {"accuracy": next(each)}, {"accuracy": True})
+
+    monkeypatch.setattr(TaskLesson, "score", score)
+
+
+@pytest.mark.parametrize(("keep_best", "kept"), [(1, [3, 5]), (0, [5])])
+def test_the_best_is_kept_where_no_checkpoint_was_due(
+    tmp_path, devices, monkeypatch, keep_best, kept
+):
+    accuracies(monkeypatch, math.nan, 0.5, 0.9, 0.8, 0.7)
+    run = train(
+        config(
+            tmp_path,
+            labels(tmp_path),
+            steps=5,
+            checkpoint=CheckpointConfig(every=0, keep_last=1, keep_best=keep_best),
+            evaluation=EvaluationConfig(every=1, batch_size=8, metric="accuracy"),
+        )
+    )
+    assert Run.open(run).steps() == kept
+    assert llmjax.load(run).step == kept[0]
+
+
+def test_what_was_learnt_is_saved_where_measuring_fails(tmp_path, devices, monkeypatch):
+    def broken(*_):
+        raise ValueError("no figures today")
+
+    monkeypatch.setattr(TaskLesson, "score", broken)
+    measures = EvaluationConfig(every=2, batch_size=8)
+    goes_on = config(tmp_path, labels(tmp_path), steps=3, evaluation=measures)
+    with pytest.raises(ValueError, match="no figures today"):
+        train(goes_on)
+    assert Run(tmp_path / "run").steps() == [2]
+    monkeypatch.setattr(TaskLesson, "score", lambda *_: None)
+    train(goes_on)
+    assert Run(tmp_path / "run").steps() == [2, 3]
+
+
 GOOD = "text,label\nab,x\ncd,y\nef,x\ngh,y\n"
 
 

@@ -1,6 +1,7 @@
 """The loop: batches in, steps out; metrics read one step late, so that no device waits for them."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,13 +88,23 @@ class Loop:
         """What is due after `step` steps: an evaluation, samples, a checkpoint."""
         config, last = self.session.config, step >= self.session.steps
         cost = None
-        if last or _due(step, config.evaluation.every):
-            cost = self._evaluate(step, whole=last)
-            last = last or self.position.is_over(config.evaluation.patience)
-        if config.samples.every and (last or _due(step, config.samples.every)):
-            self._sample(step)
-        if save or last or _due(step, config.checkpoint.every):
+        try:
+            if last or _due(step, config.evaluation.every):
+                cost = self._evaluate(step, whole=last)
+                last = last or self.position.is_over(config.evaluation.patience)
+            if config.samples.every and (last or _due(step, config.samples.every)):
+                self._sample(step)
+        except Exception:
+            self._save(step, cost)  # what cannot be measured was learnt all the same
+            raise
+        if save or last or _due(step, config.checkpoint.every) or self._is_best(cost):
             self._save(step, cost)
+
+    def _is_best(self, cost: float | None) -> bool:
+        """Whether a measurement of just now is the best so far of a figure that the run goes by."""
+        config = self.session.config
+        goes_by_one = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
+        return goes_by_one and cost is not None and self.position.worse == 0
 
     def _hand_on(self, new: tuple[int, Metrics] | None) -> None:
         """Counts the step before, now that the devices are busy with the new one."""
@@ -137,8 +148,8 @@ class Loop:
         }
 
     def _evaluate(self, step: int, *, whole: bool) -> float | None:
-        """Measures on what is held out and reports it; what is to be small of that, if it compares
-        with earlier measurements."""
+        """Measures on what is held out and reports it; what is to be small of that, if it is finite
+        and compares with earlier measurements."""
         session, config = self.session, self.session.config.evaluation
         with self._paused():
             score = session.lesson.score(self.params, session.mesh, whole)
@@ -152,7 +163,7 @@ class Loop:
         if whole and session.lesson.samples(config.metric):
             return None
         self.position = self.position.judged(cost)
-        return cost
+        return cost if cost is not None and math.isfinite(cost) else None
 
     @property
     def params(self) -> Tree:
