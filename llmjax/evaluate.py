@@ -23,6 +23,7 @@ from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
 from llmjax.run import Run
 from llmjax.scoring import DrawnScore, Score, Totals, score_drawn, score_streams, window_sizes
+from llmjax.tasks.telling import Telling
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
 
@@ -106,6 +107,8 @@ def evaluate(
     stride: int | None = None,
     batch_size: int | None = None,
     task: str | None = None,
+    no_answer_threshold: float | None = None,
+    beams: int | None = None,
     step: int | None = None,
     dtype: Dtype | None = None,
     mesh: Mesh | MeshConfig | None = None,
@@ -125,6 +128,8 @@ def evaluate(
       stride: tokens from one window to the next; None: likewise.
       batch_size: rows at once; None: likewise.
       task: of a run of tasks, only this one; None: all, or with `data` the only one.
+      no_answer_threshold: of tasks that find answers, in place of the run's (see AnswerTask).
+      beams: of tasks that write text, in place of the run's (see SequenceTask).
       step: which checkpoint; None for the newest whole one (see `load`).
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
@@ -136,14 +141,18 @@ def evaluate(
     """
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     began = time.perf_counter()
+    telling = Telling(no_answer_threshold, beams)
     given = [data] if isinstance(data, str | Path) or dataclasses.is_dataclass(data) else data
     if lm.config.tasks:
         if context is not None or stride is not None:
             raise UserError("context and stride", "have no meaning for tasks", "leave them out")
         tables = as_tables(given)
-        return evaluate_tasks(lm, tables, task=task, batch_size=batch_size, progress=progress)
-    if task is not None:
-        raise UserError(f"task {task}", f"{lm.config.run_dir} is a run without tasks")
+        return evaluate_tasks(
+            lm, tables, task=task, batch_size=batch_size, telling=telling, progress=progress
+        )
+    if task is not None or telling.given:
+        name = f"task {task}" if task is not None else next(iter(telling.given))
+        raise UserError(name, f"{lm.config.run_dir} is a run without tasks")
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
     texts = _Encoder(lm)
     streams = texts.streams(map(_text_source, given)) if given else texts.heldout(lm, progress)

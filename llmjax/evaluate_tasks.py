@@ -1,6 +1,7 @@
 """The verb `evaluate` on a run of tasks: the accepted figures of each, with intervals."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.prepared import Answered, answer, encode, read_rows
 from llmjax.tasks.task import Task
+from llmjax.tasks.telling import AS_TRAINED, Telling, telling_so
 
 log = logging.getLogger(__name__)
 MOST_LABELS = 12
@@ -66,6 +68,8 @@ class TaskEvaluation:
         lines.append(f"  {'time':22}{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s")
         if measures and measures.signature:
             lines.append(f"  {'signature':22}{measures.signature}")
+        if measures and "threshold" in measures.tables:
+            lines.append(f"  {'best threshold':22}{_threshold(measures.tables['threshold'])}")
         if measures and "confusion" in measures.tables:
             lines += ["", *_confusion(measures.tables["confusion"])]
         return "\n".join(lines)
@@ -105,17 +109,20 @@ def evaluate_tasks(
     *,
     task: str | None = None,
     batch_size: int | None = None,
+    telling: Telling = AS_TRAINED,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
     """Measures a run's tasks on what they hold out, or one of them on other rows.
 
-    What is measured on the tasks' own rows is also kept as RUN/measures.json, for the report.
+    What is measured on the tasks' own rows, told as the run has it, is also kept as
+    RUN/measures.json, for the report.
 
     Args:
       lm: a model in hand.
       data: tables, or names of their files; empty: what each task holds out.
       task: which one; None: all, or with `data` the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
+      telling: how answers are told.
       progress: told how far things are.
 
     Raises:
@@ -123,7 +130,7 @@ def evaluate_tasks(
     """
     size = batch_size or lm.config.evaluation.batch_size
     found: list[TaskEvaluation] = []
-    for one in chosen_tasks(lm, task, single=bool(data)):
+    for one in telling_so(chosen_tasks(lm, task, single=bool(data)), telling):
         name, began = name_of(one.config), time.perf_counter()
         progress(f"Measuring {name}", len(found), None)
         rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
@@ -137,7 +144,7 @@ def evaluate_tasks(
         seconds = time.perf_counter() - began
         plain = findings(one.config, told, where)
         found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
-    if not data:
+    if not data and telling == AS_TRAINED:
         _keep(Run.open(lm.config.run_dir), found)
     return TaskEvaluations(lm.config.run_dir, tuple(found))
 
@@ -195,6 +202,14 @@ def _named(data: str | Path | Table) -> str:
     if isinstance(data, str | Path):
         return str(data)
     return data.name if isinstance(data, TfdsTable) else ", ".join(data.paths)
+
+
+def _threshold(table: dict[str, Any]) -> str:
+    """Where no answer would best begin to be given; rounded up, so that no row changes sides."""
+    return ", ".join(
+        f"{math.ceil(1e4 * best['at']) / 1e4:.4f} for {name} ({best['value']:.4f})"
+        for name, best in table.items()
+    )
 
 
 def _confusion(table: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from llmjax.model.config import Dtype
 from llmjax.tasks.config import ChatTask, TaskConfig, name_of
 from llmjax.tasks.prepared import encode
 from llmjax.tasks.prepared import predict as predictions
+from llmjax.tasks.telling import Telling, telling_so
 
 AT_ONCE = 512
 """Rows that are packed and answered together."""
@@ -33,6 +34,8 @@ def predict(
     texts: Sequence[str] = (),
     task: str | None = None,
     batch_size: int | None = None,
+    no_answer_threshold: float | None = None,
+    beams: int | None = None,
     step: int | None = None,
     dtype: Dtype | None = None,
     mesh: Mesh | MeshConfig | None = None,
@@ -45,6 +48,8 @@ def predict(
       texts: one row more, of these texts: for each column of what is given, one.
       task: which one; None: the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
+      no_answer_threshold: of a task that finds answers, in place of the run's (see AnswerTask).
+      beams: of a task that writes text, in place of the run's (see SequenceTask).
       step: which checkpoint; None for the best or newest (see `load`).
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
@@ -60,7 +65,8 @@ def predict(
     if not data and not texts:
         raise UserError("rows", "there are none", "name a table with --data, or a text with --text")
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
-    (chosen,) = chosen_tasks(lm, task, single=True)
+    telling = Telling(no_answer_threshold, beams)
+    (chosen,) = telling_so(chosen_tasks(lm, task, single=True), telling)
     given = [_spelt(chosen.config, texts)] if texts else []
     streams = (read_table(table) for table in as_tables(data))
     asked = (_without_answers(chosen.config, row) for row in itertools.chain(given, *streams))

@@ -8,10 +8,14 @@ import pytest
 
 from llmjax.config import Config
 from llmjax.config.changes import MAY_CHANGE, differences
+from llmjax.data.table_config import FileTable
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig
+from llmjax.model.config import ModelConfig
+from llmjax.model.lora_config import LoraConfig
 from llmjax.optimizers.config import AdamWConfig, SgdConfig
 from llmjax.run import Run, write_atomically
+from llmjax.tasks.config import AnswerTask, ClassificationTask
 
 
 @pytest.fixture
@@ -58,6 +62,28 @@ def test_a_run_that_never_took_a_step_is_begun_anew_with_any_config(config):
     assert not run.tokenizer.exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tasks": (ClassificationTask(train=(FileTable(("a.csv",)),)),)}, "tasks"),
+        ({"init_from": "runs/other"}, "init_from"),
+        ({"model": ModelConfig(lora=LoraConfig(rank=2))}, "model.lora"),
+    ],
+)
+def test_an_imported_model_is_not_given_what_it_has_no_parameters_for(config, changes, named):
+    run = Run.create(config)
+    (run.checkpoints / "0").mkdir(parents=True)
+    (run.folder / "origin.json").write_text("{}")
+    before = run.config_path.read_bytes()
+    with pytest.raises(UserError) as caught:
+        Run.create(dataclasses.replace(config, **changes))
+    assert f"is an imported model, to which {named} cannot be added" in str(caught.value)
+    assert f"--init-from {run.folder} --run-dir" in str(caught.value)
+    assert run.config_path.read_bytes() == before
+    # With another seed and other steps it is trained as it stands.
+    assert Run.create(dataclasses.replace(config, seed=3)).config().seed == 3
+
+
 def test_a_config_is_not_changed_under_a_training_that_runs(config):
     run = Run.create(config)
     other = dataclasses.replace(config, steps=5)
@@ -82,7 +108,19 @@ def test_fields_that_may_change_exist():
     from llmjax.config.fields import annotation_at
 
     for name in MAY_CHANGE:
-        assert annotation_at(Config, tuple(name.split("."))) is not None, name
+        path = name.replace("*", "0").split(".")
+        assert annotation_at(Config, tuple(path)) is not None, name
+
+
+def test_how_tasks_tell_their_answers_may_change(config):
+    def run_of(**fields):
+        return dataclasses.replace(config, tasks=(AnswerTask(**fields),))
+
+    (Run.create(run_of()).checkpoints / "10").mkdir(parents=True)
+    other = run_of(no_answer_threshold=1.5)
+    assert Run.create(other).config() == other
+    with pytest.raises(UserError, match=r"tasks\.0\.stride 64 -> 8"):
+        Run.create(run_of(stride=8))
 
 
 def test_a_folder_that_moved_is_the_same_run(config, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmjax.cli.options import ModelOptions
+from llmjax.cli.options import ModelOptions, TellingOptions
 from llmjax.cli.verb import Verb, print_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Texts:
 
 
 @dataclass(frozen=True)
-class Options(ModelOptions, _Texts):
+class Options(ModelOptions, TellingOptions, _Texts):
     """Options of evaluate."""
 
 
@@ -65,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
             stride=options.stride,
             batch_size=options.batch_size,
             task=options.task,
+            **options.telling(),
             **options.loading(),
             progress=progress,
         )

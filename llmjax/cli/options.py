@@ -35,6 +35,20 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class TellingOptions:
+    """How tasks tell their answers."""
+
+    no_answer_threshold: float | None = None
+    """Of questions: none is answered whose none_score is above this; none: as the run has it."""
+    beams: int | None = None
+    """Of written text: hypotheses kept side by side; none: as the run has it."""
+
+    def telling(self) -> dict[str, Any]:
+        """Arguments of `evaluate` and `predict`."""
+        return {"no_answer_threshold": self.no_answer_threshold, "beams": self.beams}
+
+
+@dataclass(frozen=True)
 class DecodingOptions(DecodingConfig):
     """How text is written."""
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmjax.cli.options import ModelOptions
+from llmjax.cli.options import ModelOptions, TellingOptions
 from llmjax.cli.verb import Verb
 from llmjax.data.table_config import Table
 
@@ -25,7 +25,7 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class Options(ModelOptions, _Rows):
+class Options(ModelOptions, TellingOptions, _Rows):
     """Options of predict."""
 
 
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         texts=options.text,
         task=options.task,
         batch_size=options.batch_size,
+        **options.telling(),
         **options.loading(),
     )
     for one in found:

@@ -1,11 +1,12 @@
 """What may differ between a stored config and one that goes on with its run."""
 
+from fnmatch import fnmatch
 from typing import Any
 
 from llmjax.config.build import plain
 from llmjax.config.schema import Config
 
-# Fields (and all below them) that may differ when a run goes on. None of them moves a batch. Those
+# Fields (and all below them; * is any number) that may differ when a run goes on. None of them moves a batch. Those
 # of how the work is divided (mesh, accumulate, attention, remat) change how sums are rounded, and
 # accumulate also which activations drop out; with another number of steps the rest of the schedule
 # is that of the new total.
@@ -26,10 +27,15 @@ MAY_CHANGE = (
     "data.cache_dir",
     "data.prefetch",
     "data.workers",
+    "tasks.*.no_answer_threshold",
+    "tasks.*.beams",
 )
 
 # Of an imported model, these may differ too when its training begins.
 TRAINING_ONLY = ("model.dropout", "model.compute_dtype", "model.init_std")
+
+# With these a model has parameters that an imported one lacks, or begins elsewhere.
+ADDED = ("tasks", "init_from", "model.lora", "model.pooler")
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -48,10 +54,19 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     return found
 
 
+def added(stored: Config, config: Config) -> list[str]:
+    """Names of fields by which `config` asks for more than an imported model of `stored` has."""
+    return [
+        name
+        for name, (_, new) in differences(stored, config).items()
+        if new and any(name == one or name.startswith(f"{one}.") for one in ADDED)
+    ]
+
+
 def decisive(stored: Config, config: Config) -> list[str]:
     """The differences, in words, for which a run of `stored` cannot go on as `config`."""
     return [
         f"{name} {old!r} -> {new!r}"
         for name, (old, new) in differences(stored, config).items()
-        if not any(name == free or name.startswith(f"{free}.") for free in MAY_CHANGE)
+        if not any(fnmatch(name, free) or name.startswith(f"{free}.") for free in MAY_CHANGE)
     ]

@@ -45,5 +45,12 @@ def _tasks(config: Plain) -> Plain:
     return absent | config | {"model": model, "evaluation": evaluation}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families, 2: _tasks}
+def _telling(config: Plain) -> Plain:
+    """3 -> 4: tasks got what was fixed before in how they tell and measure their answers."""
+    absent: dict[str, Plain] = {"answers": {"no_answer_threshold": 0.0}}
+    tasks = [task | absent.get(task["kind"], {}) for task in config["tasks"]]
+    return config | {"tasks": tasks}
+
+
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families, 2: _tasks, 3: _telling}
 """Format -> the migration from it."""

@@ -16,7 +16,7 @@ from llmjax.config.migrations import MIGRATIONS
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 
 
 def package_version() -> str:

@@ -44,7 +44,7 @@ class Answers(OfTokens):
 
     A context that is too long for a row is read in windows that overlap; a window without the
     answer points at its first token. Where some questions to learn from have no answer, none is
-    given where that scores higher than every answer.
+    given where that scores higher than every answer, by more than `no_answer_threshold`.
     """
 
     config: AnswerTask
@@ -133,18 +133,20 @@ class Answers(OfTokens):
             known = known_answers(row, self.config.answers, context)
             truth.append([context[first:end] for first, end in known])
         told = [one["answer"] for one in predictions]
+        if not self.may_be_silent:  # then no threshold changes anything
+            return answers(truth, told)
         spans = [one["best"] for one in predictions]
         return answers(truth, told, spans, [one["none_score"] for one in predictions])
 
     def _told(self, context: str, found: Sequence[Candidate], none: float) -> dict[str, Any]:
         """The prediction of a row, from the candidates of all its windows.
 
-        "none_score" is by how much no answer scores above the best one: 0 is where the answer is
-        dropped, where any may be.
+        "none_score" is by how much no answer scores above the best one: where it is above the
+        threshold, the answer is dropped, where any may be.
         """
         ranked = _distinct(found, context)[: self.config.candidates]
         score = none - ranked[0].score if ranked else 0.0
-        silent = not ranked or (self.may_be_silent and score > 0)
+        silent = not ranked or (self.may_be_silent and score > self.config.no_answer_threshold)
         if silent or self.may_be_silent:
             ranked = sorted([*ranked, Candidate(none, None)], reverse=True, key=lambda c: c.score)
         shares = _softmax([one.score for one in ranked])

@@ -98,6 +98,9 @@ class AnswerTask(_Task):
     """Longest answer that is given."""
     candidates: int = 20
     """Best beginnings and ends that are combined; also how many answers a prediction lists."""
+    no_answer_threshold: float = 0.0
+    """Where some questions have no answer: none is given where a prediction's none_score is above
+    this; evaluate tells the best."""
     kind: Literal["answers"] = "answers"
 
 
@@ -215,5 +218,7 @@ def _value_problems(task: TaskConfig) -> Iterator[str]:
     for name in ("beta", "scale"):
         if not 0 < getattr(task, name, 1.0) < 1e9:
             yield f"{name}: {getattr(task, name)} is not a positive number"
+    if isinstance(task, AnswerTask) and not abs(task.no_answer_threshold) < 1e9:
+        yield f"no_answer_threshold: {task.no_answer_threshold} is not a finite number"
     if isinstance(task, SequenceTask) and task.prompt.count("{}") != 1:
         yield f"prompt: {task.prompt!r} must have {{}} once, where the source goes"

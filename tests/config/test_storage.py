@@ -125,6 +125,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         storage.read(tmp_path / "config.json")
 
 
+def test_tasks_of_format_3_tell_their_answers_as_they_did():
+    document = json.loads((Path(__file__).parent / "format_4.json").read_text())
+    for task in document["config"]["tasks"]:
+        for name in ("no_answer_threshold",):
+            task.pop(name, None)
+    answers, sequence = from_json(json.dumps(document | {"format": 3})).tasks
+    assert answers.no_answer_threshold == 0
+    assert sequence.beams == 4
+
+
 def test_run_folders_of_every_format_still_read():
     """When this fails, a field of a config has changed: see llmjax/config/storage.py."""
     files = sorted(Path(__file__).parent.glob("format_*.json"))

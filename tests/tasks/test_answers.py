@@ -1,6 +1,7 @@
 """Answers in contexts: windows, targets, candidates, silence; and whether they are learnt."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from llmjax.errors import UserError
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.tasks.config import AnswerTask
+from llmjax.tasks.opening import open_task
 from llmjax.tasks.packing import lay_out, pack, shape_of
 from llmjax.tasks.running import outputs, score
 from llmjax.tasks.spans import Window, candidates, known_answers, tokens_of
@@ -208,6 +210,31 @@ def test_where_every_question_has_an_answer_one_is_always_given():
     assert all(2 <= len(one["candidates"]) <= 5 for one in told)
     names = [figure.name for figure in task.measure(ROWS[:2], told).figures]
     assert names == ["f1", "exact_match"]
+    assert not task.measure(ROWS, told_by(task, ROWS, truly)).tables, "no threshold matters"
+
+
+def test_the_threshold_is_where_answers_are_dropped(started):
+    task, _, _ = started
+    for threshold, answered in ((17.9, False), (18.0, True)):
+        config = replace(CONFIG, no_answer_threshold=threshold)
+        other = open_task(config, task.setting, task.facts)
+        third = told_by(other, ROWS, truly)[2]
+        assert third["none_score"] == 18
+        assert bool(third["answer"]) == answered
+        assert (third["start"] is not None) == answered
+    config = replace(CONFIG, no_answer_threshold=-99.0)
+    silent = told_by(open_task(config, task.setting, task.facts), ROWS, truly)
+    assert [one["answer"] for one in silent] == ["", "", ""]
+
+
+def test_the_best_threshold_is_reached_by_setting_it(started):
+    task, network, params = started
+    told = predicted(task, network, params, ROWS)
+    best = task.measure(ROWS, told).tables["threshold"]["f1"]
+    config = replace(CONFIG, no_answer_threshold=best["at"])
+    other = open_task(config, task.setting, task.facts)
+    found = other.measure(ROWS, predicted(other, network, params, ROWS))
+    assert found["f1"].value == pytest.approx(best["value"])
 
 
 def test_rows_without_answers_have_no_weight(started):
