@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.config import Config
-from llmjax.config.changes import TRAINING_ONLY, decisive
+from llmjax.config.changes import TRAINING_ONLY, added, decisive
 from llmjax.config.storage import read, to_json
 from llmjax.errors import UserError
 
@@ -128,7 +128,7 @@ class Run:
 
         Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
         run that never took a step (its data could not be read, say) is begun anew with any config,
-        and an imported model is trained with any that describes the same model and tokenizer.
+        and an imported model is trained on text with any of the same model and tokenizer.
 
         Raises:
           UserError: the folder cannot be written, holds other things, or is another config's run.
@@ -140,7 +140,7 @@ class Run:
                 run._check_empty()
             elif (stored := run.config()) == config:
                 return run
-            elif (changed := decisive(stored, config)) and not run._is_imported(changed):
+            elif (changed := decisive(stored, config)) and not run._is_imported(stored, config):
                 run._check_untrained(changed)
             with run.lock():
                 if changed and not run.steps():
@@ -163,11 +163,19 @@ class Run:
                 "choose another --run-dir",
             )
 
-    def _is_imported(self, changed: list[str]) -> bool:
-        """Whether this is an imported model, not yet trained, that these changes leave as it is."""
-        imported = self.steps() == [0] and (self.folder / "origin.json").is_file()
-        lasting = [c for c in changed if c.startswith(("model.", "tokenizer"))]
-        return imported and all(c.split(" ")[0] in TRAINING_ONLY for c in lasting)
+    def _is_imported(self, stored: Config, config: Config) -> bool:
+        """Whether this is an imported model, not yet trained, that the config leaves as it is."""
+        if self.steps() != [0] or not (self.folder / "origin.json").is_file():
+            return False
+        if more := added(stored, config):
+            raise UserError(
+                self.folder,
+                f"is an imported model, to which {', '.join(more)} cannot be added",
+                f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
+            )
+        names = (change.split(" ")[0] for change in decisive(stored, config))
+        lasting = [name for name in names if name.startswith(("model.", "tokenizer"))]
+        return all(name in TRAINING_ONLY for name in lasting)
 
     def _check_untrained(self, changed: list[str]) -> None:
         if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):
