@@ -272,6 +272,19 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, mo
     assert Run.open(run).steps() == [2, 4]
 
 
+def test_a_refused_run_keeps_what_its_predictions_are_named_by(tmp_path, devices):
+    task = labels(tmp_path)
+    train(config(tmp_path, task))
+    facts = Run(tmp_path / "run").tasks.read_bytes()
+    table(tmp_path, "labels", label=lambda word: {"a": "d", "d": "a"}.get(word[0], word[0]) * 2)
+    with pytest.raises(UserError, match="was trained on another corpus"):
+        train(config(tmp_path, task, steps=4))
+    assert Run(tmp_path / "run").tasks.read_bytes() == facts
+    labels(tmp_path)
+    train(config(tmp_path, task, steps=4))
+    assert Run(tmp_path / "run").tasks.read_bytes() == facts
+
+
 def accuracies(monkeypatch, *told):
     """What evaluations find, one after the other."""
     each = iter(told)

@@ -14,7 +14,7 @@ from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.train.beginning import adopted, first_params, freeze, frozen_params
 from llmjax.train.devices import start_devices
 from llmjax.train.loop import Loop
-from llmjax.train.references import with_references
+from llmjax.train.references import keep_facts, with_references
 from llmjax.train.reporter import Reporter
 from llmjax.train.session import Session, open_session
 
@@ -54,6 +54,7 @@ def _train(config: Config, run: Run) -> Path:
     with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
         state, position, frozen = _start(session, checkpoints)
         session, position = with_references(session, position, join(state.params, frozen))
+        keep_facts(session)
         over = position.is_over(config.evaluation.patience)
         if position.step >= session.steps or over:
             if session.leads:

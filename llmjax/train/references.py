@@ -1,4 +1,5 @@
-"""What a model says of pairs of answers before it learns from them (see `tasks.preference`)."""
+"""What is known of the examples before training, and kept with the run: what tasks found in them,
+and what the model says of pairs of answers before it learns from them (see `tasks.preference`)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmjax.checkpoint import Position
 from llmjax.checkpoint.reading import wait_for_all
+from llmjax.errors import UserError
 from llmjax.run import Run, write_atomically
 from llmjax.state import Tree
 from llmjax.tasks.opening import open_task, read_facts, to_json
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 def with_references(
     session: "Session", position: Position, params: Tree
 ) -> "tuple[Session, Position]":
-    """A session that is about to take its first step, with the references of its pairs; they are
-    kept with the run. Other sessions come back as they are.
+    """A session that is about to take its first step, with the references of its pairs. Other
+    sessions come back as they are.
 
     Args:
       session: of any lesson.
@@ -34,12 +36,25 @@ def with_references(
     if not any(isinstance(part.task, Preference) for part in lesson.parts):
         return session, position
     parts = tuple(_referred(session, part, params) for part in lesson.parts)
-    if session.leads:
-        facts = {part.name: part.task.facts for part in parts}
-        write_atomically(session.run.tasks, to_json(facts))
-    wait_for_all("references")
     begun = replace(session, lesson=replace(lesson, parts=parts))
     return begun, begun.position(0)
+
+
+def keep_facts(session: "Session") -> None:
+    """Writes what the tasks found in their examples, references included, to the run. Only once the
+    run is known to go on with these examples: what it tells is read by the facts that are there.
+
+    Raises:
+      UserError: the run's folder cannot be written.
+    """
+    lesson = session.lesson
+    if session.leads and isinstance(lesson, TaskLesson):
+        facts = to_json({part.name: part.task.facts for part in lesson.parts})
+        try:
+            write_atomically(session.run.tasks, facts)
+        except OSError as error:
+            raise UserError(session.run.tasks, f"cannot be written: {error.strerror}") from error
+    wait_for_all("facts")
 
 
 def _referred(session: "Session", part: Part, params: Tree) -> Part:

@@ -24,10 +24,10 @@ from llmjax.model import Model, flops_per_token, resolve
 from llmjax.optimizers import Optimizer, make_optimizer
 from llmjax.optimizers.config import optimizer_problems
 from llmjax.optimizers.tune import HeadsOnly, shares
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
 from llmjax.state import Tree, split
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of, to_json
+from llmjax.tasks.opening import network_of
 from llmjax.tasks.prepared import read_rows
 from llmjax.tasks.task import Setting
 from llmjax.tasks.texts import texts_of
@@ -158,9 +158,6 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     model = Model(resolve(config.model, tokenizer.vocab_size))
     setting = Setting(tokenizer, model.config, config.data.length)
     tasks = remembered(prepare_tasks(config, setting, rows), run)
-    if jax.process_index() == 0:
-        facts = {part.name: part.task.facts for part in tasks}
-        write_atomically(run.tasks, to_json(facts))
     network = network_of(model, [part.task for part in tasks])
     return tokenizer, TaskLesson(config, model, tasks), network
 
