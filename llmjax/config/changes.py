@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "data.workers",
     "tasks.*.no_answer_threshold",
     "tasks.*.beams",
+    "tasks.*.bleu_tokenize",
 )
 
 # Of an imported model, these may differ too when its training begins.

@@ -121,6 +121,8 @@ class SequenceTask(_Task):
     """Longest text that is written then."""
     measure: int | None = None
     """While training, write for this many of the dev examples only; None: all, 0: none."""
+    bleu_tokenize: Literal["13a", "intl", "zh", "char"] = "13a"
+    """How BLEU finds words, by sacrebleu's names; zh or char where no blanks stand between them."""
     label_smoothing: float = 0.0
     """Share of each target that is spread evenly over the vocabulary."""
     kind: Literal["sequence"] = "sequence"

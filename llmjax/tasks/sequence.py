@@ -82,7 +82,8 @@ class Sequence:
         from llmjax.measures import translation
 
         references = [text_at(row, self.config.target) for row in rows]
-        return translation(references, [one["text"] for one in predictions])
+        written = [one["text"] for one in predictions]
+        return translation(references, written, self.config.bleu_tokenize)
 
     def _prompt(self, row: Row) -> str:
         return self.config.prompt.replace("{}", text_at(row, self.config.source))

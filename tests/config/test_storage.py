@@ -128,11 +128,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_tasks_of_format_3_tell_their_answers_as_they_did():
     document = json.loads((Path(__file__).parent / "format_4.json").read_text())
     for task in document["config"]["tasks"]:
-        for name in ("no_answer_threshold",):
+        for name in ("no_answer_threshold", "bleu_tokenize"):
             task.pop(name, None)
     answers, sequence = from_json(json.dumps(document | {"format": 3})).tasks
     assert answers.no_answer_threshold == 0
-    assert sequence.beams == 4
+    assert (sequence.beams, sequence.bleu_tokenize) == (4, "13a")
 
 
 def test_run_folders_of_every_format_still_read():

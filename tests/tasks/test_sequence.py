@@ -132,6 +132,15 @@ def test_pairs_are_learnt_and_written(model):
     assert "BLEU" in measures.signature
 
 
+@pytest.mark.parametrize(("tokenize", "bleu"), [("13a", 0.0), ("zh", 66.87), ("char", 66.87)])
+def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
+    rows = rows_of({"source": "hello", "target": "你好世界啊"})
+    task, _ = opened(SequenceTask(bleu_tokenize=tokenize), rows, model=DECODER)
+    found = task.measure(rows, [{"text": "你好世界吗"}])
+    assert found["bleu"].value == pytest.approx(bleu, abs=0.01)
+    assert f"tok:{tokenize}|" in found.signature
+
+
 def test_what_is_wrong_is_said():
     with pytest.raises(UserError, match="an encoder writes no text"):
         opened(CONFIG, ROWS)
