@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from llmjax.baselines import COMPRESSORS, Baseline, comparison_table, measure
+from llmjax.baselines import COMPRESSORS, Baseline, comparison_table, measure, measure_parts
 from llmjax.errors import UserError
 
 WORDS = ["the", "model", "reads", "a", "line", "and", "predicts", "what", "comes", "after", "it"]
@@ -41,6 +41,15 @@ def test_library_and_command_line_agree(name, command):
     archive = subprocess.run(command, input=TEXT, capture_output=True, check=True).stdout
     figure = next(f for f in measure(TEXT) if f.name == name)
     assert figure.compressed_bytes == len(archive)
+
+
+def test_a_text_in_parts_comes_to_the_same():
+    parts = [TEXT[start : start + 1000] for start in range(0, len(TEXT), 1000)]
+    whole, found = measure(TEXT), measure_parts(lambda: parts, len(TEXT))
+    for one, other in zip(whole, found, strict=True):
+        assert other.name == one.name
+        assert other.original_bytes == len(TEXT)
+        assert other.compressed_bytes == pytest.approx(one.compressed_bytes, abs=8)
 
 
 def test_empty_text_is_refused():
