@@ -32,6 +32,10 @@ class ToyModel:
     def init_cache(self, batch, length):
         return ToyCache(jnp.zeros((batch, length), jnp.int32))
 
+    def prefill(self, params, tokens, length):
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        return self.decode(params, tokens, positions, self.init_cache(len(tokens), length))[1]
+
     def decode(self, params, tokens, positions, cache):
         tokens, positions = reshard(tokens, None, None), reshard(positions, None, None)
         rows = jnp.arange(tokens.shape[0])[:, None]

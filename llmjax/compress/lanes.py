@@ -173,10 +173,7 @@ def _step(
 
 @partial(jax.jit, static_argnames=("model", "slots"))
 def _prime(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
-    # The logits are not used, so the compiler leaves them out.
-    cache = model.init_cache(tokens.shape[0], slots)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return model.decode(params, tokens, positions, cache)[1]
+    return model.prefill(params, tokens, slots)
 
 
 @partial(jax.jit, static_argnames=("model", "lanes", "slots"))

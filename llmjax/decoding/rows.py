@@ -9,12 +9,11 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from llmjax.mesh import axis_size, place, reshard, use_mesh
+from llmjax.mesh import axis_size, place, use_mesh
 from llmjax.model import Cache, Model, Params
 
 
@@ -125,10 +124,7 @@ def _occurrences(rows: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("model", "slots"))
 def _prefill(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
-    # The logits are not used, so the compiler leaves them out.
-    cache = model.init_cache(tokens.shape[0], slots)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return model.decode(params, tokens, reshard(positions, "batch", None), cache)[1]
+    return model.prefill(params, tokens, slots)
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))

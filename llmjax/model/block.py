@@ -37,6 +37,8 @@ class Scope:
     """None: this stack has no cross-attention."""
     token_types: jax.Array | None = None
     """[B, L] int32, the kind of segment of each token; None: all of kind 0."""
+    prefills: bool = False
+    """Whether the tokens begin their rows: the cache is empty, so they see each other alone."""
 
 
 class Attention(nnx.Module):
@@ -162,6 +164,7 @@ class Block(nnx.Module):
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         layout, cached = scope.layout, cache is not None
+        steps = cached and not scope.prefills
 
         def attend(h: jax.Array) -> jax.Array:
             nonlocal cache
@@ -169,10 +172,13 @@ class Block(nnx.Module):
             kv = self.attention.keys_values(h, scope, kind)
             if cache is not None:
                 assert layer is not None
-                cache = cache.write(layer, scope.positions, *kv)
-                kv = cache.read(layer)
+                if steps:
+                    cache = cache.write(layer, scope.positions, *kv)
+                    kv = cache.read(layer)
+                else:
+                    cache = cache.fill(layer, *kv)
             mask = replace(scope.mask, window=kind.window)
-            return self.attention.mix(q, kv, mask, layout, scope.bias, cached=cached)
+            return self.attention.mix(q, kv, mask, layout, scope.bias, cached=steps)
 
         def attend_encoded(h: jax.Array) -> jax.Array:
             assert scope.encoded_mask is not None

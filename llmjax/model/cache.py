@@ -51,6 +51,17 @@ class Cache:
             self, keys=_with(self.keys, layer, keys), values=_with(self.values, layer, values)
         )
 
+    def fill(self, layer: int, k: jax.Array, v: jax.Array) -> "Cache":
+        """Stores k, v [B, T, N, K] of one layer at slots 0 to T - 1, and zeros behind them."""
+        room = (0, self.length - k.shape[1])
+        keys = jnp.pad(k.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [room])
+        values = jnp.pad(v.swapaxes(1, 2), [(0, 0)] * 2 + [room, (0, 0)])
+        keys = mesh.reshard(keys.astype(self.keys[layer].dtype), *KEY_AXES)
+        values = mesh.reshard(values.astype(self.values[layer].dtype), *VALUE_AXES)
+        return replace(
+            self, keys=_with(self.keys, layer, keys), values=_with(self.values, layer, values)
+        )
+
     def read(self, layer: int) -> tuple[jax.Array, jax.Array]:
         """Keys [B, N, K, S] and values [B, N, S, K] of one layer."""
         return self.keys[layer], self.values[layer]

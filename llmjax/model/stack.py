@@ -68,7 +68,7 @@ class Stack(nnx.Module):
         """
         x = self._place(x, scope)
         if self.config.positions == "relative":
-            slots = x.shape[1] if cache is None else cache.length
+            slots = x.shape[1] if cache is None or scope.prefills else cache.length
             bias = self.relative(scope.mask, x.shape[1], slots, scope.layout)
             scope = replace(scope, bias=bias)
         keys = [None] * 2 if key is None else list(jax.random.split(key))

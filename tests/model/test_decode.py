@@ -1,6 +1,7 @@
 """Decoding with a cache computes what the full forward pass does."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,34 @@ def test_meshes(name):
     with jax.set_mesh(make_mesh(MESHES["tensor"])):
         spread = run(model, placed(params, model), config, row, 1)
         assert_close(jax.device_get(spread), jax.device_get(expected), 1e-5)
+
+
+ALONE = [name for name, config in DECODERS.items() if not config.is_encoder_decoder]
+
+
+@pytest.mark.parametrize("kind", ["", *MESHES])
+@pytest.mark.parametrize("name", ALONE)
+def test_a_prefilled_cache_is_what_decoding_writes(name, kind):
+    if kind and name not in ("windowed", "gemma"):
+        pytest.skip("two architectures show it")
+    model, params = make(DECODERS[name])
+    row, positions = np.asarray(tokens(8, 6)), np.broadcast_to(np.arange(6), (8, 6))
+
+    def both(params):
+        stepped = jax.jit(model.decode)(params, row, positions, model.init_cache(8, 12))[1]
+        return jax.jit(partial(model.prefill, length=12))(params, row), stepped
+
+    if not kind:
+        filled, stepped = both(params)
+    else:
+        with jax.set_mesh(make_mesh(MESHES[kind])):
+            filled, stepped = both(placed(params, model))
+            shardings = [jax.tree.map(jax.typeof, cache) for cache in (filled, stepped)]
+            assert shardings[0] == shardings[1]
+    assert np.any(filled.keys[0][..., :6])
+    assert not np.any(filled.keys[0][..., 6:])
+    for got, wanted in zip(*map(jax.tree.leaves, (filled, stepped)), strict=True):
+        assert_close(jax.device_get(got), jax.device_get(wanted), 1e-5)
 
 
 def test_only_one_token_of_each_row():
