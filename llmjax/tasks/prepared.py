@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables import Row, read_tables, split_rows
+from llmjax.data.tables import Row, read_tables
 from llmjax.errors import UserError
 from llmjax.measures import Measures
 from llmjax.model import Model, Params
-from llmjax.tasks.config import TaskConfig, name_of
+from llmjax.tasks.config import ClassificationTask, TaskConfig, name_of
+from llmjax.tasks.division import divide
 from llmjax.tasks.example import Example
 from llmjax.tasks.opening import find_facts, open_task
 from llmjax.tasks.packing import Shape, shape_of
@@ -52,7 +53,7 @@ def read_rows(config: TaskConfig) -> tuple[list[Row], list[Row]]:
     rows = read_tables(config.train)
     if config.dev:
         return rows, read_tables(config.dev)
-    learnt, dev = split_rows(rows, config.dev_fraction, config.group)
+    learnt, dev = divide(config, rows)
     if not learnt:
         raise UserError(
             f"task {name_of(config)}", "all rows are held out", "lower dev_fraction, add rows"
@@ -61,7 +62,14 @@ def read_rows(config: TaskConfig) -> tuple[list[Row], list[Row]]:
 
 
 def notes(config: TaskConfig, facts: Facts, learnt: int, dev: int) -> list[str]:
-    """What a person should know of the examples before training starts."""
+    """What a person should know of the examples before training starts.
+
+    Args:
+      config: of the task.
+      facts: what it found.
+      learnt: how many examples it learns from.
+      dev: how many rows it is measured on.
+    """
     found = [f"task {name_of(config)}: {learnt:,} examples to learn from, {dev:,} to measure on"]
     if facts.counts:
         total = sum(facts.counts)
@@ -72,10 +80,12 @@ def notes(config: TaskConfig, facts: Facts, learnt: int, dev: int) -> list[str]:
         rare = [
             label
             for label, count in zip(facts.labels, facts.counts, strict=True)
-            if count < RARE * total / max(1, len(facts.labels) / 2)
+            if 0 < count < RARE * total / max(1, len(facts.labels) / 2)
         ]
         if rare:
-            found.append(f"rare labels: {', '.join(rare[:10])}; class_weights balanced may help")
+            weighs = isinstance(config, ClassificationTask)
+            advice = "; class_weights balanced may help" if weighs else ""
+            found.append(f"rare labels: {', '.join(rare[:10])}{advice}")
     return found
 
 
