@@ -347,6 +347,14 @@ GOOD = "text,label\nab,x\ncd,y\nef,x\ngh,y\n"
         ("--tasks.0.dev b.csv", {}, "b.csv: "),
         ("--optimizer.schedule.warmup-steps 9", {}, "optimizer.schedule.warmup_steps: 9 must lie"),
         ("--tasks.0.group writer", {}, "a.csv line 2: has no column 'writer' to group by"),
+        ("--tasks.0.dev b.csv", {"b.csv": "text\nab\n"}, "b.csv line 2: has no column 'label'"),
+        ("--tasks.0.dev b.csv", {"b.csv": "text,label\nab,\n"}, "b.csv line 2, column label: "),
+        ("--tasks.0.dev-fraction 0", {}, "evaluation.metric accuracy: no task holds anything out"),
+        (
+            "--tasks.0.dev-fraction 0 --evaluation.metric none --evaluation.patience 2",
+            {},
+            "evaluation.patience 2: no task holds anything out",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, command, base, words, files, message):

@@ -18,6 +18,7 @@ from llmjax.decoding import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig
 from llmjax.metrics.config import LogConfig
+from llmjax.optimizers.tune import HeadsOnly
 from llmjax.run import Run
 from llmjax.scoring import EvaluationConfig
 from llmjax.state import abstract_state
@@ -154,6 +155,12 @@ def test_text_that_must_suffice_and_does_not_is_refused_before_the_first_step(tm
 def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, said):
     with pytest.raises(UserError, match=said):
         train(runs.config(tmp_path, **change))
+    assert Run(tmp_path / "run").steps() == []
+
+
+def test_a_text_has_no_head_that_alone_could_learn(tmp_path):
+    with pytest.raises(UserError, match="tune: heads: nothing learns"):
+        train(runs.config(tmp_path, tune=HeadsOnly()))
     assert Run(tmp_path / "run").steps() == []
 
 

@@ -65,7 +65,7 @@ def shares(tune: TuneConfig, shapes: Tree, logical_axes: Tree) -> Tree:
       The tree of float32 arrays: [], or [layers, 1, ...] where layers differ. All 0: it stays.
 
     Raises:
-      UserError: a pattern matches no parameter.
+      UserError: a pattern matches no parameter, or nothing learns.
     """
     leaves, treedef = jax.tree.flatten_with_path(shapes)
     axes = jax.tree.leaves(logical_axes, is_leaf=lambda item: isinstance(item, tuple))
@@ -91,6 +91,9 @@ def shares(tune: TuneConfig, shapes: Tree, logical_axes: Tree) -> Tree:
             "matches no parameter",
             f"they are named like {names}",
         )
+    if not any(np.any(share) for share in found):
+        reason = "nothing learns: no task here has a head"
+        raise UserError(f"tune: {tune.kind}", reason, "tune all, chosen, or use model.lora")
     return jax.tree.unflatten(treedef, found)
 
 

@@ -43,15 +43,21 @@ def figures_of(config: TaskConfig, facts: Facts) -> tuple[str, ...]:
     return _FIGURES[type(config)] + (_MIXED if mixed else ())
 
 
-def check_metric(metric: str | None, tasks: Sequence[tuple[TaskConfig, Facts]]) -> None:
+def check_metric(
+    metric: str | None, tasks: Sequence[tuple[TaskConfig, Facts]], *, several: bool
+) -> None:
     """Checks that a run can go by this figure of its tasks.
+
+    Args:
+      metric: its name.
+      tasks: those that are measured.
+      several: whether the run has several, so that figures stand behind their task's name.
 
     Raises:
       UserError: none of them is measured by it.
     """
     if metric is None or metric == "loss":
         return
-    several = len(tasks) > 1
     known = [
         f"{name_of(config)}.{name}" if several else name
         for config, facts in tasks

@@ -48,6 +48,23 @@ def find_facts(config: TaskConfig, rows: Sequence[Row]) -> Facts:
     return found
 
 
+def require_answers(config: TaskConfig, learnt: Sequence[Row], dev: Sequence[Row]) -> None:
+    """Checks that rows to measure on have all that those to learn from need: measuring is too late
+    to find that out.
+
+    Args:
+      config: of the task.
+      learnt: rows from which it was found what the task has to know.
+      dev: rows to measure on.
+
+    Raises:
+      UserError: one lacks its answer; it names row and column.
+    """
+    if dev:
+        # Together, as few rows to measure on may have a single label.
+        find_facts(config, [*learnt, *dev])
+
+
 def open_task(config: TaskConfig, setting: Setting, facts: Facts) -> Task:
     """The task.
 

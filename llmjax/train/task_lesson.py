@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from llmjax.config import Config
 from llmjax.data.loader import Feed
 from llmjax.data.tables import Row
+from llmjax.errors import UserError
 from llmjax.model import Model
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction, Sums
@@ -19,6 +20,7 @@ from llmjax.tasks.example import Example
 from llmjax.tasks.feed import TaskFeed
 from llmjax.tasks.figures import check_metric
 from llmjax.tasks.findings import HELD_OUT, findings
+from llmjax.tasks.opening import require_answers
 from llmjax.tasks.packing import Shape
 from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape
 from llmjax.tasks.task import Setting, Task
@@ -184,9 +186,23 @@ def prepare_tasks(
     for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
         task = opened(one, setting, learnt)
         examples = encode(task, learnt, "learn from")
+        require_answers(one, learnt, dev)
         heldout = encode(task, dev, "measure on") if dev else []
         parts.append(Part(task, dev, heldout, examples, shape(task, examples)))
+    _check_measured(config, parts)
+    return tuple(parts)
+
+
+def _check_measured(config: Config, parts: Sequence[Part]) -> None:
+    """Checks that the figure to go by is measured, of some task that holds something out."""
+    metric, patience = config.evaluation.metric, config.evaluation.patience
     measured = [(part.task.config, part.task.facts) for part in parts if part.rows]
     if measured:
-        check_metric(config.evaluation.metric, measured)
-    return tuple(parts)
+        check_metric(metric, measured, several=len(parts) > 1)
+    elif metric is not None or patience:
+        setting = f"metric {metric}" if metric is not None else f"patience {patience}"
+        raise UserError(
+            f"evaluation.{setting}",
+            "no task holds anything out to measure",
+            "name a task's dev tables, raise its dev_fraction, or leave metric and patience out",
+        )
