@@ -17,6 +17,7 @@ from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
 from llmjax.measures import Measure
 from llmjax.network import run_tasks
+from llmjax.references import References
 from llmjax.run import Run
 from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
@@ -136,7 +137,7 @@ def evaluate_tasks(
         rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
         if not rows:
             raise UserError(f"task {name}", "holds out no rows", "name a table with --data")
-        examples = encode(one, rows, "measure on")
+        examples = References(lm, one, size).of(encode(one, rows, "measure on"))
         told = answer(
             one, lm.model, lm.network_params, rows, examples, batch_size=size, mesh=lm.mesh
         )

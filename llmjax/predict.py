@@ -14,6 +14,7 @@ from llmjax.evaluate_tasks import as_tables, chosen_tasks
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
+from llmjax.references import References
 from llmjax.tasks.config import ChatTask, TaskConfig, name_of
 from llmjax.tasks.prepared import encode
 from llmjax.tasks.prepared import predict as predictions
@@ -68,6 +69,8 @@ def predict(
     telling = Telling(no_answer_threshold, beams)
     (chosen,) = telling_so(chosen_tasks(lm, task, single=True), telling)
     given = [_spelt(chosen.config, texts)] if texts else []
+    size = batch_size or lm.config.evaluation.batch_size
+    references = References(lm, chosen, size)
     streams = (read_table(table) for table in as_tables(data))
     asked = (_without_answers(chosen.config, row) for row in itertools.chain(given, *streams))
     for rows in _groups(asked):
@@ -76,8 +79,8 @@ def predict(
             lm.model,
             lm.network_params,
             rows,
-            encode(chosen, rows, "predict for"),
-            batch_size=batch_size or lm.config.evaluation.batch_size,
+            references.of(encode(chosen, rows, "predict for")),
+            batch_size=size,
             mesh=lm.mesh,
         )
         for row, one in zip(rows, told, strict=True):

@@ -42,6 +42,7 @@ FLOORS = {
         "generate",
         "harness",
         "predict",
+        "references",
         "report",
         "train",
     },
