@@ -85,9 +85,10 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         sums = _sum_over_parts(whole, state.params, batch, key, accumulate)
         weight = jnp.where(sums.weight > 0, sums.weight, 1.0)
-        loss, norm = sums.total / weight, optax.global_norm(sums.gradients) / weight
+        learnt = optimizer.masked(sums.gradients)
+        loss, norm = sums.total / weight, optax.global_norm(learnt) / weight
         factor = 1.0 if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)
-        gradients = jax.tree.map(lambda g: g * (factor / weight), sums.gradients)
+        gradients = jax.tree.map(lambda g: g * (factor / weight), learnt)
         updated = optimizer.apply(state.params, gradients, state.opt_state, state.step)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         kept = jax.tree.map(

@@ -90,6 +90,24 @@ def test_every_optimizer_descends_and_is_the_same_when_sharded(config):
         np.testing.assert_allclose(np.asarray(sharded[name]), value, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_layers_that_do_not_learn_stay_and_the_others_learn_as_alone(config):
+    ones = {name: np.float32(1) for name in SHAPES}
+    learns = {"up": np.array([0, 1, 0.5], np.float32).reshape(3, 1, 1)}
+    optimizer = make_optimizer(config, 10, AXES, ones | learns)
+    params, gradients = make_params(0), make_params(1)
+    masked = optimizer.masked(gradients)
+    assert not np.any(masked["up"][0])
+    np.testing.assert_array_equal(masked["up"][1:], gradients["up"][1:])
+    assert all(masked[name] is gradients[name] for name in SHAPES if name != "up")
+    moved, state = jax.jit(optimizer.apply)(params, masked, optimizer.init(params), jnp.int32(0))
+    np.testing.assert_array_equal(moved["up"][0], params["up"][0])
+    plain = make_optimizer(config, 10, AXES)
+    whole, _ = jax.jit(plain.apply)(params, gradients, plain.init(params), jnp.int32(0))
+    np.testing.assert_allclose(moved["up"][1], whole["up"][1], rtol=1e-5, atol=1e-6)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((moved, state)))
+
+
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_decay_spares_norms_and_biases_and_embeddings_unless_asked(embeddings):
     config = SgdConfig(

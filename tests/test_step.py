@@ -9,8 +9,10 @@ import pytest
 
 import tiny
 from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.optimizers import MuonConfig, ScheduleConfig, SgdConfig
-from llmjax.step import make_eval_step
+from llmjax.optimizers import MuonConfig, ScheduleConfig, SgdConfig, make_optimizer
+from llmjax.optimizers.tune import Chosen, shares
+from llmjax.state import split, state_of
+from llmjax.step import make_eval_step, make_train_step
 
 MESHES = {
     "data=8": MeshConfig(data=8, fsdp=1),
@@ -117,6 +119,31 @@ def test_long_gradients_are_clipped_to_the_limit():
     pairs = zip(tiny.numbers(state.params), tiny.numbers(before), strict=True)
     moved = math.sqrt(sum(np.square(new - old).sum() for new, old in pairs))
     assert moved == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(), MESHES["tensor=2 x fsdp=4"]], ids=["1", "8"])
+def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
+    mesh = tiny.one_device() if config == MeshConfig() else make_mesh(config)
+    axes, tune = tiny.MODEL.logical_axes(), Chosen(("decoder.layers.1.*",))
+    rates = shares(tune, tiny.MODEL.abstract_params(), axes)
+    learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
+    flat = ScheduleConfig("constant", warmup_steps=0)
+    sgd = SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)
+    optimizer = make_optimizer(sgd, 20, split(axes, learning)[0], split(rates, learning)[0])
+    step = make_train_step(tiny.loss, optimizer, seed=0, clip_norm=0.01)
+    batch = tiny.batch(0, mesh)
+    with jax.set_mesh(mesh):
+        params = jax.jit(tiny.MODEL.init)(jax.random.key(0))
+        gradient = jax.jit(jax.grad(lambda p: tiny.loss(p, batch, None).total))(params)
+        second = [g[1] for g in tiny.numbers(gradient["decoder"]["layers"])]
+        norm = math.sqrt(sum(np.square(g).sum() for g in second)) / float(batch["weights"].sum())
+        learnt, frozen = split(params, learning)
+        before = [np.array(leaf) for leaf in jax.tree.leaves(learnt)]
+        state, metrics = step(state_of(optimizer, learnt, mesh), batch, frozen)
+    assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    moved = [new - old for new, old in zip(tiny.numbers(state.params), before, strict=True)]
+    assert all(not np.any(change[0]) for change in moved)
+    assert math.sqrt(sum(np.square(m).sum() for m in moved)) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_muon_trains_on_a_mesh_as_on_one_device():

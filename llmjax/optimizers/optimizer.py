@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from llmjax.optimizers.config import (
@@ -32,6 +33,8 @@ class Optimizer:
     """(params, gradients, state, step int32 []) -> (params, state); gradients come clipped."""
     learning_rate: optax.Schedule
     """step -> float32 []; by the run's step, so skipped updates do not delay it."""
+    masked: Callable[[Tree], Tree]
+    """gradients -> the same, 0 for the layers of a stack that do not learn."""
 
 
 def make_optimizer(
@@ -62,7 +65,14 @@ def make_optimizer(
             updates = jax.tree.map(jnp.multiply, updates, shares)
         return jax.tree.map(lambda param, update: param - rate * update, params, updates), state
 
-    return Optimizer(init=chain.init, apply=apply, learning_rate=schedule)
+    def masked(gradients: Tree) -> Tree:
+        return gradients if shares is None else jax.tree.map(_where_learning, gradients, shares)
+
+    return Optimizer(chain.init, apply, schedule, masked)
+
+
+def _where_learning(gradient: jax.Array, share: np.ndarray) -> jax.Array:
+    return gradient if np.all(share) else gradient * (share > 0).astype(np.float32)
 
 
 @singledispatch
