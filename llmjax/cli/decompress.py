@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
     from llmjax.compress.decompressing import decompress
     from llmjax.compress.progress import end_line, line_progress
+    from llmjax.compress.visible import visible
     from llmjax.programs import keep_programs
 
     keep_programs()
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     files = f" in {found.files:,} files" if found.files != 1 else ""
     print(
-        f"{found.target}: {found.bytes:,} bytes{files}, {found.seconds:.1f} s, "
+        f"{visible(found.target)}: {found.bytes:,} bytes{files}, {found.seconds:.1f} s, "
         f"{found.bytes / 1e3 / found.seconds:.2f} KB/s",
         file=sys.stderr if target == "-" else sys.stdout,
     )

@@ -25,16 +25,18 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     from llmjax.compress.decompressing import inspect
+    from llmjax.compress.visible import visible
 
     found = inspect(parsed.positionals[0])
     if "json" in parsed.flags:
         print_json(found)
         return 0
-    files = found.pop("files")
+    files = found.pop("files", None)
     for name, value in found.items():
-        print(f"  {name.replace('_', ' '):15}{_shown(value)}")
+        text = f"{value:04o}" if name == "mode" else _shown(value)
+        print(f"  {visible(name.replace('_', ' ')):15}{visible(text)}")
     for name, mode, _, size in files or ():
-        print(f"  {mode:04o} {size if size >= 0 else 'folder':>12} {name}")
+        print(f"  {mode:04o} {size if size >= 0 else 'folder':>12} {visible(name)}")
     return 0
 
 

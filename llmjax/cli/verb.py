@@ -1,6 +1,7 @@
 """What all verbs share: a command line in, options out, a result printed."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -77,8 +78,12 @@ def checked(
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """The result as one line of JSON; numbers that JSON does not have become null."""
-    print(json.dumps(_finite(result), ensure_ascii=False), flush=True)
+    """The result as one line of JSON; numbers that JSON does not have become null.
+
+    Halves of characters, by which Python keeps names that are no UTF-8, are escaped.
+    """
+    line = json.dumps(_finite(result), ensure_ascii=False)
+    print(re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", line), flush=True)
 
 
 def _finite(value: Any) -> Any:
