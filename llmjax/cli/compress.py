@@ -25,11 +25,11 @@ class Options:
     verify: bool = True
     """Decode the archive in a process of its own before it gets its name (also --no-verify)."""
     compare: bool = True
-    """Run xz, zstd, brotli and bzip2 on the same input, up to 16 MiB of it."""
+    """Run xz, zstd, brotli (up to 16 MiB, as it takes minutes) and bzip2 on the same input."""
     fallback: bool = True
     """Let zstd have, or just store, what the model would expand."""
     overwrite: bool = False
-    """Replace OUT where it exists."""
+    """Replace OUT where it exists and is a file."""
     passage: bool = False
     """Keep the first 2,000 tokens as text in RUN/compression.json, with what each cost, so that
     the report can show what the model found surprising."""

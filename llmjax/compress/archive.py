@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from llmjax.errors import UserError
 
@@ -85,6 +85,13 @@ def _varint(read: Any) -> int:
     raise damaged("a number in it has no end")
 
 
+class Sink(Protocol):
+    """What an archive is written to."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Adds bytes."""
+
+
 class Writer:
     """Writes an archive to a file, from its beginning.
 
@@ -92,7 +99,7 @@ class Writer:
       written: bytes so far.
     """
 
-    def __init__(self, file: BinaryIO, header: dict[str, Any]):
+    def __init__(self, file: Sink, header: dict[str, Any]):
         self._file, self._digest, self.written = file, hashlib.blake2b(digest_size=SEAL), 0
         self._original = hashlib.sha256()
         plain = json.dumps(header, separators=(",", ":")).encode()
@@ -160,15 +167,27 @@ class Archive:
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Kind and content of each frame; UserError where one cannot be right."""
+        for kind, length in self._heads():
+            content = self._file.read(length) if length <= LONGEST_FRAME else b""
+            if len(content) != length:
+                raise damaged("a frame is cut short")
+            yield kind, content
+
+    def kinds(self) -> set[int]:
+        """Which kinds of frames there are, without reading what they hold."""
+        found = set()
+        for kind, length in self._heads():
+            found.add(kind)
+            self._file.seek(length, 1)
+        return found
+
+    def _heads(self) -> Iterator[tuple[int, int]]:
+        """Kind and length of each frame, where the file stands behind its head."""
         self._file.seek(self.header_size)
         while (kind := self._file.read(1)) != bytes([END]):
             if kind not in (bytes([STORED]), bytes([ZSTD]), bytes([MODEL])):
                 raise damaged("a frame is of no known kind")
-            length = _varint(lambda: self._file.read(1))
-            content = self._file.read(length) if length <= LONGEST_FRAME else b""
-            if len(content) != length:
-                raise damaged("a frame is cut short")
-            yield kind[0], content
+            yield kind[0], _varint(lambda: self._file.read(1))
 
     def original_digest(self) -> bytes:
         """The SHA-256 of what was compressed."""
@@ -197,8 +216,9 @@ def _header(packed: bytes) -> dict[str, Any]:
     inflate = zlib.decompressobj(-15, zdict=_TYPICAL)
     try:
         header = json.loads(inflate.decompress(packed, LONGEST_HEADER))
-    except (zlib.error, ValueError) as error:
+    except (zlib.error, ValueError, RecursionError) as error:
         raise damaged("its header cannot be read") from error
-    if not isinstance(header, dict) or not isinstance(header.get("size"), int):
+    size = header.get("size") if isinstance(header, dict) else None
+    if type(size) is not int or not 0 <= size < 2**63:
         raise damaged("its header is none")
     return header

@@ -1,14 +1,11 @@
 """The verb `compress`."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,14 +16,15 @@ from llmjax.compress.costs import PASSAGE, Costs
 from llmjax.compress.fingerprint import environment, model_fingerprint
 from llmjax.compress.frames import FRAME, Frame, encode_frame
 from llmjax.compress.lanes import Walker, allowed_ids
-from llmjax.compress.members import Source, check_target, new_file, open_source
 from llmjax.compress.plan import Plan, make_plan
 from llmjax.compress.progress import Progress, no_progress
 from llmjax.compress.record import record
 from llmjax.compress.segments import Cutter, Segment
+from llmjax.compress.sources import Source, open_source
 from llmjax.compress.stream import canary
-from llmjax.compress.summary import Compression, compared
-from llmjax.errors import UserError
+from llmjax.compress.summary import Compared, Compression, compare_with
+from llmjax.compress.targets import Output, check_target, new_file
+from llmjax.compress.verifying import let_go, verify_archive, warn
 from llmjax.language_model import LanguageModel, load
 from llmjax.model.config import Dtype
 from llmjax.run import Run
@@ -64,9 +62,9 @@ def compress(
       step: which checkpoint; None for the newest whole one.
       dtype: what parameters are held and computed in.
       verify: decode the archive in a process of its own before it gets its name.
-      compare: run the classical compressors on the same input, up to `summary.COMPARED` bytes.
+      compare: run the classical compressors on the same input, once the archive has its name.
       fallback: let zstd have, or just store, what the model would expand.
-      overwrite: replace an existing target.
+      overwrite: replace an existing target, which has to be a file.
       passage: keep the first `costs.PASSAGE` tokens as text, with what each cost.
       progress: told how far things are.
 
@@ -74,23 +72,30 @@ def compress(
       UserError: there is no such run or input, the model is no causal decoder, the target exists
         or cannot be written, or the archive does not decode.
     """
-    check_target(str(target), overwrite)
+    check_target(str(target), overwrite, str(source))
+    platform = jax.default_backend()
+    warn(platform, environment()["flags"], verify)
     lm, began = load(run, step=step, dtype=dtype), time.perf_counter()
-    with open_source(str(source)) as given, new_file(str(target), overwrite) as out:
-        wanted = {"lanes": lanes, "context": context, "stride": stride}
-        job = _Job(lm, given, wanted, dtype, fallback, progress, PASSAGE if passage else 0)
-        job.write(out)
-        seconds = time.perf_counter() - began
-        if verify:
-            _verify(run, out, progress is not no_progress)
-        verified = time.perf_counter() - began - seconds if verify else None
-        baselines = tuple(compared(given)) if compare else ()
+    with open_source(str(source)) as given:
+        with new_file(str(target), overwrite, given.readers) as out:
+            wanted = {"lanes": lanes, "context": context, "stride": stride}
+            job = _Job(lm, given, wanted, dtype, fallback, progress, PASSAGE if passage else 0)
+            job.write(out)
+            seconds, used = time.perf_counter() - began, lm.step
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
+            if verify:
+                del lm
+                job.let_go()
+                out.rewind()
+                verify_archive(run, out.file, platform, progress is not no_progress)
+            verified = time.perf_counter() - began - seconds if verify else None
+        compared = compare_with(given) if compare else Compared()
     found = Compression(
         source=str(source),
         bytes=given.size,
         archive_bytes=job.written,
         header_bytes=job.header,
-        model_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params)),
+        model_bytes=size,
         seconds=seconds,
         compile_seconds=job.start_seconds,
         verify_seconds=verified,
@@ -98,9 +103,10 @@ def compress(
         context=job.shape_of("context"),
         stride=job.shape_of("stride"),
         costs=job.costs,
-        baselines=baselines,
+        baselines=compared.baselines,
+        not_compared=compared.left_out,
     )
-    record(Run.open(run), lm.step, found)
+    record(Run.open(run), used, found)
     return found
 
 
@@ -124,7 +130,7 @@ class _Job:
     def __post_init__(self) -> None:
         self.costs = Costs(self.lm.tokenizer, self.passage)
 
-    def write(self, out: BinaryIO) -> None:
+    def write(self, out: Output) -> None:
         """Writes the whole archive."""
         writer, done = None, 0
         for data, segments in self._cut():
@@ -146,12 +152,18 @@ class _Job:
             writer.frame(frame.kind, frame.content, data)
             self._count(frame, segments)
             done += len(data)
+            self.progress("Compressing", done, self.source.size, writer.written)
         if writer is None:
             writer = Writer(out, self._header(0))
             self.header = writer.written
         writer.close()
         self.written = writer.written
-        out.flush()
+
+    def let_go(self) -> None:
+        """Frees what holds the device; nothing can be written any more."""
+        self.__dict__.pop("walker", None)
+        del self.lm
+        let_go()
 
     @cached_property
     def walker(self) -> Walker:
@@ -187,32 +199,15 @@ class _Job:
             "windows": self.plan.windows,
             "environment": environment(),
             "files": self.source.members,
+            **self._own(),
         }
+
+    def _own(self) -> dict[str, int]:
+        """Permissions of the file or folder, and the folder's time, where there are any."""
+        own = {"mode": self.source.mode, "time": self.source.time}
+        return {name: value for name, value in own.items() if value is not None}
 
     def _count(self, frame: Frame, segments: list[Segment]) -> None:
         if frame.coded is not None:
             texts = [one.tokens for one in segments if one.tokens is not None]
             self.costs.add(frame.coded, np.concatenate(texts), frame.kind == MODEL)
-
-
-def _verify(run: str | Path, out: BinaryIO, show: bool) -> None:
-    """Decodes the archive in a fresh process, which checks it against the original's SHA-256.
-
-    Raises:
-      UserError: it does not come out right; what the process said.
-    """
-    words = [sys.executable, "-m", "llmjax.compress.verify", str(run), *(["--show"] * show)]
-    surroundings = dict(os.environ)
-    if folder := jax.config.values["jax_compilation_cache_dir"]:
-        surroundings["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    out.seek(0)
-    done = subprocess.run(
-        words,
-        stdin=out,
-        stdout=subprocess.PIPE,
-        stderr=None if show else subprocess.PIPE,
-        env=surroundings,
-    )
-    if done.returncode:
-        said = done.stdout.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
-        raise UserError("the archive", f"does not decode, so it was not kept ({said})")

@@ -1,24 +1,52 @@
 """What a compression came to, beside the classical compressors."""
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from llmjax.baselines import Baseline, measure
+from llmjax.baselines import COMPRESSORS, Baseline, measure_parts
 from llmjax.compress.costs import Costs
-from llmjax.compress.members import Source
+from llmjax.compress.sources import Source
+from llmjax.compress.visible import visible
+from llmjax.errors import UserError
 
-COMPARED = 16 << 20
-"""Bytes of input up to which the classical compressors are run on all of it at once."""
+SLOW = {"brotli 11": 16 << 20}
+"""Bytes of input above which a compressor is left out: it would take minutes."""
+
+logger = logging.getLogger(__name__)
 
 
-def compared(source: Source) -> Iterator[Baseline]:
-    """The classical compressors on the same bytes; nothing where there are none, or too many."""
-    if 0 < source.size <= COMPARED:
-        if source.file is not None:
-            source.file.seek(0)
-        yield from measure(b"".join(source.blocks(1 << 20)))
+@dataclass(frozen=True)
+class Compared:
+    """The classical compressors on the same bytes.
+
+    Attributes:
+      baselines: their figures; empty where there are no bytes, or they could not be read again.
+      left_out: name -> bytes above which this compressor is not run.
+    """
+
+    baselines: Sequence[Baseline] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def compare_with(source: Source) -> Compared:
+    """Runs the classical compressors; where that fails there is a warning, as the archive is done.
+
+    Bytes are fed part by part, so that memory does not grow with them.
+    """
+    left_out = {name: most for name, most in SLOW.items() if source.size > most}
+    wanted = [one for one in COMPRESSORS if one.name not in left_out]
+    if not source.size:
+        return Compared()
+    try:
+        parts = partial(source.blocks, 1 << 20)
+        return Compared(list(measure_parts(parts, source.size, wanted)), left_out)
+    except (UserError, OSError, MemoryError) as error:
+        logger.warning("not compared with xz and others: %s", error or type(error).__name__)
+        return Compared()
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,7 @@ class Compression:
       lanes, context, stride: see `compress`.
       costs: what tokens cost.
       baselines: the classical compressors on the same bytes.
+      not_compared: name -> bytes above which this compressor is not run.
     """
 
     source: str
@@ -52,6 +81,7 @@ class Compression:
     stride: int
     costs: Costs = field(repr=False)
     baselines: Sequence[Baseline] = field(repr=False)
+    not_compared: Mapping[str, int] = field(repr=False, default_factory=dict)
 
     @property
     def bits_per_byte(self) -> float:
@@ -93,20 +123,27 @@ class Compression:
                 [2**k - 1, one.bits / one.tokens] for k, one in self.costs.octaves().items()
             ],
             "baselines": {one.name: one.compressed_bytes for one in self.baselines},
+            "not_compared": dict(self.not_compared),
         }
 
     def __str__(self) -> str:
         rows = [("llmjax", self.archive_bytes)]
         rows += [(one.name, one.compressed_bytes) for one in self.baselines]
-        lines = [f"{self.source}: {self.bytes:,} bytes", ""]
+        lines = [f"{visible(self.source)}: {self.bytes:,} bytes", ""]
         lines += [f"  {'':12}{'bytes':>12}{'of input':>10}{'bits per byte':>15}"]
         for name, size in sorted(rows, key=lambda row: row[1]):
             share = size / self.bytes if self.bytes else math.nan
-            lines += [f"  {name:12}{size:12,}{share:10.2%}{8 * share:15.3f}"]
+            lines += [f"  {name:12}{size:12,}{_or_none(share, '.2%'):>10}"]
+            lines[-1] += f"{_or_none(8 * share, '.3f'):>15}"
+        lines += [
+            f"  not compared: {name}, larger than {most >> 20} MiB"
+            for name, most in self.not_compared.items()
+        ]
         with_start, alone = self.kilobytes_per_second
+        ratio = _or_none(self.adjusted_ratio, ".1%")
         lines += [
             "",
-            f"  and the model's {self.model_bytes:,} bytes: {self.adjusted_ratio:.1%} of input",
+            f"  and the model's {self.model_bytes:,} bytes: {ratio} of input",
             f"  {self.seconds:.1f} s, {with_start:.2f} KB/s ({alone:.2f} without compiling); "
             f"{self.lanes} lanes, windows of {self.context} tokens",
             "  verified in a process of its own"
@@ -114,3 +151,8 @@ class Compression:
             else "  not verified",
         ]
         return "\n".join(lines)
+
+
+def _or_none(value: float, form: str) -> str:
+    """The number; n/a of an empty input, which has none."""
+    return "n/a" if math.isnan(value) else format(value, form)

@@ -65,8 +65,9 @@ def tokenizer_of(kind: str, folder):
     return existing_tokenizer(_byte_level(folder / "hf", lower=kind == "lower"))
 
 
-def make(folder, kind="bytes", seed=0, spread=0.4):
-    """A run folder; `kind` is of its tokenizer, seed and spread of its parameters."""
+def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0):
+    """A run folder; `kind` is of its tokenizer, seed and spread of its parameters, of which one is
+    larger by the share `nudge`."""
     folder.mkdir(parents=True)
     tokenizer = tokenizer_of(kind, folder)
     shape = ModelConfig(
@@ -78,6 +79,8 @@ def make(folder, kind="bytes", seed=0, spread=0.4):
     tokenizer.save(run.tokenizer)
     model = Model(resolve(shape, tokenizer.vocab_size))
     params = drawn(model, seed, spread=spread)
+    scale = params["decoder"]["norm"]["scale"]
+    params["decoder"]["norm"]["scale"] = scale.at[3].multiply(1 + nudge)
     # As after training: special tokens do not stand in text.
     bias = params["unembedding_bias"]
     text = np.pad(tokenizer.token_bytes() > 0, (0, len(bias) - tokenizer.vocab_size))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmjax.compress import compress, decompress, inspect
-from llmjax.compress.members import checked_members, new_folder, open_source
+from llmjax.compress.members import checked_members
+from llmjax.compress.sources import open_source
+from llmjax.compress.targets import new_folder
 from llmjax.errors import UserError
 
 PLAIN = {"dtype": "float32", "verify": False, "compare": False}
@@ -87,7 +89,8 @@ def test_paths_that_climb_out_are_refused(name, tmp_path):
         [["a", 0o644, 0, 1], ["a/b", 0o644, 0, 1]],
         [["a/b", 0o644, 0, 1], ["a", 0o644, 0, 1]],
         [["a", 0o4755, 0, 1]],
-        [["a", 0o644, -1, 1]],
+        [["a", 0o644, -(2**63) - 1, 1]],
+        [["\ud800", 0o644, 0, 1]],
         [["a", 0o644, 0, -2]],
         [["a", 0o644, 0]],
         [[1, 2, 3, 4]],

@@ -1,18 +1,22 @@
 """Whatever is wrong with archive or run: a refusal, and no output; never other bytes."""
 
 import hashlib
+import io
 import json
+import math
 import shutil
-import zlib
 
 import pytest
+import zstandard
 from compress_runs import files, make
+from crafted import crafted, sealed, with_header
 
 from llmjax import compress as room
 from llmjax.compress import archive as container
-from llmjax.compress import compress, decompress, inspect
-from llmjax.compress.archive import MAGIC, SEAL, Archive, varint
+from llmjax.compress import compress, decompress, engine, inspect, targets
+from llmjax.compress.archive import MAGIC, SEAL, Archive
 from llmjax.errors import UserError
+from llmjax.language_model import load
 
 PLAIN = {"dtype": "float32", "verify": False, "compare": False, "fallback": False}
 TEXT = b"A small archive, whose every byte will be changed once. " * 3 + b"\xff\xfe"
@@ -25,29 +29,6 @@ def made(run, tmp_path_factory):
     (place / "in").write_bytes(TEXT)
     compress(run, place / "in", place / "a", lanes=2, context=32, stride=16, **PLAIN)
     return place / "a", (place / "a").read_bytes()
-
-
-def sealed(data: bytes) -> bytes:
-    return data[:-SEAL] + hashlib.blake2b(data[:-SEAL], digest_size=SEAL).digest()
-
-
-def with_header(data: bytes, **fields) -> bytes:
-    """The archive with other fields in its header, and a seal that fits."""
-    header = json.loads(json.dumps({}))
-    place = len(MAGIC) + 1
-    size, shift = 0, 0
-    while True:
-        byte = data[place]
-        size |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            break
-    inflate = zlib.decompressobj(-15, zdict=container._TYPICAL)
-    header = json.loads(inflate.decompress(data[place : place + size])) | fields
-    packed = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=container._TYPICAL)
-    new = packed.compress(json.dumps(header).encode()) + packed.flush()
-    start = data[: len(MAGIC) + 1]
-    return sealed(start + varint(len(new)) + new + data[place + size :])
 
 
 def refused(run, data: bytes, folder) -> str:
@@ -73,13 +54,11 @@ def test_every_flipped_byte_is_refused(run, made, tmp_path):
 
 
 def test_every_flipped_byte_under_a_new_seal(run, made, tmp_path, monkeypatch):
-    """Without the outer hash the checksums, the canary and the SHA-256 hold. The run is loaded
-    once, so that this takes seconds."""
-    from llmjax import language_model
-
-    lm = language_model.load(run, dtype="float32")
-    monkeypatch.setattr(language_model, "load", lambda *args, **rest: lm)
-    for place in range(0, len(made[1]) - SEAL, 3):
+    """Without the outer hash the checksums, the canary and the SHA-256 hold: what comes out is
+    right, or refused. The run is loaded once, so that this takes seconds."""
+    lm = load(run, dtype="float32")
+    monkeypatch.setattr(engine, "load", lambda *args, **rest: lm)
+    for place in range(len(made[1]) - SEAL):
         data = bytearray(made[1])
         data[place] ^= 1 << (place % 8)
         refused(run, sealed(bytes(data)), tmp_path)
@@ -113,16 +92,12 @@ def test_a_copy_of_the_run_is_as_good(made, run, tmp_path):
 
 
 def test_a_weight_that_differs_a_little(run, made, tmp_path, monkeypatch):
-    from llmjax import language_model
-
-    lm = language_model.load(run, dtype="float32")
+    lm = load(run, dtype="float32")
     scale = lm.params["decoder"]["norm"]["scale"]
     lm.params["decoder"]["norm"]["scale"] = scale.at[3].multiply(1 + 1e-6)
-    monkeypatch.setattr(language_model, "load", lambda *args, **rest: lm)
+    monkeypatch.setattr(engine, "load", lambda *args, **rest: lm)
     assert "its model is" in refused(run, made[1], tmp_path)
-    monkeypatch.setattr(
-        "llmjax.compress.fingerprint.model_fingerprint", lambda lm: inspect(made[0])["model"]
-    )
+    monkeypatch.setattr(engine, "model_fingerprint", lambda lm: inspect(made[0])["model"])
     assert "canary" in refused(run, made[1], tmp_path), "frequencies differ as well"
 
 
@@ -139,6 +114,15 @@ def test_another_shape_or_canary(run, made, tmp_path, fields):
     [
         {"lanes": 0},
         {"lanes": "x"},
+        {"lanes": math.inf},
+        {"lanes": 10**30},
+        {"lanes": 2.5},
+        {"step": 10**30},
+        {"mode": 0o4755},
+        {"mode": "x"},
+        {"time": 2**63},
+        {"size": -1},
+        {"size": 10**400},
         {"context": 10**9},
         {"stride": -1},
         {"step": 5},
@@ -148,10 +132,65 @@ def test_another_shape_or_canary(run, made, tmp_path, fields):
         {"size": None},
         {"files": [["../a", 420, 0, 10]]},
         {"files": 3},
+        {"files": [["\ud800", 420, 0, 170]]},
     ],
 )
 def test_headers_that_cannot_be(run, made, tmp_path, fields):
     assert refused(run, with_header(made[1], **fields), tmp_path)
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"a":' * 100_000, b"[]", b"{}", b"NaN", b"x"])
+def test_headers_that_are_none(run, tmp_path, header):
+    data = crafted(header, bytes(1 + 32 + SEAL))
+    (tmp_path / "bad").write_bytes(data)
+    with pytest.raises(UserError, match="the archive: is damaged: its header"):
+        inspect(tmp_path / "bad")
+    assert "is damaged" in refused(run, data, tmp_path)
+
+
+def test_no_more_is_written_than_the_header_says(run, made, tmp_path, monkeypatch):
+    """A small archive may stand for a lot; the disk is not filled before it is refused."""
+    header = inspect(made[0]) | {"size": 10}
+    frame = container.Writer(file := io.BytesIO(), {"size": 10})
+    before = frame.written
+    packed = zstandard.ZstdCompressor().compress(bytes(1 << 20))
+    for _ in range(50):
+        frame.frame(container.ZSTD, packed, b"")
+    frame.close()
+    data = crafted(json.dumps(header).encode(), file.getvalue()[before:])
+    written, write = [], targets.Output.write
+    monkeypatch.setattr(
+        targets.Output, "write", lambda out, part: (written.append(len(part)), write(out, part))
+    )
+    assert "more bytes than it says" in refused(run, data, tmp_path)
+    assert written == []
+
+
+def test_the_model_is_checked_whatever_the_frames_are(run, runs, tmp_path):
+    """Also where nothing was left to the model, so that it would never be asked."""
+    (tmp_path / "in").write_bytes(files()["random"][:3000])
+    compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
+    assert not inspect(tmp_path / "a")["frames"]["model"]
+    place = tmp_path / "place"
+    place.mkdir()
+    data = (tmp_path / "a").read_bytes()
+    assert "no such run folder" in refused(tmp_path / "nothing", data, place)
+    assert "its model is" in refused(make(tmp_path / "other", seed=1), data, place)
+    assert "its tokenizer is" in refused(runs("byte_level"), data, place)
+
+
+def test_the_canary_comes_before_the_first_frame(run, tmp_path, monkeypatch):
+    """A frame of noise, then one of text."""
+    monkeypatch.setattr("llmjax.compress.compressing.FRAME", 3000)
+    (tmp_path / "in").write_bytes(files()["random"][:3000] + TEXT[:100])
+    compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
+    frames = inspect(tmp_path / "a")["frames"]
+    assert frames["model"] == frames["zstd"] + frames["stored"] == 1
+    data = with_header((tmp_path / "a").read_bytes(), canary="0")
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.setattr(engine, "decode_frame", lambda *args: pytest.fail("decoded before"))
+    assert refused(run, data, place).startswith("canary:")
 
 
 def test_where_it_was_made_is_said(run, made, tmp_path, caplog):
@@ -161,6 +200,8 @@ def test_where_it_was_made_is_said(run, made, tmp_path, caplog):
     assert "jaxlib was '0.0.1', is" in caplog.text
     said = refused(run, with_header(made[1], environment=elsewhere, canary="0"), tmp_path)
     assert "jaxlib was '0.0.1', is" in said
+    said = refused(run, with_header(made[1], canary="0"), tmp_path)
+    assert "nothing recorded differs: the compiler chose other kernels, or the header was" in said
 
 
 def test_what_does_not_decode_gets_no_name(run, tmp_path, monkeypatch):

@@ -95,3 +95,17 @@ def test_several_frames(run, tmp_path, monkeypatch):
     assert sum(inspect(tmp_path / "a")["frames"].values()) == -(-len(content) // 300)
     decompress(run, tmp_path / "a", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["random", "long"])
+def test_how_far_it_is_and_what_it_comes_to(run, tmp_path, name):
+    """Told both ways, of frames that the model has no part in as well."""
+    told, content = [], files()[name][:2000]
+    (tmp_path / "in").write_bytes(content)
+    compress(run, tmp_path / "in", tmp_path / "a", progress=lambda *now: told.append(now), **PLAIN)
+    decompress(run, tmp_path / "a", tmp_path / "out", progress=lambda *now: told.append(now))
+    written, size = (tmp_path / "a").stat().st_size, len(content)
+    for stage in ("Compressing", "Decompressing"):
+        done = [now[1:] for now in told if now[0] == stage]
+        assert done[-1][:2] == (size, size)
+        assert all(0 < here <= size and 0 < of < written for here, _, of in done)
