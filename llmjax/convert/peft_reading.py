@@ -15,6 +15,7 @@ from llmjax.convert.folders import becoming
 from llmjax.convert.importing import write_run
 from llmjax.convert.mapping import Match, host
 from llmjax.convert.names import canonical
+from llmjax.convert.peft_base import is_untouched
 from llmjax.convert.peft_writing import PREFIX, WEIGHTS
 from llmjax.convert.safetensors import TensorFiles, open_folder, read_json
 from llmjax.convert.sources import ADAPTER
@@ -75,6 +76,8 @@ def import_adapter(
     if shape.lora is not None:
         raise UserError(opened.folder, "has adapters already", "name the run that they began with")
     origin = read_origin(opened.folder) or Origin()
+    if not is_untouched(opened):
+        origin = replace(origin, source="")
     match = Match(family_for(shape, origin.model_type or None).table, Model(shape))
     pairs = read_pairs(folder, settings, match)
     lora = lora_of(pairs, modules_of(match))

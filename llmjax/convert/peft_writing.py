@@ -17,6 +17,7 @@ from llmjax.convert.heads import Headed, choose_task
 from llmjax.convert.layout import Sizes
 from llmjax.convert.mapping import Match
 from llmjax.convert.names import LAYER
+from llmjax.convert.peft_base import base_name
 from llmjax.convert.safetensors import open_folder
 from llmjax.convert.safetensors_writing import write_file
 from llmjax.convert.sources import ADAPTER
@@ -28,7 +29,7 @@ from llmjax.errors import UserError
 from llmjax.model import Model, ModelConfig, Params, resolve
 from llmjax.model.lora_config import LoraConfig
 from llmjax.network import run_tasks
-from llmjax.origin import Origin, read_origin
+from llmjax.origin import read_origin
 from llmjax.run import Run
 
 WEIGHTS = "adapter_model.safetensors"
@@ -71,7 +72,9 @@ def export_peft(
         tensors += head_tensors(form, params, dtype)
         write_file(folder / WEIGHTS, tensors)
         ranks = {name: _rank(tensors, form, name) for name in modules}
-        write_json(folder / ADAPTER, peft_config(shape.lora, modules, ranks, form, match, origin))
+        settings = peft_config(shape.lora, modules, ranks, form, match)
+        settings["base_model_name_or_path"] = base_name(before, origin)
+        write_json(folder / ADAPTER, settings)
         written = open_folder(folder)
         for tensor in tensors:
             if not np.array_equal(written.read(tensor.name), tensor.make()):
@@ -130,10 +133,9 @@ def peft_config(
     ranks: Mapping[str, int],
     form: Whole | Headed,
     match: Match,
-    origin: Origin | None,
 ) -> dict[str, Any]:
-    """adapter_config.json. A rank other than the run's is that of several adapters in one module,
-    whose alpha grows with it."""
+    """adapter_config.json, but for the base model's name. A rank other than the run's is that of
+    several adapters in one module, whose alpha grows with it."""
     others = [row.name.removesuffix(".weight") for row in match.table.rows]
     if isinstance(form, Headed):
         others += [row.name.removesuffix(".weight") for row in form.top.rows()]
@@ -143,7 +145,6 @@ def peft_config(
     return {
         "peft_type": "LORA",
         "task_type": _task_type(form, form.shape),
-        "base_model_name_or_path": origin.source if origin else None,
         "r": lora.rank,
         "lora_alpha": _whole(lora.alpha),
         "lora_dropout": 0.0,
