@@ -87,18 +87,18 @@ class Loop:
     def _after(self, step: int, save: bool) -> None:
         """What is due after `step` steps: an evaluation, samples, a checkpoint."""
         config, last = self.session.config, step >= self.session.steps
-        cost = None
+        cost, failed = None, True
         try:
             if last or _due(step, config.evaluation.every):
                 cost = self._evaluate(step, whole=last)
                 last = last or self.position.is_over(config.evaluation.patience)
             if config.samples.every and (last or _due(step, config.samples.every)):
                 self._sample(step)
-        except Exception:
-            self._save(step, cost)  # what cannot be measured was learnt all the same
-            raise
-        if save or last or _due(step, config.checkpoint.every) or self._is_best(cost):
-            self._save(step, cost)
+            failed = False
+        finally:  # what cannot be measured was learnt all the same
+            due = save or last or _due(step, config.checkpoint.every)
+            if failed or due or self._is_best(cost):
+                self._save(step, cost)
 
     def _is_best(self, cost: float | None) -> bool:
         """Whether a measurement of just now is the best so far of a figure that the run goes by."""
