@@ -14,7 +14,7 @@ import pytest
 import llmjax
 from llmjax.checkpoint import CheckpointConfig
 from llmjax.checkpoint.params import stored_leaves
-from llmjax.config import Config
+from llmjax.config import Config, load_config_file
 from llmjax.data import BytesConfig, DataConfig
 from llmjax.data.table_config import FileTable
 from llmjax.data.tokenizer import BytesTokenizer
@@ -37,7 +37,7 @@ from llmjax.train import session, train
 from llmjax.train.lesson import Heldout
 from llmjax.train.task_lesson import TaskLesson
 from runs import metrics
-from task_runs import ENCODER, ENCODER_DECODER, begun
+from task_runs import DECODER, ENCODER, ENCODER_DECODER, begun
 from tiny import equal
 
 WORDS = [f"{a}{b}{c}" for a in "abcd" for b in "wxyz" for c in "mn"]
@@ -188,6 +188,32 @@ def test_adapters_leave_their_bases_and_begin_as_nothing(tmp_path, devices, base
     train(replace(begins, run_dir=str(tmp_path / "plain"), model=plain, steps=1))
     # B is 0, so that the first step sees the model without adapters.
     assert losses(run)[0] == pytest.approx(losses(tmp_path / "plain")[0], rel=1e-3)
+
+
+def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path, devices):
+    first = begun(tmp_path / "first", DECODER, seed=3)
+    rows = table(
+        tmp_path, "pairs", prompt=str.upper, chosen=lambda w: w[::-1], rejected=lambda w: w * 2
+    )
+    recipe = load_config_file("prefer")
+    (task,) = recipe.tasks
+    plain = config(tmp_path, replace(task, train=rows, dev=rows), init_from=str(first.folder))
+    begins = replace(
+        recipe,
+        run_dir=plain.run_dir,
+        init_from=plain.init_from,
+        epochs=None,
+        steps=3,
+        tasks=plain.tasks,
+        data=replace(plain.data, length=32),
+        optimizer=replace(recipe.optimizer, learning_rate=1e-2, schedule=CONSTANT),
+        log=plain.log,
+    )
+    assert begins.model.lora is not None
+    assert begins.model.compute_dtype == "bfloat16"
+    told = losses(train(begins))
+    assert told[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert told[-1] < told[0] - 0.01
 
 
 def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devices, base):
