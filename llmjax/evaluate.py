@@ -73,6 +73,9 @@ class Evaluation:
             "tokens": score.tokens,
             "bytes": score.bytes,
             "documents": score.documents,
+            "intervals": {
+                name: {"low": low, "high": high} for name, (low, high) in score.intervals().items()
+            },
             "context": score.context,
             "stride": getattr(score, "stride", None),
             "lossless": self.lossless,
@@ -81,22 +84,34 @@ class Evaluation:
         }
 
     def __str__(self) -> str:
-        score = self.score
+        score, between = self.score, _between(self.score)
         words = score.words()
         first, *rest = words
         rows = {
-            first: words[first],
-            "loss": f"{score.loss_per_token:.4f} nats per token",
-            "perplexity": f"{score.perplexity:.4g} per token",
+            first: words[first] + between.get(first, ""),
+            "loss": f"{score.loss_per_token:.4f} nats per token{between.get('loss', '')}",
+            "perplexity": f"{score.perplexity:.4g} per token{between.get('perplexity', '')}",
             "text": f"{score.bytes:,} bytes in {score.documents:,} document"
             + ("s" if score.documents != 1 else ""),
             **{name: words[name] for name in rest},
             "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",
         }
+        if between:
+            rows["intervals"] = "95 %, from drawing as many documents anew"
         if not self.lossless:
             rows["note"] = "the tokenizer does not give this text back exactly"
         lines = (f"  {name:15}{value}" for name, value in rows.items())
         return "\n".join([f"{self.run} at step {self.step} on {self.data}", *lines])
+
+
+def _between(score: Totals) -> dict[str, str]:
+    """The intervals in words, by the names that a person reads."""
+    forms = {"accuracy": "{:.2%}", "perplexity": "{:.4g}"}
+    found = {}
+    for name, (low, high) in score.intervals().items():
+        form = forms.get(name, "{:.4f}")
+        found[name.replace("_", " ")] = f"   ({form.format(low)} to {form.format(high)})"
+    return found
 
 
 def evaluate(

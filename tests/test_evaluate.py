@@ -165,3 +165,18 @@ def test_the_table_and_the_dictionary_say_the_same(lm, file):
     assert f"{figures['bytes']:,} bytes" in table
     assert str(file) in table
     assert told
+
+
+def test_intervals_of_text_are_shown_where_there_are_documents(run, lm, file):
+    result = evaluate(run.folder)
+    figures, table = result.to_dict(), str(result)
+    for name in ("bits_per_byte", "loss", "perplexity"):
+        between = figures["intervals"][name]
+        assert between["low"] < figures[name] < between["high"]
+    low, high = figures["intervals"]["bits_per_byte"].values()
+    assert f"{figures['bits_per_byte']:.4f}   ({low:.4f} to {high:.4f})" in table
+    assert "95 %, from drawing as many documents anew" in table
+    json.dumps(figures, allow_nan=False)
+    alone = evaluate(lm, data=file)
+    assert alone.to_dict()["intervals"] == {}
+    assert "95 %" not in str(alone)

@@ -129,6 +129,8 @@ def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
     assert code == 0
     assert shown["bits_per_byte"] is None
     assert shown["accuracy"] == found.score.accuracy
+    assert shown["intervals"].keys() == {"loss", "perplexity", "accuracy"}
+    assert shown["intervals"]["accuracy"]["low"] < shown["accuracy"]
     assert "baselines" not in shown
     page = report(run).read_text()
     assert percent(found.score.accuracy) in page

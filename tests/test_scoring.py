@@ -250,3 +250,35 @@ def test_bfloat16_parameters_are_scored():
     model = Model(replace(CONFIG, compute_dtype="bfloat16"))
     found = score_documents(model, half, BYTES, DOCUMENTS)
     assert found.nats == pytest.approx(score().nats, rel=0.02)
+
+
+# What each document comes to
+
+
+@pytest.mark.parametrize(("context", "stride"), [(16, 16), (16, 4), (7, 3)])
+def test_the_sums_of_each_document_are_those_of_the_document_alone(context, stride):
+    found = score(context=context, stride=stride)
+    empty = Document(np.zeros(0, np.int32), 0)
+    for documents, whole in ((DOCUMENTS, found), ([empty, *DOCUMENTS, empty], None)):
+        each = score(documents, context=context, stride=stride).each
+        kept = [k for k, one in enumerate(documents) if len(one.tokens)]
+        alone = [naive_nats(documents[k].tokens, context, stride) for k in kept]
+        np.testing.assert_allclose(each.nats[kept], [math.fsum(one) for one in alone], rtol=1e-5)
+        assert each.tokens.tolist() == [len(one.tokens) for one in documents]
+        assert each.bytes.tolist() == [one.bytes for one in documents]
+        if whole is not None:
+            assert each.nats.sum() == pytest.approx(whole.nats, rel=1e-12)
+
+
+def test_intervals_come_from_drawing_documents():
+    found = score()
+    figures = found.intervals()
+    assert list(figures) == ["loss", "perplexity", "bits_per_byte"]
+    values = (found.loss_per_token, found.perplexity, found.bits_per_byte)
+    for (low, high), value in zip(figures.values(), values, strict=True):
+        assert low < value < high
+    drawn = np.random.default_rng(7).integers(0, len(TEXTS), (20000, len(TEXTS)))
+    nats, size = found.each.nats[drawn].sum(1), found.each.bytes[drawn].sum(1)
+    wanted = np.percentile(nats[size > 0] / size[size > 0] / math.log(2), [2.5, 97.5])
+    np.testing.assert_allclose(figures["bits_per_byte"], wanted, rtol=0.05)
+    assert score(DOCUMENTS[:1]).intervals() == {}, "one document says nothing of others"

@@ -39,7 +39,7 @@ VERB = Verb(
     usage="llmjax evaluate RUN [--data FILE ...] [--option value ...]",
     about="Loss per token, perplexity and bits per byte of held-out text or of any file: every "
     "byte of the text counted once, the bits of special tokens included. Of a fine-tuned run, its "
-    "tasks' figures with 95 % bootstrap intervals, on what they hold out or on other tables.",
+    "tasks' figures, on what they hold out or on other tables. All with 95 % bootstrap intervals.",
     names=("RUN",),
     options=Options(),
 )

@@ -11,13 +11,13 @@ from llmjax.measures.figures import Measure, Measures, require_equal, require_ex
 def language(
     nats: np.ndarray,
     tokens: np.ndarray,
-    correct: np.ndarray,
+    correct: np.ndarray | None = None,
     num_bytes: np.ndarray | None = None,
 ) -> Measures:
     """Texts foretold token by token. Intervals come from drawing texts.
 
-    Figures: loss (nats per token), perplexity (its exponential), accuracy (share of tokens that
-    were the likeliest), and with `num_bytes` bits_per_byte.
+    Figures: loss (nats per token), perplexity (its exponential), with `correct` accuracy (share of
+    tokens that were the likeliest), with `num_bytes` bits_per_byte.
 
     Args:
       nats: float [N], of each text, summed over its tokens.
@@ -29,14 +29,15 @@ def language(
       UserError: there are no texts, or none of their tokens counts.
     """
     require_equal(len(nats), len(tokens))
-    require_equal(len(nats), len(correct))
     require_examples(int(np.count_nonzero(tokens)))
     loss = _ratio("loss", nats, tokens, larger_is_better=False)
     figures = [
         loss,
         Measure("perplexity", _exp(loss.value), _exp(loss.low), _exp(loss.high), False),
-        _ratio("accuracy", correct, tokens),
     ]
+    if correct is not None:
+        require_equal(len(nats), len(correct))
+        figures.append(_ratio("accuracy", correct, tokens))
     if num_bytes is not None:
         bits = np.asarray(nats, np.float64) / math.log(2)
         figures.append(_ratio("bits_per_byte", bits, num_bytes, larger_is_better=False))

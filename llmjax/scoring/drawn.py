@@ -4,11 +4,13 @@ What is hidden is drawn from a fixed seed, so the same documents always ask for 
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -17,10 +19,10 @@ from llmjax.data.objectives import Objective
 from llmjax.data.packing import Arrays, windows
 from llmjax.data.store import TokenStore
 from llmjax.errors import UserError
-from llmjax.losses import Loss, causal_loss
-from llmjax.mesh import axis_size, place, use_mesh
+from llmjax.losses import nats_at
+from llmjax.mesh import axis_size, place, reshard, use_mesh
 from llmjax.model import Model, Params
-from llmjax.scoring.totals import Totals
+from llmjax.scoring.totals import ByDocument, Totals
 
 SEED = 0x48656C64
 
@@ -85,27 +87,43 @@ def score_drawn(
     rows = batch_size
     if mesh is not None:
         rows = -(-rows // axis_size(mesh, "batch")) * axis_size(mesh, "batch")
-    sums = np.zeros(3)
-    for batch in _batches(_store(held), objective, rows, context):
+    sums = np.zeros((len(held), 3))
+    for batch, firsts in _batches(_store(held), objective, rows, context):
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
-            loss = _loss(model, params, on_device)
-        sums += np.array([loss.nats, loss.weight, loss.correct], np.float64)
-    nats, tokens, correct = sums.tolist()
-    if not tokens:
+            nats, hits = (np.asarray(x, np.float64) for x in _told(model, params, on_device))
+        live, weights = batch["weights"] > 0, batch["weights"]
+        owners = (firsts[:, None] + batch["segments"] - 1)[live]  # segments count from 1
+        found = np.stack([weights * nats, weights, weights * hits], axis=-1)[live]
+        np.add.at(sums, owners, found)
+    nats, tokens, correct = sums.T
+    if not tokens.any():
         raise UserError("text to score", "is too short for anything to be hidden", "give more")
-    return DrawnScore(nats, round(tokens), size, len(held), context, round(correct))
+    each = ByDocument(nats, tokens, np.array([document.bytes for document in held]), correct)
+    return DrawnScore(
+        nats=math.fsum(nats),
+        tokens=round(tokens.sum()),
+        bytes=size,
+        documents=len(held),
+        context=context,
+        each=each,
+        correct=round(correct.sum()),
+    )
 
 
-def _batches(store: TokenStore, objective: Objective, rows: int, length: int) -> Iterator[Arrays]:
-    """All of the stream once; rows behind its end are padding."""
+def _batches(
+    store: TokenStore, objective: Objective, rows: int, length: int
+) -> Iterator[tuple[Arrays, np.ndarray]]:
+    """All of the stream once, with the document that each row begins in, int64 [rows]; rows behind
+    its end are padding."""
     for first in itertools.count(0, rows):
         starts = (first + np.arange(rows, dtype=np.int64)) * length
         if starts[0] >= store.num_tokens:
             return
         sizes = np.clip(store.num_tokens - starts, 0, length)
         cut = windows(store, starts % store.num_tokens, sizes, length)
-        yield objective.batch(cut, [(SEED, first + row) for row in range(rows)])
+        firsts = np.searchsorted(store.offsets, starts % store.num_tokens, side="right") - 1
+        yield objective.batch(cut, [(SEED, first + row) for row in range(rows)]), firsts
 
 
 def _store(documents: Sequence[Document]) -> TokenStore:
@@ -116,5 +134,8 @@ def _store(documents: Sequence[Document]) -> TokenStore:
 
 
 @partial(jax.jit, static_argnames="model")
-def _loss(model: Model, params: Params, batch: dict[str, jax.Array]) -> Loss:
-    return causal_loss(model, params, batch)
+def _told(model: Model, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Nats of each target, and whether it is the likeliest; whole on every device."""
+    places = jnp.broadcast_to(jnp.arange(batch["targets"].shape[1]), batch["targets"].shape)
+    nats, hits = nats_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
+    return reshard(nats, None, None), reshard(hits, None, None)

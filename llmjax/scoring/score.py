@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmjax.data import Document
-from llmjax.scoring.totals import Totals
+from llmjax.scoring.totals import ByDocument, Totals
 from llmjax.scoring.windows import Window
 
 
@@ -47,7 +47,8 @@ class Sums:
     """A score in the making: float64 sums of nats, whole numbers of tokens and bytes."""
 
     def __init__(self, context: int, token_bytes: np.ndarray):
-        self.documents = self.bytes = 0
+        self._sizes: list[tuple[int, int]] = []  # tokens and bytes of each document
+        self._windows: list[tuple[int, float]] = []  # targets and nats of each window, in order
         self._token_bytes = token_bytes.astype(np.int64)
         self._nats = np.zeros(context, np.float64)
         self._tokens = np.zeros(context, np.int64)
@@ -55,9 +56,11 @@ class Sums:
 
     def read(self, pieces: Iterable[Document]) -> Iterator[np.ndarray]:
         """Hands on the tokens of one document, and counts its bytes."""
-        self.documents += 1
+        number, tokens, size = len(self._sizes), 0, 0
+        self._sizes.append((0, 0))
         for piece in pieces:
-            self.bytes += int(piece.bytes)
+            tokens, size = tokens + len(piece.tokens), size + int(piece.bytes)
+            self._sizes[number] = tokens, size
             yield piece.tokens
 
     def add(self, window: Window, nats: np.ndarray) -> None:
@@ -66,6 +69,12 @@ class Sums:
         self._nats[at] += nats
         self._tokens[at] += 1
         self._bytes[at] += self._token_bytes[window.counted]
+        self._windows.append((len(nats), math.fsum(nats)))
+
+    @property
+    def bytes(self) -> int:
+        """Of all documents so far."""
+        return sum(size for _, size in self._sizes)
 
     def score(self, context: int, stride: int) -> Score:
         """The sums so far."""
@@ -73,13 +82,21 @@ class Sums:
             nats=math.fsum(self._nats),
             tokens=int(self._tokens.sum()),
             bytes=self.bytes,
-            documents=self.documents,
+            documents=len(self._sizes),
             context=context,
+            each=self._each(),
             stride=stride,
             nats_at=self._nats,
             tokens_at=self._tokens,
             bytes_at=self._bytes,
         )
+
+    def _each(self) -> ByDocument:
+        """The sums of each document: windows come in order, and none is of two documents."""
+        tokens, sizes = np.array(self._sizes, np.int64).reshape(-1, 2).T
+        counts, nats = np.array(self._windows, np.float64).reshape(-1, 2).T
+        owners = np.searchsorted(np.cumsum(tokens), np.cumsum(counts), side="left")
+        return ByDocument(np.bincount(owners, nats, len(tokens)), tokens, sizes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,28 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from llmjax.measures import language
+
+
+class ByDocument(NamedTuple):
+    """The same sums of each of D documents, from which intervals are drawn.
+
+    Attributes:
+      nats: float64 [D].
+      tokens: [D].
+      bytes: int64 [D].
+      correct: [D], how many targets are told rightly; None where that is not asked.
+    """
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    bytes: np.ndarray
+    correct: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -15,6 +36,7 @@ class Totals(ABC):
       bytes: UTF-8 bytes of the documents' original text.
       documents: how many there are.
       context: tokens of a window.
+      each: the sums of each document.
     """
 
     nats: float
@@ -22,6 +44,7 @@ class Totals(ABC):
     bytes: int
     documents: int
     context: int
+    each: ByDocument = field(repr=False, compare=False)
 
     @property
     def loss_per_token(self) -> float:
@@ -32,6 +55,16 @@ class Totals(ABC):
     def perplexity(self) -> float:
         """e to the loss per target; infinite where that overflows."""
         return math.exp(self.loss_per_token) if self.loss_per_token < 709 else math.inf
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals (low, high) of loss, perplexity and the figures of `quality`, from drawing
+        as many documents anew (see `measures.bootstrap`); none where there is one document only."""
+        if self.documents < 2:
+            return {}
+        priced = self.quality()["bits_per_byte"] is not None
+        nats, tokens, num_bytes, correct = self.each
+        found = language(nats, tokens, correct, num_bytes if priced else None)
+        return {figure.name: (figure.low, figure.high) for figure in found.figures}
 
     @abstractmethod
     def quality(self) -> dict[str, float | None]:
