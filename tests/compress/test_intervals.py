@@ -29,6 +29,19 @@ def test_they_sum_to_the_total_and_none_is_missing(seed, spread):
     assert (counts[:, ~mask] == 0).all()
 
 
+@pytest.mark.parametrize("symbols", [1 << 15, 1 << 17, 1 << 18])
+def test_they_sum_to_the_total_at_large_vocabularies(symbols):
+    """Half of the scores at the same place below the others, where rounding adds up in one way."""
+    allowed = jnp.ones(symbols, bool)
+    for low in (-5.0, -5.5, -6.0, -7.0, -17.3, -80.0):
+        rows = np.full((4, symbols), low, np.float32)
+        rows[0, : symbols // 2] = rows[1, symbols // 2 :] = rows[2, ::2] = rows[3, -1] = 0
+        counts = np.asarray(COUNT(jnp.asarray(rows), allowed)).astype(np.int64)
+        assert (counts.sum(1) == TOTAL).all(), low
+        assert counts.min() >= 1
+        assert counts.max() <= TOTAL
+
+
 def test_they_follow_the_softmax():
     logits, allowed = drawn(1)
     counts = np.asarray(COUNT(logits, allowed)).astype(np.float64)

@@ -85,6 +85,24 @@ def test_evaluate_and_archive_agree(run, lm, tmp_path):
     assert body == pytest.approx((score.nats - end) / math.log(2), rel=0.005)
 
 
+def test_lanes_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path):
+    """As users do it: bfloat16, as many lanes as are chosen."""
+    path, lm = tmp_path / "text", load(run, dtype="bfloat16")
+    path.write_bytes((TEXTS[0] + TEXTS[2]).encode() * 20)
+    found = compress(run, path, tmp_path / "a", verify=False, compare=False, fallback=False)
+    assert found.lanes > 1
+    shape = Shape(found.lanes, found.context, found.stride)
+    tokens = np.frombuffer(path.read_bytes(), np.uint8).astype(np.int32)
+    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    documents = [Document(part, len(part)) for part in parts]
+    windows = {"context": found.context, "stride": found.stride}
+    score = score_documents(lm.model, lm.params, lm.tokenizer, documents, **windows)
+    assert found.costs.bits == pytest.approx(score.nats / math.log(2), rel=2e-3)
+    # Beside the lanes' bits: header, seals, and eight bytes and a length of each lane.
+    own = 8 * (found.archive_bytes - found.header_bytes - 41 - 9 * found.lanes)
+    assert own == pytest.approx(found.costs.bits, rel=0.01)
+
+
 def test_decoding_finds_the_tokens(lm):
     walker = Walker(lm, Shape(5, 16, 5))
     for count in (1, 4, 5, 6, 83, 130):
