@@ -1,0 +1,154 @@
+"""Labels of texts: losses against Optax and by hand, weights of classes, sums over examples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llmjax.errors import UserError
+from llmjax.tasks.config import ClassificationTask, MultiLabelTask
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import arrays_of, outputs, score
+from task_models import LENGTH, opened, predicted, rows_of, trained
+
+ROWS = rows_of(
+    {"text": "good", "label": "yes"},
+    {"text": "very good", "label": "yes"},
+    {"text": "bad", "label": "no"},
+    {"text": "so good", "label": "yes"},
+    {"text": "eh", "label": "maybe"},
+    {"text": "fine", "label": "yes"},
+)
+LABELS = ("maybe", "no", "yes")
+TRUTH = np.array([2, 2, 1, 2, 0, 2])
+TOPICS = rows_of(
+    {"text": "a b", "labels": "x, y"},
+    {"text": "a", "labels": ["x"]},
+    {"text": "none", "labels": []},
+    {"text": "all", "labels": ["x", "y", "z"]},
+)
+TARGETS = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]], np.float32)
+
+
+def begun(config, rows):
+    """(task, network, params whose heads say something)."""
+    task, network = opened(config, rows)
+    params = jax.jit(network.init)(jax.random.key(1))
+    params["heads"] = jax.tree.map(lambda x: 20 * x + 0.1, params["heads"])
+    return task, network, params
+
+
+def losses(task, network, params, examples):
+    return task.loss(network.model, params, arrays_of(examples, shape(examples)), None)
+
+
+def shape(examples, length=LENGTH):
+    return shape_of(examples, length, encodes=False)
+
+
+def logits_of(task, network, params, rows):
+    """Of each row, up to a number for all its classes."""
+    told = predicted(task, network, params, rows)
+    return np.log([list(one["probabilities"].values()) for one in told])
+
+
+def test_labels_are_counted_in_order():
+    task, _ = opened(ClassificationTask(), ROWS)
+    assert (task.facts.labels, task.facts.counts) == (LABELS, (1, 1, 4))
+    numbers = rows_of(*({"text": "a", "label": label} for label in (10, 9, 9, 10, -1)))
+    assert opened(ClassificationTask(), numbers)[0].facts.labels == ("-1", "9", "10")
+
+
+def test_balanced_classes_weigh_alike_by_hand():
+    config = ClassificationTask(class_weights="balanced")
+    task, network, params = begun(config, ROWS)
+    examples = task.examples(ROWS)
+    # 6 examples of 3 labels: 6 / (3 x 4) for each of the four, 6 / (3 x 1) for the others.
+    assert [one.weight for one in examples] == [0.5, 0.5, 2, 0.5, 2, 0.5]
+    assert [int(one.target[0]) for one in examples] == TRUTH.tolist()
+    loss = losses(task, network, params, examples)
+    logs = logits_of(task, network, params, ROWS)
+    weights = np.array([0.5, 0.5, 2, 0.5, 2, 0.5])
+    nats = -logs[np.arange(6), TRUTH]
+    assert float(loss.total) == pytest.approx((weights * nats).sum(), rel=1e-4)
+    assert float(loss.weight) == weights.sum() == 6
+    right = logs.argmax(-1) == TRUTH
+    assert float(loss.correct) == pytest.approx((weights * right).sum())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_smoothing_is_that_of_optax(smoothing):
+    config = ClassificationTask(label_smoothing=smoothing)
+    task, network, params = begun(config, ROWS)
+    logits = logits_of(task, network, params, ROWS)
+    targets = optax.smooth_labels(jax.nn.one_hot(TRUTH, 3), smoothing)
+    wanted = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
+    plain = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), TRUTH)
+    loss = losses(task, network, params, task.examples(ROWS))
+    assert float(loss.total) == pytest.approx(float(wanted.sum()), rel=1e-4)
+    assert float(loss.nats) == pytest.approx(float(plain.sum()), rel=1e-4)
+    assert float(loss.weight) == 6
+    assert (abs(float(loss.total - loss.nats)) > 0.01) == bool(smoothing)
+
+
+def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
+    task, network, params = begun(MultiLabelTask(), TOPICS)
+    assert task.facts.labels == ("x", "y", "z")
+    examples = task.examples(TOPICS)
+    np.testing.assert_array_equal([one.target for one in examples], TARGETS)
+    told = predicted(task, network, params, TOPICS)
+    shares = np.array([list(one["probabilities"].values()) for one in told])
+    nats = -(TARGETS * np.log(shares) + (1 - TARGETS) * np.log(1 - shares)).mean(1)
+    loss = losses(task, network, params, examples)
+    assert float(loss.total) == float(loss.nats) == pytest.approx(nats.sum(), rel=1e-4)
+    assert float(loss.weight) == 4
+    right = ((shares > 0.5) == (TARGETS > 0.5)).mean(1)
+    assert float(loss.correct) == pytest.approx(right.sum(), rel=1e-6)
+    assert [one["labels"] for one in told] == [
+        [label for label, share in zip("xyz", row, strict=True) if share > 0.5] for row in shares
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [
+        (ClassificationTask(class_weights="balanced"), ROWS),
+        (ClassificationTask(label_smoothing=0.1), ROWS),
+        (MultiLabelTask(), TOPICS),
+    ],
+)
+def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
+    task, network, params = begun(config, rows)
+    examples = task.examples(rows)
+    blank = task.examples(rows_of({"text": "what is this?"}))
+    assert blank[0].weight == 0
+    packed = score(task, network.model, params, examples, shape(examples), 2, None)
+    alone = [score(task, network.model, params, [one], shape([one]), 1, None) for one in examples]
+    more = [*examples, *blank]
+    with_blank = score(task, network.model, params, more, shape(more), 2, None)
+    for sums in (with_blank, type(packed)(*map(sum, zip(*alone, strict=True)))):
+        assert sums == pytest.approx(packed, rel=1e-4)
+    found = outputs(task, network.model, params, examples, shape(examples), 2, None)
+    assert len(found) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"), [(ClassificationTask(), ROWS), (MultiLabelTask(), TOPICS)]
+)
+def test_it_is_learnt(config, rows):
+    task, network = opened(config, rows)
+    params = trained(task, network, task.examples(rows), 60, 1e-2)
+    told = predicted(task, network, params, rows)
+    figures = task.measure(rows, told)
+    assert figures["f1_macro"].value == 1
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(UserError, match="needs two labels or more"):
+        opened(ClassificationTask(), ROWS[:2])
+    with pytest.raises(UserError, match="table line 1, column label: None is no label"):
+        opened(ClassificationTask(), rows_of({"text": "a", "label": None}))
+    task, _ = opened(ClassificationTask(), ROWS)
+    with pytest.raises(UserError, match="label 'new': is not among those that were learnt"):
+        task.examples(rows_of({"text": "a", "label": "new"}))

@@ -1,0 +1,93 @@
+"""Numbers of texts: the mean squared error by hand, where the head begins, sums over examples."""
+
+import jax
+import numpy as np
+import pytest
+
+from llmjax.errors import UserError
+from llmjax.mesh import use_mesh
+from llmjax.tasks.config import RegressionTask
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import arrays_of, score
+from task_models import LENGTH, eight_devices, opened, predicted, rows_of, trained
+
+ROWS = rows_of(
+    {"text": "one", "pair": "eins", "score": 1},
+    {"text": "two", "pair": "zwei", "score": "2.5"},
+    {"text": "three three three", "pair": "drei", "score": -4.0},
+)
+TRUTH = np.array([1, 2.5, -4])
+CONFIG = RegressionTask(pair="pair")
+
+
+@pytest.fixture(scope="module")
+def started():
+    task, network = opened(CONFIG, ROWS)
+    params = jax.jit(network.init)(jax.random.key(1))
+    return task, network, params
+
+
+def shape(examples):
+    return shape_of(examples, LENGTH, encodes=False)
+
+
+def values(task, network, params):
+    return np.array([one["value"] for one in predicted(task, network, params, ROWS)])
+
+
+def test_the_head_begins_at_the_mean(started):
+    task, network, params = started
+    assert task.facts.mean == pytest.approx(TRUTH.mean())
+    assert np.abs(values(task, network, params) - TRUTH.mean()).max() < 1
+
+
+def test_the_loss_is_the_sum_of_squares_by_hand(started):
+    task, network, params = started
+    examples = task.examples(ROWS)
+    assert [float(one.target[0]) for one in examples] == TRUTH.tolist()
+    errors = values(task, network, params) - TRUTH
+    arrays = arrays_of(examples, shape(examples))
+    loss = task.loss(network.model, params, arrays, None)
+    assert float(loss.total) == float(loss.nats) == pytest.approx((errors**2).sum(), rel=1e-4)
+    assert (float(loss.weight), float(loss.correct)) == (3, 0)
+    found = task.measure(ROWS, predicted(task, network, params, ROWS))
+    assert found["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
+
+
+def test_examples_add_up_by_their_weights(started):
+    task, network, params = started
+    examples = [
+        one._replace(weight=weight)
+        for one, weight in zip(task.examples(ROWS), (1.0, 3.0, 0.0), strict=True)
+    ]
+    squares = (values(task, network, params) - TRUTH) ** 2
+    wanted = (squares[0] + 3 * squares[1], 4, 0)
+    for rows in (1, 2):
+        sums = score(task, network.model, params, examples, shape(examples), rows, None)
+        assert sums == pytest.approx(wanted, rel=1e-4)
+    mesh = eight_devices()
+    with use_mesh(mesh):
+        shared = jax.jit(network.init)(jax.random.key(1))
+    sums = score(task, network.model, shared, examples, shape(examples), 8, mesh)
+    assert sums == pytest.approx(wanted, rel=1e-4)
+
+
+def test_rows_without_numbers_have_no_weight(started):
+    task, _, _ = started
+    (example,) = task.examples(rows_of({"text": "a", "pair": "b"}))
+    assert example.weight == 0
+
+
+def test_it_is_learnt():
+    task, network = opened(CONFIG, ROWS)
+    params = trained(task, network, task.examples(ROWS), 200, 5e-3)
+    np.testing.assert_allclose(values(task, network, params), TRUTH, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(None, "not a number"), ("many", "is 'many', not a number"), (float("inf"), "is inf")],
+)
+def test_what_is_no_number_is_said_with_its_line(value, message):
+    with pytest.raises(UserError, match=f"table line 1, column '?score'?:? .*{message}"):
+        opened(CONFIG, rows_of({"text": "a", "pair": "b", "score": value}))
