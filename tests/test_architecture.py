@@ -38,6 +38,7 @@ FLOORS = {
         "embed",
         "evaluate",
         "evaluate_tasks",
+        "evaluation",
         "fill_mask",
         "generate",
         "harness",

@@ -10,7 +10,8 @@ import pytest
 import llmjax
 from llmjax.data import JsonlSource, TextSource, heldout_text, prepare
 from llmjax.errors import UserError
-from llmjax.evaluate import Evaluation, evaluate
+from llmjax.evaluate import evaluate
+from llmjax.evaluation import Evaluation
 from llmjax.language_model import LanguageModel, load
 from toy import LetterTokenizer
 from untrained import TEXTS, make_run

@@ -9,7 +9,7 @@ from llmjax.cli.verb import Verb, print_json
 
 if TYPE_CHECKING:
     from llmjax.baselines import Baseline
-    from llmjax.evaluate import Evaluation
+    from llmjax.evaluation import Evaluation
     from llmjax.evaluate_tasks import TaskEvaluations
 
 
