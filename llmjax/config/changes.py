@@ -7,9 +7,9 @@ from llmjax.config.build import plain
 from llmjax.config.schema import Config
 
 # Fields (and all below them; * is any number) that may differ when a run goes on. None of them
-# moves a batch. Those of how the work is divided (mesh, accumulate, attention, remat) change how sums
-# are rounded, and accumulate also which activations drop out; with another number of steps the rest
-# of the schedule is that of the new total.
+# moves a batch. Those of how the work is divided (mesh, accumulate, attention, remat) change how
+# sums are rounded, and accumulate also which activations drop out; with another number of steps the
+# rest of the schedule is that of the new total.
 MAY_CHANGE = (
     "run_dir",
     "steps",
