@@ -9,8 +9,8 @@ from llmjax.cli.verb import Verb, print_json
 
 if TYPE_CHECKING:
     from llmjax.baselines import Baseline
-    from llmjax.evaluation import Evaluation
     from llmjax.evaluate_tasks import TaskEvaluations
+    from llmjax.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
