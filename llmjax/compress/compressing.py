@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import llmjax
 from llmjax.compress.archive import MODEL, Writer
 from llmjax.compress.costs import PASSAGE, Costs
 from llmjax.compress.fingerprint import environment, model_fingerprint
-from llmjax.compress.frames import FRAME, Frame, encode_frame
+from llmjax.compress.frames import FRAME, encode_frame
 from llmjax.compress.lanes import Walker, allowed_ids
 from llmjax.compress.plan import Plan, make_plan
 from llmjax.compress.progress import Progress, no_progress
@@ -148,9 +147,11 @@ class _Job:
                     "Compressing", start + share * length, self.source.size, written + coded
                 )
 
-            frame = encode_frame(lambda: self.walker, data, segments, self.fallback, report)
+            spare = self.cutter if self.fallback else None
+            frame = encode_frame(lambda: self.walker, data, segments, spare, report)
             writer.frame(frame.kind, frame.content, data)
-            self._count(frame, segments)
+            if frame.coded is not None and frame.tokens is not None:
+                self.costs.add(frame.coded, frame.tokens, frame.kind == MODEL)
             done += len(data)
             self.progress("Compressing", done, self.source.size, writer.written)
         if writer is None:
@@ -176,9 +177,13 @@ class _Job:
         assert self.plan is not None
         return int(getattr(self.plan.shape, name))
 
+    @cached_property
+    def cutter(self) -> Cutter:
+        """Cuts bytes into text for this model and others."""
+        return Cutter(self.lm.tokenizer, allowed_ids(self.lm))
+
     def _cut(self) -> Iterator[tuple[bytes, list[Segment]]]:
-        cutter = Cutter(self.lm.tokenizer, allowed_ids(self.lm))
-        return ((data, cutter.cut(data)) for data in self.source.blocks(FRAME))
+        return ((data, self.cutter.cut(data)) for data in self.source.blocks(FRAME))
 
     def _header(self, tokens: int) -> dict[str, Any]:
         self.plan = make_plan(self.lm, tokens, self.source.size, **self.wanted)
@@ -206,8 +211,3 @@ class _Job:
         """Permissions of the file or folder, and the folder's time, where there are any."""
         own = {"mode": self.source.mode, "time": self.source.time}
         return {name: value for name, value in own.items() if value is not None}
-
-    def _count(self, frame: Frame, segments: list[Segment]) -> None:
-        if frame.coded is not None:
-            texts = [one.tokens for one in segments if one.tokens is not None]
-            self.costs.add(frame.coded, np.concatenate(texts), frame.kind == MODEL)

@@ -8,21 +8,22 @@ A model frame holds, in varints unless said otherwise:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import zstandard
 
 from llmjax.compress.archive import MODEL, STORED, ZSTD, Cursor, damaged, varint
 from llmjax.compress.lanes import Walker
-from llmjax.compress.segments import Segment
+from llmjax.compress.packing import packed, unpacked
+from llmjax.compress.relief import relieve
+from llmjax.compress.segments import Cutter, Segment
 from llmjax.compress.stream import Coded, Report, decode_tokens, encode_tokens
-from llmjax.errors import UserError
 
 FRAME = 1 << 20
 """Bytes of the original in a frame; lanes start anew in each."""
 
-LEVEL = 19
+WORTH = 0.98
+"""Of its size: what a frame has to come to, before the model codes it once more with less text."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,20 @@ class Frame:
       content: the bytes of the frame.
       coded: what the model made of its text, also where that was not the smallest; None where
         there is no text.
-      model_size: bytes of the model frame; None where there is no text.
+      tokens: int32 [n], that text.
     """
 
     kind: int
     content: bytes
-    coded: Coded | None
-    model_size: int | None
+    coded: Coded | None = None
+    tokens: np.ndarray | None = None
 
 
 def encode_frame(
     walker: Callable[[], Walker],
     data: bytes,
     segments: list[Segment],
-    fallback: bool,
+    cutter: Cutter | None,
     report: Report,
 ) -> Frame:
     """Codes a stretch of the original.
@@ -56,19 +57,22 @@ def encode_frame(
       walker: gives the model; called only where there is text.
       data: the stretch, at most FRAME bytes.
       segments: what it consists of.
-      fallback: whether something else than the model may have text, where it takes fewer bytes.
+      cutter: what cut them, where something else than the model may have text that takes fewer
+        bytes so; None: the model has all.
       report: told of progress.
     """
-    candidates = [(STORED, data), (ZSTD, _zstd(data))]
-    texts = [segment.tokens for segment in segments if segment.tokens is not None]
-    coded = size = None
-    if texts:
-        coded = encode_tokens(walker(), np.concatenate(texts), report)
-        content = _content(segments, coded)
-        candidates = [*(candidates if fallback else []), (MODEL, content)]
-        size = len(content)
-    kind, content = min(candidates, key=lambda candidate: len(candidate[1]))
-    return Frame(kind, content, coded, size)
+    others = [Frame(STORED, data), Frame(ZSTD, packed(data))]
+    if all(segment.tokens is None for segment in segments):
+        return min(others, key=_size)
+    first = _by_model(walker(), segments, report)
+    if cutter is None:
+        return first
+    best = min(*others, first, key=_size)
+    assert first.coded is not None
+    relief = relieve(segments, first.coded.bits, cutter)
+    if relief is not None and relief.size < WORTH * _size(best):
+        best = min(best, _by_model(walker(), relief.segments, report), key=_size)
+    return best if best.kind == MODEL else replace(best, coded=first.coded, tokens=first.tokens)
 
 
 def decode_frame(walker: Callable[[], Walker], kind: int, content: bytes, report: Report) -> bytes:
@@ -80,12 +84,12 @@ def decode_frame(walker: Callable[[], Walker], kind: int, content: bytes, report
     if kind == STORED:
         return content
     if kind == ZSTD:
-        return _unzstd(content)
+        return unpacked(content, 2 * FRAME)
     cursor = Cursor(content)
     sizes = [cursor.varint() for _ in range(_limited(cursor.varint()))]
     rest = cursor.varint()
     others = cursor.take(rest >> 1)
-    other = Cursor(_unzstd(others) if rest & 1 else others)
+    other = Cursor(unpacked(others, 2 * FRAME) if rest & 1 else others)
     ready = walker()
     lengths = [cursor.varint() for _ in range(ready.shape.lanes)]
     lanes = [cursor.take(length) for length in lengths]
@@ -96,15 +100,25 @@ def decode_frame(walker: Callable[[], Walker], kind: int, content: bytes, report
     return _original(ready, sizes, tokens, other)
 
 
+def _by_model(walker: Walker, segments: list[Segment], report: Report) -> Frame:
+    tokens = np.concatenate([one.tokens for one in segments if one.tokens is not None])
+    coded = encode_tokens(walker, tokens, report)
+    return Frame(MODEL, _content(segments, coded), coded, tokens)
+
+
+def _size(frame: Frame) -> int:
+    return len(frame.content)
+
+
 def _content(segments: list[Segment], coded: Coded) -> bytes:
     sizes = [
         2 * len(segment.data) + 1 if segment.tokens is None else 2 * len(segment.tokens)
         for segment in segments
     ]
     others = b"".join(segment.data for segment in segments if segment.tokens is None)
-    packed = _zstd(others)
-    flag = len(packed) < len(others)
-    kept = packed if flag else others
+    small = packed(others)
+    flag = len(small) < len(others)
+    kept = small if flag else others
     numbers = [len(sizes), *sizes, 2 * len(kept) + flag]
     lengths = b"".join(varint(len(lane)) for lane in coded.lanes)
     return b"".join([*map(varint, numbers), kept, lengths, *coded.lanes])
@@ -128,18 +142,3 @@ def _limited(count: int) -> int:
     if count > 2 * FRAME:
         raise damaged("a frame claims to hold more than any can")
     return count
-
-
-def _zstd(data: bytes) -> bytes:
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
-    return compressor.compress(data)
-
-
-def _unzstd(data: bytes) -> bytes:
-    try:
-        size = zstandard.get_frame_parameters(data).content_size
-        if size > 2 * FRAME:
-            raise damaged("a frame claims to hold more than any can")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=2 * FRAME)
-    except zstandard.ZstdError as error:
-        raise UserError("the archive", f"is damaged: {error}") from error

@@ -50,16 +50,16 @@ class Cutter:
         """Segments whose data are `data`, one after the other; the same for the same data."""
         found: list[Segment] = []
         for part, is_text in _merged(_stretches(data)):
-            found += self._encoded(part) if is_text else [Segment(part, None)]
-        return _joined(found)
+            found += self.encoded(part) if is_text else [Segment(part, None)]
+        return joined(found)
 
-    def _encoded(self, data: bytes) -> list[Segment]:
+    def encoded(self, data: bytes) -> list[Segment]:
         """Text as one segment; where the tokenizer would change it, as pieces of which some are."""
         tokens = self._tokens(data)
         if tokens is not None:
             return [Segment(data, tokens)]
-        pieces = [b for line in data.splitlines(keepends=True) for b in _pieces(line, PIECE)]
-        return [Segment(piece, self._tokens(piece)) for piece in pieces]
+        parts = [part for line in data.splitlines(keepends=True) for part in pieces(line, PIECE)]
+        return [Segment(part, self._tokens(part)) for part in parts]
 
     def _tokens(self, data: bytes) -> np.ndarray | None:
         """Tokens that decode to just these bytes; None where there are none."""
@@ -73,7 +73,7 @@ class Cutter:
 def _stretches(data: bytes) -> Iterator[tuple[bytes, bool]]:
     """Stretches of the data, and whether each is text."""
     compressor = zstandard.ZstdCompressor(level=3)
-    for piece in _pieces(data, PIECE):
+    for piece in pieces(data, PIECE):
         packed = len(compressor.compress(piece)) if len(piece) >= TRIED else 0
         zeros = piece.count(0)  # text has hardly any
         if zeros * 16 > len(piece) or packed > WORST * len(piece):
@@ -82,7 +82,7 @@ def _stretches(data: bytes) -> Iterator[tuple[bytes, bool]]:
             yield from _valid(piece)
 
 
-def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
     """Consecutive pieces of about `size` bytes, which cut no character in two."""
     start = 0
     while start < len(data):
@@ -127,7 +127,7 @@ def _merged(stretches: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bo
     return ((b"".join(parts), is_text) for parts, is_text in joined)
 
 
-def _joined(segments: list[Segment]) -> list[Segment]:
+def joined(segments: list[Segment]) -> list[Segment]:
     """Neighbours without tokens as one; segments with tokens stay apart, as they are decoded."""
     found: list[Segment] = []
     rest: list[bytes] = []

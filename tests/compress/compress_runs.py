@@ -65,9 +65,9 @@ def tokenizer_of(kind: str, folder):
     return existing_tokenizer(_byte_level(folder / "hf", lower=kind == "lower"))
 
 
-def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0):
+def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0, likes=None):
     """A run folder; `kind` is of its tokenizer, seed and spread of its parameters, of which one is
-    larger by the share `nudge`."""
+    larger by the share `nudge`; `likes` says by how much it expects which tokens, in nats."""
     folder.mkdir(parents=True)
     tokenizer = tokenizer_of(kind, folder)
     shape = ModelConfig(
@@ -84,6 +84,9 @@ def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0):
     # As after training: special tokens do not stand in text.
     bias = params["unembedding_bias"]
     text = np.pad(tokenizer.token_bytes() > 0, (0, len(bias) - tokenizer.vocab_size))
-    params["unembedding_bias"] = jnp.where(text, bias, -60.0)
+    bias = jnp.where(text, bias, -60.0)
+    for token, nats in (likes or {}).items():
+        bias = bias.at[token].add(nats)
+    params["unembedding_bias"] = bias
     save_params(run.checkpoints, params)
     return run.folder
