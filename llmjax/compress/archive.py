@@ -28,7 +28,7 @@ LONGEST_FRAME = 1 << 26
 # A header like most, so that only what differs takes room. Part of the format: never changed.
 _TYPICAL = (
     b'{"llmjax":"0.1.0","size":1000000,"step":0,"dtype":"bfloat16","model":"","tokenizer":"",'
-    b'"canary":"","lanes":16,"context":512,"stride":256,"windows":true,"environment":{"jax":'
+    b'"canary":"","lanes":16,"context":512,"stride":384,"groups":1,"windows":true,"environment":{"jax":'
     b'"0.10.2","jaxlib":"0.10.2","platform":"cpu","device":"cpu","cores":2,"flags":"--xla_",'
     b'"machine":"x86_64","processor":"Intel(R) Xeon(R) Processor @ GHz AMD EPYC -Core Processor",'
     b'"precision":null},"files":null'

@@ -201,6 +201,7 @@ class _Job:
             "lanes": shape.lanes,
             "context": shape.context,
             "stride": shape.stride,
+            "groups": shape.groups,
             "windows": self.plan.windows,
             "environment": environment(),
             "files": self.source.members,

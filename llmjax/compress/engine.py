@@ -103,10 +103,11 @@ class _Wanted:
 
     def __init__(self, header: dict[str, Any]):
         try:
-            numbers = [header[name] for name in ("lanes", "context", "stride", "step")]
+            names = ("lanes", "context", "stride", "groups", "step")
+            numbers = [header[name] for name in names]
             if any(type(number) is not int for number in numbers):
                 raise damaged("its header asks for what cannot be")
-            self.shape, self.step = Shape(*numbers[:3]), numbers[3]
+            self.shape, self.step = Shape(*numbers[:-1]), numbers[-1]
             self.windows, self.dtype = bool(header["windows"]), header["dtype"]
             self.environment: dict[str, Any] = dict(header["environment"])
             self.model, self.tokenizer, self.canary = (
@@ -114,7 +115,7 @@ class _Wanted:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise damaged("its header lacks something") from error
-        if self.dtype not in ("float32", "bfloat16") or not 1 <= self.shape.lanes <= 1 << 16:
+        if self.dtype not in ("float32", "bfloat16") or not self.shape.possible:
             raise damaged("its header asks for what cannot be")
 
 

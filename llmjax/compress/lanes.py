@@ -9,7 +9,8 @@ each shape for both directions: a step takes each lane's symbol where it is know
 it is not, as an argument says. Which shapes come when depends on the number of steps alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -23,6 +24,8 @@ from llmjax.compress.intervals import Interval, frequencies, locate
 from llmjax.language_model import LanguageModel
 from llmjax.model import Cache, Model, Params
 
+MOST_LANES = 1 << 16
+
 CACHES = 3
 """Sizes of cache that a window goes through: a step reads all slots, so few at first is faster."""
 
@@ -35,11 +38,24 @@ class Shape:
       lanes: sequences side by side.
       context: tokens of a window.
       stride: tokens from one window to the next, from 1 to context.
+      groups: parts of the lanes, as large as each other, that are walked in threads of their own.
     """
 
     lanes: int
     context: int
     stride: int
+    groups: int = 1
+
+    @property
+    def possible(self) -> bool:
+        """Whether an archive can have it."""
+        fits = 1 <= self.lanes <= MOST_LANES and self.context >= 1
+        return fits and 1 <= self.groups <= self.lanes and self.lanes % self.groups == 0
+
+    @property
+    def rows(self) -> int:
+        """Lanes of a group: rows of the programs."""
+        return self.lanes // self.groups
 
     @property
     def caches(self) -> tuple[int, ...]:
@@ -52,16 +68,16 @@ class Shape:
 
 
 class Symbols(Protocol):
-    """What a walk asks for and tells, step by step."""
+    """What a group's walk asks for and tells, step by step."""
 
     def ask(self, step: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Known symbols int32 [lanes], targets uint32 [lanes], and whether to seek these."""
+        """Known symbols int32 [rows], targets uint32 [rows], and whether to seek these."""
 
     def tell(self, step: int, found: Interval) -> None:
         """The intervals of this step, still on the device."""
 
     def taken(self, start: int, end: int) -> np.ndarray:
-        """int32 [lanes, end - start]: tokens of the steps from start to end, all told by now."""
+        """int32 [rows, end - start]: tokens of the steps from start to end, all told by now."""
 
 
 class Place(NamedTuple):
@@ -79,14 +95,21 @@ class Walker:
         self.lm, self.shape = lm, shape
         self.allowed = jnp.asarray(allowed_ids(lm))
 
-    def walk(self, steps: int, symbols: Symbols) -> None:
-        """Takes `steps` steps from the lanes' beginning.
+    def walk(self, steps: int, groups: Sequence[Symbols]) -> None:
+        """Takes `steps` steps from the lanes' beginning, all groups at the same time: a step of one
+        keeps few cores busy.
 
         Args:
           steps: tokens of the longest lane.
-          symbols: gives symbols or targets, and gets the intervals.
+          groups: of each, what gives symbols or targets, and gets the intervals.
         """
-        first = np.full(self.shape.lanes, self.lm.tokenizer.bos_id, np.int32)
+        with ThreadPoolExecutor(len(groups)) as threads:
+            walks = [threads.submit(self._walk, steps, symbols) for symbols in groups]
+            for walk in walks:
+                walk.result()
+
+    def _walk(self, steps: int, symbols: Symbols) -> None:
+        first = np.full(self.shape.rows, self.lm.tokenizer.bos_id, np.int32)
         cache, inputs = None, jnp.asarray(first)
         for step, place in enumerate(self.places(steps)):
             if place.primes:
@@ -111,11 +134,11 @@ class Walker:
         targets: np.ndarray,
         seek: bool,
     ) -> tuple[Interval, Cache]:
-        """One step of every lane.
+        """One step of every lane of a group.
 
         Args:
           cache: of the tokens before; it is used up.
-          inputs: int32 [lanes], at `position` of their window.
+          inputs: int32 [rows], at `position` of their window.
           known, targets, seek: see `locate`.
         """
         return _step(
@@ -129,7 +152,7 @@ class Walker:
 
     def empty(self, slots: int) -> Cache:
         """A cache that has read nothing."""
-        return _empty(self.lm.model, self.shape.lanes, slots)
+        return _empty(self.lm.model, self.shape.rows, slots)
 
     def places(self, steps: int) -> Iterator[Place]:
         """Where each of the first `steps` steps is in its window."""
@@ -142,7 +165,7 @@ class Walker:
             yield Place(position, slots, primes)
 
     def primed(self, tokens: np.ndarray, slots: int) -> Cache:
-        """A cache that has read tokens int32 [lanes, context - stride]."""
+        """A cache that has read tokens int32 [rows, context - stride]."""
         if not tokens.shape[1]:
             return self.empty(slots)
         return _prime(self.lm.model, self.lm.params, jnp.asarray(tokens), slots=slots)
@@ -176,9 +199,9 @@ def _prime(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
     return model.prefill(params, tokens, slots)
 
 
-@partial(jax.jit, static_argnames=("model", "lanes", "slots"))
-def _empty(model: Model, lanes: int, slots: int) -> Cache:
-    return model.init_cache(lanes, slots)
+@partial(jax.jit, static_argnames=("model", "rows", "slots"))
+def _empty(model: Model, rows: int, slots: int) -> Cache:
+    return model.init_cache(rows, slots)
 
 
 @partial(jax.jit, static_argnames="slots")

@@ -5,6 +5,8 @@ Both directions take the same walk (see `lanes`); one knows the symbols, the oth
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Lock
 from typing import NamedTuple
 
 import jax
@@ -44,11 +46,14 @@ def encode_tokens(walker: Walker, tokens: np.ndarray, report: Report) -> Coded:
       tokens: int32 [n], all of them allowed (see `allowed_ids`).
       report: told of progress.
     """
-    lengths = walker.shape.lengths(len(tokens))
-    known = _Known(_rows(tokens, lengths, walker.lm.tokenizer.bos_id), report)
-    walker.walk(known.tokens.shape[1], known)
-    starts, freqs = known.intervals()
-    sums = checksums(known.tokens, lengths)
+    shape = walker.shape
+    lengths = shape.lengths(len(tokens))
+    rows = _rows(tokens, lengths, walker.lm.tokenizer.bos_id)
+    shares = _Shares(shape.groups, report)
+    groups = [_Known(part, shares) for part in np.split(rows, shape.groups)]
+    walker.walk(rows.shape[1], groups)
+    starts, freqs = map(np.concatenate, zip(*(one.intervals() for one in groups), strict=True))
+    sums = checksums(rows, lengths)
     taken = np.arange(starts.shape[1]) < lengths[:, None]
     places = np.array([place.position for place in walker.places(starts.shape[1])], np.int32)
     return Coded(
@@ -64,15 +69,22 @@ def decode_tokens(walker: Walker, lanes: Sequence[bytes], count: int, report: Re
     Raises:
       UserError: a lane does not end as it should; it is named.
     """
-    lengths = walker.shape.lengths(count)
-    steps = int(lengths.max())
-    sought = _Sought(LaneReader(lanes, lengths), lengths, walker.lm.tokenizer.bos_id, report)
-    walker.walk(steps, sought)
-    good = sought.reader.finished(checksums(sought.tokens, lengths))
+    shape = walker.shape
+    lengths = shape.lengths(count)
+    steps, shares = int(lengths.max()), _Shares(shape.groups, report)
+    filling, groups = walker.lm.tokenizer.bos_id, []
+    LaneReader(lanes, lengths)  # names the lane that cannot be right
+    for part in np.split(np.arange(shape.lanes), shape.groups):
+        reader = LaneReader([lanes[lane] for lane in part], lengths[part])
+        groups.append(_Sought(reader, lengths[part], steps, filling, shares))
+    walker.walk(steps, groups)
+    tokens = np.concatenate([one.tokens for one in groups])
+    readers = zip(groups, np.split(checksums(tokens, lengths), shape.groups), strict=True)
+    good = np.concatenate([one.reader.finished(sums) for one, sums in readers])
     if not good.all():
         lane = int(np.argmin(good))
         raise UserError(f"lane {lane}", "its checksum differs", "the archive or model is damaged")
-    return sought.tokens[np.arange(steps) < lengths[:, None]]
+    return tokens[np.arange(steps) < lengths[:, None]]
 
 
 def canary(walker: Walker, windows: bool) -> str:
@@ -88,17 +100,18 @@ def canary(walker: Walker, windows: bool) -> str:
     digest = hashlib.blake2b(repr((shape, windows, len(ids), BITS)).encode(), digest_size=16)
 
     def fixed(seed: int, width: int) -> np.ndarray:
-        numbers = np.arange(seed, seed + shape.lanes * width, dtype=np.uint64)
+        numbers = np.arange(seed, seed + shape.rows * width, dtype=np.uint64)
         mixed = (numbers * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
-        return ids[mixed % np.uint64(len(ids))].reshape(shape.lanes, width).astype(np.int32)
+        return ids[mixed % np.uint64(len(ids))].reshape(shape.rows, width).astype(np.int32)
 
-    caches = [(walker.empty(slots), slots) for slots in shape.caches]
+    makers = [(partial(walker.empty, slots), slots) for slots in shape.caches]
     if windows:
         overlap = shape.context - shape.stride
         slots = next(slots for slots in shape.caches if slots > overlap)
-        caches.append((walker.primed(fixed(7, overlap), slots), slots))
-    for cache, slots in caches:
-        inputs, nothing = jnp.asarray(fixed(slots, 1)[:, 0]), np.zeros(shape.lanes, np.uint32)
+        makers.append((partial(walker.primed, fixed(7, overlap), slots), slots))
+    for make, slots in makers:
+        cache = make()
+        inputs, nothing = jnp.asarray(fixed(slots, 1)[:, 0]), np.zeros(shape.rows, np.uint32)
         for position in range(max(0, slots - 3), slots):
             symbols = fixed(slots + 1000 * position, 1)[:, 0]
             found, cache = walker.step(cache, inputs, position, symbols, nothing, False)
@@ -116,11 +129,30 @@ def _rows(tokens: np.ndarray, lengths: np.ndarray, filling: int) -> np.ndarray:
     return rows
 
 
+class _Shares:
+    """How far all groups are, told by each from a thread of its own."""
+
+    def __init__(self, groups: int, report: Report):
+        self._done = np.zeros(groups), np.zeros(groups)
+        self._lock, self._named, self._report = Lock(), 0, report
+
+    def one_more(self) -> Report:
+        """What the next group tells."""
+        self._named += 1
+        return partial(self._tell, self._named - 1)
+
+    def _tell(self, group: int, share: float, size: float) -> None:
+        with self._lock:
+            shares, sizes = self._done
+            shares[group], sizes[group] = share, size
+            self._report(float(shares.mean()), float(sizes.sum()))
+
+
 class _Known:
     """The encoder's side: symbols are known, intervals are wanted."""
 
-    def __init__(self, tokens: np.ndarray, report: Report):
-        self.tokens, self._report = tokens, report
+    def __init__(self, tokens: np.ndarray, shares: _Shares):
+        self.tokens, self._report = tokens, shares.one_more()
         self._nothing = np.zeros(len(tokens), np.uint32)
         self._pending: list[Interval] = []
         self._found: list[Interval] = []
@@ -160,10 +192,12 @@ class _Known:
 class _Sought:
     """The decoder's side: the reader says where symbols lie, the step finds them."""
 
-    def __init__(self, reader: LaneReader, lengths: np.ndarray, filling: int, report: Report):
-        self.reader, self._lengths, self._report = reader, lengths, report
+    def __init__(
+        self, reader: LaneReader, lengths: np.ndarray, steps: int, filling: int, shares: _Shares
+    ):
+        self.reader, self._lengths, self._report = reader, lengths, shares.one_more()
         self._filling = np.full(len(lengths), filling, np.int32)
-        self.tokens = np.full((len(lengths), int(lengths.max())), filling, np.int32)
+        self.tokens = np.full((len(lengths), steps), filling, np.int32)
 
     def ask(self, step: int) -> tuple[np.ndarray, np.ndarray, bool]:
         # Lanes that are a token shorter find some symbol in the last step; nothing follows it.

@@ -67,7 +67,7 @@ def tables(lm):
     """The integer frequencies of every step: [256 symbols, start and freq, lanes]."""
     walker = Asking(lm, Shape(LANES, CONTEXT, STRIDE))
     rows = np.frombuffer(TEXT, np.uint8).astype(np.int32).reshape(LANES, -1)
-    walker.walk(rows.shape[1], Given(rows))
+    walker.walk(rows.shape[1], [Given(rows)])
     return walker.tables
 
 
@@ -88,7 +88,7 @@ def taken_apart(data):
     assert data[:8] == b"\x8fLLMJAX\x01"
     length = varint()
     header = zlib.decompressobj(-15, zdict=container._TYPICAL).decompress(data[place:][:length])
-    assert b'"lanes":2,"context":16,"stride":8,"windows":true' in header
+    assert b'"lanes":2,"context":16,"stride":8,"groups":1,"windows":true' in header
     place += length
     assert data[place] == 3, "a frame of the model"
     place += 1

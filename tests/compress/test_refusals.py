@@ -102,7 +102,15 @@ def test_a_weight_that_differs_a_little(run, made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"lanes": 3}, {"context": 48}, {"stride": 8}, {"windows": False}, {"canary": "0"}]
+    "fields",
+    [
+        {"lanes": 3},
+        {"context": 48},
+        {"stride": 8},
+        {"groups": 2},
+        {"windows": False},
+        {"canary": "0"},
+    ],
 )
 def test_another_shape_or_canary(run, made, tmp_path, fields):
     said = refused(run, with_header(made[1], **fields), tmp_path)
@@ -117,6 +125,8 @@ def test_another_shape_or_canary(run, made, tmp_path, fields):
         {"lanes": math.inf},
         {"lanes": 10**30},
         {"lanes": 2.5},
+        {"groups": 0},
+        {"groups": 3},
         {"step": 10**30},
         {"mode": 0o4755},
         {"mode": "x"},

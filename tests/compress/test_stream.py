@@ -11,8 +11,10 @@ from reference import decode_lane
 
 from llmjax.compress import compress, inspect
 from llmjax.compress.lanes import Shape, Walker
+from llmjax.compress.plan import make_plan
 from llmjax.compress.stream import canary, decode_tokens, encode_tokens
 from llmjax.data import Document
+from llmjax.errors import UserError
 from llmjax.evaluate import evaluate
 from llmjax.language_model import load
 from llmjax.scoring import score_documents
@@ -51,11 +53,14 @@ def test_a_lane_is_read_by_plain_integers(lm):
     assert bytes(found) == b"plain bytes"
 
 
-@pytest.mark.parametrize(("lanes", "context", "stride"), [(1, 64, 32), (3, 16, 4), (4, 32, 32)])
-def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, lanes, context, stride):
+@pytest.mark.parametrize(
+    ("lanes", "context", "stride", "groups"),
+    [(1, 64, 32, 1), (3, 16, 4, 1), (4, 32, 32, 1), (6, 16, 12, 3)],
+)
+def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, lanes, context, stride, groups):
     data = files()["long"]
     tokens = np.frombuffer(data, np.uint8).astype(np.int32)
-    shape = Shape(lanes, context, stride)
+    shape = Shape(lanes, context, stride, groups)
     coded = encode_tokens(Walker(lm, shape), tokens, silent)
     parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
     score = score_documents(
@@ -103,8 +108,9 @@ def test_lanes_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path):
     assert own == pytest.approx(found.costs.bits, rel=0.01)
 
 
-def test_decoding_finds_the_tokens(lm):
-    walker = Walker(lm, Shape(5, 16, 5))
+@pytest.mark.parametrize("shape", [Shape(5, 16, 5), Shape(8, 16, 12, 2)])
+def test_decoding_finds_the_tokens(lm, shape):
+    walker = Walker(lm, shape)
     for count in (1, 4, 5, 6, 83, 130):
         tokens = np.random.default_rng(count).integers(0, 256, count).astype(np.int32)
         coded = encode_tokens(walker, tokens, silent)
@@ -114,9 +120,38 @@ def test_decoding_finds_the_tokens(lm):
 
 def test_the_canary_tells_shapes_and_weights_apart(lm, runs):
     shapes = [Shape(2, 16, 8), Shape(3, 16, 8), Shape(2, 32, 8), Shape(2, 16, 4)]
+    shapes.append(Shape(2, 16, 8, 2))
     found = [canary(Walker(lm, shape), windows) for shape in shapes for windows in (False, True)]
     assert len(set(found)) == len(found)
     assert canary(Walker(lm, shapes[0]), True) == found[1]
+
+
+def test_groups_code_what_one_would(lm):
+    """Their lanes are the same, and so is what these cost, up to another program's rounding."""
+    tokens = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
+    one, two = (encode_tokens(Walker(lm, Shape(4, 16, 8, n)), tokens, silent) for n in (1, 2))
+    np.testing.assert_array_equal(one.positions, two.positions)
+    np.testing.assert_allclose(one.bits, two.bits, atol=1e-3)
+
+
+def test_progress_is_that_of_all_groups(lm):
+    told = []
+    tokens = np.zeros(4 * 40, np.int32)
+    walker = Walker(lm, Shape(4, 16, 8, 2))
+    coded = encode_tokens(walker, tokens, lambda share, size: told.append((share, size)))
+    assert told[-1] == (pytest.approx(32 / 40), pytest.approx(coded.bits[:128].sum() / 8, rel=0.3))
+    assert all(0 < share <= 1 for share, _ in told)
+
+
+def test_an_input_that_begins_with_no_text_gets_lanes(lm):
+    assert make_plan(lm, 0, 100 << 20).shape.lanes > 64
+    assert make_plan(lm, 0, 100).shape.lanes == 1
+
+
+def test_more_lanes_than_an_archive_may_have_are_refused(lm):
+    for lanes in (0, 1 << 17):
+        with pytest.raises(UserError, match=r"from 1 to 65536"):
+            make_plan(lm, 100, 100, lanes=lanes)
 
 
 def test_large_inputs_get_lanes_and_small_ones_context(run, tmp_path):
