@@ -82,6 +82,9 @@ class _Brotli:
         return bytes(self._inner.finish())
 
 
+FAILURES = (OSError, MemoryError, lzma.LZMAError, zstandard.ZstdError, brotli.error)
+"""What the compressors raise where there is too little memory, or a text cannot be read."""
+
 COMPRESSORS: tuple[Compressor, ...] = (
     Compressor(
         "xz -9e",

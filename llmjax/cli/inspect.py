@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     files = found.pop("files", None)
     for name, value in found.items():
-        text = f"{value:04o}" if name == "mode" else _shown(value)
+        text = f"{value:04o}" if name == "mode" and value is not None else _shown(value)
         print(f"  {visible(name.replace('_', ' ')):15}{visible(text)}")
     for name, mode, _, size in files or ():
         print(f"  {mode:04o} {size if size >= 0 else 'folder':>12} {visible(name)}")

@@ -219,6 +219,14 @@ def _header(packed: bytes) -> dict[str, Any]:
     except (zlib.error, ValueError, RecursionError) as error:
         raise damaged("its header cannot be read") from error
     size = header.get("size") if isinstance(header, dict) else None
-    if type(size) is not int or not 0 <= size < 2**63:
+    if type(size) is not int or not 0 <= size < 2**63 or not _plain(header, 3):
         raise damaged("its header is none")
     return header
+
+
+def _plain(value: Any, levels: int) -> bool:
+    """Whether at most so many lists and objects lie in one another."""
+    if not isinstance(value, dict | list):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_plain(item, levels - 1) for item in items)

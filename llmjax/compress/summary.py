@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from llmjax.baselines import COMPRESSORS, Baseline, measure_parts
+from llmjax.baselines import COMPRESSORS, FAILURES, Baseline, measure_parts
 from llmjax.compress.costs import Costs
 from llmjax.compress.sources import Source
 from llmjax.compress.visible import visible
@@ -44,7 +44,7 @@ def compare_with(source: Source) -> Compared:
     try:
         parts = partial(source.blocks, 1 << 20)
         return Compared(list(measure_parts(parts, source.size, wanted)), left_out)
-    except (UserError, OSError, MemoryError) as error:
+    except (UserError, *FAILURES) as error:
         logger.warning("not compared with xz and others: %s", error or type(error).__name__)
         return Compared()
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from compress_runs import TEXTS, make
-from crafted import with_header
+from crafted import crafted, with_header
 
 from llmjax.compress import compress, inspect
 
@@ -79,6 +79,15 @@ def test_a_folders_listing_is_fit_to_be_shown(run, tmp_path):
         done = process("decompress", run, archive, tmp_path / back, *flags)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / back / ODD).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("header", ['{"size":0}', '{"size":0,"mode":null,"lanes":"\\u001b[2J"}'])
+def test_headers_of_others_are_shown(tmp_path, command, header):
+    (tmp_path / "a").write_bytes(crafted(header.encode(), bytes(1 + 32 + 8)))
+    for flags in ((), ("--json",)):
+        code, out, _ = command("inspect", str(tmp_path / "a"), *flags)
+        assert code == 0
+        assert "\x1b" not in out
 
 
 def test_figures_of_a_file_with_an_odd_name(run, tmp_path):

@@ -149,7 +149,12 @@ def test_headers_that_cannot_be(run, made, tmp_path, fields):
     assert refused(run, with_header(made[1], **fields), tmp_path)
 
 
-@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"a":' * 100_000, b"[]", b"{}", b"NaN", b"x"])
+NESTED = b'{"size":0,"a":' + b"[" * 600 + b"]" * 600 + b"}"
+
+
+@pytest.mark.parametrize(
+    "header", [b"[" * 100_000, b'{"a":' * 100_000, NESTED, b"[]", b"{}", b"NaN", b"x"]
+)
 def test_headers_that_are_none(run, tmp_path, header):
     data = crafted(header, bytes(1 + 32 + SEAL))
     (tmp_path / "bad").write_bytes(data)

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 
+import brotli
 import jax
 import pytest
 
@@ -16,7 +17,9 @@ PLAIN = {"dtype": "float32", "fallback": False}
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 4
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(5, "Input/output error"), brotli.error("no memory")]
+)
 def test_comparing_that_fails_costs_no_archive(run, tmp_path, monkeypatch, caplog, error):
     def fails(*args):
         raise error
