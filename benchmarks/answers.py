@@ -4,12 +4,14 @@
     python -m benchmarks.answers runs/minilm minilm-hf --data squad.json --seeds 3
 
 Every fifth article of FILE (SQuAD's form) is held out. Both read contexts in the same overlapping
-windows, about 8 a step, with AdamW, the same rates, dropout and warmup, in turns. Exact match and F1
-are counted by one function for both. Questions a second count training alone, compilation included.
+windows, about 8 a step, with AdamW, the same rates, dropout and warmup, in turns. Exact match and
+F1 are counted by one function for both. Questions a second count training alone, compilation
+included.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -198,8 +200,6 @@ def main() -> None:
     parser.add_argument("--side", choices=("llmjax", "Transformers"))
     args = parser.parse_args()
     if args.side is None:
-        import sys
-
         take_turns("benchmarks.answers", sys.argv[1:], args.seeds)
         return
     with tempfile.TemporaryDirectory() as folder:

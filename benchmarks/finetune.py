@@ -11,12 +11,11 @@ column is a number (regression, Pearson), else a label (accuracy); with --pair r
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 from typing import Any
 
+from benchmarks.turns import SPEED, take_turns
 from llmjax.checkpoint.config import CheckpointConfig
 from llmjax.config import Config
 from llmjax.data.config import DataConfig
@@ -74,7 +73,7 @@ def ours(args: argparse.Namespace, seed: int) -> dict[str, float]:
     examples = len(read_tables(task.train)) * args.epochs
     evaluated = [line for line in lines if line["kind"] == "eval"][-1]
     figure = evaluated["pearson" if args.target else "accuracy"]
-    return {"figure": figure, "samples_per_second": examples / seconds, "seconds": seconds}
+    return {"figure": figure, SPEED: examples / seconds, "seconds": seconds}
 
 
 def theirs(args: argparse.Namespace, seed: int) -> dict[str, float]:
@@ -144,35 +143,9 @@ def theirs(args: argparse.Namespace, seed: int) -> dict[str, float]:
         figure = trainer.evaluate()["eval_figure"]
     return {
         "figure": figure,
-        "samples_per_second": trained["train_samples_per_second"],
+        SPEED: trained["train_samples_per_second"],
         "seconds": trained["train_runtime"],
     }
-
-
-def alternated(args: argparse.Namespace, words: list[str]) -> None:
-    """Both sides in turns, each run in a process of its own."""
-    found: dict[str, list[dict[str, float]]] = {"llmjax": [], "Transformers": []}
-    for seed in range(args.seeds):
-        for side, results in found.items():
-            command = [sys.executable, "-m", "benchmarks.finetune", *words]
-            done = subprocess.run(
-                [*command, "--side", side, "--seed", str(seed)], capture_output=True, text=True
-            )
-            if done.returncode:
-                sys.exit(done.stderr[-2000:])
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-            print(seed, side, results[-1], flush=True)
-    for side, results in found.items():
-        figures = [one["figure"] for one in results]
-        speeds = [one["samples_per_second"] for one in results]
-        spread = statistics.stdev(figures) if len(figures) > 1 else 0.0
-        mean, median = statistics.mean(figures), statistics.median(speeds)
-        print(f"{side:14}figure {mean:.4f} +- {spread:.4f}   {median:.1f} samples/s (median)")
-    ratios = [
-        one["samples_per_second"] / other["samples_per_second"]
-        for one, other in zip(found["llmjax"], found["Transformers"], strict=True)
-    ]
-    print(f"samples/s, llmjax over Transformers, seed by seed: {[round(r, 2) for r in ratios]}")
 
 
 def main(words: list[str]) -> None:
@@ -196,7 +169,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--side", choices=("llmjax", "Transformers"))
     args = parser.parse_args(words)
     if args.side is None:
-        alternated(args, words)
+        take_turns("benchmarks.finetune", words, args.seeds)
     else:
         print(json.dumps((ours if args.side == "llmjax" else theirs)(args, args.seed)))
 

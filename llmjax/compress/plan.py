@@ -22,8 +22,8 @@ these says little: SmolLM2-135M takes 3.55 bits for a token with 128 to 256 befo
 to 512 (Python's language reference)."""
 
 LANE = 1024
-"""Tokens of a lane, about, or three contexts where these are fewer: each lane begins without knowing
-anything, which costs 150 bits or so."""
+"""Tokens of a lane, about, or three contexts where these are fewer: each lane begins without
+knowing anything, which costs 150 bits or so."""
 
 WIDEST = 256
 """Lanes beyond which a step takes as much longer as it does more."""
