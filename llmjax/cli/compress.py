@@ -17,7 +17,7 @@ class Options:
     context: int | None = None
     """Tokens that a token is predicted from at most; none: 512, or what the model allows."""
     stride: int | None = None
-    """Tokens from one window to the next; none: half of the context."""
+    """Tokens from one window to the next; none: 128 less than the context, or half of it."""
     step: int | None = None
     """Which checkpoint; none: the newest whole one."""
     dtype: Dtype = "bfloat16"

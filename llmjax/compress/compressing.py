@@ -57,7 +57,8 @@ def compress(
       lanes: parts that are coded side by side; None: by the input's size. More are faster, and
         each begins without context.
       context: tokens that a token is predicted from at most; None: 512, or what the model allows.
-      stride: tokens from one window to the next; None: half of the context.
+      stride: tokens from one window to the next; None: 128 less than the context, or half of
+        it where that is more.
       step: which checkpoint; None for the newest whole one.
       dtype: what parameters are held and computed in.
       verify: decode the archive in a process of its own before it gets its name.

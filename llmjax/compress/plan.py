@@ -68,7 +68,7 @@ def make_plan(
       UserError: they do not suit the model.
     """
     wanted = min(lm.context, CONTEXT) if context is None else context
-    if stride is None and context is None:
+    if stride is None and wanted > 0:
         stride = wanted - min(OVERLAP, wanted // 2)
     wanted, step = window_sizes(lm.model.config, wanted, stride)
     alone = size <= FRAME
