@@ -1,5 +1,6 @@
 """What is read: files that change or cannot be read, pipes, files without a size; nothing else."""
 
+import itertools
 import os
 import threading
 
@@ -59,7 +60,7 @@ def test_a_file_that_keeps_growing_is_not_read_forever(tmp_path):
 
     def follow(source):
         with open(path, "ab", buffering=0) as more:
-            for _ in source.blocks(4):
+            for _ in itertools.islice(source.blocks(4), 50):
                 more.write(b"y" * 8)
 
     with open_source(str(path)) as source, pytest.raises(UserError, match="changed while"):
