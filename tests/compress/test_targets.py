@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,3 +173,12 @@ def test_a_reader_who_has_seen_enough_is_no_mistake(tmp_path):
     for target in ("-", str(tmp_path / "out")):
         with pytest.raises(BrokenPipeError), open_source(str(tmp_path / "in")), new_file(target, 0):
             raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_of_stdout_who_has_seen_enough(monkeypatch):
+    def gone(data):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=SimpleNamespace(write=gone)))
+    with pytest.raises(BrokenPipeError), new_file("-", False) as out:
+        out.write(b"x")
