@@ -1,6 +1,5 @@
 """How an input is cut into lanes and windows, where the user does not say."""
 
-import math
 import os
 from dataclasses import dataclass
 
@@ -21,14 +20,14 @@ OVERLAP = 128
 these says little: SmolLM2-135M takes 3.55 bits for a token with 128 to 256 before it, 3.52 with 256
 to 512 (Python's language reference)."""
 
-LANE = 1024
+LANE = 1280
 """Tokens of a lane, about, or three contexts where these are fewer: each lane begins without
 knowing anything, which costs 150 bits or so."""
 
 WIDEST = 256
 """Lanes beyond which a step takes as much longer as it does more."""
 
-GROUP = 16
+GROUP = 8
 """Lanes that a thread should have at least."""
 
 CACHE_BYTES = 3 << 30
@@ -75,8 +74,8 @@ def make_plan(
     # What the first frame has of text says little of the rest.
     tokens = tokens if alone else max(tokens, FRAME // 4)
     if lanes is None:
-        fit = 2 ** round(math.log2(max(1, tokens / min(LANE, 3 * wanted))))
-        lanes = max(1, min(fit, WIDEST, _power_below(CACHE_BYTES // _window_bytes(lm, wanted))))
+        most = max(1, min(WIDEST, CACHE_BYTES // _window_bytes(lm, wanted)))
+        lanes = _rounded(min(most, max(1, round(tokens / min(LANE, 3 * wanted)))))
     if not 1 <= lanes <= MOST_LANES:
         raise UserError(f"lanes {lanes}", f"are not from 1 to {MOST_LANES}")
     longest, groups = -(-tokens // lanes), _groups(lanes)
@@ -85,6 +84,12 @@ def make_plan(
         rounded = min(lm.context, max(64, -(-longest // 64) * 64))
         return Plan(Shape(lanes, rounded, max(1, rounded // 2), groups), longest > rounded)
     return Plan(Shape(lanes, wanted, step, groups), not alone or longest > wanted)
+
+
+def _rounded(lanes: int) -> int:
+    """About as many, in three significant bits, so that inputs of like size share programs."""
+    step = 1 << max(0, lanes.bit_length() - 3)
+    return (lanes + step // 2) // step * step
 
 
 def _groups(lanes: int) -> int:
@@ -100,7 +105,3 @@ def _window_bytes(lm: LanguageModel, context: int) -> int:
     """Bytes of the keys and values of a window, in float32."""
     shape = lm.model.config
     return 8 * shape.num_decoder_layers * shape.kv_heads * shape.head_width * context
-
-
-def _power_below(value: int) -> int:
-    return 1 << max(0, value.bit_length() - 1)

@@ -156,7 +156,7 @@ def test_more_lanes_than_an_archive_may_have_are_refused(lm):
 
 def test_large_inputs_get_lanes_and_small_ones_context(run, tmp_path):
     path = tmp_path / "text"
-    for size, lanes in ((20, 1), (900, 4), (6000, 32)):
+    for size, lanes in ((20, 1), (900, 5), (6000, 32)):
         path.write_bytes((TEXTS[2] * 200).encode()[:size])
         archive = tmp_path / f"{size}"
         compress(run, path, archive, verify=False, compare=False, dtype="float32")
