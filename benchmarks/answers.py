@@ -16,20 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
-from llmjax.data.config import DataConfig
 from llmjax.data.table_config import FileTable
 from llmjax.data.tables import Row, read_tables
 from llmjax.measures import answers
-from llmjax.metrics.config import LogConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers import AdamWConfig, ScheduleConfig
-from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import AnswerTask
 
-RATE, DECAY, WARMUP, LENGTH, STRIDE, WINDOWS, LONGEST = 1e-4, 0.01, 50, 384, 128, 8, 30
+LENGTH, STRIDE, WINDOWS, LONGEST = 384, 128, 8, 30
+FIGURES = ("exact_match", "f1")
 
 
 def divided(path: Path, folder: Path) -> tuple[str, str]:
@@ -46,42 +41,14 @@ def divided(path: Path, folder: Path) -> tuple[str, str]:
 
 def ours(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[str, float]:
     """Trains here."""
-    import llmjax
-
     task = AnswerTask(
         train=(FileTable((train,)),),
         dev=(FileTable((dev,)),),
         stride=STRIDE,
         max_answer_tokens=LONGEST,
     )
-    run = llmjax.train(
-        Config(
-            run_dir=f"{folder}/run",
-            seed=args.seed,
-            init_from=args.run,
-            epochs=args.epochs,
-            model=ModelConfig(dropout=0.1, compute_dtype=args.dtype),
-            tasks=(task,),
-            data=DataConfig(batch_size=args.rows, length=LENGTH),
-            optimizer=AdamWConfig(
-                learning_rate=RATE,
-                beta2=0.999,
-                weight_decay=DECAY,
-                decay_embeddings=True,
-                schedule=ScheduleConfig("linear", WARMUP, final_fraction=0.0),
-            ),
-            checkpoint=CheckpointConfig(every=0, every_minutes=None),
-            evaluation=EvaluationConfig(every=0),
-            log=LogConfig(display="none", every=1),
-        )
-    )
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    environment = json.loads((run / "environment.json").read_text())
-    trained = [line for line in lines if line["kind"] == "train"][-1]
-    evaluated = [line for line in lines if line["kind"] == "eval"][-1]
-    seconds = trained["time"] - environment["sessions"][0]["started"]
-    figures = {name: evaluated[name] for name in ("exact_match", "f1")}
-    return figures | {SPEED: len(read_tables(task.train)) * args.epochs / seconds}
+    found, speed = trained_here(args, task, LENGTH, folder)
+    return {name: found[name] for name in FIGURES} | speed
 
 
 def features(tokenizer: Any, rows: list[Row]) -> list[dict[str, Any]]:
@@ -141,36 +108,19 @@ def best_answers(rows: list[Row], windows: list[dict[str, Any]], told: Any) -> l
 
 def theirs(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[str, float]:
     """Trains in Transformers."""
-    import torch
     from transformers import (
         AutoModelForQuestionAnswering,
         AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
-        TrainingArguments,
     )
 
-    torch.set_num_threads(args.threads)
+    options = trainer_options(args, WINDOWS, folder)
     tokenizer = AutoTokenizer.from_pretrained(args.folder)
     learnt, measured = (read_tables((FileTable((path,)),)) for path in (train, dev))
     trainer = Trainer(
         model=AutoModelForQuestionAnswering.from_pretrained(args.folder),
-        args=TrainingArguments(
-            output_dir=folder,
-            seed=args.seed,
-            num_train_epochs=args.epochs,
-            per_device_train_batch_size=WINDOWS,
-            per_device_eval_batch_size=16,
-            learning_rate=RATE,
-            weight_decay=DECAY,
-            warmup_steps=WARMUP,
-            lr_scheduler_type="linear",
-            bf16=args.dtype == "bfloat16",
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        ),
+        args=options,
         train_dataset=features(tokenizer, learnt),  # type: ignore[arg-type]
         data_collator=DataCollatorWithPadding(tokenizer),
     )
@@ -180,27 +130,18 @@ def theirs(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[
     truth = [row.values["answers"]["text"] for row in measured]
     found = answers(truth, best_answers(measured, windows, told))
     figures = {one.name: one.value for one in found.figures}
-    return {name: figures[name] for name in ("exact_match", "f1")} | {
-        SPEED: len(learnt) * args.epochs / seconds
-    }
+    speed = {SPEED: len(learnt) * args.epochs / seconds, "seconds": seconds}
+    return {name: figures[name] for name in FIGURES} | speed
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="an imported run")
-    parser.add_argument("folder", help="the same model for Transformers")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--rows", type=int, default=6, help=f"packed rows of {LENGTH} a step")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", choices=("llmjax", "Transformers"))
-    args = parser.parse_args()
+    add_arguments(parser, rows=6, length=LENGTH)
+    args = parser.parse_args(words)
     if args.side is None:
-        take_turns("benchmarks.answers", sys.argv[1:], args.seeds)
+        take_turns("benchmarks.answers", words, args.seeds)
         return
     with tempfile.TemporaryDirectory() as folder:
         train, dev = divided(args.data, Path(folder))
@@ -209,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

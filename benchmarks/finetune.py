@@ -15,25 +15,17 @@ import sys
 import tempfile
 from typing import Any
 
+from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
-from llmjax.data.config import DataConfig
 from llmjax.data.table_config import FileTable
 from llmjax.data.tables import read_tables
-from llmjax.metrics.config import LogConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers import AdamWConfig, ScheduleConfig
-from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import ClassificationTask, RegressionTask
 
-RATE, DECAY, WARMUP, LENGTH = 1e-4, 0.01, 50, 96
+LENGTH = 96
 
 
-def ours(args: argparse.Namespace, seed: int) -> dict[str, float]:
-    """Trains here; in a process of its own, called with --side."""
-    import llmjax
-
+def ours(args: argparse.Namespace, folder: str) -> dict[str, float]:
+    """Trains here."""
     columns = tuple(args.columns)
     tables: dict[str, Any] = {
         "train": (FileTable((args.train,), columns),),
@@ -44,50 +36,21 @@ def ours(args: argparse.Namespace, seed: int) -> dict[str, float]:
     task: ClassificationTask | RegressionTask = ClassificationTask(label=args.label, **tables)
     if args.target:
         task = RegressionTask(target=args.target, **tables)
-    with tempfile.TemporaryDirectory() as folder:
-        run = llmjax.train(
-            Config(
-                run_dir=f"{folder}/run",
-                seed=seed,
-                init_from=args.run,
-                epochs=args.epochs,
-                model=ModelConfig(dropout=0.1, compute_dtype=args.dtype),
-                tasks=(task,),
-                data=DataConfig(batch_size=args.rows, length=LENGTH),
-                optimizer=AdamWConfig(
-                    learning_rate=RATE,
-                    beta2=0.999,
-                    weight_decay=DECAY,
-                    decay_embeddings=True,
-                    schedule=ScheduleConfig("linear", WARMUP, final_fraction=0.0),
-                ),
-                checkpoint=CheckpointConfig(every=0, every_minutes=None),
-                evaluation=EvaluationConfig(every=0),
-                log=LogConfig(display="none", every=1),
-            )
-        )
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        environment = json.loads((run / "environment.json").read_text())
-    trained = [line for line in lines if line["kind"] == "train"][-1]
-    seconds = trained["time"] - environment["sessions"][0]["started"]
-    examples = len(read_tables(task.train)) * args.epochs
-    evaluated = [line for line in lines if line["kind"] == "eval"][-1]
-    figure = evaluated["pearson" if args.target else "accuracy"]
-    return {"figure": figure, SPEED: examples / seconds, "seconds": seconds}
+    found, speed = trained_here(args, task, LENGTH, folder)
+    return {"figure": found["pearson" if args.target else "accuracy"], **speed}
 
 
-def theirs(args: argparse.Namespace, seed: int) -> dict[str, float]:
+def theirs(args: argparse.Namespace, folder: str) -> dict[str, float]:
     """Trains in Transformers."""
     import numpy as np
-    import torch
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
-        TrainingArguments,
     )
 
+    options = trainer_options(args, 32, folder)
     tokenizer = AutoTokenizer.from_pretrained(args.folder)
     columns = tuple(args.columns)
 
@@ -113,36 +76,17 @@ def theirs(args: argparse.Namespace, seed: int) -> dict[str, float]:
             return {"figure": float(np.corrcoef(told.predictions[:, 0], told.label_ids)[0, 1])}
         return {"figure": float((told.predictions.argmax(-1) == told.label_ids).mean())}
 
-    torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        options = TrainingArguments(
-            output_dir=folder,
-            seed=seed,
-            num_train_epochs=args.epochs,
-            per_device_train_batch_size=32,
-            per_device_eval_batch_size=64,
-            learning_rate=RATE,
-            weight_decay=DECAY,
-            warmup_steps=WARMUP,
-            lr_scheduler_type="linear",
-            bf16=args.dtype == "bfloat16",
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        trainer = Trainer(
-            model=model,
-            args=options,
-            train_dataset=rows(args.train),  # type: ignore[arg-type]
-            eval_dataset=rows(args.dev),  # type: ignore[arg-type]
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=measure,
-        )
-        trained = trainer.train().metrics
-        figure = trainer.evaluate()["eval_figure"]
+    trainer = Trainer(
+        model=model,
+        args=options,
+        train_dataset=rows(args.train),  # type: ignore[arg-type]
+        eval_dataset=rows(args.dev),  # type: ignore[arg-type]
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=measure,
+    )
+    trained = trainer.train().metrics
     return {
-        "figure": figure,
+        "figure": trainer.evaluate()["eval_figure"],
         SPEED: trained["train_samples_per_second"],
         "seconds": trained["train_runtime"],
     }
@@ -151,8 +95,6 @@ def theirs(args: argparse.Namespace, seed: int) -> dict[str, float]:
 def main(words: list[str]) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", help="an imported run")
-    parser.add_argument("folder", help="the same model for Transformers")
     parser.add_argument("--train", required=True)
     parser.add_argument("--dev", required=True)
     parser.add_argument("--columns", nargs="*", default=[])
@@ -160,18 +102,13 @@ def main(words: list[str]) -> None:
     parser.add_argument("--pair")
     parser.add_argument("--label", default="label")
     parser.add_argument("--target")
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--rows", type=int, default=8, help=f"packed rows of {LENGTH} a step")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", choices=("llmjax", "Transformers"))
+    add_arguments(parser, rows=8, length=LENGTH)
     args = parser.parse_args(words)
     if args.side is None:
         take_turns("benchmarks.finetune", words, args.seeds)
-    else:
-        print(json.dumps((ours if args.side == "llmjax" else theirs)(args, args.seed)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps((ours if args.side == "llmjax" else theirs)(args, folder)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""One recipe of fine-tuning, as llmjax and as Transformers' Trainer are told it."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.turns import SIDES, SPEED
+from llmjax.checkpoint.config import CheckpointConfig
+from llmjax.config import Config
+from llmjax.data.config import DataConfig
+from llmjax.data.tables import read_tables
+from llmjax.metrics.config import LogConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers import AdamWConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import TaskConfig
+
+DECAY, WARMUP, DROPOUT = 0.01, 50, 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser, rows: int, length: int) -> None:
+    """What both benchmarks can be told."""
+    parser.add_argument("run", help="an imported run")
+    parser.add_argument("folder", help="the same model for Transformers")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
+    parser.add_argument("--rows", type=int, default=rows, help=f"packed rows of {length} a step")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", choices=SIDES)
+
+
+def trained_here(
+    args: argparse.Namespace, task: TaskConfig, length: int, folder: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Trains by the recipe: what the last evaluation found, and the speed of training alone."""
+    import llmjax
+
+    run = llmjax.train(
+        Config(
+            run_dir=f"{folder}/run",
+            seed=args.seed,
+            init_from=args.run,
+            epochs=args.epochs,
+            model=ModelConfig(dropout=DROPOUT, compute_dtype=args.dtype),
+            tasks=(task,),
+            data=DataConfig(batch_size=args.rows, length=length),
+            optimizer=AdamWConfig(
+                learning_rate=args.rate,
+                beta2=0.999,
+                weight_decay=DECAY,
+                decay_embeddings=True,
+                schedule=ScheduleConfig("linear", WARMUP, final_fraction=0.0),
+            ),
+            checkpoint=CheckpointConfig(every=0, every_minutes=None),
+            evaluation=EvaluationConfig(every=0),
+            log=LogConfig(display="none", every=1),
+        )
+    )
+    path = Path(run)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    began = json.loads((path / "environment.json").read_text())["sessions"][0]["started"]
+    trained, found = ([x for x in lines if x["kind"] == kind][-1] for kind in ("train", "eval"))
+    seconds = trained["time"] - began
+    return found, {SPEED: len(read_tables(task.train)) * args.epochs / seconds, "seconds": seconds}
+
+
+def trainer_options(args: argparse.Namespace, examples: int, folder: str) -> Any:
+    """The same for Transformers, with so many examples a step."""
+    import torch
+    from transformers import TrainingArguments
+
+    torch.set_num_threads(args.threads)
+    return TrainingArguments(
+        output_dir=folder,
+        seed=args.seed,
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=examples,
+        per_device_eval_batch_size=2 * examples,
+        learning_rate=args.rate,
+        weight_decay=DECAY,
+        warmup_steps=WARMUP,
+        lr_scheduler_type="linear",
+        bf16=args.dtype == "bfloat16",
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
