@@ -25,12 +25,12 @@ def config() -> Config:
     return Config(
         run_dir="runs/classify",
         init_from="runs/minilm",
-        epochs=3,
+        epochs=4,
         model=ModelConfig(dropout=0.1),
         tasks=(ClassificationTask(train=(FileTable(("data/train.tsv",)),)),),
         data=DataConfig(batch_size=8, length=128),
         optimizer=AdamWConfig(
-            learning_rate=1e-4,
+            learning_rate=5e-5,
             beta2=0.999,
             weight_decay=0.01,
             schedule=ScheduleConfig(shape="linear", warmup_steps=50, final_fraction=0.0),
