@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import NamedTuple, Protocol
 
 import jax
@@ -103,15 +104,21 @@ class Walker:
           steps: tokens of the longest lane.
           groups: of each, what gives symbols or targets, and gets the intervals.
         """
+        stop = Event()
         with ThreadPoolExecutor(len(groups)) as threads:
-            walks = [threads.submit(self._walk, steps, symbols) for symbols in groups]
-            for walk in walks:
-                walk.result()
+            walks = [threads.submit(self._walk, steps, symbols, stop) for symbols in groups]
+            try:
+                for walk in walks:
+                    walk.result()
+            finally:  # what is interrupted, or fails in one group, does not wait for the others
+                stop.set()
 
-    def _walk(self, steps: int, symbols: Symbols) -> None:
+    def _walk(self, steps: int, symbols: Symbols, stop: Event) -> None:
         first = np.full(self.shape.rows, self.lm.tokenizer.bos_id, np.int32)
         cache, inputs = None, jnp.asarray(first)
         for step, place in enumerate(self.places(steps)):
+            if stop.is_set():
+                return
             if place.primes:
                 overlap = self.shape.context - self.shape.stride
                 past = symbols.taken(step - overlap - 1, step)

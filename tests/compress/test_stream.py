@@ -134,6 +134,29 @@ def test_groups_code_what_one_would(lm):
     np.testing.assert_allclose(one.bits, two.bits, atol=1e-3)
 
 
+def test_a_group_that_fails_ends_the_others(lm):
+    """So does Ctrl-C, which reaches the thread that waits for them."""
+    steps = []
+
+    class Failing:
+        def ask(self, step):
+            raise UserError("lane 0", "fails")
+
+    class Going:
+        def ask(self, step):
+            return np.zeros(2, np.int32), np.zeros(2, np.uint32), False
+
+        def tell(self, step, found):
+            steps.append(np.asarray(found.symbol))
+
+        def taken(self, start, end):
+            return np.zeros((2, end - start), np.int32)
+
+    with pytest.raises(UserError, match="lane 0"):
+        Walker(lm, Shape(4, 16, 8, 2)).walk(100_000, [Failing(), Going()])
+    assert len(steps) < 100_000
+
+
 def test_progress_is_that_of_all_groups(lm):
     told = []
     tokens = np.zeros(4 * 40, np.int32)
