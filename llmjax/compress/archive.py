@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Protocol
 from llmjax.errors import UserError
 
 MAGIC = b"\x8fLLMJAX"
-FORMAT = 1
+FORMAT = 2
 END, STORED, ZSTD, MODEL = 0, 1, 2, 3
 SEAL = 8
 LONGEST_HEADER = 1 << 28

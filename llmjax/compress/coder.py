@@ -1,15 +1,19 @@
 """Entropy coding: intervals of integers to bytes and back, many lanes at once, in exact arithmetic.
 
 The range variant of asymmetric numeral systems (J. Duda, "Asymmetric numeral systems", 2013). A
-lane's state is an integer x in [2^31, 2^63). A symbol that owns the interval [start, start + freq)
-of [0, 2^BITS) is written by
+lane's state is an integer x < 2^63. A symbol that owns the interval [start, start + freq) of
+[0, 2^BITS) is written by
 
     x -> (x div freq) 2^BITS + start + (x mod freq)
 
-after as many 32-bit words have left x as keep the result below 2^63, and read by the inverse: x mod
-2^BITS lies in its interval. What is written last is read first, so the writer goes through a lane's
-symbols backwards. It costs log2(2^BITS / freq) bits a symbol, and four bytes a lane beside four of
-checksum: x begins as 2^31 plus 31 bits of a checksum of the symbols, with which the reader ends.
+after a 32-bit word has left x where the result would not stay below 2^63, and read by the inverse:
+x mod 2^BITS lies in its interval. What is written last is read first, so the writer goes through a
+lane's symbols backwards. It costs log2(2^BITS / freq) bits a symbol.
+
+x begins as 2^CHECK plus CHECK bits of a checksum of the symbols, with which the reader ends, all
+words used. From the first word on it is 2^31 or more. A lane is its last x in as few bytes as hold
+it, least significant first, but in 5 to 8 where words follow, so that the size of the whole, mod 4,
+tells how many there are. All this costs some 13 bits a lane.
 """
 
 import zlib
@@ -23,23 +27,26 @@ BITS = 26
 """Frequencies sum to 2^BITS. At a vocabulary of 50,000 the ones that every symbol gets take 0.08 %
 of it, thus 0.001 bits a symbol, and what is lost to rounding of x less than that."""
 
+CHECK = 8
+"""Bits of a lane's checksum; those of the whole archive are longer."""
+
 LOWEST = np.uint64(1 << 31)
 WORD = np.uint64(32)
 _MASK = np.uint64((1 << 32) - 1)
 _SHIFT = np.uint64(BITS)
 _SLOTS = np.uint64((1 << BITS) - 1)
-STATE_BYTES = 8
+LONGEST_STATE = 8
 
 
 def checksums(symbols: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint64 [lanes], below 2^31: of the CRC-32 of each lane's symbols, as 32-bit integers.
+    """uint64 [lanes], below 2^CHECK: of the CRC-32 of each lane's symbols, as 32-bit integers.
 
     Args:
       symbols: integers [lanes, steps].
       lengths: integers [lanes]; symbols of each lane, the first ones of its row.
     """
     rows = zip(symbols.astype("<i4"), lengths, strict=True)
-    return np.array([zlib.crc32(row[:n].tobytes()) >> 1 for row, n in rows], np.uint64)
+    return np.array([zlib.crc32(row[:n].tobytes()) >> 32 - CHECK for row, n in rows], np.uint64)
 
 
 def write_lanes(
@@ -63,7 +70,7 @@ def write_lanes(
     whole = np.uint64(1 << BITS)
     if not ((freqs > 0) & (freqs <= whole) & (starts <= whole - freqs))[coded].all():
         raise ValueError("an interval is empty or leaves the range of frequencies")
-    state = LOWEST + sums
+    state = np.uint64(1 << CHECK) + sums
     words: list[tuple[np.ndarray, np.ndarray]] = []
     for step in range(starts.shape[1] - 1, -1, -1):
         active = coded[:, step]
@@ -86,12 +93,17 @@ def _gather(
     order = np.argsort(lanes, kind="stable")
     ends = np.searchsorted(lanes[order], np.arange(len(lengths) + 1))
     values = values[order]
-    return [
-        state[i].astype("<u8").tobytes() + values[ends[i] : ends[i + 1]].tobytes()
-        if lengths[i]
-        else b""
-        for i in range(len(lengths))
-    ]
+    found = []
+    for lane, x in enumerate(state.tolist()):
+        follow = values[ends[lane] : ends[lane + 1]].tobytes()
+        size = max(-(-x.bit_length() // 8), 5 if follow else 0)
+        found.append(x.to_bytes(size, "little") + follow if lengths[lane] else b"")
+    return found
+
+
+def _state_bytes(size: int) -> int:
+    """How many of a lane's bytes are its state."""
+    return size if size <= LONGEST_STATE else LONGEST_STATE - (-size % 4)
 
 
 class LaneReader:
@@ -111,14 +123,16 @@ class LaneReader:
         """
         self._lengths, self._step = np.asarray(lengths), 0
         sizes = np.array([len(data) for data in lanes], np.int64)
-        fits = np.where(self._lengths > 0, (sizes >= STATE_BYTES) & (sizes % 4 == 0), sizes == 0)
+        fits = (sizes > 0) == (self._lengths > 0)
         if not fits.all():
             raise UserError(f"lane {int(np.argmin(fits))}", "is cut short", "the file is damaged")
-        heads = [data[:STATE_BYTES] or LOWEST.tobytes() for data in lanes]
-        self._state = np.frombuffer(b"".join(heads), "<u8").astype(np.uint64)
+        heads = [_state_bytes(len(data)) for data in lanes]
+        pairs = list(zip(lanes, heads, strict=True))
+        states = b"".join(data[:head].ljust(LONGEST_STATE, b"\0") for data, head in pairs)
+        self._state = np.frombuffer(states, "<u8").astype(np.uint64)
         # One word more than there is, for lanes that look beyond their end.
-        self._words = np.frombuffer(b"".join([d[STATE_BYTES:] for d in lanes] + [bytes(4)]), "<u4")
-        counts = np.maximum(sizes - STATE_BYTES, 0) // 4
+        self._words = np.frombuffer(b"".join([d[n:] for d, n in pairs] + [bytes(4)]), "<u4")
+        counts = (sizes - np.array(heads, np.int64)) // 4
         self._ends = np.cumsum(counts)
         self._next = self._ends - counts
 
@@ -150,5 +164,5 @@ class LaneReader:
         Args:
           sums: uint64 [lanes], of what was read.
         """
-        fits = (self._state == LOWEST + sums) & (self._next == self._ends)
+        fits = (self._state == np.uint64(1 << CHECK) + sums) & (self._next == self._ends)
         return fits | (self._lengths == 0)

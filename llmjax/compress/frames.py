@@ -4,7 +4,7 @@ A model frame holds, in varints unless said otherwise:
 
     the number of segments, and for each 2 x its tokens, or 2 x its bytes + 1 where it is no text
     2 x the length of what follows, + 1 if that is a zstd frame: the segments that are no text
-    the length of each lane's bytes, as many as there are lanes; then these bytes
+    the length of each lane's bytes, as `packed_numbers` says; then these bytes
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 
 from llmjax.compress.archive import MODEL, STORED, ZSTD, Cursor, damaged, varint
 from llmjax.compress.lanes import Walker
-from llmjax.compress.packing import packed, unpacked
+from llmjax.compress.packing import packed, packed_numbers, unpacked, unpacked_numbers
 from llmjax.compress.relief import relieve
 from llmjax.compress.segments import Cutter, Segment
 from llmjax.compress.stream import Coded, Report, decode_tokens, encode_tokens
@@ -91,7 +91,7 @@ def decode_frame(walker: Callable[[], Walker], kind: int, content: bytes, report
     others = cursor.take(rest >> 1)
     other = Cursor(unpacked(others, 2 * FRAME) if rest & 1 else others)
     ready = walker()
-    lengths = [cursor.varint() for _ in range(ready.shape.lanes)]
+    lengths = unpacked_numbers(cursor, ready.shape.lanes)
     lanes = [cursor.take(length) for length in lengths]
     count = _limited(sum(size >> 1 for size in sizes if not size & 1))
     if not count:
@@ -120,7 +120,7 @@ def _content(segments: list[Segment], coded: Coded) -> bytes:
     flag = len(small) < len(others)
     kept = small if flag else others
     numbers = [len(sizes), *sizes, 2 * len(kept) + flag]
-    lengths = b"".join(varint(len(lane)) for lane in coded.lanes)
+    lengths = packed_numbers([len(lane) for lane in coded.lanes])
     return b"".join([*map(varint, numbers), kept, lengths, *coded.lanes])
 
 

@@ -31,4 +31,4 @@ def crafted(header: bytes, rest: bytes) -> bytes:
     """An archive of this header, frames and what follows them."""
     packed = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=container._TYPICAL)
     new = packed.compress(header) + packed.flush()
-    return sealed(MAGIC + bytes([1]) + varint(len(new)) + new + rest)
+    return sealed(MAGIC + bytes([container.FORMAT]) + varint(len(new)) + new + rest)

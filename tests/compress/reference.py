@@ -4,11 +4,14 @@ BITS = 26
 
 
 def decode_lane(data, count, table):
-    """Symbols of one lane, and what its state is left with above 2^31, all words used.
+    """Symbols of one lane, and what its state is left with above 2^8, all words used.
 
     table: a function from the step to its [(start, freq)].
     """
-    state, words = int.from_bytes(data[:8], "little"), data[8:]
+    head = (
+        len(data) if len(data) <= 8 else next(n for n in (5, 6, 7, 8) if (len(data) - n) % 4 == 0)
+    )
+    state, words = int.from_bytes(data[:head], "little"), data[head:]
     found = []
     for step in range(count):
         target = state % (1 << BITS)
@@ -20,4 +23,4 @@ def decode_lane(data, count, table):
             words = words[4:]
         found.append(symbol)
     assert words == b""
-    return found, state - (1 << 31)
+    return found, state - (1 << 8)

@@ -70,7 +70,7 @@ def test_archives_that_are_cut_or_are_none(run, made, tmp_path):
     assert "no llmjax archive" in refused(run, b"PK\3\4" * 50, tmp_path)
     newer = bytearray(made[1])
     newer[len(MAGIC)] = 9
-    assert "of format 9, not 1; upgrade" in refused(run, bytes(newer), tmp_path)
+    assert "of format 9, not 2; upgrade" in refused(run, bytes(newer), tmp_path)
     assert "damaged" in refused(run, made[1] + b"x", tmp_path)
 
 

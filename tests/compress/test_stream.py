@@ -72,9 +72,8 @@ def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, lanes, context, s
         stride=stride,
     )
     assert coded.bits.sum() == pytest.approx(score.nats / math.log(2), rel=1e-3)
-    assert 8 * sum(map(len, coded.lanes)) == pytest.approx(
-        coded.bits.sum(), rel=1e-3, abs=80 * lanes
-    )
+    own = 8 * sum(map(len, coded.lanes)) - coded.bits.sum()
+    assert 0 < own < 20 * lanes + 1e-3 * coded.bits.sum()
 
 
 def test_evaluate_and_archive_agree(run, lm, tmp_path):
@@ -86,7 +85,7 @@ def test_evaluate_and_archive_agree(run, lm, tmp_path):
     )
     score = evaluate(run, data=path, **windows).score
     end = lm.score(path.read_text(), context=32, stride=8).nats[-1]  # of the text, not in archives
-    body = 8 * (found.archive_bytes - found.header_bytes - 60)
+    body = 8 * (found.archive_bytes - found.header_bytes - 52)
     assert body == pytest.approx((score.nats - end) / math.log(2), rel=0.005)
 
 
@@ -103,9 +102,9 @@ def test_lanes_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path):
     windows = {"context": found.context, "stride": found.stride}
     score = score_documents(lm.model, lm.params, lm.tokenizer, documents, **windows)
     assert found.costs.bits == pytest.approx(score.nats / math.log(2), rel=2e-3)
-    # Beside the lanes' bits: header, seals, and eight bytes and a length of each lane.
-    own = 8 * (found.archive_bytes - found.header_bytes - 41 - 9 * found.lanes)
-    assert own == pytest.approx(found.costs.bits, rel=0.01)
+    # Beside the lanes' bits: header, seals, and three bytes or so of each lane.
+    own = found.archive_bytes - found.header_bytes - 41 - found.costs.bits / 8
+    assert 0 < own < 10 + 4 * found.lanes + 1e-3 * found.archive_bytes
 
 
 @pytest.mark.parametrize("shape", [Shape(5, 16, 5), Shape(8, 16, 12, 2)])
