@@ -42,6 +42,7 @@ def test_headers_say_command_and_hardware(name):
         ("llama_1b", (1235, 1237)),
         ("llama_8b", (8030, 8031)),
         ("mlm_quickstart", (3, 4)),
+        ("mlm_texts", (3, 4)),
         ("bert_base", (109, 110)),
         ("roberta_base", (124, 126)),
         ("t5_small", (60, 61)),
@@ -52,6 +53,12 @@ def test_sizes_are_those_of_their_names(name, millions):
     size = config.tokenizer.vocab_size
     count = Model(resolve(config.model, size)).num_params() / 1e6
     assert millions[0] <= count <= millions[1]
+
+
+def test_an_encoder_of_texts_is_that_of_their_labels():
+    before, after = (load_config_file(name) for name in ("mlm_texts", "classify_scratch"))
+    assert dataclasses.replace(after.model, dropout=0.0) == before.model
+    assert before.tokenizer == after.tokenizer
 
 
 def test_an_installed_package_carries_the_presets():

@@ -1,0 +1,50 @@
+"""An encoder that reads your own texts before it learns their labels: masked tokens, in any
+language.
+
+Data:     data/texts.txt, a text in each line; JSONL: --data.sources jsonl:texts.jsonl. For labels
+          afterwards, the texts of data/train.tsv and as many more as there are
+Command:  llmjax train mlm_texts
+          llmjax train classify_scratch --init-from runs/mlm_texts --epochs 4 \\
+              --optimizer.learning-rate 1e-3
+Hardware: two CPU cores for some millions of tokens; any accelerator
+Time:     measured once, on two cores of an Intel Xeon beside two other trainings: an hour, and 7
+          minutes for the labels
+Figure:   15,647 Chinese reviews: 26.6% of the hidden tokens of held-out text told rightly, 4.69
+          nats per hidden token; their labels then: see docs/tasks.md
+"""
+
+from llmjax.config import Config
+from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
+from llmjax.data.objective_config import MaskedConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.scoring.config import EvaluationConfig
+
+
+def config() -> Config:
+    """The encoder of `classify_scratch`, on rows of 256 tokens of which a quarter are hidden."""
+    return Config(
+        run_dir="runs/mlm_texts",
+        steps=2200,
+        model=ModelConfig(
+            d_model=192,
+            num_encoder_layers=4,
+            num_decoder_layers=0,
+            num_heads=6,
+            max_length=256,
+            qk_norm=True,
+            compute_dtype="bfloat16",
+        ),
+        tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
+        objective=MaskedConfig(share=0.25),
+        data=DataConfig(
+            sources=(TextSource(("data/texts.txt",), split="line"),), batch_size=16, length=256
+        ),
+        optimizer=MuonConfig(
+            learning_rate=8e-3,
+            schedule=ScheduleConfig(
+                shape="wsd", warmup_steps=10, final_fraction=0.0, decay_fraction=0.6
+            ),
+        ),
+        evaluation=EvaluationConfig(every=500, max_tokens=8192),
+    )
