@@ -5,10 +5,10 @@ RUN is a run folder of a decoder, for instance from `llmjax import sample:smollm
 file is compressed, decompressed in this process and compared; with --score the same tokens are
 scored in the same windows by `llmjax.scoring`, an independent program (up to 1 MiB): the archive
 should be within 0.5 % of the score, header and seals excepted. Speeds are given with compiling and
-without, and as the share of the machine's measured matrix-product peak that they reach, at two FLOPs
-a parameter and token. With --shuffled each file is also compressed with its characters in random
-order; with --untrained a model of the same shape that was never trained, falling back on nothing.
-Prints a table, JSON last.
+without, and as the share of the machine's measured matrix-product peak that they reach, at two
+FLOPs a parameter and token. With --shuffled each file is also compressed with its characters in
+random order; with --untrained a model of the same shape that was never trained, falling back on
+nothing. Prints a table, JSON last.
 """
 
 import argparse
