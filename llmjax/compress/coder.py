@@ -13,7 +13,8 @@ lane's symbols backwards. It costs log2(2^BITS / freq) bits a symbol.
 x begins as 2^CHECK plus CHECK bits of a checksum of the symbols, with which the reader ends, all
 words used. From the first word on it is 2^31 or more. A lane is its last x in as few bytes as hold
 it, least significant first, but in 5 to 8 where words follow, so that the size of the whole, mod 4,
-tells how many there are. All this costs some 13 bits a lane.
+tells how many there are. All this costs some 22 bits a lane, half of them since the first symbol is
+written into so small an x.
 """
 
 import zlib

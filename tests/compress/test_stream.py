@@ -102,7 +102,7 @@ def test_lanes_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path):
     windows = {"context": found.context, "stride": found.stride}
     score = score_documents(lm.model, lm.params, lm.tokenizer, documents, **windows)
     assert found.costs.bits == pytest.approx(score.nats / math.log(2), rel=2e-3)
-    # Beside the lanes' bits: header, seals, and three bytes or so of each lane.
+    # Beside the lanes' bits: header, seals, and four bytes or so of each lane.
     own = found.archive_bytes - found.header_bytes - 41 - found.costs.bits / 8
     assert 0 < own < 10 + 4 * found.lanes + 1e-3 * found.archive_bytes
 
