@@ -18,6 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llmjax.errors import UserError
+from llmjax.storage import read_json, write_atomically
+
 PACKAGES = (
     "llmjax",
     "jax",
@@ -76,16 +79,14 @@ def record(path: Path, *, model: Mapping[str, Any], data: Mapping[str, Any]) -> 
     earlier = read(path).get("sessions", [])
     sessions = [*(earlier if isinstance(earlier, list) else []), session()]
     document = {"model": dict(model), "data": dict(data), "sessions": sessions}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(document, indent=2) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
     """What `record` stored; {} where there is no such file, or it is not a JSON object."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json(path)
+    except UserError:
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -20,7 +20,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +29,7 @@ from llmjax.config import Config
 from llmjax.config.changes import TRAINING_ONLY, added, decisive
 from llmjax.config.storage import read, to_json
 from llmjax.errors import UserError
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes UTF-8 text to a file beside `path`, then renames: readers see the old or the new."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+from llmjax.storage import write_atomically
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from llmjax.mesh import MeshConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
 from llmjax.optimizers.config import AdamWConfig, SgdConfig
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
+from llmjax.storage import write_atomically
 from llmjax.tasks.config import AnswerTask, ClassificationTask
 
 

@@ -138,7 +138,7 @@ def _command(conversation: "Conversation", line: str) -> bool:
 
 
 def _save(conversation: "Conversation", path: Path) -> None:
-    from llmjax.run import write_atomically
+    from llmjax.storage import write_atomically
 
     messages = conversation.messages
     if path.suffix == ".json":

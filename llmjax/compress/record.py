@@ -18,7 +18,8 @@ from typing import Any
 
 from llmjax.compress.costs import PARTS
 from llmjax.compress.summary import Compression
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
+from llmjax.storage import write_atomically
 
 
 def record(run: Run, step: int, found: Compression) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmjax.errors import UserError
+from llmjax.storage import new_file_mode, new_folder_mode
 
 
 @contextlib.contextmanager
@@ -21,7 +22,7 @@ def becoming(out: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
         try:
             yield folder
-            folder.chmod(0o755)  # mkdtemp's folder is private
+            folder.chmod(new_folder_mode())  # mkdtemp's folder is private
             folder.rename(out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -40,7 +41,7 @@ def becoming_file(out: Path) -> Iterator[Path]:
         file = Path(name)
         try:
             yield file
-            file.chmod(0o644)  # mkstemp's file is private
+            file.chmod(new_file_mode())  # mkstemp's file is private
             file.rename(out)
         finally:
             file.unlink(missing_ok=True)

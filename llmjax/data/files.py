@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmjax.errors import UserError
+from llmjax.storage import new_folder_mode
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
         temporary = Path(tempfile.mkdtemp(suffix, prefix, path.parent))
         try:
             fill(temporary)
-            temporary.chmod(0o755)  # mkdtemp's folder is private
+            temporary.chmod(new_folder_mode())  # mkdtemp's folder is private
             try:
                 temporary.rename(path)
             except OSError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmjax.errors import UserError
+from llmjax.storage import write_atomically
 
 Record = Mapping[str, Any]
 """A line of metrics: "step", "kind" and figures; figures may be None."""
@@ -30,9 +31,7 @@ class JsonLines:
         """
         try:
             kept = _lines_until(path, last_step)
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(path, "".join(kept))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         except OSError as error:
             raise UserError(path, f"cannot be written: {error.strerror}") from error

@@ -11,7 +11,8 @@ from llmjax.report.heldout import Comparison, compare, heldout_text
 from llmjax.report.history import read_history
 from llmjax.report.measured import read_measures
 from llmjax.report.page import Page, kind_of, make_page
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
+from llmjax.storage import write_atomically
 
 __all__ = ["render", "report"]
 

@@ -13,7 +13,8 @@ from llmjax.config import Config
 from llmjax.data import heldout_text as corpus_text
 from llmjax.data import prepare
 from llmjax.errors import UserError
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
+from llmjax.storage import write_atomically
 
 LIMIT = 64 << 20
 """Bytes that are compressed at most; of more text, the first ones."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from llmjax.checkpoint import Position
 from llmjax.checkpoint.reading import wait_for_all
 from llmjax.errors import UserError
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
 from llmjax.state import Tree
+from llmjax.storage import write_atomically
 from llmjax.tasks.opening import open_task, read_facts, to_json
 from llmjax.tasks.preference import Preference
 from llmjax.tasks.task import Facts

@@ -3,7 +3,8 @@
 from llmjax.config import Config
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.data.tokenizer import CHAT_TEMPLATE
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
+from llmjax.storage import write_atomically
 from llmjax.tasks.config import ChatTask
 from llmjax.tasks.conversations import PLAIN
 

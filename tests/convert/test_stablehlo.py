@@ -15,7 +15,8 @@ from llmjax.config.storage import to_json
 from llmjax.convert.stablehlo import export_stablehlo, loader
 from llmjax.errors import UserError
 from llmjax.model import ModelConfig
-from llmjax.run import Run, write_atomically
+from llmjax.run import Run
+from llmjax.storage import write_atomically
 from untrained import make_run, save
 
 TINY = {"d_model": 16, "num_heads": 4, "max_length": 32, "vocab_size": 384}

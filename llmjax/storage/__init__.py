@@ -1,0 +1,26 @@
+"""Files read within limits, and written whole or not at all."""
+
+from llmjax.storage.bounded import read_bytes, read_text
+from llmjax.storage.json_documents import (
+    DOCUMENT,
+    RECORD,
+    SETTINGS,
+    JsonLimits,
+    parse_json,
+    read_json,
+)
+from llmjax.storage.writing import new_file_mode, new_folder_mode, write_atomically
+
+__all__ = [
+    "DOCUMENT",
+    "RECORD",
+    "SETTINGS",
+    "JsonLimits",
+    "new_file_mode",
+    "new_folder_mode",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "write_atomically",
+]

@@ -1,0 +1,66 @@
+"""Whole files, read only where they are regular files of a bearable size."""
+
+import os
+import stat
+from pathlib import Path
+
+from llmjax.errors import UserError
+
+MIB = 2**20
+
+
+def size_text(size: int) -> str:
+    """A number of bytes as people write it: 512 bytes, 3.5 KiB, 64 MiB."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{amount:.4g} {unit}"
+
+
+def read_bytes(path: str | Path, limit: int, *, fix: str = "check the file") -> bytes:
+    """The contents of a regular file of at most `limit` bytes.
+
+    The kind and the size are looked at before anything is read, so a FIFO, a device or an enormous
+    file costs neither time nor memory; a file that grows meanwhile is refused as well.
+
+    Args:
+      path: the file.
+      limit: in bytes.
+      fix: what the message advises.
+
+    Raises:
+      UserError: it does not exist, is no regular file, is larger than `limit`, or cannot be read.
+    """
+    try:
+        # Opening a FIFO would wait for its writer without O_NONBLOCK.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(path, "is not a regular file", fix)
+            if status.st_size <= limit:
+                data = file.read(limit + 1)
+                if len(data) <= limit:
+                    return data
+            found = size_text(max(status.st_size, limit + 1))
+            raise UserError(path, f"is {found}, and at most {size_text(limit)} are read", fix)
+    except OSError as error:
+        raise UserError(path, f"cannot be read: {error.strerror or error}", fix) from error
+    except ValueError as error:  # a name with a NUL
+        raise UserError(path, f"cannot be read: {error}", fix) from error
+
+
+def read_text(path: str | Path, limit: int, *, fix: str = "check the file") -> str:
+    """As `read_bytes`, decoded as UTF-8; a byte order mark at the beginning is dropped.
+
+    Raises:
+      UserError: as `read_bytes`; also when it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, limit, fix=fix).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        reason = f"is not UTF-8: byte 0x{byte:02x} at offset {error.start}"
+        raise UserError(path, reason, fix) from error

@@ -1,0 +1,33 @@
+"""Files written whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from llmjax.storage import write_atomically
+from llmjax.storage.writing import new_folder_mode
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o22, 0o644, 0o755), (0o7, 0o660, 0o770)])
+def test_permissions_are_those_of_the_umask(tmp_path, mask, file, folder):
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a", "text")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == file
+        assert new_folder_mode() == folder
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+
+
+def test_an_old_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+    (tmp_path / "a").write_text("old")
+    write_atomically(tmp_path / "a", b"\xff")
+    assert (tmp_path / "a").read_bytes() == b"\xff"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    write_atomically(tmp_path / ("n" * 255), "text")
+    assert os.listdir(tmp_path) == ["n" * 255]
