@@ -18,7 +18,7 @@ from llmjax.data.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, State, start
 from llmjax.decoding.sampling import Sampling, choose
-from llmjax.mesh import reshard, use_mesh
+from llmjax.mesh import per_device, reshard, use_mesh
 from llmjax.model import Model, Params
 
 STEPS_PER_CALL = 4  # enough to hide what a call costs, few enough for text to flow
@@ -133,10 +133,9 @@ def _step(
         params, state.tokens[:, None], state.positions[:, None], state.cache
     )
     logits = reshard(logits[:, 0], "batch", None)
-    keys = jax.vmap(_key, (None, 0, 0))(rules.seed, state.names, state.positions)
     vocabulary = jnp.arange(logits.shape[-1])
     allowed = jnp.where(vocabulary < rules.vocab_size, logits, -jnp.inf)
-    chosen = choose(allowed, rules.sampling, keys, state.seen)
+    chosen = _choose(allowed, state, rules)
     is_chosen = vocabulary == chosen[:, None]
     nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_chosen, logits, 0), axis=-1)
     writing = state.left > 0
@@ -151,6 +150,26 @@ def _step(
         seen=None if state.seen is None else state.seen | is_chosen,
     )
     return after, (jnp.where(writing, chosen, -1), nats)
+
+
+def _choose(logits: Array, state: State, rules: Rules) -> Array:
+    """The next token of each row, int32 [B], from logits [B, V]; every device serves its own rows.
+
+    Rows choose without looking at each other. Left to the compiler, keys that are split over a
+    mesh meet rules of vmap that differ between versions of JAX.
+    """
+    scalars, structure = jax.tree.flatten((rules.sampling, rules.seed))
+
+    def local(
+        logits: Array, names: Array, positions: Array, seen: Array | None, *scalars: Array
+    ) -> tuple[Array]:
+        sampling, seed = structure.unflatten(scalars)
+        keys = jax.vmap(_key, (None, 0, 0))(seed, names, positions)
+        return (choose(logits, sampling, keys, seen),)
+
+    row, rows = ("batch",), ("batch", None)
+    run = per_device(local, (rows, rows, row, rows, *[()] * len(scalars)), (row,))
+    return run(logits, state.names, state.positions, state.seen, *scalars)[0]
 
 
 def _key(seed: ArrayLike, name: Array, position: Array) -> Array:
