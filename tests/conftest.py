@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for every test, before JAX starts."""
 
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,15 @@ _COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """After thousands of programs in one process, XLA's compiler ends in a segmentation fault."""
+    yield
+    jax = sys.modules.get("jax")
+    if jax is not None:
+        jax.clear_caches()
 
 
 @pytest.fixture
