@@ -17,12 +17,13 @@ MASK_BYTES = 2**30
 def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None) -> bool:
     """Whether cuDNN's flash attention computes this.
 
-    On Ampere or later, half precision, heads up to 128 wide, no soft-cap, rows whole on each
-    device; segments, and a window that is not causal, while their mask is of bearable size.
+    On Ampere or later, half precision, heads up to 128 wide, no soft-cap, rows of even length and
+    whole on each device; segments, and a window that is not causal, while their mask is of bearable
+    size.
     """
-    b, t, _, width = q.shape
+    (b, t, _, width), s = q.shape, k.shape[1]
     masked = mask.key_segments is not None or (mask.window is not None and not mask.causal)
-    size = 2 * b * t * k.shape[1] // mesh.parts("batch")
+    size = 2 * b * t * s // mesh.parts("batch")
     return (
         _has_kernels()
         and q.dtype == jnp.bfloat16
@@ -31,7 +32,9 @@ def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None) -> bool
         and softcap is None
         and mask.index is None
         and mesh.parts("length") == 1
-        and not (masked and (size > MASK_BYTES or t % 2 or k.shape[1] % 2))
+        and t % 2 == 0
+        and s % 2 == 0
+        and not (masked and size > MASK_BYTES)
     )
 
 

@@ -57,7 +57,6 @@ FITS_CUDNN = {
     "window both ways": {"mask": Mask(causal=False, window=32)},
     "packed, window both ways": {"mask": replace(SEGMENTED, causal=False, window=32)},
     "cross": {"mask": replace(SEGMENTED, causal=False), "s": 2 * T},
-    "odd length": {"t": T + 1, "s": T + 1},
     "named": {"backend": "cudnn"},
 }
 NOT_CUDNN = {
@@ -65,6 +64,7 @@ NOT_CUDNN = {
     "wide heads": {"width": 192},
     "odd heads": {"width": 60},
     "capped": {"softcap": 20.0},
+    "odd length": {"t": T + 1, "s": T + 1},
     "odd length with segments": {"t": T + 1, "s": T + 1, "mask": SEGMENTED},
     "blocked": {"backend": "blocked"},
     "named": {"backend": "cudnn", "softcap": 20.0},
