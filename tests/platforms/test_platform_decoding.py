@@ -111,7 +111,7 @@ def test_scores(platform, dtype, sizes):
 
         @jax.jit
         def both(params, batch, places):
-            nats, hits = nats_at(model, params, batch, places, batch["targets"])
+            nats, _ = nats_at(model, params, batch, places, batch["targets"])
             return reshard(token_nats(model, params, batch), None, None), reshard(nats, None, None)
 
         check(both.trace(params, batch, places), platform, kernel=kernel)
