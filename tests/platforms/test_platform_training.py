@@ -148,6 +148,7 @@ def test_presets(name, platform):
             traced = [text_step(model, config.optimizer)]
     for one in traced:
         found = pretend.kernels(one)
+        assert not [name for name in pretend.primitives(one.jaxpr) if "callback" in name]
         if platform == "tpu":
             assert set(found) == {pretend.PALLAS}
             assert SPLASH in pretend.lowered(one, platform)
