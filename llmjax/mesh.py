@@ -107,14 +107,27 @@ def has_mesh() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
 
 
+def has_shardings() -> bool:
+    """Whether arrays of the code being traced are laid out over a mesh.
+
+    One is set, and this is not the inside of `per_device`, whose arrays are one device's parts.
+    """
+    return has_mesh() and not jax.sharding.get_abstract_mesh().manual_axes
+
+
 def out_sharding(*axes: str | None) -> PartitionSpec | None:
-    """For the `out_sharding=` of products and look-ups; None where no mesh is set."""
-    return logical_spec(*axes) if has_mesh() else None
+    """For the `out_sharding=` of products and look-ups; None where arrays have no sharding."""
+    return logical_spec(*axes) if has_shardings() else None
 
 
 def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Lays `x` out by its logical axes; a no-op where no mesh is set."""
-    return jax.sharding.reshard(x, logical_spec(*axes)) if has_mesh() else x
+    """Lays `x` out by its logical axes; a no-op where arrays have no sharding."""
+    return jax.sharding.reshard(x, logical_spec(*axes)) if has_shardings() else x
+
+
+def spec_of(x: jax.Array) -> PartitionSpec | None:
+    """How `x` is laid out; None where arrays have no sharding."""
+    return jax.typeof(x).sharding.spec if has_shardings() else None
 
 
 def mesh_axes(axis: str | None) -> tuple[str, ...]:
@@ -166,7 +179,8 @@ def platform() -> str:
 
 
 def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) -> Callable:
-    """Makes `f` run on every device over its own part of each array; just `f` without a mesh.
+    """Makes `f` run on every device over its own part of each array; just `f` without a mesh, or
+    where it runs on every device already.
 
     Args:
       f: a function of arrays (or Nones) to a tuple of arrays; collectives over `mesh_axes` are its
@@ -175,7 +189,7 @@ def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) ->
         a tree of partitions.
       out_axes: the logical axes of each result.
     """
-    if not has_mesh():
+    if not has_shardings():
         return f
     specs = tuple(logical_spec(*axes) if isinstance(axes, tuple) else axes for axes in in_axes)
     outs = tuple(logical_spec(*axes) for axes in out_axes)

@@ -71,7 +71,7 @@ def splash(
 
 def _kernel_spec(kernel: kernels.SplashAttentionKernel, layout: Layout) -> Any:
     """How the kernel's own tables are split, as a tree of partitions; None without a mesh."""
-    if not mesh.has_mesh():
+    if not mesh.has_shardings():
         return None
     place, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", layout.length)
     return kernel.manual_sharding_spec(jax.sharding.NamedSharding(place, spec))

@@ -17,6 +17,7 @@ from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, adapter, dropout
 from llmjax.model.lora_config import Target
 from llmjax.model.mask import Mask
 from llmjax.model.mlp import MLP
+from llmjax.model.remat import keeping
 from llmjax.model.rope import rotate
 
 
@@ -125,8 +126,7 @@ class Attention(nnx.Module):
             layout=layout,
         )
         if self.config.remat == "attention":
-            kept = jax.checkpoint_policies.save_only_these_names(ATTENTION)
-            attend = jax.checkpoint(attend, policy=kept, prevent_cse=False)
+            attend = jax.checkpoint(attend, policy=keeping(ATTENTION), prevent_cse=False)
         return self.out(attend(q, k, v, mask, bias), layout.stream())
 
 

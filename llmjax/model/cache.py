@@ -92,8 +92,7 @@ class Cache:
         """The given rows of this cache, [R] int32, each as often as it is named."""
 
         def pick(array: jax.Array) -> jax.Array:
-            spec = jax.typeof(array).sharding.spec if mesh.has_mesh() else None
-            return array.at[rows].get(out_sharding=spec)
+            return array.at[rows].get(out_sharding=mesh.spec_of(array))
 
         return jax.tree.map(pick, self)
 

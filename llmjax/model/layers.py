@@ -153,7 +153,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` and scales up the rest; without a key, `x` itself."""
     if key is None or rate == 0.0:
         return x
-    spec = jax.typeof(x).sharding.spec if mesh.has_mesh() else None
+    spec = mesh.spec_of(x)
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=spec)
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 

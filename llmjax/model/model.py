@@ -324,5 +324,5 @@ class Model:
 
 
 def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:
-    if mesh.has_mesh():
+    if mesh.has_shardings():
         mesh.check_divides(name, tokens.shape, axes, jax.sharding.get_abstract_mesh())

@@ -101,7 +101,7 @@ def _dense_backward(axes: Axes, out: Axes, dtypes: Dtypes, saved: tuple, dy: jax
     dbias = None if bias is None else dy.astype(jnp.float32).sum((0, 1)).astype(bias.dtype)
     dy = dy.astype(x.dtype)
     over = (tuple(range(2, dy.ndim)), tuple(range(x.ndim - 2, kernel.ndim)))
-    spec = jax.typeof(x).sharding.spec if mesh.has_mesh() else None
+    spec = mesh.spec_of(x)
     dx = dot(dy, gather(kernel, axes, dtypes[0]), over, spec).astype(x.dtype)
     return dx, weight_gradient(x, dy, 2, axes).astype(kernel.dtype), dbias
 

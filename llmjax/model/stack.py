@@ -17,6 +17,7 @@ from llmjax.model.kinds import LayerKind, kinds_of, rhythm
 from llmjax.model.layers import ATTENTION, PRODUCT, STEPS, Norm, dropout, sinusoids
 from llmjax.model.mask import Mask
 from llmjax.model.relative import RelativeBias
+from llmjax.model.remat import keeping
 
 KEPT: dict[Remat, tuple[str, ...]] = {"dots": (ATTENTION, PRODUCT), "full": (ATTENTION,)}
 """What the backward pass of a layer is left with, beside the layer's input, by name."""
@@ -193,5 +194,4 @@ def _remat(
 
     if remat not in KEPT:
         return one
-    policy = jax.checkpoint_policies.save_only_these_names(*KEPT[remat])
-    return jax.checkpoint(one, policy=policy, prevent_cse=prevent_cse)
+    return jax.checkpoint(one, policy=keeping(*KEPT[remat]), prevent_cse=prevent_cse)

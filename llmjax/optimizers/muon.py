@@ -58,7 +58,7 @@ def _by_matrix(stack: jax.Array, split: int, steps: int, update_rms: float) -> j
 
 def _deal_out(stack: jax.Array) -> tuple[jax.Array, list[jax.sharding.PartitionSpec]]:
     """Whole matrices to every device, padded to their number; and the way back."""
-    if not mesh.has_mesh():
+    if not mesh.has_shardings():
         return stack, []
     devices = jax.sharding.get_abstract_mesh().size
     specs = mesh.leading_specs(jax.typeof(stack).sharding.spec, stack.ndim)

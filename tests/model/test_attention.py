@@ -255,12 +255,16 @@ def test_cudnn_suits():
     suits = attention_cudnn.suits
     assert suits(q, k, mask_of(True, 5, True), None)
     assert not suits(q, k, Mask(), 1.0), "no soft-cap"
-    assert not suits(q, k, mask_of(False, 5, False), None), "no window both ways"
+    assert suits(q, k, mask_of(False, 5, False), None), "a window both ways is part of its mask"
+    assert not suits(q[:, 1:], k, Mask(causal=False), None), "even lengths only"
+    assert not suits(q, k[:, 1:], Mask(causal=False), None), "even lengths only"
     assert not suits(q, k, Mask(index=np.zeros((B, T), np.int32)), None), "no places"
     assert not suits(q.astype(jnp.float32), k, Mask(), None), "half precision only"
     long = jax.ShapeDtypeStruct((4, 2**16, 1, 64), jnp.bfloat16)
     segments = jax.ShapeDtypeStruct((4, 2**16), jnp.int32)
     assert not suits(long, long, Mask(segments, segments), None), "its mask would be too large"
+    assert not suits(long, long, Mask(causal=False, window=5), None), "its mask would be too large"
+    assert suits(long, long, Mask(window=5), None), "no mask is needed"
 
 
 def test_every_backend_finds_a_path():

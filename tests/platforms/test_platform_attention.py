@@ -1,0 +1,204 @@
+"""Which attention a GPU or a TPU takes, and that cuDNN is asked for what the textbook says."""
+
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pretend
+from llmjax import mesh
+from llmjax.mesh import MeshConfig
+from llmjax.model import attention, attention_cudnn
+from llmjax.model.layers import ROWS, STEPS
+from llmjax.model.mask import Mask
+
+T, HEADS, KV, WIDTH = 256, 4, 2, 64
+BLOCKS = "while"
+CAUSAL = Mask()
+
+
+def traced(
+    t=T, s=T, width=WIDTH, dtype="bfloat16", mask=CAUSAL, softcap=None, backend="auto", layout=ROWS
+):
+    """Attention and its derivative by all three operands, inside `pretend.devices`."""
+    rows = ("batch", layout.length)
+    q = pretend.array((4, t, HEADS, width), dtype, *rows, "heads", None)
+    k, v = (pretend.array((4, s, KV, width), dtype, "batch", None, "kv_heads", None),) * 2
+    segments = None
+    if mask.query_segments is not None:
+        segments = (
+            pretend.array((4, t), jnp.int32, *rows),
+            pretend.array((4, s), jnp.int32, *rows),
+        )
+
+    def total(q, k, v, segments):
+        queries, keys = segments or (None, mask.key_segments)
+        own = replace(mask, query_segments=queries, key_segments=keys)
+        out = attention.attend(
+            q, k, v, own, softcap=softcap, backend=backend, layout=layout
+        ).astype(jnp.float32)
+        return out.sum()
+
+    return jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, v, segments)
+
+
+SEGMENTED = Mask(True, True)  # replaced by arguments
+CUDNN = {pretend.CUDNN: 1, pretend.CUDNN_BACKWARD: 1}
+FITS_CUDNN = {
+    "causal": {},
+    "packed": {"mask": SEGMENTED},
+    "window": {"mask": Mask(window=32)},
+    "packed window": {"mask": replace(SEGMENTED, window=32)},
+    "both ways": {"mask": Mask(causal=False)},
+    "window both ways": {"mask": Mask(causal=False, window=32)},
+    "packed, window both ways": {"mask": replace(SEGMENTED, causal=False, window=32)},
+    "cross": {"mask": replace(SEGMENTED, causal=False), "s": 2 * T},
+    "named": {"backend": "cudnn"},
+}
+NOT_CUDNN = {
+    "float32": {"dtype": "float32"},
+    "wide heads": {"width": 192},
+    "odd heads": {"width": 60},
+    "capped": {"softcap": 20.0},
+    "odd length": {"t": T + 1, "s": T + 1},
+    "odd length with segments": {"t": T + 1, "s": T + 1, "mask": SEGMENTED},
+    "blocked": {"backend": "blocked"},
+    "named": {"backend": "cudnn", "softcap": 20.0},
+}
+FITS_SPLASH = {
+    "causal": {},
+    "float32": {"dtype": "float32"},
+    "packed": {"mask": SEGMENTED},
+    "window": {"mask": replace(SEGMENTED, window=32)},
+    "window both ways": {"mask": replace(SEGMENTED, causal=False, window=32)},
+    "both ways": {"mask": replace(SEGMENTED, causal=False)},
+    "cross": {"mask": replace(SEGMENTED, causal=False), "s": 2 * T},
+    "capped": {"softcap": 20.0},
+    "narrow heads": {"width": 24},
+    "wide heads": {"width": 256},
+}
+NOT_SPLASH = {
+    "ragged": {"t": T + 1, "s": T + 1},
+    "blocked": {"backend": "blocked"},
+    "named": {"t": T + 1, "s": T + 1, "backend": "splash"},
+}
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+@pytest.mark.parametrize("case", FITS_CUDNN)
+def test_cudnn(case, sizes):
+    with pretend.devices("gpu", **sizes):
+        assert pretend.kernels(traced(**FITS_CUDNN[case])) == CUDNN
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+@pytest.mark.parametrize("case", NOT_CUDNN)
+def test_what_cudnn_cannot_do_is_done_in_blocks(case, sizes):
+    with pretend.devices("gpu", **sizes):
+        one = traced(**NOT_CUDNN[case])
+        assert pretend.primitives(one.jaxpr)[BLOCKS]
+        assert not pretend.kernels(one)
+        pretend.lowered(one, "gpu")
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+@pytest.mark.parametrize("case", FITS_SPLASH)
+def test_splash(case, sizes):
+    with pretend.devices("tpu", **sizes):
+        text = pretend.lowered(traced(**FITS_SPLASH[case]), "tpu")
+    assert text.count("custom_call @tpu_custom_call") == 3
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+@pytest.mark.parametrize("case", NOT_SPLASH)
+def test_what_splash_cannot_do_is_done_in_blocks(case, sizes):
+    sizes = sizes and {"fsdp": 4}  # an odd length is split over nothing
+    with pretend.devices("tpu", **sizes):
+        one = traced(**NOT_SPLASH[case])
+        assert pretend.primitives(one.jaxpr)[BLOCKS]
+        assert not pretend.kernels(one)
+        pretend.lowered(one, "tpu")
+
+
+@pytest.mark.parametrize("platform", pretend.DEVICES)
+def test_short_rows_take_the_reference(platform):
+    """Where no kernel takes them, and blocks would save nothing."""
+    with pretend.devices(platform, **pretend.EIGHT):
+        one = traced(t=24, s=24, dtype="float32", layout=STEPS)
+        assert not pretend.primitives(one.jaxpr)[BLOCKS]
+        assert not pretend.kernels(one)
+        pretend.lowered(one, platform)
+
+
+@pytest.mark.parametrize(
+    ("capability", "able"),
+    [
+        ("7.5", False),
+        ("8.0", True),
+        ("9.0", True),
+        ("10.3", True),
+        ("gfx942", False),
+        (None, False),
+    ],
+)
+def test_gpus_without_its_kernels(capability, able, monkeypatch):
+    """Older ones, and those of AMD, which are GPUs to JAX too."""
+    device = SimpleNamespace(**({} if capability is None else {"compute_capability": capability}))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    with pretend.devices("gpu", **pretend.EIGHT):
+        assert bool(pretend.kernels(traced())) == able
+        assert bool(pretend.kernels(traced(backend="cudnn"))) == able
+
+
+SEGMENTS = np.repeat([[1, 1, 2, 2, 3, 0], [0, 1, 1, 2, 2, 2]], 4, axis=1).astype(np.int32)
+OTHERS = np.repeat([[1, 1, 2, 2, 0, 0], [1, 1, 1, 2, 0, 0]], 3, axis=1).astype(np.int32)
+NUMBERS = {
+    "plain": Mask(),
+    "window": Mask(window=5),
+    "packed": Mask(SEGMENTS, SEGMENTS),
+    "packed window": Mask(SEGMENTS, SEGMENTS, window=5),
+    "window both ways": Mask(causal=False, window=5),
+    "packed, window both ways": Mask(SEGMENTS, SEGMENTS, None, False, 5),
+    "cross": Mask(SEGMENTS, OTHERS, causal=False),
+    "cross, all keys": Mask(None, OTHERS, causal=False),
+}
+
+
+@pytest.mark.parametrize("sizes", [None, {"fsdp": 2, "tensor": 2}], ids=["alone", "four"])
+@pytest.mark.parametrize("case", NUMBERS)
+def test_what_cudnn_is_asked_for(case, sizes):
+    """The same request, computed by XLA: values and gradients, zeros where nothing is seen."""
+    mask = NUMBERS[case]
+    t, s = 24, 24 if mask.key_segments is None else mask.key_segments.shape[1]
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = ((2, t, HEADS, 8), (2, s, KV, 8), (2, s, KV, 8), (2, t, HEADS, 8))
+    q, k, v, weight = (jax.random.normal(key, x) for key, x in zip(keys, shapes, strict=True))
+
+    def both(path, q, k, v, laid):
+        def total(q, k, v):
+            if laid:
+                q = mesh.reshard(q, *ROWS.heads())
+                k, v = (mesh.reshard(x, *attention_cudnn.KEYS) for x in (k, v))
+            out = path(q, k, v, mask, None, ROWS)
+            out = mesh.reshard(out, None, None, None, None)
+            return (out * weight).sum(), out
+
+        (_, out), gradients = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(q, k, v)
+        return out, *gradients
+
+    asked = partial(attention_cudnn.cudnn, implementation="xla")
+    expected = jax.jit(partial(both, attention.reference, laid=False))(q, k, v)
+    if sizes is None:
+        found = jax.jit(partial(both, asked, laid=False))(q, k, v)
+    else:
+        with jax.set_mesh(mesh.make_mesh(MeshConfig(**sizes), jax.devices()[:4])):
+            found = jax.jit(partial(both, asked, laid=True))(q, k, v)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    if mask.query_segments is not None:
+        assert not np.any(np.asarray(found[0])[np.asarray(mask.query_segments) == 0])

@@ -1,0 +1,136 @@
+"""Reading, scoring and writing for a GPU and for TPUs: every compiled program traces and lowers."""
+
+from functools import partial
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pretend
+from llmjax.compress import lanes
+from llmjax.decoding import beams, rows, sampling, steps
+from llmjax.losses import nats_at, token_nats
+from llmjax.mesh import reshard
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.config import Dtype
+
+B, T, SLOTS, VOCAB = 8, 128, 192, 512
+SIZES = {"d_model": 64, "head_dim": 64, "num_heads": 4, "num_kv_heads": 2, "d_ff": 128}
+DECODER = {"num_decoder_layers": 2, "window": 48, "global_layers": (0,)} | SIZES
+BOTH = {"num_encoder_layers": 1, "num_decoder_layers": 1, "positions": "relative"} | SIZES
+MODELS = {"decoder": DECODER, "both": BOTH}
+
+
+def model_of(kind, dtype, **changes):
+    config = ModelConfig(**MODELS[kind] | {"compute_dtype": dtype, "max_length": 512} | changes)
+    return Model(resolve(config, VOCAB))
+
+
+def check(traced, platform, *, kernel=None):
+    """Its kernels are as they should be; and it lowers, where no kernel needs the device for it."""
+    found = pretend.kernels(traced)
+    assert set(found) == ({kernel} if kernel else set())
+    if pretend.CUDNN not in found:
+        pretend.lowered(traced, platform)
+
+
+def forward(platform, dtype):
+    """The kernel of a forward pass."""
+    if platform == "tpu":
+        return pretend.PALLAS
+    return pretend.CUDNN if dtype == "bfloat16" else None
+
+
+def ints(*axes, rows=B):
+    return pretend.array((rows, T, 1)[: len(axes)], jnp.int32, *axes)
+
+
+@pytest.fixture(params=[{}, pretend.EIGHT], ids=["alone", "eight"])
+def sizes(request):
+    return request.param
+
+
+@pytest.fixture(params=get_args(Dtype))
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=pretend.DEVICES)
+def platform(request):
+    return request.param
+
+
+def test_prefill_and_steps(platform, dtype, sizes):
+    model = model_of("decoder", dtype)
+    with pretend.devices(platform, **sizes):
+        params, text = pretend.params_of(model, dtype), ints("batch", None)
+        prefill = rows._prefill.trace(model, params, text, slots=SLOTS)
+        check(prefill, platform, kernel=forward(platform, dtype))
+        cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
+        assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype(dtype)}
+        state = rows.State(
+            cache,
+            *(ints("batch") for _ in range(3)),
+            pretend.array((B, 2), jnp.uint32, "batch", None),
+            pretend.array((B, VOCAB), jnp.bool, "batch", None),
+        )
+        scalars = sampling.Sampling(*(np.float32(0.5), np.int32(3), *[np.float32(0.5)] * 3))
+        rules = steps.Rules(scalars, np.uint32(0), np.zeros(1, np.int32), np.int32(VOCAB))
+        check(steps._steps.trace(model, params, state, rules), platform)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_beams(kind, platform, dtype, sizes):
+    model = model_of(kind, dtype)
+    with pretend.devices(platform, **sizes):
+        params, text = pretend.params_of(model, dtype), ints("batch", None)
+        if kind == "both":
+            cache = jax.eval_shape(partial(rows._encode, model, slots=SLOTS), params, text, text)
+        else:
+            cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
+        task = beams.Task(
+            ints("batch"), ints("batch"), np.float32(1.0), jnp_array([2]), np.int32(VOCAB)
+        )
+        search = beams._search.trace(model, params, task, cache, ints("batch"), beams=3, length=16)
+        check(search, platform)
+
+
+def jnp_array(values):
+    return jax.ShapeDtypeStruct((len(values),), jnp.int32)
+
+
+def test_scores(platform, dtype, sizes):
+    """Of every token, and of some places."""
+    model = model_of("decoder", dtype)
+    kernel = forward(platform, dtype)
+    with pretend.devices(platform, **sizes):
+        params, batch = pretend.params_of(model, dtype), pretend.packed(B, T)
+        places = ints("batch", None)
+
+        @jax.jit
+        def both(params, batch, places):
+            nats, _ = nats_at(model, params, batch, places, batch["targets"])
+            return reshard(token_nats(model, params, batch), None, None), reshard(nats, None, None)
+
+        check(both.trace(params, batch, places), platform, kernel=kernel)
+
+
+def test_compression(platform, dtype):
+    """One device and no mesh: an empty cache, one that has read, a step, a larger cache."""
+    model = model_of("decoder", dtype)
+    with pretend.devices(platform):
+        params, text = pretend.params_of(model, dtype), ints("batch", None)
+        prime = lanes._prime.trace(model, params, text, slots=SLOTS)
+        check(prime, platform, kernel=forward(platform, dtype))
+        check(lanes._empty.trace(model, B, SLOTS), platform)
+        cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
+        check(lanes._grown.trace(cache, 2 * SLOTS), platform)
+        targets = jax.ShapeDtypeStruct((B,), jnp.uint32)
+        wanted = (ints("batch"), targets, np.bool_(True))
+        allowed = jax.ShapeDtypeStruct((VOCAB,), jnp.bool)
+        read = (ints("batch"), np.int32(3))
+        step = lanes._step.trace(model, params, cache, read, allowed, wanted)
+        check(step, platform)
+        assert all(leaf.donated for leaf in jax.tree.leaves(step.args_info[0][1]))

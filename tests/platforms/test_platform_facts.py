@@ -1,0 +1,68 @@
+"""What is asked of a device beside computing: its name, its memory, its speed."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from llmjax import environment
+from llmjax.compress import fingerprint, plan
+from llmjax.config import load_config_file
+from llmjax.metrics import hardware
+from llmjax.train import devices
+
+H100, UNKNOWN = "NVIDIA H100 80GB HBM3", "NVIDIA Something New"
+
+
+def devices_of(kinds, stats=None):
+    return lambda: [
+        SimpleNamespace(platform="gpu", device_kind=kind, memory_stats=lambda: stats)
+        for kind in kinds
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "peak"),
+    [([H100], 989e12), ([H100] * 8, 8 * 989e12), ([H100, UNKNOWN], None), (["TPU v4"], 275e12)],
+)
+def test_peak_flops(kinds, peak, monkeypatch):
+    monkeypatch.setattr(jax, "devices", devices_of(kinds))
+    assert hardware.peak_flops() == peak
+
+
+@pytest.mark.parametrize(
+    ("stats", "most"),
+    [(None, None), ({}, None), ({"bytes_in_use": 5}, None), ({"peak_bytes_in_use": 7}, 7)],
+)
+def test_memory(stats, most, monkeypatch):
+    """Some allocators count nothing, or not the peak."""
+    monkeypatch.setattr(jax, "local_devices", devices_of([H100, H100], stats))
+    assert hardware.memory_bytes() == most
+
+
+def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):
+    monkeypatch.setattr(jax, "devices", devices_of([UNKNOWN]))
+    found = environment.session()["devices"]
+    assert (found["platform"], found["kind"]) == ("gpu", UNKNOWN)
+    made = fingerprint.environment()
+    assert (made["platform"], made["device"]) == ("gpu", UNKNOWN)
+
+
+@pytest.mark.parametrize(("backend", "one"), [("gpu", True), ("tpu", True), ("cpu", False)])
+def test_lanes_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(4), raising=False)
+    assert plan._groups(64) == (1 if one else 4)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu", "cpu"])
+def test_freed_memory_is_kept_on_a_cpu_alone(backend, tmp_path, monkeypatch):
+    """There a step's buffers are the C library's."""
+    kept = []
+    monkeypatch.setattr(devices, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = load_config_file("smoke")
+    data = dataclasses.replace(config.data, cache_dir=str(tmp_path))
+    devices.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))
+    assert kept == [True] * (backend == "cpu")

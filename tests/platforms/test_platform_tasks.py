@@ -1,0 +1,116 @@
+"""Tasks, vectors and masks for a GPU and for TPUs: what is compiled to use a model."""
+
+from dataclasses import replace
+from typing import get_args
+
+import jax.numpy as jnp
+import pytest
+
+import pretend
+from llmjax import embed, fill_mask, language_model
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.config import Dtype
+from llmjax.model.families import bert_base
+from llmjax.tasks import running
+from llmjax.tasks.config import (
+    AnswerTask,
+    ClassificationTask,
+    MultiLabelTask,
+    RegressionTask,
+    TokenTask,
+)
+from llmjax.tasks.packing import lay_out, pack, shape_of
+from task_models import opened, rows_of
+
+B, T = 8, 128
+SIZES = {"d_model": 64, "head_dim": 64, "num_heads": 4, "d_ff": 128, "max_length": 256}
+BERT = {name: getattr(bert_base(vocab_size=0), name) for name in ("positions", "token_types")}
+ENCODER = ModelConfig(num_encoder_layers=2, num_decoder_layers=0, pooler=True, **BERT | SIZES)
+DECODER = ModelConfig(num_decoder_layers=2, num_kv_heads=2, **SIZES)
+BOTH = ModelConfig(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
+TASKS = {
+    "classification": (
+        ClassificationTask(),
+        [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],
+    ),
+    "multilabel": (
+        MultiLabelTask(),
+        [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}],
+    ),
+    "regression": (RegressionTask(), [{"text": "a", "score": 1.0}, {"text": "b", "score": 2.0}]),
+    "tokens": (TokenTask(), [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]),
+    "answers": (
+        AnswerTask(),
+        [{"question": "q", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}}],
+    ),
+}
+
+
+@pytest.fixture(params=pretend.DEVICES)
+def platform(request):
+    return request.param
+
+
+@pytest.fixture(params=get_args(Dtype))
+def dtype(request):
+    return request.param
+
+
+def check(traced, platform, dtype):
+    """It takes the kernel of its device, and lowers where that needs no device."""
+    found = set(pretend.kernels(traced))
+    if platform == "tpu":
+        assert found == {pretend.PALLAS}
+    else:
+        assert found == ({pretend.CUDNN} if dtype == "bfloat16" else set())
+    if pretend.CUDNN not in found:
+        pretend.lowered(traced, platform)
+
+
+def texts():
+    """A batch of texts, as `embed` lays them out."""
+    one = pretend.array((B, T), jnp.int32, "batch", "length")
+    return embed.Rows(one, one, one)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_heads(kind, platform):
+    """Losses and outputs of tasks with heads, examples packed side by side."""
+    config, table = TASKS[kind]
+    rows = rows_of(*table)
+    task, network = opened(config, rows, model=ENCODER, length=T)
+    examples = task.examples(rows)
+    shape = shape_of(examples, T, encodes=False)
+    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
+    with pretend.devices(platform, **pretend.EIGHT):
+        batch = {}
+        for name, x in host.items():
+            rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
+            batch[name] = pretend.array((B, *x.shape[1:]), x.dtype, "batch", *rest)
+        params = pretend.params_of(network)
+        for program in (running._loss, running._outputs):
+            traced = program.trace(task, network.model, params, batch)
+            check(traced, platform, "float32")
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_vectors(pooling, platform, sizes):
+    model = Model(resolve(ENCODER, 512))
+    with pretend.devices(platform, **sizes):
+        pool = embed.Pool(pooling, normalize=True)
+        traced = embed._vectors.trace(model, pretend.params_of(model), texts(), pool)
+        check(traced, platform, "float32")
+
+
+@pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
+def test_masks_and_logits(platform, dtype, sizes):
+    with pretend.devices(platform, **sizes):
+        rows = texts()
+        for config in (ENCODER, DECODER, BOTH):
+            model = Model(resolve(replace(config, compute_dtype=dtype), 512))
+            params = pretend.params_of(model, dtype)
+            given = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
+            check(language_model._logits.trace(model, params, *given), platform, dtype)
+            if config is ENCODER:
+                check(fill_mask._logits.trace(model, params, rows), platform, dtype)

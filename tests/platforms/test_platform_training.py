@@ -1,0 +1,266 @@
+"""Training steps for a GPU and for TPUs: they trace, lower, and take the kernels they should."""
+
+from dataclasses import replace
+from functools import partial
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pretend
+from llmjax import mesh
+from llmjax.config import load_config_file, presets
+from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.losses import causal_loss
+from llmjax.mesh import MeshConfig
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.config import Dtype, Remat
+from llmjax.model.families import bert_base
+from llmjax.optimizers import (
+    AdamWConfig,
+    LionConfig,
+    ScheduleConfig,
+    SgdConfig,
+    make_optimizer,
+)
+from llmjax.optimizers.tune import shares
+from llmjax.state import TrainState, split
+from llmjax.step import make_eval_step, make_train_step
+from llmjax.tasks.heads import Network
+from llmjax.tasks.opening import find_facts, network_of, open_task
+from llmjax.tasks.packing import lay_out, pack, shape_of
+from llmjax.tasks.task import Setting
+from task_models import rows_of
+
+LENGTH, ROWS = 256, 16
+DECODER = ModelConfig(compute_dtype="bfloat16", num_kv_heads=2, remat="dots")
+# What a preset begins with where it names a run that was imported.
+BASES = {"runs/minilm": bert_base(vocab_size=0), "runs/smollm2": DECODER, "runs/chat": DECODER}
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+EXAMPLES = {
+    "classification": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],
+    "regression": [
+        {"sentence_A": "a", "sentence_B": "b", "relatedness_score": 1.0},
+        {"sentence_A": "c", "sentence_B": "d", "relatedness_score": 2.0},
+    ],
+    "tokens": [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}],
+    "answers": [
+        {"question": "q", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}},
+    ],
+    "sequence": [{"source": "a", "target": "b"}],
+    "chat": [{"messages": TURNS}],
+    "preference": [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+    "similarity": [{"text": "a", "pair": "b"}, {"text": "c", "pair": "d"}],
+}
+CONSTANT = ScheduleConfig(shape="constant", warmup_steps=0)
+ADAM = AdamWConfig(schedule=CONSTANT)
+SPLASH = "custom_call @tpu_custom_call"
+
+
+def small(model, **changes):
+    """The same architecture with heads as wide, but few of all."""
+    layers = {
+        name: min(getattr(model, name), 2) for name in ("num_encoder_layers", "num_decoder_layers")
+    }
+    kv = None if model.num_kv_heads is None else 2
+    sizes = {"d_model": 64, "head_dim": model.head_width, "num_heads": 4, "num_kv_heads": kv}
+    sizes |= {"d_ff": 128, "max_length": max(LENGTH, 256)}
+    return replace(model, **layers | sizes | changes)
+
+
+def step_of(network, loss, optimizer, learning=None, **options):
+    """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
+    axes = network.logical_axes()
+    rates = shares(learning, pretend.params_of(network), axes) if learning else None
+    learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
+    if rates is not None:
+        learns = jax.tree.map(lambda share: bool(np.any(share)), rates)
+        rates = split(rates, learns)[0]
+    chosen = make_optimizer(optimizer, 10**6, split(axes, learns)[0], rates)
+
+    def begin():
+        ours, others = split(network.init(jax.random.key(0)), learns)
+        return TrainState(jnp.int32(0), ours, chosen.init(ours)), others
+
+    parts = min(optimizer.accumulate, 2)
+    step = make_train_step(
+        loss, chosen, seed=0, clip_norm=optimizer.clip_norm, accumulate=parts, **options
+    )
+    return step, *jax.eval_shape(begin)
+
+
+def text_step(model, optimizer=ADAM, segments=True, **options):
+    """A step of pre-training, traced."""
+    model = Model(resolve(model, 512))
+
+    def loss(params, batch, key):
+        dropped = key if model.config.dropout else None
+        return causal_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
+
+    encoder = LENGTH if model.config.is_encoder_decoder else 0
+    step, state, _ = step_of(Network(model), loss, optimizer, **options)
+    batch = pretend.packed(ROWS, LENGTH, segments=segments, encoder=encoder)
+    return step.trace(state, batch, None)
+
+
+def task_step(config, task_config, model):
+    """A step of fine-tuning, traced."""
+    tokenizer = BytesTokenizer()
+    model = Model(resolve(model, tokenizer.vocab_size))
+    rows = rows_of(*EXAMPLES[task_config.kind])
+    facts = find_facts(task_config, rows)
+    if task_config.kind == "preference":
+        facts = replace(facts, references={})
+    task = open_task(task_config, Setting(tokenizer, model.config, LENGTH), facts)
+    examples = task.examples(rows)
+    shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
+    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
+
+    def argument(name, x):
+        rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
+        return pretend.array((ROWS, *x.shape[1:]), x.dtype, "batch", *rest)
+
+    def loss(params, batch, key):
+        return task.loss(model, params, batch, key if model.config.dropout else None)
+
+    step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
+    return step.trace(state, {name: argument(name, x) for name, x in host.items()}, others)
+
+
+@pytest.mark.parametrize("platform", pretend.DEVICES)
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_presets(name, platform):
+    """Every preset's step, with its own attention, dtype, remat, optimizer and packing."""
+    config = load_config_file(name)
+    base = BASES.get(config.init_from)
+    model = config.model
+    if base is not None:
+        model = replace(
+            base, dropout=model.dropout, lora=model.lora, compute_dtype=model.compute_dtype
+        )
+    model = small(model)
+    with pretend.devices(platform, **pretend.EIGHT):
+        if config.tasks:
+            traced = [task_step(config, task, model) for task in config.tasks]
+        else:
+            traced = [text_step(model, config.optimizer)]
+    for one in traced:
+        found = pretend.kernels(one)
+        assert not [name for name in pretend.primitives(one.jaxpr) if "callback" in name]
+        if platform == "tpu":
+            assert set(found) == {pretend.PALLAS}
+            assert SPLASH in pretend.lowered(one, platform)
+        elif model.compute_dtype == "bfloat16":
+            assert found[pretend.CUDNN] == found[pretend.CUDNN_BACKWARD] > 0
+        else:
+            assert not found
+            pretend.lowered(one, platform)
+
+
+def count(traced):
+    """(forward, backward) attention kernels."""
+    found = pretend.kernels(traced)
+    return found.get(pretend.CUDNN, 0), found.get(pretend.CUDNN_BACKWARD, 0)
+
+
+@pytest.mark.parametrize("name", ["gpt2_124m", "llama_1b"])
+def test_packed_rows_on_one_gpu(name, monkeypatch):
+    """With cuDNN's calls in the lowered program, both ways; they need a device to lower to."""
+    monkeypatch.setattr(mesh, "platform", lambda: "gpu")
+    with jax.set_mesh(mesh.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
+        text = pretend.lowered(text_step(small(load_config_file(name).model)), "gpu")
+    assert text.count("__cudnn$fmhaScaleBiasSoftmax") == 2
+    assert text.count("__cudnn$fmhaScaleBiasSoftmaxBackward") == 1
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "kernel"),
+    [
+        ({}, True),
+        ({"data": 8}, True),
+        ({"fsdp": 2, "tensor": 4}, True),
+        ({"fsdp": 4, "sequence": 2}, False),
+    ],
+    ids=["alone", "data", "tensor", "sequence"],
+)
+def test_meshes_of_gpus(sizes, kernel, segments):
+    """Rows that are split along their length are left to blocks."""
+    model = small(DECODER, num_kv_heads=4)
+    with pretend.devices("gpu", **sizes):
+        found = count(text_step(model, segments=segments))
+    assert found == ((1, 1) if kernel else (0, 0))
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"fsdp": 2, "tensor": 4}, {"fsdp": 4, "sequence": 2}],
+    ids=["alone", "tensor", "sequence"],
+)
+def test_meshes_of_tpus(sizes, segments):
+    with pretend.devices("tpu", **sizes):
+        traced = text_step(small(DECODER, num_kv_heads=4), segments=segments)
+        assert pretend.lowered(traced, "tpu").count(SPLASH) == 3, "forward, and backward in two"
+
+
+@pytest.mark.parametrize("remat", get_args(Remat))
+@pytest.mark.parametrize("platform", pretend.DEVICES)
+def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
+    """Whatever is computed again, what a fused attention left is there."""
+    with pretend.devices(platform, fsdp=1):
+        traced = text_step(small(DECODER, remat=remat))
+        if platform == "gpu":
+            assert count(traced) == (1, 1)
+        else:
+            assert pretend.lowered(traced, platform).count(SPLASH) == 3
+
+
+@pytest.mark.parametrize("platform", pretend.DEVICES)
+@pytest.mark.parametrize(
+    "optimizer",
+    [LionConfig(schedule=CONSTANT, accumulate=2), SgdConfig(schedule=CONSTANT)],
+    ids=lambda value: value.kind,
+)
+def test_optimizers_of_no_preset(optimizer, platform):
+    model = small(DECODER, compute_dtype="float32", remat="none", dropout=0.1)
+    with pretend.devices(platform, **pretend.EIGHT):
+        pretend.lowered(text_step(model, optimizer), platform)
+
+
+@pytest.mark.parametrize("platform", pretend.DEVICES)
+def test_the_state_is_given_away(platform):
+    """Each part of the old state's memory is used for the new one."""
+    with pretend.devices(platform, fsdp=1):
+        traced = text_step(small(DECODER, compute_dtype="float32", num_decoder_layers=1))
+        donated = [leaf.donated for leaf in jax.tree.leaves(traced.args_info[0][0])]
+        text = pretend.lowered(traced, platform)
+    assert all(donated)
+    aliases = text.count("tf.aliasing_output") + text.count("jax.buffer_donor")
+    assert aliases == len(donated)
+
+
+@pytest.mark.parametrize("platform", pretend.DEVICES)
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_evaluation(dtype, platform):
+    model = Model(resolve(small(DECODER, compute_dtype=dtype), 512))
+    with pretend.devices(platform, **pretend.EIGHT):
+        step = make_eval_step(partial(causal_loss_of, model))
+        traced = step.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
+        found = pretend.kernels(traced)
+        assert found == kernel_of(platform, dtype)
+        if pretend.CUDNN not in found:
+            pretend.lowered(traced, platform)
+
+
+def causal_loss_of(model, params, batch, key):
+    return causal_loss(model, params, batch, dropout_key=key)
+
+
+def kernel_of(platform, dtype):
+    """The kernels of a forward pass."""
+    if platform == "tpu":
+        return {pretend.PALLAS: 1}
+    return {pretend.CUDNN: 1} if dtype == "bfloat16" else {}

@@ -1,0 +1,88 @@
+"""Programs for GPUs and TPUs that are not here: traced, and lowered to what a compiler takes."""
+
+import contextlib
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding
+
+from llmjax import mesh
+from llmjax.mesh import MESH_AXES
+
+DEVICES = {
+    "gpu": AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu"),
+    "tpu": AbstractDevice("TPU v5 lite", None, "tpu"),
+}
+COMPILERS = {"gpu": "cuda", "tpu": "tpu"}
+CUDNN = "dot_product_attention_fwd_wrapper"
+CUDNN_BACKWARD = "dot_product_attention_bwd_wrapper"
+PALLAS = "pallas_call"
+KERNELS = (CUDNN, CUDNN_BACKWARD, PALLAS)
+EIGHT = {"fsdp": 4, "tensor": 2}
+
+
+@contextlib.contextmanager
+def devices(platform, **sizes):
+    """Code traced inside is for these devices; without sizes, for one and no mesh."""
+    axes = MESH_AXES if sizes else ()
+    shape = tuple(sizes.get(axis, 1) for axis in axes)
+    types = (AxisType.Explicit,) * len(axes)
+    place = AbstractMesh(shape, axes, axis_types=types, abstract_device=DEVICES[platform])
+    with jax.sharding.use_abstract_mesh(place):
+        assert mesh.platform() == platform
+        yield place
+
+
+def array(shape, dtype, *axes):
+    """An argument of what is traced, laid out by its logical axes."""
+    if not mesh.has_mesh():
+        return jax.ShapeDtypeStruct(shape, dtype)
+    sharding = NamedSharding(jax.sharding.get_abstract_mesh(), mesh.logical_spec(*axes))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def params_of(network, dtype=None):
+    """A network's parameters, as arguments."""
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0)))
+    return params if dtype is None else jax.tree.map(lambda p: p.update(dtype=dtype), params)
+
+
+def packed(rows, length, *, segments=True, encoder=0):
+    """A training batch as arguments; `encoder`: the length of what is encoded."""
+    names = ["inputs", "targets", "positions", "weights"] + ["segments"] * segments
+    found = dict.fromkeys(names, length)
+    if encoder:
+        own = ["encoder_tokens", "encoder_positions"] + ["encoder_segments"] * segments
+        found |= dict.fromkeys(own, encoder)
+    dtypes = {"weights": jnp.float32}
+    return {
+        name: array((rows, size), dtypes.get(name, jnp.int32), "batch", "length")
+        for name, size in found.items()
+    }
+
+
+def primitives(jaxpr) -> Counter:
+    """How often each primitive stands in a jaxpr, inner ones included."""
+    found = Counter()
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        found[equation.primitive.name] += 1
+        inner = jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+        )
+        for one in inner:
+            if hasattr(getattr(one, "jaxpr", one), "eqns"):
+                found += primitives(one)
+    return found
+
+
+def kernels(traced) -> dict[str, int]:
+    """How often each attention kernel stands in a traced program."""
+    found = primitives(traced.jaxpr)
+    return {name: found[name] for name in KERNELS if found[name]}
+
+
+def lowered(traced, platform) -> str:
+    """StableHLO of a traced program, for these devices' compiler."""
+    return traced.lower(lowering_platforms=(COMPILERS[platform],)).as_text()
