@@ -2,34 +2,42 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tokenizers
 
-from llmjax.data.huggingface_file import compact
+from llmjax.data.huggingface_file import compact, open_tokenizer
 from llmjax.data.tokenizer_facts import AddedToken, Facts
-from llmjax.data.tokenizer_limits import MAX_ADDED
+from llmjax.data.tokenizer_limits import MAX_ADDED, OTHER
 from llmjax.errors import UserError
 
 
-def add_tokens(inner: tokenizers.Tokenizer, facts: Facts, rows: int | None = None) -> bytes | None:
-    """Adds what the files of `facts` name and the tokenizer lacks, as Transformers does.
+def completed(
+    content: bytes, spec: dict[str, Any], facts: Facts, rows: int | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """A tokenizer.json with the tokens that the files of `facts` name and it lacks, as Transformers
+    adds them.
 
     Args:
-      inner: the tokenizer; is changed.
+      content: of the file.
+      spec: its value.
       facts: the files beside it.
       rows: of the model's embedding: tokens beyond them are left out. None: all are kept.
 
     Returns:
-      The tokenizer.json with them; None where there was nothing to add.
+      Content and value of the file with the tokens; what was given where none is to be added.
 
     Raises:
       UserError: there are too many, or one would get another id than its file gives it.
     """
-    there = {token.content for token in inner.get_added_tokens_decoder().values()}
+    there = {token["content"] for token in spec["added_tokens"]}
     missing = [token for token in facts.added_tokens() if token.content not in there]
+    if not missing:
+        return content, spec
     if len(missing) > MAX_ADDED:
         reason = f"adds {len(missing):,} tokens, and at most {MAX_ADDED:,} are added"
-        raise UserError(facts.folder, reason, "use another tokenizer")
+        raise UserError(facts.folder, reason, OTHER)
+    inner = open_tokenizer(content)
     kept = list(_within(inner, missing, rows))
     for token in kept:
         inner.add_tokens([tokenizers.AddedToken(token.content, **_flags(token))])
@@ -41,7 +49,10 @@ def add_tokens(inner: tokenizers.Tokenizer, facts: Facts, rows: int | None = Non
                 f"room for it at {number}",
                 "check added_tokens.json and tokenizer_config.json",
             )
-    return compact(json.loads(inner.to_str())) if kept else None
+    if not kept:
+        return content, spec
+    spec = json.loads(inner.to_str())
+    return compact(spec), spec
 
 
 def _within(

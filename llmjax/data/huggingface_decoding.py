@@ -44,9 +44,12 @@ class PieceDecoder:
         """Whether each piece stands for bytes of its own, and the text is all of them."""
         return [step["type"] for step in self._steps] == ["ByteLevel"]
 
-    def text(self, pieces: Sequence[str]) -> str:
+    def text(self, pieces: list[str]) -> str:
         """The text of all pieces of a text."""
-        return " ".join(pieces) if self._whole is None else str(self._whole.decode(list(pieces)))
+        if self._whole is None:
+            return " ".join(pieces)
+        text: str = self._whole.decode(pieces)
+        return text
 
     def stream(self) -> "PieceStream":
         """For the pieces of one text, one after the other."""
@@ -56,11 +59,11 @@ class PieceDecoder:
         """What a piece adds in the midst of a text; part of a character as its bytes."""
         kinds = {step["type"] for step in self._steps}
         table = byte_level_table()
-        usual, other = (_Context(self, letter) for letter in ("x", "y"))
+        usual, other = _between(self, "x"), _between(self, "y")
 
         def added(piece: str) -> bytes:
             # Of equal pieces in a row, a step may leave out all but one.
-            text = (other if piece in usual.pieces else usual).added(piece)
+            text = other(piece) if piece in ("x", "xx") else usual(piece)
             if REPLACEMENT in text and REPLACEMENT not in piece:
                 if "ByteFallback" in kinds and len(piece) == BYTE_PIECE and piece[:3] == "<0x":
                     return bytes([int(piece[3:5], 16)])
@@ -71,19 +74,17 @@ class PieceDecoder:
         return added
 
 
-class _Context:
-    """Letters before and behind a piece."""
+def _between(decoder: PieceDecoder, letter: str) -> Callable[[str], str]:
+    """What a text has more of with a piece between a letter and two more of it."""
+    before, behind = letter, letter + letter
+    head = decoder.text([before])
+    tail = decoder.text([before, behind]).removeprefix(head)
 
-    def __init__(self, decoder: PieceDecoder, letter: str):
-        self.pieces, self._decoder = (letter, letter + letter), decoder
-        self._head = decoder.text(self.pieces[:1])
-        self._tail = decoder.text(self.pieces).removeprefix(self._head)
+    def added(piece: str) -> str:
+        text = decoder.text([before, piece, behind])
+        return text.removeprefix(head).removesuffix(tail)
 
-    def added(self, piece: str) -> str:
-        """What the text has more of with the piece."""
-        before, behind = self.pieces
-        text = self._decoder.text([before, piece, behind])
-        return text.removeprefix(self._head).removesuffix(self._tail)
+    return added
 
 
 class PieceStream:

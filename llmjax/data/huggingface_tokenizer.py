@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from llmjax.data.added_tokens import add_tokens
+from llmjax.data.added_tokens import completed
 from llmjax.data.config import HuggingFaceTokenizerConfig
 from llmjax.data.frame import FIRST, SECOND, Frame, Part
 from llmjax.data.huggingface_decoding import PieceDecoder
@@ -24,10 +24,9 @@ from llmjax.data.huggingface_stream import HuggingFaceStream
 from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
 from llmjax.data.text_stream import BytesStream, TextStream
 from llmjax.data.tokenizer_facts import Facts
-from llmjax.data.tokenizer_limits import check_ids
+from llmjax.data.tokenizer_limits import OTHER, check_ids
 from llmjax.errors import UserError
 
-OTHER = "use another tokenizer"
 # Where no neighbouring file says which they are.
 WELL_KNOWN = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
@@ -56,6 +55,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         *,
         stops: Sequence[str] = (),
         chat_template: str | None = None,
+        spec: dict[str, Any] | None = None,
     ):
         """Args:
           text: the content of tokenizer.json.
@@ -63,16 +63,17 @@ class HuggingFaceTokenizer(TableTokenizer):
           where: for messages.
           stops: tokens that end a written text, beside EOS.
           chat_template: see Tokenizer.
+          spec: the value of `text`, where parse_tokenizer_json has given it.
 
         Raises:
           UserError: not a tokenizer.json, one that asks for too much, or it has neither BOS nor EOS.
         """
-        spec = parse_tokenizer_json(text, where)
+        spec = parse_tokenizer_json(text, where) if spec is None else spec
         with Refusal(where):
             added = {str(t["content"]): bool(t["special"]) for t in spec["added_tokens"]}
             self._plain = open_tokenizer(text)
             vocab = self._plain.get_vocab(with_added_tokens=True)
-            check_ids(list(vocab.values()), where)
+            check_ids(vocab.values(), where)
             self._decoder = PieceDecoder(spec.get("decoder"))
             to_bytes = _spelling(self._decoder, added)
             frame = _frame(self._plain)
@@ -109,10 +110,10 @@ class HuggingFaceTokenizer(TableTokenizer):
         keys = ("bos_token", "eos_token", "pad_token")
         content, facts = read_tokenizer_json(path), Facts.beside(path)
         names = {key: getattr(config, key) or facts.token(key) for key in keys}
-        parse_tokenizer_json(content, path)
+        spec = parse_tokenizer_json(content, path)
         with Refusal(path):
-            content = add_tokens(open_tokenizer(content), facts) or content
-        return cls(content, names, path)
+            content, spec = completed(content, spec, facts)
+        return cls(content, names, path, spec=spec)
 
     @classmethod
     def from_folder(

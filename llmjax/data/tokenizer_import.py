@@ -1,23 +1,24 @@
 """A published model's tokenizer, from whichever files it has."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from llmjax.data import older_tokenizers, sentencepiece_import
-from llmjax.data.added_tokens import add_tokens
+from llmjax.data.added_tokens import completed
 from llmjax.data.huggingface_file import (
     TOKENIZER_FILE,
     Refusal,
     compact,
-    open_tokenizer,
     parse_tokenizer_json,
     read_tokenizer_json,
 )
 from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 from llmjax.data.tokenizer_facts import Facts
+from llmjax.data.tokenizer_limits import check_limits
 from llmjax.errors import UserError
 
 # Older files, in the order in which they are looked for, and who reads them.
@@ -50,36 +51,44 @@ def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFace
     path = folder / TOKENIZER_FILE
     found = next((names for names in OLDER if all((folder / n).is_file() for n in names)), None)
     if path.is_file():
-        content = _within(read_tokenizer_json(path), rows, path)
-        with Refusal(path):
-            inner = open_tokenizer(content)
+        content, spec = _within(read_tokenizer_json(path), rows, path)
     elif found is not None:
-        path, content = folder / found[0], b""
+        path = folder / found[0]
         with Refusal(path, "cannot be read as a tokenizer"):
-            inner = OLDER[found](facts)
-            content = compact(json.loads(inner.to_str()))
+            spec = json.loads(OLDER[found](facts).to_str())
+            check_limits(spec, path)
+            content = compact(spec)
     else:
         known = ", ".join([TOKENIZER_FILE, *(" and ".join(names) for names in OLDER)])
         raise UserError(folder, "holds no tokenizer", f"one of these files is needed: {known}")
     with Refusal(path):
-        content = add_tokens(inner, facts, rows) or content
-    vocab = inner.get_vocab(with_added_tokens=True)
+        content, spec = completed(content, spec, facts, rows)
+        vocab = _vocabulary(spec)
     return HuggingFaceTokenizer(
         content,
         facts.names(vocab),
         path,
         stops=facts.stops(vocab),
         chat_template=facts.chat_template(),
+        spec=spec,
     )
 
 
-def _within(content: bytes, rows: int | None, path: Path) -> bytes:
+def _vocabulary(spec: Mapping[str, Any]) -> dict[str, int]:
+    pieces = spec["model"]["vocab"]
+    if isinstance(pieces, list):
+        pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
+    return {**pieces, **{token["content"]: token["id"] for token in spec["added_tokens"]}}
+
+
+def _within(content: bytes, rows: int | None, path: Path) -> tuple[bytes, dict[str, Any]]:
     """A tokenizer.json without added tokens beyond these rows, and without dropout; as it came
     where it has neither."""
     spec = parse_tokenizer_json(content, path)
     with Refusal(path):
         kept = [token for token in spec["added_tokens"] if rows is None or token["id"] < rows]
         if len(kept) == len(spec["added_tokens"]) and spec["model"].get("dropout") is None:
-            return content
+            return content, spec
     model = spec["model"] | ({"dropout": None} if "dropout" in spec["model"] else {})
-    return compact(spec | {"added_tokens": kept, "model": model})
+    spec = spec | {"added_tokens": kept, "model": model}
+    return compact(spec), spec

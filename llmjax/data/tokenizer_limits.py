@@ -6,7 +6,7 @@ sequence of normalizers makes a text much longer.
 
 import base64
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from llmjax.data.huggingface_pieces import steps_of
@@ -22,6 +22,7 @@ MAX_STEPS = 256
 """Normalizers, pre-tokenizers and decoders, all together."""
 MAX_GROWTH = 4096
 """How many characters one may become in encoding, or in decoding, at the worst."""
+OTHER = "use another tokenizer"
 FILE_SIZE = 1 << 28
 """Bytes of a tokenizer's file."""
 
@@ -43,7 +44,8 @@ def check_limits(spec: Mapping[str, Any], where: object) -> None:
     _at_most(MAX_MERGES, len(spec["model"].get("merges") or ()), "merges", where)
     _at_most(MAX_ADDED, len(added), "added tokens", where)
     ids = [token["id"] for token in added]
-    check_ids(ids if isinstance(vocab, list) else [*vocab.values(), *ids], where)
+    check_ids(ids, where)
+    check_ids(range(len(vocab)) if isinstance(vocab, list) else vocab.values(), where)
     before = [*steps_of(spec.get("normalizer")), *steps_of(spec.get("pre_tokenizer"))]
     behind = list(steps_of(spec.get("decoder")))
     _at_most(MAX_STEPS, len(before) + len(behind), "normalizers and the like", where)
@@ -54,21 +56,22 @@ def check_limits(spec: Mapping[str, Any], where: object) -> None:
                 f"could make a text {min(growth, 1e15):.3g} times as long in {action}, and at most "
                 f"{MAX_GROWTH} times is allowed"
             )
-            raise UserError(where, reason, "use another tokenizer")
+            raise UserError(where, reason, OTHER)
 
 
-def check_ids(ids: list[Any], where: object) -> None:
+def check_ids(ids: Collection[Any], where: object) -> None:
     """Raises UserError where an id is none that a vocabulary of MAX_TOKENS has."""
-    odd = next((one for one in ids if type(one) is not int or not 0 <= one < MAX_TOKENS), None)
-    if odd is not None:
-        reason = f"has a token with the id {str(odd)[:40]}; ids are from 0 to {MAX_TOKENS - 1:,}"
-        raise UserError(where, reason, "use another tokenizer")
+    odd = [one for one in {*map(type, ids)} if one is not int]
+    if odd or (ids and not 0 <= min(ids) <= max(ids) < MAX_TOKENS):
+        found = odd[0].__name__ if odd else min(ids) if min(ids) < 0 else max(ids)
+        reason = f"has a token with the id {str(found)[:40]}; ids are from 0 to {MAX_TOKENS - 1:,}"
+        raise UserError(where, reason, OTHER)
 
 
 def _at_most(limit: int, count: int, what: str, where: object) -> None:
     if count > limit:
         reason = f"has {count:,} {what}, and at most {limit:,} are read"
-        raise UserError(where, reason, "use another tokenizer")
+        raise UserError(where, reason, OTHER)
 
 
 def growth_of(step: Mapping[str, Any]) -> float:
