@@ -25,6 +25,8 @@ MAX_GROWTH = 4096
 OTHER = "use another tokenizer"
 FILE_SIZE = 1 << 28
 """Bytes of a tokenizer's file."""
+MODEL_SIZE = 1 << 25
+"""Bytes of a SentencePiece model; the largest published ones have some 5 million."""
 
 
 def check_limits(spec: Mapping[str, Any], where: object) -> None:
@@ -40,15 +42,15 @@ def check_limits(spec: Mapping[str, Any], where: object) -> None:
     """
     vocab = spec["model"]["vocab"]
     added = spec["added_tokens"]
-    _at_most(MAX_TOKENS, len(vocab), "tokens", where)
-    _at_most(MAX_MERGES, len(spec["model"].get("merges") or ()), "merges", where)
-    _at_most(MAX_ADDED, len(added), "added tokens", where)
+    at_most(MAX_TOKENS, len(vocab), "tokens", where)
+    at_most(MAX_MERGES, len(spec["model"].get("merges") or ()), "merges", where)
+    at_most(MAX_ADDED, len(added), "added tokens", where)
     ids = [token["id"] for token in added]
     check_ids(ids, where)
     check_ids(range(len(vocab)) if isinstance(vocab, list) else vocab.values(), where)
     before = [*steps_of(spec.get("normalizer")), *steps_of(spec.get("pre_tokenizer"))]
     behind = list(steps_of(spec.get("decoder")))
-    _at_most(MAX_STEPS, len(before) + len(behind), "normalizers and the like", where)
+    at_most(MAX_STEPS, len(before) + len(behind), "normalizers and the like", where)
     for steps, action in ((before, "encoding"), (behind, "decoding")):
         growth = math.prod(map(growth_of, steps))
         if growth > MAX_GROWTH:
@@ -68,7 +70,8 @@ def check_ids(ids: Collection[Any], where: object) -> None:
         raise UserError(where, reason, OTHER)
 
 
-def _at_most(limit: int, count: int, what: str, where: object) -> None:
+def at_most(limit: int, count: int, what: str, where: object) -> None:
+    """Raises UserError where there are more."""
     if count > limit:
         reason = f"has {count:,} {what}, and at most {limit:,} are read"
         raise UserError(where, reason, OTHER)
