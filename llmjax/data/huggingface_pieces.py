@@ -1,4 +1,4 @@
-"""What the entries of a tokenizer.json are made of: steps of its sequences, letters of its bytes."""
+"""Parts of a tokenizer.json: the steps of its sequences, the letters that stand for bytes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,5 +1,6 @@
 """Text from a tokenizer.json's decoder as its tokens come."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -60,10 +61,7 @@ class HuggingFaceStream:
             self._spaced, text = False, text.removeprefix(" ")
         if not self._given:
             return text
-        same = next(
-            (at for at, pair in enumerate(zip(text, self._given, strict=False)) if len({*pair}) > 1),
-            min(len(text), len(self._given)),
-        )
+        same = len(os.path.commonprefix([text, self._given]))
         # Where the end of the text before reads otherwise now that it goes on, only the new counts.
         self._given = self._given[same:] if same == len(text) else ""
         return text[same:]

@@ -66,7 +66,7 @@ class HuggingFaceTokenizer(TableTokenizer):
           spec: the value of `text`, where parse_tokenizer_json has given it.
 
         Raises:
-          UserError: not a tokenizer.json, one that asks for too much, or it has neither BOS nor EOS.
+          UserError: not a tokenizer.json, it asks for too much, or it has neither BOS nor EOS.
         """
         spec = parse_tokenizer_json(text, where) if spec is None else spec
         with Refusal(where):
@@ -98,7 +98,7 @@ class HuggingFaceTokenizer(TableTokenizer):
             roles,
             description | ({"stops": list(stops)} if stops else {}),
             {TOKENIZER_FILE: text},
-            leading_space=self._spelt(probe, pieces)[:1] == b" ",
+            leading_space=self._spelt(probe, pieces) == b" a",
             chat_template=chat_template,
         )
 

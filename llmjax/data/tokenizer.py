@@ -111,8 +111,9 @@ class Tokenizer(Protocol):
         """The text of `ids`; broken UTF-8 becomes U+FFFD."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact UTF-8 bytes of `ids`; b"" for special tokens. Where the tokens of a tokenizer do
-        not spell bytes each for itself, those of `decode`."""
+        """The exact UTF-8 bytes of `ids`; b"" for special tokens.
+
+        Where the tokens of a tokenizer do not each spell bytes, those of `decode`."""
 
     def piece_bytes(self, token: int) -> bytes:
         """The bytes that the id `token` adds in the midst of a text."""
@@ -140,8 +141,8 @@ class StreamsText(Protocol):
 class TextDecoder:
     """Ids to text one at a time, never emitting a broken character.
 
-    Of a text of its own, all that `push` and `flush` give is together what the tokenizer's `decode`
-    gives for the ids. Of the rest of a text, it is what decoding all has more than decoding `after`.
+    Of a text of its own, `push` and `flush` together give what the tokenizer's `decode` gives for
+    the ids; of the rest of a text, what decoding all of it gives beyond decoding `after`.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] | None = None):

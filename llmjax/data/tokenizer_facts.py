@@ -176,7 +176,9 @@ class Facts:
         named += [every[key] for key in every if key.endswith("_token") and key not in NAMED]
         named += [token for names in objects for token in names.values()]
         for value in named:
-            if (isinstance(value, str) and value) or (isinstance(value, dict) and "content" in value):
+            if (isinstance(value, str) and value) or (
+                isinstance(value, dict) and "content" in value
+            ):
                 yield _special_token(value, named=True)
         for value in listed:
             yield _special_token(value, named=False)
