@@ -1,21 +1,32 @@
 """Hugging Face's tokenizer.json behind the protocol of ours."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import tokenizers
 
+from llmjax.data.added_tokens import completed
 from llmjax.data.config import HuggingFaceTokenizerConfig
 from llmjax.data.frame import FIRST, SECOND, Frame, Part
-from llmjax.data.huggingface_pieces import decoders, piece_decoder
+from llmjax.data.huggingface_decoding import PieceDecoder
+from llmjax.data.huggingface_file import (
+    TOKENIZER_FILE,
+    Refusal,
+    open_tokenizer,
+    parse_tokenizer_json,
+    read_tokenizer_json,
+)
+from llmjax.data.huggingface_pieces import byte_level_table, spelt
+from llmjax.data.huggingface_stream import HuggingFaceStream
 from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
+from llmjax.data.text_stream import BytesStream, TextStream
+from llmjax.data.tokenizer_facts import Facts
+from llmjax.data.tokenizer_limits import OTHER, check_ids
 from llmjax.errors import UserError
 
-TOKENIZER_FILE = "tokenizer.json"
 # Where no neighbouring file says which they are.
 WELL_KNOWN = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
@@ -26,7 +37,15 @@ WELL_KNOWN = {
 
 
 class HuggingFaceTokenizer(TableTokenizer):
-    """A tokenizer.json. Lossless where its model is (byte-level BPE, or byte fallback)."""
+    """A tokenizer.json. Lossless where its model is (byte-level BPE, or byte fallback).
+
+    Decoding is the library's own, special tokens left out, but for two things, so that a text comes
+    back as it was: where encoding puts a space before a text and the file's decoder leaves it
+    there, it is taken off; and in a byte-level vocabulary an added token whose letters stand for
+    broken UTF-8 is spelt as it is.
+
+    Encoding is deterministic: a `dropout` of merges is switched off.
+    """
 
     def __init__(
         self,
@@ -36,6 +55,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         *,
         stops: Sequence[str] = (),
         chat_template: str | None = None,
+        spec: dict[str, Any] | None = None,
     ):
         """Args:
           text: the content of tokenizer.json.
@@ -43,28 +63,34 @@ class HuggingFaceTokenizer(TableTokenizer):
           where: for messages.
           stops: tokens that end a written text, beside EOS.
           chat_template: see Tokenizer.
+          spec: the value of `text`, where parse_tokenizer_json has given it.
 
         Raises:
-          UserError: not a tokenizer.json, or it has neither BOS nor EOS.
+          UserError: not a tokenizer.json, it asks for too much, or it has neither BOS nor EOS.
         """
+        spec = parse_tokenizer_json(text, where) if spec is None else spec
         with Refusal(where):
-            spec = json.loads(text.decode("utf-8"))
             added = {str(t["content"]): bool(t["special"]) for t in spec["added_tokens"]}
-            inner = _open(text)
-            vocab = inner.get_vocab(with_added_tokens=True)
-            self._inner, self._renumbered = _blind(inner, spec, vocab)
-            to_bytes = piece_decoder(spec, added)
+            self._plain = open_tokenizer(text)
+            vocab = self._plain.get_vocab(with_added_tokens=True)
+            check_ids(vocab.values(), where)
+            self._decoder = PieceDecoder(spec.get("decoder"))
+            to_bytes = _spelling(self._decoder, added)
+            frame = _frame(self._plain)
+            probe = self._plain.encode("a", add_special_tokens=False).ids
+            self._inner, self._renumbered = _blind(self._plain, spec, vocab)
         special = {name: vocab[name] for name, is_special in added.items() if is_special}
-        roles = _roles(names, vocab, stops, _frame(inner), where)
+        roles = _roles(names, vocab, stops, frame, where)
         own = {roles.bos, roles.eos, roles.pad, roles.mask}
         special |= {name: i for name, i in vocab.items() if i in own}
-        marked = set(special.values())
+        self._marked = set(special.values())
         pieces = [b""] * (max(vocab.values()) + 1)
-        for piece, token in vocab.items():
-            if token not in marked:
-                pieces[token] = to_bytes(piece)
-        probe = inner.encode("a", add_special_tokens=False).ids
-        words = any(decoder["type"] == "WordPiece" for decoder in decoders(spec.get("decoder")))
+        with Refusal(where):
+            for piece, token in vocab.items():
+                if token not in self._marked:
+                    pieces[token] = to_bytes(piece)
+        self._decoding = Refusal(where, "cannot decode these tokens", fix=OTHER, kinds=())
+        self._encoding = Refusal(where, "cannot encode this text", fix=OTHER, kinds=())
         description = {"kind": "huggingface", "names": dict(names)}
         super().__init__(
             pieces,
@@ -72,18 +98,22 @@ class HuggingFaceTokenizer(TableTokenizer):
             roles,
             description | ({"stops": list(stops)} if stops else {}),
             {TOKENIZER_FILE: text},
-            leading_space=words or (bool(probe) and pieces[probe[0]].startswith(b" ")),
+            leading_space=self._spelt(probe, pieces) == b" a",
             chat_template=chat_template,
         )
 
     @classmethod
     def from_config(cls, config: HuggingFaceTokenizerConfig) -> "HuggingFaceTokenizer":
-        """Reads the file of `config`, and the names of special tokens from its neighbours."""
+        """Reads the file of `config`, and special tokens from its neighbours."""
         path = Path(config.path).expanduser()
         path = path / TOKENIZER_FILE if path.is_dir() else path
         keys = ("bos_token", "eos_token", "pad_token")
-        names = {key: getattr(config, key) or _neighbour(path, key) for key in keys}
-        return cls(_read(path), names, path)
+        content, facts = read_tokenizer_json(path), Facts.beside(path)
+        names = {key: getattr(config, key) or facts.token(key) for key in keys}
+        spec = parse_tokenizer_json(content, path)
+        with Refusal(path):
+            content, spec = completed(content, spec, facts)
+        return cls(content, names, path, spec=spec)
 
     @classmethod
     def from_folder(
@@ -93,7 +123,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         path = folder / TOKENIZER_FILE
         stops = description.get("stops", ())
         names = description["names"]
-        return cls(_read(path), names, path, stops=stops, chat_template=chat_template)
+        return cls(read_tokenizer_json(path), names, path, stops=stops, chat_template=chat_template)
 
     @property
     def content(self) -> bytes:
@@ -103,52 +133,71 @@ class HuggingFaceTokenizer(TableTokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
             utf8(text)
-        found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        with self._encoding:
+            found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         if self._renumbered:
             return [[self._renumbered.get(i, i) for i in encoding.ids] for encoding in found]
         return [encoding.ids for encoding in found]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         utf8(text)
-        found = self._inner.encode(text, add_special_tokens=False)
+        with self._encoding:
+            found = self._inner.encode(text, add_special_tokens=False)
         return [self._renumbered.get(i, i) for i in found.ids], list(found.offsets)
 
     def encode_marked(self, text: str) -> list[int]:
         utf8(text)
-        ids: list[int] = self._marking.encode(text, add_special_tokens=False).ids
+        with self._encoding:
+            ids: list[int] = self._marking.encode(text, add_special_tokens=False).ids
         return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        if self._decoder.spells_bytes:
+            return super().decode(ids)
+        return self.decode_bytes(ids).decode()
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        data = self._spelt(ids, self._pieces)
+        return data.removeprefix(b" ") if self._leading_space else data
+
+    def text_stream(self, after: Sequence[int] | None) -> TextStream:
+        """See llmjax.data.tokenizer.StreamsText."""
+        if self._decoder.spells_bytes:
+            return BytesStream(self, own=after is None)
+        return HuggingFaceStream(
+            self._decoder, self._piece, after, self._decoding, leading_space=self._leading_space
+        )
+
+    def _spelt(self, ids: Iterable[int], pieces: Sequence[bytes]) -> bytes:
+        """The text of ids as the decoder leaves it."""
+        if self._decoder.spells_bytes:
+            return b"".join(map(pieces.__getitem__, ids))
+        with self._decoding:
+            kept = [int(token) for token in ids if token not in self._marked]
+            return str(self._plain.decode(kept, skip_special_tokens=False)).encode()
+
+    def _piece(self, token: int) -> str | None:
+        """How the vocabulary spells an id; None for special tokens, and for ids of none."""
+        return None if token in self._marked else self._plain.id_to_token(token)
 
     @cached_property
     def _marking(self) -> tokenizers.Tokenizer:
-        return _open(self.content)
+        return self._plain if self._plain is not self._inner else open_tokenizer(self.content)
 
 
-class Refusal:
-    """Turns what is raised over a file that is no good tokenizer.json into a UserError."""
+def _spelling(decoder: PieceDecoder, added: Mapping[str, bool]) -> Callable[[str], bytes]:
+    """What a vocabulary entry adds in the midst of a text."""
+    if not decoder.spells_bytes:
+        return decoder.inside()
+    table = byte_level_table()
 
-    def __init__(self, where: object, problem: str = "is not a tokenizer.json"):
-        self._where, self._problem = where, problem
+    def spell(piece: str) -> bytes:
+        data = spelt(piece, table)
+        if piece in added and "\N{REPLACEMENT CHARACTER}" in data.decode("utf-8", "replace"):
+            return piece.encode()
+        return data
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or issubclass(kind, UserError):
-            return
-        # The library raises bare Exceptions, and panics in its own language.
-        usual = issubclass(kind, ValueError | KeyError | TypeError | AttributeError | IndexError)
-        if usual or kind is Exception or kind.__name__ == "PanicException":
-            reason = f"{self._problem}: {str(error)[:200]!r}"
-            raise UserError(self._where, reason, "check the path") from error
-
-
-def _open(text: bytes) -> tokenizers.Tokenizer:
-    inner = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
-    inner.no_truncation()
-    inner.no_padding()
-    return inner
+    return spell
 
 
 def _blind(
@@ -168,7 +217,7 @@ def _blind(
         for number, (piece, score) in enumerate(spec["model"]["vocab"])
     ]
     model = spec["model"] | {"vocab": pieces}
-    blind = _open(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
+    blind = open_tokenizer(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
     renamed = blind.get_vocab(with_added_tokens=True)
     numbers = {renamed[t["content"]]: vocab[t["content"]] for t in kept}
     return blind, {here: there for here, there in numbers.items() if here != there}
@@ -193,28 +242,6 @@ def _parts(encoding: tokenizers.Encoding) -> tuple[Part, ...]:
         elif (place, kind) not in found:
             found.append((place, kind))
     return tuple(found)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(path, f"cannot be read: {error.strerror}", "check the path") from error
-
-
-def _neighbour(path: Path, key: str) -> str | None:
-    """The special token `key` as the files beside tokenizer.json name it."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        file = path.with_name(name)
-        if file.is_file():
-            try:
-                value = json.loads(file.read_bytes()).get(key)
-            except (ValueError, AttributeError) as error:
-                raise UserError(file, f"is not a JSON object: {error}", "mend it") from error
-            value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                return value
-    return None
 
 
 def _roles(

@@ -1,12 +1,14 @@
 """Tokenizers as they were published before tokenizer.json: WordPiece and byte-level BPE."""
 
-import json
+from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import processors as post
 
 from llmjax.data.tokenizer_facts import Facts
+from llmjax.data.tokenizer_limits import FILE_SIZE, MAX_MERGES, MAX_TOKENS, at_most, check_ids
 from llmjax.errors import UserError
+from llmjax.storage import DOCUMENT, read_bytes, read_json
 
 
 def wordpiece(facts: Facts) -> Tokenizer:
@@ -16,7 +18,8 @@ def wordpiece(facts: Facts) -> Tokenizer:
       UserError: it lacks [UNK], [CLS] or [SEP].
     """
     path, settings = facts.folder / "vocab.txt", facts.tokenizer
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = _text(path).removesuffix("\n").split("\n")
+    at_most(MAX_TOKENS, len(lines), "tokens", path)
     vocab = {line.rstrip("\r"): number for number, line in enumerate(lines)}
     unknown = facts.token("unk_token") or "[UNK]"
     first = facts.token("cls_token") or "[CLS]"
@@ -54,8 +57,12 @@ def byte_level(facts: Facts) -> Tokenizer:
     if not roberta and facts.kind not in ("gpt2", "gpt-neo", "gptj", "opt", ""):
         reason = f"does not tell how {facts.kind} cuts words"
         raise UserError(facts.folder / "merges.txt", reason, "a tokenizer.json is needed")
-    vocab = json.loads((facts.folder / "vocab.json").read_text(encoding="utf-8"))
-    lines = (facts.folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    path = facts.folder / "vocab.json"
+    vocab = read_json(path, limits=DOCUMENT)
+    at_most(MAX_TOKENS, len(vocab), "tokens", path)
+    check_ids(vocab.values(), path)
+    lines = _text(facts.folder / "merges.txt").split("\n")
+    at_most(MAX_MERGES, len(lines), "merges", facts.folder / "merges.txt")
     pairs = [line.rstrip("\r").split(" ") for line in lines if not line.startswith("#version")]
     merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
     inner = Tokenizer(models.BPE(vocab, merges))
@@ -77,3 +84,9 @@ def byte_level(facts: Facts) -> Tokenizer:
     masks = [AddedToken(mask, lstrip=True, normalized=False, special=True)] if mask in vocab else []
     inner.add_special_tokens([*plain, *masks])
     return inner
+
+
+def _text(path: Path) -> str:
+    """As Python reads a text file: a line may end with a carriage return too."""
+    text = read_bytes(path, FILE_SIZE).decode("utf-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -9,12 +9,18 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import processors as post
 
 from llmjax.data.tokenizer_facts import Facts
+from llmjax.data.tokenizer_limits import MAX_ADDED, MAX_TOKENS, MODEL_SIZE, OTHER, at_most
 from llmjax.errors import UserError
+from llmjax.storage import read_bytes
 
+LONGEST_PIECE = 256
+"""Characters of a token; SentencePiece itself makes none of more than 16 unless it is told to."""
 schema: Any = sentencepiece_model_pb2  # generated: types cannot be read off it
 SPACE = "\u2581"
 UNIGRAM, BPE = 1, 2  # kinds of model
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)  # kinds of piece
+# Whose tokenizer Transformers builds from the model's own settings, whatever its class is called.
+GENERIC = ("internlm2", "internlm3", "minicpm3", "mistral", "mixtral", "phi3", "phimoe")
 T5 = ("t5", "mt5", "umt5")
 XLM_ROBERTA = ("xlm-roberta", "xlmroberta")
 
@@ -23,8 +29,11 @@ def parse(content: bytes, name: object) -> Any:
     """The parts of a .model file.
 
     Raises:
-      UserError: it is something else, or of a kind that splits words otherwise.
+      UserError: it is something else, of a kind that splits words otherwise, or too large.
     """
+    if len(content) > MODEL_SIZE:
+        reason = f"is larger than {MODEL_SIZE:,} bytes, which is the most that is read"
+        raise UserError(name, reason, OTHER)
     proto = schema.ModelProto()
     try:
         proto.ParseFromString(content)
@@ -32,6 +41,9 @@ def parse(content: bytes, name: object) -> Any:
         raise UserError(name, "is not a SentencePiece model", "give a .model file") from error
     if not proto.pieces or proto.trainer_spec.model_type not in (UNIGRAM, BPE):
         raise UserError(name, "is not a SentencePiece model of kind BPE or unigram")
+    at_most(MAX_TOKENS, len(proto.pieces), "tokens", name)
+    longest = max(len(piece.piece) for piece in proto.pieces)
+    at_most(LONGEST_PIECE, longest, "characters in one token", name)
     return proto
 
 
@@ -50,10 +62,21 @@ def merges_of(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     return [pair for *_, pair in sorted(found)]
 
 
-def convert(proto: Any, *, legacy: bool = True) -> Tokenizer:
-    """A plain model as it is, special tokens marked, nothing around a text."""
+def convert(proto: Any, *, legacy: bool = True, scheme: str | None = None) -> Tokenizer:
+    """A plain model as it is, special tokens marked, nothing around a text.
+
+    Args:
+      proto: the model.
+      legacy: each part of a text between special tokens gets the space that goes before a text.
+      scheme: where that space goes, "always", "first" or "never", whatever the model says of it;
+        None: as the model says.
+    """
     inner = Tokenizer(_model(proto, *_pieces(proto)))
-    _spaces(inner, proto, legacy)
+    if scheme is None:
+        _spaces(inner, proto, legacy)
+    else:
+        inner.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
+        inner.decoder = _joining(strips=scheme != "never")
     inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
     user = [piece.piece for piece in proto.pieces if piece.type == USER]
     as_read = not proto.normalizer_spec.add_dummy_prefix
@@ -72,14 +95,17 @@ def sentencepiece(facts: Facts) -> Tokenizer:
     """
     names = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
     path = next(facts.folder / name for name in names if (facts.folder / name).is_file())
-    proto = parse(path.read_bytes(), path)
+    proto = parse(read_bytes(path, MODEL_SIZE), path)
     if path.name == "sentencepiece.bpe.model":
         if facts.kind not in XLM_ROBERTA:
             reason = f"of {facts.kind or 'an unnamed model'} is numbered in a way of its own"
             raise UserError(path, reason, "a tokenizer.json is needed")
-        inner = _xlm_roberta(proto)
+        inner = _xlm_roberta(proto, prefix=facts.tokenizer.get("add_prefix_space") is not False)
     elif facts.kind in T5:
         count = facts.tokenizer.get("extra_ids", 100)
+        if type(count) is not int or not 0 <= count <= MAX_ADDED:
+            reason = f"has extra_ids {count!r:.40}, which is from 0 to {MAX_ADDED:,}"
+            raise UserError(facts.folder / "tokenizer_config.json", reason, "correct it")
         sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
         pieces, unknown = _pieces(proto)
         inner = Tokenizer(_model(proto, [*pieces, *((one, 0.0) for one in sentinels)], unknown))
@@ -87,16 +113,30 @@ def sentencepiece(facts: Facts) -> Tokenizer:
         inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
         inner.add_special_tokens(sentinels)
     else:
-        inner = convert(proto, legacy=facts.tokenizer.get("legacy") is not False)
+        legacy = facts.tokenizer.get("legacy") is not False
+        inner = convert(proto, legacy=legacy, scheme=_llama_scheme(facts, proto))
     _around(inner, facts)
     return inner
 
 
-def _xlm_roberta(proto: Any) -> Tokenizer:
+def _llama_scheme(facts: Facts, proto: Any) -> str | None:
+    """Where Llama's own tokenizer puts a space before a text; None for another's.
+
+    Its class goes by add_prefix_space and legacy of tokenizer_config.json, not by the model.
+    """
+    named = str(facts.tokenizer.get("tokenizer_class")).removesuffix("Fast")
+    if named != "LlamaTokenizer" or facts.kind in GENERIC or proto.trainer_spec.model_type != BPE:
+        return None
+    if facts.tokenizer.get("add_prefix_space") is False:
+        return "never"
+    return "always" if facts.tokenizer.get("legacy") is True else "first"
+
+
+def _xlm_roberta(proto: Any, *, prefix: bool) -> Tokenizer:
     first = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [*first, *_pieces(proto)[0][3:], ("<mask>", 0.0)]
     inner = Tokenizer(_model(proto, pieces, unknown=3))
-    _spaces(inner, proto, legacy=True)
+    _spaces(inner, proto, legacy=True, prefix=prefix)
     inner.add_special_tokens([piece for piece, _ in first])
     inner.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     return inner
@@ -120,35 +160,44 @@ def _model(proto: Any, pieces: Sequence[tuple[str, float]], unknown: int) -> mod
     )
 
 
-def _spaces(inner: Tokenizer, proto: Any, legacy: bool) -> None:
-    """Normalizer, pre-tokenizer and decoder: how text becomes pieces with U+2581 for spaces."""
+def _spaces(inner: Tokenizer, proto: Any, legacy: bool, prefix: bool = True) -> None:
+    """Normalizer, pre-tokenizer and decoder: how text becomes pieces with U+2581 for spaces.
+
+    `prefix`: a space may go before a text.
+    """
     spec = proto.normalizer_spec
+    leads = prefix and spec.add_dummy_prefix
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
-    prefix = "always" if spec.add_dummy_prefix else "never"
+    scheme = "always" if leads else "never"
     if proto.trainer_spec.model_type == UNIGRAM and spec.remove_extra_whitespaces:
         inner.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.WhitespaceSplit(),
-                pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=prefix),
+                pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme),
             ]
         )
         inner.normalizer = normalizers.Sequence(steps) if steps else None
-        inner.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=prefix)
+        inner.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
         return
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if spec.add_dummy_prefix and not legacy:
+    if leads and not legacy:
         inner.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement=SPACE, prepend_scheme="first", split=False
         )
     else:
-        steps += [normalizers.Prepend(SPACE)] if spec.add_dummy_prefix else []
+        steps += [normalizers.Prepend(SPACE)] if leads else []
         steps.append(normalizers.Replace(" ", SPACE))
     inner.normalizer = normalizers.Sequence(steps) if steps else None
-    last = [decoders.Strip(content=" ", left=1, right=0)] if spec.add_dummy_prefix else []
-    inner.decoder = decoders.Sequence(
+    inner.decoder = _joining(strips=leads)
+
+
+def _joining(*, strips: bool) -> decoders.Decoder:
+    """Pieces to text; `strips`: without the space before it."""
+    last = [decoders.Strip(content=" ", left=1, right=0)] if strips else []
+    return decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *last]
     )
 

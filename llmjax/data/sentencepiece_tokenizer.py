@@ -11,7 +11,9 @@ from llmjax.data.config import SentencePieceConfig
 from llmjax.data.frame import Frame
 from llmjax.data.objective_config import MASK
 from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
+from llmjax.data.tokenizer_limits import MODEL_SIZE
 from llmjax.errors import UserError
+from llmjax.storage import read_bytes
 
 MODEL_FILE = "sentencepiece.model"
 SPACE = "\u2581"  # what SentencePiece writes for a space, so it cannot stand for itself
@@ -71,11 +73,8 @@ class SentencePieceTokenizer(TableTokenizer):
 
     @classmethod
     def from_file(cls, path: Path, chat_template: str | None = None) -> "SentencePieceTokenizer":
-        """Reads a .model file; UserError where there is none."""
-        try:
-            return cls(path.read_bytes(), path, chat_template)
-        except OSError as error:
-            raise UserError(path, f"cannot be read: {error.strerror}", "check the path") from error
+        """Reads a .model file; UserError where there is none, or it is too large."""
+        return cls(read_bytes(path, MODEL_SIZE, fix="check the path"), path, chat_template)
 
     @property
     def model(self) -> bytes:

@@ -17,6 +17,8 @@ from llmjax.errors import UserError
 FORMAT = 1
 DESCRIPTION = "llmjax_tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+TEMPLATE_SIZE = 1 << 20
+"""Bytes of a chat template; the longest published ones have some 20,000."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """One protocol for every tokenizer: text to ids and back, to the byte."""
 
-import codecs
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,16 +16,20 @@ from llmjax.data.table_tokenizer import (
     CHAT_TEMPLATE,
     DESCRIPTION,
     FORMAT,
+    TEMPLATE_SIZE,
     BytesTokenizer,
     TableTokenizer,
     utf8,
 )
+from llmjax.data.text_stream import BytesStream, TextStream
 from llmjax.errors import UserError
+from llmjax.storage import read_json, read_text
 
 __all__ = [
     "CHAT_TEMPLATE",
     "DESCRIPTION",
     "BytesTokenizer",
+    "StreamsText",
     "TableTokenizer",
     "TextDecoder",
     "Tokenizer",
@@ -109,7 +111,9 @@ class Tokenizer(Protocol):
         """The text of `ids`; broken UTF-8 becomes U+FFFD."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact UTF-8 bytes of `ids`; b"" for special tokens."""
+        """The exact UTF-8 bytes of `ids`; b"" for special tokens.
+
+        Where the tokens of a tokenizer do not each spell bytes, those of `decode`."""
 
     def piece_bytes(self, token: int) -> bytes:
         """The bytes that the id `token` adds in the midst of a text."""
@@ -121,22 +125,47 @@ class Tokenizer(Protocol):
         """Writes all that `load_tokenizer` needs."""
 
 
-class TextDecoder:
-    """Ids to text one at a time, never emitting a broken character."""
+@runtime_checkable
+class StreamsText(Protocol):
+    """A tokenizer whose tokens stand for more or less text depending on their neighbours."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def text_stream(self, after: Sequence[int] | None) -> TextStream:
+        """A text whose tokens come one at a time.
+
+        Args:
+          after: the tokens before, whose text is not given again; () where there are some but it
+            is not known which; None for a text of its own.
+        """
+
+
+class TextDecoder:
+    """Ids to text one at a time, never emitting a broken character.
+
+    Of a text of its own, `push` and `flush` together give what the tokenizer's `decode` gives for
+    the ids; of the rest of a text, what decoding all of it gives beyond decoding `after`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] | None = None):
+        """Args:
+        tokenizer: of the ids.
+        after: see StreamsText.
+        """
         self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stream = self._begin(after)
 
     def push(self, token: int) -> str:
-        """The text that the id completes; "" while a character is incomplete."""
-        return self._decoder.decode(self._tokenizer.piece_bytes(int(token)))
+        """The text that is sure now; "" while a character is incomplete."""
+        return self._stream.push(int(token))
 
     def flush(self) -> str:
-        """What is left: U+FFFD for an incomplete character. The decoder may be used again."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
+        """What is left: U+FFFD for an incomplete character. The next id begins another text."""
+        rest, self._stream = self._stream.flush(), self._begin(None)
         return rest
+
+    def _begin(self, after: Sequence[int] | None) -> TextStream:
+        if isinstance(self._tokenizer, StreamsText):
+            return self._tokenizer.text_stream(after)
+        return BytesStream(self._tokenizer, own=after is None)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -149,9 +178,12 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     if not (folder / DESCRIPTION).is_file():
         raise UserError(folder, "holds no tokenizer", "give a folder that `tokenizer train` wrote")
     try:
-        description = json.loads((folder / DESCRIPTION).read_bytes())
+        description = read_json(folder / DESCRIPTION)
         kind, version = description["kind"], description["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except UserError as error:
+        reason = f"is damaged: {error.reason}"
+        raise UserError(folder / DESCRIPTION, reason, "restore the file") from error
+    except (KeyError, TypeError) as error:
         raise UserError(folder / DESCRIPTION, f"is damaged: {error}", "restore the file") from error
     if version != FORMAT:
         raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
@@ -175,10 +207,9 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 
 def _chat_template(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-    except (OSError, ValueError) as error:
-        raise UserError(path, f"cannot be read: {error}", "mend or remove it") from error
+    if not path.is_file():
+        return None
+    return read_text(path, TEMPLATE_SIZE, fix="fix or remove it")
 
 
 def existing_tokenizer(config: TokenizerConfig) -> Tokenizer | None:

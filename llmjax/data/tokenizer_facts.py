@@ -1,12 +1,13 @@
 """What the files beside a published tokenizer say of it."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmjax.data.table_tokenizer import TEMPLATE_SIZE
 from llmjax.errors import UserError
+from llmjax.storage import DOCUMENT, read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,12 @@ class AddedToken:
     """A token beside the vocabulary.
 
     Attributes:
-      id: as its file says.
+      id: as its file says; None where only its name is known, and the next free id is its own.
       content: its spelling.
       flags: lstrip, rstrip, single_word, normalized, special.
     """
 
-    id: int
+    id: int | None
     content: str
     flags: Mapping[str, bool] = field(default_factory=dict)
 
@@ -56,6 +57,19 @@ class Facts:
             generation=read_object(folder / "generation_config.json"),
         )
 
+    @classmethod
+    def beside(cls, path: Path) -> "Facts":
+        """What the files beside a tokenizer.json say of it alone, not of a model.
+
+        Raises:
+          UserError: one of them is no JSON object.
+        """
+        folder = path.parent
+        tokenizer = read_object(folder / "tokenizer_config.json")
+        special = read_object(folder / "special_tokens_map.json")
+        added = read_object(folder / "added_tokens.json")
+        return cls(folder, tokenizer, special, added, config={}, generation={})
+
     @property
     def kind(self) -> str:
         """The family: config.json's model_type, or the tokenizer's class without "Tokenizer"."""
@@ -65,8 +79,9 @@ class Facts:
 
     def token(self, *keys: str) -> str | None:
         """The first of these special tokens (such as "bos_token") that has a name."""
+        sources = (self.special, self.tokenizer) if self._is_old else (self.tokenizer, self.special)
         for key in keys:
-            for source in (self.tokenizer, self.special):
+            for source in sources:
                 value = source.get(key)
                 value = value.get("content") if isinstance(value, dict) else value
                 if isinstance(value, str) and value:
@@ -105,25 +120,27 @@ class Facts:
         return tuple(spelt[token] for token in ids if token in spelt)
 
     def added_tokens(self) -> list[AddedToken]:
-        """Tokens that these files put beside the vocabulary, by id.
+        """Tokens that these files put beside the vocabulary: those with an id, by id, then those
+        that are only named as special, in the order in which Transformers adds them.
 
         Raises:
           UserError: an entry is of another form.
         """
-        special = set(self._special_names())
         found: dict[str, AddedToken] = {}
         try:
+            named = {token.content: token for token in self._special_tokens()}
             for content, number in self.added.items():
-                flags = {"special": content in special, "normalized": content not in special}
+                flags = {"special": content in named, "normalized": content not in named}
                 found[content] = AddedToken(int(number), content, flags)
             for number, value in (self.tokenizer.get("added_tokens_decoder") or {}).items():
                 flags = {key: bool(value[key]) for key in FLAGS if key in value}
                 found[value["content"]] = AddedToken(int(number), str(value["content"]), flags)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
-                self.folder / "tokenizer_config.json", f"has odd added tokens: {error!r}", "mend it"
+                self.folder / "tokenizer_config.json", f"has odd added tokens: {error!r}", "fix it"
             ) from error
-        return sorted(found.values(), key=lambda token: token.id)
+        numbered = sorted(found.values(), key=lambda token: token.id or 0)
+        return [*numbered, *(token for name, token in named.items() if name not in found)]
 
     def chat_template(self) -> str | None:
         """The default chat template; None where there is none.
@@ -133,22 +150,41 @@ class Facts:
         """
         path = self.folder / "chat_template.jinja"
         if path.is_file():
-            try:
-                return path.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise UserError(path, f"cannot be read: {error}", "mend or remove it") from error
+            return read_text(path, TEMPLATE_SIZE, fix="fix or remove it")
         inside = read_object(self.folder / "chat_template.json").get("chat_template")
         return _default(inside) or _default(self.tokenizer.get("chat_template"))
 
-    def _special_names(self) -> Iterator[str]:
-        for key in (*self.special, *self.tokenizer):
-            if key.endswith("_token") and (token := self.token(key)):
-                yield token
-        for source in (self.special, self.tokenizer):
-            for value in source.get("additional_special_tokens") or ():
-                yield str(value.get("content") if isinstance(value, dict) else value)
+    @property
+    def _is_old(self) -> bool:
+        """Whether special_tokens_map.json counts: tokenizer_config.json has no list of its own."""
+        return "added_tokens_decoder" not in self.tokenizer
+
+    def _special_tokens(self) -> Iterator[AddedToken]:
+        """Tokens that are named as special: usual names, names of the model's own, and lists.
+
+        In version 4 of Transformers the list is additional_special_tokens, in version 5 it is
+        extra_special_tokens, which may also be an object of names.
+        """
+        special = self.special if self._is_old else {}
+        listed: list[Any] = []
+        extra = [source.get("extra_special_tokens") for source in (self.tokenizer, special)]
+        objects = [one for one in extra if isinstance(one, dict)]
+        listed += _listed(extra[0]) or _listed(self.tokenizer.get("additional_special_tokens"))
+        listed = [*listed, *_listed(extra[1])] or _listed(special.get("additional_special_tokens"))
+        every = {**self.tokenizer, **special}
+        named = [every.get(key) for key in NAMED]
+        named += [every[key] for key in every if key.endswith("_token") and key not in NAMED]
+        named += [token for names in objects for token in names.values()]
+        for value in named:
+            if (isinstance(value, str) and value) or (
+                isinstance(value, dict) and "content" in value
+            ):
+                yield _special_token(value, named=True)
+        for value in listed:
+            yield _special_token(value, named=False)
 
 
+NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -160,13 +196,31 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(path, f"is not JSON: {error}", "mend it") from error
+    value = read_json(path, limits=DOCUMENT, fix="fix it")
     if not isinstance(value, dict):
-        raise UserError(path, "is not a JSON object", "mend it")
+        raise UserError(path, "is not a JSON object", "fix it")
     return value
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None or isinstance(value, list | dict):
+        return value if isinstance(value, list) else []
+    raise ValueError(f"special tokens {value!r:.40} that are no list")
+
+
+def _special_token(value: Any, *, named: bool) -> AddedToken:
+    """A special token as a file spells it: a string, or an object with flags.
+
+    `named`: it has a name, such as pad_token, and so is special whatever its flags.
+    """
+    if isinstance(value, str):
+        return AddedToken(None, value, {"special": True, "normalized": False})
+    content = value["content"]
+    if not isinstance(content, str):
+        raise TypeError(f"the token {content!r:.40}")
+    flags = {key: bool(value[key]) for key in FLAGS if key in value}
+    special = named or flags.get("special", "__type" not in value)
+    return AddedToken(None, content, {"normalized": not special, **flags, "special": special})
 
 
 def _ids(value: Any) -> list[int]:

@@ -1,14 +1,24 @@
 """A published model's tokenizer, from whichever files it has."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from llmjax.data import older_tokenizers, sentencepiece_import
-from llmjax.data.huggingface_tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer, Refusal
-from llmjax.data.tokenizer_facts import AddedToken, Facts
+from llmjax.data.added_tokens import completed
+from llmjax.data.huggingface_file import (
+    TOKENIZER_FILE,
+    Refusal,
+    compact,
+    parse_tokenizer_json,
+    read_tokenizer_json,
+)
+from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
+from llmjax.data.tokenizer_facts import Facts
+from llmjax.data.tokenizer_limits import check_limits
 from llmjax.errors import UserError
 
 # Older files, in the order in which they are looked for, and who reads them.
@@ -24,7 +34,8 @@ OLDER: dict[tuple[str, ...], Callable[[Facts], tokenizers.Tokenizer]] = {
 def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFaceTokenizer:
     """The tokenizer of a Hugging Face folder: its tokenizer.json, or one made of older files.
 
-    Special tokens, ends of text and the chat template are read from the files beside it.
+    Special tokens, ends of text and the chat template are read from the files beside it. Merges
+    that a file has left out at random (`dropout`) are never left out.
 
     Args:
       folder: the folder.
@@ -32,68 +43,52 @@ def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFace
         one for images, which its models of text alone do not. None: all are kept.
 
     Raises:
-      UserError: there is none, or its files are broken or contradict each other.
+      UserError: there is none, its files are broken or contradict each other, or they ask for more
+        than the limits of tokenizer_limits.
     """
     folder = Path(folder)
     facts = Facts.read(folder)
     path = folder / TOKENIZER_FILE
     found = next((names for names in OLDER if all((folder / n).is_file() for n in names)), None)
     if path.is_file():
-        try:
-            content = _within(path.read_bytes(), rows, path)
-        except OSError as error:
-            raise UserError(path, f"cannot be read: {error.strerror}", "check it") from error
-        with Refusal(path):
-            inner = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        content, spec = _within(read_tokenizer_json(path), rows, path)
     elif found is not None:
-        path, content = folder / found[0], b""
+        path = folder / found[0]
         with Refusal(path, "cannot be read as a tokenizer"):
-            inner = OLDER[found](facts)
+            spec = json.loads(OLDER[found](facts).to_str())
+            check_limits(spec, path)
+            content = compact(spec)
     else:
         known = ", ".join([TOKENIZER_FILE, *(" and ".join(names) for names in OLDER)])
         raise UserError(folder, "holds no tokenizer", f"one of these files is needed: {known}")
-    added = [token for token in facts.added_tokens() if rows is None or token.id < rows]
-    if _add(inner, added, facts.folder) or not content:
-        content = _compact(inner)
-    vocab = inner.get_vocab(with_added_tokens=True)
+    with Refusal(path):
+        content, spec = completed(content, spec, facts, rows)
+        vocab = _vocabulary(spec)
     return HuggingFaceTokenizer(
         content,
         facts.names(vocab),
         path,
         stops=facts.stops(vocab),
         chat_template=facts.chat_template(),
+        spec=spec,
     )
 
 
-def _add(inner: tokenizers.Tokenizer, tokens: Sequence[AddedToken], folder: Path) -> bool:
-    """Adds the tokens that the tokenizer lacks; whether there were any."""
-    there = {token.content for token in inner.get_added_tokens_decoder().values()}
-    missing = [token for token in tokens if token.content not in there]
-    for token in missing:
-        flags = {"normalized": False, **token.flags}
-        inner.add_tokens([tokenizers.AddedToken(token.content, **flags)])
-        number = inner.token_to_id(token.content)
-        if number != token.id:
-            raise UserError(
-                folder,
-                f"gives the added token {token.content!r} the id {token.id}, the vocabulary has "
-                f"room for it at {number}",
-                "check added_tokens.json and tokenizer_config.json",
-            )
-    return bool(missing)
+def _vocabulary(spec: Mapping[str, Any]) -> dict[str, int]:
+    pieces = spec["model"]["vocab"]
+    if isinstance(pieces, list):
+        pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
+    return {**pieces, **{token["content"]: token["id"] for token in spec["added_tokens"]}}
 
 
-def _within(content: bytes, rows: int | None, path: Path) -> bytes:
-    """A tokenizer.json without added tokens beyond these rows; as it came where there are none."""
+def _within(content: bytes, rows: int | None, path: Path) -> tuple[bytes, dict[str, Any]]:
+    """A tokenizer.json without added tokens beyond these rows, and without dropout; as it came
+    where it has neither."""
+    spec = parse_tokenizer_json(content, path)
     with Refusal(path):
-        spec = json.loads(content)
         kept = [token for token in spec["added_tokens"] if rows is None or token["id"] < rows]
-    if len(kept) == len(spec["added_tokens"]):
-        return content
-    spec["added_tokens"] = kept
-    return json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _compact(inner: tokenizers.Tokenizer) -> bytes:
-    spec = json.loads(inner.to_str())
-    return json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(kept) == len(spec["added_tokens"]) and spec["model"].get("dropout") is None:
+            return content, spec
+    model = spec["model"] | ({"dropout": None} if "dropout" in spec["model"] else {})
+    spec = spec | {"added_tokens": kept, "model": model}
+    return compact(spec), spec

@@ -201,7 +201,7 @@ class _Writing:
     ):
         self.done = False
         self._job, self._ends, self._config = job, ends, config
-        self._writer = TextWriter(tokenizer, config.stop, job.fresh)
+        self._writer = TextWriter(tokenizer, config.stop, job.fresh, job.row.prompt)
         self._tokens: list[int] = []
         self._nats: list[float] = []
 

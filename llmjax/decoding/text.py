@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from llmjax.data.tokenizer import TextDecoder, Tokenizer
 
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What decoding gives for a part of a character."""
+
 
 class StopStrings:
     """Lets text through up to the first stop string.
@@ -58,11 +61,22 @@ class TextWriter:
       text: all that was let through so far.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], fresh: bool):
-        """`fresh`: the row is a text of its own, not the rest of its prompt."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        fresh: bool,
+        before: Sequence[int] = (),
+    ):
+        """Args:
+        tokenizer: of the tokens.
+        stops: end the text, and are no part of it.
+        fresh: the row is a text of its own, not the rest of its prompt.
+        before: the prompt's tokens.
+        """
         self.text = ""
-        self._tokenizer, self._fresh = tokenizer, fresh
-        self._decoder, self._stops = TextDecoder(tokenizer), StopStrings(stops)
+        self._decoder = TextDecoder(tokenizer, None if fresh else before)
+        self._stops = StopStrings(stops)
 
     @property
     def stopped(self) -> bool:
@@ -71,18 +85,12 @@ class TextWriter:
 
     def push(self, token: int) -> str:
         """Takes the next token; returns the text that is now sure."""
-        text = self._decoder.push(token)
-        # Some tokenizers put a space before every text, which is not part of it.
-        if self._fresh and self._tokenizer.decode_bytes([token]) != self._tokenizer.piece_bytes(
-            token
-        ):
-            text = text.removeprefix(" ")
-        self._fresh = False
-        return self._write(self._stops.push(text))
+        return self._write(self._stops.push(self._decoder.push(token)))
 
     def flush(self) -> str:
         """The row has ended: returns what was held back."""
-        return self._write(self._stops.flush())
+        rest = self._decoder.flush().rstrip(UNFINISHED)
+        return self._write(self._stops.push(rest) + self._stops.flush())
 
     def _write(self, text: str) -> str:
         self.text += text
