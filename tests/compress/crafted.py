@@ -15,6 +15,12 @@ def sealed(data: bytes) -> bytes:
 
 def with_header(data: bytes, **fields) -> bytes:
     """The archive with other fields in its header, and a seal that fits."""
+    header, rest = header_of(data)
+    return crafted(json.dumps(header | fields).encode(), rest)
+
+
+def header_of(data: bytes) -> tuple[dict, bytes]:
+    """An archive's header, and what follows it."""
     place = len(MAGIC) + 1
     size, shift = 0, 0
     while True:
@@ -24,8 +30,8 @@ def with_header(data: bytes, **fields) -> bytes:
         if byte < 0x80:
             break
     inflate = zlib.decompressobj(-15, zdict=_TYPICAL)
-    header = json.loads(inflate.decompress(data[place : place + size])) | fields
-    return crafted(json.dumps(header).encode(), data[place + size :])
+    header = json.loads(inflate.decompress(data[place : place + size]))
+    return header, data[place + size :]
 
 
 def crafted(header: bytes, rest: bytes) -> bytes:
