@@ -1,6 +1,5 @@
 """`llmjax chat`."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -138,11 +137,11 @@ def _command(conversation: "Conversation", line: str) -> bool:
 
 
 def _save(conversation: "Conversation", path: Path) -> None:
-    from llmjax.storage import write_atomically
+    from llmjax.storage import json_text, write_atomically
 
     messages = conversation.messages
     if path.suffix == ".json":
-        text = json.dumps({"messages": messages}, ensure_ascii=False, indent=1) + "\n"
+        text = json_text({"messages": messages}, indent=1) + "\n"
     else:
         text = "\n\n".join(f"{m['role'].title()}: {m['content']}" for m in messages) + "\n"
     try:
