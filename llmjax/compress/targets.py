@@ -23,6 +23,8 @@ from llmjax.errors import UserError
 def check_target(target: str, overwrite: bool, source: str = STREAM) -> None:
     """UserError where nothing can or may be written there, or it is what is read."""
     if target == STREAM:
+        if sys.__stdout__ is None:  # Python found it closed
+            raise UserError("standard output", "is closed", "name a file")
         return
     path = Path(target)
     if not target or not os.path.isdir(path.parent):
