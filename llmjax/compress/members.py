@@ -80,8 +80,8 @@ def _check_path(name: str) -> None:
     around = f"/{name}/"
     if "\0" in name or any(part in around for part in ("//", "/./", "/../")):
         raise UserError(f"the archive's file {_shown(name)}", "would lie outside its folder")
-    try:
-        encoded = os.fsencode(name)
+    try:  # whatever the names of this very system are
+        encoded = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:  # half of a character: no name that was read can hold it
         raise damaged(f"the name {_shown(name)} is impossible") from error
     if len(encoded) > LONGEST_PATH:

@@ -246,6 +246,9 @@ def _writing(target: str) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
+    except UnicodeEncodeError as error:
+        reason = f"this system's {error.encoding} has no name such as {visible(str(error.object))}"
+        raise UserError(visible(target), f"cannot be written: {reason}") from error
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"
         raise UserError(visible(target), reason) from error

@@ -1,5 +1,6 @@
 """Where metrics go: a line of JSON each, TensorBoard, Weights & Biases."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ class JsonLines:
         Raises:
           UserError: the file cannot be written.
         """
+        self._path = path
         try:
             write_atomically(path, b"".join(_lines_until(path, last_step)))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
@@ -36,11 +38,20 @@ class JsonLines:
             raise UserError(path, f"cannot be written: {error.strerror}") from error
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        """Adds a line.
+
+        Raises:
+          UserError: there is no room for it.
+        """
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(self._path, f"cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which was told of before
+            self._file.close()
 
 
 def _lines_until(path: Path, last_step: int) -> Iterator[bytes]:
