@@ -1,11 +1,11 @@
 """Where an imported run comes from: origin.json, beside its config."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from llmjax.errors import UserError
+from llmjax.storage import json_text, read_json, write_atomically
 
 ORIGIN = "origin.json"
 Pooling = Literal["mean", "cls", "last"]
@@ -41,13 +41,14 @@ def read_origin(run: Path) -> Origin | None:
     path = run / ORIGIN
     if not path.is_file():
         return None
+    fix = "import the model again"
+    found = read_json(path, fix=fix)
     try:
-        return Origin(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(path, f"cannot be read: {error}", "import the model again") from error
+        return Origin(**found)
+    except TypeError as error:
+        raise UserError(path, f"cannot be read: {error}", fix) from error
 
 
 def write_origin(run: Path, origin: Origin) -> None:
     """Writes a run's origin.json."""
-    text = json.dumps(vars(origin), indent=1, ensure_ascii=False)
-    (run / ORIGIN).write_text(text + "\n", encoding="utf-8")
+    write_atomically(run / ORIGIN, json_text(vars(origin), indent=1) + "\n")

@@ -17,7 +17,6 @@ origin.json       where an imported model comes from, and its own config
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from llmjax.config import Config
 from llmjax.config.changes import TRAINING_ONLY, added, decisive
 from llmjax.config.storage import read, to_json
 from llmjax.errors import UserError
-from llmjax.storage import write_atomically
+from llmjax.storage import DOCUMENT, json_text, read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -187,12 +186,11 @@ class Run:
           OSError: the folder cannot be written.
         """
         try:
-            earlier = json.loads(self.measures.read_bytes())
-        except (OSError, ValueError):
+            earlier = read_json(self.measures, limits=DOCUMENT)
+        except UserError:
             earlier = {}
         kept = {**(earlier if isinstance(earlier, dict) else {}), **found}
-        text = json.dumps(kept, indent=1, ensure_ascii=False)
-        write_atomically(self.measures, text.encode("utf-8", "replace").decode() + "\n")
+        write_atomically(self.measures, json_text(kept, indent=1) + "\n")
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order; one being written has another name."""

@@ -153,3 +153,50 @@ def test_nothing_catches_everything(path):
             caught = ast.dump(node.type) if node.type else "everything"
             assert "'Exception'" not in caught, f"{path}:{node.lineno}"
             assert caught != "everything", f"{path}:{node.lineno}"
+
+
+# Files that may call Python's own JSON parser: on what this very process, or its parent, made.
+PARSES_ITS_OWN_JSON = {
+    "llmjax.chat_template",
+    "llmjax.chat_template.child",
+    "llmjax.checkpoint.manifest",
+    "llmjax.checkpoint.position",
+    "llmjax.choose.questions",
+    "llmjax.config.storage",
+    "llmjax.convert.exporting",
+    "llmjax.convert.gguf_vocabulary",
+    "llmjax.convert.safetensors",
+    "llmjax.convert.sentence",
+    "llmjax.convert.stablehlo_load",
+    "llmjax.convert.tokenizer_files",
+    "llmjax.convert.tokenizer_spec",
+    "llmjax.data.fingerprint",
+    "llmjax.data.huggingface_tokenizer",
+    "llmjax.data.older_tokenizers",
+    "llmjax.data.sources",
+    "llmjax.data.store",
+    "llmjax.data.table_formats",
+    "llmjax.data.tokenizer",
+    "llmjax.data.tokenizer_facts",
+    "llmjax.data.tokenizer_import",
+    "llmjax.generate",
+    "llmjax.tasks.opening",
+}
+
+
+def parses_json(path: Path) -> bool:
+    """Whether a file calls json.load or json.loads, or takes either by name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Attribute(value=ast.Name(id="json"), attr="load" | "loads" | "JSONDecoder"):
+                return True
+            case ast.ImportFrom(module="json", names=names):
+                return any(alias.name != "dumps" for alias in names)
+    return False
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_json_is_parsed_within_limits(path):
+    """By llmjax.storage, which knows limits of size and depth; Python's own parser has none."""
+    if room(module_name(path)) != "storage" and module_name(path) not in PARSES_ITS_OWN_JSON:
+        assert not parses_json(path), f"{path}: use llmjax.storage.parse_json or read_json"

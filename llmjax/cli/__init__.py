@@ -7,6 +7,7 @@ Results go to stdout, all else to stderr. Nothing heavy is imported before a ver
 """
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -14,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
+from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
 from llmjax.errors import Stopped, UserError
 
 VERBS = {
@@ -40,6 +42,21 @@ MODULES = {"import": "import_run", "fill-mask": "fill_mask"}
 
 DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
+SURROUNDINGS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""Errors of the system that are no fault of ours wherever they come from."""
+
 
 def overview() -> str:
     """What `llmjax --help` prints."""
@@ -65,35 +82,73 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `llmjax`; None for those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    hold_standard_streams()
+    code = _outcome(words, debug="--debug" in words)
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
-        return code
+        finish_output()
+    except BrokenPipeError:
+        drop_output()  # who reads our output has seen enough (`| head`)
+    except OutputError as error:
+        drop_output()
+        if code == DONE:
+            return _mistakes(UserError("standard output", error.strerror or str(error)))
+    return code
+
+
+def _outcome(words: list[str], debug: bool) -> int:
+    """Runs a command line and tells what went wrong; returns the exit code."""
+    try:
+        return _dispatch(words)
     except UserError as error:
         if debug:
             traceback.print_exc()
-        for problem in getattr(error, "problems", None) or [str(error)]:
-            print(f"llmjax: error: {problem}", file=sys.stderr)
-        return MISTAKE
+        return _mistakes(error)
     except Stopped as stop:
-        print(f"llmjax: {stop}", file=sys.stderr)
+        _say(str(stop))
         return STOPPED
     except BrokenPipeError:
-        # Who reads our output has seen enough (`| head`). Python would complain once more when it
-        # flushes stdout at exit, so there is nothing left to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return DONE
     except KeyboardInterrupt:
-        print("llmjax: interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 (every fault ends in one line)
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 (every fault ends in one line)
         if debug:
             traceback.print_exc()
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        hint = "" if debug else "; rerun with --debug for the traceback"
-        print(f"llmjax: fault: {what[:500]}{hint}", file=sys.stderr)
-        return FAULT
+        return _failure(error, "" if debug else "; rerun with --debug for the traceback")
+
+
+def _failure(error: BaseException, hint: str) -> int:
+    """Tells of what nobody has foreseen: a surrounding that fails, or a fault of ours."""
+    if isinstance(error, OutputError):
+        return _mistakes(UserError("standard output", error.strerror or str(error)))
+    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+        name = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
+        return _mistakes(UserError(name, error.strerror or str(error), hint.lstrip("; ")))
+    told = str(error) or ("there is not enough memory" if isinstance(error, MemoryError) else "")
+    _say(f"fault: {_one_line(f'{type(error).__name__}: {told}')[:500]}{hint}")
+    return FAULT
+
+
+def _mistakes(error: UserError) -> int:
+    for problem in getattr(error, "problems", None) or [str(error)]:
+        _say(f"error: {problem}")
+    return MISTAKE
+
+
+def _say(text: str) -> None:
+    """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
+    if not text.isprintable():
+        from llmjax.compress.visible import visible
+
+        text = visible(text)
+    print(f"llmjax: {text}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,6 +1,5 @@
 """`llmjax chat`."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ from llmjax.errors import UserError
 
 if TYPE_CHECKING:
     from llmjax.chat import Conversation
+
+LONGEST_MESSAGE = 1 << 20
+"""Characters of a message from standard input."""
 
 HELP = """/reset         forget all that was said
 /system TEXT   what the model is told before all else; without TEXT, nothing
@@ -78,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 def _lines() -> Iterator[str]:
     """Messages: from the terminal with editing, or from standard input."""
     if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        yield from _piped()
         return
     import readline  # noqa: F401 (gives input() editing and history)
 
@@ -92,6 +94,18 @@ def _lines() -> Iterator[str]:
         except KeyboardInterrupt:
             print()
             _note("Ctrl-D or /quit ends")
+
+
+def _piped() -> Iterator[str]:
+    try:
+        while line := sys.stdin.readline(LONGEST_MESSAGE + 1):
+            if len(line) > LONGEST_MESSAGE:
+                reason = f"has a line of more than {LONGEST_MESSAGE:,} characters"
+                raise UserError("standard input", reason, "a line is a message")
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        reason = f"is not {error.encoding}: {error.reason}"
+        raise UserError("standard input", reason, "convert it first") from error
 
 
 def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
@@ -138,11 +152,11 @@ def _command(conversation: "Conversation", line: str) -> bool:
 
 
 def _save(conversation: "Conversation", path: Path) -> None:
-    from llmjax.storage import write_atomically
+    from llmjax.storage import json_text, write_atomically
 
     messages = conversation.messages
     if path.suffix == ".json":
-        text = json.dumps({"messages": messages}, ensure_ascii=False, indent=1) + "\n"
+        text = json_text({"messages": messages}, indent=1) + "\n"
     else:
         text = "\n\n".join(f"{m['role'].title()}: {m['content']}" for m in messages) + "\n"
     try:

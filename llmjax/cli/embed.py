@@ -1,7 +1,6 @@
 """`llmjax embed`."""
 
 import io
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,12 +102,13 @@ def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
     import numpy as np
 
     from llmjax.data.files import write_file
+    from llmjax.storage import json_text
 
     content = io.BytesIO()
     if out.suffix == ".npy":
         np.save(content, vectors)
     else:
         for text, vector in zip(texts, vectors.tolist(), strict=True):
-            line = json.dumps({"text": text, "vector": vector}, ensure_ascii=False) + "\n"
-            content.write(line.encode())
+            line = json_text({"text": text, "vector": vector})
+            content.write(f"{line}\n".encode())
     write_file(out, content.getvalue())

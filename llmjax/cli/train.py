@@ -1,7 +1,5 @@
 """`llmjax train`."""
 
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,6 +13,7 @@ from llmjax.config.overrides import HELP
 from llmjax.measures.words import in_words as name_in_words
 from llmjax.measures.words import task_figures, value_in_words
 from llmjax.run import Run
+from llmjax.storage import json_lines
 
 USAGE = "llmjax train CONFIG [--field value ...]"
 PROFILE = "profile"
@@ -58,9 +57,9 @@ def summary(run: Run) -> dict[str, Any]:
     """Where a run stands: its folder, its newest checkpoint, its last held-out figures."""
     steps = run.steps()
     found: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
-    with contextlib.suppress(FileNotFoundError), open(run.metrics, encoding="utf-8") as lines:
-        for record in map(json.loads, lines):
-            if record["kind"] == "eval":
+    if run.metrics.is_file():
+        for _, record in json_lines(run.metrics):
+            if isinstance(record, dict) and record.get("kind") == "eval":
                 own = task_figures(record)
                 names = ("step", *chain(*own.values()), "loss") if own else FIGURES
                 found["heldout"] = {name: record[name] for name in names if name in record}
@@ -74,7 +73,9 @@ def in_words(found: Mapping[str, Any]) -> str:
         return line
     if "bits_per_byte" not in heldout:
         return _tasks_in_words(line, heldout)
-    bits, loss = heldout["bits_per_byte"], heldout["loss"]
+    bits, loss = heldout["bits_per_byte"], heldout.get("loss")
+    if loss is None or (bits is None and heldout.get("accuracy") is None):
+        return line
     if bits is None:
         right = f"{heldout['accuracy']:.2%} of what is hidden of held-out text is told rightly"
         return f"{line}: {right} ({loss:.4f} nats per token)"

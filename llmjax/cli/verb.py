@@ -1,7 +1,6 @@
 """What all verbs share: a command line in, options out, a result printed."""
 
-import json
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -10,6 +9,7 @@ from llmjax.cli.arguments import FLAGS, Words, check_positionals, split
 from llmjax.cli.help import help_text
 from llmjax.config.build import ConfigError
 from llmjax.config.overrides import override
+from llmjax.storage import json_text
 
 Options = TypeVar("Options")
 
@@ -80,10 +80,11 @@ def checked(
 def print_json(result: Mapping[str, Any]) -> None:
     """The result as one line of JSON; numbers that JSON does not have become null.
 
-    Halves of characters, by which Python keeps names that are no UTF-8, are escaped.
+    It is ASCII where stdout is not UTF-8: what such a stream would write for a character it does
+    not have is no JSON.
     """
-    line = json.dumps(_finite(result), ensure_ascii=False)
-    print(re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", line), flush=True)
+    plain = "utf" not in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    print(json_text(_finite(result), ascii_only=plain), flush=True)
 
 
 def _finite(value: Any) -> Any:

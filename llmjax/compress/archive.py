@@ -1,7 +1,7 @@
 """The container: a header, frames, and seals behind them.
 
     magic "\\x8fLLMJAX", format (1 byte)
-    header:  length (varint), JSON deflated with the dictionary below
+    header:  length (varint), JSON deflated with a dictionary, see `header`
     frames:  kind (1 byte), length (varint), content; kind 0, without length, ends them
     SHA-256 of the original (32 bytes), BLAKE2b-64 of all bytes before (8 bytes)
 
@@ -10,29 +10,19 @@ is in docs/compress.md. Nothing here needs the model.
 """
 
 import hashlib
-import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
+from llmjax.compress.damage import damaged
+from llmjax.compress.header import LONGEST_HEADER, packed_header, unpacked_header
 from llmjax.errors import UserError
 
 MAGIC = b"\x8fLLMJAX"
 FORMAT = 2
 END, STORED, ZSTD, MODEL = 0, 1, 2, 3
 SEAL = 8
-LONGEST_HEADER = 1 << 28
 LONGEST_FRAME = 1 << 26
-
-# A header like most, so that only what differs takes room. Part of the format: never changed.
-_TYPICAL = (
-    b'{"llmjax":"0.1.0","size":1000000,"step":0,"dtype":"bfloat16","model":"","tokenizer":"",'
-    b'"canary":"","lanes":16,"context":512,"stride":384,"groups":1,"windows":true,"environment":{"jax":'
-    b'"0.10.2","jaxlib":"0.10.2","platform":"cpu","device":"cpu","cores":2,"flags":"--xla_",'
-    b'"machine":"x86_64","processor":"Intel(R) Xeon(R) Processor @ GHz AMD EPYC -Core Processor",'
-    b'"precision":null},"files":null'
-)
 
 
 def varint(value: int) -> bytes:
@@ -68,11 +58,6 @@ class Cursor:
         return _varint(lambda: self.take(1))
 
 
-def damaged(reason: str) -> UserError:
-    """What is raised for an archive that cannot be right."""
-    return UserError("the archive", f"is damaged: {reason}", "get it again from where it came")
-
-
 def _varint(read: Any) -> int:
     value = 0
     for shift in range(0, 56, 7):
@@ -102,9 +87,7 @@ class Writer:
     def __init__(self, file: Sink, header: dict[str, Any]):
         self._file, self._digest, self.written = file, hashlib.blake2b(digest_size=SEAL), 0
         self._original = hashlib.sha256()
-        plain = json.dumps(header, separators=(",", ":")).encode()
-        deflate = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=_TYPICAL)
-        packed = deflate.compress(plain) + deflate.flush()
+        packed = packed_header(header)
         self._write(MAGIC + bytes([FORMAT]) + varint(len(packed)) + packed)
 
     def frame(self, kind: int, content: bytes, original: bytes) -> None:
@@ -160,9 +143,11 @@ class Archive:
         size = _check_seal(file)
         file.seek(len(start))
         length = _varint(lambda: file.read(1))
+        if length > size - file.tell():
+            raise damaged("its header is cut short")
         if length > LONGEST_HEADER:
-            raise damaged("its header is too long")
-        header = _header(file.read(length))
+            raise damaged(f"its header is of more than {LONGEST_HEADER:,} bytes")
+        header = unpacked_header(file.read(length))
         return cls(header, size, file.tell(), file)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
@@ -182,12 +167,21 @@ class Archive:
         return found
 
     def _heads(self) -> Iterator[tuple[int, int]]:
-        """Kind and length of each frame, where the file stands behind its head."""
+        """Kind and length of each frame, where the file stands behind its head.
+
+        Raises:
+          UserError: a frame is of no kind, or the last one does not end where the seals begin.
+        """
         self._file.seek(self.header_size)
         while (kind := self._file.read(1)) != bytes([END]):
             if kind not in (bytes([STORED]), bytes([ZSTD]), bytes([MODEL])):
                 raise damaged("a frame is of no known kind")
-            yield kind[0], _varint(lambda: self._file.read(1))
+            length = _varint(lambda: self._file.read(1))
+            if length > self.size - self._file.tell():
+                raise damaged("a frame is cut short")
+            yield kind[0], length
+        if self._file.tell() != self.size - SEAL - 32:
+            raise damaged("something lies between its last frame and its seals")
 
     def original_digest(self) -> bytes:
         """The SHA-256 of what was compressed."""
@@ -210,23 +204,3 @@ def _check_seal(file: BinaryIO) -> int:
     if file.read() != digest.digest():
         raise damaged("its bytes were changed, or some are missing")
     return size
-
-
-def _header(packed: bytes) -> dict[str, Any]:
-    inflate = zlib.decompressobj(-15, zdict=_TYPICAL)
-    try:
-        header = json.loads(inflate.decompress(packed, LONGEST_HEADER))
-    except (zlib.error, ValueError, RecursionError) as error:
-        raise damaged("its header cannot be read") from error
-    size = header.get("size") if isinstance(header, dict) else None
-    if type(size) is not int or not 0 <= size < 2**63 or not _plain(header, 3):
-        raise damaged("its header is none")
-    return header
-
-
-def _plain(value: Any, levels: int) -> bool:
-    """Whether at most so many lists and objects lie in one another."""
-    if not isinstance(value, dict | list):
-        return True
-    items = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_plain(item, levels - 1) for item in items)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmjax.compress.archive import MODEL, STORED, ZSTD, Archive, damaged
-from llmjax.compress.members import checked_members
+from llmjax.compress.archive import MODEL, STORED, ZSTD, Archive
 from llmjax.compress.progress import Progress, no_progress
 from llmjax.compress.sources import opened
 from llmjax.compress.targets import check_target, new_file, new_folder
@@ -61,10 +60,9 @@ def decompress(
     with opened(str(source)) as file:
         archive = Archive.open(file)
         header = archive.header
-        members, mode, changed = header.get("files"), *_own(header)
+        members, mode, changed = (header.get(name) for name in ("files", "mode", "time"))
         if members is not None:
             check_target(place, False)
-            checked_members(members)
         from llmjax.compress.engine import Engine  # brings JAX along
 
         engine = Engine(run, archive)
@@ -98,9 +96,6 @@ def inspect(archive: str | Path) -> dict[str, Any]:
         for kind, content in found.frames():
             counts[KINDS[kind]] += 1
             sizes[KINDS[kind]] += len(content)
-        if found.header.get("files") is not None:
-            checked_members(found.header["files"])
-        _own(found.header)
         return found.header | {
             "archive_bytes": found.size,
             "header_bytes": found.header_size,
@@ -108,17 +103,3 @@ def inspect(archive: str | Path) -> dict[str, Any]:
             "frames": counts,
             "frame_bytes": sizes,
         }
-
-
-def _own(header: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Mode of the file or folder and time of the folder, where the header has them.
-
-    Raises:
-      UserError: they cannot be.
-    """
-    mode, changed = header.get("mode"), header.get("time")
-    if mode is not None and (type(mode) is not int or not 0 <= mode <= 0o777):
-        raise damaged("its mode is impossible")
-    if changed is not None and (type(changed) is not int or not -(2**63) <= changed < 2**63):
-        raise damaged("its time is impossible")
-    return mode, changed

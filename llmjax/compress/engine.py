@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmjax.compress.archive import MODEL, Archive, damaged
+from llmjax.compress.archive import MODEL, Archive
+from llmjax.compress.damage import damaged
 from llmjax.compress.fingerprint import changes, environment, model_fingerprint
 from llmjax.compress.frames import FRAME, decode_frame
 from llmjax.compress.lanes import Shape, Walker

@@ -12,7 +12,14 @@ import jax
 import jaxlib
 import numpy as np
 
+from llmjax.compress.visible import visible
 from llmjax.language_model import LanguageModel
+
+MOST_SHOWN = 20
+"""Differences that are told one by one."""
+
+LONGEST_SHOWN = 500
+"""Characters of a name or value that are shown."""
 
 # How a model is computed on, not what it is.
 _NOT_THE_MODEL = ("attention", "remat", "dropout", "init_std")
@@ -49,13 +56,18 @@ def environment() -> dict[str, Any]:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two environments, in words."""
-    names = dict.fromkeys([*then, *now])
-    return [
-        f"{name} was {then.get(name)!r}, is {now.get(name)!r}"
-        for name in names
-        if then.get(name) != now.get(name)
+    """What differs between two environments, in words; of many or long ones, the beginning."""
+    names = [name for name in dict.fromkeys([*now, *then]) if then.get(name) != now.get(name)]
+    found = [
+        f"{_cut(name)} was {_cut(repr(then.get(name)))}, is {_cut(repr(now.get(name)))}"
+        for name in names[:MOST_SHOWN]
     ]
+    more = len(names) - MOST_SHOWN
+    return [*found, f"{more} more differ"] if more > 0 else found
+
+
+def _cut(text: str) -> str:
+    return visible(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
 
 
 def _flags() -> str:

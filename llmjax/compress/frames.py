@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmjax.compress.archive import MODEL, STORED, ZSTD, Cursor, damaged, varint
+from llmjax.compress.archive import MODEL, STORED, ZSTD, Cursor, varint
+from llmjax.compress.damage import damaged
 from llmjax.compress.lanes import Walker
 from llmjax.compress.packing import packed, packed_numbers, unpacked, unpacked_numbers
 from llmjax.compress.relief import relieve
@@ -79,12 +80,19 @@ def decode_frame(walker: Callable[[], Walker], kind: int, content: bytes, report
     """The original of a frame.
 
     Raises:
-      UserError: the content does not fit the model or itself.
+      UserError: the content does not fit the model or itself, or stands for more than `FRAME`.
     """
-    if kind == STORED:
-        return content
-    if kind == ZSTD:
-        return unpacked(content, 2 * FRAME)
+    if kind == MODEL:
+        data = _decoded(walker, content, report)
+    else:
+        data = content if kind == STORED else unpacked(content, FRAME)
+    if len(data) > FRAME:
+        raise damaged("a frame holds more than any can")
+    return data
+
+
+def _decoded(walker: Callable[[], Walker], content: bytes, report: Report) -> bytes:
+    """The original of a frame of the model."""
     cursor = Cursor(content)
     sizes = [cursor.varint() for _ in range(_limited(cursor.varint()))]
     rest = cursor.varint()

@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from llmjax.compress.intervals import Interval, frequencies, locate
+from llmjax.compress.room import check_room
 from llmjax.language_model import LanguageModel
 from llmjax.model import Cache, Model, Params
 
@@ -93,6 +94,10 @@ class Walker:
     """A model, ready to walk along lanes of one shape."""
 
     def __init__(self, lm: LanguageModel, shape: Shape):
+        """Raises:
+        UserError: the device has no room for so many lanes.
+        """
+        check_room(lm.model.config, shape.lanes, shape.context)
         self.lm, self.shape = lm, shape
         self.allowed = jnp.asarray(allowed_ids(lm))
 

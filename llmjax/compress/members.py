@@ -2,12 +2,23 @@
 
 import os
 import stat
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from llmjax.compress.archive import damaged
+from llmjax.compress.damage import damaged
 from llmjax.compress.visible import visible
 from llmjax.errors import UserError
+
+MOST_MEMBERS = 500_000
+"""Files and folders of an archive, those that only lie on the way to others included; each takes
+about 300 bytes of memory."""
+
+LONGEST_PATH = 4096
+"""Bytes of a member's path: what Linux takes in one call."""
+
+LONGEST_NAME = 255
+"""Bytes of a part of it: what file systems take."""
 
 Member = list[Any]
 """[path with slashes, mode, nanoseconds since 1970, bytes]; bytes are -1 for a folder."""
@@ -17,11 +28,15 @@ def listed(root: Path) -> list[Member]:
     """What a folder holds, in the order of names.
 
     Raises:
-      UserError: something in it cannot be read, or is neither file nor folder.
+      UserError: something in it cannot be read, or is neither file nor folder; or there are more
+        than `MOST_MEMBERS`.
     """
     paths: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=_refused):
         paths += [Path(folder, name) for name in (*folders, *files)]
+        if len(paths) > MOST_MEMBERS:
+            reason = f"holds more than {MOST_MEMBERS:,} files and folders"
+            raise UserError(visible(str(root)), reason, "compress its parts, or a tar file of it")
     found: list[Member] = []
     for path in sorted(paths):
         name, about = path.relative_to(root).as_posix(), path.lstat()
@@ -37,37 +52,68 @@ def listed(root: Path) -> list[Member]:
 def checked_members(members: Any) -> list[Member]:
     """The members of an archive, all of which may be unpacked.
 
+    Takes time in proportion to the length of all paths, but for sorting them.
+
     Raises:
       UserError: one may not.
     """
-    seen: dict[PurePosixPath, bool] = {}
     if not isinstance(members, list):
         raise damaged("its list of files is none")
+    if len(members) > MOST_MEMBERS:
+        raise damaged(f"it lists more than {MOST_MEMBERS:,} files")
     for member in members:
         match member:
             case [str(name), int(mode), int(time), int(size)]:
-                path = PurePosixPath(name)
+                _check_path(name)
             case _:
                 raise damaged("its list of files cannot be read")
-        plain = path.as_posix() == name and name not in ("", ".") and not path.is_absolute()
-        if not plain or ".." in path.parts or "\0" in name:
-            raise UserError(f"the archive's file {name!r}", "would lie outside its folder")
-        if not _possible(name, mode, time, size):
-            raise damaged(f"the name, mode, time or size of {name!r} is impossible")
-        if path in seen or any(seen.get(parent) is False for parent in path.parents):
-            raise UserError(f"the archive's file {name!r}", "comes twice, or inside a file")
-        seen[path] = size < 0
-    if any(seen.get(parent) is False for path in seen for parent in path.parents):
-        raise UserError("the archive", "has a file inside a file")
+        if not (0 <= mode <= 0o777 and -(2**63) <= time < 2**63 and -1 <= size < 2**56):
+            raise damaged(f"the mode, time or size of {_shown(name)} is impossible")
+    _check_tree(members)
     return members
 
 
-def _possible(name: str, mode: int, time: int, size: int) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # half of a character, which no name that was read can hold
-        return False
-    return 0 <= mode <= 0o777 and -(2**63) <= time < 2**63 and -1 <= size < 2**56
+def _check_path(name: str) -> None:
+    """UserError where a path is none that lies inside a folder, or is longer than any."""
+    if len(name) > LONGEST_PATH:  # said before anything walks along it
+        raise damaged(f"the path {_shown(name)} has more than {LONGEST_PATH:,} bytes")
+    around = f"/{name}/"
+    if "\0" in name or any(part in around for part in ("//", "/./", "/../")):
+        raise UserError(f"the archive's file {_shown(name)}", "would lie outside its folder")
+    try:  # whatever the names of this very system are
+        encoded = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:  # half of a character: no name that was read can hold it
+        raise damaged(f"the name {_shown(name)} is impossible") from error
+    if len(encoded) > LONGEST_PATH:
+        raise damaged(f"the path {_shown(name)} has more than {LONGEST_PATH:,} bytes")
+    if len(encoded) > LONGEST_NAME < max(map(len, encoded.split(b"/"))):
+        raise damaged(f"the path {_shown(name)} has a part of more than {LONGEST_NAME} bytes")
+
+
+def _check_tree(members: list[Member]) -> None:
+    """UserError where a path comes twice or leads through a file, or they need too many folders."""
+    folders = {name for name, _, _, size in members if size < 0}
+    file, before, missing = "", "", 0
+    for name, is_file in _in_order(members):
+        if name == before or (file and name.startswith(file)):
+            raise UserError(f"the archive's file {_shown(name)}", "comes twice, or inside a file")
+        before, file = name, f"{name}/" if is_file else file
+        parent = name.rpartition("/")[0]
+        if parent and parent not in folders:  # as many are made as it has parts, or fewer
+            missing += parent.count("/") + 1
+            if missing + len(members) > MOST_MEMBERS:
+                raise damaged(f"it needs more than {MOST_MEMBERS:,} files and folders")
+
+
+def _in_order(members: list[Member]) -> Iterator[tuple[str, bool]]:
+    """Path, and whether it is a file's, in an order where a folder is followed by what it holds."""
+    keys = sorted((name.replace("/", "\0"), size >= 0) for name, _, _, size in members)
+    return ((key.replace("\0", "/"), is_file) for key, is_file in keys)
+
+
+def _shown(name: str) -> str:
+    """The beginning of a name, in quotes."""
+    return repr(name if len(name) <= 80 else f"{name[:80]}...")
 
 
 def _refused(error: OSError) -> None:

@@ -3,11 +3,14 @@
 import numpy as np
 import zstandard
 
-from llmjax.compress.archive import Cursor, damaged, varint
+from llmjax.compress.archive import Cursor, varint
+from llmjax.compress.damage import damaged
 from llmjax.errors import UserError
 
 LEVEL = 19
 LARGEST_BITS = 32
+LARGEST_WINDOW = 1 << 23
+"""Bytes that a zstd frame may look back on: more than `LEVEL` asks for."""
 
 
 def packed(data: bytes) -> bytes:
@@ -20,7 +23,8 @@ def unpacked(data: bytes, most: int) -> bytes:
     try:
         if zstandard.get_frame_parameters(data).content_size > most:
             raise damaged("a frame claims to hold more than any can")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=most)
+        inner = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+        return inner.decompress(data, max_output_size=most)
     except zstandard.ZstdError as error:
         raise UserError("the archive", f"is damaged: {error}") from error
 

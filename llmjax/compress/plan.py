@@ -7,6 +7,7 @@ import jax
 
 from llmjax.compress.frames import FRAME
 from llmjax.compress.lanes import MOST_LANES, Shape
+from llmjax.compress.room import window_bytes
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
 from llmjax.scoring import window_sizes
@@ -74,7 +75,7 @@ def make_plan(
     # What the first frame has of text says little of the rest.
     tokens = tokens if alone else max(tokens, FRAME // 4)
     if lanes is None:
-        most = max(1, min(WIDEST, CACHE_BYTES // _window_bytes(lm, wanted)))
+        most = max(1, min(WIDEST, CACHE_BYTES // window_bytes(lm.model.config, wanted)))
         lanes = _rounded(min(most, max(1, round(tokens / min(LANE, 3 * wanted)))))
     if not 1 <= lanes <= MOST_LANES:
         raise UserError(f"lanes {lanes}", f"are not from 1 to {MOST_LANES}")
@@ -99,9 +100,3 @@ def _groups(lanes: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     most = max(1, min(cores or 1, lanes // GROUP))
     return next(groups for groups in range(most, 0, -1) if lanes % groups == 0)
-
-
-def _window_bytes(lm: LanguageModel, context: int) -> int:
-    """Bytes of the keys and values of a window, in float32."""
-    shape = lm.model.config
-    return 8 * shape.num_decoder_layers * shape.kv_heads * shape.head_width * context

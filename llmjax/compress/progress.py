@@ -16,12 +16,12 @@ def no_progress(stage: str, done: float, total: int, written: float) -> None:
 
 def line_progress() -> Progress:
     """On stderr: a line that is written over on a terminal, else one every ten seconds."""
-    began, shown, terminal = time.monotonic(), time.monotonic(), sys.stderr.isatty()
+    began, shown, terminal = time.monotonic(), time.monotonic(), _on_terminal()
 
     def show(stage: str, done: float, total: int, written: float) -> None:
         nonlocal shown
         now = time.monotonic()
-        if now - shown < (0.2 if terminal else 10) or not total:
+        if sys.stderr is None or now - shown < (0.2 if terminal else 10) or not total:
             return
         shown = now
         ratio = f", {written / done:.1%} of its size" if written and done else ""
@@ -37,5 +37,9 @@ def line_progress() -> Progress:
 
 def end_line() -> None:
     """Clears the line that is written over."""
-    if sys.stderr.isatty():
+    if _on_terminal():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()

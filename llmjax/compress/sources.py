@@ -125,6 +125,8 @@ def opened(path: str) -> Iterator[BinaryIO]:
     if not path:
         raise UserError("IN", "is empty", "name a file, or - for standard input")
     if path == STREAM:
+        if sys.stdin is None:
+            raise UserError("standard input", "is closed", "connect it, or name a file")
         with _spooled(sys.stdin.buffer, "standard input") as spool:
             yield spool
         return

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmjax.compress.archive import damaged
+from llmjax.compress.damage import damaged
 from llmjax.compress.members import Member, checked_members
 from llmjax.compress.sources import STREAM
 from llmjax.compress.visible import visible
@@ -23,6 +23,8 @@ from llmjax.errors import UserError
 def check_target(target: str, overwrite: bool, source: str = STREAM) -> None:
     """UserError where nothing can or may be written there, or it is what is read."""
     if target == STREAM:
+        if sys.__stdout__ is None:  # Python found it closed
+            raise UserError("standard output", "is closed", "name a file")
         return
     path = Path(target)
     if not target or not os.path.isdir(path.parent):
@@ -109,7 +111,7 @@ class Folder:
 
     def __init__(self, root: Path, members: Sequence[Member], target: str):
         self._root, self._target = root, target
-        self._files = [member for member in members if member[3] >= 0]
+        self._files = iter([member for member in members if member[3] >= 0])
         self._left, self._out = 0, None  # type: tuple[int, BinaryIO | None]
         for name, _, _, size in members:
             place = root / name
@@ -145,8 +147,8 @@ class Folder:
         if self._out is not None:
             self._out.close()
             self._out = None
-        while self._files:
-            name, _, _, self._left = self._files.pop(0)
+        for name, _, _, size in self._files:
+            self._left = size
             self._out = open(self._root / name, "xb")  # noqa: SIM115 (closed when it is full)
             if self._left:
                 return
@@ -244,6 +246,9 @@ def _writing(target: str) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
+    except UnicodeEncodeError as error:
+        reason = f"this system's {error.encoding} has no name such as {visible(str(error.object))}"
+        raise UserError(visible(target), f"cannot be written: {reason}") from error
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"
         raise UserError(visible(target), reason) from error

@@ -10,6 +10,7 @@ from llmjax.compress.archive import Archive
 from llmjax.compress.engine import Engine
 from llmjax.compress.progress import end_line, line_progress, no_progress
 from llmjax.compress.sources import STREAM, opened
+from llmjax.compress.visible import visible
 from llmjax.errors import UserError
 
 
@@ -23,7 +24,7 @@ def main(words: Sequence[str]) -> int:
             engine = Engine(words[0], Archive.open(spool))
             engine.decode(lambda data: None, "Verifying", progress)
     except UserError as error:
-        print(error)
+        print(visible(str(error)))
         return 2
     finally:
         end_line()

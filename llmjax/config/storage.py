@@ -15,6 +15,7 @@ from llmjax.config.build import ConfigError, build, plain
 from llmjax.config.migrations import MIGRATIONS
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
+from llmjax.storage import json_text
 
 FORMAT = 4
 
@@ -27,7 +28,7 @@ def package_version() -> str:
 def to_json(config: Config) -> str:
     """The text of config.json; `from_json` reads it back to an equal value."""
     document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json_text(document, indent=2) + "\n"
 
 
 def from_json(text: str, name: str = "config.json") -> Config:

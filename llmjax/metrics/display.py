@@ -31,7 +31,7 @@ def make_display(
       accounting: what "model FLOP/s" and "MFU" mean, said once.
     """
     if kind == "auto":
-        kind = "bar" if sys.stderr.isatty() else "lines"
+        kind = "bar" if sys.stderr is not None and sys.stderr.isatty() else "lines"
     if kind == "none":
         return Silent()
     display: Display = Bar(step, steps) if kind == "bar" else Lines(steps)
@@ -70,7 +70,8 @@ class Lines:
         self._left = seconds_left
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # or print would take stdout
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass

@@ -1,12 +1,13 @@
 """Where metrics go: a line of JSON each, TensorBoard, Weights & Biases."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmjax.errors import UserError
-from llmjax.storage import write_atomically
+from llmjax.storage import json_lines, write_atomically
 
 Record = Mapping[str, Any]
 """A line of metrics: "step", "kind" and figures; figures may be None."""
@@ -29,34 +30,37 @@ class JsonLines:
         Raises:
           UserError: the file cannot be written.
         """
+        self._path = path
         try:
-            kept = _lines_until(path, last_step)
-            write_atomically(path, "".join(kept))
+            write_atomically(path, b"".join(_lines_until(path, last_step)))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         except OSError as error:
             raise UserError(path, f"cannot be written: {error.strerror}") from error
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        """Adds a line.
+
+        Raises:
+          UserError: there is no room for it.
+        """
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(self._path, f"cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which was told of before
+            self._file.close()
 
 
-def _lines_until(path: Path, last_step: int) -> list[str]:
+def _lines_until(path: Path, last_step: int) -> Iterator[bytes]:
     if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
+        return
+    for line, record in json_lines(path):
         step = record.get("step") if isinstance(record, dict) else None
         if isinstance(step, int) and step <= last_step:
-            kept.append(line + "\n")
-    return kept
+            yield line.rstrip(b"\r\n") + b"\n"
 
 
 class TensorBoard:

@@ -1,7 +1,6 @@
 """compression.json as the page shows it: the last archive, what context gives, what surprised."""
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.baselines import Baseline
+from llmjax.errors import UserError
 from llmjax.report.axes import Axis, span
 from llmjax.report.bars import Bar, ranked
 from llmjax.report.charts import Chart, Point, Series
 from llmjax.report.curves import Figure, View, values_json
-from llmjax.report.measured import listed
+from llmjax.report.history import number
+from llmjax.report.measured import known_baselines, listed
 from llmjax.report.numbers import count, duration, percent, size
 from llmjax.report.record import known_number
 from llmjax.report.samples import visible
+from llmjax.storage import read_json
 
 LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0)
 """Bits from which a piece of text has the next stronger colour."""
@@ -53,15 +55,15 @@ class Archive:
 def read_archive(folder: Path) -> Archive | None:
     """What RUN/compression.json says; None where it is missing or is something else."""
     try:
-        found = json.loads((folder / "compression.json").read_bytes())
-    except (OSError, ValueError):
+        found = read_json(folder / "compression.json")
+    except UserError:
         return None
     if not isinstance(found, dict):
         return None
     length, written = (known_number(found, key) for key in ("bytes", "archive_bytes"))
     if not length or not written:
         return None
-    others = _compared(found)
+    others = known_baselines(found.get("compared"))
     pieces = _pieces(found)
     return Archive(
         about=_about(found, length, written),
@@ -113,30 +115,12 @@ def _notes(
     return said
 
 
-def _compared(found: Mapping[str, Any]) -> list[Baseline]:
-    """The compressors' figures that can be read."""
-    others = []
-    for one in listed(found.get("compared")):
-        try:
-            others.append(
-                Baseline(
-                    str(one["name"]),
-                    int(one["compressed_bytes"]),
-                    int(one["original_bytes"]),
-                    float(one["seconds"]),
-                )
-            )
-        except (TypeError, KeyError, ValueError):
-            continue
-    return [one for one in others if one.original_bytes > 0]
-
-
 def _figure(found: Mapping[str, Any], mean: float) -> Figure | None:
     """Bits per byte against the tokens of context that a token was told from."""
     points: list[Point] = []
     for entry in listed(found.get("at")):
         first, bits, tokens, length = _numbers(entry, 4)
-        if tokens >= FEWEST and length > 0:
+        if tokens >= FEWEST and length > 0 and bits >= 0 and 0 <= first < 1e15:
             points.append((first + 1, bits / length))
     y = span([value for _, value in points] + [mean])
     if len(points) < 3 or y is None:
@@ -162,9 +146,8 @@ def _figure(found: Mapping[str, Any], mean: float) -> Figure | None:
 def _numbers(entry: Any, width: int) -> tuple[float, ...]:
     """The numbers of a list of that length; zeros of anything else."""
     fits = isinstance(entry, list) and len(entry) == width
-    if not fits or not all(isinstance(v, int | float) and math.isfinite(v) for v in entry):
-        return (0.0,) * width
-    return tuple(float(v) for v in entry)
+    values = [number({"value": value}, "value") for value in entry] if fits else []
+    return tuple(values) if values and not any(map(math.isnan, values)) else (0.0,) * width
 
 
 def _pieces(found: Mapping[str, Any]) -> list[Piece]:

@@ -220,4 +220,7 @@ def _median(lines: Sequence[Line], key: str) -> float | None:
 
 def _moment(seconds: float) -> str:
     """A moment in universal time."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%-d %B %Y, %H:%M UTC")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%-d %B %Y, %H:%M UTC")
+    except (ValueError, OverflowError, OSError):  # no year from 1 to 9999
+        return UNKNOWN

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llmjax.baselines import Baseline, measure
 from llmjax.config import Config
 from llmjax.data import heldout_text as corpus_text
 from llmjax.data import prepare
 from llmjax.errors import UserError
+from llmjax.report.measured import known_baselines
 from llmjax.run import Run
-from llmjax.storage import write_atomically
+from llmjax.storage import read_json, write_atomically
 
 LIMIT = 64 << 20
 """Bytes that are compressed at most; of more text, the first ones."""
@@ -82,7 +82,6 @@ def heldout_text(run: Run, config: Config) -> bytes:
 def _read(path: Path) -> list[Baseline]:
     """Figures stored before; none where the file is missing or is something else."""
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-        return [Baseline(**one) for one in document["baselines"]]
-    except (OSError, ValueError, TypeError, KeyError):
+        return known_baselines(read_json(path)["baselines"])
+    except (UserError, TypeError, KeyError):
         return []

@@ -1,13 +1,17 @@
 """What a run wrote down as it went: metrics.jsonl and samples.jsonl, read with forbearance."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjax.storage import json_lines
+
 Line = dict[str, Any]
+
+MOST_FIGURES = 10_000
+"""Values of a logged line; one of a hundred tasks has about a thousand."""
 
 
 @dataclass(frozen=True)
@@ -99,23 +103,16 @@ def _read(path: Path) -> tuple[list[Line], int]:
     """The objects with a step of a JSONL file, and how many lines are something else."""
     if not path.is_file():
         return [], 0
-    good, bad = [], 0
-    for line in _json_lines(path):
-        if isinstance(line, dict) and 0 <= number(line, "step") < 1e15:
-            good.append(line)
+    good: list[Line] = []
+    bad = 0
+    for _, line in json_lines(path):
+        fits = isinstance(line, dict) and len(line) <= MOST_FIGURES
+        if fits and 0 <= number(line, "step") < 1e15:
+            # Lists and objects, which no run logs, would only take memory.
+            good.append({k: v for k, v in line.items() if not isinstance(v, list | dict)})
         else:
             bad += 1
     return good, bad
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            if text.strip():
-                try:
-                    yield json.loads(text)
-                except ValueError:
-                    yield None
 
 
 def _later_holds(lines: Sequence[Line]) -> tuple[list[Line], int]:

@@ -1,16 +1,18 @@
 """measures.json as the page shows it: each task's figures, confusions and worst mistakes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjax.baselines import Baseline
+from llmjax.errors import UserError
 from llmjax.measures.words import in_words, is_share, value_in_words
 from llmjax.report.confusion import Confusion, confusion
 from llmjax.report.numbers import count, percent
 from llmjax.report.record import known_number, part
 from llmjax.report.samples import visible
+from llmjax.storage import DOCUMENT, read_json
 
 MOST_LABELS = 40
 """Labels whose precision and recall are shown."""
@@ -68,8 +70,8 @@ class Task:
 def read_measures(folder: Path) -> list[Task]:
     """The tasks of RUN/measures.json; none where it is missing or is something else."""
     try:
-        found = json.loads((folder / "measures.json").read_bytes())
-    except (OSError, ValueError):
+        found = read_json(folder / "measures.json", limits=DOCUMENT)
+    except UserError:
         return []
     if not isinstance(found, dict):
         return []
@@ -143,6 +145,20 @@ def _mistake(found: Mapping[str, Any]) -> Mistake:
     place = str(found.get("place", ""))
     where, _, line = place.rpartition(" line ")
     return Mistake(text, truth, told, f"{Path(where).name} line {line}" if where else place)
+
+
+def known_baselines(value: Any) -> list[Baseline]:
+    """The compressors' figures that a list holds; what is something else is left out."""
+    found = []
+    for one in listed(value):
+        if isinstance(one, dict) and isinstance(one.get("name"), str):
+            numbers = [
+                known_number(one, key) for key in ("compressed_bytes", "original_bytes", "seconds")
+            ]
+            packed, size, seconds = (-1.0 if number is None else number for number in numbers)
+            if packed >= 0 and size > 0 and seconds >= 0:
+                found.append(Baseline(one["name"], int(packed), int(size), seconds))
+    return found
 
 
 def listed(value: Any) -> list[Any]:

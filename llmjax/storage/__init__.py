@@ -9,6 +9,8 @@ from llmjax.storage.json_documents import (
     parse_json,
     read_json,
 )
+from llmjax.storage.json_lines import json_lines
+from llmjax.storage.json_text import json_text
 from llmjax.storage.writing import new_file_mode, new_folder_mode, write_atomically
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "RECORD",
     "SETTINGS",
     "JsonLimits",
+    "json_lines",
+    "json_text",
     "new_file_mode",
     "new_folder_mode",
     "parse_json",

@@ -1,8 +1,11 @@
 """Whole files, read only where they are regular files of a bearable size."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from llmjax.errors import UserError
 
@@ -33,19 +36,30 @@ def read_bytes(path: str | Path, limit: int, *, fix: str = "check the file") -> 
     Raises:
       UserError: it does not exist, is no regular file, is larger than `limit`, or cannot be read.
     """
+    with regular_file(path, fix=fix) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= limit:
+            data = file.read(limit + 1)
+            if len(data) <= limit:
+                return data
+        found = size_text(max(size, limit + 1))
+        raise UserError(path, f"is {found}, and at most {size_text(limit)} are read", fix)
+
+
+@contextlib.contextmanager
+def regular_file(path: str | Path, *, fix: str = "check the file") -> Iterator[BinaryIO]:
+    """A regular file, open for reading; a FIFO or a device is refused without waiting for it.
+
+    Raises:
+      UserError: it does not exist, is no regular file, or cannot be read, also within the block.
+    """
     try:
         # Opening a FIFO would wait for its writer without O_NONBLOCK.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise UserError(path, "is not a regular file", fix)
-            if status.st_size <= limit:
-                data = file.read(limit + 1)
-                if len(data) <= limit:
-                    return data
-            found = size_text(max(status.st_size, limit + 1))
-            raise UserError(path, f"is {found}, and at most {size_text(limit)} are read", fix)
+            yield file
     except OSError as error:
         raise UserError(path, f"cannot be read: {error.strerror or error}", fix) from error
     except ValueError as error:  # a name with a NUL

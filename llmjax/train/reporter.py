@@ -1,6 +1,5 @@
 """Where a run's figures go: process 0 writes and shows them, the others do nothing."""
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 
 from llmjax import environment
-from llmjax.config import to_json
+from llmjax.config.build import plain
 from llmjax.metrics.display import Display, Silent, make_display, si
 from llmjax.metrics.hardware import peak_flops
 from llmjax.metrics.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
@@ -36,8 +35,7 @@ class Reporter:
         self._run = run = session.run
         log = session.config.log
         if log.wandb is not None:
-            plain = json.loads(to_json(session.config))["config"]
-            self._sinks.append(WeightsAndBiases(log.wandb, run.folder, plain))
+            self._sinks.append(WeightsAndBiases(log.wandb, run.folder, plain(session.config)))
         if log.tensorboard:
             self._sinks.append(TensorBoard(run.tensorboard, step))
         self._sinks.append(JsonLines(run.metrics, step))

@@ -14,9 +14,9 @@ import pytest
 from reference import BITS, decode_lane
 from test_coder import table
 
-from llmjax.compress import archive as container
 from llmjax.compress import compress
 from llmjax.compress.coder import checksums, write_lanes
+from llmjax.compress.header import _TYPICAL
 from llmjax.compress.lanes import Shape, Walker
 from llmjax.language_model import load
 
@@ -87,7 +87,7 @@ def taken_apart(data):
 
     assert data[:8] == b"\x8fLLMJAX\x02"
     length = varint()
-    header = zlib.decompressobj(-15, zdict=container._TYPICAL).decompress(data[place:][:length])
+    header = zlib.decompressobj(-15, zdict=_TYPICAL).decompress(data[place:][:length])
     assert b'"lanes":2,"context":16,"stride":8,"groups":1,"windows":true' in header
     place += length
     assert data[place] == 3, "a frame of the model"

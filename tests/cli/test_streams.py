@@ -1,0 +1,201 @@
+"""Standard streams that are closed, full, gone or of another encoding: a line, or it works."""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from command import run, stub
+
+from llmjax.cli import streams
+from llmjax.compress.archive import Writer
+from llmjax.errors import UserError
+
+NO_SPACE = "llmjax: error: standard output: No space left on device\n"
+
+
+def shell(line: str, *words: object, **options) -> subprocess.CompletedProcess:
+    """Runs a line of bash, where llmjax is the command and $1, $2 ... are the words."""
+    script = f'llmjax() {{ "{sys.executable}" -m llmjax "$@"; }}\n{line}'
+    words = ["bash", "-c", script, "bash", *map(str, words)]
+    return subprocess.run(words, capture_output=True, **options)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An archive of a folder with names beyond ASCII, beyond Unicode's first plane, and of bytes
+    that are not UTF-8."""
+    path = tmp_path_factory.mktemp("archive") / "a"
+    names = ["café", "你好 🙂", os.fsdecode(b"byte \xff"), "line\nbreak"]
+    header = {"size": 0, "files": [[name, 0o644, 0, 0] for name in sorted(names)]}
+    with open(path, "wb") as file:
+        Writer(file, header).close()
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["llmjax --help", "PYTHONUNBUFFERED=1 llmjax train --help", "llmjax inspect $1 --json"],
+)
+def test_a_full_stdout_is_one_line(archive, command):
+    done = shell(f"{command} > /dev/full", archive)
+    assert (done.returncode, done.stderr.decode()) == (2, NO_SPACE)
+
+
+def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
+    code = (
+        "import sys, types\n"
+        "from llmjax import cli\n"
+        "from llmjax.errors import UserError\n"
+        "def report(run, out):\n"
+        "    print('x' * int(sys.argv[1]))\n"
+        "    raise UserError('x', 'wrong')\n"
+        "sys.modules['llmjax.report'] = types.SimpleNamespace(report=report)\n"
+        "sys.exit(cli.main(['report', 'x']))"
+    )
+    for size, said in ((1, "llmjax: error: x: wrong\n"), (100_000, NO_SPACE)):
+        done = shell(f'{sys.executable} -c "$1" {size} > /dev/full', code)
+        assert (done.returncode, done.stderr.decode()) == (2, said)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full"])
+def test_closed_streams_are_no_fault(archive, closed):
+    done = shell(f"llmjax inspect $1 {closed}", archive)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bool(done.stdout) == (not closed.startswith(">"))
+
+
+@pytest.mark.parametrize("closed", [">&- 2>&-", "2>/dev/full"])
+def test_mistakes_keep_their_code_where_nobody_can_be_told(closed):
+    assert shell(f"llmjax inspect nothing {closed}").returncode == 2
+
+
+def test_descriptors_of_closed_streams_are_not_given_to_files(tmp_path):
+    """Or what a library prints would land in a file of ours."""
+    code = (
+        "import os, sys\n"
+        "from llmjax.cli.streams import hold_standard_streams as hold\n"
+        "hold()\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "os.write(1, b'a'), os.write(2, b'b')\n"
+        "file.write(str(file.fileno() > 2))"
+    )
+    shell(f'{sys.executable} -c "$1" $2 <&- >&- 2>&-', code, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "True"
+
+
+def test_readers_that_leave_are_no_fault(archive):
+    for command in ("train --help", "inspect $1"):
+        done = shell(f"llmjax {command} | true; exit ${{PIPESTATUS[0]}}", archive)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16", "utf-8:surrogateescape"])
+def test_what_an_encoding_lacks_is_escaped(archive, encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    codec = encoding.partition(":")[0]
+    done = shell("llmjax inspect $1", archive, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = done.stdout.decode(codec)
+    assert ("café" in shown) == (codec != "ascii")
+    assert r"byte \xff" in shown
+    assert r"line\nbreak" in shown
+    assert ("你好 🙂" in shown) == codec.startswith("utf")
+    done = shell("llmjax inspect $1 --json", archive, env=environment)
+    names = [name for name, *_ in json.loads(done.stdout.decode(codec))["files"]]
+    assert names == sorted(["café", "你好 🙂", "byte \udcff", "line\nbreak"])
+
+
+def test_the_plain_locale(archive):
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    for more in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        done = shell("llmjax inspect $1", archive, env=environment | more)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert rb"byte \xff" in done.stdout
+
+
+def test_input_that_is_closed_or_binary():
+    done = shell("llmjax inspect - <&-")
+    said = "llmjax: error: standard input: is closed; connect it, or name a file\n"
+    assert (done.returncode, done.stderr.decode()) == (2, said)
+    done = shell("llmjax inspect - < $1", sys.executable)
+    assert done.returncode == 2
+    assert b"is no llmjax archive" in done.stderr
+
+
+def test_an_archive_for_a_closed_stdout_is_refused():
+    done = shell("llmjax decompress nothing $1 - >&-", "nothing")
+    assert (done.returncode, done.stderr.decode()) == (
+        2,
+        "llmjax: error: standard output: is closed; name a file\n",
+    )
+
+
+def test_a_file_size_limit_is_one_line_and_leaves_nothing(tmp_path):
+    """The kernel's signal is ignored by Python, so that writing fails."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+
+    words = [sys.executable, "-m", "llmjax", "train", "smoke", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limited)
+    assert done.returncode == 2
+    assert done.stderr.startswith("llmjax: error: ")
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+class Panic(BaseException):
+    """What pyo3 raises where Rust panics is no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Panic("index out\nof bounds"), 1, "fault: Panic: index out of bounds; rerun"),
+        (RecursionError("maximum depth"), 1, "fault: RecursionError: maximum depth; rerun"),
+        (MemoryError(), 1, "fault: MemoryError: there is not enough memory; rerun"),
+        (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device"),
+        (OSError(27, "File too large"), 2, "error: a file: File too large"),
+        (UserError("a\udcff\x1b[2J", "wrong"), 2, r"error: a\xff\x1b[2J: wrong"),
+    ],
+)
+def test_whatever_is_raised_ends_in_one_line(capsys, monkeypatch, error, code, said):
+    def report(run, out):
+        raise error
+
+    stub(monkeypatch, "llmjax.report", report)
+    found, out, err = run(capsys, "report", "x")
+    assert (found, out) == (code, "")
+    assert len(err) == 1
+    assert err[0].startswith(f"llmjax: {said}")
+
+
+def test_exits_pass(monkeypatch):
+    def report(run, out):
+        raise SystemExit(3)
+
+    stub(monkeypatch, "llmjax.report", report)
+    from llmjax import cli
+
+    with pytest.raises(SystemExit):
+        cli.main(["report", "x"])
+
+
+def test_streams_that_are_not_the_process_s_own_stay(monkeypatch):
+    mine = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", mine)
+    streams.hold_standard_streams()
+    assert sys.stdout is mine
+
+
+def test_messages_on_standard_input_are_bounded_and_utf8(monkeypatch):
+    from llmjax.cli import chat
+
+    for data, said in ((b"x" * 3_000_000, "a line of more than"), (b"ok\n\xff\n", "is not utf-8")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        with pytest.raises(UserError, match=said):
+            list(chat._lines())
