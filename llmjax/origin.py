@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmjax.errors import UserError
+from llmjax.storage import read_json, sealed, unsealed, write_atomically
 
 ORIGIN = "origin.json"
 Pooling = Literal["mean", "cls", "last"]
@@ -36,18 +37,19 @@ def read_origin(run: Path) -> Origin | None:
     """What a run was imported from; None for one that was trained here.
 
     Raises:
-      UserError: its origin.json is damaged.
+      UserError: its origin.json is damaged or was changed.
     """
     path = run / ORIGIN
     if not path.is_file():
         return None
+    fix = "import the model again"
+    stored = read_json(path, fix=fix)
     try:
-        return Origin(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(path, f"cannot be read: {error}", "import the model again") from error
+        return Origin(**unsealed(stored, path))
+    except (AttributeError, TypeError) as error:  # no object, or of other names
+        raise UserError(path, f"cannot be read: {error}", fix) from error
 
 
 def write_origin(run: Path, origin: Origin) -> None:
     """Writes a run's origin.json."""
-    text = json.dumps(vars(origin), indent=1, ensure_ascii=False)
-    (run / ORIGIN).write_text(text + "\n", encoding="utf-8")
+    write_atomically(run / ORIGIN, json.dumps(sealed(vars(origin)), indent=1) + "\n")

@@ -9,11 +9,13 @@ from llmjax.storage.json_documents import (
     parse_json,
     read_json,
 )
+from llmjax.storage.seals import SEAL, sealed, unsealed
 from llmjax.storage.writing import new_file_mode, new_folder_mode, write_atomically
 
 __all__ = [
     "DOCUMENT",
     "RECORD",
+    "SEAL",
     "SETTINGS",
     "JsonLimits",
     "new_file_mode",
@@ -22,5 +24,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_text",
+    "sealed",
+    "unsealed",
     "write_atomically",
 ]
