@@ -83,10 +83,13 @@ class Blocks:
 
     def verify_all(self) -> None:
         """Verifies the whole file, in several threads. Raises Damaged where it differs."""
-        firsts = range(0, len(self._sums), _SHARE)
-        with ThreadPoolExecutor() as pool:
-            shares = [range(first, min(first + _SHARE, len(self._sums))) for first in firsts]
-            list(pool.map(lambda share: [self._verify(block) for block in share], shares))
+        count = len(self._sums)
+        shares = [range(first, min(first + _SHARE, count)) for first in range(0, count, _SHARE)]
+        if len(shares) > 1:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._verify_share, shares))
+        elif shares:
+            self._verify_share(shares[0])
         self._all = True
 
     def verify(self, places: np.ndarray) -> None:
@@ -106,6 +109,10 @@ class Blocks:
             with contextlib.suppress(OSError):
                 self._path.with_suffix(SUFFIX).unlink()
             raise
+
+    def _verify_share(self, blocks: range) -> None:
+        for block in blocks:
+            self._verify(block)
 
     def _verify(self, block: int) -> None:
         start = block * BLOCK

@@ -13,10 +13,12 @@ import numpy as np
 from llmjax.data.files import make_folder
 from llmjax.data.frame import Frame
 from llmjax.errors import UserError
+from llmjax.storage import sealed
 
 FORMAT = 1
 DESCRIPTION = "llmjax_tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+TEMPLATE_SUM = f"checksum of {CHAT_TEMPLATE}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class TableTokenizer:
         description: JSON that tells `load_tokenizer` what this is.
         files: what else it needs: name -> content.
         leading_space: encoding puts a space before the text; decoding takes it off again.
-        chat_template: see Tokenizer; may be edited, so it is no part of the fingerprint.
+        chat_template: see Tokenizer; encoding does not depend on it, so it is no part of the
+          fingerprint.
         """
         self._pieces = list(pieces)
         self.special_tokens = dict(special_tokens)
@@ -122,14 +125,14 @@ class TableTokenizer:
             if load_tokenizer(folder).fingerprint != self.fingerprint:
                 raise UserError(folder, "holds another tokenizer", "choose another folder")
             return
-        description = self._description | {"fingerprint": self.fingerprint}
 
         def fill(place: Path) -> None:
             for name, content in self._files.items():
                 (place / name).write_bytes(content)
             if self.chat_template is not None:
-                (place / CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
-            (place / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+                (place / CHAT_TEMPLATE).write_bytes(self.chat_template.encode("utf-8"))
+            own = self._description | {"fingerprint": self.fingerprint}
+            (place / DESCRIPTION).write_text(description_text(own, self.chat_template))
 
         make_folder(folder, fill)
 
@@ -164,6 +167,18 @@ class BytesTokenizer(TableTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(utf8(text)) for text in texts]
+
+
+def description_text(description: Mapping[str, Any], template: str | None) -> str:
+    """The text of DESCRIPTION, with checksums of itself and of the chat template; the other files
+    are part of the fingerprint."""
+    sums = {} if template is None else {TEMPLATE_SUM: template_sum(template.encode("utf-8"))}
+    return json.dumps(sealed({**description, **sums}), indent=1) + "\n"
+
+
+def template_sum(template: bytes) -> str:
+    """The checksum of a chat template, as DESCRIPTION holds it."""
+    return "sha256:" + hashlib.sha256(template).hexdigest()
 
 
 def utf8(text: str) -> bytes:

@@ -4,7 +4,7 @@ import codecs
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,11 +18,23 @@ from llmjax.data.table_tokenizer import (
     CHAT_TEMPLATE,
     DESCRIPTION,
     FORMAT,
+    TEMPLATE_SUM,
     BytesTokenizer,
     TableTokenizer,
+    description_text,
+    template_sum,
     utf8,
 )
 from llmjax.errors import UserError
+from llmjax.storage import (
+    SEAL,
+    SETTINGS,
+    read_bytes,
+    read_json,
+    read_text,
+    unsealed,
+    write_atomically,
+)
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -32,6 +44,7 @@ __all__ = [
     "TextDecoder",
     "Tokenizer",
     "existing_tokenizer",
+    "keep_chat_template",
     "load_tokenizer",
     "utf8",
 ]
@@ -148,37 +161,72 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     folder = Path(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(folder, "holds no tokenizer", "give a folder that `tokenizer train` wrote")
-    try:
-        description = json.loads((folder / DESCRIPTION).read_bytes())
-        kind, version = description["kind"], description["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(folder / DESCRIPTION, f"is damaged: {error}", "restore the file") from error
-    if version != FORMAT:
-        raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
+    description = _description(folder)
     template = _chat_template(folder / CHAT_TEMPLATE)
     tokenizer: Tokenizer
-    if kind == "bytes":
+    if description["kind"] == "bytes":
         tokenizer = BytesTokenizer(chat_template=template)
-    elif kind == "sentencepiece":
+    elif description["kind"] == "sentencepiece":
         from llmjax.data.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
 
         tokenizer = SentencePieceTokenizer.from_file(folder / MODEL_FILE, template)
-    elif kind == "huggingface":
+    else:
         from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 
         tokenizer = HuggingFaceTokenizer.from_folder(folder, description, template)
-    else:
-        raise UserError(folder, f"holds a tokenizer of unknown kind {kind!r}", "upgrade")
     if tokenizer.fingerprint != description["fingerprint"]:
         raise UserError(folder, "the tokenizer's files were changed", "restore them")
     return tokenizer
 
 
-def _chat_template(path: Path) -> str | None:
+def _description(folder: Path) -> dict[str, Any]:
+    """The description of the tokenizer in a folder; its chat template is as it says."""
+    path = folder / DESCRIPTION
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-    except (OSError, ValueError) as error:
-        raise UserError(path, f"cannot be read: {error}", "mend or remove it") from error
+        stored = read_json(path)
+        kind, version = stored["kind"], stored["format"]
+    except UserError as error:
+        raise UserError(path, f"is damaged: {error.reason}", "restore the file") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(path, f"is damaged: {error}", "restore the file") from error
+    if version != FORMAT:
+        raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
+    if kind not in ("bytes", "sentencepiece", "huggingface"):
+        raise UserError(folder, f"holds a tokenizer of unknown kind {kind!r}", "upgrade")
+    description = unsealed(stored, path)
+    if not isinstance(description.get("fingerprint"), str):
+        raise UserError(path, "is damaged: it has no fingerprint", "restore the file")
+    if SEAL in stored:  # else an older version wrote it, or somebody changed it on purpose
+        _verify_template(folder / CHAT_TEMPLATE, description.get(TEMPLATE_SUM))
+    return description
+
+
+def _verify_template(path: Path, expected: object) -> None:
+    found = None
+    if path.exists():
+        found = template_sum(read_bytes(path, SETTINGS.size))
+    if found != expected:
+        what = "is missing" if found is None else "was changed after it was written"
+        fix = f'restore it or, if the change is meant, remove "{SEAL}" from {DESCRIPTION}'
+        raise UserError(path, what, fix)
+
+
+def _chat_template(path: Path) -> str | None:
+    return read_text(path, SETTINGS.size, fix="fix or remove it") if path.is_file() else None
+
+
+def keep_chat_template(folder: Path, template: str) -> None:
+    """Writes the chat template of a saved tokenizer that has none.
+
+    Raises:
+      UserError: there is no sound tokenizer.
+      OSError: the folder cannot be written.
+    """
+    description = _description(folder)
+    # Without the description's checksum, a process that is killed in between leaves a sound folder.
+    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    write_atomically(folder / CHAT_TEMPLATE, template)
+    write_atomically(folder / DESCRIPTION, description_text(description, template))
 
 
 def existing_tokenizer(config: TokenizerConfig) -> Tokenizer | None:

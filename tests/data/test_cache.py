@@ -20,6 +20,7 @@ from llmjax.data.corpus import heldout_text, prepare
 from llmjax.data.files import Damaged
 from llmjax.data.fingerprint import identify
 from llmjax.errors import UserError
+from llmjax.storage import sealed
 
 from .conftest import write_documents
 
@@ -116,11 +117,25 @@ def test_large_files_are_hashed_once(lines, cache, monkeypatch):
     monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
     first = identify(lines, cache)
     note = next(Path(cache, "hashes").iterdir())
-    note.write_text(note.read_text().replace('"hash": "', '"hash": "f'))
+    remembered = json.loads(note.read_text())
+    note.write_text(json.dumps(sealed(remembered | {"hash": "f" + remembered["hash"]})))
     assert identify(lines, cache).digest != first.digest, "what is remembered is used"
     path, content = Path(lines.paths[0]), Path(lines.paths[0]).read_bytes()
     path.write_bytes(content)  # a new time of change
     assert identify(lines, cache).digest == first.digest
+
+
+def test_a_damaged_note_of_a_hash_is_not_used(lines, cache, monkeypatch):
+    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
+    first = identify(lines, cache)
+    note = next(Path(cache, "hashes").iterdir())
+    content = note.read_bytes()
+    for at in range(len(content)):
+        note.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert identify(lines, cache) == first
+    note.write_bytes(b"[" * 10_000)
+    assert identify(lines, cache) == first
 
 
 def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
@@ -171,7 +186,7 @@ def test_no_flipped_bit_is_used(tmp_path, builds):
     for file in files:
         content = file.read_bytes()
         broken = bytearray(content)
-        for at in generator.sample(range(len(content)), min(100, len(content))):
+        for at in generator.sample(range(len(content)), min(60, len(content))):
             broken[at] ^= 1 << generator.randrange(8)
             file.write_bytes(broken)
             try:

@@ -1,6 +1,7 @@
 """Every tokenizer of ours: lossless, no special token out of text, whole after a save."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from llmjax.data.tokenizer import (
     BytesTokenizer,
     TextDecoder,
     existing_tokenizer,
+    keep_chat_template,
     load_tokenizer,
 )
 from llmjax.errors import UserError
@@ -161,6 +163,30 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     (tmp_path / DESCRIPTION).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "byte_level"])
+def test_no_flipped_bit_is_used(tokenizers_by_kind, tmp_path, kind):
+    tokenizer = tokenizers_by_kind[kind]
+    tokenizer.save(tmp_path)
+    keep_chat_template(tmp_path, "{{ messages }}")
+    assert load_tokenizer(tmp_path).chat_template == "{{ messages }}"
+    generator = random.Random(0)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        broken = bytearray(content)
+        for at in generator.sample(range(len(content)), min(70, len(content))):
+            broken[at] ^= 1 << generator.randrange(8)
+            path.write_bytes(broken)
+            try:
+                found = load_tokenizer(tmp_path)
+            except UserError as error:
+                assert str(tmp_path) in str(error)  # noqa: PT017 (either is fine)
+            else:
+                assert found.fingerprint == tokenizer.fingerprint
+                assert found.chat_template == "{{ messages }}"
+            broken[at] = content[at]
+        path.write_bytes(content)
 
 
 # SentencePiece ------------------------------------------------------------------------------------
