@@ -18,7 +18,8 @@ from llmjax.storage import sealed
 FORMAT = 1
 DESCRIPTION = "llmjax_tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-TEMPLATE_SUM = f"checksum of {CHAT_TEMPLATE}"
+FILES = "files"
+"""In DESCRIPTION: name -> checksum of each file beside it."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,16 @@ class TableTokenizer:
             if load_tokenizer(folder).fingerprint != self.fingerprint:
                 raise UserError(folder, "holds another tokenizer", "choose another folder")
             return
+        contents = dict(self._files)
+        if self.chat_template is not None:
+            contents[CHAT_TEMPLATE] = self.chat_template.encode("utf-8")
+        own = self._description | {"fingerprint": self.fingerprint}
 
         def fill(place: Path) -> None:
-            for name, content in self._files.items():
+            for name, content in contents.items():
                 (place / name).write_bytes(content)
-            if self.chat_template is not None:
-                (place / CHAT_TEMPLATE).write_bytes(self.chat_template.encode("utf-8"))
-            own = self._description | {"fingerprint": self.fingerprint}
-            (place / DESCRIPTION).write_text(description_text(own, self.chat_template))
+            sums = {name: file_sum(content) for name, content in contents.items()}
+            (place / DESCRIPTION).write_text(description_text(own, sums))
 
         make_folder(folder, fill)
 
@@ -169,16 +172,14 @@ class BytesTokenizer(TableTokenizer):
         return [list(utf8(text)) for text in texts]
 
 
-def description_text(description: Mapping[str, Any], template: str | None) -> str:
-    """The text of DESCRIPTION, with checksums of itself and of the chat template; the other files
-    are part of the fingerprint."""
-    sums = {} if template is None else {TEMPLATE_SUM: template_sum(template.encode("utf-8"))}
-    return json.dumps(sealed({**description, **sums}), indent=1) + "\n"
+def description_text(description: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    """The text of DESCRIPTION, with checksums of itself and of the files beside it."""
+    return json.dumps(sealed({**description, FILES: sums}), indent=1) + "\n"
 
 
-def template_sum(template: bytes) -> str:
-    """The checksum of a chat template, as DESCRIPTION holds it."""
-    return "sha256:" + hashlib.sha256(template).hexdigest()
+def file_sum(content: bytes) -> str:
+    """The checksum of a file's content, as DESCRIPTION holds it."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def utf8(text: str) -> bytes:

@@ -17,16 +17,17 @@ from llmjax.data.config import (
 from llmjax.data.table_tokenizer import (
     CHAT_TEMPLATE,
     DESCRIPTION,
+    FILES,
     FORMAT,
-    TEMPLATE_SUM,
     BytesTokenizer,
     TableTokenizer,
     description_text,
-    template_sum,
+    file_sum,
     utf8,
 )
 from llmjax.errors import UserError
 from llmjax.storage import (
+    DOCUMENT,
     SEAL,
     SETTINGS,
     read_bytes,
@@ -180,7 +181,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """The description of the tokenizer in a folder; its chat template is as it says."""
+    """The description of the tokenizer in a folder, whose files are as it says."""
     path = folder / DESCRIPTION
     try:
         stored = read_json(path)
@@ -197,18 +198,21 @@ def _description(folder: Path) -> dict[str, Any]:
     if not isinstance(description.get("fingerprint"), str):
         raise UserError(path, "is damaged: it has no fingerprint", "restore the file")
     if SEAL in stored:  # else an older version wrote it, or somebody changed it on purpose
-        _verify_template(folder / CHAT_TEMPLATE, description.get(TEMPLATE_SUM))
+        _verify(folder, description.get(FILES))
     return description
 
 
-def _verify_template(path: Path, expected: object) -> None:
-    found = None
-    if path.exists():
-        found = template_sum(read_bytes(path, SETTINGS.size))
-    if found != expected:
-        what = "is missing" if found is None else "was changed after it was written"
-        fix = f'restore it or, if the change is meant, remove "{SEAL}" from {DESCRIPTION}'
-        raise UserError(path, what, fix)
+def _verify(folder: Path, expected: object) -> None:
+    """Refuses a file that is missing or was changed, and a chat template that was added."""
+    if not isinstance(expected, dict):
+        raise UserError(folder / DESCRIPTION, "lists no files", "restore the file")
+    template = [CHAT_TEMPLATE] if (folder / CHAT_TEMPLATE).exists() else []
+    for name in dict.fromkeys([*expected, *template]):
+        if file_sum(read_bytes(folder / name, DOCUMENT.size)) != expected.get(name):
+            fix = "restore them"
+            if name == CHAT_TEMPLATE:
+                fix += f' or, if the change is meant, remove "{SEAL}" from {DESCRIPTION}'
+            raise UserError(folder, f"the tokenizer's files were changed: {name}", fix)
 
 
 def _chat_template(path: Path) -> str | None:
@@ -226,7 +230,8 @@ def keep_chat_template(folder: Path, template: str) -> None:
     # Without the description's checksum, a process that is killed in between leaves a sound folder.
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     write_atomically(folder / CHAT_TEMPLATE, template)
-    write_atomically(folder / DESCRIPTION, description_text(description, template))
+    sums = {**description.get(FILES, {}), CHAT_TEMPLATE: file_sum(template.encode("utf-8"))}
+    write_atomically(folder / DESCRIPTION, description_text(description, sums))
 
 
 def existing_tokenizer(config: TokenizerConfig) -> Tokenizer | None:

@@ -16,6 +16,7 @@ from llmjax.data.config import BytesConfig, HuggingFaceTokenizerConfig, Sentence
 from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizer import (
     DESCRIPTION,
+    FILES,
     BytesTokenizer,
     TextDecoder,
     existing_tokenizer,
@@ -23,6 +24,7 @@ from llmjax.data.tokenizer import (
     load_tokenizer,
 )
 from llmjax.errors import UserError
+from llmjax.storage import SEAL
 
 TEXTS = [
     "def f(x):\n    return x + 1\n\n\n\tThe cat  sat on the mat, 1234 times.\r\n",
@@ -153,9 +155,16 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     with pytest.raises(UserError, match="files were changed"):
         load_tokenizer(tmp_path)
     (tmp_path / "sentencepiece.model").write_bytes(model[:100])
-    with pytest.raises(UserError, match="is not a SentencePiece model"):
+    with pytest.raises(UserError, match="files were changed: sentencepiece.model"):
         load_tokenizer(tmp_path)
     description = json.loads((tmp_path / DESCRIPTION).read_text())
+    older = {key: value for key, value in description.items() if key not in (SEAL, FILES)}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(older))
+    with pytest.raises(UserError, match="is not a SentencePiece model"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "sentencepiece.model").write_bytes(model)
+    with pytest.raises(UserError, match="files were changed"):
+        load_tokenizer(tmp_path)
     for change, message in [({"format": 99}, "format 99"), ({"kind": "x"}, "unknown kind 'x'")]:
         (tmp_path / DESCRIPTION).write_text(json.dumps(description | change))
         with pytest.raises(UserError, match=message):
