@@ -78,7 +78,9 @@ def main(argv: Sequence[str]) -> int:
 def _lines() -> Iterator[str]:
     """Messages: from the terminal with editing, or from standard input."""
     if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        for number, line in enumerate(sys.stdin):
+            # A byte order mark is no part of the first message.
+            yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
         return
     import readline  # noqa: F401 (gives input() editing and history)
 

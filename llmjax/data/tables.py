@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from llmjax.data.delimited import text_lines
 from llmjax.data.reading import expand
 from llmjax.data.split import HASHES, document_hash
 from llmjax.data.table_config import FileTable, LinesTable, Table, TfdsTable
-from llmjax.data.table_formats import read_file, text_lines
+from llmjax.data.table_formats import read_file
 from llmjax.data.table_rows import Row, list_at, number_at, text_at
 from llmjax.errors import UserError
+
+MAX_ROWS = 10_000_000
+"""Rows of tables at most that are read as a whole; each takes some 500 bytes beside its texts."""
 
 __all__ = ["Row", "list_at", "number_at", "read_table", "read_tables", "split_rows", "text_at"]
 
@@ -42,9 +46,16 @@ def read_tables(tables: Sequence[Table]) -> list[Row]:
     """The rows of all tables, one table after the other.
 
     Raises:
-      UserError: as read_table.
+      UserError: as read_table; also when there are more than MAX_ROWS.
     """
-    return [row for table in tables for row in read_table(table)]
+    rows = list[Row]()
+    for table in tables:
+        for row in read_table(table):
+            if len(rows) == MAX_ROWS:
+                reason = f"there are more than {MAX_ROWS:,} rows up to here, and all are in memory"
+                raise UserError(row.place, reason, "use fewer")
+            rows.append(row)
+    return rows
 
 
 def split_rows(
