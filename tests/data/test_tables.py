@@ -183,6 +183,9 @@ def test_more_rows_than_are_held_in_memory(table, monkeypatch):
     assert len(read_tables([table("a.csv", "a\n1\n2\n3\n")])) == 3
     with pytest.raises(UserError, match=r"a\.csv line 2: there are more than 3 rows"):
         read_tables([table("a.csv", "a\n1\n2\n3\n")] * 2)
+    monkeypatch.setattr(tables, "MOST_TEXT", 5)
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: there are more than .* 5 characters"):
+        read_tables([table("a.jsonl", '{"a": "abc"}\n{"a": ["d", {"b": "ef"}]}\n')])
 
 
 @pytest.mark.parametrize("form", ["a.csv", "a.tsv", "a.jsonl", "a.json"])
