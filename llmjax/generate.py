@@ -1,6 +1,5 @@
 """The verb `generate`: text from prompts, written as it comes."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,13 +7,17 @@ from typing import Any, TextIO
 
 from jax.sharding import Mesh
 
-from llmjax.data.reading import decode, read_lines
+from llmjax.data.reading import compressed, decode, read_blocks, split_lines
 from llmjax.decoding import Completion, DecodingConfig, Piece
 from llmjax.decoding.config import with_fields
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
+from llmjax.storage import RECORD, parse_json
+
+MAX_TEXTS = 10_000_000
+"""Lines of a file of prompts at most."""
 
 
 def generate(
@@ -75,30 +78,29 @@ def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
       UserError: there is no such file, no prompt in it, or a line that cannot be read.
     """
     path = Path(file)
-    lines = _standard_input() if str(file) == "-" else read_lines(path)
-    texts = (decode(path, at, line, "strict").rstrip("\r\n") for at, line in lines)
-    found = [
-        _json_text(f"{path}:{number}", text, field) if path.suffix == ".jsonl" else text
-        for number, text in enumerate(texts, 1)
-        if text.strip()
-    ]
+    blocks = _standard_input() if str(file) == "-" else read_blocks(path)
+    form = Path(path.stem) if compressed(path) else path
+    found = list[str]()
+    for number, (at, line) in enumerate(split_lines(blocks, path), 1):
+        text = decode(path, at, line, "strict").rstrip("\r\n")
+        if text.strip():
+            if len(found) == MAX_TEXTS:
+                reason = f"holds more than {MAX_TEXTS:,} lines, and all are read at once"
+                raise UserError(path, reason, "split it into several files")
+            as_json = form.suffix == ".jsonl"
+            found.append(_json_text(f"{path}:{number}", text, field) if as_json else text)
     if not found:
         raise UserError(path, f"holds no {field}", "write one on each line")
     return found
 
 
-def _standard_input() -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    for line in sys.stdin.buffer:
-        yield offset, line
-        offset += len(line)
+def _standard_input() -> Iterator[bytes]:
+    while block := sys.stdin.buffer.read1():
+        yield block
 
 
 def _json_text(where: str, line: str, field: str) -> str:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(where, f"is not JSON: {error}", "mend the line") from error
+    value = parse_json(line, where, limits=RECORD, unique=True, fix="fix the line")
     text = value.get(field) if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise UserError(where, f"holds no {field}", f'write a string, or {{"{field}": "..."}}')

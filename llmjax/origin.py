@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmjax.errors import UserError
-from llmjax.storage import json_text, read_json, write_atomically
+from llmjax.storage import json_text, read_json, sealed, unsealed, write_atomically
 
 ORIGIN = "origin.json"
 Pooling = Literal["mean", "cls", "last"]
@@ -36,19 +36,19 @@ def read_origin(run: Path) -> Origin | None:
     """What a run was imported from; None for one that was trained here.
 
     Raises:
-      UserError: its origin.json is damaged.
+      UserError: its origin.json is damaged or was changed.
     """
     path = run / ORIGIN
     if not path.is_file():
         return None
     fix = "import the model again"
-    found = read_json(path, fix=fix)
+    stored = read_json(path, fix=fix)
     try:
-        return Origin(**found)
-    except TypeError as error:
+        return Origin(**unsealed(stored, path))
+    except (AttributeError, TypeError) as error:  # no object, or of other names
         raise UserError(path, f"cannot be read: {error}", fix) from error
 
 
 def write_origin(run: Path, origin: Origin) -> None:
     """Writes a run's origin.json."""
-    write_atomically(run / ORIGIN, json_text(vars(origin), indent=1) + "\n")
+    write_atomically(run / ORIGIN, json_text(sealed(vars(origin)), indent=1) + "\n")

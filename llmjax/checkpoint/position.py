@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llmjax.errors import UserError
+from llmjax.storage import read_json
 
 NAME = "position.json"
 
@@ -61,10 +62,10 @@ def read_position(folder: Path, step: int) -> Position:
     """Where the run stood at a checkpoint; `folder` is RUN/checkpoints.
 
     Raises:
-      UserError: it was written by another version of llmjax.
+      UserError: it is missing or damaged, or was written by another version of llmjax.
     """
     path = folder / str(step) / NAME
     try:
-        return Position(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return Position(**read_json(path))
+    except TypeError as error:
         raise UserError(path, f"cannot be understood: {error}") from error

@@ -97,8 +97,11 @@ def _lines() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
+    first = True
     try:
         while line := sys.stdin.readline(LONGEST_MESSAGE + 1):
+            if first:  # a byte order mark is no part of the first message
+                line, first = line.removeprefix("\ufeff"), False
             if len(line) > LONGEST_MESSAGE:
                 reason = f"has a line of more than {LONGEST_MESSAGE:,} characters"
                 raise UserError("standard input", reason, "a line is a message")

@@ -1,12 +1,12 @@
-"""A config as JSON: `{"format": 2, "llmjax": "0.1.0", "config": {...}}`.
+"""A config as JSON: `{"format": 2, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
 
 The format number is part of the contract with every run folder ever written. Whoever adds, removes
 or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
 that an old folder still means what it meant. Nothing is filled in silently: a file whose fields are
-not exactly those of its format is refused by name.
+not exactly those of its format is refused by name; so is one whose checksum differs. A file without a checksum
+is read as it is: older versions wrote none, and whoever edits a config removes it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from llmjax.config.build import ConfigError, build, plain
 from llmjax.config.migrations import MIGRATIONS
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
-from llmjax.storage import json_text
+from llmjax.storage import SETTINGS, json_text, parse_json, read_text, sealed, unsealed
 
 FORMAT = 4
 
@@ -28,7 +28,7 @@ def package_version() -> str:
 def to_json(config: Config) -> str:
     """The text of config.json; `from_json` reads it back to an equal value."""
     document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
-    return json_text(document, indent=2) + "\n"
+    return json_text(sealed(document), indent=2) + "\n"
 
 
 def from_json(text: str, name: str = "config.json") -> Config:
@@ -39,13 +39,11 @@ def from_json(text: str, name: str = "config.json") -> Config:
       name: its path, for messages.
 
     Raises:
-      UserError: not JSON, no format number, or a format that this version does not know.
+      UserError: not JSON, no format number, a format that this version does not know, or changed
+        since it was written.
       ConfigError: fields missing, unknown or of a wrong type, all of them.
     """
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(name, f"not JSON: {error}", "restore the file from a copy") from error
+    document = parse_json(text, name, unique=True, fix="restore the file from a copy")
     number = document.get("format") if isinstance(document, Mapping) else None
     if type(number) is not int or not isinstance(document.get("config"), dict):
         raise UserError(name, "has no format number and config", "it is no config of llmjax")
@@ -71,6 +69,7 @@ def from_json(text: str, name: str = "config.json") -> Config:
     if problems:
         raise ConfigError([f"{name}: {problem}" for problem in problems])
     assert isinstance(config, Config)
+    unsealed(document, name)  # last: what is wrong with a field says more
     return config
 
 
@@ -80,9 +79,5 @@ def read(path: Path) -> Config:
     Raises:
       UserError: as `from_json`; also when the file cannot be read.
     """
-    try:
-        return from_json(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(path, "not UTF-8 text", "restore the file from a copy") from error
-    except OSError as error:
-        raise UserError(path, error.strerror or str(error)) from error
+    fix = "restore the file from a copy"
+    return from_json(read_text(path, SETTINGS.size, fix=fix), str(path))

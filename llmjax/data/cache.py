@@ -10,7 +10,7 @@ import numpy as np
 
 from llmjax.data.config import DataConfig, Source, cache_root
 from llmjax.data.encoding import BATCH_BYTES, Encoded, Encoders, encode_documents
-from llmjax.data.files import build_once
+from llmjax.data.files import Damaged, open_or_build
 from llmjax.data.fingerprint import Identity
 from llmjax.data.progress import Progress
 from llmjax.data.sources import documents
@@ -19,12 +19,12 @@ from llmjax.data.store import (
     FORMAT,
     StoreWriter,
     TokenStore,
+    close_cache,
+    open_cache,
     open_store,
-    read_description,
     token_dtype,
-    write_description,
 )
-from llmjax.data.tokenizer import Tokenizer
+from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 
 _TEXT = "heldout.txt"
@@ -52,11 +52,12 @@ def tokenized(
     source: Source,
     identity: Identity,
     tokenizer: Tokenizer,
-    tokenizer_folder: Path,
     config: DataConfig,
     progress: Progress,
 ) -> TokenizedSource:
     """Opens the cache of `source`; builds it first where there is none.
+
+    A cache that is no longer as it was written is named on stderr and built again.
 
     Raises:
       UserError: the source is broken, empty, or changes while it is read.
@@ -69,35 +70,50 @@ def tokenized(
     stage = f"Tokenizing the {source.kind} source"
 
     def build(place: Path) -> None:
-        with Encoders(tokenizer, tokenizer_folder, config.workers) as encoders:
+        kept = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
+        with Encoders(tokenizer, kept, config.workers) as encoders:
             for done in _build(source, tokenizer, encoders, config, place):
                 progress(stage, done, identity.num_bytes)
         identity.check_unchanged()
 
-    build_once(folder, build)
-    description = read_description(folder)
-    dtype = np.dtype(description["dtype"])
-    return TokenizedSource(
-        key,
-        open_store(folder / "train", dtype),
-        open_store(folder / "heldout", dtype),
-        folder / _TEXT,
-        description["threshold"],
-    )
+    dtype = token_dtype(tokenizer.vocab_size)
+    return open_or_build(folder, build, lambda place: _opened(place, key, dtype))
+
+
+def _opened(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
+    """What `_build` wrote; Damaged where that has changed."""
+    description = open_cache(folder)
+    stores = (open_store(folder / name, dtype) for name in ("train", "heldout"))
+    return TokenizedSource(key, *stores, folder / _TEXT, description["threshold"])
+
+
+def keep_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
+    """A folder of the cache that holds the tokenizer, for other processes to load."""
+    folder = cache / "tokenizers" / tokenizer.fingerprint
+    open_or_build(folder, tokenizer.save, read_tokenizer)
+    return folder
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """A tokenizer of the cache; Damaged where it cannot be loaded."""
+    try:
+        return load_tokenizer(folder)
+    except UserError as error:
+        raise Damaged(folder, error.reason) from error
 
 
 def _build(
     source: Source, tokenizer: Tokenizer, encoders: Encoders, config: DataConfig, place: Path
 ) -> Iterator[int]:
     """Fills the cache folder `place`; yields the bytes of training text done so far."""
-    dtype = token_dtype(tokenizer.vocab_size)
+    vocab_size = tokenizer.vocab_size
     sample = HashSample(heldout_threshold(config), config.heldout_max_bytes)
-    train = StoreWriter(place / "train", dtype)
+    train = StoreWriter(place / "train", vocab_size)
     for texts, encoded in encoders.encode(_batches(_training(source, config, sample))):
         _append(train, texts, encoded)
         yield train.num_bytes
     train.close()
-    heldout = StoreWriter(place / "heldout", dtype)
+    heldout = StoreWriter(place / "heldout", vocab_size)
     with (place / _TEXT).open("wb") as file:
         for text in sample.documents():
             _append(heldout, [text], encode_documents(tokenizer, [text]))
@@ -105,7 +121,8 @@ def _build(
     heldout.close()
     if train.num_documents + heldout.num_documents == 0:
         raise UserError(describe(source), "holds no text", "give a source with text in it")
-    write_description(place, {"dtype": dtype.str, "threshold": sample.threshold})
+    dtype = token_dtype(vocab_size).str
+    close_cache(place, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
 
 
 def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:

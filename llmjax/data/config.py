@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 
 from llmjax.errors import UserError
 
+LARGEST_CHUNK = 1 << 26
+"""chunk_bytes of a text source at most: four times as many are held in memory."""
+
 
 @dataclass(frozen=True)
 class EmbeddedSource:
@@ -208,6 +211,8 @@ def data_problems(config: DataConfig) -> list[str]:
         if isinstance(source, TextSource):
             wrong = f"sources: chunk_bytes {source.chunk_bytes} is not positive"
             checks[wrong] = source.chunk_bytes > 0
+            wrong = f"sources: chunk_bytes {source.chunk_bytes} is above {LARGEST_CHUNK}"
+            checks[wrong] = source.chunk_bytes <= LARGEST_CHUNK
     return [f"data.{problem}" for problem, fine in checks.items() if not fine]
 
 

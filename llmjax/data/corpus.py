@@ -12,6 +12,7 @@ from llmjax.data.cache import (
     TokenizedSource,
     describe,
     heldout_threshold,
+    read_tokenizer,
     tokenized,
     unique_documents,
 )
@@ -23,7 +24,7 @@ from llmjax.data.config import (
     check_data,
 )
 from llmjax.data.encoding import BATCH_BYTES
-from llmjax.data.files import build_once
+from llmjax.data.files import open_or_build
 from llmjax.data.fingerprint import Identity, identify, pinned
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.split import HASHES, HashSample
@@ -117,10 +118,8 @@ def prepare(
         )
         if folder is not None:
             tokenizer.save(folder)
-    kept = cache_root(config.cache_dir) / "tokenizers" / tokenizer.fingerprint
-    build_once(kept, lambda place: tokenizer.save(place))
     found = tuple(
-        tokenized(source, identity, tokenizer, kept, config, progress)
+        tokenized(source, identity, tokenizer, config, progress)
         for source, identity in zip(config.sources, identities, strict=True)
     )
     corpus = Corpus(found, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -169,7 +168,7 @@ def _trained(
 
     assert isinstance(config, SentencePieceConfig)
     weights = [source.weight for source in data.sources]
-    what = [1, asdict(config), [i.digest for i in identities], weights, heldout_threshold(data)]
+    what = [2, asdict(config), [i.digest for i in identities], weights, heldout_threshold(data)]
     what += [pieces] if pieces else []
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(data.cache_dir) / "tokenizers" / key
@@ -179,8 +178,7 @@ def _trained(
         progress("Training the tokenizer", 0, None)
         SentencePieceTokenizer(train_sentencepiece(config, texts, pieces)).save(place)
 
-    build_once(folder, build)
-    return load_tokenizer(folder)
+    return open_or_build(folder, build, read_tokenizer)
 
 
 def _sample(
@@ -228,7 +226,7 @@ def heldout_documents(corpus: Corpus) -> Iterator[Document]:
     for source, kept in _heldout(corpus):
         store = source.heldout
         for d in kept:
-            tokens = store.tokens[store.offsets[d] : store.offsets[d + 1]].astype(np.int32)
+            tokens = store.at(np.arange(store.offsets[d], store.offsets[d + 1]))
             yield Document(tokens, int(store.byte_offsets[d + 1] - store.byte_offsets[d]))
 
 

@@ -1,14 +1,32 @@
 """Whole or not at all: folders and files that appear under their name only when finished."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from llmjax.errors import UserError
 from llmjax.storage import new_folder_mode
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Damaged(UserError):
+    """A folder of a cache is not as it was written.
+
+    Args:
+      folder: which.
+      why: in a few words.
+    """
+
+    def __init__(self, folder: Path, why: str):
+        fix = "start the same command again, or remove the folder"
+        super().__init__(folder, f"the cache is damaged: {why}", fix)
 
 
 @contextlib.contextmanager
@@ -65,6 +83,44 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
             if alone:
                 _remove_leftovers(folder)
             make_folder(folder, build)
+
+
+def open_or_build(folder: Path, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+    """What `read` makes of `folder`, which is built where it is not there, and again where `read`
+    finds it damaged; that is said on stderr.
+
+    Raises:
+      Damaged: it is also damaged right after it was built.
+      UserError: as make_folder, and what `build` and `read` raise.
+    """
+    build_once(folder, build)
+    found = _identity(folder)
+    try:
+        return read(folder)
+    except Damaged as error:
+        log.warning("%s: %s; it is built again", folder, error.reason)
+        _discard(folder, found)
+    build_once(folder, build)
+    return read(folder)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Differs from that of a folder of this name before or after it."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _discard(folder: Path, found: tuple[int, int] | None) -> None:
+    """Removes a damaged folder, unless another process has replaced it since it was `found`."""
+    prefix, suffix = _marks(folder)
+    with one_at_a_time(folder), unwritable_is_user_error(folder):
+        if found is not None and _identity(folder) == found:
+            doomed = Path(tempfile.mkdtemp(suffix, prefix, folder.parent))
+            folder.rename(doomed / folder.name)
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextlib.contextmanager

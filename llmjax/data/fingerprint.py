@@ -21,6 +21,7 @@ from llmjax.data.config import (
 from llmjax.data.files import write_file
 from llmjax.data.reading import compressed, expand
 from llmjax.errors import UserError
+from llmjax.storage import SEAL, read_json, sealed, unsealed
 
 # Larger files are hashed once and remembered by what the file system says of them.
 REMEMBERED = 64 << 20
@@ -130,10 +131,8 @@ def _stat(path: Path) -> tuple[int, ...]:
 def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
     name = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=16).hexdigest()
     note = cache_root(cache_dir) / "hashes" / f"{name}.json"
-    if stat[0] > REMEMBERED and note.is_file():
-        remembered = json.loads(note.read_bytes())
-        if remembered["stat"] == list(stat):
-            return remembered["hash"]
+    if stat[0] > REMEMBERED and (remembered := _remembered(note, stat)):
+        return remembered
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -141,5 +140,17 @@ def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
         raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
     settled = time.time_ns() - max(stat[1], stat[2]) > SETTLED_SECONDS * 1e9
     if stat[0] > REMEMBERED and settled and _stat(path) == stat:
-        write_file(note, json.dumps({"stat": stat, "hash": found}).encode())
+        write_file(note, json.dumps(sealed({"stat": stat, "hash": found})).encode())
     return found
+
+
+def _remembered(note: Path, stat: tuple[int, ...]) -> str | None:
+    """The hash that an earlier process found, where it can still be read and the file is as then."""
+    if not note.is_file():
+        return None
+    try:
+        stored = read_json(note)
+        kept = unsealed(stored, note) if SEAL in stored else {}
+    except (UserError, TypeError):  # damaged: hashed again
+        return None
+    return str(kept["hash"]) if kept.get("stat") == list(stat) else None

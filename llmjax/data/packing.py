@@ -43,7 +43,7 @@ def windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: in
     """
     columns = np.arange(length)
     at = (starts[:, None] + np.arange(-1, length)) % store.num_tokens
-    tokens = store.tokens[at].astype(np.int32)
+    tokens = store.at(at)
     real = columns < sizes[:, None]
     at = at[:, 1:]
     # The document of each place; offsets[d] is where document d begins.

@@ -1,7 +1,6 @@
 """Every source as a stream of documents."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from functools import singledispatch
@@ -17,8 +16,18 @@ from llmjax.data.config import (
     TextSource,
     TfdsSource,
 )
-from llmjax.data.reading import compressed, decode, expand, read_blocks, read_chunks, read_lines
+from llmjax.data.parquet_files import string_column
+from llmjax.data.reading import (
+    compressed,
+    decode,
+    expand,
+    read_blocks,
+    read_chunks,
+    read_lines,
+    read_whole,
+)
 from llmjax.errors import UserError
+from llmjax.storage import RECORD, parse_json
 
 
 @singledispatch
@@ -41,7 +50,7 @@ def _(source: TextSource, cache_dir: str | None = None) -> Iterator[str]:
         if source.split == "line":
             pieces = read_lines(path)
         elif source.split == "file":
-            pieces = iter([(0, b"".join(read_blocks(path)))])
+            pieces = iter([read_whole(path)])
         else:
             pieces = read_chunks(path, source.chunk_bytes)
         for offset, data in pieces:
@@ -63,10 +72,7 @@ def _(source: JsonlSource, cache_dir: str | None = None) -> Iterator[str]:
 
 
 def _json_field(where: str, line: str) -> dict[str, object]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(where, f"is not JSON: {error}", "mend or remove the line") from error
+    value = parse_json(line, where, limits=RECORD, unique=True, fix="fix or remove the line")
     if not isinstance(value, dict):
         raise UserError(where, "is not a JSON object", 'write lines such as {"text": "..."}')
     return value
@@ -97,27 +103,9 @@ def _whole_characters(where: str, text: str, errors: str) -> str:
 
 @documents.register
 def _(source: ParquetSource, cache_dir: str | None = None) -> Iterator[str]:
-    import pyarrow
-    from pyarrow import parquet
-
     for path in expand(source.paths):
         with _seekable(path) as file:
-            try:
-                table = parquet.ParquetFile(file)
-                columns = table.schema_arrow.names
-                if source.column not in columns:
-                    fix = f"set column to one of: {', '.join(columns)}"
-                    raise UserError(path, f"has no column {source.column!r}", fix)
-                kind = table.schema_arrow.field(source.column).type
-                kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-                if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-                    raise UserError(path, f"column {source.column!r} is of type {kind}, not string")
-                for batch in table.iter_batches(batch_size=256, columns=[source.column]):
-                    yield from filter(None, batch.column(0).to_pylist())
-            except (pyarrow.ArrowInvalid, pyarrow.ArrowIOError, UnicodeDecodeError) as error:
-                raise UserError(path, f"is no sound Parquet file: {error}", "get it again") from (
-                    error
-                )
+            yield from filter(None, string_column(file, path, source.column))
 
 
 @contextlib.contextmanager

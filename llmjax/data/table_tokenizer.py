@@ -13,12 +13,15 @@ import numpy as np
 from llmjax.data.files import make_folder
 from llmjax.data.frame import Frame
 from llmjax.errors import UserError
+from llmjax.storage import sealed
 
 FORMAT = 1
 DESCRIPTION = "llmjax_tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATE_SIZE = 1 << 20
 """Bytes of a chat template; the longest published ones have some 20,000."""
+FILES = "files"
+"""In DESCRIPTION: name -> checksum of each file beside it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class TableTokenizer:
         description: JSON that tells `load_tokenizer` what this is.
         files: what else it needs: name -> content.
         leading_space: encoding puts a space before the text; decoding takes it off again.
-        chat_template: see Tokenizer; may be edited, so it is no part of the fingerprint.
+        chat_template: see Tokenizer; encoding does not depend on it, so it is no part of the
+          fingerprint.
         """
         self._pieces = list(pieces)
         self.special_tokens = dict(special_tokens)
@@ -124,14 +128,16 @@ class TableTokenizer:
             if load_tokenizer(folder).fingerprint != self.fingerprint:
                 raise UserError(folder, "holds another tokenizer", "choose another folder")
             return
-        description = self._description | {"fingerprint": self.fingerprint}
+        contents = dict(self._files)
+        if self.chat_template is not None:
+            contents[CHAT_TEMPLATE] = self.chat_template.encode("utf-8")
+        own = self._description | {"fingerprint": self.fingerprint}
 
         def fill(place: Path) -> None:
-            for name, content in self._files.items():
+            for name, content in contents.items():
                 (place / name).write_bytes(content)
-            if self.chat_template is not None:
-                (place / CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
-            (place / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+            sums = {name: file_sum(content) for name, content in contents.items()}
+            (place / DESCRIPTION).write_text(description_text(own, sums))
 
         make_folder(folder, fill)
 
@@ -166,6 +172,16 @@ class BytesTokenizer(TableTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(utf8(text)) for text in texts]
+
+
+def description_text(description: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    """The text of DESCRIPTION, with checksums of itself and of the files beside it."""
+    return json.dumps(sealed({**description, FILES: sums}), indent=1) + "\n"
+
+
+def file_sum(content: bytes) -> str:
+    """The checksum of a file's content, as DESCRIPTION holds it."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def utf8(text: str) -> bytes:

@@ -3,15 +3,21 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from llmjax.data.delimited import text_lines
 from llmjax.data.reading import expand
 from llmjax.data.split import HASHES, document_hash
 from llmjax.data.table_config import FileTable, LinesTable, Table, TfdsTable
-from llmjax.data.table_formats import read_file, text_lines
+from llmjax.data.table_formats import read_file
 from llmjax.data.table_rows import Row, list_at, number_at, text_at
 from llmjax.errors import UserError
+
+MAX_ROWS = 10_000_000
+"""Rows of tables at most that are read as a whole; each takes some 500 bytes beside its texts."""
+MOST_TEXT = 1 << 32
+"""Characters of text in them at most."""
 
 __all__ = ["Row", "list_at", "number_at", "read_table", "read_tables", "split_rows", "text_at"]
 
@@ -42,9 +48,28 @@ def read_tables(tables: Sequence[Table]) -> list[Row]:
     """The rows of all tables, one table after the other.
 
     Raises:
-      UserError: as read_table.
+      UserError: as read_table; also when there are more than MAX_ROWS, or MOST_TEXT in them.
     """
-    return [row for table in tables for row in read_table(table)]
+    rows, size = list[Row](), 0
+    for row in itertools.chain.from_iterable(map(read_table, tables)):
+        size += _characters(row.values.values())
+        if len(rows) == MAX_ROWS or size > MOST_TEXT:
+            limit = f"{MAX_ROWS:,} rows or {MOST_TEXT:,} characters"
+            reason = f"there are more than {limit} up to here, and all are in memory"
+            raise UserError(row.place, reason, "use fewer rows")
+        rows.append(row)
+    return rows
+
+
+def _characters(values: Iterable[Any]) -> int:
+    """Of all texts among values and in the lists and objects among them."""
+    size = 0
+    for value in values:
+        if isinstance(value, (str, bytes)):
+            size += len(value)
+        elif isinstance(value, (list, dict)):
+            size += _characters(value.values() if isinstance(value, dict) else value)
+    return size
 
 
 def split_rows(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import TfdsSource, cache_root
-from llmjax.data.files import build_once, one_at_a_time
+from llmjax.data.files import Damaged, one_at_a_time, open_or_build
 from llmjax.errors import UserError
+from llmjax.storage import manifest
 
 READ_AHEAD = 256  # records of an ArrayRecord file read at once
 
@@ -28,8 +29,13 @@ def embedded_documents(cache_dir: str | None) -> Iterator[str]:
     def prepare(place: Path) -> None:
         with _quiet(bars=False):
             PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
+        manifest.write(place)
 
-    build_once(folder, prepare)
+    def verify(place: Path) -> None:
+        if why := manifest.damage(place):
+            raise Damaged(place, why)
+
+    open_or_build(folder, prepare, verify)
     return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
 
 

@@ -1,8 +1,9 @@
 """One protocol for every tokenizer: text to ids and back, to the byte."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,15 +16,26 @@ from llmjax.data.config import (
 from llmjax.data.table_tokenizer import (
     CHAT_TEMPLATE,
     DESCRIPTION,
+    FILES,
     FORMAT,
     TEMPLATE_SIZE,
     BytesTokenizer,
     TableTokenizer,
+    description_text,
+    file_sum,
     utf8,
 )
 from llmjax.data.text_stream import BytesStream, TextStream
 from llmjax.errors import UserError
-from llmjax.storage import read_json, read_text
+from llmjax.storage import (
+    DOCUMENT,
+    SEAL,
+    read_bytes,
+    read_json,
+    read_text,
+    unsealed,
+    write_atomically,
+)
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -34,6 +46,7 @@ __all__ = [
     "TextDecoder",
     "Tokenizer",
     "existing_tokenizer",
+    "keep_chat_template",
     "load_tokenizer",
     "utf8",
 ]
@@ -177,39 +190,76 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     folder = Path(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(folder, "holds no tokenizer", "give a folder that `tokenizer train` wrote")
-    try:
-        description = read_json(folder / DESCRIPTION)
-        kind, version = description["kind"], description["format"]
-    except UserError as error:
-        reason = f"is damaged: {error.reason}"
-        raise UserError(folder / DESCRIPTION, reason, "restore the file") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(folder / DESCRIPTION, f"is damaged: {error}", "restore the file") from error
-    if version != FORMAT:
-        raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
+    description = _description(folder)
     template = _chat_template(folder / CHAT_TEMPLATE)
     tokenizer: Tokenizer
-    if kind == "bytes":
+    if description["kind"] == "bytes":
         tokenizer = BytesTokenizer(chat_template=template)
-    elif kind == "sentencepiece":
+    elif description["kind"] == "sentencepiece":
         from llmjax.data.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
 
         tokenizer = SentencePieceTokenizer.from_file(folder / MODEL_FILE, template)
-    elif kind == "huggingface":
+    else:
         from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 
         tokenizer = HuggingFaceTokenizer.from_folder(folder, description, template)
-    else:
-        raise UserError(folder, f"holds a tokenizer of unknown kind {kind!r}", "upgrade")
     if tokenizer.fingerprint != description["fingerprint"]:
         raise UserError(folder, "the tokenizer's files were changed", "restore them")
     return tokenizer
 
 
+def _description(folder: Path) -> dict[str, Any]:
+    """The description of the tokenizer in a folder, whose files are as it says."""
+    path = folder / DESCRIPTION
+    try:
+        stored = read_json(path)
+        kind, version = stored["kind"], stored["format"]
+    except UserError as error:
+        raise UserError(path, f"is damaged: {error.reason}", "restore the file") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(path, f"is damaged: {error}", "restore the file") from error
+    if version != FORMAT:
+        raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
+    if kind not in ("bytes", "sentencepiece", "huggingface"):
+        raise UserError(folder, f"holds a tokenizer of unknown kind {kind!r}", "upgrade")
+    description = unsealed(stored, path)
+    if not isinstance(description.get("fingerprint"), str):
+        raise UserError(path, "is damaged: it has no fingerprint", "restore the file")
+    if SEAL in stored:  # else an older version wrote it, or somebody changed it on purpose
+        _verify(folder, description.get(FILES))
+    return description
+
+
+def _verify(folder: Path, expected: object) -> None:
+    """Refuses a file that is missing or was changed, and a chat template that was added."""
+    if not isinstance(expected, dict):
+        raise UserError(folder / DESCRIPTION, "lists no files", "restore the file")
+    template = [CHAT_TEMPLATE] if (folder / CHAT_TEMPLATE).exists() else []
+    for name in dict.fromkeys([*expected, *template]):
+        if file_sum(read_bytes(folder / name, DOCUMENT.size)) != expected.get(name):
+            fix = "restore them"
+            if name == CHAT_TEMPLATE:
+                fix += f' or, if the change is meant, remove "{SEAL}" from {DESCRIPTION}'
+            raise UserError(folder, f"the tokenizer's files were changed: {name}", fix)
+
+
 def _chat_template(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    return read_text(path, TEMPLATE_SIZE, fix="fix or remove it")
+    return read_text(path, TEMPLATE_SIZE, fix="fix or remove it") if path.is_file() else None
+
+
+def keep_chat_template(folder: Path, template: str) -> None:
+    """Writes the chat template of a saved tokenizer that has none.
+
+    Raises:
+      UserError: there is no sound tokenizer.
+      OSError: the folder cannot be written.
+    """
+    description = _description(folder)
+    # Without the description's checksum, a process that is killed in between leaves a sound folder.
+    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    write_atomically(folder / CHAT_TEMPLATE, template)
+    sums = {**description.get(FILES, {}), CHAT_TEMPLATE: file_sum(template.encode("utf-8"))}
+    write_atomically(folder / DESCRIPTION, description_text(description, sums))
 
 
 def existing_tokenizer(config: TokenizerConfig) -> Tokenizer | None:

@@ -163,7 +163,7 @@ def _choose(logits: Array, state: State, rules: Rules) -> Array:
     def local(
         logits: Array, names: Array, positions: Array, seen: Array | None, *scalars: Array
     ) -> tuple[Array]:
-        sampling, seed = structure.unflatten(scalars)
+        sampling, seed = jax.tree.unflatten(structure, scalars)
         keys = jax.vmap(_key, (None, 0, 0))(seed, names, positions)
         return (choose(logits, sampling, keys, seen),)
 

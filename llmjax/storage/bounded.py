@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmjax.errors import UserError
+from llmjax.storage.encodings import other_encoding
 
 MIB = 2**20
 
@@ -72,8 +73,11 @@ def read_text(path: str | Path, limit: int, *, fix: str = "check the file") -> s
     Raises:
       UserError: as `read_bytes`; also when it is not UTF-8.
     """
+    data = read_bytes(path, limit, fix=fix)
+    if encoding := other_encoding(data[:4]):
+        raise UserError(path, f"is {encoding}", fix)
     try:
-        return read_bytes(path, limit, fix=fix).decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         reason = f"is not UTF-8: byte 0x{byte:02x} at offset {error.start}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmjax.errors import UserError
 from llmjax.storage.bounded import MIB, read_bytes, size_text
+from llmjax.storage.encodings import other_encoding
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def parse_json(
         raise UserError(name, f"has more than {limits.marks:,} JSON values ({marks:,})", fix)
     try:
         if isinstance(text, bytes):
+            if encoding := other_encoding(text[:4]):
+                raise UserError(name, f"is {encoding}", fix)
             text = text.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError as error:

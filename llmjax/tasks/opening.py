@@ -8,6 +8,7 @@ from typing import Any
 
 from llmjax.data.tables import Row
 from llmjax.errors import UserError
+from llmjax.storage import DOCUMENT, read_json, sealed, unsealed
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,
@@ -89,17 +90,18 @@ def _kind(config: TaskConfig) -> Any:
 def to_json(facts: Mapping[str, Facts]) -> str:
     """RUN/tasks.json: each task's facts, by its name."""
     plain = {name: one.to_dict() for name, one in facts.items()}
-    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(sealed(plain), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_facts(path: Path, configs: Sequence[TaskConfig]) -> list[Facts]:
     """The facts of these tasks, as a run kept them.
 
     Raises:
-      UserError: the file is missing or damaged, or speaks of other tasks.
+      UserError: the file is missing or damaged, was changed, or speaks of other tasks.
     """
+    stored = read_json(path, limits=DOCUMENT, fix="restore it from a copy")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return [Facts.from_dict(stored[name_of(config)]) for config in configs]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        facts = unsealed(stored, path)
+        return [Facts.from_dict(facts[name_of(config)]) for config in configs]
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(path, f"cannot be used: {error!r}", "restore it from a copy") from error

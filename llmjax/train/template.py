@@ -2,9 +2,8 @@
 
 from llmjax.config import Config
 from llmjax.data import Tokenizer, load_tokenizer
-from llmjax.data.tokenizer import CHAT_TEMPLATE
+from llmjax.data.tokenizer import keep_chat_template
 from llmjax.run import Run
-from llmjax.storage import write_atomically
 from llmjax.tasks.config import ChatTask
 from llmjax.tasks.conversations import PLAIN
 
@@ -18,5 +17,5 @@ def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
     chats = any(isinstance(task, ChatTask) for task in config.tasks)
     if not chats or tokenizer.chat_template is not None:
         return tokenizer
-    write_atomically(run.tokenizer / CHAT_TEMPLATE, PLAIN)
+    keep_chat_template(run.tokenizer, PLAIN)
     return load_tokenizer(run.tokenizer)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from llmjax.optimizers.config import (
     MuonConfig,
     SgdConfig,
 )
+from llmjax.storage import SEAL
 
 numbers = st.floats(allow_nan=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -68,6 +70,41 @@ def test_the_file_says_its_format_and_who_wrote_it():
     assert document["llmjax"] == storage.package_version()
 
 
+def test_a_config_that_was_changed_is_refused_until_its_checksum_is_removed():
+    text = to_json(Config())
+    edited = text.replace('"rope_theta": 10000.0', '"rope_theta": 90000.0')
+    assert edited != text
+    with pytest.raises(UserError, match=r"x\.json: was changed .*remove \"checksum of the rest\""):
+        from_json(edited, "x.json")
+    document = json.loads(edited)
+    del document[SEAL]
+    assert from_json(json.dumps(document)).model.rope_theta == 90000.0
+    assert from_json(json.dumps(json.loads(text), indent=7)) == Config(), "the layout is free"
+
+
+def test_no_flipped_bit_changes_a_config():
+    text = to_json(Config()).encode()
+    generator = random.Random(0)
+    for at in generator.sample(range(len(text)), 400):
+        broken = bytearray(text)
+        broken[at] ^= 1 << generator.randrange(8)
+        try:
+            found = from_json(broken.decode("utf-8"), "x.json")
+        except UnicodeDecodeError:
+            continue
+        except UserError as error:
+            assert "x.json: " in str(error)  # noqa: PT017 (either is fine)
+        else:
+            assert found == Config()
+
+
+def test_a_name_that_is_not_utf_8_comes_back_as_it_was(tmp_path):
+    name = b"caf\xe9.txt".decode("utf-8", "surrogateescape")
+    config = Config(data=DataConfig(sources=(TextSource((name,)),)))
+    (tmp_path / "config.json").write_text(to_json(config), encoding="utf-8")
+    assert storage.read(tmp_path / "config.json") == config
+
+
 def changed(**fields) -> str:
     document = json.loads(to_json(Config()))
     document["config"].update(fields)
@@ -77,8 +114,8 @@ def changed(**fields) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "x.json: not JSON"),
-        ('{"format": 1, "con', "x.json: not JSON"),
+        ("", "x.json: is not JSON"),
+        ('{"format": 1, "con', "x.json: is not JSON"),
         ("[]", "has no format number"),
         ('{"config": {}}', "has no format number"),
         ('{"format": true, "config": {}}', "has no format number"),
@@ -114,11 +151,12 @@ def test_older_formats_are_migrated_step_by_step(monkeypatch):
     document = json.loads(to_json(Config()))
     del document["config"]["steps"]
     document["format"] = FORMAT
+    del document[SEAL]  # of a config with steps
     assert from_json(json.dumps(document)) == dataclasses.replace(Config(), steps=7)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json: No such file"):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read: No such file"):
         storage.read(tmp_path / "config.json")
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):

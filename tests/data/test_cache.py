@@ -1,20 +1,26 @@
 """A stale cache can't be used, a half-made one can't be seen, makers don't disturb each other."""
 
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmjax.data import cache as cache_module
 from llmjax.data import fingerprint
 from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.corpus import prepare
+from llmjax.data.corpus import heldout_text, prepare
+from llmjax.data.files import Damaged
 from llmjax.data.fingerprint import identify
 from llmjax.errors import UserError
+from llmjax.storage import sealed
 
 from .conftest import write_documents
 
@@ -111,11 +117,25 @@ def test_large_files_are_hashed_once(lines, cache, monkeypatch):
     monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
     first = identify(lines, cache)
     note = next(Path(cache, "hashes").iterdir())
-    note.write_text(note.read_text().replace('"hash": "', '"hash": "f'))
+    remembered = json.loads(note.read_text())
+    note.write_text(json.dumps(sealed(remembered | {"hash": "f" + remembered["hash"]})))
     assert identify(lines, cache).digest != first.digest, "what is remembered is used"
     path, content = Path(lines.paths[0]), Path(lines.paths[0]).read_bytes()
     path.write_bytes(content)  # a new time of change
     assert identify(lines, cache).digest == first.digest
+
+
+def test_a_damaged_note_of_a_hash_is_not_used(lines, cache, monkeypatch):
+    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
+    first = identify(lines, cache)
+    note = next(Path(cache, "hashes").iterdir())
+    content = note.read_bytes()
+    for at in range(len(content)):
+        note.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert identify(lines, cache) == first
+    note.write_bytes(b"[" * 10_000)
+    assert identify(lines, cache) == first
 
 
 def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
@@ -125,22 +145,94 @@ def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
     assert not Path(cache, "hashes").exists()
 
 
-def test_damage_is_noticed(config):
-    prepare(config, BytesConfig())
+def everything(config):
+    """All that is read of a corpus."""
+    corpus = prepare(config, BytesConfig())[1]
+    arrays = [
+        getattr(store, name).tolist()
+        for store in (corpus.train[0], corpus.sources[0].heldout)
+        for name in ("tokens", "offsets", "byte_offsets", "hashes")
+    ]
+    return arrays, corpus.sources[0].threshold, heldout_text(corpus)
+
+
+def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
+    first = everything(config)
     file = next(Path(config.cache_dir, "tokens").glob("*/train/tokens.bin"))
     file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"the cache is damaged: .*; remove the folder"):
-        prepare(config, BytesConfig())
+    assert everything(config) == first
+    assert "the cache is damaged: its files do not fit together" in caplog.text
+    assert "it is built again" in caplog.text
     (file.parents[1] / "description.json").unlink()
-    with pytest.raises(UserError, match="the cache is damaged"):
+    assert everything(config) == first
+    assert len(builds) == 3
+    assert everything(config) == first
+    assert len(builds) == 3, "the new one is whole"
+    folders = [path for path in Path(config.cache_dir, "tokens").iterdir() if path.is_dir()]
+    assert len(folders) == 1, "nothing is left of the damaged ones"
+
+
+def test_no_flipped_bit_is_used(tmp_path, builds):
+    """In any byte of any file of a small cache."""
+    write_documents(tmp_path / "lines.txt", 12)
+    source = TextSource((str(tmp_path / "lines.txt"),), split="line")
+    folder = str(tmp_path / "cache")
+    config = DataConfig((source,), 1, 4, 0.4, cache_dir=folder, workers=1)
+    first = everything(config)
+    (place,) = (path for path in Path(folder, "tokens").iterdir() if path.is_dir())
+    files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    assert len(files) == 2 * 8 + 3
+    generator = random.Random(0)
+    for file in files:
+        content = file.read_bytes()
+        broken = bytearray(content)
+        for at in generator.sample(range(len(content)), min(60, len(content))):
+            broken[at] ^= 1 << generator.randrange(8)
+            file.write_bytes(broken)
+            try:
+                cache_module._opened(place, "", np.dtype("<u2"))
+            except Damaged as error:
+                assert str(error.thing).startswith(str(place))
+            else:  # a blank between words of the list of checksums
+                assert json.loads(broken) == json.loads(content)
+            broken[at] = content[at]
+        built = len(builds)
+        broken[0] ^= 1
+        file.write_bytes(broken)
+        assert everything(config) == first
+        assert len(builds) == built + 1
+
+
+def test_a_cache_that_is_damaged_again_and_again_is_refused(config, monkeypatch):
+    real = cache_module.close_cache
+
+    def failing_disk(place, description):
+        real(place, description)
+        (place / "description.json").write_text("{}")
+
+    monkeypatch.setattr(cache_module, "close_cache", failing_disk)
+    with pytest.raises(UserError, match=r"the cache is damaged: description.json .*remove the"):
         prepare(config, BytesConfig())
+
+
+def test_a_damaged_tokenizer_of_the_cache_is_trained_again(config, caplog):
+    tokenizer = SentencePieceConfig(300)
+    first = prepare(config, tokenizer)[0]
+    files = sorted(Path(config.cache_dir, "tokenizers").glob("*/*"))
+    assert len(files) == 4
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[:30] + bytes([content[30] ^ 2]) + content[31:])
+    shutil.rmtree(Path(config.cache_dir, "tokens"))
+    assert prepare(config, tokenizer)[0].fingerprint == first.fingerprint
+    assert caplog.text.count("it is built again") == 2
 
 
 PREPARE = """
 import sys, time
 from llmjax.data import cache
 from llmjax.data.config import BytesConfig, DataConfig, TextSource
-from llmjax.data.corpus import prepare
+from llmjax.data.corpus import heldout_text, prepare
 path, folder, pause = sys.argv[1:]
 real = cache._append
 def slow(*args):

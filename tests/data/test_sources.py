@@ -2,14 +2,19 @@
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow
 import pytest
 import zstandard
 from pyarrow import parquet
 
+from llmjax.data import reading
 from llmjax.data.config import EmbeddedSource, JsonlSource, ParquetSource, TextSource
+from llmjax.data.fingerprint import identify
+from llmjax.data.reading import read_whole
 from llmjax.data.sources import documents
 from llmjax.errors import UserError
 
@@ -113,6 +118,108 @@ def test_bad_parquet(tmp_path):
         (tmp_path / "a.parquet").write_bytes(broken)
         with pytest.raises(UserError, match="is no sound Parquet file"):
             list(documents(source))
+
+
+@pytest.mark.parametrize("split", ["chunk", "file", "line"])
+@pytest.mark.parametrize("squeeze", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_text(tmp_path, split, squeeze):
+    path = tmp_path / ("a.txt" if squeeze is bytes else "a.txt.gz")
+    path.write_bytes(squeeze(b"\xef\xbb\xbffirst \xef\xbb\xbf inside"))
+    source = TextSource((str(path),), split=split)
+    assert list(documents(source)) == ["first \ufeff inside"]
+    path.write_bytes(squeeze(b"\xef\xbb\xbfab\xff"))
+    with pytest.raises(UserError, match="0xff at offset 5"):
+        list(documents(source))
+    path.write_bytes(squeeze(b"\xef\xbb\xbf"))
+    assert list(documents(source)) == []
+
+
+def test_a_byte_order_mark_before_json(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}')
+    assert list(documents(JsonlSource((str(path),)))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        (
+            "utf-16",
+            r"is UTF-16, not UTF-8 \(it begins with the byte order mark ff fe\); convert it",
+        ),
+        ("utf-32", r"is UTF-32, not UTF-8 \(it begins with the byte order mark ff fe 00 00\)"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, errors, encoding, message):
+    path = tmp_path / "a.txt"
+    path.write_bytes('{"text": "a"}\n'.encode(encoding))
+    for source in (
+        TextSource((str(path),), errors=errors),
+        TextSource((str(path),), split="line", errors=errors),
+        TextSource((str(path),), split="file", errors=errors),
+        JsonlSource((str(path),), errors=errors),
+    ):
+        with pytest.raises(UserError, match=r"a\.txt: " + message):
+            list(documents(source))
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    folder = os.fsencode(tmp_path)
+    with open(folder + b"/caf\xe9.txt", "wb") as file:
+        file.write(b"text")
+    name = os.fsdecode(folder + b"/caf\xe9.txt")
+    for paths in ((name,), (f"{tmp_path}/*.txt",)):
+        assert list(documents(TextSource(paths))) == ["text"]
+        assert identify(TextSource(paths), str(tmp_path / "cache")).num_bytes == 4
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name, message in [
+        (tmp_path / "pipe.txt", "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "*.txt", "matches no file"),
+    ]:
+        for source in (TextSource((str(name),)), ParquetSource((str(name),))):
+            with pytest.raises(UserError, match=message):
+                list(documents(source))
+
+
+def test_a_document_that_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LONGEST_LINE", 100)
+    monkeypatch.setattr(reading, "BLOCK", 10)
+    path = tmp_path / "a.txt"
+    path.write_text("short\n" + "x" * 100 + "\n" + "y" * 101)
+    source = TextSource((str(path),), split="line")
+    found = documents(source)
+    assert (next(found), next(found)) == ("short", "x" * 100)
+    with pytest.raises(UserError, match=r"a\.txt line 3: is longer than 100 bytes; break it up"):
+        next(found)
+    assert "".join(documents(replace(source, split="chunk"))) == path.read_text()
+    with pytest.raises(UserError, match=r"a\.txt: is larger than 100 bytes, and it is read as"):
+        read_whole(path, 100)
+
+
+def test_deep_and_ambiguous_json(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for line, message in [
+        ("[" * 100_000, r"a\.jsonl:1: has JSON nested more than 100 deep"),
+        ('{"text": "a", "text": "b"}', r"a\.jsonl:1: .*the name 'text' stands twice"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", r"a\.jsonl:1: is not JSON"),
+    ]:
+        path.write_text(line)
+        with pytest.raises(UserError, match=message):
+            list(documents(JsonlSource((str(path),))))
+
+
+def test_parquet_with_two_columns_of_one_name(tmp_path):
+    schema = pyarrow.schema([("text", pyarrow.string())] * 2)
+    table = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], schema=schema)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: has two columns 'text'"):
+        list(documents(ParquetSource((str(tmp_path / "a.parquet"),))))
 
 
 def test_large_files_stream(tmp_path):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from llmjax.data import parquet_files, tables
 from llmjax.data.table_config import FileTable, LinesTable, TfdsTable
 from llmjax.data.tables import Row, list_at, number_at, read_table, read_tables, split_rows, text_at
 from llmjax.errors import UserError
@@ -144,6 +145,49 @@ def test_parquet(tmp_path):
         values(table)
 
 
+def write_parquet(path, names, *arrays):
+    fields = zip(names, arrays, strict=True)
+    schema = pyarrow.schema([(name, array.type) for name, array in fields])
+    parquet.write_table(pyarrow.table(list(arrays), schema=schema), path)
+    return FileTable((str(path),))
+
+
+def test_parquet_with_two_columns_of_one_name(tmp_path):
+    one, two = pyarrow.array(["good"]), pyarrow.array(["bad"])
+    table = write_parquet(tmp_path / "a.parquet", ["text", "text"], one, two)
+    with pytest.raises(UserError, match=r"a\.parquet: has two columns 'text'; rename or drop"):
+        values(table)
+    inner = pyarrow.StructArray.from_arrays([one, two], ["x", "x"])
+    table = write_parquet(tmp_path / "b.parquet", ["text", "more"], one, inner)
+    with pytest.raises(UserError, match=r"b\.parquet: column 'more' has two fields 'x'"):
+        values(table)
+
+
+def test_parquet_with_too_much_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_files, "LARGEST_DOCUMENT", 1000)
+    texts = ["a" * 900, *("b" * (i % 9) for i in range(500)), "c" * 900]
+    table = write_parquet(tmp_path / "a.parquet", ["text"], pyarrow.array(texts))
+    assert [row["text"] for row in values(table)] == texts, "in smaller batches"
+    texts[300] = "d" * 1001
+    table = write_parquet(tmp_path / "b.parquet", ["text"], pyarrow.array(texts))
+    with pytest.raises(UserError, match=r"b\.parquet row 301: has 1005 bytes, and a row may have"):
+        values(table)
+    monkeypatch.setattr(parquet_files, "MAX_COLUMNS", 2)
+    table = write_parquet(tmp_path / "c.parquet", "abc", *[pyarrow.array([1])] * 3)
+    with pytest.raises(UserError, match=r"c\.parquet: has 3 columns, and at most 2 are read"):
+        values(table)
+
+
+def test_more_rows_than_are_held_in_memory(table, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_ROWS", 3)
+    assert len(read_tables([table("a.csv", "a\n1\n2\n3\n")])) == 3
+    with pytest.raises(UserError, match=r"a\.csv line 2: there are more than 3 rows"):
+        read_tables([table("a.csv", "a\n1\n2\n3\n")] * 2)
+    monkeypatch.setattr(tables, "MOST_TEXT", 5)
+    with pytest.raises(UserError, match=r"a\.jsonl line 2: there are more than .* 5 characters"):
+        read_tables([table("a.jsonl", '{"a": "abc"}\n{"a": ["d", {"b": "ef"}]}\n')])
+
+
 @pytest.mark.parametrize("form", ["a.csv", "a.tsv", "a.jsonl", "a.json"])
 @pytest.mark.parametrize(
     ("ending", "squeeze"),
@@ -164,9 +208,55 @@ def test_compressed(table, form, ending, squeeze):
     assert values(table(form + ending, squeeze(text[form].encode()))) == [{"text": "é"}]
 
 
+@pytest.mark.parametrize("mark", ["", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_with_other_separators_and_line_ends(table, mark, end):
+    rows = [["text", "label"], ['a, "b"', "x"], ["c\nd", "y"], ["", "z;|"]]
+    file = io.StringIO(newline="")
+    form = {"delimiter": mark or ",", "lineterminator": end, "quoting": csv.QUOTE_ALL}
+    csv.writer(file, **form).writerows(rows)
+    expected = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    assert values(table("a.csv", file.getvalue())) == expected
+    pandas = pytest.importorskip("pandas")
+    options = {"sep": mark or ",", "keep_default_na": False}
+    assert pandas.read_csv(io.StringIO(file.getvalue()), **options).to_dict("records") == expected
+
+
+def test_separators_of_files_without_names(table):
+    content = "good; really; so|1\nbad|0\n"
+    found = values(table("a.csv", content, columns=("text", "label")))
+    assert found == [{"text": "good; really; so", "label": "1"}, {"text": "bad", "label": "0"}]
+    assert values(table("b.csv", "a;b\n", columns=("text",))) == [{"text": "a;b"}]
+
+
+def test_old_line_ends(table):
+    assert values(table("a.tsv", "text\tn\ra\t1\rb\t2")) == [
+        {"text": "a", "n": "1"},
+        {"text": "b", "n": "2"},
+    ]
+    assert values(table("b.tsv", "text\tn\na\rb\t1\r\n")) == [{"text": "a\rb", "n": "1"}]
+    found = list(read_table(table("a.csv", 'text\r"a\rb"\rc')))
+    assert [row.values["text"] for row in found] == ["a\rb", "c"]
+    assert found[1].place.endswith("line 4")
+
+
+def test_separators_at_the_ends_of_lines(table):
+    assert values(table("a.csv", "a,b,,\n1,,,\n2,3,,\n")) == [
+        {"a": "1", "b": ""},
+        {"a": "2", "b": "3"},
+    ]
+    with pytest.raises(UserError, match="line 2: has a value in column 3, which has no name"):
+        values(table("b.csv", "a,b,,\n1,2,3,\n"))
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(table):
     assert values(table("a.csv", b"\xef\xbb\xbftext\nb\n")) == [{"text": "b"}]
     assert values(table("a.json", b'\xef\xbb\xbf[{"text": "b"}]')) == [{"text": "b"}]
+    assert values(table("a.jsonl", b'\xef\xbb\xbf{"text": "b"}')) == [{"text": "b"}]
+    assert values(table("a.tsv", b"\xef\xbb\xbftext\tn\nb\t1")) == [{"text": "b", "n": "1"}]
+    assert values(table("b.csv", b'\xef\xbb\xbf"text"\nb\n')) == [{"text": "b"}]
+    lines = table("b.txt", b"\xef\xbb\xbfb\n").paths
+    assert values(LinesTable(lines, ("text",))) == [{"text": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -178,18 +268,34 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
         ("a.csv", "text,label\n", r"a\.csv: holds no rows"),
         ("a.jsonl", "\n", r"a\.jsonl: holds no rows"),
         ("a.json", "[]", r"a\.json: holds no rows"),
-        ("a.csv", "a,b\n1,2\n\n3\n", r"a\.csv line 4: has 1 fields, not the 2 of a, b; mend"),
+        (
+            "a.csv",
+            "a,b\n1,2\n\n3\n",
+            r"a\.csv line 4: has 1 fields, not the 2 of a, b; fix the commas",
+        ),
         ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv line 2: has 3 fields, not the 2 of a, b"),
         ("a.csv", "a,a\n1,2\n", r"a\.csv line 1: names two columns 'a'"),
-        ("a.csv", 'a,b\n"1\n2,3\n', r"a\.csv line 2: is not CSV: unexpected end of data; mend"),
+        ("a.csv", 'a,b\n"1\n2,3\n', r"a\.csv line 2: is not CSV: unexpected end of data; fix"),
         ("a.csv", 'a,b\n"1"x,3\n', r"a\.csv line 2: is not CSV: ',' expected"),
         ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl line 2: is not JSON: "),
         ("a.jsonl", "[1]\n", r"a\.jsonl line 1: is not a JSON object"),
-        ("a.json", "[1", r"a\.json: is not JSON: .*; mend it"),
+        ("a.json", "[1", r"a\.json: is not JSON: .*; fix it"),
         ("a.json", "[{}, 1]", r"a\.json entry 2: is not a JSON object"),
         ("a.json", '{"a": 1}', r"a\.json: is neither a list of objects nor of SQuAD's form"),
-        ("a.json", b'["\xff"]', r"a\.json: is not JSON: .*0xff"),
+        ("a.json", b'["\xff"]', r"a\.json: is not UTF-8: invalid start byte at 2"),
         ("a.csv", b"a\nb\nc\xffd\n", r"a\.csv line 3: is not UTF-8: byte 0xff at byte 2"),
+        ("a.csv", "a;b\n1;2\n3\n", r"a\.csv line 3: has 1 fields, not .*; fix the semicolons"),
+        ("a.csv", "a;b|c\n1;2|3\n", r"line 1: may be separated by semicolons or vertical bars"),
+        ("a.csv", "a,b\n1,2,\n", r"a\.csv line 2: has 3 fields, not the 2 of a, b"),
+        ("a.csv", "\ufeff", r"a\.csv: is empty"),
+        ("a.csv", "a,b\n1,2".encode("utf-16"), r"a\.csv: is UTF-16, not UTF-8 .* ff fe\); conv"),
+        ("a.json", '[{"a": 1}]'.encode("utf-16"), r"a\.json: is UTF-16, not UTF-8"),
+        ("a.csv", "a,b\n1,2".encode("utf-16-le"), r"line 1: has NUL bytes in the names"),
+        ("a.csv", ",".join(map(str, range(20_000))), r"names 20,000 columns, and at most 16,384"),
+        ("a.jsonl", '{"a": 1, "a": 2}', r"line 1: is not JSON: the name 'a' stands twice"),
+        ("a.json", '[{"a": {"b": 1, "b": 1}}]', r"a\.json: is not JSON: the name 'b' stands twice"),
+        ("a.jsonl", '{"a": ' + "[" * 500 + "]" * 500 + "}", r"line 1: has JSON nested more than"),
+        ("a.json", "[" * 100_000, r"a\.json: has JSON nested more than 100 deep"),
         ("a.csv.gz", b"no gzip", r"a\.csv\.gz: is not valid \.gz data"),
         ("a.tsv.gz", gzip.compress(b"a\n1\n" * 99, mtime=0)[:-4], r"a\.tsv\.gz: is truncated"),
     ],

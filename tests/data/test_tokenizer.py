@@ -1,6 +1,7 @@
 """Every tokenizer of ours: lossless, no special token out of text, whole after a save."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from llmjax.data.config import BytesConfig, HuggingFaceTokenizerConfig, Sentence
 from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizer import (
     DESCRIPTION,
+    FILES,
     BytesTokenizer,
     TextDecoder,
     existing_tokenizer,
+    keep_chat_template,
     load_tokenizer,
 )
 from llmjax.errors import UserError
+from llmjax.storage import SEAL
 
 TEXTS = [
     "def f(x):\n    return x + 1\n\n\n\tThe cat  sat on the mat, 1234 times.\r\n",
@@ -151,9 +155,16 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     with pytest.raises(UserError, match="files were changed"):
         load_tokenizer(tmp_path)
     (tmp_path / "sentencepiece.model").write_bytes(model[:100])
-    with pytest.raises(UserError, match="is not a SentencePiece model"):
+    with pytest.raises(UserError, match="files were changed: sentencepiece.model"):
         load_tokenizer(tmp_path)
     description = json.loads((tmp_path / DESCRIPTION).read_text())
+    older = {key: value for key, value in description.items() if key not in (SEAL, FILES)}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(older))
+    with pytest.raises(UserError, match="is not a SentencePiece model"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "sentencepiece.model").write_bytes(model)
+    with pytest.raises(UserError, match="files were changed"):
+        load_tokenizer(tmp_path)
     for change, message in [({"format": 99}, "format 99"), ({"kind": "x"}, "unknown kind 'x'")]:
         (tmp_path / DESCRIPTION).write_text(json.dumps(description | change))
         with pytest.raises(UserError, match=message):
@@ -161,6 +172,30 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     (tmp_path / DESCRIPTION).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "byte_level"])
+def test_no_flipped_bit_is_used(tokenizers_by_kind, tmp_path, kind):
+    tokenizer = tokenizers_by_kind[kind]
+    tokenizer.save(tmp_path)
+    keep_chat_template(tmp_path, "{{ messages }}")
+    assert load_tokenizer(tmp_path).chat_template == "{{ messages }}"
+    generator = random.Random(0)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        broken = bytearray(content)
+        for at in generator.sample(range(len(content)), min(70, len(content))):
+            broken[at] ^= 1 << generator.randrange(8)
+            path.write_bytes(broken)
+            try:
+                found = load_tokenizer(tmp_path)
+            except UserError as error:
+                assert str(tmp_path) in str(error)  # noqa: PT017 (either is fine)
+            else:
+                assert found.fingerprint == tokenizer.fingerprint
+                assert found.chat_template == "{{ messages }}"
+            broken[at] = content[at]
+        path.write_bytes(content)
 
 
 # SentencePiece ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tokenizers import processors as post
 
 from llmjax.data import import_tokenizer, load_tokenizer
 from llmjax.errors import UserError
+from llmjax.storage import SEAL
 
 LINES = [
     "the quick brown fox jumps over the lazy dog, and the cat sat on the mat; the hat was 12345",
@@ -253,7 +254,15 @@ def test_the_chat_template_is_found_wherever_it_is(tmp_path):
     assert ours.chat_template == "from jinja 🙂"
     ours.save(tmp_path / "run")
     assert load_tokenizer(tmp_path / "run").chat_template == "from jinja 🙂"
-    (tmp_path / "run" / "chat_template.jinja").write_text("edited")  # which is allowed
+    (tmp_path / "run" / "chat_template.jinja").write_text("edited")
+    with pytest.raises(
+        UserError, match=r"files were changed: chat_template.jinja; .*meant, remove"
+    ):
+        load_tokenizer(tmp_path / "run")
+    description = tmp_path / "run" / "llmjax_tokenizer.json"
+    stored = json.loads(description.read_text())
+    del stored[SEAL]  # which allows it
+    description.write_text(json.dumps(stored))
     assert load_tokenizer(tmp_path / "run").chat_template == "edited"
 
 
