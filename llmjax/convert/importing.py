@@ -1,5 +1,6 @@
 """A published model becomes a run folder, as if it had been trained here."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -91,18 +92,29 @@ def write_run(
 
 def origin_of(published: Published) -> Origin:
     """What origin.json keeps."""
-    architectures = published.config.get("architectures")
     return Origin(
         format=published.format,
         source=published.source,
         model_type=published.config["model_type"],
-        architecture=architectures[0] if architectures else None,
+        architecture=architecture_of(published.config, published.where),
         config=published.config,
         generation_config=published.generation,
         pooling=published.sentence.pooling,
         normalize=published.sentence.normalize,
         length=published.sentence.length,
     )
+
+
+def architecture_of(values: Mapping[str, Any], where: object = "config.json") -> str | None:
+    """The class that a config.json names first; None where it names none.
+
+    Raises:
+      UserError: what it says are no names.
+    """
+    names = values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(where, "architectures is no list of names", "restore the file")
+    return names[0] if names else None
 
 
 def config_of(run: Path, model: ModelConfig, sentence: Sentence) -> Config:

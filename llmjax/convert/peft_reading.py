@@ -17,7 +17,8 @@ from llmjax.convert.mapping import Match, host
 from llmjax.convert.names import canonical
 from llmjax.convert.peft_base import is_untouched
 from llmjax.convert.peft_writing import PREFIX, WEIGHTS
-from llmjax.convert.safetensors import TensorFiles, open_folder, read_json
+from llmjax.convert.reading import read_object
+from llmjax.convert.safetensors import TensorFiles, read_header
 from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import HEADS, stored_params
 from llmjax.convert.tensors import FLOATS, check_range
@@ -101,7 +102,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER
     if not path.is_file():
         raise UserError(folder, f"has no {ADAPTER}", "give the folder that PEFT saved")
-    found = read_json(path)
+    found = read_object(path)
     if found.get("peft_type") != "LORA":
         raise UserError(path, f"is of kind {found.get('peft_type')!r}", "LORA alone is supported")
     for name, value in found.items():
@@ -154,7 +155,7 @@ def open_files(folder: Path) -> TensorFiles:
     """
     if not (folder / WEIGHTS).is_file():
         raise UserError(folder, f"has no {WEIGHTS}", "save the adapter as safetensors")
-    return open_folder(folder)
+    return TensorFiles(read_header(folder / WEIGHTS))
 
 
 def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from llmjax.convert.safetensors import read_json
+from llmjax.convert.reading import read_object
 from llmjax.errors import UserError
 from llmjax.origin import Pooling
+from llmjax.storage import read_json
 
 MODULES = "modules.json"
 PACKAGE = "sentence_transformers.models"
@@ -38,7 +39,7 @@ def read_sentence(folder: Path) -> Sentence:
     if not (folder / MODULES).is_file():
         return Sentence()
     try:
-        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        modules = read_json(folder / MODULES)
         parts = [(str(one["type"]).rpartition(".")[2], str(one["path"])) for one in modules]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(folder / MODULES, f"is damaged: {error!r}", "restore the file") from error
@@ -67,7 +68,7 @@ def _length(folder: Path) -> int | None:
     path = folder / "sentence_bert_config.json"
     if not path.is_file():
         return None
-    settings = read_json(path)
+    settings = read_object(path)
     if settings.get("do_lower_case"):
         raise UserError(path, "do_lower_case is true: that is for the tokenizer to do")
     length = settings.get("max_seq_length")
@@ -75,7 +76,7 @@ def _length(folder: Path) -> int | None:
 
 
 def _pooling(folder: Path) -> Pooling:
-    settings = read_json(folder / "config.json")
+    settings = read_object(folder / "config.json")
     chosen = [
         name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for name, on in settings.items()
