@@ -75,7 +75,7 @@ class Theirs:
             return default
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if float in kinds and int not in kinds and type(value) is int:
-            value = _as_float(value)
+            value = as_float(value)
         if type(value) not in kinds:
             names = " or ".join(one.__name__ for one in kinds)
             raise self.refusal(name, value, f"it must be {names}")
@@ -103,7 +103,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
-def _as_float(value: int) -> float:
+def as_float(value: int | float) -> float:
     """The nearest float; infinity where there is none."""
     try:
         return float(value)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmjax.convert.fields import Theirs
+from llmjax.convert.fields import Theirs, as_float
 from llmjax.model.config import ModelConfig
 from llmjax.model.rope import (
     LinearScaling,
@@ -136,9 +136,12 @@ def _read_longrope(values: Theirs, original: int) -> LongRopeScaling:
 
 def _numbers(values: Theirs, name: str) -> tuple[float, ...]:
     found = values.take(name, list)
-    if not all(type(one) in (int, float) and 0 < one < math.inf for one in found) or not found:
-        raise values.refusal(name, found, "it must be a list of positive numbers")
-    return tuple(map(float, found))
+    if not all(type(one) in (int, float) for one in found) or not found:
+        raise values.refusal(name, found, "it must be a list of numbers")
+    numbers = tuple(as_float(one) for one in found)
+    if not all(0 < one < math.inf for one in numbers):
+        raise values.refusal(name, found, "its numbers must be positive and finite")
+    return numbers
 
 
 def write_scaling(scaling: RopeScaling) -> dict[str, Any]:

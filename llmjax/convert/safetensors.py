@@ -42,8 +42,6 @@ MOST_DIMENSIONS = 8
 """Of a tensor; parameters have three at most."""
 LONGEST_NAME = 1_000
 """Characters of a tensor's name."""
-LONGEST_DIMENSION = 2**48
-"""Of a tensor without elements, whose size says nothing of its shape."""
 METADATA = "__metadata__"
 
 
@@ -136,12 +134,12 @@ def _stored(path: Path, name: str, entry: Any, start: int, room: int) -> Stored:
         raise UserError(path, f"gives tensor {name} sizes that are not numbers from 0 on")
     if len(shape) > MOST_DIMENSIONS:
         raise UserError(path, f"gives tensor {name} more than {MOST_DIMENSIONS} dimensions")
+    if prod(length for length in shape if length) >= 2**63:
+        raise UserError(path, f"gives tensor {name} a shape of more than 2**63 elements")
     if end - begin != prod(shape) * DTYPES[code].itemsize:
         raise UserError(path, f"gives tensor {name} {end - begin} bytes, but shape {shape}"[:300])
     if end > room:
         raise UserError(path, f"is truncated: tensor {name} ends beyond it", "download it again")
-    if max(shape, default=0) > LONGEST_DIMENSION:
-        raise UserError(path, f"gives tensor {name} a dimension above {LONGEST_DIMENSION}")
     return Stored(path, DTYPES[code], tuple(shape), start + begin)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from llmjax.convert.reading import read_object
 from llmjax.convert.sentence import Sentence, read_sentence
 from llmjax.convert.tensors import TensorSource
-from llmjax.convert.weight_files import NAMED, open_folder
+from llmjax.convert.weight_files import INDEX, NAMED, SINGLE, open_folder
 from llmjax.data import Tokenizer
 from llmjax.errors import UserError
 
@@ -89,13 +89,15 @@ def _open_hf(source: str, folder: Path) -> Published:
 
     sentence = read_sentence(folder)
     inner = folder / sentence.path
-    if not (inner / "config.json").exists():
-        if (inner / ADAPTER).is_file():
-            raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
+    names = ("config.json", ADAPTER, SINGLE, INDEX)
+    stated, adapted, *weights = ((inner / name).exists() for name in names)
+    if adapted and not (stated and any(weights)):
+        raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
+    if not stated:
         raise UserError(folder, "has no config.json", "it is not the folder of a model")
     config = read_object(inner / "config.json")
     tensors = open_folder(inner, config.get(NAMED))
-    if (inner / ADAPTER).is_file():
+    if adapted:
         log.warning(
             "%s: adapters lie beside the model (%s), and are left out; then import them with "
             "--base and the run that is made now",
