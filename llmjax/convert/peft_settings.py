@@ -29,7 +29,7 @@ MOST_RANK = 4096
 """Of an adapter: arrays of the largest one are made for all layers."""
 LONGEST_PATTERN = 300
 """Characters of a regular expression of a file."""
-EXPLOSIVE = re.compile(r"\)[*+?{]|\\[1-9]|\(\?[^:]")
+EXPLOSIVE = re.compile(r"\)[*+{]|\\[1-9]|\(\?[^:]")
 """What makes matching a regular expression take forever: repeated groups, references."""
 MERGE = "merge it into its model with PEFT, and import that"
 
@@ -64,8 +64,8 @@ def _check_beginning(path: Path, how: Any) -> None:
         return
     raise UserError(
         path,
-        f"init_lora_weights is {how!r:.60}: the adapter's base is not the published model, but what "
-        "was left of it at the beginning",
+        f"init_lora_weights is {repr(how)[:60]}: the adapter's base is not the published model, "
+        "but what its beginning left of it",
         "save it with save_pretrained(..., path_initial_model_for_weight_conversion=FOLDER of the "
         "adapter as it began), or merge it with PEFT",
     )
@@ -112,12 +112,12 @@ def _matches(pattern: str, name: str, said: object) -> re.Match[str] | None:
     """A match of a file's regular expression, which is bounded first."""
     if not isinstance(said, str) or len(said) > LONGEST_PATTERN or EXPLOSIVE.search(said):
         raise UserError(
-            ADAPTER, f"its pattern {said!r:.60} is too complex", "write out the modules' names"
+            ADAPTER, f"its pattern {repr(said)[:60]} is too complex", "write out the modules' names"
         )
     try:
         return re.match(pattern, name)
     except re.error as error:
-        reason = f"its pattern {said!r:.60} is no regular expression: {error}"
+        reason = f"its pattern {repr(said)[:60]} is no regular expression: {error}"
         raise UserError(ADAPTER, reason, "restore the file") from error
 
 
@@ -136,12 +136,12 @@ def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
     if stated != rank or not 1 <= rank <= MOST_RANK:
         raise UserError(
             f"adapter of {name}",
-            f"is of rank {rank}, but {ADAPTER} has {stated!r:.20} (at most {MOST_RANK})",
+            f"is of rank {rank}, but {ADAPTER} has {repr(stated)[:20]} (at most {MOST_RANK})",
             "restore the file",
         )
     alpha = _of_module(settings, "alpha_pattern", name, settings.get("lora_alpha", 8))
     if type(alpha) not in (int, float) or not 0 < abs(alpha) < 2**31:
-        raise UserError(ADAPTER, f"lora_alpha of {name} is {alpha!r:.20}", "restore the file")
+        raise UserError(ADAPTER, f"lora_alpha of {name} is {repr(alpha)[:20]}", "restore the file")
     return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
