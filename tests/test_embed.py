@@ -79,7 +79,7 @@ def test_as_the_model_was_published(tmp_path):
     (tmp_path / "origin.json").write_text('{"length": 10}')
     np.testing.assert_allclose(embed(lm, "x" * 60), embed(lm, "x" * 9), atol=1e-6)
     (tmp_path / "origin.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not JSON"):
         embed(lm, TEXTS)
 
 
@@ -91,7 +91,7 @@ def test_long_texts_are_cut_and_said_to_be(lm, caplog):
 
 def test_mistakes_are_told(lm):
     with pytest.raises(UserError, match="choose mean, cls, last"):
-        embed(lm, TEXTS, pooling="max")
+        embed(lm, TEXTS, pooling="median")
     with pytest.raises(UserError, match="not positive"):
         embed(lm, TEXTS, batch_size=0)
 

@@ -15,7 +15,7 @@ from llmjax.convert.heads import Headed, choose_task
 from llmjax.convert.reading import read_object
 from llmjax.convert.safetensors import TensorFiles, read_header
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
-from llmjax.convert.sentence import write_sentence
+from llmjax.convert.sentence_writing import write_sentence
 from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
 from llmjax.convert.tokenizer_files import export_tokenizer

@@ -61,6 +61,7 @@ def import_model(
         published = open_source(str(source))
         family = family_of(published.config, published.where)
         shape = family.read_config(published.config, published.tensors, published.where)
+        published.sentence.check(shape.d_model)
         tokenizer = published.tokenizer(shape.vocab_size)
         shape = resolve(shape, tokenizer.vocab_size)
         devices = None if mesh is None else make_mesh(mesh)
@@ -102,6 +103,13 @@ def origin_of(published: Published) -> Origin:
         pooling=published.sentence.pooling,
         normalize=published.sentence.normalize,
         length=published.sentence.length,
+        concatenated=list(published.sentence.concatenated),
+        steps=[step.to_json() for step in published.sentence.steps],
+        truncate=published.sentence.truncate,
+        prompts=published.sentence.prompts,
+        default_prompt=published.sentence.default_prompt,
+        include_prompt=published.sentence.include_prompt,
+        similarity=published.sentence.similarity,
     )
 
 
