@@ -18,6 +18,7 @@ from llmjax.mesh import MeshConfig, axis_size, place, reshard, use_mesh
 from llmjax.model import Model, Params
 from llmjax.model.config import Dtype
 from llmjax.origin import Origin, Pooling, read_origin
+from llmjax.vector_steps import Step, after, step_of
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,31 @@ class Pool(NamedTuple):
     """How the states of a text's tokens become one vector.
 
     Attributes:
-      kind: their mean, the first one or the last one.
-      normalize: whether the vector is divided by its length.
+      kinds: poolings, whose vectors are put one behind another.
+      skipped: tokens at the beginning that do not count: those of a prompt.
     """
 
-    kind: Pooling
+    kinds: tuple[Pooling, ...]
+    skipped: int = 0
+
+
+class Recipe(NamedTuple):
+    """All that is done to a text besides the model.
+
+    Attributes:
+      prompt: what is put before it.
+      length: tokens at most; None for the model's context.
+      pool: how tokens' states become a vector.
+      steps: what is done with that.
+      truncate: how many of its numbers are kept; None for all.
+      normalize: whether it is brought to length 1 after that.
+    """
+
+    prompt: str
+    length: int | None
+    pool: Pool
+    steps: tuple[Step, ...]
+    truncate: int | None
     normalize: bool
 
 
@@ -54,6 +75,7 @@ def embed(
     *,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
     batch_size: int = 32,
     step: int | None = None,
     dtype: Dtype | None = None,
@@ -67,8 +89,11 @@ def embed(
     Args:
       run: a run folder, or a model in hand (then step, dtype and mesh are its own).
       texts: one or more.
-      pooling: None: as the model was published, else the mean, and a decoder's last token.
+      pooling: None: as the model was published, else the mean, and a decoder's last token. With
+        another than the published one, what the published model does after pooling is left out.
       normalize: whether vectors have length 1; None: as the model was published, else no.
+      prompt: the name of one of the prompts that the model was published with, to put before each
+        text; "" for none, None for the one that it was published to have.
       batch_size: texts read at once; those of like length go together.
       step: which checkpoint; None for the newest whole one.
       dtype: what is computed in; None: as trained.
@@ -78,24 +103,36 @@ def embed(
       float32 [texts, width].
 
     Raises:
-      UserError: no such run or step, an unknown pooling, or a batch of no texts.
+      UserError: no such run or step, an unknown pooling or prompt, or a batch of no texts.
     """
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     lines = [texts] if isinstance(texts, str) else list(texts)
     origin = read_origin(Path(lm.config.run_dir)) or Origin()
-    pool = _pool(lm, origin, pooling, normalize)
+    recipe = _recipe(lm, origin, pooling, normalize, prompt)
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}", "is not positive")
-    read = _wrapped(lm, lines, origin.length)
+    read = _wrapped(lm, [recipe.prompt + line for line in lines], recipe.length)
     order = sorted(range(len(read)), key=lambda number: len(read[number][0]))
-    vectors = np.zeros((len(read), lm.model.config.d_model), np.float32)
+    width = lm.model.config.d_model * len(recipe.pool.kinds)
+    vectors = np.zeros((len(read), width), np.float32)
     for first in range(0, len(order), batch_size):
         group = order[first : first + batch_size]
         rows = laid_out(lm, [read[number] for number in group], batch_size)
         with use_mesh(lm.mesh):
-            found = _vectors(lm.model, lm.params, rows, pool)
+            found = _vectors(lm.model, lm.params, rows, recipe.pool)
         vectors[group] = np.asarray(found)[: len(group)]
-    return vectors
+    return _finished(recipe, vectors)
+
+
+def _finished(recipe: Recipe, vectors: np.ndarray) -> np.ndarray:
+    """Pooled vectors after all that follows."""
+    width = vectors.shape[1]
+    for step in recipe.steps:
+        width = step.width(width)
+    found = after(recipe.steps, jnp.asarray(vectors))[:, : recipe.truncate]
+    if recipe.normalize:
+        found = after((Step("normalize"),), found)
+    return np.asarray(found)
 
 
 def laid_out(
@@ -138,31 +175,70 @@ def _parts(mesh: Mesh) -> tuple[int, int]:
     return axis_size(mesh, "batch"), axis_size(mesh, "residual")
 
 
-def _pool(
+def _recipe(
     lm: LanguageModel,
     origin: Origin,
     pooling: Pooling | None,
     normalize: bool | None,
-) -> Pool:
+    prompt: str | None,
+) -> Recipe:
+    """What is done: as the model was published, but for what is asked for."""
     encodes = lm.model.config.num_encoder_layers > 0
-    kind = pooling or origin.pooling or ("mean" if encodes else "last")
-    if kind not in get_args(Pooling):
-        raise UserError(f"pooling {kind}", "is unknown", f"choose {', '.join(get_args(Pooling))}")
-    unit = origin.normalize if normalize is None else normalize
-    return Pool(kind, unit)
+    usual: Pooling = origin.pooling or ("mean" if encodes else "last")
+    published = (usual, *origin.concatenated)
+    kinds = published if pooling is None else (pooling,)
+    for kind in kinds:
+        if kind not in get_args(Pooling):
+            known = ", ".join(get_args(Pooling))
+            raise UserError(f"pooling {kind}", "is unknown", f"choose {known}")
+    as_published = kinds == published
+    steps = tuple(map(step_of, origin.steps)) if as_published else ()
+    ends = origin.normalize if normalize is None else normalize
+    if origin.normalize and normalize is None and as_published:
+        steps, ends = (*steps, Step("normalize")), False  # what is cut off then is not made up for
+    text = _prompt(origin, prompt)
+    skipped = 0
+    if text and not origin.include_prompt:
+        skipped = len(lm.tokenizer.prefix) + len(lm.tokenizer.encode(text))
+    truncate = origin.truncate if as_published else None
+    return Recipe(text, origin.length, Pool(kinds, skipped), steps, truncate, ends)
+
+
+def _prompt(origin: Origin, name: str | None) -> str:
+    """The text of a prompt."""
+    name = origin.default_prompt if name is None else name
+    if not name:
+        return ""
+    if name not in origin.prompts:
+        have = ", ".join(origin.prompts) or "none"
+        raise UserError(f"prompt {name}", "is not one of the model's", f"it has {have}")
+    return origin.prompts[name]
 
 
 @partial(jax.jit, static_argnames=("model", "pool"))
 def _vectors(model: Model, params: Params, rows: Rows, pool: Pool) -> jax.Array:
-    """float32 [B, D], whole on every device."""
+    """float32 [B, D x poolings], whole on every device."""
     x = reshard(states(model, params, rows).astype(jnp.float32), "batch", None, None)
     inside = reshard(rows.segments, "batch", None) > 0
-    counts = jnp.maximum(inside.sum(axis=1), 1)
-    if pool.kind == "mean":
-        found = jnp.where(inside[..., None], x, 0).sum(axis=1) / counts[:, None]
-    else:
-        at = jnp.arange(x.shape[1]) == (0 if pool.kind == "cls" else counts[:, None] - 1)
-        found = jnp.where(at[..., None], x, 0).sum(axis=1)
-    if pool.normalize:
-        found /= jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+    inside &= jnp.arange(x.shape[1]) >= pool.skipped
+    found = jnp.concatenate([_pooled(kind, x, inside) for kind in pool.kinds], axis=-1)
     return reshard(found, None, None)
+
+
+def _pooled(kind: Pooling, x: jax.Array, inside: jax.Array) -> jax.Array:
+    """One vector of each row's states [B, L, D], of those that count [B, L]: [B, D]."""
+    places = jnp.arange(x.shape[1])
+    match kind:
+        case "mean" | "mean_sqrt" | "weighted_mean":
+            weights = inside * (places + 1.0 if kind == "weighted_mean" else 1.0)
+            total = jnp.where(inside[..., None], x * weights[..., None], 0).sum(axis=1)
+            divisor = jnp.maximum(weights.sum(axis=1), 1e-9)
+            divisor = jnp.sqrt(divisor) if kind == "mean_sqrt" else divisor
+            return total / divisor[:, None]
+        case "max":
+            return jnp.where(inside[..., None], x, -jnp.inf).max(axis=1)
+        case "cls":
+            at = inside.argmax(axis=1)
+        case "last":
+            at = x.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
+    return jnp.where((places == at[:, None])[..., None], x, 0).sum(axis=1)

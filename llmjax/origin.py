@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmjax.errors import UserError
-from llmjax.storage import json_text, read_json, sealed, unsealed, write_atomically
+from llmjax.storage import DOCUMENT, json_text, read_json, sealed, unsealed, write_atomically
 
 ORIGIN = "origin.json"
-Pooling = Literal["mean", "cls", "last"]
-"""How the states of a text's tokens become its vector: their mean, the first or the last one."""
+AGAIN = "import the model again"
+Pooling = Literal["mean", "cls", "last", "max", "mean_sqrt", "weighted_mean"]
+"""How the states of a text's tokens become its vector: their mean, the first or the last one, the
+largest of each number, their sum by the root of how many they are, or their mean with weights 1, 2,
+3, ..."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,23 @@ class Origin:
     pooling: Pooling | None = None
     """For vectors of texts; None: nothing is said of them."""
     normalize: bool = False
+    """Whether the last step brings a vector to length 1."""
     length: int | None = None
     """Tokens from which a text is cut off for its vector."""
+    concatenated: list[Pooling] = field(default_factory=list)
+    """Poolings whose vectors stand behind that of `pooling`."""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """What is done with a vector before `normalize`; see `llmjax.vector_steps`."""
+    truncate: int | None = None
+    """How many numbers of a vector are kept in the end."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Texts to put before a text, by name."""
+    default_prompt: str | None = None
+    """The name of the one that is put there unless another is asked for."""
+    include_prompt: bool = True
+    """Whether the prompt's tokens count in pooling."""
+    similarity: str | None = None
+    """By what vectors are meant to be compared: cosine, dot, euclidean or manhattan."""
 
 
 def read_origin(run: Path) -> Origin | None:
@@ -41,12 +59,11 @@ def read_origin(run: Path) -> Origin | None:
     path = run / ORIGIN
     if not path.is_file():
         return None
-    fix = "import the model again"
-    stored = read_json(path, fix=fix)
+    stored = read_json(path, limits=DOCUMENT, fix=AGAIN)
     try:
         return Origin(**unsealed(stored, path))
     except (AttributeError, TypeError) as error:  # no object, or of other names
-        raise UserError(path, f"cannot be read: {error}", fix) from error
+        raise UserError(path, f"cannot be read: {error}", AGAIN) from error
 
 
 def write_origin(run: Path, origin: Origin) -> None:

@@ -29,6 +29,7 @@ FLOORS = {
         "state",
         "step",
         "tasks",
+        "vector_steps",
     },
     3: {
         "chat",

@@ -91,7 +91,7 @@ def test_long_texts_are_cut_and_said_to_be(lm, caplog):
 
 def test_mistakes_are_told(lm):
     with pytest.raises(UserError, match="choose mean, cls, last"):
-        embed(lm, TEXTS, pooling="max")
+        embed(lm, TEXTS, pooling="median")
     with pytest.raises(UserError, match="not positive"):
         embed(lm, TEXTS, batch_size=0)
 

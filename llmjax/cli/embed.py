@@ -27,11 +27,14 @@ class _Texts:
     out: str | None = None
     """An .npy file for the vectors, float32 [texts, width]; none: a JSON line for each on stdout,
     or in a .jsonl file."""
-    pooling: Literal["mean", "cls", "last"] | None = None
-    """The mean of the tokens' states, the first or the last one; none: as the model was published,
-    else the mean, and a decoder's last."""
+    pooling: Literal["mean", "cls", "last", "max", "mean_sqrt", "weighted_mean"] | None = None
+    """The mean of the tokens' states, the first or the last one, and others; none: as the model was
+    published, else the mean, and a decoder's last."""
     normalize: bool | None = None
     """Whether vectors have length 1; none: as the model was published, else no."""
+    prompt: str | None = None
+    """The name of a prompt that the model was published with, to put before each text; "" for none;
+    none given: the one that it was published to have."""
     batch_size: int = 32
     """Texts read at once."""
 
@@ -72,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
         texts,
         pooling=options.pooling,
         normalize=options.normalize,
+        prompt=options.prompt,
         batch_size=options.batch_size,
         **options.loading(),
     )

@@ -12,12 +12,14 @@ from llmjax.convert.families import Family, essence, family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.forms import form_of, sentence_of
 from llmjax.convert.heads import Headed, choose_task
-from llmjax.convert.safetensors import open_folder, read_json
+from llmjax.convert.reading import read_object
+from llmjax.convert.safetensors import TensorFiles, read_header
 from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
-from llmjax.convert.sentence import write_sentence
+from llmjax.convert.sentence_writing import write_sentence
 from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
 from llmjax.convert.tokenizer_files import export_tokenizer
+from llmjax.convert.weight_files import open_folder
 from llmjax.data import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model import ModelConfig, resolve
@@ -27,7 +29,8 @@ from llmjax.run import Run
 
 Format = Literal["hf", "peft", "gguf", "stablehlo"]
 NOT_KEPT = frozenset(
-    "rope_parameters quantization_config auto_map _name_or_path transformers_version".split()
+    """rope_parameters quantization_config auto_map _name_or_path transformers_version
+    transformers_weights""".split()
 )
 """Fields of an origin's config.json that are said otherwise, or that hold no longer."""
 
@@ -156,7 +159,7 @@ def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Pl
       UserError: it does not.
     """
     written = open_folder(folder)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values = read_object(folder / "config.json")
     if essence(family_of(values).read_config(values, written)) != essence(shape):
         raise UserError(folder / "config.json", "does not read back as the model that it is of")
     if sorted(written.names()) != sorted(tensor.name for tensor in tensors):
@@ -195,17 +198,18 @@ def summary(out: str | Path, to: Format) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in files),
     }
     if to == "hf":
-        config = read_json(place / "config.json")
+        config = read_object(place / "config.json")
         name = config["architectures"][0]
         loaded = f"import transformers; transformers.{name}.from_pretrained({str(out)!r})"
         found |= {"family": config["model_type"], "architecture": name, "dtype": config["dtype"]}
-        found |= {"parameters": _numbers(place), "next": f'python -c "{loaded}"'}
+        found |= {"parameters": _numbers(open_folder(place)), "next": f'python -c "{loaded}"'}
     elif to == "peft":
-        found |= {"parameters": _numbers(place)}
+        from llmjax.convert.peft_writing import WEIGHTS
+
+        found |= {"parameters": _numbers(TensorFiles(read_header(place / WEIGHTS)))}
         found["next"] = f"peft.PeftModel.from_pretrained(model, {str(out)!r})"
     return found
 
 
-def _numbers(folder: Path) -> int:
-    tensors = open_folder(folder)
+def _numbers(tensors: TensorSource) -> int:
     return sum(int(np.prod(tensors.shape(name))) for name in tensors.names())

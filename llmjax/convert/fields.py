@@ -3,18 +3,19 @@
 What is not stated is refused by name, unless it cannot change a number.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, get_args
 
+from llmjax.convert.number_fields import number_problem
 from llmjax.errors import UserError
 from llmjax.model.config import Activation as ActivationName
 from llmjax.model.config import ModelConfig
 
 REQUIRED: Any = object()
-COUNTS = frozenset("num_hidden_layers num_layers num_decoder_layers n_layer n_layers".split())
-"""Fields that lists are made as long as, before any tensor is looked at."""
-MOST_LAYERS = 10_000
+SHOWN = 60
+"""Letters of a file's own words that a message has."""
 
 HARMLESS = frozenset(
     """
@@ -32,7 +33,7 @@ HARMLESS = frozenset(
     temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
     exponential_decay_length_penalty remove_invalid_values transformers.js_config
-    tie_last_hidden_states unsloth_fixed unsloth_version llmjax_version
+    tie_last_hidden_states transformers_weights unsloth_fixed unsloth_version llmjax_version
     """.split()
 )
 """Fields of every family that do not change a forward pass in inference."""
@@ -73,20 +74,18 @@ class Theirs:
                 raise UserError(self.where, f"has no {name}", "it is not the config of this family")
             return default
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        if float in kinds and type(value) is int:
-            return float(value)
+        if float in kinds and int not in kinds and type(value) is int:
+            value = as_float(value)
         if type(value) not in kinds:
             names = " or ".join(one.__name__ for one in kinds)
             raise self.refusal(name, value, f"it must be {names}")
-        if type(value) is int and name in COUNTS and value > MOST_LAYERS:
-            raise self.refusal(name, value, "there are no such models")
+        if type(value) in (int, float) and (wrong := number_problem(name, value)):
+            raise self.refusal(name, value, wrong)
         return value
 
     def refusal(self, name: str, value: Any, why: str) -> UserError:
         """The error for a field that cannot be honoured."""
-        text = repr(value)
-        text = text if len(text) <= 60 else text[:57] + "..."
-        return UserError(self.where, f"{name} is {text}: {why}")
+        return UserError(self.where, f"{shortened(name)} is {shortened(repr(value))}: {why}")
 
     def check_all_taken(self, harmless: frozenset[str]) -> None:
         """Raises:
@@ -97,6 +96,19 @@ class Theirs:
                 raise self.refusal(
                     name, value, "llmjax does not know this field, or not this value"
                 )
+
+
+def shortened(text: str) -> str:
+    """A word of a file, for a message."""
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def as_float(value: int | float) -> float:
+    """The nearest float; infinity where there is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 class Field(Protocol):
@@ -215,8 +227,6 @@ class Power:
 
     def read(self, theirs: Theirs) -> dict[str, Any]:
         value = theirs.take(self.theirs, (float, int), self.default)
-        if not 0 < value < float("inf"):
-            raise theirs.refusal(self.theirs, value, "it must be positive")
         return {self.ours: value**self.power}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:

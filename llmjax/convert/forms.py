@@ -11,6 +11,7 @@ from llmjax.model import Model, ModelConfig, Params
 from llmjax.origin import Origin, Pooling
 from llmjax.tasks.similarity import Similarity
 from llmjax.tasks.task import Task
+from llmjax.vector_steps import step_of
 
 
 @dataclass(frozen=True)
@@ -58,4 +59,15 @@ def sentence_of(shape: ModelConfig, task: Task | None, origin: Origin | None) ->
         return Sentence("", pooling, normalize=True, length=task.longest)
     if task is not None or origin is None or origin.pooling is None:
         return None
-    return Sentence("", origin.pooling, origin.normalize, origin.length)
+    return Sentence(
+        pooling=origin.pooling,
+        normalize=origin.normalize,
+        length=origin.length,
+        concatenated=tuple(origin.concatenated),
+        steps=tuple(map(step_of, origin.steps)),
+        truncate=origin.truncate,
+        prompts=origin.prompts,
+        default_prompt=origin.default_prompt,
+        include_prompt=origin.include_prompt,
+        similarity=origin.similarity,
+    )

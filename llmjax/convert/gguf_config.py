@@ -105,7 +105,7 @@ def _gpt_neox(found: Metadata) -> dict[str, Any]:
         "num_attention_heads": heads,
         "intermediate_size": found.integer("feed_forward_length"),
         "layer_norm_eps": found.number("attention.layer_norm_epsilon"),
-        "rotary_pct": found.integer("rope.dimension_count") / (width // heads),
+        "rotary_pct": found.integer("rope.dimension_count") / found.head_width(width, heads),
         "rotary_emb_base": found.number("rope.freq_base", 10000.0),
         "use_parallel_residual": bool(found.get("use_parallel_residual", True)),
         "hidden_act": "gelu",

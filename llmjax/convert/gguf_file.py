@@ -14,11 +14,24 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from llmjax.convert.reading import open_regular
 from llmjax.errors import UserError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
+MOST_ENTRIES = 10_000
+"""Of the metadata; published files have some 40."""
+MOST_TENSORS = 200_000
+"""Published files of the supported architectures have some 1,000."""
+MOST_STRINGS = 2_000_000
+"""In all arrays of the metadata together: tokens and merges; the largest tables have 800,000."""
+LONGEST_NAME = 1_000
+"""Bytes of a key or of a tensor's name; the format allows tensors 64."""
+LONGEST_STRING = 4 << 20
+"""Bytes of a string: the longest are chat templates, of some 10,000."""
+LARGEST_HEADER = 256 << 20
+"""Bytes of metadata and tables together; the largest published ones have some 20,000,000."""
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "B",
@@ -80,13 +93,13 @@ def open_file(path: Path) -> GgufFile:
       UserError: it cannot be read, is no GGUF file, or states what cannot be.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size < 24 or file.read(4) != MAGIC:
                 raise UserError(path, "is not a GGUF file", "give the path of a .gguf file")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UserError(path, f"cannot be read: {error.strerror}", "check the path") from error
+    except (OSError, ValueError) as error:
+        raise UserError(path, f"cannot be read: {error}", "check the path") from error
     return GgufFile(path, *_Header(path, memoryview(mapped)).read())
 
 
@@ -95,6 +108,7 @@ class _Header:
 
     def __init__(self, path: Path, data: memoryview):
         self.path, self.data, self.at = path, data, 4
+        self.strings_left = MOST_STRINGS
 
     def fail(self, why: str) -> NoReturn:
         raise UserError(self.path, f"is a damaged GGUF file: {why}", "fetch it again")
@@ -106,14 +120,14 @@ class _Header:
             what = "is big-endian" if swapped else f"is GGUF version {version}"
             raise UserError(self.path, what, "convert it to little-endian version 3")
         tensors, entries = self.numbers("QQ")
-        self.check_count("entries of metadata", entries, SMALLEST_ENTRY)
+        self.check_count("entries of metadata", entries, SMALLEST_ENTRY, MOST_ENTRIES)
         metadata: dict[str, Any] = {}
         for _ in range(entries):
-            key = self.string("a key")
+            key = self.string("a key", LONGEST_NAME)
             if key in metadata:
                 self.fail(f"{key} is there twice")
             metadata[key] = self.value(key, *self.numbers("I"))
-        self.check_count("tensors", tensors, SMALLEST_TENSOR)
+        self.check_count("tensors", tensors, SMALLEST_TENSOR, MOST_TENSORS)
         found = dict(self.tensor() for _ in range(tensors))
         if len(found) != tensors:
             self.fail("a tensor is there twice")
@@ -123,19 +137,26 @@ class _Header:
         if size > len(self.data) - self.at:
             self.fail(f"{what} of {size} bytes goes beyond its end")
         self.at += size
+        if self.at > LARGEST_HEADER:
+            self.fail(f"its header is longer than {LARGEST_HEADER:,} bytes")
         return self.data[self.at - size : self.at]
 
     def numbers(self, codes: str) -> tuple[Any, ...]:
         form = f"<{codes}"
         return struct.unpack(form, self.take(struct.calcsize(form), "its header"))
 
-    def check_count(self, what: str, count: int, smallest: int) -> None:
+    def check_count(self, what: str, count: int, smallest: int, most: int) -> None:
+        """Refuses a count before anything is made for each."""
         if count * smallest > len(self.data) - self.at:
             self.fail(f"{count} {what} do not fit into it")
+        if count > most:
+            self.fail(f"{count:,} {what} are more than {most:,}, the most that are read")
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, longest: int = LONGEST_STRING) -> str:
         (size,) = self.numbers("Q")
         raw = self.take(size, what)
+        if size > longest:
+            self.fail(f"{what} is longer than {longest:,} bytes")
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError:
@@ -150,7 +171,8 @@ class _Header:
             self.fail(f"{key} is of the unknown type {kind}")
         inner, count = self.numbers("IQ")
         if inner == STRING:
-            self.check_count(f"strings of {key}", count, 8)
+            self.check_count(f"strings of {key}", count, 8, self.strings_left)
+            self.strings_left -= count
             return [self.string(key) for _ in range(count)]
         if inner not in SCALARS:
             self.fail(f"{key} is an array of the unknown type {inner}")
@@ -158,7 +180,7 @@ class _Header:
         return np.frombuffer(bytes(self.take(count * dtype.itemsize, key)), dtype)
 
     def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
-        name = self.string("a tensor's name")
+        name = self.string("a tensor's name", LONGEST_NAME)
         (dimensions,) = self.numbers("I")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             self.fail(f"{name} has {dimensions} dimensions")

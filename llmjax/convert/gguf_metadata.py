@@ -1,6 +1,5 @@
 """The keys of one architecture in a GGUF file's metadata, checked as they are asked for."""
 
-import math
 from typing import Any, NoReturn
 
 import numpy as np
@@ -8,6 +7,10 @@ import numpy as np
 from llmjax.convert.gguf_file import GgufFile, dequantizer
 from llmjax.errors import UserError
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Of numbers, which are float32."""
+SHOWN = 400
+"""Letters of a message, in which a file's own words may stand."""
 HARMLESS = {
     "vocab_size",
     "tensor_data_layout",
@@ -28,12 +31,15 @@ class Metadata:
         self._asked = set(HARMLESS)
 
     def fail(self, why: str) -> NoReturn:
-        raise UserError(self.file.path, why)
+        raise UserError(self.file.path, why if len(why) <= SHOWN else why[:SHOWN] + "...")
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A scalar or a list, or the default."""
+        """A number or a word, or the default."""
         self._asked.add(key)
-        return self.file.metadata.get(f"{self.architecture}.{key}", default)
+        value = self.file.metadata.get(f"{self.architecture}.{key}", default)
+        if isinstance(value, list | np.ndarray):
+            self.fail(f"{self.architecture}.{key} is a list, not one value")
+        return value
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self.get(key, default)
@@ -44,10 +50,16 @@ class Metadata:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not isinstance(value, int | float) or not 0 < value <= LARGEST:
             shown = "missing" if value is None else f"{value!r}, not a positive number"
             self.fail(f"{self.architecture}.{key} is {shown}")
         return short(value)
+
+    def head_width(self, width: int, heads: int) -> int:
+        """Of a head, where all of them together are as wide as the model."""
+        if width % heads:
+            self.fail(f"has {heads} heads, which do not divide its width {width}")
+        return width // heads
 
     def floats(self, tensor: str) -> list[float] | None:
         """A small tensor of the file, if it is there."""

@@ -89,7 +89,7 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
         "llama": _sentencepiece,
         "t5": _unigram,
     }
-    if vocabulary.kind not in kinds:
+    if vocabulary.kind is None or vocabulary.kind not in kinds:
         vocabulary.fail(f"has a tokenizer of kind {vocabulary.kind!r}, not gpt2, llama or t5")
     tokenizer, begins = kinds[vocabulary.kind](vocabulary)
     tokenizer.add_tokens(vocabulary.added())
@@ -118,7 +118,7 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
 
 def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     architecture = str(vocabulary.file.metadata.get("general.architecture"))
-    name = vocabulary.key("pre") or UNSAID.get(architecture, "gpt-2")
+    name = vocabulary.word("pre") or UNSAID.get(architecture, "gpt-2")
     if name not in SPLITTINGS:
         vocabulary.fail(f"has a pre-tokenizer {name!r}; known are {', '.join(SPLITTINGS)}")
     splitting = SPLITTINGS[name]

@@ -18,7 +18,7 @@ class Vocabulary:
 
     def __init__(self, file: GgufFile):
         self.file = file
-        self.kind = self.key("model")
+        self.kind = self.word("model")
         tokens = self.key("tokens")
         tokens = list(tokens) if isinstance(tokens, list) else None
         if not tokens:
@@ -44,16 +44,30 @@ class Vocabulary:
     def key(self, name: str) -> Any:
         return self.file.metadata.get(f"tokenizer.ggml.{name}")
 
-    def flag(self, name: str, default: bool) -> bool:
+    def word(self, name: str) -> str | None:
+        """A key that is a word; None where it is not there."""
         value = self.key(name)
+        if value is not None and not isinstance(value, str):
+            self.fail(f"has a tokenizer.ggml.{name} that is no word")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A key that is on or off."""
+        value = self.key(name)
+        if value is not None and not isinstance(value, int):
+            self.fail(f"has a tokenizer.ggml.{name} that is neither true nor false")
         return default if value is None else bool(value)
 
     def special(self, name: str) -> str | None:
         """The token that an id of the metadata names."""
         token = self.key(f"{name}_token_id")
-        if token is None or token == 2**32 - 1:
+        if token is None:
             return None
-        if not isinstance(token, int) or not 0 <= token < len(self.tokens):
+        if not isinstance(token, int):
+            self.fail(f"names its {name} token by no number")
+        if token == 2**32 - 1:
+            return None
+        if not 0 <= token < len(self.tokens):
             self.fail(f"names {token} as its {name} token, of {len(self.tokens)}")
         return self.tokens[token]
 

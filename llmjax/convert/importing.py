@@ -1,5 +1,6 @@
 """A published model becomes a run folder, as if it had been trained here."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -60,6 +61,7 @@ def import_model(
         published = open_source(str(source))
         family = family_of(published.config, published.where)
         shape = family.read_config(published.config, published.tensors, published.where)
+        published.sentence.check(shape.d_model)
         tokenizer = published.tokenizer(shape.vocab_size)
         shape = resolve(shape, tokenizer.vocab_size)
         devices = None if mesh is None else make_mesh(mesh)
@@ -91,18 +93,36 @@ def write_run(
 
 def origin_of(published: Published) -> Origin:
     """What origin.json keeps."""
-    architectures = published.config.get("architectures")
     return Origin(
         format=published.format,
         source=published.source,
         model_type=published.config["model_type"],
-        architecture=architectures[0] if architectures else None,
+        architecture=architecture_of(published.config, published.where),
         config=published.config,
         generation_config=published.generation,
         pooling=published.sentence.pooling,
         normalize=published.sentence.normalize,
         length=published.sentence.length,
+        concatenated=list(published.sentence.concatenated),
+        steps=[step.to_json() for step in published.sentence.steps],
+        truncate=published.sentence.truncate,
+        prompts=published.sentence.prompts,
+        default_prompt=published.sentence.default_prompt,
+        include_prompt=published.sentence.include_prompt,
+        similarity=published.sentence.similarity,
     )
+
+
+def architecture_of(values: Mapping[str, Any], where: object = "config.json") -> str | None:
+    """The class that a config.json names first; None where it names none.
+
+    Raises:
+      UserError: what it says are no names.
+    """
+    names = values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(where, "architectures is no list of names", "restore the file")
+    return names[0] if names else None
 
 
 def config_of(run: Path, model: ModelConfig, sentence: Sentence) -> Config:

@@ -33,7 +33,7 @@ class Windows:
         layers = layers_of(theirs)
         pattern = self._pattern(theirs, layers)
         types = theirs.take("layer_types", list, pattern)
-        if len(types) != layers or not set(types) <= {FULL, SLIDING}:
+        if len(types) != layers or any(kind not in (FULL, SLIDING) for kind in types):
             raise theirs.refusal("layer_types", types, f"one of {FULL}, {SLIDING} for each layer")
         if not on or width is None or SLIDING not in types:
             return {"window": None, "global_layers": ()}
@@ -101,13 +101,11 @@ class Unrotated:
 
     def read(self, theirs: Theirs) -> dict[str, Any]:
         every = theirs.take("no_rope_layer_interval", int, self.every)
-        if every < 1:
-            raise theirs.refusal("no_rope_layer_interval", every, "it must be positive")
         layers = layers_of(theirs)
         plain = [int((i + 1) % every != 0) for i in range(layers)]
         rotated = theirs.take("no_rope_layers", list, plain)
-        if len(rotated) != layers:
-            raise theirs.refusal("no_rope_layers", rotated, "it must have a number for each layer")
+        if len(rotated) != layers or any(one not in (0, 1) for one in rotated):
+            raise theirs.refusal("no_rope_layers", rotated, "it must have 0 or 1 for each layer")
         return {"unrotated_layers": tuple(i for i, on in enumerate(rotated) if not on)}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:

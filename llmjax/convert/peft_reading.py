@@ -16,9 +16,9 @@ from llmjax.convert.importing import write_run
 from llmjax.convert.mapping import Match, host
 from llmjax.convert.names import canonical
 from llmjax.convert.peft_base import is_untouched
+from llmjax.convert.peft_settings import MERGE, check_targeted, read_settings, scale_of
 from llmjax.convert.peft_writing import PREFIX, WEIGHTS
-from llmjax.convert.safetensors import TensorFiles, open_folder, read_json
-from llmjax.convert.sources import ADAPTER
+from llmjax.convert.safetensors import TensorFiles, read_header
 from llmjax.convert.stored import HEADS, stored_params
 from llmjax.convert.tensors import FLOATS, check_range
 from llmjax.convert.trees import flatten, unflatten
@@ -30,15 +30,6 @@ from llmjax.origin import Origin, read_origin
 from llmjax.run import Run
 
 TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-SAID_OTHERWISE = frozenset(
-    """auto_mapping base_model_name_or_path revision inference_mode task_type peft_type peft_version
-    r lora_alpha lora_dropout fan_in_fan_out use_rslora rank_pattern alpha_pattern modules_to_save
-    target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights
-    loftq_config eva_config corda_config lora_ga_config megatron_core runtime_config
-    qalora_group_size ensure_weight_tying""".split()
-)
-"""Fields of adapter_config.json that the tensors say too, that are read, or that only tell how an
-adapter is begun and trained. All others must be off."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +83,6 @@ def import_adapter(
     return target
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, of an adapter that can be honoured.
-
-    Raises:
-      UserError: there is none, or it says more than A and B do.
-    """
-    path = folder / ADAPTER
-    if not path.is_file():
-        raise UserError(folder, f"has no {ADAPTER}", "give the folder that PEFT saved")
-    found = read_json(path)
-    if found.get("peft_type") != "LORA":
-        raise UserError(path, f"is of kind {found.get('peft_type')!r}", "LORA alone is supported")
-    for name, value in found.items():
-        if name not in SAID_OTHERWISE and value and value != "none":
-            raise UserError(path, f"{name} = {value!r} cannot be honoured", "merge it with PEFT")
-    return found
-
-
 def read_pairs(folder: Path, settings: Mapping[str, Any], match: Match) -> dict[str, Pair]:
     """The adapter of each module, by its name in the family's table.
 
@@ -118,15 +91,14 @@ def read_pairs(folder: Path, settings: Mapping[str, Any], match: Match) -> dict[
     """
     files, modules = open_files(folder), modules_of(match)
     halves: dict[str, dict[str, np.ndarray]] = {}
+    called: dict[str, str] = {}
     for name in files.names():
         found = TENSOR.fullmatch(name)
         module = found and _module(found[1], match, modules)
         if not found or module is None:
-            raise UserError(
-                f"tensor {name}",
-                "is no adapter of a projection of this model",
-                "merge it into its model with PEFT, and import that",
-            )
+            raise _no_place(name, settings)
+        called[module] = found[1].removeprefix(PREFIX)
+        check_targeted(settings, called[module])
         halves.setdefault(module, {})[found[2]] = files.read(name)
     pairs = {}
     for name, half in halves.items():
@@ -134,16 +106,27 @@ def read_pairs(folder: Path, settings: Mapping[str, Any], match: Match) -> dict[
             raise UserError(f"adapter of {name}", "lacks one of its two tensors", "copy it again")
         first, second = half["A"], half["B"]
         wanted = (modules[name].inputs(match.sizes), modules[name].outputs(match.sizes))
-        ranks = {first.shape[0], second.shape[-1]}
-        if len(ranks) > 1 or (first.shape[-1], second.shape[0]) != wanted:
+        shapes = (first.shape[:1] + wanted[:1], wanted[1:] + first.shape[:1])
+        if (first.shape, second.shape) != shapes:
             there = f"is {list(first.shape)} and {list(second.shape)}"
             raise UserError(
                 f"adapter of {name}", f"{there}, for a module {wanted[0]} -> {wanted[1]}"
             )
-        pairs[name] = Pair(first, second, scale_of(settings, name, first.shape[0]))
+        scale = scale_of(settings, called[name], first.shape[0])
+        pairs[name] = Pair(first, second, scale)
     if not pairs:
         raise UserError(folder, "holds no adapter")
     return pairs
+
+
+def _no_place(name: str, settings: Mapping[str, Any]) -> UserError:
+    """The error for a tensor that is no half of an adapter of this model."""
+    saved = settings.get("modules_to_save")
+    if isinstance(saved, list) and any(f".{module}." in f".{name}" for module in saved):
+        reason = "is of a whole module that was trained too (modules_to_save)"
+    else:
+        reason = "is no adapter of a projection of this model"
+    return UserError(f"tensor {name}", reason, MERGE)
 
 
 def open_files(folder: Path) -> TensorFiles:
@@ -154,15 +137,7 @@ def open_files(folder: Path) -> TensorFiles:
     """
     if not (folder / WEIGHTS).is_file():
         raise UserError(folder, f"has no {WEIGHTS}", "save the adapter as safetensors")
-    return open_folder(folder)
-
-
-def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
-    """alpha / rank of a module (/ sqrt(rank) in rank-stabilised ones, arXiv:2312.03732)."""
-    patterns = settings.get("alpha_pattern") or {}
-    own = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
-    alpha = float(next(own, settings.get("lora_alpha", 8)))
-    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+    return TensorFiles(read_header(folder / WEIGHTS))
 
 
 def lora_of(pairs: Mapping[str, Pair], modules: Mapping[str, Module]) -> LoraConfig:

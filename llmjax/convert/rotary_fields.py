@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmjax.convert.fields import REQUIRED, Theirs
+from llmjax.convert.fields import Theirs, as_float
 from llmjax.model.config import ModelConfig
 from llmjax.model.rope import (
     LinearScaling,
@@ -43,15 +43,14 @@ class Rotary:
         scaling = theirs.take("rope_scaling", dict, None)
         new = theirs.take("rope_parameters", dict, {})
         values = Theirs(scaling or new, where=f"{theirs.where}: rope_scaling")
-        theta = values.take("rope_theta", float, theta or new.get("rope_theta") or self.theta)
+        newer = Theirs(new, where=f"{theirs.where}: rope_parameters")
+        theta = newer.take("rope_theta", float, self.theta) if theta is None else theta
+        theta = values.take("rope_theta", float, theta)
         found: dict[str, Any] = {"rope_theta": float(theta)}
         if self.fraction is not None:
-            share = new.get("partial_rotary_factor") if share is None else share
-            share = values.take(
-                "partial_rotary_factor", float, self.fraction if share is None else share
-            )
-            if not 0 < share <= 1:
-                raise theirs.refusal(self.fraction_name, share, "it must be in (0, 1]")
+            name = "partial_rotary_factor"
+            share = newer.take(name, float, self.fraction) if share is None else share
+            share = values.take(name, float, share)
             found["rotary_fraction"] = float(share)
         found["rope_scaling"] = read_scaling(values, theirs, dict(self.renamed))
         return found
@@ -88,15 +87,15 @@ def read_scaling(values: Theirs, theirs: Theirs, renamed: Mapping[str, str]) -> 
             scaling = Unscaled()
             values.taken.update(("factor", "original_max_position_embeddings"))
         case "linear":
-            scaling = LinearScaling(_positive(values, "factor"))
+            scaling = LinearScaling(values.take("factor", float))
         case "llama3":
             low, high = (
-                _positive(values, f"{part}_freq_factor", default)
+                values.take(f"{part}_freq_factor", float, default)
                 for part, default in (("low", 1.0), ("high", 4.0))
             )
             if low >= high:
                 raise values.refusal("low_freq_factor", low, "it must be below high_freq_factor")
-            scaling = Llama3Scaling(_positive(values, "factor"), original(), low, high)
+            scaling = Llama3Scaling(values.take("factor", float), original(), low, high)
         case "yarn":
             scaling = _read_yarn(values, original(), longest)
         case "longrope":
@@ -108,26 +107,18 @@ def read_scaling(values: Theirs, theirs: Theirs, renamed: Mapping[str, str]) -> 
     return scaling
 
 
-def _positive(values: Theirs, name: str, default: Any = REQUIRED) -> Any:
-    """A positive number of theirs; or the default, which may be None."""
-    value = values.take(name, float, default)
-    if value is not None and not 0 < value < math.inf:
-        raise values.refusal(name, value, "it must be positive")
-    return value
-
-
 def _read_yarn(values: Theirs, original: int, longest: int | None) -> YarnScaling:
-    factor = _positive(values, "factor", float(longest or original) / original)
-    attention = _positive(values, "attention_factor", None)
-    one, all_dims = (_positive(values, name, None) for name in ("mscale", "mscale_all_dim"))
+    factor = values.take("factor", float, float(longest or original) / original)
+    attention = values.take("attention_factor", float, None)
+    one, all_dims = (values.take(name, float, None) for name in ("mscale", "mscale_all_dim"))
     if attention is None and one and all_dims and factor > 1:
         grown = math.log(factor)
         attention = (0.1 * one * grown + 1.0) / (0.1 * all_dims * grown + 1.0)
     return YarnScaling(
         factor=factor,
         original_length=original,
-        beta_fast=_positive(values, "beta_fast", 32.0),
-        beta_slow=_positive(values, "beta_slow", 1.0),
+        beta_fast=values.take("beta_fast", float, 32.0),
+        beta_slow=values.take("beta_slow", float, 1.0),
         attention_factor=attention,
         truncate=values.take("truncate", bool, True),
     )
@@ -135,8 +126,8 @@ def _read_yarn(values: Theirs, original: int, longest: int | None) -> YarnScalin
 
 def _read_longrope(values: Theirs, original: int) -> LongRopeScaling:
     short, long = (_numbers(values, name) for name in ("short_factor", "long_factor"))
-    factor = _positive(values, "factor", None)
-    attention = _positive(values, "attention_factor", None)
+    factor = values.take("factor", float, None)
+    attention = values.take("attention_factor", float, None)
     if attention is None and factor is not None:
         grown = math.log(factor) / math.log(original) if factor > 1 else 0.0
         attention = math.sqrt(1 + grown)
@@ -145,9 +136,12 @@ def _read_longrope(values: Theirs, original: int) -> LongRopeScaling:
 
 def _numbers(values: Theirs, name: str) -> tuple[float, ...]:
     found = values.take(name, list)
-    if not all(type(one) in (int, float) and 0 < one < math.inf for one in found) or not found:
-        raise values.refusal(name, found, "it must be a list of positive numbers")
-    return tuple(map(float, found))
+    if not all(type(one) in (int, float) for one in found) or not found:
+        raise values.refusal(name, found, "it must be a list of numbers")
+    numbers = tuple(as_float(one) for one in found)
+    if not all(0 < one < math.inf for one in numbers):
+        raise values.refusal(name, found, "its numbers must be positive and finite")
+    return numbers
 
 
 def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
@@ -201,8 +195,10 @@ class TwoRotary:
         window_theta = theirs.take(self.window_theta_name, float, self.window_theta)
         new = theirs.take("rope_parameters", dict, {})
         old = theirs.take("rope_scaling", dict, None)
-        values = Theirs((new.get(FULL) or {}) | (old or {}), where=f"{theirs.where}: rope_scaling")
-        window = Theirs(new.get(SLIDING) or {}, where=f"{theirs.where}: {SLIDING}")
+        newer = Theirs(new, where=f"{theirs.where}: rope_parameters")
+        full = newer.take(FULL, dict, {})
+        values = Theirs(full | (old or {}), where=f"{theirs.where}: rope_scaling")
+        window = Theirs(newer.take(SLIDING, dict, {}), where=f"{theirs.where}: {SLIDING}")
         if not isinstance(read_scaling(window, theirs, {}), Unscaled):
             raise theirs.refusal("rope_parameters", new, "layers with a window cannot be scaled")
         return {

@@ -4,17 +4,20 @@ A file is the length of its header (8 bytes, little-endian), the header (JSON: n
 and the range of its bytes after the header) and the bytes. https://github.com/huggingface/safetensors
 """
 
-import json
+import os
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from llmjax.convert.reading import open_regular
 from llmjax.convert.tensors import Index
 from llmjax.errors import UserError
+from llmjax.storage import JsonLimits, parse_json
+from llmjax.storage.bounded import size_text
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -33,9 +36,12 @@ DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-HEADER_LIMIT = 100 << 20  # bytes; that of the reference implementation
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+HEADER = JsonLimits(size=16 << 20, marks=1_000_000, depth=4)
+"""What a header may be: some 75,000 tensors. The largest published files have some 1,000."""
+MOST_DIMENSIONS = 8
+"""Of a tensor; parameters have three at most."""
+LONGEST_NAME = 1_000
+"""Characters of a tensor's name."""
 METADATA = "__metadata__"
 
 
@@ -48,6 +54,11 @@ class Stored:
     shape: tuple[int, ...]
     offset: int
     """Bytes from the start of the file."""
+
+    @property
+    def end(self) -> int:
+        """Where its last byte ends, from the start of the file."""
+        return self.offset + prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFiles:
@@ -77,139 +88,82 @@ class TensorFiles:
         return np.array(mapped[index or ...])
 
 
-def open_folder(folder: Path) -> TensorFiles:
-    """The tensors of a model's folder: model.safetensors, or the files that its index names.
-
-    Raises:
-      UserError: there are none, or a file is damaged, missing or outside of the folder.
-    """
-    if (folder / INDEX).is_file():
-        return _open_shards(folder)
-    if (folder / SINGLE).is_file():
-        return TensorFiles(read_header(folder / SINGLE))
-    others = sorted(folder.glob("*.safetensors"))
-    if len(others) == 1:
-        return TensorFiles(read_header(others[0]))
-    if others:
-        raise UserError(folder, f"has several safetensors files, but no {INDEX}", "add it")
-    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
-        raise UserError(
-            pickled[0],
-            "is a pickle, which could run any program when it is read",
-            "save the model as safetensors",
-        )
-    raise UserError(folder, f"holds no {SINGLE}", "check that the download is complete")
-
-
-def _open_shards(folder: Path) -> TensorFiles:
-    path = folder / INDEX
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(path, "has no weight_map", "restore the file")
-    found: dict[str, Stored] = {}
-    for shard in sorted({_inside(path, name) for name in weight_map.values()}):
-        if not (folder / shard).is_file():
-            raise UserError(folder / shard, f"is missing, but {INDEX} names it", "download it too")
-        for name, stored in read_header(folder / shard).items():
-            if name in found:
-                raise UserError(
-                    f"tensor {name}", f"is both in {found[name].path.name} and in {shard}"
-                )
-            found[name] = stored
-    for name, shard in weight_map.items():
-        if name not in found or found[name].path.name != PurePosixPath(shard).name:
-            raise UserError(f"tensor {name}", f"is not in {shard}, where {INDEX} has it")
-    return TensorFiles(found)
-
-
-def _inside(path: Path, name: object) -> str:
-    """A file name of an index, refused if it is a way out of the folder."""
-    if not isinstance(name, str) or not name or PurePosixPath(name).name != name or "\\" in name:
-        raise UserError(path, f"names the file {name!r}, which is not in its own folder")
-    return name
-
-
 def read_header(path: Path) -> dict[str, Stored]:
     """What a file holds, all of it checked against the file's size.
 
+    As the reference implementation demands, the tensors fill all that follows the header, and no
+    two share a byte.
+
     Raises:
-      UserError: it is damaged, or no safetensors file.
+      UserError: it is damaged, or no safetensors file, or its header is beyond `HEADER`.
     """
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(HEADER_LIMIT, size - 8):
-                raise UserError(path, _truncated(size), "download it again")
-            header = json.loads(file.read(length), object_pairs_hook=_no_duplicates(path))
-    except OSError as error:
-        raise UserError(path, f"cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(path, "has a header that is not JSON", "download it again") from error
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise UserError(path, _truncated(size), "download it again")
+        if length > HEADER.size:
+            limit = f"at most {size_text(HEADER.size)} are read"
+            raise UserError(path, f"has a header of {size_text(length)}, and {limit}")
+        content = file.read(length)
+    header = parse_json(content, path, limits=HEADER, unique=True, fix="download it again")
     if not isinstance(header, dict):
         raise UserError(path, "has a header that is not an object", "download it again")
     header.pop(METADATA, None)
-    return {
-        name: _stored(path, name, entry, 8 + length, size - 8 - length)
-        for name, entry in header.items()
-    }
+    room = size - 8 - length
+    found = {name: _stored(path, name, entry, 8 + length, room) for name, entry in header.items()}
+    _check_places(path, found, 8 + length, room)
+    return found
 
 
 def _stored(path: Path, name: str, entry: Any, start: int, room: int) -> Stored:
-    try:
-        code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        numbers = (*shape, begin, end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            path, f"does not say where tensor {name} is", "download it again"
-        ) from error
+    if len(name) > LONGEST_NAME:
+        raise UserError(path, f"has a tensor whose name is longer than {LONGEST_NAME} characters")
+    code, shape, offsets = (
+        entry.get(field) if isinstance(entry, dict) else None
+        for field in ("dtype", "shape", "data_offsets")
+    )
+    if not (isinstance(code, str) and isinstance(shape, list) and isinstance(offsets, list)):
+        raise UserError(path, f"does not say where tensor {name} is", "download it again")
     if code not in DTYPES:
-        raise UserError(f"tensor {name}", f"is of dtype {code}, which {path.name} should not hold")
-    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise UserError(f"tensor {name}", f"is of dtype {code[:20]}, which is not known here")
+    if len(offsets) != 2 or not all(type(number) is int for number in [*shape, *offsets]):
         raise UserError(path, f"gives tensor {name} sizes that are not numbers")
+    begin, end = offsets
+    if min(*shape, begin, end - begin, 0) < 0:
+        raise UserError(path, f"gives tensor {name} sizes that are not numbers from 0 on")
+    if len(shape) > MOST_DIMENSIONS:
+        raise UserError(path, f"gives tensor {name} more than {MOST_DIMENSIONS} dimensions")
+    if prod(length for length in shape if length) >= 2**63:
+        raise UserError(path, f"gives tensor {name} a shape of more than 2**63 elements")
     if end - begin != prod(shape) * DTYPES[code].itemsize:
-        raise UserError(path, f"gives tensor {name} {end - begin} bytes, but shape {list(shape)}")
+        raise UserError(path, f"gives tensor {name} {end - begin} bytes, but shape {shape}"[:300])
     if end > room:
         raise UserError(path, f"is truncated: tensor {name} ends beyond it", "download it again")
-    return Stored(path, DTYPES[code], shape, start + begin)
+    return Stored(path, DTYPES[code], tuple(shape), start + begin)
+
+
+def _check_places(path: Path, found: dict[str, Stored], start: int, room: int) -> None:
+    """Checks that tensors lie one behind another, and fill the file."""
+    at, before = start, "the header"
+    for name, one in sorted(found.items(), key=lambda item: (item[1].offset, item[1].end)):
+        if one.offset != at:
+            what = "shares bytes with" if one.offset < at else "leaves bytes unused behind"
+            raise UserError(path, f"is damaged: tensor {name} {what} {before}", "download it again")
+        at, before = one.end, f"tensor {name}"
+    if at != start + room:
+        raise UserError(
+            path, f"has {start + room - at} bytes that no tensor takes", "download it again"
+        )
 
 
 def _truncated(size: int) -> str:
     return f"is truncated, or no safetensors file: {size} bytes do not hold its header"
 
 
-def _no_duplicates(path: Path) -> Any:
-    def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(path, f"holds {twice} twice", "download it again")
-        return found
-
-    return hook
-
-
 def _read_small(one: Stored) -> np.ndarray:
     """What cannot be mapped: a scalar, or a tensor without elements."""
-    with open(one.path, "rb") as file:
+    with open_regular(one.path) as file:
         file.seek(one.offset)
         content = file.read(prod(one.shape) * one.dtype.itemsize)
     return np.frombuffer(content, one.dtype).reshape(one.shape).copy()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
-
-    Raises:
-      UserError: it does not, or cannot be read.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(path, f"cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(path, f"is not JSON: {error}", "restore the file") from error
-    if not isinstance(found, dict):
-        raise UserError(path, "is not a JSON object", "restore the file")
-    return found

@@ -5,8 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmjax.convert.safetensors import DTYPES, INDEX, METADATA, SINGLE
+from llmjax.convert.safetensors import DTYPES, METADATA
 from llmjax.convert.tensors import Planned
+from llmjax.convert.weight_files import INDEX, SINGLE
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000

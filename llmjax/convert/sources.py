@@ -1,5 +1,6 @@
 """Where a published model comes from: a folder, the hub, a GGUF file, a sample."""
 
+import logging
 import re
 import tempfile
 from collections.abc import Callable
@@ -7,15 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.convert.safetensors import open_folder, read_json
 from llmjax.convert.samples import sample_path
+from llmjax.convert.reading import read_object
 from llmjax.convert.sentence import Sentence, read_sentence
 from llmjax.convert.tensors import TensorSource
+from llmjax.convert.weight_files import INDEX, NAMED, SINGLE, open_folder
 from llmjax.data import Tokenizer
 from llmjax.errors import UserError
 
 ADAPTER = "adapter_config.json"
 """What PEFT writes beside adapters."""
+
+log = logging.getLogger(__name__)
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -79,19 +83,30 @@ def _open_hf(source: str, folder: Path) -> Published:
 
     sentence = read_sentence(folder)
     inner = folder / sentence.path
-    if not (inner / "config.json").is_file():
-        if (inner / ADAPTER).is_file():
-            raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
+    names = ("config.json", ADAPTER, SINGLE, INDEX)
+    stated, adapted, *weights = ((inner / name).exists() for name in names)
+    if adapted and not (stated and any(weights)):
+        raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
+    if not stated:
         raise UserError(folder, "has no config.json", "it is not the folder of a model")
+    config = read_object(inner / "config.json")
+    tensors = open_folder(inner, config.get(NAMED))
+    if adapted:
+        log.warning(
+            "%s: adapters lie beside the model (%s), and are left out; then import them with "
+            "--base and the run that is made now",
+            inner,
+            ADAPTER,
+        )
     generation = inner / "generation_config.json"
     return Published(
         source=source,
         format="hf",
         where=inner / "config.json",
-        config=read_json(inner / "config.json"),
-        tensors=open_folder(inner),
+        config=config,
+        tensors=tensors,
         tokenizer=lambda rows: import_tokenizer(inner, rows),
-        generation=read_json(generation) if generation.is_file() else None,
+        generation=read_object(generation) if generation.exists() else None,
         sentence=sentence,
     )
 

@@ -129,7 +129,7 @@ def test_refuses_what_it_does_not_know(tmp_path):
         ({"expert_count": 8}, "mixture of experts"),
         ({"block_count": -0.5}, "block_count"),
         ({"block_count": 2**31 - 1}, "layers"),
-        ({"embedding_length": 2**31 - 1}, "embed_tokens"),
+        ({"embedding_length": 2**31 - 1}, "embed_tokens|hidden_size"),
         ({"attention.head_count": 2**31 - 1}, "q_proj|heads|rotates"),
     ):
         path, _, _ = make(tmp_path, "llama", keys)

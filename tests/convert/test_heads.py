@@ -13,9 +13,9 @@ from llmjax.checkpoint import save_params
 from llmjax.config.storage import to_json
 from llmjax.convert import export, import_model
 from llmjax.convert.heads import headed
-from llmjax.convert.safetensors import open_folder
 from llmjax.convert.stored import stored_params
 from llmjax.convert.trees import flatten, unflatten
+from llmjax.convert.weight_files import open_folder
 from llmjax.data import load_tokenizer
 from llmjax.data.tables import Row
 from llmjax.embed import embed

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from llmjax.convert import export, import_model
-from llmjax.convert.safetensors import INDEX, SINGLE, TensorFiles, open_folder, read_header
+from llmjax.convert.safetensors import TensorFiles, read_header
 from llmjax.convert.safetensors_writing import write_file, write_folder
 from llmjax.convert.tensors import Planned
+from llmjax.convert.weight_files import INDEX, SINGLE, open_folder
 from llmjax.errors import UserError
 
 D, V, LAYERS = 8, hf_models.VOCABULARY, 2
@@ -121,7 +122,7 @@ def test_tensor_twice(folder):
     entry = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
     text = f'{{"x":{entry},"x":{entry}}}'.encode()
     (folder / SINGLE).write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
-    refused(folder, "holds x twice")
+    refused(folder, "'x' stands twice")
 
 
 def test_tensor_missing(folder):

@@ -7,7 +7,9 @@ import pytest
 
 from llmjax.convert.families import family_of
 from llmjax.convert.mapping import Match, read_params
-from llmjax.convert.safetensors import TensorFiles, open_folder, read_header, read_json
+from llmjax.convert.reading import read_object
+from llmjax.convert.safetensors import TensorFiles, read_header
+from llmjax.convert.weight_files import open_folder
 from llmjax.model import Model
 
 
@@ -15,7 +17,7 @@ from llmjax.model import Model
 def test_logits_are_those_that_transformers_computed(name, tmp_path):
     folder = hf_golden.FOLDER / name
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
-    tensors, values = open_folder(tmp_path), read_json(folder / "config.json")
+    tensors, values = open_folder(tmp_path), read_object(folder / "config.json")
     family = family_of(values)
     model = Model(family.read_config(values, tensors))
     params = read_params(tensors, Match(family.table, model))
@@ -44,7 +46,7 @@ def test_early_and_bare_names_are_the_same_tensors(tmp_path):
         early[name] = stored
     unused = ("embeddings.position_ids", "cls.seq_relationship.weight")
     early |= dict.fromkeys(unused, some)
-    values = read_json(hf_golden.FOLDER / "bert" / "config.json")
+    values = read_object(hf_golden.FOLDER / "bert" / "config.json")
     family, sources = family_of(values), (TensorFiles(files), TensorFiles(early))
     assert files.keys() != early.keys()
     found = []

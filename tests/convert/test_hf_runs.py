@@ -14,8 +14,8 @@ import test_hf_bad_inputs as small
 import llmjax
 import untrained
 from llmjax.convert import export, import_model
-from llmjax.convert.safetensors import open_folder
 from llmjax.convert.safetensors_writing import write_folder
+from llmjax.convert.weight_files import open_folder
 from llmjax.data import TextSource
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig

@@ -212,6 +212,36 @@ def test_ranks_and_scales_may_differ_from_module_to_module(llama, tmp_path):
     assert (lora.rank, lora.targets) == (4, ("query", "out"))
 
 
+@pytest.mark.parametrize("how", [False, "gaussian", "eva", "orthogonal", "mica"])
+def test_beginnings_that_leave_the_base_alone_load_as_pefts(llama, tmp_path, how):
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(llama.theirs(), config)
+    drawn(model)
+    model.save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": how}))
+    run = import_adapter(tmp_path / "adapter", tmp_path / "run", llama.run)
+    close(logits(run), peft.PeftModel.from_pretrained(llama.theirs(), tmp_path / "adapter").eval())
+
+
+@pytest.mark.parametrize("how", ["pissa", "olora", "pissa_niter_4"])
+def test_beginnings_that_changed_the_base_are_refused_unless_converted(llama, tmp_path, how):
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj"], init_lora_weights=how)
+    model = peft.get_peft_model(llama.theirs(), config).eval()
+    model.save_pretrained(tmp_path / "first")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(UserError, match="path_initial_model_for_weight_conversion"):
+        import_adapter(tmp_path / "plain", tmp_path / "run", llama.run)
+    first = str(tmp_path / "first")
+    model.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=first)
+    run = import_adapter(tmp_path / "converted", tmp_path / "run", llama.run)
+    close(logits(run), model)
+
+
 def test_a_merged_kernel_is_the_sum_in_float32():
     generator = np.random.default_rng(0)
     kernel, a, b = (

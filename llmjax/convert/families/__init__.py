@@ -19,6 +19,7 @@ from llmjax.convert.families.llama import (
 )
 from llmjax.convert.families.modernbert import MODERNBERT
 from llmjax.convert.families.t5 import MT5, T5
+from llmjax.convert.fields import shortened
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 
@@ -62,7 +63,7 @@ def family_of(values: Mapping[str, Any], where: object = "config.json") -> Famil
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
             where,
-            f"model_type {model_type!r} is not supported",
+            f"model_type {shortened(repr(model_type))} is not supported",
             f"supported are {', '.join(sorted(FAMILIES))}",
         )
     return FAMILIES[model_type]
