@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.convert.samples import sample_path
 from llmjax.convert.reading import read_object
+from llmjax.convert.samples import sample_path
 from llmjax.convert.sentence import Sentence, read_sentence
 from llmjax.convert.tensors import TensorSource
 from llmjax.convert.weight_files import INDEX, NAMED, SINGLE, open_folder
