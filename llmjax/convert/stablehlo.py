@@ -19,7 +19,7 @@ import numpy as np
 
 from llmjax.convert.folders import becoming
 from llmjax.convert.safetensors_writing import write_file
-from llmjax.convert.stablehlo_programs import Named, Program, choose_platforms, flat, programs
+from llmjax.convert.stablehlo_programs import Named, Program, choose_platforms, cpu, flat, programs
 from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import Planned
 from llmjax.data import Tokenizer, load_tokenizer
@@ -206,7 +206,7 @@ def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str])
     exported = loader(folder).Exported(folder)
     if "cpu" not in platforms:
         return
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(cpu()):
         ours, theirs = _compared(model, params, exported)
     spread = float(np.std(ours)) or 1.0
     worst = float(np.abs(ours - theirs).max()) / spread

@@ -23,6 +23,22 @@ Named = dict[str, Any]
 """Arrays, or their shapes and dtypes, by name."""
 
 
+def cpu() -> jax.Device:
+    """The CPU, for which programs are traced, and on which they are tried.
+
+    Raises:
+      UserError: JAX was told to leave it out.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        chosen = jax.config.values["jax_platforms"]
+        fix = f"set JAX_PLATFORMS={chosen},cpu"
+        raise UserError(
+            f"JAX_PLATFORMS={chosen}", "leaves out the CPU, for which programs are traced", fix
+        ) from error
+
+
 @dataclass(frozen=True)
 class Program:
     """What is exported under one name."""
@@ -36,8 +52,11 @@ class Program:
         """The program for these platforms.
 
         It is traced for a CPU, whose special cases are right everywhere.
+
+        Raises:
+          UserError: JAX was told to leave out the CPU.
         """
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        with jax.default_device(cpu()):
             traced = export.export(jax.jit(self.run), platforms=platforms)
             return traced(weights, self.state, self.inputs)
 

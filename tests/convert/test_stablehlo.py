@@ -186,3 +186,18 @@ def test_refuses_and_leaves_nothing(llama, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists"):
         export_stablehlo(llama, tmp_path / "out")
+
+
+def test_a_jax_without_the_cpu_is_refused(llama, tmp_path, monkeypatch):
+    """As on a machine where JAX_PLATFORMS names the GPU alone."""
+    there = jax.local_devices
+
+    def none(*args, backend=None, **rest):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return there(*args, backend=backend, **rest)
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    with pytest.raises(UserError, match="leaves out the CPU"):
+        export_stablehlo(llama, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

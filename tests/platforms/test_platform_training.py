@@ -225,9 +225,12 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
     ids=lambda value: value.kind,
 )
 def test_optimizers_of_no_preset(optimizer, platform):
+    """With dropout, and the text's bytes counted."""
     model = small(DECODER, compute_dtype="float32", remat="none", dropout=0.1)
+    token_bytes = jnp.ones(512, jnp.int32)
     with pretend.devices(platform, **pretend.EIGHT):
-        pretend.lowered(text_step(model, optimizer), platform)
+        traced = text_step(model, optimizer, token_bytes=token_bytes)
+        pretend.lowered(traced, platform)
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
