@@ -11,6 +11,7 @@ from llmjax.storage.json_documents import (
 )
 from llmjax.storage.json_lines import json_lines
 from llmjax.storage.json_text import json_text
+from llmjax.storage.names import check_utf8
 from llmjax.storage.writing import new_file_mode, new_folder_mode, write_atomically
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RECORD",
     "SETTINGS",
     "JsonLimits",
+    "check_utf8",
     "json_lines",
     "json_text",
     "new_file_mode",

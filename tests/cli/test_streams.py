@@ -57,7 +57,8 @@ def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
         "sys.exit(cli.main(['report', 'x']))"
     )
     for size, said in ((1, "llmjax: error: x: wrong\n"), (100_000, NO_SPACE)):
-        done = shell(f'{sys.executable} -c "$1" {size} > /dev/full', code)
+        command = f"env -u PYTHONUNBUFFERED {sys.executable}"
+        done = shell(f'{command} -c "$1" {size} > /dev/full', code)
         assert (done.returncode, done.stderr.decode()) == (2, said)
 
 
