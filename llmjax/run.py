@@ -136,10 +136,10 @@ class Run:
                 if changed and not run.steps():
                     shutil.rmtree(run.tokenizer, ignore_errors=True)  # the other config's
                 write_atomically(run.config_path, to_json(config))
-        except (OSError, ValueError) as error:  # also of a name with a NUL
+        except OSError as error:
             raise UserError(
-                getattr(error, "filename", None) or run.folder,
-                f"cannot be written: {getattr(error, 'strerror', None) or error}",
+                error.filename or run.folder,
+                f"cannot be written: {error.strerror or error}",
                 "choose another --run-dir",
             ) from error
         return run

@@ -12,8 +12,10 @@ def check_utf8(path: str | Path) -> None:
       path: counts with all folders above it.
 
     Raises:
-      UserError: it has bytes that are not UTF-8.
+      UserError: it has bytes that are not UTF-8, or a NUL.
     """
+    if "\0" in str(path):
+        raise UserError(repr(str(path)), "has a NUL, which no name can have")
     try:
         str(Path(path).absolute()).encode("utf-8")
     except UnicodeEncodeError as error:
