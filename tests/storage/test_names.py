@@ -15,7 +15,7 @@ def test_names_of_valid_utf8_pass(tmp_path):
 
 @pytest.mark.parametrize("name", [os.fsdecode(b"a\xff"), os.fsdecode(b"a\xff/b"), "a\0b"])
 def test_others_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match="not UTF-8, and checkpoints|has a NUL"):
+    with pytest.raises(UserError, match=r"not UTF-8, and checkpoints|has a NUL"):
         check_utf8(tmp_path / name)
 
 
