@@ -28,7 +28,7 @@ from llmjax.config import Config
 from llmjax.config.changes import TRAINING_ONLY, added, decisive
 from llmjax.config.storage import read, to_json
 from llmjax.errors import UserError
-from llmjax.storage import DOCUMENT, json_text, read_json, write_atomically
+from llmjax.storage import DOCUMENT, check_utf8, json_text, read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,11 @@ class Run:
           UserError: there is no such folder, or it holds no config.json.
         """
         path = Path(folder)
-        if not path.exists():
+        try:
+            there = path.exists()
+        except OSError as error:
+            raise UserError(path, error.strerror or str(error)) from error
+        if not there:
             raise UserError(path, "no such run folder", _runs_in(path.parent, Path("runs")))
         if not path.is_dir():
             raise UserError(path, "is a file, not a run folder")
@@ -119,6 +123,7 @@ class Run:
           UserError: the folder cannot be written, holds other things, or is another config's run.
         """
         run, changed = cls(Path(config.run_dir)), list[str]()
+        check_utf8(run.folder)
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             if not run.config_path.is_file():

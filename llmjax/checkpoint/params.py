@@ -17,6 +17,7 @@ from llmjax.checkpoint.files import UNFINISHED
 from llmjax.checkpoint.position import Position, write_position
 from llmjax.checkpoint.reading import params_handler, wait_for_all
 from llmjax.errors import UserError
+from llmjax.storage import check_utf8
 
 NOWHERE = Position(step=0, seed=0, batch_size=0, length=0, corpus="")
 """Of parameters that no training of ours has touched."""
@@ -33,6 +34,7 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
     Raises:
       UserError: it cannot be written.
     """
+    check_utf8(folder)
     folder = folder.absolute()
     unfinished = folder / f"{step}{UNFINISHED}-params"
     items = ocp.args.Composite(params=ocp.args.StandardSave(params))

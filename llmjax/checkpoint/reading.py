@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from llmjax.checkpoint import files
 from llmjax.errors import UserError
+from llmjax.storage import check_utf8
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def whole_step(folder: Path, step: int | None = None) -> int:
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
+    check_utf8(folder)
     there = files.steps(folder)
     if step is None:
         step, _ = newest_whole(folder, item="params")

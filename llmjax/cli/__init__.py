@@ -126,7 +126,7 @@ def _failure(error: BaseException, hint: str) -> int:
         return _mistakes(UserError("standard output", error.strerror or str(error)))
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
         name = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
-        return _mistakes(UserError(name, error.strerror or str(error), hint.lstrip("; ")))
+        return _mistakes(UserError(name, error.strerror or str(error)))
     told = str(error) or ("there is not enough memory" if isinstance(error, MemoryError) else "")
     _say(f"fault: {_one_line(f'{type(error).__name__}: {told}')[:500]}{hint}")
     return FAULT

@@ -50,9 +50,9 @@ def becoming_file(out: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _named_at_last(out: Path) -> Iterator[Path]:
     """The folder in which `out` is to be, made where it is not there yet."""
-    if out.exists() or out.is_symlink():
-        raise UserError(out, "exists already", "choose another name, or remove it")
     try:
+        if out.exists() or out.is_symlink():
+            raise UserError(out, "exists already", "choose another name, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
         yield out.parent
     except OSError as error:

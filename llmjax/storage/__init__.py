@@ -12,6 +12,7 @@ from llmjax.storage.json_documents import (
 )
 from llmjax.storage.json_lines import json_lines
 from llmjax.storage.json_text import json_text
+from llmjax.storage.names import check_utf8
 from llmjax.storage.seals import SEAL, sealed, unsealed
 from llmjax.storage.writing import new_file_mode, new_folder_mode, write_atomically
 
@@ -22,6 +23,7 @@ __all__ = [
     "SEAL",
     "SETTINGS",
     "JsonLimits",
+    "check_utf8",
     "json_lines",
     "json_text",
     "new_file_mode",

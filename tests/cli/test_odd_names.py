@@ -1,0 +1,131 @@
+"""Names of run folders and files that are long, odd or not UTF-8: a line, or it works."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command import run
+
+from llmjax.config import Config
+from llmjax.config.storage import to_json
+from llmjax.data.config import TextSource
+from llmjax.run import Run
+
+TESTS = Path(__file__).parents[1]
+NOT_UTF8 = os.fsdecode(b"not \xff utf8")
+ODD = ["a\nb", "sp ace \"'", "100%s %d", "-dash", NOT_UTF8, "link", "slash/", "é" * 127]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder that is empty but for what names lead to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_link").mkdir()
+    (tmp_path / "link").symlink_to("of_link")
+    return tmp_path
+
+
+def made(name: str) -> None:
+    """A run folder that nothing was trained in yet."""
+    Path(name).mkdir(exist_ok=True)
+    Path(name, "config.json").write_text(to_json(Config(run_dir=name)), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_reports_of_runs_with_odd_names(here, capsys, name):
+    made(name)
+    word = name if not name.startswith("-") else f"./{name}"
+    code, out, err = run(capsys, "report", "--json", "--", word)
+    assert (code, err) == (0, [])
+    path = json.loads(out)["report"]
+    page = Path(path).read_bytes().decode("utf-8")
+    assert path == str(Path(word, "report.html"))
+    assert "<html" in page
+    assert Run.open(word).config().run_dir == name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 260, "File name too long"),
+        (f"{'x/' * 3000}", "File name too long"),
+        ("", "is not a run folder"),
+        (".", "is not a run folder"),
+        ("..", "is not a run folder"),
+        ("link", "is not a run folder"),
+        ("a\nb\x1b[2J", "no such run folder"),
+        (NOT_UTF8, r"not \xff utf8: no such run folder"),
+        ("nul\0", "no such run folder"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["report", "evaluate", "generate", "export"])
+def test_names_of_no_run_are_one_line(here, capsys, verb, name, said):
+    code, out, err = run(capsys, verb, name, *(["out"] if verb == "export" else []))
+    assert (code, out, len(err)) == (2, "", 1)
+    assert said in err[0]
+    assert err[0].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (NOT_UTF8, "has a name that is not UTF-8, and checkpoints need one that is"),
+        ("x" * 260, "File name too long"),
+        ("", "is no folder's name"),
+        ("nul\0", "is no folder's name"),
+        ("..", "is not empty and not a run folder"),
+    ],
+)
+def test_runs_that_cannot_be_begun(here, capsys, name, said):
+    (here.parent / "something").touch()
+    before = sorted(here.iterdir())
+    code, out, err = run(capsys, "train", "smoke", "--run-dir", name)
+    assert (code, out, len(err)) == (2, "", 1)
+    assert said in err[0]
+    assert sorted(here.iterdir()) == before
+
+
+def test_what_a_run_stores_is_utf8_and_comes_back(here):
+    source = TextSource((NOT_UTF8,))
+    base = Config(run_dir="run")
+    config = replace(base, data=replace(base.data, sources=(source,)))
+    made = Run.create(config)
+    assert made.config() == config
+    made.keep_measures({"task": {"data": NOT_UTF8}})
+    assert json.loads(made.measures.read_text(encoding="utf-8"))["task"]["data"] == NOT_UTF8
+    made.keep_measures({"other": {}})
+    assert list(json.loads(made.measures.read_bytes())) == ["task", "other"]
+
+
+def test_a_run_of_odd_names_trains_where_stderr_is_closed_and_stdout_is_latin(here):
+    """From a file whose name is not UTF-8, into a folder with a space and a line break."""
+    (here / "config.py").write_text(
+        "import os, pathlib, sys\n"
+        f"sys.path.append({str(TESTS)!r})\n"
+        "from dataclasses import replace\n"
+        "import runs\n"
+        "from llmjax.metrics.config import LogConfig\n"
+        "def config():\n"
+        "    made = runs.config(pathlib.Path.cwd(), steps=3, run_dir='a ł\\nb')\n"
+        "    os.path.exists(b't\\xff') or os.link('text', b't\\xff')\n"
+        "    source = replace(made.data.sources[0], paths=(os.fsdecode(b't\\xff'),))\n"
+        "    log = LogConfig(every=1, display='lines')\n"
+        "    return replace(made, data=replace(made.data, sources=(source,)), log=log)\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m llmjax train config.py 2>&-"],
+        stdout=subprocess.PIPE,
+        encoding="latin-1",
+        env=os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(TESTS.parent)},
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("a \\u0142\nb at step 3: ")
+    folder = here / "a ł\nb"
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 3
+    assert r"t\udcff" in (folder / "config.json").read_text(encoding="utf-8")
+    assert json.loads((folder / "environment.json").read_text(encoding="utf-8"))
