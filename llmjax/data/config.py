@@ -7,7 +7,6 @@ from typing import Literal, TypeAlias
 
 from llmjax.errors import UserError
 
-
 LARGEST_CHUNK = 1 << 26
 """chunk_bytes of a text source at most: four times as many are held in memory."""
 

@@ -78,10 +78,7 @@ class StoreWriter:
         """
         folder.mkdir(parents=True)
         self._vocab_size, self._dtype = vocab_size, token_dtype(vocab_size)
-        self._files = {
-            name: SummedFile(folder / f"{name}.bin")
-            for name in ("tokens", *_KINDS)
-        }
+        self._files = {name: SummedFile(folder / f"{name}.bin") for name in ("tokens", *_KINDS)}
         self.num_tokens = self.num_bytes = self.num_documents = 0
         for name in ("offsets", "byte_offsets"):
             self._files[name].write(np.zeros(1, "<i8").tobytes())
@@ -131,7 +128,9 @@ def open_store(folder: Path, dtype: np.dtype) -> TokenStore:
         blocks.verify_all()
     for _, sums in others.values():
         sums.verify_all()
-    store = TokenStore(tokens, **{name: array for name, (array, _) in others.items()}, blocks=blocks)
+    store = TokenStore(
+        tokens, **{name: array for name, (array, _) in others.items()}, blocks=blocks
+    )
     documents = store.num_documents
     whole = len(store.offsets) == len(store.byte_offsets) == documents + 1
     if not whole or store.offsets[-1] != store.num_tokens:

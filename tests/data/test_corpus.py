@@ -128,6 +128,7 @@ def test_the_run_folder_keeps_its_tokenizer(tmp_path, lines, cache):
     assert again.fingerprint == first.fingerprint
     assert corpus.train[0].tokens.max() < first.vocab_size
 
+
 ARRAYS = ("tokens", "offsets", "byte_offsets", "hashes")
 
 

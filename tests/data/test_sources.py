@@ -144,7 +144,10 @@ def test_a_byte_order_mark_before_json(tmp_path):
 @pytest.mark.parametrize(
     ("encoding", "message"),
     [
-        ("utf-16", r"is UTF-16, not UTF-8 \(it begins with the byte order mark ff fe\); convert it"),
+        (
+            "utf-16",
+            r"is UTF-16, not UTF-8 \(it begins with the byte order mark ff fe\); conv",
+        ),
         ("utf-32", r"is UTF-32, not UTF-8 \(it begins with the byte order mark ff fe 00 00\)"),
     ],
 )

@@ -268,7 +268,11 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
         ("a.csv", "text,label\n", r"a\.csv: holds no rows"),
         ("a.jsonl", "\n", r"a\.jsonl: holds no rows"),
         ("a.json", "[]", r"a\.json: holds no rows"),
-        ("a.csv", "a,b\n1,2\n\n3\n", r"a\.csv line 4: has 1 fields, not the 2 of a, b; fix the commas"),
+        (
+            "a.csv",
+            "a,b\n1,2\n\n3\n",
+            r"a\.csv line 4: has 1 fields, not the 2 of a, b; fix the com",
+        ),
         ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv line 2: has 3 fields, not the 2 of a, b"),
         ("a.csv", "a,a\n1,2\n", r"a\.csv line 1: names two columns 'a'"),
         ("a.csv", 'a,b\n"1\n2,3\n', r"a\.csv line 2: is not CSV: unexpected end of data; fix"),
