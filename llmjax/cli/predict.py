@@ -1,11 +1,10 @@
 """`llmjax predict`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmjax.cli.options import ModelOptions, TellingOptions
-from llmjax.cli.verb import Verb
+from llmjax.cli.verb import Verb, print_json
 from llmjax.data.table_config import Table
 
 
@@ -59,5 +58,5 @@ def main(argv: Sequence[str]) -> int:
         **options.loading(),
     )
     for one in found:
-        print(json.dumps(one, ensure_ascii=False), flush=True)
+        print_json(one)
     return 0
