@@ -1,9 +1,10 @@
 """The verb `generate`: text from prompts, written as it comes."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from jax.sharding import Mesh
 
@@ -95,7 +96,8 @@ def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
 
 
 def _standard_input() -> Iterator[bytes]:
-    while block := sys.stdin.buffer.read1():
+    stream = cast(io.BufferedReader, sys.stdin.buffer)
+    while block := stream.read1():
         yield block
 
 

@@ -1,5 +1,6 @@
 """The verb generate: prompts from everywhere, text written in order as it comes."""
 
+import gzip
 import io
 import json
 import sys
@@ -92,6 +93,21 @@ def test_prompts_of_standard_input(monkeypatch):
     assert read_prompts("-") == ["ab", "🙂"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, monkeypatch):
+    mark = b"\xef\xbb\xbf"
+    for name, content in (("a.txt", b"ab\nc\n"), ("a.jsonl", b'"ab"\n{"prompt": "c"}\n')):
+        (tmp_path / name).write_bytes(mark + content)
+        assert read_prompts(tmp_path / name) == ["ab", "c"]
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(mark + content))
+        assert read_prompts(tmp_path / f"{name}.gz") == ["ab", "c"]
+
+    class Input:
+        buffer = io.BytesIO(mark + b"ab\nc")
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    assert read_prompts("-") == ["ab", "c"]
+
+
 def test_what_cannot_be_read_is_refused(tmp_path):
     def of(name, content):
         (tmp_path / name).write_bytes(content)
@@ -105,5 +121,11 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         of("x.jsonl", b'"a"\n{"prompt"\n')
     with pytest.raises(UserError, match=r"y\.jsonl:1: holds no prompt"):
         of("y.jsonl", b'{"text": "a"}\n')
+    with pytest.raises(UserError, match=r"w\.txt: is UTF-16, not UTF-8"):
+        of("w.txt", "ab".encode("utf-16"))
+    with pytest.raises(UserError, match=r"d\.jsonl:1: has JSON nested more than 100 deep"):
+        of("d.jsonl", b"[" * 100_000)
+    with pytest.raises(UserError, match=r"t\.jsonl:1: .*the name 'prompt' stands twice"):
+        of("t.jsonl", b'{"prompt": "a", "prompt": "b"}')
     with pytest.raises(UserError, match=r"none\.txt"):
         read_prompts(tmp_path / "none.txt")

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 
 import jax
 import pytest
 
+from llmjax.cli import main
 from llmjax.errors import UserError
 from llmjax.evaluate import evaluate
 from llmjax.language_model import load
@@ -94,6 +96,18 @@ def test_empty_labels_of_a_csv_file(tmp_path):
     told = list(predict(lm, [str(tmp_path / "test.csv")]))
     assert [one["label"] in ("yes", "no") for one in told] == [True, True]
     json.dumps(told, allow_nan=False)
+
+
+def test_a_table_whose_name_is_not_utf_8(tmp_path, capsys):
+    rows = [{"text": "fine", "label": "good"}, {"text": "poor", "label": "bad"}]
+    run = tasked(tmp_path, ClassificationTask(), rows)
+    name = os.fsencode(tmp_path) + b"/caf\xe9.csv"
+    with open(name, "w") as file:
+        file.write("text\nfine\n")
+    assert main(["predict", str(run.folder), "--data", os.fsdecode(name)]) == 0
+    out = capsys.readouterr().out
+    assert out.encode("utf-8"), "what a terminal takes"
+    assert os.fsdecode(name) in json.loads(out)["row"]
 
 
 def test_a_column_that_is_given_too_is_read(tmp_path):

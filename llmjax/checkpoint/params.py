@@ -64,13 +64,20 @@ def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     Args:
       folder: RUN/checkpoints.
       step: which checkpoint.
+
+    Raises:
+      UserError: it is damaged.
     """
     path = folder.absolute() / str(step)
     if not (path / "params").is_dir():
         return {}
     handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
     with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of what it leaves out
-        tree = checkpointer.metadata(path).item_metadata["params"]
+        try:
+            tree = checkpointer.metadata(path).item_metadata["params"]
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            reason = f"its list of parameters cannot be read: {error}"
+            raise UserError(path, reason, "restore it from a copy") from error
     found = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
     return {
         ".".join(str(getattr(key, "key", key)) for key in path): jax.ShapeDtypeStruct(

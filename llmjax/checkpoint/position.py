@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llmjax.errors import UserError
-from llmjax.storage import read_json
+from llmjax.storage import read_json, sealed, unsealed
 
 NAME = "position.json"
 
@@ -55,7 +55,7 @@ class Position:
 
 def write_position(folder: Path, position: Position) -> None:
     """Writes it into a checkpoint that is not visible yet."""
-    (folder / NAME).write_text(json.dumps(asdict(position), indent=0), encoding="utf-8")
+    (folder / NAME).write_text(json.dumps(sealed(asdict(position)), indent=0), encoding="utf-8")
 
 
 def read_position(folder: Path, step: int) -> Position:
@@ -66,6 +66,6 @@ def read_position(folder: Path, step: int) -> Position:
     """
     path = folder / str(step) / NAME
     try:
-        return Position(**read_json(path))
-    except TypeError as error:
+        return Position(**unsealed(read_json(path), path))
+    except (AttributeError, TypeError) as error:
         raise UserError(path, f"cannot be understood: {error}") from error

@@ -3,8 +3,8 @@
 The format number is part of the contract with every run folder ever written. Whoever adds, removes
 or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
 that an old folder still means what it meant. Nothing is filled in silently: a file whose fields are
-not exactly those of its format is refused by name; so is one whose checksum differs. A file without a checksum
-is read as it is: older versions wrote none, and whoever edits a config removes it.
+not exactly those of its format is refused by name, and one whose checksum differs, too. One without
+a checksum is read as it is: older versions wrote none, and whoever edits a config removes it.
 """
 
 from collections.abc import Mapping

@@ -83,8 +83,8 @@ def tokenized(
 def _opened(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
     """What `_build` wrote; Damaged where that has changed."""
     description = open_cache(folder)
-    stores = (open_store(folder / name, dtype) for name in ("train", "heldout"))
-    return TokenizedSource(key, *stores, folder / _TEXT, description["threshold"])
+    train, heldout = (open_store(folder / name, dtype) for name in ("train", "heldout"))
+    return TokenizedSource(key, train, heldout, folder / _TEXT, description["threshold"])
 
 
 def keep_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:

@@ -145,7 +145,7 @@ def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
 
 
 def _remembered(note: Path, stat: tuple[int, ...]) -> str | None:
-    """The hash that an earlier process found, where it can still be read and the file is as then."""
+    """The hash that an earlier process found, where the file is as it was then."""
     if not note.is_file():
         return None
     try:

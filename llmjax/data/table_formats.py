@@ -18,8 +18,9 @@ def read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Streams the rows of a file, whose form its ending tells.
 
     Args:
-      path: CSV (.csv; RFC 4180, also with semicolons, tabs or vertical bars for commas), TSV (.tsv, .tab, .txt; tabs between fields and no quotes), JSONL
-        (.jsonl, .ndjson), JSON (.json) or Parquet (.parquet); .gz, .bz2, .xz or .zst may follow.
+      path: CSV (.csv; RFC 4180, also with semicolons, tabs or vertical bars for commas), TSV (.tsv,
+        .tab, .txt; tabs between fields and no quotes), JSONL (.jsonl, .ndjson), JSON (.json) or
+        Parquet (.parquet); .gz, .bz2, .xz or .zst may follow.
       columns: of CSV and TSV files without a line of names; none: the first line holds them.
 
     Raises:

@@ -15,7 +15,10 @@ from llmjax.data.files import Damaged, one_at_a_time, open_or_build
 from llmjax.errors import UserError
 from llmjax.storage import manifest
 
-READ_AHEAD = 256  # records of an ArrayRecord file read at once
+READ_AHEAD = 256
+"""Records of an ArrayRecord file that are read at once, at most."""
+READ_AHEAD_BYTES = 1 << 26
+"""Fewer where so many of the largest so far would take more than this."""
 
 
 def embedded_documents(cache_dir: str | None) -> Iterator[str]:
@@ -158,9 +161,7 @@ def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
             f"{name}, split {split!r}", "does not exist", f"its splits: {splits}"
         ) from (error)
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-        rows = builder.as_data_source(split=split)
-        for start in range(0, len(rows), READ_AHEAD):
-            yield from rows.__getitems__(list(range(start, min(start + READ_AHEAD, len(rows)))))
+        yield from _array_records(builder.as_data_source(split=split))
         return
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         reason = f"is stored as {builder.info.file_format.value}"
@@ -169,6 +170,25 @@ def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
         end = None if part.take < 0 else part.skip + part.take
         for record in itertools.islice(_tfrecords(part.filename), part.skip, end):
             yield builder.info.features.deserialize_example_np(record)
+
+
+def _array_records(rows: Any) -> Iterator[Any]:
+    start, count, largest = 0, 1, 1
+    while start < len(rows):
+        found = rows.__getitems__(list(range(start, min(start + count, len(rows)))))
+        yield from found
+        start += count
+        largest = max(largest, *map(_bytes, found))
+        count = max(1, min(READ_AHEAD, 2 * count, READ_AHEAD_BYTES // largest))
+
+
+def _bytes(value: Any) -> int:
+    """About how many bytes an example takes."""
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    if isinstance(value, list):
+        return sum(map(_bytes, value))
+    return len(value) if isinstance(value, bytes | str) else getattr(value, "nbytes", 8)
 
 
 def _tfrecords(path: str) -> Iterator[bytes]:

@@ -48,7 +48,7 @@ def test_an_empty_store(tmp_path):
 def test_files_that_do_not_fit_together_are_refused(tmp_path):
     StoreWriter(tmp_path / "store", 100).close()
     (tmp_path / "store" / "tokens.bin").write_bytes(b"\0\0")
-    with pytest.raises(UserError, match="do not fit together: .* remove the folder"):
+    with pytest.raises(UserError, match=r"do not fit together: .* remove the folder"):
         open_store(tmp_path / "store", np.dtype("<u2"))
     (tmp_path / "store" / "hashes.bin").unlink()
     with pytest.raises(UserError, match="the cache is damaged"):
@@ -94,7 +94,7 @@ def test_a_large_store_is_verified_where_it_is_read(large):
     assert found.at(np.array([[0, 5], [7, 80_000]])).tolist() == [[0, 5], [7, 20_000]]
     with pytest.raises(Damaged, match=r"tokens\.bin fails its checksum in bytes 65,536 to 131,072"):
         windows(found, np.array([3, 49_990]), np.array([20, 20]), 20)
-    with pytest.raises(Damaged, match="tokens.crc is missing"):
+    with pytest.raises(Damaged, match=r"tokens\.crc is missing"):
         open_store(large, np.dtype("<u2"))
 
 

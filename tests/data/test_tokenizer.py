@@ -155,7 +155,7 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     with pytest.raises(UserError, match="files were changed"):
         load_tokenizer(tmp_path)
     (tmp_path / "sentencepiece.model").write_bytes(model[:100])
-    with pytest.raises(UserError, match="files were changed: sentencepiece.model"):
+    with pytest.raises(UserError, match=r"files were changed: sentencepiece\.model"):
         load_tokenizer(tmp_path)
     description = json.loads((tmp_path / DESCRIPTION).read_text())
     older = {key: value for key, value in description.items() if key not in (SEAL, FILES)}

@@ -255,9 +255,7 @@ def test_the_chat_template_is_found_wherever_it_is(tmp_path):
     ours.save(tmp_path / "run")
     assert load_tokenizer(tmp_path / "run").chat_template == "from jinja 🙂"
     (tmp_path / "run" / "chat_template.jinja").write_text("edited")
-    with pytest.raises(
-        UserError, match=r"files were changed: chat_template.jinja; .*meant, remove"
-    ):
+    with pytest.raises(UserError, match=r"files were changed: chat_template\.jinja; .*remove"):
         load_tokenizer(tmp_path / "run")
     description = tmp_path / "run" / "llmjax_tokenizer.json"
     stored = json.loads(description.read_text())
