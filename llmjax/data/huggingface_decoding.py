@@ -37,7 +37,7 @@ class PieceDecoder:
     def __init__(self, spec: Mapping[str, Any] | None):
         """`spec`: the entry "decoder"; None joins pieces with spaces, as the library does."""
         self._steps = tuple(steps_of(spec))
-        self._whole = _library(self._steps) if self._steps else None
+        self._whole = None if spec is None else _library(self._steps)
 
     @property
     def spells_bytes(self) -> bool:
@@ -53,7 +53,7 @@ class PieceDecoder:
 
     def stream(self) -> "PieceStream":
         """For the pieces of one text, one after the other."""
-        return PieceStream(_stages(self._steps))
+        return PieceStream([_Spaced()] if self._whole is None else _stages(self._steps))
 
     def inside(self) -> Callable[[str], bytes]:
         """What a piece adds in the midst of a text; part of a character as its bytes."""
@@ -124,8 +124,6 @@ def _library(steps: Sequence[Mapping[str, Any]]) -> tokenizers.decoders.Decoder:
 
 def _stages(steps: Sequence[Mapping[str, Any]]) -> list[Stage]:
     """The steps as pieces come; the last takes what cannot be told before the end."""
-    if not steps:
-        return [_Spaced()]
     found: list[Stage] = []
     one = False  # whether all pieces have become one, of which parts come
     for number, step in enumerate(steps):
