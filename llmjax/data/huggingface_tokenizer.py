@@ -18,6 +18,7 @@ from llmjax.data.huggingface_file import (
     open_tokenizer,
     parse_tokenizer_json,
     read_tokenizer_json,
+    tokens_of,
 )
 from llmjax.data.huggingface_pieces import byte_level_table, spelt
 from llmjax.data.huggingface_stream import HuggingFaceStream
@@ -109,10 +110,12 @@ class HuggingFaceTokenizer(TableTokenizer):
         path = path / TOKENIZER_FILE if path.is_dir() else path
         keys = ("bos_token", "eos_token", "pad_token")
         content, facts = read_tokenizer_json(path), Facts.beside(path)
-        names = {key: getattr(config, key) or facts.token(key) for key in keys}
         spec = parse_tokenizer_json(content, path)
         with Refusal(path):
             content, spec = completed(content, spec, facts)
+            known = tokens_of(spec)
+        beside = {key: name for key in keys if (name := facts.token(key)) in known}
+        names = {key: getattr(config, key) or beside.get(key) for key in keys}
         return cls(content, names, path, spec=spec)
 
     @classmethod
