@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import models
 
-from llmjax.data import import_tokenizer, tokenizer_limits
+from llmjax.data import huggingface_tokenizer, import_tokenizer, tokenizer_limits
 from llmjax.data.config import HuggingFaceTokenizerConfig, SentencePieceConfig
 from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 from llmjax.data.tokenizer import existing_tokenizer
@@ -19,7 +19,7 @@ from llmjax.errors import UserError
 CHILD = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-from llmjax.data import import_tokenizer, tokenizer_limits
+from llmjax.data import huggingface_tokenizer, import_tokenizer, tokenizer_limits
 from llmjax.errors import UserError
 for folder in sys.argv[1:]:
     try:
@@ -178,7 +178,7 @@ def test_published_normalizers_keep_to_the_limit(tmp_path):
     assert import_tokenizer(tmp_path).encode("A") == [2]
 
 
-def test_a_regular_expression_that_takes_too_long_is_refused():
+def test_a_regular_expression_that_takes_too_long_is_refused(capfd):
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}
     content = json.dumps(spec(pre_tokenizer=split | {"invert": False})).encode()
     tokenizer = HuggingFaceTokenizer(content, NAMES, "tokenizer.json")
@@ -190,6 +190,17 @@ def test_a_regular_expression_that_takes_too_long_is_refused():
         assert "\n" not in str(one.value)
     with pytest.raises(UserError, match="cannot encode this text"):
         tokenizer.encode_batch(["b", text])
+    assert capfd.readouterr() == ("", ""), "no report of Rust's"
+
+
+def test_a_decoder_that_takes_too_long_is_refused(monkeypatch):
+    replace = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}
+    vocab = {**SMALL, "a" * 40 + "b": 4}
+    with pytest.raises(UserError, match="a decoder that fails on its own vocabulary: 'Onig"):
+        HuggingFaceTokenizer(json.dumps(spec(vocab, decoder=replace)).encode(), NAMES)
+    monkeypatch.setattr(huggingface_tokenizer, "SPELLING_SECONDS", -1)
+    with pytest.raises(UserError, match="a decoder that takes over -1 s for its vocabulary"):
+        HuggingFaceTokenizer(json.dumps(spec()).encode(), NAMES)
 
 
 def test_what_the_library_cannot_encode_is_refused():
