@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from data.published import LLAMA, llama, sentencepiece_model, write, xlm_roberta
 from llmjax.data import import_tokenizer
-from tests.data.test_tokenizer_import import LLAMA, llama, sentencepiece_model, write, xlm_roberta
 
 TEXTS = ["the cat", " the", "  a", "a", "<s>the </s> cat", "", "Größe über", "a\n b"]
 KINDS = ("llama", "mistral")

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import models
 
+from data.published import t5
 from llmjax.data import huggingface_tokenizer, import_tokenizer, tokenizer_limits
 from llmjax.data.config import HuggingFaceTokenizerConfig, SentencePieceConfig
 from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
@@ -213,8 +214,6 @@ def test_what_the_library_cannot_encode_is_refused():
 
 @pytest.mark.parametrize("extra", [10**9, -1, "100", 1.5, None])
 def test_extra_ids_of_t5_are_bounded(tmp_path, extra):
-    from tests.data.test_tokenizer_import import t5
-
     folder = t5(tmp_path / "t5")
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_ids": extra}))
