@@ -131,8 +131,9 @@ class HuggingFaceTokenizer(TableTokenizer):
     ) -> "HuggingFaceTokenizer":
         """Reads back what `save` wrote."""
         path = folder / TOKENIZER_FILE
-        stops = description.get("stops", ())
-        names = description["names"]
+        with Refusal(folder, "has a damaged description", fix="restore the folder"):
+            stops = list(description.get("stops", ()))
+            names = dict(description["names"])
         return cls(read_tokenizer_json(path), names, path, stops=stops, chat_template=chat_template)
 
     @property

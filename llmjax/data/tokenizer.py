@@ -201,7 +201,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         tokenizer = HuggingFaceTokenizer.from_folder(folder, description, template)
     else:
         raise UserError(folder, f"holds a tokenizer of unknown kind {kind!r}", "upgrade")
-    if tokenizer.fingerprint != description["fingerprint"]:
+    if tokenizer.fingerprint != description.get("fingerprint"):
         raise UserError(folder, "the tokenizer's files were changed", "restore them")
     return tokenizer
 
