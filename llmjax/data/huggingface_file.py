@@ -80,6 +80,14 @@ def parse_tokenizer_json(content: bytes, where: object) -> dict[str, Any]:
     return dict(spec)
 
 
+def tokens_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """Spelling -> id of all that a tokenizer.json names."""
+    pieces = spec["model"]["vocab"]
+    if isinstance(pieces, list):
+        pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
+    return {**pieces, **{token["content"]: token["id"] for token in spec["added_tokens"]}}
+
+
 def open_tokenizer(content: bytes) -> tokenizers.Tokenizer:
     """The library's tokenizer of a file, of which whole texts are asked: it cuts none and fills up
     none, and always encodes a text in the same way, without the `dropout` of merges that a file

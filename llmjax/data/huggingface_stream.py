@@ -1,8 +1,8 @@
 """Text from a tokenizer.json's decoder as its tokens come."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import takewhile
 
 from llmjax.data.huggingface_decoding import PieceDecoder
 
@@ -37,12 +37,12 @@ class HuggingFaceStream:
         before = [] if after is None else _pieces(after, piece)
         if after is not None and not after:
             before = [NEUTRAL]
+        self._spaced = leading_space and not before
         if before:
             with refusal:
                 self._given = decoder.text(before)
                 for one in before:
                     self._beyond(self._stream.push(one))
-        self._spaced = leading_space and not before
 
     def push(self, token: int) -> str:
         piece = self._piece(token)
@@ -61,7 +61,8 @@ class HuggingFaceStream:
             self._spaced, text = False, text.removeprefix(" ")
         if not self._given:
             return text
-        same = len(os.path.commonprefix([text, self._given]))
+        pairs = zip(text, self._given, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         # Where the end of the text before reads otherwise now that it goes on, only the new counts.
         self._given = self._given[same:] if same == len(text) else ""
         return text[same:]

@@ -1,7 +1,8 @@
 """Hugging Face's tokenizer.json behind the protocol of ours."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,19 @@ from llmjax.data.huggingface_file import (
     open_tokenizer,
     parse_tokenizer_json,
     read_tokenizer_json,
+    tokens_of,
 )
 from llmjax.data.huggingface_pieces import byte_level_table, spelt
 from llmjax.data.huggingface_stream import HuggingFaceStream
+from llmjax.data.rust_panics import unreported
 from llmjax.data.table_tokenizer import Roles, TableTokenizer, utf8
 from llmjax.data.text_stream import BytesStream, TextStream
 from llmjax.data.tokenizer_facts import Facts
 from llmjax.data.tokenizer_limits import OTHER, check_ids
 from llmjax.errors import UserError
 
+SPELLING_SECONDS = 60
+"""Processor time for what each entry of a vocabulary stands for; a million takes some ten."""
 # Where no neighbouring file says which they are.
 WELL_KNOWN = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
@@ -70,6 +75,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         """
         spec = parse_tokenizer_json(text, where) if spec is None else spec
         with Refusal(where):
+            self._quiet = unreported(spec)
             added = {str(t["content"]): bool(t["special"]) for t in spec["added_tokens"]}
             self._plain = open_tokenizer(text)
             vocab = self._plain.get_vocab(with_added_tokens=True)
@@ -85,10 +91,12 @@ class HuggingFaceTokenizer(TableTokenizer):
         special |= {name: i for name, i in vocab.items() if i in own}
         self._marked = set(special.values())
         pieces = [b""] * (max(vocab.values()) + 1)
-        with Refusal(where):
-            for piece, token in vocab.items():
-                if token not in self._marked:
-                    pieces[token] = to_bytes(piece)
+        failing = Refusal(
+            where, "has a decoder that fails on its own vocabulary", fix=OTHER, kinds=()
+        )
+        with failing, self._quiet:
+            for piece, token in self._in_time(vocab, where):
+                pieces[token] = to_bytes(piece)
         self._decoding = Refusal(where, "cannot decode these tokens", fix=OTHER, kinds=())
         self._encoding = Refusal(where, "cannot encode this text", fix=OTHER, kinds=())
         description = {"kind": "huggingface", "names": dict(names)}
@@ -109,10 +117,12 @@ class HuggingFaceTokenizer(TableTokenizer):
         path = path / TOKENIZER_FILE if path.is_dir() else path
         keys = ("bos_token", "eos_token", "pad_token")
         content, facts = read_tokenizer_json(path), Facts.beside(path)
-        names = {key: getattr(config, key) or facts.token(key) for key in keys}
         spec = parse_tokenizer_json(content, path)
         with Refusal(path):
             content, spec = completed(content, spec, facts)
+            known = tokens_of(spec)
+        beside = {key: name for key in keys if (name := facts.token(key)) in known}
+        names = {key: getattr(config, key) or beside.get(key) for key in keys}
         return cls(content, names, path, spec=spec)
 
     @classmethod
@@ -121,8 +131,9 @@ class HuggingFaceTokenizer(TableTokenizer):
     ) -> "HuggingFaceTokenizer":
         """Reads back what `save` wrote."""
         path = folder / TOKENIZER_FILE
-        stops = description.get("stops", ())
-        names = description["names"]
+        with Refusal(folder, "has a damaged description", fix="restore the folder"):
+            stops = list(description.get("stops", ()))
+            names = dict(description["names"])
         return cls(read_tokenizer_json(path), names, path, stops=stops, chat_template=chat_template)
 
     @property
@@ -133,7 +144,7 @@ class HuggingFaceTokenizer(TableTokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
             utf8(text)
-        with self._encoding:
+        with self._encoding, self._quiet:
             found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         if self._renumbered:
             return [[self._renumbered.get(i, i) for i in encoding.ids] for encoding in found]
@@ -141,13 +152,13 @@ class HuggingFaceTokenizer(TableTokenizer):
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         utf8(text)
-        with self._encoding:
+        with self._encoding, self._quiet:
             found = self._inner.encode(text, add_special_tokens=False)
         return [self._renumbered.get(i, i) for i in found.ids], list(found.offsets)
 
     def encode_marked(self, text: str) -> list[int]:
         utf8(text)
-        with self._encoding:
+        with self._encoding, self._quiet:
             ids: list[int] = self._marking.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -168,11 +179,21 @@ class HuggingFaceTokenizer(TableTokenizer):
             self._decoder, self._piece, after, self._decoding, leading_space=self._leading_space
         )
 
+    def _in_time(self, vocab: Mapping[str, int], where: object) -> Iterator[tuple[str, int]]:
+        """All entries but special tokens, as long as time allows."""
+        end = time.process_time() + SPELLING_SECONDS
+        for piece, token in vocab.items():
+            if time.process_time() > end:
+                reason = f"has a decoder that takes over {SPELLING_SECONDS} s for its vocabulary"
+                raise UserError(where, reason, OTHER)
+            if token not in self._marked:
+                yield piece, token
+
     def _spelt(self, ids: Iterable[int], pieces: Sequence[bytes]) -> bytes:
         """The text of ids as the decoder leaves it."""
         if self._decoder.spells_bytes:
             return b"".join(map(pieces.__getitem__, ids))
-        with self._decoding:
+        with self._decoding, self._quiet:
             kept = [int(token) for token in ids if token not in self._marked]
             return str(self._plain.decode(kept, skip_special_tokens=False)).encode()
 

@@ -176,9 +176,8 @@ class Facts:
         named += [every[key] for key in every if key.endswith("_token") and key not in NAMED]
         named += [token for names in objects for token in names.values()]
         for value in named:
-            if (isinstance(value, str) and value) or (
-                isinstance(value, dict) and "content" in value
-            ):
+            spelt = "content" in value if isinstance(value, dict) else isinstance(value, str)
+            if spelt and value:
                 yield _special_token(value, named=True)
         for value in listed:
             yield _special_token(value, named=False)

@@ -1,7 +1,7 @@
 """A published model's tokenizer, from whichever files it has."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from llmjax.data.huggingface_file import (
     compact,
     parse_tokenizer_json,
     read_tokenizer_json,
+    tokens_of,
 )
 from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 from llmjax.data.tokenizer_facts import Facts
@@ -63,7 +64,7 @@ def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFace
         raise UserError(folder, "holds no tokenizer", f"one of these files is needed: {known}")
     with Refusal(path):
         content, spec = completed(content, spec, facts, rows)
-        vocab = _vocabulary(spec)
+        vocab = tokens_of(spec)
     return HuggingFaceTokenizer(
         content,
         facts.names(vocab),
@@ -72,13 +73,6 @@ def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFace
         chat_template=facts.chat_template(),
         spec=spec,
     )
-
-
-def _vocabulary(spec: Mapping[str, Any]) -> dict[str, int]:
-    pieces = spec["model"]["vocab"]
-    if isinstance(pieces, list):
-        pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
-    return {**pieces, **{token["content"]: token["id"] for token in spec["added_tokens"]}}
 
 
 def _within(content: bytes, rows: int | None, path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -1,0 +1,65 @@
+"""The space before a text, with a SentencePiece model and settings that speak of it."""
+
+import json
+
+import pytest
+
+from data.published import LLAMA, llama, sentencepiece_model, write, xlm_roberta
+from llmjax.data import import_tokenizer
+
+TEXTS = ["the cat", " the", "  a", "a", "<s>the </s> cat", "", "Größe über", "a\n b"]
+KINDS = ("llama", "mistral")
+
+
+def model(path, kind, **settings):
+    """Llama's folder without a tokenizer.json, of one model or another."""
+    llama(path)
+    config = path / "tokenizer_config.json"
+    given = {"legacy": None, "add_bos_token": False} | settings
+    value = json.loads(config.read_text()) | given
+    config.write_text(json.dumps({key: one for key, one in value.items() if one is not None}))
+    return write(path, config={"model_type": kind})
+
+
+@pytest.mark.parametrize("legacy", [None, False, True])
+@pytest.mark.parametrize("space", [None, False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_count_as_in_transformers(tmp_path, kind, space, legacy):
+    transformers = pytest.importorskip("transformers")
+    path = model(tmp_path / kind, kind, add_prefix_space=space, legacy=legacy)
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    ours = import_tokenizer(path)
+    for text in TEXTS:
+        assert ours.encode_marked(text) == theirs.encode(text), text
+        ids = ours.encode(text)
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_text_without_a_space_before_it(tmp_path):
+    """What Transformers 5.24 gives: Llama's own class goes by add_prefix_space."""
+    with_space = import_tokenizer(model(tmp_path / "on", "llama"))
+    without = import_tokenizer(model(tmp_path / "off", "llama", add_prefix_space=False))
+    ignored = import_tokenizer(model(tmp_path / "mistral", "mistral", add_prefix_space=False))
+    for text in ("the cat", "a"):
+        assert without.encode(text) != with_space.encode(text) == ignored.encode(text)
+        assert without.encode(f" {text}") == with_space.encode(text)
+        for tokenizer in (with_space, without, ignored):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_model_that_adds_none_itself(tmp_path):
+    path = model(tmp_path / "llama", "llama")
+    sentencepiece_model(path / "tokenizer.model", **LLAMA, add_dummy_prefix=False)
+    added = import_tokenizer(path)
+    assert added.encode("the") == added.encode(" the")
+    assert added.decode(added.encode("the")) == "the"
+
+
+def test_xlm_robertas_pieces_without_a_space(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    path = xlm_roberta(tmp_path / "xlm")
+    write(path, tokenizer_config={"add_prefix_space": False})
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    ours = import_tokenizer(path)
+    for text in ("the cat", " the", "a", ""):
+        assert ours.wrap(ours.encode_marked(text))[0] == theirs.encode(text)
