@@ -10,6 +10,7 @@ import numpy as np
 from llmjax.convert.families import Family, family_for
 from llmjax.convert.families.tops import TOPS, USES, Top, Use
 from llmjax.convert.mapping import Match, plan_tensors
+from llmjax.convert.names import NameTable
 from llmjax.convert.tensors import Planned
 from llmjax.data import Tokenizer
 from llmjax.errors import UserError
@@ -83,11 +84,16 @@ class Headed:
 
     def match(self, params: Params) -> Match:
         """The parameters' names in this class."""
+        parts = _Parts(self.shape, self.parts(params))
+        return Match(self.table, parts, {"o": self.head.outputs})
+
+    @property
+    def table(self) -> NameTable:
+        """The names of the family's parameters, and of the head's under "head"."""
         rows = (*self.family.table.rows, *self.top.rows())
         if self.top.pools:
             rows = tuple(row for row in rows if not row.leaf.startswith("pooler."))
-        table = replace(self.family.table, rows=rows)
-        return Match(table, _Parts(self.shape, self.parts(params)), {"o": self.head.outputs})
+        return replace(self.family.table, rows=rows)
 
     def parts(self, params: Params) -> Params:
         """The parameters that the class has, its head's under "head"."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import jax
 import numpy as np
 
 from llmjax.checkpoint import files
@@ -13,6 +14,7 @@ from llmjax.config import Config
 from llmjax.config.storage import to_json
 from llmjax.convert.families import family_of
 from llmjax.convert.folders import becoming
+from llmjax.convert.heads_reading import Body, body_shape, kind_of, read_with_head
 from llmjax.convert.mapping import Match, read_params
 from llmjax.convert.sentence import Sentence
 from llmjax.convert.sources import Published, open_source
@@ -25,6 +27,9 @@ from llmjax.model import Model, Params, resolve
 from llmjax.model.config import Dtype, ModelConfig
 from llmjax.origin import Origin, read_origin, write_origin
 from llmjax.run import Run
+from llmjax.tasks.config import name_of
+from llmjax.tasks.opening import to_json as to_facts_json
+from llmjax.tasks.task import Setting
 
 ROW = 1024
 """Longest row that an imported model is trained and scored on, unless its config is changed."""
@@ -59,17 +64,42 @@ def import_model(
     target = Path(run)
     with becoming(target) as folder:
         published = open_source(str(source))
-        family = family_of(published.config, published.where)
-        shape = family.read_config(published.config, published.tensors, published.where)
-        published.sentence.check(shape.d_model)
-        tokenizer = published.tokenizer(shape.vocab_size)
-        shape = resolve(shape, tokenizer.vocab_size)
         devices = None if mesh is None else make_mesh(mesh)
-        match = Match(family.table, Model(shape))
-        params = read_params(published.tensors, match, dtype=dtype, mesh=devices)
-        config = config_of(target, computed(shape, params), published.sentence)
-        write_run(folder, config, params, tokenizer, origin_of(published))
+        _fill(folder, target, published, dtype, devices)
     return target
+
+
+def _fill(
+    folder: Path,
+    target: Path,
+    published: Published,
+    dtype: str | None,
+    mesh: jax.sharding.Mesh | None,
+) -> None:
+    """Fills an empty folder as the run `target` of a published model."""
+    family = family_of(published.config, published.where)
+    kind = kind_of(family, architecture_of(published.config, published.where))
+    source = published.tensors
+    body = source if kind is None else Body(source, family, kind.top)
+    shape = family.read_config(published.config, body, published.where)
+    published.sentence.check(shape.d_model)
+    tokenizer = published.tokenizer(shape.vocab_size)
+    shape = resolve(shape if kind is None else body_shape(shape), tokenizer.vocab_size)
+    config = config_of(target, shape, published.sentence)
+    found = None
+    if kind is not None:
+        setting = Setting(tokenizer, shape, config.data.length)
+        values = published.config
+        found = read_with_head(source, values, kind, family, setting, dtype=dtype, mesh=mesh)
+    if found is None:
+        params = read_params(body, Match(family.table, Model(shape)), dtype=dtype, mesh=mesh)
+    else:
+        params = found.params
+        config = replace(config, tasks=(found.task,))
+        text = to_facts_json({name_of(found.task): found.facts})
+        Run(folder).tasks.write_text(text, encoding="utf-8")
+    config = replace(config, model=computed(shape, params))
+    write_run(folder, config, params, tokenizer, origin_of(published))
 
 
 def write_run(
@@ -147,10 +177,13 @@ def summary(run: Path) -> dict[str, Any]:
     """What an imported run folder holds, in short."""
     opened, origin = Run.open(run), read_origin(run)
     assert origin is not None
-    model = opened.config().model
+    config = opened.config()
+    model = config.model
     stored = stored_leaves(opened.checkpoints, 0).values()
     dtypes = sorted({str(leaf.dtype) for leaf in stored})
-    if model.num_decoder_layers:
+    if config.tasks:
+        go_on = f"llmjax predict {run} --data FILE"
+    elif model.num_decoder_layers:
         go_on = f'llmjax generate {run} --prompt "Once upon a time"'
     elif origin.pooling is not None:
         go_on = f"llmjax embed {run}"

@@ -127,13 +127,13 @@ def _stored(path: Path, name: str, entry: Any, start: int, room: int) -> Stored:
         raise UserError(path, f"does not say where tensor {name} is", "download it again")
     if code not in DTYPES:
         raise UserError(f"tensor {name}", f"is of dtype {code[:20]}, which is not known here")
+    if len(shape) > MOST_DIMENSIONS:
+        raise UserError(path, f"gives tensor {name} more than {MOST_DIMENSIONS} dimensions")
     if len(offsets) != 2 or not all(type(number) is int for number in [*shape, *offsets]):
         raise UserError(path, f"gives tensor {name} sizes that are not numbers")
     begin, end = offsets
     if min(*shape, begin, end - begin, 0) < 0:
         raise UserError(path, f"gives tensor {name} sizes that are not numbers from 0 on")
-    if len(shape) > MOST_DIMENSIONS:
-        raise UserError(path, f"gives tensor {name} more than {MOST_DIMENSIONS} dimensions")
     if prod(length for length in shape if length) >= 2**63:
         raise UserError(path, f"gives tensor {name} a shape of more than 2**63 elements")
     if end - begin != prod(shape) * DTYPES[code].itemsize:

@@ -40,6 +40,8 @@ def open_folder(folder: Path, named: object = None) -> TensorFiles:
         return TensorFiles(read_header(folder / SINGLE))
     if (folder / INDEX).is_file():
         return _open_shards(folder / INDEX)
+    if (folder / SINGLE).exists():
+        raise UserError(folder / SINGLE, "is not a regular file", "download it again")
     if others := sorted(path.name for path in folder.glob("*.safetensors")):
         shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
         raise UserError(

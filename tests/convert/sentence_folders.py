@@ -1,6 +1,6 @@
 """Small folders of sentence-transformers, and the vectors that it computes of texts.
 
-python tests/convert/sentence_folders.py writes tests/convert/golden/sentence.json.
+python tests/convert/sentence_folders.py writes tests/convert/sentence_vectors.json.
 """
 
 import json
@@ -14,7 +14,7 @@ from hf_golden import FOLDER
 from safetensors.numpy import save_file
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-EXPECTED = FOLDER / "sentence.json"
+EXPECTED = Path(__file__).with_name("sentence_vectors.json")
 TEXTS = ["a b c", "x", "q r s t u v w x y z a b c d e f g h i j k l m n o p q r s t u v w x y z"]
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PROMPTS = {"query": "q : ", "document": "", "long": "a b c d e : "}

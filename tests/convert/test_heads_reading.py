@@ -1,0 +1,182 @@
+"""Heads of published classes are read, or said to be left out: never silently lost."""
+
+import json
+import logging
+
+import hf_models
+import numpy as np
+import pytest
+import sentence_folders
+from safetensors.numpy import load_file, save_file
+
+from llmjax.cli import main
+from llmjax.convert import export, import_model
+from llmjax.embed import embed
+from llmjax.run import Run
+
+TEXTS = ["a b c", "x y", "q r s t u v"]
+
+
+def small(folder, architecture, tensors, **fields):
+    """The stored BERT as another class."""
+    sentence_folders.build(folder, {})
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    held = load_file(folder / "model.safetensors")
+    body = {name: value for name, value in held.items() if not name.startswith("cls.")}
+    save_file(body | tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": [architecture]} | fields
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def drawn(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype("f4")
+
+
+def classifier(labels, folder, **fields):
+    tensors = {
+        "bert.pooler.dense.weight": drawn(8, 8),
+        "bert.pooler.dense.bias": drawn(8),
+        "classifier.weight": drawn(len(labels), 8),
+        "classifier.bias": drawn(len(labels)),
+    }
+    named = {"id2label": {str(i): label for i, label in enumerate(labels)}}
+    return small(folder, "BertForSequenceClassification", tensors, **(named | fields))
+
+
+def written(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_classifier_predicts(tmp_path, capsys):
+    run = import_model(classifier(["bad", "fair", "good"], tmp_path / "there"), tmp_path / "run")
+    (task,) = Run.open(run).config().tasks
+    assert task.kind == "classification"
+    data = written(tmp_path, [{"text": text, "label": "good"} for text in TEXTS])
+    assert main(["predict", str(run), "--data", str(data)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 3
+    assert all({"bad", "fair", "good"} == set(line["probabilities"]) for line in lines)
+    assert main(["evaluate", str(run), "--data", str(data), "--json"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    export(run, tmp_path / "out")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("there", "out"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"problem_type": "multi_label_classification"}, "multilabel"),
+        ({"problem_type": "single_label_classification"}, "classification"),
+        ({"id2label": None}, "classification"),
+    ],
+)
+def test_what_its_config_says_decides_of_the_task(tmp_path, fields, kind):
+    run = import_model(classifier(["a", "b"], tmp_path / "there", **fields), tmp_path / "run")
+    (task,) = Run.open(run).config().tasks
+    assert task.kind == kind
+
+
+def test_one_output_is_a_number(tmp_path):
+    run = import_model(classifier(["LABEL_0"], tmp_path / "there"), tmp_path / "run")
+    (task,) = Run.open(run).config().tasks
+    assert (task.kind, task.target) == ("regression", "score")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"problem_type": "regression"}, "has 2 numbers"),
+        ({"problem_type": "ranking"}, "problem_type 'ranking'"),
+        ({"id2label": {"0": "a"}}, "id2label"),
+        ({"id2label": {"0": "a", "1": "a"}}, "id2label"),
+        ({"id2label": {"0": "a", "1": []}}, "id2label"),
+        ({"id2label": ["a", "b"]}, "id2label"),
+    ],
+)
+def test_a_head_that_cannot_be_read_is_said_to_be_left_out(tmp_path, caplog, fields, words):
+    folder = classifier(["a", "b"], tmp_path / "there", **fields)
+    with caplog.at_level(logging.WARNING):
+        run = import_model(folder, tmp_path / "run")
+    assert "the head of BertForSequenceClassification is left out" in caplog.text
+    assert words in caplog.text
+    assert Run.open(run).config().tasks == ()
+    assert embed(run, TEXTS).shape == (3, 8)
+
+
+def test_tags_and_answers(tmp_path):
+    head = {"classifier.weight": drawn(3, 8), "classifier.bias": drawn(3)}
+    labels = {"id2label": {"0": "O", "1": "B-X", "2": "I-X"}}
+    folder = small(tmp_path / "tags", "BertForTokenClassification", head, **labels)
+    run = import_model(folder, tmp_path / "run")
+    assert Run.open(run).config().tasks[0].kind == "tokens"
+    head = {"qa_outputs.weight": drawn(2, 8), "qa_outputs.bias": drawn(2)}
+    folder = small(tmp_path / "answers", "BertForQuestionAnswering", head)
+    run = import_model(folder, tmp_path / "again")
+    assert Run.open(run).config().tasks[0].kind == "answers"
+
+
+NAMES = ("bert", "roberta", "distilbert")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def trained(request, tmp_path_factory):
+    """A run with a head for each task."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from test_heads import with_tasks
+
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "there").mkdir()
+    hf_models.build(request.param, folder / "there")
+    return with_tasks(import_model(folder / "there", folder / "base"), folder / "run")
+
+
+@pytest.mark.parametrize(
+    "name", ["classification", "multilabel", "regression", "tokens", "answers"]
+)
+def test_what_was_exported_says_the_same_when_it_is_imported(trained, tmp_path, name):
+    from test_heads import ours
+
+    export(trained.folder, tmp_path / "out", task=name)
+    again = Run.open(import_model(tmp_path / "out", tmp_path / "again"))
+    before, after = ours(trained, name)[-1], ours(again, name)[-1]
+    for one, other in zip(before, after, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_allclose(one[key], other[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["llama", "modernbert", "gpt2"])
+@pytest.mark.parametrize("use", ["SequenceClassification", "TokenClassification"])
+def test_bodies_of_other_classes_are_read_and_their_heads_said_to_be_left_out(
+    tmp_path, caplog, name, use
+):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    case = hf_models.CASES[name]
+    config = getattr(transformers, case.config)(**case.fields)
+    kind = case.architecture.replace("ForCausalLM", "").replace("ForMaskedLM", "")
+    kind = kind.replace("LMHeadModel", "")
+    model = getattr(transformers, f"{kind}For{use}")(config).eval()
+    model.save_pretrained(tmp_path / "there")
+    hf_models.write_tokenizer(tmp_path / "there")
+    with caplog.at_level(logging.WARNING):
+        run = import_model(tmp_path / "there", tmp_path / "run")
+    assert f"the head of {kind}For{use} is left out" in caplog.text
+    base = model.base_model
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        wanted = base(input_ids=tokens).last_hidden_state[0].numpy()
+    from llmjax.language_model import load
+    from llmjax.model import Model
+
+    lm = load(run)
+    states = Model(lm.model.config).hidden(lm.params, tokens.numpy())
+    np.testing.assert_allclose(np.asarray(states)[0], wanted, atol=2e-4)
