@@ -19,8 +19,9 @@ from llmjax.model import Model, Params
 from llmjax.tasks.chat import fit, only_decoders
 from llmjax.tasks.config import PreferenceTask
 from llmjax.tasks.continuing import after, marked, written
-from llmjax.tasks.conversations import ASSISTANT, PLAIN, Message, Speller, checked, spelling
+from llmjax.tasks.conversations import PLAIN, Speller, spelling
 from llmjax.tasks.example import Example, Segment
+from llmjax.tasks.messages import ASSISTANT, Message, checked, context_at
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import outputs
 from llmjax.tasks.sums import segment_nats
@@ -157,8 +158,9 @@ class Preference:
         half = self.setting._replace(length=max(1, self.setting.length // 2))
         messages = self._messages(row, column)
         if messages is not None:
+            context = context_at(row, self.config.tools, self.config.documents)
             with spelling(row):
-                (spelt,) = speller.spell(messages, last=True)
+                (spelt,) = speller.spell(messages, context, last=True)
             fitted = fit(spelt, half.length)
             return marked(fitted.tokens, fitted.spans), fitted is not spelt
         prompt, tokenizer = text_at(row, self.config.prompt), half.tokenizer
