@@ -55,13 +55,20 @@ class Preference:
         return Facts(chat_template=PLAIN)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        found, cut = [], 0
+        """Pairs of equal answers weigh nothing."""
+        found, cut, equal = [], 0, list[str]()
         for number, (segments, shortened) in enumerate(self._pairs(rows)):
             cut += shortened
-            found.append(Example(segments, np.zeros(2, np.float32), 1.0, number))
+            if segments[0] == segments[1]:
+                equal.append(rows[number].place)
+            weight = float(segments[0] != segments[1])
+            found.append(Example(segments, np.zeros(2, np.float32), weight, number))
+        length = self.setting.length // 2
         if cut:
-            length = self.setting.length // 2
             log.warning("%d of %d pairs have an answer cut to %d tokens", cut, len(rows), length)
+        if equal:
+            what = f"whose answers are equal within {length} tokens, which teach nothing"
+            log.warning("%d of %d pairs %s (the first: %s)", len(equal), len(rows), what, equal[0])
         return self.referred(found)
 
     def referred(self, examples: Sequence[Example]) -> list[Example]:

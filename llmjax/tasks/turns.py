@@ -7,6 +7,7 @@ characters that occur nowhere else, rendered again, and looked for; a rendering 
 the plain one but for the marks.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -142,31 +143,32 @@ class _Marks:
         """Those that can be found."""
         known = Marks(before=0) if len(self._messages) == 1 else Marks()
         said = self._messages[-1].get("content")
-        core = text_of(said).strip()
-        if not core:
+        if not text_of(said).strip():
             return known._replace(before=self._places(None, before=True).before)
-        for before in (True, False):
-            found = self._places(0, before=before)
+        # White space around the content is part of the turn unless the template drops it.
+        blank = len(said) - len(said.lstrip()) if isinstance(said, str) else 0
+        for start, before in itertools.product(sorted({0, blank}), (True, False)):
+            found = self._places(start, before=before)
             if found.end is not None:
                 break
         else:
             found = self._places(None, before=True)
         if found.first is None and found.end is not None and isinstance(said, str):
-            found = found._replace(first=self._sought(core, found.end))
+            found = found._replace(first=self._sought(said.rstrip(), found.end))
         return found
 
-    def _sought(self, core: str, end: int) -> int | None:
+    def _sought(self, said: str, end: int) -> int | None:
         """Where the part of a content begins that a template leaves of it."""
-        size = _shared(self._text[:end][::-1], core[::-1])
-        for start in range(len(core) - size, min(len(core), len(core) - size + STEPS)):
-            first = self._places(start, before=False).first
+        start = len(said) - _shared(self._text[:end][::-1], said[::-1])
+        for place in range(start, min(len(said), start + STEPS)):
+            first = self._places(place, before=False).first
             if first is not None:
                 return first
         return None
 
     def _places(self, start: int | None, *, before: bool) -> Marks:
         """The places in the plain text of marks: in the last message's content before character
-        `start` of what is not white space (None: no such mark) and at its end."""
+        `start` (None: no such mark) and at its end."""
         messages = list(self._messages)
         begin = "" if start is None else self._begin
         messages[-1] = _marked(messages[-1], begin, self._stop, start or 0)
@@ -198,8 +200,8 @@ def _require_calls(upto: Sequence[Message], text: str) -> None:
 
 
 def _marked(message: Message, begin: str, stop: str, start: int) -> Message:
-    """The message with marks in its content: before character `start` of it, and at its end, white
-    space around it left aside; see `_Marks`."""
+    """The message with marks in its content: before character `start` (of a list of parts: at its
+    beginning), and at its end before white space; see `_Marks`."""
     content = message.get("content")
     if isinstance(content, str) and content.strip():
         return {**message, "content": _between(content, begin, stop, start)}
@@ -209,15 +211,13 @@ def _marked(message: Message, begin: str, stop: str, start: int) -> Message:
     filled = [n for n, part in enumerate(parts) if part["text"].strip()]
     for number in {filled[0], filled[-1]} if filled else ():
         marks = (begin if number == filled[0] else "", stop if number == filled[-1] else "")
-        parts[number] = {**parts[number], "text": _between(parts[number]["text"], *marks, 0)}
+        parts[number]["text"] = _between(parts[number]["text"], *marks, 0)
     return {**message, "content": parts}
 
 
 def _between(text: str, begin: str, stop: str, start: int) -> str:
-    core = text.strip()
-    lead = text[: text.index(core)]
-    rest = text[len(lead) + len(core) :]
-    return f"{lead}{core[:start]}{begin}{core[start:]}{stop}{rest}"
+    end = len(text.rstrip())
+    return f"{text[:start]}{begin}{text[start:end]}{stop}{text[end:]}"
 
 
 def _shared(one: str, other: str) -> int:

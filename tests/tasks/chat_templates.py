@@ -67,11 +67,14 @@ MISTRAL = """\
 
 GEMMA = """\
 {{- bos_token }}
-{%- if messages[0]['role'] == 'system' %}{{- raise_exception('System role not supported') }}{% endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {{- raise_exception('System role not supported') }}
+{%- endif %}
 {%- for m in messages %}
     {%- set role = 'model' if m.role == 'assistant' else m.role %}
     {{- '<start_of_turn>' + role + '\\n' }}
-    {%- if role == 'model' %}{% generation %}{{- m.content | trim + '<end_of_turn>' }}{% endgeneration %}
+    {%- if role == 'model' %}
+        {%- generation %}{{- m.content | trim + '<end_of_turn>' }}{% endgeneration %}
     {%- else %}{{- m.content | trim + '<end_of_turn>' }}{% endif %}
     {{- '\\n' }}
 {%- endfor %}
@@ -102,13 +105,15 @@ QWEN3 = """\
         {%- set reasoning = '' %}
         {%- if m.reasoning_content is string %}{% set reasoning = m.reasoning_content %}
         {%- elif '</think>' in content %}
-            {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set reasoning = content.split('</think>')[0].rstrip('\\n') %}
+            {%- set reasoning = reasoning.split('<think>')[-1].lstrip('\\n') %}
             {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
         {%- endif %}
         {{- '<|im_start|>assistant\\n' }}
         {%- generation %}
         {%- if loop.index0 > ns.last and (loop.last or reasoning) %}
-            {{- '<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+            {{- '<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' }}
+            {{- content.lstrip('\\n') }}
         {%- else %}{{- content }}{% endif %}
         {%- for call in m.tool_calls or [] %}
             {%- if (loop.first and content) or not loop.first %}{{- '\\n' }}{% endif %}
@@ -121,9 +126,13 @@ QWEN3 = """\
         {{- '<|im_end|>' }}{% endgeneration %}
         {{- '\\n' }}
     {%- elif m.role == 'tool' %}
-        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{% endif %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
         {{- '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}
-        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{% endif %}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}"""

@@ -1,12 +1,11 @@
 """What the assistant says, in templates of the published shapes: as written by hand, and as
 Transformers' masks have it."""
 
-import itertools
-
+import jinja2
 import pytest
+from chat_templates import QWEN3, R1, SPECIAL, TEMPLATES, plain
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from chat_templates import QWEN3, R1, SPECIAL, TEMPLATES, plain
 from llmjax.chat_template import Context
 from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 from llmjax.errors import UserError
@@ -98,13 +97,11 @@ def test_thoughts_that_only_the_last_turn_keeps(tokenizer):
 @pytest.mark.parametrize("answer", ["<b>A</b>", "A", "<", "think>", "  A\n", "see </think>< B"])
 def test_a_prompt_that_the_answers_do_not_continue(tokenizer, answer):
     """R1's prompt ends with <think>, which its template leaves out of answers."""
-    for thought in ("", THOUGHT, "a</think>"):
-        talk = [user("1 < 2"), bot(thought + answer)]
-        wanted = (thought + answer).split("</think>")[-1].strip()
-        ((found,),) = said(tokenizer, spell(tokenizer, plain(R1), talk))
-        # White space at either end of a content is not told from the template's own.
-        assert found.removesuffix("<|end_of_sentence|>").strip() == wanted
-        assert found.endswith("<|end_of_sentence|>")
+    with Speller(tokenizer, plain(R1)) as speller:
+        for thought in ("", THOUGHT, "a</think>"):
+            spelt = speller.spell([user("1 < 2"), bot(thought + answer)])
+            wanted = (thought + answer).split("</think>")[-1] + "<|end_of_sentence|>"
+            assert said(tokenizer, spelt) == [[wanted]]
 
 
 def test_history_that_changes_once_it_is_answered(tokenizer):
@@ -166,9 +163,7 @@ def test_only_the_last_answer(tokenizer):
 CALLS = [
     {"type": "function", "id": "1", "function": {"name": "rain", "arguments": {"at": "Oslo é"}}}
 ]
-SPELT_CALLS = [
-    {"type": "function", "function": {"name": "rain", "arguments": '{"at":"Oslo é"}'}}
-]
+SPELT_CALLS = [{"type": "function", "function": {"name": "rain", "arguments": '{"at":"Oslo é"}'}}]
 TOOLS = [{"type": "function", "function": {"name": "rain", "parameters": {"type": "object"}}}]
 RESULT = {"role": "tool", "tool_call_id": "1", "name": "rain", "content": "yes"}
 
@@ -216,31 +211,36 @@ HISTORY = {("qwen3", shape) for shape in SHAPES} | {("mistral", "system")}
 conversations, or begin with the content."""
 
 
-@pytest.mark.parametrize(("name", "shape"), itertools.product(TEMPLATES, SHAPES))
-def test_spans_are_those_of_transformers(tokenizer, theirs, name, shape):
-    messages, tools = SHAPES[shape], TOOLS if "calls" in shape else None
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_spans_are_those_of_transformers(tokenizer, theirs, name):
     template = TEMPLATES[name].replace("%d %b %Y %H:%M:%S", "%Y")
-    try:
-        wanted = theirs.apply_chat_template(
-            messages,
-            tools,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            return_dict=True,
-        )
-    except Exception:  # of jinja2 and of the template
-        with pytest.raises(UserError, match="the chat template"):
-            spell(tokenizer, template, messages, Context(tools))
-        return
-    if name == "llama3" and shape == "spelt calls":
-        assert '\\"at\\"' in theirs.decode(wanted["input_ids"])  # quoted once more: not so here
-        return
-    if not any(wanted["assistant_masks"]) or (tools and name not in ("qwen3", "llama3")):
-        return
-    spelt = spell(tokenizer, template, messages, Context(tools))
-    assert [masked(one) for one in spelt] == [(wanted["input_ids"], wanted["assistant_masks"])]
-    if (name, shape) not in HISTORY:
-        assert spell(tokenizer, plain(template), messages, Context(tools)) == spelt
+    with Speller(tokenizer, template) as ours, Speller(tokenizer, plain(template)) as without:
+        for shape, messages in SHAPES.items():
+            tools = TOOLS if "calls" in shape else None
+            context = Context(tools)
+            try:
+                wanted = theirs.apply_chat_template(
+                    messages,
+                    tools,
+                    chat_template=template,
+                    return_assistant_tokens_mask=True,
+                    return_dict=True,
+                )
+            except (jinja2.TemplateError, TypeError):
+                with pytest.raises(UserError, match="the chat template"):
+                    ours.spell(messages, context)
+                continue
+            if name == "llama3" and shape == "spelt calls":
+                # The text of JSON is quoted once more: not so here.
+                assert '\\"at\\"' in theirs.decode(wanted["input_ids"])
+                continue
+            if tools and name not in ("qwen3", "llama3"):
+                continue
+            spelt = ours.spell(messages, context)
+            masks = (wanted["input_ids"], wanted["assistant_masks"])
+            assert [masked(one) for one in spelt] == [masks], shape
+            if (name, shape) not in HISTORY:
+                assert without.spell(messages, context) == spelt, shape
 
 
 def masked(spelt):
