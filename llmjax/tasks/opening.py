@@ -8,6 +8,7 @@ from typing import Any
 
 from llmjax.data.tables import Row
 from llmjax.errors import UserError
+from llmjax.storage import DOCUMENT, read_json
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,
@@ -99,7 +100,7 @@ def read_facts(path: Path, configs: Sequence[TaskConfig]) -> list[Facts]:
       UserError: the file is missing or damaged, or speaks of other tasks.
     """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path, limits=DOCUMENT, fix="restore it from a copy")
         return [Facts.from_dict(stored[name_of(config)]) for config in configs]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(path, f"cannot be used: {error!r}", "restore it from a copy") from error
