@@ -1,6 +1,7 @@
 """Conversations as tokens: which of them the assistant says."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from llmjax.tasks.messages import (
     spelt_arguments,
     with_objects,
 )
-from llmjax.tasks.turns import Turns
+from llmjax.tasks.turns import Turns, require_calls
 
+log = logging.getLogger(__name__)
 PLAIN = (
     "{% if tools %}{{ '<|tools|>\n' + (tools | tojson) + '\n' }}{% endif %}"
     "{% for message in messages %}"
@@ -52,7 +54,7 @@ class Speller:
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
         self._template = ChatTemplate(template, special_tokens(tokenizer))
-        self._context, self._now = MESSAGES_ALONE, time.time()
+        self._context, self._now, self._warned = MESSAGES_ALONE, time.time(), False
         self._turns = Turns(self._text, tuple(tokenizer.special_tokens))
 
     def __enter__(self) -> "Speller":
@@ -99,7 +101,10 @@ class Speller:
         if not turns:
             return []
         if self._template.marks_generation:
-            return [self._generated(messages, turns[0] if last else 0)]
+            spelt, text = self._generated(messages, turns[0] if last else 0)
+            for turn in turns:
+                require_calls(messages, turn, text)
+            return [spelt]
         whole = self._text(messages, False)
         found = [self._turns.find(messages, turn) for turn in turns]
         if all(whole.startswith(text[:end]) for text, _, end in found):
@@ -110,6 +115,9 @@ class Speller:
         """The messages as this template reads them; all renderings until the next call are of this
         context and of one time."""
         self._context, self._now = context, time.time()
+        if context.tools and not self._template.mentions("tools") and not self._warned:
+            log.warning("the chat template reads no tools: they are left out")
+            self._warned = True
         if has_parts(messages) and not self._reads_parts:
             messages = flat(messages)
         return with_objects(messages) if self._wants_objects(messages) else list(messages)
@@ -143,8 +151,9 @@ class Speller:
         quoted = (json.dumps(one, ensure_ascii=way) for one in spelt for way in (True, False))
         return any(one in text for one in quoted)
 
-    def _generated(self, messages: Sequence[Message], turn: int) -> Spelt:
-        """With what stands in the template's {% generation %} blocks from a turn on."""
+    def _generated(self, messages: Sequence[Message], turn: int) -> tuple[Spelt, str]:
+        """With what stands in the template's {% generation %} blocks from a turn on; and the text
+        in them."""
         text, spans = self._blocks(messages)
         if turn:
             try:
@@ -155,7 +164,7 @@ class Speller:
         if not spans:
             reason = "has {% generation %} blocks around nothing that the assistant says"
             raise UserError("the chat template", reason, "put them around all answers")
-        return self._cut(text, spans)
+        return self._cut(text, spans), "".join(text[first:end] for first, end in spans)
 
     def _blocks(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         return self._template.generated(messages, context=self._context, now=self._now)

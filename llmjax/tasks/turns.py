@@ -8,6 +8,7 @@ the plain one but for the marks.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -66,11 +67,11 @@ class Turns:
         """
         upto = list(messages[: turn + 1])
         text = self._render(upto, False)
-        _require_calls(upto, text)
+        require_calls(upto, turn, text)
         marks = _Marks(self._render, upto, text)
         first = self._first(upto, text, marks)
         end = self._end(upto, text, first, marks)
-        _require_calls(upto, text[first:end])
+        require_calls(upto, turn, text[first:end])
         return Turn(text, first, end)
 
     @cached_property
@@ -127,6 +128,14 @@ class Turns:
         if not stops or self._special.sub("", text[stops[-1] :]).strip():
             return end
         return stops[-1]
+
+
+def require_calls(messages: Sequence[Message], turn: int, text: str) -> None:
+    """Raises UserError where a text lacks the name of a function that a message calls."""
+    for name in (call["name"] for call in calls_of(messages[turn])):
+        if name not in text and json.dumps(name)[1:-1] not in text:
+            reason = f"leaves out the tool calls of message {turn + 1}"
+            raise UserError("the chat template", reason, "use a model whose template has tools")
 
 
 class _Marks:
@@ -191,12 +200,6 @@ class _Marks:
         if first is not None and end is not None and first > end:  # written in another order
             return Marks()
         return Marks(0 if alone else places[0], first, end)
-
-
-def _require_calls(upto: Sequence[Message], text: str) -> None:
-    if not all(call["name"] in text for call in calls_of(upto[-1])):
-        reason = f"leaves out the tool calls of message {len(upto)}"
-        raise UserError("the chat template", reason, "use a model whose template has tools")
 
 
 def _marked(message: Message, begin: str, stop: str, start: int) -> Message:

@@ -172,7 +172,7 @@ def called(calls, content=None):
     return [user("Rain?"), bot(content, tool_calls=calls), RESULT, bot("Yes.")]
 
 
-def test_calls_are_learned_and_results_are_not(tokenizer):
+def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
     context = Context(TOOLS)
     call = '<tool_call>\n{"name": "rain", "arguments": {"at": "Oslo é"}}\n</tool_call><|im_end|>'
     nothing = "<think>\n\n</think>\n\n"
@@ -191,8 +191,11 @@ def test_calls_are_learned_and_results_are_not(tokenizer):
         assert '"name": "rain"' in text
     found = said(tokenizer, spell(tokenizer, PLAIN, called(CALLS), context))
     assert [one.count("rain") for one in found[0]] == [1, 0]
-    with pytest.raises(UserError, match="leaves out the tool calls of message 2"):
-        spell(tokenizer, plain(TEMPLATES["r1"]), called(CALLS, ""))
+    assert "reads no tools" not in caplog.text
+    for template in (plain(TEMPLATES["zephyr"]), TEMPLATES["zephyr"]):
+        with pytest.raises(UserError, match="leaves out the tool calls of message 2"):
+            spell(tokenizer, template, called(CALLS, ""), context)
+    assert "the chat template reads no tools" in caplog.text
 
 
 SHAPES = {
