@@ -97,6 +97,14 @@ def test_settings_of_tasks_become_ours(caplog):
     assert "without a meaning here: odd" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "given", [{"max_gen_toks": "--1x"}, {"temperature": "0,5"}, {"max_tokens": [1]}]
+)
+def test_settings_that_are_no_numbers_are_named(given):
+    with pytest.raises(UserError, match=f"generation_kwargs, {next(iter(given))}: .* is no number"):
+        decoding(given, 7, 3)
+
+
 def test_chats_are_spelt_by_the_models_template(model):
     messages = [{"role": "u", "content": "Hi"}, {"role": "a", "content": "Yes "}]
     assert model.apply_chat_template(messages) == "<u>Hi|<a>Yes |<a>"
