@@ -25,6 +25,10 @@ STEPS = 16
 beginning."""
 
 
+SAME_END = 8
+"""How many last characters of a prompt tell that a text continues it."""
+
+
 class Turn(NamedTuple):
     """A turn: [first, end) of the text that ends with it."""
 
@@ -103,7 +107,7 @@ class Turns:
             if at >= 0:
                 return at + len(header)
         if content is not None:
-            return content
+            return _after(prompt or "", text, content)
         said = text_of(upto[-1].get("content")).strip()
         if said and text.count(said) == 1:
             return text.index(said)
@@ -200,6 +204,16 @@ class _Marks:
         if first is not None and end is not None and first > end:  # written in another order
             return Marks()
         return Marks(0 if alone else places[0], first, end)
+
+
+def _after(prompt: str, text: str, content: int) -> int:
+    """Where a content's turn begins: with the white space before it that is not the prompt's, where
+    what stands before that is how the prompt ends; else at `content`."""
+    before, given = text[:content].rstrip(), prompt.rstrip()
+    blank = text[len(before) : content]
+    if not given or not before.endswith(given[-SAME_END:]):
+        return content
+    return len(before) + _shared(blank, prompt[len(given) :])
 
 
 def _marked(message: Message, begin: str, stop: str, start: int) -> Message:
