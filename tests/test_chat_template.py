@@ -1,12 +1,14 @@
 """Chat templates: what Transformers makes of them; hostile ones refused in seconds."""
 
 import time
+from datetime import datetime
 
 import pytest
 
-from llmjax.chat_template import ChatTemplate, child, render, special_tokens
+from llmjax.chat_template import ChatTemplate, Context, child, render, special_tokens
 from llmjax.data.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
+from llmjax.storage import JsonLimits
 
 CHATML = """{% for message in messages %}
     {% if message['role'] == 'nobody' %}{% continue %}{% endif %}
@@ -42,6 +44,105 @@ def test_as_transformers_does():
             CHATML, MESSAGES, add_generation_prompt=prompt, special_tokens=names, tools=TOOLS
         )
         assert ours == theirs[0]
+
+
+TWISTED = """{%- set ns = namespace(count=0) -%}
+{%- for m in messages -%}{%- if loop.index > 5 %}{% break %}{% endif -%}
+{{ m.role }}|{{ m.content | default('none', true) }}|{{ m.reasoning_content }}|{{ m.thinking }}|
+{%- set ns.count = ns.count + 1 %}{{ m.keys() | list }}
+{%- for c in m.tool_calls or [] %}
+{{ c.function.name }}{{ c.function.arguments | tojson(separators=(',', ':'), sort_keys=true) }}
+{{- c.function.arguments | tojson(ensure_ascii=true) }}{% endfor %}
+{% generation %}{% set ns.count = ns.count + 1 %}{{ dict(a=ns.count) }}{% endgeneration %}
+{% endfor %}{{ eos_token }}{{ pad_token }}{{ strftime_now('%Y') }}{{ documents }}{{ tools }}"""
+TWISTED_MESSAGES = [
+    {"role": "user", "content": [{"type": "text", "text": "é"}], "name": None},
+    {"role": "assistant", "content": None, "reasoning": "so", "tool_calls": None},
+    {
+        "role": "assistant",
+        "tool_calls": [
+            {"id": "1", "function": {"name": "f", "arguments": {"b": "é<", "a": [1.5, None]}}},
+            {"id": "2", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "name": "f", "content": {"a": True}},
+    *[{"role": "user", "content": "x"}] * 3,
+]
+
+
+def test_what_templates_find_is_what_transformers_gives_them():
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    normalize = pytest.importorskip("transformers.tokenization_utils_base")._normalize_chat_messages
+    names, documents = {"eos_token": "</s>"}, [{"title": "T", "text": "é"}]
+    theirs, spans = utils.render_jinja_template(
+        [normalize(TWISTED_MESSAGES)],
+        TOOLS,
+        documents,
+        TWISTED,
+        return_assistant_tokens_mask=True,
+        **names,
+    )
+    with ChatTemplate(TWISTED, names) as template:
+        assert template.marks_generation
+        context = Context(TOOLS, documents)
+        assert template.generated(TWISTED_MESSAGES, context=context) == (theirs[0], spans[0])
+        given = {"add_generation_prompt": False, "context": context}
+        assert template.render(TWISTED_MESSAGES, **given) == theirs[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "spans"),
+    [
+        ("a{% generation %}b{% endgeneration %}c", [(1, 2)]),
+        ("{%- generation -%} b {%- endgeneration -%}", [(0, 1)]),
+        ("{% generation %}{% generation %}a{% endgeneration %}b{% endgeneration %}", [(0, 2)]),
+        ("{% generation %}{% endgeneration %}a", []),
+        ("{% macro f() %}{% generation %}b{% endgeneration %}{% endmacro %}aa{{ f() }}", [(2, 3)]),
+        ("{% set x %}a{% generation %}b{% endgeneration %} {% endset %}{{ x | trim }}c", [(1, 2)]),
+    ],
+)
+def test_blocks_of_what_the_model_writes(template, spans):
+    with ChatTemplate(template, {}) as one:
+        assert one.marks_generation
+        text, found = one.generated(MESSAGES)
+        assert found == spans
+        assert text == one.render(MESSAGES)
+
+
+def test_blocks_whose_text_depends_on_their_marks_are_refused():
+    template = "{% set x %}{% generation %} b {% endgeneration %}{% endset %}{{ x | trim }}"
+    with ChatTemplate(template, {}) as one, pytest.raises(UserError, match="changes what stands"):
+        one.generated(MESSAGES)
+
+
+def test_the_time_is_the_callers():
+    with ChatTemplate("{{ strftime_now('%d %b %Y %H:%M:%S') }}", {}) as template:
+        now = datetime(2024, 2, 29, 12, 30, 1)
+        assert template.render(MESSAGES, now=now.timestamp()) == "29 Feb 2024 12:30:01"
+
+
+def test_values_that_json_does_not_have_are_named_by_their_type():
+    text = "{{ messages[0].content }}"
+    assert render(text, [{"role": "user", "content": b"x"}]) == "<bytes>"
+    with pytest.raises(UserError, match="the messages: are not JSON"):
+        render(text, [{"role": "user", "content": {("a", "b"): 1}}])
+
+
+def test_a_message_of_the_templates_own_is_one_short_line():
+    with pytest.raises(UserError) as caught:
+        render("{{ raise_exception('no\\n\x1b[31mred' ~ 'x' * 10**7) }}", MESSAGES)
+    assert "no ?[31mredxxx" in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_an_answer_is_read_up_to_a_limit(monkeypatch):
+    limit = JsonLimits(size=1000, marks=1000, depth=5)
+    monkeypatch.setattr("llmjax.chat_template.ANSWER", limit)
+    with ChatTemplate("{{ 'x' * messages[0].content | int }}", {}) as template:
+        assert len(template.render([{"role": "user", "content": "900"}])) == 900
+        with pytest.raises(UserError, match="the chat template: needs too much"):
+            template.render([{"role": "user", "content": "100000"}])
+        assert len(template.render([{"role": "user", "content": "900"}])) == 900
 
 
 def test_one_process_serves_a_conversation():
@@ -92,6 +193,8 @@ def test_a_template_may_refuse_and_may_be_wrong():
         "{{ cycler.__init__.__globals__.os.system('true') }}",
         "{{ raise_exception.__globals__ }}",
         "{{ strftime_now.__code__ }}",
+        "{{ namespace(_x=1) }}",
+        "{% set ns = namespace() %}{% set ns._x = 1 %}",
         "{{ '{0.__class__}'.format(1) }}",
         "{{ (''|attr('__class__')) }}",
         "{% include 'x' %}",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from llmjax.choose import choose, rate
-from llmjax.choose.questions import Question
+from llmjax.choose.questions import Question, read_question
+from llmjax.data.tables import Row
 from llmjax.errors import UserError
 from untrained import in_hand, make_run
 
@@ -144,3 +145,17 @@ def test_the_command_prints_a_table_or_lines(command, tmp_path, data):
     assert [line["question"] for line in lines] == [1, 2, 3]
     assert last["questions"] == 3
     assert last["measures"]["examples"] == 2
+
+
+@pytest.mark.parametrize("answer", ["9" * 5000, "--1", "²", "1.0", -1, 2, True, 0.0])
+def test_an_answer_that_is_no_choice_is_named(answer):
+    row = Row("quiz line 1", {"question": "a", "choices": '["b", "c"]', "answer": answer})
+    with pytest.raises(UserError, match="quiz line 1: has the answer") as caught:
+        read_question(row)
+    assert len(str(caught.value)) < 200
+
+
+def test_choices_that_are_no_json_are_named():
+    row = Row("quiz line 1", {"question": "a", "choices": "[" * 10**5})
+    with pytest.raises(UserError, match="quiz line 1, column 'choices': has JSON nested"):
+        read_question(row)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ def test_settings_of_tasks_become_ours(caplog):
     assert "without a meaning here: odd" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "given", [{"max_gen_toks": "--1x"}, {"temperature": "0,5"}, {"max_tokens": [1]}]
+)
+def test_settings_that_are_no_numbers_are_named(given):
+    with pytest.raises(UserError, match=f"generation_kwargs, {next(iter(given))}: .* is no number"):
+        decoding(given, 7, 3)
+
+
 def test_chats_are_spelt_by_the_models_template(model):
     messages = [{"role": "u", "content": "Hi"}, {"role": "a", "content": "Yes "}]
     assert model.apply_chat_template(messages) == "<u>Hi|<a>Yes |<a>"
@@ -156,6 +165,26 @@ def test_the_command_gives_the_figures_of_choose(command, tmp_path, tasks):
     code, _, err = command(*words[:3], "parity_of_number", *words[4:])
     assert code == 2
     assert err[-1].endswith("is unknown to the harness; did you mean parity_of_numbers?")
+
+
+def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in ("data/quiz.jsonl", "data/harness/quiz.yaml"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(page.split(f"`{name}`\n\n```\n")[1].split("```")[0])
+    run = str(make_run(tmp_path / "made").folder)
+    _, out, _ = command("choose", run, "--data", "data/quiz.jsonl", "--json")
+    accuracy = json.loads(out.splitlines()[-1])["measures"]["figures"]["accuracy"]["value"]
+    words = ("harness", run, "--tasks", "quiz", "--include-path", "data/harness", "--samples")
+    assert command(*words)[0] == 0
+    found = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
+    assert found["results"]["quiz"]["acc,none"] == accuracy
+    samples = found["samples"]["quiz"]
+    pairs = [(one["target"], one["doc"]["choices"]) for one in samples]
+    answers = [own if isinstance(own, int) else choices.index(own) for own, choices in pairs]
+    assert answers == [0, 1]
 
 
 def test_the_harness_finds_the_model_by_name(tmp_path, tasks):

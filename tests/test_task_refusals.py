@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from llmjax.data import DataConfig
 from llmjax.data.table_config import FileTable
 from llmjax.data.tables import read_tables, split_rows
 from llmjax.errors import UserError
@@ -13,14 +14,16 @@ from llmjax.run import Run
 from llmjax.scoring import EvaluationConfig
 from llmjax.tasks.config import (
     AnswerTask,
+    ChatTask,
     ClassificationTask,
     MultiLabelTask,
+    PreferenceTask,
     RegressionTask,
     SequenceTask,
     TokenTask,
 )
 from llmjax.train import train
-from task_runs import ENCODER_DECODER
+from task_runs import DECODER, ENCODER_DECODER
 from test_task_training import (
     SMALL,
     WORDS,
@@ -61,6 +64,35 @@ def test_rows_to_measure_on_have_answers_before_training_begins(tmp_path, kind):
     model = ENCODER_DECODER if kind == "sequence" else SMALL
     with pytest.raises(UserError, match=rf"dev\.jsonl line 1.*{column}"):
         train(config(tmp_path, replace(task, **tables), model=model))
+    assert not Run(tmp_path / "run").steps()
+
+
+LATE = [{"role": "user", "content": "q" * 99}, {"role": "assistant", "content": "a"}]
+LATE = {"messages": [*LATE, {"role": "user", "content": "q" * 99}]}
+SOON = {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "a"}]}
+SAME = {"prompt": "a", "chosen": "b", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("task", "train_rows", "dev_rows", "reason"),
+    [
+        (ChatTask(), [LATE], [SOON], r"1 of 1 examples have no target .*train\.jsonl line 1"),
+        (ChatTask(), [SOON], [LATE], r"1 of 1 examples have no target .*dev\.jsonl line 1"),
+        (PreferenceTask(), [SAME, SAME], [], "all 2 examples weigh nothing"),
+    ],
+)
+def test_examples_that_teach_nothing_are_named_before_training_begins(
+    tmp_path, task, train_rows, dev_rows, reason
+):
+    tables = {}
+    for name, rows in (("train", train_rows), ("dev", dev_rows)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        tables[name] = (FileTable((str(path),)),) if rows else ()
+    given = replace(task, **tables, dev_fraction=0.0)
+    data = DataConfig(batch_size=8, length=32, cache_dir=str(tmp_path / "cache"), workers=1)
+    with pytest.raises(UserError, match=reason):
+        train(config(tmp_path, given, model=DECODER, data=data))
     assert not Run(tmp_path / "run").steps()
 
 

@@ -7,6 +7,7 @@ of its own with bounded time, memory and output: a loop without end is killed, n
 import contextlib
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -14,15 +15,36 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+from llmjax.chat_template.messages import Message, normalized, placeholder
 from llmjax.data.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.storage import JsonLimits, parse_json
 
-SECONDS = 3.0  # for one rendering; a real one takes milliseconds
-START = 60.0  # for the process to start, on a busy machine
+SECONDS = 3.0
+"""For one rendering; a real one takes milliseconds."""
+START = 60.0
+"""For the process to start, on a busy machine."""
+ANSWER = JsonLimits(size=256 << 20, marks=256 << 20, depth=5)
+"""What is read of the process's answer: 16 million characters of text, each at most 12 bytes of
+JSON, and some spans. The marks of the text itself count too, so there may be as many."""
+GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
-Message = Mapping[str, Any]
+
+class Context(NamedTuple):
+    """What templates read beside the messages; None where there is none.
+
+    Attributes:
+      tools: JSON schemas of functions that the model may call.
+      documents: objects, such as {"title": ..., "text": ...}, that the model may quote.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+
+
+MESSAGES_ALONE = Context()
 
 
 def render(
@@ -46,7 +68,8 @@ def render(
       UserError: the template is wrong, unsafe, takes too long or too much, or refuses the messages.
     """
     with ChatTemplate(template, special_tokens or {}) as one:
-        return one.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+        context = Context(tools)
+        return one.render(messages, add_generation_prompt=add_generation_prompt, context=context)
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
@@ -77,26 +100,66 @@ class ChatTemplate:
     ) -> None:
         self.close()
 
+    @property
+    def marks_generation(self) -> bool:
+        """Whether it says with {% generation %} blocks what the model writes."""
+        return GENERATION.search(self._template) is not None
+
+    def mentions(self, name: str) -> bool:
+        """Whether a variable or key of this name may be read."""
+        return name in self._template
+
     def render(
         self,
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        context: Context = MESSAGES_ALONE,
+        now: float | None = None,
     ) -> str:
-        """As the function `render`."""
-        values = {
+        """As the function `render`; `now` is the time that the template is told, in seconds since
+        1970, None for the present one."""
+        values = self._values(messages, add_generation_prompt, context)
+        return str(self._answer({"values": values, "now": now})["text"])
+
+    def generated(
+        self,
+        messages: Sequence[Message],
+        *,
+        context: Context = MESSAGES_ALONE,
+        now: float | None = None,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text without generation prompt, and which characters of it, [first, end) each, stand
+        in {% generation %} blocks: Transformers' return_assistant_tokens_mask.
+
+        Raises:
+          UserError: as `render`.
+        """
+        values = self._values(messages, False, context)
+        found = self._answer({"values": values, "now": now, "generation": True})
+        return str(found["text"]), [(first, end) for first, end in found["spans"]]
+
+    def _values(
+        self, messages: Sequence[Message], add_generation_prompt: bool, context: Context
+    ) -> dict[str, Any]:
+        tools, documents = (None if one is None else list(one) for one in context)
+        return {
             **self._special,
-            "messages": list(messages),
+            "messages": normalized(messages),
             "add_generation_prompt": add_generation_prompt,
-            "tools": None if tools is None else list(tools),
-            "documents": None,
+            "tools": tools,
+            "documents": documents,
         }
-        request = json.dumps({"template": self._template, "values": values}) + "\n"
-        answer = self._ask(request.encode())
+
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            line = json.dumps({"template": self._template, **request}, default=placeholder)
+        except (TypeError, ValueError) as error:  # keys that are no text, or a cycle
+            raise UserError("the messages", f"are not JSON: {error}", "check the row") from error
+        answer = self._ask(line.encode() + b"\n")
         if "text" not in answer:
             raise UserError("the chat template", answer["problem"], "mend chat_template.jinja")
-        return answer["text"]
+        return answer
 
     def close(self) -> None:
         """Ends the process, whatever it does."""
@@ -109,7 +172,7 @@ class ChatTemplate:
                         pipe.close()
             child.wait()
 
-    def _ask(self, request: bytes) -> dict[str, str]:
+    def _ask(self, request: bytes) -> dict[str, Any]:
         try:
             child = self._child or self._start()
             assert child.stdin is not None
@@ -139,18 +202,21 @@ class ChatTemplate:
         self._read(self._child, START)
         return self._child
 
-    def _read(self, child: subprocess.Popen[bytes], seconds: float) -> dict[str, str]:
+    def _read(self, child: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
         """Its next line; raises TimeoutError or EOFError where none comes."""
         assert child.stdout is not None
-        end, parts = time.monotonic() + seconds, list[bytes]()
+        end, parts, size = time.monotonic() + seconds, list[bytes](), 0
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while not parts or not parts[-1].endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
                     raise TimeoutError
                 part = os.read(child.stdout.fileno(), 1 << 16)
-                if not part:
+                size += len(part)
+                if not part or size > ANSWER.size:
                     raise EOFError
                 parts.append(part)
-        found: dict[str, str] = json.loads(b"".join(parts))
+        found: dict[str, Any] = parse_json(
+            b"".join(parts), "the chat template's answer", limits=ANSWER
+        )
         return found

@@ -1,6 +1,6 @@
 """Multiple-choice questions: out of tables, and as tokens."""
 
-import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +8,9 @@ from llmjax.data.tables import Row, list_at
 from llmjax.errors import UserError
 from llmjax.language_model import LanguageModel
 from llmjax.scoring.continuations import Pair
+from llmjax.storage import RECORD, parse_json
+
+NUMBER = re.compile("[0-9]{1,9}")
 
 
 class Question(NamedTuple):
@@ -74,10 +77,9 @@ def _list(row: Row) -> list[Any]:
     """The choices, also where a table spells them in JSON."""
     value = row.values.get("choices")
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            row = row._replace(values=row.values | {"choices": json.loads(value)})
-        except ValueError as error:
-            raise UserError(row.place, f"has choices that are not JSON: {error}") from error
+        where = f"{row.place}, column 'choices'"
+        choices = parse_json(value, where, limits=RECORD, fix="mend the line")
+        row = row._replace(values=row.values | {"choices": choices})
     return list_at(row, "choices", ",")
 
 
@@ -85,7 +87,9 @@ def _text(row: Row, choice: Any) -> str:
     if isinstance(choice, int | float) and not isinstance(choice, bool):
         return str(choice)
     if not isinstance(choice, str) or not choice:
-        raise UserError(row.place, f"has a choice that is no text: {choice!r}", "mend the line")
+        raise UserError(
+            row.place, f"has a choice that is no text: {repr(choice)[:60]}", "mend the line"
+        )
     return choice
 
 
@@ -95,9 +99,11 @@ def _answer(row: Row, choices: Sequence[str]) -> int | None:
         return None
     if isinstance(answer, str) and answer in choices:
         return choices.index(answer)
-    if isinstance(answer, str) and answer.isdecimal():
+    if isinstance(answer, str) and NUMBER.fullmatch(answer):
         answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         return answer
     fix = f"give its text, or its number from 0 to {len(choices) - 1}"
-    raise UserError(row.place, f"has the answer {answer!r}, which is none of its choices", fix)
+    raise UserError(
+        row.place, f"has the answer {repr(answer)[:60]}, which is none of its choices", fix
+    )

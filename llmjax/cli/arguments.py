@@ -35,14 +35,17 @@ def split(
     """Takes `argv` apart by what the fields of the dataclass `cls` want.
 
     A list takes every word up to the next option, and more when it is repeated; a switch takes a
-    word like true or false if one follows; any other option takes one word. After a lone `--`
-    everything is positional.
+    word like true or false if one follows; any other option takes one word. A name begins with a
+    letter: `--1` and `---` are values. After a lone `--` everything is positional.
 
     Args:
       argv: the words after the verb.
       cls: whose dotted field names are the options.
       flags: options that take no word and are no fields.
       single: names of lists that take one word at a time, so that positionals may follow.
+
+    Raises:
+      ConfigError: an option has no value, and what follows is no option either.
     """
     words, positionals = list(argv), []
     found: dict[tuple[str, ...], Override] = {}
@@ -52,7 +55,7 @@ def split(
         if word == "--":
             positionals += words
             break
-        if not word.startswith("--"):
+        if not _is_option(word):
             if word == "-h":
                 seen.add("help")
             else:
@@ -66,18 +69,34 @@ def split(
         annotation = annotation_at(cls, path)
         many = is_list(annotation)
         taken = (value,) if equals else _take(words, annotation, many and name not in single)
+        if not taken and annotation not in (None, bool):
+            _check_next(word, words, cls, flags)
         before = found[path].words if many and path in found else ()
         found[path] = Override(name, (*before, *taken))
     return Words(tuple(positionals), tuple(found.values()), frozenset(seen))
+
+
+def _is_option(word: str) -> bool:
+    return word == "--" or (word.startswith("--") and word[2:3].isalpha())
+
+
+def _check_next(option: str, words: Sequence[str], cls: Any, flags: Collection[str]) -> None:
+    """Raises ConfigError where the next word is no option and so was meant as the value."""
+    if not words or words[0] == "--":
+        return
+    name = words[0][2:].partition("=")[0]
+    if name not in flags and annotation_at(cls, Override(name, ()).path) is None:
+        problem = f"{option}: has no value, and {words[0]} is no option"
+        raise ConfigError([f"{problem}; where that is the value, write {option}={words[0]}"])
 
 
 def _take(words: list[str], annotation: Any, greedy: bool) -> tuple[str, ...]:
     """Removes from `words` those that belong to an option of this type."""
     count = 0
     if greedy:
-        while count < len(words) and not words[count].startswith("--"):
+        while count < len(words) and not _is_option(words[count]):
             count += 1
-    elif words and not words[0].startswith("--"):
+    elif words and not _is_option(words[0]):
         count = 1 if annotation is not bool or words[0].lower() in SWITCH else 0
     taken = tuple(words[:count])
     del words[:count]

@@ -76,7 +76,7 @@ def annotation_at(annotation: Any, path: Path) -> Any | None:
     if not path:
         return annotation
     if (item := element(annotation)) is not None:
-        return annotation_at(item, path[1:]) if path[0].isdigit() else None
+        return annotation_at(item, path[1:]) if path[0].isdecimal() else None
     for cls in variants(annotation):
         if path[0] in hints(cls):
             found = annotation_at(hints(cls)[path[0]], path[1:])

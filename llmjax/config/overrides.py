@@ -127,7 +127,7 @@ def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> 
     node = _at(tree, tuple(outer))
     if node is None and (begun := _begun(cls, change.path[:-1])) is not None:
         node = _at(tree, tuple(outer[:-1]))[outer[-1]] = begun
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+    if isinstance(node, list) and last.isdecimal() and int(last) < len(node):
         node[int(last)] = parse(annotation, change.words)
     elif isinstance(node, dict) and last in node:
         node[last] = parse(annotation, change.words)
@@ -148,6 +148,6 @@ def _begun(cls: type, path: Path) -> dict[str, Any] | None:
 def _step(node: Any, key: str) -> Any:
     if isinstance(node, dict):
         return node.get(key)
-    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
         return node[int(key)]
     return None

@@ -48,10 +48,13 @@ def number_at(row: Row, column: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _wrong(row, column, f"is {_kind(value)}, not a number", "name a column of numbers")
     try:
-        number = float(value)
+        number = float(value.replace("_", "?") if isinstance(value, str) else value)
     except (ValueError, OverflowError) as error:
-        reason = f"is {str(value)[:40]!r}, not a number"
-        raise _wrong(row, column, reason, "mend the row, or name a column of numbers") from error
+        reason = f"is {str(value)[:40]!r}, not a number" if value != "" else "is empty"
+        fix = "mend the row, or name a column of numbers"
+        if isinstance(value, str) and "," in value:
+            fix = "write numbers with a decimal point and without other marks: 1234.5"
+        raise _wrong(row, column, reason, fix) from error
     if not math.isfinite(number):
         raise _wrong(row, column, f"is {number}, not a finite number", "mend or remove the row")
     return number

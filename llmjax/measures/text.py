@@ -69,7 +69,9 @@ def preference(margins: np.ndarray) -> Measures:
     )
 
 
-def similarity(cosines: np.ndarray, scale: float = 1.0) -> Measures:
+def similarity(
+    cosines: np.ndarray, scale: float = 1.0, excluded: np.ndarray | None = None
+) -> Measures:
     """Texts that each belong to one of N others: is it the nearest of all?
 
     Figures: accuracy (share of texts whose own is nearest), mean_reciprocal_rank, loss
@@ -80,6 +82,8 @@ def similarity(cosines: np.ndarray, scale: float = 1.0) -> Measures:
     Args:
       cosines: float [N, N]; text i belongs to text i of the others.
       scale: factor of the cosines in the loss.
+      excluded: bool [N, N], False on the diagonal: which of the others text i is not compared with;
+        None: it is compared with all.
 
     Raises:
       UserError: there are no texts.
@@ -88,12 +92,14 @@ def similarity(cosines: np.ndarray, scale: float = 1.0) -> Measures:
 
     cosines = np.asarray(cosines, np.float64)
     require_examples(len(cosines))
+    compared = np.ones(cosines.shape, bool) if excluded is None else ~excluded
     own = cosines.diagonal()
-    ranks = (cosines >= own[:, None]).sum(1)
-    nats = special.logsumexp(scale * cosines, axis=1) - scale * own
-    flat = len(cosines) < 2 or np.ptp(cosines) == 0
-    together = np.eye(len(cosines)).ravel()
-    rho = 0.0 if flat else float(stats.spearmanr(cosines.ravel(), together).statistic)
+    ranks = ((cosines >= own[:, None]) & compared).sum(1)
+    logits = np.where(compared, scale * cosines, -np.inf)
+    nats = special.logsumexp(logits, axis=1) - scale * own
+    among, together = cosines[compared], np.eye(len(cosines))[compared]
+    flat = np.ptp(among) == 0 or np.ptp(together) == 0
+    rho = 0.0 if flat else float(stats.spearmanr(among, together).statistic)
     return Measures(
         (
             mean("accuracy", ranks == 1),

@@ -15,8 +15,9 @@ from llmjax.measures import Measures
 from llmjax.model import Model, Params
 from llmjax.tasks.config import ChatTask, name_of
 from llmjax.tasks.continuing import marked
-from llmjax.tasks.conversations import ASSISTANT, PLAIN, Speller, Spelt, messages_at, spelling
+from llmjax.tasks.conversations import PLAIN, Speller, Spelt, spelling
 from llmjax.tasks.example import Example
+from llmjax.tasks.messages import ASSISTANT, context_at, messages_at
 from llmjax.tasks.sums import told_in_slots
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write, body
 
@@ -64,10 +65,11 @@ class Chat:
         with Speller(self.setting.tokenizer, self.template) as speller:
             for number, row in enumerate(rows):
                 messages = messages_at(row, self.config.messages)
+                context = context_at(row, self.config.tools, self.config.documents)
                 waits = messages[-1]["role"] != ASSISTANT
                 with spelling(row):
-                    prompt = speller.prompt(messages) if waits else None
-                    spelt = speller.spell(messages) or [Spelt(prompt or [], [])]
+                    prompt = speller.prompt(messages, context) if waits else None
+                    spelt = speller.spell(messages, context) or [Spelt(prompt or [], [])]
                 for one in spelt:
                     fitted = fit(one, self.setting.length)
                     cut += fitted is not one

@@ -134,6 +134,11 @@ class ChatTask(_Task):
 
     messages: str = "messages"
     """Column of a list of {"role": ..., "content": ...}."""
+    tools: str | None = "tools"
+    """Column of the functions that the model may call: a list of JSON schemas, where there is such
+    a column."""
+    documents: str | None = None
+    """Column of a list of documents that the template reads; none: there are none."""
     kind: Literal["chat"] = "chat"
 
 
@@ -147,6 +152,11 @@ class PreferenceTask(_Task):
     """Column of the better answer: text, or a list of messages."""
     rejected: str = "rejected"
     """Column of the worse answer: text, or a list of messages."""
+    tools: str | None = "tools"
+    """Column of the functions that the model may call: a list of JSON schemas, where there is such
+    a column."""
+    documents: str | None = None
+    """Column of a list of documents that the template reads; none: there are none."""
     beta: float = 0.1
     """How strongly the model is held to where it began."""
     kind: Literal["preference"] = "preference"

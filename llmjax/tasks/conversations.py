@@ -1,26 +1,39 @@
 """Conversations as tokens: which of them the assistant says."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
-from llmjax.chat_template import ChatTemplate, special_tokens
+from llmjax.chat_template import MESSAGES_ALONE, ChatTemplate, Context, special_tokens
 from llmjax.data import Tokenizer
 from llmjax.data.tables import Row
 from llmjax.errors import UserError
+from llmjax.tasks.messages import (
+    ASSISTANT,
+    Message,
+    flat,
+    has_parts,
+    spelt_arguments,
+    with_objects,
+)
+from llmjax.tasks.turns import Turns, require_calls
 
-Message = dict[str, Any]
-
-ASSISTANT = "assistant"
+log = logging.getLogger(__name__)
 PLAIN = (
+    "{% if tools %}{{ '<|tools|>\n' + (tools | tojson) + '\n' }}{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    "{{ '<|' + message['role'] + '|>\n' + (message['content'] or '') }}"
+    "{% if message['tool_calls'] %}{{ message['tool_calls'] | tojson }}{% endif %}"
     "{{ (eos_token or '') if message['role'] == 'assistant' else '' }}{{ '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 """How messages are spelt where the tokenizer does not say it: each behind a line with its role,
-the assistant's ended by the end of text."""
+the assistant's ended by the end of text; tools and calls of them as JSON."""
 
 
 class Spelt(NamedTuple):
@@ -41,7 +54,8 @@ class Speller:
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
         self._template = ChatTemplate(template, special_tokens(tokenizer))
-        self._marks = tuple(tokenizer.special_tokens)
+        self._context, self._now, self._warned = MESSAGES_ALONE, time.time(), False
+        self._turns = Turns(self._text, tuple(tokenizer.special_tokens))
 
     def __enter__(self) -> "Speller":
         return self
@@ -49,46 +63,111 @@ class Speller:
     def __exit__(self, *_: object) -> None:
         self._template.close()
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], context: Context = MESSAGES_ALONE) -> list[int]:
         """What the model reads before it answers.
 
         Raises:
           UserError: the template refuses the messages.
         """
-        text = self._template.render(messages, add_generation_prompt=True)
+        text = self._text(self._begin(messages, context), True)
         return self._tokenizer.encode_marked(text)
 
-    def spell(self, messages: Sequence[Message], *, last: bool = False) -> list[Spelt]:
+    def spell(
+        self,
+        messages: Sequence[Message],
+        context: Context = MESSAGES_ALONE,
+        *,
+        last: bool = False,
+    ) -> list[Spelt]:
         """The conversation, with what the assistant says in it.
 
-        What stands before an answer is what the template makes of the messages before it, ready for
-        an answer; the answer is what comes on top with it. Some templates change earlier messages
-        when later ones come: then each answer makes a conversation of its own, that ends with it.
+        What a template surrounds with {% generation %} is what the assistant says. Without such
+        blocks it is what the model would write by itself: all that follows the generation prompt,
+        up to and with the token that ends the turn (see `turns`). Some templates change earlier
+        messages when later ones come: then each answer makes a conversation of its own, that ends
+        with it.
 
         Args:
           messages: see `messages_at`.
+          context: what the template reads beside them.
           last: of the answers, only the last counts.
 
         Raises:
-          UserError: the template refuses the messages.
+          UserError: the template refuses the messages, or where an answer stands cannot be told.
         """
+        messages = self._begin(messages, context)
         turns = [n for n, message in enumerate(messages) if message["role"] == ASSISTANT]
         turns = turns[-1:] if last else turns
-        whole = self._template.render(messages, add_generation_prompt=False)
-        spans = [(self._answer(messages, turn), turn) for turn in turns]
-        if all(whole.startswith(text[:end]) for (text, _, end), _ in spans):
-            return [self._cut(whole, [(first, end) for (_, first, end), _ in spans])]
-        return [self._cut(text[:end], [(first, end)]) for (text, first, end), _ in spans]
+        if not turns:
+            return []
+        if self._template.marks_generation:
+            spelt, text = self._generated(messages, turns[0] if last else 0)
+            for turn in turns:
+                require_calls(messages, turn, text)
+            return [spelt]
+        whole = self._text(messages, False)
+        found = [self._turns.find(messages, turn) for turn in turns]
+        if all(whole.startswith(text[:end]) for text, _, end in found):
+            return [self._cut(whole, [(first, end) for _, first, end in found])]
+        return [self._cut(text[:end], [(first, end)]) for text, first, end in found]
 
-    def _answer(self, messages: Sequence[Message], turn: int) -> tuple[str, int, int]:
-        """The text up to an answer, and the span of it that is the answer."""
-        before = self._template.render(messages[:turn], add_generation_prompt=True)
-        text = self._template.render(messages[: turn + 1], add_generation_prompt=False)
-        pairs = enumerate(zip(before, text, strict=False))
-        first = next((at for at, (a, b) in pairs if a != b), min(len(before), len(text)))
-        # White space behind the mark that ends an answer is the template's, not the assistant's.
-        end = len(text.rstrip())
-        return text, first, end if text[:end].endswith(self._marks) else len(text)
+    def _begin(self, messages: Sequence[Message], context: Context) -> list[Message]:
+        """The messages as this template reads them; all renderings until the next call are of this
+        context and of one time."""
+        self._context, self._now = context, time.time()
+        if context.tools and not self._template.mentions("tools") and not self._warned:
+            log.warning("the chat template reads no tools: they are left out")
+            self._warned = True
+        if has_parts(messages) and not self._reads_parts:
+            messages = flat(messages)
+        return with_objects(messages) if self._wants_objects(messages) else list(messages)
+
+    def _text(self, messages: Sequence[Message], prompt: bool) -> str:
+        return self._template.render(
+            messages, add_generation_prompt=prompt, context=self._context, now=self._now
+        )
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """Whether the template makes text of a list of parts, and not Python's form of a list."""
+        said = "parts"
+        part = {"role": "user", "content": [{"type": "text", "text": said}]}
+        try:
+            text = self._text([part], False)
+        except UserError:
+            return False
+        return said in text and f"'{said}'" not in text
+
+    def _wants_objects(self, messages: Sequence[Message]) -> bool:
+        """Whether arguments of tool calls that are JSON texts must become objects, for the template
+        refuses them or would quote them once more."""
+        spelt = spelt_arguments(messages)
+        if not spelt:
+            return False
+        try:
+            text = self._text(messages, False)
+        except UserError:
+            return True
+        quoted = (json.dumps(one, ensure_ascii=way) for one in spelt for way in (True, False))
+        return any(one in text for one in quoted)
+
+    def _generated(self, messages: Sequence[Message], turn: int) -> tuple[Spelt, str]:
+        """With what stands in the template's {% generation %} blocks from a turn on; and the text
+        in them."""
+        text, spans = self._blocks(messages)
+        if turn:
+            try:
+                before = len(self._blocks(messages[:turn])[1])
+            except UserError:
+                before = len(spans)
+            spans = spans[before:] or spans[-1:]
+        if not spans:
+            reason = "has {% generation %} blocks around nothing that the assistant says"
+            raise UserError("the chat template", reason, "put them around all answers")
+        return self._cut(text, spans), "".join(text[first:end] for first, end in spans)
+
+    def _blocks(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        return self._template.generated(messages, context=self._context, now=self._now)
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int]]) -> Spelt:
         """Tokens of a text, of which none crosses an end of a span where this can be had."""
@@ -116,31 +195,3 @@ def spelling(row: Row) -> Iterator[None]:
     except UserError as error:
         fix = "mend or remove the row" + (f", or {error.fix}" if error.fix else "")
         raise UserError(f"{row.place}: {error.thing}", error.reason, fix) from error
-
-
-def messages_at(row: Row, column: str) -> list[Message]:
-    """The messages of a column.
-
-    Raises:
-      UserError: there is no such column, or it holds no messages.
-    """
-    if column not in row.values:
-        fix = f"its columns are {', '.join(map(repr, row.values))}"
-        raise UserError(row.place, f"has no column {column!r}", fix)
-    return checked(row, column, row.values[column])
-
-
-def checked(row: Row, column: str, value: Any) -> list[Message]:
-    """The value as messages; UserError where it is no list of them."""
-    where, fix = f"{row.place}, column {column!r}", 'give a list of {"role": ..., "content": ...}'
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise UserError(where, "is no list of messages", fix)
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise UserError(where, f"message {number} has no role", fix)
-        content = message.get("content")
-        if not isinstance(content, str):
-            raise UserError(where, f"message {number} has no text as its content", fix)
-        if not content.strip() and message["role"] == ASSISTANT:
-            raise UserError(where, f"message {number}, the assistant's, is empty", "fill it in")
-    return [dict(message) for message in value]

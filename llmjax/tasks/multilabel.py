@@ -15,7 +15,7 @@ from llmjax.model import Model, Params
 from llmjax.tasks.config import MultiLabelTask, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head
-from llmjax.tasks.labels import labels_of, number_of
+from llmjax.tasks.labels import label_of, labels_of, number_of
 from llmjax.tasks.of_texts import OfTexts
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
 from llmjax.tasks.texts import read_texts
@@ -34,8 +34,7 @@ class MultiLabel(OfTexts):
         Raises:
           UserError: a row without the column, or fewer than two labels.
         """
-        lists = (list_at(row, config.labels, config.separator) for row in rows)
-        every = (str(label) for labels in lists for label in labels)
+        every = (label for row in rows for label in _labels_at(row, config))
         return labels_of(name_of(config), config.labels, every)
 
     @property
@@ -85,6 +84,12 @@ class MultiLabel(OfTexts):
     def _target(self, row: Row) -> np.ndarray:
         known = {label: number for number, label in enumerate(self.facts.labels)}
         target = np.zeros(len(known), np.float32)
-        for label in list_at(row, self.config.labels, self.config.separator):
-            target[number_of(row, str(label), known)] = 1.0
+        for label in _labels_at(row, self.config):
+            target[number_of(row, label, known)] = 1.0
         return target
+
+
+def _labels_at(row: Row, config: MultiLabelTask) -> list[str]:
+    """The labels of a row; UserError where one is none."""
+    values = list_at(row, config.labels, config.separator)
+    return [label_of(row, config.labels, value) for value in values]

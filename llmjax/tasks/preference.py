@@ -19,8 +19,9 @@ from llmjax.model import Model, Params
 from llmjax.tasks.chat import fit, only_decoders
 from llmjax.tasks.config import PreferenceTask
 from llmjax.tasks.continuing import after, marked, written
-from llmjax.tasks.conversations import ASSISTANT, PLAIN, Message, Speller, checked, spelling
+from llmjax.tasks.conversations import PLAIN, Speller, spelling
 from llmjax.tasks.example import Example, Segment
+from llmjax.tasks.messages import ASSISTANT, Message, checked, context_at
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import outputs
 from llmjax.tasks.sums import segment_nats
@@ -54,13 +55,20 @@ class Preference:
         return Facts(chat_template=PLAIN)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        found, cut = [], 0
+        """Pairs of equal answers weigh nothing."""
+        found, cut, equal = [], 0, list[str]()
         for number, (segments, shortened) in enumerate(self._pairs(rows)):
             cut += shortened
-            found.append(Example(segments, np.zeros(2, np.float32), 1.0, number))
+            if segments[0] == segments[1]:
+                equal.append(rows[number].place)
+            weight = float(segments[0] != segments[1])
+            found.append(Example(segments, np.zeros(2, np.float32), weight, number))
+        length = self.setting.length // 2
         if cut:
-            length = self.setting.length // 2
             log.warning("%d of %d pairs have an answer cut to %d tokens", cut, len(rows), length)
+        if equal:
+            what = f"whose answers are equal within {length} tokens, which teach nothing"
+            log.warning("%d of %d pairs %s (the first: %s)", len(equal), len(rows), what, equal[0])
         return self.referred(found)
 
     def referred(self, examples: Sequence[Example]) -> list[Example]:
@@ -157,8 +165,9 @@ class Preference:
         half = self.setting._replace(length=max(1, self.setting.length // 2))
         messages = self._messages(row, column)
         if messages is not None:
+            context = context_at(row, self.config.tools, self.config.documents)
             with spelling(row):
-                (spelt,) = speller.spell(messages, last=True)
+                (spelt,) = speller.spell(messages, context, last=True)
             fitted = fit(spelt, half.length)
             return marked(fitted.tokens, fitted.spans), fitted is not spelt
         prompt, tokenizer = text_at(row, self.config.prompt), half.tokenizer

@@ -15,7 +15,7 @@ from llmjax.measures import Measures
 from llmjax.model import Model, Params
 from llmjax.tasks.config import ClassificationTask, TaskConfig, name_of
 from llmjax.tasks.division import divide
-from llmjax.tasks.example import Example
+from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.opening import find_facts, open_task
 from llmjax.tasks.packing import Shape, shape_of
 from llmjax.tasks.running import Sums, outputs, score
@@ -100,6 +100,44 @@ def encode(task: Task, rows: Sequence[Row], which: str) -> list[Example]:
         name = name_of(task.config)
         raise UserError(f"task {name}", f"no row gives an example to {which}", "check the table")
     return examples
+
+
+def teaching(task: Task, rows: Sequence[Row], examples: Sequence[Example]) -> list[Example]:
+    """The examples that have something to learn; of the others it says how many there are.
+
+    Args:
+      task: of the examples.
+      rows: from which they come.
+      examples: of the rows; those whose tokens have targets have nothing to learn where no target
+        of a segment has weight, such as where a row is full before the answer begins.
+
+    Raises:
+      UserError: none of them has.
+    """
+    kept = [one for one in examples if one.weight and all(map(_has_target, one.segments))]
+    silent = [one for one in examples if not all(map(_has_target, one.segments))]
+    if silent:
+        count, length = len(silent), task.setting.length
+        where = f"{rows[silent[0].row].place}"
+        beyond = f"have no target within {length} tokens (the first: {where})"
+        if kept:
+            log.warning("%d of %d examples %s: left out", count, len(examples), beyond)
+        else:
+            reason = f"{count} of {len(examples)} examples {beyond}, so nothing is left to learn"
+            raise UserError(f"task {name_of(task.config)}", reason, "raise data.length")
+    if not kept:
+        raise UserError(
+            f"task {name_of(task.config)}",
+            f"all {len(examples)} examples weigh nothing",
+            "check it",
+        )
+    return kept
+
+
+def _has_target(segment: Segment) -> bool:
+    if segment.targets is None or segment.weights is None:
+        return True
+    return any(segment.weights)
 
 
 def shape(task: Task, examples: Sequence[Example]) -> Shape:

@@ -1,6 +1,6 @@
 """Vectors of texts, near for pairs and far for all others (in-batch contrast, arXiv:1705.00652)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from llmjax.tasks.states import inside_slots, token_states
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write, body
 from llmjax.tasks.texts import read_texts
 
-NOTHING = np.zeros(0, np.float32)
 NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 COMPARED = 1024
 """Pairs that are compared with each other in measuring."""
@@ -28,13 +27,16 @@ COMPARED = 1024
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """Vectors of texts: the mean of an encoder's states, a decoder's last state; of length 1."""
+    """Vectors of texts: the mean of an encoder's states, a decoder's last state; of length 1.
+
+    An example's target are the numbers of its two texts: equal texts have the same one.
+    """
 
     setting: Setting
     facts: Facts
     config: SimilarityTask
     paired = True
-    outputs_per_target = 0
+    outputs_per_target = 2
     head = None
 
     @property
@@ -53,17 +55,22 @@ class Similarity:
         half = self.setting._replace(length=self.longest)
         columns = (self.config.text, self.config.pair)
         firsts, seconds = (read_texts(half, rows, column) for column in columns)
-        pairs = enumerate(zip(firsts, seconds, strict=True))
-        return [Example(pair, NOTHING, 1.0, number) for number, pair in pairs]
+        pairs = list(zip(firsts, seconds, strict=True))
+        targets = numbered([[tuple(one.tokens) for one in pair] for pair in pairs])
+        return [
+            Example(pair, target.astype(np.float32), 1.0, number)
+            for number, (pair, target) in enumerate(zip(pairs, targets, strict=True))
+        ]
 
     def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
         """Cross-entropy of each first text's partner among all second texts of the global batch;
-        with `both` the mean of that and the other way round."""
-        first, second = self._vectors(model, params, batch, key)
-        found = Loss(*self._told(first, second, batch["slot_weights"]))
+        with `both` the mean of that and the other way round. A pair that has a text in common with
+        another is no negative of it (see `in_common`)."""
+        vectors = self._vectors(model, params, batch, key)
+        found = Loss(*self._told(*vectors, batch))
         if not self.config.both:
             return found
-        back = Loss(*self._told(second, first, batch["slot_weights"]))
+        back = Loss(*self._told(*vectors[::-1], batch, first=1))
         return Loss(*((one + other) / 2 for one, other in zip(found, back, strict=True)))
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
@@ -86,7 +93,11 @@ class Similarity:
         from llmjax.measures import similarity
 
         vectors = np.array([one["vectors"] for one in predictions[:COMPARED]])
-        return similarity(vectors[:, 0] @ vectors[:, 1].T, self.config.scale)
+        columns = (self.config.text, self.config.pair)
+        texts = [[text_at(row, column) for column in columns] for row in rows[: len(vectors)]]
+        own, other = numbered(texts).T
+        excluded = np.asarray(in_common(own, other, own, other)) & ~np.eye(len(own), dtype=bool)
+        return similarity(vectors[:, 0] @ vectors[:, 1].T, self.config.scale, excluded)
 
     def _vectors(
         self, model: Model, params: Params, batch: Batch, key: jax.Array | None
@@ -108,12 +119,45 @@ class Similarity:
         pairs = unit.reshape(unit.shape[0], -1, 2, unit.shape[-1])
         return pairs[:, :, 0], pairs[:, :, 1]
 
-    def _told(self, own: jax.Array, others: jax.Array, weights: jax.Array) -> tuple:
-        """Sums, as of softmax_cross_entropy: each of `own` [R, E, D] among all `others`."""
+    def _told(self, own: jax.Array, others: jax.Array, batch: Batch, first: int = 0) -> tuple:
+        """Sums, as of softmax_cross_entropy: each of `own` [R, E, D] among all `others`; `first` is
+        which of a target's numbers is that of `own`."""
         rows, slots, width = own.shape
+        weights, numbers = batch["slot_weights"], batch["slot_targets"]
         every = mesh.reshard(others, None, None, None).reshape(rows * slots, width)
         there = mesh.reshard(weights, None, None).reshape(rows * slots) > 0
         cosines = jnp.einsum("red,nd->ren", own, every)
-        logits = jnp.where(there, self.config.scale * cosines, NEVER)
-        numbers = jnp.arange(rows * slots, dtype=jnp.int32).reshape(rows, slots)
-        return softmax_cross_entropy(logits, mesh.reshard(numbers, "batch", None), weights)
+        places = jnp.arange(rows * slots, dtype=jnp.int32)
+        itself = mesh.reshard(places.reshape(rows, slots), "batch", None)
+        all_numbers = mesh.reshard(numbers, None, None, None).reshape(rows * slots, 2)
+        here = mesh.reshard(numbers, "batch", None, None)
+        sides = (here[..., first], here[..., 1 - first])
+        same = in_common(*sides, all_numbers[:, first], all_numbers[:, 1 - first])
+        negative = there & ~same | (itself[..., None] == places)
+        logits = jnp.where(negative, self.config.scale * cosines, NEVER)
+        return softmax_cross_entropy(logits, itself, weights)
+
+
+def numbered(pairs: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """int64 [pairs, 2]: a number for each text; equal texts have the same one. float32 holds the
+    first 2^24 exactly."""
+    numbers: dict[Hashable, int] = {}
+    found = [[numbers.setdefault(text, len(numbers)) for text in pair] for pair in pairs]
+    return np.array(found, np.int64).reshape(len(pairs), 2)
+
+
+def in_common(own: Any, other: Any, every_own: Any, every_other: Any) -> Any:
+    """Which pairs say nothing of how far a text is from another's partner: those with the same text
+    or the same partner, and those whose partner is the text itself.
+
+    Args:
+      own: [...], the numbers of texts that look for their partners.
+      other: [...], the numbers of their partners.
+      every_own: [N], of all pairs.
+      every_other: [N], of all pairs.
+
+    Returns:
+      bool [..., N]; True for each pair with itself.
+    """
+    own, other = own[..., None], other[..., None]
+    return (own == every_own) | (other == every_other) | (own == every_other)

@@ -17,7 +17,7 @@ from llmjax.model import Model, Params
 from llmjax.tasks.config import TokenTask, name_of
 from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.heads import Head
-from llmjax.tasks.labels import labels_of, number_of
+from llmjax.tasks.labels import label_of, labels_of, number_of
 from llmjax.tasks.of_tokens import OfTokens
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
 
@@ -162,6 +162,9 @@ def _words_at(row: Row, config: TokenTask) -> list[str]:
     if not words:
         place = f"{row.place}, column {config.tokens!r}"
         raise UserError(place, "has no words", "fill it in or remove the row")
+    if not all(isinstance(word, str | int | float) for word in words):
+        place = f"{row.place}, column {config.tokens!r}"
+        raise UserError(place, "holds what is no word", "give a list of texts")
     return [str(word) for word in words]
 
 
@@ -170,4 +173,4 @@ def _tags_at(row: Row, config: TokenTask, words: int) -> list[str]:
     if len(tags) != words:
         reason = f"has {len(tags)} tags for {words} words"
         raise UserError(f"{row.place}, column {config.tags!r}", reason, "give each word one")
-    return [str(tag).strip() for tag in tags]
+    return [label_of(row, config.tags, tag) for tag in tags]

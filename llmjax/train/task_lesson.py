@@ -22,7 +22,7 @@ from llmjax.tasks.figures import check_metric
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.opening import require_answers
 from llmjax.tasks.packing import Shape
-from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape
+from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape, teaching
 from llmjax.tasks.task import Setting, Task
 from llmjax.train.lesson import Heldout
 
@@ -185,9 +185,12 @@ def prepare_tasks(
     parts = []
     for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
         task = opened(one, setting, learnt)
-        examples = encode(task, learnt, "learn from")
+        examples = teaching(task, learnt, encode(task, learnt, "learn from"))
         require_answers(one, learnt, dev)
         heldout = encode(task, dev, "measure on") if dev else []
+        if heldout:
+            # All stay, for each belongs to a row; but none of them may count.
+            teaching(task, dev, heldout)
         parts.append(Part(task, dev, heldout, examples, shape(task, examples)))
     _check_measured(config, parts)
     return tuple(parts)

@@ -34,6 +34,9 @@ def taken(line: str, **settings) -> tuple[tuple[str, ...], dict[str, tuple[str, 
         ("--names a --names b", (), {"names": ("a", "b")}),
         ("--unknown 3 a", ("a",), {"unknown": ("3",)}),
         ("--width 4 -- --a b", ("--a", "b"), {"width": ("4",)}),
+        ("--width --1 a", ("a",), {"width": ("--1",)}),
+        ("--names --1 --- - -a --wide", (), {"names": ("--1", "---", "-", "-a"), "wide": ()}),
+        ("--names=--wide --1", ("--1",), {"names": ("--wide",)}),
     ],
 )
 def test_options_take_what_their_types_want(line, positionals, options):
@@ -60,3 +63,12 @@ def test_positionals_are_counted():
         check_positionals(words, ("ONE", "TWO", "THREE"), "usage")
     with pytest.raises(ConfigError, match="b: unexpected"):
         check_positionals(words, ("ONE",), "usage")
+
+
+@pytest.mark.parametrize("line", ["--width --odd", "--names --odd", "--width --odd=1"])
+def test_a_value_that_looks_like_an_option_is_explained(line):
+    option, value = line.split()
+    with pytest.raises(ConfigError, match="has no value") as caught:
+        taken(line)
+    assert str(caught.value).endswith(f"write {option}={value}")
+    assert taken(f"{option}={value}")[1] == {option[2:]: (value,)}

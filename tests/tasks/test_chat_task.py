@@ -1,5 +1,7 @@
 """Conversations: the assistant's tokens count, exactly, in any template."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from llmjax.model import ModelConfig
 from llmjax.tasks.config import ChatTask
 from llmjax.tasks.conversations import PLAIN, Speller
 from llmjax.tasks.packing import shape_of
+from llmjax.tasks.prepared import teaching
 from llmjax.tasks.running import outputs, score
 from llmjax.tasks.task import Facts
 from llmjax.tasks.writing import writer
@@ -105,6 +108,22 @@ def test_long_conversations_keep_what_counts(caplog):
     assert third == "fine<eos>"
 
 
+def test_conversations_without_an_answer_within_the_length_are_left_out_by_name(caplog):
+    rows = rows_of(
+        {"messages": said("Hi", "fine")},
+        {"messages": said("q" * 300, "lost", "q" * 300)},
+        {"messages": said("q" * 400, "lost too", "q" * 300)},
+    )
+    task, _ = opened(CONFIG, rows, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
+    examples = task.examples(rows)
+    assert [sum(example.segments[0].weights) > 0 for example in examples] == [True, False, False]
+    assert [one.row for one in teaching(task, rows, examples)] == [0]
+    wanted = "2 of 3 examples have no target within 160 tokens (the first: table line 2): left out"
+    assert wanted in caplog.text
+    with pytest.raises(UserError, match="2 of 2 examples have no target within 160 tokens"):
+        teaching(task, rows, examples[1:])
+
+
 @pytest.fixture(scope="module")
 def started():
     task, network = opened(CONFIG, ROWS, BytesTokenizer(), DECODER, LENGTH)
@@ -182,6 +201,12 @@ def test_facts_keep_the_template_for_tokenizers_without_one():
         ([{"role": "user", "content": None}], "message 1 has no text as its content"),
         (said("a", " "), "message 2, the assistant's, is empty"),
         (said("a"), "the assistant says nothing"),
+        (
+            [{"role": "user", "content": [{"type": "image", "url": "x"}]}, *said("a", "b")],
+            "message 1 has a part of type 'image', and only text is read",
+        ),
+        ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "message 1 has a tool call without"),
+        ([{"role": "assistant", "tool_calls": "[{"}], "is not JSON"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(value, message):
@@ -189,6 +214,40 @@ def test_what_is_wrong_is_said_with_its_line(value, message):
     with pytest.raises(UserError, match="table line 2, column 'messages'") as caught:
         opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
     assert message in str(caught.value)
+
+
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
+CALL = {"type": "function", "function": {"name": "now", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
+def test_tools_are_read_and_calls_are_learned(tools):
+    asks = [
+        {"role": "user", "content": "Late?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "name": "now", "content": "ten"},
+        {"role": "assistant", "content": "It is ten."},
+    ]
+    rows = rows_of({"messages": asks, "tools": tools}, {"messages": said("a", "b"), "tools": None})
+    task, _ = opened(CONFIG, rows, BytesTokenizer(), DECODER, 400)
+    first, second = task.examples(rows)
+    read = bytes(token for token in first.segments[0].tokens if token < 256).decode()
+    assert read.startswith(f"<|tools|>\n{json.dumps([TOOL])}\n<|user|>\nLate?\n")
+    assert told(first.segments[0]) == f"{json.dumps([CALL])}<eos>|It is ten.<eos>".replace(
+        '"{}"', "{}"
+    )
+    assert told(second.segments[0]) == "b<eos>"
+    other = ChatTask(tools=None)
+    task, _ = opened(other, rows, BytesTokenizer(), DECODER, 400)
+    assert bytes(task.examples(rows)[0].segments[0].tokens[:8]) == b"<|user|>"
+
+
+@pytest.mark.parametrize("tools", ["text", {"a": 1}, ["now"], 3])
+def test_tools_that_are_none_are_named(tools):
+    rows = rows_of({"messages": said("a", "b"), "tools": tools})
+    task, _ = opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
+    with pytest.raises(UserError, match="table line 1, column 'tools'"):
+        task.examples(rows)
 
 
 def test_a_row_that_the_template_refuses_is_named():

@@ -1,15 +1,23 @@
 """Labels of texts: losses against Optax and by hand, weights of classes, sums over examples."""
 
+import csv
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from llmjax.data.table_config import FileTable
+from llmjax.data.tables import read_tables
 from llmjax.errors import UserError
 from llmjax.tasks.config import ClassificationTask, MultiLabelTask
+from llmjax.tasks.labels import LONGEST
+from llmjax.tasks.opening import find_facts
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import arrays_of, outputs, score
+from llmjax.tasks.task import Facts
 from task_models import LENGTH, opened, predicted, rows_of, trained
 
 ROWS = rows_of(
@@ -152,3 +160,71 @@ def test_what_is_wrong_is_said():
     task, _ = opened(ClassificationTask(), ROWS)
     with pytest.raises(UserError, match="label 'new': is not among those that were learnt"):
         task.examples(rows_of({"text": "a", "label": "new"}))
+
+
+ODD = ["--1", "-", "01", "1", "-1", "1.0", "True", "²", "9" * LONGEST, "a b", "none", "NaN", "é,"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_labels_are_what_the_table_says(tmp_path, ending):
+    values = [{"text": f"t{n}", "label": label} for n, label in enumerate(ODD)]
+    path = tmp_path / f"table.{ending}"
+    if ending == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(values), path)
+    elif ending == "jsonl":
+        path.write_text("".join(json.dumps(one) + "\n" for one in values), encoding="utf-8")
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            form = {"csv": "excel", "tsv": "excel-tab"}[ending]
+            quoting = csv.QUOTE_NONE if ending == "tsv" else csv.QUOTE_MINIMAL
+            writer = csv.DictWriter(file, ["text", "label"], dialect=form, quoting=quoting)
+            writer.writeheader()
+            writer.writerows(values)
+    rows = read_tables([FileTable((str(path),))])
+    facts = Facts.from_dict(
+        json.loads(json.dumps(find_facts(ClassificationTask(), rows).to_dict()))
+    )
+    assert sorted(facts.labels) == sorted(ODD)
+    assert set(facts.counts) == {1}
+
+
+def test_a_label_is_predicted_as_it_is_written():
+    odd = ["--1", "-", "01", "1"]
+    rows = rows_of(*({"text": text, "label": one} for text, one in zip("abcd", odd, strict=True)))
+    task, network = opened(ClassificationTask(), rows)
+    params = trained(task, network, task.examples(rows), 60)
+    told = predicted(task, network, params, rows)
+    assert [one["label"] for one in told] == odd
+    assert task.measure(rows, told)["accuracy"].value == 1
+
+
+@pytest.mark.parametrize("labels", [("1", "01"), ("01", "1")])
+def test_the_order_of_labels_is_not_that_of_rows(labels):
+    rows = rows_of(*({"text": "a", "label": label} for label in (*labels, "--1")))
+    assert find_facts(ClassificationTask(), rows).labels == ("--1", "01", "1")
+    assert find_facts(ClassificationTask(), rows[:2]).labels == ("01", "1")
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ("", "'' is no label"),
+        (" \t", "is no label; give text or an integer"),
+        (None, "None is no label"),
+        (1.0, "1.0 is no label"),
+        ({"a": "b" * 99}, "... is no label"),
+        ("x" * 1001, "a label of 1,001 characters: at most 1,000 are read"),
+    ],
+)
+def test_what_is_no_label_is_named(label, reason):
+    rows = rows_of({"text": "a", "label": "yes"}, {"text": "b", "label": label})
+    for config, column in ((ClassificationTask(), "label"), (MultiLabelTask(), "labels")):
+        given = rows
+        if column == "labels":
+            given = rows_of(*({"text": "a", "labels": [one.values["label"]]} for one in rows))
+        with pytest.raises(UserError) as caught:
+            find_facts(config, given)
+        assert str(caught.value).startswith(f"table line 2, column {column}: ")
+        assert reason in str(caught.value)
+        assert len(str(caught.value)) < 200

@@ -14,6 +14,7 @@ from llmjax.model import ModelConfig
 from llmjax.tasks.config import PreferenceTask
 from llmjax.tasks.opening import open_task
 from llmjax.tasks.packing import shape_of
+from llmjax.tasks.prepared import teaching
 from llmjax.tasks.running import arrays_of, outputs, score
 from llmjax.tasks.task import Facts
 from task_models import LENGTH, eight_devices, opened, predicted, rows_of
@@ -180,6 +181,22 @@ def test_references_are_kept_and_found_again(started):
     more = task.examples(other)
     both = task.refer(network.model, params, more, batch_size=1, mesh=None)
     assert len(both.references) == 4
+
+
+def test_equal_answers_teach_nothing_and_are_named(caplog):
+    same = {"prompt": "Hm? ", "chosen": "c" * 90, "rejected": "c" * 91}  # beyond what is read
+    rows = rows_of(ROWS[0].values, {**ROWS[1].values, "rejected": "yes, two"}, same)
+    task, network = opened(CONFIG, rows, model=DECODER)
+    examples = task.examples(rows)
+    assert [example.weight for example in examples] == [1, 0, 0]
+    assert "2 of 3 pairs whose answers are equal" in caplog.text
+    assert "(the first: table line 2)" in caplog.text
+    assert [example.row for example in teaching(task, rows, examples)] == [0]
+    params = jax.jit(network.init)(jax.random.key(1))
+    shape = shape_of(examples, LENGTH, encodes=False)
+    assert score(task, network.model, params, examples, shape, 1, None).weight == 1
+    with pytest.raises(UserError, match="all 2 examples weigh nothing"):
+        teaching(task, rows, examples[1:])
 
 
 def test_long_answers_are_cut_to_half_a_row(caplog):

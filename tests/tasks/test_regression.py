@@ -91,3 +91,23 @@ def test_it_is_learnt():
 def test_what_is_no_number_is_said_with_its_line(value, message):
     with pytest.raises(UserError, match=f"table line 1, column '?score'?:? .*{message}"):
         opened(CONFIG, rows_of({"text": "a", "pair": "b", "score": value}))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("--1", "is '--1', not a number; mend the row"),
+        ("1,5", "is '1,5', not a number; write numbers with a decimal point"),
+        ("1_000", "is '1_000', not a number"),
+        ("nan", "is nan, not a finite number"),
+        ("-inf", "is -inf, not a finite number"),
+        ("", "is empty"),
+        (None, "is missing, not a number"),
+        (True, "is a truth value, not a number"),
+    ],
+)
+def test_what_is_no_number_is_named(value, reason):
+    rows = rows_of({"text": "a", "score": " 1.5e0 "}, {"text": "b", "score": value})
+    with pytest.raises(UserError, match="table line 2, column 'score'") as caught:
+        opened(RegressionTask(), rows)
+    assert reason in str(caught.value)

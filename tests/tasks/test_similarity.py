@@ -65,6 +65,53 @@ def test_the_loss_is_over_the_whole_batch(started, both):
     assert sharded.nats == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_equal_texts_are_no_negatives(both):
+    """By hand: (a, p) and (a, q) have the same text, (a, p) and (b, p) the same partner, and the
+    text of (q, c) is the partner of another."""
+    task = SimilarityTask(both=both)
+    rows = rows_of(
+        {"text": "a", "pair": "p"},
+        {"text": "a", "pair": "q"},
+        {"text": "b", "pair": "p"},
+        {"text": "q", "pair": "c"},
+    )
+    task, network = opened(task, rows)
+    params = jax.jit(network.init)(jax.random.key(1))
+    examples = task.examples(rows)
+    first, second = vectors(task, network, params, examples)
+    logits = 20 * first @ second.T
+    negatives = {0: [3], 1: [2, 3], 2: [1, 3], 3: [0, 2]}  # of "q" not the pair (a, q)
+    back = {0: [3], 1: [2], 2: [1, 3], 3: [0, 1, 2]}  # of the partner "q" not the text "q"
+
+    def nats(logits, others):
+        terms = [[row[own], *row[others[own]]] for own, row in enumerate(logits)]
+        return sum(np.log(np.exp(term).sum()) - term[0] for term in terms)
+
+    wanted = nats(logits, negatives)
+    if both:
+        wanted = (wanted + nats(logits.T, back)) / 2
+    shape = shape_of(examples, LENGTH, encodes=False)
+    assert score(task, network.model, params, examples, shape, 8, None).nats == pytest.approx(
+        wanted, rel=1e-4
+    )
+    if not both:
+        measures = task.measure(rows, predicted(task, network, params, rows, examples))
+        assert measures["loss"].value == pytest.approx(wanted / 4, rel=1e-4)
+
+
+def test_a_pair_that_comes_twice_costs_nothing_and_is_found():
+    rows = rows_of(*[{"text": "same", "pair": "pair"}] * 3)
+    task, network = opened(CONFIG, rows)
+    params = jax.jit(network.init)(jax.random.key(1))
+    examples = task.examples(rows)
+    shape = shape_of(examples, LENGTH, encodes=False)
+    assert score(task, network.model, params, examples, shape, 8, None).nats == pytest.approx(0)
+    measures = task.measure(rows, predicted(task, network, params, rows, examples))
+    assert measures["accuracy"].value == 1
+    assert measures["mean_reciprocal_rank"].value == 1
+
+
 def test_derivatives_are_equal_on_many_devices(started):
     task, network, params = started
     examples = task.examples(ROWS)
