@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from llmjax.errors import UserError
+from llmjax.limits import MAX_BATCH_TOKENS
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ class HubSource:
     kind: Literal["hub"] = "hub"
 
 
+LEAST_COVERAGE = 0.98
+"""Share of characters below which SentencePiece refuses to train."""
+
 FileSource: TypeAlias = TextSource | JsonlSource | ParquetSource
 Source: TypeAlias = (
     EmbeddedSource | TextSource | JsonlSource | ParquetSource | TfdsSource | HubSource
@@ -186,6 +190,7 @@ def cache_root(cache_dir: str | None = None) -> Path:
 def data_problems(config: DataConfig) -> list[str]:
     """Everything wrong with the values of `config`, a line each; nothing is read from disk."""
     weights = [source.weight for source in config.sources]
+    tokens = config.batch_size * config.length
     checks = {
         "sources: give at least one": bool(config.sources),
         "sources: every weight must be a positive number": all(0 < w < 1e30 for w in weights),
@@ -197,6 +202,8 @@ def data_problems(config: DataConfig) -> list[str]:
         f"heldout_max_bytes: {config.heldout_max_bytes} is not positive": (
             config.heldout_max_bytes > 0
         ),
+        f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
+        f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }
@@ -209,6 +216,21 @@ def data_problems(config: DataConfig) -> list[str]:
             wrong = f"sources: chunk_bytes {source.chunk_bytes} is not positive"
             checks[wrong] = source.chunk_bytes > 0
     return [f"data.{problem}" for problem, fine in checks.items() if not fine]
+
+
+def tokenizer_problems(config: TokenizerConfig) -> list[str]:
+    """Everything wrong with the values of `config`, a line each; nothing is read from disk."""
+    if not isinstance(config, SentencePieceConfig) or config.path is not None:
+        return []
+    least = LEAST_COVERAGE
+    checks = {
+        f"vocab_size: {config.vocab_size} is not positive": config.vocab_size > 0,
+        f"sample_bytes: {config.sample_bytes} is not positive": config.sample_bytes > 0,
+        f"character_coverage: {config.character_coverage} is not in [{least}, 1]": (
+            least <= config.character_coverage <= 1
+        ),
+    }
+    return [f"tokenizer.{problem}" for problem, fine in checks.items() if not fine]
 
 
 def check_data(config: DataConfig) -> None:
