@@ -38,6 +38,11 @@ VERBS = {
 # Verbs that Python would not take for a module's name.
 MODULES = {"import": "import_run", "fill-mask": "fill_mask"}
 
+OUT_OF_MEMORY = (
+    "memory: there is not enough for this; make batches (batch size, length), samples or the model "
+    "smaller, or use more devices"
+)
+
 DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
@@ -90,10 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 (every fault ends in one line)
         if debug:
             traceback.print_exc()
+        if _is_out_of_memory(error):
+            print(f"llmjax: error: {OUT_OF_MEMORY}", file=sys.stderr)
+            return MISTAKE
         what = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "" if debug else "; rerun with --debug for the traceback"
         print(f"llmjax: fault: {what[:500]}{hint}", file=sys.stderr)
         return FAULT
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine or a device had no room; XLA says so by a status in its message."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
 
 
 def _dispatch(words: list[str]) -> int:
