@@ -43,9 +43,9 @@ def validate(config: Config) -> Config:
         found += number_problems(typed)
         found += text_problems(typed)
     if typed and not is_wild(typed):
-        found += dict.fromkeys(_problems(typed))
+        found += _problems(typed)
     if found:
-        raise ConfigError(found)
+        raise ConfigError(list(dict.fromkeys(found)))
     assert isinstance(typed, Config)
     return typed
 
