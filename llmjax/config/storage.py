@@ -15,6 +15,7 @@ from llmjax.config.build import ConfigError, build, plain
 from llmjax.config.migrations import MIGRATIONS
 from llmjax.config.schema import Config
 from llmjax.errors import UserError
+from llmjax.storage import SETTINGS, parse_json, read_text
 
 FORMAT = 4
 
@@ -41,10 +42,10 @@ def from_json(text: str, name: str = "config.json") -> Config:
       UserError: not JSON, no format number, or a format that this version does not know.
       ConfigError: fields missing, unknown or of a wrong type, all of them.
     """
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(name, f"not JSON: {error}", "restore the file from a copy") from error
+    document = parse_json(text, name, fix="restore the file from a copy")
+    if isinstance(document, Mapping) and {"model_type", "architectures"} & document.keys():
+        reason = "is the config of a published model, not of a run"
+        raise UserError(name, reason, f"make a run of it: llmjax import {Path(name).parent} RUN")
     number = document.get("format") if isinstance(document, Mapping) else None
     if type(number) is not int or not isinstance(document.get("config"), dict):
         raise UserError(name, "has no format number and config", "it is no config of llmjax")
@@ -79,9 +80,5 @@ def read(path: Path) -> Config:
     Raises:
       UserError: as `from_json`; also when the file cannot be read.
     """
-    try:
-        return from_json(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(path, "not UTF-8 text", "restore the file from a copy") from error
-    except OSError as error:
-        raise UserError(path, error.strerror or str(error)) from error
+    text = read_text(path, SETTINGS.size, fix="restore the file from a copy")
+    return from_json(text, str(path))

@@ -233,7 +233,10 @@ def tokenizer_problems(config: TokenizerConfig) -> list[str]:
     return [f"tokenizer.{problem}" for problem, fine in checks.items() if not fine]
 
 
-def check_data(config: DataConfig) -> None:
-    """Raises a UserError that lists every one of `data_problems`."""
-    if problems := data_problems(config):
+def check_data(config: DataConfig, tokenizer: TokenizerConfig | None = None) -> None:
+    """Raises a UserError that lists every one of `data_problems`, and of `tokenizer_problems`."""
+    problems = data_problems(config)
+    if tokenizer is not None:
+        problems += tokenizer_problems(tokenizer)
+    if problems:
         raise UserError("config", "; ".join(problems))

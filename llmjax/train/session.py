@@ -151,7 +151,9 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
         model = Model(resolve(config.model, tokenizer.vocab_size))
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
-        return tokenizer, TextLesson(config, tokenizer, corpus, objective, model), Network(model)
+        lesson = TextLesson(config, tokenizer, corpus, objective, model)
+        lesson.check_targets()
+        return tokenizer, lesson, Network(model)
     rows = [read_rows(task) for task in config.tasks]
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)

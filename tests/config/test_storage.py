@@ -77,8 +77,8 @@ def changed(**fields) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "x.json: not JSON"),
-        ('{"format": 1, "con', "x.json: not JSON"),
+        ("", "x.json: is not JSON"),
+        ('{"format": 1, "con', "x.json: is not JSON"),
         ("[]", "has no format number"),
         ('{"config": {}}', "has no format number"),
         ('{"format": true, "config": {}}', "has no format number"),
@@ -118,7 +118,7 @@ def test_older_formats_are_migrated_step_by_step(monkeypatch):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json: No such file"):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read: No such file"):
         storage.read(tmp_path / "config.json")
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
