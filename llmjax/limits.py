@@ -41,7 +41,7 @@ MOST: Mapping[str, int] = {
     "prefetch": 1024,
     "cpu_devices": 1024,
     "sentinels": 2**14,
-    "newton_schulz_steps": 100,
+    "newton_schulz_steps": 32,
     "samples": 2**16,
     "beams": 1024,
     "candidates": 1024,

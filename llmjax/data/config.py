@@ -100,6 +100,8 @@ class HubSource:
     kind: Literal["hub"] = "hub"
 
 
+LEAST_VOCABULARY = 256 + 4
+"""Entries that a SentencePiece model has in any case: bytes, padding, BOS, EOS and unknown."""
 LEAST_COVERAGE = 0.98
 """Share of characters below which SentencePiece refuses to train."""
 
@@ -224,7 +226,8 @@ def tokenizer_problems(config: TokenizerConfig) -> list[str]:
         return []
     least = LEAST_COVERAGE
     checks = {
-        f"vocab_size: {config.vocab_size} is not positive": config.vocab_size > 0,
+        f"vocab_size: {config.vocab_size} is less than the {LEAST_VOCABULARY} of bytes and special "
+        "tokens alone": config.vocab_size >= LEAST_VOCABULARY,
         f"sample_bytes: {config.sample_bytes} is not positive": config.sample_bytes > 0,
         f"character_coverage: {config.character_coverage} is not in [{least}, 1]": (
             least <= config.character_coverage <= 1

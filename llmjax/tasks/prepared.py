@@ -15,7 +15,7 @@ from llmjax.measures import Measures
 from llmjax.model import Model, Params
 from llmjax.tasks.config import ClassificationTask, TaskConfig, name_of
 from llmjax.tasks.division import divide
-from llmjax.tasks.example import Example
+from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.opening import find_facts, open_task
 from llmjax.tasks.packing import Shape, shape_of
 from llmjax.tasks.running import Sums, outputs, score
@@ -93,13 +93,35 @@ def encode(task: Task, rows: Sequence[Row], which: str) -> list[Example]:
     """The examples of rows.
 
     Raises:
-      UserError: a row cannot be used, or none of them gives an example.
+      UserError: a row cannot be used, or none of them gives an example; or the special tokens
+        around its texts alone are longer than a row.
     """
-    examples = task.examples(rows)
+    examples, length = task.examples(rows), task.setting.length
+    name = f"task {name_of(task.config)}"
     if not examples:
-        name = name_of(task.config)
-        raise UserError(f"task {name}", f"no row gives an example to {which}", "check the table")
+        raise UserError(name, f"no row gives an example to {which}", "check the table")
+    longest = max(max(example.length, example.source_length) for example in examples)
+    if longest > length:
+        reason = f"an example has {longest} tokens at least, more than a row of {length}"
+        raise UserError(name, reason, f"set data.length to {longest} or more")
     return examples
+
+
+def check_told(task: Task, examples: Sequence[Example], which: str) -> None:
+    """Checks that examples whose tokens are predicted have some that are, after the cut to a row.
+
+    Raises:
+      UserError: none of them has any.
+    """
+    segments = [segment for example in examples for segment in example.segments]
+    if all(one.targets is not None and not _weighs(one) for one in segments):
+        reason = f"no row leaves anything to {which} within {task.setting.length} tokens"
+        raise UserError(f"task {name_of(task.config)}", reason, "raise data.length")
+
+
+def _weighs(segment: Segment) -> bool:
+    """Whether a target of a token counts."""
+    return segment.weights is None or bool(np.any(segment.weights))
 
 
 def shape(task: Task, examples: Sequence[Example]) -> Shape:

@@ -22,7 +22,7 @@ from llmjax.tasks.figures import check_metric
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.opening import require_answers
 from llmjax.tasks.packing import Shape
-from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape
+from llmjax.tasks.prepared import answer, check_told, encode, fingerprint, notes, opened, shape
 from llmjax.tasks.task import Setting, Task
 from llmjax.train.lesson import Heldout
 
@@ -186,8 +186,11 @@ def prepare_tasks(
     for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
         task = opened(one, setting, learnt)
         examples = encode(task, learnt, "learn from")
+        check_told(task, examples, "learn from")
         require_answers(one, learnt, dev)
         heldout = encode(task, dev, "measure on") if dev else []
+        if heldout:
+            check_told(task, heldout, "measure on")
         parts.append(Part(task, dev, heldout, examples, shape(task, examples)))
     _check_measured(config, parts)
     return tuple(parts)

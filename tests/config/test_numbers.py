@@ -159,7 +159,7 @@ def test_every_limit_is_of_a_field_that_exists():
         ),
         ({"model.rotary_fraction": 1e29}, "rotary_fraction must be above 0 and at most 1"),
         ({"tokenizer.character_coverage": 0.5}, "tokenizer.character_coverage: 0.5 is not in"),
-        ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size: 0 is not positive"),
+        ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size: 0 is less than the 260"),
         ({"tokenizer.sample_bytes": -1}, "tokenizer.sample_bytes: -1 is not positive"),
     ],
 )

@@ -1,0 +1,124 @@
+"""The smallest of everything: it trains, or is refused before anything is computed."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import runs
+from llmjax.data.config import TextSource
+from llmjax.data.objective_config import PrefixConfig
+from llmjax.errors import UserError
+from llmjax.losses import causal_loss
+from llmjax.mesh import MeshConfig, make_mesh
+from llmjax.model import Model, ModelConfig, resolve
+from llmjax.optimizers import AdamWConfig, MuonConfig, ScheduleConfig, make_optimizer
+from llmjax.scoring import EvaluationConfig
+from llmjax.state import abstract_state, make_state
+from llmjax.step import make_train_step
+from llmjax.train import train
+from llmjax.train.memory import check_memory
+
+SMALLEST = ModelConfig(
+    vocab_size=3,
+    d_model=2,
+    num_heads=1,
+    num_decoder_layers=1,
+    d_ff=1,
+    max_length=2,
+    window=1,
+    gated=False,
+)
+NOW = ScheduleConfig("constant", warmup_steps=0)
+
+
+def one_device():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"d_model": 1, "positions": "learned", "norm": "layernorm"},
+        {"d_model": 3, "num_heads": 3, "num_kv_heads": 1, "positions": "relative"},
+        {"num_encoder_layers": 1, "num_decoder_layers": 0},
+        {"num_encoder_layers": 1, "qk_norm": True},
+    ],
+    ids=["decoder", "width 1", "one key head", "encoder", "both"],
+)
+def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
+    config = resolve(replace(SMALLEST, **changes), 3)
+    model, optimizer = Model(config), AdamWConfig(learning_rate=0.1, schedule=NOW)
+    ones = np.ones((1, length), np.int32)
+    batch = {
+        "inputs": ones,
+        "targets": 2 * ones,
+        "weights": ones.astype(np.float32),
+        "segments": ones,
+        "positions": np.arange(length, dtype=np.int32)[None],
+    }
+    if config.is_encoder_decoder:
+        batch |= {"encoder_tokens": ones, "encoder_segments": ones, "encoder_positions": ones - 1}
+    with jax.set_mesh(one_device()):
+        chosen = make_optimizer(optimizer, 2, model.logical_axes())
+        step = make_train_step(
+            lambda params, batch, key: causal_loss(model, params, batch), chosen, seed=0
+        )
+        state, losses = make_state(model, chosen, 0, one_device()), []
+        for _ in range(2):
+            state, metrics = step(state, jax.tree.map(jnp.asarray, batch))
+            losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": 1}, "objective prefix: leaves nothing to be predicted in the first 256 rows"),
+        ({"context": 1}, "objective prefix: leaves nothing to be predicted in held-out rows of 1"),
+    ],
+)
+def test_an_objective_that_hides_nothing_is_refused_before_training(tmp_path, changes, message):
+    base = runs.config(tmp_path, objective=PrefixConfig())
+    data = replace(base.data, length=changes.get("length", base.data.length))
+    evaluation = EvaluationConfig(every=0, context=changes.get("context"))
+    with pytest.raises(UserError, match=message):
+        train(replace(base, data=data, evaluation=evaluation))
+    assert not any((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_batch_of_one_row_over_several_devices_names_batch_and_mesh(tmp_path):
+    base = runs.config(tmp_path)
+    data = replace(base.data, batch_size=1)
+    with pytest.raises(UserError, match=r"the batch \(1, 16\): its batch dimension of 1 .*fsdp=8"):
+        train(replace(base, data=data))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no text"),
+        ("x", "the held-out set is empty: none of 1 documents"),
+    ],
+)
+def test_texts_of_nothing_are_refused(tmp_path, text, message):
+    (tmp_path / "tiny.txt").write_text(text)
+    base = runs.config(tmp_path)
+    data = replace(base.data, sources=(TextSource((str(tmp_path / "tiny.txt"),)),))
+    with pytest.raises(UserError, match=message):
+        train(replace(base, data=data))
+
+
+@pytest.mark.parametrize("size", [2**17, 2**20])
+def test_what_no_machine_can_hold_is_refused_before_it_is_made(size):
+    config = replace(SMALLEST, d_model=size, d_ff=None, head_dim=2, max_length=2)
+    model = Model(resolve(config, 3))
+    mesh = one_device()
+    optimizer = make_optimizer(MuonConfig(schedule=NOW), 2, model.logical_axes())
+    with pytest.raises(UserError, match="parameters, gradients and the optimizer's state take"):
+        check_memory(abstract_state(model, optimizer, mesh), mesh)
