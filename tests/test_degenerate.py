@@ -8,18 +8,35 @@ import numpy as np
 import pytest
 
 import runs
+from llmjax.convert.exporting import export
 from llmjax.data.config import TextSource
 from llmjax.data.objective_config import PrefixConfig
+from llmjax.data.tables import Row
+from llmjax.data.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
+from llmjax.evaluate import evaluate
 from llmjax.losses import causal_loss
 from llmjax.mesh import MeshConfig, make_mesh
 from llmjax.model import Model, ModelConfig, resolve
 from llmjax.optimizers import AdamWConfig, MuonConfig, ScheduleConfig, make_optimizer
+from llmjax.predict import predict
 from llmjax.scoring import EvaluationConfig
 from llmjax.state import abstract_state, make_state
 from llmjax.step import make_train_step
+from llmjax.tasks.config import (
+    AnswerTask,
+    ChatTask,
+    ClassificationTask,
+    SequenceTask,
+    SimilarityTask,
+    TokenTask,
+)
+from llmjax.tasks.opening import find_facts, open_task
+from llmjax.tasks.prepared import check_told, encode
+from llmjax.tasks.task import Setting
 from llmjax.train import train
 from llmjax.train.memory import check_memory
+from task_runs import DECODER, ENCODER, ENCODER_DECODER, tasked
 
 SMALLEST = ModelConfig(
     vocab_size=3,
@@ -122,3 +139,64 @@ def test_what_no_machine_can_hold_is_refused_before_it_is_made(size):
     optimizer = make_optimizer(MuonConfig(schedule=NOW), 2, model.logical_axes())
     with pytest.raises(UserError, match="parameters, gradients and the optimizer's state take"):
         check_memory(abstract_state(model, optimizer, mesh), mesh)
+
+
+READERS = {
+    "classification": (ClassificationTask(), ENCODER, {"text": "ab", "label": "x"}, 2),
+    "tokens": (TokenTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
+    "answers": (
+        AnswerTask(),
+        ENCODER,
+        {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
+        4,
+    ),
+    "sequence": (SequenceTask(), ENCODER_DECODER, {"source": "a", "target": "b"}, 2),
+    "similarity": (SimilarityTask(), ENCODER, {"text": "a", "pair": "b"}, 4),
+}
+
+
+def task_in_rows(task, model, rows, length):
+    """The task in rows of `length` tokens, and the rows as read from a table."""
+    tokenizer = BytesTokenizer()
+    setting = Setting(tokenizer, resolve(model, tokenizer.vocab_size), length)
+    read = [Row(f"row {number}", row) for number, row in enumerate(rows)]
+    other = [Row("another", {"label": "y", "tags": "X", "tokens": "b", "text": "c"})]
+    asks = isinstance(task, (ClassificationTask, TokenTask))
+    return open_task(task, setting, find_facts(task, read + other * asks)), read
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_rows_without_room_for_the_special_tokens_are_refused(kind):
+    task, model, row, _ = READERS[kind]
+    opened, rows = task_in_rows(task, model, [row], 1)
+    with pytest.raises(UserError, match=rf"task {kind}: an example has \d tokens at least, more"):
+        encode(opened, rows, "learn from")
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_rows_with_just_the_room_for_them_are_read(kind):
+    task, model, row, least = READERS[kind]
+    opened, rows = task_in_rows(task, model, [row], least)
+    (example, *_) = encode(opened, rows, "learn from")
+    assert max(example.length, example.source_length) <= least
+
+
+def test_conversations_cut_before_the_assistant_speaks_are_refused():
+    words = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
+    opened, rows = task_in_rows(ChatTask(), DECODER, [{"messages": words}], 1)
+    examples = encode(opened, rows, "learn from")
+    with pytest.raises(UserError, match="task chat: no row leaves anything to learn from within 1"):
+        check_told(opened, examples, "learn from")
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_rows_is_not_the_batch_of_the_run(tmp_path, size):
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    run = tasked(tmp_path, ClassificationTask(), rows)
+    with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
+        evaluate(run.folder, batch_size=size)
+    with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
+        next(predict(run.folder, texts=("a",), batch_size=size))
+    with pytest.raises(UserError, match="max_shard_bytes 0: is not positive"):
+        export(run.folder, tmp_path / "out", max_shard_bytes=0)
+    assert not (tmp_path / "out").exists()
