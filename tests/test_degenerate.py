@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import runs
+import tiny
+from llmjax.config import SamplesConfig
 from llmjax.convert.exporting import export
 from llmjax.data.config import TextSource
 from llmjax.data.objective_config import PrefixConfig
@@ -22,11 +24,12 @@ from llmjax.optimizers import AdamWConfig, MuonConfig, ScheduleConfig, make_opti
 from llmjax.predict import predict
 from llmjax.scoring import EvaluationConfig
 from llmjax.state import abstract_state, make_state
-from llmjax.step import make_train_step
+from llmjax.step import make_eval_step, make_train_step
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,
     ClassificationTask,
+    RegressionTask,
     SequenceTask,
     SimilarityTask,
     TokenTask,
@@ -107,6 +110,32 @@ def test_an_objective_that_hides_nothing_is_refused_before_training(tmp_path, ch
     with pytest.raises(UserError, match=message):
         train(replace(base, data=data, evaluation=evaluation))
     assert not any((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_prompts_of_samples_that_do_not_fit_are_refused_before_training(tmp_path):
+    samples = SamplesConfig(every=4, prompts=("", "The old cat sees the bird"))
+    with pytest.raises(
+        UserError, match="prompt 2 of 26 tokens: is longer than the model's context"
+    ):
+        train(runs.config(tmp_path, samples=samples))
+    assert not any((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_parts_of_a_batch_may_be_one_row_on_each_device(devices):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    batch = tiny.batch(0, mesh, 4 * devices)
+    with jax.set_mesh(mesh):
+        state, step = tiny.start(mesh, accumulate=4)
+        whole = make_eval_step(tiny.loss)(state.params, batch)
+        loss = step(state, batch)[1]["loss"]
+        assert float(loss) == pytest.approx(float(whole.total / whole.weight), rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [1e19, -1e300])
+def test_numbers_whose_squares_overflow_are_refused(number):
+    with pytest.raises(UserError, match=r"row 0, column 'score': .* is beyond 1e\+18; scale"):
+        task_in_rows(RegressionTask(), ENCODER, [{"text": "a", "score": number}], 8)
 
 
 def test_a_batch_of_one_row_over_several_devices_names_batch_and_mesh(tmp_path):

@@ -61,7 +61,9 @@ def _line(error: BaseException, path: Path) -> str:
     """The last line of the file, or of one that it imports from its folder, that took part."""
     if isinstance(error, SyntaxError):
         here = error.filename is None or Path(error.filename) == path
-        return "" if error.lineno is None else _place(None if here else error.filename, error.lineno)
+        return (
+            "" if error.lineno is None else _place(None if here else error.filename, error.lineno)
+        )
     found = ""
     folder = path.resolve().parent
     for frame in traceback.extract_tb(error.__traceback__):

@@ -16,6 +16,7 @@ from llmjax.config.schema import Config
 from llmjax.config.storage import read
 from llmjax.errors import UserError
 
+
 def presets_folder() -> Path:
     """Where the presets are: inside an installed package, or beside it in a source tree."""
     package = Path(__file__).parents[1]

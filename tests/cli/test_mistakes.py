@@ -60,7 +60,10 @@ from command import run
         ("generate nowhere --prompt", ["nowhere: no such run folder"]),
         (
             "generate nowhere --temperature nan --samples 1000000000",
-            ["--temperature: nan is not a finite number", "--samples: 1000000000 is more than 65536"],
+            [
+                "--temperature: nan is not a finite number",
+                "--samples: 1000000000 is more than 65536",
+            ],
         ),
         ("evaluate nowhere --step 99999999999", ["--step: 99999999999 is more than 2147483647"]),
         ("embed nowhere --text x --batch-size 9999999", ["--batch-size: 9999999 is more than"]),

@@ -115,7 +115,9 @@ def problems(config: Config) -> tuple[str, ...]:
     return ()
 
 
-@pytest.mark.parametrize("value", NEVER, ids=("nan", "inf", "-inf", "float", "int", "digits", "bool", "text"))
+@pytest.mark.parametrize(
+    "value", NEVER, ids=("nan", "inf", "-inf", "float", "int", "digits", "bool", "text")
+)
 def test_no_number_takes_what_is_no_number_or_beyond_all_numbers(value):
     for config, path in PLACES:
         name = ".".join(map(str, path))
@@ -145,7 +147,10 @@ def test_every_limit_is_of_a_field_that_exists():
     ("changes", "message"),
     [
         ({"model.vocab_size": 2**24 + 1}, "model.vocab_size: 16777217 is more than 16777216"),
-        ({"model.num_decoder_layers": 10**6}, "model.num_decoder_layers: 1000000 is more than 1024"),
+        (
+            {"model.num_decoder_layers": 10**6},
+            "model.num_decoder_layers: 1000000 is more than 1024",
+        ),
         ({"steps": 2**31}, f"steps: 2147483648 is more than {LARGEST_INTEGER}"),
         ({"optimizer.learning_rate": 1e7}, "optimizer.learning_rate: 10000000.0 is not between"),
         ({"optimizer.epsilon": 1e-40}, "optimizer.epsilon: 1e-40 is not between 1e-30 and 1e+30"),
