@@ -20,7 +20,6 @@ from llmjax.tasks.of_texts import OfTexts
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
 from llmjax.tasks.texts import read_texts
 
-
 LARGEST = 1e18
 """Magnitude of targets; the sum of squares of larger ones overflows float32."""
 

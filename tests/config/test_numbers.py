@@ -73,6 +73,7 @@ PARTS = (
     ),
 )
 NEVER = (math.nan, math.inf, -math.inf, 1e308, 10**400, 10**5000, True, "3")
+NAMES = ("nan", "inf", "-inf", "float", "int", "digits", "bool", "text")
 PERHAPS = (0, -1, 1, 1e-308, 2**31 - 1, None)
 
 
@@ -149,7 +150,7 @@ def test_every_limit_is_of_a_field_that_exists():
         ({"model.vocab_size": 2**24 + 1}, "model.vocab_size: 16777217 is more than 16777216"),
         (
             {"model.num_decoder_layers": 10**6},
-            "model.num_decoder_layers: 1000000 is more than 1024",
+            "model.num_decoder_layers: 1000000 is more than",
         ),
         ({"steps": 2**31}, f"steps: 2147483648 is more than {LARGEST_INTEGER}"),
         ({"optimizer.learning_rate": 1e7}, "optimizer.learning_rate: 10000000.0 is not between"),
