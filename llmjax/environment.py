@@ -53,7 +53,7 @@ def session() -> dict[str, Any]:
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": _processor(),
             "cores": _cores(),
-            "memory_bytes": _memory(),
+            "memory_bytes": memory(),
         },
         "devices": {
             "platform": device.platform,
@@ -147,7 +147,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _memory() -> int | None:
+def memory() -> int | None:
     """Bytes of main memory, where the system tells."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

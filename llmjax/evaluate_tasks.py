@@ -127,9 +127,9 @@ def evaluate_tasks(
       progress: told how far things are.
 
     Raises:
-      UserError: no such task, or rows that cannot be read or lack answers.
+      UserError: no such task, or rows that cannot be read or lack answers; a batch of no rows.
     """
-    size = batch_size or lm.config.evaluation.batch_size
+    size = rows_at_once(lm, batch_size)
     found: list[TaskEvaluation] = []
     for one in telling_so(chosen_tasks(lm, task, single=bool(data)), telling):
         name, began = name_of(one.config), time.perf_counter()
@@ -157,6 +157,19 @@ def _keep(run: Run, found: Sequence[TaskEvaluation]) -> None:
     except OSError as error:
         reason = error.strerror or error
         log.warning("%s cannot be written (%s): the report lacks these", run.measures, reason)
+
+
+def rows_at_once(lm: LanguageModel, batch_size: int | None) -> int:
+    """The size of a batch as it is asked for, or as the run evaluates.
+
+    Raises:
+      UserError: it is not positive.
+    """
+    if batch_size is None:
+        return lm.config.evaluation.batch_size
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size}", "is not positive")
+    return batch_size
 
 
 def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[Task]:

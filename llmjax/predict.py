@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from llmjax.data.table_config import Table
 from llmjax.data.tables import Row, read_table
 from llmjax.errors import UserError
-from llmjax.evaluate_tasks import as_tables, chosen_tasks
+from llmjax.evaluate_tasks import as_tables, chosen_tasks, rows_at_once
 from llmjax.language_model import LanguageModel, load
 from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
@@ -69,7 +69,7 @@ def predict(
     telling = Telling(no_answer_threshold, beams)
     (chosen,) = telling_so(chosen_tasks(lm, task, single=True), telling)
     given = [_spelt(chosen.config, texts)] if texts else []
-    size = batch_size or lm.config.evaluation.batch_size
+    size = rows_at_once(lm, batch_size)
     references = References(lm, chosen, size)
     streams = (read_table(table) for table in as_tables(data))
     asked = (_without_answers(chosen.config, row) for row in itertools.chain(given, *streams))

@@ -141,7 +141,13 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
 
     A part made of neighbouring rows would lie on some of the devices only.
     """
-    return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+    shape = (x.shape[0] // parts, parts, *x.shape[1:])
+    if not mesh.has_mesh():
+        return jnp.moveaxis(x.reshape(shape), 1, 0)
+    # Said, not inferred: of parts of one row JAX would split the parts.
+    rows, *rest = jax.typeof(x).sharding.spec
+    spec = jax.sharding.PartitionSpec(rows, None, *rest)
+    return jnp.moveaxis(x.reshape(shape, out_sharding=spec), 1, 0)
 
 
 def _text_bytes(token_bytes: jax.Array | None, batch: Batch) -> jax.Array:

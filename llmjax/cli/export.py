@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     options = parsed.options
-    more: dict[str, Any] = {name: getattr(options, name) for name in ONLY if getattr(options, name)}
+    more: dict[str, Any] = {
+        name: getattr(options, name) for name in ONLY if getattr(options, name) not in (None, ())
+    }
     if wrong := [
         f"--{name}: only with --to {' or '.join(ONLY[name])}"
         for name in more

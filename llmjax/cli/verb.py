@@ -8,7 +8,9 @@ from typing import Any, Generic, TypeVar
 from llmjax.cli.arguments import FLAGS, Words, check_positionals, split
 from llmjax.cli.help import help_text
 from llmjax.config.build import ConfigError
+from llmjax.config.fields import flag
 from llmjax.config.overrides import override
+from llmjax.limits import number_problems
 from llmjax.storage import json_text
 
 Options = TypeVar("Options")
@@ -51,7 +53,11 @@ class Verb(Generic[Options]):
         if "help" in words.flags:
             print(help_text(self.usage, self.about, FLAGS, self.options), end="")
             return None
-        return Parsed(*checked(words, self.names, self.usage, self.options), words.flags)
+        positionals, options = checked(words, self.names, self.usage, self.options)
+        if problems := list(number_problems(options)):
+            named = (problem.partition(":") for problem in problems)
+            raise ConfigError([f"{flag((name,))}:{said}" for name, _, said in named])
+        return Parsed(positionals, options, words.flags)
 
 
 def checked(

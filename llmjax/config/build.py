@@ -42,7 +42,10 @@ def plain(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value in an error message: never longer than a line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to spell integers of thousands of digits
+        text = f"a value of type {type(value).__name__} that cannot be shown"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -1,18 +1,21 @@
 """What must hold of a config before anything is computed, beyond its types."""
 
+import dataclasses
 import math
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llmjax.checkpoint.config import checkpoint_problems
-from llmjax.config.build import ConfigError, build
+from llmjax.config.build import ConfigError, build, shown
 from llmjax.config.schema import Config
-from llmjax.data.config import data_problems
+from llmjax.data.config import data_problems, tokenizer_problems
 from llmjax.data.objective_config import CausalConfig, objective_problems
 from llmjax.decoding.config import decoding_problems
+from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses import LossConfig
 from llmjax.metrics.config import log_problems
 from llmjax.model.checks import problems as model_problems
@@ -37,9 +40,12 @@ def validate(config: Config) -> Config:
     found: list[str] = []
     typed = build(Config, config, "", found)
     if not found:
-        found = list(dict.fromkeys(_problems(typed)))
+        found += number_problems(typed)
+        found += text_problems(typed)
+    if typed and not is_wild(typed):
+        found += _problems(typed)
     if found:
-        raise ConfigError(found)
+        raise ConfigError(list(dict.fromkeys(found)))
     assert isinstance(typed, Config)
     return typed
 
@@ -49,6 +55,7 @@ def _problems(config: Config) -> Iterator[str]:
     # The vocabulary's size is the tokenizer's, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
+    yield from tokenizer_problems(config.tokenizer)
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from optimizer_problems(config.optimizer, steps)
@@ -60,6 +67,19 @@ def _problems(config: Config) -> Iterator[str]:
     yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
     yield from log_problems(config.log)
     yield from _combination_problems(config)
+
+
+def text_problems(value: Any, name: str = "") -> Iterator[str]:
+    """Every text of a config that UTF-8 cannot write, as of file names in another encoding."""
+    if dataclasses.is_dataclass(value):
+        for item in dataclasses.fields(value):
+            dot = "." if name else ""
+            yield from text_problems(getattr(value, item.name), f"{name}{dot}{item.name}")
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from text_problems(item, f"{name}.{index}")
+    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        yield f"{name}: {shown(value)} is not UTF-8 text; rename what it names"
 
 
 def _run_problems(config: Config) -> Iterator[str]:
@@ -108,6 +128,12 @@ def _combination_problems(config: Config) -> Iterator[str]:
     context = config.evaluation.context
     if context is not None and context > model.max_length:
         yield f"evaluation.context: {context} tokens, but model.max_length is {model.max_length}"
+    rows = config.evaluation.batch_size
+    if rows * (context or data.length) > MAX_BATCH_TOKENS:
+        yield (
+            f"evaluation.batch_size: {rows} rows of {context or data.length} tokens are more than "
+            f"the {MAX_BATCH_TOKENS} that a batch may have"
+        )
     parts = config.optimizer.accumulate
     if parts > 0 and data.batch_size % parts:
         yield (

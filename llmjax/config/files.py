@@ -1,32 +1,20 @@
 """A user's config file, a preset that comes with llmjax by its bare name, or a run folder's."""
 
+import contextlib
+import inspect
 import runpy
 import sys
-import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from llmjax.config.build import shown
+from llmjax.config.blame import Blame
+from llmjax.config.build import ConfigError, build, shown
 from llmjax.config.fields import nearest
 from llmjax.config.schema import Config
 from llmjax.config.storage import read
 from llmjax.errors import UserError
-
-# What a Python file raises when it is wrong; interrupts and exits pass through.
-FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 def presets_folder() -> Path:
@@ -63,7 +51,8 @@ def find_config_file(name: str | Path) -> Path:
 def load_config_file(name: str | Path) -> Config:
     """Runs a Python config file and calls its `config()`, or reads a run folder's config.
 
-    The file's folder is importable meanwhile, so that configs can build on each other.
+    The file's folder is importable meanwhile, so that configs can build on each other; what the
+    file prints goes to stderr.
 
     Args:
       name: a path, or the bare name of a preset: `quickstart`; or a run folder, which the config
@@ -76,27 +65,36 @@ def load_config_file(name: str | Path) -> Config:
     if (Path(name) / "config.json").is_file():
         return replace(read(Path(name) / "config.json"), run_dir=str(name))
     path = find_config_file(name)
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
+    with Blame(path), _importable(path.resolve().parent), contextlib.redirect_stdout(sys.stderr):
         make = runpy.run_path(str(path), run_name="llmjax_config").get("config")
         if not callable(make):
             raise UserError(path, "has no function config()", "define config() -> llmjax.Config")
+        if needs := _arguments(make):
+            raise UserError(path, f"config() needs {needs}", "give every argument a default")
         config = make()
-    except FAULTS as error:
-        raise UserError(path, _blame(error, path)) from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
     if not isinstance(config, Config):
         raise UserError(path, f"config() returns {shown(config)}", "return an llmjax.Config")
-    return config
+    problems: list[str] = []
+    typed: Config = build(Config, config, "", problems)
+    if problems:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    return typed
 
 
-def _blame(error: BaseException, path: Path) -> str:
-    """What went wrong in a config file, with the last of its lines that took part."""
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    for frame in traceback.extract_tb(error.__traceback__):
-        if Path(frame.filename) == path:
-            line = frame.lineno
-    where = f"line {line}: " if line else ""
-    what = error.msg if isinstance(error, SyntaxError) else error
-    return f"{where}{type(error).__name__}: {what}"
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules in this folder can be imported in the block."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _arguments(make: Callable[..., Any]) -> str:
+    """The arguments without which a function cannot be called."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(make).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    return ", ".join(needed)

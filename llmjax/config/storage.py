@@ -44,6 +44,9 @@ def from_json(text: str, name: str = "config.json") -> Config:
       ConfigError: fields missing, unknown or of a wrong type, all of them.
     """
     document = parse_json(text, name, unique=True, fix="restore the file from a copy")
+    if isinstance(document, Mapping) and {"model_type", "architectures"} & document.keys():
+        reason = "is the config of a published model, not of a run"
+        raise UserError(name, reason, f"make a run of it: llmjax import {Path(name).parent} RUN")
     number = document.get("format") if isinstance(document, Mapping) else None
     if type(number) is not int or not isinstance(document.get("config"), dict):
         raise UserError(name, "has no format number and config", "it is no config of llmjax")

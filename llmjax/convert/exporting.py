@@ -93,6 +93,8 @@ def export_hf(
     """Writes a Hugging Face folder, reads it back and compares every number; see `export`."""
     if dtype is not None and dtype not in FLOATS:
         raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
+    if max_shard_bytes < 1:
+        raise UserError(f"max_shard_bytes {max_shard_bytes}", "is not positive")
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
     before = opened.config()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from llmjax.errors import UserError
+from llmjax.limits import MAX_BATCH_TOKENS
 
 LARGEST_CHUNK = 1 << 26
 """chunk_bytes of a text source at most: four times as many are held in memory."""
@@ -102,6 +103,11 @@ class HubSource:
     kind: Literal["hub"] = "hub"
 
 
+LEAST_VOCABULARY = 256 + 4
+"""Entries that a SentencePiece model has in any case: bytes, padding, BOS, EOS and unknown."""
+LEAST_COVERAGE = 0.98
+"""Share of characters below which SentencePiece refuses to train."""
+
 FileSource: TypeAlias = TextSource | JsonlSource | ParquetSource
 Source: TypeAlias = (
     EmbeddedSource | TextSource | JsonlSource | ParquetSource | TfdsSource | HubSource
@@ -189,6 +195,7 @@ def cache_root(cache_dir: str | None = None) -> Path:
 def data_problems(config: DataConfig) -> list[str]:
     """Everything wrong with the values of `config`, a line each; nothing is read from disk."""
     weights = [source.weight for source in config.sources]
+    tokens = config.batch_size * config.length
     checks = {
         "sources: give at least one": bool(config.sources),
         "sources: every weight must be a positive number": all(0 < w < 1e30 for w in weights),
@@ -200,6 +207,8 @@ def data_problems(config: DataConfig) -> list[str]:
         f"heldout_max_bytes: {config.heldout_max_bytes} is not positive": (
             config.heldout_max_bytes > 0
         ),
+        f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
+        f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }
@@ -216,7 +225,26 @@ def data_problems(config: DataConfig) -> list[str]:
     return [f"data.{problem}" for problem, fine in checks.items() if not fine]
 
 
-def check_data(config: DataConfig) -> None:
-    """Raises a UserError that lists every one of `data_problems`."""
-    if problems := data_problems(config):
+def tokenizer_problems(config: TokenizerConfig) -> list[str]:
+    """Everything wrong with the values of `config`, a line each; nothing is read from disk."""
+    if not isinstance(config, SentencePieceConfig) or config.path is not None:
+        return []
+    least = LEAST_COVERAGE
+    checks = {
+        f"vocab_size: {config.vocab_size} is less than the {LEAST_VOCABULARY} of bytes and special "
+        "tokens alone": config.vocab_size >= LEAST_VOCABULARY,
+        f"sample_bytes: {config.sample_bytes} is not positive": config.sample_bytes > 0,
+        f"character_coverage: {config.character_coverage} is not in [{least}, 1]": (
+            least <= config.character_coverage <= 1
+        ),
+    }
+    return [f"tokenizer.{problem}" for problem, fine in checks.items() if not fine]
+
+
+def check_data(config: DataConfig, tokenizer: TokenizerConfig | None = None) -> None:
+    """Raises a UserError that lists every one of `data_problems`, and of `tokenizer_problems`."""
+    problems = data_problems(config)
+    if tokenizer is not None:
+        problems += tokenizer_problems(tokenizer)
+    if problems:
         raise UserError("config", "; ".join(problems))

@@ -106,7 +106,7 @@ def prepare(
         held-out set is empty, the corpus is smaller than a batch, or the vocabulary larger than
         the text supports.
     """
-    check_data(config)
+    check_data(config, tokenizer_config)
     config = replace(config, sources=tuple(map(pinned, config.sources)))
     identities = [identify(source, config.cache_dir) for source in config.sources]
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
@@ -138,7 +138,7 @@ def train_tokenizer(
     Raises:
       UserError: a source is missing, broken or empty, or the vocabulary too large for the text.
     """
-    check_data(data)
+    check_data(data, config)
     data = replace(data, sources=tuple(map(pinned, data.sources)))
     identities = [identify(source, data.cache_dir) for source in data.sources]
     tokenizer = _trained(config, data, identities, progress)

@@ -78,14 +78,29 @@ def stream_completions(
       UserError: before anything is written: a prompt is longer than the context, the config is out
         of range, or the model has no decoder.
     """
-    problems = decoding_problems(config)
-    if problems:
-        raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
-    if not model.config.num_decoder_layers:
-        raise UserError("this model", "has no decoder", "only a model that has one writes text")
+    _check(model, config)
     ends = tuple(dict.fromkeys((*tokenizer.stop_ids, *stop_ids)))
     session = _Session(model, params, tokenizer, config, mesh, ends)
     return session.stream(session.jobs(prompts))
+
+
+def check_prompts(
+    model: Model, tokenizer: Tokenizer, prompts: Sequence[str], config: DecodingConfig
+) -> None:
+    """Checks that `stream_completions` could continue these prompts, before there are parameters.
+
+    Raises:
+      UserError: as `stream_completions`.
+    """
+    _check(model, config)
+    _Session(model, {}, tokenizer, config, None, ()).jobs(prompts)
+
+
+def _check(model: Model, config: DecodingConfig) -> None:
+    if problems := decoding_problems(config):
+        raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
+    if not model.config.num_decoder_layers:
+        raise UserError("this model", "has no decoder", "only a model that has one writes text")
 
 
 class _Job(NamedTuple):

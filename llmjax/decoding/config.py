@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmjax.errors import UserError
+from llmjax.limits import number_problems
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def decoding_problems(config: DecodingConfig) -> list[str]:
         ),
         "samples: more than the beams": config.beams <= 1 or config.samples <= config.beams,
     }
-    return [f"decoding.{problem}" for problem, fine in checks.items() if not fine]
+    wrong = [f"decoding.{problem}" for problem, fine in checks.items() if not fine]
+    return [*number_problems(config, "decoding"), *wrong]
 
 
 def with_fields(config: DecodingConfig, changes: Mapping[str, Any]) -> DecodingConfig:

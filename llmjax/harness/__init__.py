@@ -10,6 +10,7 @@ text spells are read as such, and the tokenizer's prefix, such as BOS, stands be
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,13 @@ def harness(
       What lm_eval.simple_evaluate returns.
 
     Raises:
-      UserError: no such run, or no such task; a model that cannot be evaluated so.
+      UserError: no such run, or no such task; a model that cannot be evaluated so; a limit or a
+        number of examples that cannot be.
     """
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"limit {limit}", "is not positive")
+    if fewshot is not None and fewshot < 0:
+        raise UserError(f"fewshot {fewshot}", "is negative")
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 

@@ -77,6 +77,8 @@ class HarnessModel(TemplateLM):
         self.max_length, self.max_gen_toks = longest, max_gen_toks
         auto = batch_size is None or str(batch_size).startswith("auto")
         self.batch_size = min(16, max_batch_size or 16) if auto else int(batch_size or 0)
+        if self.batch_size < 1:
+            raise UserError(f"batch_size {batch_size}", "is not positive")
         self.backend = "seq2seq" if config.is_encoder_decoder else "causal"
         self._template: ChatTemplate | None = None
 

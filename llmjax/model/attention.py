@@ -135,7 +135,9 @@ def _attend_heads(
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     split = mesh.out_sharding("batch", length, "kv_heads", None, None)
     q = q.reshape(b, t, n, group, width, out_sharding=split).transpose(0, 2, 3, 1, 4)
-    if t == 1:
+    # A step of decoding; a row of one token in training keeps its axis, which may be split.
+    step = t == 1 and length is None
+    if step:
         scores = einsum("bngk,bnks->bngs", q[:, :, :, 0], k)[:, :, :, None] * width**-0.5
     else:
         scores = einsum("bngtk,bnks->bngts", q, k) * width**-0.5
@@ -146,7 +148,7 @@ def _attend_heads(
         spec = mesh.out_sharding(batch, "kv_heads", None, length, None)
         scores = scores + bias.reshape(bias.shape[0], n, group, t, s, out_sharding=spec)
     weights = _softmax(scores, seen).astype(v.dtype)
-    if t == 1:
+    if step:
         mixed = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]
     else:
         mixed = einsum("bngts,bnsk->bngtk", weights, v)

@@ -1,5 +1,6 @@
 """What must hold of an architecture's values."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args, get_type_hints
@@ -7,7 +8,7 @@ from typing import get_args, get_type_hints
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import lora_problems
-from llmjax.model.rope import LongRopeScaling
+from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
 
 
 def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
@@ -78,20 +79,36 @@ def _head_problems(config: ModelConfig) -> Iterator[str]:
 
 
 def _rotary_problems(config: ModelConfig) -> Iterator[str]:
-    width, scaling = config.rotated_width, config.rope_scaling
     if not 0 < config.rotary_fraction <= 1:
         yield f"rotary_fraction must be above 0 and at most 1, not {config.rotary_fraction}"
-    elif width % 2 or not width:
-        yield f"rotary positions need an even number of dimensions, not {width}"
-    elif isinstance(scaling, LongRopeScaling):
+    elif config.rotated_width % 2 or not config.rotated_width:
+        yield f"rotary positions need an even number of dimensions, not {config.rotated_width}"
+    else:
+        yield from _scaling_problems(config, config.rotated_width // 2)
+
+
+def _scaling_problems(config: ModelConfig, pairs: int) -> Iterator[str]:
+    scaling = config.rope_scaling
+    if isinstance(scaling, LongRopeScaling):
         for name in ("short_factors", "long_factors"):
             factors = getattr(scaling, name)
-            if len(factors) != width // 2 or min(factors) <= 0:
-                yield f"rope_scaling.{name} must be {width // 2} positive numbers"
-    if getattr(scaling, "factor", 1.0) <= 0:
-        yield f"rope_scaling.factor must be positive, not {getattr(scaling, 'factor', None)}"
+            if len(factors) != pairs or not all(0 < factor < math.inf for factor in factors):
+                yield f"rope_scaling.{name} must be {pairs} positive numbers"
+    for name in ("factor", "attention_factor", "beta_fast", "beta_slow"):
+        number = getattr(scaling, name, None)
+        if number is not None and not 0 < number < math.inf:
+            yield f"rope_scaling.{name} must be positive and finite, not {number}"
     if getattr(scaling, "original_length", 2) < 2:
         yield "rope_scaling.original_length must be at least 2"
+    if isinstance(scaling, Llama3Scaling):
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        if not 0 <= low < high < math.inf:
+            yield (
+                "rope_scaling.low_frequency_factor must be from 0 up and below "
+                f"high_frequency_factor, not {low} and {high}"
+            )
+    if isinstance(scaling, YarnScaling) and config.rope_theta <= 1:
+        yield f"rope_scaling yarn needs a rope_theta above 1, not {config.rope_theta}"
 
 
 def _number_problems(config: ModelConfig) -> Iterator[str]:

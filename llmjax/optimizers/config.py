@@ -165,8 +165,8 @@ def _schedule_problems(schedule: ScheduleConfig, steps: int) -> Iterator[str]:
         value = getattr(schedule, name)
         if not 0 <= value <= 1:
             yield f"{path}.{name}: {value} must lie in 0 to 1"
-    decay = round(schedule.decay_fraction * steps)
     if schedule.shape == "wsd" and 0 <= schedule.decay_fraction <= 1:
+        decay = round(schedule.decay_fraction * steps)
         if decay < 1:
             yield f"{path}.decay_fraction: {schedule.decay_fraction} of {steps} steps is no step"
         elif schedule.warmup_steps + decay > steps:

@@ -111,6 +111,15 @@ def score_drawn(
     )
 
 
+def has_targets(objective: Objective, documents: Iterable[Document], context: int) -> bool:
+    """Whether anything of these documents is hidden when they are scored so; see `score_drawn`."""
+    held = list(documents)
+    if not sum(len(document.tokens) for document in held):
+        return False
+    batches = _batches(_store(held), objective, 1, context)
+    return any(batch["weights"].any() for batch, _ in batches)
+
+
 def _batches(
     store: TokenStore, objective: Objective, rows: int, length: int
 ) -> Iterator[tuple[Arrays, np.ndarray]]:

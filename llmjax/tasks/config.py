@@ -227,6 +227,9 @@ def _value_problems(task: TaskConfig) -> Iterator[str]:
     for name in counts:
         if getattr(task, name, 1) < 1:
             yield f"{name}: {getattr(task, name)} is not positive"
+    measure = getattr(task, "measure", None)
+    if measure is not None and measure < 0:
+        yield f"measure: {measure} is negative"
     for name in ("beta", "scale"):
         if not 0 < getattr(task, name, 1.0) < 1e9:
             yield f"{name}: {getattr(task, name)} is not a positive number"

@@ -93,12 +93,17 @@ def encode(task: Task, rows: Sequence[Row], which: str) -> list[Example]:
     """The examples of rows.
 
     Raises:
-      UserError: a row cannot be used, or none of them gives an example.
+      UserError: a row cannot be used, or none of them gives an example; or the special tokens
+        around its texts alone are longer than a row.
     """
-    examples = task.examples(rows)
+    examples, length = task.examples(rows), task.setting.length
+    name = f"task {name_of(task.config)}"
     if not examples:
-        name = name_of(task.config)
-        raise UserError(f"task {name}", f"no row gives an example to {which}", "check the table")
+        raise UserError(name, f"no row gives an example to {which}", "check the table")
+    longest = max(max(example.length, example.source_length) for example in examples)
+    if longest > length:
+        reason = f"an example has {longest} tokens at least, more than a row of {length}"
+        raise UserError(name, reason, f"set data.length to {longest} or more")
     return examples
 
 

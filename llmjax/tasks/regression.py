@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables import Row, number_at
+from llmjax.errors import UserError
 from llmjax.losses import Loss, mean_squared_error
 from llmjax.measures import Measures
 from llmjax.model import Model, Params
@@ -18,6 +19,9 @@ from llmjax.tasks.heads import Head
 from llmjax.tasks.of_texts import OfTexts
 from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
 from llmjax.tasks.texts import read_texts
+
+LARGEST = 1e18
+"""Magnitude of targets; the sum of squares of larger ones overflows float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +36,9 @@ class Regression(OfTexts):
         """The mean of the numbers, where the head begins.
 
         Raises:
-          UserError: a row without a number.
+          UserError: a row without a number, or with one beyond LARGEST.
         """
-        numbers = [number_at(row, config.target) for row in rows]
+        numbers = [_target(row, config.target) for row in rows]
         return Facts(mean=float(np.mean(numbers)))
 
     @property
@@ -46,7 +50,7 @@ class Regression(OfTexts):
         found = []
         for number, (row, segment) in enumerate(zip(rows, segments, strict=True)):
             there = self.config.target in row.values
-            target = number_at(row, self.config.target) if there else 0.0
+            target = _target(row, self.config.target) if there else 0.0
             one = Example((segment,), np.array([target], np.float32), float(there), number)
             found.append(one)
         return found
@@ -71,3 +75,11 @@ class Regression(OfTexts):
 
         truth = np.array([number_at(row, self.config.target) for row in rows])
         return regression(truth, np.array([one["value"] for one in predictions]))
+
+
+def _target(row: Row, column: str) -> float:
+    number = number_at(row, column)
+    if abs(number) > LARGEST:
+        where = f"{row.place}, column {column!r}"
+        raise UserError(where, f"{number:g} is beyond {LARGEST:g}", "scale the column")
+    return number

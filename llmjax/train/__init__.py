@@ -14,6 +14,7 @@ from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.train.beginning import adopted, first_params, freeze, frozen_params
 from llmjax.train.devices import start_devices
 from llmjax.train.loop import Loop
+from llmjax.train.memory import check_memory
 from llmjax.train.references import keep_facts, with_references
 from llmjax.train.reporter import Reporter
 from llmjax.train.session import Session, open_session
@@ -81,6 +82,7 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Posi
     with, or new ones. And the parameters that do not learn."""
     network, optimizer, mesh = session.network, session.optimizer, session.mesh
     abstract = abstract_state(network, optimizer, mesh, session.learning)
+    check_memory(abstract, mesh)
     restored = checkpoints.restore(abstract)
     if restored is not None:
         session.check_same_batches(restored[1])

@@ -18,6 +18,7 @@ from llmjax.data.corpus import trained_on
 from llmjax.data.objectives import make_objective
 from llmjax.data.tables import Row
 from llmjax.data.tokenizer import existing_tokenizer
+from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
 from llmjax.mesh import check_divides, make_mesh
 from llmjax.model import Model, flops_per_token, resolve
@@ -131,6 +132,9 @@ def open_session(config: Config, run: Run) -> Session:
         opened = _open_lesson(config, run)
     wait_for_all("text prepared")  # the other processes then find it in the cache
     tokenizer, lesson, network = opened if jax.process_index() == 0 else _open_lesson(config, run)
+    if config.samples.every:
+        prompts, decoding = config.samples.prompts, config.samples.decoding
+        check_prompts(network.model, tokenizer, prompts, decoding)
     data, parts = config.data, config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
     for length in lesson.feed().lengths:
@@ -151,7 +155,9 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
         model = Model(resolve(config.model, tokenizer.vocab_size))
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
-        return tokenizer, TextLesson(config, tokenizer, corpus, objective, model), Network(model)
+        lesson = TextLesson(config, tokenizer, corpus, objective, model)
+        lesson.check_targets()
+        return tokenizer, lesson, Network(model)
     rows = [read_rows(task) for task in config.tasks]
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)

@@ -21,14 +21,19 @@ from llmjax.data import (
 from llmjax.data.loader import Feed
 from llmjax.data.objective_config import CausalConfig, control_pieces
 from llmjax.data.objectives import Objective
+from llmjax.errors import UserError
 from llmjax.losses import causal_loss
 from llmjax.metrics.display import si
 from llmjax.model import Model
 from llmjax.run import Run
 from llmjax.scoring import Totals, score_documents, score_drawn
+from llmjax.scoring.drawn import has_targets
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction, Sums
 from llmjax.train.lesson import Heldout
+
+FIRST_ROWS = 256
+"""Rows in which there must be something to be predicted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +92,51 @@ class TextLesson:
 
     def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
         """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
-        config = self.config.evaluation
-        documents = list(heldout_documents(self.corpus))
-        if config.max_tokens is not None and not whole:
-            documents = _first(documents, config.max_tokens)
+        documents = self._heldout(whole)
         if not documents:
             return None
-        longest = min(self.model.config.max_length, self.config.data.length)
-        context = config.context or longest
         score = self._priced if self.priced else self._drawn
-        found = score(params, documents, context, mesh)
+        found = score(params, documents, self._context, mesh)
         sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
         return Heldout(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
+
+    @property
+    def _context(self) -> int:
+        """Tokens of a window in which held-out text is scored."""
+        longest = min(self.model.config.max_length, self.config.data.length)
+        return self.config.evaluation.context or longest
+
+    def _heldout(self, whole: bool) -> list[Document]:
+        documents = list(heldout_documents(self.corpus))
+        limit = self.config.evaluation.max_tokens
+        return documents if limit is None or whole else _first(documents, limit)
+
+    def check_targets(self) -> None:
+        """Checks that the objective leaves something to be predicted, of what is learned from and
+        of what is held out: rows or documents can be too short for it.
+
+        Raises:
+          UserError: nothing of the first rows, or of the held-out documents.
+        """
+        kind, length = self.config.objective.kind, self.config.data.length
+        feed, batch = self.feed(), self.config.data.batch_size
+        steps = -(-FIRST_ROWS // batch)
+        steps = steps if feed.steps is None else min(steps, feed.steps)
+        rows = range(min(batch, FIRST_ROWS))
+        if steps and not any(feed.read(step, rows)["weights"].any() for step in range(steps)):
+            raise UserError(
+                f"objective {kind}",
+                f"leaves nothing to be predicted in the first {steps * len(rows)} rows of {length} "
+                "tokens",
+                "raise data.length, or give longer documents",
+            )
+        documents = [] if self.priced else self._heldout(whole=False)
+        if documents and not has_targets(self.objective, documents, self._context):
+            raise UserError(
+                f"objective {kind}",
+                f"leaves nothing to be predicted in held-out rows of {self._context} tokens",
+                "raise evaluation.context, or data.heldout_fraction, or give longer documents",
+            )
 
     def _priced(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
         return score_documents(

@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 
+import pytest
 from command import process, run, stub
 
 from llmjax import cli
@@ -105,3 +106,19 @@ def test_the_module_is_the_command():
     assert done.returncode == 2
     assert done.stderr == "llmjax: error: evalute: no such verb; did you mean evaluate?\n"
     assert os.path.basename(sys.executable) not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes."),
+    ],
+)
+def test_no_memory_is_a_line_about_sizes(capsys, monkeypatch, error):
+    def report(run, out):
+        raise error
+
+    stub(monkeypatch, "llmjax.report", report)
+    code, out, err = run(capsys, "report", "x")
+    assert (code, out, err) == (2, "", [f"llmjax: error: {cli.OUT_OF_MEMORY}"])

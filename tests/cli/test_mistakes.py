@@ -58,6 +58,20 @@ from command import run
             ["--top-p: must be above 0", "--temperature: must be"],
         ),
         ("generate nowhere --prompt", ["nowhere: no such run folder"]),
+        (
+            "generate nowhere --temperature nan --samples 1000000000",
+            [
+                "--temperature: nan is not a finite number",
+                "--samples: 1000000000 is more than 65536",
+            ],
+        ),
+        ("evaluate nowhere --step 99999999999", ["--step: 99999999999 is more than 2147483647"]),
+        ("embed nowhere --text x --batch-size 9999999", ["--batch-size: 9999999 is more than"]),
+        (
+            "tokenizer train x --tokenizer.vocab-size 9 --tokenizer.character-coverage 7",
+            ["config: tokenizer.vocab_size: 9 is less than the 260"],
+        ),
+        ("harness nowhere --tasks x --limit -1", ["nowhere: no such run folder"]),
         ("compress nowhere in", ["OUT: missing; usage: llmjax compress RUN IN OUT"]),
         ("compress nowhere in out", ["nowhere: no such run folder"]),
         ("compress nowhere in no/out", ["no: no such folder"]),

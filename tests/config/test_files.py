@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from llmjax.config import Config, load_config_file, presets, to_json
@@ -57,6 +59,116 @@ def test_what_a_file_does_wrong_is_said_with_its_line(tmp_path, text, message):
         load_config_file(path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
+
+
+MADE_OF = (
+    "from dataclasses import replace; import numpy as np; from llmjax.config import Config; "
+    "from llmjax.model.config import ModelConfig; from llmjax.data.config import TextSource, "
+    "DataConfig; from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "Config(model=ModelConfig(d_modle=3))",
+            "line 3: TypeError: ModelConfig has no field d_modle; did you mean d_model?",
+        ),
+        (
+            "replace(Config(), stepz=3)",
+            "line 3: TypeError: Config has no field stepz; did you mean steps?",
+        ),
+        ("Config(zzzz=3)", "line 3: TypeError: Config has no field zzzz"),
+        ("TextSource()", "line 3: TypeError: TextSource needs paths"),
+        (
+            "Llama3Scaling()",
+            "line 3: TypeError: Llama3Scaling needs factor and original_length",
+        ),
+        (
+            "ModelConfg()",
+            "line 3: NameError: name 'ModelConfg' is not defined; did you mean ModelConfig?",
+        ),
+        (
+            "AdamWConfig()",
+            "line 3: NameError: AdamWConfig is not imported; add: from llmjax.optimizers.config "
+            "import AdamWConfig",
+        ),
+        (
+            "Config().modle",
+            "line 3: AttributeError: 'Config' object has no attribute 'modle'; did you mean model?",
+        ),
+        (
+            "setattr(Config(), 'steps', 3)",
+            "line 3: FrozenInstanceError: a config does not change; use "
+            "dataclasses.replace(config, steps=...)",
+        ),
+        ("Config(model=ModelConfig(d_model='3'))", "model.d_model: '3' is not an integer"),
+        ("Config(steps=np.int64(3))", "steps: np.int64(3) is not an integer"),
+        ("Config(steps=True)", "steps: True is not an integer"),
+        ("Config(model=None)", "model: None is not a group of fields"),
+        (
+            "Config(data=DataConfig(sources=(TextSource('x.txt'),)))",
+            "data.sources.0.paths: 'x.txt' is not a list: text ...",
+        ),
+        ("config()", "RecursionError: maximum recursion depth exceeded"),
+        ("Config", "config() returns <class 'llmjax.config.schema.Config'>"),
+    ],
+)
+def test_what_was_meant_is_said_with_what_is_wrong(tmp_path, value, message):
+    path = write(tmp_path, MADE_OF + value)
+    with pytest.raises(UserError) as caught:
+        load_config_file(path)
+    assert str(caught.value).removeprefix("config: ").startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("from llmjax.config import Confg", "ImportError: no Confg in llmjax.config; did you mean"),
+        (
+            "from llmjax.config import LionConfig",
+            "ImportError: no LionConfig in llmjax.config; it is in llmjax.optimizers.config",
+        ),
+        ("class Own(Exception): pass\nraise Own('x')", "line 2: Own: x"),
+        ("def config(size): pass", "config() needs size; give every argument a default"),
+        ("\nraise SystemExit(3)", "line 2: the file ends the program; let config() return"),
+        ("def config():\nreturn 3", "line 2: IndentationError: expected an indented block"),
+        ("x = '\0'", "SyntaxError: source code"),
+    ],
+)
+def test_whatever_a_file_does_is_one_line_about_it(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_config_file(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_a_mistake_in_a_neighbour_is_said_with_its_name(tmp_path):
+    write(tmp_path, GOOD.replace("steps=7", "stepz=7"), "neighbour_of_mine.py")
+    path = write(tmp_path, "import neighbour_of_mine\nconfig = neighbour_of_mine.config\n")
+    with pytest.raises(UserError) as caught:
+        load_config_file(path)
+    said = "neighbour_of_mine.py line 5: TypeError: Config has no field stepz; did you mean steps?"
+    assert str(caught.value) == f"{path}: {said}"
+
+
+def test_an_interrupt_of_a_file_passes(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        load_config_file(write(tmp_path, "raise KeyboardInterrupt"))
+
+
+def test_what_a_file_prints_is_no_result(tmp_path, capsys):
+    load_config_file(write(tmp_path, GOOD + "print('made')\n"))
+    assert capsys.readouterr() == ("", "made\n")
+
+
+def test_a_file_that_changes_the_path_of_imports_leaves_it_as_it_was(tmp_path):
+    before = list(sys.path)
+    load_config_file(write(tmp_path, "import sys\nsys.path.clear()\n" + GOOD))
+    assert sys.path == before
 
 
 def test_missing_files_and_folders(tmp_path):

@@ -121,6 +121,8 @@ def changed(**fields) -> str:
         ('{"format": true, "config": {}}', "has no format number"),
         (f'{{"format": {FORMAT + 1}, "llmjax": "9.9", "config": {{}}}}', "llmjax 9.9"),
         ('{"format": 0, "llmjax": "0.0.1", "config": {}}', "format 0, written by llmjax 0.0.1"),
+        ('{"model_type": "llama"}', "is the config of a published model, not of a run; make a run"),
+        ("[" * 10**5, "x.json: has JSON nested more than"),
         (changed(stepz=3), "x.json: stepz: unknown; did you mean steps?"),
         (changed(steps="3"), "x.json: steps: '3' is not an integer"),
         (changed(mesh={}), "mesh.data: missing"),

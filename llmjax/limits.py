@@ -1,0 +1,129 @@
+"""The range of every number that a user may set, beyond what the number means.
+
+A field is known by its name, which means the same in every config. Sizes have a limit so that a
+slip of the keyboard is refused before it takes the memory of the machine; the limits lie far above
+what anyone has trained. Numbers that are computed with have a range in which float32 neither
+overflows nor loses them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LARGEST_INTEGER = 2**31 - 1
+"""Devices count in int32. Fields in bytes, which the host counts, may be larger."""
+LARGEST_BYTES = 2**53
+"""A pebibyte and more; exact as a float too."""
+LARGEST_NUMBER, SMALLEST_NUMBER = 1e30, 1e-30
+"""Magnitudes, beside 0, that float32 holds with room to compute."""
+MAX_BATCH_TOKENS = 2**28
+"""Tokens of a batch: rows x length. The largest batches of published runs have some 2**27."""
+
+MOST: Mapping[str, int] = {
+    "vocab_size": 2**24,
+    "max_length": 2**24,
+    "length": 2**24,
+    "context": 2**24,
+    "d_model": 2**20,
+    "d_ff": 2**22,
+    "num_encoder_layers": 1024,
+    "num_decoder_layers": 1024,
+    "num_heads": 2**14,
+    "num_kv_heads": 2**14,
+    "head_dim": 2**14,
+    "first_position": 2**24,
+    "token_types": 2**16,
+    "relative_buckets": 2**16,
+    "rank": 2**16,
+    "batch_size": 2**20,
+    "workers": 1024,
+    "prefetch": 1024,
+    "cpu_devices": 1024,
+    "sentinels": 2**14,
+    "newton_schulz_steps": 32,
+    "samples": 2**16,
+    "beams": 1024,
+    "candidates": 1024,
+    "chunk_bytes": 2**30,
+    "lanes": 2**16,
+    "seed": 2**32 - 1,
+}
+"""Largest values of sizes, by the field's name."""
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "norm_epsilon": (SMALLEST_NUMBER, 1.0),
+    "rope_theta": (1.0, 1e15),
+    "window_rope_theta": (1.0, 1e15),
+    "attention_scale": (1e-6, 1e6),
+    "attention_softcap": (1e-6, 1e6),
+    "logit_scale": (1e-6, 1e6),
+    "logit_softcap": (1e-6, 1e6),
+    "init_std": (SMALLEST_NUMBER, 100.0),
+    "factor": (1e-6, 1e6),
+    "attention_factor": (1e-6, 1e6),
+    "low_frequency_factor": (SMALLEST_NUMBER, 1e6),
+    "high_frequency_factor": (1e-6, 1e6),
+    "beta_fast": (1e-6, 1e6),
+    "beta_slow": (1e-6, 1e6),
+    "learning_rate": (SMALLEST_NUMBER, 1e6),
+    "weight_decay": (SMALLEST_NUMBER, 1e6),
+    "update_rms": (SMALLEST_NUMBER, 1e6),
+    "decay_rate": (SMALLEST_NUMBER, 100.0),
+    "z_loss": (SMALLEST_NUMBER, 1e6),
+    "temperature": (SMALLEST_NUMBER, 1e6),
+    "repetition_penalty": (1e-3, 1e3),
+    "length_penalty": (SMALLEST_NUMBER, 100.0),
+}
+"""Least and largest values, beside 0, of numbers that are computed with, by the field's name."""
+
+
+def number_problems(value: Any, prefix: str = "") -> Iterator[str]:
+    """Every number of a config outside its range, a line each, named by its dotted name.
+
+    Args:
+      value: a dataclass whose fields have values of their types; groups and lists of groups are
+        gone through.
+      prefix: stands before the names.
+    """
+    if isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from number_problems(item, f"{prefix}.{index}")
+    elif dataclasses.is_dataclass(value):
+        for item in dataclasses.fields(value):
+            inner = getattr(value, item.name)
+            yield from number_problems(inner, f"{prefix}.{item.name}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        name = prefix.strip(".")
+        field = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
+        yield from (f"{name}: {problem}" for problem in _problem(field, value))
+
+
+def is_wild(value: Any) -> bool:
+    """Whether a config has a number that nothing can be computed with, not even other checks."""
+    if dataclasses.is_dataclass(value):
+        return any(is_wild(getattr(value, item.name)) for item in dataclasses.fields(value))
+    if isinstance(value, tuple | list):
+        return any(map(is_wild, value))
+    if isinstance(value, int):
+        return abs(value) > LARGEST_BYTES
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _problem(field: str, value: float) -> Iterator[str]:
+    if isinstance(value, int):
+        most = MOST.get(field, LARGEST_BYTES if field.endswith("bytes") else LARGEST_INTEGER)
+        # Python refuses to spell integers of thousands of digits.
+        shown = value if abs(value) < 10**20 else f"an integer of {value.bit_length()} bits"
+        if value > most:
+            yield f"{shown} is more than {most}, the largest that can be set"
+        elif value < -most:
+            yield f"{shown} is less than {-most}, the least that can be set"
+    elif not math.isfinite(value):
+        yield f"{value} is not a finite number"
+    elif field in RANGES and value != 0:
+        least, most_number = RANGES[field]
+        if value > most_number or 0 < value < least:
+            yield f"{value} is not between {least:g} and {most_number:g}"
+    elif abs(value) > LARGEST_NUMBER or 0 < abs(value) < SMALLEST_NUMBER:
+        yield f"{value} is not between {SMALLEST_NUMBER:g} and {LARGEST_NUMBER:g} in magnitude"
