@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
-from llmjax.errors import Stopped, UserError
+from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError
 
 VERBS = {
     "train": "train a model, or go on where its run folder stands",
@@ -37,8 +37,6 @@ VERBS = {
 
 # Verbs that Python would not take for a module's name.
 MODULES = {"import": "import_run", "fill-mask": "fill_mask"}
-
-DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def overview() -> str:
