@@ -27,10 +27,11 @@ class Stopped(Exception):
       step: of the newest checkpoint; None: there is none.
       signal: what came, such as "SIGTERM".
       trained: whether that checkpoint was saved because of it; else nothing was trained since.
+      alone: whether, of several processes, this one stops without having agreed with the others.
     """
 
-    def __init__(self, step: int | None, signal: str, trained: bool = True):
-        self.step, self.signal = step, signal
+    def __init__(self, step: int | None, signal: str, trained: bool = True, alone: bool = False):
+        self.step, self.signal, self.alone = step, signal, alone
         if trained:
             line = f"saved step {step}; start the same command again to go on"
         elif step is None:

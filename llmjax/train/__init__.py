@@ -9,12 +9,13 @@ from llmjax.checkpoint import Checkpoints, Position
 from llmjax.checkpoint.reading import read_params, wait_for_all
 from llmjax.config import Config, validate
 from llmjax.data import Loader
+from llmjax.distributed import Link, Work
 from llmjax.errors import Stopped
 from llmjax.metrics.display import to_stderr
 from llmjax.run import Run
 from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.train.beginning import adopted, first_params, freeze, frozen_params
-from llmjax.train.devices import start_devices
+from llmjax.train.devices import check_same_config, start_devices
 from llmjax.train.loop import Loop
 from llmjax.train.new_folder import NewFolder
 from llmjax.train.references import keep_facts, with_references
@@ -46,19 +47,39 @@ def train(config: Config) -> Path:
     """
     with StopSignal(Standing()) as signal:
         try:
-            return _prepared(config, signal)
+            config = validate(adopted(config))
+            return _joined(config, signal, start_devices(config))
         except StoppedEarly:
-            name = signal.name or "a signal"
-            raise Stopped(signal.standing.saved, name, trained=False) from None
+            raise _nothing_trained(signal) from None
 
 
-def _prepared(config: Config, signal: StopSignal) -> Path:
-    config = validate(adopted(config))
-    start_devices(config)
+def _joined(config: Config, signal: StopSignal, link: Link | None) -> Path:
+    """Trains as one of several processes, or alone."""
+    standing, folder = signal.standing, NewFolder(Path(config.run_dir))
+    if link is None:
+        return _in_folder(config, signal, folder)
+
+    def clean() -> None:
+        if jax.process_index() == 0:
+            folder.remove(standing)
+
+    work = Work(lambda: f"at step {standing.step}", standing.resumes, signal.tell, clean)
+    with link.during(work):
+        try:
+            return _in_folder(config, signal, folder)
+        except StoppedEarly:
+            raise _nothing_trained(signal) from None
+
+
+def _nothing_trained(signal: StopSignal) -> Stopped:
+    return Stopped(signal.standing.saved, signal.name or "a signal", trained=False, alone=True)
+
+
+def _in_folder(config: Config, signal: StopSignal, folder: NewFolder) -> Path:
+    check_same_config(config)
     if jax.process_index() > 0:
         wait_for_all("run folder there")
         return _train(config, Run(Path(config.run_dir)), signal)
-    folder = NewFolder(Path(config.run_dir))
     run = Run.create(config)
     with run.lock(), folder.kept_if(signal.standing):
         wait_for_all("run folder there")

@@ -74,6 +74,10 @@ class StopSignal:
         """From now on a first signal raises nothing: who looks at `name` saves, and leaves."""
         self._at_once = False
 
+    def tell(self, text: str) -> None:
+        """Says something that has to be known, where signals are acknowledged."""
+        self.say(text)
+
     def _catch(self, number: int, frame: FrameType | None) -> None:
         """In the main thread, when Python code runs there again."""
         self.name = self.name or signal.Signals(number).name
