@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after `llmjax`; None for those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _occupy_stderr()
     debug = "--debug" in words
     try:
         code = _dispatch(words)
@@ -88,10 +89,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 (every fault ends in one line)
         if debug:
             traceback.print_exc()
+        if mistake := _mistake(error, words):
+            print(f"llmjax: error: {mistake}", file=sys.stderr)
+            return MISTAKE
         what = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "" if debug else "; rerun with --debug for the traceback"
         print(f"llmjax: fault: {what[:500]}{hint}", file=sys.stderr)
         return FAULT
+
+
+def _occupy_stderr() -> None:
+    """Where stderr is closed, what libraries write there must not reach a file of ours that is
+    opened under its number."""
+    if sys.stderr is None:
+        while (number := os.open(os.devnull, os.O_RDWR)) < 2:
+            pass
+        sys.stderr = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _mistake(error: Exception, words: Sequence[str]) -> UserError | None:
+    """What the user can do about a failure of JAX: a device that is not here, too little memory."""
+    if not isinstance(error, RuntimeError | AssertionError | MemoryError):
+        return None
+    from llmjax.devices import platform_mistake
+    from llmjax.memory import FEWER, LOADING, TRAINING, memory_mistake
+
+    verbs = [word for word in words if word in VERBS]
+    advice = {"train": TRAINING, "import": LOADING, "export": LOADING}.get(
+        "".join(verbs[:1]), FEWER
+    )
+    return memory_mistake(error, advice) or platform_mistake(error)
 
 
 def _dispatch(words: list[str]) -> int:

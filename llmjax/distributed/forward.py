@@ -21,9 +21,10 @@ def forward(place: Place) -> str:
     """Opens the port; its address, for as long as this process lives."""
     listener = socket.create_server((LOCAL, 0))
     threading.Thread(target=_accept, args=(listener, place), daemon=True).start()
-    # gRPC would ask a proxy of the environment to connect to it.
-    kept = next(filter(None, map(os.environ.get, NO_PROXY)), None)
-    os.environ[NO_PROXY[0]] = ",".join(filter(None, [kept, LOCAL]))
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        # gRPC would ask the environment's proxy to connect to it.
+        kept = next(filter(None, map(os.environ.get, NO_PROXY)), None)
+        os.environ[NO_PROXY[0]] = ",".join(filter(None, [kept, LOCAL]))
     return f"{LOCAL}:{listener.getsockname()[1]}"
 
 

@@ -11,6 +11,7 @@ from llmjax.config import Config, validate
 from llmjax.data import Loader
 from llmjax.distributed import Link, Work
 from llmjax.errors import Stopped
+from llmjax.memory import TRAINING, enough_memory
 from llmjax.metrics.display import to_stderr
 from llmjax.run import Run
 from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
@@ -41,7 +42,7 @@ def train(config: Config) -> Path:
       The run folder.
 
     Raises:
-      UserError: the config, the data, the devices or the folder cannot be used.
+      UserError: the config, the data, the devices or the folder cannot be used; or memory runs out.
       Stopped: SIGTERM or SIGINT came; the step is saved, and the same call goes on.
       KeyboardInterrupt: a second one came; what was trained since the last checkpoint is lost.
     """
@@ -79,9 +80,10 @@ def _in_folder(config: Config, signal: StopSignal, folder: NewFolder) -> Path:
     check_same_config(config)
     if jax.process_index() > 0:
         wait_for_all("run folder there")
-        return _train(config, Run(Path(config.run_dir)), signal)
+        with enough_memory(TRAINING):
+            return _train(config, Run(Path(config.run_dir)), signal)
     run = Run.create(config)
-    with run.lock(), folder.kept_if(signal.standing):
+    with run.lock(), folder.kept_if(signal.standing), enough_memory(TRAINING):
         wait_for_all("run folder there")
         return _train(config, run, signal)
 

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from llmjax import distributed
 from llmjax.config import Config, from_json, to_json
 from llmjax.config.changes import differences
+from llmjax.devices import devices as all_devices
 from llmjax.errors import UserError
 from llmjax.programs import keep_programs
 
@@ -40,7 +41,7 @@ def start_devices(config: Config) -> distributed.Link | None:
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
     link = distributed.join()
     keep_programs(config.data.cache_dir)
-    if jax.default_backend() == "cpu":
+    if all_devices()[0].platform == "cpu":
         keep_freed_memory()
     return link
 
