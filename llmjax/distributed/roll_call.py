@@ -125,26 +125,34 @@ def _connect(place: Place) -> socket.socket:
 
 def _gather(place: Place, own: Member) -> Present:
     """Hears the reports of all other processes."""
-    found: dict[int, tuple[Member, Connection]] = {}
+    members, connections = {0: own}, dict[int, Connection]()
     with _listening(place) as listener:
         try:
-            for connection in _arriving(listener, place, found):
+            for connection in _arriving(listener, place, members):
                 member = _heard(connection)
-                if member is not None:
-                    known = {one.process: one for one, _ in found.values()} | {0: own}
-                    found[member.process] = (member, connection)
-                    _check(member, known.get(member.process), own)
-                if len(found) == place.processes - 1:
+                if member is None:
+                    continue
+                try:
+                    _check(member, members.get(member.process), own)
+                except UserError as error:
+                    connection.send(_refusal(error))
+                    raise
+                members[member.process] = member
+                connections[member.process] = connection
+                if len(members) == place.processes:
                     break
         except UserError as error:
-            refusal = {"thing": error.thing, "refused": error.reason, "fix": error.fix}
-            for _, connection in found.values():
-                connection.send(refusal)
+            for connection in connections.values():
+                connection.send(_refusal(error))
             raise
-    members = [own, *(found[process][0] for process in sorted(found))]
-    for _, connection in found.values():
-        connection.send({"members": [member._asdict() for member in members]})
-    return Present(members, {process: connection for process, (_, connection) in found.items()})
+    ordered = [members[process] for process in range(place.processes)]
+    for connection in connections.values():
+        connection.send({"members": [member._asdict() for member in ordered]})
+    return Present(ordered, connections)
+
+
+def _refusal(error: UserError) -> dict[str, str]:
+    return {"thing": error.thing, "refused": error.reason, "fix": error.fix}
 
 
 @contextlib.contextmanager
@@ -163,7 +171,7 @@ def _listening(place: Place) -> Iterator[socket.socket]:
 
 
 def _arriving(
-    listener: socket.socket, place: Place, found: Mapping[int, Any]
+    listener: socket.socket, place: Place, members: Mapping[int, Member]
 ) -> Iterator[Connection]:
     """Connections as they come in; says now and then who is missing."""
     limit = seconds(MISSING)
@@ -173,7 +181,7 @@ def _arriving(
         try:
             sock, _ = listener.accept()
         except TimeoutError:
-            missing = sorted({*range(1, place.processes)} - set(found))
+            missing = sorted({*range(place.processes)} - set(members))
             who = ("process " if len(missing) == 1 else "processes ") + ", ".join(map(str, missing))
             if time.monotonic() > end:
                 reason = f"{who} of {place.processes} did not come within {limit:.0f} s"
