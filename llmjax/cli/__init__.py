@@ -1,7 +1,7 @@
 """The command line: verbs that parse, call a function of the same name, and print.
 
-    0 done   1 a fault of ours   2 the user's mistake   75 stopped by a signal, checkpoint saved
-    130 interrupted where there is nothing to save
+    0 done   1 a fault of ours, or another process died   2 the user's mistake
+    75 stopped by a signal, and the same command goes on   130 interrupted without saving
 
 Results go to stdout, all else to stderr. Nothing heavy is imported before a verb is chosen.
 """
@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         for problem in getattr(error, "problems", None) or [str(error)]:
-            print(f"llmjax: error: {problem}", file=sys.stderr)
+            _say(f"error: {problem}")
         return MISTAKE
     except Stopped as stop:
-        print(f"llmjax: {stop}", file=sys.stderr)
+        _say(str(stop))
         return STOPPED
     except BrokenPipeError:
         # Who reads our output has seen enough (`| head`). Python would complain once more when it
@@ -84,17 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
-        print("llmjax: interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 (every fault ends in one line)
         if debug:
             traceback.print_exc()
         if mistake := _mistake(error, words):
-            print(f"llmjax: error: {mistake}", file=sys.stderr)
+            _say(f"error: {mistake}")
             return MISTAKE
         what = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "" if debug else "; rerun with --debug for the traceback"
-        print(f"llmjax: fault: {what[:500]}{hint}", file=sys.stderr)
+        _say(f"fault: {what[:500]}{hint}")
         return FAULT
 
 
@@ -105,6 +105,12 @@ def _occupy_stderr() -> None:
         while (number := os.open(os.devnull, os.O_RDWR)) < 2:
             pass
         sys.stderr = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _say(text: str) -> None:
+    """A line on stderr; the exit code counts, also where nobody reads that any more."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"llmjax: {text}", file=sys.stderr, flush=True)
 
 
 def _mistake(error: Exception, words: Sequence[str]) -> UserError | None:

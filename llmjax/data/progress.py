@@ -17,7 +17,7 @@ def no_progress(stage: str, done: int, total: int | None) -> None:
 @contextlib.contextmanager
 def terminal_progress() -> Iterator[Progress]:
     """A bar on stderr where that is a terminal; elsewhere a line every ten seconds."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _lines()
         return
     from rich.console import Console
@@ -56,6 +56,7 @@ def _lines() -> Progress:
         if time.monotonic() - last >= 10:
             last = time.monotonic()
             share = f" ({min(100, 100 * done // total)} %)" if total else ""
-            print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError, ValueError):  # nobody may be there to see it
+                print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
 
     return show

@@ -57,7 +57,7 @@ def join() -> Link | None:
         if place is None:
             jax.distributed.initialize()
             return None
-        present = call_roll(place)
+        link = Link(place.process, call_roll(place))
         jax.distributed.initialize(
             place.coordinator if place.process == 0 else forward(place),
             place.processes,
@@ -71,8 +71,8 @@ def join() -> Link | None:
             f"the processes did not find together: {str(error).splitlines()[0]}",
             "every process needs the same coordinator, reachable from all; see launch/README.md",
         ) from error
-    _links.append(Link(place.process, present))
-    return _links[-1]
+    _links.append(link)
+    return link
 
 
 def explicit(environment: Mapping[str, str]) -> Place | None:

@@ -104,8 +104,8 @@ class Link:
         except (Lost, UserError):
             self._lose(process, FAULT, "")
             return
-        if "gone" in message:
-            gone, code = int(message["gone"]), int(message.get("code", FAULT))
+        gone, code = message.get("gone"), message.get("code")
+        if isinstance(gone, int) and isinstance(code, int) and 0 <= gone < len(self._members):
             self._lose(gone, code, str(message.get("why", "")))
         elif "finished" in message:
             del self._connections[process]
@@ -119,9 +119,8 @@ class Link:
             if other != process:
                 connection.send({"gone": process, "code": code, "why": why})
         work, member = self._work, self._members[process]
-        at = work.at() if work else "between two runs"
-        resumes = f"; {work.resumes()}" if work else ""
-        what = f"left: {why}" if why else f"died {at}{resumes}"
+        died = f"died {work.at()}; {work.resumes()}" if work else "died"
+        what = f"left: {why}" if why else died
         (work.say if work else say)(f"llmjax: error: {member} {what}")
         if work:
             work.clean()

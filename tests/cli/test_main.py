@@ -3,6 +3,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 from command import process, run, stub
 
@@ -105,3 +106,33 @@ def test_the_module_is_the_command():
     assert done.returncode == 2
     assert done.stderr == "llmjax: error: evalute: no such verb; did you mean evaluate?\n"
     assert os.path.basename(sys.executable) not in done.stderr
+
+
+def test_where_stderr_is_closed_no_file_of_ours_gets_its_number(tmp_path):
+    program = (
+        "import sys; from llmjax.cli import main; main(['--version']); "
+        f"print(open({str(tmp_path / 'file')!r}, 'w').fileno() > 2, main(['nonsense']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.close(2),
+    )
+    assert done.stdout.splitlines()[-1] == "True 2"
+
+
+def test_the_exit_code_counts_where_nobody_reads_stderr(monkeypatch):
+    class Gone:
+        def write(self, _):
+            raise BrokenPipeError
+
+        flush = write
+
+    def stopped(_):
+        raise Stopped(7, "SIGTERM")
+
+    monkeypatch.setattr("llmjax.cli._dispatch", stopped)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(["train", "x"]) == 75
