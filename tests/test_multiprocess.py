@@ -25,6 +25,7 @@ from llmjax.scoring import EvaluationConfig
 from llmjax.train import train
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)
+PATH = os.pathsep.join(map(str, (tiny.HERE, tiny.HERE.parent)))
 
 
 def free_port() -> int:
@@ -40,7 +41,7 @@ def train_in_processes(configs: list[Config], folder: Path, count: int, devices:
         path.write_text(to_json(config))
     environment = os.environ | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": str(tiny.HERE),
+        "PYTHONPATH": PATH,
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": str(count),
     }
@@ -93,7 +94,7 @@ def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess
     """A process of one device for each config: `llmjax train` as worker.py runs it."""
     environment = os.environ | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": os.pathsep.join(map(str, (tiny.HERE, tiny.HERE.parent))),
+        "PYTHONPATH": PATH,
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": str(len(configs)),
     }
@@ -120,8 +121,8 @@ def ends(started: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
 
 def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
-    (_, _), (code, lines) = found = ends(start(tmp_path, [config] * 2, "SIGKILL", "0", "step", "5"))
-    assert found[0][0] == -signal.SIGKILL
+    (killed, _), (code, lines) = ends(start(tmp_path, [config] * 2, "SIGKILL", "0", "step", "5"))
+    assert killed == -signal.SIGKILL
     assert code == 1
     assert lines[-1].startswith("llmjax: error: process 0 (host ")
     assert lines[-1].endswith("start the same command again to resume from step 4")

@@ -10,10 +10,13 @@ import pytest
 import runs
 from llmjax.compress import compress, decompress
 from llmjax.convert import export
+from llmjax.data.tokenizer import existing_tokenizer
 from llmjax.metrics.config import LogConfig
 from llmjax.report import report
+from llmjax.run import Run
 from llmjax.scoring import EvaluationConfig
 from llmjax.train import train
+from llmjax.train.beginning import take_tokenizer
 
 
 @pytest.fixture(params=[0o027, 0o002])
@@ -49,3 +52,15 @@ def test_everything_in_a_run_folder_and_made_of_it_has_the_umasks_permissions(tm
     decompress(run, made / "archive", made / "text")
     found = wrong(run, mask) | wrong(tmp_path / "cache", mask) | wrong(made, mask)
     assert found == {}
+
+
+def test_a_tokenizer_that_is_taken_over_gets_them_too(tmp_path, mask):
+    config = runs.config(tmp_path)
+    base = Run.create(config)
+    existing_tokenizer(config.tokenizer).save(base.tokenizer)
+    for path in (*base.tokenizer.iterdir(), base.tokenizer):
+        path.chmod(0o700)
+    other = replace(config, init_from=str(base.folder), run_dir=str(tmp_path / "other"))
+    taken = Run.create(other)
+    take_tokenizer(other, taken)
+    assert wrong(taken.folder, mask) == {}
