@@ -217,7 +217,7 @@ MISTAKES = {
     "no such text": ("data", "not found|no such|does not exist|matches"),
     "a mesh that does not fit": ("mesh", "does not fit 8 cpu devices"),
     "a model that does not divide": ("model", "does not divide"),
-    "no tokenizer": ("tokenizer", ""),
+    "no tokenizer": ("tokenizer", "nowhere/tokenizer.json"),
 }
 
 

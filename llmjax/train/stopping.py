@@ -100,11 +100,11 @@ class StopSignal:
                 self.say(f"llmjax: {self._answer(name)}")
 
     def _answer(self, name: str) -> str:
-        standing = self.standing
-        if self._seen > 1:
-            return f"{name} received again: stopping without saving; {standing.lost()} are lost"
+        standing, again = self.standing, " again" if self._seen > 1 else ""
         if self._at_once:
-            return f"{name} received: stopping; {standing.kept()}"
+            return f"{name} received{again}: stopping; {standing.kept()}"
+        if again:
+            return f"{name} received again: stopping without saving; {standing.lost()} are lost"
         again = "press Ctrl-C again" if name == "SIGINT" else "send it again"
         return (
             f"{name} received: {standing.doing()} and saving; {again} to stop without saving "
