@@ -24,10 +24,32 @@ class Stopped(Exception):
     The command line exits with code 75.
 
     Args:
-      step: of the checkpoint that was saved.
+      step: of the newest checkpoint; None: there is none.
       signal: what came, such as "SIGTERM".
+      trained: whether that checkpoint was saved because of it; else nothing was trained since.
+      alone: whether, of several processes, this one stops without having agreed with the others.
     """
 
-    def __init__(self, step: int, signal: str):
-        self.step, self.signal = step, signal
-        super().__init__(f"{signal}: saved step {step}; start the same command again to go on")
+    def __init__(self, step: int | None, signal: str, trained: bool = True, alone: bool = False):
+        self.step, self.signal, self.alone = step, signal, alone
+        if trained:
+            line = f"saved step {step}; start the same command again to go on"
+        elif step is None:
+            line = "nothing was trained yet; start the same command again to begin"
+        else:
+            line = f"nothing was trained since step {step}; start the same command again to go on"
+        super().__init__(f"{signal}: {line}")
+
+
+DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes: as expected; a fault of ours; the user's mistake; stopped by a signal, and the same
+command goes on; interrupted without saving."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ends with this error."""
+    if isinstance(error, UserError):
+        return MISTAKE
+    if isinstance(error, Stopped):
+        return STOPPED
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAULT

@@ -14,6 +14,7 @@ from llmjax.config import Config
 from llmjax.data.tokenizer import Tokenizer, load_tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
 from llmjax.decoding.config import DecodingConfig, with_fields
+from llmjax.devices import devices as all_devices
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
 from llmjax.model import Model, Params, one_by_one, resolve
@@ -200,13 +201,14 @@ def load(
       mesh: the devices to share it; None for one device.
 
     Raises:
-      UserError: there is no such run or checkpoint, or it is damaged.
+      UserError: there is no such run or checkpoint, or it is damaged; or no such device.
     """
     folder = Run.open(run)
     config = replace(folder.config(), run_dir=str(run))
     tokenizer = load_tokenizer(folder.tokenizer)
     shape = replace(config.model, compute_dtype=dtype or config.model.compute_dtype)
     network = run_network(folder, config, tokenizer, resolve(shape, tokenizer.vocab_size))
+    all_devices()  # before anything else would start them
     devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
     one = SingleDeviceSharding(jax.local_devices()[0])
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from llmjax.devices import devices as all_devices
 from llmjax.errors import UserError
 
 Axes = tuple[str | None, ...]
@@ -60,9 +61,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Builds the mesh over `devices` (default: all of them, of every process).
 
     Raises:
-      UserError: the sizes are not positive, or their product is not the number of devices.
+      UserError: the sizes are not positive, or their product is not the number of devices; or a
+        platform is asked for that is not here.
     """
-    devices = jax.devices() if devices is None else list(devices)
+    devices = all_devices() if devices is None else list(devices)
     sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
     free = [axis for axis, size in sizes.items() if size == -1]
     wrong = [f"{axis}={size}" for axis, size in sizes.items() if size < 1 and size != -1]

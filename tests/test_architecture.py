@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "llmjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: {"errors", "limits", "mesh", "storage"},
+    0: {"devices", "errors", "interruption", "limits", "memory", "mesh", "storage"},
     1: {"data", "measures", "model", "losses", "optimizers"},
     2: {
         "baselines",

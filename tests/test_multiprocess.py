@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from llmjax.config import Config, to_json
 from llmjax.data import batch_at, prepare
 from llmjax.errors import UserError
 from llmjax.mesh import MeshConfig
+from llmjax.scoring import EvaluationConfig
 from llmjax.train import train
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)
+PATH = os.pathsep.join(map(str, (tiny.HERE, tiny.HERE.parent)))
 
 
 def free_port() -> int:
@@ -38,7 +41,7 @@ def train_in_processes(configs: list[Config], folder: Path, count: int, devices:
         path.write_text(to_json(config))
     environment = os.environ | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": str(tiny.HERE),
+        "PYTHONPATH": PATH,
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": str(count),
     }
@@ -85,6 +88,64 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     for process in range(2):
         assert fresh[process]["batches"] == expected
         assert resumed[process]["batches"] == {step: expected[step] for step in "4567"}
+
+
+def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess.Popen]:
+    """A process of one device for each config: `llmjax train` as worker.py runs it."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": PATH,
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": str(len(configs)),
+    }
+    started = []
+    for index, config in enumerate(configs):
+        path = folder / f"own{index}.json"
+        path.write_text(to_json(config))
+        command = [sys.executable, str(tiny.HERE / "commanded.py"), str(path), *signals]
+        own = environment | {"JAX_PROCESS_ID": str(index)}
+        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True))
+    return started
+
+
+def ends(started: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
+    """Exit code and llmjax's lines of each."""
+    try:
+        found = [one.communicate(timeout=300)[1] for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    lines = [[line for line in err.splitlines() if line.startswith("llmjax: ")] for err in found]
+    return [(one.returncode, said) for one, said in zip(started, lines, strict=True)]
+
+
+def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
+    (killed, _), (code, lines) = ends(start(tmp_path, [config] * 2, "SIGKILL", "0", "step", "5"))
+    assert killed == -signal.SIGKILL
+    assert code == 1
+    assert lines[-1].startswith("llmjax: error: process 0 (host ")
+    assert lines[-1].endswith("start the same command again to resume from step 4")
+
+
+def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
+    evaluation = EvaluationConfig(every=4, batch_size=2, max_tokens=256)
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), evaluation=evaluation)
+    first = ends(start(tmp_path, [config] * 2, "SIGTERM", "1", "batch", "2"))
+    assert [code for code, _ in first] == [75, 75]
+    assert all("saved step 4; start the same command" in lines[-1] for _, lines in first)
+    assert runs.metrics(tmp_path / "run", "eval") == []
+    second = ends(start(tmp_path, [config] * 2))
+    assert [code for code, _ in second] == [0, 0]
+    assert [line["step"] for line in runs.metrics(tmp_path / "run", "eval")] == [4, 8]
+
+
+def test_another_config_is_refused_by_all_and_leaves_no_folder(tmp_path):
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
+    found = ends(start(tmp_path, [config, replace(config, seed=3)]))
+    assert [code for code, _ in found] == [2, 2]
+    assert any("seed 0 there, 3 here" in line for _, lines in found for line in lines)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_plain_machine_is_alone():

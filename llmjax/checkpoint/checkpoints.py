@@ -23,7 +23,12 @@ from llmjax.checkpoint import files, manifest
 from llmjax.checkpoint.config import CheckpointConfig
 from llmjax.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.checkpoint.params import holds_only_params
-from llmjax.checkpoint.position import Position, read_position, write_position
+from llmjax.checkpoint.position import (
+    Position,
+    complete_position,
+    read_position,
+    write_position,
+)
 from llmjax.checkpoint.reading import newest_whole, read_items, wait_for_all
 from llmjax.errors import UserError
 from llmjax.state import TrainState
@@ -90,6 +95,19 @@ class Checkpoints:
             self._checkpointer.save(self.folder / str(step), args=items, force=True)
         except WRITE_ERRORS as error:
             raise self._failed(error) from error
+
+    def complete(self, position: Position) -> None:
+        """Keeps what was measured only after the checkpoint of that step had been finished.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        if jax.process_index() == 0:
+            try:
+                complete_position(self.folder, position)
+            except OSError as error:
+                folder = self.folder / str(position.step)
+                raise UserError(folder, f"cannot be written: {error.strerror}") from error
 
     def wait(self) -> None:
         """Waits until nothing is being written; then deletes what need not be kept.

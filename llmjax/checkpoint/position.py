@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llmjax.errors import UserError
-from llmjax.storage import read_json, sealed, unsealed
+from llmjax.storage import read_json, sealed, unsealed, write_atomically
 
 NAME = "position.json"
+MEASURED = "measured.json"
+"""The same after what was still due has been measured; it comes later than the checksums."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Position:
     """The least of these so far."""
     worse: int = 0
     """How many measurements in a row have not been better than that."""
+    evaluation_due: bool = False
+    """Whether the evaluation after this step is still to be made: a signal had it left out."""
+    samples_due: bool = False
+    """Whether the samples after this step are still to be written."""
 
     def judged(self, cost: float | None) -> "Position":
         """The same after a measurement; one that is not finite counts as worse than any."""
@@ -58,13 +64,25 @@ def write_position(folder: Path, position: Position) -> None:
     (folder / NAME).write_text(json.dumps(sealed(asdict(position)), indent=0), encoding="utf-8")
 
 
+def complete_position(folder: Path, position: Position) -> None:
+    """Replaces where the run stood at a finished checkpoint; `folder` is RUN/checkpoints.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = folder / str(position.step) / MEASURED
+    write_atomically(path, json.dumps(sealed(asdict(position)), indent=0))
+
+
 def read_position(folder: Path, step: int) -> Position:
     """Where the run stood at a checkpoint; `folder` is RUN/checkpoints.
 
     Raises:
       UserError: it is missing or damaged, or was written by another version of llmjax.
     """
-    path = folder / str(step) / NAME
+    path = folder / str(step) / MEASURED
+    if not path.is_file():
+        path = folder / str(step) / NAME
     try:
         return Position(**unsealed(read_json(path), path))
     except (AttributeError, TypeError) as error:

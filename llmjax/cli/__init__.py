@@ -1,7 +1,7 @@
 """The command line: verbs that parse, call a function of the same name, and print.
 
-    0 done   1 a fault of ours   2 the user's mistake   75 stopped by a signal, checkpoint saved
-    130 interrupted where there is nothing to save
+    0 done   1 a fault of ours, or another process died   2 the user's mistake
+    75 stopped by a signal, and the same command goes on   130 interrupted without saving
 
 Results go to stdout, all else to stderr. Nothing heavy is imported before a verb is chosen.
 """
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
-from llmjax.errors import Stopped, UserError
+from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError
 
 VERBS = {
     "train": "train a model, or go on where its run folder stands",
@@ -39,8 +39,6 @@ VERBS = {
 
 # Verbs that Python would not take for a module's name.
 MODULES = {"import": "import_run", "fill-mask": "fill_mask"}
-
-DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 SURROUNDINGS = {
     errno.EACCES,
@@ -117,6 +115,8 @@ def _outcome(words: list[str], debug: bool) -> int:
     except BaseException as error:  # noqa: BLE001 (every fault ends in one line)
         if debug:
             traceback.print_exc()
+        if mistake := _mistake(error, words):
+            return _mistakes(mistake)
         return _failure(error, "" if debug else "; rerun with --debug for the traceback")
 
 
@@ -127,8 +127,8 @@ def _failure(error: BaseException, hint: str) -> int:
     if isinstance(error, OSError) and error.errno in SURROUNDINGS:
         name = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
         return _mistakes(UserError(name, error.strerror or str(error)))
-    told = str(error) or ("there is not enough memory" if isinstance(error, MemoryError) else "")
-    _say(f"fault: {_one_line(f'{type(error).__name__}: {told}')[:500]}{hint}")
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    _say(f"fault: {what[:500]}{hint}")
     return FAULT
 
 
@@ -144,11 +144,22 @@ def _say(text: str) -> None:
         from llmjax.compress.visible import visible
 
         text = visible(text)
-    print(f"llmjax: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # the exit code counts, also where nobody reads
+        print(f"llmjax: {text}", file=sys.stderr, flush=True)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _mistake(error: BaseException, words: Sequence[str]) -> UserError | None:
+    """What the user can do about a failure of JAX: a device that is not here, too little memory."""
+    if not isinstance(error, RuntimeError | AssertionError | MemoryError):
+        return None
+    from llmjax.devices import platform_mistake
+    from llmjax.memory import FEWER, LOADING, TRAINING, memory_mistake
+
+    verbs = [word for word in words if word in VERBS]
+    advice = {"train": TRAINING, "import": LOADING, "export": LOADING}.get(
+        "".join(verbs[:1]), FEWER
+    )
+    return memory_mistake(error, advice) or platform_mistake(error)
 
 
 def _dispatch(words: list[str]) -> int:

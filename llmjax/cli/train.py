@@ -26,7 +26,7 @@ ABOUT = (
     "function config() -> llmjax.Config; or the name of a preset: {presets}; or a run folder, "
     "trained or imported, which goes on. Every field can be set here by its dotted name; `llmjax "
     "train CONFIG --help` lists them with CONFIG's values. Ctrl-C and SIGTERM finish the step, "
-    "save, and exit with 75; the same command goes on."
+    "save, and exit with 75; the same command goes on. A second one stops without saving (130)."
 )
 
 

@@ -78,7 +78,7 @@ def export_stablehlo(
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
         tokenizer.save(folder / "tokenizer")
-        shutil.copy(Path(__file__).with_name("stablehlo_load.py"), folder / LOADER)
+        shutil.copyfile(Path(__file__).with_name("stablehlo_load.py"), folder / LOADER)
         _copy_flatbuffers(folder / "packages" / "flatbuffers")
         _check(folder, model, params, able)
     return Path(out)
@@ -184,7 +184,7 @@ def _copy_flatbuffers(folder: Path) -> None:
 
     folder.mkdir(parents=True)
     for file in Path(flatbuffers.__file__).parent.glob("*.py"):
-        shutil.copy(file, folder)
+        shutil.copyfile(file, folder / file.name)
 
 
 def loader(folder: Path) -> Any:

@@ -56,6 +56,7 @@ def _lines() -> Progress:
         if sys.stderr is not None and time.monotonic() - last >= 10:
             last = time.monotonic()
             share = f" ({min(100, 100 * done // total)} %)" if total else ""
-            print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError, ValueError):  # nobody may be there to see it
+                print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
 
     return show

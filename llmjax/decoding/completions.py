@@ -16,6 +16,7 @@ from llmjax.decoding.rows import Row
 from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
+from llmjax.interruption import between_batches
 from llmjax.model import Model, Params
 
 Finish = Literal["eos", "stop", "length", "context"]
@@ -147,6 +148,7 @@ class _Session(NamedTuple):
         jobs = sorted(jobs, key=lambda job: len(job.row.prompt))
         at_once = max(1, self.config.batch_size // self.config.beams)
         for first in range(0, len(jobs), at_once):
+            between_batches()
             group = jobs[first : first + at_once]
             yield from self._search(group) if self.config.beams > 1 else self._sample(group)
 
@@ -182,6 +184,7 @@ class _Session(NamedTuple):
             mesh=self.mesh,
             stop_ids=self.ends,
         ):
+            between_batches()
             for text, tokens, nats in zip(texts, *written, strict=True):
                 piece = None if text.done else text.push(tokens, nats)
                 if piece is not None:

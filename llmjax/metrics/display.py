@@ -1,5 +1,10 @@
-"""What a person sees while a run goes on, on stderr: a progress bar, or a line at a time."""
+"""What a person sees while a run goes on, on stderr: a progress bar, or a line at a time.
 
+Nobody may be there to see it: a terminal that was closed, a pipe whose reader has gone. The run
+goes on all the same.
+"""
+
+import contextlib
 import sys
 from typing import Any, Literal, Protocol
 
@@ -39,6 +44,13 @@ def make_display(
     return display
 
 
+def to_stderr(text: str) -> None:
+    """A line on stderr, if there is one that can be written."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            print(text, file=sys.stderr, flush=True)
+
+
 class Silent:
     """Shows nothing."""
 
@@ -70,8 +82,7 @@ class Lines:
         self._left = seconds_left
 
     def say(self, text: str) -> None:
-        if sys.stderr is not None:  # or print would take stdout
-            print(text, file=sys.stderr, flush=True)
+        to_stderr(text)
 
     def close(self) -> None:
         pass
@@ -111,10 +122,12 @@ class Bar:
         self._bar.update(self._task, completed=step, left=left)
 
     def say(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False)
+        with contextlib.suppress(OSError, ValueError):
+            self._live.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError, ValueError):
+            self._live.stop()
 
 
 def describe(record: Record) -> str:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from llmjax.data import Document, Tokenizer
 from llmjax.data.tokenizer import utf8
 from llmjax.errors import UserError
+from llmjax.interruption import between_batches
 from llmjax.losses import token_nats
 from llmjax.mesh import axis_size, place, reshard, use_mesh
 from llmjax.model import Model, ModelConfig, Params
@@ -138,6 +139,7 @@ def window_nats(
         length = _round_up(length, axis_size(mesh, "residual"))
     pending: tuple[jax.Array, list[Slot]] | None = None
     for batch, slots in pack(items, rows, length):
+        between_batches()
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
             running = _nats(model, params, on_device), slots

@@ -19,6 +19,7 @@ from llmjax.data.objectives import Objective
 from llmjax.data.packing import Arrays, windows
 from llmjax.data.store import TokenStore
 from llmjax.errors import UserError
+from llmjax.interruption import between_batches
 from llmjax.losses import nats_at
 from llmjax.mesh import axis_size, place, reshard, use_mesh
 from llmjax.model import Model, Params
@@ -89,6 +90,7 @@ def score_drawn(
         rows = -(-rows // axis_size(mesh, "batch")) * axis_size(mesh, "batch")
     sums = np.zeros((len(held), 3))
     for batch, firsts in _batches(_store(held), objective, rows, context):
+        between_batches()
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
             nats, hits = (np.asarray(x, np.float64) for x in _told(model, params, on_device))

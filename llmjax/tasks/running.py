@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from llmjax.interruption import between_batches
 from llmjax.losses import Loss
 from llmjax.mesh import axis_size, place, reshard, use_mesh
 from llmjax.model import Model, Params
@@ -85,6 +86,7 @@ def _batches(
     size = -(-batch_size // parts) * parts
     rows = pack(examples, range(len(examples)), shape)
     for first in range(0, len(rows), size):
+        between_batches()
         some = rows[first : first + size]
         arrays = lay_out(examples, [*some, *[[]] * (size - len(some))], shape)
         yield some, {name: _place(name, array, mesh) for name, array in arrays.items()}

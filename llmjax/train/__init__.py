@@ -9,15 +9,22 @@ from llmjax.checkpoint import Checkpoints, Position
 from llmjax.checkpoint.reading import read_params, wait_for_all
 from llmjax.config import Config, validate
 from llmjax.data import Loader
+from llmjax.distributed import Link, Work
+from llmjax.errors import Stopped
+from llmjax.memory import TRAINING, enough_memory
+from llmjax.metrics.display import to_stderr
 from llmjax.run import Run
 from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.train.beginning import adopted, first_params, freeze, frozen_params
-from llmjax.train.devices import start_devices
+from llmjax.train.devices import check_same_config, start_devices
 from llmjax.train.loop import Loop
 from llmjax.train.memory import check_memory
+from llmjax.train.new_folder import NewFolder
 from llmjax.train.references import keep_facts, with_references
 from llmjax.train.reporter import Reporter
 from llmjax.train.session import Session, open_session
+from llmjax.train.standing import Standing
+from llmjax.train.stopping import StoppedEarly, StopSignal
 
 log = logging.getLogger(__name__)
 
@@ -36,33 +43,66 @@ def train(config: Config) -> Path:
       The run folder.
 
     Raises:
-      UserError: the config, the data, the devices or the folder cannot be used.
+      UserError: the config, the data, the devices or the folder cannot be used; or memory runs out.
       Stopped: SIGTERM or SIGINT came; the step is saved, and the same call goes on.
+      KeyboardInterrupt: a second one came; what was trained since the last checkpoint is lost.
     """
-    config = validate(adopted(config))
-    start_devices(config)
+    with StopSignal(Standing()) as signal:
+        try:
+            config = validate(adopted(config))
+            return _joined(config, signal, start_devices(config))
+        except StoppedEarly:
+            raise _nothing_trained(signal) from None
+
+
+def _joined(config: Config, signal: StopSignal, link: Link | None) -> Path:
+    """Trains as one of several processes, or alone."""
+    standing, folder = signal.standing, NewFolder(Path(config.run_dir))
+    if link is None:
+        return _in_folder(config, signal, folder)
+
+    def clean() -> None:
+        if jax.process_index() == 0:
+            folder.remove(standing)
+
+    work = Work(lambda: f"at step {standing.step}", standing.resumes, signal.tell, clean)
+    with link.during(work):
+        try:
+            return _in_folder(config, signal, folder)
+        except StoppedEarly:
+            raise _nothing_trained(signal) from None
+
+
+def _nothing_trained(signal: StopSignal) -> Stopped:
+    return Stopped(signal.standing.saved, signal.name or "a signal", trained=False, alone=True)
+
+
+def _in_folder(config: Config, signal: StopSignal, folder: NewFolder) -> Path:
+    check_same_config(config)
     if jax.process_index() > 0:
         wait_for_all("run folder there")
-        return _train(config, Run(Path(config.run_dir)))
+        with enough_memory(TRAINING):
+            return _train(config, Run(Path(config.run_dir)), signal)
     run = Run.create(config)
-    with run.lock():
+    with run.lock(), folder.kept_if(signal.standing), enough_memory(TRAINING):
         wait_for_all("run folder there")
-        return _train(config, run)
+        return _train(config, run, signal)
 
 
-def _train(config: Config, run: Run) -> Path:
+def _train(config: Config, run: Run, signal: StopSignal) -> Path:
+    standing = signal.standing
+    standing.saved = max(run.steps(), default=None)
     session = open_session(config, run)
     with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
         state, position, frozen = _start(session, checkpoints)
+        standing.step = position.step
+        standing.saved = max(run.steps(), default=None)
         session, position = with_references(session, position, join(state.params, frozen))
         keep_facts(session)
-        over = position.is_over(config.evaluation.patience)
-        if position.step >= session.steps or over:
-            if session.leads:
-                why = "no longer gets better" if over else f"all {session.steps} steps are done"
-                log.warning("%s: %s already", run.folder, why)
+        if _is_done(session, position):
             return run.folder
         reporter = Reporter(session, position.step)
+        signal.say = reporter.announce
         try:
             with Loader(
                 session.lesson.feed(),
@@ -71,10 +111,28 @@ def _train(config: Config, run: Run) -> Path:
                 prefetch=config.data.prefetch,
                 stops=session.lesson.stops,
             ) as loader:
-                Loop(session, state, position, checkpoints, reporter, loader, frozen).run()
+                loop = Loop(session, state, position, checkpoints, reporter, loader, frozen, signal)
+                loop.run()
         finally:
+            signal.say = to_stderr
             reporter.close()
     return run.folder
+
+
+def _is_done(session: Session, position: Position) -> bool:
+    """Whether a run has come to its end before; says where one goes on."""
+    step, over = position.step, position.is_over(session.config.evaluation.patience)
+    due = position.evaluation_due or position.samples_due
+    ended = (step >= session.steps or over) and not due
+    if session.leads and ended:
+        why = "no longer gets better" if over else f"all {session.steps} steps are done"
+        log.warning("%s: %s already", session.run.folder, why)
+    elif session.leads and step:
+        rest = ", where an evaluation is still due" if due else ""
+        log.warning(
+            "%s: resuming from step %d of %d%s", session.run.folder, step, session.steps, rest
+        )
+    return ended
 
 
 def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, Tree]:

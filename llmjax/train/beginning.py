@@ -20,6 +20,7 @@ from llmjax.optimizers.matrices import Kind, kind
 from llmjax.origin import read_origin, write_origin
 from llmjax.run import Run
 from llmjax.state import Tree, join, split
+from llmjax.storage import new_folder_mode
 from llmjax.tasks.heads import Network
 
 OURS = ("compute_dtype", "dropout", "remat", "attention", "lora", "pooler")
@@ -58,7 +59,9 @@ def take_tokenizer(config: Config, run: Run) -> None:
     unfinished = run.folder / ".tokenizer"
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(source, unfinished)
+        shutil.copytree(source, unfinished, copy_function=shutil.copyfile)
+        for path in (unfinished, *unfinished.rglob("*/")):
+            path.chmod(new_folder_mode())  # not that of the other run
         if origin is not None:
             write_origin(run.folder, origin)
         unfinished.rename(run.tokenizer)

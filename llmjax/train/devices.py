@@ -1,17 +1,29 @@
 """What has to be settled before training touches a device."""
 
 import ctypes
+from fnmatch import fnmatch
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from llmjax import distributed
-from llmjax.config import Config
+from llmjax.config import Config, from_json, to_json
+from llmjax.config.changes import differences
+from llmjax.devices import devices as all_devices
 from llmjax.errors import UserError
 from llmjax.programs import keep_programs
 
+OWN = ("run_dir", "cpu_devices", "data.cache_dir", "data.workers", "data.prefetch", "log*")
+"""Fields in which the processes of a run may differ: paths and how each works by itself."""
+SAME_COMMAND = "start every process with the same command"
 
-def start_devices(config: Config) -> None:
+
+def start_devices(config: Config) -> distributed.Link | None:
     """Divides the CPU if asked to, joins the other processes, and keeps compiled programs on disk.
+
+    Returns:
+      The link to the other processes, where there are any and no launcher watches them.
 
     Raises:
       UserError: JAX runs already with other devices, or the processes do not find together.
@@ -27,10 +39,42 @@ def start_devices(config: Config) -> None:
                 )
                 fix = "start a new process, and train before anything else uses JAX"
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
-    distributed.join()
+    link = distributed.join()
     keep_programs(config.data.cache_dir)
-    if jax.default_backend() == "cpu":
+    if all_devices()[0].platform == "cpu":
         keep_freed_memory()
+    return link
+
+
+def check_same_config(config: Config) -> None:
+    """Checks, in all processes, that they have the config of process 0.
+
+    Raises:
+      UserError: one has another; it says which fields, the others say which process.
+    """
+    if jax.process_count() == 1:
+        return
+    first = from_json(_text_of_process_0(to_json(config)))
+    changed = {
+        name: values
+        for name, values in differences(first, config).items()
+        if not any(fnmatch(name, pattern) for pattern in OWN)
+    }
+    others = np.flatnonzero(multihost_utils.process_allgather(np.int32(bool(changed))))
+    if changed:
+        listed = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
+        reason = f"has another config than process 0: {listed}"
+        raise UserError(f"process {jax.process_index()}", reason, SAME_COMMAND)
+    if others.size:
+        raise UserError(f"process {others[0]}", "has another config than process 0", SAME_COMMAND)
+
+
+def _text_of_process_0(own: str) -> str:
+    data = np.frombuffer(own.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    padded = np.zeros(size, np.uint8)
+    padded[: min(size, data.size)] = data[:size]
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
 # mallopt's names, from glibc's malloc.h.

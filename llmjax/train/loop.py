@@ -11,6 +11,7 @@ import jax
 from llmjax.checkpoint import Checkpoints, Position
 from llmjax.data import Loader
 from llmjax.errors import Stopped, UserError
+from llmjax.interruption import Interrupted, stoppable
 from llmjax.metrics.hardware import memory_bytes, peak_flops
 from llmjax.metrics.throughput import Throughput
 from llmjax.state import TrainState, Tree, join
@@ -34,12 +35,16 @@ class Loop:
         reporter: Reporter,
         loader: Loader,
         frozen: Tree,
+        signal: StopSignal,
     ):
         """`position` is of `state`, the loader's first batch is the one that comes next, and
-        `frozen` are the parameters that do not learn."""
+        `frozen` are the parameters that do not learn. `signal` asks for a stop; its standing is
+        kept up to date."""
         self.session, self.state, self.position = session, state, position
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
-        self._frozen = frozen
+        self._frozen, self._signal, self._standing = frozen, signal, signal.standing
+        self._agree = Agreement(session.mesh, wishes=2)
+        self._stops = self._saves = False  # what all processes have agreed on
         self._pending: tuple[int, Metrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
@@ -57,21 +62,36 @@ class Loop:
         """
         session, config, first = self.session, self.session.config, self.position.step
         steps = [self._program(loss) for loss in session.lesson.losses]
-        agree = Agreement(session.mesh, wishes=2)
-        with StopSignal() as signal, Profile(session.run.profile, config.log.profile) as profile:
+        profile = Profile(session.run.profile, config.log.profile)
+        self._signal.finish_first()
+        with profile:
+            self._catch_up()
+            if self._is_over(first):
+                return
             for before, batch in self._loader:
-                step = before + 1
+                step = self._standing.step = before + 1
                 profile.before(before - first, self._wait)
                 take_step = steps[session.lesson.task(before)]
                 self.state, metrics = take_step(self.state, batch, self._frozen)
                 self._hand_on((step, metrics))
-                stop, save = agree(signal.name is not None, self._save_is_late())
-                self._after(step, save)
-                if step >= session.steps or self.position.is_over(config.evaluation.patience):
+                self._look_up(self._save_is_late())
+                self._after(step, self._saves)
+                if self._stops and (self._is_due() or not self._is_over(step)):
+                    raise self._stopped(step)
+                if self._is_over(step):
                     return
-                if stop:
-                    self._save(step)
-                    raise Stopped(step, signal.name or "a signal to another process")
+
+    def _is_over(self, step: int) -> bool:
+        patience = self.session.config.evaluation.patience
+        return step >= self.session.steps or self.position.is_over(patience)
+
+    def _look_up(self, save: bool) -> None:
+        """Learns whether any process is to stop, and whether one wants to save."""
+        stops, saves = self._agree(self._signal.name is not None, save)
+        self._stops, self._saves = self._stops or stops, self._saves or saves
+
+    def _stopped(self, step: int, trained: bool = True) -> Stopped:
+        return Stopped(step, self._signal.name or "a signal to another process", trained)
 
     def _program(self, loss: LossFunction) -> Step:
         session, config = self.session, self.session.config
@@ -85,20 +105,71 @@ class Loop:
         )
 
     def _after(self, step: int, save: bool) -> None:
-        """What is due after `step` steps: an evaluation, samples, a checkpoint."""
-        config, last = self.session.config, step >= self.session.steps
-        cost, failed = None, True
+        """What is due after `step` steps: an evaluation, samples, a checkpoint. On a stop the
+        checkpoint says what of it was left out."""
+        cost = None
+        self.position = self._with_dues(step)
         try:
-            if last or _due(step, config.evaluation.every):
-                cost = self._evaluate(step, whole=last)
-                last = last or self.position.is_over(config.evaluation.patience)
-            if config.samples.every and (last or _due(step, config.samples.every)):
-                self._sample(step)
-            failed = False
-        finally:  # what cannot be measured was learnt all the same
-            due = save or last or _due(step, config.checkpoint.every)
-            if failed or due or self._is_best(cost):
+            if not self._stops:
+                cost = self._measure(step)
+        except Interrupted:
+            cost = None
+        finally:  # what cannot be measured was learned all the same
+            wanted = save or self._stops or self._is_over(step) or self._is_best(cost)
+            if wanted or self._is_due() or _due(step, self.session.config.checkpoint.every):
                 self._save(step, cost)
+
+    def _with_dues(self, step: int) -> Position:
+        """The position, which says what is to be measured after a step."""
+        config, last = self.session.config, self._is_over(step)
+        return replace(
+            self.position,
+            evaluation_due=step >= self.session.steps or _due(step, config.evaluation.every),
+            samples_due=config.samples.every > 0 and (last or _due(step, config.samples.every)),
+        )
+
+    def _is_due(self) -> bool:
+        return self.position.evaluation_due or self.position.samples_due
+
+    def _measure(self, step: int) -> float | None:
+        """Makes what is due, and notes that it was made; what is to be small, where it compares.
+
+        Raises:
+          Interrupted: all processes are to stop; what was begun counts as not made.
+        """
+        cost = None
+        with stoppable(self._leave_if_asked):
+            if self.position.evaluation_due:
+                self._standing.measuring = "evaluation"
+                cost = self._evaluate(step, whole=step >= self.session.steps)
+                self.position = replace(self._with_dues(step), evaluation_due=False)
+            if self.position.samples_due:
+                self._standing.measuring = "samples"
+                self._sample(step)
+                self.position = replace(self.position, samples_due=False)
+        self._standing.measuring = ""
+        return cost
+
+    def _leave_if_asked(self) -> None:
+        self._look_up(False)
+        if self._stops:
+            raise Interrupted
+
+    def _catch_up(self) -> None:
+        """Makes what a stop has left out after the step that the run goes on from."""
+        step, left, now = self.position.step, self.position, self._with_dues(self.position.step)
+        self.position = replace(
+            left,
+            evaluation_due=left.evaluation_due and now.evaluation_due,
+            samples_due=left.samples_due and now.samples_due,
+        )
+        if not self._is_due():
+            return
+        try:
+            cost = self._measure(step)
+        except Interrupted:
+            raise self._stopped(step, trained=False) from None
+        self._checkpoints.complete(replace(self.position, heldout_loss=cost))
 
     def _is_best(self, cost: float | None) -> bool:
         """Whether a measurement of just now is the best so far of a figure that the run goes by."""
@@ -127,6 +198,7 @@ class Loop:
             seconds=self._seconds_before + self._throughput.seconds,
             heldout_loss=None,
         )
+        self._standing.trained = True
         per_step = self._throughput.seconds_per_step
         left = None if per_step is None else per_step * (self.session.steps - step)
         self._reporter.display.advance(step, left)
@@ -180,7 +252,7 @@ class Loop:
         with self._paused():
             position = replace(self.position, heldout_loss=cost)
             self._checkpoints.save(self.state, position)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saves, self._standing.saved = time.monotonic(), False, step
 
     def _save_is_late(self) -> bool:
         minutes = self.session.config.checkpoint.every_minutes

@@ -9,7 +9,7 @@ import jax
 
 from llmjax import environment
 from llmjax.config.build import plain
-from llmjax.metrics.display import Display, Silent, make_display, si
+from llmjax.metrics.display import Display, Silent, make_display, si, to_stderr
 from llmjax.metrics.hardware import peak_flops
 from llmjax.metrics.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from llmjax.run import Run
@@ -57,6 +57,10 @@ class Reporter:
         if self._samples is not None:
             self._samples.write({"step": step, "time": time.time(), "prompt": prompt, "text": text})
         self.display.say(f"step {step} wrote: {prompt}{text}")
+
+    def announce(self, text: str) -> None:
+        """Says what has to be known whatever the display: a signal that came."""
+        (to_stderr if isinstance(self.display, Silent) else self.display.say)(text)
 
     def details(self, step: int, found: Mapping[str, Any]) -> None:
         """What was measured of each task; replaces what was measured of it before."""

@@ -1,7 +1,11 @@
 """Signals, and how processes agree on what they ask for."""
 
+import contextlib
+import os
 import signal
+import socket
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -10,37 +14,108 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from llmjax.metrics.display import to_stderr
+from llmjax.train.standing import Standing
+
+ABANDONED = 130
+"""The exit code after a third signal, as a shell gives it after Ctrl-C."""
+
+
+class StoppedEarly(KeyboardInterrupt):
+    """A first signal came where nothing is to be saved; raised in the midst of anything."""
+
 
 class StopSignal:
-    """While it is open, the first SIGTERM or SIGINT sets `name`; the next one acts as usual.
+    """While it is open, the first SIGTERM or SIGINT asks for a stop, and sets `name`.
+
+    Where nothing was trained yet it stops the work at once, by StoppedEarly. A second signal raises
+    KeyboardInterrupt; a third ends the process where it stands. Each is acknowledged as it comes,
+    by a thread of its own: the main one may be busy with a step or a compilation.
 
     Only a program's main thread can listen to signals: in another one nothing is caught.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, standing: Standing) -> None:
+        """Args:
+        standing: what is said of the run.
+        """
         self.name: str | None = None
         """The signal that came, such as "SIGTERM"; None so far."""
+        self.say: Callable[[str], None] = to_stderr
+        """Where signals are acknowledged."""
+        self.standing, self._at_once = standing, True
+        self._caught = self._seen = 0
         self._before: dict[signal.Signals, Any] = {}
+        self._close = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._catch)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        # Python writes each signal's number to this socket as it comes, even while C code runs.
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        listener = threading.Thread(target=self._listen, args=(reader,), daemon=True)
+        listener.start()
+        earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._catch)
+        self._close.callback(listener.join)
+        self._close.callback(writer.close)
+        self._close.callback(signal.set_wakeup_fd, earlier)
+        self._close.callback(self._restore)
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        self._close.close()
+
+    def finish_first(self) -> None:
+        """From now on a first signal raises nothing: who looks at `name` saves, and leaves."""
+        self._at_once = False
+
+    def tell(self, text: str) -> None:
+        """Says something that has to be known, where signals are acknowledged."""
+        self.say(text)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        self._restore()
+        """In the main thread, when Python code runs there again."""
+        self.name = self.name or signal.Signals(number).name
+        self._caught += 1
+        if max(self._caught, self._seen) > 1:
+            raise KeyboardInterrupt
+        if self._at_once:
+            raise StoppedEarly
+
+    def _listen(self, reader: socket.socket) -> None:
+        """In a thread of its own, as signals come, until the other end is closed."""
+        with reader:
+            while numbers := reader.recv(1):
+                if numbers[0] not in (signal.SIGTERM, signal.SIGINT):
+                    continue
+                self._seen += 1
+                name = signal.Signals(numbers[0]).name
+                if self._seen > 2:
+                    os._exit(ABANDONED)
+                self.say(f"llmjax: {self._answer(name)}")
+
+    def _answer(self, name: str) -> str:
+        standing, again = self.standing, " again" if self._seen > 1 else ""
+        if self._at_once:
+            return f"{name} received{again}: stopping; {standing.kept()}"
+        if again:
+            return f"{name} received again: stopping without saving; {standing.lost()} are lost"
+        again = "press Ctrl-C again" if name == "SIGINT" else "send it again"
+        return (
+            f"{name} received: {standing.doing()} and saving; {again} to stop without saving "
+            f"({standing.lost()} are lost)"
+        )
 
     def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set by Python cannot be put back by it
+                signal.signal(number, handler)
 
 
 class Agreement:

@@ -3,12 +3,14 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import process, run, stub
 
 from llmjax import cli
 from llmjax.errors import Stopped, UserError
+from llmjax.memory import FEWER
 
 
 def test_help_lists_the_verbs_and_starts_nothing():
@@ -121,4 +123,36 @@ def test_no_memory_is_a_line_about_sizes(capsys, monkeypatch, error):
 
     stub(monkeypatch, "llmjax.report", report)
     code, out, err = run(capsys, "report", "x")
-    assert (code, out, err) == (2, "", [f"llmjax: error: {cli.OUT_OF_MEMORY}"])
+    assert (code, out, len(err)) == (2, "", 1)
+    assert "memory" in err[0]
+    assert err[0].endswith(FEWER)
+
+
+def test_where_stderr_is_closed_no_file_of_ours_gets_its_number(tmp_path):
+    program = (
+        "import sys; from llmjax.cli import main; main(['--version']); "
+        f"print(open({str(tmp_path / 'file')!r}, 'w').fileno() > 2, main(['nonsense']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.close(2),
+    )
+    assert done.stdout.splitlines()[-1] == "True 2"
+
+
+def test_the_exit_code_counts_where_nobody_reads_stderr(monkeypatch):
+    class Gone:
+        def write(self, _):
+            raise BrokenPipeError
+
+        flush = write
+
+    def stopped(_):
+        raise Stopped(7, "SIGTERM")
+
+    monkeypatch.setattr("llmjax.cli._dispatch", stopped)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(["train", "x"]) == 75

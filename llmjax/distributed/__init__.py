@@ -7,50 +7,72 @@ A plain machine has none of these variables, and nothing happens there:
     OMPI_COMM_WORLD_SIZE        mpirun with more than one process
     TPU_WORKER_HOSTNAMES, TPU_PROCESS_ADDRESSES    a TPU slice of several hosts on GKE
     LLMJAX_DISTRIBUTED=1        let JAX find out (Cloud TPU VMs have a metadata server only)
+
+Where the first three are set, the processes report to process 0 before JAX starts (see `roll_call`)
+and learn of each other's end (see `link`). Launchers do both in their own way.
 """
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 
+from llmjax.distributed.forward import forward
+from llmjax.distributed.link import Link, Work
+from llmjax.distributed.roll_call import Place, call_roll
 from llmjax.errors import UserError
+
+__all__ = ["Link", "Place", "Work", "explicit", "join", "launched"]
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
-def join() -> None:
+JOINING = 120
+"""Seconds in which JAX must have joined processes that are known to be there."""
+HEARTBEAT = 300
+"""Seconds of silence after which JAX takes a process for dead; the link knows better."""
+
+_links: list[Link] = []
+
+
+def join() -> Link | None:
     """Initialises `jax.distributed` if this process was launched as one of several.
 
     Call it before anything touches a device; calling it again does nothing.
+
+    Returns:
+      The link to the other processes; None for a process alone, or where a launcher watches them.
 
     Raises:
       UserError: the variables contradict each other, or the processes do not find together.
     """
     if jax.distributed.is_initialized():
-        return
+        return _links[-1] if _links else None
     place = explicit(os.environ)
     if place is None and not launched(os.environ):
-        return
+        return None
     try:
-        jax.distributed.initialize(*(place or ()))
+        if place is None:
+            jax.distributed.initialize()
+            return None
+        link = Link(place.process, call_roll(place))
+        jax.distributed.initialize(
+            place.coordinator if place.process == 0 else forward(place),
+            place.processes,
+            place.process,
+            initialization_timeout=JOINING,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             "jax.distributed",
             f"the processes did not find together: {str(error).splitlines()[0]}",
             "every process needs the same coordinator, reachable from all; see launch/README.md",
         ) from error
-
-
-class Place(NamedTuple):
-    """Which process this is, and where they meet."""
-
-    coordinator: str
-    processes: int
-    process: int
+    _links.append(link)
+    return link
 
 
 def explicit(environment: Mapping[str, str]) -> Place | None:

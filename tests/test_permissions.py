@@ -1,0 +1,66 @@
+"""The umask decides who may read what a run leaves behind."""
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import runs
+from llmjax.compress import compress, decompress
+from llmjax.convert import export
+from llmjax.data.tokenizer import existing_tokenizer
+from llmjax.metrics.config import LogConfig
+from llmjax.report import report
+from llmjax.run import Run
+from llmjax.scoring import EvaluationConfig
+from llmjax.train import train
+from llmjax.train.beginning import take_tokenizer
+
+
+@pytest.fixture(params=[0o027, 0o002])
+def mask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def wrong(folder: Path, mask: int) -> dict[str, str]:
+    """Paths in a folder whose permissions the umask would not have given."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode != (0o777 if path.is_dir() else 0o666) & ~mask:
+            found[str(path.relative_to(folder.parent))] = oct(mode)
+    return found
+
+
+def test_everything_in_a_run_folder_and_made_of_it_has_the_umasks_permissions(tmp_path, mask):
+    config = runs.config(
+        tmp_path,
+        steps=3,
+        evaluation=EvaluationConfig(every=1, batch_size=8, max_tokens=64),
+        log=LogConfig(every=1, display="none", tensorboard=True),
+    )
+    run = train(replace(config, data=replace(config.data, workers=1)))
+    report(run)
+    made = tmp_path / "made"
+    made.mkdir()
+    export(run, made / "programs", to="stablehlo", platforms=("cpu",))
+    compress(run, tmp_path / "text", made / "archive")
+    decompress(run, made / "archive", made / "text")
+    found = wrong(run, mask) | wrong(tmp_path / "cache", mask) | wrong(made, mask)
+    assert found == {}
+
+
+def test_a_tokenizer_that_is_taken_over_gets_them_too(tmp_path, mask):
+    config = runs.config(tmp_path)
+    base = Run.create(config)
+    existing_tokenizer(config.tokenizer).save(base.tokenizer)
+    for path in (*base.tokenizer.iterdir(), base.tokenizer):
+        path.chmod(0o700)
+    other = replace(config, init_from=str(base.folder), run_dir=str(tmp_path / "other"))
+    taken = Run.create(other)
+    take_tokenizer(other, taken)
+    assert wrong(taken.folder, mask) == {}
