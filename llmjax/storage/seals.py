@@ -11,7 +11,7 @@ from typing import Any
 
 from llmjax.errors import UserError
 
-SEAL = "checksum of the rest"
+SEAL = "checksum"
 """The name under which an object carries its checksum."""
 
 

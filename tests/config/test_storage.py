@@ -74,7 +74,7 @@ def test_a_config_that_was_changed_is_refused_until_its_checksum_is_removed():
     text = to_json(Config())
     edited = text.replace('"rope_theta": 10000.0', '"rope_theta": 90000.0')
     assert edited != text
-    with pytest.raises(UserError, match=r"x\.json: was changed .*remove \"checksum of the rest\""):
+    with pytest.raises(UserError, match=r"x\.json: was changed .*remove \"checksum\""):
         from_json(edited, "x.json")
     document = json.loads(edited)
     del document[SEAL]
