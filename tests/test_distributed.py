@@ -54,6 +54,11 @@ def test_all_processes_learn_who_is_there_and_the_port_is_free_again():
         pass
 
 
+def test_a_process_alone_waits_for_nobody():
+    (present,) = outcomes(Place(address(), 1, 0))
+    assert (len(present.members), present.connections) == (1, {})
+
+
 def test_a_probe_of_the_port_is_no_process():
     where = address()
     with ThreadPoolExecutor(1) as pool:

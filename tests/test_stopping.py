@@ -186,7 +186,10 @@ def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypat
         after(self, step, save)
         if step == 3:
             send(signal.SIGINT)
+            while self._signal.name is None:
+                time.sleep(0.01)
             send(signal.SIGINT)
+            time.sleep(1)  # until it is handled
 
     monkeypatch.setattr(loop.Loop, "_after", interrupt)
     code, _, lines = command("train", config_file(tmp_path, runs.config(tmp_path)))

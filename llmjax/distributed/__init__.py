@@ -53,6 +53,8 @@ def join() -> Link | None:
     place = explicit(os.environ)
     if place is None and not launched(os.environ):
         return None
+    # Its notifier would take SIGTERM away from whoever listens to it here.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         if place is None:
             jax.distributed.initialize()

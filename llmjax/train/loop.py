@@ -87,7 +87,7 @@ class Loop:
 
     def _look_up(self, save: bool) -> None:
         """Learns whether any process is to stop, and whether one wants to save."""
-        stops, saves = self._agree(self._signal.name is not None, save)
+        stops, saves = self._agree(self._signal.asks(), save)
         self._stops, self._saves = self._stops or stops, self._saves or saves
 
     def _stopped(self, step: int, trained: bool = True) -> Stopped:

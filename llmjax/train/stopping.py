@@ -74,6 +74,16 @@ class StopSignal:
         """From now on a first signal raises nothing: who looks at `name` saves, and leaves."""
         self._at_once = False
 
+    def asks(self) -> bool:
+        """Whether a stop is asked for.
+
+        Raises:
+          KeyboardInterrupt: two signals came so close that Python has handled them as one.
+        """
+        if self._seen > 1:
+            raise KeyboardInterrupt
+        return self.name is not None
+
     def tell(self, text: str) -> None:
         """Says something that has to be known, where signals are acknowledged."""
         self.say(text)
