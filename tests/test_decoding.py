@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
+from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
 from llmjax.decoding import DecodingConfig, decoding_problems
 from llmjax.decoding.rows import Row, bucket
 from llmjax.decoding.steps import generate_tokens
@@ -230,6 +232,33 @@ def test_a_text_of_its_own_does_not_show_its_tokenizers_leading_space():
     for fresh, expected in ((True, "a ab"), (False, " a ab")):
         writer = TextWriter(tokenizer, [], fresh=fresh)
         assert "".join(map(writer.push, [3, 3, 4])) == expected
+
+
+@pytest.mark.parametrize(
+    ("decoder", "pieces"),
+    [
+        (None, "abcdefgh"),
+        (decoders.BPEDecoder(), ["a</w>", "b", "c</w>", "d", "e</w>"]),
+        (decoders.WordPiece(), ["a", "##b", "c", "##d", "e", "."]),
+        (decoders.Metaspace(), ["a", "▁b", "▁", "c▁d", "▁▁e"]),
+        (decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]), ["a", "<0xC3>", "<0xA9>"]),
+    ],
+)
+def test_texts_are_what_the_librarys_own_decoding_adds_to_the_prompt(decoder, pieces):
+    vocab = {piece: at for at, piece in enumerate(["<pad>", "<s>", "</s>", *pieces])}
+    inner = Tokenizer(models.WordLevel(vocab, pieces[0]))
+    inner.add_special_tokens(["<pad>", "<s>", "</s>"])
+    if decoder is not None:
+        inner.decoder = decoder
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    ours = HuggingFaceTokenizer(inner.to_str().encode(), names)
+    prompts = [[3, 4, 3], [3], [1]]
+    for prompt, found in zip(prompts, complete(prompts, SAMPLED, ours), strict=True):
+        written = [token for token in found.tokens if token != 2]
+        before = inner.decode(prompt)
+        whole = inner.decode([*prompt, *written])
+        assert found.text == whole.removeprefix(before).rstrip("\ufffd")
+        assert whole.startswith(before)
 
 
 # Rows
