@@ -72,7 +72,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "decay_rate": (SMALLEST_NUMBER, 100.0),
     "z_loss": (SMALLEST_NUMBER, 1e6),
     "temperature": (SMALLEST_NUMBER, 1e6),
-    "repetition_penalty": (1e-3, 1e3),
+    "repetition_penalty": (1e-9, 1e9),
     "length_penalty": (SMALLEST_NUMBER, 100.0),
 }
 """Least and largest values, beside 0, of numbers that are computed with, by the field's name."""

@@ -35,7 +35,7 @@ from llmjax.tasks.config import (
     TokenTask,
 )
 from llmjax.tasks.opening import find_facts, open_task
-from llmjax.tasks.prepared import check_told, encode
+from llmjax.tasks.prepared import encode, teaching
 from llmjax.tasks.task import Setting
 from llmjax.train import train
 from llmjax.train.memory import check_memory
@@ -214,8 +214,8 @@ def test_conversations_cut_before_the_assistant_speaks_are_refused():
     words = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
     opened, rows = task_in_rows(ChatTask(), DECODER, [{"messages": words}], 1)
     examples = encode(opened, rows, "learn from")
-    with pytest.raises(UserError, match="task chat: no row leaves anything to learn from within 1"):
-        check_told(opened, examples, "learn from")
+    with pytest.raises(UserError, match="1 of 1 examples have no target within 1 tokens"):
+        teaching(opened, rows, examples)
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -1,16 +1,14 @@
 """What must hold of a config before anything is computed, beyond its types."""
 
-import dataclasses
 import math
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmjax.checkpoint.config import checkpoint_problems
-from llmjax.config.build import ConfigError, build, shown
+from llmjax.config.build import ConfigError, build
 from llmjax.config.schema import Config
 from llmjax.data.config import data_problems, tokenizer_problems
 from llmjax.data.objective_config import CausalConfig, objective_problems
@@ -41,7 +39,6 @@ def validate(config: Config) -> Config:
     typed = build(Config, config, "", found)
     if not found:
         found += number_problems(typed)
-        found += text_problems(typed)
     if typed and not is_wild(typed):
         found += _problems(typed)
     if found:
@@ -67,19 +64,6 @@ def _problems(config: Config) -> Iterator[str]:
     yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
     yield from log_problems(config.log)
     yield from _combination_problems(config)
-
-
-def text_problems(value: Any, name: str = "") -> Iterator[str]:
-    """Every text of a config that UTF-8 cannot write, as of file names in another encoding."""
-    if dataclasses.is_dataclass(value):
-        for item in dataclasses.fields(value):
-            dot = "." if name else ""
-            yield from text_problems(getattr(value, item.name), f"{name}{dot}{item.name}")
-    elif isinstance(value, tuple):
-        for index, item in enumerate(value):
-            yield from text_problems(item, f"{name}.{index}")
-    elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        yield f"{name}: {shown(value)} is not UTF-8 text; rename what it names"
 
 
 def _run_problems(config: Config) -> Iterator[str]:

@@ -17,6 +17,8 @@ from llmjax.storage import manifest
 
 READ_AHEAD = 256
 """Records of an ArrayRecord file that are read at once, at most."""
+FORMAT = 2
+"""Of the embedded corpus's folder; 1 had no checksums."""
 READ_AHEAD_BYTES = 1 << 26
 """Fewer where so many of the largest so far would take more than this."""
 
@@ -27,7 +29,7 @@ def embedded_documents(cache_dir: str | None) -> Iterator[str]:
 
     with _quiet():
         from llmjax.data.builders.python_reference import PythonReference
-    folder = cache_root(cache_dir) / "tfds" / python_fingerprint()
+    folder = cache_root(cache_dir) / "tfds" / f"{python_fingerprint()}-{FORMAT}"
 
     def prepare(place: Path) -> None:
         with _quiet(bars=False):

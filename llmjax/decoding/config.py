@@ -62,7 +62,9 @@ def decoding_problems(config: DecodingConfig) -> list[str]:
         "samples: more than the beams": config.beams <= 1 or config.samples <= config.beams,
     }
     wrong = [f"decoding.{problem}" for problem, fine in checks.items() if not fine]
-    return [*number_problems(config, "decoding"), *wrong]
+    fields = {problem.partition(":")[0] for problem in wrong}
+    numbers = number_problems(config, "decoding")
+    return [*(one for one in numbers if one.partition(":")[0] not in fields), *wrong]
 
 
 def with_fields(config: DecodingConfig, changes: Mapping[str, Any]) -> DecodingConfig:

@@ -153,7 +153,7 @@ class Panic(BaseException):
     [
         (Panic("index out\nof bounds"), 1, "fault: Panic: index out of bounds; rerun"),
         (RecursionError("maximum depth"), 1, "fault: RecursionError: maximum depth; rerun"),
-        (MemoryError(), 1, "fault: MemoryError: there is not enough memory; rerun"),
+        (MemoryError(), 2, "error: this machine's memory: there is not enough of it; "),
         (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device"),
         (OSError(27, "File too large"), 2, "error: a file: File too large"),
         (UserError("a\udcff\x1b[2J", "wrong"), 2, r"error: a\xff\x1b[2J: wrong"),

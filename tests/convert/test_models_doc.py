@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from llmjax.convert.families import FAMILIES
-from llmjax.convert.sources import SAMPLES
+from llmjax.convert.samples import SAMPLES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
 

@@ -61,7 +61,8 @@ def test_freed_memory_is_kept_on_a_cpu_alone(backend, tmp_path, monkeypatch):
     """There a step's buffers are the C library's."""
     kept = []
     monkeypatch.setattr(devices, "keep_freed_memory", lambda: kept.append(True))
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    here = [SimpleNamespace(platform=backend)]
+    monkeypatch.setattr(devices, "all_devices", lambda: here)
     config = load_config_file("smoke")
     data = dataclasses.replace(config.data, cache_dir=str(tmp_path))
     devices.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))

@@ -11,6 +11,7 @@ from llmjax import embed, fill_mask, language_model
 from llmjax.model import Model, ModelConfig, resolve
 from llmjax.model.config import Dtype
 from llmjax.model.families import bert_base
+from llmjax.origin import Pooling
 from llmjax.tasks import running
 from llmjax.tasks.config import (
     AnswerTask,
@@ -94,11 +95,11 @@ def test_heads(kind, platform):
 
 
 @pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_vectors(pooling, platform, sizes):
     model = Model(resolve(ENCODER, 512))
     with pretend.devices(platform, **sizes):
-        pool = embed.Pool(pooling, normalize=True)
+        pool = embed.Pool((pooling,))
         traced = embed._vectors.trace(model, pretend.params_of(model), texts(), pool)
         check(traced, platform, "float32")
 

@@ -146,7 +146,7 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
 )
 def test_it_is_learnt(config, rows):
     task, network = opened(config, rows)
-    params = trained(task, network, task.examples(rows), 60, 1e-2)
+    params = trained(task, network, task.examples(rows), 60)
     told = predicted(task, network, params, rows)
     figures = task.measure(rows, told)
     assert figures["f1_macro"].value == 1

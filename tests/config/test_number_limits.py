@@ -218,8 +218,3 @@ def test_names_go_through_lists_of_groups_and_of_numbers():
     assert [problem.partition(":")[0] for problem in number_problems(longest)] == [
         "unrotated_layers.1"
     ]
-
-
-def test_text_that_utf8_cannot_write_is_refused():
-    found = problems(replace(GOOD, run_dir="runs/\udce9"))
-    assert found == ("run_dir: 'runs/\\udce9' is not UTF-8 text; rename what it names",)
