@@ -63,7 +63,7 @@ def one_device():
     "changes",
     [
         {},
-        {"d_model": 1, "positions": "learned", "norm": "layernorm"},
+        {"d_model": 1, "positions": "learned"},
         {"d_model": 3, "num_heads": 3, "num_kv_heads": 1, "positions": "relative"},
         {"num_encoder_layers": 1, "num_decoder_layers": 0},
         {"num_encoder_layers": 1, "qk_norm": True},
