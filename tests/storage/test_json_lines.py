@@ -43,9 +43,9 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
 def test_a_line_of_gigabytes_takes_the_memory_of_the_limit(tmp_path):
     path = tmp_path / "lines"
     path.touch()
-    os.truncate(path, 4 << 30)
+    os.truncate(path, 1 << 30)
     code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))\n"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
         "from llmjax.storage import JsonLimits, json_lines\n"
         "print(list(json_lines(sys.argv[1], limits=JsonLimits(size=1 << 20, marks=9))))"
     )
