@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import tiny
+from llmjax.distributed import link as link_module
 from llmjax.distributed import roll_call
 from llmjax.distributed.forward import forward
+from llmjax.distributed.link import Link, Work
 from llmjax.distributed.messages import Connection, Lost
-from llmjax.distributed.roll_call import Place, call_roll
+from llmjax.distributed.roll_call import Member, Place, Present, call_roll
 from llmjax.errors import UserError
 
 
@@ -257,6 +259,34 @@ def test_a_process_that_fails_says_why_and_the_others_end_alike(members):
             .endswith("left: the disk: is full; free some")
         )
     assert started[1].wait(timeout=60) == 2
+
+
+def test_news_that_comes_while_a_process_leaves_changes_nothing(monkeypatch):
+    """Both others fail while this process tells them that it fails: it tells all, and ends."""
+    at_exit: list[tuple] = []
+    monkeypatch.setattr(link_module.atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(link_module, "LATE", 0.0)
+    pairs = [_pair(), _pair()]
+    members = [Member(process, 3, "host", 1, {}) for process in range(3)]
+    link = Link(0, Present(members, {1: pairs[0][0], 2: pairs[1][0]}))
+    send, sent = pairs[0][0].send, threading.Event()
+
+    def crossing(message):
+        send(message)
+        for process, (_, theirs) in enumerate(pairs, start=1):
+            theirs.send({"gone": process, "code": 2, "why": "a reason of its own"})
+        link._watcher.join(timeout=30)
+        sent.set()
+
+    monkeypatch.setattr(pairs[0][0], "send", crossing)
+    nothing = Work(lambda: "", lambda: "", lambda text: None, lambda: None)
+    with pytest.raises(UserError, match="is full"), link.during(nothing):
+        raise UserError("the disk", "is full")
+    assert sent.is_set()
+    assert not link._watcher.is_alive()
+    for _, theirs in pairs:
+        assert theirs.receive(1) == {"gone": 0, "code": 2, "why": "the disk: is full"}
+    assert (link_module._end, 2) in at_exit
 
 
 def test_processes_that_finish_one_after_the_other_are_not_missed(members):

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import NamedTuple
 
 from llmjax.distributed.messages import Connection, Lost, say
@@ -49,7 +50,7 @@ class Link:
         present: all of them.
         """
         self._own, self._members = own, present.members
-        self._connections = dict(present.connections)
+        self._connections = MappingProxyType(dict(present.connections))  # two threads read it
         self._work: Work | None = None
         self._leaving = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -76,11 +77,11 @@ class Link:
             time.sleep(LATE)
         self._leaving.acquire()
         code = exit_code(error)
+        # JAX would wait for the others, which have ended by then.
+        atexit.register(_end, code)
         why = str(error) if isinstance(error, UserError | Stopped) else _in_words(error)
         for connection in self._connections.values():
             connection.send({"gone": self._own, "code": code, "why": why[:2000]})
-        # JAX would wait for the others, which have ended by then.
-        atexit.register(_end, code)
 
     def _finish(self) -> None:
         """At the end of the program: this process goes as it should."""
@@ -90,30 +91,33 @@ class Link:
 
     def _watch(self) -> None:
         """Waits for messages and ends of connections, in a thread of its own."""
-        while self._connections:
-            by_number = {one.fileno(): process for process, one in self._connections.items()}
+        open_ones = {one.fileno(): process for process, one in self._connections.items()}
+        while open_ones:
             waiting = select.poll()
-            for number in by_number:
+            for number in open_ones:
                 waiting.register(number, select.POLLIN)
             for number, _ in waiting.poll():
-                self._hear(by_number[number], self._connections[by_number[number]])
+                process = open_ones[number]
+                if self._hears_last(process, self._connections[process]):
+                    del open_ones[number]
 
-    def _hear(self, process: int, connection: Connection) -> None:
+    def _hears_last(self, process: int, connection: Connection) -> bool:
+        """Reads a message, and ends this process if another is gone; whether no more will come."""
         try:
             message = connection.receive()
         except (Lost, UserError):
             self._lose(process, FAULT, "")
-            return
+            return True
         gone, code = message.get("gone"), message.get("code")
         if isinstance(gone, int) and isinstance(code, int) and 0 <= gone < len(self._members):
             self._lose(gone, code, str(message.get("why", "")))
-        elif "finished" in message:
-            del self._connections[process]
+            return True
+        return "finished" in message
 
     def _lose(self, process: int, code: int, why: str) -> None:
-        """Tells the others and the user that a process is gone, and ends this one."""
-        if not self._leaving.acquire(blocking=False):  # it ends for a reason of its own
-            self._connections.clear()
+        """Tells the others and the user that a process is gone, and ends this one; unless it ends
+        already, for a reason of its own."""
+        if not self._leaving.acquire(blocking=False):
             return
         for other, connection in self._connections.items():
             if other != process:

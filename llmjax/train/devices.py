@@ -50,7 +50,8 @@ def check_same_config(config: Config) -> None:
     """Checks, in all processes, that they have the config of process 0.
 
     Raises:
-      UserError: one has another; it says which fields, the others say which process.
+      UserError: one has another. All say which process and which fields, so that the reason is
+        known whichever of them ends first and takes the others along.
     """
     if jax.process_count() == 1:
         return
@@ -60,13 +61,11 @@ def check_same_config(config: Config) -> None:
         for name, values in differences(first, config).items()
         if not any(fnmatch(name, pattern) for pattern in OWN)
     }
-    others = np.flatnonzero(multihost_utils.process_allgather(np.int32(bool(changed))))
-    if changed:
-        listed = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
-        reason = f"has another config than process 0: {listed}"
-        raise UserError(f"process {jax.process_index()}", reason, SAME_COMMAND)
-    if others.size:
-        raise UserError(f"process {others[0]}", "has another config than process 0", SAME_COMMAND)
+    own = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
+    for process, listed in enumerate(_texts_of_all(own)):
+        if listed:
+            reason = f"has another config than process 0: {listed}"
+            raise UserError(f"process {process}", reason, SAME_COMMAND)
 
 
 def _text_of_process_0(own: str) -> str:
@@ -75,6 +74,18 @@ def _text_of_process_0(own: str) -> str:
     padded = np.zeros(size, np.uint8)
     padded[: min(size, data.size)] = data[:size]
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
+
+
+def _texts_of_all(own: str) -> list[str]:
+    """Each process's text, in the order of the processes."""
+    data = np.frombuffer(own.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: data.size] = data
+    if not padded.size:
+        return [""] * len(sizes)
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 # mallopt's names, from glibc's malloc.h.
