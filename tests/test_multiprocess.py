@@ -111,7 +111,7 @@ def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess
 def ends(started: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
     """Exit code and llmjax's lines of each."""
     try:
-        found = [one.communicate(timeout=60)[1] for one in started]
+        found = [one.communicate(timeout=150)[1] for one in started]
     finally:
         for one in started:
             one.kill()
