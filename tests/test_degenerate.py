@@ -1,6 +1,7 @@
 """The smallest of everything: it trains, or is refused before anything is computed."""
 
 from dataclasses import replace
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -58,17 +59,21 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-@pytest.mark.parametrize("length", [1, 2])
+# Rows of one token are refused in a config, for newer versions of JAX do not differentiate them.
+SHORTEST = [1, 2] if version("jax").startswith("0.10.") else [2]
+
+
+@pytest.mark.parametrize("length", SHORTEST)
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"d_model": 1, "positions": "learned"},
+        {"positions": "learned", "norm": "layernorm"},
         {"d_model": 3, "num_heads": 3, "num_kv_heads": 1, "positions": "relative"},
         {"num_encoder_layers": 1, "num_decoder_layers": 0},
         {"num_encoder_layers": 1, "qk_norm": True},
     ],
-    ids=["decoder", "width 1", "one key head", "encoder", "both"],
+    ids=["decoder", "learned positions", "one key head", "encoder", "both"],
 )
 def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
     config = resolve(replace(SMALLEST, **changes), 3)
@@ -99,7 +104,7 @@ def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"length": 1}, "objective prefix: leaves nothing to be predicted in the first 256 rows"),
+        ({"length": 1}, "data.length: 1 is less than 2, the shortest rows"),
         ({"context": 1}, "objective prefix: leaves nothing to be predicted in held-out rows of 1"),
     ],
 )
@@ -229,3 +234,8 @@ def test_a_batch_of_no_rows_is_not_the_batch_of_the_run(tmp_path, size):
     with pytest.raises(UserError, match="max_shard_bytes 0: is not positive"):
         export(run.folder, tmp_path / "out", max_shard_bytes=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_width_of_one_number_is_refused():
+    with pytest.raises(UserError, match="d_model 1 is a single number, which the norms make"):
+        Model(resolve(replace(SMALLEST, d_model=1), 3))

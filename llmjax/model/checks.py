@@ -36,6 +36,8 @@ def problems(config: ModelConfig) -> Iterator[str]:
     for name in ("vocab_size", "max_length", "d_model", "num_heads"):
         if getattr(config, name) < 1:
             yield f"{name} must be positive, not {getattr(config, name)}"
+    if config.d_model == 1:  # JAX 0.12 does not differentiate it on a mesh, nor is it of any use
+        yield "d_model 1 is a single number, which the norms make a constant; give 2 or more"
     for name in ("num_kv_heads", "head_dim", "d_ff", "window"):
         size = getattr(config, name)
         if size is not None and size < 1:
