@@ -136,7 +136,7 @@ def test_what_was_meant_is_said_with_what_is_wrong(tmp_path, value, message):
         ("def config(size): pass", "config() needs size; give every argument a default"),
         ("\nraise SystemExit(3)", "line 2: the file ends the program; let config() return"),
         ("def config():\nreturn 3", "line 2: IndentationError: expected an indented block"),
-        ("x = '\0'", "SyntaxError: source code"),
+        ("x = '\0'", "Error: source code string cannot contain null bytes"),
     ],
 )
 def test_whatever_a_file_does_is_one_line_about_it(tmp_path, text, message):
