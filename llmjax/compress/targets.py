@@ -18,6 +18,7 @@ from llmjax.compress.members import Member, checked_members
 from llmjax.compress.sources import STREAM
 from llmjax.compress.visible import visible
 from llmjax.errors import UserError
+from llmjax.storage.writing import umask
 
 
 def check_target(target: str, overwrite: bool, source: str = STREAM) -> None:
@@ -79,7 +80,7 @@ def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["Outpu
             with contextlib.suppress(OSError):  # of a full disk, which was told of before
                 file.close()
         with _writing(target):
-            os.chmod(name, mode & ~_umask())
+            os.chmod(name, mode & ~umask())
             if overwrite:
                 check_target(target, overwrite)
                 os.replace(name, path)
@@ -190,7 +191,7 @@ def new_folder(
             for name, own, changed, _ in reversed(checked):  # what is inside before what holds it
                 os.chmod(place / name, own)
                 os.utime(place / name, ns=(changed, changed))
-            os.chmod(place, mode & ~_umask())
+            os.chmod(place, mode & ~umask())
             if time is not None:
                 os.utime(place, ns=(time, time))
             _moved(place, target)
@@ -252,9 +253,3 @@ def _writing(target: str) -> Iterator[None]:
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"
         raise UserError(visible(target), reason) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,15 +7,15 @@ from pathlib import Path
 
 def new_file_mode() -> int:
     """The permissions of a new file under the process's umask: 0o644 under the usual 0o022."""
-    return 0o666 & ~_umask()
+    return 0o666 & ~umask()
 
 
 def new_folder_mode() -> int:
     """The permissions of a new folder under the process's umask."""
-    return 0o777 & ~_umask()
+    return 0o777 & ~umask()
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask; only by setting it can it be asked for."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
