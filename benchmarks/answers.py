@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
-from llmjax.data.table_config import FileTable
-from llmjax.data.tables import Row, read_tables
-from llmjax.measures import answers
+from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.table import Row, read_tables
+from llmjax.metrics.spans import answers
 from llmjax.tasks.config import AnswerTask
 
 LENGTH, STRIDE, WINDOWS, LONGEST = 384, 128, 8, 30

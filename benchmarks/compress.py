@@ -24,18 +24,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import llmjax
-from llmjax.checkpoint.params import save_params
-from llmjax.compress import compress, decompress
-from llmjax.compress.archive import SEAL
-from llmjax.compress.fingerprint import environment
-from llmjax.compress.frames import FRAME
-from llmjax.compress.lanes import Shape, allowed_ids
-from llmjax.compress.segments import Cutter
-from llmjax.data import Document
-from llmjax.language_model import LanguageModel
-from llmjax.programs import keep_programs
-from llmjax.run import Run
-from llmjax.scoring import score_documents
+from llmjax.compression.archive import SEAL
+from llmjax.compression.compressing import compress
+from llmjax.compression.decompressing import decompress
+from llmjax.compression.fingerprint import environment
+from llmjax.compression.frames import FRAME
+from llmjax.compression.lanes import Shape, allowed_ids
+from llmjax.compression.segments import Cutter
+from llmjax.data.text.corpus import Document
+from llmjax.inference.language_model import LanguageModel
+from llmjax.parallel.compilation import keep_programs
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.folder import Run
+from llmjax.scoring.documents import score_documents
 
 SEALS = 1 + 32 + SEAL
 """Bytes of the mark of the end, the SHA-256 of the original and the hash of the archive."""

@@ -27,11 +27,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import llmjax
-from llmjax.convert import export
-from llmjax.decoding import DecodingConfig
+from llmjax.convert.exporting import export
+from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row
 from llmjax.decoding.steps import generate_tokens
-from llmjax.train.devices import keep_freed_memory
+from llmjax.training.devices import keep_freed_memory
 
 PROMPT = 16
 BATCHES = (1, 16)

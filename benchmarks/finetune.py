@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
-from llmjax.data.table_config import FileTable
-from llmjax.data.tables import read_tables
+from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.table import read_tables
 from llmjax.tasks.config import ClassificationTask, RegressionTask
 
 LENGTH = 96

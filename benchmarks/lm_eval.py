@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.convert import export
-from llmjax.harness import HarnessModel
-from llmjax.language_model import load
-from llmjax.programs import keep_programs
+from llmjax.convert.exporting import export
+from llmjax.evaluation.harness import HarnessModel
+from llmjax.inference.language_model import load
+from llmjax.parallel.compilation import keep_programs
 
 TASKS = ("choice", "rolling", "written")
 COMMON = """task: {task}

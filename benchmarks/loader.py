@@ -12,15 +12,10 @@ import sys
 import time
 from dataclasses import replace
 
-from llmjax.data import (
-    BytesConfig,
-    CorpusFeed,
-    DataConfig,
-    EmbeddedSource,
-    Loader,
-    prepare,
-    terminal_progress,
-)
+from llmjax.data.config import BytesConfig, DataConfig, EmbeddedSource
+from llmjax.data.loader import CorpusFeed, Loader
+from llmjax.data.progress import terminal_progress
+from llmjax.data.text.corpus import prepare
 
 SHAPES = ((16, 256), (64, 256), (64, 1024), (8, 8192))
 

@@ -28,12 +28,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import llmjax
-import llmjax.train
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config, from_json, load_config_file, to_json
-from llmjax.data import Loader, batch_at, prepare
-from llmjax.mesh import MeshConfig
-from llmjax.metrics.config import LogConfig
+import llmjax.training
+from llmjax.data.loader import Loader, batch_at
+from llmjax.data.text.corpus import prepare
+from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.files import load_config_file
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import from_json, to_json
+from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 
 STEPS = 20
@@ -66,7 +69,7 @@ def digest(batch: dict) -> str:
 
 def train_here(folder: Path) -> None:
     """One process: trains `folder`/config.json and adds what it saw to `folder`/batches.json."""
-    llmjax.train.Loader = Recording  # type: ignore[attr-defined]
+    llmjax.training.Loader = Recording  # type: ignore[attr-defined]
     llmjax.train(from_json((folder / "config.json").read_text()))
     if jax.process_index() == 0:
         path = folder / "batches.json"

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.turns import SIDES, SPEED
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
 from llmjax.data.config import DataConfig
-from llmjax.data.tables import read_tables
-from llmjax.metrics.config import LogConfig
+from llmjax.data.tables.table import read_tables
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config
+from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import TaskConfig
 

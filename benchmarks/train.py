@@ -25,12 +25,15 @@ import torch
 
 from benchmarks.torch_gpt import Shape, make_step
 from llmjax.losses import causal_loss
-from llmjax.mesh import MeshConfig, make_mesh, place
-from llmjax.model import Model, ModelConfig, flops_per_token
-from llmjax.optimizers import AdamWConfig, ScheduleConfig, make_optimizer
+from llmjax.model.config import ModelConfig
+from llmjax.model.flops import flops_per_token
+from llmjax.model.model import Model
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.parallel.mesh import MeshConfig, make_mesh, place
 from llmjax.state import make_state
 from llmjax.step import make_train_step
-from llmjax.train.devices import keep_freed_memory
+from llmjax.training.devices import keep_freed_memory
 
 
 def config_of(shape: Shape, dtype: str) -> ModelConfig:

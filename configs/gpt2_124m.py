@@ -7,11 +7,11 @@ Hardware: one GPU of 24 GB or more; up to 16 share a batch as it is
 Figure:   not measured yet
 """
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config, SamplesConfig
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 
 

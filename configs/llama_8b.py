@@ -7,11 +7,11 @@ Hardware: 64 GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config, SamplesConfig
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 
 

@@ -13,11 +13,11 @@ Figure:   15,647 Chinese reviews: 26.6% of the hidden tokens of held-out text to
           nats per hidden token; their labels then: see docs/tasks.md
 """
 
-from llmjax.config import Config
 from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.objective_config import MaskedConfig
+from llmjax.data.objectives.config import MaskedConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 
 

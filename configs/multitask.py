@@ -11,12 +11,12 @@ Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
 from llmjax.data.config import DataConfig
-from llmjax.data.table_config import FileTable
-from llmjax.model import ModelConfig
+from llmjax.data.tables.config import FileTable
+from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import ClassificationTask, RegressionTask
 

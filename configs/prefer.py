@@ -9,13 +9,13 @@ Hardware: two CPU cores for a few hundred pairs; any accelerator
 Figure:   see docs/tasks.md; the loss begins at ln 2
 """
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
 from llmjax.data.config import DataConfig
-from llmjax.data.table_config import FileTable
-from llmjax.model import ModelConfig
+from llmjax.data.tables.config import FileTable
+from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import PreferenceTask
 

@@ -7,11 +7,11 @@ Expect:   1.82 bits per byte of held-out text (42 documents of Python 3.11's, 12
           xz -9e takes 2.35 and brotli 11 takes 2.18
 """
 
-from llmjax.config import Config, SamplesConfig
 from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 
 

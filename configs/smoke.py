@@ -5,13 +5,13 @@ Command:  llmjax train smoke
 Hardware: any
 """
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config, SamplesConfig
 from llmjax.data.config import BytesConfig, DataConfig
 from llmjax.decoding.config import DecodingConfig
-from llmjax.metrics.config import LogConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config, SamplesConfig
+from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 
 

@@ -8,12 +8,12 @@ Figure:   not measured yet
 
 from dataclasses import replace
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objective_config import SpanConfig
+from llmjax.data.objectives.config import SpanConfig
 from llmjax.model.families import t5_small
 from llmjax.optimizers.config import AdafactorConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 
 

@@ -13,12 +13,12 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
           held-out captions before the end of the second epoch
 """
 
-from llmjax.checkpoint.config import CheckpointConfig
-from llmjax.config import Config
 from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.table_config import LinesTable
-from llmjax.model import ModelConfig
+from llmjax.data.tables.config import LinesTable
+from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import SequenceTask
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llmjax.optimizers import Optimizer
+from llmjax.optimizers.optimizer import Optimizer
 
 Tree = dict[str, Any]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llmjax import mesh
-from llmjax.optimizers import Optimizer
+from llmjax.optimizers.optimizer import Optimizer
+from llmjax.parallel import mesh
 from llmjax.state import TrainState, Tree, join
 
 Batch = Mapping[str, jax.Array]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmjax import cli
 from llmjax.scoring import documents
-from llmjax.train import loop
+from llmjax.training import loop
 
 
 def after_step(number: int, send) -> None:
@@ -48,6 +48,6 @@ if __name__ == "__main__":
     config = Path(path).with_suffix(".py")
     text = Path(path).read_text()
     config.write_text(
-        f"from llmjax.config import from_json\ndef config():\n    return from_json({text!r})\n"
+        f"from llmjax.run.config.storage import from_json\ndef config():\n    return from_json({text!r})\n"
     )
     sys.exit(cli.main(["train", str(config)]))

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding
 
-from llmjax import mesh
-from llmjax.mesh import MESH_AXES
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import MESH_AXES
 
 DEVICES = {
     "gpu": AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu"),

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 
 import tiny
-from llmjax.checkpoint import CheckpointConfig
-from llmjax.checkpoint.reading import restore_params
-from llmjax.config import Config
 from llmjax.data.config import BytesConfig, DataConfig, TextSource
-from llmjax.metrics.config import LogConfig
-from llmjax.model import Model, resolve
-from llmjax.optimizers import AdamWConfig, ScheduleConfig
-from llmjax.scoring import EvaluationConfig
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.checkpoint.reading import restore_params
+from llmjax.run.config.schema import Config
+from llmjax.run.telemetry.config import LogConfig
+from llmjax.scoring.config import EvaluationConfig
 
 WORDS = ["the", "a", "every", "cat", "dog", "bird", "sees", "likes", "hears", "old", "small"]
 

@@ -5,10 +5,12 @@ from functools import partial
 import jax
 import optax
 
-from llmjax.data.tables import Row
-from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.model import Model, ModelConfig, resolve
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.tasks.opening import find_facts, network_of, open_task
 from llmjax.tasks.packing import lay_out, pack, shape_of
 from llmjax.tasks.running import outputs

@@ -4,15 +4,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from llmjax.checkpoint import save_params
-from llmjax.config import Config
-from llmjax.data import BytesConfig, DataConfig
-from llmjax.data.table_config import FileTable
-from llmjax.data.tables import Row
-from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.model import Model, ModelConfig, resolve
+from llmjax.data.config import BytesConfig, DataConfig
+from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base, llama
-from llmjax.run import Run
+from llmjax.model.model import Model
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
 from llmjax.tasks.config import name_of
 from llmjax.tasks.opening import find_facts, network_of, open_task, to_json
 from llmjax.tasks.task import Setting

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmjax.config import from_json, load_config_file, presets, to_json, validate
-from llmjax.model import Model, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
+from llmjax.run.config.checks import validate
+from llmjax.run.config.files import load_config_file, presets
+from llmjax.run.config.storage import from_json, to_json
 
 NAMES = sorted(presets())
 ROOT = Path(__file__).parents[1]

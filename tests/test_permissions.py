@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 import runs
-from llmjax.compress import compress, decompress
-from llmjax.convert import export
-from llmjax.data.tokenizer import existing_tokenizer
-from llmjax.metrics.config import LogConfig
-from llmjax.report import report
-from llmjax.run import Run
-from llmjax.scoring import EvaluationConfig
-from llmjax.train import train
-from llmjax.train.beginning import take_tokenizer
+from llmjax.compression.compressing import compress
+from llmjax.compression.decompressing import decompress
+from llmjax.convert.exporting import export
+from llmjax.data.tokenizers.tokenizer import existing_tokenizer
+from llmjax.reporting import report
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.config import LogConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.training import train
+from llmjax.training.beginning import take_tokenizer
 
 
 @pytest.fixture(params=[0o027, 0o002])

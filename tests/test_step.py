@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import tiny
-from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.optimizers import MuonConfig, ScheduleConfig, SgdConfig, make_optimizer
+from llmjax.optimizers.config import MuonConfig, ScheduleConfig, SgdConfig
+from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.tune import Chosen, shares
+from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.state import split, state_of
 from llmjax.step import make_eval_step, make_train_step
 

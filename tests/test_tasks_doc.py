@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from llmjax.cli import main
-from llmjax.mesh import make_mesh
-from llmjax.train import session
+from llmjax.parallel.mesh import make_mesh
+from llmjax.training import session
 from task_runs import DECODER, ENCODER, begun
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")

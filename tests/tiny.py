@@ -6,9 +6,12 @@ import jax
 import numpy as np
 
 from llmjax.losses import Loss, causal_loss
-from llmjax.mesh import MeshConfig, make_mesh, named_sharding
-from llmjax.model import Model, ModelConfig, resolve
-from llmjax.optimizers import AdamWConfig, ScheduleConfig, make_optimizer
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 from llmjax.state import make_state
 from llmjax.step import make_train_step
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.decoding import stream_completions
-from llmjax.mesh import reshard
+from llmjax.decoding.completions import stream_completions
 from llmjax.model.config import ModelConfig
+from llmjax.parallel.mesh import reshard
 
 
 @jax.tree_util.register_dataclass

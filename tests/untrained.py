@@ -4,16 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.checkpoint.checkpoints import Checkpoints, Position
-from llmjax.config import Config
-from llmjax.data import BytesConfig, DataConfig, TextSource
-from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.language_model import LanguageModel
-from llmjax.mesh import make_mesh, use_mesh
-from llmjax.model import Model, ModelConfig, resolve
-from llmjax.optimizers import SgdConfig, make_optimizer
-from llmjax.run import Run
-from llmjax.scoring import EvaluationConfig
+from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.inference.language_model import LanguageModel
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.optimizers.config import SgdConfig
+from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.parallel.mesh import make_mesh, use_mesh
+from llmjax.run.checkpoint.checkpoints import Checkpoints, Position
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import TrainState
 
 TEXTS = tuple(f"Document {n} says {'🙂 né ' * (n % 5)}and so on.\n" for n in range(40))

@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-import llmjax.train
+import llmjax.training
 import runs
-from llmjax.config import from_json
-from llmjax.data import Loader
+from llmjax.data.loader import Loader
+from llmjax.run.config.storage import from_json
 
 
 class Recording(Loader):
@@ -32,10 +32,10 @@ class Recording(Loader):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-    llmjax.train.Loader = Recording
+    llmjax.training.Loader = Recording
     for path in map(Path, sys.argv[2:]):
         Recording.seen = {}
-        llmjax.train.train(from_json(path.read_text()))
+        llmjax.training.train(from_json(path.read_text()))
         world = {"processes": jax.process_count(), "devices": jax.device_count()}
         seen = {"batches": Recording.seen, **world}
         path.with_suffix(f".{jax.process_index()}").write_text(json.dumps(seen))

@@ -141,7 +141,7 @@ def _mistakes(error: UserError) -> int:
 def _say(text: str) -> None:
     """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
     if not text.isprintable():
-        from llmjax.compress.visible import visible
+        from llmjax.compression.visible import visible
 
         text = visible(text)
     with contextlib.suppress(OSError, ValueError):  # the exit code counts, also where nobody reads
@@ -152,8 +152,8 @@ def _mistake(error: BaseException, words: Sequence[str]) -> UserError | None:
     """What the user can do about a failure of JAX: a device that is not here, too little memory."""
     if not isinstance(error, RuntimeError | AssertionError | MemoryError):
         return None
-    from llmjax.devices import platform_mistake
-    from llmjax.memory import FEWER, LOADING, TRAINING, memory_mistake
+    from llmjax.parallel.devices import platform_mistake
+    from llmjax.parallel.memory import FEWER, LOADING, TRAINING, memory_mistake
 
     verbs = [word for word in words if word in VERBS]
     advice = {"train": TRAINING, "import": LOADING, "export": LOADING}.get(

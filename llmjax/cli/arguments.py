@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmjax.config.build import ConfigError
-from llmjax.config.fields import annotation_at
-from llmjax.config.overrides import Override
-from llmjax.config.words import is_list
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.fields import annotation_at
+from llmjax.run.config.overrides import Override
+from llmjax.run.config.words import is_list
 
 SWITCH = ("true", "false", "yes", "no", "on", "off", "1", "0")
 FLAGS = {

@@ -11,7 +11,7 @@ from llmjax.cli.verb import Verb, print_json
 from llmjax.errors import UserError
 
 if TYPE_CHECKING:
-    from llmjax.chat import Conversation
+    from llmjax.inference.chat import Conversation
 
 LONGEST_MESSAGE = 1 << 20
 """Characters of a message from standard input."""
@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     options, run = parsed.options, parsed.positionals[0]
     decoding = options.decoding()
-    from llmjax.chat import chat
-    from llmjax.language_model import load
-    from llmjax.programs import keep_programs
+    from llmjax.inference.chat import chat
+    from llmjax.inference.language_model import load
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
     lm = load(run, **options.loading())
@@ -155,7 +155,8 @@ def _command(conversation: "Conversation", line: str) -> bool:
 
 
 def _save(conversation: "Conversation", path: Path) -> None:
-    from llmjax.storage import json_text, write_atomically
+    from llmjax.storage.json_text import json_text
+    from llmjax.storage.writing import write_atomically
 
     messages = conversation.messages
     if path.suffix == ".json":

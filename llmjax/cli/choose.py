@@ -49,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
     options, as_json = parsed.options, "json" in parsed.flags
     if not options.data:
         raise UserError("choose", "there are no questions", "give --data FILE.jsonl")
-    from llmjax.choose import choose
-    from llmjax.programs import keep_programs
+    from llmjax.evaluation.choose import choose
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
     result = choose(

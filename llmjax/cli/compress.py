@@ -53,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     import sys
 
-    from llmjax.compress.compressing import compress
-    from llmjax.compress.progress import end_line, line_progress
-    from llmjax.programs import keep_programs
+    from llmjax.compression.compressing import compress
+    from llmjax.compression.progress import end_line, line_progress
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
 

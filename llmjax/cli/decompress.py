@@ -31,10 +31,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     import sys
 
-    from llmjax.compress.decompressing import decompress
-    from llmjax.compress.progress import end_line, line_progress
-    from llmjax.compress.visible import visible
-    from llmjax.programs import keep_programs
+    from llmjax.compression.decompressing import decompress
+    from llmjax.compression.progress import end_line, line_progress
+    from llmjax.compression.visible import visible
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
 

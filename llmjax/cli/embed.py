@@ -66,8 +66,8 @@ def main(argv: Sequence[str]) -> int:
     out = None if options.out is None else Path(options.out).expanduser()
     if out is not None and out.suffix not in (".npy", ".jsonl"):
         raise UserError(out, "is neither .npy nor .jsonl", "name it so")
-    from llmjax.embed import embed
-    from llmjax.programs import keep_programs
+    from llmjax.inference.embed import embed
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
     vectors = embed(
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _texts(file: str) -> list[str]:
-    from llmjax.generate import read_prompts
+    from llmjax.inference.generate import read_prompts
 
     return read_prompts(file, "text")
 
@@ -105,8 +105,8 @@ def _texts(file: str) -> list[str]:
 def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
     import numpy as np
 
-    from llmjax.data.files import write_file
-    from llmjax.storage import json_text
+    from llmjax.data.text.files import write_file
+    from llmjax.storage.json_text import json_text
 
     content = io.BytesIO()
     if out.suffix == ".npy":

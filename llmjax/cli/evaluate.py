@@ -8,9 +8,9 @@ from llmjax.cli.options import ModelOptions, TellingOptions
 from llmjax.cli.verb import Verb, print_json
 
 if TYPE_CHECKING:
-    from llmjax.baselines import Baseline
-    from llmjax.evaluate_tasks import TaskEvaluations
-    from llmjax.evaluation import Evaluation
+    from llmjax.evaluation.baselines import Baseline
+    from llmjax.evaluation.result import Evaluation
+    from llmjax.evaluation.task_evaluation import TaskEvaluations
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.data import terminal_progress
-    from llmjax.evaluate import evaluate
-    from llmjax.programs import keep_programs
+    from llmjax.data.progress import terminal_progress
+    from llmjax.evaluation.evaluate import evaluate
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     if baselines:
         from rich.console import Console
 
-        from llmjax.baselines import comparison_table
+        from llmjax.evaluation.baselines import comparison_table
 
         assert result.bits_per_byte is not None  # or there would be nothing to compare
         Console().print("", comparison_table(result.bits_per_byte, baselines), sep="\n")
@@ -87,8 +87,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _baselines(folder: str, result: "Evaluation | TaskEvaluations") -> "Sequence[Baseline]":
     """Classical compressors on the same held-out text; none where they saw only a part of it."""
-    from llmjax.report.heldout import compare, heldout_text
-    from llmjax.run import Run
+    from llmjax.reporting.heldout import compare, heldout_text
+    from llmjax.run.folder import Run
 
     if result.bits_per_byte is None:
         return ()

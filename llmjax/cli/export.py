@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmjax.cli.verb import Verb, print_json
-from llmjax.config.build import ConfigError
+from llmjax.run.config.build import ConfigError
 
 
 @dataclass(frozen=True)

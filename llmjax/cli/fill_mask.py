@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
     options, run = parsed.options, parsed.positionals[0]
     if not options.text:
         raise UserError("fill-mask", "there is no text", "give --text TEXT")
-    from llmjax.fill_mask import fill_mask
-    from llmjax.language_model import load
-    from llmjax.programs import keep_programs
+    from llmjax.inference.fill_mask import fill_mask
+    from llmjax.inference.language_model import load
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
     lm = load(run, **options.loading())

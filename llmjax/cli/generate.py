@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.generate import generate
-    from llmjax.programs import keep_programs
+    from llmjax.inference.generate import generate
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
 

@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
     tasks = [name for word in options.tasks for name in word.split(",") if name]
     if not tasks:
         raise UserError("harness", "there is no task", "give --tasks NAME,NAME")
-    from llmjax.harness import harness, table
-    from llmjax.programs import keep_programs
-    from llmjax.run import Run
+    from llmjax.evaluation.harness import harness, table
+    from llmjax.parallel.compilation import keep_programs
+    from llmjax.run.folder import Run
 
     keep_programs()
     Run.open(run)

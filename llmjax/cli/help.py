@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from llmjax.config.build import plain
-from llmjax.config.fields import Row, element, kind, rows, type_name, variants
+from llmjax.run.config.build import plain
+from llmjax.run.config.fields import Row, element, kind, rows, type_name, variants
 
 INDENT = " " * 8
 

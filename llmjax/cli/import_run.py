@@ -6,7 +6,7 @@ from typing import Literal
 
 from llmjax.cli.options import ONE_DEVICE, devices
 from llmjax.cli.verb import Verb, print_json
-from llmjax.mesh import MeshConfig
+from llmjax.parallel.mesh import MeshConfig
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.convert import import_adapter, import_model
-    from llmjax.convert.importing import summary
+    from llmjax.convert.importing import import_model, summary
+    from llmjax.convert.peft.reading import import_adapter
 
     (source, run), options = parsed.positionals, parsed.options
     if options.base is None:

@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.compress.decompressing import inspect
-    from llmjax.compress.visible import visible
+    from llmjax.compression.decompressing import inspect
+    from llmjax.compression.visible import visible
 
     found = inspect(parsed.positionals[0])
     if "json" in parsed.flags:

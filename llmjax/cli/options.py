@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from llmjax.config.build import ConfigError
-from llmjax.config.fields import flag
 from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.mesh import MeshConfig
 from llmjax.model.config import Dtype
+from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.fields import flag
 
 ONE_DEVICE = MeshConfig(fsdp=1)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmjax.cli.options import ModelOptions, TellingOptions
 from llmjax.cli.verb import Verb, print_json
-from llmjax.data.table_config import Table
+from llmjax.data.tables.config import Table
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.predict import predict
-    from llmjax.programs import keep_programs
+    from llmjax.evaluation.predict import predict
+    from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
     options = parsed.options

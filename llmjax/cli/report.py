@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.report import report
+    from llmjax.reporting import report
 
     path = report(parsed.positionals[0], parsed.options.out)
     if "json" in parsed.flags:

@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv[1:] if argv[:1] == ["train"] else argv)
     if parsed is None:
         return 0
-    from llmjax.data import terminal_progress, train_tokenizer
+    from llmjax.data.progress import terminal_progress
+    from llmjax.data.text.corpus import train_tokenizer
 
     folder, options = parsed.positionals[0], parsed.options
     with terminal_progress() as progress:

@@ -8,12 +8,14 @@ from typing import Any
 from llmjax.cli.arguments import FLAGS, Words, split
 from llmjax.cli.help import help_text
 from llmjax.cli.verb import checked, print_json
-from llmjax.config import Config, load_config_file, presets, validate
-from llmjax.config.overrides import HELP
-from llmjax.measures.words import in_words as name_in_words
-from llmjax.measures.words import task_figures, value_in_words
-from llmjax.run import Run
-from llmjax.storage import json_lines
+from llmjax.metrics.words import in_words as name_in_words
+from llmjax.metrics.words import task_figures, value_in_words
+from llmjax.run.config.checks import validate
+from llmjax.run.config.files import load_config_file, presets
+from llmjax.run.config.overrides import HELP
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.storage.json_lines import json_lines
 
 USAGE = "llmjax train CONFIG [--field value ...]"
 PROFILE = "profile"
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     config = resolve(words)
     import jax
 
-    from llmjax.train import train
+    from llmjax.training import train
 
     run = Run(train(config))
     if jax.process_index() == 0:

@@ -7,11 +7,11 @@ from typing import Any, Generic, TypeVar
 
 from llmjax.cli.arguments import FLAGS, Words, check_positionals, split
 from llmjax.cli.help import help_text
-from llmjax.config.build import ConfigError
-from llmjax.config.fields import flag
-from llmjax.config.overrides import override
 from llmjax.limits import number_problems
-from llmjax.storage import json_text
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.fields import flag
+from llmjax.run.config.overrides import override
+from llmjax.storage.json_text import json_text
 
 Options = TypeVar("Options")
 

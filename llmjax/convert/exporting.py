@@ -7,25 +7,26 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-import llmjax
 from llmjax.convert.families import Family, essence, family_of
 from llmjax.convert.folders import becoming
 from llmjax.convert.forms import form_of, sentence_of
-from llmjax.convert.heads import Headed, choose_task
-from llmjax.convert.reading import read_object
-from llmjax.convert.safetensors import TensorFiles, read_header
-from llmjax.convert.safetensors_writing import SHARD_BYTES, write_folder
-from llmjax.convert.sentence_writing import write_sentence
+from llmjax.convert.hf.heads import Headed, choose_task
+from llmjax.convert.hf.reading import read_object
+from llmjax.convert.hf.safetensors import TensorFiles, read_header
+from llmjax.convert.hf.safetensors_writing import SHARD_BYTES, write_folder
+from llmjax.convert.hf.sentence_writing import write_sentence
+from llmjax.convert.hf.tokenizer_files import export_tokenizer
+from llmjax.convert.hf.weight_files import open_folder
 from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
-from llmjax.convert.tokenizer_files import export_tokenizer
-from llmjax.convert.weight_files import open_folder
-from llmjax.data import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import ModelConfig, resolve
-from llmjax.network import run_tasks
-from llmjax.origin import Origin, read_origin
-from llmjax.run import Run
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.run.folder import Run
+from llmjax.run.network import run_tasks
+from llmjax.run.origin import Origin, read_origin
+from llmjax.version import __version__
 
 Format = Literal["hf", "peft", "gguf", "stablehlo"]
 NOT_KEPT = frozenset(
@@ -67,15 +68,15 @@ def export(
         case "hf":
             return export_hf(run, out, dtype=dtype, step=step, **options)
         case "peft":
-            from llmjax.convert.peft_writing import export_peft
+            from llmjax.convert.peft.writing import export_peft
 
             return export_peft(run, out, dtype=dtype, step=step, **options)
         case "gguf":
-            from llmjax.convert.gguf_writing import export_gguf
+            from llmjax.convert.gguf.writing import export_gguf
 
             return export_gguf(run, out, dtype=dtype, step=step, **options)
         case "stablehlo":
-            from llmjax.convert.stablehlo import export_stablehlo
+            from llmjax.convert.stablehlo.export import export_stablehlo
 
             return export_stablehlo(run, out, dtype=dtype, step=step, **options)
     raise UserError(f"format {to!r}", f"is not known; choose one of {', '.join(get_args(Format))}")
@@ -142,7 +143,7 @@ def hf_config(
         found |= {name: value for name, value in origin.config.items() if name not in NOT_KEPT}
     found |= family.write_config(shape)
     found |= {"dtype": dtype, "torch_dtype": dtype}
-    found["llmjax_version"] = llmjax.__version__
+    found["llmjax_version"] = __version__
     return found
 
 
@@ -206,7 +207,7 @@ def summary(out: str | Path, to: Format) -> dict[str, Any]:
         found |= {"family": config["model_type"], "architecture": name, "dtype": config["dtype"]}
         found |= {"parameters": _numbers(open_folder(place)), "next": f'python -c "{loaded}"'}
     elif to == "peft":
-        from llmjax.convert.peft_writing import WEIGHTS
+        from llmjax.convert.peft.writing import WEIGHTS
 
         found |= {"parameters": _numbers(TensorFiles(read_header(place / WEIGHTS)))}
         found["next"] = f"peft.PeftModel.from_pretrained(model, {str(out)!r})"

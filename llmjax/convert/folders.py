@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmjax.errors import UserError
-from llmjax.storage import new_file_mode, new_folder_mode
+from llmjax.storage.writing import new_file_mode, new_folder_mode
 
 
 @contextlib.contextmanager

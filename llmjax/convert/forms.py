@@ -3,15 +3,17 @@
 from dataclasses import dataclass, replace
 
 from llmjax.convert.families import Family, family_for
-from llmjax.convert.heads import Headed, headed
-from llmjax.convert.mapping import Match, plan_tensors
-from llmjax.convert.sentence import Sentence
+from llmjax.convert.hf.heads import Headed, headed
+from llmjax.convert.hf.mapping import Match, plan_tensors
+from llmjax.convert.hf.sentence import Sentence
 from llmjax.convert.tensors import Planned
-from llmjax.model import Model, ModelConfig, Params
-from llmjax.origin import Origin, Pooling
+from llmjax.inference.vector_steps import step_of
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.run.origin import Origin, Pooling
 from llmjax.tasks.similarity import Similarity
 from llmjax.tasks.task import Task
-from llmjax.vector_steps import step_of
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,27 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from llmjax.checkpoint import files
-from llmjax.checkpoint.params import save_params, stored_leaves
-from llmjax.config import Config
-from llmjax.config.storage import to_json
 from llmjax.convert.families import family_of
 from llmjax.convert.folders import becoming
-from llmjax.convert.heads_reading import Body, body_shape, kind_of, read_with_head
-from llmjax.convert.mapping import Match, read_params
-from llmjax.convert.sentence import Sentence
+from llmjax.convert.hf.heads_reading import Body, body_shape, kind_of, read_with_head
+from llmjax.convert.hf.mapping import Match, read_params
+from llmjax.convert.hf.sentence import Sentence
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
-from llmjax.data import HuggingFaceTokenizerConfig, Tokenizer, load_tokenizer
-from llmjax.data.config import DataConfig
+from llmjax.data.config import DataConfig, HuggingFaceTokenizerConfig
+from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.model import Model, Params, resolve
+from llmjax.model.checks import resolve
 from llmjax.model.config import Dtype, ModelConfig
-from llmjax.origin import Origin, read_origin, write_origin
-from llmjax.run import Run
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.run.checkpoint import files
+from llmjax.run.checkpoint.params import save_params, stored_leaves
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
+from llmjax.run.origin import Origin, read_origin, write_origin
 from llmjax.tasks.config import name_of
 from llmjax.tasks.opening import to_json as to_facts_json
 from llmjax.tasks.task import Setting

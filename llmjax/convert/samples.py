@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmjax.convert.folders import becoming
-from llmjax.data.config import cache_root
 from llmjax.errors import UserError
+from llmjax.storage.caches import cache_root
 
 PIP_SECONDS = 1200
 """How long pip may take to fetch a wheel."""

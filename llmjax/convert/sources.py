@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.convert.reading import read_object
+from llmjax.convert.hf.reading import read_object
+from llmjax.convert.hf.sentence import Sentence, read_sentence
+from llmjax.convert.hf.weight_files import INDEX, NAMED, SINGLE, open_folder
 from llmjax.convert.samples import sample_path
-from llmjax.convert.sentence import Sentence, read_sentence
 from llmjax.convert.tensors import TensorSource
-from llmjax.convert.weight_files import INDEX, NAMED, SINGLE, open_folder
-from llmjax.data import Tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
 ADAPTER = "adapter_config.json"
@@ -79,7 +79,7 @@ def _open_path(source: str, path: Path) -> Published:
 
 
 def _open_hf(source: str, folder: Path) -> Published:
-    from llmjax.data.tokenizer_import import import_tokenizer
+    from llmjax.data.tokenizers.importing import import_tokenizer
 
     sentence = read_sentence(folder)
     inner = folder / sentence.path
@@ -112,9 +112,9 @@ def _open_hf(source: str, folder: Path) -> Published:
 
 
 def _open_gguf(source: str, path: Path) -> Published:
-    from llmjax.convert.gguf_reading import open_gguf
-    from llmjax.convert.gguf_tokenizer import tokenizer_files
-    from llmjax.data.tokenizer_import import import_tokenizer
+    from llmjax.convert.gguf.reading import open_gguf
+    from llmjax.convert.gguf.tokenizer import tokenizer_files
+    from llmjax.data.tokenizers.importing import import_tokenizer
 
     opened = open_gguf(path)
 

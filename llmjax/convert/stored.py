@@ -7,14 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.convert.mapping import host
+from llmjax.convert.hf.mapping import host
 from llmjax.convert.tensors import FLOATS, check_range
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.model import Model, ModelConfig, Params
+from llmjax.model.config import ModelConfig
 from llmjax.model.lora import merged
 from llmjax.model.lora_config import LoraConfig
-from llmjax.network import chosen_step, read_network, stored_network
-from llmjax.run import Run
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.run.folder import Run
+from llmjax.run.network import chosen_step, read_network, stored_network
 
 log = logging.getLogger(__name__)
 HEADS = "heads"

@@ -1,8 +1,6 @@
 """What to read, how to tokenize it, how to batch it: frozen values, cheap to import."""
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from llmjax.errors import UserError
@@ -181,15 +179,6 @@ class DataConfig:
     """Processes that tokenize. 0: one per CPU."""
     prefetch: int = 4
     """Batches made ready ahead of the step that takes them."""
-
-
-def cache_root(cache_dir: str | None = None) -> Path:
-    """The folder of caches: as configured, or where the environment says (see DataConfig)."""
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    if own := os.environ.get("LLMJAX_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmjax"
 
 
 def data_problems(config: DataConfig) -> list[str]:

@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from llmjax.data.config import DataConfig, check_data
-from llmjax.data.corpus import Corpus
-from llmjax.data.objectives import Causal, Objective
+from llmjax.data.objectives.objective import Causal, Objective
+from llmjax.data.objectives.packing import windows
 from llmjax.data.order import RowOrder, steps_per_epoch
-from llmjax.data.packing import windows
+from llmjax.data.text.corpus import Corpus
 from llmjax.errors import UserError
-from llmjax.mesh import check_divides, named_sharding
+from llmjax.parallel.mesh import check_divides, named_sharding
 
 Batch = dict[str, jax.Array]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmjax.data.config import DataConfig
-from llmjax.data.corpus import Corpus
+from llmjax.data.text.corpus import Corpus
 
 # Tells what is drawn for a row from what is drawn for an epoch of a source.
 ROW = 0x526F77

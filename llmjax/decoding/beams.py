@@ -16,11 +16,13 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from llmjax.data.tokenizer import Tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, bucket, start
-from llmjax.mesh import reshard, use_mesh
-from llmjax.model import Cache, Model, Params
+from llmjax.model.cache import Cache
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import reshard, use_mesh
 
 
 class Hypothesis(NamedTuple):

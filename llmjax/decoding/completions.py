@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tokenizer import Tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.beams import beam_search
 from llmjax.decoding.config import DecodingConfig, decoding_problems
 from llmjax.decoding.rows import Row
@@ -17,7 +17,8 @@ from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 
 Finish = Literal["eos", "stop", "length", "context"]
 

@@ -13,8 +13,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from llmjax.mesh import axis_size, place, use_mesh
-from llmjax.model import Cache, Model, Params
+from llmjax.model.cache import Cache
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import axis_size, place, use_mesh
 
 
 class Row(NamedTuple):

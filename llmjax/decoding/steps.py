@@ -14,12 +14,13 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from llmjax.data.tokenizer import Tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, State, start
 from llmjax.decoding.sampling import Sampling, choose
-from llmjax.mesh import per_device, reshard, use_mesh
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import per_device, reshard, use_mesh
 
 STEPS_PER_CALL = 4  # enough to hide what a call costs, few enough for text to flow
 

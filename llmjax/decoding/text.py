@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmjax.data.tokenizer import TextDecoder, Tokenizer
+from llmjax.data.tokenizers.tokenizer import TextDecoder, Tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What decoding gives for a part of a character."""

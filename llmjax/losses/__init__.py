@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from llmjax.losses.fused import cross_entropy, nats_and_hits, nats_of
 from llmjax.losses.scores import Head
-from llmjax.mesh import reshard
+from llmjax.parallel.mesh import reshard
 
 if TYPE_CHECKING:
-    from llmjax.model import Model, Params
+    from llmjax.model.model import Model
+    from llmjax.model.plan import Params
 
 __all__ = ["Loss", "LossConfig", "causal_loss", "mean_squared_error", "nats_at", "token_nats"]
 

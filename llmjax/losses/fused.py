@@ -12,10 +12,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
 from llmjax.losses.scores import Head, Scores, objective, score, slope
-from llmjax.mesh import Axes
 from llmjax.model.products import dot, weight_gradient
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 CHUNK_BYTES = 2**26
 """About how large one chunk's float32 logits may be on a device."""

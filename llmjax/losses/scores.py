@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
 from llmjax.model.products import dot
+from llmjax.parallel import mesh
 
 
 class Head(NamedTuple):

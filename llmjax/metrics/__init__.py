@@ -1,1 +1,4 @@
-"""What a run reports about itself: throughput, sinks, display."""
+"""How good predictions are: accepted metrics, with bootstrap intervals.
+
+scikit-learn, scipy and sacrebleu are known here alone, and imported where they are used.
+"""

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmjax import mesh
-from llmjax.model import attention
+from llmjax.model.attention import attention
+from llmjax.model.attention.mask import Mask
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
 from llmjax.model.kinds import LayerKind, turns_of
 from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, adapter, dropout
 from llmjax.model.lora_config import Target
-from llmjax.model.mask import Mask
 from llmjax.model.mlp import MLP
 from llmjax.model.remat import keeping
 from llmjax.model.rope import rotate
+from llmjax.parallel import mesh
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
-from llmjax.mesh import Axes
 from llmjax.model.config import ModelConfig
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 # A step's two products each read what they sum over in rows: on a CPU keys with slots before
 # features would take three times as long.

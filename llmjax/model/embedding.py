@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmjax import mesh
-from llmjax.mesh import Axes
 from llmjax.model.layers import Layout, normal
 from llmjax.model.products import gather
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 
 class Table(nnx.Module):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from llmjax import mesh
-from llmjax.mesh import Axes
 from llmjax.model import products
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 PRODUCT = "product"
 """Name of what a weight product returns, for remat policies."""

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmjax.mesh import Axes
 from llmjax.model.config import Activation, ModelConfig
 from llmjax.model.layers import Dense, Layout, adapter
 from llmjax.model.lora_config import Target
+from llmjax.parallel.mesh import Axes
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),

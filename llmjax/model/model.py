@@ -7,25 +7,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmjax import mesh
 from llmjax.errors import UserError
 from llmjax.model import cache as caches
 from llmjax.model import products
 from llmjax.model.apart import apart_layers
+from llmjax.model.attention.mask import Mask
 from llmjax.model.block import Scope
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import ROWS, STEPS, Layout
-from llmjax.model.mask import Mask
 from llmjax.model.plan import Declared, Params, plan
 from llmjax.model.transformer import Transformer
+from llmjax.parallel import mesh
 
 
 @dataclass(frozen=True)
 class Model:
     """A Transformer's functions. `config` comes from `resolve`: its vocabulary has a size.
 
-    Under `jax.set_mesh` every array is laid out by the table of `llmjax.mesh`.
+    Under `jax.set_mesh` every array is laid out by the table of `llmjax.parallel.mesh`.
     """
 
     config: ModelConfig

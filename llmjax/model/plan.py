@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.mesh import Axes
 from llmjax.model.config import ModelConfig
 from llmjax.model.transformer import Transformer
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 Params = dict[str, Any]
 """A nested dict of arrays; the layers of a stack are stacked along a leading axis (or a tuple)."""

@@ -13,8 +13,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
-from llmjax.mesh import Axes
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 
 def dense(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from llmjax.model import attention_cudnn
+from llmjax.model.attention import cudnn as attention_cudnn
 
 
 def keeping(*names: str) -> Callable[..., bool]:

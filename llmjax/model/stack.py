@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmjax import mesh
+from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.relative import RelativeBias
 from llmjax.model.block import Block, Scope
 from llmjax.model.cache import Cache
 from llmjax.model.config import ModelConfig, Remat
 from llmjax.model.embedding import Table
 from llmjax.model.kinds import LayerKind, kinds_of, rhythm
 from llmjax.model.layers import ATTENTION, PRODUCT, STEPS, Norm, dropout, sinusoids
-from llmjax.model.mask import Mask
-from llmjax.model.relative import RelativeBias
 from llmjax.model.remat import keeping
+from llmjax.parallel import mesh
 
 KEPT: dict[Remat, tuple[str, ...]] = {"dots": (ATTENTION, PRODUCT), "full": (ATTENTION,)}
 """What the backward pass of a layer is left with, beside the layer's input, by name."""

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from llmjax import mesh
 from llmjax.model.config import ModelConfig
 from llmjax.model.embedding import Table
 from llmjax.model.layers import Dense, Layout, Norm, constant, normal
 from llmjax.model.mlp import ACTIVATIONS
 from llmjax.model.stack import Stack
+from llmjax.parallel import mesh
 
 
 class Transformer(nnx.Module):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llmjax import mesh
 from llmjax.optimizers.matrices import Axes, Tree
+from llmjax.parallel import mesh
 
 # f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end in 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

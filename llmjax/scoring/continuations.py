@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from llmjax.decoding.rows import bucket
 from llmjax.errors import UserError
 from llmjax.losses import nats_at
-from llmjax.mesh import axis_size, place, reshard, use_mesh
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.windows import Batch, Window, pack
 
 Pair = tuple[Sequence[int], Sequence[int]]

@@ -13,13 +13,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data import Document, Tokenizer
-from llmjax.data.tokenizer import utf8
+from llmjax.data.text.corpus import Document
+from llmjax.data.tokenizers.tokenizer import Tokenizer, utf8
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
 from llmjax.losses import token_nats
-from llmjax.mesh import axis_size, place, reshard, use_mesh
-from llmjax.model import Model, ModelConfig, Params
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.score import Score, Sums, TextScore
 from llmjax.scoring.windows import Slot, Window, cut_windows, pack
 

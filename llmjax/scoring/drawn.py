@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data import Document
-from llmjax.data.objectives import Objective
-from llmjax.data.packing import Arrays, windows
-from llmjax.data.store import TokenStore
+from llmjax.data.objectives.objective import Objective
+from llmjax.data.objectives.packing import Arrays, windows
+from llmjax.data.text.corpus import Document
+from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
 from llmjax.losses import nats_at
-from llmjax.mesh import axis_size, place, reshard, use_mesh
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.totals import ByDocument, Totals
 
 SEED = 0x48656C64

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmjax.data import Document
+from llmjax.data.text.corpus import Document
 from llmjax.scoring.totals import ByDocument, Totals
 from llmjax.scoring.windows import Window
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.measures import language
+from llmjax.metrics.text import language
 
 
 class ByDocument(NamedTuple):

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import AnswerTask
 from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.heads import Head
@@ -125,7 +126,7 @@ class Answers(OfTokens):
         ]
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import answers
+        from llmjax.metrics.spans import answers
 
         truth = []
         for row in rows:

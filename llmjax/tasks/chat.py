@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.data.tables import Row
+from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import ChatTask, name_of
 from llmjax.tasks.continuing import marked
 from llmjax.tasks.conversations import PLAIN, Speller, Spelt, spelling
@@ -104,7 +105,7 @@ class Chat:
         return told
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import language
+        from llmjax.metrics.text import language
 
         columns = ("nats", "tokens", "correct")
         return language(

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables import Row
+from llmjax.data.tables.table import Row
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import ClassificationTask, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head
@@ -82,7 +83,7 @@ class Classification(OfTexts):
         return told
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import classification
+        from llmjax.metrics.labels import classification
 
         known = {label: number for number, label in enumerate(self.facts.labels)}
         truth = [number_of(row, label_at(row, self.config.label), known) for row in rows]

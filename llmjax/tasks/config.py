@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from llmjax.data.table_config import LinesTable, Table, TfdsTable
+from llmjax.data.tables.config import LinesTable, Table, TfdsTable
 
 
 @dataclass(frozen=True)

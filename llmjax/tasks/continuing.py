@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.data import Tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.tasks.example import Segment
 from llmjax.tasks.task import Setting
 

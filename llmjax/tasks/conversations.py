@@ -8,18 +8,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
-from llmjax.chat_template import MESSAGES_ALONE, ChatTemplate, Context, special_tokens
-from llmjax.data import Tokenizer
-from llmjax.data.tables import Row
+from llmjax.data.chat_template import MESSAGES_ALONE, ChatTemplate, Context, special_tokens
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.tasks.messages import (
-    ASSISTANT,
-    Message,
-    flat,
-    has_parts,
-    spelt_arguments,
-    with_objects,
-)
+from llmjax.tasks.messages import ASSISTANT, Message, flat, has_parts, spelt_arguments, with_objects
 from llmjax.tasks.turns import Turns, require_calls
 
 log = logging.getLogger(__name__)

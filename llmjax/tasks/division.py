@@ -1,6 +1,6 @@
 """Which rows of one table are learnt from, and which are measured on."""
 
-from llmjax.data.tables import Row, list_at, split_rows
+from llmjax.data.tables.table import Row, list_at, split_rows
 from llmjax.tasks.config import ClassificationTask, MultiLabelTask, TaskConfig, TokenTask
 from llmjax.tasks.labels import label_at
 

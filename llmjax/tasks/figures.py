@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from llmjax.errors import UserError
-from llmjax.measures.tags import has_entities
+from llmjax.metrics.tags import has_entities
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.mesh import Axes
-from llmjax.model import Model, ModelConfig, Params
+from llmjax.model.config import ModelConfig
 from llmjax.model.layers import dropout
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.model.products import dense
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 Neck = Literal["none", "pooler", "tanh", "relu", "transform"]
 """What a state goes through before the last projection: nothing; the model's own pooler (BERT); a

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmjax.chat_template import Context
-from llmjax.data.tables import Row
+from llmjax.data.chat_template import Context
+from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.storage import RECORD, parse_json
+from llmjax.storage.json_documents import RECORD, parse_json
 
 Message = dict[str, Any]
 

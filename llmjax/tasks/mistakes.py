@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from typing import Any, NamedTuple
 
-from llmjax.data.tables import Row, list_at, number_at, text_at
+from llmjax.data.tables.table import Row, list_at, number_at, text_at
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,
@@ -95,7 +95,7 @@ def _(config: TokenTask, row: Row, told: dict[str, Any]) -> Missed:
 
 @_missed.register
 def _(config: AnswerTask, row: Row, told: dict[str, Any]) -> Missed:
-    from llmjax.measures.spans import word_f1
+    from llmjax.metrics.spans import word_f1
 
     context = text_at(row, config.context)
     truth = [context[a:b] for a, b in known_answers(row, config.answers, context)]
@@ -106,7 +106,7 @@ def _(config: AnswerTask, row: Row, told: dict[str, Any]) -> Missed:
 
 @_missed.register
 def _(config: SequenceTask, row: Row, told: dict[str, Any]) -> Missed:
-    from llmjax.measures.written import sentence_chrf
+    from llmjax.metrics.written import sentence_chrf
 
     truth = str(row.values[config.target])
     share = sentence_chrf(truth, told["text"])

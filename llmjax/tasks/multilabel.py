@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.data.tables import Row, list_at
+from llmjax.data.tables.table import Row, list_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import sigmoid_cross_entropy
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import MultiLabelTask, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head
@@ -75,7 +76,7 @@ class MultiLabel(OfTexts):
         return told
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import multilabel
+        from llmjax.metrics.labels import multilabel
 
         truth = np.array([self._target(row) for row in rows])
         shares = np.array([list(one["probabilities"].values()) for one in predictions])

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import jax
 
 from llmjax.errors import UserError
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks import heads
 from llmjax.tasks.config import AnswerTask, TokenTask, name_of
 from llmjax.tasks.heads import Head

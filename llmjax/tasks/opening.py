@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.tables import Row
+from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.storage import DOCUMENT, read_json, sealed, unsealed
+from llmjax.storage.json_documents import DOCUMENT, read_json
+from llmjax.storage.seals import sealed, unsealed
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,

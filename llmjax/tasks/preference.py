@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.chat import fit, only_decoders
 from llmjax.tasks.config import PreferenceTask
 from llmjax.tasks.continuing import after, marked, written
@@ -141,7 +142,7 @@ class Preference:
         return told
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import preference
+        from llmjax.metrics.text import preference
 
         return preference(np.array([one["margin"] for one in predictions]))
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables import Row, read_tables
+from llmjax.data.tables.table import Row, read_tables
 from llmjax.errors import UserError
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import ClassificationTask, TaskConfig, name_of
 from llmjax.tasks.division import divide
 from llmjax.tasks.example import Example, Segment

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables import Row, number_at
+from llmjax.data.tables.table import Row, number_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss, mean_squared_error
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import RegressionTask
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head
@@ -71,7 +72,7 @@ class Regression(OfTexts):
         return [{"value": float(one["value"])} for one in found]
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import regression
+        from llmjax.metrics.numbers import regression
 
         truth = np.array([number_at(row, self.config.target) for row in rows])
         return regression(truth, np.array([one["value"] for one in predictions]))

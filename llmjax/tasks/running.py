@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 
 from llmjax.interruption import between_batches
 from llmjax.losses import Loss
-from llmjax.mesh import axis_size, place, reshard, use_mesh
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.tasks.example import Example
 from llmjax.tasks.packing import Arrays, Shape, lay_out, pack
 from llmjax.tasks.task import Found, Outputs, Task

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.data.tables import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import SequenceTask, name_of
 from llmjax.tasks.continuing import Written, after, written
 from llmjax.tasks.example import Example
@@ -79,7 +80,7 @@ class Sequence:
     def measure(
         self, rows: abc.Sequence[Row], predictions: abc.Sequence[dict[str, Any]]
     ) -> Measures:
-        from llmjax.measures import translation
+        from llmjax.metrics.written import translation
 
         references = [text_at(row, self.config.target) for row in rows]
         written = [one["text"] for one in predictions]

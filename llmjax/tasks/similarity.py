@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax import mesh
-from llmjax.data.tables import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel import mesh
 from llmjax.tasks.config import SimilarityTask
 from llmjax.tasks.example import Example
 from llmjax.tasks.states import inside_slots, token_states
@@ -90,7 +91,7 @@ class Similarity:
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
         """Of the first rows, so many as are compared with each other."""
-        from llmjax.measures import similarity
+        from llmjax.metrics.text import similarity
 
         vectors = np.array([one["vectors"] for one in predictions[:COMPARED]])
         columns = (self.config.text, self.config.pair)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmjax.data import Tokenizer
-from llmjax.data.tables import Row
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
 Span = tuple[int, int]

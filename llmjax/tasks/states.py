@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.model.products import einsum
+from llmjax.parallel import mesh
 from llmjax.tasks.task import Batch, body
 
 READ = (

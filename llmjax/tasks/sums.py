@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from llmjax import mesh
 from llmjax.losses import nats_at, token_nats
-from llmjax.model import Model, Params
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel import mesh
 from llmjax.tasks.states import inside_slots
 from llmjax.tasks.task import Batch, body
 

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from llmjax.data import Tokenizer
-from llmjax.data.tables import Row
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.losses import Loss
-from llmjax.model import Model, ModelConfig, Params
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head
 
 if TYPE_CHECKING:
-    from llmjax.measures import Measures
+    from llmjax.metrics.figures import Measures
 
 Batch = Mapping[str, jax.Array]
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmjax.data.tables import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.example import Segment
 from llmjax.tasks.task import Setting

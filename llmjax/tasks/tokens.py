@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from llmjax.data.tables import Row, list_at
+from llmjax.data.tables.table import Row, list_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.measures import Measures
-from llmjax.model import Model, Params
+from llmjax.metrics.figures import Measures
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.config import TokenTask, name_of
 from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.heads import Head
@@ -85,7 +86,7 @@ class Tokens(OfTokens):
     def predictions(
         self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
     ) -> list[dict[str, Any]]:
-        from llmjax.measures.tags import has_entities, spans
+        from llmjax.metrics.tags import has_entities, spans
 
         told: list[dict[str, Any]] = [
             {"words": _words_at(row, self.config), "tags": [], "probabilities": []} for row in rows
@@ -110,8 +111,7 @@ class Tokens(OfTokens):
         return told
 
     def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.measures import entities, tags
-        from llmjax.measures.tags import has_entities
+        from llmjax.metrics.tags import entities, has_entities, tags
 
         told = [one["tags"] for one in predictions]
         truth = [_tags_at(row, self.config, len(one)) for row, one in zip(rows, told, strict=True)]

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from llmjax.data import Tokenizer
-from llmjax.decoding import DecodingConfig, stream_completions
-from llmjax.model import Model, Params
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.decoding.completions import stream_completions
+from llmjax.decoding.config import DecodingConfig
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
 from llmjax.tasks.task import Write, body
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from llmjax.cli.arguments import check_positionals, split
-from llmjax.config.build import ConfigError
+from llmjax.run.config.build import ConfigError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from command import process, run, stub
 
 from llmjax import cli
 from llmjax.errors import Stopped, UserError
-from llmjax.memory import FEWER
+from llmjax.parallel.memory import FEWER
 
 
 def test_help_lists_the_verbs_and_starts_nothing():

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from command import run
 
-from llmjax.config import Config
-from llmjax.config.storage import to_json
 from llmjax.data.config import TextSource
-from llmjax.run import Run
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
 
 TESTS = Path(__file__).parents[1]
 NOT_UTF8 = os.fsdecode(b"not \xff utf8")
@@ -108,7 +108,7 @@ def test_a_run_of_odd_names_trains_where_stderr_is_closed_and_stdout_is_latin(he
         f"sys.path.append({str(TESTS)!r})\n"
         "from dataclasses import replace\n"
         "import runs\n"
-        "from llmjax.metrics.config import LogConfig\n"
+        "from llmjax.run.telemetry.config import LogConfig\n"
         "def config():\n"
         "    made = runs.config(pathlib.Path.cwd(), steps=3, run_dir='a ł\\nb')\n"
         "    os.path.exists(b't\\xff') or os.link('text', b't\\xff')\n"

@@ -10,7 +10,7 @@ import pytest
 from command import run, stub
 
 from llmjax.cli import streams
-from llmjax.compress.archive import Writer
+from llmjax.compression.archive import Writer
 from llmjax.errors import UserError
 
 NO_SPACE = "llmjax: error: standard output: No space left on device\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from command import run, stub
 
-from llmjax.config.fields import hints, rows
-from llmjax.run import Run
+from llmjax.run.config.fields import hints, rows
+from llmjax.run.folder import Run
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_help_of_a_verb_shows_every_field_with_its_meaning_and_default(capsys, v
     code, out, err = run(capsys, verb, "--help")
     assert (code, err) == (0, [])
     if verb == "train":
-        from llmjax.config import Config
+        from llmjax.run.config.schema import Config
 
         options = Config()
     else:

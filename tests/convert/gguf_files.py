@@ -5,10 +5,12 @@ import jax
 import numpy as np
 
 from llmjax.convert.families import FAMILIES
-from llmjax.convert.gguf_config import NAMES
-from llmjax.convert.gguf_names import TABLES
-from llmjax.convert.mapping import Match, plan_tensors
-from llmjax.model import Model, ModelConfig, resolve
+from llmjax.convert.gguf.config import NAMES
+from llmjax.convert.gguf.names import TABLES
+from llmjax.convert.hf.mapping import Match, plan_tensors
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
 
 SIZES = {
     "vocab_size": 96,
@@ -126,8 +128,8 @@ def model_of(architecture, tied=False, keys=None, extra=()):
         tensors = dict.fromkeys(("output.weight",) * (not tied))
         rows = None
 
-    from llmjax.convert.gguf_config import config_of
-    from llmjax.convert.gguf_file import Stored
+    from llmjax.convert.gguf.config import config_of
+    from llmjax.convert.gguf.file import Stored
 
     layers = range(keys["block_count"])
     Empty.tensors |= {f"blk.{i}.attn_norm.weight": Stored((32,), 0, 0, 0) for i in layers}

@@ -11,7 +11,7 @@ import sys
 import bombs
 import pytest
 
-from llmjax.convert import import_model
+from llmjax.convert.importing import import_model
 from llmjax.errors import UserError
 
 ROOM = 200 << 20

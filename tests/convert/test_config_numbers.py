@@ -6,11 +6,11 @@ import math
 import pytest
 
 from llmjax.convert.families import FAMILIES, family_of
-from llmjax.convert.fields import Theirs
-from llmjax.convert.number_fields import LONGEST, MOST_LAYERS, RANGES, WIDEST
+from llmjax.convert.hf.fields import Theirs
+from llmjax.convert.hf.number_fields import LONGEST, MOST_LAYERS, RANGES, WIDEST
 from llmjax.errors import UserError
-from llmjax.model import ModelConfig
-from llmjax.storage import parse_json
+from llmjax.model.config import ModelConfig
+from llmjax.storage.json_documents import parse_json
 
 
 class Nothing:

@@ -10,12 +10,13 @@ import pytest
 from gguf_files import KEYS, SIZES, file_tensors, model_of, write
 
 from llmjax.convert.families import FAMILIES
-from llmjax.convert.gguf_file import open_file
-from llmjax.convert.gguf_names import rotary_pairs
-from llmjax.convert.gguf_reading import open_gguf
-from llmjax.convert.mapping import Match, read_params
+from llmjax.convert.gguf.file import open_file
+from llmjax.convert.gguf.names import rotary_pairs
+from llmjax.convert.gguf.reading import open_gguf
+from llmjax.convert.hf.mapping import Match, read_params
 from llmjax.errors import UserError
-from llmjax.model import Model, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
 from llmjax.model.rope import (
     LinearScaling,
     Llama3Scaling,

@@ -9,9 +9,9 @@ import pytest
 import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from llmjax.convert.gguf_file import open_file
-from llmjax.convert.gguf_tokenizer import SPLITTINGS, tokenizer_files
-from llmjax.data.tokenizer_import import import_tokenizer
+from llmjax.convert.gguf.file import open_file
+from llmjax.convert.gguf.tokenizer import SPLITTINGS, tokenizer_files
+from llmjax.data.tokenizers.importing import import_tokenizer
 from llmjax.errors import UserError
 
 LINES = [

@@ -10,22 +10,24 @@ from gguf_files import random_params
 from safetensors.numpy import load_file
 
 import llmjax
-from llmjax.checkpoint.params import save_params
-from llmjax.config import Config
-from llmjax.config.storage import to_json
-from llmjax.convert import export, import_model
-from llmjax.convert.gguf_file import open_file
-from llmjax.convert.gguf_tokenizer import tokenizer_files
+from llmjax.convert.exporting import export
+from llmjax.convert.gguf.file import open_file
+from llmjax.convert.gguf.tokenizer import tokenizer_files
+from llmjax.convert.importing import import_model
 from llmjax.convert.stored import merge, stored_params
 from llmjax.data.config import SentencePieceConfig
-from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.table_tokenizer import BytesTokenizer
-from llmjax.data.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
+from llmjax.data.tokenizers.table import BytesTokenizer
+from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import ModelConfig, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
 from llmjax.model.rope import Llama3Scaling, YarnScaling
-from llmjax.run import Run
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
 
 TEXTS = [f"Sentence {n}: the sum of {n} and {n + 1} is {2 * n + 1}; isn't it?\n" for n in range(99)]
 TEXT = "Sentence 1234: isn't  the sum — of é and 你好?\n\tis it\n"

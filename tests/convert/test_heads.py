@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.checkpoint import save_params
-from llmjax.config.storage import to_json
-from llmjax.convert import export, import_model
-from llmjax.convert.heads import headed
+from llmjax.convert.exporting import export
+from llmjax.convert.hf.heads import headed
+from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.importing import import_model
 from llmjax.convert.stored import stored_params
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.convert.weight_files import open_folder
-from llmjax.data import load_tokenizer
-from llmjax.data.tables import Row
-from llmjax.embed import embed
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import Model, resolve
+from llmjax.inference.embed import embed
+from llmjax.model.checks import resolve
 from llmjax.model.lora_config import LoraConfig
-from llmjax.network import run_tasks
-from llmjax.run import Run
+from llmjax.model.model import Model
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
+from llmjax.run.network import run_tasks
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,

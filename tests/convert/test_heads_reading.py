@@ -10,9 +10,10 @@ import sentence_folders
 from safetensors.numpy import load_file, save_file
 
 from llmjax.cli import main
-from llmjax.convert import export, import_model
-from llmjax.embed import embed
-from llmjax.run import Run
+from llmjax.convert.exporting import export
+from llmjax.convert.importing import import_model
+from llmjax.inference.embed import embed
+from llmjax.run.folder import Run
 
 TEXTS = ["a b c", "x y", "q r s t u v"]
 
@@ -174,8 +175,8 @@ def test_bodies_of_other_classes_are_read_and_their_heads_said_to_be_left_out(
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         wanted = base(input_ids=tokens).last_hidden_state[0].numpy()
-    from llmjax.language_model import load
-    from llmjax.model import Model
+    from llmjax.inference.language_model import load
+    from llmjax.model.model import Model
 
     lm = load(run)
     states = Model(lm.model.config).hidden(lm.params, tokens.numpy())

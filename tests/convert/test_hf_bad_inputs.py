@@ -7,11 +7,12 @@ import hf_models
 import numpy as np
 import pytest
 
-from llmjax.convert import export, import_model
-from llmjax.convert.safetensors import TensorFiles, read_header
-from llmjax.convert.safetensors_writing import write_file, write_folder
+from llmjax.convert.exporting import export
+from llmjax.convert.hf.safetensors import TensorFiles, read_header
+from llmjax.convert.hf.safetensors_writing import write_file, write_folder
+from llmjax.convert.hf.weight_files import INDEX, SINGLE, open_folder
+from llmjax.convert.importing import import_model
 from llmjax.convert.tensors import Planned
-from llmjax.convert.weight_files import INDEX, SINGLE, open_folder
 from llmjax.errors import UserError
 
 D, V, LAYERS = 8, hf_models.VOCABULARY, 2

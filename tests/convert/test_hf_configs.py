@@ -8,7 +8,8 @@ import pytest
 from llmjax.convert.families import FAMILIES, essence, family_for, family_of
 from llmjax.convert.families.family import NamesOf
 from llmjax.errors import UserError
-from llmjax.model import ModelConfig, families
+from llmjax.model import families
+from llmjax.model.config import ModelConfig
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, Unscaled, frequencies
 
 

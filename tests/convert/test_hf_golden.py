@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from llmjax.convert.families import family_of
-from llmjax.convert.mapping import Match, read_params
-from llmjax.convert.reading import read_object
-from llmjax.convert.safetensors import TensorFiles, read_header
-from llmjax.convert.weight_files import open_folder
-from llmjax.model import Model
+from llmjax.convert.hf.mapping import Match, read_params
+from llmjax.convert.hf.reading import read_object
+from llmjax.convert.hf.safetensors import TensorFiles, read_header
+from llmjax.convert.hf.weight_files import open_folder
+from llmjax.model.model import Model
 
 
 @pytest.mark.parametrize("name", hf_golden.MODELS)

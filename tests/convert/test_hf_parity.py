@@ -13,13 +13,15 @@ import pytest
 
 import llmjax
 import untrained
-from llmjax.checkpoint import save_params
-from llmjax.config import Config
-from llmjax.config.storage import to_json
-from llmjax.convert import export, import_model
-from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.model import Model, families
-from llmjax.run import Run
+from llmjax.convert.exporting import export
+from llmjax.convert.importing import import_model
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.model import families
+from llmjax.model.model import Model
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

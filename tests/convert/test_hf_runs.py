@@ -13,14 +13,15 @@ import test_hf_bad_inputs as small
 
 import llmjax
 import untrained
-from llmjax.convert import export, import_model
-from llmjax.convert.safetensors_writing import write_folder
-from llmjax.convert.weight_files import open_folder
-from llmjax.data import TextSource
+from llmjax.convert.exporting import export
+from llmjax.convert.hf.safetensors_writing import write_folder
+from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.importing import import_model
+from llmjax.data.config import TextSource
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig
-from llmjax.optimizers import ScheduleConfig, SgdConfig
-from llmjax.run import Run
+from llmjax.optimizers.config import ScheduleConfig, SgdConfig
+from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.folder import Run
 
 folder = small.folder
 

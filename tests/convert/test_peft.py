@@ -15,18 +15,22 @@ from safetensors.numpy import load_file, save_file
 
 import llmjax
 import untrained
-from llmjax.checkpoint import save_params
 from llmjax.cli import main
-from llmjax.config.storage import to_json
-from llmjax.convert import export, import_adapter, import_model
+from llmjax.convert.exporting import export
+from llmjax.convert.importing import import_model
+from llmjax.convert.peft.reading import import_adapter
 from llmjax.convert.stored import merge, stored_params
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.data import TextSource, load_tokenizer
+from llmjax.data.config import TextSource
+from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import Model, resolve
+from llmjax.model.checks import resolve
 from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers import ScheduleConfig, SgdConfig
-from llmjax.run import Run
+from llmjax.model.model import Model
+from llmjax.optimizers.config import ScheduleConfig, SgdConfig
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

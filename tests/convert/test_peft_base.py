@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 import untrained
-from llmjax.checkpoint import save_params
-from llmjax.config.storage import to_json
-from llmjax.convert import export, import_adapter
-from llmjax.data.tokenizer import BytesTokenizer
-from llmjax.model import Model, resolve
+from llmjax.convert.exporting import export
+from llmjax.convert.peft.reading import import_adapter
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.model.checks import resolve
 from llmjax.model.lora_config import LoraConfig
-from llmjax.origin import Origin, write_origin
-from llmjax.run import Run
+from llmjax.model.model import Model
+from llmjax.run.checkpoint.params import save_params
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
+from llmjax.run.origin import Origin, write_origin
 from task_runs import DECODER, begun
 
 HUB = Origin(format="hf", source="someone/model", model_type="llama")

@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from test_weight_files import CONFIG, single
 
-from llmjax.convert import import_adapter, import_model
-from llmjax.convert.peft_settings import LONGEST_PATTERN, PLAIN, SAID_OTHERWISE
+from llmjax.convert.importing import import_model
+from llmjax.convert.peft.reading import import_adapter
+from llmjax.convert.peft.settings import LONGEST_PATTERN, PLAIN, SAID_OTHERWISE
 from llmjax.errors import UserError
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -182,7 +183,7 @@ def test_only_the_adapters_own_file_is_read(adapter, base, tmp_path):
     (adapter / "model.safetensors.index.json").write_text("{}")
     save_file({"x": np.zeros(1, "f4")}, adapter / "other.safetensors")
     from llmjax.convert.stored import stored_params
-    from llmjax.run import Run
+    from llmjax.run.folder import Run
 
     run = Run(imported(adapter, base))
     shape = run.config().model

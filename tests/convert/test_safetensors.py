@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llmjax.convert.safetensors import TensorFiles, read_header
+from llmjax.convert.hf.safetensors import TensorFiles, read_header
 from llmjax.errors import UserError
 
 SIZE = 64

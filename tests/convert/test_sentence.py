@@ -9,9 +9,10 @@ import sentence_folders
 from safetensors.numpy import save_file
 from sentence_folders import EXPECTED, PROMPTS, TEXTS, VARIANTS, build
 
-from llmjax.convert import export, import_model
-from llmjax.embed import embed
+from llmjax.convert.exporting import export
+from llmjax.convert.importing import import_model
 from llmjax.errors import UserError
+from llmjax.inference.embed import embed
 
 STORED = json.loads(EXPECTED.read_text())
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.config.storage import to_json
-from llmjax.convert.stablehlo import export_stablehlo, loader
+from llmjax.convert.stablehlo.export import export_stablehlo, loader
+from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.model import ModelConfig
-from llmjax.run import Run
-from llmjax.storage import write_atomically
+from llmjax.model.config import ModelConfig
+from llmjax.run.config.storage import to_json
+from llmjax.run.folder import Run
+from llmjax.storage.writing import write_atomically
 from untrained import make_run, save
 
 TINY = {"d_model": 16, "num_heads": 4, "max_length": 32, "vocab_size": 384}
@@ -89,7 +90,7 @@ def run_of(tmp_path_factory):
         config = replace(base.config(), run_dir=str(folder / "run"), model=model)
         run = Run.create(replace(config, data=replace(config.data, length=16)))
         write_atomically(run.config_path, to_json(config))
-        llmjax.data.tokenizer.BytesTokenizer().save(run.tokenizer)
+        llmjax.data.tokenizers.tokenizer.BytesTokenizer().save(run.tokenizer)
         save(run, config, (5,))
         return run.folder
 
@@ -174,7 +175,7 @@ def test_manifest_and_weights_say_what_is_there(llama, tmp_path):
     }
     np.testing.assert_array_equal(weights["embedding.rows"], lm.params["embedding"]["rows"])
     assert weights["decoder.layers.1.mlp.up.kernel"].dtype == jnp.bfloat16
-    assert llmjax.data.tokenizer.load_tokenizer(out / manifest["tokenizer"]).vocab_size == 264
+    assert load_tokenizer(out / manifest["tokenizer"]).vocab_size == 264
 
 
 def test_refuses_and_leaves_nothing(llama, tmp_path):

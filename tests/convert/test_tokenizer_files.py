@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from llmjax.convert.tokenizer_files import export_tokenizer
-from llmjax.data import import_tokenizer
+from llmjax.convert.hf.tokenizer_files import export_tokenizer
 from llmjax.data.config import SentencePieceConfig
-from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
 
 LINES = [

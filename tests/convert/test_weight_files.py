@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from llmjax.convert.safetensors_writing import write_file
+from llmjax.convert.hf.safetensors_writing import write_file
+from llmjax.convert.hf.weight_files import INDEX, NAMED, SINGLE, open_folder
 from llmjax.convert.sources import open_source
 from llmjax.convert.tensors import Planned
-from llmjax.convert.weight_files import INDEX, NAMED, SINGLE, open_folder
 from llmjax.errors import UserError
 
 CONFIG = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmjax.data.config import BytesConfig, DataConfig, TextSource
-from llmjax.data.corpus import Corpus, prepare
+from llmjax.data.text.corpus import Corpus, prepare
 
 WORDS = ["the", "of", "model", "token", "batch", "mesh", "epoch", "héllo", "你好", "\t", "x=1"]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from llmjax.data.packing import Windows, windows
-from llmjax.data.store import TokenStore
-from llmjax.data.vocabulary import Vocabulary
+from llmjax.data.objectives.packing import Windows, windows
+from llmjax.data.objectives.vocabulary import Vocabulary
+from llmjax.data.text.store import TokenStore
 
 PAD, BOS, EOS, MASK = 0, 1, 2, 3
 SENTINELS = range(4, 12)

@@ -12,8 +12,8 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from llmjax.data import reading
-from llmjax.data.reading import read_blocks, read_chunks, read_lines
+from llmjax.data.text import reading
+from llmjax.data.text.reading import read_blocks, read_chunks, read_lines
 from llmjax.errors import UserError
 
 CHILD = """

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmjax.data import cache as cache_module
-from llmjax.data import fingerprint
 from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.corpus import heldout_text, prepare
-from llmjax.data.files import Damaged
-from llmjax.data.fingerprint import identify
+from llmjax.data.text import cache as cache_module
+from llmjax.data.text import fingerprint
+from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.files import Damaged
+from llmjax.data.text.fingerprint import identify
 from llmjax.errors import UserError
-from llmjax.storage import sealed
+from llmjax.storage.seals import sealed
 
 from .conftest import write_documents
 

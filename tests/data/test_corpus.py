@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource, cache_root
-from llmjax.data.corpus import (
+from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
+from llmjax.data.text.corpus import (
     heldout_documents,
     heldout_text,
     prepare,
     tokenize_documents,
     train_tokenizer,
 )
-from llmjax.data.tokenizer import BytesTokenizer, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer, load_tokenizer
 from llmjax.errors import UserError
+from llmjax.storage.caches import cache_root
 
 from .conftest import write_documents
 
@@ -133,7 +134,7 @@ ARRAYS = ("tokens", "offsets", "byte_offsets", "hashes")
 
 
 def test_processes_do_not_change_the_corpus(tmp_path, monkeypatch):
-    from llmjax.data import cache as cache_module
+    from llmjax.data.text import cache as cache_module
 
     monkeypatch.setattr(cache_module, "BATCH_BYTES", 500)
     write_documents(tmp_path / "lines.txt", 200)

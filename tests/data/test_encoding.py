@@ -6,8 +6,8 @@ import signal
 import numpy as np
 import pytest
 
-from llmjax.data.encoding import Encoders, encode_documents
-from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.data.text.encoding import Encoders, encode_documents
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
 
 BATCHES = [[f"batch {i} document {j} é".encode() for j in range(i % 4 + 1)] for i in range(12)]
 

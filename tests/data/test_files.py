@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmjax.data.files import build_once, make_folder, write_file
+from llmjax.data.text.files import build_once, make_folder, write_file
 from llmjax.errors import UserError
 
 

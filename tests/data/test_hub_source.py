@@ -6,8 +6,8 @@ import types
 import pytest
 
 from llmjax.data.config import HubSource
-from llmjax.data.fingerprint import identify, pinned
-from llmjax.data.sources import documents
+from llmjax.data.text.fingerprint import identify, pinned
+from llmjax.data.text.sources import documents
 from llmjax.errors import UserError
 
 SOURCE = HubSource("owner/name", subset="sub", revision="0" * 40)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 
-from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
-from llmjax.data.tokenizer import TextDecoder
+from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from llmjax.data.tokenizers.tokenizer import TextDecoder
 from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
 

@@ -17,8 +17,8 @@ HEAVY = "jax grain tensorflow_datasets tensorflow sentencepiece tokenizers pyarr
     ("modules", "allowed"),
     [
         ("llmjax.data, llmjax.data.config", ""),
-        ("llmjax.data.encoding", "numpy"),  # what every tokenizing process starts with
-        ("llmjax.data.sources, llmjax.data.corpus", "numpy"),
+        ("llmjax.data.text.encoding", "numpy"),  # what every tokenizing process starts with
+        ("llmjax.data.text.sources, llmjax.data.text.corpus", "numpy"),
     ],
 )
 def test_imports_are_light(modules, allowed):

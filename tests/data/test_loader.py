@@ -12,7 +12,7 @@ from llmjax.data import loader as loader_module
 from llmjax.data.loader import CorpusFeed, Loader, batch_at, local_rows, read_rows
 from llmjax.data.order import RowOrder, steps_per_epoch
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig, make_mesh, named_sharding
+from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 
 
 def equal(one, other):

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, MASK, cut, keys, vocabulary
 from llmjax.data.config import BytesConfig
-from llmjax.data.masking import Masked
-from llmjax.data.objective_config import MaskedConfig
-from llmjax.data.tokenizer import existing_tokenizer
-from llmjax.data.vocabulary import as_read, vocabulary_of, words_of
+from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.objectives.masking import Masked
+from llmjax.data.objectives.vocabulary import as_read, vocabulary_of, words_of
+from llmjax.data.tokenizers.tokenizer import existing_tokenizer
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 

@@ -8,9 +8,8 @@ import pytest
 from data.objective_rows import BOS, PAD, cut, keys, vocabulary
 from data.test_loader import equal, take
 from llmjax.data.config import BytesConfig, SentencePieceConfig
-from llmjax.data.corpus import prepare
 from llmjax.data.loader import batch_at, read_rows
-from llmjax.data.objective_config import (
+from llmjax.data.objectives.config import (
     CausalConfig,
     MaskedConfig,
     MixtureConfig,
@@ -19,12 +18,13 @@ from llmjax.data.objective_config import (
     control_pieces,
     objective_problems,
 )
-from llmjax.data.objectives import Causal, Continuation, Masked, Mixture, Prefix, Spans
-from llmjax.data.objectives import make_objective as make
+from llmjax.data.objectives.objective import Causal, Continuation, Masked, Mixture, Prefix, Spans
+from llmjax.data.objectives.objective import make_objective as make
 from llmjax.data.order import RowOrder, rows_per_epoch
-from llmjax.data.tokenizer import existing_tokenizer, load_tokenizer
+from llmjax.data.text.corpus import prepare
+from llmjax.data.tokenizers.tokenizer import existing_tokenizer, load_tokenizer
 from llmjax.errors import UserError
-from llmjax.mesh import MeshConfig, make_mesh
+from llmjax.parallel.mesh import MeshConfig, make_mesh
 
 BYTES = existing_tokenizer(BytesConfig())
 CAUSAL = Causal(BOS, PAD)

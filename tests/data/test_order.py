@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from llmjax.data.config import BytesConfig
-from llmjax.data.corpus import prepare
 from llmjax.data.order import RowOrder, rows_per_epoch, steps_per_epoch
+from llmjax.data.text.corpus import prepare
 
 
 def covered(order, rows, total, source=0):

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmjax.data.objectives import Causal
-from llmjax.data.packing import windows
-from llmjax.data.store import TokenStore
+from llmjax.data.objectives.objective import Causal
+from llmjax.data.objectives.packing import windows
+from llmjax.data.text.store import TokenStore
 
 BOS, EOS, PAD = 901, 900, 902
 DOCUMENTS = st.lists(st.integers(0, 7), min_size=1, max_size=8)

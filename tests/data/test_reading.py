@@ -9,8 +9,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data import reading
-from llmjax.data.reading import expand, read_blocks, read_chunks, read_lines
+from llmjax.data.text import reading
+from llmjax.data.text.reading import expand, read_blocks, read_chunks, read_lines
 from llmjax.errors import UserError
 
 COMPRESS = {

@@ -11,11 +11,11 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from llmjax.data import reading
 from llmjax.data.config import EmbeddedSource, JsonlSource, ParquetSource, TextSource
-from llmjax.data.fingerprint import identify
-from llmjax.data.reading import read_whole
-from llmjax.data.sources import documents
+from llmjax.data.text import reading
+from llmjax.data.text.fingerprint import identify
+from llmjax.data.text.reading import read_whole
+from llmjax.data.text.sources import documents
 from llmjax.errors import UserError
 
 

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from llmjax.data import import_tokenizer, load_tokenizer
 from llmjax.data.config import HuggingFaceTokenizerConfig
-from llmjax.data.tokenizer import existing_tokenizer
+from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.tokenizer import existing_tokenizer, load_tokenizer
 from llmjax.errors import UserError
 
 TEXT = "a<x> b <y>  c<in>d <z> <mask> <img> e"

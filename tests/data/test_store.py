@@ -5,17 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data import store
-from llmjax.data.block_sums import Blocks, SummedFile
-from llmjax.data.files import Damaged
-from llmjax.data.packing import windows
-from llmjax.data.store import (
-    StoreWriter,
-    close_cache,
-    open_cache,
-    open_store,
-    token_dtype,
-)
+from llmjax.data.objectives.packing import windows
+from llmjax.data.text import store
+from llmjax.data.text.block_sums import Blocks, SummedFile
+from llmjax.data.text.files import Damaged
+from llmjax.data.text.store import StoreWriter, close_cache, open_cache, open_store, token_dtype
 from llmjax.errors import UserError
 
 

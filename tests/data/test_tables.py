@@ -16,9 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from llmjax.data import parquet_files, tables
-from llmjax.data.table_config import FileTable, LinesTable, TfdsTable
-from llmjax.data.tables import Row, list_at, number_at, read_table, read_tables, split_rows, text_at
+from llmjax.data.tables import table as tables
+from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
+from llmjax.data.tables.table import (
+    Row,
+    list_at,
+    number_at,
+    read_table,
+    read_tables,
+    split_rows,
+    text_at,
+)
+from llmjax.data.text import parquet_files
 from llmjax.errors import UserError
 
 SQUAD = {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llmjax.data.config import TfdsSource
-from llmjax.data.fingerprint import identify
-from llmjax.data.sources import documents
+from llmjax.data.text.fingerprint import identify
+from llmjax.data.text.sources import documents
 from llmjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")

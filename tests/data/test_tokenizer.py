@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from llmjax.data import sentencepiece_tokenizer
 from llmjax.data.config import BytesConfig, HuggingFaceTokenizerConfig, SentencePieceConfig
-from llmjax.data.sentencepiece_tokenizer import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.tokenizer import (
+from llmjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
+from llmjax.data.tokenizers.tokenizer import (
     DESCRIPTION,
     FILES,
     BytesTokenizer,
@@ -24,7 +24,7 @@ from llmjax.data.tokenizer import (
     load_tokenizer,
 )
 from llmjax.errors import UserError
-from llmjax.storage import SEAL
+from llmjax.storage.seals import SEAL
 
 TEXTS = [
     "def f(x):\n    return x + 1\n\n\n\tThe cat  sat on the mat, 1234 times.\r\n",

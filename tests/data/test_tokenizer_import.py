@@ -8,9 +8,10 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import processors as post
 
 from data.published import LINES, LLAMA, llama, sentencepiece_model, t5, write, xlm_roberta
-from llmjax.data import import_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.storage import SEAL
+from llmjax.storage.seals import SEAL
 
 HARD = [
     *("", "a", " a", "a ", "  a   b  ", "\t\tx", "a\u2581b \u2581 c", "a\r\nb", "\u2028\x85\ufeff"),

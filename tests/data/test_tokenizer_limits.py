@@ -10,11 +10,13 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import models
 
 from data.published import t5
-from llmjax.data import huggingface_tokenizer, import_tokenizer, tokenizer_limits
 from llmjax.data.config import HuggingFaceTokenizerConfig, SentencePieceConfig
-from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
-from llmjax.data.tokenizer import existing_tokenizer
-from llmjax.data.tokenizer_limits import MAX_ADDED, MAX_MERGES, MAX_TOKENS
+from llmjax.data.tokenizers import limits as tokenizer_limits
+from llmjax.data.tokenizers.huggingface import tokenizer as huggingface_tokenizer
+from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.limits import MAX_ADDED, MAX_MERGES, MAX_TOKENS
+from llmjax.data.tokenizers.tokenizer import existing_tokenizer
 from llmjax.errors import UserError
 
 CHILD = """

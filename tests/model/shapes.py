@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax import mesh
-from llmjax.mesh import MeshConfig
-from llmjax.model import Model, ModelConfig, Params, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import MeshConfig
 
 SMALL = {"vocab_size": 32, "max_length": 16, "d_model": 16, "num_heads": 4, "num_decoder_layers": 2}
 

@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 from shapes import MESHES, assert_close
 
-from llmjax import mesh
 from llmjax.errors import UserError
-from llmjax.model import (
-    attention,
-    attention_blocked,
-    attention_cudnn,
-    attention_splash,
-    attention_unrolled,
-    tiles,
-)
+from llmjax.model.attention import attention, tiles
+from llmjax.model.attention import blocked as attention_blocked
+from llmjax.model.attention import cudnn as attention_cudnn
+from llmjax.model.attention import splash as attention_splash
+from llmjax.model.attention import unrolled as attention_unrolled
+from llmjax.model.attention.mask import Mask
 from llmjax.model.layers import ROWS, STEPS
-from llmjax.model.mask import Mask
+from llmjax.parallel import mesh
 
 B, T, H, N, K = 2, 24, 4, 2, 4
 SEGMENTS = np.repeat([[1, 1, 2, 2, 3, 0], [1, 2, 2, 2, 2, 2]], 4, axis=1).astype(np.int32)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from shapes import BOTH, GPT, LLAMA, MESHES, applied, assert_close, make, placed, source, tokens
 
-from llmjax.mesh import make_mesh
-from llmjax.model import Model, ModelConfig
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
 from llmjax.model.rope import Llama3Scaling
+from llmjax.parallel.mesh import make_mesh
 
 WINDOWED = replace(LLAMA, window=4, qk_norm=True)
 GEMMA = replace(

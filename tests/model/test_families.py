@@ -2,7 +2,9 @@
 
 import pytest
 
-from llmjax.model import Model, families, resolve
+from llmjax.model import families
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
 
 PUBLISHED = {
     "gpt2 124M": (families.gpt2("124M"), 124_439_808),

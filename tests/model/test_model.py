@@ -10,8 +10,10 @@ import textbook
 from shapes import BERT, BOTH, GPT, KINDS, LLAMA, applied, assert_close, make, source, tokens
 
 from llmjax.errors import UserError
-from llmjax.model import Model, flops_per_token, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.flops import flops_per_token
 from llmjax.model.lora_config import LoraConfig
+from llmjax.model.model import Model
 
 
 @pytest.mark.parametrize("name", KINDS)

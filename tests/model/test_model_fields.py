@@ -9,8 +9,10 @@ from shapes import BOTH, batch
 
 from llmjax.errors import UserError
 from llmjax.losses import causal_loss
-from llmjax.model import Model, ModelConfig, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
+from llmjax.model.model import Model
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 
 BASE = replace(BOTH, norm="layernorm", positions="rotary", dropout=0.1, window=None, qk_norm=False)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from shapes import BOTH, LLAMA, MESHES, assert_close, batch, make, placed
 
-from llmjax import mesh
 from llmjax.errors import UserError
 from llmjax.losses import causal_loss
-from llmjax.mesh import MeshConfig, make_mesh
-from llmjax.model import Model, resolve
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import MeshConfig, make_mesh
 
 RICH = replace(BOTH, num_kv_heads=2, unembed_bias=True, positions="rotary", qkv_bias=True)
 PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned", remat="full", attention="blocked")

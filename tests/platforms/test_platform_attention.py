@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax import mesh
-from llmjax.mesh import MeshConfig
-from llmjax.model import attention, attention_cudnn
+from llmjax.model.attention import attention
+from llmjax.model.attention import cudnn as attention_cudnn
+from llmjax.model.attention.mask import Mask
 from llmjax.model.layers import ROWS, STEPS
-from llmjax.model.mask import Mask
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import MeshConfig
 
 T, HEADS, KV, WIDTH = 256, 4, 2, 64
 BLOCKS = "while"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax.compress import lanes
+from llmjax.compression import lanes
 from llmjax.decoding import beams, rows, sampling, steps
 from llmjax.losses import nats_at, token_nats
-from llmjax.mesh import reshard
-from llmjax.model import Model, ModelConfig, resolve
-from llmjax.model.config import Dtype
+from llmjax.model.checks import resolve
+from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.model import Model
+from llmjax.parallel.mesh import reshard
 
 B, T, SLOTS, VOCAB = 8, 128, 192, 512
 SIZES = {"d_model": 64, "head_dim": 64, "num_heads": 4, "num_kv_heads": 2, "d_ff": 128}

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from llmjax import environment
-from llmjax.compress import fingerprint, plan
-from llmjax.config import load_config_file
-from llmjax.metrics import hardware
-from llmjax.train import devices
+from llmjax.compression import fingerprint, plan
+from llmjax.run import environment
+from llmjax.run.config.files import load_config_file
+from llmjax.run.telemetry import hardware
+from llmjax.training import devices
 
 H100, UNKNOWN = "NVIDIA H100 80GB HBM3", "NVIDIA Something New"
 

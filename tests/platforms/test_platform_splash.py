@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax import mesh
-from llmjax.mesh import MeshConfig
-from llmjax.model import attention, attention_splash
+from llmjax.model.attention import attention
+from llmjax.model.attention import splash as attention_splash
+from llmjax.model.attention.mask import Mask
 from llmjax.model.layers import ROWS
-from llmjax.model.mask import Mask
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import MeshConfig
 
 T, HEADS, KV, WIDTH = 256, 2, 2, 8
 SEGMENTS = np.repeat([[1, 1, 2, 2, 2, 3, 3, 0], [1, 2, 2, 2, 3, 3, 4, 4]], 32, axis=1)

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 import pretend
-from llmjax import embed, fill_mask, language_model
-from llmjax.model import Model, ModelConfig, resolve
-from llmjax.model.config import Dtype
+from llmjax.inference import embed, fill_mask, language_model
+from llmjax.model.checks import resolve
+from llmjax.model.config import Dtype, ModelConfig
 from llmjax.model.families import bert_base
-from llmjax.origin import Pooling
+from llmjax.model.model import Model
+from llmjax.run.origin import Pooling
 from llmjax.tasks import running
 from llmjax.tasks.config import (
     AnswerTask,

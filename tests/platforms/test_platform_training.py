@@ -10,22 +10,18 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax import mesh
-from llmjax.config import load_config_file, presets
-from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
 from llmjax.losses import causal_loss
-from llmjax.mesh import MeshConfig
-from llmjax.model import Model, ModelConfig, resolve
-from llmjax.model.config import Dtype, Remat
+from llmjax.model.checks import resolve
+from llmjax.model.config import Dtype, ModelConfig, Remat
 from llmjax.model.families import bert_base
-from llmjax.optimizers import (
-    AdamWConfig,
-    LionConfig,
-    ScheduleConfig,
-    SgdConfig,
-    make_optimizer,
-)
+from llmjax.model.model import Model
+from llmjax.optimizers.config import AdamWConfig, LionConfig, ScheduleConfig, SgdConfig
+from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.tune import shares
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.config.files import load_config_file, presets
 from llmjax.state import TrainState, split
 from llmjax.step import make_eval_step, make_train_step
 from llmjax.tasks.heads import Network

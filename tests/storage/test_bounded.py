@@ -5,7 +5,7 @@ import os
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.storage import read_bytes, read_text
+from llmjax.storage.bounded import read_bytes, read_text
 
 
 def test_a_file_of_just_the_limit_is_read_and_one_byte_more_is_not(tmp_path):

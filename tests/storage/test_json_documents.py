@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmjax.errors import UserError
-from llmjax.storage import JsonLimits, parse_json, read_json
+from llmjax.storage.json_documents import JsonLimits, parse_json, read_json
 
 SMALL = JsonLimits(size=1000, marks=20, depth=5)
 values = st.recursive(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.storage import SEAL, sealed, unsealed
+from llmjax.storage.seals import SEAL, sealed, unsealed
 
 DOCUMENT = {"b": [1, 2.5, None], "a": {"é": True}}
 

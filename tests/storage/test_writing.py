@@ -5,8 +5,7 @@ import stat
 
 import pytest
 
-from llmjax.storage import write_atomically
-from llmjax.storage.writing import new_folder_mode
+from llmjax.storage.writing import new_folder_mode, write_atomically
 
 
 @pytest.mark.parametrize(("mask", "file", "folder"), [(0o22, 0o644, 0o755), (0o7, 0o660, 0o770)])

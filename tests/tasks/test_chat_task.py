@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.data.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
-from llmjax.mesh import use_mesh
-from llmjax.model import ModelConfig
+from llmjax.model.config import ModelConfig
+from llmjax.parallel.mesh import use_mesh
 from llmjax.tasks.config import ChatTask
 from llmjax.tasks.conversations import PLAIN, Speller
 from llmjax.tasks.packing import shape_of

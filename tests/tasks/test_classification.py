@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from llmjax.data.table_config import FileTable
-from llmjax.data.tables import read_tables
+from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.table import read_tables
 from llmjax.errors import UserError
 from llmjax.tasks.config import ClassificationTask, MultiLabelTask
 from llmjax.tasks.labels import LONGEST

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmjax.data.tables import split_rows
+from llmjax.data.tables.table import split_rows
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,

@@ -6,17 +6,17 @@ import pytest
 
 import llmjax
 from llmjax.cli.train import in_words, summary
-from llmjax.config import Config
-from llmjax.data import BytesConfig, DataConfig
-from llmjax.data.table_config import FileTable
-from llmjax.evaluate_tasks import evaluate_tasks
-from llmjax.metrics.config import LogConfig
-from llmjax.metrics.display import describe
-from llmjax.model import ModelConfig
+from llmjax.data.config import BytesConfig, DataConfig
+from llmjax.data.tables.config import FileTable
+from llmjax.evaluation.task_evaluation import evaluate_tasks
+from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.report import report
-from llmjax.run import Run
-from llmjax.scoring import EvaluationConfig
+from llmjax.reporting import report
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.config import LogConfig
+from llmjax.run.telemetry.display import describe
+from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import ClassificationTask, RegressionTask
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_writing_runs import ROWS, TASKS
 
-from llmjax.mesh import MeshConfig, make_mesh, place, use_mesh
-from llmjax.model import ModelConfig
+from llmjax.model.config import ModelConfig
+from llmjax.parallel.mesh import MeshConfig, make_mesh, place, use_mesh
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import arrays_of, outputs, score
 from task_models import opened, rows_of

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.mesh import use_mesh
+from llmjax.parallel.mesh import use_mesh
 from llmjax.tasks.config import RegressionTask
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import arrays_of, score

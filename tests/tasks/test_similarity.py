@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.mesh import place, use_mesh
-from llmjax.model import ModelConfig
+from llmjax.model.config import ModelConfig
+from llmjax.parallel.mesh import place, use_mesh
 from llmjax.tasks.config import SimilarityTask
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import arrays_of, outputs, score

@@ -6,10 +6,10 @@ import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from llmjax.data.huggingface_tokenizer import HuggingFaceTokenizer
-from llmjax.data.tables import Row
+from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.errors import UserError
-from llmjax.model import ModelConfig
+from llmjax.model.config import ModelConfig
 from llmjax.tasks.config import TokenTask
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.running import outputs, score

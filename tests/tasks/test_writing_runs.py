@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.config import Config
-from llmjax.data import BytesConfig, DataConfig
-from llmjax.data.table_config import FileTable
-from llmjax.metrics.config import LogConfig
-from llmjax.model import ModelConfig
+from llmjax.data.config import BytesConfig, DataConfig
+from llmjax.data.tables.config import FileTable
+from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.run import Run
-from llmjax.scoring import EvaluationConfig
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.config import LogConfig
+from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import ChatTask, PreferenceTask, SequenceTask, SimilarityTask
 from llmjax.tasks.conversations import PLAIN
 

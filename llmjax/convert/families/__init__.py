@@ -19,7 +19,7 @@ from llmjax.convert.families.llama import (
 )
 from llmjax.convert.families.modernbert import MODERNBERT
 from llmjax.convert.families.t5 import MT5, T5
-from llmjax.convert.fields import shortened
+from llmjax.convert.hf.fields import shortened
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 

@@ -17,9 +17,9 @@ from llmjax.convert.families.parts import (
     mlp,
     norm,
 )
-from llmjax.convert.fields import Activation, Must, Same, Theirs, fixed
-from llmjax.convert.head_fields import Head, Tied
-from llmjax.convert.names import NameTable, Row
+from llmjax.convert.hf.fields import Activation, Must, Same, Theirs, fixed
+from llmjax.convert.hf.head_fields import Head, Tied
+from llmjax.convert.hf.names import NameTable, Row
 from llmjax.model.config import ModelConfig
 
 OURS = "encoder.layers"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from llmjax.convert.fields import Field, Theirs
-from llmjax.convert.names import NameTable, canonical
+from llmjax.convert.hf.fields import Field, Theirs
+from llmjax.convert.hf.names import NameTable, canonical
 from llmjax.convert.tensors import TensorSource, same
 from llmjax.errors import UserError
 from llmjax.model.checks import problems

@@ -17,12 +17,12 @@ from llmjax.convert.families.parts import (
     norm,
     thirds,
 )
-from llmjax.convert.fields import Activation, Must, Same, fixed
-from llmjax.convert.head_fields import Tied
-from llmjax.convert.layer_fields import Window
-from llmjax.convert.layout import Layout, Part
-from llmjax.convert.names import NameTable, Row
-from llmjax.convert.rotary_fields import Rotary
+from llmjax.convert.hf.fields import Activation, Must, Same, fixed
+from llmjax.convert.hf.head_fields import Tied
+from llmjax.convert.hf.layer_fields import Window
+from llmjax.convert.hf.layout import Layout, Part
+from llmjax.convert.hf.names import NameTable, Row
+from llmjax.convert.hf.rotary_fields import Rotary
 
 OURS = "decoder.layers"
 

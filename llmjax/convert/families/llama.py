@@ -11,12 +11,12 @@ from llmjax.convert.families.parts import (
     mlp,
     norm,
 )
-from llmjax.convert.fields import Activation, Field, Fixed, Must, Power, Same, fixed
-from llmjax.convert.head_fields import Tied
-from llmjax.convert.layer_fields import Unrotated, Window, Windows
-from llmjax.convert.layout import Layout
-from llmjax.convert.names import NameTable, Row
-from llmjax.convert.rotary_fields import Rotary, TwoRotary
+from llmjax.convert.hf.fields import Activation, Field, Fixed, Must, Power, Same, fixed
+from llmjax.convert.hf.head_fields import Tied
+from llmjax.convert.hf.layer_fields import Unrotated, Window, Windows
+from llmjax.convert.hf.layout import Layout
+from llmjax.convert.hf.names import NameTable, Row
+from llmjax.convert.hf.rotary_fields import Rotary, TwoRotary
 
 LAYER = "model.layers.{layer}"
 OURS = "decoder.layers"

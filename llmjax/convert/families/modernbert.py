@@ -14,11 +14,11 @@ from llmjax.convert.families.parts import (
     norm,
     thirds,
 )
-from llmjax.convert.fields import Activation, Agree, Same, fixed
-from llmjax.convert.head_fields import Head, Tied
-from llmjax.convert.layer_fields import Windows
-from llmjax.convert.names import NameTable, Row
-from llmjax.convert.rotary_fields import TwoRotary
+from llmjax.convert.hf.fields import Activation, Agree, Same, fixed
+from llmjax.convert.hf.head_fields import Head, Tied
+from llmjax.convert.hf.layer_fields import Windows
+from llmjax.convert.hf.names import NameTable, Row
+from llmjax.convert.hf.rotary_fields import TwoRotary
 
 _M = "model.layers.{layer}"
 _KERNELS, _BIASES = thirds("(j h k) d -> d h k", "(j h k) -> h k")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from llmjax.convert.layout import Layout
-from llmjax.convert.names import NameTable, Row
+from llmjax.convert.hf.layout import Layout
+from llmjax.convert.hf.names import NameTable, Row
 from llmjax.tasks.heads import Neck
 
 Use = Literal["text", "tokens", "answers"]

@@ -1,0 +1,85 @@
+"""What an archive has to be decoded with: fingerprints of the model, and where it runs."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+
+from llmjax.compression.visible import visible
+from llmjax.inference.language_model import LanguageModel
+
+MOST_SHOWN = 20
+"""Differences that are told one by one."""
+
+LONGEST_SHOWN = 500
+"""Characters of a name or value that are shown."""
+
+# How a model is computed on, not what it is.
+_NOT_THE_MODEL = ("attention", "remat", "dropout", "init_std")
+
+
+def model_fingerprint(lm: LanguageModel) -> str:
+    """A hash of the architecture, the parameters as they are held, and their dtypes."""
+    shape = dataclasses.asdict(lm.model.config)
+    plain = {name: value for name, value in shape.items() if name not in _NOT_THE_MODEL}
+    digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(lm.params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What decides how sums are rounded, as far as it is known; small plain values."""
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "flags": _flags(),
+        "precision": jax.config.values["jax_default_matmul_precision"],
+    }
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two environments, in words; of many or long ones, the beginning."""
+    names = [name for name in dict.fromkeys([*now, *then]) if then.get(name) != now.get(name)]
+    found = [
+        f"{_cut(name)} was {_cut(repr(then.get(name)))}, is {_cut(repr(now.get(name)))}"
+        for name in names[:MOST_SHOWN]
+    ]
+    more = len(names) - MOST_SHOWN
+    return [*found, f"{more} more differ"] if more > 0 else found
+
+
+def _cut(text: str) -> str:
+    return visible(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
+
+
+def _flags() -> str:
+    """Compiler flags of the surroundings, in order; without those that only write files."""
+    words = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+    return " ".join(sorted(word for word in words.split() if "dump" not in word))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -1,0 +1,1 @@
+"""GGUF files: read as published models, and written for llama.cpp."""

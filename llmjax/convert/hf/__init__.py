@@ -1,0 +1,1 @@
+"""Folders as Hugging Face libraries write them: configs, weights, tokenizers, task heads."""

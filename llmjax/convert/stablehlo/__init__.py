@@ -1,0 +1,1 @@
+"""Runs as StableHLO programs that any machine with JAX runs."""

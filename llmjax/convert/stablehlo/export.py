@@ -1,0 +1,245 @@
+"""A run as programs that any machine with jax and numpy runs: StableHLO, by jax.export.
+
+The folder holds the programs (for chosen platforms, any number of rows and any lengths), the
+weights in safetensors, the tokenizer, manifest.json and load.py.
+"""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.convert.folders import becoming
+from llmjax.convert.hf.safetensors_writing import write_file
+from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
+from llmjax.convert.stored import model_params, without_adapters
+from llmjax.convert.tensors import Planned
+from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.errors import UserError
+from llmjax.model.apart import one_by_one
+from llmjax.model.checks import resolve
+from llmjax.model.config import Dtype
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.run.folder import Run
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+LOADER = "load.py"
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+"""By how much the programs' logits may differ from the model's, in their standard deviations."""
+
+
+def export_stablehlo(
+    run: Path | str,
+    out: Path | str,
+    *,
+    platforms: Sequence[str] | None = None,
+    dtype: str | None = None,
+    step: int | None = None,
+) -> Path:
+    """Writes the folder `out`, which must not exist, and tries it.
+
+    A decoder becomes the programs prefill and decode, an encoder hidden and forward, an
+    encoder-decoder encode and decode.
+
+    Args:
+      run: a run folder.
+      out: what to write.
+      platforms: of cpu, cuda and tpu; None for all that the model lowers for.
+      dtype: float32 or bfloat16, of weights and products; None for those of the run.
+      step: which checkpoint; None for the newest.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UserError: `out` exists or cannot be written, the run cannot be read, or it does not lower for
+        a platform.
+    """
+    check_installed()
+    with becoming(Path(out)) as folder:
+        model, params, tokenizer = _opened(Path(run), step, dtype)
+        weights = flat(params)
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
+        found = programs(model)
+        able = choose_platforms(found, shapes, platforms)
+        described = {}
+        for program in found:
+            described[program.name] = _write_program(folder, program, shapes, able)
+        write_file(folder / WEIGHTS, [_planned(name, weights[name]) for name in sorted(weights)])
+        manifest = _manifest(model, tokenizer, described, shapes, able)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        tokenizer.save(folder / "tokenizer")
+        shutil.copyfile(Path(__file__).with_name("load.py"), folder / LOADER)
+        _copy_flatbuffers(folder / "packages" / "flatbuffers")
+        _check(folder, model, params, able)
+    return Path(out)
+
+
+def check_installed() -> None:
+    """Checks that programs can be written at all.
+
+    Raises:
+      UserError: flatbuffers, which jax.export writes with, is not installed.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
+
+
+def _opened(run: Path, step: int | None, dtype: str | None) -> tuple[Model, Params, Tokenizer]:
+    """A run's model with the attention that lowers for every platform, parameters layer by layer.
+
+    A step multiplies with a layer's weights as they lie; stacked ones it would cut out each time.
+    """
+    if dtype not in (None, *get_args(Dtype)):
+        raise UserError(f"dtype {dtype}", "programs do not compute in it", "float32 or bfloat16")
+    folder = Run.open(run)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    shape = resolve(folder.config().model, tokenizer.vocab_size)
+    params = model_params(folder, shape, step, dtype)
+    shape = replace(without_adapters(shape), attention="reference", remat="none")
+    if dtype is not None:
+        shape = replace(shape, compute_dtype=cast(Dtype, dtype))
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+    return Model(shape), one_by_one(params), tokenizer
+
+
+def _write_program(
+    folder: Path, program: Program, weights: Named, platforms: Sequence[str]
+) -> dict[str, Any]:
+    """Writes one program; returns what the manifest says of it."""
+    lowered = program.lowered(weights, platforms)
+    file = f"{program.name}.jax"
+    (folder / file).write_bytes(lowered.serialize())
+    outputs, state = jax.tree.unflatten(lowered.out_tree, lowered.out_avals)
+    return {
+        "file": file,
+        "inputs": _described(program.inputs),
+        "state": _described(program.state),
+        "outputs": _described(outputs),
+        "new_state": _described(state),
+        "calling_convention": lowered.calling_convention_version,
+    }
+
+
+def _described(named: Named) -> dict[str, Any]:
+    def size(n: Any) -> int | str:
+        return n if isinstance(n, int) else str(n)
+
+    return {
+        name: {"shape": [size(n) for n in of.shape], "dtype": str(np.dtype(of.dtype))}
+        for name, of in named.items()
+    }
+
+
+def _planned(name: str, array: jax.Array) -> Planned:
+    return Planned(name, array.shape, np.dtype(array.dtype), lambda: np.asarray(array))
+
+
+def _manifest(
+    model: Model,
+    tokenizer: Tokenizer,
+    described: dict[str, Any],
+    shapes: Named,
+    platforms: Sequence[str],
+) -> dict[str, Any]:
+    config = model.config
+    return {
+        "format": FORMAT,
+        "made_by": {"llmjax": metadata.version("llmjax"), "jax": jax.__version__},
+        "platforms": list(platforms),
+        "sizes": {
+            "b": "rows",
+            "t": "tokens of a row, 2 at least",
+            "e": "tokens of the encoder's row, 2 at least",
+            "s": "slots of the cache: tokens that a row may have",
+        },
+        "signature": "program(weights, state, inputs) -> (outputs, new_state)",
+        "programs": described,
+        "weights": WEIGHTS,
+        "weight_shapes": _described(shapes),
+        "compute_dtype": config.compute_dtype,
+        "context_length": config.max_length,
+        "vocab_size": config.vocab_size,
+        "tokenizer": "tokenizer",
+        "prefix": list(tokenizer.prefix),
+        "suffix": list(tokenizer.suffix),
+        "start_id": tokenizer.bos_id,
+        "end_ids": list(tokenizer.stop_ids),
+        "pad_id": tokenizer.pad_id,
+    }
+
+
+def _copy_flatbuffers(folder: Path) -> None:
+    """The few files with which jax.export reads programs, so that nothing need be installed."""
+    import flatbuffers
+
+    folder.mkdir(parents=True)
+    for file in Path(flatbuffers.__file__).parent.glob("*.py"):
+        shutil.copyfile(file, folder / file.name)
+
+
+def loader(folder: Path) -> Any:
+    """The module load.py of an exported folder."""
+    spec = importlib.util.spec_from_file_location("llmjax_exported", folder / LOADER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str]) -> None:
+    """Reads the folder back and compares its programs' logits with the model's.
+
+    Raises:
+      RuntimeError: they differ.
+    """
+    exported = loader(folder).Exported(folder)
+    if "cpu" not in platforms:
+        return
+    with jax.default_device(cpu()):
+        ours, theirs = _compared(model, params, exported)
+    spread = float(np.std(ours)) or 1.0
+    worst = float(np.abs(ours - theirs).max()) / spread
+    if not worst <= TOLERANCE[model.config.compute_dtype]:
+        raise RuntimeError(f"the exported programs' logits differ by {worst:.3g} deviations")
+
+
+def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the model and of the exported programs, for the same made-up tokens."""
+    config = model.config
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 6), np.int32)
+    ones, places = np.ones_like(tokens), np.broadcast_to(np.arange(6), (2, 6))
+    if "forward" in exported.programs:
+        inputs = {"tokens": tokens, "segments": ones}
+        if config.token_types:
+            inputs["token_types"] = np.zeros_like(tokens)
+        theirs = exported.run("forward", {}, **inputs)[0]["logits"]
+        ours = jax.jit(model.apply)(params, **jax.tree.map(jnp.asarray, inputs))
+        return np.asarray(ours), np.asarray(theirs)
+    state, found, first = exported.empty(b=2, s=8), [], 0
+    rest: dict[str, Any] = {}
+    if "encode" in exported.programs:
+        state |= exported.run("encode", {}, tokens=tokens, segments=ones)[1]
+        rest = {"encoder_tokens": jnp.asarray(tokens)}
+    else:
+        prompt = {"tokens": tokens[:, :4], "positions": places[:, :4], "last": [3, 3]}
+        out, state = exported.run("prefill", state, **prompt)
+        found, first = [out["logits"]], 4
+    for i in range(first, 6):
+        step = {"tokens": tokens[:, i : i + 1], "positions": places[:, i : i + 1]}
+        out, state = exported.run("decode", state, **step)
+        found.append(out["logits"])
+    ours = jax.jit(model.apply)(params, jnp.asarray(tokens), **rest)
+    return np.asarray(ours)[:, -len(found) :], np.stack(found, axis=1)

@@ -1,0 +1,81 @@
+"""What objectives need to know of a tokenizer: which tokens are text, which have a part to play."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmjax.data.objectives.config import sentinel
+from llmjax.data.objectives.packing import Windows
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Facts of a tokenizer.
+
+    Attributes:
+      bos, eos, pad: ids, as in Tokenizer.
+      mask: id of the mask token; None where there is none.
+      sentinels: int32 [n], ids of <extra_id_0>, <extra_id_1>, ...
+      leads: whether a model reads BOS before a text; else it reads EOS behind it.
+      text: bool [V], tokens that stand for bytes of text: all but the special ones.
+      opens: bool [V], tokens that begin a word wherever they stand (a space, a punctuation mark, a
+        CJK character, a special token).
+      closes: bool [V], tokens after which a word begins.
+    """
+
+    bos: int
+    eos: int
+    pad: int
+    mask: int | None
+    sentinels: np.ndarray
+    leads: bool
+    text: np.ndarray
+    opens: np.ndarray
+    closes: np.ndarray
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """Reads the facts off a tokenizer."""
+    special = tokenizer.special_tokens
+    sentinels: list[int] = []
+    while (token := special.get(sentinel(len(sentinels)))) is not None:
+        sentinels.append(token)
+    pieces = [tokenizer.piece_bytes(token) for token in range(tokenizer.vocab_size)]
+    text = tokenizer.token_bytes() > 0
+    opens = [not piece or not _in_word(piece[0]) or 0xE3 <= piece[0] <= 0xE9 for piece in pieces]
+    closes = [not piece or not _in_word(piece[-1]) for piece in pieces]
+    return Vocabulary(
+        tokenizer.bos_id,
+        tokenizer.eos_id,
+        tokenizer.pad_id,
+        tokenizer.mask_id,
+        np.array(sentinels, np.int32),
+        bool(tokenizer.prefix),
+        text,
+        np.array(opens) | ~text,
+        np.array(closes) | ~text,
+    )
+
+
+def _in_word(byte: int) -> bool:
+    """Letters, digits, "_", and every character beyond ASCII; U+3000 to U+9FFF begin with E3-E9."""
+    return byte >= 0x80 or byte == 0x5F or chr(byte).isalnum()
+
+
+def as_read(windows: Windows, vocabulary: Vocabulary) -> np.ndarray:
+    """Tokens as an encoder reads them, int32 [R, L]: BOS before each document, or EOS behind it.
+
+    Of a document that began in an earlier row, the last token of that row stands in BOS's place.
+    """
+    tokens = windows.tokens
+    if vocabulary.leads:
+        tokens = np.where(windows.first, vocabulary.bos, windows.previous)
+    return np.where(windows.segments > 0, tokens, vocabulary.pad).astype(np.int32)
+
+
+def words_of(tokens: np.ndarray, segments: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """The number, in its row, of the word that each token belongs to: int64 [R, L]."""
+    begins = vocabulary.opens[tokens]
+    begins[:, 1:] |= vocabulary.closes[tokens[:, :-1]] | (segments[:, 1:] != segments[:, :-1])
+    return np.cumsum(begins, axis=1)

@@ -1,0 +1,1 @@
+"""Tables of examples: CSV, TSV, JSONL, Parquet and TFDS, row by row."""

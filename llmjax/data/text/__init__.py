@@ -1,0 +1,1 @@
+"""Text: sources -> documents -> stored tokens."""

@@ -1,0 +1,168 @@
+"""Tokenized sources on disk, under a name that says exactly what they are made of."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmjax.data.config import DataConfig, Source
+from llmjax.data.progress import Progress
+from llmjax.data.text.encoding import BATCH_BYTES, Encoded, Encoders, encode_documents
+from llmjax.data.text.files import Damaged, open_or_build
+from llmjax.data.text.fingerprint import Identity
+from llmjax.data.text.sources import documents
+from llmjax.data.text.split import HASHES, HashSample, Seen, document_hash
+from llmjax.data.text.store import (
+    FORMAT,
+    StoreWriter,
+    TokenStore,
+    close_cache,
+    open_cache,
+    open_store,
+    token_dtype,
+)
+from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.errors import UserError
+from llmjax.storage.caches import cache_root
+
+_TEXT = "heldout.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedSource:
+    """A source, split and tokenized."""
+
+    key: str
+    train: TokenStore
+    heldout: TokenStore
+    heldout_path: Path
+    """The held-out documents' text end to end, UTF-8."""
+    threshold: int
+    """Held out are exactly the documents with a hash below this."""
+
+
+def heldout_threshold(config: DataConfig) -> int:
+    """Documents with a hash from here on are for training, whatever the held-out size."""
+    return int(config.heldout_fraction * HASHES)
+
+
+def tokenized(
+    source: Source,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    progress: Progress,
+) -> TokenizedSource:
+    """Opens the cache of `source`; builds it first where there is none.
+
+    A cache that is no longer as it was written is named on stderr and built again.
+
+    Raises:
+      UserError: the source is broken, empty, or changes while it is read.
+    """
+    what = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
+    what += [heldout_threshold(config), config.heldout_max_bytes]
+    key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+    folder = cache_root(config.cache_dir) / "tokens" / key
+
+    stage = f"Tokenizing the {source.kind} source"
+
+    def build(place: Path) -> None:
+        kept = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
+        with Encoders(tokenizer, kept, config.workers) as encoders:
+            for done in _build(source, tokenizer, encoders, config, place):
+                progress(stage, done, identity.num_bytes)
+        identity.check_unchanged()
+
+    dtype = token_dtype(tokenizer.vocab_size)
+    return open_or_build(folder, build, lambda place: _opened(place, key, dtype))
+
+
+def _opened(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
+    """What `_build` wrote; Damaged where that has changed."""
+    description = open_cache(folder)
+    train, heldout = (open_store(folder / name, dtype) for name in ("train", "heldout"))
+    return TokenizedSource(key, train, heldout, folder / _TEXT, description["threshold"])
+
+
+def keep_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
+    """A folder of the cache that holds the tokenizer, for other processes to load."""
+    folder = cache / "tokenizers" / tokenizer.fingerprint
+    open_or_build(folder, tokenizer.save, read_tokenizer)
+    return folder
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """A tokenizer of the cache; Damaged where it cannot be loaded."""
+    try:
+        return load_tokenizer(folder)
+    except UserError as error:
+        raise Damaged(folder, error.reason) from error
+
+
+def _build(
+    source: Source, tokenizer: Tokenizer, encoders: Encoders, config: DataConfig, place: Path
+) -> Iterator[int]:
+    """Fills the cache folder `place`; yields the bytes of training text done so far."""
+    vocab_size = tokenizer.vocab_size
+    sample = HashSample(heldout_threshold(config), config.heldout_max_bytes)
+    train = StoreWriter(place / "train", vocab_size)
+    for texts, encoded in encoders.encode(_batches(_training(source, config, sample))):
+        _append(train, texts, encoded)
+        yield train.num_bytes
+    train.close()
+    heldout = StoreWriter(place / "heldout", vocab_size)
+    with (place / _TEXT).open("wb") as file:
+        for text in sample.documents():
+            _append(heldout, [text], encode_documents(tokenizer, [text]))
+            file.write(text)
+    heldout.close()
+    if train.num_documents + heldout.num_documents == 0:
+        raise UserError(describe(source), "holds no text", "give a source with text in it")
+    dtype = token_dtype(vocab_size).str
+    close_cache(place, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
+
+
+def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
+    sizes = np.array([len(text) for text in texts], np.int64)
+    hashes = np.array([document_hash(text) for text in texts], np.uint64)
+    store.append(encoded.tokens, encoded.counts, sizes, hashes)
+
+
+def describe(source: Source) -> str:
+    """A source in a message: its kind and what it names."""
+    named = ", ".join(getattr(source, "paths", ())) or getattr(source, "name", "")
+    return f"source of kind {source.kind!r}" + (f" ({named})" if named else "")
+
+
+def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
+    """(hash, UTF-8 text) of every document that did not occur before."""
+    seen = Seen()
+    for text in documents(source, cache_dir):
+        data = text.encode("utf-8")
+        hash_ = document_hash(data)
+        if not seen.add(hash_):
+            yield hash_, data
+
+
+def _training(source: Source, config: DataConfig, sample: HashSample) -> Iterator[bytes]:
+    """Every document that is not held out; `sample` takes the others."""
+    for hash_, text in unique_documents(source, config.cache_dir):
+        yield from sample.add(hash_, text)
+
+
+def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Groups texts to about BATCH_BYTES."""
+    batch: list[bytes] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

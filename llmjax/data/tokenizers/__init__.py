@@ -1,0 +1,1 @@
+"""Tokenizers: SentencePiece, Hugging Face, trained or imported, behind one interface."""

@@ -1,0 +1,1 @@
+"""tokenizer.json, with the exact bytes behind every token."""

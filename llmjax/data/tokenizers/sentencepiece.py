@@ -1,0 +1,215 @@
+"""SentencePiece, made lossless, and its training."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from llmjax.data.config import SentencePieceConfig
+from llmjax.data.objectives.config import MASK
+from llmjax.data.tokenizers.frame import Frame
+from llmjax.data.tokenizers.limits import MODEL_SIZE
+from llmjax.data.tokenizers.table import Roles, TableTokenizer, utf8
+from llmjax.errors import UserError
+from llmjax.storage.bounded import read_bytes
+
+MODEL_FILE = "sentencepiece.model"
+SPACE = "\u2581"  # what SentencePiece writes for a space, so it cannot stand for itself
+# What the trainer refuses a sentence for; such characters are spelt in bytes.
+UNTRAINABLE = str.maketrans(dict.fromkeys(f"{SPACE}\u2585\0\t", " "))
+# SentencePiece holds a structure per character while it merges: long texts go in parts.
+PART = 1 << 17
+# Also bounds one training sentence.
+SENTENCE = 1 << 13
+
+
+class SentencePieceTokenizer(TableTokenizer):
+    """A SentencePiece model whose decoding gives back every byte.
+
+    Lossless when the model has byte fallback and an identity normalizer, as those trained here do:
+    U+2581, which SentencePiece uses for the space, is spelt in bytes around the model.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        name: object = "SentencePiece model",
+        chat_template: str | None = None,
+    ):
+        """Raises UserError where `model` is no serialized SentencePiece model."""
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            size = processor.vocab_size()
+        except (RuntimeError, OSError) as error:
+            raise UserError(name, "is not a SentencePiece model", "give a .model file") from error
+        special = {
+            processor.id_to_piece(i): i
+            for i in range(size)
+            if processor.is_control(i) or processor.is_unknown(i)
+        }
+        bos, eos = processor.bos_id(), processor.eos_id()
+        if max(bos, eos) < 0:
+            raise UserError(name, "has neither BOS nor EOS", "train it with one of them")
+        bos, eos = (bos if bos >= 0 else eos), (eos if eos >= 0 else bos)
+        pad = processor.pad_id() if processor.pad_id() >= 0 else eos
+        self._processor = processor
+        self._space_ids = [
+            processor.piece_to_id(f"<0x{byte:02X}>")
+            for byte in SPACE.encode()
+            if processor.is_byte(processor.piece_to_id(f"<0x{byte:02X}>"))
+        ]
+        prefix = processor.id_to_piece(processor.encode("a")[0]).startswith(SPACE)
+        super().__init__(
+            [_piece_bytes(processor, i) for i in range(size)],
+            special,
+            Roles(bos, eos, pad, Frame.starting(bos), special.get(MASK)),
+            {"kind": "sentencepiece"},
+            {MODEL_FILE: model},
+            leading_space=prefix,
+            chat_template=chat_template,
+        )
+
+    @classmethod
+    def from_file(cls, path: Path, chat_template: str | None = None) -> "SentencePieceTokenizer":
+        """Reads a .model file; UserError where there is none, or it is too large."""
+        return cls(read_bytes(path, MODEL_SIZE, fix="check the path"), path, chat_template)
+
+    @property
+    def model(self) -> bytes:
+        """The .model file."""
+        return self._files[MODEL_FILE]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        cut = self._cuts
+        parts = [list(_parts(text)) if cut else [text] for text in texts]
+        plain = [utf8(part) for text in parts for part in text if part != SPACE or not cut]
+        encoded = iter(self._processor.encode(plain))
+        if len(plain) == len(texts) == sum(map(len, parts)):
+            return list(encoded)
+        rows: list[list[int]] = []
+        for pieces in parts:
+            rows.append([])
+            for part in pieces:
+                rows[-1] += self._space_ids if part == SPACE and cut else next(encoded)
+        return rows
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids = self.encode(text)
+        if self.decode_bytes(ids) == utf8(text):
+            return ids, self._offsets(text, ids)
+        # A model that changes the text says itself where its pieces come from.
+        places: list[tuple[int, int]] = []
+        start = 0
+        for part in _parts(text) if self._cuts else [text]:
+            if part == SPACE and self._cuts:
+                places += [(start, start + 1)] * len(self._space_ids)
+            else:
+                found = self._processor.encode_as_offset_mapping(utf8(part).decode())
+                places += [(start + first, start + end) for first, end in found["offsets"]]
+            start += len(part)
+        return ids, places
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether texts are cut; a model that adds a space before each text must get it whole."""
+        return not self._leading_space and bool(self._space_ids)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Cuts `text` into every U+2581 and the runs between, at most PART characters each."""
+    for run in re.split(f"({SPACE})", text) if SPACE in text else [text]:
+        start = 0
+        while len(run) - start > PART:
+            end = run.rfind("\n", start, start + PART) + 1 or start + PART
+            yield run[start:end]
+            start = end
+        yield run[start:]
+
+
+def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token: int) -> bytes:
+    piece = processor.id_to_piece(token)
+    if processor.is_control(token) or processor.is_unused(token):
+        return b""
+    if processor.is_unknown(token):  # never produced by a model with byte fallback
+        return "\N{REPLACEMENT CHARACTER}".encode()
+    if processor.is_byte(token):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace(SPACE, " ").encode()
+
+
+def train_sentencepiece(
+    config: SentencePieceConfig, texts: Iterable[str], pieces: Sequence[str] = ()
+) -> bytes:
+    """Trains a model on `texts`, all of them; the same texts give the same model.
+
+    Args:
+      config: how.
+      texts: at least one.
+      pieces: special tokens beside padding, BOS, EOS and unknown; part of the vocabulary's size.
+
+    Raises:
+      UserError: there is no text, or it does not support a vocabulary of this size.
+    """
+    sentences = _sentences(texts)
+    first = next(sentences, None)
+    if first is None:
+        raise UserError("tokenizer", "there is no text to train it on", "add training text")
+    model = io.BytesIO()
+
+    def all_sentences() -> Iterator[str]:
+        yield first
+        yield from sentences
+
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=all_sentences(),
+            model_writer=model,
+            model_type=config.model_type,
+            vocab_size=config.vocab_size,
+            character_coverage=config.character_coverage,
+            split_digits=config.split_digits,
+            byte_fallback=True,
+            control_symbols=list(pieces),
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=SENTENCE * 4,
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            num_threads=16,  # a constant: unigram sums in an order that depends on it
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _vocabulary_error(config, str(error)) from error
+    return model.getvalue()
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        clean = text.translate(UNTRAINABLE)
+        start = 0
+        while start < len(clean):
+            end = start + SENTENCE
+            if end < len(clean):
+                end = clean.rfind("\n", start, end) + 1 or clean.rfind(" ", start, end) + 1 or end
+            yield clean[start:end]
+            start = end
+
+
+def _vocabulary_error(config: SentencePieceConfig, message: str) -> UserError:
+    """What the trainer's complaint means for the user."""
+    size = config.vocab_size
+    if found := re.search(r"value <= (\d+)", message):
+        largest = int(found[1])
+        reason = f"the training text supports at most {largest} entries"
+        return UserError(f"tokenizer.vocab_size {size}", reason, f"set it to {largest} or less")
+    if found := re.search(r"required_chars\D+\d+ vs (\d+)", message):
+        reason = f"bytes, special tokens and the text's characters alone need {found[1]}"
+        fix = f"set it to {found[1]} or more, or lower tokenizer.character_coverage"
+        return UserError(f"tokenizer.vocab_size {size}", reason, fix)
+    return UserError(f"tokenizer.vocab_size {size}", f"SentencePiece refuses: {message}")

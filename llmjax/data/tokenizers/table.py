@@ -1,0 +1,200 @@
+"""What tokenizers have in common that are a table from ids to bytes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmjax.data.text.files import make_folder
+from llmjax.data.tokenizers.frame import Frame
+from llmjax.errors import UserError
+from llmjax.storage.seals import sealed
+
+FORMAT = 1
+DESCRIPTION = "llmjax_tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+TEMPLATE_SIZE = 1 << 20
+"""Bytes of a chat template; the longest published ones have some 20,000."""
+FILES = "files"
+"""In DESCRIPTION: name -> checksum of each file beside it."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which tokens play a part of their own.
+
+    Attributes:
+      bos, eos, pad: as in Tokenizer.
+      mask: stands for what a masked model fills in; None where there is none.
+      stops: tokens that end a written text, beside EOS.
+      frame: what the model expects around a text.
+    """
+
+    bos: int
+    eos: int
+    pad: int
+    frame: Frame
+    mask: int | None = None
+    stops: tuple[int, ...] = ()
+
+
+class TableTokenizer:
+    """What follows from a table of each id's bytes."""
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        special_tokens: Mapping[str, int],
+        roles: Roles,
+        description: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        leading_space: bool = False,
+        chat_template: str | None = None,
+    ):
+        """Args:
+        pieces: the bytes of every id.
+        special_tokens: name -> id.
+        roles: the ids of BOS, EOS and the like.
+        description: JSON that tells `load_tokenizer` what this is.
+        files: what else it needs: name -> content.
+        leading_space: encoding puts a space before the text; decoding takes it off again.
+        chat_template: see Tokenizer; encoding does not depend on it, so it is no part of the
+          fingerprint.
+        """
+        self._pieces = list(pieces)
+        self.special_tokens = dict(special_tokens)
+        self.bos_id, self.eos_id, self.pad_id = roles.bos, roles.eos, roles.pad
+        self.mask_id, self.chat_template = roles.mask, chat_template
+        self.stop_ids = tuple(dict.fromkeys((roles.eos, *roles.stops)))
+        self.prefix, self.suffix = roles.frame.prefix, roles.frame.suffix
+        self.vocab_size = len(pieces)
+        self._frame, self._leading_space = roles.frame, leading_space
+        self._files = dict(files)
+        self._description = {"format": FORMAT, **description}
+        digest = hashlib.blake2b(json.dumps(self._description, sort_keys=True).encode())
+        for name in sorted(files):
+            digest.update(f"\0{name}\0{len(files[name])}\0".encode() + files[name])
+        self.fingerprint = digest.hexdigest()[:32]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        raise NotImplementedError
+
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids = self.encode(text)
+        return ids, self._offsets(text, ids)
+
+    def encode_marked(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, self._longest_first()))})", text):
+            if part in self.special_tokens:
+                ids.append(self.special_tokens[part])
+            elif part:
+                ids += self.encode(part)
+        return ids
+
+    def wrap(
+        self, ids: Sequence[int], pair: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        return self._frame.wrap(ids, pair)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        data = b"".join(map(self._pieces.__getitem__, ids))
+        return data.removeprefix(b" ") if self._leading_space else data
+
+    def piece_bytes(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def token_bytes(self) -> np.ndarray:
+        lengths = np.array([len(piece) for piece in self._pieces], np.int32)
+        lengths[list(self.special_tokens.values())] = 0
+        return lengths
+
+    def save(self, folder: Path | str) -> None:
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            from llmjax.data.tokenizers.tokenizer import load_tokenizer
+
+            if load_tokenizer(folder).fingerprint != self.fingerprint:
+                raise UserError(folder, "holds another tokenizer", "choose another folder")
+            return
+        contents = dict(self._files)
+        if self.chat_template is not None:
+            contents[CHAT_TEMPLATE] = self.chat_template.encode("utf-8")
+        own = self._description | {"fingerprint": self.fingerprint}
+
+        def fill(place: Path) -> None:
+            for name, content in contents.items():
+                (place / name).write_bytes(content)
+            sums = {name: file_sum(content) for name, content in contents.items()}
+            (place / DESCRIPTION).write_text(description_text(own, sums))
+
+        make_folder(folder, fill)
+
+    def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Where the ids of `text` stand, when they spell it to the byte."""
+        lengths = np.array([len(self._pieces[token]) for token in ids], np.int64)
+        if self._leading_space and ids and self._pieces[ids[0]].startswith(b" "):
+            lengths[0] -= 1
+        data = np.frombuffer(utf8(text), np.uint8)
+        # UTF-8: bytes 10xxxxxx go on with a character
+        character = np.append(np.cumsum((data & 0xC0) != 0x80) - 1, len(text))
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        first = character[starts]
+        last = np.where(ends > starts, character[np.maximum(ends - 1, 0)] + 1, first)
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+    def _longest_first(self) -> list[str]:
+        return sorted(self.special_tokens, key=len, reverse=True)
+
+
+class BytesTokenizer(TableTokenizer):
+    """Id = byte, for 0 ... 255; then special tokens, eight so that the vocabulary divides by 8."""
+
+    def __init__(self, **more: Any) -> None:
+        """`more`: as TableTokenizer's."""
+        names = ["<pad>", "<bos>", "<eos>", "<mask>", *(f"<reserved{i}>" for i in range(4))]
+        specials = {name: 256 + i for i, name in enumerate(names)}
+        pieces = [bytes([i]) for i in range(256)] + [b""] * len(names)
+        roles = Roles(257, 258, 256, Frame.starting(257), specials["<mask>"])
+        super().__init__(pieces, specials, roles, {"kind": "bytes"}, {}, **more)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(utf8(text)) for text in texts]
+
+
+def description_text(description: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    """The text of DESCRIPTION, with checksums of itself and of the files beside it."""
+    return json.dumps(sealed({**description, FILES: sums}), indent=1) + "\n"
+
+
+def file_sum(content: bytes) -> str:
+    """The checksum of a file's content, as DESCRIPTION holds it."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def utf8(text: str) -> bytes:
+    """The UTF-8 bytes of `text`.
+
+    Raises:
+      UserError: it holds half a surrogate pair, which UTF-8 cannot spell.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"text {text[error.start : error.start + 20]!r}",
+            f"character {error.start} is half a surrogate pair, which UTF-8 cannot spell",
+            "replace it",
+        ) from error

@@ -1,0 +1,1 @@
+"""A loaded run at work: text, chat, vectors, masks."""

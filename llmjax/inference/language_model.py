@@ -1,0 +1,245 @@
+"""A trained model in hand: logits, scores, text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.decoding.completions import Completion, Piece, stream_completions
+from llmjax.decoding.config import DecodingConfig, with_fields
+from llmjax.errors import UserError
+from llmjax.model.apart import one_by_one
+from llmjax.model.checks import resolve
+from llmjax.model.config import Dtype
+from llmjax.model.model import Model
+from llmjax.model.plan import Params
+from llmjax.parallel.devices import devices as all_devices
+from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.run.network import chosen_step, read_network, run_network
+from llmjax.scoring.documents import score_text
+from llmjax.scoring.score import TextScore
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LanguageModel:
+    """A model with its parameters and its tokenizer.
+
+    Attributes:
+      model: the architecture's pure functions.
+      params: nested dict of arrays; each stack's layers are a tuple of such.
+      tokenizer: text to tokens and back.
+      config: of the run that it comes from.
+      mesh: the devices that it lives on; None for one device.
+      step: steps that it was trained for.
+      heads: parameters of its tasks' heads, by the tasks' names.
+    """
+
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    config: Config
+    mesh: Mesh | None = None
+    step: int = 0
+    heads: Params = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size, shape = self.model.num_params(), self.model.config
+        where = self.mesh.devices.size if self.mesh is not None else 1
+        return (
+            f"LanguageModel({self.config.run_dir} step {self.step}: {_short(size)} parameters, "
+            f"{shape.num_encoder_layers + shape.num_decoder_layers} layers, width {shape.d_model}, "
+            f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
+            f"{shape.compute_dtype}, {where} device{'s' if where > 1 else ''})"
+        )
+
+    @property
+    def network_params(self) -> Params:
+        """The parameters with those of the heads, as tasks take them."""
+        return {**self.params, "heads": self.heads}
+
+    @property
+    def context(self) -> int:
+        """Tokens that it was trained to see at once."""
+        return min(self.model.config.max_length, self.config.data.length)
+
+    def logits(self, tokens: Any, targets: Any = None) -> jax.Array:
+        """Scores of the next token (of a masked one, where the model is an encoder alone).
+
+        Args:
+          tokens: int [batch, length], as the model reads them: nothing is put before them.
+          targets: int [batch, length], for an encoder-decoder only; the decoder reads BOS and then
+            all of them but the last, and its logits at i are those of target i.
+
+        Returns:
+          float32 [batch, length, vocab]; vocab is the embedding's size, which may exceed the
+          tokenizer's.
+
+        Raises:
+          UserError: an array does not suit the model.
+        """
+        rows = self._rows("tokens", tokens)
+        if (targets is not None) != self.model.config.is_encoder_decoder:
+            need = "need targets too" if targets is None else "take no targets"
+            raise UserError("logits", f"of this kind of model {need}")
+        if targets is None:
+            inputs, shape = [rows], rows.shape
+        else:
+            wanted = self._rows("targets", targets)
+            first = np.full_like(wanted[:, :1], self.tokenizer.bos_id)
+            inputs = [rows, np.concatenate([first, wanted[:, :-1]], axis=1)]
+            shape = wanted.shape
+        on_device = [self._place(array) for array in inputs]
+        with use_mesh(self.mesh):
+            logits = _logits(self.model, self.params, *on_device)
+            if logits.shape[:2] != shape:
+                logits = reshard(logits, None, None, "vocab")[: shape[0], : shape[1]]
+        return logits
+
+    def score(
+        self, text: str, *, context: int | None = None, stride: int | None = None
+    ) -> TextScore:
+        """What each token of a text costs, its end-of-text token too; the first follows BOS.
+
+        Args:
+          text: at least one character.
+          context: the most tokens that a token is predicted from; None for as many as the model
+            was trained to see at once.
+          stride: tokens from one window to the next, for longer texts; None for half a context.
+
+        Raises:
+          UserError: there is no text, or the model or the windows do not allow it.
+        """
+        return score_text(
+            self.model,
+            self.params,
+            self.tokenizer,
+            text,
+            context=self.context if context is None else context,
+            stride=stride,
+            mesh=self.mesh,
+        )
+
+    def generate(
+        self, prompts: str | Sequence[str], config: DecodingConfig | None = None, **fields: Any
+    ) -> list[Completion]:
+        """Continues each prompt; completions in the order of the prompts, samples side by side.
+
+        Args:
+          prompts: one or more; an empty one starts a new text.
+          config: how; None for the defaults.
+          **fields: fields of DecodingConfig, over those of `config`.
+
+        Raises:
+          UserError: a prompt is longer than the context, or a field is unknown or out of range.
+        """
+        pieces = self.stream(prompts, config, **fields)
+        done = {piece.row: piece.completion for piece in pieces if piece.completion is not None}
+        return [done[row] for row in sorted(done)]
+
+    def stream(
+        self, prompts: str | Sequence[str], config: DecodingConfig | None = None, **fields: Any
+    ) -> Iterator[Piece]:
+        """As generate, text as it comes: pieces (row, text, completion); see Piece."""
+        decoding = with_fields(config or DecodingConfig(), fields)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return stream_completions(
+            self.model, self.params, self.tokenizer, texts, decoding, self.mesh
+        )
+
+    def _rows(self, name: str, tokens: Any) -> np.ndarray:
+        rows, limit = np.asarray(tokens), self.model.config.vocab_size
+        if rows.ndim != 2 or not rows.size or not np.issubdtype(rows.dtype, np.integer):
+            raise UserError(
+                f"{name} {rows.dtype} {list(rows.shape)}",
+                "must be integers [batch, length]",
+                "encode each text with lm.tokenizer, and wrap one row in a list",
+            )
+        if rows.min() < 0 or rows.max() >= limit:
+            raise UserError(name, f"hold ids outside 0 to {limit - 1}")
+        if rows.shape[1] > self.model.config.max_length:
+            longest = self.model.config.max_length
+            raise UserError(f"{name} of {rows.shape[1]}", f"exceed the context of {longest}")
+        return rows.astype(np.int32)
+
+    def _place(self, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Tokens and segments on the devices, padded to what the mesh divides."""
+        segments = np.ones_like(rows)
+        if self.mesh is not None:
+            parts = (axis_size(self.mesh, axis) for axis in ("batch", "residual"))
+            more = [(0, -size % n) for size, n in zip(rows.shape, parts, strict=True)]
+            rows, segments = np.pad(rows, more), np.pad(segments, more)
+        return place(rows, self.mesh, "batch", None), place(segments, self.mesh, "batch", None)
+
+
+def _short(count: int) -> str:
+    """About how many: 812, 35K, 6.1M, 8.0B."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return f"{count / 1e3:.0f}K" if count >= 1000 else str(count)
+
+
+def load(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    dtype: Dtype | None = None,
+    mesh: Mesh | MeshConfig | None = None,
+) -> LanguageModel:
+    """Opens a run folder's model.
+
+    Args:
+      run: the folder.
+      step: which checkpoint; None for the best by evaluation.metric, where the run goes by one,
+        else for the newest whole one.
+      dtype: what parameters are held and computed in; None: held in float32, computed as trained.
+      mesh: the devices to share it; None for one device.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or it is damaged; or no such device.
+    """
+    folder = Run.open(run)
+    config = replace(folder.config(), run_dir=str(run))
+    tokenizer = load_tokenizer(folder.tokenizer)
+    shape = replace(config.model, compute_dtype=dtype or config.model.compute_dtype)
+    network = run_network(folder, config, tokenizer, resolve(shape, tokenizer.vocab_size))
+    all_devices()  # before anything else would start them
+    devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
+    one = SingleDeviceSharding(jax.local_devices()[0])
+
+    def held(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = one if devices is None else leaf.sharding
+        return jax.ShapeDtypeStruct(leaf.shape, dtype or "float32", sharding=sharding)
+
+    with use_mesh(devices):
+        wanted = jax.tree.map(held, network.abstract_params())
+    found = chosen_step(folder, config, step)
+    params = read_network(folder, found, wanted)
+    heads = params.pop("heads", {})
+    with use_mesh(devices):
+        params = one_by_one(params)
+    return LanguageModel(network.model, params, tokenizer, config, devices, found, heads)
+
+
+@partial(jax.jit, static_argnames="model")
+def _logits(model: Model, params: Params, *rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Each of rows is (tokens, segments): the encoder's where there are two, the decoder's."""
+    (tokens, segments), *rest = rows
+    if not rest:
+        return model.apply(params, tokens, segments=segments)
+    targets, target_segments = rest[0]
+    return model.apply(
+        params,
+        targets,
+        segments=target_segments,
+        encoder_tokens=tokens,
+        encoder_segments=segments,
+    )

@@ -1,0 +1,1 @@
+"""Attention: the reference computation and the kernels that replace it."""

@@ -1,0 +1,155 @@
+"""Attention in blocks: memory grows with the length, not with its square.
+
+The softmax is taken online over blocks of keys (Rabe and Staats, arXiv:2112.05682) and the backward
+pass computes the scores again from their log-sum-exp (FlashAttention-2, arXiv:2307.08691). Blocks
+that causality or the window hides from every query of a block are not computed at all.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.tiles import HIDDEN, Rows, Rules, cut_queries, join, join_queries, tile
+from llmjax.model.layers import ATTENTION, Layout
+from llmjax.model.products import einsum
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
+
+SHORT, LONG = 128, 256
+"""Queries and keys of a block, in rows below 1024 tokens and from there on."""
+
+
+def blocked(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    softcap: float | None,
+    layout: Layout,
+    block: int | None = None,
+) -> jax.Array:
+    """As `attention.reference`: q [B, T, H, K], k and v [B, S, N, K] -> [B, T, H, K]."""
+    index = mask.index
+    if index is None:
+        index = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
+    if block is None:
+        block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
+    rows = Rows(index, mask.query_segments, mask.key_segments)
+    return _blocked(q, k, v, rows, Rules(mask.causal, mask.window, softcap, layout, block))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules) -> jax.Array:
+    return _forward(q, k, v, rows, rules)[0]
+
+
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules
+) -> tuple[jax.Array, tuple]:
+    heads, keys, index, lse_axes = _axes(rules.layout)
+    axes = (heads, keys, keys, index, index, ("batch", None))
+    run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, lse_axes))
+    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *rows))
+    return out, (q, k, v, rows, out, lse)
+
+
+def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
+    q, k, v, rows, out, lse = saved
+    heads, keys, index, lse_axes = _axes(rules.layout)
+    axes = (heads, keys, keys, index, index, ("batch", None), heads, lse_axes, heads)
+    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
+    return *run(q, k, v, *rows, out, lse, dout), None
+
+
+_blocked.defvjp(_forward, _backward)
+
+
+def _axes(layout: Layout) -> tuple[Axes, Axes, Axes, Axes]:
+    """Logical axes of queries, of keys, of indices, of the log-sum-exp [B, H, T]."""
+    keys = ("batch", None, "kv_heads", "head_dim")
+    index = ("batch", layout.length)
+    return layout.heads(), keys, index, ("batch", "heads", layout.length)
+
+
+def _local_forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    index: jax.Array,
+    queries: jax.Array | None,
+    keys: jax.Array | None,
+    *,
+    rules: Rules,
+) -> tuple[jax.Array, jax.Array]:
+    tiles = tile(q, k, v, Rows(index, queries, keys), rules)
+
+    def one(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def add(j: jax.Array, sofar: tuple) -> tuple:
+            top, total, mixed = sofar
+            s, seen = tiles.score(i, j, rules)
+            s = jnp.where(seen, s, HIDDEN)
+            higher = jnp.maximum(top, s.max(-1))
+            odds = jnp.where(seen, jnp.exp(s - higher[..., None]), 0.0)
+            fade = jnp.exp(top - higher)
+            more = einsum("bngqs,bnsk->bngqk", odds.astype(v.dtype), tiles.v[j])
+            return higher, total * fade + odds.sum(-1), mixed * fade[..., None] + more
+
+        shape = tiles.q.shape[1:]
+        start = (jnp.full(shape[:-1], HIDDEN), jnp.zeros(shape[:-1]), jnp.zeros(shape))
+        top, total, mixed = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
+        total = jnp.where(total == 0.0, 1.0, total)  # nothing seen: zeros
+        return (mixed / total[..., None]).astype(q.dtype), top + jnp.log(total)
+
+    out, lse = jax.lax.map(one, jnp.arange(tiles.q.shape[0]))
+    length = q.shape[1]
+    lse = lse.transpose(1, 2, 3, 0, 4).reshape(q.shape[0], q.shape[2], -1)[..., :length]
+    return join_queries(out, length), lse
+
+
+def _local_backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    index: jax.Array,
+    queries: jax.Array | None,
+    keys: jax.Array | None,
+    out: jax.Array,
+    lse: jax.Array,
+    dout: jax.Array,
+    *,
+    rules: Rules,
+) -> tuple[jax.Array, ...]:
+    tiles = tile(q, k, v, Rows(index, queries, keys), rules)
+    blocks, _, n, _, block, width = tiles.q.shape
+    douts = cut_queries(dout.astype(v.dtype), n, block)
+    product = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
+    deltas = cut_queries(product, n, block)
+    lses = cut_queries(lse.swapaxes(1, 2)[..., None], n, block)
+
+    def one(sums: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
+        def add(j: jax.Array, sums: tuple) -> tuple:
+            dq, dk, dv = sums
+            s, seen = tiles.score(i, j, rules)
+            p = jnp.where(seen, jnp.exp(s - lses[i]), 0.0)
+            ds = p * (einsum("bngqk,bnsk->bngqs", douts[i], tiles.v[j]) - deltas[i])
+            if rules.softcap is not None:
+                ds = ds * (1.0 - jnp.square(s / rules.softcap))
+            ds, p = (ds * width**-0.5).astype(q.dtype), p.astype(v.dtype)
+            dq = dq + einsum("bngqs,bnsk->bngqk", ds, tiles.k[j])
+            dk = dk.at[j].add(einsum("bngqs,bngqk->bnsk", ds, tiles.q[i]))
+            dv = dv.at[j].add(einsum("bngqs,bngqk->bnsk", p, douts[i]))
+            return dq, dk, dv
+
+        start = (jnp.zeros(tiles.q.shape[1:]), *sums)
+        dq, dk, dv = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
+        return (dk, dv), dq.astype(q.dtype)
+
+    zeros = jnp.zeros(tiles.k.shape)
+    (dk, dv), dq = jax.lax.scan(one, (zeros, zeros), jnp.arange(blocks))
+    axes = _axes(rules.layout)[1]
+    dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
+    dk, dv = (mesh.reduce_scatter(x, (rules.layout.length,), axes) for x in (dk, dv))
+    return join_queries(dq, q.shape[1]), dk.astype(k.dtype), dv.astype(v.dtype)

@@ -1,0 +1,110 @@
+"""Splash attention, the Pallas kernel that comes with JAX for TPUs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from llmjax.model.attention.mask import Mask
+from llmjax.model.layers import ATTENTION, Layout
+from llmjax.parallel import mesh
+
+KEYS = ("batch", None, "kv_heads", "head_dim")
+LANES = 128
+"""Blocks are multiples of this."""
+BLOCK = 512
+"""And at best as long as this."""
+
+
+def suits(q: jax.Array, k: jax.Array, mask: Mask) -> bool:
+    """Whether splash attention computes this: rows in whole blocks, queries in their own order.
+
+    What is not masked at all cannot be split along the length (its tables would be empty).
+    """
+    split = mesh.parts("length")
+    whole = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
+    masked = mask.causal or mask.window is not None
+    return whole and mask.index is None and (masked or split == 1)
+
+
+def splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, softcap: float | None, layout: Layout
+) -> jax.Array:
+    """As `attention.reference`, where `suits`; off TPUs it is interpreted, for tests."""
+    (b, t, h, width), s = q.shape, k.shape[1]
+    queries, keys = mask.query_segments, mask.key_segments
+    if keys is not None and queries is None:  # all real keys are one document to every query
+        queries, keys = jnp.ones((b, t), jnp.int32), (keys != 0).astype(jnp.int32)
+    kernel = _kernel(mask, softcap, t, s, h, layout)
+
+    def local(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        queries: jax.Array | None,
+        keys: jax.Array | None,
+        kernel: kernels.SplashAttentionKernel,
+    ) -> tuple[jax.Array]:
+        ids = None
+        if queries is not None and keys is not None:
+            ids = kernels.SegmentIds(queries, keys)
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        scaled = (q * width**-0.5).astype(q.dtype)
+        out: Any = jax.vmap(kernel, in_axes=(0, 0, 0, None if ids is None else 0))(
+            scaled, k, v, ids
+        )
+        return (out.swapaxes(1, 2),)
+
+    heads, rows = layout.heads(), ("batch", layout.length)
+    axes = (heads, KEYS, KEYS, rows, ("batch", None), _kernel_spec(kernel, layout))
+    out = mesh.per_device(local, axes, (heads,))(q, k, v, queries, keys, kernel)[0]
+    if queries is None or keys is None:
+        return out
+    real = queries != 0  # padding saw padding
+    if not mask.causal:  # and who has no key of its own segment saw them all
+        keys = mesh.reshard(keys, "batch", None)
+        real &= (queries[:, :, None] == keys[:, None, :]).any(-1)
+    return jnp.where(real[..., None, None], out, 0)
+
+
+def _kernel_spec(kernel: kernels.SplashAttentionKernel, layout: Layout) -> Any:
+    """How the kernel's own tables are split, as a tree of partitions; None without a mesh."""
+    if not mesh.has_shardings():
+        return None
+    place, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", layout.length)
+    return kernel.manual_sharding_spec(jax.sharding.NamedSharding(place, spec))
+
+
+def _kernel(
+    mask: Mask, softcap: float | None, t: int, s: int, heads: int, layout: Layout
+) -> kernels.SplashAttentionKernel:
+    window = None if mask.window is None else mask.window - 1
+    if mask.causal and window is None:
+        one: masks.Mask = masks.CausalMask((t, s))
+    elif window is not None:
+        one = masks.LocalMask((t, s), (window, 0 if mask.causal else window), 0)
+    else:
+        one = masks.FullMask((t, s))
+    if mesh.parts(layout.length) > 1:  # tables: a mask computed in the kernel cannot be split
+        one = masks.LogicalAnd(one, masks.FullMask((t, s)))
+    rows = next(n for n in (BLOCK, 256, LANES) if t // mesh.parts(layout.length) % n == 0)
+    columns = next(n for n in (BLOCK, 256, LANES) if s % n == 0)
+    sizes = kernels.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_q_dq=rows,
+        block_kv_dq=columns,
+    )
+    return kernels.make_splash_mha(
+        masks.MultiHeadMask([one] * heads),
+        block_sizes=sizes,
+        attn_logits_soft_cap=softcap,
+        head_shards=mesh.parts("heads"),
+        q_seq_shards=mesh.parts(layout.length),
+        residual_checkpoint_name=ATTENTION,
+        interpret=mesh.platform() != "tpu",
+    )

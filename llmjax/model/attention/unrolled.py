@@ -1,0 +1,205 @@
+"""Self-attention over rows of moderate length on a CPU: a few large blocks, written out.
+
+Queries and keys of a row have the same places, so the keys that a block of queries may see are a
+slice known while tracing, and no others are multiplied. The backward pass computes the scores again
+(FlashAttention-2, arXiv:2307.08691), transposed: then the contracted dimension stands last on the
+left of every product, which is what XLA's CPU backend is fast at.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.tiles import HIDDEN, Rules
+from llmjax.model.layers import ATTENTION, Layout
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
+
+BLOCK = 128
+"""Queries of a block."""
+LONGEST = 1024
+"""Tokens of a row up to which writing out is worth its compilation."""
+
+
+def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None, layout: Layout) -> bool:
+    """Whether this computes it: self-attention on a CPU, whole rows on each device, no soft-cap."""
+    return (
+        mesh.platform() == "cpu"
+        and q.shape[1] == k.shape[1] <= LONGEST
+        and mask.index is None
+        and mask.query_segments is mask.key_segments
+        and softcap is None
+        and mesh.parts(layout.length) == 1
+    )
+
+
+def unrolled(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    softcap: float | None,
+    layout: Layout,
+    block: int = BLOCK,
+) -> jax.Array:
+    """As `attention.reference`, where `suits`."""
+    rules = Rules(mask.causal, mask.window, softcap, layout, block)
+    return _unrolled(q, k, v, mask.key_segments, rules)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _unrolled(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: Rules
+) -> jax.Array:
+    return _forward(q, k, v, segments, rules)[0]
+
+
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: Rules
+) -> tuple[jax.Array, tuple]:
+    heads, keys, rows, lse_axes = _axes(rules.layout)
+    local = partial(_local_forward, rules=rules)
+    run = mesh.per_device(local, (heads, keys, keys, rows), (heads, lse_axes))
+    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, segments))
+    return out, (q, k, v, segments, out, lse)
+
+
+def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
+    heads, keys, rows, lse_axes = _axes(rules.layout)
+    axes = (heads, keys, keys, rows, heads, lse_axes, heads)
+    run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
+    return *run(*saved, dout), None
+
+
+_unrolled.defvjp(_forward, _backward)
+
+
+def _axes(layout: Layout) -> tuple[Axes, Axes, Axes, Axes]:
+    """Logical axes of queries, of keys, of segments, of the log-sum-exp [B, H, T]."""
+    keys = ("batch", None, "kv_heads", "head_dim")
+    return layout.heads(), keys, ("batch", None), ("batch", "heads", layout.length)
+
+
+def _local_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, rules: Rules
+) -> tuple[jax.Array, jax.Array]:
+    (_, length, heads, width), group = q.shape, q.shape[2] // k.shape[2]
+    q, k, v = _heads_first(q), _heads_first(k, group), _heads_first(v, group)
+    outs, lses = [], []
+    for queries, keys in _blocks(length, rules, forward=True):
+        seen = _seen(queries, keys, segments, rules)
+        s = _where(seen, _nt(q[:, queries], k[:, keys]) * width**-0.5, HIDDEN)
+        top = s.max(-1, keepdims=True)
+        odds = _where(seen, jnp.exp(s - top), 0.0)
+        total = odds.sum(-1, keepdims=True)
+        total = jnp.where(total == 0.0, 1.0, total)  # nothing seen: zeros
+        outs.append((_nn(odds.astype(v.dtype), v[:, keys]) / total).astype(q.dtype))
+        lses.append((top + jnp.log(total))[..., 0])
+    lse = jnp.concatenate(lses, 1).reshape(-1, heads, length)
+    return _heads_last(jnp.concatenate(outs, 1), heads), lse
+
+
+def _local_backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None,
+    out: jax.Array,
+    lse: jax.Array,
+    dout: jax.Array,
+    *,
+    rules: Rules,
+) -> tuple[jax.Array, ...]:
+    (_, length, heads, width), kv_heads = q.shape, k.shape[2]
+    group = heads // kv_heads
+    delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+    delta, lse = delta.swapaxes(1, 2).reshape(-1, 1, length), lse.reshape(-1, 1, length)
+    q, dout = _heads_first(q), _heads_first(dout)
+    k, v = _heads_first(k, group), _heads_first(v, group)
+    turned, dqt = k.swapaxes(1, 2), jnp.zeros((len(q), width, length))
+    dks, dvs = [], []
+    for keys, queries in _blocks(length, rules, forward=False):
+        s = _nt(k[:, keys], q[:, queries]) * width**-0.5
+        seen = _seen(queries, keys, segments, rules)
+        odds = jnp.exp(s - lse[:, :, queries])
+        odds = _where(None if seen is None else seen.swapaxes(1, 2), odds, 0.0)
+        ds = odds * (_nt(v[:, keys], dout[:, queries]) - delta[:, :, queries]) * width**-0.5
+        ds = ds.astype(q.dtype)
+        dvs.append(_nn(odds.astype(v.dtype), dout[:, queries]))
+        dks.append(_nn(ds, q[:, queries]))
+        room = ((0, 0), (0, 0), (queries.start, length - queries.stop))
+        dqt = dqt + jnp.pad(_nn(turned[:, :, keys], ds), room)
+    dq = _heads_last(dqt.swapaxes(1, 2), heads).astype(q.dtype)
+    sums = (_heads_last(jnp.concatenate(parts, 1), heads) for parts in (dks, dvs))
+    dk, dv = (x.reshape(*x.shape[:2], kv_heads, group, width).sum(3) for x in sums)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def _blocks(length: int, rules: Rules, *, forward: bool) -> list[tuple[slice, slice]]:
+    """Blocks of queries and the keys that they may see; or of keys, and who may see them."""
+    reach = length if rules.window is None else rules.window - 1
+    found = []
+    for start in range(0, length, rules.block):
+        stop = min(start + rules.block, length)
+        before = 0 if not forward and rules.causal else reach
+        after = 0 if forward and rules.causal else reach
+        other = slice(max(0, start - before), min(length, stop + after))
+        found.append((slice(start, stop), other))
+    return found
+
+
+def _seen(
+    queries: slice, keys: slice, segments: jax.Array | None, rules: Rules
+) -> jax.Array | None:
+    """[B or 1, queries, keys] bool; None where every query sees every key."""
+    distance = jnp.arange(queries.start, queries.stop)[:, None] - jnp.arange(keys.start, keys.stop)
+    seen = []
+    if rules.causal:
+        seen.append(distance[None] >= 0)
+    if rules.window is not None:
+        seen.append(jnp.abs(distance)[None] < rules.window)
+    if segments is not None:
+        key = segments[:, None, keys]
+        seen.append((segments[:, queries, None] == key) & (key != 0))
+    return jax.tree.reduce(jnp.logical_and, seen) if seen else None
+
+
+def _where(seen: jax.Array | None, x: jax.Array, otherwise: float) -> jax.Array:
+    """x [B H, i, j] where seen [B or 1, i, j], else `otherwise`."""
+    if seen is None:
+        return x
+    rows = x.reshape(len(seen), -1, *x.shape[1:])
+    return jnp.where(seen[:, None], rows, otherwise).reshape(x.shape)
+
+
+def _heads_first(x: jax.Array, repeats: int = 1) -> jax.Array:
+    """[B, T, H, K] -> [B H, T, K], each head as often as `repeats` says."""
+    b, t, h, k = x.shape
+    x = x.swapaxes(1, 2)
+    if repeats > 1:
+        x = jnp.broadcast_to(x[:, :, None], (b, h, repeats, t, k))
+    return x.reshape(b * h * repeats, t, k)
+
+
+def _heads_last(x: jax.Array, heads: int) -> jax.Array:
+    """[B H, T, K] -> [B, T, H, K]."""
+    return x.reshape(-1, heads, *x.shape[1:]).swapaxes(1, 2)
+
+
+def _nt(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[n, i, c] and [n, j, c] -> [n, i, j] float32."""
+    return _product(a, b, (2, 2))
+
+
+def _nn(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[n, i, c] and [n, c, j] -> [n, i, j] float32."""
+    return _product(a, b, (2, 1))
+
+
+def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    dimensions = (((contract[0],), (contract[1],)), ((0,), (0,)))
+    return jax.lax.dot_general(a, b, dimensions, exact, preferred_element_type=jnp.float32)

@@ -1,0 +1,1 @@
+"""Devices: the mesh and its one table, processes, memory, compiled programs."""

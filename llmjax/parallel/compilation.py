@@ -1,0 +1,29 @@
+"""Compiled programs, kept on disk from one process to the next."""
+
+import hashlib
+from pathlib import Path
+
+import jax
+
+from llmjax.storage.caches import cache_root
+
+
+def keep_programs(cache_dir: str | None = None) -> None:
+    """Turns on JAX's persistent compilation cache, unless the user has chosen a folder for it.
+
+    Args:
+      cache_dir: the folder of caches; None for the default (see DataConfig.cache_dir).
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = cache_root(cache_dir) / "compiled" / _processor()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _processor() -> str:
+    """A name for this kind of processor: what is compiled for one may crash on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.blake2b("\n".join(kind).encode(), digest_size=6).hexdigest()

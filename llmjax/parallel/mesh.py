@@ -1,0 +1,266 @@
+"""Devices as a named mesh, and the one table from logical axes to mesh axes.
+
+Every parameter and activation names its logical axes where it is made. This file alone says which
+mesh axis each of them is split over. Meshes use Explicit axis types, so a sharding is part of an
+array's type and a mistake is an error while tracing, not a slow program.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from llmjax.errors import UserError
+from llmjax.parallel.devices import devices as all_devices
+
+Axes = tuple[str | None, ...]
+
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+
+# Parameters: "embed" is the model dimension of a stored weight. It is split over fsdp and gathered
+# just before use (its logical name is then "gathered"), so the gradient is reduce-scattered.
+# Activations: the residual stream is split along its length over tensor as well ("residual"), which
+# turns the all-reduce after each block into a reduce-scatter and divides its memory.
+LOGICAL_TO_MESH: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": ("sequence",),
+    "residual": ("sequence", "tensor"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "gathered": (),
+    "head_dim": (),
+    "layers": (),
+    "positions": (),
+}
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are shared out; one size may be -1: all devices that the others leave."""
+
+    data: int = 1
+    """Copies of the model, each with its share of the batch."""
+    fsdp: int = -1
+    """Devices that share the batch and also split parameters and optimizer state."""
+    sequence: int = 1
+    """Devices that split each row along its length (context parallelism)."""
+    tensor: int = 1
+    """Devices that split heads, MLP width and vocabulary (tensor parallelism)."""
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh over `devices` (default: all of them, of every process).
+
+    Raises:
+      UserError: the sizes are not positive, or their product is not the number of devices; or a
+        platform is asked for that is not here.
+    """
+    devices = all_devices() if devices is None else list(devices)
+    sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
+    free = [axis for axis, size in sizes.items() if size == -1]
+    wrong = [f"{axis}={size}" for axis, size in sizes.items() if size < 1 and size != -1]
+    if wrong or len(free) > 1:
+        raise UserError(
+            f"mesh {sizes}",
+            "sizes must be positive, and at most one may be -1",
+            "give each axis its number of devices",
+        )
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise UserError(
+            "mesh " + ",".join(f"{axis}={size}" for axis, size in sizes.items()),
+            f"does not fit {len(devices)} {devices[0].platform} devices",
+            f"choose sizes whose product is {len(devices)}, or one of them -1",
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        MESH_AXES,
+        axis_types=(AxisType.Explicit,) * len(MESH_AXES),
+        devices=devices,
+    )
+
+
+def logical_spec(*axes: str | None) -> PartitionSpec:
+    """The partition of an array whose dimensions have these logical names (None: not split).
+
+    Raises:
+      UserError: two dimensions are split over the same mesh axis.
+    """
+    parts = [LOGICAL_TO_MESH[axis] if axis is not None else () for axis in axes]
+    used = [name for part in parts for name in part]
+    if len(set(used)) != len(used):
+        raise UserError(f"logical axes {axes}", f"split over the same mesh axis twice: {parts}")
+    return PartitionSpec(*(part[0] if len(part) == 1 else (part or None) for part in parts))
+
+
+def has_mesh() -> bool:
+    """Whether a mesh is set for the code being traced (`jax.set_mesh`)."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def has_shardings() -> bool:
+    """Whether arrays of the code being traced are laid out over a mesh.
+
+    One is set, and this is not the inside of `per_device`, whose arrays are one device's parts.
+    """
+    return has_mesh() and not jax.sharding.get_abstract_mesh().manual_axes
+
+
+def out_sharding(*axes: str | None) -> PartitionSpec | None:
+    """For the `out_sharding=` of products and look-ups; None where arrays have no sharding."""
+    return logical_spec(*axes) if has_shardings() else None
+
+
+def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Lays `x` out by its logical axes; a no-op where arrays have no sharding."""
+    return jax.sharding.reshard(x, logical_spec(*axes)) if has_shardings() else x
+
+
+def spec_of(x: jax.Array) -> PartitionSpec | None:
+    """How `x` is laid out; None where arrays have no sharding."""
+    return jax.typeof(x).sharding.spec if has_shardings() else None
+
+
+def mesh_axes(axis: str | None) -> tuple[str, ...]:
+    """The mesh axes that split a logical axis, for collectives inside `per_device`."""
+    return LOGICAL_TO_MESH[axis] if has_mesh() and axis is not None else ()
+
+
+def parts(axis: str | None) -> int:
+    """Into how many parts a logical axis is split for the code being traced."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[name] for name in mesh_axes(axis))
+
+
+def part_index(axis: str | None) -> jax.Array | int:
+    """Which part of a logical axis this device holds, inside `per_device`."""
+    names = mesh_axes(axis)
+    return jax.lax.axis_index(names) if names else 0
+
+
+def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Inside `per_device`: the whole of an array of which devices hold parts split by `axes`."""
+    for dimension, axis in enumerate(axes):
+        if parts(axis) > 1:
+            x = jax.lax.all_gather(x, mesh_axes(axis), axis=dimension, tiled=True)
+    return x
+
+
+def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
+    """Inside `per_device`: sums `x` over the parts of the logical axes `over`, split by `axes`.
+
+    Where a dimension of the result is split over devices that take part in the sum, each device
+    receives its part alone; other dimensions of `x` must already be split as `axes` says.
+    """
+    left = [name for axis in over for name in mesh_axes(axis)]
+    for dimension, axis in enumerate(axes):
+        shared = tuple(name for name in mesh_axes(axis) if name in left)
+        if shared:
+            x = jax.lax.psum_scatter(x, shared, scatter_dimension=dimension, tiled=True)
+            left = [name for name in left if name not in shared]
+    return jax.lax.psum(x, tuple(left)) if left else x
+
+
+def platform() -> str:
+    """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    device = jax.sharding.get_abstract_mesh().abstract_device or chosen
+    found = jax.default_backend() if device is None else getattr(device, "platform", device)
+    return "gpu" if found in ("cuda", "rocm") else found
+
+
+def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) -> Callable:
+    """Makes `f` run on every device over its own part of each array; just `f` without a mesh, or
+    where it runs on every device already.
+
+    Args:
+      f: a function of arrays (or Nones) to a tuple of arrays; collectives over `mesh_axes` are its
+        own business, and so is its derivative: nothing checks what is equal among devices.
+      in_axes: the logical axes of each argument, which is resharded to them; or, for a pytree,
+        a tree of partitions.
+      out_axes: the logical axes of each result.
+    """
+    if not has_shardings():
+        return f
+    specs = tuple(logical_spec(*axes) if isinstance(axes, tuple) else axes for axes in in_axes)
+    outs = tuple(logical_spec(*axes) for axes in out_axes)
+    inner = jax.shard_map(f, in_specs=specs, out_specs=outs, check_vma=False)
+    return lambda *args: inner(
+        *(a if a is None else jax.sharding.reshard(a, s) for a, s in zip(args, specs, strict=True))
+    )
+
+
+def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """The sharding on `mesh` of an array with these logical axes."""
+    return NamedSharding(mesh, logical_spec(*axes))
+
+
+def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Sets the mesh for a `with` block; None leaves things as they are."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def place(array: np.ndarray, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+    """A host array that every process holds alike, as one global array with these logical axes."""
+    if mesh is None:
+        return jnp.asarray(array)
+    sharding = named_sharding(mesh, *axes)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def leading_specs(spec: PartitionSpec, ndim: int) -> list[PartitionSpec]:
+    """The way from `spec` to the partition that splits the first dimension alone, over every axis.
+
+    Each step moves one mesh axis, innermost first, so that each is an all-to-all (the last one,
+    over axes that were idle, only slices). Walk it backwards to return.
+    """
+    given = [*spec, *[None] * (ndim - len(spec))]
+    parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in given]
+    specs = [PartitionSpec(*parts)]
+    for part in range(1, ndim):
+        while parts[part]:
+            parts[0] += parts[part][-1:]
+            parts[part] = parts[part][:-1]
+            specs.append(PartitionSpec(*parts))
+    parts[0] += tuple(axis for axis in MESH_AXES if axis not in parts[0])
+    return [*specs, PartitionSpec(*parts)]
+
+
+def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axis: str) -> int:
+    """Over how many devices the logical `axis` is split."""
+    return math.prod(mesh.shape[name] for name in LOGICAL_TO_MESH[axis])
+
+
+def check_divides(
+    name: str,
+    shape: Sequence[int],
+    axes: Sequence[str | None],
+    mesh: Mesh | jax.sharding.AbstractMesh,
+) -> None:
+    """Checks that every dimension of the tensor `name` divides by the devices that split it.
+
+    Raises:
+      UserError: one does not; the message names the tensor, the dimension and the mesh axes.
+    """
+    for size, axis in zip(shape, axes, strict=True):
+        if axis is None:
+            continue
+        parts = axis_size(mesh, axis)
+        if size % parts:
+            split = " x ".join(f"{n}={mesh.shape[n]}" for n in LOGICAL_TO_MESH[axis])
+            raise UserError(
+                f"{name} {tuple(shape)}",
+                f"its {axis} dimension of {size} does not divide over mesh {split}",
+                "change the size or the mesh",
+            )

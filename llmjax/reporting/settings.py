@@ -1,0 +1,92 @@
+"""The config as the page shows it: grouped by part, with what differs from the defaults marked."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmjax.run.config.fields import Path, Row, rows
+from llmjax.run.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field: its value as text, its default where the value differs, and its meaning."""
+
+    name: str
+    value: str
+    default: str | None
+    doc: str
+
+    @property
+    def changed(self) -> bool:
+        return self.default is not None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The settings of one part of the config."""
+
+    title: str
+    settings: Sequence[Setting]
+
+    @property
+    def changed(self) -> int:
+        """How many differ from their defaults."""
+        return sum(setting.changed for setting in self.settings)
+
+
+def groups(config: Config) -> list[Group]:
+    """Every field of a config, those of the run itself first, then part by part."""
+    base = Config()
+    found: dict[str, list[Setting]] = {"run": []}
+    for row in rows(config):
+        part = dataclasses.is_dataclass(getattr(config, row.path[0]))
+        title, path = (row.path[0], row.path[1:]) if part else ("run", row.path)
+        setting = Setting(
+            name=".".join(path) or "kind",
+            value=_text(row.value),
+            default=_default(config, base, row),
+            doc=row.doc,
+        )
+        found.setdefault(title, []).append(setting)
+    return [Group(title, settings) for title, settings in found.items()]
+
+
+def _default(config: Config, base: Config, row: Row) -> str | None:
+    """The default of a field as text, if it is another; "required" for fields without one."""
+    default = _at(base, config, row.path)
+    if default is dataclasses.MISSING:
+        return "required"
+    same = default == row.value
+    if dataclasses.is_dataclass(row.value):
+        same = type(default) is type(row.value)  # its fields have rows of their own
+    return None if same else _text(default)
+
+
+def _at(base: Any, value: Any, path: Path) -> Any:
+    """The value at `path` of the default config; below another kind of part, of that class."""
+    for name in path[:-1]:
+        index = int(name) if name.isdigit() else None
+        value = value[index] if index is not None else getattr(value, name)
+        if index is not None:
+            base = base[index] if isinstance(base, tuple) and index < len(base) else None
+        else:
+            base = getattr(base, name, None)
+    if type(base) is type(value):
+        return getattr(base, path[-1])
+    field = next(f for f in dataclasses.fields(value) if f.name == path[-1])
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _text(value: Any) -> str:
+    """A value as the command line spells it: none, true, 0.0003, a b."""
+    if dataclasses.is_dataclass(value):
+        return str(getattr(value, "kind", type(value).__name__))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ", ".join(_text(item) for item in value) or "()"
+    return str(value)

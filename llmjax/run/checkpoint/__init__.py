@@ -1,0 +1,1 @@
+"""Checkpoints: state and data position, saved together, verified when read."""

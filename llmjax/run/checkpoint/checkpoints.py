@@ -1,0 +1,191 @@
+"""Saving and restoring with Orbax.
+
+A checkpoint is a folder RUN/checkpoints/STEP:
+
+    params/         the parameters
+    training/       the step and the optimizer's state
+    position.json   where in the data, and what was counted so far
+    checksums.json  of all the others
+
+It is written under another name, and renamed when all of it is there.
+"""
+
+import contextlib
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from llmjax.errors import UserError
+from llmjax.run.checkpoint import files, manifest
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
+from llmjax.run.checkpoint.params import holds_only_params
+from llmjax.run.checkpoint.position import (
+    Position,
+    complete_position,
+    read_position,
+    write_position,
+)
+from llmjax.run.checkpoint.reading import newest_whole, read_items, wait_for_all
+from llmjax.state import TrainState
+
+# Names of the threads in which Orbax writes; some go on after another one has failed.
+WRITERS = ("array_type_handler", "write_metadata_after_commits", "async_save")
+
+
+class Checkpoints:
+    """The checkpoints of a run in training; a context manager. All processes call each method."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig):
+        """Opens (and makes) the folder, and removes what an interrupted process left behind.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        self.folder, self.config = folder.absolute(), config
+        if jax.process_index() == 0:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                files.sweep(self.folder)
+            except OSError as error:
+                raise UserError(folder, f"cannot be written: {error.strerror}") from error
+        wait_for_all("checkpoints open")
+        self._saving: Position | None = None
+        options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(), async_options=options
+        )
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(without_warnings())
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, in order."""
+        return files.steps(self.folder)
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Copies the state and returns; it is written meanwhile. Waits for an earlier save to end.
+
+        Raises:
+          UserError: this save or the one before cannot be written; earlier ones are whole.
+        """
+        self.wait()
+        step = position.step
+        if step in self.steps():
+            return
+        check_space(self.folder, (state.params, state.opt_state))
+        training = {"step": state.step, **_by_path(state.opt_state)}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            training=ocp.args.StandardSave(training),
+        )
+        self._saving = position
+        try:
+            self._checkpointer.save(self.folder / str(step), args=items, force=True)
+        except WRITE_ERRORS as error:
+            raise self._failed(error) from error
+
+    def complete(self, position: Position) -> None:
+        """Keeps what was measured only after the checkpoint of that step had been finished.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        if jax.process_index() == 0:
+            try:
+                complete_position(self.folder, position)
+            except OSError as error:
+                folder = self.folder / str(position.step)
+                raise UserError(folder, f"cannot be written: {error.strerror}") from error
+
+    def wait(self) -> None:
+        """Waits until nothing is being written; then deletes what need not be kept.
+
+        Raises:
+          UserError: the last save could not be written.
+        """
+        try:
+            self._checkpointer.wait_until_finished()
+        except WRITE_ERRORS as error:
+            raise self._failed(error) from error
+        if self._saving is not None and jax.process_index() == 0:
+            for step in files.superfluous(self.steps(), self.config, self._heldout_loss):
+                files.delete(self.folder, step)
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads."""
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+            self._quiet.close()
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
+        """The newest whole checkpoint; None if there is none at all, or one of parameters alone.
+
+        Damaged ones are renamed to STEP.damaged, with a warning.
+
+        Args:
+          abstract: shapes, dtypes and shardings (`state.abstract_state`); any mesh will do.
+
+        Raises:
+          UserError: there are checkpoints, but none is whole; or it holds another state.
+        """
+        step, damaged = newest_whole(self.folder)
+        if jax.process_index() == 0:
+            for name in damaged:
+                files.set_aside(self.folder, name)
+        wait_for_all("damaged checkpoints set aside")
+        if step is None or holds_only_params(self.folder / str(step)):
+            return None
+        training = {"step": abstract.step, **_by_path(abstract.opt_state)}
+        read = read_items(
+            self.folder / str(step),
+            params=ocp.args.StandardRestore(abstract.params),
+            training=ocp.args.StandardRestore(training),
+        )
+        leaves = [read["training"][path] for path in _by_path(abstract.opt_state)]
+        opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
+        state = TrainState(read["training"]["step"], read["params"], opt_state)
+        return state, read_position(self.folder, step)
+
+    def _complete(self) -> None:
+        """Orbax calls this in process 0 when all is written, before it renames the folder."""
+        assert self._saving is not None
+        for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
+            write_position(folder, self._saving)
+            manifest.write(folder)
+
+    def _heldout_loss(self, step: int) -> float | None:
+        return read_position(self.folder, step).heldout_loss
+
+    def _failed(self, error: BaseException) -> UserError:
+        assert self._saving is not None
+        step, self._saving = self._saving.step, None
+        for thread in threading.enumerate():
+            if thread.name in WRITERS:  # what they write now would be left behind
+                thread.join(timeout=60)
+        if jax.process_index() == 0:
+            files.sweep(self.folder)
+        return UserError(
+            self.folder / str(step),
+            f"cannot be saved: {reason(error)}",
+            "earlier checkpoints are whole: mend it and start the same command again",
+        )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """Leaves of a pytree by their paths: what is stored knows nothing of Optax's classes."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

@@ -1,0 +1,144 @@
+"""Reading checkpoints: whole ones only, onto any mesh, all of it or the parameters alone."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from llmjax.errors import UserError
+from llmjax.run.checkpoint import files
+from llmjax.storage.names import check_utf8
+
+log = logging.getLogger(__name__)
+
+
+def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tuple[Any, int]:
+    """The parameters of a checkpoint, without its optimizer state.
+
+    Args:
+      folder: RUN/checkpoints.
+      abstract: tree of jax.ShapeDtypeStruct: the parameters' shapes, the dtypes wanted (float32 is
+        stored) and the shardings, on any mesh.
+      step: which checkpoint; None for the newest whole one.
+
+    Returns:
+      Parameters, laid out as `abstract` says, and their step.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or it holds other parameters.
+    """
+    step = whole_step(folder, step)
+    return read_params(folder, step, abstract), step
+
+
+def whole_step(folder: Path, step: int | None = None) -> int:
+    """The step of a checkpoint whose parameters' checksums hold.
+
+    Args:
+      folder: RUN/checkpoints.
+      step: which checkpoint; None for the newest whole one.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    check_utf8(folder)
+    there = files.steps(folder)
+    if step is None:
+        step, _ = newest_whole(folder, item="params")
+        if step is None:
+            raise UserError(folder, "holds no checkpoint", "train first")
+    elif step not in there:
+        have = f"it has {_listed(there)}" if there else "it has none"
+        raise UserError(folder, f"has no checkpoint of step {step}", have)
+    elif reason := files.damage(folder, step, item="params"):
+        others = [other for other in there if other != step]
+        fix = f"others here: {_listed(others)}" if others else "restore it from a copy"
+        raise UserError(folder / str(step), f"is damaged: {reason}", fix)
+    return step
+
+
+def read_params(folder: Path, step: int, abstract: Any) -> Any:
+    """The parameters of a checkpoint that was verified just now; see `restore_params`.
+
+    Raises:
+      UserError: it holds other parameters.
+    """
+    handlers = {"params": params_handler(abstract)}
+    read = read_items(folder / str(step), handlers, params=ocp.args.StandardRestore(abstract))
+    return read["params"]
+
+
+def newest_whole(folder: Path, item: str | None = None) -> tuple[int | None, list[int]]:
+    """The newest checkpoint whose checksums hold, and the damaged ones that are newer.
+
+    Args:
+      folder: RUN/checkpoints.
+      item: verify only this item's files, where only they will be read.
+
+    Returns:
+      (step, damaged steps); (None, []) if there are no checkpoints.
+
+    Raises:
+      UserError: there are checkpoints, but none is whole: nothing silently starts from scratch.
+    """
+    damaged: list[int] = []
+    reason: str | None = ""
+    for step in reversed(files.steps(folder)):
+        reason = files.damage(folder, step, item)
+        if reason is None:
+            return step, damaged
+        log.warning("checkpoint %d is damaged: %s; trying an earlier one", step, reason)
+        damaged.append(step)
+    if damaged:
+        raise UserError(
+            folder,
+            f"no checkpoint is whole, of {_listed(damaged)} ({reason})",
+            "restore one from a copy; to start anew, choose another run folder",
+        )
+    return None, []
+
+
+def params_handler(params: Any) -> ocp.StandardCheckpointHandler:
+    """Reads or writes parameters (arrays or their shapes) with little memory beside them: Orbax
+    works on several at once, by default on up to 96 GB, and needs as much again for that."""
+    sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    limit = 1 + int(max(sizes, default=0) / 1e9)  # GB; the largest array has to fit
+    return ocp.StandardCheckpointHandler(save_concurrent_gb=limit, restore_concurrent_gb=limit)
+
+
+def read_items(
+    path: Path, handlers: dict[str, ocp.StandardCheckpointHandler] | None = None, **items: Any
+) -> Any:
+    """Reads items (Orbax restore arguments) of the checkpoint at `path`.
+
+    Args:
+      path: the checkpoint.
+      handlers: of items that are not to be read in Orbax's usual way.
+      **items: what to read.
+
+    Raises:
+      UserError: it holds other things than these.
+    """
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers or {})) as checkpointer:
+        try:
+            return checkpointer.restore(path.absolute(), args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise UserError(
+                path,
+                f"does not hold what this config describes: {str(error).splitlines()[0]}",
+                "it belongs to another model or optimizer",
+            ) from error
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(steps)))

@@ -1,0 +1,1 @@
+"""A run as one typed, frozen value: composed, loaded, overridden, checked, stored."""

@@ -1,0 +1,137 @@
+"""What must hold of a config before anything is computed, beyond its types."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from llmjax.data.config import data_problems, tokenizer_problems
+from llmjax.data.objectives.config import CausalConfig, objective_problems
+from llmjax.decoding.config import decoding_problems
+from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
+from llmjax.losses import LossConfig
+from llmjax.model.checks import problems as model_problems
+from llmjax.optimizers.config import optimizer_problems
+from llmjax.optimizers.tune import tune_problems
+from llmjax.run.checkpoint.config import checkpoint_problems
+from llmjax.run.config.build import ConfigError, build
+from llmjax.run.config.schema import Config
+from llmjax.run.telemetry.config import log_problems
+from llmjax.scoring.config import evaluation_problems
+from llmjax.tasks.config import task_problems
+
+
+def validate(config: Config) -> Config:
+    """Checks types, ranges and combinations; nothing is read, written or computed.
+
+    What depends on the devices or on the data (a mesh that does not fit, a corpus smaller than a
+    batch) is checked where those are first known.
+
+    Returns:
+      The config, with integers where numbers are wanted turned into floats.
+
+    Raises:
+      ConfigError: every problem that was found.
+    """
+    found: list[str] = []
+    typed = build(Config, config, "", found)
+    if not found:
+        found += number_problems(typed)
+    if typed and not is_wild(typed):
+        found += _problems(typed)
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
+    assert isinstance(typed, Config)
+    return typed
+
+
+def _problems(config: Config) -> Iterator[str]:
+    yield from _run_problems(config)
+    # The vocabulary's size is the tokenizer's, which is not known yet.
+    model = replace(config.model, vocab_size=config.model.vocab_size or 1)
+    yield from (f"model: {problem}" for problem in model_problems(model))
+    yield from tokenizer_problems(config.tokenizer)
+    yield from data_problems(config.data)
+    steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
+    yield from optimizer_problems(config.optimizer, steps)
+    yield from tune_problems(config.tune, config.model.lora is not None)
+    yield from task_problems(config.tasks)
+    yield from _loss_problems(config.loss)
+    yield from checkpoint_problems(config.checkpoint)
+    yield from evaluation_problems(config.evaluation)
+    yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
+    yield from log_problems(config.log)
+    yield from _combination_problems(config)
+
+
+def _run_problems(config: Config) -> Iterator[str]:
+    if config.steps < 1:
+        yield f"steps: {config.steps} is not positive"
+    for name in ("seed", "max_skipped_steps", "cpu_devices"):
+        if getattr(config, name) < 0:
+            yield f"{name}: {getattr(config, name)} is negative"
+    if config.seed >= 1 << 32:
+        yield f"seed: {config.seed} is not below 2 ** 32"
+    if config.epochs is not None and not 0 < config.epochs < 1e9:
+        yield f"epochs: {config.epochs} is not a positive number"
+    if config.samples.every < 0:
+        yield f"samples.every: {config.samples.every} is negative"
+    if config.samples.every and not config.samples.prompts:
+        yield "samples.prompts: empty; give at least one, or samples.every 0"
+    yield from _folder_problems(config.run_dir)
+
+
+def _folder_problems(run_dir: str) -> Iterator[str]:
+    if not run_dir or "\0" in run_dir:
+        yield f"run_dir: {run_dir!r} is no folder's name"
+        return
+    folder = Path(run_dir)
+    # The nearest of the folders above that exists is where the rest would be made.
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                yield f"run_dir: {place} is a file, not a folder"
+            elif not os.access(place, os.W_OK | os.X_OK):
+                yield f"run_dir: {place} cannot be written to"
+            return
+
+
+def _loss_problems(loss: LossConfig) -> Iterator[str]:
+    if not 0 <= loss.z_loss < math.inf:
+        yield f"loss.z_loss: {loss.z_loss} is not a number from 0 up"
+    if not 0 <= loss.label_smoothing < 1:
+        yield f"loss.label_smoothing: {loss.label_smoothing} is not in [0, 1)"
+
+
+def _combination_problems(config: Config) -> Iterator[str]:
+    model, data = config.model, config.data
+    if data.length > model.max_length:
+        yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
+    context = config.evaluation.context
+    if context is not None and context > model.max_length:
+        yield f"evaluation.context: {context} tokens, but model.max_length is {model.max_length}"
+    rows = config.evaluation.batch_size
+    if rows * (context or data.length) > MAX_BATCH_TOKENS:
+        yield (
+            f"evaluation.batch_size: {rows} rows of {context or data.length} tokens are more than "
+            f"the {MAX_BATCH_TOKENS} that a batch may have"
+        )
+    parts = config.optimizer.accumulate
+    if parts > 0 and data.batch_size % parts:
+        yield (
+            f"optimizer.accumulate: the {data.batch_size} rows of data.batch_size do not divide "
+            f"into {parts} parts"
+        )
+    layers = model.num_encoder_layers, model.num_decoder_layers
+    # With tasks there is no objective, and a model that is begun with is not known yet.
+    if not config.tasks:
+        shape = (0, 0) if config.init_from else layers
+        yield from objective_problems(config.objective, *shape)
+    if config.samples.every and not model.num_decoder_layers:
+        yield "samples.every: an encoder alone writes no text; set it to 0"
+    if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
+        yield "evaluation.stride: only causal models are scored in overlapping windows"
+    if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
+        yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"

@@ -1,0 +1,78 @@
+"""A run as one frozen, typed value: the parts' configs, and what belongs to the run as a whole."""
+
+from dataclasses import dataclass, field
+
+from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.data.objectives.config import CausalConfig, ObjectiveConfig
+from llmjax.decoding.config import DecodingConfig
+from llmjax.losses import LossConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, OptimizerConfig
+from llmjax.optimizers.tune import TuneConfig, WholeModel
+from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.telemetry.config import LogConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.config import TaskConfig
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Text written while training, to see the model learn."""
+
+    every: int = 0
+    """Steps between samples. 0: none."""
+    prompts: tuple[str, ...] = ("The ",)
+    """Each is continued once."""
+    decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=64))
+    """How they are continued."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. What it leaves behind is one folder, `run_dir`."""
+
+    run_dir: str = "runs/default"
+    """The run folder: made when it is not there. A run of the same config in it goes on; steps,
+    mesh, accumulation, remat, attention, checkpoint, evaluation, samples and log may differ."""
+    seed: int = 0
+    """Decides initial parameters, order of data and dropout."""
+    steps: int = 1000
+    """Updates of the parameters, over the whole run."""
+    epochs: float | None = None
+    """Passes through what is learnt from, instead of steps; None: steps."""
+    init_from: str | None = None
+    """A run folder, trained or imported, whose model, tokenizer and parameters this run begins
+    with. Of `model` only compute_dtype, dropout, remat, attention, lora and pooler then count."""
+    max_skipped_steps: int = 10
+    """A step whose loss or gradient is not finite changes nothing; after this many in a row the run
+    stops with an error."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The architecture."""
+    tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
+    """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is read, and the batches made of it."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Examples to learn from instead of text, each task with its own head; `data` then says only
+    how large batches are, and rows are packed with whole examples. None: text of `data`."""
+    tune: TuneConfig = field(default_factory=WholeModel)
+    """Which parameters learn."""
+    objective: ObjectiveConfig = field(default_factory=CausalConfig)
+    """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    """How gradients become updates."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How the devices share the work."""
+    cpu_devices: int = 0
+    """Virtual CPU devices to divide this machine into, to try a mesh on a laptop. 0: one."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When the state is saved, and which states are kept."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """When and how held-out text is scored."""
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    """Text written while training."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is reported, how often, and to whom."""

@@ -1,0 +1,89 @@
+"""A config as JSON: `{"format": 2, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
+
+The format number is part of the contract with every run folder ever written. Whoever adds, removes
+or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
+that an old folder still means what it meant. Nothing is filled in silently: a file whose fields are
+not exactly those of its format is refused by name, and one whose checksum differs, too. One without
+a checksum is read as it is: older versions wrote none, and whoever edits a config removes it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmjax.errors import UserError
+from llmjax.run.config.build import ConfigError, build, plain
+from llmjax.run.config.migrations import MIGRATIONS
+from llmjax.run.config.schema import Config
+from llmjax.storage.bounded import read_text
+from llmjax.storage.json_documents import SETTINGS, parse_json
+from llmjax.storage.json_text import json_text
+from llmjax.storage.seals import sealed, unsealed
+from llmjax.version import __version__
+
+FORMAT = 4
+
+
+def package_version() -> str:
+    """llmjax's version; "unknown" when it runs from a source tree that is not installed."""
+    return __version__
+
+
+def to_json(config: Config) -> str:
+    """The text of config.json; `from_json` reads it back to an equal value."""
+    document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
+    return json_text(sealed(document), indent=2) + "\n"
+
+
+def from_json(text: str, name: str = "config.json") -> Config:
+    """The config that `to_json` wrote, by this version of llmjax or an older one.
+
+    Args:
+      text: contents of the file.
+      name: its path, for messages.
+
+    Raises:
+      UserError: not JSON, no format number, a format that this version does not know, or changed
+        since it was written.
+      ConfigError: fields missing, unknown or of a wrong type, all of them.
+    """
+    document = parse_json(text, name, unique=True, fix="restore the file from a copy")
+    if isinstance(document, Mapping) and {"model_type", "architectures"} & document.keys():
+        reason = "is the config of a published model, not of a run"
+        raise UserError(name, reason, f"make a run of it: llmjax import {Path(name).parent} RUN")
+    number = document.get("format") if isinstance(document, Mapping) else None
+    if type(number) is not int or not isinstance(document.get("config"), dict):
+        raise UserError(name, "has no format number and config", "it is no config of llmjax")
+    writer = document.get("llmjax", "unknown")
+    if number > FORMAT:
+        raise UserError(
+            name,
+            f"is of format {number}, written by llmjax {writer}; this is llmjax "
+            f"{package_version()}, which reads formats up to {FORMAT}",
+            "upgrade llmjax",
+        )
+    plain_config = document["config"]
+    for step in range(number, FORMAT):
+        if step not in MIGRATIONS:
+            raise UserError(
+                name,
+                f"is of format {number}, written by llmjax {writer}, which is no longer read",
+                "use that version",
+            )
+        plain_config = MIGRATIONS[step](plain_config)
+    problems: list[str] = []
+    config = build(Config, plain_config, "", problems)
+    if problems:
+        raise ConfigError([f"{name}: {problem}" for problem in problems])
+    assert isinstance(config, Config)
+    unsealed(document, name)  # last: what is wrong with a field says more
+    return config
+
+
+def read(path: Path) -> Config:
+    """The config stored at `path`.
+
+    Raises:
+      UserError: as `from_json`; also when the file cannot be read.
+    """
+    fix = "restore the file from a copy"
+    return from_json(read_text(path, SETTINGS.size, fix=fix), str(path))

@@ -1,0 +1,156 @@
+"""Where a run ran: versions, machine, devices, command, commit; kept in RUN/environment.json.
+
+    {"model": {...}, "data": {...},
+     "sessions": [{"started": ..., "command": ..., "versions": {...}, ...}, ...]}
+
+Each start of the training appends a session, so that a run which went on elsewhere says so.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llmjax.errors import UserError
+from llmjax.storage.json_documents import read_json
+from llmjax.storage.writing import write_atomically
+
+PACKAGES = (
+    "llmjax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "sentencepiece",
+    "tokenizers",
+    "numpy",
+)
+
+
+def session() -> dict[str, Any]:
+    """This process's surroundings as plain data; JAX's devices are looked up, thus started.
+
+    Neither host nor user names are among them; the command is, with the paths that it names.
+    """
+    import jax  # here, so that the report reads what is recorded without starting JAX
+
+    device = jax.devices()[0]
+    return {
+        "started": time.time(),
+        "command": command(),
+        "git_commit": git_commit(Path(__file__).parents[1]),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": _cores(),
+            "memory_bytes": memory(),
+        },
+        "devices": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+    }
+
+
+def record(path: Path, *, model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Appends this session to the file at `path`, and stores the run's facts anew.
+
+    Call it in one process of a run. A file that cannot be read is begun anew: it informs, no
+    result rests on it.
+
+    Args:
+      path: RUN/environment.json.
+      model: "parameters" and "vocab_size" (counts), "flops_per_token" (forward and backward), as
+        far as known.
+      data: documents, bytes and tokens: "train_documents", "heldout_bytes" and so on.
+    """
+    earlier = read(path).get("sessions", [])
+    sessions = [*(earlier if isinstance(earlier, list) else []), session()]
+    document = {"model": dict(model), "data": dict(data), "sessions": sessions}
+    write_atomically(path, json.dumps(document, indent=2) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `record` stored; {} where there is no such file, or it is not a JSON object."""
+    try:
+        document = read_json(path)
+    except UserError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def command() -> str:
+    """The command line of this process, as a shell would take it."""
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        name = f"python -m {Path(sys.argv[0]).parent.name}"
+        return " ".join([name, *map(shlex.quote, sys.argv[1:])])
+    return shlex.join([name or "python", *sys.argv[1:]])
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that a package's folder is at, "+" appended where it differs; None if it is none.
+
+    An installed package is none, also where its virtual environment lies inside a repository.
+    """
+    try:
+        _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
+        return _git(folder, "rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    """The processor's marketing name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> int | None:
+    """Bytes of main memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,246 @@
+"""The run folder: what is in it, who may open it, who may go on with it.
+
+config.json       the whole resolved config, with llmjax's version and a format number
+tokenizer/        everything needed to encode and decode
+checkpoints/STEP/ finished checkpoints
+frozen/0/         parameters that do not learn, where some do not
+tasks.json        labels and the like, that tasks found in their examples
+metrics.jsonl     a line per logged step
+samples.jsonl     text written while training
+environment.json  versions, machine, command and counts of the data, at every start
+measures.json     the tasks' figures, tables and worst mistakes, as last measured
+compression.json  what the last archive came to, and what its tokens cost
+baselines.json    the compressors' figures on the held-out text, as last reported
+tensorboard/  profile/  report.html
+origin.json       where an imported model comes from, and its own config
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjax.errors import UserError
+from llmjax.run.config.changes import TRAINING_ONLY, added, decisive
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import read, to_json
+from llmjax.storage.json_documents import DOCUMENT, read_json
+from llmjax.storage.json_text import json_text
+from llmjax.storage.names import check_utf8
+from llmjax.storage.writing import write_atomically
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists. Use `Run.open` to read one, `Run.create` to train in one."""
+
+    folder: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer."""
+        return self.folder / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, one folder for each step."""
+        return self.folder / "checkpoints"
+
+    @property
+    def frozen(self) -> Path:
+        """Folder of the parameters that do not learn, a checkpoint of step 0; may be missing."""
+        return self.folder / "frozen"
+
+    @property
+    def tasks(self) -> Path:
+        """What tasks found in their examples; missing where text is learnt."""
+        return self.folder / "tasks.json"
+
+    @property
+    def measures(self) -> Path:
+        """What was last measured of the tasks, as JSON: task -> findings."""
+        return self.folder / "measures.json"
+
+    @property
+    def compression(self) -> Path:
+        """What the last archive came to, as JSON; see `llmjax.compression.record`."""
+        return self.folder / "compression.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.folder / "profile"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """The run at `folder`.
+
+        Raises:
+          UserError: there is no such folder, or it holds no config.json.
+        """
+        path = Path(folder)
+        try:
+            there = path.exists()
+        except OSError as error:
+            raise UserError(path, error.strerror or str(error)) from error
+        if not there:
+            raise UserError(path, "no such run folder", _runs_in(path.parent, Path("runs")))
+        if not path.is_dir():
+            raise UserError(path, "is a file, not a run folder")
+        if not (path / "config.json").is_file():
+            raise UserError(path, "is not a run folder: it has no config.json", _runs_in(path))
+        return cls(path)
+
+    @classmethod
+    def create(cls, config: Config) -> "Run":
+        """The run folder of `config`: made new, or one of the same config that is to go on.
+
+        Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
+        run that never took a step (its data could not be read, say) is begun anew with any config,
+        and an imported model is trained on text with any of the same model and tokenizer.
+
+        Raises:
+          UserError: the folder cannot be written, holds other things, or is another config's run.
+        """
+        run, changed = cls(Path(config.run_dir)), list[str]()
+        check_utf8(run.folder)
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            if not run.config_path.is_file():
+                run._check_empty()
+            elif (stored := run.config()) == config:
+                return run
+            elif (changed := decisive(stored, config)) and not run._is_imported(stored, config):
+                run._check_untrained(changed)
+            with run.lock():
+                if changed and not run.steps():
+                    shutil.rmtree(run.tokenizer, ignore_errors=True)  # the other config's
+                write_atomically(run.config_path, to_json(config))
+        except OSError as error:
+            raise UserError(
+                error.filename or run.folder,
+                f"cannot be written: {error.strerror or error}",
+                "choose another --run-dir",
+            ) from error
+        return run
+
+    def _check_empty(self) -> None:
+        others = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
+        if others:
+            raise UserError(
+                self.folder,
+                f"is not empty and not a run folder: it holds {', '.join(others[:3])}",
+                "choose another --run-dir",
+            )
+
+    def _is_imported(self, stored: Config, config: Config) -> bool:
+        """Whether this is an imported model, not yet trained, that the config leaves as it is."""
+        if self.steps() != [0] or not (self.folder / "origin.json").is_file():
+            return False
+        if more := added(stored, config):
+            raise UserError(
+                self.folder,
+                f"is an imported model, to which {', '.join(more)} cannot be added",
+                f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
+            )
+        names = (change.split(" ")[0] for change in decisive(stored, config))
+        lasting = [name for name in names if name.startswith(("model.", "tokenizer"))]
+        return all(name in TRAINING_ONLY for name in lasting)
+
+    def _check_untrained(self, changed: list[str]) -> None:
+        if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise UserError(
+                self.folder,
+                f"holds a run of another config ({'; '.join(changed[:5])}{more})",
+                "choose another --run-dir, or leave these fields as they were",
+            )
+
+    def config(self) -> Config:
+        """The stored config.
+
+        Raises:
+          UserError: it cannot be read, or by no version like this one.
+        """
+        return read(self.config_path)
+
+    def keep_measures(self, found: Mapping[str, Any]) -> None:
+        """Writes what was measured of tasks (name -> findings); other tasks' findings stay.
+
+        Raises:
+          OSError: the folder cannot be written.
+        """
+        try:
+            earlier = read_json(self.measures, limits=DOCUMENT)
+        except UserError:
+            earlier = {}
+        kept = {**(earlier if isinstance(earlier, dict) else {}), **found}
+        write_atomically(self.measures, json_text(kept, indent=1) + "\n")
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, in order; one being written has another name."""
+        if not self.checkpoints.is_dir():
+            return []
+        names = (path.name for path in self.checkpoints.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training in this folder.
+
+        The kernel holds the lock for the process, so that nothing is left behind by kill -9.
+
+        Raises:
+          UserError: another process holds it, or the folder cannot be written.
+        """
+        path = self.folder / ".lock"
+        try:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise UserError(path, f"cannot be written: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise UserError(
+                    self.folder,
+                    f"another training writes here (process {owner})",
+                    "wait for it, or choose another --run-dir",
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _runs_in(*folders: Path) -> str:
+    """Names of the runs in the first of these folders that has any."""
+    for folder in folders:
+        if found := sorted(path.parent for path in folder.glob("*/config.json")):
+            return f"runs in {folder}: {', '.join(path.name for path in found[:5])}"
+    return ""

@@ -1,0 +1,195 @@
+"""What a person sees while a run goes on, on stderr: a progress bar, or a line at a time.
+
+Nobody may be there to see it: a terminal that was closed, a pipe whose reader has gone. The run
+goes on all the same.
+"""
+
+import contextlib
+import sys
+from typing import Any, Literal, Protocol
+
+from llmjax.metrics.words import in_words, task_figures, value_in_words
+from llmjax.run.telemetry.sinks import Record
+
+
+class Display(Protocol):
+    """Shows progress; `write` takes each record of metrics, `say` any line of text."""
+
+    def write(self, record: Record) -> None: ...
+
+    def advance(self, step: int, seconds_left: float | None) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def make_display(
+    kind: Literal["auto", "bar", "lines", "none"], step: int, steps: int, accounting: str
+) -> Display:
+    """The display that `kind` means here.
+
+    Args:
+      kind: auto is a bar on a terminal, else lines.
+      step: where the run stands.
+      steps: where it ends.
+      accounting: what "model FLOP/s" and "MFU" mean, said once.
+    """
+    if kind == "auto":
+        kind = "bar" if sys.stderr is not None and sys.stderr.isatty() else "lines"
+    if kind == "none":
+        return Silent()
+    display: Display = Bar(step, steps) if kind == "bar" else Lines(steps)
+    display.say(accounting)
+    return display
+
+
+def to_stderr(text: str) -> None:
+    """A line on stderr, if there is one that can be written."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            print(text, file=sys.stderr, flush=True)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def write(self, record: Record) -> None:
+        pass
+
+    def advance(self, step: int, seconds_left: float | None) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Lines:
+    """A line for each record."""
+
+    def __init__(self, steps: int):
+        self._steps = steps
+        self._left: float | None = None
+
+    def write(self, record: Record) -> None:
+        left = "" if self._left is None else f"  {duration(self._left)} left"
+        self.say(f"step {record['step']}/{self._steps}  {describe(record)}{left}")
+
+    def advance(self, step: int, seconds_left: float | None) -> None:
+        self._left = seconds_left
+
+    def say(self, text: str) -> None:
+        to_stderr(text)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A bar that moves with every step, and under it the latest figures."""
+
+    def __init__(self, step: int, steps: int):
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        left = TextColumn("{task.fields[left]}")
+        self._bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(None), left)
+        self._task = self._bar.add_task("", total=steps, completed=step, left="compiling")
+        self._figures = ""
+        self._live = Live(
+            console=Console(stderr=True), get_renderable=self._render, refresh_per_second=4
+        )
+        self._live.start()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._bar, Text(self._figures))
+
+    def write(self, record: Record) -> None:
+        if record["kind"] == "train":
+            self._figures = describe(record)
+        else:
+            self.say(f"step {record['step']}: {describe(record)}")
+
+    def advance(self, step: int, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        self._bar.update(self._task, completed=step, left=left)
+
+    def say(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._live.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._live.stop()
+
+
+def describe(record: Record) -> str:
+    """The figures of a record with their units; what is not known is n/a."""
+    if record["kind"] == "eval":
+        if tasks := task_figures(record):
+            return f"held out: {_of_tasks(record, tasks)}"
+        return (
+            f"held out: {_shown(record, 'loss', '{:.4f}')} nats/token  "
+            f"{_quality(record, '{:.4f}', '{:.2%}')}"
+        )
+    shown = (
+        f"loss {_shown(record, 'loss', '{:.4f}')}",
+        _quality(record, "{:.3f}", "{:.1%}"),
+        f"lr {_shown(record, 'learning_rate', '{:.2e}')}",
+        f"grad {_shown(record, 'gradient_norm', '{:.3g}')}",
+        f"{si(record.get('tokens_per_second'))}tok/s",
+        f"{si(record.get('model_flops_per_second'))}FLOP/s",
+        f"MFU {_shown(record, 'mfu', '{:.1%}')}",
+        f"data wait {_shown(record, 'data_wait_share', '{:.1%}')}",
+        f"memory {si(record.get('device_memory_bytes'))}B".replace("n/a B", "n/a"),
+    )
+    skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
+    return "  ".join(filter(None, shown)) + skipped
+
+
+def _of_tasks(record: Record, tasks: dict[str, list[str]]) -> str:
+    """A task's figures; of several tasks, the first of each, and the mean of their losses."""
+    named = [name for own in tasks.values() for name in (own if len(tasks) == 1 else own[:1])]
+    shown = []
+    for name in [*named, *(["loss"] if "loss" not in named else [])]:
+        task, value = name.rpartition(".")[0], record.get(name)
+        told = "n/a" if value is None else value_in_words(name, value)
+        shown.append(f"{task} {in_words(name)} {told}".strip())
+    return "  ".join(shown)
+
+
+def _quality(record: Record, bits: str, share: str) -> str:
+    """Bits per byte; where there are none, the accuracy; nothing where that is unknown too."""
+    if record.get("bits_per_byte") is None and record.get("loss") is not None:
+        known = record.get("accuracy") is not None
+        return f"{_shown(record, 'accuracy', share)} right" if known else ""
+    return f"{_shown(record, 'bits_per_byte', bits)} bits/byte"
+
+
+def si(value: float | None) -> str:
+    """A number with three digits and its decimal prefix: 12300 is "12.3 k"."""
+    if value is None:
+        return "n/a "
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _shown(record: Record, name: str, form: str) -> str:
+    value: Any = record.get(name)
+    return "n/a" if value is None else form.format(value)

@@ -1,0 +1,169 @@
+"""The verb `train`: a config in, a run folder out."""
+
+import logging
+from pathlib import Path
+
+import jax
+
+from llmjax.data.loader import Loader
+from llmjax.errors import Stopped
+from llmjax.parallel.distributed import Link, Work
+from llmjax.parallel.memory import TRAINING, enough_memory
+from llmjax.run.checkpoint.checkpoints import Checkpoints
+from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.reading import read_params, wait_for_all
+from llmjax.run.config.checks import validate
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.display import to_stderr
+from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
+from llmjax.training.beginning import adopted, first_params, freeze, frozen_params
+from llmjax.training.devices import check_same_config, start_devices
+from llmjax.training.loop import Loop
+from llmjax.training.memory import check_memory
+from llmjax.training.new_folder import NewFolder
+from llmjax.training.references import keep_facts, with_references
+from llmjax.training.reporter import Reporter
+from llmjax.training.session import Session, open_session
+from llmjax.training.standing import Standing
+from llmjax.training.stopping import StoppedEarly, StopSignal
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config) -> Path:
+    """Trains a model, or goes on where its run folder stands.
+
+    A run that goes on takes the same batches as one that was never interrupted, on any mesh and any
+    number of processes; on the same mesh its parameters are the same, bit for bit.
+
+    Args:
+      config: everything that decides the run. With several processes, each calls this with the
+        same one, on a file system that all share.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      UserError: the config, the data, the devices or the folder cannot be used; or memory runs out.
+      Stopped: SIGTERM or SIGINT came; the step is saved, and the same call goes on.
+      KeyboardInterrupt: a second one came; what was trained since the last checkpoint is lost.
+    """
+    with StopSignal(Standing()) as signal:
+        try:
+            config = validate(adopted(config))
+            return _joined(config, signal, start_devices(config))
+        except StoppedEarly:
+            raise _nothing_trained(signal) from None
+
+
+def _joined(config: Config, signal: StopSignal, link: Link | None) -> Path:
+    """Trains as one of several processes, or alone."""
+    standing, folder = signal.standing, NewFolder(Path(config.run_dir))
+    if link is None:
+        return _in_folder(config, signal, folder)
+
+    def clean() -> None:
+        if jax.process_index() == 0:
+            folder.remove(standing)
+
+    work = Work(lambda: f"at step {standing.step}", standing.resumes, signal.tell, clean)
+    with link.during(work):
+        try:
+            return _in_folder(config, signal, folder)
+        except StoppedEarly:
+            raise _nothing_trained(signal) from None
+
+
+def _nothing_trained(signal: StopSignal) -> Stopped:
+    return Stopped(signal.standing.saved, signal.name or "a signal", trained=False, alone=True)
+
+
+def _in_folder(config: Config, signal: StopSignal, folder: NewFolder) -> Path:
+    check_same_config(config)
+    if jax.process_index() > 0:
+        wait_for_all("run folder there")
+        with enough_memory(TRAINING):
+            return _train(config, Run(Path(config.run_dir)), signal)
+    run = Run.create(config)
+    with run.lock(), folder.kept_if(signal.standing), enough_memory(TRAINING):
+        wait_for_all("run folder there")
+        return _train(config, run, signal)
+
+
+def _train(config: Config, run: Run, signal: StopSignal) -> Path:
+    standing = signal.standing
+    standing.saved = max(run.steps(), default=None)
+    session = open_session(config, run)
+    with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
+        state, position, frozen = _start(session, checkpoints)
+        standing.step = position.step
+        standing.saved = max(run.steps(), default=None)
+        session, position = with_references(session, position, join(state.params, frozen))
+        keep_facts(session)
+        if _is_done(session, position):
+            return run.folder
+        reporter = Reporter(session, position.step)
+        signal.say = reporter.announce
+        try:
+            with Loader(
+                session.lesson.feed(),
+                session.mesh,
+                position.step,
+                prefetch=config.data.prefetch,
+                stops=session.lesson.stops,
+            ) as loader:
+                loop = Loop(session, state, position, checkpoints, reporter, loader, frozen, signal)
+                loop.run()
+        finally:
+            signal.say = to_stderr
+            reporter.close()
+    return run.folder
+
+
+def _is_done(session: Session, position: Position) -> bool:
+    """Whether a run has come to its end before; says where one goes on."""
+    step, over = position.step, position.is_over(session.config.evaluation.patience)
+    due = position.evaluation_due or position.samples_due
+    ended = (step >= session.steps or over) and not due
+    if session.leads and ended:
+        why = "no longer gets better" if over else f"all {session.steps} steps are done"
+        log.warning("%s: %s already", session.run.folder, why)
+    elif session.leads and step:
+        rest = ", where an evaluation is still due" if due else ""
+        log.warning(
+            "%s: resuming from step %d of %d%s", session.run.folder, step, session.steps, rest
+        )
+    return ended
+
+
+def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, Tree]:
+    """The newest whole checkpoint; or step 0, with the parameters of an import, of the run to begin
+    with, or new ones. And the parameters that do not learn."""
+    network, optimizer, mesh = session.network, session.optimizer, session.mesh
+    abstract = abstract_state(network, optimizer, mesh, session.learning)
+    check_memory(abstract, mesh)
+    restored = checkpoints.restore(abstract)
+    if restored is not None:
+        session.check_same_batches(restored[1])
+        return *restored, _frozen(session)
+    if checkpoints.steps():
+        step = checkpoints.steps()[-1]  # whole: `restore` has set others aside
+        with jax.set_mesh(mesh):
+            whole = network.abstract_params()
+        params = read_params(checkpoints.folder, step, whole)
+    else:
+        params = first_params(session.config, network, mesh)
+    learnt, rest = split(params, session.learning)
+    with jax.set_mesh(mesh):
+        frozen = freeze(session.run, session.model.config, network, rest) if rest else {}
+    return state_of(optimizer, learnt, mesh), session.position(0), frozen
+
+
+def _frozen(session: Session) -> Tree:
+    """The parameters that do not learn, as they were written at the beginning."""
+    if not session.is_partial:
+        return {}
+    with jax.set_mesh(session.mesh):
+        rest = split(session.network.abstract_params(), session.learning)[1]
+    return frozen_params(session.run, rest, session.mesh)

@@ -1,0 +1,288 @@
+"""The loop: batches in, steps out; metrics read one step late, so that no device waits for them."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+
+from llmjax.data.loader import Loader
+from llmjax.errors import Stopped, UserError
+from llmjax.interruption import Interrupted, stoppable
+from llmjax.run.checkpoint.checkpoints import Checkpoints
+from llmjax.run.checkpoint.position import Position
+from llmjax.run.telemetry.hardware import memory_bytes, peak_flops
+from llmjax.run.telemetry.throughput import Throughput
+from llmjax.state import TrainState, Tree, join
+from llmjax.step import LossFunction, Metrics, Step, make_train_step
+from llmjax.training.heldout import measured_cost, write_samples
+from llmjax.training.profile import Profile
+from llmjax.training.reporter import Reporter
+from llmjax.training.session import Session
+from llmjax.training.stopping import Agreement, StopSignal
+
+
+class Loop:
+    """Takes a run from where it stands to its last step."""
+
+    def __init__(
+        self,
+        session: Session,
+        state: TrainState,
+        position: Position,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        loader: Loader,
+        frozen: Tree,
+        signal: StopSignal,
+    ):
+        """`position` is of `state`, the loader's first batch is the one that comes next, and
+        `frozen` are the parameters that do not learn. `signal` asks for a stop; its standing is
+        kept up to date."""
+        self.session, self.state, self.position = session, state, position
+        self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
+        self._frozen, self._signal, self._standing = frozen, signal, signal.standing
+        self._agree = Agreement(session.mesh, wishes=2)
+        self._stops = self._saves = False  # what all processes have agreed on
+        self._pending: tuple[int, Metrics] | None = None
+        self._skipped_in_a_row = 0
+        self._saved_at = time.monotonic()
+        self._seconds_before = position.seconds
+        self._throughput = Throughput(
+            session.flops_per_token, peak_flops(), lambda: loader.wait_seconds
+        )
+
+    def run(self) -> None:
+        """Trains to the end; the last step is evaluated and saved.
+
+        Raises:
+          Stopped: a signal came; the step in which it came is saved.
+          UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
+        """
+        session, config, first = self.session, self.session.config, self.position.step
+        steps = [self._program(loss) for loss in session.lesson.losses]
+        profile = Profile(session.run.profile, config.log.profile)
+        self._signal.finish_first()
+        with profile:
+            self._catch_up()
+            if self._is_over(first):
+                return
+            for before, batch in self._loader:
+                step = self._standing.step = before + 1
+                profile.before(before - first, self._wait)
+                take_step = steps[session.lesson.task(before)]
+                self.state, metrics = take_step(self.state, batch, self._frozen)
+                self._hand_on((step, metrics))
+                self._look_up(self._save_is_late())
+                self._after(step, self._saves)
+                if self._stops and (self._is_due() or not self._is_over(step)):
+                    raise self._stopped(step)
+                if self._is_over(step):
+                    return
+
+    def _is_over(self, step: int) -> bool:
+        patience = self.session.config.evaluation.patience
+        return step >= self.session.steps or self.position.is_over(patience)
+
+    def _look_up(self, save: bool) -> None:
+        """Learns whether any process is to stop, and whether one wants to save."""
+        stops, saves = self._agree(self._signal.asks(), save)
+        self._stops, self._saves = self._stops or stops, self._saves or saves
+
+    def _stopped(self, step: int, trained: bool = True) -> Stopped:
+        return Stopped(step, self._signal.name or "a signal to another process", trained)
+
+    def _program(self, loss: LossFunction) -> Step:
+        session, config = self.session, self.session.config
+        return make_train_step(
+            loss,
+            session.optimizer,
+            seed=config.seed,
+            clip_norm=config.optimizer.clip_norm,
+            accumulate=config.optimizer.accumulate,
+            token_bytes=session.token_bytes() if session.lesson.priced else None,
+        )
+
+    def _after(self, step: int, save: bool) -> None:
+        """What is due after `step` steps: an evaluation, samples, a checkpoint. On a stop the
+        checkpoint says what of it was left out."""
+        cost = None
+        self.position = self._with_dues(step)
+        try:
+            if not self._stops:
+                cost = self._measure(step)
+        except Interrupted:
+            cost = None
+        finally:  # what cannot be measured was learned all the same
+            wanted = save or self._stops or self._is_over(step) or self._is_best(cost)
+            if wanted or self._is_due() or _due(step, self.session.config.checkpoint.every):
+                self._save(step, cost)
+
+    def _with_dues(self, step: int) -> Position:
+        """The position, which says what is to be measured after a step."""
+        config, last = self.session.config, self._is_over(step)
+        return replace(
+            self.position,
+            evaluation_due=step >= self.session.steps or _due(step, config.evaluation.every),
+            samples_due=config.samples.every > 0 and (last or _due(step, config.samples.every)),
+        )
+
+    def _is_due(self) -> bool:
+        return self.position.evaluation_due or self.position.samples_due
+
+    def _measure(self, step: int) -> float | None:
+        """Makes what is due, and notes that it was made; what is to be small, where it compares.
+
+        Raises:
+          Interrupted: all processes are to stop; what was begun counts as not made.
+        """
+        cost = None
+        with stoppable(self._leave_if_asked):
+            if self.position.evaluation_due:
+                self._standing.measuring = "evaluation"
+                cost = self._evaluate(step, whole=step >= self.session.steps)
+                self.position = replace(self._with_dues(step), evaluation_due=False)
+            if self.position.samples_due:
+                self._standing.measuring = "samples"
+                self._sample(step)
+                self.position = replace(self.position, samples_due=False)
+        self._standing.measuring = ""
+        return cost
+
+    def _leave_if_asked(self) -> None:
+        self._look_up(False)
+        if self._stops:
+            raise Interrupted
+
+    def _catch_up(self) -> None:
+        """Makes what a stop has left out after the step that the run goes on from."""
+        step, left, now = self.position.step, self.position, self._with_dues(self.position.step)
+        self.position = replace(
+            left,
+            evaluation_due=left.evaluation_due and now.evaluation_due,
+            samples_due=left.samples_due and now.samples_due,
+        )
+        if not self._is_due():
+            return
+        try:
+            cost = self._measure(step)
+        except Interrupted:
+            raise self._stopped(step, trained=False) from None
+        self._checkpoints.complete(replace(self.position, heldout_loss=cost))
+
+    def _is_best(self, cost: float | None) -> bool:
+        """Whether a measurement of just now is the best so far of a figure that the run goes by."""
+        config = self.session.config
+        goes_by_one = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
+        return goes_by_one and cost is not None and self.position.worse == 0
+
+    def _hand_on(self, new: tuple[int, Metrics] | None) -> None:
+        """Counts the step before, now that the devices are busy with the new one."""
+        before, self._pending = self._pending, new
+        if before is not None:
+            self._count(*before)
+
+    def _count(self, step: int, metrics: Metrics) -> None:
+        """Reads the metrics of a step; waits for it to end."""
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        skipped = int(numbers["skipped"])
+        self._throughput.add(numbers)
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        self.position = replace(
+            self.position,
+            step=step,
+            epoch=self.session.position(step).epoch,
+            tokens=self.position.tokens + round(numbers["tokens"]),
+            skipped=self.position.skipped + skipped,
+            seconds=self._seconds_before + self._throughput.seconds,
+            heldout_loss=None,
+        )
+        self._standing.trained = True
+        per_step = self._throughput.seconds_per_step
+        left = None if per_step is None else per_step * (self.session.steps - step)
+        self._reporter.display.advance(step, left)
+        if step % self.session.config.log.every == 0 or step == self.session.steps:
+            figures = self._throughput.report() | self._totals()
+            if not self.session.lesson.tells:
+                figures["accuracy"] = None
+            self._reporter.write("train", step, figures)
+        if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
+            self._give_up()
+
+    def _totals(self) -> dict[str, float | None]:
+        position = self.position
+        return {
+            "device_memory_bytes": memory_bytes(),
+            "epoch": position.epoch,
+            "skipped": position.skipped,
+            "tokens": position.tokens,
+        }
+
+    def _evaluate(self, step: int, *, whole: bool) -> float | None:
+        """Measures on what is held out and reports it; what is to be small of that, if it is finite
+        and compares with earlier measurements."""
+        session, config = self.session, self.session.config.evaluation
+        with self._paused():
+            score = session.lesson.score(self.params, session.mesh, whole)
+            if score is None:
+                return None
+            self._reporter.write(
+                "eval", step, {"loss": score.loss} | score.figures | self._totals()
+            )
+            self._reporter.details(step, score.details)
+        cost = measured_cost(score, config.metric)
+        if whole and session.lesson.samples(config.metric):
+            return None
+        self.position = self.position.judged(cost)
+        return cost if cost is not None and math.isfinite(cost) else None
+
+    @property
+    def params(self) -> Tree:
+        """All parameters, those that do not learn included."""
+        return join(self.state.params, self._frozen)
+
+    def _sample(self, step: int) -> None:
+        with self._paused():
+            for prompt, text in write_samples(self.session, self.params):
+                self._reporter.sample(step, prompt, text)
+
+    def _save(self, step: int, cost: float | None = None) -> None:
+        """Hands the state over; it is written while training goes on."""
+        with self._paused():
+            position = replace(self.position, heldout_loss=cost)
+            self._checkpoints.save(self.state, position)
+        self._saved_at, self._saves, self._standing.saved = time.monotonic(), False, step
+
+    def _save_is_late(self) -> bool:
+        minutes = self.session.config.checkpoint.every_minutes
+        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Lets the steps end, then stops the clock of throughput for the block."""
+        self._wait()
+        with self._throughput.paused():
+            yield
+
+    def _wait(self) -> None:
+        self._hand_on(None)
+        jax.block_until_ready(self.state)
+
+    def _give_up(self) -> None:
+        """Too many steps in a row were not finite; the parameters are those before them."""
+        self._skipped_in_a_row, limit = 0, self.session.config.max_skipped_steps
+        self._wait()
+        self._checkpoints.save(self.state, self.position)
+        self._checkpoints.wait()
+        raise UserError(
+            f"step {self.position.step}",
+            f"loss or gradient was not finite for {limit} steps in a row",
+            f"checkpoint {self.position.step} holds the parameters from before them: the same "
+            "command goes on from there, a new run might want a lower learning rate",
+        )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

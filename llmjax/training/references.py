@@ -1,0 +1,91 @@
+"""What is known of the examples before training, and kept with the run: what tasks found in them,
+and what the model says of pairs of answers before it learns from them (see `tasks.preference`)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmjax.errors import UserError
+from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.reading import wait_for_all
+from llmjax.run.folder import Run
+from llmjax.state import Tree
+from llmjax.storage.writing import write_atomically
+from llmjax.tasks.opening import open_task, read_facts, to_json
+from llmjax.tasks.preference import Preference
+from llmjax.tasks.task import Facts
+from llmjax.training.task_lesson import Part, TaskLesson
+
+if TYPE_CHECKING:
+    from llmjax.training.session import Session
+
+
+def with_references(
+    session: "Session", position: Position, params: Tree
+) -> "tuple[Session, Position]":
+    """A session that is about to take its first step, with the references of its pairs. Other
+    sessions come back as they are.
+
+    Args:
+      session: of any lesson.
+      position: where it stands.
+      params: of the whole network.
+    """
+    lesson = session.lesson
+    if position.step or not isinstance(lesson, TaskLesson):
+        return session, position
+    if not any(isinstance(part.task, Preference) for part in lesson.parts):
+        return session, position
+    parts = tuple(_referred(session, part, params) for part in lesson.parts)
+    begun = replace(session, lesson=replace(lesson, parts=parts))
+    return begun, begun.position(0)
+
+
+def keep_facts(session: "Session") -> None:
+    """Writes what the tasks found in their examples, references included, to the run. Only once the
+    run is known to go on with these examples: what it tells is read by the facts that are there.
+
+    Raises:
+      UserError: the run's folder cannot be written.
+    """
+    lesson = session.lesson
+    if session.leads and isinstance(lesson, TaskLesson):
+        facts = to_json({part.name: part.task.facts for part in lesson.parts})
+        try:
+            write_atomically(session.run.tasks, facts)
+        except OSError as error:
+            raise UserError(session.run.tasks, f"cannot be written: {error.strerror}") from error
+    wait_for_all("facts")
+
+
+def _referred(session: "Session", part: Part, params: Tree) -> Part:
+    if not isinstance(part.task, Preference):
+        return part
+    examples = [*part.learnt, *part.heldout]
+    facts = part.task.refer(
+        session.model,
+        params,
+        examples,
+        batch_size=session.config.evaluation.batch_size,
+        mesh=session.mesh,
+    )
+    return _known(part, facts)
+
+
+def remembered(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
+    """The parts with the references that the run kept, where it did."""
+    if not run.tasks.is_file() or not any(isinstance(one.task, Preference) for one in parts):
+        return tuple(parts)
+    facts = read_facts(run.tasks, [part.task.config for part in parts])
+    return tuple(map(_known, parts, facts))
+
+
+def _known(part: Part, facts: Facts) -> Part:
+    task = part.task
+    if not isinstance(task, Preference):
+        return part
+    kept = replace(task.facts, references=facts.references)
+    again = open_task(task.config, task.setting, kept)
+    assert isinstance(again, Preference)
+    heldout, learnt = again.referred(part.heldout), again.referred(part.learnt)
+    return replace(part, task=again, heldout=heldout, learnt=learnt)

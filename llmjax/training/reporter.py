@@ -1,0 +1,116 @@
+"""Where a run's figures go: process 0 writes and shows them, the others do nothing."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from llmjax.run import environment
+from llmjax.run.config.build import plain
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.display import Display, Silent, make_display, si, to_stderr
+from llmjax.run.telemetry.hardware import peak_flops
+from llmjax.run.telemetry.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from llmjax.state import split
+from llmjax.training.session import Session
+
+
+class Reporter:
+    """Records of metrics and samples of text, to files, services and a person. Close it."""
+
+    def __init__(self, session: Session, step: int):
+        """Opens the files to go on after `step`: what was logged beyond it is removed.
+
+        Raises:
+          UserError: a file cannot be written, or a service is asked for and missing.
+        """
+        self._sinks: list[Sink] = []
+        self._samples: JsonLines | None = None
+        self._run: Run | None = None
+        self.display: Display = Silent()
+        if not session.leads:
+            return
+        self._run = run = session.run
+        log = session.config.log
+        if log.wandb is not None:
+            self._sinks.append(WeightsAndBiases(log.wandb, run.folder, plain(session.config)))
+        if log.tensorboard:
+            self._sinks.append(TensorBoard(run.tensorboard, step))
+        self._sinks.append(JsonLines(run.metrics, step))
+        self._samples = JsonLines(run.samples, step)
+        environment.record(run.folder / "environment.json", **_facts(session))
+        self.display = make_display(log.display, step, session.steps, _headline(session))
+
+    def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
+        """A record of metrics; `kind` is train or eval, `step` the steps taken. What is not finite
+        is written as None: JSON has no word for it."""
+        written = {name: None if _not_finite(value) else value for name, value in figures.items()}
+        record = {"step": step, "kind": kind, "time": time.time(), **written}
+        for sink in self._sinks:
+            sink.write(record)
+        self.display.write(record)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """What the model wrote after a prompt."""
+        if self._samples is not None:
+            self._samples.write({"step": step, "time": time.time(), "prompt": prompt, "text": text})
+        self.display.say(f"step {step} wrote: {prompt}{text}")
+
+    def announce(self, text: str) -> None:
+        """Says what has to be known whatever the display: a signal that came."""
+        (to_stderr if isinstance(self.display, Silent) else self.display.say)(text)
+
+    def details(self, step: int, found: Mapping[str, Any]) -> None:
+        """What was measured of each task; replaces what was measured of it before."""
+        if self._run is not None and found:
+            about = {"run": str(self._run.folder), "step": step}
+            self._run.keep_measures({task: about | one for task, one in found.items()})
+
+    def close(self) -> None:
+        """Closes files and display."""
+        self.display.close()
+        for sink in self._sinks:
+            sink.close()
+        if self._samples is not None:
+            self._samples.close()
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _facts(session: Session) -> dict[str, dict[str, Any]]:
+    return {
+        "model": {
+            "parameters": session.network.num_params(),
+            "learning": learning_count(session),
+            "vocab_size": session.model.config.vocab_size,
+            "flops_per_token": session.flops_per_token,
+        },
+        "data": session.lesson.facts(),
+    }
+
+
+def learning_count(session: Session) -> int:
+    """How many numbers learn."""
+    shapes = split(session.network.abstract_params(), session.learning)[0]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _headline(session: Session) -> str:
+    """What runs, on what, and what the figures mean."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
+    device = jax.devices()[0]
+    peak = peak_flops()
+    count, own = session.network.num_params(), learning_count(session)
+    learning = "" if own == count else f" of which {own:,} learn ({own / count:.2%})"
+    known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
+    return (
+        f"{session.run.folder}: {si(count).strip()} parameters{learning}, "
+        f"{session.lesson.headline()}, "
+        f"{jax.device_count()} {device.device_kind} ({mesh or 'alone'})\n"
+        f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
+        f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
+    )

@@ -1,0 +1,200 @@
+"""What a run works with: its folder, lesson, model, devices and optimizer, all checked."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.data.config import SentencePieceConfig
+from llmjax.data.objectives.objective import make_objective
+from llmjax.data.tables.table import Row
+from llmjax.data.text.corpus import trained_on
+from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
+from llmjax.decoding.completions import check_prompts
+from llmjax.errors import UserError
+from llmjax.model.checks import resolve
+from llmjax.model.flops import flops_per_token
+from llmjax.model.model import Model
+from llmjax.optimizers.config import optimizer_problems
+from llmjax.optimizers.optimizer import Optimizer, make_optimizer
+from llmjax.optimizers.tune import HeadsOnly, shares
+from llmjax.parallel.mesh import check_divides, make_mesh
+from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.reading import wait_for_all
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.state import Tree, split
+from llmjax.tasks.heads import Network
+from llmjax.tasks.opening import network_of
+from llmjax.tasks.prepared import read_rows
+from llmjax.tasks.task import Setting
+from llmjax.tasks.texts import texts_of
+from llmjax.training.beginning import take_tokenizer
+from llmjax.training.lesson import Lesson
+from llmjax.training.references import remembered
+from llmjax.training.task_lesson import TaskLesson, prepare_tasks
+from llmjax.training.template import with_template
+from llmjax.training.text_lesson import TextLesson, prepared
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of a run: everything that stays as it is."""
+
+    config: Config
+    run: Run
+    tokenizer: Tokenizer
+    lesson: Lesson
+    network: Network
+    mesh: Mesh
+    optimizer: Optimizer
+    learning: Tree
+    """The tree of bools that says which parameters learn."""
+    steps: int
+    """Steps of the whole run: as configured, or what its epochs hold."""
+
+    @property
+    def model(self) -> Model:
+        """The model, without heads."""
+        return self.network.model
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return jax.process_index() == 0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some parameters do not learn."""
+        return not all(jax.tree.leaves(self.learning))
+
+    @property
+    def flops_per_token(self) -> float:
+        """Model FLOPs, forward and backward; the mean of both where an encoder and a decoder read
+        tokens (as if they read equally many)."""
+        config, tune = self.model.config, self.config.tune
+        readers = 2 if config.is_encoder_decoder else 1
+        told = flops_per_token(
+            config,
+            self.config.data.length,
+            unembeds=self.lesson.unembeds,
+            through=not isinstance(tune, HeadsOnly),
+        )
+        return told / readers
+
+    def token_bytes(self) -> jax.Array:
+        """int32 [vocab]: the bytes of text of each token, 0 for ids that are never used."""
+        sizes = self.tokenizer.token_bytes()
+        unused = self.model.config.vocab_size - len(sizes)
+        return jnp.pad(jnp.asarray(sizes, jnp.int32), (0, unused))
+
+    def position(self, step: int) -> Position:
+        """Where the run stands before batch `step`, nothing counted yet."""
+        data = self.config.data
+        return Position(
+            step=step,
+            seed=self.config.seed,
+            batch_size=data.batch_size,
+            length=data.length,
+            corpus=self.lesson.fingerprint,
+            epoch=step / max(self.lesson.steps_per_epoch, 1e-9),
+        )
+
+    def check_same_batches(self, position: Position) -> None:
+        """Checks that batch `position.step` is the one that would have come next then.
+
+        Raises:
+          UserError: the text, its tokens or the batches' shape are others.
+        """
+        here = self.position(position.step)
+        for name in ("seed", "batch_size", "length", "corpus"):
+            then, now = getattr(position, name), getattr(here, name)
+            if then != now:
+                raise UserError(
+                    self.run.folder,
+                    f"was trained on another {name} ({then}) than this one ({now})",
+                    "restore the text as it was, or choose another --run-dir",
+                )
+
+
+def open_session(config: Config, run: Run) -> Session:
+    """Prepares what is learnt, and checks model and mesh against each other.
+
+    Raises:
+      UserError: the data cannot be used, or sizes do not suit each other or the devices.
+    """
+    mesh = make_mesh(config.mesh)
+    if jax.process_index() == 0:
+        take_tokenizer(config, run)
+        opened = _open_lesson(config, run)
+    wait_for_all("text prepared")  # the other processes then find it in the cache
+    tokenizer, lesson, network = opened if jax.process_index() == 0 else _open_lesson(config, run)
+    if config.samples.every:
+        prompts, decoding = config.samples.prompts, config.samples.decoding
+        check_prompts(network.model, tokenizer, prompts, decoding)
+    data, parts = config.data, config.optimizer.accumulate
+    name = "the batch" if parts == 1 else "a part of the batch"
+    for length in lesson.feed().lengths:
+        check_divides(name, (data.batch_size // parts, length), ("batch", "residual"), mesh)
+    steps = _run_length(config, lesson)
+    axes = network.logical_axes()
+    rates = shares(config.tune, network.abstract_params(), axes)
+    learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
+    own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
+    optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
+    return Session(config, run, tokenizer, lesson, network, mesh, optimizer, learning, steps)
+
+
+def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
+    """The tokenizer, what is learnt, and the network that learns it."""
+    if not config.tasks:
+        tokenizer, corpus = prepared(config, run)
+        model = Model(resolve(config.model, tokenizer.vocab_size))
+        encodes = model.config.is_encoder_decoder
+        objective = make_objective(config.objective, tokenizer, encodes=encodes)
+        lesson = TextLesson(config, tokenizer, corpus, objective, model)
+        lesson.check_targets()
+        return tokenizer, lesson, Network(model)
+    rows = [read_rows(task) for task in config.tasks]
+    tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
+    tokenizer = with_template(tokenizer, config, run)
+    model = Model(resolve(config.model, tokenizer.vocab_size))
+    setting = Setting(tokenizer, model.config, config.data.length)
+    tasks = remembered(prepare_tasks(config, setting, rows), run)
+    network = network_of(model, [part.task for part in tasks])
+    return tokenizer, TaskLesson(config, model, tasks), network
+
+
+def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> Tokenizer:
+    """The tokenizer of the run, or one that is trained on the text to learn from."""
+    if run.tokenizer.is_dir():
+        return load_tokenizer(run.tokenizer)
+    tokenizer = existing_tokenizer(config.tokenizer)
+    if tokenizer is None:
+        assert isinstance(config.tokenizer, SentencePieceConfig)
+        texts = itertools.chain.from_iterable(map(texts_of, config.tasks, rows))
+        tokenizer = trained_on(config.tokenizer, texts)
+    tokenizer.save(run.tokenizer)
+    return tokenizer
+
+
+def _run_length(config: Config, lesson: Lesson) -> int:
+    epoch = lesson.steps_per_epoch
+    wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
+    if config.epochs is not None and (problems := optimizer_problems(config.optimizer, wanted)):
+        raise ConfigError([f"{one} ({config.epochs:g} epochs are {wanted})" for one in problems])
+    limit = lesson.feed().steps
+    if limit is None or wanted <= limit:
+        return wanted
+    if not lesson.stops:
+        raise UserError(
+            f"steps {wanted}",
+            f"the text is exhausted after {limit}, and data.on_exhaustion is error",
+            f"set steps to {limit}, add text, or let it stop or repeat",
+        )
+    return limit

@@ -1,0 +1,194 @@
+"""Pre-training: windows of text, by an objective."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from llmjax.data.loader import CorpusFeed, Feed
+from llmjax.data.objectives.config import CausalConfig, control_pieces
+from llmjax.data.objectives.objective import Objective
+from llmjax.data.order import steps_per_epoch
+from llmjax.data.progress import terminal_progress
+from llmjax.data.text.corpus import Corpus, Document, heldout_documents, prepare
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
+from llmjax.losses import causal_loss
+from llmjax.model.model import Model
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.display import si
+from llmjax.scoring.documents import score_documents
+from llmjax.scoring.drawn import has_targets, score_drawn
+from llmjax.scoring.totals import Totals
+from llmjax.state import Tree
+from llmjax.step import Batch, LossFunction, Sums
+from llmjax.training.lesson import Heldout
+
+FIRST_ROWS = 256
+"""Rows in which there must be something to be predicted."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextLesson:
+    """A corpus, and what is to be predicted of it from what."""
+
+    config: Config
+    tokenizer: Tokenizer
+    corpus: Corpus
+    objective: Objective
+    model: Model
+
+    unembeds = True
+    tells = True
+
+    @property
+    def fingerprint(self) -> str:
+        return self.corpus.fingerprint
+
+    @cached_property
+    def steps_per_epoch(self) -> float:
+        return steps_per_epoch(self.corpus, self.config.data)
+
+    @property
+    def stops(self) -> bool:
+        return self.config.data.on_exhaustion == "stop"
+
+    @property
+    def priced(self) -> bool:
+        return isinstance(self.config.objective, CausalConfig)
+
+    @property
+    def losses(self) -> tuple[LossFunction, ...]:
+        loss, has_dropout = self.config.loss, self.model.config.dropout > 0
+
+        def objective(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
+            return causal_loss(
+                self.model,
+                params,
+                batch,
+                dropout_key=key if has_dropout else None,
+                z_loss=loss.z_loss,
+                label_smoothing=loss.label_smoothing,
+            )
+
+        return (objective,)
+
+    def feed(self) -> Feed:
+        return CorpusFeed(self.corpus, self.config.data, self.config.seed, self.objective)
+
+    def task(self, step: int) -> int:
+        return 0
+
+    def samples(self, metric: str | None) -> bool:
+        return self.config.evaluation.max_tokens is not None
+
+    def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
+        """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
+        documents = self._heldout(whole)
+        if not documents:
+            return None
+        score = self._priced if self.priced else self._drawn
+        found = score(params, documents, self._context, mesh)
+        sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
+        return Heldout(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
+
+    @property
+    def _context(self) -> int:
+        """Tokens of a window in which held-out text is scored."""
+        longest = min(self.model.config.max_length, self.config.data.length)
+        return self.config.evaluation.context or longest
+
+    def _heldout(self, whole: bool) -> list[Document]:
+        documents = list(heldout_documents(self.corpus))
+        limit = self.config.evaluation.max_tokens
+        return documents if limit is None or whole else _first(documents, limit)
+
+    def check_targets(self) -> None:
+        """Checks that the objective leaves something to be predicted, of what is learned from and
+        of what is held out: rows or documents can be too short for it.
+
+        Raises:
+          UserError: nothing of the first rows, or of the held-out documents.
+        """
+        kind, length = self.config.objective.kind, self.config.data.length
+        feed, batch = self.feed(), self.config.data.batch_size
+        steps = -(-FIRST_ROWS // batch)
+        steps = steps if feed.steps is None else min(steps, feed.steps)
+        rows = range(min(batch, FIRST_ROWS))
+        if steps and not any(feed.read(step, rows)["weights"].any() for step in range(steps)):
+            raise UserError(
+                f"objective {kind}",
+                f"leaves nothing to be predicted in the first {steps * len(rows)} rows of {length} "
+                "tokens",
+                "raise data.length, or give longer documents",
+            )
+        documents = [] if self.priced else self._heldout(whole=False)
+        if documents and not has_targets(self.objective, documents, self._context):
+            raise UserError(
+                f"objective {kind}",
+                f"leaves nothing to be predicted in held-out rows of {self._context} tokens",
+                "raise evaluation.context, or data.heldout_fraction, or give longer documents",
+            )
+
+    def _priced(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
+        return score_documents(
+            self.model,
+            params,
+            self.tokenizer,
+            documents,
+            context=context,
+            stride=self.config.evaluation.stride,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=mesh,
+        )
+
+    def _drawn(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
+        return score_drawn(
+            self.model,
+            params,
+            self.objective,
+            documents,
+            context=context,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=mesh,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        corpus = self.corpus
+        heldout = [(len(document.tokens), document.bytes) for document in heldout_documents(corpus)]
+        return {
+            "train_documents": corpus.num_documents,
+            "train_bytes": corpus.num_bytes,
+            "train_tokens": corpus.num_tokens,
+            "heldout_documents": len(heldout),
+            "heldout_bytes": sum(size for _, size in heldout),
+            "heldout_tokens": sum(count for count, _ in heldout),
+        }
+
+    def headline(self) -> str:
+        return f"{si(self.corpus.num_tokens)}tokens of text"
+
+
+def prepared(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
+    """The tokenizer and the text of a run, made or found in the cache.
+
+    Raises:
+      UserError: as `data.prepare`.
+    """
+    with terminal_progress() as progress:
+        pieces = control_pieces(config.objective)
+        return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
+
+
+def _first(documents: list[Document], tokens: int) -> list[Document]:
+    """The first documents, up to the one that brings them to `tokens`."""
+    taken: list[Document] = []
+    for document in documents:
+        if tokens <= 0:
+            break
+        taken.append(document)
+        tokens -= len(document.tokens)
+    return taken

@@ -1,0 +1,68 @@
+"""What compressing keeps of its costs: by position, and for a passage piece by piece."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from compress_runs import files
+
+from llmjax.compression.compressing import compress
+from llmjax.compression.costs import Costs
+from llmjax.compression.record import _first
+from llmjax.compression.stream import Coded
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+
+
+def coded(text, positions):
+    tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    bits = np.arange(1, len(tokens) + 1, dtype=np.float64)
+    return Coded([], bits, np.array(positions, np.int32)), tokens
+
+
+def test_costs_add_up_by_position_and_over_frames():
+    costs = Costs(BytesTokenizer())
+    for kept in (True, False):
+        costs.add(*coded("abcdefg", [0, 1, 2, 3, 0, 1, 2]), kept)
+    assert (costs.tokens, costs.bits) == (7, 28.0)
+    assert costs.octaves() == {0: (12.0, 4, 4), 1: (36.0, 8, 8), 2: (8.0, 2, 2)}
+    assert sum(one.bits for one in costs.sums.values()) == 56
+    assert not costs.passage
+
+
+@pytest.mark.parametrize("position", [*range(70), 255, 256, 1023])
+def test_ranges_of_positions_begin_where_they_say(position):
+    costs = Costs(BytesTokenizer())
+    costs.add(*coded("a", [position]), True)
+    (part,) = costs.sums
+    assert _first(part) <= position < _first(part + 1)
+
+
+def test_a_passage_is_bounded_and_breaks_no_character():
+    costs = Costs(BytesTokenizer(), wanted=5)
+    costs.add(*coded("né", [0, 1, 2]), True)
+    costs.add(*coded("abcd", [0, 1, 0, 1]), True)
+    assert costs.passage == [("n", 1, True), ("é", 5, False), ("a", 1, True), ("b", 2, False)]
+
+
+def test_the_run_keeps_what_an_archive_came_to(run, tmp_path):
+    source = tmp_path / "text"
+    source.write_bytes(files()["long"][:600])
+    settings = {"lanes": 2, "context": 16, "verify": False, "fallback": False}
+    found = compress(run, source, tmp_path / "archive", passage=True, **settings)
+    kept = json.loads((run / "compression.json").read_bytes())
+    assert "".join(text for text, _, _ in kept["passage"]).encode() == source.read_bytes()
+    assert sum(anew for _, _, anew in kept["passage"]) == 2
+    for value in (sum(one[1] for one in kept["passage"]), sum(one[1] for one in kept["at"])):
+        assert value == pytest.approx(found.costs.bits)
+    assert [one["name"] for one in kept["compared"]] == [one.name for one in found.baselines]
+    (run / "compression.json").unlink()
+    (tmp_path / "empty").write_bytes(b"")
+    compress(run, tmp_path / "empty", tmp_path / "other", verify=False)
+    kept = json.loads((run / "compression.json").read_bytes())
+    assert kept["bits_per_byte"] is None
+    assert kept["passage"] == []
+
+
+def test_a_tokenizer_says_how_long_tokens_are():
+    assert Costs(SimpleNamespace(token_bytes=lambda: np.zeros(3))).octaves() == {}

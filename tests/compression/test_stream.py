@@ -1,0 +1,186 @@
+"""Archives and scores agree; an independent decoder reads a lane from dumped frequencies."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compress_runs import TEXTS, files
+from reference import decode_lane
+
+from llmjax.compression.compressing import compress
+from llmjax.compression.decompressing import inspect
+from llmjax.compression.lanes import Shape, Walker
+from llmjax.compression.plan import make_plan
+from llmjax.compression.stream import canary, decode_tokens, encode_tokens
+from llmjax.data.text.corpus import Document
+from llmjax.errors import UserError
+from llmjax.evaluation.evaluate import evaluate
+from llmjax.inference.language_model import load
+from llmjax.scoring.documents import score_documents
+
+
+def silent(share, size):
+    pass
+
+
+@pytest.fixture(scope="module")
+def lm(run):
+    return load(run, dtype="float32")
+
+
+def test_a_lane_is_read_by_plain_integers(lm):
+    """Frequencies of every symbol are taken from the step itself, then nothing of ours is used."""
+    walker, tokens = Walker(lm, Shape(1, 16, 8)), np.array(list(b"plain bytes"), np.int32)
+    coded = encode_tokens(walker, tokens, silent)
+    tables, nothing = [], np.zeros(1, np.uint32)
+    cache, inputs = None, jnp.full(1, lm.tokenizer.bos_id, jnp.int32)
+    for token, place in zip(tokens, walker.places(len(tokens)), strict=True):
+        if cache is None:
+            cache = walker.empty(place.slots)
+        elif cache.length != place.slots:
+            cache = cache.grown(place.slots)
+        rows = []
+        for symbol in range(256):
+            copy = jax.tree.map(jnp.copy, cache)
+            known = np.array([symbol], np.int32)
+            found, after = walker.step(copy, inputs, place.position, known, nothing, False)
+            rows.append((int(found.start[0]), int(found.freq[0])))
+        tables.append(rows)
+        cache, inputs = after, jnp.asarray([token])
+    assert all(rows[0][0] == 0 and sum(f for _, f in rows) == 1 << 26 for rows in tables)
+    found, _ = decode_lane(coded.lanes[0], len(tokens), tables.__getitem__)
+    assert bytes(found) == b"plain bytes"
+
+
+@pytest.mark.parametrize(
+    ("lanes", "context", "stride", "groups"),
+    [(1, 64, 32, 1), (3, 16, 4, 1), (4, 32, 32, 1), (6, 16, 12, 3)],
+)
+def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, lanes, context, stride, groups):
+    data = files()["long"]
+    tokens = np.frombuffer(data, np.uint8).astype(np.int32)
+    shape = Shape(lanes, context, stride, groups)
+    coded = encode_tokens(Walker(lm, shape), tokens, silent)
+    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    score = score_documents(
+        lm.model,
+        lm.params,
+        lm.tokenizer,
+        [Document(part, len(part)) for part in parts],
+        context=context,
+        stride=stride,
+    )
+    assert coded.bits.sum() == pytest.approx(score.nats / math.log(2), rel=1e-3)
+    own = 8 * sum(map(len, coded.lanes)) - coded.bits.sum()
+    assert 0 < own < 20 * lanes + 1e-3 * coded.bits.sum()
+
+
+def test_evaluate_and_archive_agree(run, lm, tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes((TEXTS[0] + TEXTS[2]).encode() * 6)
+    windows = {"context": 32, "stride": 8, "dtype": "float32"}
+    found = compress(
+        run, path, tmp_path / "a", lanes=1, verify=False, compare=False, fallback=False, **windows
+    )
+    score = evaluate(run, data=path, **windows).score
+    end = lm.score(path.read_text(), context=32, stride=8).nats[-1]  # of the text, not in archives
+    body = 8 * (found.archive_bytes - found.header_bytes - 52)
+    assert body == pytest.approx((score.nats - end) / math.log(2), rel=0.005)
+
+
+def test_lanes_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path):
+    """As users do it: bfloat16, as many lanes as are chosen."""
+    path, lm = tmp_path / "text", load(run, dtype="bfloat16")
+    path.write_bytes((TEXTS[0] + TEXTS[2]).encode() * 20)
+    found = compress(run, path, tmp_path / "a", verify=False, compare=False, fallback=False)
+    assert found.lanes > 1
+    shape = Shape(found.lanes, found.context, found.stride)
+    tokens = np.frombuffer(path.read_bytes(), np.uint8).astype(np.int32)
+    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    documents = [Document(part, len(part)) for part in parts]
+    windows = {"context": found.context, "stride": found.stride}
+    score = score_documents(lm.model, lm.params, lm.tokenizer, documents, **windows)
+    assert found.costs.bits == pytest.approx(score.nats / math.log(2), rel=2e-3)
+    # Beside the lanes' bits: header, seals, and four bytes or so of each lane.
+    own = found.archive_bytes - found.header_bytes - 41 - found.costs.bits / 8
+    assert 0 < own < 10 + 4 * found.lanes + 1e-3 * found.archive_bytes
+
+
+@pytest.mark.parametrize("shape", [Shape(5, 16, 5), Shape(8, 16, 12, 2)])
+def test_decoding_finds_the_tokens(lm, shape):
+    walker = Walker(lm, shape)
+    for count in (1, 4, 5, 6, 83, 130):
+        tokens = np.random.default_rng(count).integers(0, 256, count).astype(np.int32)
+        coded = encode_tokens(walker, tokens, silent)
+        assert (decode_tokens(walker, coded.lanes, count, silent) == tokens).all()
+        assert len(coded.bits) == len(coded.positions) == count
+
+
+def test_the_canary_tells_shapes_and_weights_apart(lm, runs):
+    shapes = [Shape(2, 16, 8), Shape(3, 16, 8), Shape(2, 32, 8), Shape(2, 16, 4)]
+    shapes.append(Shape(2, 16, 8, 2))
+    found = [canary(Walker(lm, shape), windows) for shape in shapes for windows in (False, True)]
+    assert len(set(found)) == len(found)
+    assert canary(Walker(lm, shapes[0]), True) == found[1]
+
+
+def test_groups_code_what_one_would(lm):
+    """Their lanes are the same, and so is what these cost, up to another program's rounding."""
+    tokens = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
+    one, two = (encode_tokens(Walker(lm, Shape(4, 16, 8, n)), tokens, silent) for n in (1, 2))
+    np.testing.assert_array_equal(one.positions, two.positions)
+    np.testing.assert_allclose(one.bits, two.bits, atol=1e-3)
+
+
+def test_a_group_that_fails_ends_the_others(lm):
+    """So does Ctrl-C, which reaches the thread that waits for them."""
+    steps = []
+
+    class Failing:
+        def ask(self, step):
+            raise UserError("lane 0", "fails")
+
+    class Going:
+        def ask(self, step):
+            return np.zeros(2, np.int32), np.zeros(2, np.uint32), False
+
+        def tell(self, step, found):
+            steps.append(np.asarray(found.symbol))
+
+        def taken(self, start, end):
+            return np.zeros((2, end - start), np.int32)
+
+    with pytest.raises(UserError, match="lane 0"):
+        Walker(lm, Shape(4, 16, 8, 2)).walk(100_000, [Failing(), Going()])
+    assert len(steps) < 100_000
+
+
+def test_progress_is_that_of_all_groups(lm):
+    told = []
+    tokens = np.zeros(4 * 40, np.int32)
+    walker = Walker(lm, Shape(4, 16, 8, 2))
+    coded = encode_tokens(walker, tokens, lambda share, size: told.append((share, size)))
+    assert told[-1] == (pytest.approx(32 / 40), pytest.approx(coded.bits[:128].sum() / 8, rel=0.3))
+    assert all(0 < share <= 1 for share, _ in told)
+
+
+def test_an_input_that_begins_with_no_text_gets_lanes(lm):
+    assert make_plan(lm, 0, 100 << 20).shape.lanes > 64
+    assert make_plan(lm, 0, 100).shape.lanes == 1
+
+
+def test_more_lanes_than_an_archive_may_have_are_refused(lm):
+    for lanes in (0, 1 << 17):
+        with pytest.raises(UserError, match=r"from 1 to 65536"):
+            make_plan(lm, 100, 100, lanes=lanes)
+
+
+def test_large_inputs_get_lanes_and_small_ones_context(run, tmp_path):
+    path = tmp_path / "text"
+    for size, lanes in ((20, 1), (900, 5), (6000, 32)):
+        path.write_bytes((TEXTS[2] * 200).encode()[:size])
+        archive = tmp_path / f"{size}"
+        compress(run, path, archive, verify=False, compare=False, dtype="float32")
+        assert inspect(archive)["lanes"] == lanes

@@ -1,0 +1,151 @@
+"""Pairs that a run was not trained on are compared with the model as that training began."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmjax.errors import UserError
+from llmjax.evaluation.evaluate import evaluate
+from llmjax.evaluation.predict import predict
+from llmjax.inference.language_model import load
+from llmjax.model.checks import resolve
+from llmjax.model.lora_config import LoraConfig
+from llmjax.model.model import Model
+from llmjax.run.checkpoint.params import save_params
+from llmjax.tasks.config import PreferenceTask
+from llmjax.tasks.opening import to_json
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.running import outputs
+from task_runs import DECODER, LENGTH, begun, table, tasked
+from untrained import drawn
+
+TASK = PreferenceTask(beta=0.5)
+PAIRS = [{"prompt": f"{k}? ", "chosen": "yes" * (k + 1), "rejected": "no"} for k in range(3)]
+OTHERS = [{"prompt": "Sky? ", "chosen": "blue", "rejected": "green"}, *PAIRS[:1]]
+ADAPTED = replace(DECODER, lora=LoraConfig(rank=2, targets=("query", "down")))
+
+
+def run_of(folder, model=DECODER, **changes):
+    """A run that began with another, and knows what that said of its own pairs."""
+    base = begun(folder / "base", DECODER)
+    run = tasked(folder, TASK, PAIRS, model, init_from=str(base.folder), **changes)
+    lm = load(run.folder)
+    (task,) = tasks_of(lm)
+    first = load(base.folder)
+    facts = task.refer(
+        first.model, first.params, task.examples(rows_of(PAIRS)), batch_size=4, mesh=None
+    )
+    run.tasks.write_text(to_json({"preference": facts}))
+    return run, base
+
+
+def tasks_of(lm):
+    from llmjax.evaluation.task_evaluation import chosen_tasks
+
+    return chosen_tasks(lm, None, single=True)
+
+
+def rows_of(values):
+    from task_models import rows_of
+
+    return rows_of(*values)
+
+
+def likelihoods(task, lm, params=None, model=None):
+    """[rows, (better, worse)] of OTHERS."""
+    examples = task.examples(rows_of(OTHERS))
+    shape = shape_of(examples, LENGTH, encodes=False)
+    found = outputs(task, model or lm.model, params or lm.params, examples, shape, 4, None)
+    return np.array([one["log_likelihoods"] for one in found])
+
+
+def expected(now, then):
+    gains = now - then
+    return TASK.beta * (gains[:, 0] - gains[:, 1])
+
+
+def margins(run, folder, **how):
+    told = list(predict(run.folder, [table(folder / "others.jsonl", OTHERS)], **how))
+    assert all(one["against_reference"] for one in told)
+    return [one["margin"] for one in told]
+
+
+def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):
+    run, base = run_of(tmp_path)
+    lm = load(run.folder)
+    (task,) = tasks_of(lm)
+    wanted = expected(likelihoods(task, lm), likelihoods(task, load(base.folder)))
+    assert margins(run, tmp_path) == pytest.approx(wanted, rel=1e-4)
+    found = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].answered.measures
+    assert found["margin"].value == pytest.approx(wanted.mean(), rel=1e-4)
+
+
+def test_before_anything_is_learnt_the_loss_is_the_logarithm_of_2_on_any_pairs(tmp_path):
+    run, base = run_of(tmp_path)
+    shutil.rmtree(run.checkpoints)
+    shutil.copytree(base.checkpoints, run.checkpoints)
+    (run.checkpoints / "0").rename(run.checkpoints / "5")
+    found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+    figures = found.tasks[0].answered.measures
+    assert figures["loss"].value == pytest.approx(math.log(2), abs=1e-5)
+    assert figures["margin"].value == pytest.approx(0, abs=1e-4)
+
+
+def test_adapters_are_laid_aside_even_where_the_base_is_gone(tmp_path):
+    run, base = run_of(tmp_path, ADAPTED)
+    shutil.rmtree(base.folder)
+    lm = load(run.folder)
+    (task,) = tasks_of(lm)
+    bare = Model(replace(lm.model.config, lora=None))
+    then = likelihoods(task, lm, model=bare, params=stripped(lm.params))
+    now = likelihoods(task, lm)
+    assert np.abs(now - then).max() > 0.1, "the adapters do something"
+    new, _ = margins(run, tmp_path)  # the other one's reference is that of the base, kept
+    assert new == pytest.approx(expected(now, then)[0], rel=1e-3)
+
+
+def stripped(tree):
+    if isinstance(tree, dict):
+        return {k: stripped(v) for k, v in tree.items() if not k.startswith("lora_")}
+    return tuple(map(stripped, tree)) if isinstance(tree, tuple) else tree
+
+
+def test_without_the_model_as_it_began_there_are_no_figures(tmp_path, command):
+    run, base = run_of(tmp_path)
+    shutil.rmtree(base.folder)
+    file = table(tmp_path / "others.jsonl", OTHERS).paths[0]
+    for verb in ("evaluate", "predict"):
+        code, out, err = command(verb, str(run.folder), "--data", file)
+        assert (code, out) == (2, "")
+        assert "task preference: has no references for pairs that it was not trained on" in err[-1]
+        assert f"{base.folder}: no such run folder" in err[-1]
+    assert command("evaluate", str(run.folder))[0] == 0, "its own pairs have theirs"
+
+
+def test_a_run_to_begin_with_that_has_changed_is_refused(tmp_path):
+    run, base = run_of(tmp_path)
+    tokens = load(base.folder).tokenizer.vocab_size
+    shutil.rmtree(base.checkpoints)
+    save_params(base.checkpoints, drawn(Model(resolve(DECODER, tokens)), 9, spread=0.3))
+    with pytest.raises(UserError, match="base: has changed since this run began with it"):
+        margins(run, tmp_path)
+    (tmp_path / "rows.jsonl").unlink()
+    assert len(margins(run, tmp_path)) == 2, "nothing to tell by: it is said"
+
+
+def test_a_run_of_new_parameters_says_what_it_lacks(tmp_path):
+    run = tasked(tmp_path, TASK, PAIRS, DECODER)
+    (run.checkpoints / "0").rename(run.checkpoints / "5")
+    with pytest.raises(UserError, match="no longer holds the parameters of step 0"):
+        evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+
+
+def test_an_import_that_was_trained_in_its_folder_began_with_its_first_checkpoint(tmp_path):
+    run = tasked(tmp_path, TASK, PAIRS, DECODER)
+    found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+    assert found.tasks[0].answered.measures["loss"].value == pytest.approx(math.log(2), abs=1e-5)
+    assert json.loads(run.tasks.read_text())["preference"]["references"] == []

@@ -1,0 +1,112 @@
+"""The verb evaluate on runs of tasks: what is printed, what is kept."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llmjax.errors import UserError
+from llmjax.evaluation.evaluate import evaluate
+from llmjax.evaluation.predict import predict
+from llmjax.inference.language_model import load
+from llmjax.run import folder as run_module
+from llmjax.tasks.config import AnswerTask, ClassificationTask, SequenceTask
+from task_runs import DECODER, tasked
+
+
+def rows_of(counts):
+    """Rows with so many of each label."""
+    labels = [f"l{number:02}" for number, count in enumerate(counts) for _ in range(count)]
+    return [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
+
+
+def matrix(text):
+    """The lines below the words of the confusion matrix, and its labels."""
+    lines = text.split("\n\n")[1].splitlines()
+    return lines[0].split("told")[1].split(), [line.split() for line in lines[1:]], lines[-1]
+
+
+def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, command):
+    run = tasked(tmp_path, ClassificationTask(), rows_of([3, 3]))
+
+    def refuse(path, text):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(run_module, "write_atomically", refuse)
+    code, out, err = command("evaluate", str(run.folder))
+    assert code == 0
+    assert "  accuracy " in out
+    (line,) = (line for line in err if "measures.json" in line)
+    assert line.endswith("cannot be written (Read-only file system): the report lacks these")
+    code, out, _ = command("evaluate", str(run.folder), "--json")
+    assert code == 0
+    assert json.loads(out)["tasks"]["classification"]["examples"] == 6
+
+
+@pytest.mark.parametrize("count", [3, 12, 14])
+def test_the_most_frequent_labels_are_shown_and_counted(tmp_path, count):
+    often = [1 + number for number in range(count)]
+    found = evaluate(load(tasked(tmp_path, ClassificationTask(), rows_of(often)).folder))
+    labels, lines, last = matrix(str(found))
+    if count <= 12:
+        assert labels == [f"l{number:02}" for number in range(count)]
+        assert [sum(map(int, line[1:])) for line in lines] == often
+    else:
+        assert labels == [f"l{number:02}" for number in range(13, 1, -1)]
+        assert [line[0] for line in lines[:-1]] == labels
+        assert last == "  the 12 most frequent of 14 labels"
+
+
+ASKED = {"question": "Where?", "context": "In Oslo."}
+OSLO = [{"text": "Oslo", "answer_start": 3}]
+QUESTIONS = [{**ASKED, "answers": known} for known in (OSLO, [], OSLO, [])]
+
+
+def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
+    run = tasked(tmp_path, AnswerTask(stride=8), QUESTIONS)
+    kept = str(run.folder)
+    code, out, _ = command("evaluate", kept)
+    (line,) = (line for line in out.splitlines() if line.startswith("  best threshold"))
+    assert code == 0
+    assert " for f1 (0.5" in line
+    assert " for exact_match (0.5" in line
+    before = run.measures.read_bytes()
+    for threshold, answered in (("-1e6", 0), ("1e6", 4)):
+        words = ("--no-answer-threshold", threshold, "--json")
+        found = json.loads(command("evaluate", kept, *words)[1])["tasks"]["answers"]["figures"]
+        assert found["unanswered_accuracy"]["value"] == (0 if answered else 1)
+        told = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
+        assert sum(bool(one["answer"]) for one in told) == answered
+    assert run.measures.read_bytes() == before, "the report is of the run as it stands"
+
+
+def test_beams_may_be_set(tmp_path, monkeypatch):
+    rows = [{"source": "one", "target": "eins"}]
+    lm = load(tasked(tmp_path, SequenceTask(max_new_tokens=2), rows, DECODER).folder)
+    seen = []
+
+    def write(prompts, most, beams):
+        seen.append(beams)
+        return ["x" for _ in prompts]
+
+    monkeypatch.setattr("llmjax.tasks.prepared.writer", lambda *_: write)
+    evaluate(lm, beams=3)
+    list(predict(lm, texts=["one"], beams=2))
+    evaluate(lm)
+    assert seen == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"beams": 0}, "beams 0: is not positive"),
+        ({"no_answer_threshold": np.nan}, "no_answer_threshold: is not a number"),
+        ({"beams": 2}, "beams: has no meaning for the task classification; leave it out"),
+    ],
+)
+def test_what_cannot_be_told_otherwise(tmp_path, how, message):
+    lm = load(tasked(tmp_path, ClassificationTask(), rows_of([2, 2])).folder)
+    for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, texts=["a"], **how))):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert str(caught.value) == message

@@ -1,0 +1,184 @@
+"""The verb chat: what the model reads of a conversation, and what the terminal shows of it."""
+
+import io
+import json
+import sys
+
+import pytest
+
+import llmjax.inference.chat as module
+import llmjax.inference.language_model
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.decoding.completions import Completion, Piece
+from llmjax.decoding.config import DecodingConfig
+from llmjax.errors import UserError
+from llmjax.inference.chat import chat
+from untrained import in_hand
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+    "{% if m.role == 'assistant' %}<reserved0>{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+HOW = DecodingConfig(max_new_tokens=16, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return in_hand()
+
+
+@pytest.fixture(scope="module")
+def templated():
+    return in_hand(BytesTokenizer(chat_template=TEMPLATE))
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Scripted answers in the model's place; returns what it was asked."""
+    asked = []
+
+    def stream(model, params, tokenizer, prompts, config, mesh=None, stop_ids=()):
+        asked.append((tokenizer.decode(prompts[0]), config, tuple(stop_ids)))
+        for part in (" All", " is well", f" {len(asked)}.\n"):
+            yield Piece(0, part)
+        yield Piece(0, "", Completion("", "", (), (), "eos"))
+
+    monkeypatch.setattr(module, "stream_completions", stream)
+    return asked
+
+
+def test_the_model_reads_its_own_template(templated, answers):
+    with chat(templated, HOW, system="Be brief.") as conversation:
+        assert conversation.is_templated
+        assert list(conversation.ask("Hi")) == ["All", " is well", " 1.\n"]
+        list(conversation.ask("And <eos>?"))
+    read, config, stop_ids = answers[1]
+    # Special tokens have no text: <reserved0> and <eos> are tokens, not letters.
+    assert read == (
+        "[system]Be brief.\n[user]Hi\n[assistant]All is well 1.\n[user]And ?\n[assistant]"
+    )
+    assert stop_ids == (templated.tokenizer.special_tokens["<reserved0>"],)
+    assert config.stop == ()
+    assert conversation.messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "All is well 1."},
+        {"role": "user", "content": "And <eos>?"},
+        {"role": "assistant", "content": "All is well 2."},
+    ]
+
+
+def test_a_model_without_template_reads_a_dialogue(plain, answers):
+    with chat(plain, HOW) as conversation:
+        assert not conversation.is_templated
+        list(conversation.ask("Hi"))
+        conversation.reset()
+        list(conversation.ask("Again"))
+    assert [read for read, *_ in answers] == ["User: Hi\nAssistant:", "User: Again\nAssistant:"]
+    assert answers[0][1].stop == ("\nUser:", "\nSystem:")
+
+
+def test_an_answer_that_is_stopped_stays_said(plain, answers):
+    with chat(plain, HOW) as conversation:
+        answer = conversation.ask("Hi")
+        assert next(answer) == "All"
+        answer.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": "All"}
+
+
+def test_the_oldest_turns_are_forgotten_when_the_context_is_full(plain, answers):
+    with chat(plain, HOW, system="S") as conversation:
+        for number in range(6):
+            list(conversation.ask(f"message {number}"))
+        assert conversation.dropped == 1
+        with pytest.raises(UserError, match="longer than the model's context of 128"):
+            conversation.ask("x" * 200)
+        assert conversation.messages[-1]["role"] == "assistant"
+    read = answers[-1][0]
+    assert read.startswith("System: S\nUser: message ")
+    assert read.endswith("User: message 5\nAssistant:")
+    assert len(plain.tokenizer.encode(read)) + 1 + HOW.max_new_tokens <= 129
+
+
+def test_a_template_may_refuse_a_message(answers):
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    lm = in_hand(BytesTokenizer(chat_template=refusing))
+    with chat(lm, HOW, system="S") as conversation:
+        with pytest.raises(UserError, match="no system"):
+            conversation.ask("Hi")
+        conversation.system = None
+        assert list(conversation.ask("Hi"))
+        assert [m["role"] for m in conversation.messages] == ["user", "assistant"]
+
+
+def test_only_decoders_converse():
+    with pytest.raises(UserError, match="not a decoder"):
+        chat(in_hand(num_encoder_layers=1, num_decoder_layers=0))
+
+
+def test_a_real_model_answers_and_stops_at_the_templates_end(templated):
+    with chat(templated, HOW) as conversation:
+        tokens = templated.tokenizer.encode_marked("[user]Hi\n[assistant]")
+        expected = next(
+            piece.completion
+            for piece in module.stream_completions(
+                templated.model,
+                templated.params,
+                templated.tokenizer,
+                [tokens],
+                HOW,
+                stop_ids=(260,),
+            )
+            if piece.completion
+        )
+        assert "".join(conversation.ask("Hi")).strip() == expected.text.strip()
+
+
+def converse(command, monkeypatch, lm, lines, *options):
+    monkeypatch.setattr(llmjax.inference.language_model, "load", lambda run, **_: lm)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
+    return command("chat", "runs/x", *options)
+
+
+def test_the_command_reads_lines_and_commands(command, monkeypatch, templated, answers, tmp_path):
+    saved, text = tmp_path / "talk.json", tmp_path / "talk.txt"
+    lines = ["Hi", "", f"/save {saved}", "/reset", "/system Be kind.", "Ho", f"/save {text}"]
+    lines += ["/what", "/help", "/save /no/such/folder/x", "/quit", "never asked"]
+    code, out, err = converse(command, monkeypatch, templated, lines)
+    assert code == 0
+    assert out == "All is well 1.\nAll is well 2.\n"
+    assert len(answers) == 2
+    assert json.loads(saved.read_text())["messages"][0] == {"role": "user", "content": "Hi"}
+    assert text.read_text() == "System: Be kind.\n\nUser: Ho\n\nAssistant: All is well 2.\n"
+    assert answers[1][0] == "[system]Be kind.\n[user]Ho\n[assistant]"
+    assert any("/what: no such command" in line for line in err)
+    assert any("cannot be written" in line for line in err)
+
+
+def test_the_command_says_what_it_does_without_a_template(command, monkeypatch, plain, answers):
+    lines = [f"message {n}" for n in range(6)]
+    code, out, err = converse(
+        command, monkeypatch, plain, lines, "--json", "--max-new-tokens", "16", "--system", "S"
+    )
+    assert code == 0
+    assert err[0].startswith("this model has no chat template")
+    assert any("the oldest turn was forgotten" in line for line in err)
+    assert json.loads(out)["messages"][0] == {"role": "system", "content": "S"}
+
+
+def test_ctrl_c_stops_the_answer_only(command, monkeypatch, plain):
+    def stream(*_, **__):
+        yield Piece(0, "All")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "stream_completions", stream)
+    code, out, err = converse(command, monkeypatch, plain, ["Hi", "Ho"])
+    assert (code, out) == (0, "All\nAll\n")
+    assert err[1:] == ["stopped", "stopped"]
+
+
+def test_bad_options_are_refused_before_the_model_is_read(command):
+    code, _, err = command("chat", "nowhere", "--top-p", "2")
+    assert code == 2
+    assert "top-p" in err[0]

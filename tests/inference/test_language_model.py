@@ -1,0 +1,196 @@
+"""A run folder's model: logits, scores and text, on one device and on a mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import llmjax
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.decoding.config import DecodingConfig
+from llmjax.errors import UserError
+from llmjax.inference.language_model import LanguageModel, load
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.run.config.schema import Config
+from untrained import drawn, make_run
+
+TOKENIZER = BytesTokenizer()
+PROMPTS = ["hello", "", "a longer prompt of several words"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def lm(run):
+    return load(run.folder)
+
+
+def lm_of(**fields):
+    """A model that was never trained nor saved."""
+    shape = {"vocab_size": 264, "max_length": 128, "d_model": 16, "num_heads": 4}
+    model = Model(ModelConfig(**shape | {"num_decoder_layers": 2} | fields))
+    return LanguageModel(model, drawn(model), TOKENIZER, Config(data=DataConfig(length=128)))
+
+
+def test_logits_are_the_models(lm):
+    tokens = np.array([[257, 72, 105], [257, 65, 66]])
+    found = lm.logits(tokens)
+    assert (found.shape, found.dtype) == ((2, 3, lm.model.config.vocab_size), jnp.float32)
+    np.testing.assert_allclose(found, lm.model.apply(lm.params, jnp.asarray(tokens)), atol=1e-5)
+    np.testing.assert_allclose(lm.logits(tokens[:1, :2]), found[:1, :2], atol=1e-5)
+
+
+def test_logits_of_an_encoder_decoder_are_of_its_targets():
+    lm = lm_of(num_encoder_layers=1, num_decoder_layers=1)
+    inputs, targets = np.array([[72, 105, 33]]), np.array([[65, 66, 67, 68]])
+    found = lm.logits(inputs, targets)
+    assert found.shape == (1, 4, 264)
+    # What target 2 is predicted from: BOS and two targets, not itself nor what follows.
+    other = lm.logits(inputs, np.array([[65, 66, 1, 2]]))
+    np.testing.assert_allclose(found[:, :3], other[:, :3], atol=1e-6)
+    assert np.abs(found[:, 3] - other[:, 3]).max() > 1e-3
+    assert np.abs(found - lm.logits(inputs[:, ::-1], targets)).max() > 1e-3
+    with pytest.raises(UserError, match="need targets"):
+        lm.logits(inputs)
+
+
+def test_an_encoder_alone_has_logits_but_writes_nothing():
+    lm = lm_of(num_encoder_layers=1, num_decoder_layers=0)
+    assert lm.logits([[72, 105, 33]]).shape == (1, 3, 264)
+    with pytest.raises(UserError, match="no decoder"):
+        lm.generate("x")
+    with pytest.raises(UserError, match="not a causal decoder"):
+        lm.score("x")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        ([1, 2, 3], "must be integers"),
+        ([[0.5]], "must be integers"),
+        ([[]], "must be integers"),
+        ([[-1]], "outside"),
+        ([[10**6]], "outside"),
+        ([[1] * 65], "exceed the context of 64"),
+    ],
+)
+def test_arrays_that_do_not_suit_are_refused(lm, tokens, reason):
+    with pytest.raises(UserError, match=reason):
+        lm.logits(tokens)
+
+
+def test_targets_want_an_encoder(lm):
+    with pytest.raises(UserError, match="take no targets"):
+        lm.logits([[1]], [[1]])
+
+
+def test_score_agrees_with_logits(lm):
+    text = "né 🙂!"
+    found = lm.score(text)
+    tokens = [*TOKENIZER.encode(text), TOKENIZER.eos_id]
+    logits = np.asarray(lm.logits([[TOKENIZER.bos_id, *tokens[:-1]]]), np.float64)[0]
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nats = -logp[np.arange(len(tokens)), tokens]
+    np.testing.assert_allclose(found.nats, nats, rtol=1e-4)
+    assert found.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / len(text.encode()), 1e-5)
+    assert found.total.context == 32, "as long as the rows that were trained on"
+    assert found.perplexity == pytest.approx(np.exp(found.loss_per_token))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"window": 9, "num_kv_heads": 2},
+        {"positions": "learned", "norm": "layernorm", "num_kv_heads": 1, "gated": False},
+    ],
+)
+def test_cached_text_is_the_argmax_of_the_whole_forward_pass(fields):
+    lm = lm_of(**fields)
+    for completion in lm.generate(PROMPTS, max_new_tokens=64, temperature=0):
+        prompt = [TOKENIZER.bos_id, *TOKENIZER.encode(completion.prompt)]
+        whole = np.zeros((1, 128), np.int32)
+        whole[0, : len(prompt) + len(completion.tokens)] = [*prompt, *completion.tokens]
+        logits = np.asarray(lm.logits(whole))[0, len(prompt) - 1 :]
+        expected = logits[: len(completion.tokens)].argmax(-1)
+        assert completion.tokens == tuple(expected)
+        assert len(completion.tokens) == 64 or completion.finish == "eos"
+
+
+def test_an_encoder_decoder_reads_its_prompt_with_the_encoder():
+    lm = lm_of(num_encoder_layers=1, num_decoder_layers=1)
+    for completion in lm.generate(PROMPTS, max_new_tokens=12, temperature=0):
+        read = [TOKENIZER.wrap(TOKENIZER.encode(completion.prompt))[0]]
+        written = np.array([completion.tokens])
+        logits = np.asarray(lm.logits(read, written))[0]
+        np.testing.assert_array_equal(logits.argmax(-1), written[0])
+
+
+def test_generate_takes_a_config_or_fields(lm):
+    config = DecodingConfig(max_new_tokens=8, seed=3, samples=2)
+    found = lm.generate(PROMPTS, config)
+    assert [c.prompt for c in found] == [p for p in PROMPTS for _ in range(2)]
+    assert lm.generate(PROMPTS, max_new_tokens=8, seed=3, samples=2) == found
+    assert lm.generate("hello", config, samples=1)[0].tokens == found[0].tokens
+    pieces = list(lm.stream(PROMPTS, config))
+    for row, completion in enumerate(found):
+        assert "".join(piece.text for piece in pieces if piece.row == row) == completion.text
+    assert lm.generate([]) == []
+    stop = max((c.text for c in found), key=len)[2:4]
+    for completion, stopped in zip(found, lm.generate(PROMPTS, config, stop=stop), strict=True):
+        assert stopped.text == completion.text.partition(stop)[0]
+    with pytest.raises(UserError, match="no such field"):
+        lm.generate("x", temprature=1)
+    with pytest.raises(UserError, match="longer than the model's context of 64"):
+        lm.generate("x" * 64)
+
+
+def test_load_takes_the_newest_step_or_the_one_asked_for(run, lm):
+    assert lm.step == 7
+    third = load(run.folder, step=3)
+    assert third.step == 3
+    assert np.abs(lm.logits([[5]]) - third.logits([[5]])).max() > 1e-3
+    assert "step 3" in repr(third)
+    assert "1 device)" in repr(third)
+    with pytest.raises(UserError, match="no checkpoint of step 4"):
+        load(run.folder, step=4)
+    with pytest.raises(UserError, match="no such run folder"):
+        load(run.folder / "elsewhere")
+
+
+def test_load_is_offered_by_the_package(run):
+    assert llmjax.load is load
+    assert llmjax.LanguageModel is LanguageModel
+
+
+def test_half_precision_is_held_and_computed(run, lm):
+    half = load(run.folder, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("bfloat16")}
+    assert half.model.config.compute_dtype == "bfloat16"
+    np.testing.assert_allclose(half.logits([[5, 6]]), lm.logits([[5, 6]]), atol=0.5)
+    assert half.score("hello").nats.sum() == pytest.approx(lm.score("hello").nats.sum(), rel=0.02)
+    assert len(half.generate("a", max_new_tokens=3)[0].tokens) <= 3
+
+
+def test_a_mesh_changes_nothing(run, lm, tmp_path):
+    """Saved on one device and used on eight, and the other way round."""
+    sizes = MeshConfig(data=2, fsdp=2, tensor=2)
+    spread = load(run.folder, mesh=sizes)
+    assert "8 devices" in repr(spread)
+    assert any(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(spread.params))
+    back = load(make_run(tmp_path, steps=(7,), mesh=sizes).folder)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(back.params)} == {1}
+    tokens = [[257, 72, 105], [257, 65, 66], [1, 2, 3]]
+    np.testing.assert_allclose(spread.logits(tokens), lm.logits(tokens), atol=1e-5)
+    np.testing.assert_allclose(back.logits(tokens), lm.logits(tokens), atol=1e-5)
+    text = "some text of more than a window " * 2
+    np.testing.assert_allclose(spread.score(text).nats, lm.score(text).nats, rtol=1e-4)
+    how = DecodingConfig(max_new_tokens=8, top_p=0.9)
+    alone, together = lm.generate(PROMPTS, how), spread.generate(PROMPTS, how)
+    assert [c.tokens for c in alone] == [c.tokens for c in together]
+    assert make_mesh(sizes) == spread.mesh

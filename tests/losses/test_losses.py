@@ -1,0 +1,187 @@
+"""The fused cross-entropy is the plain one, of the tokens that count alone."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmjax.losses import causal_loss, fused, mean_squared_error, token_nats
+from llmjax.losses.scores import Head
+from llmjax.model.checks import resolve
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+
+B, L, D, V = 2, 9, 8, 32
+MODEL = Model(
+    resolve(ModelConfig(V, 16, d_model=D, num_decoder_layers=1, num_heads=2, logit_softcap=2.0), V)
+)
+HEADS = {
+    "plain": Head(None, 0.0, 0.0, V, "float32"),
+    "z-loss": Head(None, 0.1, 0.0, V, "float32"),
+    "smooth": Head(None, 0.0, 0.2, V, "float32"),
+    "all": Head(1.5, 0.1, 0.2, V, "float32"),
+}
+
+
+@pytest.fixture(params=[2, 5, 1000], ids="chunks of {}".format)
+def chunked(request, monkeypatch):
+    """Chunks that divide the tokens, that do not, and one for all."""
+    monkeypatch.setattr("llmjax.losses.fused.CHUNK_BYTES", 0)
+    monkeypatch.setattr("llmjax.losses.fused.CHUNK_TOKENS", request.param)
+
+
+def operands():
+    keys = jax.random.split(jax.random.key(0), 5)
+    hidden, rows = jax.random.normal(keys[0], (B, L, D)), jax.random.normal(keys[1], (V, D))
+    targets = jax.random.randint(keys[2], (B, L), 0, V)
+    weights = jax.random.uniform(keys[3], (B, L)).at[0, 2].set(0.0)
+    return hidden, rows, jax.random.normal(keys[4], (V,)), targets, weights
+
+
+def plain(hidden, rows, bias, targets, weights, head):
+    """The definition, with all logits at once."""
+    z = hidden @ rows.T + bias
+    z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
+    log_p = jax.nn.log_softmax(z)
+    nats = -jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    smooth = (1 - head.smoothing) * nats - head.smoothing * log_p.mean(-1)
+    total = smooth + head.z_loss * jax.nn.logsumexp(z, -1) ** 2
+    best = z.argmax(-1) == targets
+    return jnp.stack([(weights * x).sum() for x in (total, nats, jnp.ones_like(nats), best)])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_sums_and_gradients(name, chunked):
+    def first(f):
+        return jax.jit(
+            jax.value_and_grad(lambda *a: 3 * f(*a, *operands()[3:], HEADS[name])[0], (0, 1, 2))
+        )(*operands()[:3])
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
+        first(fused.cross_entropy),
+        first(plain),
+    )
+    sums = jax.jit(fused.cross_entropy, static_argnums=5)(*operands(), HEADS[name])
+    np.testing.assert_allclose(sums, plain(*operands(), HEADS[name]), rtol=1e-5)
+
+
+def test_nats_of_each_token(chunked):
+    hidden, rows, bias, targets, _ = operands()
+    nats = fused.nats_of(hidden, rows, bias, targets, HEADS["plain"])
+    log_p = jax.nn.log_softmax(hidden @ rows.T + bias)
+    expected = -jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(nats, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_without_weight_adds_exactly_nothing():
+    """Not even where its hidden state is NaN or infinite, nor its target absurd."""
+    hidden, rows, bias, targets, weights = operands()
+    step = jax.jit(
+        jax.value_and_grad(
+            lambda h, r, b, t: fused.cross_entropy(h, r, b, t, weights, HEADS["all"])[0],
+            (0, 1, 2),
+        )
+    )
+    clean = step(hidden, rows, bias, targets)
+    for poison in (jnp.nan, jnp.inf, 1e30):
+        spoilt = step(hidden.at[0, 2].set(poison), rows, bias, targets.at[0, 2].set(-100))
+        jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
+
+
+def test_logits_of_all_tokens_never_exist(monkeypatch):
+    monkeypatch.setattr("llmjax.losses.fused.CHUNK_BYTES", 0)
+    monkeypatch.setattr("llmjax.losses.fused.CHUNK_TOKENS", 3)
+
+    def text(f):
+        loss = lambda h, r: f(h, r, *operands()[2:], HEADS["plain"])[0]  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*operands()[:2]))
+
+    whole = (f"[{B},{L},{V}]", f"[{B * L},{V}]")
+    assert any(shape in text(plain) for shape in whole)
+    assert not any(shape in text(fused.cross_entropy) for shape in whole)
+
+
+def test_large_logits_stay_finite():
+    hidden, rows, bias, targets, weights = operands()
+    sums = fused.cross_entropy(hidden * 1e4, rows, bias, targets, weights, HEADS["plain"])
+    assert np.isfinite(sums).all()
+
+
+def test_model_and_loss_agree():
+    params = jax.jit(MODEL.init)(jax.random.key(0))
+    _, _, _, targets, weights = operands()
+    batch = {"inputs": (targets + 1) % V, "targets": targets, "weights": weights}
+    loss = causal_loss(MODEL, params, batch)
+    head = Head(None, 0.0, 0.0, V, "float32")
+    z = MODEL.apply(params, batch["inputs"])
+    expected = plain(z, jnp.eye(V), 0.0, targets, weights, head)
+    np.testing.assert_allclose(jnp.stack(loss), expected, rtol=1e-5, atol=1e-6)
+    nats = token_nats(MODEL, params, batch)
+    assert nats.shape == (B, L)
+    np.testing.assert_allclose((nats * weights).sum(), loss.nats, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_nats_of_single_tokens_have_a_derivative(head):
+    *inputs, targets, weights = operands()
+    signed = jnp.where(weights > 0.5, weights, -weights)  # as where one text is to lose
+
+    def ours(hidden, rows, bias):
+        return (jnp.tanh(fused.nats_of(hidden, rows, bias, targets, head)) * signed).sum()
+
+    def theirs(hidden, rows, bias):
+        z = hidden @ rows.T + bias
+        z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
+        nats = -jnp.take_along_axis(jax.nn.log_softmax(z), targets[..., None], -1)[..., 0]
+        return (jnp.tanh(nats) * signed).sum()
+
+    found = jax.jit(jax.grad(ours, (0, 1, 2)))(*inputs)
+    wanted = jax.jit(jax.grad(theirs, (0, 1, 2)))(*inputs)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_sums_in_float32():
+    """Many tokens in half precision: the sum is off by rounding of operands, not of the sum."""
+    hidden, rows, bias, targets, weights = operands()
+    half = HEADS["plain"]._replace(dtype="bfloat16")
+    many = [jnp.tile(x, (64, 1, 1)[: x.ndim]) for x in (hidden.astype(jnp.bfloat16),)]
+    given = (jnp.tile(targets, (64, 1)), jnp.tile(weights, (64, 1)))
+    sums = fused.cross_entropy(many[0], rows, bias, *given, half)
+    assert sums.dtype == jnp.float32
+    exact = plain(hidden, rows, bias, targets, weights, HEADS["plain"])
+    np.testing.assert_allclose(sums[:3] / 64, exact[:3], rtol=1e-2)
+    np.testing.assert_allclose(sums[2], 64 * exact[2], rtol=1e-6)
+
+
+def test_mean_squared_error():
+    predictions = jnp.array([1.0, jnp.nan, 3.0])
+    total, weight = mean_squared_error(predictions, jnp.zeros(3), jnp.array([2.0, 0.0, 0.5]))
+    assert (float(total), float(weight)) == (6.5, 2.5)
+
+
+@pytest.mark.parametrize("remat", ["attention", "dots", "full"])
+def test_remat_changes_nothing(remat):
+    """The same loss and gradients, and fewer numbers kept for the backward pass."""
+    config = replace(MODEL.config, dropout=0.3, num_decoder_layers=2, attention="blocked")
+    params = jax.jit(Model(config).init)(jax.random.key(0))
+    targets = operands()[3]
+    batch = {"inputs": targets, "targets": targets, "weights": jnp.ones((B, L))}
+
+    def gradients(config):
+        def total(params):
+            key = jax.random.key(1)
+            return causal_loss(Model(config), params, batch, dropout_key=key).total
+
+        kept = jax.eval_shape(lambda p: jax.vjp(total, p)[1], params)
+        size = sum(np.prod(x.shape) for x in jax.tree.leaves(kept))
+        return jax.jit(jax.value_and_grad(total))(params), size
+
+    (expected, most), (same, fewer) = gradients(config), gradients(replace(config, remat=remat))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), same, expected
+    )
+    assert fewer < most

@@ -1,0 +1,140 @@
+"""Labels against scikit-learn, intervals against drawing examples one by one."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from llmjax.errors import UserError
+from llmjax.metrics.labels import (
+    _drawn,
+    _f1_macro,
+    _f1_micro,
+    _matthews,
+    classification,
+    multilabel,
+)
+
+RANDOM = np.random.default_rng(0)
+LABELS = ("bad", "fair", "good", "great")
+
+
+def predictions(count, kinds, seed=0):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, kinds, count)
+    scores = random.normal(size=(count, kinds)) + np.eye(kinds)[truth]
+    return truth, np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+
+
+def test_figures_are_those_of_scikit_learn():
+    truth, probabilities = predictions(200, 4)
+    found, told = classification(LABELS, truth, probabilities), probabilities.argmax(1)
+    assert found.headline().name == "accuracy"
+    assert found.examples == 200
+    expected = {
+        "accuracy": metrics.accuracy_score(truth, told),
+        "f1_macro": metrics.f1_score(truth, told, average="macro"),
+        "f1_micro": metrics.f1_score(truth, told, average="micro"),
+        "matthews": metrics.matthews_corrcoef(truth, told),
+        "loss": metrics.log_loss(truth, probabilities),
+    }
+    for figure in found.figures:
+        assert figure.value == pytest.approx(expected[figure.name]), figure.name
+        assert figure.low < figure.value < figure.high
+    assert not found["loss"].larger_is_better
+    confusion = found.tables["confusion"]
+    assert confusion["labels"] == list(LABELS)
+    assert confusion["counts"] == metrics.confusion_matrix(truth, told).tolist()
+    table = metrics.classification_report(truth, told, target_names=LABELS, output_dict=True)
+    for row in found.tables["labels"]:
+        expected = table[row["label"]]
+        assert (row["precision"], row["recall"]) == pytest.approx(
+            (expected["precision"], expected["recall"])
+        )
+        assert (row["f1"], row["truth"]) == pytest.approx(
+            (expected["f1-score"], expected["support"])
+        )
+
+
+def test_what_is_drawn_is_scored_as_scikit_learn_scores_it(monkeypatch):
+    truth, probabilities = predictions(40, 5)
+    told = probabilities.argmax(1)
+    every = np.arange(5)
+    draws = []
+
+    def record(statistic, count):
+        weights = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), 50)
+        draws.extend(np.repeat(np.arange(count), row) for row in weights)
+        return statistic(weights.astype(float))
+
+    monkeypatch.setattr("llmjax.metrics.labels.bootstrap", record)
+    counts = _drawn(truth[:, None] == every, told[:, None] == every)
+    macro, micro, matthews = _f1_macro(*counts), _f1_micro(*counts), _matthews(40, *counts)
+    for at, drawn in enumerate(draws):
+        a, b = truth[drawn], told[drawn]
+        assert macro[at] == pytest.approx(metrics.f1_score(a, b, average="macro"))
+        assert micro[at] == pytest.approx(metrics.f1_score(a, b, average="micro"))
+        assert matthews[at] == pytest.approx(metrics.matthews_corrcoef(a, b))
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_one_label_throughout(told):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = classification(("a", "b"), np.zeros(9, int), np.eye(2)[np.full(9, told)])
+    assert found["accuracy"].value == 1 - told
+    assert found["matthews"].value == 0
+    assert found["f1_macro"].value == 1 - told
+    assert np.isfinite(found["loss"].value)
+    assert len(found.tables["confusion"]["counts"]) == 2
+
+
+def test_labels_that_do_not_occur_do_not_count():
+    truth, probabilities = predictions(50, 3)
+    more = np.concatenate([probabilities, np.zeros((50, 1))], 1)
+    for first, second in zip(
+        classification(LABELS[:3], truth, probabilities).figures,
+        classification(LABELS, truth, more).figures,
+        strict=True,
+    ):
+        assert first == second
+
+
+def test_ten_thousand_examples_take_no_time_to_speak_of():
+    import time
+
+    truth, probabilities = predictions(10_000, 10)
+    classification(tuple("abcdefghij"), truth, probabilities)  # loads scikit-learn
+    start = time.process_time()
+    classification(tuple("abcdefghij"), truth, probabilities)
+    assert time.process_time() - start < 3
+
+
+def test_any_number_of_labels():
+    truth = RANDOM.random((300, 4)) < 0.3
+    probabilities = np.clip(0.4 * truth + RANDOM.random((300, 4)) * 0.6, 0, 1)
+    told = probabilities >= 0.5
+    found = multilabel(LABELS, truth, probabilities)
+    expected = {
+        "f1_micro": metrics.f1_score(truth, told, average="micro"),
+        "f1_macro": metrics.f1_score(truth, told, average="macro"),
+        "exact_match": metrics.accuracy_score(truth, told),
+        "loss": np.mean([metrics.log_loss(truth[:, k], probabilities[:, k]) for k in range(4)]),
+    }
+    for figure in found.figures:
+        assert figure.value == pytest.approx(expected[figure.name]), figure.name
+        assert figure.low < figure.value < figure.high
+    assert [row["truth"] for row in found.tables["labels"]] == truth.sum(0).tolist()
+
+
+def test_no_label_at_all():
+    nothing = np.zeros((5, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = multilabel(("a", "b"), nothing, nothing)
+    assert found["exact_match"].value == 1
+    assert found["f1_micro"].value == 0
+    assert found["f1_macro"].value == 0
+    with pytest.raises(UserError, match="no examples"):
+        multilabel(("a", "b"), nothing[:0], nothing[:0])

@@ -1,0 +1,89 @@
+"""A platform that is asked for and not here is told in one line, by every command."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import tiny
+from llmjax.cli import main
+from llmjax.errors import UserError
+from llmjax.parallel.devices import devices, platform_mistake
+from llmjax.parallel.mesh import MeshConfig, make_mesh
+
+UNKNOWN = (
+    "Unable to initialize backend 'nonsense': Backend 'nonsense' is not in the list of known "
+    "backends: ['cpu', 'tpu']. (set JAX_PLATFORMS='' to automatically choose an available backend)"
+)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Call it with what JAX raises and the platform that was asked for."""
+
+    before = jax.config.values["jax_platforms"]
+
+    def use(error: Exception, asked: str) -> None:
+        def failing():
+            raise error
+
+        monkeypatch.setattr(jax, "devices", failing)
+        jax.config.update("jax_platforms", asked)
+
+    yield use
+    jax.config.update("jax_platforms", before)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked", "said"),
+    [
+        (AssertionError(), "cuda", ("no such device here", "pip install 'llmjax[cuda13]'")),
+        (RuntimeError(UNKNOWN), "nonsense", ("not in the list of known backends", "unset")),
+        (RuntimeError("Unable to initialize backend 'tpu': no libtpu"), "tpu", ("llmjax[tpu]",)),
+    ],
+)
+def test_the_platform_what_is_here_and_the_fix_are_named(broken, error, asked, said):
+    broken(error, asked)
+    with pytest.raises(UserError) as caught:
+        devices()
+    assert str(caught.value).startswith(f"JAX_PLATFORMS={asked}: ")
+    assert "installed: cpu" in str(caught.value)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_devices_that_are_hidden_are_named(broken, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    broken(RuntimeError("Unable to initialize backend 'cuda': no visible GPU devices"), "cuda")
+    with pytest.raises(UserError, match=r"no visible GPU devices \(CUDA_VISIBLE_DEVICES=\)"):
+        make_mesh(MeshConfig())
+
+
+def test_other_failures_are_not_the_platforms():
+    assert devices() == jax.devices()
+    assert platform_mistake(AssertionError()) is None
+    assert platform_mistake(ValueError()) is None
+
+
+def test_a_command_that_meets_no_device_anywhere_says_so(broken, monkeypatch, capsys):
+    broken(AssertionError(), "cuda")
+
+    def failing(_):
+        jax.devices()
+
+    monkeypatch.setattr("llmjax.cli._dispatch", failing)
+    assert main(["embed", "run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("llmjax: error: JAX_PLATFORMS=cuda: there is no such device here")
+
+
+def test_jax_itself_is_understood():
+    program = "from llmjax.parallel.devices import devices; devices()"
+    environment = os.environ | {"JAX_PLATFORMS": "nonsense", "PYTHONPATH": str(tiny.HERE.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("llmjax.errors.UserError: JAX_PLATFORMS=nonsense: there is no such")

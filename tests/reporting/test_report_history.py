@@ -1,0 +1,160 @@
+"""metrics.jsonl and samples.jsonl as runs really leave them."""
+
+import json
+import math
+
+import pytest
+from run_folders import START, eval_line, train_line
+
+from llmjax.reporting.history import column, last, number, read_history
+from llmjax.reporting.record import flops_per_token, wall_seconds
+from llmjax.reporting.samples import MOST_CHARACTERS, MOST_STEPS, visible, written
+
+
+def read(folder, *lines, samples=()):
+    for name, entries in (("metrics", lines), ("samples", samples)):
+        texts = (e if isinstance(e, str) else json.dumps(e) for e in entries)
+        (folder / f"{name}.jsonl").write_text("\n".join(texts))
+    return read_history(folder)
+
+
+def test_no_files_are_an_empty_history(tmp_path):
+    history = read_history(tmp_path)
+    assert (history.train, history.evals, history.samples) == ([], [], [])
+    assert (history.unreadable, history.repeats, history.times) == (0, 0, [])
+
+
+def test_lines_are_told_apart_by_kind(tmp_path):
+    history = read(tmp_path, train_line(1), eval_line(1), train_line(2), {"step": 3, "kind": "x"})
+    assert [line["step"] for line in history.train] == [1, 2]
+    assert [line["step"] for line in history.evals] == [1]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"step": 7, "kind": "train", "lo',
+        "[]",
+        "null",
+        "7",
+        "\x00\x00",
+        '{"kind": "train"}',
+        '{"step": "7"}',
+        '{"step": true}',
+        '{"step": -1}',
+        '{"step": NaN}',
+        f'{{"step": 1{"0" * 400}}}',
+    ],
+)
+def test_unreadable_lines_are_counted_and_passed_over(tmp_path, bad):
+    history = read(tmp_path, train_line(1), bad, train_line(2))
+    assert [line["step"] for line in history.train] == [1, 2]
+    assert history.unreadable == 1
+
+
+def test_broken_utf8_costs_one_line(tmp_path):
+    good = json.dumps(train_line(1)).encode()
+    (tmp_path / "metrics.jsonl").write_bytes(good + b"\n\xff\xfe{\n" + good[:40])
+    history = read_history(tmp_path)
+    assert len(history.train) == 1
+    assert history.unreadable == 2
+
+
+def test_the_later_attempt_holds_with_all_its_steps(tmp_path):
+    """A run logs 10 to 50, goes back to 20 and logs at other steps: the old 30 to 50 are gone."""
+    first = [train_line(step, seed=1) for step in (10, 20, 30, 40, 50)]
+    second = [train_line(step, seed=2) for step in (25, 35)]
+    history = read(tmp_path, *first, *second)
+    assert history.train == [*first[:2], *second]
+    assert history.repeats == 1
+
+
+def test_the_last_evaluation_of_a_step_holds(tmp_path):
+    again = eval_line(10) | {"bits_per_byte": 1.0}
+    history = read(tmp_path, eval_line(20), eval_line(10), again)
+    assert [line["step"] for line in history.evals] == [10, 20]
+    assert history.evals[0]["bits_per_byte"] == 1.0
+
+
+@pytest.mark.parametrize("value", [None, "1", True, [], math.nan, math.inf, 10**400])
+def test_what_is_no_number_is_nan_or_not_finite(value):
+    assert not math.isfinite(number({"loss": value}, "loss"))
+
+
+def test_columns_keep_gaps_and_last_skips_them():
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}, {"step": 3}]
+    found = column(lines, "loss")
+    assert found[0] == (1.0, 2.0)
+    assert math.isnan(found[1][1])
+    assert len(found) == 2
+    assert last(lines, "loss") == 2.0
+    assert last(lines, "mfu") is None
+
+
+def times(*seconds):
+    return [{"step": n, "kind": "train", "time": START + s} for n, s in enumerate(seconds)]
+
+
+def starts(*seconds):
+    return {"sessions": [{"started": START + s} for s in seconds]}
+
+
+def test_time_without_recorded_starts_is_first_to_last_line(tmp_path):
+    assert wall_seconds(read(tmp_path, *times(5, 10, 70)), {}) == 65
+    assert wall_seconds(read(tmp_path), {}) is None
+
+
+def test_time_between_two_starts_does_not_count(tmp_path):
+    """Worked from 0 to 70, rested until 1000, worked to 1050; one start logged nothing."""
+    history = read(tmp_path, *times(5, 70, 1010, 1050))
+    assert wall_seconds(history, starts(0, 500, 1000)) == 70 + 50
+
+
+def test_time_counts_lines_before_the_first_recorded_start(tmp_path):
+    history = read(tmp_path, *times(5, 25, 1010))
+    assert wall_seconds(history, starts(1000)) == 20 + 10
+
+
+def test_flops_per_token_is_recorded_or_a_ratio(tmp_path):
+    history = read(
+        tmp_path,
+        {"step": 1, "kind": "train", "tokens_per_second": 5.0} | {"model_flops_per_second": 20.0},
+    )
+    assert flops_per_token(history, {}) == 4.0
+    assert flops_per_token(history, {"model": {"flops_per_token": 7}}) == 7.0
+    assert flops_per_token(read(tmp_path), {}) is None
+
+
+def sample(step, prompt="The", text="The end"):
+    return {"step": step, "prompt": prompt, "text": text}
+
+
+def test_samples_are_split_from_their_prompts_and_come_latest_first():
+    found = written([sample(1), sample(2, text=" beginning"), sample(1, text="The other end")])
+    assert [group.step for group in found] == ["2", "1"]
+    assert [(s.prompt, s.text) for s in found[1].samples] == [
+        ("The", " end"),
+        ("The", " other end"),
+    ]
+    assert [(s.prompt, s.text) for s in found[0].samples] == [("The", " beginning")]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 8, 9, 20, 1000])
+def test_few_steps_are_shown_the_first_and_last_among_them(steps):
+    found = [
+        int(group.step.replace(",", "")) for group in written([sample(s) for s in range(steps)])
+    ]
+    assert found == sorted(found, reverse=True)
+    assert len(found) <= MOST_STEPS
+    assert len(found) >= min(steps, 5)
+    assert (found[0], found[-1]) == (steps - 1, 0)
+
+
+def test_long_samples_are_cut():
+    (group,) = written([sample(1, text="x" * 10_000)])
+    assert len(group.samples[0].text) < MOST_CHARACTERS + 10
+
+
+def test_control_characters_become_visible():
+    assert visible("a\x00\x1b[31m\n\tb\x85") == "a\u2400\u241b[31m\n\tb\ufffd"
+    assert visible("\ud800!") == "?!"

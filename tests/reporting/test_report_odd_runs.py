@@ -1,0 +1,113 @@
+"""Runs without this or that: the page says what is missing and compares only what compares."""
+
+import math
+import re
+
+import pytest
+from pages import Document, page
+from run_folders import ENVIRONMENT, TEXT, eval_line, train_line
+
+from llmjax.reporting import report
+
+
+def test_an_empty_run_says_so(maker):
+    text = page(maker.write()).text
+    for said in (
+        "Machine, versions, command not recorded",
+        "Steps none logged",
+        "metrics.jsonl is empty or missing",
+        "it has not been evaluated on held-out text",
+        "No curves: no step has been logged.",
+        "No samples: this run was not asked for any",
+        "No environment.json",
+        "not evaluated yet",
+        "xz -9e",
+    ):
+        assert said in text
+
+
+def test_a_run_without_evaluations_says_so(maker):
+    text = page(maker.write([train_line(step) for step in range(1, 50)])).text
+    assert "Not evaluated on held-out text yet" in text
+    assert "bits per byte of the last training batches" in text
+    assert "49 of 1,200 steps are logged so far" in text
+
+
+def test_evaluations_alone_are_enough(maker):
+    text = page(maker.write([eval_line(1200)])).text
+    assert "bits per byte of held-out text" in text
+    assert "No training step has been logged" in text
+
+
+def test_values_that_are_not_finite_leave_gaps_and_a_warning(maker):
+    lines = [train_line(step) for step in range(1, 101)]
+    for step in (40, 41):
+        lines[step - 1] |= {"loss": math.nan, "bits_per_byte": math.nan, "gradient_norm": math.inf}
+    document = page(maker.write([*lines, eval_line(100) | {"loss": None, "bits_per_byte": None}]))
+    assert "not a finite number in 2 logged training steps, first at step 40" in document.text
+    assert "not a finite number in 1 logged evaluation, first at step 100" in document.text
+    assert not re.search(r'd="[^"]*(nan|inf)', document.source)
+
+
+@pytest.mark.parametrize("value", [None, "much", [], {}, math.nan, True])
+def test_any_column_may_hold_anything(maker, value):
+    lines = [
+        {"step": step, "kind": "train"}
+        | dict.fromkeys(train_line(1).keys() - {"step", "kind"}, value)
+        for step in (1, 2)
+    ]
+    environment = {"model": value, "data": value, "sessions": [value, {"machine": value}]}
+    samples = [{"step": 1, "prompt": value, "text": value}, {"step": 2, "text": "fine"}]
+    assert "fine" in page(maker.write(lines, samples, environment)).text
+
+
+def test_resumed_and_torn_runs_are_footnoted(maker):
+    lines = [train_line(step) for step in (1, 2, 3, 2, 3, 4)]
+    environment = ENVIRONMENT | {"sessions": ENVIRONMENT["sessions"] * 3}
+    text = page(maker.write([*lines, '{"step": 5, "ki'], environment=environment)).text
+    assert "started 3 times" in text
+    assert "went back to an earlier step 1 time;" in text
+    assert "1 line was passed over as unreadable" in text
+
+
+def test_a_long_run_stays_small_and_keeps_its_spike(maker):
+    lines = [train_line(step, 30_000) for step in range(1, 30_001)]
+    lines[27_776] |= {"gradient_norm": 123.4}
+    document = Document(report(maker.write(lines)))
+    assert len(document.source) < 500_000
+    label = next(a["aria-label"] for a in document.all("svg") if "Gradient" in a["aria-label"])
+    assert "123.4" in label
+
+
+def of_bytes(step: int, length: int, bits: float):
+    return eval_line(step) | {"heldout_bytes": length, "heldout_tokens": 9, "bits_per_byte": bits}
+
+
+def test_a_run_evaluated_in_part_claims_nothing_against_the_compressors(maker):
+    text = page(maker.write([train_line(10), of_bytes(10, 100, 0.01)])).text
+    assert "first 100 of these bytes" in text
+    assert "than xz -9e" not in text
+
+
+def test_evaluations_of_different_text_are_not_compared(maker):
+    """While training a part was scored, at the end everything: the part's better figure is no
+    best, and no crossing of the dashed level."""
+    whole = len(TEXT)
+    lines = [train_line(10), of_bytes(10, 100, 0.01), of_bytes(20, 100, 0.02)]
+    document = page(maker.write([*lines, of_bytes(20, whole, 0.03)]))
+    assert "smaller than xz -9e" in document.text
+    assert f"Text scored {whole:,} bytes, 9 tokens" in document.text
+    assert "Best so far" not in document.text
+    assert "Below xz" not in document.text
+    assert "of a part of the held-out text, at most 100 bytes" in document.text
+    assert 'class="dots part"' in document.source
+
+
+def test_evaluations_of_one_text_are_compared(maker):
+    whole = len(TEXT)
+    figures = {10: 5.0, 20: 0.02, 30: 0.03}
+    lines = [of_bytes(step, whole, bits) for step, bits in figures.items()]
+    text = page(maker.write([train_line(10), *lines])).text
+    assert "Best so far 0.0200 bits per byte step 20" in text
+    assert "Below xz -9e, the dashed level, for the first time at step 20." in text
+    assert "part of the held-out text" not in text

@@ -1,0 +1,62 @@
+"""The config on the page: all of it, and what is not default marked."""
+
+from dataclasses import replace
+
+from llmjax.data.config import DataConfig, TextSource
+from llmjax.decoding.config import DecodingConfig
+from llmjax.optimizers.config import LionConfig
+from llmjax.reporting.settings import groups
+from llmjax.run.config.fields import rows
+from llmjax.run.config.schema import Config
+
+
+def changed(config):
+    return {
+        f"{group.title}.{one.name}": (one.value, one.default)
+        for group in groups(config)
+        for one in group.settings
+        if one.changed
+    }
+
+
+def test_the_default_config_marks_nothing_and_shows_every_field():
+    config = Config()
+    found = groups(config)
+    assert changed(config) == {}
+    assert sum(len(group.settings) for group in found) == len(list(rows(config)))
+    assert len({group.title for group in found}) == len(found)
+    assert all(one.doc for group in found for one in group.settings if group.title == "model")
+
+
+def test_changed_fields_are_marked_with_their_defaults():
+    config = Config()
+    config = replace(config, steps=7, model=replace(config.model, window=64, gated=False))
+    assert changed(config) == {
+        "run.steps": ("7", str(Config().steps)),
+        "model.window": ("64", "none"),
+        "model.gated": ("false", "true"),
+    }
+
+
+def test_another_kind_is_compared_with_its_own_defaults():
+    config = replace(Config(), optimizer=LionConfig(weight_decay=0.5))
+    marked = changed(config)
+    assert marked["optimizer.kind"] == ("lion", "adamw")
+    assert marked["optimizer.weight_decay"] == ("0.5", str(LionConfig().weight_decay))
+    assert len(marked) == 2
+
+
+def test_defaults_of_the_whole_outrank_those_of_the_part():
+    """Samples while training are shorter by default than text on demand."""
+    config = Config()
+    assert config.samples.decoding != DecodingConfig(), "else this test shows nothing"
+    config = replace(config, samples=replace(config.samples, decoding=DecodingConfig()))
+    assert set(changed(config)) == {"samples.decoding.max_new_tokens"}
+
+
+def test_sources_show_what_they_require():
+    source = TextSource(paths=("a.txt", "b.txt"), chunk_bytes=10)
+    marked = changed(replace(Config(), data=DataConfig(sources=(source, source))))
+    assert marked["data.sources.0.paths"] == ("a.txt, b.txt", "required")
+    assert marked["data.sources.1.chunk_bytes"] == ("10", "4096")
+    assert marked["data.sources"] == ("text, text", "embedded")

@@ -1,0 +1,96 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.objectives.config import MaskedConfig, PrefixConfig
+from llmjax.losses import LossConfig
+from llmjax.model.config import ModelConfig
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.checks import validate
+from llmjax.run.config.schema import Config, SamplesConfig
+from llmjax.scoring.config import EvaluationConfig
+
+MODEL = ModelConfig(d_model=32, num_heads=2, num_decoder_layers=1, max_length=64)
+GOOD = Config(model=MODEL, data=DataConfig(length=64, batch_size=8))
+
+
+def problems(config: Config) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    return caught.value.problems
+
+
+def test_a_good_config_passes_unchanged(tmp_path):
+    config = replace(GOOD, run_dir=str(tmp_path / "new" / "run"))
+    assert validate(config) == config
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps: 0 is not positive"),
+        ({"steps": "abc"}, "steps: 'abc' is not an integer"),
+        ({"seed": -1}, "seed: -1 is negative"),
+        ({"seed": 1 << 40}, "seed: 1099511627776 is not below"),
+        ({"model": None}, "model: None is not a group of fields"),
+        ({"model": replace(MODEL, num_heads=3)}, "does not divide into 3 heads"),
+        ({"model": replace(MODEL, dropout=1.5)}, "dropout"),
+        (
+            {"model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1)},
+            "causal wants a decoder",
+        ),
+        ({"data": replace(GOOD.data, length=128)}, "data.length: 128 tokens, but model.max_length"),
+        ({"data": replace(GOOD.data, batch_size=0)}, "data.batch_size: 0"),
+        ({"data": replace(GOOD.data, sources=())}, "data.sources: give at least one"),
+        ({"data": replace(GOOD.data, sources=(TextSource(()),))}, "names no paths"),
+        ({"data": replace(GOOD.data, heldout_fraction=0.0)}, "nothing is held out"),
+        ({"optimizer": AdamWConfig(learning_rate=math.nan)}, "optimizer.learning_rate: nan"),
+        ({"optimizer": AdamWConfig(learning_rate=-1.0)}, "optimizer.learning_rate: -1.0"),
+        ({"optimizer": AdamWConfig(accumulate=3)}, "do not divide into 3 parts"),
+        (
+            {"optimizer": AdamWConfig(schedule=ScheduleConfig(warmup_steps=5000))},
+            "warmup_steps: 5000",
+        ),
+        ({"optimizer": "adamw"}, "optimizer: 'adamw' is not a group of fields"),
+        ({"loss": LossConfig(label_smoothing=1.0)}, "loss.label_smoothing: 1.0"),
+        ({"loss": LossConfig(z_loss=math.inf)}, "loss.z_loss: inf"),
+        ({"evaluation": EvaluationConfig(context=128)}, "evaluation.context: 128 tokens"),
+        ({"samples": SamplesConfig(every=5, prompts=())}, "samples.prompts: empty"),
+        ({"objective": MaskedConfig()}, "objective: masked wants an encoder"),
+        ({"objective": PrefixConfig(), "evaluation": EvaluationConfig(stride=4)}, "overlapping"),
+        (
+            {
+                "model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1),
+                "objective": MaskedConfig(),
+                "samples": SamplesConfig(every=5),
+            },
+            "samples.every: an encoder alone writes no text",
+        ),
+        ({"run_dir": ""}, "run_dir: '' is no folder's name"),
+        ({"run_dir": "a\0b"}, "is no folder's name"),
+    ],
+)
+def test_each_mistake_is_named(changes, message):
+    assert any(message in problem for problem in problems(replace(GOOD, **changes)))
+
+
+def test_a_run_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (problem,) = problems(replace(GOOD, run_dir=str(tmp_path / "file" / "run")))
+    assert problem == f"run_dir: {tmp_path / 'file'} is a file, not a folder"
+
+
+def test_all_mistakes_at_once():
+    config = replace(
+        GOOD, steps=-1, seed=-1, data=replace(GOOD.data, length=0), loss=LossConfig(z_loss=-1.0)
+    )
+    assert len(problems(config)) >= 4
+
+
+def test_wrong_types_are_told_before_any_value_is_compared():
+    config = replace(GOOD, steps="many", seed=None, data=replace(GOOD.data, length="x"))
+    assert len(problems(config)) == 3

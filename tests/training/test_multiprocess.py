@@ -1,0 +1,187 @@
+"""Two processes of four devices each train the model that one process of eight trains."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runs
+import tiny
+from llmjax.data.loader import batch_at
+from llmjax.data.text.corpus import prepare
+from llmjax.errors import UserError
+from llmjax.parallel import distributed
+from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import to_json
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.training import train
+
+MESH = MeshConfig(data=2, fsdp=2, tensor=2)
+PATH = os.pathsep.join(map(str, (tiny.HERE, tiny.HERE.parent)))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def train_in_processes(configs: list[Config], folder: Path, count: int, devices: int) -> list:
+    """Trains one run after the other in `count` processes; what each process saw of each run."""
+    paths = [folder / f"config{index}.json" for index in range(len(configs))]
+    for path, config in zip(paths, configs, strict=True):
+        path.write_text(to_json(config))
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": PATH,
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    command = [sys.executable, str(tiny.HERE / "worker.py"), str(devices), *map(str, paths)]
+    workers = [
+        subprocess.Popen(command, env=environment | {"JAX_PROCESS_ID": str(index)})
+        for index in range(count)
+    ]
+    try:
+        while None in (codes := [worker.poll() for worker in workers]):
+            assert not any(codes), codes
+            time.sleep(0.05)
+        assert codes == [0] * count
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [
+        [json.loads(path.with_suffix(f".{index}").read_text()) for index in range(count)]
+        for path in paths
+    ]
+
+
+def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
+    folders = [tmp_path / name for name in ("one", "two", "half")]
+    for folder in folders:
+        folder.mkdir()
+    one = runs.config(folders[0], mesh=MESH)
+    train(one)
+    shutil.copytree(folders[0] / "run", folders[2] / "run")
+    for step in ("6", "8"):
+        shutil.rmtree(folders[2] / "run" / "checkpoints" / step)
+
+    others = [replace(one, run_dir=str(folder / "run")) for folder in folders[1:]]
+    fresh, resumed = train_in_processes(others, tmp_path, count=2, devices=4)
+    assert all((seen["processes"], seen["devices"]) == (2, 8) for seen in fresh)
+    losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=0, atol=1e-6)
+
+    _, corpus = prepare(one.data, one.tokenizer)
+    expected = {
+        str(step): runs.digest(batch_at(corpus, one.data, one.seed, step)) for step in range(8)
+    }
+    for process in range(2):
+        assert fresh[process]["batches"] == expected
+        assert resumed[process]["batches"] == {step: expected[step] for step in "4567"}
+
+
+def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess.Popen]:
+    """A process of one device for each config: `llmjax train` as worker.py runs it."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": PATH,
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": str(len(configs)),
+    }
+    started = []
+    for index, config in enumerate(configs):
+        path = folder / f"own{index}.json"
+        path.write_text(to_json(config))
+        command = [sys.executable, str(tiny.HERE / "commanded.py"), str(path), *signals]
+        own = environment | {"JAX_PROCESS_ID": str(index)}
+        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True))
+    return started
+
+
+def ends(started: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
+    """Exit code and llmjax's lines of each."""
+    try:
+        found = [one.communicate(timeout=150)[1] for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    lines = [[line for line in err.splitlines() if line.startswith("llmjax: ")] for err in found]
+    return [(one.returncode, said) for one, said in zip(started, lines, strict=True)]
+
+
+def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
+    (killed, _), (code, lines) = ends(start(tmp_path, [config] * 2, "SIGKILL", "0", "step", "5"))
+    assert killed == -signal.SIGKILL
+    assert code == 1
+    assert lines[-1].startswith("llmjax: error: process 0 (host ")
+    assert lines[-1].endswith("start the same command again to resume from step 4")
+
+
+def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
+    evaluation = EvaluationConfig(every=4, batch_size=2, max_tokens=256)
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), evaluation=evaluation)
+    first = ends(start(tmp_path, [config] * 2, "SIGTERM", "1", "batch", "2"))
+    assert [code for code, _ in first] == [75, 75]
+    assert all("saved step 4; start the same command" in lines[-1] for _, lines in first)
+    assert runs.metrics(tmp_path / "run", "eval") == []
+    second = ends(start(tmp_path, [config] * 2))
+    assert [code for code, _ in second] == [0, 0]
+    assert [line["step"] for line in runs.metrics(tmp_path / "run", "eval")] == [4, 8]
+
+
+def test_another_config_is_refused_by_all_and_leaves_no_folder(tmp_path):
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
+    found = ends(start(tmp_path, [config, replace(config, seed=3)]))
+    assert [code for code, _ in found] == [2, 2]
+    for _, lines in found:  # whichever was first to leave
+        assert "process 1: has another config than process 0: seed 0 there, 3 here" in lines[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plain_machine_is_alone():
+    assert distributed.explicit({}) is None
+    assert not distributed.launched({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"})
+    assert not distributed.launched({"OMPI_COMM_WORLD_SIZE": "", "TPU_WORKER_HOSTNAMES": "host"})
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_STEP_NUM_TASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "16"},
+        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"LLMJAX_DISTRIBUTED": "1"},
+    ],
+)
+def test_launchers_are_known_by_their_variables(environment):
+    assert distributed.launched(environment)
+
+
+def test_what_is_spelt_out_is_taken_and_contradictions_are_refused():
+    good = {
+        "JAX_COORDINATOR_ADDRESS": "host:1234",
+        "JAX_NUM_PROCESSES": "4",
+        "JAX_PROCESS_ID": "3",
+    }
+    assert distributed.explicit(good) == ("host:1234", 4, 3)
+    for change, said in [
+        ({"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID: not set"),
+        ({"JAX_PROCESS_ID": "4"}, "from 0 to N - 1"),
+        ({"JAX_NUM_PROCESSES": "two"}, "from 0 to N - 1"),
+        ({"JAX_COORDINATOR_ADDRESS": "host"}, "HOST:PORT"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            distributed.explicit(good | change)

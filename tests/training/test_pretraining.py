@@ -1,0 +1,185 @@
+"""Encoders and encoder-decoders in training: what they learn, and that nothing else decides it."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import runs
+import tiny
+from data.objective_rows import BOS, FIRST, LAST, PAD, cut, keys, vocabulary
+from llmjax.data.config import SentencePieceConfig
+from llmjax.data.objectives.config import MaskedConfig, MixtureConfig, PrefixConfig, SpanConfig
+from llmjax.data.objectives.masking import Masked
+from llmjax.data.objectives.objective import Causal, Continuation, Mixture, Prefix
+from llmjax.data.objectives.pairs import Spans
+from llmjax.errors import UserError
+from llmjax.evaluation.evaluate import evaluate
+from llmjax.losses import causal_loss
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
+from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
+from llmjax.reporting import report
+from llmjax.reporting.numbers import percent
+from llmjax.run.config.schema import Config
+from llmjax.run.telemetry.config import LogConfig
+from llmjax.scoring.config import EvaluationConfig
+from llmjax.state import make_state
+from llmjax.step import make_train_step
+from llmjax.training import loop, train
+
+SHAPE = replace(tiny.CONFIG, max_length=32)
+ENCODER = replace(SHAPE, num_encoder_layers=2, num_decoder_layers=0, unembed_transform=True)
+BOTH = replace(SHAPE, num_encoder_layers=1, num_decoder_layers=1)
+SPAN = SpanConfig(sentinels=8)
+CASES = {
+    "masked": (ENCODER, Masked(MaskedConfig(), vocabulary())),
+    "prefix": (SHAPE, Prefix(Causal(BOS, PAD))),
+    "span": (BOTH, Spans(SPAN, vocabulary())),
+    "mixture": (BOTH, Mixture([Spans(SPAN, vocabulary()), Continuation(vocabulary())], [1, 1], 0)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    shape, objective = CASES[request.param]
+    return Model(resolve(shape, LAST)), objective.batch(cut([9, 20, 3] * 20, 8, 32), keys(8))
+
+
+def stepped(model, batch, mesh, steps=2):
+    optimizer = make_optimizer(tiny.OPTIMIZER, 20, model.logical_axes())
+
+    def loss(params, batch, key):
+        return causal_loss(model, params, batch)
+
+    take_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
+    placed = jax.device_put(batch, named_sharding(mesh, "batch", "length"))
+    with jax.set_mesh(mesh):
+        state = make_state(model, optimizer, 0, mesh)
+        for _ in range(steps):
+            state, metrics = take_step(state, placed)
+    return tiny.numbers(state.params), {name: float(x) for name, x in metrics.items()}
+
+
+def test_eight_devices_step_as_one(case):
+    model, batch = case
+    alone, one = stepped(model, batch, tiny.one_device())
+    shared, eight = stepped(model, batch, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert one["skipped"] == eight["skipped"] == 0
+    assert one["weight"] == batch["weights"].sum()
+    assert eight["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-3)  # Adam's first steps are signs
+
+
+def test_only_targets_of_weight_decide_loss_and_gradient(case):
+    model, batch = case
+    noise = np.random.default_rng(0).integers(FIRST, LAST, batch["targets"].shape, np.int32)
+    other = batch | {"targets": np.where(batch["weights"] > 0, batch["targets"], noise)}
+    assert (other["targets"] != batch["targets"]).any()
+    mesh = tiny.one_device()
+    (one, ones), (two, twos) = stepped(model, batch, mesh), stepped(model, other, mesh)
+    assert ones["loss"] == twos["loss"]
+    assert ones["correct"] == twos["correct"]
+    assert tiny.equal(one, two)
+
+
+def masked(folder, **changes) -> Config:
+    base = runs.config(folder, model=replace(ENCODER, max_length=16), objective=MaskedConfig())
+    return replace(base, **changes)
+
+
+def entropy(text: str) -> float:
+    """Of a text's bytes one by one, nats."""
+    counts = np.array(list(Counter(text.encode()).values()))
+    return float(-(counts / counts.sum() * np.log(counts / counts.sum())).sum())
+
+
+def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
+    config = masked(
+        tmp_path,
+        steps=250,
+        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128, dropout=0.0),
+        optimizer=AdamWConfig(learning_rate=4e-3, schedule=ScheduleConfig(warmup_steps=20)),
+        evaluation=EvaluationConfig(every=0),
+        log=LogConfig(every=50, display="none"),
+    )
+    config = replace(config, data=replace(config.data, batch_size=32, length=32))
+    train(config)
+    run = tmp_path / "run"
+    (line,) = runs.metrics(run, "eval")
+    assert line["loss"] < 0.8 * entropy((tmp_path / "text").read_text())
+    assert line["bits_per_byte"] is None
+    assert line["accuracy"] > 0.35
+    for train_line in runs.metrics(run):
+        assert train_line["bits_per_byte"] is None
+        assert 0 <= train_line["accuracy"] <= 1
+    # Every token is read, but where an epoch ends in the midst of a row.
+    assert runs.metrics(run)[-1]["tokens"] == pytest.approx(250 * 32 * 32, rel=0.01)
+    found = evaluate(run)
+    assert found.score.loss_per_token == pytest.approx(line["loss"], abs=1e-4)
+    assert found.score.tokens == line["heldout_tokens"]
+    assert "of the hidden tokens" in str(found)
+    code, out, _ = command("evaluate", str(run), "--json")
+    shown = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert shown["bits_per_byte"] is None
+    assert shown["accuracy"] == found.score.accuracy
+    assert shown["intervals"].keys() == {"loss", "perplexity", "accuracy"}
+    assert shown["intervals"]["accuracy"]["low"] < shown["accuracy"]
+    assert "baselines" not in shown
+    page = report(run).read_text()
+    assert percent(found.score.accuracy) in page
+    assert "xz -9e" not in page
+
+
+class Stop(Exception):
+    """Ends a run abruptly."""
+
+
+def test_a_masked_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+        runs.write_text(tmp_path / name / "text")
+    whole = masked(tmp_path / "whole")
+    halves = replace(whole, run_dir=str(tmp_path / "halves" / "run"))
+    train(whole)
+    save = loop.Loop._save
+
+    def stopping(self, at, *rest):
+        save(self, at, *rest)
+        if at == 4:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_save", stopping)
+        with pytest.raises(Stop):
+            train(halves)
+    train(halves)
+    ours, theirs = (runs.metrics(tmp_path / name / "run") for name in ("whole", "halves"))
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("step", "loss", "accuracy", "gradient_norm", "tokens"):
+            assert one[name] == other[name]
+    with pytest.raises(UserError, match=r"objective\.share"):
+        train(replace(whole, steps=9, objective=MaskedConfig(share=0.3)))
+
+
+@pytest.mark.parametrize("objective", [SPAN, MixtureConfig((SPAN, PrefixConfig()))])
+def test_encoder_decoders_train_and_evaluate(tmp_path, objective):
+    config = masked(
+        tmp_path,
+        steps=3,
+        model=replace(BOTH, max_length=16),
+        objective=objective,
+        tokenizer=SentencePieceConfig(vocab_size=300),
+    )
+    train(config)
+    (line,) = runs.metrics(tmp_path / "run", "eval")
+    assert math.isfinite(line["loss"])
+    assert evaluate(tmp_path / "run").score.tokens == line["heldout_tokens"]
