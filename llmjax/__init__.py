@@ -9,6 +9,16 @@ Importing this package is light: the public names stand in `__init__.pyi`, and e
 module when it is first used.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # asks the installed metadata, which takes as long as all the rest
+        from llmjax.version import __version__
+
+        return __version__
+    return _public_name(name)

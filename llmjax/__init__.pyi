@@ -148,4 +148,5 @@ from .tasks.config import (
     TokenTask as TokenTask,
 )
 from .training import train as train
-from .version import __version__ as __version__
+
+__version__: str

@@ -48,6 +48,7 @@ if __name__ == "__main__":
     config = Path(path).with_suffix(".py")
     text = Path(path).read_text()
     config.write_text(
-        f"from llmjax.run.config.storage import from_json\ndef config():\n    return from_json({text!r})\n"
+        "from llmjax.run.config.storage import from_json\n"
+        f"def config():\n    return from_json({text!r})\n"
     )
     sys.exit(cli.main(["train", str(config)]))

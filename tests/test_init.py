@@ -1,6 +1,6 @@
 """The package's front: light to import, complete when asked."""
 
-import importlib
+import inspect
 import subprocess
 import sys
 
@@ -21,15 +21,8 @@ def test_every_name_is_there(name):
     assert callable(getattr(llmjax, name))
 
 
-@pytest.mark.parametrize(
-    "name",
-    "chat choose compress embed evaluate fill_mask generate harness report train".split(),
-)
-def test_verbs_are_modules_and_functions_alike(name, monkeypatch):
-    module = importlib.import_module(f"llmjax.{name}")
-    assert getattr(llmjax, name) is module
-    monkeypatch.setattr(module, name, lambda *args, **kwargs: (args, kwargs))
-    assert getattr(llmjax, name)(1, two=2) == ((1,), {"two": 2})
+def test_signatures_are_those_of_the_functions():
+    assert "config" in inspect.signature(llmjax.train).parameters
 
 
 def test_unknown_names_are_attribute_errors():

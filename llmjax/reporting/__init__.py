@@ -61,7 +61,7 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
 def render(page: Page) -> str:
     """The page as HTML, every value in it escaped."""
     templates = Environment(
-        loader=PackageLoader("llmjax.report", "."),
+        loader=PackageLoader("llmjax.reporting", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

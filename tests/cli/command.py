@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 from llmjax import cli
 
@@ -20,7 +19,15 @@ def process(*argv: str, **options) -> subprocess.CompletedProcess:
     )
 
 
-def stub(monkeypatch, module: str, function) -> None:
-    """Puts a module with one function of its own name in the place of a verb's."""
-    name = module.rpartition(".")[2]
-    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: function}))
+HOMES = {
+    "evaluate": "llmjax.evaluation.evaluate",
+    "generate": "llmjax.inference.generate",
+    "report": "llmjax.reporting",
+    "train": "llmjax.training",
+}
+"""Function -> the module that a command takes it from."""
+
+
+def stub(monkeypatch, name: str, function) -> None:
+    """Puts another function in the place of a command's."""
+    monkeypatch.setattr(f"{HOMES[name]}.{name}", function)

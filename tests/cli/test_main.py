@@ -47,7 +47,7 @@ def test_faults_of_ours_exit_with_1_and_hint_at_the_traceback(capsys, monkeypatc
     def report(run, out):
         raise ZeroDivisionError("by\nzero")
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     code, out, err = run(capsys, "report", "x")
     assert (code, out) == (1, "")
     assert err == [
@@ -62,7 +62,7 @@ def test_debug_shows_where_a_mistake_was_found(capsys, monkeypatch):
     def report(run, out):
         raise UserError("x", "wrong", "mend it")
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     code, _, err = run(capsys, "report", "x", "--debug")
     assert code == 2
     assert any("Traceback" in line for line in err)
@@ -73,7 +73,7 @@ def test_interrupts_are_one_line(capsys, monkeypatch):
     def report(run, out):
         raise KeyboardInterrupt
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     assert run(capsys, "report", "x") == (130, "", ["llmjax: interrupted"])
 
 
@@ -82,7 +82,7 @@ def test_the_log_is_plain_lines_on_stderr(capsys, monkeypatch):
         logging.getLogger("llmjax.somewhere").warning("all %d steps are done", 3)
         return "a path"
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     assert run(capsys, "report", "x") == (0, "a path\n", ["llmjax: all 3 steps are done"])
     assert logging.getLogger("llmjax").propagate
 
@@ -91,7 +91,7 @@ def test_a_training_stopped_by_a_signal_exits_with_75(capsys, monkeypatch, tmp_p
     def train(config):
         raise Stopped(7, "SIGTERM")
 
-    stub(monkeypatch, "llmjax.train", train)
+    stub(monkeypatch, "train", train)
     code, out, err = run(capsys, "train", "smoke", "--run-dir", str(tmp_path))
     assert (code, out) == (75, "")
     assert err == ["llmjax: SIGTERM: saved step 7; start the same command again to go on"]
@@ -121,7 +121,7 @@ def test_no_memory_is_a_line_about_sizes(capsys, monkeypatch, error):
     def report(run, out):
         raise error
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     code, out, err = run(capsys, "report", "x")
     assert (code, out, len(err)) == (2, "", 1)
     assert "memory" in err[0]

@@ -163,7 +163,7 @@ def test_whatever_is_raised_ends_in_one_line(capsys, monkeypatch, error, code, s
     def report(run, out):
         raise error
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     found, out, err = run(capsys, "report", "x")
     assert (found, out) == (code, "")
     assert len(err) == 1
@@ -174,7 +174,7 @@ def test_exits_pass(monkeypatch):
     def report(run, out):
         raise SystemExit(3)
 
-    stub(monkeypatch, "llmjax.report", report)
+    stub(monkeypatch, "report", report)
     from llmjax import cli
 
     with pytest.raises(SystemExit):

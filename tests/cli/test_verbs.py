@@ -53,7 +53,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
         (tmp_path / "new" / "metrics.jsonl").write_text(text)
         return tmp_path / "new"
 
-    stub(monkeypatch, "llmjax.train", train)
+    stub(monkeypatch, "train", train)
     folder = str(tmp_path / "new")
     words = [
         "train",
@@ -73,7 +73,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
     assert seen[0].run_dir == folder
     assert seen[0].log.profile == 5
     monkeypatch.setitem(
-        sys.modules, "llmjax.train", types.SimpleNamespace(train=lambda c: Path(folder))
+        sys.modules, "llmjax.training", types.SimpleNamespace(train=lambda c: Path(folder))
     )
     _, out, _ = run(capsys, *words, "--json")
     assert json.loads(out) == {
@@ -88,7 +88,7 @@ def test_json_is_the_last_line_of_stdout(capsys, monkeypatch):
         def to_dict(self):
             return {"bits_per_byte": 1.5, "mfu": float("nan"), "list": [float("inf"), "é"]}
 
-    stub(monkeypatch, "llmjax.evaluate", lambda run, **fields: Result())
+    stub(monkeypatch, "evaluate", lambda run, **fields: Result())
     code, out, _ = run(capsys, "evaluate", "x", "--data", "some.txt", "--json")
     assert code == 0
     assert json.loads(out.splitlines()[-1]) == {
@@ -105,7 +105,7 @@ def test_options_reach_the_function_of_the_verb(capsys, monkeypatch):
         seen.update(fields, run=run)
         return "a table"
 
-    stub(monkeypatch, "llmjax.evaluate", evaluate)
+    stub(monkeypatch, "evaluate", evaluate)
     argv = "evaluate runs/x --data a.txt b/*.txt --context 64 --stride=16 --mesh.tensor 2"
     code, out, _ = run(capsys, *argv.split())
     assert (code, out) == (0, "a table\n")
@@ -122,7 +122,7 @@ def test_prompts_are_given_one_by_one(capsys, monkeypatch):
         seen.update(fields, run=run, prompts=prompts, config=config)
         return []
 
-    stub(monkeypatch, "llmjax.generate", generate)
+    stub(monkeypatch, "generate", generate)
     argv = ["generate", "--prompt", "one", "--prompt=--two", "--top-p", "0.9", "runs/x"]
     assert run(capsys, *argv)[0] == 0
     assert seen["run"] == "runs/x"

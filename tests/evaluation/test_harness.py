@@ -224,6 +224,8 @@ sys.exit(main(["harness", {str(run)!r}, "--tasks", "arc_easy"]))"""
 
 
 def test_no_other_model_code_is_imported():
-    code = "import llmjax.evaluation.harness, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import llmjax.evaluation.harness, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
