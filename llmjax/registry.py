@@ -1,0 +1,49 @@
+"""Registries: the kinds of one thing by name, each in a file of its own.
+
+A kind is added by one file and one line in its registry. A config field that takes any of them is
+annotated with the registry (`Annotated[Objective, OBJECTIVES]`); its values are told apart by their
+`kind`.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+from llmjax.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """Kind -> class. A class's module is imported when the kind is first asked for."""
+
+    def __init__(self, noun: str, classes: Mapping[str, str]):
+        """
+        Args:
+          noun: what one of them is called in messages.
+          classes: kind -> "module:Class", in the order in which help lists them.
+        """
+        self.noun, self._classes = noun, dict(classes)
+
+    def __getitem__(self, kind: str) -> type[T]:
+        """
+        Raises:
+          UserError: there is no such kind; a similar one is suggested.
+        """
+        if kind not in self._classes:
+            near = get_close_matches(kind, self._classes, 1)
+            fix = f"did you mean {near[0]}?" if near else "choose " + ", ".join(self._classes)
+            raise UserError(f"{self.noun} {kind}", "does not exist", fix)
+        module, _, name = self._classes[kind].partition(":")
+        registered: type[T] = getattr(importlib.import_module(module), name)
+        return registered
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
