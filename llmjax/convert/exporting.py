@@ -7,17 +7,20 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from llmjax.convert.families import Family, essence, family_of
+from llmjax.convert.families.registry import Family, essence, family_of
 from llmjax.convert.folders import becoming
-from llmjax.convert.forms import form_of, sentence_of
-from llmjax.convert.hf.heads import Headed, choose_task
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.safetensors_writing import SHARD_BYTES, write_folder
+from llmjax.convert.hf.classes import Headed, choose_task, form_of, sentence_of
+from llmjax.convert.hf.safetensors import (
+    SHARD_BYTES,
+    TensorFiles,
+    open_folder,
+    read_header,
+    read_object,
+    write_folder,
+)
 from llmjax.convert.hf.sentence_writing import write_sentence
-from llmjax.convert.hf.tokenizer_files import export_tokenizer
-from llmjax.convert.hf.weight_files import open_folder
-from llmjax.convert.stored import merged_params, without_adapters
+from llmjax.convert.hf.tokenizer import export_tokenizer
+from llmjax.convert.params import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError

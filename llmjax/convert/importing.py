@@ -8,9 +8,9 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from llmjax.convert.families import family_of
+from llmjax.convert.families.registry import family_of
 from llmjax.convert.folders import becoming
-from llmjax.convert.hf.heads_reading import Body, body_shape, kind_of, read_with_head
+from llmjax.convert.hf.heads import Body, body_shape, kind_of, read_with_head
 from llmjax.convert.hf.mapping import Match, read_params
 from llmjax.convert.hf.sentence import Sentence
 from llmjax.convert.sources import Published, open_source

@@ -4,9 +4,9 @@ import gguf
 import jax
 import numpy as np
 
-from llmjax.convert.families import FAMILIES
+from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.config import NAMES
-from llmjax.convert.gguf.names import TABLES
+from llmjax.convert.gguf.reading import TABLES
 from llmjax.convert.hf.mapping import Match, plan_tensors
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig

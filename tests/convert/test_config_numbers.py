@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from llmjax.convert.families import FAMILIES, family_of
+from llmjax.convert.families.registry import FAMILIES, family_of
+from llmjax.convert.hf.config import LONGEST, MOST_LAYERS, RANGES, WIDEST
 from llmjax.convert.hf.fields import Theirs
-from llmjax.convert.hf.number_fields import LONGEST, MOST_LAYERS, RANGES, WIDEST
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.storage.json_documents import parse_json

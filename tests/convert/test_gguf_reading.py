@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from gguf_files import KEYS, SIZES, file_tensors, model_of, write
 
-from llmjax.convert.families import FAMILIES
+from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.file import open_file
-from llmjax.convert.gguf.names import rotary_pairs
-from llmjax.convert.gguf.reading import open_gguf
+from llmjax.convert.gguf.reading import open_gguf, rotary_pairs
 from llmjax.convert.hf.mapping import Match, read_params
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve

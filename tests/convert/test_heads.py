@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from llmjax.convert.exporting import export
-from llmjax.convert.hf.heads import headed
-from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.hf.classes import headed
+from llmjax.convert.hf.safetensors import open_folder
 from llmjax.convert.importing import import_model
-from llmjax.convert.stored import stored_params
-from llmjax.convert.trees import flatten, unflatten
+from llmjax.convert.params import flatten, stored_params, unflatten
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from llmjax.convert.exporting import export
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.safetensors_writing import write_file, write_folder
-from llmjax.convert.hf.weight_files import INDEX, SINGLE, open_folder
+from llmjax.convert.hf.safetensors import (
+    INDEX,
+    SINGLE,
+    TensorFiles,
+    open_folder,
+    read_header,
+    write_file,
+    write_folder,
+)
 from llmjax.convert.importing import import_model
 from llmjax.convert.tensors import Planned
 from llmjax.errors import UserError

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmjax.convert.families import FAMILIES, essence, family_for, family_of
 from llmjax.convert.families.family import NamesOf
+from llmjax.convert.families.registry import FAMILIES, essence, family_for, family_of
 from llmjax.errors import UserError
 from llmjax.model import families
 from llmjax.model.config import ModelConfig

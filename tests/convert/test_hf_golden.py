@@ -5,11 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.convert.families import family_of
+from llmjax.convert.families.registry import family_of
 from llmjax.convert.hf.mapping import Match, read_params
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.hf.safetensors import TensorFiles, open_folder, read_header, read_object
 from llmjax.model.model import Model
 
 

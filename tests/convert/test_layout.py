@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.convert.families import FAMILIES
-from llmjax.convert.hf.layout import Layout, Part
+from llmjax.convert.families.registry import FAMILIES
+from llmjax.convert.hf.names import Layout, Part
 
 SIZES = {"d": 6, "e": 6, "h": 4, "n": 2, "k": 3, "f": 5, "v": 7, "p": 8, "t": 2, "b": 9}
 LAYOUTS = sorted(

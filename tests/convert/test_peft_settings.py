@@ -9,8 +9,7 @@ from safetensors.numpy import load_file, save_file
 from test_weight_files import CONFIG, single
 
 from llmjax.convert.importing import import_model
-from llmjax.convert.peft.reading import import_adapter
-from llmjax.convert.peft.settings import LONGEST_PATTERN, PLAIN, SAID_OTHERWISE
+from llmjax.convert.peft.reading import LONGEST_PATTERN, PLAIN, SAID_OTHERWISE, import_adapter
 from llmjax.errors import UserError
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -182,7 +181,7 @@ def test_only_the_adapters_own_file_is_read(adapter, base, tmp_path):
     single(adapter)
     (adapter / "model.safetensors.index.json").write_text("{}")
     save_file({"x": np.zeros(1, "f4")}, adapter / "other.safetensors")
-    from llmjax.convert.stored import stored_params
+    from llmjax.convert.params import stored_params
     from llmjax.run.folder import Run
 
     run = Run(imported(adapter, base))

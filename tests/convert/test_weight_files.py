@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llmjax.convert.hf.safetensors_writing import write_file
-from llmjax.convert.hf.weight_files import INDEX, NAMED, SINGLE, open_folder
+from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder, write_file
 from llmjax.convert.sources import open_source
 from llmjax.convert.tensors import Planned
 from llmjax.errors import UserError

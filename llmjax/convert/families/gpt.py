@@ -2,7 +2,7 @@
 
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import NORMS_BEFORE, SILU
-from llmjax.convert.families.parts import (
+from llmjax.convert.families.tables import (
     DECODER,
     EMBEDDING,
     GROUPED,
@@ -17,12 +17,9 @@ from llmjax.convert.families.parts import (
     norm,
     thirds,
 )
-from llmjax.convert.hf.fields import Activation, Must, Same, fixed
-from llmjax.convert.hf.head_fields import Tied
-from llmjax.convert.hf.layer_fields import Window
-from llmjax.convert.hf.layout import Layout, Part
-from llmjax.convert.hf.names import NameTable, Row
-from llmjax.convert.hf.rotary_fields import Rotary
+from llmjax.convert.hf.attention_fields import Rotary, Window
+from llmjax.convert.hf.fields import Activation, Must, Same, Tied, fixed
+from llmjax.convert.hf.names import Layout, NameTable, Part, Row
 
 OURS = "decoder.layers"
 

@@ -1,7 +1,7 @@
 """Llama and those that took its layout: Mistral, Qwen, SmolLM3, OLMo 2, Gemma."""
 
 from llmjax.convert.families.family import Family
-from llmjax.convert.families.parts import (
+from llmjax.convert.families.tables import (
     DECODER,
     EMBEDDING,
     GROUPED,
@@ -11,12 +11,9 @@ from llmjax.convert.families.parts import (
     mlp,
     norm,
 )
-from llmjax.convert.hf.fields import Activation, Field, Fixed, Must, Power, Same, fixed
-from llmjax.convert.hf.head_fields import Tied
-from llmjax.convert.hf.layer_fields import Unrotated, Window, Windows
-from llmjax.convert.hf.layout import Layout
-from llmjax.convert.hf.names import NameTable, Row
-from llmjax.convert.hf.rotary_fields import Rotary, TwoRotary
+from llmjax.convert.hf.attention_fields import Rotary, TwoRotary, Unrotated, Window, Windows
+from llmjax.convert.hf.fields import Activation, Field, Fixed, Must, Power, Same, Tied, fixed
+from llmjax.convert.hf.names import Layout, NameTable, Row
 
 LAYER = "model.layers.{layer}"
 OURS = "decoder.layers"

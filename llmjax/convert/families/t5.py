@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmjax.convert.families.family import Family
-from llmjax.convert.families.parts import BUCKETS, DOWN, EMBEDDING, UP, attention, dense, norm
-from llmjax.convert.hf.fields import ACTIVATIONS, Field, Must, Same, Theirs, fixed
-from llmjax.convert.hf.head_fields import Tied
+from llmjax.convert.families.tables import BUCKETS, DOWN, EMBEDDING, UP, attention, dense, norm
+from llmjax.convert.hf.fields import ACTIVATIONS, Field, Must, Same, Theirs, Tied, fixed
 from llmjax.convert.hf.names import NameTable, Row
 from llmjax.model.config import ModelConfig
 

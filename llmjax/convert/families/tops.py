@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from llmjax.convert.hf.layout import Layout
-from llmjax.convert.hf.names import NameTable, Row
+from llmjax.convert.hf.names import Layout, NameTable, Row
 from llmjax.tasks.heads import Neck
 
 Use = Literal["text", "tokens", "answers"]

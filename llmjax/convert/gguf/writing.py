@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.convert.families import FAMILIES, Family, essence
+from llmjax.convert.families.registry import FAMILIES, Family, essence
 from llmjax.convert.folders import becoming_file
-from llmjax.convert.gguf.file import library
-from llmjax.convert.gguf.metadata import add_value
-from llmjax.convert.gguf.names import TABLES, Tensor
-from llmjax.convert.gguf.reading import Gguf, open_gguf
-from llmjax.convert.gguf.rope import llama3_factors, rope_keys
-from llmjax.convert.gguf.vocabulary import check_vocabulary, vocabulary_keys
+from llmjax.convert.gguf.config import llama3_factors, rope_keys
+from llmjax.convert.gguf.file import add_value, library
+from llmjax.convert.gguf.reading import TABLES, Gguf, Tensor, open_gguf
+from llmjax.convert.gguf.tokenizer_writing import check_vocabulary, vocabulary_keys
 from llmjax.convert.hf.mapping import Match, plan_tensors
-from llmjax.convert.stored import model_params, without_adapters
+from llmjax.convert.params import model_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
 from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError

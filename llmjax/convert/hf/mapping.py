@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from llmjax.convert.hf.layout import Sizes, axis_sizes
-from llmjax.convert.hf.names import LAYER, NameTable, Row, canonical
+from llmjax.convert.hf.names import LAYER, NameTable, Row, Sizes, axis_sizes, canonical
+from llmjax.convert.params import flatten, host, unflatten
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -22,7 +22,6 @@ from llmjax.convert.tensors import (
     check_range,
     same,
 )
-from llmjax.convert.trees import flatten, unflatten
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.plan import Params
@@ -119,14 +118,6 @@ class Match:
                     f"tensor {name}", f"is {list(there)}, but config.json asks for {list(shape)}"
                 )
         return found
-
-
-def host() -> jax.Device:
-    """The device whose arrays lie in the host's memory: a model in files need not fit a GPU."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return jax.local_devices()[0]
 
 
 def read_params(

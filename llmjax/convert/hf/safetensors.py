@@ -4,20 +4,55 @@ A file is the length of its header (8 bytes, little-endian), the header (JSON: n
 and the range of its bytes after the header) and the bytes. https://github.com/huggingface/safetensors
 """
 
+import contextlib
+import json
 import os
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from llmjax.convert.hf.reading import open_regular
-from llmjax.convert.tensors import Index
+from llmjax.convert.tensors import Index, Planned
 from llmjax.errors import UserError
 from llmjax.storage.bounded import size_text
-from llmjax.storage.json_documents import JsonLimits, parse_json
+from llmjax.storage.json_documents import JsonLimits, parse_json, read_json
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading in parts; a FIFO or a device is never waited for.
+
+    Raises:
+      UserError: it does not exist, is no regular file, or cannot be read.
+    """
+    try:
+        # Opening a FIFO would wait for its writer without O_NONBLOCK.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise UserError(path, "is not a regular file", "download it again")
+            yield file
+    except OSError as error:
+        raise UserError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+      UserError: it does not, or is beyond the limits of `llmjax.storage.SETTINGS`, or cannot be
+        read.
+    """
+    found = read_json(path, fix="restore the file")
+    if not isinstance(found, dict):
+        raise UserError(path, "is not a JSON object", "restore the file")
+    return found
+
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -167,3 +202,160 @@ def _read_small(one: Stored) -> np.ndarray:
         file.seek(one.offset)
         content = file.read(prod(one.shape) * one.dtype.itemsize)
     return np.frombuffer(content, one.dtype).reshape(one.shape).copy()
+
+
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+SHARD_BYTES = 5_000_000_000
+
+
+def write_folder(
+    folder: Path, tensors: Sequence[Planned], max_shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes model.safetensors; above a size several files and their index.
+
+    Args:
+      folder: where; it exists.
+      tensors: in this order.
+      max_shard_bytes: of tensors in a file; a single larger tensor has a file of its own.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    shards = _shards(tensors, max_shard_bytes)
+    if len(shards) == 1:
+        write_file(folder / SINGLE, tensors)
+        return
+    where: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_file(folder / name, shard)
+        where |= {tensor.name: name for tensor in shard}
+    index = {"metadata": {"total_size": sum(t.bytes for t in tensors)}, "weight_map": where}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_file(path: Path, tensors: Sequence[Planned]) -> None:
+    """Writes one file, header first, and waits until the disk has it.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    header: dict[str, object] = {METADATA: {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.bytes
+        header[tensor.name] = {
+            "dtype": CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the data is aligned
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            made = tensor.make()
+            assert made.shape == tensor.shape, f"{tensor.name}: {made.shape}"
+            made.astype(tensor.dtype, order="C", copy=False).reshape(-1).view("u1").tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _shards(tensors: Sequence[Planned], limit: int) -> list[list[Planned]]:
+    shards: list[list[Planned]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.bytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.bytes
+    return shards
+
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+NAMED = "transformers_weights"
+"""The field of config.json that names another file, or an index."""
+SHOWN = 3
+"""How many names of files a message lists."""
+MOST_TENSORS = 200_000
+"""Of all files together; the largest published models of the supported families have some 1,000."""
+
+
+def open_folder(folder: Path, named: object = None) -> TensorFiles:
+    """The tensors of a model's folder.
+
+    Args:
+      folder: has model.safetensors, or an index and the files that it names.
+      named: what config.json has under `NAMED`; None where it says nothing.
+
+    Raises:
+      UserError: there are none, or a file is damaged, missing or outside of the folder.
+    """
+    if named is not None:
+        name = _inside(folder / "config.json", named)
+        if name.endswith(".safetensors.index.json"):
+            return _open_shards(folder / name)
+        return TensorFiles(read_header(folder / name))
+    if (folder / SINGLE).is_file():
+        return TensorFiles(read_header(folder / SINGLE))
+    if (folder / INDEX).is_file():
+        return _open_shards(folder / INDEX)
+    if (folder / SINGLE).exists():
+        raise UserError(folder / SINGLE, "is not a regular file", "download it again")
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+        shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+        raise UserError(
+            folder,
+            f"has neither {SINGLE} nor {INDEX}, but {shown}",
+            f"complete the download, or give the weights' file the name {SINGLE}",
+        )
+    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise UserError(
+            pickled[0],
+            "is a pickle, which could run any program when it is read",
+            "save the model as safetensors",
+        )
+    raise UserError(folder, f"holds no {SINGLE}", "check that the download is complete")
+
+
+def _open_shards(path: Path) -> TensorFiles:
+    """The tensors of the files that an index names."""
+    folder = path.parent
+    weight_map = read_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(path, "has no weight_map", "restore the file")
+    if len(weight_map) > MOST_TENSORS:
+        raise UserError(path, f"names more than {MOST_TENSORS:,} tensors")
+    found: dict[str, Stored] = {}
+    for shard in sorted(_names_of(path, weight_map)):
+        if not (folder / shard).is_file():
+            raise UserError(
+                folder / shard, f"is missing, but {path.name} names it", "download it too"
+            )
+        for name, stored in read_header(folder / shard).items():
+            if name in found:
+                raise UserError(
+                    f"tensor {name}", f"is both in {found[name].path.name} and in {shard}"
+                )
+            found[name] = stored
+        if len(found) > MOST_TENSORS:
+            raise UserError(path, f"names files of more than {MOST_TENSORS:,} tensors")
+    for name, shard in weight_map.items():
+        if name not in found or found[name].path.name != shard:
+            raise UserError(f"tensor {name}", f"is not in {shard}, where {path.name} has it")
+    return TensorFiles(found)
+
+
+def _names_of(path: Path, weight_map: dict[str, object]) -> set[str]:
+    """The files that an index names."""
+    words = [name if isinstance(name, str) else _inside(path, name) for name in weight_map.values()]
+    return {_inside(path, name) for name in set(words)}
+
+
+def _inside(path: Path, name: object) -> str:
+    """The name of a file in the folder of `path`, which says it; refused if it is a way out."""
+    if not isinstance(name, str) or not name or PurePosixPath(name).name != name or "\\" in name:
+        raise UserError(path, f"names the file {name!r}, which is not in its own folder")
+    return name

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from llmjax.convert.hf.reading import read_object
+from llmjax.convert.hf.safetensors import read_object
 from llmjax.convert.hf.sentence_modules import read_step
 from llmjax.errors import UserError
 from llmjax.inference.vector_steps import Step

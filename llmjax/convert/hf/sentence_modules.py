@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
+from llmjax.convert.hf.safetensors import TensorFiles, read_header, read_object
 from llmjax.convert.tensors import check_float
 from llmjax.errors import UserError
 from llmjax.inference.vector_steps import Nonlinearity, Step

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.convert.hf.safetensors_writing import write_file
+from llmjax.convert.hf.safetensors import write_file
 from llmjax.convert.hf.sentence import LEGACY, MODULES, SETTINGS, THEIRS, Sentence
 from llmjax.convert.hf.sentence_modules import ACTIVATIONS, WEIGHTS
 from llmjax.convert.tensors import Planned

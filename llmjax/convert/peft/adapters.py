@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.convert.hf.layout import Layout, Sizes
 from llmjax.convert.hf.mapping import Match
-from llmjax.convert.hf.names import LAYER, Row
-from llmjax.convert.trees import flatten
+from llmjax.convert.hf.names import LAYER, Layout, Row, Sizes
+from llmjax.convert.params import flatten
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 

@@ -1,5 +1,6 @@
 """A run's adapters in PEFT's format: adapter_config.json and adapter_model.safetensors."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,19 +12,14 @@ import numpy as np
 
 from llmjax.convert.exporting import write_json
 from llmjax.convert.folders import becoming
-from llmjax.convert.forms import Whole, form_of
-from llmjax.convert.hf.heads import Headed, choose_task
-from llmjax.convert.hf.layout import Sizes
+from llmjax.convert.hf.classes import Headed, Whole, choose_task, form_of
 from llmjax.convert.hf.mapping import Match
-from llmjax.convert.hf.names import LAYER
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.safetensors_writing import write_file
+from llmjax.convert.hf.names import LAYER, Sizes
+from llmjax.convert.hf.safetensors import TensorFiles, read_header, write_file
+from llmjax.convert.params import flatten, stored_params, unflatten, without_adapters
 from llmjax.convert.peft.adapters import Module, adapted_leaves, modules_of, write_layout
-from llmjax.convert.peft.base import base_name
 from llmjax.convert.sources import ADAPTER
-from llmjax.convert.stored import stored_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
-from llmjax.convert.trees import flatten, unflatten
 from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -31,9 +27,53 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
+from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
-from llmjax.run.origin import read_origin
+from llmjax.run.origin import Origin, read_origin
+
+log = logging.getLogger(__name__)
+
+
+def base_name(config: Config, origin: Origin | None) -> str | None:
+    """base_model_name_or_path; None, with a warning that says what to do, where the adapters stand
+    on no model as it was published, or on one that PEFT has no name for.
+
+    Args:
+      config: of a run with adapters.
+      origin: where its model comes from.
+    """
+    base = config.init_from
+    if origin is None or not origin.source or (base and not is_untouched(Run(Path(base)))):
+        why = f"{base or 'the model that they stand on'} is not a model as it was published"
+    elif not _can_be_loaded(origin):
+        why = f"{origin.source} is no name for PEFT"
+    else:
+        return origin.source
+    if base:
+        fix = f"write it with llmjax export {base} FOLDER --to hf, and load the adapters onto that"
+    else:
+        fix = "load the adapters onto a folder of it"
+    log.warning("base_model_name_or_path is left empty, for %s; %s", why, fix)
+    return None
+
+
+def is_untouched(run: Run) -> bool:
+    """Whether a run is an import that nobody trained since, nor put adapters beside; False where
+    there is none any more."""
+    if read_origin(run.folder) is None or not run.config_path.is_file():
+        return False
+    config = run.config()
+    return config.init_from is None and config.model.lora is None and run.steps() == [0]
+
+
+def _can_be_loaded(origin: Origin) -> bool:
+    """Whether the source is a folder or a name on the hub; a revision of that has a field of its
+    own in PEFT."""
+    if origin.format != "hf" or origin.source.startswith("sample:"):
+        return False
+    return "@" not in origin.source or Path(origin.source).is_dir()
+
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.convert.folders import becoming
-from llmjax.convert.hf.safetensors_writing import write_file
+from llmjax.convert.hf.safetensors import write_file
+from llmjax.convert.params import model_params, without_adapters
 from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
-from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import Planned
 from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError

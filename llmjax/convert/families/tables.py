@@ -1,8 +1,7 @@
 """What tables of names are made of: layouts that many families share, and rows in pairs."""
 
 from llmjax.convert.hf.fields import Same
-from llmjax.convert.hf.layout import Layout, Part
-from llmjax.convert.hf.names import Row
+from llmjax.convert.hf.names import Layout, Part, Row
 
 EMBEDDING = Layout("v d -> v d")
 VOCABULARY = Layout("v -> v")

@@ -6,9 +6,17 @@ from typing import Any
 import tokenizers
 
 from llmjax.convert.gguf.file import GgufFile
-from llmjax.convert.gguf.tokenizer import SPLITTINGS, splitting_steps, tokenizer_files
-from llmjax.convert.gguf.tokens import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED
-from llmjax.convert.hf.tokenizer_files import tokenizer_json
+from llmjax.convert.gguf.tokenizer import (
+    BYTE,
+    CONTROL,
+    SPLITTINGS,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    splitting_steps,
+    tokenizer_files,
+)
+from llmjax.convert.hf.tokenizer import tokenizer_json
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError

@@ -1,15 +1,14 @@
-"""A run's parameters as its checkpoint holds them, and with their adapters merged."""
+"""A run's parameters: as a flat dict, as its checkpoint holds them, with adapters merged."""
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from llmjax.convert.hf.mapping import host
 from llmjax.convert.tensors import FLOATS, check_range
-from llmjax.convert.trees import flatten, unflatten
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import merged
 from llmjax.model.lora_config import LoraConfig
@@ -17,6 +16,36 @@ from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, stored_network
+
+
+def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each leaf."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The nested dict of such leaves."""
+    tree: Params = {}
+    for path, value in flat.items():
+        *outer, last = path.split(".")
+        place = tree
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return tree
+
+
+def host() -> jax.Device:
+    """The device whose arrays lie in the host's memory: a model in files need not fit a GPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.local_devices()[0]
+
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
