@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from llmjax.convert.families.registry import Family, essence, family_of
-from llmjax.convert.folders import becoming
-from llmjax.convert.hf.classes import Headed, choose_task, form_of, sentence_of
+from llmjax.convert.families.registry import Family, canonical, family_of
+from llmjax.convert.folders import new_folder
+from llmjax.convert.hf.classes import ModelWithHead, choose_task, export_form, sentence_of
 from llmjax.convert.hf.safetensors import (
     SHARD_BYTES,
     TensorFiles,
@@ -21,7 +21,7 @@ from llmjax.convert.hf.safetensors import (
 from llmjax.convert.hf.sentence_writing import write_sentence
 from llmjax.convert.hf.tokenizer import export_tokenizer
 from llmjax.convert.params import merged_params, without_adapters
-from llmjax.convert.tensors import FLOATS, Planned, TensorSource
+from llmjax.convert.tensors import FLOATS, LazyTensor, TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -105,14 +105,14 @@ def export_hf(
     shape = resolve(before.model, tokenizer.vocab_size)
     origin = read_origin(opened.folder)
     chosen = choose_task(run_tasks(opened, before, tokenizer, shape), task)
-    form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
-    with becoming(Path(out)) as folder:
+    form = export_form(without_adapters(shape), chosen, origin.model_type if origin else None)
+    with new_folder(Path(out)) as folder:
         params = merged_params(opened, shape, step, dtype)
         tensors = form.tensors(params, dtype)
         write_folder(folder, tensors, max_shard_bytes)
         kept = dtype or np.dtype(params["embedding"]["rows"].dtype).name
         config = hf_config(form.family, form.shape, tokenizer, origin, kept)
-        if isinstance(form, Headed):
+        if isinstance(form, ModelWithHead):
             assert chosen is not None
             config |= form.fields(chosen, tokenizer)
         elif shape.num_decoder_layers:
@@ -158,7 +158,7 @@ def generation(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Planned]) -> None:
+def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[LazyTensor]) -> None:
     """Checks that what was written says what it should, bit for bit.
 
     Raises:
@@ -166,7 +166,7 @@ def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Pl
     """
     written = open_folder(folder)
     values = read_object(folder / "config.json")
-    if essence(family_of(values).read_config(values, written)) != essence(shape):
+    if canonical(family_of(values).read_config(values, written)) != canonical(shape):
         raise UserError(folder / "config.json", "does not read back as the model that it is of")
     if sorted(written.names()) != sorted(tensor.name for tensor in tensors):
         raise UserError(folder, "does not hold the tensors that were written", "check the disk")
@@ -174,7 +174,7 @@ def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Pl
         raise UserError(f"tensor {name}", "does not read back as it was written", "check the disk")
 
 
-def different(written: TensorSource, tensors: list[Planned]) -> Iterator[str]:
+def different(written: TensorSource, tensors: list[LazyTensor]) -> Iterator[str]:
     """Names of tensors that differ from what was to be written."""
     for tensor in tensors:
         there, made = written.read(tensor.name), tensor.make()

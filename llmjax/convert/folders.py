@@ -12,7 +12,7 @@ from llmjax.storage.writing import new_file_mode, new_folder_mode
 
 
 @contextlib.contextmanager
-def becoming(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A new folder that is given the name `out` if all goes well, and else removed.
 
     Raises:
@@ -29,7 +29,7 @@ def becoming(out: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def becoming_file(out: Path) -> Iterator[Path]:
+def new_file(out: Path) -> Iterator[Path]:
     """A new, empty file that is given the name `out` if all goes well, and else removed.
 
     Raises:

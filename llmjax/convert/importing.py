@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from llmjax.convert.families.registry import family_of
-from llmjax.convert.folders import becoming
+from llmjax.convert.folders import new_folder
 from llmjax.convert.hf.heads import Body, body_shape, kind_of, read_with_head
-from llmjax.convert.hf.mapping import Match, read_params
-from llmjax.convert.hf.sentence import Sentence
+from llmjax.convert.hf.mapping import BoundTable, read_params
+from llmjax.convert.hf.sentence import SentenceConfig
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
 from llmjax.data.config import DataConfig, HuggingFaceTokenizerConfig
@@ -64,7 +64,7 @@ def import_model(
     if dtype is not None and dtype not in FLOATS:
         raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
     target = Path(run)
-    with becoming(target) as folder:
+    with new_folder(target) as folder:
         published = open_source(str(source))
         devices = None if mesh is None else make_mesh(mesh)
         _fill(folder, target, published, dtype, devices)
@@ -94,7 +94,7 @@ def _fill(
         values = published.config
         found = read_with_head(source, values, kind, family, setting, dtype=dtype, mesh=mesh)
     if found is None:
-        params = read_params(body, Match(family.table, Model(shape)), dtype=dtype, mesh=mesh)
+        params = read_params(body, BoundTable(family.table, Model(shape)), dtype=dtype, mesh=mesh)
     else:
         params = found.params
         config = replace(config, tasks=(found.task,))
@@ -157,7 +157,7 @@ def architecture_of(values: Mapping[str, Any], where: object = "config.json") ->
     return names[0] if names else None
 
 
-def config_of(run: Path, model: ModelConfig, sentence: Sentence) -> Config:
+def config_of(run: Path, model: ModelConfig, sentence: SentenceConfig) -> Config:
     """The config of the run folder `run`."""
     longest = min(model.max_length, ROW, sentence.length or ROW)
     return Config(

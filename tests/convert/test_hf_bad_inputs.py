@@ -18,7 +18,7 @@ from llmjax.convert.hf.safetensors import (
     write_folder,
 )
 from llmjax.convert.importing import import_model
-from llmjax.convert.tensors import Planned
+from llmjax.convert.tensors import LazyTensor
 from llmjax.errors import UserError
 
 D, V, LAYERS = 8, hf_models.VOCABULARY, 2
@@ -60,7 +60,7 @@ def planned(name, shape, dtype=np.float32):
     """A tensor of numbers that follow from its name."""
     rng = np.random.default_rng(len(name) + sum(map(ord, name)))
     values = (rng.normal(size=shape) * 0.3).astype(dtype)
-    return Planned(name, tuple(shape), np.dtype(dtype), lambda: values)
+    return LazyTensor(name, tuple(shape), np.dtype(dtype), lambda: values)
 
 
 def tensors(**shapes):
@@ -231,13 +231,13 @@ def test_configs_that_cannot_be_honoured(folder, fields, words):
 
 
 def test_fields_that_change_nothing_are_let_through(folder, tmp_path):
-    harmless = {
+    ignored = {
         "use_cache": False,
         "my_note": None,
         "hidden_dropout": 0.3,
         "torch_dtype": "float32",
     }
-    (folder / "config.json").write_text(json.dumps(CONFIG | harmless))
+    (folder / "config.json").write_text(json.dumps(CONFIG | ignored))
     import_model(folder, tmp_path / "run")
 
 
@@ -302,10 +302,10 @@ def test_parts_are_read_from_files(folder):
 def test_numbers_beyond_float16_are_not_made_infinite(folder, tmp_path):
     others = [one for one in tensors() if one.name != NORM]
     large = np.full(D, 1e6, np.float32)
-    write_folder(folder, [*others, Planned(NORM, (D,), large.dtype, lambda: large)])
-    with pytest.raises(UserError, match="beyond float16"):
+    write_folder(folder, [*others, LazyTensor(NORM, (D,), large.dtype, lambda: large)])
+    with pytest.raises(UserError, match="overflows float16"):
         import_model(folder, tmp_path / "run", dtype="float16")
     run = import_model(folder, tmp_path / "run")
-    with pytest.raises(UserError, match="beyond float16"):
+    with pytest.raises(UserError, match="overflows float16"):
         export(run, tmp_path / "out", dtype="float16")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]

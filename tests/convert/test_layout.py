@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.convert.families.registry import FAMILIES
-from llmjax.convert.hf.names import Layout, Part
+from llmjax.convert.hf.names import Layout, Segment
 
 SIZES = {"d": 6, "e": 6, "h": 4, "n": 2, "k": 3, "f": 5, "v": 7, "p": 8, "t": 2, "b": 9}
 LAYOUTS = sorted(
@@ -62,13 +62,13 @@ def test_a_part_is_that_part_of_the_whole(data):
 )
 def test_which_rows_of_a_fused_tensor_are_the_keys(notation, number, expected):
     sizes = {"h": 2, "k": 3, "d": 1}
-    layout = Layout(notation, Part("j", ("1", "1", "1"), number))
+    layout = Layout(notation, Segment("j", ("1", "1", "1"), number))
     theirs = np.arange(18).reshape(18, 1)
     assert layout.read(sizes, None, lambda index: theirs[index]).ravel().tolist() == expected
 
 
 def test_no_more_is_fetched_than_a_device_needs():
-    layout = Layout("(x k) d -> d x k", Part("x", ("h", "n", "n"), 1))
+    layout = Layout("(x k) d -> d x k", Segment("x", ("h", "n", "n"), 1))
     asked = []
 
     def fetch(index):

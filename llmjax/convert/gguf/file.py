@@ -52,7 +52,7 @@ SMALLEST_ENTRY, SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor as it lies in the file."""
 
     shape: tuple[int, ...]
@@ -71,7 +71,7 @@ class GgufFile:
     path: Path
     metadata: dict[str, Any]
     """Numbers, strings, lists of strings, and NumPy arrays of numbers."""
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """The stored bytes of some rows (all dimensions but the last, flattened), [rows, bytes]."""
@@ -113,7 +113,7 @@ class _Header:
     def fail(self, why: str) -> NoReturn:
         raise UserError(self.path, f"is a damaged GGUF file: {why}", "fetch it again")
 
-    def read(self) -> tuple[dict[str, Any], dict[str, Stored]]:
+    def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         (version,) = self.numbers("I")
         if version not in VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
@@ -189,7 +189,7 @@ class _Header:
 
     def placed(
         self, tensors: dict[str, tuple[tuple[int, ...], int, int]], alignment: Any
-    ) -> dict[str, Stored]:
+    ) -> dict[str, StoredTensor]:
         """The tensors with their places in the file, all of which must lie in it."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             self.fail(f"general.alignment is {alignment}, not a power of two")
@@ -207,7 +207,7 @@ class _Header:
             nbytes = count // block * width
             if offset % alignment or start + offset + nbytes > len(self.data):
                 self.fail(f"{name} {list(shape)} at {offset} does not lie in it")
-            found[name] = Stored(tuple(shape), kind, start + offset, nbytes)
+            found[name] = StoredTensor(tuple(shape), kind, start + offset, nbytes)
         return found
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.convert.families.registry import FAMILIES, Family, essence
-from llmjax.convert.folders import becoming_file
+from llmjax.convert.families.registry import FAMILIES, Family, canonical
+from llmjax.convert.folders import new_file
 from llmjax.convert.gguf.config import llama3_factors, rope_keys
 from llmjax.convert.gguf.file import add_value, library
 from llmjax.convert.gguf.reading import TABLES, Gguf, Tensor, open_gguf
 from llmjax.convert.gguf.tokenizer_writing import check_vocabulary, vocabulary_keys
-from llmjax.convert.hf.mapping import Match, plan_tensors
+from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
 from llmjax.convert.params import model_params, without_adapters
-from llmjax.convert.tensors import FLOATS, Planned
+from llmjax.convert.tensors import FLOATS, LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -74,7 +74,7 @@ def export_gguf(
     family = choose_family(merged)
     keys = {"general.name": opened.folder.resolve().name}
     keys |= vocabulary_keys(tokenizer, shape.vocab_size)
-    with becoming_file(Path(out)) as unfinished:
+    with new_file(Path(out)) as unfinished:
         params = model_params(opened, shape, step, dtype)
         kind = KINDS[dtype or np.dtype(params["embedding"]["rows"].dtype).name]
         tensors = list(planned(family, merged, params))
@@ -103,7 +103,7 @@ def choose_family(shape: ModelConfig) -> Family:
 
 def _obstacles(family: Family, shape: ModelConfig) -> list[str]:
     """What of a model neither Transformers' family nor a GGUF file of it can say."""
-    found = family.obstacles(shape)
+    found = family.unsupported(shape)
     if shape.window is not None and "window" not in found:
         found.append("window")
     if family.model_type == "qwen3" and shape.qkv_bias and "qkv_bias" not in found:
@@ -115,22 +115,22 @@ def _obstacles(family: Family, shape: ModelConfig) -> list[str]:
     return found
 
 
-def planned(family: Family, shape: ModelConfig, params: Params) -> Iterator[Planned]:
+def planned(family: Family, shape: ModelConfig, params: Params) -> Iterator[LazyTensor]:
     """The file's tensors under their own names, in their own layouts."""
     table = {tensor.name: (theirs, tensor) for theirs, tensor in TABLES[family.model_type].items()}
     config = family.write_config(shape)
-    for plan in plan_tensors(params, Match(family.table, Model(shape))):
+    for plan in lazy_tensors(params, BoundTable(family.table, Model(shape))):
         words = plan.name.split(".")
         layer = next((word for word in words if word.isdigit()), "")
         theirs, tensor = table[plan.name.replace(f".{layer}.", ".{}.", 1) if layer else plan.name]
-        yield Planned(theirs.format(layer), plan.shape, plan.dtype, _maker(plan, tensor, config))
+        yield LazyTensor(theirs.format(layer), plan.shape, plan.dtype, _maker(plan, tensor, config))
     scaling = shape.rope_scaling
     if isinstance(scaling, Llama3Scaling):
         factors = llama3_factors(scaling, shape)
-        yield Planned("rope_freqs.weight", factors.shape, factors.dtype, lambda: factors)
+        yield LazyTensor("rope_freqs.weight", factors.shape, factors.dtype, lambda: factors)
 
 
-def _maker(plan: Planned, tensor: Tensor, config: dict[str, Any]) -> Any:
+def _maker(plan: LazyTensor, tensor: Tensor, config: dict[str, Any]) -> Any:
     def make() -> np.ndarray:
         values = plan.make()
         if tensor.order is None:
@@ -144,7 +144,7 @@ def write_file(
     path: Path,
     family: Family,
     shape: ModelConfig,
-    tensors: Sequence[Planned],
+    tensors: Sequence[LazyTensor],
     kind: str,
     keys: dict[str, Any],
 ) -> None:
@@ -192,7 +192,7 @@ def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
     return {f"{name}.{key}": value for key, value in found.items()}
 
 
-def kind_of(tensor: Planned, kind: str) -> str:
+def kind_of(tensor: LazyTensor, kind: str) -> str:
     """What a tensor is stored as: vectors in float32, rows that are no whole blocks in float16."""
     if len(tensor.shape) < 2:
         return "F32"
@@ -212,7 +212,7 @@ def _read_back(
     path: Path,
     family: Family,
     shape: ModelConfig,
-    tensors: Sequence[Planned],
+    tensors: Sequence[LazyTensor],
     kind: str,
     tokenizer: Tokenizer,
 ) -> None:
@@ -222,7 +222,7 @@ def _read_back(
       UserError: it does not, or its tokenizer is not the run's.
     """
     written = open_gguf(path)
-    if essence(family.read_config(written.config, written)) != essence(shape):
+    if canonical(family.read_config(written.config, written)) != canonical(shape):
         raise UserError("GGUF", "the file does not read back as the model that it is of")
     for tensor in tensors:
         if not _same(written, tensor, kind_of(tensor, kind)):
@@ -230,7 +230,7 @@ def _read_back(
     check_vocabulary(written.file, tokenizer)
 
 
-def _same(written: Gguf, tensor: Planned, kind: str) -> bool:
+def _same(written: Gguf, tensor: LazyTensor, kind: str) -> bool:
     """Equal bits, but for blocks of q8_0: there within half a step, and what rounds the step."""
     wanted = tensor.make().astype(np.float32)
     there = written.stored_values(tensor.name).reshape(tensor.shape).astype(np.float32)

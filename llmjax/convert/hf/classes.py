@@ -9,10 +9,10 @@ import numpy as np
 
 from llmjax.convert.families.registry import Family, family_for
 from llmjax.convert.families.tops import TOPS, USES, Top, Use
-from llmjax.convert.hf.mapping import Match, plan_tensors
+from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
 from llmjax.convert.hf.names import NameTable
-from llmjax.convert.hf.sentence import Sentence
-from llmjax.convert.tensors import Planned
+from llmjax.convert.hf.sentence import SentenceConfig
+from llmjax.convert.tensors import LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.vector_steps import step_of
@@ -39,7 +39,7 @@ _OTHERWISE = "llmjax predict takes any head"
 
 
 @dataclass(frozen=True)
-class Headed:
+class ModelWithHead:
     """A model with one head, as a class of Transformers.
 
     Attributes:
@@ -69,14 +69,14 @@ class Headed:
             names.append(self.top.dense.removeprefix(self.family.table.prefix))
         return sorted({name.partition(".")[0] for name in names})
 
-    def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
+    def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
         """What is written.
 
         Args:
           params: the model's, merged, and its heads'.
           dtype: to write; None for what they are in.
         """
-        plan = plan_tensors(self.parts(params), self.match(params), dtype)
+        plan = lazy_tensors(self.parts(params), self.match(params), dtype)
         return [replace(one, name=self.called(one.name)) for one in plan]
 
     def fields(self, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -88,10 +88,10 @@ class Headed:
             found["classifier_pooling"] = "cls"
         return found
 
-    def match(self, params: Params) -> Match:
+    def match(self, params: Params) -> BoundTable:
         """The parameters' names in this class."""
         parts = _Parts(self.shape, self.parts(params))
-        return Match(self.table, parts, {"o": self.head.outputs})
+        return BoundTable(self.table, parts, {"o": self.head.outputs})
 
     @property
     def table(self) -> NameTable:
@@ -114,7 +114,7 @@ class Headed:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Parameters as they lie there, for `Match`."""
+    """Parameters as they lie there, for `BoundTable`."""
 
     config: ModelConfig
     params: Params
@@ -140,7 +140,7 @@ def choose_task(tasks: Sequence[Task], name: str | None) -> Task | None:
     return next(iter(there.values()), None)
 
 
-def headed(task: Task, shape: ModelConfig, preferred: str | None) -> Headed:
+def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> ModelWithHead:
     """The class for a task's head.
 
     Args:
@@ -171,7 +171,7 @@ def headed(task: Task, shape: ModelConfig, preferred: str | None) -> Headed:
     if head.neck not in top.necks or head.bias != top.bias:
         reason = f"its head ({head.neck}) is not what {top.architecture} has"
         raise UserError(f"task {name}", reason, _OTHERWISE)
-    return Headed(family, replace(body, pooler=top.pools), top, head, name, use)
+    return ModelWithHead(family, replace(body, pooler=top.pools), top, head, name, use)
 
 
 def use_of(config: TaskConfig) -> Use:
@@ -211,7 +211,7 @@ def label_fields(config: TaskConfig, facts: Facts) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Whole:
+class PlainModel:
     """A model as it was published: with what it writes text or fills masks by, or without.
 
     Attributes:
@@ -222,9 +222,9 @@ class Whole:
     family: Family
     shape: ModelConfig
 
-    def tensors(self, params: Params, dtype: str | None) -> list[Planned]:
+    def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
         """What is written of the parameters, in a dtype or in their own."""
-        plan = plan_tensors(params, Match(self.family.table, Model(self.shape)), dtype)
+        plan = lazy_tensors(params, BoundTable(self.family.table, Model(self.shape)), dtype)
         return [replace(tensor, name=self.called(tensor.name)) for tensor in plan]
 
     def called(self, name: str) -> str:
@@ -233,29 +233,33 @@ class Whole:
         return name.removeprefix(self.family.table.prefix) if base else name
 
 
-def form_of(shape: ModelConfig, task: Task | None, preferred: str | None) -> Whole | Headed:
+def export_form(
+    shape: ModelConfig, task: Task | None, preferred: str | None
+) -> PlainModel | ModelWithHead:
     """As what a model is written: with its task's head, or as it is.
 
     Raises:
       UserError: nothing that was published is like it.
     """
     if task is not None and task.head is not None:
-        return headed(task, shape, preferred)
+        return model_with_head(task, shape, preferred)
     if isinstance(task, Similarity) and not shape.num_decoder_layers:
         # What it fills masks by is left out.
         shape = replace(shape, unembed_transform=False, unembed_bias=False, tie_embeddings=True)
-    return Whole(family_for(shape, preferred), shape)
+    return PlainModel(family_for(shape, preferred), shape)
 
 
-def sentence_of(shape: ModelConfig, task: Task | None, origin: Origin | None) -> Sentence | None:
+def sentence_of(
+    shape: ModelConfig, task: Task | None, origin: Origin | None
+) -> SentenceConfig | None:
     """How tokens' states become a text's vector, where the model is for that: as its task made
     them, or as it was published."""
     if isinstance(task, Similarity):
         pooling: Pooling = "mean" if shape.num_encoder_layers else "last"
-        return Sentence("", pooling, normalize=True, length=task.longest)
+        return SentenceConfig("", pooling, normalize=True, length=task.longest)
     if task is not None or origin is None or origin.pooling is None:
         return None
-    return Sentence(
+    return SentenceConfig(
         pooling=origin.pooling,
         normalize=origin.normalize,
         length=origin.length,

@@ -15,9 +15,9 @@ import numpy as np
 
 from llmjax.convert.families.registry import Family
 from llmjax.convert.families.tops import TOPS, Top, Use
-from llmjax.convert.hf.classes import Headed, headed
-from llmjax.convert.hf.mapping import Match, read_params
-from llmjax.convert.hf.names import canonical
+from llmjax.convert.hf.classes import ModelWithHead, model_with_head
+from llmjax.convert.hf.mapping import BoundTable, read_params
+from llmjax.convert.hf.names import table_name
 from llmjax.convert.tensors import Index, TensorSource
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
@@ -101,14 +101,14 @@ def read_with_head(
     try:
         task, facts = _task_of(values, kind, _outputs(source, kind.top), family)
         opened = open_task(task, setting, facts)
-        form = headed(opened, setting.model, family.model_type)
+        form = model_with_head(opened, setting.model, family.model_type)
         if form.family is not family or form.top is not kind.top:
             raise UserError(kind.top.architecture, "is of another build than its config.json says")
     except UserError as error:
         log.warning("the head of %s is left out: %s", kind.top.architecture, error)
         return None
     network = network_of(Model(setting.model), [opened])
-    match = Match(form.table, _Parts(form.shape, form, network), {"o": form.head.outputs})
+    match = BoundTable(form.table, _Parts(form.shape, form, network), {"o": form.head.outputs})
     params = read_params(source, match, dtype=dtype, mesh=mesh)
     own = dict(params.pop("head"))
     if form.head.neck == "pooler":
@@ -118,10 +118,10 @@ def read_with_head(
 
 @dataclass(frozen=True)
 class _Parts:
-    """Parameters as a class has them, for `Match`."""
+    """Parameters as a class has them, for `BoundTable`."""
 
     config: ModelConfig
-    form: Headed
+    form: ModelWithHead
     network: Network
 
     def abstract_params(self) -> Params:
@@ -191,7 +191,7 @@ class Body:
         own = {row.name for row in top.rows() if not (top.pools and "dense" in row.leaf)}
         self._source, self._names = source, dict[str, str]()
         for actual in source.names():
-            name = canonical(table, actual, {*heads, *own})
+            name = table_name(table, actual, {*heads, *own})
             if name in heads | own:
                 continue
             if top.body is not None and actual.startswith(top.body):

@@ -1,4 +1,17 @@
-"""Tables of names: which tensor of theirs is which parameter of ours, in both directions."""
+"""Tables of names: which published tensor is which of our parameters, in both directions.
+
+A layout says how a tensor holds a parameter, in a notation for both directions:
+
+    Layout("(h k) d -> d h k")
+
+is a matrix [heads x width, model] that becomes [model, heads, width]. Where one tensor holds several
+parameters side by side, an axis consists of segments, of which each parameter takes one:
+
+    Layout("(j h k) d -> d h k", Segment("j", ("1", "1", "1"), 1))   the keys among q, k, v
+
+Axes: v vocabulary, d model (and e, in a square matrix), h heads, n heads of keys and values,
+k width of a head, f inner width of the MLP, p positions, t token types, b relative buckets.
+"""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -12,10 +25,12 @@ from llmjax.convert.tensors import Index, assign
 from llmjax.model.config import ModelConfig
 
 Sizes = Mapping[str, int]
+"""Axis -> length."""
+LAYER = "{layer}"
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
-    """How long each axis is."""
+    """The lengths of all axes."""
     return {
         "v": config.vocab_size,
         "d": config.d_model,
@@ -31,97 +46,93 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One segment of an axis that several parameters share."""
+class Segment:
+    """A segment of an axis that several parameters share."""
 
     axis: str
-    segments: tuple[str, ...]
-    """Their lengths: names of axes, or numbers."""
+    lengths: tuple[str, ...]
+    """Of all segments: names of axes, or numbers."""
     number: int
     """Which of them."""
 
-    def lengths(self, sizes: Sizes) -> list[int]:
-        """Of all segments."""
-        return [sizes[name] if name in sizes else int(name) for name in self.segments]
+    def sizes(self, sizes: Sizes) -> list[int]:
+        """The lengths of all segments as numbers."""
+        return [sizes[name] if name in sizes else int(name) for name in self.lengths]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A correspondence between the axes of two arrays of the same elements (or a part of them)."""
+    """How the axes of a published tensor correspond to those of a parameter (or a part of it)."""
 
     notation: str
-    part: Part | None = None
+    segment: Segment | None = None
 
     @cached_property
-    def theirs(self) -> tuple[tuple[str, ...], ...]:
-        """The axes that make up each dimension of their tensor."""
+    def tensor_axes(self) -> tuple[tuple[str, ...], ...]:
+        """The axes that make up each dimension of the tensor."""
         left = self.notation.partition(" -> ")[0]
-        return tuple(tuple(found.strip("()").split()) for found in re.findall(r"\(.*?\)|\w+", left))
+        return tuple(tuple(axes.strip("()").split()) for axes in re.findall(r"\(.*?\)|\w+", left))
 
     @cached_property
-    def ours(self) -> tuple[str, ...]:
-        """The axes of our array."""
+    def param_axes(self) -> tuple[str, ...]:
+        """The axes of the parameter."""
         return tuple(self.notation.partition(" -> ")[2].split())
 
     @cached_property
-    def order(self) -> tuple[str, ...]:
-        """Our axes, and then those of theirs that we do not have: of length 1."""
-        flat = [axis for axes in self.theirs for axis in axes]
-        return (*self.ours, *(axis for axis in flat if axis not in self.ours))
+    def _flat(self) -> list[str]:
+        """The tensor's axes, one after another."""
+        return [axis for axes in self.tensor_axes for axis in axes]
+
+    @cached_property
+    def _order(self) -> tuple[str, ...]:
+        """The parameter's axes, then those that only the tensor has: of length 1."""
+        return (*self.param_axes, *(axis for axis in self._flat if axis not in self.param_axes))
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Of their tensor."""
-        known = self._known(sizes)
-        return tuple(prod(known[axis] for axis in axes) for axes in self.theirs)
-
-    def our_shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Of our array."""
-        ranges = self._ranges(sizes, None)
-        return tuple(stop - start for start, stop in (ranges[axis] for axis in self.ours))
+        """The tensor's shape."""
+        lengths = self._lengths(sizes)
+        return tuple(prod(lengths[axis] for axis in axes) for axes in self.tensor_axes)
 
     def read(
         self, sizes: Sizes, index: Index | None, fetch: Callable[[Index], np.ndarray]
     ) -> np.ndarray:
-        """A part of our array.
+        """A part of the parameter.
 
         Args:
           sizes: of the axes.
           index: which part; None for all.
-          fetch: returns a part of their tensor; asked for no more than is needed, or little more.
+          fetch: returns a part of the tensor; asked for no more than is needed, or little more.
         """
-        known, ranges = self._known(sizes), self._ranges(sizes, index)
-        windows = [_window(axes, known, ranges) for axes in self.theirs]
-        block = fetch(tuple(window.taken for window in windows))
-        block = block.reshape([n for window in windows for n in window.shape])
-        block = block[tuple(inner for window in windows for inner in window.inner)]
-        flat = [axis for axes in self.theirs for axis in axes]
-        wanted = [stop - start for start, stop in (ranges[axis] for axis in self.ours)]
-        return block.transpose([flat.index(axis) for axis in self.order]).reshape(wanted)
+        lengths, ranges = self._lengths(sizes), self._ranges(sizes, index)
+        reads = [_dimension_read(axes, lengths, ranges) for axes in self.tensor_axes]
+        block = fetch(tuple(read.taken for read in reads))
+        block = block.reshape([n for read in reads for n in read.shape])
+        block = block[tuple(inner for read in reads for inner in read.inner)]
+        wanted = [stop - start for start, stop in (ranges[axis] for axis in self.param_axes)]
+        return block.transpose([self._flat.index(axis) for axis in self._order]).reshape(wanted)
 
-    def write(self, sizes: Sizes, ours: np.ndarray, out: np.ndarray) -> None:
-        """Writes our array where it belongs in `out`, their tensor."""
-        known, ranges = self._known(sizes), self._ranges(sizes, None)
-        flat = [axis for axes in self.theirs for axis in axes]
-        view = out.reshape([known[axis] for axis in flat])
-        place = view[tuple(slice(*ranges[axis]) for axis in flat)]
-        added = (1,) * (len(self.order) - len(self.ours))
-        value = ours.reshape(*ours.shape, *added)
-        assign(place, value.transpose([self.order.index(axis) for axis in flat]))
+    def write(self, sizes: Sizes, param: np.ndarray, out: np.ndarray) -> None:
+        """Writes the parameter where it belongs in `out`, the tensor."""
+        lengths, ranges = self._lengths(sizes), self._ranges(sizes, None)
+        view = out.reshape([lengths[axis] for axis in self._flat])
+        place = view[tuple(slice(*ranges[axis]) for axis in self._flat)]
+        value = param.reshape(*param.shape, *(1,) * (len(self._order) - len(self.param_axes)))
+        assign(place, value.transpose([self._order.index(axis) for axis in self._flat]))
 
-    def _known(self, sizes: Sizes) -> dict[str, int]:
-        """Sizes of all axes of their tensor."""
-        if self.part is None:
+    def _lengths(self, sizes: Sizes) -> dict[str, int]:
+        """Lengths of all axes of the tensor."""
+        if self.segment is None:
             return dict(sizes)
-        return {**sizes, self.part.axis: sum(self.part.lengths(sizes))}
+        return {**sizes, self.segment.axis: sum(self.segment.sizes(sizes))}
 
     def _ranges(self, sizes: Sizes, index: Index | None) -> dict[str, tuple[int, int]]:
-        """Which part of each of their axes is wanted."""
-        ranges = {axis: (0, sizes[axis]) for axes in self.theirs for axis in axes if axis in sizes}
-        if self.part is not None:
-            lengths, number = self.part.lengths(sizes), self.part.number
-            ranges[self.part.axis] = (sum(lengths[:number]), sum(lengths[: number + 1]))
+        """The wanted range of each of the tensor's axes."""
+        ranges = {axis: (0, sizes[axis]) for axis in self._flat if axis in sizes}
+        if self.segment is not None:
+            lengths, number = self.segment.sizes(sizes), self.segment.number
+            ranges[self.segment.axis] = (sum(lengths[:number]), sum(lengths[: number + 1]))
         if index is not None:
-            for axis, wanted in zip(self.ours, index, strict=True):
+            for axis, wanted in zip(self.param_axes, index, strict=True):
                 first, last = ranges[axis]
                 start, stop, _ = wanted.indices(last - first)
                 ranges[axis] = (first + start, first + stop)
@@ -129,17 +140,19 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Window:
-    """What to take of one dimension, how it then splits into axes, and what to keep of those."""
+class _DimensionRead:
+    """What to take of a dimension, how that splits into axes, and what to keep of those."""
 
     taken: slice
     shape: tuple[int, ...]
     inner: tuple[slice, ...]
 
 
-def _window(axes: tuple[str, ...], sizes: Sizes, ranges: dict[str, tuple[int, int]]) -> _Window:
-    """As few neighbouring elements as hold the wanted ones: outer axes of one element only narrow
-    them down, the first longer one is cut, those within it are read whole and cut in memory."""
+def _dimension_read(
+    axes: tuple[str, ...], sizes: Sizes, ranges: dict[str, tuple[int, int]]
+) -> _DimensionRead:
+    """As few adjacent elements as hold the wanted ones: outer axes of one element only narrow them
+    down, the first longer one is cut, those within it are read whole and cut in memory."""
     offset, stride = 0, prod(sizes[axis] for axis in axes)
     for number, axis in enumerate(axes):
         stride //= sizes[axis]
@@ -148,55 +161,52 @@ def _window(axes: tuple[str, ...], sizes: Sizes, ranges: dict[str, tuple[int, in
         if stop - start > 1 or number == len(axes) - 1:
             break
     rest = axes[number + 1 :]
-    return _Window(
+    return _DimensionRead(
         slice(offset, offset + (stop - start) * stride),
         ((1,) * number + (stop - start,) + tuple(sizes[axis] for axis in rest)),
         (slice(None),) * (number + 1) + tuple(slice(*ranges[axis]) for axis in rest),
     )
 
 
-LAYER = "{layer}"
-
-
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """A parameter and the tensor that holds it."""
 
-    leaf: str
-    """Path of ours, such as decoder.layers.mlp.up.kernel."""
-    name: str
-    """Of the tensor; with {layer}, one for each layer of our stacked array."""
+    param: str
+    """Our path, such as decoder.layers.mlp.up.kernel."""
+    tensor: str
+    """Its name; with {layer}, one for each layer of our stacked array."""
     layout: Layout
     missing_in: tuple[int, ...] = ()
-    """Layers that have no such tensor, and do not use ours."""
+    """Layers that have no such tensor, and do not use the parameter."""
     only: tuple[str, object] | None = None
-    """A field of ModelConfig, and the value without which this row does not count."""
+    """A field of ModelConfig, and the value without which this row does not apply."""
 
-    def counts(self, config: ModelConfig) -> bool:
-        """Whether it counts in a model of this config."""
+    def applies(self, config: ModelConfig) -> bool:
+        """Whether a model of this config has it."""
         return self.only is None or getattr(config, self.only[0]) == self.only[1]
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """All that is known of a family's tensors."""
+    """The tensors of a family."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[NameRow, ...]
     """For every parameter that a model of this family can have; a model has some of them."""
     prefix: str = ""
     """What names begin with; the base model alone is saved without it."""
     renames: tuple[tuple[str, str], ...] = ()
-    """Other spellings: regular expressions, and what is written instead."""
+    """Other spellings: regular expressions and their replacements."""
     ignorable: tuple[str, ...] = ()
-    """Regular expressions of tensors that hold nothing learned, or serve another task."""
+    """Regular expressions of tensors that hold nothing trained, or serve another task."""
     copies: dict[str, str] = field(default_factory=dict)
-    """Tensors that only repeat another, where the model has no parameter for them."""
-    stand_ins: dict[str, str] = field(default_factory=dict)
-    """Tensors that count only where another one is missing."""
+    """Tensors that repeat another one, where the model has no parameter for them."""
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    """Tensor -> the one that it replaces where that is missing."""
 
-
-def canonical(table: NameTable, name: str, known: Collection[str]) -> str:
-    """The table's spelling of a tensor's name, where it is one of `known`."""
-    for pattern, instead in table.renames:
-        name = re.sub(pattern, instead, name)
-    return table.prefix + name if name not in known and table.prefix + name in known else name
+    def name(self, name: str, known: Collection[str]) -> str:
+        """The table's spelling of a tensor's name, where it is one of `known`."""
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        prefixed = self.prefix + name
+        return prefixed if name not in known and prefixed in known else name

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from llmjax.convert.tensors import Index, Planned
+from llmjax.convert.tensors import Index, LazyTensor
 from llmjax.errors import UserError
 from llmjax.storage.bounded import size_text
 from llmjax.storage.json_documents import JsonLimits, parse_json, read_json
@@ -81,7 +81,7 @@ METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorLocation:
     """Where a tensor lies."""
 
     path: Path
@@ -99,7 +99,7 @@ class Stored:
 class TensorFiles:
     """The tensors of one or several files (a `TensorSource`)."""
 
-    def __init__(self, stored: dict[str, Stored]):
+    def __init__(self, stored: dict[str, TensorLocation]):
         self._stored = stored
 
     def names(self) -> list[str]:
@@ -123,7 +123,7 @@ class TensorFiles:
         return np.array(mapped[index or ...])
 
 
-def read_header(path: Path) -> dict[str, Stored]:
+def read_header(path: Path) -> dict[str, TensorLocation]:
     """What a file holds, all of it checked against the file's size.
 
     As the reference implementation demands, the tensors fill all that follows the header, and no
@@ -151,7 +151,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     return found
 
 
-def _stored(path: Path, name: str, entry: Any, start: int, room: int) -> Stored:
+def _stored(path: Path, name: str, entry: Any, start: int, room: int) -> TensorLocation:
     if len(name) > LONGEST_NAME:
         raise UserError(path, f"has a tensor whose name is longer than {LONGEST_NAME} characters")
     code, shape, offsets = (
@@ -175,10 +175,10 @@ def _stored(path: Path, name: str, entry: Any, start: int, room: int) -> Stored:
         raise UserError(path, f"gives tensor {name} {end - begin} bytes, but shape {shape}"[:300])
     if end > room:
         raise UserError(path, f"is truncated: tensor {name} ends beyond it", "download it again")
-    return Stored(path, DTYPES[code], tuple(shape), start + begin)
+    return TensorLocation(path, DTYPES[code], tuple(shape), start + begin)
 
 
-def _check_places(path: Path, found: dict[str, Stored], start: int, room: int) -> None:
+def _check_places(path: Path, found: dict[str, TensorLocation], start: int, room: int) -> None:
     """Checks that tensors lie one behind another, and fill the file."""
     at, before = start, "the header"
     for name, one in sorted(found.items(), key=lambda item: (item[1].offset, item[1].end)):
@@ -196,7 +196,7 @@ def _truncated(size: int) -> str:
     return f"is truncated, or no safetensors file: {size} bytes do not hold its header"
 
 
-def _read_small(one: Stored) -> np.ndarray:
+def _read_small(one: TensorLocation) -> np.ndarray:
     """What cannot be mapped: a scalar, or a tensor without elements."""
     with open_regular(one.path) as file:
         file.seek(one.offset)
@@ -209,7 +209,7 @@ SHARD_BYTES = 5_000_000_000
 
 
 def write_folder(
-    folder: Path, tensors: Sequence[Planned], max_shard_bytes: int = SHARD_BYTES
+    folder: Path, tensors: Sequence[LazyTensor], max_shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Writes model.safetensors; above a size several files and their index.
 
@@ -234,7 +234,7 @@ def write_folder(
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def write_file(path: Path, tensors: Sequence[Planned]) -> None:
+def write_file(path: Path, tensors: Sequence[LazyTensor]) -> None:
     """Writes one file, header first, and waits until the disk has it.
 
     Raises:
@@ -261,8 +261,8 @@ def write_file(path: Path, tensors: Sequence[Planned]) -> None:
         os.fsync(file.fileno())
 
 
-def _shards(tensors: Sequence[Planned], limit: int) -> list[list[Planned]]:
-    shards: list[list[Planned]] = [[]]
+def _shards(tensors: Sequence[LazyTensor], limit: int) -> list[list[LazyTensor]]:
+    shards: list[list[LazyTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.bytes > limit:
@@ -328,7 +328,7 @@ def _open_shards(path: Path) -> TensorFiles:
         raise UserError(path, "has no weight_map", "restore the file")
     if len(weight_map) > MOST_TENSORS:
         raise UserError(path, f"names more than {MOST_TENSORS:,} tensors")
-    found: dict[str, Stored] = {}
+    found: dict[str, TensorLocation] = {}
     for shard in sorted(_names_of(path, weight_map)):
         if not (folder / shard).is_file():
             raise UserError(

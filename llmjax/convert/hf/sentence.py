@@ -57,7 +57,7 @@ class Module(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sentence:
+class SentenceConfig:
     """What makes a vector of a text; its fields are those of `run.origin.Origin`."""
 
     path: str = ""
@@ -90,27 +90,27 @@ class Sentence:
             width = step.width(width)
 
 
-def read_sentence(folder: Path) -> Sentence:
+def read_sentence(folder: Path) -> SentenceConfig:
     """What modules.json and the files that it names say; nothing where there is none.
 
     Raises:
       UserError: there is a part that is not supported, or a file is damaged.
     """
     if not (folder / MODULES).exists():
-        return Sentence()
+        return SentenceConfig()
     modules = read_modules(folder)
     encoder = modules[0].path
     found: dict[str, Any] = {"path": encoder, "length": _length(folder / encoder)}
     found |= _settings(folder)
     if len(modules) == 1:
-        return Sentence(**found)
+        return SentenceConfig(**found)
     first, *others = _poolings(folder / modules[1].path / "config.json", found)
     steps = [read_step(one.kind, folder / one.path) for one in modules[2:]]
     kept = [step for step in steps if step is not None]
     ends = bool(kept) and kept[-1].kind == "normalize"
     kept = kept[:-1] if ends else kept
     found |= {"pooling": first, "concatenated": tuple(others)}
-    return Sentence(**found, steps=tuple(kept), normalize=ends)
+    return SentenceConfig(**found, steps=tuple(kept), normalize=ends)
 
 
 def read_modules(folder: Path) -> list[Module]:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from llmjax.convert.hf.safetensors import write_file
-from llmjax.convert.hf.sentence import LEGACY, MODULES, SETTINGS, THEIRS, Sentence
+from llmjax.convert.hf.sentence import LEGACY, MODULES, SETTINGS, THEIRS, SentenceConfig
 from llmjax.convert.hf.sentence_modules import ACTIVATIONS, WEIGHTS
-from llmjax.convert.tensors import Planned
+from llmjax.convert.tensors import LazyTensor
 from llmjax.inference.vector_steps import Step
 
 PACKAGE = "sentence_transformers.models"
 
 
-def write_sentence(folder: Path, sentence: Sentence, width: int) -> None:
+def write_sentence(folder: Path, sentence: SentenceConfig, width: int) -> None:
     """Writes modules.json, the folders that it names and the settings.
 
     Args:
@@ -47,7 +47,7 @@ def write_sentence(folder: Path, sentence: Sentence, width: int) -> None:
         _write(folder / SETTINGS, settings)
 
 
-def _pooling(sentence: Sentence, width: int) -> dict[str, Any]:
+def _pooling(sentence: SentenceConfig, width: int) -> dict[str, Any]:
     """As versions before the list read it, where its order says the same."""
     chosen = [THEIRS[name] for name in sentence.poolings]
     found: dict[str, Any] = {"word_embedding_dimension": width}
@@ -58,7 +58,7 @@ def _pooling(sentence: Sentence, width: int) -> dict[str, Any]:
     return found if sentence.include_prompt else found | {"include_prompt": False}
 
 
-def _settings(sentence: Sentence) -> dict[str, Any]:
+def _settings(sentence: SentenceConfig) -> dict[str, Any]:
     said = {
         "prompts": sentence.prompts,
         "default_prompt_name": sentence.default_prompt,
@@ -87,10 +87,10 @@ def _write_step(folder: Path, step: Step) -> None:
     write_file(folder / WEIGHTS, list(_planned(step, names)))
 
 
-def _planned(step: Step, names: dict[str, str]) -> Iterator[Planned]:
+def _planned(step: Step, names: dict[str, str]) -> Iterator[LazyTensor]:
     for ours, array in step.arrays.items():
         kept = np.ascontiguousarray(array, np.float32)
-        yield Planned(names[ours], kept.shape, kept.dtype, partial(np.array, kept))
+        yield LazyTensor(names[ours], kept.shape, kept.dtype, partial(np.array, kept))
 
 
 def _write(path: Path, value: Any) -> None:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.convert.hf.mapping import Match
-from llmjax.convert.hf.names import LAYER, Layout, Row, Sizes
+from llmjax.convert.hf.mapping import BoundTable
+from llmjax.convert.hf.names import LAYER, Layout, NameRow, Sizes
 from llmjax.convert.params import flatten
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
@@ -18,7 +18,7 @@ from llmjax.model.model import Model
 WEIGHT = ".weight"
 
 
-class Part(NamedTuple):
+class ModulePart(NamedTuple):
     """One of our kernels in a module.
 
     Attributes:
@@ -47,7 +47,7 @@ class Module:
 
     name: str
     pattern: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModulePart, ...]
     transposed: bool
 
     def inputs(self, sizes: Sizes) -> int:
@@ -59,16 +59,16 @@ class Module:
         return self.parts[0].second.shape({**sizes, "r": 1})[0]
 
 
-def modules_of(match: Match) -> dict[str, Module]:
+def modules_of(match: BoundTable) -> dict[str, Module]:
     """Every module that may have an adapter: the layers' projections, by name."""
-    found: dict[str, tuple[str, list[Part], bool]] = {}
+    found: dict[str, tuple[str, list[ModulePart], bool]] = {}
     for leaf, row in match.rows.items():
         if ".layers." not in leaf or not leaf.endswith(".kernel") or LAYER not in row.name:
             continue
         first, second, transposed = _layouts(row, 2 if leaf.endswith(".out.kernel") else 1)
         for layer, name in enumerate(match.names(row)):
             if name is not None:
-                part = Part(leaf.removesuffix(".kernel"), layer, first, second)
+                part = ModulePart(leaf.removesuffix(".kernel"), layer, first, second)
                 module = name.removesuffix(WEIGHT)
                 pattern = row.name.removesuffix(WEIGHT)
                 found.setdefault(module, (pattern, [], transposed))[1].append(part)
@@ -88,10 +88,10 @@ def adapted_leaves(shape: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _layouts(row: Row, inner: int) -> tuple[Layout, Layout, bool]:
+def _layouts(row: NameRow, inner: int) -> tuple[Layout, Layout, bool]:
     """Layouts of A and B beside a kernel that has so many axes of inputs; and whether it lies
     [inputs, outputs]."""
-    ours, theirs = row.layout.ours, row.layout.theirs
+    ours, theirs = row.layout.param_axes, row.layout.tensor_axes
     ins, outs = ours[:inner], ours[inner:]
     at = next(number for number, axes in enumerate(theirs) if ins[0] in axes)
     first = Layout(f"r {_spelt(theirs[at])} -> {' '.join(ins)} r")
@@ -105,7 +105,7 @@ def _spelt(axes: tuple[str, ...]) -> str:
 
 def write_layout(layout: Layout, sizes: Sizes, ours: np.ndarray) -> np.ndarray:
     """Their whole tensor of one of our arrays; 0 where it holds others."""
-    sizes = {**sizes, "r": ours.shape[0 if layout.ours[0] == "r" else -1]}
+    sizes = {**sizes, "r": ours.shape[0 if layout.param_axes[0] == "r" else -1]}
     out = np.zeros(layout.shape(sizes), ours.dtype)
     layout.write(sizes, ours, out)
     return out
@@ -113,5 +113,5 @@ def write_layout(layout: Layout, sizes: Sizes, ours: np.ndarray) -> np.ndarray:
 
 def read_layout(layout: Layout, sizes: Sizes, theirs: np.ndarray) -> np.ndarray:
     """Our array, out of their whole tensor."""
-    sizes = {**sizes, "r": theirs.shape[0 if layout.theirs[0] == ("r",) else -1]}
+    sizes = {**sizes, "r": theirs.shape[0 if layout.tensor_axes[0] == ("r",) else -1]}
     return layout.read(sizes, None, lambda index: theirs[index])

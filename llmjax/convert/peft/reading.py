@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from llmjax.convert.families.registry import family_for
-from llmjax.convert.folders import becoming
-from llmjax.convert.hf.mapping import Match
-from llmjax.convert.hf.names import canonical
+from llmjax.convert.folders import new_folder
+from llmjax.convert.hf.mapping import BoundTable
+from llmjax.convert.hf.names import table_name
 from llmjax.convert.hf.safetensors import TensorFiles, read_header, read_object
 from llmjax.convert.importing import write_run
 from llmjax.convert.params import HEADS, flatten, host, stored_params, unflatten
 from llmjax.convert.peft.adapters import Module, adapted_leaves, modules_of, read_layout
 from llmjax.convert.peft.writing import PREFIX, WEIGHTS, is_untouched
 from llmjax.convert.sources import ADAPTER
-from llmjax.convert.tensors import FLOATS, check_range
+from llmjax.convert.tensors import FLOATS, check_overflow
 from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -124,7 +124,7 @@ def _is_meant(words: Any, name: str) -> bool:
     return any(name == word or name.endswith(f".{word}") for word in words)
 
 
-def _matches(pattern: str, name: str, said: object) -> re.Match[str] | None:
+def _matches(pattern: str, name: str, said: object) -> re.BoundTable[str] | None:
     """A match of a file's regular expression, which is bounded first."""
     if not isinstance(said, str) or len(said) > LONGEST_PATTERN or EXPLOSIVE.search(said):
         raise UserError(
@@ -209,10 +209,10 @@ def import_adapter(
     origin = read_origin(opened.folder) or Origin()
     if not is_untouched(opened):
         origin = replace(origin, source="")
-    match = Match(family_for(shape, origin.model_type or None).table, Model(shape))
+    match = BoundTable(family_for(shape, origin.model_type or None).table, Model(shape))
     pairs = read_pairs(folder, settings, match)
     lora = lora_of(pairs, modules_of(match))
-    with becoming(target) as place:
+    with new_folder(target) as place:
         params = stored_params(opened, shape, None)
         params.pop(HEADS, None)
         flat = dict(flatten(params)) | adapters(pairs, replace(shape, lora=lora), match, dtype)
@@ -223,7 +223,7 @@ def import_adapter(
     return target
 
 
-def read_pairs(folder: Path, settings: Mapping[str, Any], match: Match) -> dict[str, Pair]:
+def read_pairs(folder: Path, settings: Mapping[str, Any], match: BoundTable) -> dict[str, Pair]:
     """The adapter of each module, by its name in the family's table.
 
     Raises:
@@ -290,7 +290,7 @@ def lora_of(pairs: Mapping[str, Pair], modules: Mapping[str, Module]) -> LoraCon
 
 
 def adapters(
-    pairs: Mapping[str, Pair], shape: ModelConfig, match: Match, dtype: str | None
+    pairs: Mapping[str, Pair], shape: ModelConfig, match: BoundTable, dtype: str | None
 ) -> dict[str, jax.Array]:
     """lora_a and lora_b of every dense layer that has them, by path; 0 where PEFT has none."""
     assert shape.lora is not None
@@ -313,15 +313,15 @@ def adapters(
             found[f"{part.leaf}.lora_a"][part.layer, ..., :rank] = a
             found[f"{part.leaf}.lora_b"][part.layer, :rank] = b
     for path, array in found.items():
-        check_range(path, array, np.dtype(np.float32))
+        check_overflow(path, array, np.dtype(np.float32))
     return {path: jax.device_put(array, host()) for path, array in found.items()}
 
 
-def _module(name: str, match: Match, modules: Mapping[str, Module]) -> str | None:
+def _module(name: str, match: BoundTable, modules: Mapping[str, Module]) -> str | None:
     """The table's name of a module that PEFT names."""
     known = {f"{module}.weight" for module in modules}
     for bare in (name.removeprefix(PREFIX), name.removeprefix(f"{PREFIX}transformer.")):
-        found = canonical(match.table, f"{bare}.weight", known).removesuffix(".weight")
+        found = table_name(match.table, f"{bare}.weight", known).removesuffix(".weight")
         if found in modules:
             return found
     return None

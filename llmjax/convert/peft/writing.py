@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from llmjax.convert.exporting import write_json
-from llmjax.convert.folders import becoming
-from llmjax.convert.hf.classes import Headed, Whole, choose_task, form_of
-from llmjax.convert.hf.mapping import Match
+from llmjax.convert.folders import new_folder
+from llmjax.convert.hf.classes import ModelWithHead, PlainModel, choose_task, export_form
+from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.names import LAYER, Sizes
 from llmjax.convert.hf.safetensors import TensorFiles, read_header, write_file
 from llmjax.convert.params import flatten, stored_params, unflatten, without_adapters
 from llmjax.convert.peft.adapters import Module, adapted_leaves, modules_of, write_layout
 from llmjax.convert.sources import ADAPTER
-from llmjax.convert.tensors import FLOATS, Planned
+from llmjax.convert.tensors import FLOATS, LazyTensor
 from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -102,10 +102,10 @@ def export_peft(
         raise UserError(opened.folder, "has no adapters", "export it --to hf")
     origin = read_origin(opened.folder)
     chosen = choose_task(run_tasks(opened, before, tokenizer, shape), task)
-    form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
-    with becoming(Path(out)) as folder:
+    form = export_form(without_adapters(shape), chosen, origin.model_type if origin else None)
+    with new_folder(Path(out)) as folder:
         params = stored_params(opened, shape, step)
-        match = Match(form.family.table, Model(without_adapters(form.shape)))
+        match = BoundTable(form.family.table, Model(without_adapters(form.shape)))
         modules = {
             name: module
             for name, module in modules_of(match).items()
@@ -127,11 +127,11 @@ def export_peft(
 
 def planned(
     modules: Mapping[str, Module],
-    form: Whole | Headed,
+    form: PlainModel | ModelWithHead,
     params: Params,
     sizes: Sizes,
     dtype: str | None,
-) -> list[Planned]:
+) -> list[LazyTensor]:
     """A and B of every module that has an adapter."""
     flat = {path: np.asarray(leaf) for path, leaf in flatten(params) if ".lora_" in path}
     found = []
@@ -140,7 +140,7 @@ def planned(
         for which, array in zip(("lora_A", "lora_B"), pair, strict=True):
             kept = array.astype(FLOATS[dtype]) if dtype else array
             tensor = f"{PREFIX}{form.called(name)}.{which}.weight"
-            found.append(Planned(tensor, kept.shape, kept.dtype, partial(np.array, kept)))
+            found.append(LazyTensor(tensor, kept.shape, kept.dtype, partial(np.array, kept)))
     return found
 
 
@@ -160,9 +160,11 @@ def adapter_of(
     return np.concatenate(firsts, axis=0), np.concatenate(seconds, axis=1)
 
 
-def head_tensors(form: Whole | Headed, params: Params, dtype: str | None) -> list[Planned]:
+def head_tensors(
+    form: PlainModel | ModelWithHead, params: Params, dtype: str | None
+) -> list[LazyTensor]:
     """The head's own parameters."""
-    if isinstance(form, Whole):
+    if isinstance(form, PlainModel):
         return []
     own = {row.name for row in form.top.rows() if form.head.neck != "pooler" or "out" in row.leaf}
     plain = {path: leaf for path, leaf in flatten(params) if ".lora_" not in path}
@@ -174,17 +176,17 @@ def peft_config(
     lora: LoraConfig,
     modules: Mapping[str, Module],
     ranks: Mapping[str, int],
-    form: Whole | Headed,
-    match: Match,
+    form: PlainModel | ModelWithHead,
+    match: BoundTable,
 ) -> dict[str, Any]:
     """adapter_config.json, but for the base model's name. A rank other than the run's is that of
     several adapters in one module, whose alpha grows with it."""
     others = [row.name.removesuffix(".weight") for row in match.table.rows]
-    if isinstance(form, Headed):
+    if isinstance(form, ModelWithHead):
         others += [row.name.removesuffix(".weight") for row in form.top.rows()]
     wide = {name: rank for name, rank in ranks.items() if rank != lora.rank}
     wide_names = {re.escape(form.called(name)): rank for name, rank in wide.items()}
-    saved = form.saved_modules() if isinstance(form, Headed) else None
+    saved = form.saved_modules() if isinstance(form, ModelWithHead) else None
     return {
         "peft_type": "LORA",
         "task_type": _task_type(form, form.shape),
@@ -204,7 +206,7 @@ def peft_config(
 
 
 def target_names(
-    modules: Mapping[str, Module], others: Sequence[str], form: Whole | Headed
+    modules: Mapping[str, Module], others: Sequence[str], form: PlainModel | ModelWithHead
 ) -> list[str]:
     """The shortest ends of names that mean these modules and no others; else whole names."""
     wanted = {module.pattern for module in modules.values()}
@@ -225,15 +227,15 @@ def _ends(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
 
 
-def _task_type(form: Whole | Headed, shape: ModelConfig) -> str:
-    if isinstance(form, Headed):
+def _task_type(form: PlainModel | ModelWithHead, shape: ModelConfig) -> str:
+    if isinstance(form, ModelWithHead):
         return KINDS[form.use]
     if shape.is_encoder_decoder:
         return "SEQ_2_SEQ_LM"
     return "CAUSAL_LM" if shape.num_decoder_layers else "FEATURE_EXTRACTION"
 
 
-def _rank(tensors: Sequence[Planned], form: Whole | Headed, name: str) -> int:
+def _rank(tensors: Sequence[LazyTensor], form: PlainModel | ModelWithHead, name: str) -> int:
     wanted = f"{PREFIX}{form.called(name)}.lora_A.weight"
     return next(tensor.shape[0] for tensor in tensors if tensor.name == wanted)
 

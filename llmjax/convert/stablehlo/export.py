@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.convert.folders import becoming
+from llmjax.convert.folders import new_folder
 from llmjax.convert.hf.safetensors import write_file
 from llmjax.convert.params import model_params, without_adapters
 from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
-from llmjax.convert.tensors import Planned
+from llmjax.convert.tensors import LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.apart import one_by_one
@@ -66,7 +66,7 @@ def export_stablehlo(
         a platform.
     """
     check_installed()
-    with becoming(Path(out)) as folder:
+    with new_folder(Path(out)) as folder:
         model, params, tokenizer = _opened(Path(run), step, dtype)
         weights = flat(params)
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
@@ -142,8 +142,8 @@ def _described(named: Named) -> dict[str, Any]:
     }
 
 
-def _planned(name: str, array: jax.Array) -> Planned:
-    return Planned(name, array.shape, np.dtype(array.dtype), lambda: np.asarray(array))
+def _planned(name: str, array: jax.Array) -> LazyTensor:
+    return LazyTensor(name, array.shape, np.dtype(array.dtype), lambda: np.asarray(array))
 
 
 def _manifest(
