@@ -17,6 +17,10 @@ from llmjax.model.plan import Params
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, stored_network
 
+log = logging.getLogger(__name__)
+HEADS = "heads"
+"""Key of the tasks' parameters beside the model's."""
+
 
 def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted path and value of each leaf."""
@@ -28,28 +32,23 @@ def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The nested dict of such leaves."""
+    """The nested dict of leaves by dotted path."""
     tree: Params = {}
     for path, value in flat.items():
         *outer, last = path.split(".")
-        place = tree
+        node = tree
         for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
+            node = node.setdefault(name, {})
+        node[last] = value
     return tree
 
 
 def host() -> jax.Device:
-    """The device whose arrays lie in the host's memory: a model in files need not fit a GPU."""
+    """The device of the host's memory: a model that is converted need not fit a GPU."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
         return jax.local_devices()[0]
-
-
-log = logging.getLogger(__name__)
-HEADS = "heads"
-"""Under which the parameters of tasks lie beside the model's."""
 
 
 def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
@@ -65,17 +64,16 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
     Raises:
       UserError: as `chosen_step` and `read_network`.
     """
-    one = jax.sharding.SingleDeviceSharding(host())
-    found = chosen_step(run, run.config(), step)
-    there = stored_network(run, found)
+    sharding = jax.sharding.SingleDeviceSharding(host())
+    step = chosen_step(run, run.config(), step)
+    stored = stored_network(run, step)
     wanted = dict(flatten(Model(shape).abstract_params()))
-    wanted |= {path: leaf for path, leaf in there.items() if path.startswith(f"{HEADS}.")}
-
-    def held(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, there.get(path, leaf).dtype, sharding=one)
-
-    abstract = unflatten({path: held(path, leaf) for path, leaf in wanted.items()})
-    return read_network(run, found, abstract)
+    wanted |= {path: leaf for path, leaf in stored.items() if path.startswith(f"{HEADS}.")}
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, stored.get(path, leaf).dtype, sharding=sharding)
+        for path, leaf in wanted.items()
+    }
+    return read_network(run, step, unflatten(abstract))
 
 
 def merged_params(
@@ -83,14 +81,7 @@ def merged_params(
 ) -> Params:
     """As `stored_params`, with adapters merged: those of `without_adapters(shape)`, and heads.
 
-    Args:
-      run: the run.
-      shape: its model's.
-      step: which checkpoint; None as `chosen_step`.
-      dtype: what they will be written in; None for what they are stored in.
-
-    Raises:
-      UserError: as `stored_params` and `merge`.
+    `dtype` is what they will be written in; None for what they are stored in.
     """
     params = stored_params(run, shape, step)
     return params if shape.lora is None else merge(params, shape.lora, wide=dtype is not None)
@@ -112,25 +103,20 @@ def without_adapters(shape: ModelConfig) -> ModelConfig:
 
 
 def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
-    """As `merged`, of arrays in the host's memory.
-
-    Args:
-      params: nested dict; where it has adapters they lie beside the kernel.
-      lora: what they were made by.
-      wide: keep the sums in float32; else they are brought into the dtype of W.
+    """As `merged`, of arrays in the host's memory; `wide` keeps the sums in float32.
 
     Raises:
-      UserError: a sum is beyond what float16 holds.
+      UserError: a sum overflows float16.
     """
-    found = merged(_widened(params) if wide else params, lora)
-    for path, leaf in flatten(found):
+    sums = merged(_widened(params) if wide else params, lora)
+    for path, leaf in flatten(sums):
         if leaf.dtype == FLOATS["float16"]:
             check_overflow(path, np.asarray(leaf), FLOATS["float32"])
-    return found
+    return sums
 
 
 def _widened(params: Params) -> Params:
-    """The same with kernels in float32 where they have adapters."""
+    """With kernels in float32 where they have adapters."""
     wide = {"kernel"} if "lora_a" in params else set()
     return {
         name: _widened(value)

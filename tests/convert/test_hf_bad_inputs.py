@@ -101,7 +101,7 @@ def test_truncated_file(folder):
 
 def test_no_header(folder):
     (folder / SINGLE).write_bytes(b"\xff" * 100)
-    refused(folder, SINGLE, "truncated, or no safetensors file")
+    refused(folder, SINGLE, "truncated or not a safetensors file")
 
 
 def test_header_that_is_no_json(folder):

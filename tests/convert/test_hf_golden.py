@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from llmjax.convert.families.registry import family_of
+from llmjax.convert.hf.config import read_object
 from llmjax.convert.hf.mapping import BoundTable, read_params
-from llmjax.convert.hf.safetensors import TensorFiles, open_folder, read_header, read_object
+from llmjax.convert.hf.safetensors import TensorFiles, open_folder, read_header
 from llmjax.model.model import Model
 
 

@@ -74,7 +74,7 @@ KINDS = {
 def exported(request, tmp_path_factory):
     tokenizer = KINDS[request.param]()
     folder = tmp_path_factory.mktemp(request.param)
-    export_tokenizer(tokenizer, folder, max_length=1000, model_kind="llama")
+    export_tokenizer(tokenizer, folder, max_length=1000, model_type="llama")
     return tokenizer, folder
 
 
@@ -118,7 +118,7 @@ def test_imported_again_it_is_the_same(exported):
 def test_an_imported_one_leaves_as_it_came(exported, tmp_path):
     _, folder = exported
     again = import_tokenizer(folder)
-    export_tokenizer(again, tmp_path, max_length=7, chat_template="other", model_kind="bert")
+    export_tokenizer(again, tmp_path, max_length=7, chat_template="other", model_type="bert")
     name = "tokenizer.json"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     assert (tmp_path / "chat_template.jinja").read_text() == "other"

@@ -6,7 +6,6 @@ from typing import Any
 from llmjax.convert.families.family import Family, TaskClass
 from llmjax.convert.families.tables import (
     BIASES_AND_LAYERNORM,
-    encoder_classes,
     DENSE,
     EMBEDDING,
     ENCODER,
@@ -17,6 +16,7 @@ from llmjax.convert.families.tables import (
     VOCABULARY,
     attention,
     dense,
+    encoder_classes,
     fused,
     halves,
     mlp,

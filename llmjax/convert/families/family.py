@@ -30,7 +30,7 @@ NO_EFFECT_UNLESS = {
 }
 
 HeadKind = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering"]
-"""Of Transformers' classes: a head for a text, for each token, for where an answer starts and ends."""
+"""Of Transformers' classes: for a text, for each token, for the start and end of an answer."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ lists, divisions or arrays of any size before a tensor is looked at. A field tha
 refused by name, unless it cannot change a number.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
+from llmjax.storage.json_documents import read_json
 
 MAX_LAYERS = 10_000
 """Lists of this length are made before any tensor is looked at."""
@@ -174,3 +177,21 @@ def as_float(value: int | float) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+      UserError: it does not, or is beyond the limits of `llmjax.storage.SETTINGS`, or cannot be
+        read.
+    """
+    value = read_json(path, fix="restore the file")
+    if not isinstance(value, dict):
+        raise UserError(path, "is not a JSON object", "restore the file")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, indented."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

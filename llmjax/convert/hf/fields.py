@@ -1,4 +1,4 @@
-"""Fields of a config.json and of ModelConfig: each is declared once, and read and written by that."""
+"""Fields of a config.json and of ModelConfig: declared once, read and written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

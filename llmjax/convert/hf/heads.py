@@ -1,7 +1,7 @@
-"""A published class for a task: a model with its head, as a run that has the task.
+"""A published class for a task becomes a model with its head, in a run that has the task.
 
-Heads of encoders are read whole: classification, several labels, regression, tags of words, and
-parts of a context. Of other classes the body alone is read, and a warning says so.
+Heads of encoders are imported: classification, several labels, regression, tags of words, and parts
+of a context. Of other classes only the body is, and a warning says so.
 """
 
 import logging
@@ -13,11 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.convert.families.registry import Family
-from llmjax.convert.families.tops import TOPS, Top, Use
-from llmjax.convert.hf.classes import ModelWithHead, model_with_head
-from llmjax.convert.hf.mapping import BoundTable, read_params
-from llmjax.convert.hf.names import table_name
+from llmjax.convert.families.family import Family, HeadKind, TaskClass
+from llmjax.convert.hf.classes import model_with_head
+from llmjax.convert.hf.mapping import read_params
 from llmjax.convert.tensors import Index, TensorSource
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
@@ -31,29 +29,28 @@ from llmjax.tasks.config import (
     TaskConfig,
     TokenTask,
 )
-from llmjax.tasks.heads import Network
 from llmjax.tasks.opening import network_of, open_task
 from llmjax.tasks.task import Facts, Setting
 
 log = logging.getLogger(__name__)
-WHOLE = ("bert", "roberta", "xlm-roberta", "distilbert")
-"""Families whose heads are read; the task of another is not told by its class alone."""
-MOST_LABELS = 1_000_000
-NO_HEAD = ("transform", "unembedding", "unembedding_bias")
-"""Parameters of a head for words, of which a class for a task makes another use, or none."""
+WITH_HEADS = ("bert", "roberta", "xlm-roberta", "distilbert")
+"""Families whose heads are read; of another one the class does not determine the task."""
+MAX_LABELS = 1_000_000
+WORD_HEAD = ("transform", "unembedding", "unembedding_bias")
+"""Parameters of a masked-word head, which a class for a task uses otherwise, or lacks."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a class of Transformers is for."""
+class PublishedHead:
+    """The head of a class of Transformers."""
 
-    use: Use
-    top: Top
+    kind: HeadKind
+    task_class: TaskClass
 
 
 @dataclass(frozen=True)
-class WithHead:
-    """What is read of a class for a task.
+class ImportedHead:
+    """A model with its head, as read.
 
     Attributes:
       params: the model's, and its head's under "heads".
@@ -66,90 +63,81 @@ class WithHead:
     facts: Facts
 
 
-def kind_of(family: Family, architecture: str | None) -> Kind | None:
-    """What a class is for; None where it has no head of a task."""
-    tops = TOPS.get(family.model_type, {})
-    return next(
-        (Kind(use, top) for use, top in tops.items() if top.architecture == architecture), None
-    )
+def published_head(family: Family, architecture: str | None) -> PublishedHead | None:
+    """The head of a class; None where it has no head of a task."""
+    for kind, task_class in family.task_classes.items():
+        if task_class.architecture == architecture:
+            return PublishedHead(kind, task_class)
+    return None
 
 
 def read_with_head(
     source: TensorSource,
     values: Mapping[str, Any],
-    kind: Kind,
+    published: PublishedHead,
     family: Family,
     setting: Setting,
     *,
     dtype: str | None,
     mesh: jax.sharding.Mesh | None,
-) -> WithHead | None:
-    """The model with its head; None, with a warning that says why, where that is not read.
+) -> ImportedHead | None:
+    """The model with its head; None, with a warning that says why, where that is not supported.
 
     Args:
       source: its tensors.
       values: its config.json.
-      kind: what its class is for.
+      published: its head.
       family: of the model.
       setting: of the task.
-      dtype: to hold parameters in; None for what they are stored in.
+      dtype: of the parameters; None for what they are stored in.
       mesh: the devices; None for the host.
 
     Raises:
-      UserError: a tensor is missing, or is too many, or of another shape.
+      UserError: a tensor is missing, left over, or of another shape.
     """
+    task_class = published.task_class
     try:
-        task, facts = _task_of(values, kind, _outputs(source, kind.top), family)
-        opened = open_task(task, setting, facts)
-        form = model_with_head(opened, setting.model, family.model_type)
-        if form.family is not family or form.top is not kind.top:
-            raise UserError(kind.top.architecture, "is of another build than its config.json says")
+        config, facts = _task_of(values, published, _num_outputs(source, task_class), family)
+        task = open_task(config, setting, facts)
+        form = model_with_head(task, setting.model, family.model_type)
+        if form.family is not family or form.task_class is not task_class:
+            raise UserError(task_class.architecture, "does not match its config.json")
     except UserError as error:
-        log.warning("the head of %s is left out: %s", kind.top.architecture, error)
+        log.warning("the head of %s is left out: %s", task_class.architecture, error)
         return None
-    network = network_of(Model(setting.model), [opened])
-    match = BoundTable(form.table, _Parts(form.shape, form, network), {"o": form.head.outputs})
-    params = read_params(source, match, dtype=dtype, mesh=mesh)
-    own = dict(params.pop("head"))
+    network = network_of(Model(setting.model), [task])
+    bound = form.bound(lambda: form.parts(network.abstract_params()))
+    params = read_params(source, bound, dtype=dtype, mesh=mesh)
+    head = dict(params.pop("head"))
     if form.head.neck == "pooler":
-        params["pooler"] = own.pop("dense")
-    return WithHead(params | {"heads": {form.name: own}}, task, facts)
+        params["pooler"] = head.pop("dense")
+    return ImportedHead(params | {"heads": {form.name: head}}, config, facts)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Parameters as a class has them, for `BoundTable`."""
-
-    config: ModelConfig
-    form: ModelWithHead
-    network: Network
-
-    def abstract_params(self) -> Params:
-        return self.form.parts(self.network.abstract_params())
-
-
-def _outputs(source: TensorSource, top: Top) -> int:
-    """How many numbers a head gives."""
-    name = f"{top.out}.weight"
+def _num_outputs(source: TensorSource, task_class: TaskClass) -> int:
+    name = f"{task_class.out}.weight"
     shape = source.shape(name) if name in set(source.names()) else ()
-    if len(shape) != 2 or not 1 <= shape[0] <= MOST_LABELS:
-        raise UserError(f"tensor {name}", f"is {list(shape)}, no head of {top.architecture}")
+    if len(shape) != 2 or not 1 <= shape[0] <= MAX_LABELS:
+        reason = f"is {list(shape)}, not a head of {task_class.architecture}"
+        raise UserError(f"tensor {name}", reason)
     return shape[0]
 
 
 def _task_of(
-    values: Mapping[str, Any], kind: Kind, outputs: int, family: Family
+    values: Mapping[str, Any], published: PublishedHead, outputs: int, family: Family
 ) -> tuple[TaskConfig, Facts]:
-    """The task that a class and its config.json stand for, as Transformers reads them."""
-    if family.model_type not in WHOLE:
-        raise UserError(f"a head of {family.model_type}", "is not read", "train one on this run")
-    if kind.use == "answers":
+    """The task of a class and its config.json, as Transformers reads them."""
+    if family.model_type not in WITH_HEADS:
+        raise UserError(
+            f"a head of {family.model_type}", "is not supported", "train one on this run"
+        )
+    if published.kind == "QuestionAnswering":
         if outputs != 2:
-            raise UserError("its head", f"gives {outputs} numbers, not a beginning and an end")
+            raise UserError("its head", f"has {outputs} outputs, not a start and an end")
         return AnswerTask(), Facts(labels=("answered", "unanswered"), counts=(1, 0))
     labels = _labels(values, outputs)
     facts = Facts(labels=labels, counts=(1,) * outputs)
-    if kind.use == "tokens":
+    if published.kind == "TokenClassification":
         return TokenTask(), facts
     problem = values.get("problem_type")
     if problem is None:
@@ -157,45 +145,48 @@ def _task_of(
     match problem:
         case "regression":
             if outputs != 1:
-                raise UserError("problem_type regression", f"has {outputs} numbers, not one")
+                raise UserError("problem_type regression", f"has {outputs} outputs, not one")
             target = labels[0] if re.fullmatch(r"[A-Za-z_]\w{0,50}", labels[0]) else "score"
             return RegressionTask(target="score" if target == "LABEL_0" else target), Facts()
         case "multi_label_classification":
             return MultiLabelTask(), facts
         case "single_label_classification":
             return ClassificationTask(), facts
-    raise UserError(f"problem_type {repr(problem)[:60]}", "is not known")
+    raise UserError(f"problem_type {repr(problem)[:60]}", "is not supported")
 
 
 def _labels(values: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
-    """id2label, in the order of the head's outputs; LABEL_0 and so on where it says nothing."""
-    said = values.get("id2label")
-    if said is None:
+    """id2label, in the order of the head's outputs; LABEL_0 and so on where there is none."""
+    by_number = values.get("id2label")
+    if by_number is None:
         return tuple(f"LABEL_{number}" for number in range(outputs))
     numbers = [str(number) for number in range(outputs)]
-    if not isinstance(said, dict) or sorted(said) != sorted(numbers):
+    if not isinstance(by_number, dict) or sorted(by_number) != sorted(numbers):
         raise UserError("id2label", f"does not name the {outputs} outputs of the head")
-    labels = tuple(said[number] for number in numbers)
+    labels = tuple(by_number[number] for number in numbers)
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) < outputs:
-        raise UserError("id2label", "has labels that are no different words")
+        raise UserError("id2label", "has labels that are not distinct strings")
     return labels
 
 
-class Body:
-    """The tensors of a class without its head's, under the names that the family has (a
-    `TensorSource`)."""
+class BodyTensors:
+    """The tensors of a class without its head's, under the family's names (a `TensorSource`)."""
 
-    def __init__(self, source: TensorSource, family: Family, top: Top):
+    def __init__(self, source: TensorSource, family: Family, task_class: TaskClass):
         table = family.table
-        heads = {row.name for row in table.rows if row.leaf.split(".")[0] in NO_HEAD}
-        own = {row.name for row in top.rows() if not (top.pools and "dense" in row.leaf)}
+        left_out = {row.tensor for row in table.rows if row.param.split(".")[0] in WORD_HEAD}
+        left_out |= {
+            row.tensor
+            for row in task_class.rows()
+            if not (task_class.pools and "dense" in row.param)
+        }
         self._source, self._names = source, dict[str, str]()
         for actual in source.names():
-            name = table_name(table, actual, {*heads, *own})
-            if name in heads | own:
+            name = table.name(actual, left_out)
+            if name in left_out:
                 continue
-            if top.body is not None and actual.startswith(top.body):
-                name = table.prefix + actual.removeprefix(top.body)
+            if task_class.body is not None and actual.startswith(task_class.body):
+                name = table.prefix + actual.removeprefix(task_class.body)
             self._names[name] = actual
 
     def names(self) -> Iterable[str]:
@@ -212,5 +203,5 @@ class Body:
 
 
 def body_shape(shape: ModelConfig) -> ModelConfig:
-    """The architecture of a class's body: with no way of its own from states to words."""
+    """The architecture of a class's body: without a head for words."""
     return replace(shape, tie_embeddings=True, unembed_transform=False, unembed_bias=False)

@@ -4,7 +4,7 @@ A layout says how a tensor holds a parameter, in a notation for both directions:
 
     Layout("(h k) d -> d h k")
 
-is a matrix [heads x width, model] that becomes [model, heads, width]. Where one tensor holds several
+is a matrix [heads x width, model] that becomes [model, heads, width]. Where a tensor holds several
 parameters side by side, an axis consists of segments, of which each parameter takes one:
 
     Layout("(j h k) d -> d h k", Segment("j", ("1", "1", "1"), 1))   the keys among q, k, v

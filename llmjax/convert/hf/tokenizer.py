@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import processors as post
 
+from llmjax.convert.hf.config import write_json
 from llmjax.data.tokenizers import sentencepiece_import as spm
 from llmjax.data.tokenizers.huggingface.pieces import byte_level_table
 from llmjax.data.tokenizers.huggingface.tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer
@@ -17,11 +18,12 @@ from llmjax.data.tokenizers.table import CHAT_TEMPLATE, BytesTokenizer, TableTok
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
-NEVER = 1e6  # nats: no text is spelt with a piece that costs so much
+NEVER = 1e6
+"""Nats: no text is encoded with a piece of this cost."""
 
 
 def bytes_spec(tokenizer: BytesTokenizer) -> dict[str, Any]:
-    """Byte-level BPE that merges nothing."""
+    """Byte-level BPE without merges."""
     letters = {value[0]: letter for letter, value in byte_level_table().items()}
     vocab = {letters[byte]: byte for byte in range(256)} | tokenizer.special_tokens
     inner = tokenizers.Tokenizer(models.BPE(vocab, []))
@@ -31,58 +33,60 @@ def bytes_spec(tokenizer: BytesTokenizer) -> dict[str, Any]:
 
 
 def sentencepiece_spec(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    """The model's pieces and merges, spaces written as such.
+    """The model's pieces and merges, with plain spaces.
 
-    So U+2581 is no piece and falls back to bytes by itself, as it does here. A model that was
-    trained elsewhere and changes text before it encodes keeps its own way.
+    So U+2581 is not a piece and falls back to bytes, as it does here. A model that was trained
+    elsewhere and normalises text is converted as it is.
     """
     proto = spm.parse(tokenizer.model, "SentencePiece model")
     spec = proto.normalizer_spec
-    changes = spec.add_dummy_prefix or spec.remove_extra_whitespaces or spec.precompiled_charsmap
-    if changes or not proto.trainer_spec.byte_fallback:
+    normalises = spec.add_dummy_prefix or spec.remove_extra_whitespaces or spec.precompiled_charsmap
+    if normalises or not proto.trainer_spec.byte_fallback:
         inner = spm.convert(proto)
     else:
         inner = tokenizers.Tokenizer(_lossless(proto))
-        inner.pre_tokenizer = _apart(proto)
+        inner.pre_tokenizer = _isolate_special(proto)
         inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return _finished(inner, tokenizer)
 
 
 def _lossless(proto: Any) -> models.Model:
     pieces = [(piece.piece.replace(spm.SPACE, " "), piece.score) for piece in proto.pieces]
-    spelt = [piece.type in (spm.NORMAL, spm.USER) for piece in proto.pieces]
+    in_text = [piece.type in (spm.NORMAL, spm.USER) for piece in proto.pieces]
     unknown = proto.trainer_spec.unk_id
     if proto.trainer_spec.model_type == spm.UNIGRAM:
-        # Bytes and special tokens have entries too, which a text that spells them must not meet.
+        # Bytes and special tokens have entries too, which a text that contains them must not match.
         scored = [
-            (piece, score if found else -NEVER)
-            for (piece, score), found in zip(pieces, spelt, strict=True)
+            (piece, score if usable else -NEVER)
+            for (piece, score), usable in zip(pieces, in_text, strict=True)
         ]
         return models.Unigram(scored, unk_id=unknown, byte_fallback=True)
-    joined = {piece: score for (piece, score), found in zip(pieces, spelt, strict=True) if found}
+    joined = {
+        piece: score for (piece, score), usable in zip(pieces, in_text, strict=True) if usable
+    }
     vocab = {piece: number for number, (piece, _) in enumerate(pieces)}
     merges = spm.merges_of(joined)
     return models.BPE(vocab, merges, unk_token=pieces[unknown][0], byte_fallback=True)
 
 
-def _apart(proto: Any) -> pre_tokenizers.PreTokenizer | None:
-    """Cuts a unigram model's text around characters that only special entries have.
+def _isolate_special(proto: Any) -> pre_tokenizers.PreTokenizer | None:
+    """Splits a unigram model's text at characters that only special entries have.
 
-    An unknown character costs more than any entry, so "<s>" would be met where "<" is unknown.
+    An unknown character costs more than any entry, so "<s>" would match where "<" is unknown.
     """
     if proto.trainer_spec.model_type != spm.UNIGRAM:
         return None
-    known = {piece.piece for piece in proto.pieces if piece.type in (spm.NORMAL, spm.USER)}
-    special = {piece.piece for piece in proto.pieces} - known
-    strange = sorted(set("".join(special)) - known)
-    if not strange:
+    normal = {piece.piece for piece in proto.pieces if piece.type in (spm.NORMAL, spm.USER)}
+    special = {piece.piece for piece in proto.pieces} - normal
+    only_special = sorted(set("".join(special)) - normal)
+    if not only_special:
         return None
-    letters = tokenizers.Regex("|".join(re.escape(letter) for letter in strange))
-    return pre_tokenizers.Split(letters, "isolated")
+    pattern = tokenizers.Regex("|".join(map(re.escape, only_special)))
+    return pre_tokenizers.Split(pattern, "isolated")
 
 
 def _finished(inner: tokenizers.Tokenizer, tokenizer: TableTokenizer) -> dict[str, Any]:
-    """With its special tokens, and with BOS before each text."""
+    """The tokenizer.json, with special tokens, and BOS before each text."""
     names = sorted(tokenizer.special_tokens, key=tokenizer.special_tokens.__getitem__)
     inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     bos = names[[tokenizer.special_tokens[name] for name in names].index(tokenizer.bos_id)]
@@ -95,9 +99,9 @@ def _finished(inner: tokenizers.Tokenizer, tokenizer: TableTokenizer) -> dict[st
     return spec
 
 
-# Kinds of model whose first and last token are called CLS and SEP.
+# Model types whose first and last token are called CLS and SEP.
 CLASSIFIERS = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
-# Kinds of model that read segment types.
+# Model types that read token types.
 TYPED = ("bert",)
 
 
@@ -107,25 +111,25 @@ def export_tokenizer(
     *,
     max_length: int,
     chat_template: str | None = None,
-    model_kind: str = "llama",
+    model_type: str = "llama",
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template.
 
-    An imported tokenizer.json is written as it came; ids are the same on every text.
+    An imported tokenizer.json is written unchanged; ids are the same on every text.
 
     Args:
       tokenizer: any of ours.
       folder: exists.
       max_length: tokens that the model takes.
       chat_template: None for the tokenizer's own, if it has one.
-      model_kind: the model_type of the config.json beside them.
+      model_type: of the config.json beside them.
 
     Raises:
-      UserError: there is no such form of this tokenizer.
+      UserError: this tokenizer has no equivalent.
     """
     content = tokenizer_json(tokenizer)
-    names = _names(tokenizer, json.loads(content), model_kind)
-    inputs = ["input_ids", *(["token_type_ids"] if model_kind in TYPED else []), "attention_mask"]
+    names = _names(tokenizer, json.loads(content), model_type)
+    inputs = ["input_ids", *(["token_type_ids"] if model_type in TYPED else []), "attention_mask"]
     settings = {
         **names,
         "clean_up_tokenization_spaces": False,
@@ -138,8 +142,8 @@ def export_tokenizer(
         settings["chat_template"] = template  # for readers that do not know the file
         (folder / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
     (folder / TOKENIZER_FILE).write_bytes(content)
-    _write(folder / "tokenizer_config.json", settings)
-    _write(folder / "special_tokens_map.json", names)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", names)
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> bytes:
@@ -157,23 +161,23 @@ def tokenizer_json(tokenizer: Tokenizer) -> bytes:
             spec = bytes_spec(tokenizer)
         case _:
             kind = type(tokenizer).__name__
-            raise UserError(f"tokenizer {kind}", "has no form as a tokenizer.json")
+            raise UserError(f"tokenizer {kind}", "has no equivalent tokenizer.json")
     return (json.dumps(spec, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _names(tokenizer: Tokenizer, spec: dict[str, Any], model_kind: str) -> dict[str, str]:
-    """bos_token and the like, by the names that the model's kind has for them."""
-    spelt = {token: name for name, token in tokenizer.special_tokens.items()}
-    bos, eos = spelt[tokenizer.bos_id], spelt[tokenizer.eos_id]
-    found = {"eos_token": eos, "pad_token": spelt[tokenizer.pad_id]}
+def _names(tokenizer: Tokenizer, spec: dict[str, Any], model_type: str) -> dict[str, str]:
+    """bos_token and the like, by the names that the model type has for them."""
+    by_id = {token: name for name, token in tokenizer.special_tokens.items()}
+    bos, eos = by_id[tokenizer.bos_id], by_id[tokenizer.eos_id]
+    names = {"eos_token": eos, "pad_token": by_id[tokenizer.pad_id]}
     if tokenizer.bos_id != tokenizer.pad_id or tokenizer.bos_id == tokenizer.eos_id:
-        found = {"bos_token": bos} | found
-    if model_kind in CLASSIFIERS:
-        found |= {"cls_token": bos, "sep_token": eos}
+        names = {"bos_token": bos} | names
+    if model_type in CLASSIFIERS:
+        names |= {"cls_token": bos, "sep_token": eos}
     if tokenizer.mask_id is not None:
-        found["mask_token"] = spelt[tokenizer.mask_id]
+        names["mask_token"] = by_id[tokenizer.mask_id]
     unknown = _unknown(spec["model"])
-    return found if unknown is None else found | {"unk_token": unknown}
+    return names if unknown is None else names | {"unk_token": unknown}
 
 
 def _unknown(model: dict[str, Any]) -> str | None:
@@ -181,7 +185,3 @@ def _unknown(model: dict[str, Any]) -> str | None:
         return str(model["vocab"][model["unk_id"]][0])
     token = model.get("unk_token")
     return None if token is None else str(token)
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
