@@ -142,7 +142,7 @@ def model_of(architecture, tied=False, keys=None, extra=()):
     class Names:
         def names(self):
             heads = ("lm_head", "embed_out")
-            rows = (row.name for row in family.table.rows)
+            rows = (row.tensor for row in family.table.rows)
             return [name for name in rows if not tied or name.split(".")[0] not in heads]
 
         def shape(self, name):

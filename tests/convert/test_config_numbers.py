@@ -102,12 +102,12 @@ def test_each_line_bounds_its_field(name):
     lowest = 0 if RANGES[name].open else RANGES[name].lowest - 1
     for value in (kind(lowest), -math.inf if kind is float else -(2**40)):
         with pytest.raises(UserError, match=name):
-            HFConfig({name: value}).take(name, kind)
+            HFConfig({name: value}).get(name, kind)
     highest = RANGES[name].highest
     if highest < math.inf:
-        assert HFConfig({name: kind(highest)}).take(name, kind) == highest
+        assert HFConfig({name: kind(highest)}).get(name, kind) == highest
         with pytest.raises(UserError, match=name):
-            HFConfig({name: kind(highest * 2)}).take(name, kind)
+            HFConfig({name: kind(highest * 2)}).get(name, kind)
 
 
 def test_every_number_of_every_family_has_a_line():

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmjax.convert.families.family import TensorNames
-from llmjax.convert.families.registry import FAMILIES, canonical, family_for, family_of
+from llmjax.convert.families.family import TensorNames, canonical
+from llmjax.convert.families.registry import FAMILIES, family_for, family_of
 from llmjax.errors import UserError
 from llmjax.model import families
 from llmjax.model.config import ModelConfig

@@ -11,7 +11,7 @@ from llmjax.convert.hf.names import Layout, Segment
 SIZES = {"d": 6, "e": 6, "h": 4, "n": 2, "k": 3, "f": 5, "v": 7, "p": 8, "t": 2, "b": 9}
 LAYOUTS = sorted(
     {row.layout for family in FAMILIES.values() for row in family.table.rows},
-    key=lambda layout: (layout.notation, str(layout.part)),
+    key=lambda layout: (layout.notation, str(layout.segment)),
 )
 
 
@@ -23,14 +23,15 @@ def filled(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_what_is_read_is_written_back_where_it_was(layout):
-    theirs = filled(layout)
-    ours = layout.read(SIZES, None, lambda index: theirs[index])
-    assert ours.shape == layout.our_shape(SIZES)
-    assert len(np.unique(ours)) == ours.size
-    out = np.full(theirs.shape, -1)
-    layout.write(SIZES, ours, out)
-    assert np.array_equal(out[out >= 0], theirs[out >= 0])
-    assert (out >= 0).sum() == ours.size
+    tensor = filled(layout)
+    param = layout.read(SIZES, None, lambda index: tensor[index])
+    segment = layout.segment and layout.segment.sizes(SIZES)[layout.segment.number]
+    assert param.shape == tuple(SIZES.get(axis, segment) for axis in layout.param_axes)
+    assert len(np.unique(param)) == param.size
+    out = np.full(tensor.shape, -1)
+    layout.write(SIZES, param, out)
+    assert np.array_equal(out[out >= 0], tensor[out >= 0])
+    assert (out >= 0).sum() == param.size
 
 
 @settings(max_examples=40, deadline=None)

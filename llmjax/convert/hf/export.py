@@ -22,7 +22,7 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.run.network import run_tasks
-from llmjax.run.origin import Origin
+from llmjax.run.origin import Origin, Pooling
 from llmjax.tasks.task import Task
 from llmjax.version import __version__
 
@@ -68,7 +68,7 @@ class HFExporter(Exporter):
             max_length=shape.max_length,
             model_type=form.family.model_type,
         )
-        sentence = sentence_config(shape, task, origin)
+        sentence = sentence_config(source, task)
         if sentence is not None:
             write_sentence(out, sentence, shape.d_model)
         read_back(out, form.family, form.shape, tensors)
@@ -111,14 +111,14 @@ def generation_config(config: dict[str, Any], origin: Origin | None) -> dict[str
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-def sentence_config(
-    shape: ModelConfig, task: Task | None, origin: Origin | None
-) -> SentenceConfig | None:
+def sentence_config(source: ExportSource, task: Task | None) -> SentenceConfig | None:
     """How the model makes embeddings, where it is for that: as its task trained it, or as it was
     published."""
+    origin = source.origin
     if task is not None and task.config.kind == "similarity":
-        pooling = "mean" if shape.num_encoder_layers else "last"
-        return SentenceConfig("", pooling, normalize=True, length=task.longest)
+        pooling: Pooling = "mean" if source.shape.num_encoder_layers else "last"
+        length = max(1, source.config.data.length // 2)  # the two texts of a pair share a row
+        return SentenceConfig("", pooling, normalize=True, length=length)
     if task is not None or origin is None or origin.pooling is None:
         return None
     return from_origin(origin)
