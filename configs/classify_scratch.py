@@ -9,8 +9,9 @@ Hardware: two CPU cores
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.config import DataConfig
 from llmjax.data.tables.config import FileTable
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import MuonConfig, ScheduleConfig
 from llmjax.run.checkpoint.config import CheckpointConfig

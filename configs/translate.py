@@ -13,8 +13,9 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
           held-out captions before the end of the second epoch
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.config import DataConfig
 from llmjax.data.tables.config import LinesTable
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import MuonConfig, ScheduleConfig
 from llmjax.run.checkpoint.config import CheckpointConfig

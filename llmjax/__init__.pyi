@@ -7,9 +7,6 @@ from .convert.exporting import export as export
 from .convert.importing import import_model as import_model
 from .convert.peft.reading import import_adapter as import_adapter
 from .data.config import (
-    BytesConfig as BytesConfig,
-)
-from .data.config import (
     DataConfig as DataConfig,
 )
 from .data.config import (
@@ -19,16 +16,10 @@ from .data.config import (
     HubSource as HubSource,
 )
 from .data.config import (
-    HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig,
-)
-from .data.config import (
     JsonlSource as JsonlSource,
 )
 from .data.config import (
     ParquetSource as ParquetSource,
-)
-from .data.config import (
-    SentencePieceConfig as SentencePieceConfig,
 )
 from .data.config import (
     TextSource as TextSource,
@@ -59,6 +50,15 @@ from .data.tables.config import (
 )
 from .data.tables.config import (
     TfdsTable as TfdsTable,
+)
+from .data.tokenizers.config import (
+    BytesConfig as BytesConfig,
+)
+from .data.tokenizers.config import (
+    HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig,
+)
+from .data.tokenizers.config import (
+    SentencePieceConfig as SentencePieceConfig,
 )
 from .decoding.config import DecodingConfig as DecodingConfig
 from .errors import UserError as UserError

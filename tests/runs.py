@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 import tiny
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig

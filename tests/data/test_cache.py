@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
+from llmjax.data.config import DataConfig, TextSource
 from llmjax.data.text import cache as cache_module
 from llmjax.data.text import fingerprint
 from llmjax.data.text.corpus import heldout_text, prepare
 from llmjax.data.text.files import Damaged
 from llmjax.data.text.fingerprint import identify
+from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.storage.seals import sealed
 
@@ -162,7 +163,7 @@ def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
     file.write_bytes(file.read_bytes()[:-2])
     assert everything(config) == first
     assert "the cache is damaged: its files do not fit together" in caplog.text
-    assert "it is built again" in caplog.text
+    assert "it is rebuilt" in caplog.text
     (file.parents[1] / "description.json").unlink()
     assert everything(config) == first
     assert len(builds) == 3
@@ -225,7 +226,7 @@ def test_a_damaged_tokenizer_of_the_cache_is_trained_again(config, caplog):
         file.write_bytes(content[:30] + bytes([content[30] ^ 2]) + content[31:])
     shutil.rmtree(Path(config.cache_dir, "tokens"))
     assert prepare(config, tokenizer)[0].fingerprint == first.fingerprint
-    assert caplog.text.count("it is built again") == 2
+    assert caplog.text.count("it is rebuilt") == 2
 
 
 PREPARE = """

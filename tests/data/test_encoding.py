@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmjax.data.text.encoding import Encoders, encode_documents
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 
 BATCHES = [[f"batch {i} document {j} é".encode() for j in range(i % 4 + 1)] for i in range(12)]
 

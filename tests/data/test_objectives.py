@@ -7,7 +7,6 @@ import pytest
 
 from data.objective_rows import BOS, PAD, cut, keys, vocabulary
 from data.test_loader import equal, take
-from llmjax.data.config import BytesConfig, SentencePieceConfig
 from llmjax.data.loader import batch_at, read_rows
 from llmjax.data.objectives.config import (
     CausalConfig,
@@ -22,11 +21,11 @@ from llmjax.data.objectives.objective import Causal, Continuation, Masked, Mixtu
 from llmjax.data.objectives.objective import make_objective as make
 from llmjax.data.order import RowOrder, rows_per_epoch
 from llmjax.data.text.corpus import prepare
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 
-BYTES = existing_tokenizer(BytesConfig())
+BYTES = BytesConfig().open()
 CAUSAL = Causal(BOS, PAD)
 MASKED = make(MaskedConfig(), BYTES, encodes=False)
 OBJECTIVES = {

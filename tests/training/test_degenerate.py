@@ -14,7 +14,7 @@ from llmjax.convert.exporting import export
 from llmjax.data.config import TextSource
 from llmjax.data.objectives.config import PrefixConfig
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict

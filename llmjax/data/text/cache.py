@@ -24,11 +24,34 @@ from llmjax.data.text.store import (
     open_store,
     token_dtype,
 )
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.caches import cache_root
 
 _TEXT = "heldout.txt"
+
+
+class Seen:
+    """A set of hashes in a fixed 64 MiB: exact for the first million or so, then forgetful.
+
+    Each hash belongs to one of 2^20 buckets of 8; a full bucket forgets its oldest.
+    """
+
+    def __init__(self, buckets: int = 1 << 20, depth: int = 8):
+        self._table = np.zeros((buckets, depth), np.uint64)
+        self._next = np.zeros(buckets, np.uint8)
+
+    def add(self, hash_: int) -> bool:
+        """Adds the hash; returns whether it was there. (0 marks an empty place, and is never.)"""
+        key = np.uint64(hash_)
+        bucket = hash_ % len(self._table)
+        row = self._table[bucket]
+        if key in row:
+            return hash_ != 0
+        row[self._next[bucket]] = key
+        self._next[bucket] = (self._next[bucket] + 1) % row.size
+        return False
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmjax.data.config import (
-    DataConfig,
-    SentencePieceConfig,
-    TokenizerConfig,
-    check_data,
-)
+from llmjax.data.config import DataConfig, check_data
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
@@ -28,7 +23,8 @@ from llmjax.data.text.files import open_or_build
 from llmjax.data.text.fingerprint import Identity, identify, pinned
 from llmjax.data.text.split import HASHES, HashSample
 from llmjax.data.text.store import TokenStore
-from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.caches import cache_root
 
@@ -88,7 +84,7 @@ def prepare(
     tokenizer_config: TokenizerConfig,
     tokenizer_folder: Path | str | None = None,
     progress: Progress = no_progress,
-    pieces: tuple[str, ...] = (),
+    special_tokens: tuple[str, ...] = (),
 ) -> tuple[Tokenizer, Corpus]:
     """The tokenizer and the tokenized corpus; what the cache holds is reused.
 
@@ -99,7 +95,7 @@ def prepare(
       tokenizer_folder: the run's tokenizer/ folder. A tokenizer that is there is used as it is;
         else it is written there.
       progress: told how far things are.
-      pieces: special tokens that a tokenizer trained here gets beside the usual ones.
+      special_tokens: that a tokenizer trained here gets beside the usual ones.
 
     Raises:
       UserError: a value of `config` is impossible, a source is missing, broken or empty, the
@@ -113,8 +109,8 @@ def prepare(
     if folder is not None and folder.is_dir():
         tokenizer = load_tokenizer(folder)
     else:
-        tokenizer = existing_tokenizer(tokenizer_config) or _trained(
-            tokenizer_config, config, identities, progress, pieces
+        tokenizer = tokenizer_config.open() or _trained(
+            tokenizer_config, config, identities, progress, special_tokens
         )
         if folder is not None:
             tokenizer.save(folder)
@@ -128,7 +124,7 @@ def prepare(
 
 
 def train_tokenizer(
-    config: SentencePieceConfig,
+    config: TokenizerConfig,
     data: DataConfig,
     folder: Path | str,
     progress: Progress = no_progress,
@@ -146,37 +142,25 @@ def train_tokenizer(
     return tokenizer
 
 
-def trained_on(config: SentencePieceConfig, texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer trained on these texts, of any order; nothing is cached.
-
-    Raises:
-      UserError: the vocabulary is too large for the text.
-    """
-    from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-
-    return SentencePieceTokenizer(train_sentencepiece(config, texts))
-
-
 def _trained(
     config: TokenizerConfig,
     data: DataConfig,
     identities: Sequence[Identity],
     progress: Progress,
-    pieces: tuple[str, ...] = (),
+    special_tokens: tuple[str, ...] = (),
 ) -> Tokenizer:
-    from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-
-    assert isinstance(config, SentencePieceConfig)
+    """A tokenizer trained on the training documents, or the same from the cache."""
     weights = [source.weight for source in data.sources]
-    what = [2, asdict(config), [i.digest for i in identities], weights, heldout_threshold(data)]
-    what += [pieces] if pieces else []
+    values = asdict(config)  # type: ignore[call-overload]  # configs are dataclasses
+    what = [2, values, [i.digest for i in identities], weights, heldout_threshold(data)]
+    what += [special_tokens] if special_tokens else []
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(data.cache_dir) / "tokenizers" / key
 
     def build(place: Path) -> None:
         texts = list(_sample(data, config.sample_bytes, identities, progress))
         progress("Training the tokenizer", 0, None)
-        SentencePieceTokenizer(train_sentencepiece(config, texts, pieces)).save(place)
+        config.train(texts, special_tokens).save(place)
 
     return open_or_build(folder, build, read_tokenizer)
 

@@ -13,7 +13,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 BATCH_BYTES = 1 << 20
 

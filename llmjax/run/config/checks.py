@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from llmjax.data.config import data_problems, tokenizer_problems
+from llmjax.data.config import data_problems
 from llmjax.data.objectives.config import CausalConfig, objective_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
@@ -52,7 +52,7 @@ def _problems(config: Config) -> Iterator[str]:
     # The vocabulary's size is the tokenizer's, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
-    yield from tokenizer_problems(config.tokenizer)
+    yield from (f"tokenizer.{problem}" for problem in config.tokenizer.problems())
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from optimizer_problems(config.optimizer, steps)

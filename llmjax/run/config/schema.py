@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.data.config import DataConfig
 from llmjax.data.objectives.config import CausalConfig, ObjectiveConfig
+from llmjax.data.tokenizers.config import AnyTokenizerConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.losses import LossConfig
 from llmjax.model.config import ModelConfig
@@ -49,7 +50,7 @@ class Config:
     stops with an error."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The architecture."""
-    tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
+    tokenizer: AnyTokenizerConfig = field(default_factory=SentencePieceConfig)
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""

@@ -4,16 +4,18 @@ import pytest
 from toy_config import Adam, Muon, Toy
 
 from llmjax.data.config import (
-    BytesConfig,
     EmbeddedSource,
-    HuggingFaceTokenizerConfig,
     JsonlSource,
     ParquetSource,
-    SentencePieceConfig,
     TextSource,
     TfdsSource,
 )
 from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
+from llmjax.data.tokenizers.config import (
+    BytesConfig,
+    HuggingFaceTokenizerConfig,
+    SentencePieceConfig,
+)
 from llmjax.model.lora_config import LoraConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.overrides import Override, override

@@ -8,16 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmjax.data.config import (
-    BytesConfig,
     DataConfig,
     EmbeddedSource,
     HubSource,
-    HuggingFaceTokenizerConfig,
     JsonlSource,
     ParquetSource,
-    SentencePieceConfig,
     TextSource,
     TfdsSource,
+)
+from llmjax.data.tokenizers.config import (
+    BytesConfig,
+    HuggingFaceTokenizerConfig,
+    SentencePieceConfig,
 )
 from llmjax.errors import UserError
 from llmjax.optimizers.config import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, SgdConfig

@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import (
+    BytesConfig,
+    SentencePieceConfig,
+    TokenizerConfig,
+)
 
 
 @dataclass(frozen=True)
