@@ -8,8 +8,9 @@ Figure:   not measured yet
 
 from dataclasses import replace
 
-from llmjax.data.config import DataConfig, HubSource
+from llmjax.data.config import DataConfig
 from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.text.hub import HubSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.families import bert_base
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig

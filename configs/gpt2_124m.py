@@ -7,7 +7,8 @@ Hardware: one GPU of 24 GB or more; up to 16 share a batch as it is
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.hub import HubSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig

@@ -12,7 +12,7 @@ Figure:   see docs/tasks.md
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
 from llmjax.run.checkpoint.config import CheckpointConfig

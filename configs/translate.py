@@ -14,7 +14,7 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import LinesTable
+from llmjax.data.tables.files import LinesTable
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import MuonConfig, ScheduleConfig

@@ -9,24 +9,6 @@ from .convert.peft.reading import import_adapter as import_adapter
 from .data.config import (
     DataConfig as DataConfig,
 )
-from .data.config import (
-    EmbeddedSource as EmbeddedSource,
-)
-from .data.config import (
-    HubSource as HubSource,
-)
-from .data.config import (
-    JsonlSource as JsonlSource,
-)
-from .data.config import (
-    ParquetSource as ParquetSource,
-)
-from .data.config import (
-    TextSource as TextSource,
-)
-from .data.config import (
-    TfdsSource as TfdsSource,
-)
 from .data.objectives.config import (
     CausalConfig as CausalConfig,
 )
@@ -42,14 +24,32 @@ from .data.objectives.config import (
 from .data.objectives.config import (
     SpanConfig as SpanConfig,
 )
-from .data.tables.config import (
+from .data.tables.files import (
     FileTable as FileTable,
 )
-from .data.tables.config import (
+from .data.tables.files import (
     LinesTable as LinesTable,
 )
-from .data.tables.config import (
+from .data.tables.tfds import (
     TfdsTable as TfdsTable,
+)
+from .data.text.hub import (
+    HubSource as HubSource,
+)
+from .data.text.parquet import (
+    ParquetSource as ParquetSource,
+)
+from .data.text.text_files import (
+    JsonlSource as JsonlSource,
+)
+from .data.text.text_files import (
+    TextSource as TextSource,
+)
+from .data.text.tfds import (
+    EmbeddedSource as EmbeddedSource,
+)
+from .data.text.tfds import (
+    TfdsSource as TfdsSource,
 )
 from .data.tokenizers.config import (
     BytesConfig as BytesConfig,

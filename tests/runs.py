@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 import tiny
-from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model

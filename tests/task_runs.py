@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.data.tokenizers.table import BytesTokenizer

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.inference.language_model import LanguageModel

@@ -1,19 +1,20 @@
 """What to read, how to batch it: a frozen value, cheap to import."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
-from llmjax.data.text.source import SOURCES, Source
+from llmjax.data.text.source import AnySource
 from llmjax.data.text.tfds import EmbeddedSource
 from llmjax.data.tokenizers.config import TokenizerConfig
 from llmjax.errors import UserError
 from llmjax.limits import MAX_BATCH_TOKENS
 
+
 @dataclass(frozen=True)
 class DataConfig:
     """From sources to global batches. A batch is a function of (corpus, this, seed, step) alone."""
 
-    sources: tuple[Annotated[Source, SOURCES], ...] = field(default_factory=lambda: (EmbeddedSource(),))
+    sources: tuple[AnySource, ...] = field(default_factory=lambda: (EmbeddedSource(),))
     """Mixed row by row in proportion to their weights."""
     batch_size: int = 16
     """Rows in a global batch, over all devices of all processes."""

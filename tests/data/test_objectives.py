@@ -136,7 +136,7 @@ def test_a_tokenizer_trained_for_an_objective_has_its_pieces(lines, small, tmp_p
     size = SentencePieceConfig(vocab_size=310)
     plain, _ = prepare(config, size)
     assert plain.mask_id is None
-    tokenizer, _ = prepare(config, size, tmp_path / "tokenizer", pieces=pieces)
+    tokenizer, _ = prepare(config, size, tmp_path / "tokenizer", special_tokens=pieces)
     assert tokenizer.vocab_size == plain.vocab_size == 310
     assert tokenizer.special_tokens["<mask>"] == tokenizer.mask_id
     assert load_tokenizer(tmp_path / "tokenizer").mask_id == tokenizer.mask_id

@@ -168,10 +168,11 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     (tmp_path / "sentencepiece.model").write_bytes(model)
     with pytest.raises(UserError, match="files were changed"):
         load_tokenizer(tmp_path)
+    intact = json.loads((tmp_path / "other" / DESCRIPTION).read_text())
     for change, message in [({"format": 99}, "format 99"), ({"kind": "x"}, "unknown kind 'x'")]:
-        (tmp_path / DESCRIPTION).write_text(json.dumps(sealed(description | change)))
+        (tmp_path / "other" / DESCRIPTION).write_text(json.dumps(sealed(intact | change)))
         with pytest.raises(UserError, match=message):
-            load_tokenizer(tmp_path)
+            load_tokenizer(tmp_path / "other")
     (tmp_path / DESCRIPTION).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         load_tokenizer(tmp_path)

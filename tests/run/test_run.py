@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig

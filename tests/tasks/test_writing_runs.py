@@ -10,7 +10,7 @@ import pytest
 
 import llmjax
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig

@@ -11,9 +11,9 @@ import pytest
 import runs
 import tiny
 from llmjax.convert.exporting import export
-from llmjax.data.config import TextSource
 from llmjax.data.objectives.config import PrefixConfig
 from llmjax.data.tables.table import Row
+from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate

@@ -13,7 +13,7 @@ import pytest
 
 import llmjax
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError

@@ -117,9 +117,9 @@ def split_rows(
 ) -> tuple[list[Row], list[Row]]:
     """Splits rows into (training set, validation set) by their contents alone.
 
-    A row is for validation where the hash of its values lies in the lowest `fraction` of all hashes;
-    where none does, the row of the lowest hash is. So equal rows stay together, and each row stays
-    on its side whatever order they come in and whatever other rows come or go.
+    A row is for validation where the hash of its values lies in the lowest `fraction` of all
+    hashes; where none does, the row of the lowest hash is. So equal rows stay together, and each
+    row stays in its set whatever order they come in and whatever other rows come or go.
 
     Args:
       rows: to split; both sets keep their order.
@@ -184,7 +184,9 @@ def number_at(row: Row, column: str) -> float:
     """
     value = _value(row, column)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise _bad_value(row, column, f"is {_type_name(value)}, not a number", "name a column of numbers")
+        raise _bad_value(
+            row, column, f"is {_type_name(value)}, not a number", "name a column of numbers"
+        )
     try:
         number = float(value.replace("_", "?") if isinstance(value, str) else value)
     except (ValueError, OverflowError) as error:

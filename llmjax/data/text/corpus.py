@@ -12,20 +12,21 @@ from llmjax.data.config import DataConfig, check_data
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
-    describe,
     heldout_threshold,
     read_tokenizer,
     tokenized,
     unique_documents,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
-from llmjax.data.text.files import open_or_build
-from llmjax.data.text.fingerprint import Identity, identify, pinned
+from llmjax.data.text.source import (
+    Identity,
+)
 from llmjax.data.text.split import HASHES, HashSample
 from llmjax.data.text.store import TokenStore
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.storage.cache_folders import open_or_build
 from llmjax.storage.caches import cache_root
 
 # A tokenizer's sample comes from this many times its size: a second pass over terabytes is not
@@ -103,8 +104,8 @@ def prepare(
         the text supports.
     """
     check_data(config, tokenizer_config)
-    config = replace(config, sources=tuple(map(pinned, config.sources)))
-    identities = [identify(source, config.cache_dir) for source in config.sources]
+    config = replace(config, sources=tuple(source.pinned() for source in config.sources))
+    identities = [source.identify(config.cache_dir) for source in config.sources]
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
     if folder is not None and folder.is_dir():
         tokenizer = load_tokenizer(folder)
@@ -135,8 +136,8 @@ def train_tokenizer(
       UserError: a source is missing, broken or empty, or the vocabulary too large for the text.
     """
     check_data(data, config)
-    data = replace(data, sources=tuple(map(pinned, data.sources)))
-    identities = [identify(source, data.cache_dir) for source in data.sources]
+    data = replace(data, sources=tuple(source.pinned() for source in data.sources))
+    identities = [source.identify(data.cache_dir) for source in data.sources]
     tokenizer = _trained(config, data, identities, progress)
     tokenizer.save(folder)
     return tokenizer
@@ -187,7 +188,7 @@ def _sample(
 
 
 def _check(corpus: Corpus, config: DataConfig) -> None:
-    named = "; ".join(describe(source) for source in config.sources)
+    named = "; ".join(map(str, config.sources))
     heldout = sum(len(kept) for _, kept in _heldout(corpus))
     total = corpus.num_documents + heldout
     if config.heldout_fraction > 0 and heldout == 0:
@@ -197,7 +198,7 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
     for source, store in zip(config.sources, corpus.train, strict=True):
         if store.num_tokens == 0:
             reason = f"no text is left to train on: all {total} documents are held out"
-            raise UserError(describe(source), reason, "lower data.heldout_fraction")
+            raise UserError(str(source), reason, "lower data.heldout_fraction")
     batch = config.batch_size * config.length
     if corpus.num_tokens < batch:
         sizes = f"{config.batch_size} rows of {config.length}"

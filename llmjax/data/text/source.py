@@ -9,9 +9,10 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 from llmjax.data.text.reading import compressed, expand
 from llmjax.errors import UserError
@@ -107,6 +108,10 @@ SOURCES = Registry[Source](
 )
 
 
+AnySource: TypeAlias = Annotated[Source, SOURCES]
+"""For config fields."""
+
+
 @dataclass(frozen=True)
 class FileSource(Source):
     """A source of local files."""
@@ -134,13 +139,15 @@ class FileSource(Source):
         """The settings that decide which documents the files hold."""
 
 
-def identify_settings(settings: list[object]) -> Identity:
+def identify_settings(settings: Sequence[object]) -> Identity:
     """The identity of a source that its settings alone describe."""
-    return Identity(hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest())
+    return Identity(
+        hashlib.blake2b(json.dumps(list(settings)).encode(), digest_size=16).hexdigest()
+    )
 
 
 def identify_files(
-    settings: list[object], paths: list[Path], cache_dir: str | None, *, text: bool
+    settings: Sequence[object], paths: list[Path], cache_dir: str | None, *, text: bool
 ) -> Identity:
     """The identity of files that are read with these settings.
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from llmjax.data.tokenizers.folder import read_chat_template, read_description
 from llmjax.errors import UserError
@@ -79,6 +79,8 @@ TOKENIZERS = Registry[TokenizerConfig](
         "bytes": "llmjax.data.tokenizers.config:BytesConfig",
     },
 )
+AnyTokenizerConfig: TypeAlias = Annotated[TokenizerConfig, TOKENIZERS]
+"""For config fields."""
 
 
 def load_tokenizer(folder: Path | str) -> "Tokenizer":
@@ -191,7 +193,3 @@ class BytesConfig(TokenizerConfig):
         from llmjax.data.tokenizers.table import BytesTokenizer
 
         return BytesTokenizer(chat_template=template)
-
-
-# What config fields are annotated with until the config machinery reads registries.
-AnyTokenizerConfig: TypeAlias = SentencePieceConfig | HuggingFaceTokenizerConfig | BytesConfig

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.data.text.files import make_folder
 from llmjax.data.tokenizers.folder import FORMAT, read_description, write_files
 from llmjax.data.tokenizers.tokenizer import utf8
 from llmjax.errors import UserError
+from llmjax.storage.cache_folders import make_folder
 
 FIRST, SECOND = -1, -2  # where the texts go
 

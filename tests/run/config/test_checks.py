@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.config import DataConfig
 from llmjax.data.objectives.config import MaskedConfig, PrefixConfig
+from llmjax.data.text.text_files import TextSource
 from llmjax.losses import LossConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import AdamWConfig, ScheduleConfig

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.config import DataConfig
 from llmjax.data.objectives.config import MaskedConfig, MixtureConfig, PrefixConfig, SpanConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
+from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.limits import LARGEST_INTEGER, MOST, RANGES, number_problems
 from llmjax.model import rope

@@ -3,14 +3,11 @@ import dataclasses
 import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.data.config import (
-    EmbeddedSource,
-    JsonlSource,
-    ParquetSource,
-    TextSource,
-    TfdsSource,
-)
-from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
+from llmjax.data.tables.files import FileTable, LinesTable
+from llmjax.data.tables.tfds import TfdsTable
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.text.tfds import EmbeddedSource, TfdsSource
 from llmjax.data.tokenizers.config import (
     BytesConfig,
     HuggingFaceTokenizerConfig,
