@@ -23,7 +23,7 @@ from llmjax.optimizers.config import optimizer_problems
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
 from llmjax.optimizers.tune import HeadsOnly, shares
 from llmjax.parallel.mesh import check_divides, make_mesh
-from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config
@@ -93,10 +93,10 @@ class Session:
         unused = self.model.config.vocab_size - len(sizes)
         return jnp.pad(jnp.asarray(sizes, jnp.int32), (0, unused))
 
-    def position(self, step: int) -> Position:
+    def progress(self, step: int) -> TrainProgress:
         """Where the run stands before batch `step`, nothing counted yet."""
         data = self.config.data
-        return Position(
+        return TrainProgress(
             step=step,
             seed=self.config.seed,
             batch_size=data.batch_size,
@@ -105,15 +105,15 @@ class Session:
             epoch=step / max(self.lesson.steps_per_epoch, 1e-9),
         )
 
-    def check_same_batches(self, position: Position) -> None:
-        """Checks that batch `position.step` is the one that would have come next then.
+    def check_same_batches(self, progress: TrainProgress) -> None:
+        """Checks that batch `progress.step` is the one that would have come next then.
 
         Raises:
           UserError: the text, its tokens or the batches' shape are others.
         """
-        here = self.position(position.step)
+        here = self.progress(progress.step)
         for name in ("seed", "batch_size", "length", "corpus"):
-            then, now = getattr(position, name), getattr(here, name)
+            then, now = getattr(progress, name), getattr(here, name)
             if then != now:
                 raise UserError(
                     self.run.folder,
