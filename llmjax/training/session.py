@@ -137,10 +137,12 @@ def open_session(config: Config, run: Run) -> Session:
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
-    data, parts = config.data, config.optimizer.accumulate
+    parts = config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
-    for length in lesson.feed().lengths:
-        check_divides(name, (data.batch_size // parts, length), ("batch", "residual"), mesh)
+    for spec in lesson.feed().specs:
+        for array in spec.values():  # the model splits what is split by length further
+            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
+            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, lesson)
     axes = network.logical_axes()
     rates = shares(config.tune, network.abstract_params(), axes)

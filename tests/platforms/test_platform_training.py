@@ -26,7 +26,7 @@ from llmjax.state import TrainState, split
 from llmjax.step import make_eval_step, make_train_step
 from llmjax.tasks.heads import Network
 from llmjax.tasks.opening import find_facts, network_of, open_task
-from llmjax.tasks.packing import lay_out, pack, shape_of
+from llmjax.tasks.packing import shape_of
 from llmjax.tasks.task import Setting
 from task_models import rows_of
 
@@ -112,17 +112,16 @@ def task_step(config, task_config, model):
     task = open_task(task_config, Setting(tokenizer, model.config, LENGTH), facts)
     examples = task.examples(rows)
     shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
-    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
-
-    def argument(name, x):
-        rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
-        return pretend.array((ROWS, *x.shape[1:]), x.dtype, "batch", *rest)
 
     def loss(params, batch, key):
         return task.loss(model, params, batch, key if model.config.dropout else None)
 
     step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
-    return step.trace(state, {name: argument(name, x) for name, x in host.items()}, others)
+    batch = {
+        name: pretend.array(array.shape, array.dtype, *array.axes)
+        for name, array in shape.spec(ROWS).items()
+    }
+    return step.trace(state, batch, others)
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
