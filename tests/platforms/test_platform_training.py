@@ -16,9 +16,10 @@ from llmjax.model.checks import resolve
 from llmjax.model.config import Dtype, ModelConfig, Remat
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, LionConfig, ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
-from llmjax.optimizers.tune import shares
+from llmjax.optimizers.standard import AdamWConfig, LionConfig, SgdConfig
+from llmjax.optimizers.trainable import lr_multipliers
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.files import load_config_file, presets
@@ -69,7 +70,7 @@ def small(model, **changes):
 def step_of(network, loss, optimizer, learning=None, **options):
     """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
     axes = network.logical_axes()
-    rates = shares(learning, pretend.params_of(network), axes) if learning else None
+    rates = lr_multipliers(learning, pretend.params_of(network), axes) if learning else None
     learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
         learns = jax.tree.map(lambda share: bool(np.any(share)), rates)

@@ -16,7 +16,8 @@ import pytest
 
 import tiny
 from llmjax.errors import UserError
-from llmjax.optimizers.config import AdafactorConfig, MuonConfig, SgdConfig
+from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.standard import AdafactorConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
