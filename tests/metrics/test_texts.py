@@ -140,5 +140,5 @@ def test_the_best_threshold(seed):
 def test_none():
     with pytest.raises(UserError, match="no examples"):
         extractive_answers([], [])
-    with pytest.raises(ValueError, match="1 truths, but 0 predictions"):
+    with pytest.raises(ValueError, match="1 targets, but 0 predictions"):
         extractive_answers([[]], [])
