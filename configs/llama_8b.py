@@ -11,7 +11,8 @@ from llmjax.data.config import DataConfig
 from llmjax.data.text.hub import HubSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig

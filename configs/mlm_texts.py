@@ -18,7 +18,8 @@ from llmjax.data.objectives.config import MaskedConfig
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 
