@@ -67,7 +67,8 @@ MADE_OF = (
     "from dataclasses import replace; import numpy as np; "
     "from llmjax.run.config.schema import Config; "
     "from llmjax.model.config import ModelConfig; from llmjax.data.config import DataConfig; "
-    "from llmjax.data.text.text_files import TextSource; from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
+    "from llmjax.data.text.text_files import TextSource; "
+    "from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
 )
 
 
