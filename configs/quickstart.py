@@ -11,7 +11,8 @@ from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 

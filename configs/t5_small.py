@@ -10,7 +10,8 @@ from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.data.objectives.config import SpanConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.families import t5_small
-from llmjax.optimizers.config import AdafactorConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdafactorConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig

@@ -13,7 +13,8 @@ from llmjax.data.config import BytesConfig, DataConfig, TextSource
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.reading import restore_params
 from llmjax.run.config.schema import Config

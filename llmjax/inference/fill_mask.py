@@ -53,7 +53,7 @@ def fill_mask(
       run: a run folder, or a model in hand (then step, dtype and mesh are its own).
       text: spells the mask token where something is missing.
       top: how many candidates.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
 

@@ -40,7 +40,7 @@ def generate(
       prompts: one or more; with none here nor in `file`, a text from nothing.
       config: how; None for the defaults.
       file: more prompts, see read_prompts.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       out: where to write prompts and text, as they come and in their order; None: nowhere.

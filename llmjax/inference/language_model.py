@@ -199,7 +199,7 @@ def load(
     Args:
       run: the folder.
       step: which checkpoint; None for the best by evaluation.metric, where the run goes by one,
-        else for the newest whole one.
+        else for the newest complete one.
       dtype: what parameters are held and computed in; None: held in float32, computed as trained.
       mesh: the devices to share it; None for one device.
 

@@ -13,7 +13,7 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.lora import merged
-from llmjax.optimizers.matrices import Kind, kind
+from llmjax.optimizers.param_kinds import ParamKind, param_kind
 from llmjax.run.checkpoint.params import save_params, stored_leaves
 from llmjax.run.checkpoint.reading import restore_params, wait_for_all
 from llmjax.run.config.schema import Config
@@ -116,7 +116,7 @@ def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
         return {
             name: stored(value, names[name])
             if isinstance(value, dict)
-            else value.astype(dtype if kind(names[name]) != Kind.VECTOR else np.float32)
+            else value.astype(dtype if param_kind(names[name]) != ParamKind.VECTOR else np.float32)
             for name, value in part.items()
         }
 

@@ -143,7 +143,7 @@ def choose(
       delimiter: between that and the choice.
       limit: only so many of the first questions; None: all.
       batch_size: rows read at once.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       each: is told of every question, in order, as soon as its choices are rated.
