@@ -17,6 +17,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.objectives.config import MaskedConfig
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -36,8 +37,8 @@ def config() -> Config:
             num_heads=6,
             max_length=256,
             qk_norm=True,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         objective=MaskedConfig(share=0.25),
         data=DataConfig(

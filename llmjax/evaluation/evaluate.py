@@ -19,7 +19,7 @@ from llmjax.errors import UserError
 from llmjax.evaluation.result import Evaluation
 from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes

@@ -153,7 +153,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     """The tokenizer, what is learnt, and the network that learns it."""
     if not config.tasks:
         tokenizer, corpus = prepared(config, run)
-        model = Model(resolve(config.model, tokenizer.vocab_size))
+        model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
         lesson = TextLesson(config, tokenizer, corpus, objective, model)
@@ -162,7 +162,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     rows = [read_rows(task) for task in config.tasks]
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
-    model = Model(resolve(config.model, tokenizer.vocab_size))
+    model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
     setting = Setting(tokenizer, model.config, config.data.length)
     tasks = remembered(prepare_tasks(config, setting, rows), run)
     network = network_of(model, [part.task for part in tasks])
