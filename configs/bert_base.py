@@ -9,7 +9,7 @@ Figure:   not measured yet
 from dataclasses import replace
 
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.model.families import bert_base
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig

@@ -9,7 +9,7 @@ Figure:   not measured yet
 from dataclasses import replace
 
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import SpanConfig
+from llmjax.data.objectives.pairs import SpanConfig
 from llmjax.model.families import t5_small
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdafactorConfig

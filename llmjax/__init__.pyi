@@ -36,21 +36,11 @@ from .data.config import (
 from .data.config import (
     TfdsSource as TfdsSource,
 )
-from .data.objectives.config import (
-    CausalConfig as CausalConfig,
-)
-from .data.objectives.config import (
-    MaskedConfig as MaskedConfig,
-)
-from .data.objectives.config import (
-    MixtureConfig as MixtureConfig,
-)
-from .data.objectives.config import (
-    PrefixConfig as PrefixConfig,
-)
-from .data.objectives.config import (
-    SpanConfig as SpanConfig,
-)
+from .data.objectives.causal import CausalConfig as CausalConfig
+from .data.objectives.masked import MaskedConfig as MaskedConfig
+from .data.objectives.mixture import MixtureConfig as MixtureConfig
+from .data.objectives.pairs import PrefixConfig as PrefixConfig
+from .data.objectives.pairs import SpanConfig as SpanConfig
 from .data.tables.config import (
     FileTable as FileTable,
 )

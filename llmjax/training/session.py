@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from llmjax.data.config import SentencePieceConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.tables.table import Row
 from llmjax.data.text.corpus import trained_on
 from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, MASK, cut, keys, vocabulary
 from llmjax.data.config import BytesConfig
-from llmjax.data.objectives.config import MaskedConfig
-from llmjax.data.objectives.masking import Masked
+from llmjax.data.objectives.masked import Masked, MaskedConfig
 from llmjax.data.objectives.vocabulary import as_read, vocabulary_of, words_of
 from llmjax.data.tokenizers.tokenizer import existing_tokenizer
 

@@ -12,7 +12,7 @@ import runs
 import tiny
 from llmjax.convert.exporting import export
 from llmjax.data.config import TextSource
-from llmjax.data.objectives.config import PrefixConfig
+from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import BytesTokenizer
 from llmjax.errors import UserError
