@@ -8,6 +8,7 @@ Figure:   not measured yet
 """
 
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -35,8 +36,8 @@ def config() -> Config:
             qkv_bias=True,
             attention_out_bias=True,
             mlp_bias=True,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=50_257, split_digits=False),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.families import roberta_base
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -23,7 +24,8 @@ def config() -> Config:
     return Config(
         run_dir="runs/roberta_base",
         steps=100_000,
-        model=replace(roberta_base(vocab_size=0), compute_dtype="bfloat16", token_types=0),
+        model=replace(roberta_base(vocab_size=0), token_types=0),
+        compute=ComputeConfig(dtype="bfloat16", dropout=0.1),
         tokenizer=SentencePieceConfig(vocab_size=50_265, split_digits=False),
         objective=MaskedConfig(),
         data=DataConfig(

@@ -15,6 +15,7 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
 
 from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.data.tables.config import LinesTable
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -36,9 +37,8 @@ def config() -> Config:
             num_heads=4,
             max_length=128,
             qk_norm=True,
-            dropout=0.15,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dropout=0.15, dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         tasks=(
             SequenceTask(

@@ -63,6 +63,7 @@ from .inference.generate import generate as generate
 from .inference.language_model import LanguageModel as LanguageModel
 from .inference.language_model import load as load
 from .losses import LossConfig as LossConfig
+from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
 from .model.lora_config import LoraConfig as LoraConfig
 from .model.rope import (

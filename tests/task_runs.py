@@ -31,7 +31,6 @@ ENCODER = replace(
     unembed_transform=False,
     unembed_bias=False,
     pooler=True,
-    compute_dtype="float32",
 )
 DECODER = replace(
     llama("1B", 0),
@@ -41,7 +40,6 @@ DECODER = replace(
     num_kv_heads=1,
     num_decoder_layers=2,
     max_length=LENGTH,
-    compute_dtype="float32",
 )
 ENCODER_DECODER = ModelConfig(
     d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, max_length=LENGTH

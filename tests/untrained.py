@@ -13,7 +13,7 @@ from llmjax.model.model import Model
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel.mesh import make_mesh, use_mesh
-from llmjax.run.checkpoint.checkpoints import Checkpoints, Position
+from llmjax.run.checkpoint.checkpoints import Checkpoints, TrainProgress
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.scoring.config import EvaluationConfig
@@ -86,4 +86,4 @@ def save(run, config, steps, mesh=None):
         for step in steps:
             params = drawn(model, step, devices)
             state = TrainState(jnp.int32(step), params, optimizer.init(params))
-            checkpoints.save(state, Position(step, 0, 2, 32, "none"))
+            checkpoints.save(state, TrainProgress(step, 0, 2, 32, "none"))

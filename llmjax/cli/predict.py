@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     from llmjax.evaluation.predict import predict
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
     options = parsed.options
     found = predict(
         parsed.positionals[0],

@@ -53,7 +53,7 @@ def export(
       to: hf, peft (adapters alone), gguf or stablehlo; adapters are merged in all but peft.
       dtype: of the weights; None for what they are stored in.
       step: which checkpoint; None for the best, of a run that goes by a metric, else for the
-        newest whole one.
+        newest complete one.
       **options: of that format: hf takes max_shard_bytes, hf and peft take task (which of
         several), stablehlo takes platforms.
 

@@ -20,7 +20,7 @@ from llmjax.errors import UserError
 from llmjax.evaluation.result import Evaluation
 from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
@@ -62,7 +62,7 @@ def evaluate(
       task: of a run of tasks, only this one; None: all, or with `data` the only one.
       no_answer_threshold: of tasks that find answers, in place of the run's (see AnswerTask).
       beams: of tasks that write text, in place of the run's (see SequenceTask).
-      step: which checkpoint; None for the newest whole one (see `load`).
+      step: which checkpoint; None for the newest complete one (see `load`).
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       progress: told how far things are.

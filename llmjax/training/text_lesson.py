@@ -61,7 +61,7 @@ class TextLesson:
 
     @property
     def losses(self) -> tuple[LossFunction, ...]:
-        loss, has_dropout = self.config.loss, self.model.config.dropout > 0
+        loss, has_dropout = self.config.loss, self.model.compute.dropout > 0
 
         def objective(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
             return causal_loss(

@@ -174,7 +174,7 @@ OURS = {
     "gpt2": replace(families.gpt2("124M", 264), d_model=32, num_decoder_layers=2, num_heads=4),
     "llama": replace(
         families.llama("8B", 264), d_model=32, num_decoder_layers=2, num_heads=4, num_kv_heads=2,
-        d_ff=48, compute_dtype="float32",
+        d_ff=48,
     ),
 }  # fmt: skip
 

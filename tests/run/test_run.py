@@ -100,7 +100,7 @@ def test_fields_that_do_not_decide_the_run_may_change(config):
         steps=config.steps + 5,
         mesh=MeshConfig(data=2),
         data=dataclasses.replace(config.data, workers=3),
-        model=dataclasses.replace(config.model, remat="full"),
+        compute=dataclasses.replace(config.compute, remat="full", dtype="bfloat16"),
     )
     assert Run.create(other).config() == other
 

@@ -106,7 +106,7 @@ def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
     config = masked(
         tmp_path,
         steps=250,
-        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128, dropout=0.0),
+        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128),
         optimizer=AdamWConfig(learning_rate=4e-3, schedule=ScheduleConfig(warmup_steps=20)),
         evaluation=EvaluationConfig(every=0),
         log=LogConfig(every=50, display="none"),

@@ -57,7 +57,7 @@ def export_gguf(
       out: the file; it must not exist.
       dtype: float32, float16, bfloat16 or q8_0, of matrices; None for what they are stored in.
       step: which checkpoint; None for the best, of a run that goes by a metric, else for the
-        newest whole one.
+        newest complete one.
 
     Returns:
       `out`.

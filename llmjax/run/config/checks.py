@@ -12,6 +12,7 @@ from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses import LossConfig
 from llmjax.model.checks import problems as model_problems
+from llmjax.model.compute import compute_problems
 from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
 from llmjax.run.config.build import ConfigError, build
@@ -50,6 +51,7 @@ def _problems(config: Config) -> Iterator[str]:
     # The vocabulary's size is the tokenizer's, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
+    yield from (f"compute: {problem}" for problem in compute_problems(config.compute))
     yield from tokenizer_problems(config.tokenizer)
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet

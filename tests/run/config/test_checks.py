@@ -7,6 +7,7 @@ from llmjax.data.config import DataConfig, TextSource
 from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.losses import LossConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -40,7 +41,7 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ({"seed": 1 << 40}, "seed: 1099511627776 is not below"),
         ({"model": None}, "model: None is not a group of fields"),
         ({"model": replace(MODEL, num_heads=3)}, "does not divide into 3 heads"),
-        ({"model": replace(MODEL, dropout=1.5)}, "dropout"),
+        ({"compute": ComputeConfig(dropout=1.5)}, "dropout"),
         (
             {"model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1)},
             "causal needs a decoder",
