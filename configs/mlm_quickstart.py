@@ -7,7 +7,7 @@ Expect:   19.8% of the hidden tokens of held-out text told rightly, 5.01 nats pe
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig

@@ -14,7 +14,7 @@ Figure:   15,647 Chinese reviews: 26.6% of the hidden tokens of held-out text to
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig

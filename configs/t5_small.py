@@ -7,7 +7,7 @@ Figure:   not measured yet
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.objectives.config import SpanConfig
+from llmjax.data.objectives.pairs import SpanConfig
 from llmjax.data.text.hub import HubSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig

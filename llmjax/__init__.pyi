@@ -9,21 +9,11 @@ from .convert.peft.reading import import_adapter as import_adapter
 from .data.config import (
     DataConfig as DataConfig,
 )
-from .data.objectives.config import (
-    CausalConfig as CausalConfig,
-)
-from .data.objectives.config import (
-    MaskedConfig as MaskedConfig,
-)
-from .data.objectives.config import (
-    MixtureConfig as MixtureConfig,
-)
-from .data.objectives.config import (
-    PrefixConfig as PrefixConfig,
-)
-from .data.objectives.config import (
-    SpanConfig as SpanConfig,
-)
+from .data.objectives.causal import CausalConfig as CausalConfig
+from .data.objectives.masked import MaskedConfig as MaskedConfig
+from .data.objectives.mixture import MixtureConfig as MixtureConfig
+from .data.objectives.pairs import PrefixConfig as PrefixConfig
+from .data.objectives.pairs import SpanConfig as SpanConfig
 from .data.tables.files import (
     FileTable as FileTable,
 )

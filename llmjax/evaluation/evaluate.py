@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.objectives.config import CausalConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.tables.table import Table
 from llmjax.data.text.corpus import Document, heldout_documents, prepare
@@ -87,7 +86,7 @@ def evaluate(
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
     texts = _Encoder(lm)
     streams = texts.streams(map(_text_source, given)) if given else texts.heldout(lm, progress)
-    score = _priced if isinstance(lm.config.objective, CausalConfig) else _drawn
+    score = _priced if lm.config.objective.is_causal else _drawn
     found = score(lm, _reported(streams, progress), _Windows(context, stride, batch_size))
     seconds = time.perf_counter() - began
     return Evaluation(lm.config.run_dir, lm.step, names, found, texts.lossless, seconds)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, MASK, cut, keys, vocabulary
-from llmjax.data.objectives.config import MaskedConfig
-from llmjax.data.objectives.masking import Masked
+from llmjax.data.objectives.masked import Masked, MaskedConfig
 from llmjax.data.objectives.vocabulary import as_read, vocabulary_of, words_of
 from llmjax.data.tokenizers.config import BytesConfig
 

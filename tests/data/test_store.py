@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.windows import windows
 from llmjax.data.text import store
 from llmjax.data.text.block_sums import Blocks, SummedFile
 from llmjax.data.text.store import StoreWriter, close_cache, open_cache, open_store, token_dtype

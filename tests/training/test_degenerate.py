@@ -11,7 +11,7 @@ import pytest
 import runs
 import tiny
 from llmjax.convert.exporting import export
-from llmjax.data.objectives.config import PrefixConfig
+from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.tables.table import Row
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.table import BytesTokenizer

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmjax.data.config import data_problems
-from llmjax.data.objectives.config import CausalConfig, objective_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses import LossConfig
@@ -129,10 +128,10 @@ def _combination_problems(config: Config) -> Iterator[str]:
     # With tasks there is no objective, and a model that is begun with is not known yet.
     if not config.tasks:
         shape = (0, 0) if config.init_from else layers
-        yield from objective_problems(config.objective, *shape)
+        yield from config.objective.problems(*shape)
     if config.samples.every and not model.num_decoder_layers:
         yield "samples.every: an encoder alone writes no text; set it to 0"
-    if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
+    if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
         yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"
