@@ -11,7 +11,8 @@ import numpy as np
 
 from llmjax.convert.params import without_adapters
 from llmjax.convert.tensors import FLOATS, TensorSource
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig

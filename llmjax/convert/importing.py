@@ -14,11 +14,12 @@ from llmjax.convert.hf.heads import BodyTensors, body_shape, published_head, rea
 from llmjax.convert.hf.mapping import BoundTable, read_params
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
-from llmjax.data.config import DataConfig, HuggingFaceTokenizerConfig
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.parallel.mesh import MeshConfig, make_mesh
@@ -91,6 +92,7 @@ def _fill(
     length = min(shape.max_length, MAX_ROW, published.sentence.length or MAX_ROW)
     config = Config(
         run_dir=str(target),
+        model=shape,
         tokenizer=HuggingFaceTokenizerConfig(path=str(target / "tokenizer" / "tokenizer.json")),
         data=DataConfig(length=length),
     )
@@ -106,7 +108,7 @@ def _fill(
         config = replace(config, tasks=(imported.task,))
         text = to_facts_json({name_of(imported.task): imported.facts})
         Run(folder).tasks.write_text(text, encoding="utf-8")
-    config = replace(config, model=with_compute_dtype(shape, params))
+    config = replace(config, compute=ComputeConfig(dtype=suitable_dtype(params)))
     write_run(folder, config, params, tokenizer, origin_of(published))
 
 
@@ -154,11 +156,10 @@ def architecture_of(values: Mapping[str, Any], where: object = "config.json") ->
     return names[0] if names else None
 
 
-def with_compute_dtype(shape: ModelConfig, params: Params) -> ModelConfig:
-    """The config with the compute dtype that suits the parameters: bfloat16 where they are."""
+def suitable_dtype(params: Params) -> Dtype:
+    """The compute dtype that suits the parameters: bfloat16 where they are."""
     stored = np.dtype(params["embedding"]["rows"].dtype).name
-    dtype: Dtype = next((name for name in get_args(Dtype) if name == stored), "float32")
-    return replace(shape, compute_dtype=dtype)
+    return next((name for name in get_args(Dtype) if name == stored), "float32")
 
 
 def summary(run: Path) -> dict[str, Any]:

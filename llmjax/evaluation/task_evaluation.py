@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.tables.config import Table, TfdsTable
-from llmjax.data.tables.table import read_tables
+from llmjax.data.tables.table import AnyTable, Table, read_tables
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.inference.language_model import LanguageModel
-from llmjax.metrics.figures import Measure
+from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
 from llmjax.run.config.words import parse
 from llmjax.run.folder import Run
@@ -61,9 +60,9 @@ class TaskEvaluation:
         rows = len(self.answered.rows)
         lines = [f"{self.run} at step {self.step}, task {self.task}, on {self.data}"]
         measures = self.answered.measures
-        for figure in measures.figures if measures else ():
+        for figure in measures.metrics if measures else ():
             lines.append(f"  {figure.name:22}{in_words(figure)}")
-        if not measures or all(figure.name != "loss" for figure in measures.figures):
+        if not measures or all(figure.name != "loss" for figure in measures.metrics):
             lines.append(f"  {'loss':22}{self.answered.sums.loss:.4f}")
         lines.append(f"  {'rows':22}{rows:,}")
         lines.append(f"  {'time':22}{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s")
@@ -99,7 +98,7 @@ class TaskEvaluations:
         return "\n\n".join(map(str, self.tasks))
 
 
-def in_words(figure: Measure) -> str:
+def in_words(figure: Metric) -> str:
     """A figure with its interval."""
     return f"{figure.value:.4f}   ({figure.low:.4f} to {figure.high:.4f})"
 
@@ -113,7 +112,7 @@ def evaluate_tasks(
     telling: Telling = AS_TRAINED,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
-    """Measures a run's tasks on what they hold out, or one of them on other rows.
+    """Metrics a run's tasks on what they hold out, or one of them on other rows.
 
     What is measured on the tasks' own rows, told as the run has it, is also kept as
     RUN/measures.json, for the report.
@@ -200,11 +199,11 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
     for number, item in enumerate(data):
         name, problems = f"data.{number}", list[str]()
         try:
-            value = parse(Table, (str(item),)) if isinstance(item, str | Path) else item
+            value = parse(AnyTable, (str(item),)) if isinstance(item, str | Path) else item
         except ValueError as error:
             fix = "name a .csv, .tsv, .jsonl or .parquet file"
             raise UserError(name, str(error), fix) from error
-        table = build(Table, value, name, problems)
+        table = build(AnyTable, value, name, problems)
         if problems:
             raise ConfigError(problems)
         found.append(table)
@@ -215,7 +214,7 @@ def _named(data: str | Path | Table) -> str:
     """Where rows are from, for a person."""
     if isinstance(data, str | Path):
         return str(data)
-    return data.name if isinstance(data, TfdsTable) else ", ".join(data.paths)
+    return data.location
 
 
 def _threshold(table: dict[str, Any]) -> str:

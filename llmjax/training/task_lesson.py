@@ -113,7 +113,7 @@ class TaskLesson:
             )
             losses.append(told.sums.loss)
             figures[f"{prefix}loss"] = told.sums.loss
-            for figure in told.measures.figures if told.measures else ():
+            for figure in told.measures.metrics if told.measures else ():
                 figures[prefix + figure.name] = figure.value
                 larger[prefix + figure.name] = figure.larger_is_better
             figures[f"{prefix}examples"] = len(part.rows)
@@ -145,7 +145,7 @@ class TaskLesson:
         return "\n".join(lines)
 
     def _loss(self, task: Task) -> LossFunction:
-        has_dropout = self.model.config.dropout > 0
+        has_dropout = self.model.compute.dropout > 0
 
         def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
             return task.loss(self.model, params, batch, key if has_dropout else None)

@@ -15,7 +15,7 @@ from llmjax.convert.hf.safetensors import open_folder
 from llmjax.convert.importing import import_model
 from llmjax.convert.params import flatten, stored_params, unflatten
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.embed import embed
 from llmjax.model.checks import resolve

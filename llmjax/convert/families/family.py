@@ -13,9 +13,6 @@ from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
 from llmjax.tasks.heads import Neck
 
-TRAINING_ONLY = ("compute_dtype", "dropout", "remat", "attention", "init_std")
-"""Fields of ModelConfig that do not affect what a trained model computes."""
-
 # Fields that have no effect unless another one has this value.
 NO_EFFECT_UNLESS = {
     "rope_theta": ("positions", "rotary"),
@@ -184,4 +181,4 @@ def canonical(config: ModelConfig) -> ModelConfig:
     for name, (other, value) in NO_EFFECT_UNLESS.items():
         if getattr(config, other) != value:
             implied[name] = getattr(default, name)
-    return replace(config, **implied | {name: getattr(default, name) for name in TRAINING_ONLY})
+    return replace(config, **implied)

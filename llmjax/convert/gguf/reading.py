@@ -17,7 +17,7 @@ from llmjax.convert.gguf.config import config_of
 from llmjax.convert.gguf.file import GgufFile, dequantizer, open_file
 from llmjax.convert.gguf.tokenizer import tokenizer_files
 from llmjax.convert.sources import Importer, Published
-from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 

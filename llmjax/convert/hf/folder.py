@@ -7,7 +7,7 @@ from llmjax.convert.hf.config import read_object
 from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder
 from llmjax.convert.hf.sentence import read_sentence
 from llmjax.convert.sources import ADAPTER, Importer, Published
-from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
 
 log = logging.getLogger(__name__)

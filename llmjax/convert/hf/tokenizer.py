@@ -10,11 +10,13 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import processors as post
 
 from llmjax.convert.hf.config import write_json
-from llmjax.data.tokenizers import sentencepiece_import as spm
-from llmjax.data.tokenizers.huggingface.pieces import byte_level_table
-from llmjax.data.tokenizers.huggingface.tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer
-from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from llmjax.data.tokenizers.table import CHAT_TEMPLATE, BytesTokenizer, TableTokenizer
+from llmjax.data.tokenizers.folder import CHAT_TEMPLATE
+from llmjax.data.tokenizers.huggingface import from_sentencepiece as spm
+from llmjax.data.tokenizers.huggingface.file import TOKENIZER_FILE
+from llmjax.data.tokenizers.huggingface.stages import byte_level_table
+from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
+from llmjax.data.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer, TableTokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
@@ -51,7 +53,7 @@ def sentencepiece_spec(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
 
 
 def _lossless(proto: Any) -> models.Model:
-    pieces = [(piece.piece.replace(spm.SPACE, " "), piece.score) for piece in proto.pieces]
+    pieces = [(piece.piece.replace(SPACE, " "), piece.score) for piece in proto.pieces]
     in_text = [piece.type in (spm.NORMAL, spm.USER) for piece in proto.pieces]
     unknown = proto.trainer_spec.unk_id
     if proto.trainer_spec.model_type == spm.UNIGRAM:

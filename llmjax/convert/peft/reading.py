@@ -32,7 +32,7 @@ from llmjax.convert.peft.adapters import (
 )
 from llmjax.convert.sources import ADAPTER
 from llmjax.convert.tensors import FLOATS, check_overflow
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig

@@ -25,7 +25,7 @@ from llmjax.convert.tensors import LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.apart import one_by_one
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 
@@ -78,11 +78,11 @@ def _unstacked_model(source: ExportSource) -> tuple[Model, Params]:
     """
     dtype = source.dtype
     params = model_params(source.run, source.shape, source.step, dtype)
-    shape = replace(source.merged_shape, attention="reference", remat="none")
+    compute = replace(source.config.compute, attention="reference", remat="none")
     if dtype is not None:
-        shape = replace(shape, compute_dtype=cast(Dtype, dtype))
+        compute = replace(compute, dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)
-    return Model(shape), one_by_one(params)
+    return Model(source.merged_shape, compute), one_by_one(params)
 
 
 def _write_program(
@@ -139,7 +139,7 @@ def _manifest(
         "programs": described,
         "weights": WEIGHTS,
         "weight_shapes": _described(shapes),
-        "compute_dtype": config.compute_dtype,
+        "compute_dtype": model.compute.dtype,
         "context_length": config.max_length,
         "vocab_size": config.vocab_size,
         "tokenizer": "tokenizer",
@@ -183,7 +183,7 @@ def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str])
         ours, theirs = _compared(model, params, exported)
     spread = float(np.std(ours)) or 1.0
     worst = float(np.abs(ours - theirs).max()) / spread
-    if not worst <= TOLERANCE[model.config.compute_dtype]:
+    if not worst <= TOLERANCE[model.compute.dtype]:
         raise RuntimeError(f"the exported programs' logits differ by {worst:.3g} deviations")
 
 
