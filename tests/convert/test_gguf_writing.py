@@ -28,10 +28,8 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 
-TEXTS = [
-    f"SentenceConfig {n}: the sum of {n} and {n + 1} is {2 * n + 1}; isn't it?\n" for n in range(99)
-]
-TEXT = "SentenceConfig 1234: isn't  the sum — of é and 你好?\n\tis it\n"
+TEXTS = [f"Sentence {n}: the sum of {n} and {n + 1} is {2 * n + 1}; isn't it?\n" for n in range(99)]
+TEXT = "Sentence 1234: isn't  the sum — of é and 你好?\n\tis it\n"
 LLAMA = ModelConfig(
     vocab_size=384,
     max_length=64,

@@ -135,10 +135,10 @@ def test_every_field_of_peft_is_known():
         ({"lora_alpha": float("nan")}, ["lora_alpha"]),
         ({"lora_alpha": True}, ["lora_alpha"]),
         ({"alpha_pattern": {"q_proj": []}}, ["lora_alpha"]),
-        ({"alpha_pattern": {"(": 1}}, ["no regular expression"]),
+        ({"alpha_pattern": {"(": 1}}, ["not a regular expression"]),
         ({"alpha_pattern": {"([a-z._]+)+!": 1}}, ["too complex"]),
         ({"alpha_pattern": {"a" * (MAX_PATTERN + 1): 1}}, ["too complex"]),
-        ({"target_modules": [1]}, ["no list of names"]),
+        ({"target_modules": [1]}, ["not a list of names"]),
         ({"peft_type": "IA3"}, ["IA3"]),
     ],
 )

@@ -58,7 +58,9 @@ def test_an_installed_package_is_used_where_it_lies(wheel, tmp_path, monkeypatch
 def test_another_file_of_that_name_is_refused(wheel, tmp_path, monkeypatch):
     other = Sample("toy-sample", "1.0", "0" * 64, "model")
     monkeypatch.setitem(SAMPLES, "toy", other)
-    with pytest.raises(UserError, match=r"sample:toy: toy_sample-1\.0\S+ has another SHA-256"):
+    with pytest.raises(
+        UserError, match=r"sample:toy: toy_sample-1\.0\S+ does not have the SHA-256"
+    ):
         sample_path("toy", str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*"))
 

@@ -140,6 +140,6 @@ def test_what_has_no_such_form_is_refused(tmp_path):
     class Other:
         chat_template = None
 
-    with pytest.raises(UserError, match="Other: has no form"):
+    with pytest.raises(UserError, match="Other: has no equivalent"):
         export_tokenizer(Other(), tmp_path, max_length=1)
     assert not list(tmp_path.iterdir())
