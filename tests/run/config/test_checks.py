@@ -6,7 +6,7 @@ import pytest
 from llmjax.data.config import DataConfig, TextSource
 from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
