@@ -11,8 +11,7 @@ import llmjax
 from llmjax.data.config import JsonlSource, TextSource
 from llmjax.data.text.corpus import heldout_text, prepare
 from llmjax.errors import UserError
-from llmjax.evaluation.evaluate import evaluate
-from llmjax.evaluation.result import Evaluation
+from llmjax.evaluation.evaluate import Evaluation, evaluate
 from llmjax.inference.language_model import LanguageModel, load
 from toy import LetterTokenizer
 from untrained import TEXTS, make_run
