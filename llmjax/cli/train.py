@@ -6,8 +6,8 @@ from itertools import chain
 from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.metrics.words import in_words as name_in_words
-from llmjax.metrics.words import task_figures, value_in_words
+from llmjax.metrics.names import in_words as name_in_words
+from llmjax.metrics.names import task_metrics, value_in_words
 from llmjax.parallel.memory import TRAINING
 from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file, presets
@@ -35,7 +35,7 @@ def summary(run: Run) -> dict[str, Any]:
     if run.metrics.is_file():
         for _, record in json_lines(run.metrics):
             if isinstance(record, dict) and record.get("kind") == "eval":
-                tasks = task_figures(record)
+                tasks = task_metrics(record)
                 names = ("step", *chain(*tasks.values()), "loss") if tasks else FIGURES
                 stands["heldout"] = {name: record[name] for name in names if name in record}
     return stands

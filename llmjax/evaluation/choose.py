@@ -22,8 +22,7 @@ from llmjax.data.tables.config import FileTable
 from llmjax.data.tables.table import Row, list_at, read_table
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
-from llmjax.metrics.bootstrap import means
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics, means
 from llmjax.options import keyword_options
 from llmjax.scoring.continuations import Pair, score_continuations
 from llmjax.storage.json_documents import RECORD, parse_json
@@ -109,7 +108,7 @@ class Choices:
     step: int
     data: str
     questions: int
-    measures: Measures | None
+    measures: Metrics | None
     chance: float | None
     seconds: float
 
@@ -128,7 +127,7 @@ class Choices:
     def __str__(self) -> str:
         answered = 0 if self.measures is None else self.measures.examples
         rows = {"questions": f"{self.questions:,}, {answered:,} with their answer"}
-        for name, value, low, high, _ in () if self.measures is None else self.measures.figures:
+        for name, value, low, high, _ in () if self.measures is None else self.measures.metrics:
             interval = f"(95 % interval {low:.2%} to {high:.2%})"
             rows[name.replace("_", " ")] = f"{value:.2%} {interval}"
         if self.chance is not None:
@@ -220,12 +219,12 @@ def rate(
         yield Rated(number, question, totals, greedy)
 
 
-def _measures(correct: Sequence[tuple[bool, bool]]) -> Measures | None:
+def _measures(correct: Sequence[tuple[bool, bool]]) -> Metrics | None:
     if not correct:
         return None
     by_sum, by_byte = np.array(correct, float).T
     figures = means({"accuracy": by_sum, "accuracy_per_byte": by_byte})
-    return Measures(tuple(figures), len(correct))
+    return Metrics(tuple(figures), len(correct))
 
 
 def pairs_of(

@@ -25,7 +25,7 @@ OPEN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-from llmjax.compress import inspect
+from llmjax.compression.decompressing import inspect
 from llmjax.errors import UserError
 for path in sys.argv[1:]:
     try:

@@ -13,7 +13,7 @@ from llmjax.evaluation.baselines import Compressor
 
 PEAK = """
 import resource, sys
-from llmjax.compress import compress
+from llmjax.compression.compressing import compress
 compress(*sys.argv[1:], lanes=64, context=8, verify=False, compare=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -14,7 +14,7 @@ from llmjax.compression.decompressing import decompress, inspect
 
 FRESH = """
 import json, sys
-from llmjax.compress import decompress
+from llmjax.compression.decompressing import decompress
 run, names = sys.argv[1], json.loads(sys.argv[2])
 for name in names:
     decompress(run, name, name + ".out")

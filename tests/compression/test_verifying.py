@@ -130,7 +130,7 @@ def test_the_device_is_given_back_unless_it_is_in_use(run, tmp_path):
     """A stand-in for an accelerator, in a process of its own: CPUs are let go in the same way."""
     code = """
 import sys, jax
-from llmjax.compress import compressing, verifying
+from llmjax.compression import compressing, verifying
 cleared = []
 real = verifying.clear_backends
 verifying.clear_backends = lambda: (cleared.append(1), real())

@@ -222,9 +222,9 @@ def test_a_full_disk_is_foreseen(state, tmp_path, monkeypatch):
 
 KILLED = """
 import sys, pathlib
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/run"]
 import conftest, tiny, test_checkpoint as t
-from llmjax.checkpoint import manifest
+from llmjax.run.checkpoint import manifest
 from llmjax.state import make_state
 state = make_state(tiny.MODEL, tiny.optimizer(), 0, tiny.one_device())
 folder = pathlib.Path({folder!r})
