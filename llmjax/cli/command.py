@@ -103,9 +103,9 @@ def run_command(name: str, command: Command[Any], argv: Sequence[str]) -> None:
         return
     call = _parse(name, command, words, usage)
     if command.compiles:
-        from llmjax.parallel.compilation import keep_programs
+        from llmjax.parallel.compilation import enable_compilation_cache
 
-        keep_programs()
+        enable_compilation_cache()
     output = command.run(call)
     if output is None:
         return

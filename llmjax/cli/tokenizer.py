@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.config import DataConfig
 from llmjax.data.progress import terminal_progress
 from llmjax.data.text.corpus import train_tokenizer
+from llmjax.data.tokenizers.config import SentencePieceConfig
 
 
 @dataclass(frozen=True)

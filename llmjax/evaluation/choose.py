@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row, list_at, read_table
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded

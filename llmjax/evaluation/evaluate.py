@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from llmjax.data.config import Source
-from llmjax.data.objectives.config import CausalConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.tables.config import Table
+from llmjax.data.tables.table import Table
 from llmjax.data.text.corpus import Document, heldout_documents, prepare
 from llmjax.data.text.reading import decode, expand, read_chunks
-from llmjax.data.text.sources import documents
+from llmjax.data.text.source import Source
 from llmjax.errors import UserError
 from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
@@ -174,7 +172,7 @@ def evaluate(
     names = ", ".join(_name(item) for item in data) or "the run's validation set"
     texts = _Encoder(lm)
     streams = texts.streams(map(_text_source, data)) if data else texts.heldout(lm, progress)
-    score = _score_causal if isinstance(lm.config.objective, CausalConfig) else _score_hidden
+    score = _score_causal if lm.config.objective.is_causal else _score_hidden
     totals = score(lm, _reported(streams, progress), options)
     seconds = time.perf_counter() - began
     return Evaluation(lm.config.run_dir, lm.step, names, totals, texts.lossless, seconds)
@@ -262,7 +260,7 @@ class _Encoder:
         """Each document as a stream of its pieces."""
         for item in items:
             if isinstance(item, Source):
-                for text in documents(item, self._cache):
+                for text in item.documents(self._cache):
                     yield self._document([text])
             else:
                 for path in expand((str(item),)):

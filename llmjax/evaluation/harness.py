@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.text.files import write_file
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.options import keyword_options
+from llmjax.storage.cache_folders import write_file
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.tables.config import Table
-from llmjax.data.tables.table import Row, read_table
+from llmjax.data.tables.table import AnyTable, Row, read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.evaluation.task_evaluation import as_tables, chosen_tasks, rows_at_once
@@ -30,7 +29,7 @@ ANSWERS = ("label", "labels", "target", "tags", "answers")
 class PredictOptions(TaskOverrides, LoadOptions):
     """Options of predict."""
 
-    data: tuple[Table, ...] = ()
+    data: tuple[AnyTable, ...] = ()
     """Tables: CSV, TSV, JSONL or Parquet files with the columns that the task was trained on; the
     column of answers is not read, and may be missing."""
     text: tuple[str, ...] = ()

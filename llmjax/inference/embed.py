@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.text.files import write_file
 from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
 from llmjax.inference.generate import read_prompts
@@ -24,6 +23,7 @@ from llmjax.model.plan import Params
 from llmjax.options import keyword_options
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.run.origin import Origin, Pooling, read_origin
+from llmjax.storage.cache_folders import write_file
 from llmjax.storage.json_text import json_text
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.model.apart import one_by_one
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.options import keyword_options
@@ -74,7 +75,7 @@ class LanguageModel:
             f"LanguageModel({self.config.run_dir} step {self.step}: {_short(size)} parameters, "
             f"{shape.num_encoder_layers + shape.num_decoder_layers} layers, width {shape.d_model}, "
             f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
-            f"{shape.compute_dtype}, {where} device{'s' if where > 1 else ''})"
+            f"{self.model.compute.dtype}, {where} device{'s' if where > 1 else ''})"
         )
 
     @property
@@ -223,8 +224,9 @@ def load(run: str | Path, options: LoadOptions) -> LanguageModel:
     folder, dtype = Run.open(run), options.dtype
     config = replace(folder.config(), run_dir=str(run))
     tokenizer = load_tokenizer(folder.tokenizer)
-    architecture = replace(config.model, compute_dtype=dtype or config.model.compute_dtype)
-    network = run_network(folder, config, tokenizer, resolve(architecture, tokenizer.vocab_size))
+    shape = resolve(config.model, tokenizer.vocab_size)
+    compute = replace(config.compute, dtype=dtype or config.compute.dtype)
+    network = run_network(folder, replace(config, compute=compute), tokenizer, shape)
     all_devices()  # before anything else would start them
     mesh = mesh_of(options.mesh)
     one = SingleDeviceSharding(jax.local_devices()[0])

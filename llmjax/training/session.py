@@ -6,24 +6,21 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.config import SentencePieceConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.tables.table import Row
-from llmjax.data.text.corpus import trained_on
-from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
-from llmjax.optimizers.config import optimizer_problems
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
-from llmjax.optimizers.tune import HeadsOnly, shares
+from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
-from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config
@@ -83,7 +80,7 @@ class Session:
             config,
             self.config.data.length,
             unembeds=self.lesson.unembeds,
-            through=not isinstance(tune, HeadsOnly),
+            through=not isinstance(tune, TrainHeads),
         )
         return told / readers
 
@@ -93,10 +90,10 @@ class Session:
         unused = self.model.config.vocab_size - len(sizes)
         return jnp.pad(jnp.asarray(sizes, jnp.int32), (0, unused))
 
-    def position(self, step: int) -> Position:
+    def progress(self, step: int) -> TrainProgress:
         """Where the run stands before batch `step`, nothing counted yet."""
         data = self.config.data
-        return Position(
+        return TrainProgress(
             step=step,
             seed=self.config.seed,
             batch_size=data.batch_size,
@@ -105,15 +102,15 @@ class Session:
             epoch=step / max(self.lesson.steps_per_epoch, 1e-9),
         )
 
-    def check_same_batches(self, position: Position) -> None:
-        """Checks that batch `position.step` is the one that would have come next then.
+    def check_same_batches(self, progress: TrainProgress) -> None:
+        """Checks that batch `progress.step` is the one that would have come next then.
 
         Raises:
           UserError: the text, its tokens or the batches' shape are others.
         """
-        here = self.position(position.step)
+        here = self.progress(progress.step)
         for name in ("seed", "batch_size", "length", "corpus"):
-            then, now = getattr(position, name), getattr(here, name)
+            then, now = getattr(progress, name), getattr(here, name)
             if then != now:
                 raise UserError(
                     self.run.folder,
@@ -137,14 +134,16 @@ def open_session(config: Config, run: Run) -> Session:
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
-    data, parts = config.data, config.optimizer.accumulate
+    parts = config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
-    for length in lesson.feed().lengths:
-        check_divides(name, (data.batch_size // parts, length), ("batch", "residual"), mesh)
+    for spec in lesson.feed().specs:
+        for array in spec.values():  # the model splits what is split by length further
+            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
+            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, lesson)
     axes = network.logical_axes()
-    rates = shares(config.tune, network.abstract_params(), axes)
-    learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
+    rates = lr_multipliers(config.tune, network.abstract_params(), axes)
+    learning = trainable_mask(rates)
     own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
     optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
     return Session(config, run, tokenizer, lesson, network, mesh, optimizer, learning, steps)
@@ -154,7 +153,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     """The tokenizer, what is learnt, and the network that learns it."""
     if not config.tasks:
         tokenizer, corpus = prepared(config, run)
-        model = Model(resolve(config.model, tokenizer.vocab_size))
+        model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
         lesson = TextLesson(config, tokenizer, corpus, objective, model)
@@ -163,7 +162,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     rows = [read_rows(task) for task in config.tasks]
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
-    model = Model(resolve(config.model, tokenizer.vocab_size))
+    model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
     setting = Setting(tokenizer, model.config, config.data.length)
     tasks = remembered(prepare_tasks(config, setting, rows), run)
     network = network_of(model, [part.task for part in tasks])
@@ -174,11 +173,10 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
     """The tokenizer of the run, or one that is trained on the text to learn from."""
     if run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
-    tokenizer = existing_tokenizer(config.tokenizer)
+    tokenizer = config.tokenizer.open()
     if tokenizer is None:
-        assert isinstance(config.tokenizer, SentencePieceConfig)
         texts = itertools.chain.from_iterable(map(texts_of, config.tasks, rows))
-        tokenizer = trained_on(config.tokenizer, texts)
+        tokenizer = config.tokenizer.train(texts)
     tokenizer.save(run.tokenizer)
     return tokenizer
 
@@ -186,7 +184,7 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
 def _run_length(config: Config, lesson: Lesson) -> int:
     epoch = lesson.steps_per_epoch
     wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
-    if config.epochs is not None and (problems := optimizer_problems(config.optimizer, wanted)):
+    if config.epochs is not None and (problems := config.optimizer.problems(wanted)):
         raise ConfigError([f"{one} ({config.epochs:g} epochs are {wanted})" for one in problems])
     limit = lesson.feed().steps
     if limit is None or wanted <= limit:

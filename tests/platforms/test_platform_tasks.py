@@ -1,6 +1,5 @@
 """Tasks, vectors and masks for a GPU and for TPUs: what is compiled to use a model."""
 
-from dataclasses import replace
 from typing import get_args
 
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import pytest
 import pretend
 from llmjax.inference import embed, fill_mask, language_model
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.compute import ComputeConfig, Dtype
+from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
 from llmjax.run.origin import Pooling
@@ -21,7 +21,7 @@ from llmjax.tasks.config import (
     RegressionTask,
     TokenTask,
 )
-from llmjax.tasks.packing import lay_out, pack, shape_of
+from llmjax.tasks.packing import shape_of
 from task_models import opened, rows_of
 
 B, T = 8, 128
@@ -83,12 +83,9 @@ def test_heads(kind, platform):
     task, network = opened(config, rows, model=ENCODER, length=T)
     examples = task.examples(rows)
     shape = shape_of(examples, T, encodes=False)
-    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
     with pretend.devices(platform, **pretend.EIGHT):
-        batch = {}
-        for name, x in host.items():
-            rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
-            batch[name] = pretend.array((B, *x.shape[1:]), x.dtype, "batch", *rest)
+        spec = shape.spec(B)
+        batch = {name: pretend.array(x.shape, x.dtype, *x.axes) for name, x in spec.items()}
         params = pretend.params_of(network)
         for program in (running._loss, running._outputs):
             traced = program.trace(task, network.model, params, batch)
@@ -110,7 +107,7 @@ def test_masks_and_logits(platform, dtype, sizes):
     with pretend.devices(platform, **sizes):
         rows = texts()
         for config in (ENCODER, DECODER, BOTH):
-            model = Model(resolve(replace(config, compute_dtype=dtype), 512))
+            model = Model(resolve(config, 512), ComputeConfig(dtype=dtype))
             params = pretend.params_of(model, dtype)
             given = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
             check(language_model._logits.trace(model, params, *given), platform, dtype)

@@ -6,11 +6,13 @@ import pytest
 
 import llmjax
 from llmjax.cli.train import in_words, summary
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.evaluation.task_evaluation import evaluate_tasks
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.reporting import report
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run

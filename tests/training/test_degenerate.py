@@ -11,10 +11,10 @@ import pytest
 import runs
 import tiny
 from llmjax.convert.exporting import export
-from llmjax.data.config import TextSource
-from llmjax.data.objectives.config import PrefixConfig
+from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
@@ -22,8 +22,10 @@ from llmjax.losses import causal_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
