@@ -12,7 +12,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig
-from llmjax.run.config.changes import MAY_CHANGE, differences
+from llmjax.run.config.checks import MAY_CHANGE, differences
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
