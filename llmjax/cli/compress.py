@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmjax.cli.verb import Verb, print_json
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import flag

@@ -24,7 +24,7 @@ from llmjax.compression.summary import Compared, Compression, compare_with
 from llmjax.compression.targets import Output, check_target, new_file
 from llmjax.compression.verifying import let_go, verify_archive, warn
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.run.folder import Run
 from llmjax.version import __version__
 

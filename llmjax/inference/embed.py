@@ -15,7 +15,7 @@ from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.inference.vector_steps import Step, after, step_of
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.parallel.mesh import MeshConfig, axis_size, place, reshard, use_mesh

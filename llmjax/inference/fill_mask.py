@@ -14,7 +14,7 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.embed import Rows, laid_out, states
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.parallel.mesh import MeshConfig, reshard, use_mesh

@@ -13,7 +13,7 @@ from llmjax.decoding.completions import Completion, Piece
 from llmjax.decoding.config import DecodingConfig, with_fields
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.storage.json_documents import RECORD, parse_json
 

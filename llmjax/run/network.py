@@ -43,7 +43,7 @@ def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConf
     Raises:
       UserError: as `run_tasks`.
     """
-    return network_of(Model(shape), run_tasks(run, config, tokenizer, shape))
+    return network_of(Model(shape, config.compute), run_tasks(run, config, tokenizer, shape))
 
 
 def chosen_step(run: Run, config: Config, step: int | None) -> int:

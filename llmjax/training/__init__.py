@@ -156,7 +156,7 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Trai
         params = first_params(session.config, network, mesh)
     learnt, rest = split(params, session.learning)
     with jax.set_mesh(mesh):
-        frozen = freeze(session.run, session.model.config, network, rest) if rest else {}
+        frozen = freeze(session.run, session.model.compute.dtype, network, rest) if rest else {}
     return state_of(optimizer, learnt, mesh), session.progress(0), frozen
 
 

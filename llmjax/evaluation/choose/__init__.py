@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.choose.questions import Question, pairs_of, read_question
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.metrics.metric import Metrics, means
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.scoring.continuations import Likelihood, score_continuations
 

@@ -9,12 +9,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.config import data_problems, tokenizer_problems
-from llmjax.data.objectives.config import CausalConfig, objective_problems
+from llmjax.data.config import data_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses import LossConfig
 from llmjax.model.checks import problems as model_problems
+from llmjax.model.compute import compute_problems
 from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
 from llmjax.run.config.build import ConfigError, build, plain
@@ -24,8 +24,8 @@ from llmjax.scoring.config import evaluation_problems
 from llmjax.tasks.config import task_problems
 
 # Fields (and all below them; * is any number) that may differ when a run resumes. None of them
-# moves a batch. Those of how the work is divided (mesh, accumulate, attention, remat) change how
-# sums are rounded, and accumulate also which activations drop out; with another number of steps the
+# moves a batch. Those of how the work is done (compute, mesh, accumulate) change how sums are
+# rounded, and accumulate also which activations drop out; with another number of steps the
 # rest of the schedule is that of the new total.
 MAY_CHANGE = (
     "run_dir",
@@ -38,8 +38,7 @@ MAY_CHANGE = (
     "evaluation",
     "samples",
     "max_skipped_steps",
-    "model.attention",
-    "model.remat",
+    "compute",
     "optimizer.accumulate",
     "data.cache_dir",
     "data.prefetch",
@@ -48,9 +47,6 @@ MAY_CHANGE = (
     "tasks.*.beams",
     "tasks.*.bleu_tokenize",
 )
-
-# Of an imported model, these may differ too when its training begins.
-TRAINING_ONLY = ("model.dropout", "model.compute_dtype", "model.init_std")
 
 # With these a model has parameters that an imported one lacks, or begins elsewhere.
 ADDED = ("tasks", "init_from", "model.lora", "model.pooler")
@@ -85,7 +81,8 @@ def _problems(config: Config) -> Iterator[str]:
     # The vocabulary's size is the tokenizer's, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
-    yield from tokenizer_problems(config.tokenizer)
+    yield from (f"compute: {problem}" for problem in compute_problems(config.compute))
+    yield from (f"tokenizer.{problem}" for problem in config.tokenizer.problems())
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from config.optimizer.problems(steps)
@@ -161,10 +158,10 @@ def _combination_problems(config: Config) -> Iterator[str]:
     # With tasks there is no objective, and a model that is begun with is not known yet.
     if not config.tasks:
         shape = (0, 0) if config.init_from else layers
-        yield from objective_problems(config.objective, *shape)
+        yield from config.objective.problems(*shape)
     if config.samples.every and not model.num_decoder_layers:
         yield "samples.every: an encoder alone writes no text; set it to 0"
-    if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
+    if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
         yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"

@@ -171,4 +171,4 @@ def article(annotation: Any) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `word`, if one does."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return matches[0] if found else None
+    return matches[0] if matches else None
