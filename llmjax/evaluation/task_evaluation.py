@@ -15,7 +15,7 @@ from llmjax.evaluation.references import References
 from llmjax.inference.language_model import LanguageModel
 from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
-from llmjax.run.config.words import parse
+from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.tasks.config import name_of
