@@ -5,7 +5,7 @@ import sys
 from llmjax.cli.command import Call, Command, Output, print_json
 from llmjax.errors import UserError
 from llmjax.inference.embed import EmbedOptions, all_texts, embed
-from llmjax.options import make_options
+from llmjax.run.config.options import make_options
 
 
 def run(call: Call[EmbedOptions]) -> Output | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError
 from llmjax.evaluation.harness import HarnessOptions, harness, table
-from llmjax.options import make_options
+from llmjax.run.config.options import make_options
 from llmjax.run.folder import Run
 
 

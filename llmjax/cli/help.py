@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from llmjax.options import option_fields
 from llmjax.run.config.build import plain
 from llmjax.run.config.fields import Row, element, kind, rows, type_name, variants
+from llmjax.run.config.options import option_fields
 
 INDENT = " " * 8
 

@@ -25,7 +25,7 @@ from llmjax.compression.targets import Output, check_target, new_file
 from llmjax.compression.verifying import let_go, verify_archive, warn
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.compute import Dtype
-from llmjax.options import keyword_options
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.version import __version__
 

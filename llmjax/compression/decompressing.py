@@ -9,7 +9,7 @@ from llmjax.compression.archive import MODEL, STORED, ZSTD, Archive
 from llmjax.compression.progress import Progress, no_progress
 from llmjax.compression.sources import opened
 from llmjax.compression.targets import check_target, new_file, new_folder
-from llmjax.options import keyword_options
+from llmjax.run.config.options import keyword_options
 
 KINDS = {STORED: "stored", ZSTD: "zstd", MODEL: "model"}
 

@@ -25,8 +25,8 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.options import keyword_options
 from llmjax.run.config.build import ConfigError
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.run.origin import Origin, read_origin

@@ -25,10 +25,10 @@ from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
-from llmjax.options import keyword_options
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.params import save_params, stored_leaves
+from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run

@@ -23,7 +23,7 @@ from llmjax.data.tables.table import Row, list_at, read_table
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.metrics.metric import Metrics, means
-from llmjax.options import keyword_options
+from llmjax.run.config.options import keyword_options
 from llmjax.scoring.continuations import Pair, score_continuations
 from llmjax.storage.json_documents import RECORD, parse_json
 

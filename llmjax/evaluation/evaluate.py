@@ -17,7 +17,7 @@ from llmjax.data.text.source import Source
 from llmjax.errors import UserError
 from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
-from llmjax.options import keyword_options, make_options
+from llmjax.run.config.options import keyword_options, make_options
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
 from llmjax.scoring.drawn import DrawnScore, score_drawn

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
-from llmjax.options import keyword_options
+from llmjax.run.config.options import keyword_options
 from llmjax.storage.cache_folders import write_file
 
 

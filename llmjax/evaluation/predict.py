@@ -11,7 +11,7 @@ from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.evaluation.task_evaluation import as_tables, chosen_tasks, rows_at_once
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
-from llmjax.options import keyword_options, make_options
+from llmjax.run.config.options import keyword_options, make_options
 from llmjax.tasks.config import ChatTask, TaskConfig, name_of
 from llmjax.tasks.overrides import TaskOverrides, apply_overrides
 from llmjax.tasks.prepared import encode

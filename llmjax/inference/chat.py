@@ -11,7 +11,7 @@ from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
-from llmjax.options import keyword_options, make_options
+from llmjax.run.config.options import keyword_options, make_options
 
 Message = dict[str, str]
 ANSWER = "\u2063turn\u2063"

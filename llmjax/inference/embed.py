@@ -20,8 +20,8 @@ from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.inference.vector_steps import Step, after, step_of
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
-from llmjax.options import keyword_options
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import Origin, Pooling, read_origin
 from llmjax.storage.cache_folders import write_file
 from llmjax.storage.json_text import json_text

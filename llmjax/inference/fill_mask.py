@@ -15,8 +15,8 @@ from llmjax.inference.embed import TextBatch, states, text_batch
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
-from llmjax.options import keyword_options
 from llmjax.parallel.mesh import reshard, use_mesh
+from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import read_origin
 
 HEADS = ("ForMaskedLM", "ForPreTraining")  # what published models with such a head are called

@@ -12,7 +12,7 @@ from llmjax.decoding.completions import Completion, Piece
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, in_order, loaded
-from llmjax.options import keyword_options
+from llmjax.run.config.options import keyword_options
 from llmjax.storage.json_documents import RECORD, parse_json
 
 MAX_TEXTS = 10_000_000

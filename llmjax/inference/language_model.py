@@ -20,9 +20,9 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
-from llmjax.options import keyword_options
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
+from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network

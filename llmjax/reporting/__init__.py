@@ -6,13 +6,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llmjax.errors import UserError
-from llmjax.options import keyword_options
 from llmjax.reporting.archive import read_archive
 from llmjax.reporting.heldout import Comparison, compare, heldout_text
 from llmjax.reporting.history import read_history
 from llmjax.reporting.measured import read_measures
 from llmjax.reporting.page import Page, kind_of, make_page
 from llmjax.run import environment
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
 

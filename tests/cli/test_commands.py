@@ -157,7 +157,7 @@ def test_a_new_command_is_one_line_of_the_registry(capsys, monkeypatch, tmp_path
     (tmp_path / "shout.py").write_text(
         "from dataclasses import dataclass\n"
         "from llmjax.cli.command import Command, Output\n"
-        "from llmjax.options import keyword_options\n"
+        "from llmjax.run.config.options import keyword_options\n"
         "@dataclass(frozen=True)\n"
         "class ShoutOptions:\n"
         "    times: int = 1\n"

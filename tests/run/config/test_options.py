@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.options import keyword_options, make_options
+from llmjax.run.config.options import keyword_options, make_options
 
 
 @dataclass(frozen=True)
