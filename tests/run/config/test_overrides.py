@@ -14,7 +14,7 @@ from llmjax.data.config import (
     TfdsSource,
 )
 from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
