@@ -9,8 +9,9 @@ Hardware: two CPU cores
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig

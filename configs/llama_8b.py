@@ -7,7 +7,9 @@ Hardware: 64 GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig

@@ -13,8 +13,10 @@ Figure:   15,647 Chinese reviews: 26.6% of the hidden tokens of held-out text to
           nats per hidden token; their labels then: see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig

@@ -10,7 +10,7 @@ Figure:   see docs/tasks.md; the loss begins at ln 2
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig

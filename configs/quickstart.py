@@ -7,7 +7,8 @@ Expect:   1.82 bits per byte of held-out text (42 documents of Python 3.11's, 12
           xz -9e takes 2.35 and brotli 11 takes 2.18
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig

@@ -8,8 +8,10 @@ Figure:   not measured yet
 
 from dataclasses import replace
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.families import roberta_base
 from llmjax.optimizers.config import ScheduleConfig

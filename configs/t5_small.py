@@ -6,8 +6,10 @@ Hardware: one GPU of 24 GB or more; up to 32 share a batch as it is
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import SpanConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.pairs import SpanConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.families import t5_small
 from llmjax.optimizers.config import ScheduleConfig

@@ -13,8 +13,9 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
           held-out captions before the end of the second epoch
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.tables.config import LinesTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import LinesTable
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig

@@ -105,7 +105,7 @@ def _texts(file: str) -> list[str]:
 def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
     import numpy as np
 
-    from llmjax.data.text.files import write_file
+    from llmjax.storage.cache_folders import write_file
     from llmjax.storage.json_text import json_text
 
     content = io.BytesIO()

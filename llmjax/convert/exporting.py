@@ -19,7 +19,8 @@ from llmjax.convert.hf.tokenizer_files import export_tokenizer
 from llmjax.convert.hf.weight_files import open_folder
 from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig

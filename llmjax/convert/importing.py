@@ -15,8 +15,9 @@ from llmjax.convert.hf.mapping import Match, read_params
 from llmjax.convert.hf.sentence import Sentence
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
-from llmjax.data.config import DataConfig, HuggingFaceTokenizerConfig
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype

@@ -7,8 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from llmjax.data.tables.config import Table
-from llmjax.data.tables.table import Row, read_table
+from llmjax.data.tables.table import Row, Table, read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.evaluation.task_evaluation import as_tables, chosen_tasks, rows_at_once

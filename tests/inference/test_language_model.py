@@ -7,7 +7,7 @@ import pytest
 
 import llmjax
 from llmjax.data.config import DataConfig
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load

@@ -12,9 +12,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 import llmjax
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig

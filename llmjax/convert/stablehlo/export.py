@@ -22,7 +22,8 @@ from llmjax.convert.hf.safetensors_writing import write_file
 from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
 from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import Planned
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype

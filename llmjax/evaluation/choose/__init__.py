@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.choose.questions import Question, pairs_of, read_question

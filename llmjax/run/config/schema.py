@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
-from llmjax.data.objectives.config import CausalConfig, ObjectiveConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.causal import CausalConfig
+from llmjax.data.objectives.config import OBJECTIVES, ObjectiveConfig
+from llmjax.data.tokenizers.config import AnyTokenizerConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.losses import LossConfig
 from llmjax.model.compute import ComputeConfig
@@ -54,7 +56,7 @@ class Config:
     """The architecture: what a checkpoint holds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """How the model is initialised, trained and run; may differ when a run resumes."""
-    tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
+    tokenizer: AnyTokenizerConfig = field(default_factory=SentencePieceConfig)
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
@@ -63,7 +65,7 @@ class Config:
     how large batches are, and rows are packed with whole examples. None: text of `data`."""
     tune: TrainableConfig = field(default_factory=TrainAll)
     """Which parameters learn."""
-    objective: ObjectiveConfig = field(default_factory=CausalConfig)
+    objective: Annotated[ObjectiveConfig, OBJECTIVES] = field(default_factory=CausalConfig)
     """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """How gradients become updates."""
