@@ -14,7 +14,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.tables.files import FileTable
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.model.lora import LoraConfig, Target
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig

@@ -19,7 +19,7 @@ from llmjax.inference.generate import read_prompts
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.inference.vector_steps import Step, after, step_of
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import Origin, Pooling, read_origin

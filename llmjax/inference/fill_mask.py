@@ -14,7 +14,7 @@ from llmjax.errors import UserError
 from llmjax.inference.embed import TextBatch, states, text_batch
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import reshard, use_mesh
 from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import read_origin
