@@ -2,7 +2,8 @@
 as reviews in Chinese.
 
 Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is for
-          validation, chosen by the contents of the rows. Other columns: --tasks.0.text, --tasks.0.label
+          validation, chosen by the contents of the rows.
+          Other columns: --tasks.0.text, --tasks.0.label
 Command:  llmjax train classify_scratch
           llmjax evaluate runs/classify_scratch     (accuracy, F1, Matthews, with intervals)
 Hardware: two CPU cores

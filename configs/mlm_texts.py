@@ -1,5 +1,5 @@
-"""An encoder pretrained on your own texts before it is fine-tuned on their labels: masked tokens, in
-any language.
+"""An encoder pretrained on your own texts before it is fine-tuned on their labels: masked tokens,
+in any language.
 
 Data:     data/texts.txt, a text in each line; JSONL: --data.sources jsonl:texts.jsonl. For labels
           afterwards, the texts of data/train.tsv and as many more as there are

@@ -23,7 +23,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.params import save_params, stored_leaves

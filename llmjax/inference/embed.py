@@ -17,7 +17,7 @@ from llmjax.inference.language_model import LanguageModel, load
 from llmjax.inference.vector_steps import Step, after, step_of
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig, axis_size, place, reshard, use_mesh
 from llmjax.run.origin import Origin, Pooling, read_origin
 

@@ -16,7 +16,7 @@ from llmjax.inference.embed import Rows, laid_out, states
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig, reshard, use_mesh
 from llmjax.run.origin import read_origin
 

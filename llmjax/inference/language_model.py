@@ -15,11 +15,10 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
 from llmjax.decoding.config import DecodingConfig, with_fields
 from llmjax.errors import UserError
-from llmjax.model.apart import one_by_one
 from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params, unstack_layers
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
 from llmjax.run.config.schema import Config
@@ -227,7 +226,7 @@ def load(
     params = read_network(folder, found, wanted)
     heads = params.pop("heads", {})
     with use_mesh(devices):
-        params = one_by_one(params)
+        params = unstack_layers(params)
     return LanguageModel(network.model, params, tokenizer, config, devices, found, heads)
 
 

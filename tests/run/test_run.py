@@ -9,7 +9,7 @@ import pytest
 from llmjax.data.tables.files import FileTable
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.checks import MAY_CHANGE, differences

@@ -13,7 +13,7 @@ from llmjax.data.tokenizers.config import (
     HuggingFaceTokenizerConfig,
     SentencePieceConfig,
 )
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
