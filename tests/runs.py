@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 import tiny
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.tables.config import Table, TfdsTable
-from llmjax.data.tables.table import read_tables
+from llmjax.data.tables.table import AnyTable, Table, read_tables
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.inference.language_model import LanguageModel
 from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
-from llmjax.run.config.words import parse
+from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
+from llmjax.tasks.overrides import NO_OVERRIDES, TaskOverrides, apply_overrides
 from llmjax.tasks.prepared import Answered, answer, encode, read_rows
 from llmjax.tasks.task import Task
-from llmjax.tasks.telling import AS_TRAINED, Telling, telling_so
 
 log = logging.getLogger(__name__)
 MOST_LABELS = 12
@@ -110,7 +109,7 @@ def evaluate_tasks(
     *,
     task: str | None = None,
     batch_size: int | None = None,
-    telling: Telling = AS_TRAINED,
+    overrides: TaskOverrides = NO_OVERRIDES,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
     """Metrics a run's tasks on what they hold out, or one of them on other rows.
@@ -123,7 +122,7 @@ def evaluate_tasks(
       data: tables, or names of their files; empty: what each task holds out.
       task: which one; None: all, or with `data` the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
-      telling: how answers are told.
+      overrides: what differs from the run's config.
       progress: told how far things are.
 
     Raises:
@@ -131,7 +130,7 @@ def evaluate_tasks(
     """
     size = rows_at_once(lm, batch_size)
     found: list[TaskEvaluation] = []
-    for one in telling_so(chosen_tasks(lm, task, single=bool(data)), telling):
+    for one in apply_overrides(chosen_tasks(lm, task, single=bool(data)), overrides):
         name, began = name_of(one.config), time.perf_counter()
         progress(f"Measuring {name}", len(found), None)
         rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
@@ -145,7 +144,7 @@ def evaluate_tasks(
         seconds = time.perf_counter() - began
         plain = findings(one.config, told, where)
         found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
-    if not data and telling == AS_TRAINED:
+    if not data and overrides == NO_OVERRIDES:
         _keep(Run.open(lm.config.run_dir), found)
     return TaskEvaluations(lm.config.run_dir, tuple(found))
 
@@ -200,11 +199,11 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
     for number, item in enumerate(data):
         name, problems = f"data.{number}", list[str]()
         try:
-            value = parse(Table, (str(item),)) if isinstance(item, str | Path) else item
+            value = parse(AnyTable, (str(item),)) if isinstance(item, str | Path) else item
         except ValueError as error:
             fix = "name a .csv, .tsv, .jsonl or .parquet file"
             raise UserError(name, str(error), fix) from error
-        table = build(Table, value, name, problems)
+        table = build(AnyTable, value, name, problems)
         if problems:
             raise ConfigError(problems)
         found.append(table)
@@ -215,7 +214,7 @@ def _named(data: str | Path | Table) -> str:
     """Where rows are from, for a person."""
     if isinstance(data, str | Path):
         return str(data)
-    return data.name if isinstance(data, TfdsTable) else ", ".join(data.paths)
+    return data.location
 
 
 def _threshold(table: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from llmjax.parallel.mesh import reshard
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 Batch = Mapping[str, jax.Array]
 
@@ -80,8 +80,8 @@ def _inputs(
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     rest = {name: batch[name] for name in names if name in batch}
     hidden = model.hidden(params, batch["inputs"], **rest, dropout_key=dropout_key)
-    rows, bias = model.unembedding(params)
-    return LossInputs(model.readout(params, hidden), rows, bias, batch["targets"])
+    rows, bias = model.lm_head(params)
+    return LossInputs(model.lm_head_input(params, hidden), rows, bias, batch["targets"])
 
 
 def _logit_config(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> LogitConfig:

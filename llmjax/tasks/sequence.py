@@ -14,7 +14,7 @@ from llmjax.losses.loss import Loss
 from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import SequenceTask, name_of
 from llmjax.tasks.continuing import Written, after, written
 from llmjax.tasks.example import Example

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from llmjax.data.config import SentencePieceConfig
 from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.tables.table import Row
-from llmjax.data.text.corpus import trained_on
-from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -167,11 +166,10 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
     """The tokenizer of the run, or one that is trained on the text to learn from."""
     if run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
-    tokenizer = existing_tokenizer(config.tokenizer)
+    tokenizer = config.tokenizer.open()
     if tokenizer is None:
-        assert isinstance(config.tokenizer, SentencePieceConfig)
         texts = itertools.chain.from_iterable(map(texts_of, config.tasks, rows))
-        tokenizer = trained_on(config.tokenizer, texts)
+        tokenizer = config.tokenizer.train(texts)
     tokenizer.save(run.tokenizer)
     return tokenizer
 

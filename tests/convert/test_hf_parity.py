@@ -15,7 +15,7 @@ import llmjax
 import untrained
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model import families
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.params import save_params

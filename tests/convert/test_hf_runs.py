@@ -17,7 +17,7 @@ from llmjax.convert.exporting import export
 from llmjax.convert.hf.safetensors_writing import write_folder
 from llmjax.convert.hf.weight_files import open_folder
 from llmjax.convert.importing import import_model
-from llmjax.data.config import TextSource
+from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import SgdConfig

@@ -12,7 +12,7 @@ import pytest
 
 import llmjax
 from llmjax.convert.stablehlo.export import export_stablehlo, loader
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig

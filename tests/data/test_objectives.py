@@ -7,7 +7,6 @@ import pytest
 
 from data.objective_rows import BOS, PAD, cut, keys, vocabulary
 from data.test_loader import equal, take
-from llmjax.data.config import BytesConfig, SentencePieceConfig
 from llmjax.data.loader import batch_at, read_rows
 from llmjax.data.objectives.causal import Causal, CausalConfig, Prefix
 from llmjax.data.objectives.masked import Masked, MaskedConfig
@@ -16,11 +15,11 @@ from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig,
 from llmjax.data.objectives.vocabulary import make_objective as make
 from llmjax.data.order import RowOrder, rows_per_epoch
 from llmjax.data.text.corpus import prepare
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 
-BYTES = existing_tokenizer(BytesConfig())
+BYTES = BytesConfig().open()
 CAUSAL = Causal(BOS, PAD)
 MASKED = make(MaskedConfig(), BYTES, encodes=False)
 OBJECTIVES = {
@@ -131,7 +130,7 @@ def test_a_tokenizer_trained_for_an_objective_has_its_pieces(lines, small, tmp_p
     size = SentencePieceConfig(vocab_size=310)
     plain, _ = prepare(config, size)
     assert plain.mask_id is None
-    tokenizer, _ = prepare(config, size, tmp_path / "tokenizer", pieces=pieces)
+    tokenizer, _ = prepare(config, size, tmp_path / "tokenizer", special_tokens=pieces)
     assert tokenizer.vocab_size == plain.vocab_size == 310
     assert tokenizer.special_tokens["<mask>"] == tokenizer.mask_id
     assert load_tokenizer(tmp_path / "tokenizer").mask_id == tokenizer.mask_id

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.data.tokenizers.tokenizer import keep_chat_template, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.folder import keep_chat_template
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.run.checkpoint.params import save_params

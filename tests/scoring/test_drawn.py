@@ -8,7 +8,7 @@ from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.text.corpus import Document
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llmjax.data.text.corpus import Document
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig

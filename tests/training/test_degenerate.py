@@ -11,10 +11,10 @@ import pytest
 import runs
 import tiny
 from llmjax.convert.exporting import export
-from llmjax.data.config import TextSource
 from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
@@ -235,7 +235,7 @@ def test_a_batch_of_no_rows_is_not_the_batch_of_the_run(tmp_path, size):
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
         evaluate(run.folder, batch_size=size)
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
-        next(predict(run.folder, texts=("a",), batch_size=size))
+        next(predict(run.folder, text=("a",), batch_size=size))
     with pytest.raises(UserError, match="max_shard_bytes 0: is not positive"):
         export(run.folder, tmp_path / "out", max_shard_bytes=0)
     assert not (tmp_path / "out").exists()

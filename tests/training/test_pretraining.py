@@ -12,11 +12,11 @@ import pytest
 import runs
 import tiny
 from data.objective_rows import BOS, FIRST, LAST, PAD, cut, keys, vocabulary
-from llmjax.data.config import SentencePieceConfig
 from llmjax.data.objectives.causal import Causal, Prefix
 from llmjax.data.objectives.masked import Masked, MaskedConfig
 from llmjax.data.objectives.mixture import Mixture, MixtureConfig
 from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig, Spans
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.losses.token_loss import token_loss

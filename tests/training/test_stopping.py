@@ -236,7 +236,7 @@ def mistaken(config, which):
         return replace(config, mesh=MeshConfig(data=3))
     if which == "model":
         return replace(config, model=ModelConfig(d_model=20, num_heads=2), mesh=MeshConfig(fsdp=8))
-    from llmjax.data.config import HuggingFaceTokenizerConfig
+    from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig
 
     return replace(config, tokenizer=HuggingFaceTokenizerConfig("nowhere/tokenizer.json"))
 

@@ -12,14 +12,14 @@ import orbax.checkpoint as ocp
 import pytest
 
 import llmjax
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
-from llmjax.model.lora import merged
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig, merged
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.data.config import DataConfig
 from llmjax.data.objectives.causal import CausalConfig
 from llmjax.data.objectives.config import OBJECTIVES, ObjectiveConfig
+from llmjax.data.tokenizers.config import AnyTokenizerConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
@@ -55,7 +56,7 @@ class Config:
     """The architecture: what a checkpoint holds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """How the model is initialised, trained and run; may differ when a run resumes."""
-    tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
+    tokenizer: AnyTokenizerConfig = field(default_factory=SentencePieceConfig)
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
