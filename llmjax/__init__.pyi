@@ -1,8 +1,8 @@
 """The public names of llmjax; each brings its module when it is first used."""
 
-from .compression.compressing import compress as compress
-from .compression.decompressing import decompress as decompress
-from .compression.decompressing import inspect as inspect
+from .compression.compress import compress as compress
+from .compression.decompress import decompress as decompress
+from .compression.decompress import inspect as inspect
 from .convert.exporting import export as export
 from .convert.importing import import_model as import_model
 from .convert.peft.reading import import_adapter as import_adapter

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import runs
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress
 from llmjax.convert.exporting import export
 from llmjax.data.tokenizers.tokenizer import existing_tokenizer
 from llmjax.reporting import report

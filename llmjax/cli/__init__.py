@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
-from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError
+from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError, printable
 
 VERBS = {
     "train": "train a model, or go on where its run folder stands",
@@ -140,12 +140,8 @@ def _mistakes(error: UserError) -> int:
 
 def _say(text: str) -> None:
     """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
-    if not text.isprintable():
-        from llmjax.compression.visible import visible
-
-        text = visible(text)
     with contextlib.suppress(OSError, ValueError):  # the exit code counts, also where nobody reads
-        print(f"llmjax: {text}", file=sys.stderr, flush=True)
+        print(f"llmjax: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _mistake(error: BaseException, words: Sequence[str]) -> UserError | None:

@@ -11,9 +11,9 @@ from llmjax.model.config import Dtype
 class Options:
     """Options of compress."""
 
-    lanes: int | None = None
-    """Parts that are coded side by side; none: by the input's size. More are faster, and each
-    begins without context."""
+    streams: int | None = None
+    """Parallel streams; none: by the size of the input. More are faster, and each starts without
+    context."""
     context: int | None = None
     """Tokens that a token is predicted from at most; none: 512, or what the model allows."""
     stride: int | None = None
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     import sys
 
-    from llmjax.compression.compressing import compress
+    from llmjax.compression.compress import compress
     from llmjax.compression.progress import end_line, line_progress
     from llmjax.parallel.compilation import keep_programs
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
             run,
             source,
             target,
-            lanes=options.lanes,
+            streams=options.streams,
             context=options.context,
             stride=options.stride,
             step=options.step,

@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     import sys
 
-    from llmjax.compression.decompressing import decompress
+    from llmjax.compression.decompress import decompress
     from llmjax.compression.progress import end_line, line_progress
-    from llmjax.compression.visible import visible
+    from llmjax.errors import printable
     from llmjax.parallel.compilation import keep_programs
 
     keep_programs()
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     files = f" in {found.files:,} files" if found.files != 1 else ""
     print(
-        f"{visible(found.target)}: {found.bytes:,} bytes{files}, {found.seconds:.1f} s, "
+        f"{printable(found.target)}: {found.bytes:,} bytes{files}, {found.seconds:.1f} s, "
         f"{found.bytes / 1e3 / found.seconds:.2f} KB/s",
         file=sys.stderr if target == "-" else sys.stdout,
     )

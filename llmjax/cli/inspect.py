@@ -13,7 +13,7 @@ class Options:
 
 VERB = Verb(
     usage="llmjax inspect FILE",
-    about="Shows what an archive's header says, and checks its seal; needs no model.",
+    about="Shows what an archive's header says, and checks its checksum; needs no model.",
     names=("FILE",),
     options=Options(),
 )
@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.compression.decompressing import inspect
-    from llmjax.compression.visible import visible
+    from llmjax.compression.decompress import inspect
+    from llmjax.errors import printable
 
     found = inspect(parsed.positionals[0])
     if "json" in parsed.flags:
@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
     files = found.pop("files", None)
     for name, value in found.items():
         text = f"{value:04o}" if name == "mode" and value is not None else _shown(value)
-        print(f"  {visible(name.replace('_', ' ')):15}{visible(text)}")
+        print(f"  {printable(name.replace('_', ' ')):15}{printable(text)}")
     for name, mode, _, size in files or ():
-        print(f"  {mode:04o} {size if size >= 0 else 'folder':>12} {visible(name)}")
+        print(f"  {mode:04o} {size if size >= 0 else 'folder':>12} {printable(name)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The second process: what it runs with, what is said of it. Comparing does an archive no harm."""
+"""The second process and its environment; comparing does an archive no harm."""
 
 import logging
 import subprocess
@@ -8,51 +8,55 @@ import brotli
 import jax
 import pytest
 
-from llmjax.compression import summary
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress
-from llmjax.compression.verifying import GPU_FLAGS, surroundings, warn
+from llmjax.compression import results
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress
+from llmjax.compression.verification import GPU_FLAGS, child_environment, warn
 from llmjax.errors import UserError
-from llmjax.evaluation.baselines import COMPRESSORS
+from llmjax.evaluation.baselines import COMPRESSORS, Compressor
 
 PLAIN = {"dtype": "float32", "fallback": False}
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 4
 
 
+def raising(error):
+    """A compressor that fails."""
+
+    def start(size):
+        raise error
+
+    return Compressor("none", start, bytes)
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), OSError(5, "Input/output error"), brotli.error("no memory")]
 )
-def test_comparing_that_fails_costs_no_archive(run, tmp_path, monkeypatch, caplog, error):
-    def fails(*args):
-        raise error
-
-    monkeypatch.setattr(summary, "measure_parts", fails)
+def test_a_comparison_that_fails_costs_no_archive(run, tmp_path, monkeypatch, caplog, error):
+    monkeypatch.setattr(results, "COMPRESSORS", [raising(error)])
     (tmp_path / "in").write_bytes(TEXT)
-    found = compress(run, tmp_path / "in", tmp_path / "a", verify=False, **PLAIN)
-    assert found.baselines == ()
+    result = compress(run, tmp_path / "in", tmp_path / "a", verify=False, **PLAIN)
+    assert result.baselines == ()
     assert "not compared" in caplog.text
     decompress(run, tmp_path / "a", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == TEXT
 
 
-def test_an_input_that_grows_after_verifying(run, tmp_path, monkeypatch, caplog):
+def test_an_input_that_grows_after_it_was_compressed(run, tmp_path, caplog):
     (tmp_path / "in").write_bytes(TEXT)
 
-    def grows(*args):
-        with open(tmp_path / "in", "ab") as file:
-            file.write(b"x")
+    def grow(stage, done, total, written):
+        if done == total:
+            with open(tmp_path / "in", "ab") as file:
+                file.write(b"x")
 
-    monkeypatch.setattr("llmjax.compression.compressing.verify_archive", grows)
-    assert compress(run, tmp_path / "in", tmp_path / "a", **PLAIN).baselines == ()
+    options = PLAIN | {"verify": False, "progress": grow}
+    assert compress(run, tmp_path / "in", tmp_path / "a", **options).baselines == ()
     assert "changed while it was read" in caplog.text
     assert (tmp_path / "a").exists()
 
 
 def test_an_archive_has_its_name_before_anything_is_compared(run, tmp_path, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(summary, "measure_parts", interrupted)
+    monkeypatch.setattr(results, "COMPRESSORS", [raising(KeyboardInterrupt())])
     (tmp_path / "in").write_bytes(TEXT)
     with pytest.raises(KeyboardInterrupt):
         compress(run, tmp_path / "in", tmp_path / "a", verify=False, **PLAIN)
@@ -60,12 +64,12 @@ def test_an_archive_has_its_name_before_anything_is_compared(run, tmp_path, monk
 
 
 def test_inputs_of_any_size_are_compared(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "SLOW", {"brotli 11": 100})
+    monkeypatch.setattr(results, "SLOW", {"brotli 11": 100})
     (tmp_path / "in").write_bytes(TEXT)
     found = compress(run, tmp_path / "in", tmp_path / "a", verify=False, **PLAIN)
     names = [one.name for one in COMPRESSORS if one.name != "brotli 11"]
     assert [one.name for one in found.baselines] == names
-    monkeypatch.setattr(summary, "SLOW", {"brotli 11": 3 << 20})
+    monkeypatch.setattr(results, "SLOW", {"brotli 11": 3 << 20})
     with open(tmp_path / "in", "wb") as file:
         file.truncate((3 << 20) + 1)
     found = compress(run, tmp_path / "in", tmp_path / "b", verify=False, **PLAIN)
@@ -82,10 +86,10 @@ def test_modules_of_the_users_folder_are_not_run(run, tmp_path, monkeypatch):
 
 
 def test_a_checkout_is_found_from_anywhere(tmp_path):
-    theirs = surroundings({"PATH": "/bin"}, "cpu")
+    theirs = child_environment({"PATH": "/bin"}, "cpu")
     words = [sys.executable, "-P", "-S", "-c", "import llmjax; print(llmjax.__version__)"]
     assert subprocess.run(words, env=theirs, cwd=tmp_path, capture_output=True).returncode == 0
-    both = surroundings({"PYTHONPATH": "/other"}, "cpu")["PYTHONPATH"].split(":")
+    both = child_environment({"PYTHONPATH": "/other"}, "cpu")["PYTHONPATH"].split(":")
     assert both[0] == theirs["PYTHONPATH"]
     assert both[-1] == "/other"
 
@@ -103,15 +107,15 @@ def test_a_process_that_breaks_is_quoted(run, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_an_accelerators_programs_are_compiled_anew():
+def test_an_accelerators_programs_are_compiled_again():
     folder = jax.config.values["jax_compilation_cache_dir"]
-    assert surroundings({}, "cpu")["JAX_COMPILATION_CACHE_DIR"] == folder != ""
+    assert child_environment({}, "cpu")["JAX_COMPILATION_CACHE_DIR"] == folder != ""
     for platform in ("gpu", "tpu"):
-        theirs = surroundings({}, platform)
+        theirs = child_environment({}, platform)
         assert theirs["JAX_ENABLE_COMPILATION_CACHE"] == "0"
         assert "JAX_COMPILATION_CACHE_DIR" not in theirs
     code = "import jax; assert jax.config.jax_enable_compilation_cache is False"
-    subprocess.run([sys.executable, "-c", code], env=surroundings({}, "gpu"), check=True)
+    subprocess.run([sys.executable, "-c", code], env=child_environment({}, "gpu"), check=True)
 
 
 def test_what_an_accelerator_needs_is_said(caplog):
@@ -126,22 +130,22 @@ def test_what_an_accelerator_needs_is_said(caplog):
     assert "--no-verify" in caplog.text
 
 
-def test_the_device_is_given_back_unless_it_is_in_use(run, tmp_path):
-    """A stand-in for an accelerator, in a process of its own: CPUs are let go in the same way."""
+def test_the_device_is_released_unless_it_is_in_use(run, tmp_path):
+    """A stand-in for an accelerator, in a process of its own: CPUs are released in the same way."""
     code = """
 import sys, jax
-from llmjax.compress import compressing, verifying
+from llmjax.compression import verification
+from llmjax.compression.compress import compress
 cleared = []
-real = verifying.clear_backends
-verifying.clear_backends = lambda: (cleared.append(1), real())
-verifying.jax.default_backend = lambda: "gpu"
-compressing.verify_archive = lambda *args: None
+clear_backends = verification.clear_backends
+verification.clear_backends = lambda: (cleared.append(1), clear_backends())
+jax.default_backend = lambda: "gpu"
 settings = {"dtype": "float32", "fallback": False, "compare": False}
-compressing.compress(sys.argv[1], sys.argv[2], sys.argv[3], **settings)
+compress(sys.argv[1], sys.argv[2], sys.argv[3], **settings)
 assert cleared == [1], "nothing of ours is left on the device"
-mine = jax.numpy.ones(3)
-compressing.compress(sys.argv[1], sys.argv[2], sys.argv[3], overwrite=True, **settings)
-assert cleared == [1] and mine.sum() == 3, "what a caller holds there stays"
+array = jax.numpy.ones(3)
+compress(sys.argv[1], sys.argv[2], sys.argv[3], overwrite=True, **settings)
+assert cleared == [1] and array.sum() == 3, "what a caller holds there stays"
 """
     (tmp_path / "in").write_bytes(TEXT)
     words = [sys.executable, "-c", code, run, tmp_path / "in", tmp_path / "a"]

@@ -6,10 +6,9 @@ import threading
 
 import pytest
 
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress, inspect
-from llmjax.compression.members import listed
-from llmjax.compression.sources import open_source, opened
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress, inspect
+from llmjax.compression.inputs import list_folder, open_input, open_seekable
 from llmjax.errors import UserError
 
 PLAIN = {"dtype": "float32", "verify": False, "compare": False}
@@ -44,11 +43,11 @@ def test_a_folder_that_cannot_be_read_is_named(two, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match="secret: cannot be read: Permission denied"):
-        listed(two)
+        list_folder(two)
 
 
 def test_bytes_that_move_between_files(two):
-    with open_source(str(two)) as source:
+    with open_input(str(two)) as source:
         (two / "a").write_bytes(b"a" * 60)
         (two / "b").write_bytes(b"b" * 40)
         with pytest.raises(UserError, match="a: changed while it was read"):
@@ -64,13 +63,13 @@ def test_a_file_that_keeps_growing_is_not_read_forever(tmp_path):
             for _ in itertools.islice(source.blocks(4), 50):
                 more.write(b"y" * 8)
 
-    with open_source(str(path)) as source, pytest.raises(UserError, match="changed while"):
+    with open_input(str(path)) as source, pytest.raises(UserError, match="changed while"):
         follow(source)
     assert path.stat().st_size < 100
 
 
 def test_a_file_that_is_gone(two):
-    with open_source(str(two)) as source:
+    with open_input(str(two)) as source:
         (two / "b").unlink()
         with pytest.raises(UserError, match="b: No such file"):
             list(source.blocks(8))
@@ -78,7 +77,7 @@ def test_a_file_that_is_gone(two):
 
 def test_what_others_raise_is_not_blamed_on_the_input(two):
     for path in (two, two / "a"):
-        with pytest.raises(BrokenPipeError), open_source(str(path)):
+        with pytest.raises(BrokenPipeError), open_input(str(path)):
             raise BrokenPipeError(32, "Broken pipe")
 
 
@@ -94,13 +93,13 @@ def test_a_pipe_is_compressed_and_decompressed(run, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/version"), reason="there is no /proc")
 def test_a_file_that_says_it_is_empty():
-    with open_source("/proc/version") as source, open("/proc/version", "rb") as file:
+    with open_input("/proc/version") as source, open("/proc/version", "rb") as file:
         assert b"".join(source.blocks(16)) == file.read() != b""
 
 
 def test_no_name_is_not_the_current_folder(two, monkeypatch):
     monkeypatch.chdir(two)
-    for opening in (open_source, opened):
+    for opening in (open_input, open_seekable):
         with pytest.raises(UserError, match="IN: is empty"), opening(""):
             pass
 
@@ -108,11 +107,11 @@ def test_no_name_is_not_the_current_folder(two, monkeypatch):
 def test_an_archive_is_for_those_who_may_read_all_of_it(two):
     (two / "a").chmod(0o664)
     (two / "b").chmod(0o644)
-    with open_source(str(two / "a")) as source:
-        assert source.readers == 0o664
+    with open_input(str(two / "a")) as source:
+        assert source.common_mode == 0o664
     two.chmod(0o755)
-    with open_source(str(two)) as source:
-        assert source.readers == 0o644
+    with open_input(str(two)) as source:
+        assert source.common_mode == 0o644
     (two / "b").chmod(0o600)
-    with open_source(str(two)) as source:
-        assert source.readers == 0o600
+    with open_input(str(two)) as source:
+        assert source.common_mode == 0o600

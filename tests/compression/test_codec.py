@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.compression.intervals import BLOCK, TOTAL, frequencies, locate
+from llmjax.compression.codec import BLOCK, TOTAL, frequencies, locate
 
 COUNT = jax.jit(frequencies)
 LOCATE = jax.jit(locate)

@@ -1,4 +1,4 @@
-"""Text that the model expands is left to zstd, piece by piece; the rest stays with the model."""
+"""Raw fallback: zstd gets text that the model expands, piece by piece."""
 
 import random
 
@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 from compress_runs import TEXTS, make
 
-from llmjax.compression import frames
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress, inspect
-from llmjax.compression.relief import relieve
-from llmjax.compression.segments import Cutter, Segment
+from llmjax.compression.archive import MODEL, ZSTD
+from llmjax.compression.codec import CodecStepper, StreamLayout, allowed_ids
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress, inspect
+from llmjax.compression.frames import encode_frame
+from llmjax.compression.segments import Segment, Segmenter, raw_fallback, zstd_compress
 from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.inference.language_model import load
 
-BYTES = Cutter(BytesTokenizer(), np.arange(300) < 256)
-PLAIN = {"dtype": "float32", "verify": False, "compare": False, "lanes": 16, "context": 64}
+BYTES = Segmenter(BytesTokenizer(), np.arange(300) < 256)
+PLAIN = {"dtype": "float32", "verify": False, "compare": False, "streams": 16, "context": 64}
 
 
 def known(size, seed=0):
@@ -35,40 +37,51 @@ def partial(tmp_path_factory):
     return make(tmp_path_factory.mktemp("partial") / "of", spread=0.01, likes=likes)
 
 
-def sizes(run, content, folder):
+def sizes(run, content, folder, **options):
     (folder / "in").write_bytes(content)
-    compress(run, folder / "in", folder / "a", overwrite=True, **PLAIN)
+    compress(run, folder / "in", folder / "a", overwrite=True, **PLAIN, **options)
     decompress(run, folder / "a", folder / "out", overwrite=True)
     assert (folder / "out").read_bytes() == content
     found = inspect(folder / "a")
     return found["frames"], sum(found["frame_bytes"].values())
 
 
-def test_what_the_model_expands_is_handed_over(partial, tmp_path, monkeypatch):
+def test_what_the_model_expands_becomes_raw(partial, tmp_path):
     content = known(20_000) + strange(9_000) + known(20_000, seed=2) + strange(8_500)
     kinds, mixed = sizes(partial, content, tmp_path)
     assert kinds["model"] == 1
-    monkeypatch.setattr(frames, "relieve", lambda *args: None)
-    _, whole = sizes(partial, content, tmp_path)
-    assert mixed < 0.95 * whole
+    _, by_model = sizes(partial, content, tmp_path, fallback=False)
+    assert mixed < 0.95 * min(by_model, len(zstd_compress(content)))
 
 
-def test_what_the_model_likes_is_coded_once(partial, tmp_path, monkeypatch):
-    times, encode = [], frames.encode_tokens
-    monkeypatch.setattr(frames, "encode_tokens", lambda *args: (times.append(1), encode(*args))[1])
-    assert sizes(partial, known(20_000), tmp_path)[0]["model"] == 1
-    assert times == [1]
-    assert sizes(partial, strange(20_000), tmp_path)[0]["zstd"] == 1
-    assert times == [1, 1], "where no text would be left, zstd has all of it already"
+def test_what_the_model_likes_is_encoded_once(partial):
+    lm = load(partial, dtype="float32")
+    stepper, segmenter = (
+        CodecStepper(lm, StreamLayout(16, 64, 32)),
+        Segmenter(lm.tokenizer, allowed_ids(lm)),
+    )
+
+    def encode(data):
+        """The frame, and how often the model was asked for."""
+        asked = []
+        segments = segmenter.split(data)
+        frame = encode_frame(
+            lambda: (asked.append(1), stepper)[1], data, segments, segmenter, lambda *done: None
+        )
+        return frame.kind, len(asked)
+
+    assert encode(known(20_000)) == (MODEL, 1)
+    assert encode(strange(20_000)) == (ZSTD, 1), "no text would be left: zstd has all of it already"
+    assert encode(known(20_000) + strange(9_000)) == (MODEL, 2)
 
 
 def test_segments_still_make_up_the_data():
     data = known(10_000) + "né ".encode() * 4000 + b"\xff" * 40 + known(9_000)
-    segments = BYTES.cut(data)
+    segments = BYTES.split(data)
     assert [one.tokens is None for one in segments] == [False, True, False]
     tokens = np.concatenate([one.tokens for one in segments if one.tokens is not None])
     bits = np.where(np.isin(tokens, list(b"eat")), 0.5, 30.0)
-    found = relieve(segments, bits, BYTES).segments
+    found = raw_fallback(segments, bits, BYTES).segments
     assert b"".join(one.data for one in found) == data
     kept = b"".join(one.data for one in found if one.tokens is not None)
     assert len(data) - len(kept) > 11_000
@@ -78,7 +91,7 @@ def test_segments_still_make_up_the_data():
 
 
 @pytest.mark.parametrize("cost", [0.01, 100.0])
-def test_nothing_to_hand_over_and_nothing_left(cost):
+def test_no_piece_becomes_raw_or_no_text_would_be_left(cost):
     text = known(9_000)
-    segments = [Segment(b"\xff", None), *BYTES.cut(text)]
-    assert relieve(segments, np.full(len(text), cost), BYTES) is None
+    segments = [Segment(b"\xff", None), *BYTES.split(text)]
+    assert raw_fallback(segments, np.full(len(text), cost), BYTES) is None

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmjax.compression import targets
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress
-from llmjax.compression.sources import open_source
-from llmjax.compression.targets import check_target, new_file, new_folder
+from llmjax.compression import outputs
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress
+from llmjax.compression.inputs import open_input
+from llmjax.compression.outputs import check_output, new_file, new_folder
 from llmjax.errors import UserError
 
 PLAIN = {"dtype": "float32", "verify": False, "compare": False}
@@ -75,16 +75,16 @@ def test_only_files_are_written_over(tmp_path):
     (tmp_path / "dangling").symlink_to("/nonexistent/place")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     (tmp_path / "folder").mkdir()
-    check_target(str(tmp_path / "file"), True)
+    check_output(str(tmp_path / "file"), True)
     for name in ("dangling", "link"):
         with pytest.raises(UserError, match="exists"):
-            check_target(str(tmp_path / name), False)
+            check_output(str(tmp_path / name), False)
         with pytest.raises(UserError, match="is a link or device"):
-            check_target(str(tmp_path / name), True)
+            check_output(str(tmp_path / name), True)
     with pytest.raises(UserError, match="is a link or device"):
-        check_target("/dev/null", True)
+        check_output("/dev/null", True)
     with pytest.raises(UserError, match="exists"):
-        check_target(str(tmp_path / "folder"), True)
+        check_output(str(tmp_path / "folder"), True)
 
 
 def test_an_input_is_not_its_own_output(run, tmp_path):
@@ -93,19 +93,19 @@ def test_an_input_is_not_its_own_output(run, tmp_path):
     (place / "in").write_bytes(b"precious " * 50)
     os.link(place / "in", tmp_path / "same")
     for source in ("folder", "folder/in", "same"):
-        for verb in (compress, decompress):
-            with pytest.raises(UserError, match="is what is to be read"):
-                verb(run, tmp_path / source, place / "in", overwrite=True)
+        for command in (compress, decompress):
+            with pytest.raises(UserError, match="is the input"):
+                command(run, tmp_path / source, place / "in", overwrite=True)
     assert (place / "in").read_bytes() == b"precious " * 50
 
 
 def test_names_that_cannot_be(tmp_path):
     with pytest.raises(UserError, match="cannot be written: File name too long"):
-        check_target(str(tmp_path / ("x" * 300)), False)
+        check_output(str(tmp_path / ("x" * 300)), False)
     with pytest.raises(UserError, match="OUT: no such folder"):
-        check_target("", False)
-    with pytest.raises(UserError, match="is no name"):
-        check_target(str(tmp_path / "a\0b"), False)
+        check_output("", False)
+    with pytest.raises(UserError, match="is not a valid name"):
+        check_output(str(tmp_path / "a\0b"), False)
     long = "漢" * 85  # 255 bytes, the most that a name may have
     with new_file(str(tmp_path / long), False) as out:
         out.write(b"x")
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(targets.Path, "mkdir", none)
+        patched.setattr(outputs.Path, "mkdir", none)
         with (
             pytest.raises(UserError, match="/out: cannot be written: No space left"),
             new_folder(str(tmp_path / "out"), [["a/b", 0o644, 0, 3]]),
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
 def test_a_reader_who_has_seen_enough_is_no_mistake(tmp_path):
     (tmp_path / "in").write_bytes(b"x")
     for target in ("-", str(tmp_path / "out")):
-        with pytest.raises(BrokenPipeError), open_source(str(tmp_path / "in")), new_file(target, 0):
+        with pytest.raises(BrokenPipeError), open_input(str(tmp_path / "in")), new_file(target, 0):
             raise BrokenPipeError(32, "Broken pipe")
 
 

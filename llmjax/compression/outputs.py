@@ -1,6 +1,6 @@
-"""Where bytes go to: a file, standard output, a folder of files.
+"""What is written: a file, standard output, a folder of files.
 
-Nothing is seen of what is written until all of it is there and found right.
+An output gets its name only once all of it is written and verified.
 """
 
 import contextlib
@@ -13,102 +13,100 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmjax.compression.damage import damaged
-from llmjax.compression.members import Member, checked_members
-from llmjax.compression.sources import STREAM
-from llmjax.compression.visible import visible
-from llmjax.errors import UserError
+from llmjax.compression.header import Member, check_members, damaged
+from llmjax.compression.inputs import STREAM
+from llmjax.errors import UserError, printable
 from llmjax.storage.writing import umask
 
 
-def check_target(target: str, overwrite: bool, source: str = STREAM) -> None:
-    """UserError where nothing can or may be written there, or it is what is read."""
+def check_output(target: str, overwrite: bool, source: str = STREAM) -> None:
+    """UserError where nothing can or may be written there, or it is the input."""
     if target == STREAM:
-        if sys.__stdout__ is None:  # Python found it closed
+        if sys.__stdout__ is None:  # closed when Python started
             raise UserError("standard output", "is closed", "name a file")
         return
     path = Path(target)
     if not target or not os.path.isdir(path.parent):
-        raise UserError(visible(str(path.parent)) if target else "OUT", "no such folder")
-    with _writing(target):
+        raise UserError(printable(str(path.parent)) if target else "OUT", "no such folder")
+    with _write_errors(target):
         try:
             kind = os.lstat(path).st_mode
         except FileNotFoundError:
             return
         except ValueError as error:
-            raise UserError(visible(target), f"is no name: {error}") from error
+            raise UserError(printable(target), f"is not a valid name: {error}") from error
     if not overwrite or stat.S_ISDIR(kind):
-        raise _taken(target)
+        raise _exists(target)
     if not stat.S_ISREG(kind):
-        raise UserError(visible(target), "is a link or device", "choose another name")
+        raise UserError(printable(target), "is a link or device", "choose another name")
     if source != STREAM and _within(path, Path(source)):
-        raise UserError(visible(target), "is what is to be read", "choose another name")
+        raise UserError(printable(target), "is the input", "choose another name")
 
 
 @contextlib.contextmanager
-def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["Output"]:
-    """A file to write and read; it gets its name when the block is left without an error.
+def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["OutputFile"]:
+    """A file to write and read; it gets its name when the block ends without an error.
 
     Args:
       target: its name; - for standard output.
       overwrite: replace an existing file.
-      mode: its permissions, less what the umask takes away.
+      mode: its permissions, before the umask.
 
     Raises:
-      UserError: it cannot be written, or something else has got its name by the end.
+      UserError: it cannot be written, or something else has taken its name by the end.
     """
-    check_target(target, overwrite)
+    check_output(target, overwrite)
     if target == STREAM:
         with tempfile.TemporaryFile() as spool:
-            yield Output(spool, f"a temporary file in {tempfile.gettempdir()}")
+            yield OutputFile(spool, f"a temporary file in {tempfile.gettempdir()}")
             spool.seek(0)
-            with _writing("standard output"):
+            with _write_errors("standard output"):
                 shutil.copyfileobj(spool, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
         return
     path = Path(target)
-    with _writing(target):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+    with _write_errors(target):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path))
     try:
         file = os.fdopen(handle, "w+b")
         try:
-            yield Output(file, target)
-            with _writing(target):
+            yield OutputFile(file, target)
+            with _write_errors(target):
                 file.flush()
                 os.fsync(handle)
         finally:
-            with contextlib.suppress(OSError):  # of a full disk, which was told of before
+            with contextlib.suppress(OSError):  # of a full disk, which was reported before
                 file.close()
-        with _writing(target):
+        with _write_errors(target):
             os.chmod(name, mode & ~umask())
             if overwrite:
-                check_target(target, overwrite)
+                check_output(target, overwrite)
                 os.replace(name, path)
             else:
-                _named(name, path)
+                _publish_file(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-class Output:
-    """A file being written; what goes wrong is told as a mistake that names the target."""
+class OutputFile:
+    """A file being written, whose errors are UserErrors that name the target."""
 
     def __init__(self, file: BinaryIO, target: str):
         self.file, self._target = file, target
 
     def write(self, data: bytes) -> None:
         """Adds bytes; UserError where there is no room."""
-        with _writing(self._target):
+        with _write_errors(self._target):
             self.file.write(data)
 
     def rewind(self) -> None:
-        """Goes to the beginning, so that the file can be read."""
-        with _writing(self._target):
+        """Seeks to the beginning, so that the file can be read."""
+        with _write_errors(self._target):
             self.file.seek(0)
 
 
-class Folder:
-    """Takes the bytes of a folder's files one after the other."""
+class FolderWriter:
+    """Distributes bytes to the files of a folder, one after the other."""
 
     def __init__(self, root: Path, members: Sequence[Member], target: str):
         self._root, self._target = root, target
@@ -120,12 +118,12 @@ class Folder:
         self._next()
 
     def write(self, data: bytes) -> None:
-        """Adds bytes; UserError where no file wants them, or there is no room."""
+        """Adds bytes; UserError where all files are full, or there is no room."""
         while data:
             if self._out is None:
                 raise damaged("it holds more bytes than its files")
             part, data = data[: self._left], data[self._left :]
-            with _writing(self._target):
+            with _write_errors(self._target):
                 self._out.write(part)
                 self._left -= len(part)
                 if not self._left:
@@ -138,7 +136,7 @@ class Folder:
             raise damaged("it holds fewer bytes than its files")
 
     def drop(self) -> None:
-        """Closes the file that is being written, whatever comes of it."""
+        """Closes the file that is being written, complete or not."""
         if self._out is not None:
             with contextlib.suppress(OSError):
                 self._out.close()
@@ -160,63 +158,65 @@ class Folder:
 @contextlib.contextmanager
 def new_folder(
     target: str, members: Any, mode: int = 0o777, time: int | None = None
-) -> Iterator[Folder]:
-    """A folder that takes its place when the block is left without an error.
+) -> Iterator[FolderWriter]:
+    """A folder that gets its name when the block ends without an error.
 
     Args:
       target: its name.
       members: what it will hold.
-      mode: its own permissions, less what the umask takes away.
-      time: of its last change, in nanoseconds since 1970; None: now.
+      mode: its own permissions, before the umask.
+      time: its modification time, in nanoseconds since 1970; None: now.
 
     Raises:
-      UserError: a path is absolute, climbs out or comes twice, the target exists, or it cannot be
-        written.
+      UserError: a path is absolute, leaves the folder or comes twice, the target exists, or it
+        cannot be written.
     """
-    checked = checked_members(members)
+    checked = check_members(members)
     if target == STREAM:
-        raise UserError("the archive", "holds a folder", "name one to unpack it to")
-    check_target(target, overwrite=False)
-    with _writing(target):
-        place = Path(tempfile.mkdtemp(dir=Path(target).parent, prefix=_prefix(Path(target))))
+        raise UserError("the archive", "holds a folder", "name a folder to unpack it to")
+    check_output(target, overwrite=False)
+    with _write_errors(target):
+        place = Path(
+            tempfile.mkdtemp(dir=Path(target).parent, prefix=_temporary_prefix(Path(target)))
+        )
     try:
-        with _writing(target):
-            folder = Folder(place, checked, target)
+        with _write_errors(target):
+            folder = FolderWriter(place, checked, target)
         try:
             yield folder
             folder.close()
         finally:
             folder.drop()
-        with _writing(target):
-            for name, own, changed, _ in reversed(checked):  # what is inside before what holds it
-                os.chmod(place / name, own)
-                os.utime(place / name, ns=(changed, changed))
+        with _write_errors(target):
+            for name, permissions, modified, _ in reversed(checked):  # contents before their folder
+                os.chmod(place / name, permissions)
+                os.utime(place / name, ns=(modified, modified))
             os.chmod(place, mode & ~umask())
             if time is not None:
                 os.utime(place, ns=(time, time))
-            _moved(place, target)
+            _publish_folder(place, target)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _named(temporary: str, path: Path) -> None:
-    """Gives a finished file its name, unless something else has it by now."""
+def _publish_file(temporary: str, path: Path) -> None:
+    """Gives a finished file its name, unless something else has taken it."""
     try:
         os.link(temporary, path)
     except FileExistsError as error:
-        raise _taken(str(path)) from error
+        raise _exists(str(path)) from error
     except OSError as error:  # a file system without hard links
         if os.path.lexists(path):
-            raise _taken(str(path)) from error
+            raise _exists(str(path)) from error
         os.replace(temporary, path)
 
 
-def _moved(place: Path, target: str) -> None:
-    """Gives a finished folder its name: it takes the place of an empty one that is ours."""
+def _publish_folder(place: Path, target: str) -> None:
+    """Gives a finished folder its name by replacing an empty one that we make."""
     try:
         os.mkdir(target)
     except FileExistsError as error:
-        raise _taken(target) from error
+        raise _exists(target) from error
     try:
         os.replace(place, target)
     except OSError:
@@ -225,31 +225,31 @@ def _moved(place: Path, target: str) -> None:
 
 
 def _within(path: Path, source: Path) -> bool:
-    """Whether an existing file is the source, or one of its files."""
+    """Whether an existing file is the source, or lies within it."""
     try:
         return path.samefile(source) or path.resolve().is_relative_to(source.resolve())
-    except OSError:  # there is no such source, which is said elsewhere
+    except OSError:  # there is no such source, which is reported elsewhere
         return False
 
 
-def _taken(target: str) -> UserError:
-    return UserError(visible(target), "exists", "choose another name, or remove it")
+def _exists(target: str) -> UserError:
+    return UserError(printable(target), "exists", "choose another name, or remove it")
 
 
-def _prefix(path: Path) -> str:
+def _temporary_prefix(path: Path) -> str:
     return f".{path.name[:40]}."
 
 
 @contextlib.contextmanager
-def _writing(target: str) -> Iterator[None]:
-    """Makes a mistake of what the system says of writing."""
+def _write_errors(target: str) -> Iterator[None]:
+    """Turns the system's errors of writing into UserErrors."""
     try:
         yield
     except BrokenPipeError:
         raise
     except UnicodeEncodeError as error:
-        reason = f"this system's {error.encoding} has no name such as {visible(str(error.object))}"
-        raise UserError(visible(target), f"cannot be written: {reason}") from error
+        reason = f"{error.encoding} cannot encode the name {printable(str(error.object))}"
+        raise UserError(printable(target), f"cannot be written: {reason}") from error
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"
-        raise UserError(visible(target), reason) from error
+        raise UserError(printable(target), reason) from error
