@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import BITS, decode_stream
-from test_coder import table
+from test_rans import table
 
 from llmjax.compression.codec import CodecStepper, StreamLayout
 from llmjax.compression.compress import compress
