@@ -20,7 +20,7 @@ from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
 from llmjax.data.tables.config import FileTable
 from llmjax.data.tables.table import Row, read_tables
-from llmjax.metrics.spans import answers
+from llmjax.metrics.texts import extractive_answers as answers
 from llmjax.tasks.config import AnswerTask
 
 LENGTH, STRIDE, WINDOWS, LONGEST = 384, 128, 8, 30
@@ -129,7 +129,7 @@ def theirs(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[
     told = trainer.predict(windows).predictions  # type: ignore[arg-type]
     truth = [row.values["answers"]["text"] for row in measured]
     found = answers(truth, best_answers(measured, windows, told))
-    figures = {one.name: one.value for one in found.figures}
+    figures = {one.name: one.value for one in found.metrics}
     speed = {SPEED: len(learnt) * args.epochs / seconds, "seconds": seconds}
     return {name: figures[name] for name in FIGURES} | speed
 

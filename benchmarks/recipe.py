@@ -9,7 +9,8 @@ from benchmarks.turns import SIDES, SPEED
 from llmjax.data.config import DataConfig
 from llmjax.data.tables.table import read_tables
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import LogConfig

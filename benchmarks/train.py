@@ -28,8 +28,9 @@ from llmjax.losses import causal_loss
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, place
 from llmjax.state import make_state
 from llmjax.step import make_train_step

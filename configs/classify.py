@@ -13,7 +13,8 @@ Figure:   see docs/tasks.md
 from llmjax.data.config import DataConfig
 from llmjax.data.tables.config import FileTable
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig

@@ -12,7 +12,8 @@ Figure:   see docs/tasks.md
 from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.data.tables.config import FileTable
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig

@@ -9,7 +9,8 @@ Figure:   not measured yet
 
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig

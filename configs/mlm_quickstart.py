@@ -9,7 +9,8 @@ Expect:   19.8% of the hidden tokens of held-out text told rightly, 5.01 nats pe
 from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.data.objectives.config import MaskedConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 

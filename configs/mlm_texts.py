@@ -16,7 +16,8 @@ Figure:   15,647 Chinese reviews: 26.6% of the hidden tokens of held-out text to
 from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
 from llmjax.data.objectives.config import MaskedConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
 

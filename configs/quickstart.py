@@ -10,7 +10,8 @@ Expect:   1.82 bits per byte of held-out text (42 documents of Python 3.11's, 12
 from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.data.objectives.config import MaskedConfig
 from llmjax.model.families import roberta_base
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig

@@ -8,7 +8,8 @@ Hardware: any
 from llmjax.data.config import BytesConfig, DataConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.run.telemetry.config import LogConfig

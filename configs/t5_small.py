@@ -11,7 +11,8 @@ from dataclasses import replace
 from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
 from llmjax.data.objectives.config import SpanConfig
 from llmjax.model.families import t5_small
-from llmjax.optimizers.config import AdafactorConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdafactorConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig

@@ -16,7 +16,8 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
 from llmjax.data.config import DataConfig, SentencePieceConfig
 from llmjax.data.tables.config import LinesTable
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig

@@ -90,27 +90,15 @@ from .model.rope import (
 from .model.rope import (
     YarnScaling as YarnScaling,
 )
-from .optimizers.config import (
-    AdafactorConfig as AdafactorConfig,
-)
-from .optimizers.config import (
-    AdamWConfig as AdamWConfig,
-)
-from .optimizers.config import (
-    LionConfig as LionConfig,
-)
-from .optimizers.config import (
-    MuonConfig as MuonConfig,
-)
-from .optimizers.config import (
-    ScheduleConfig as ScheduleConfig,
-)
-from .optimizers.config import (
-    SgdConfig as SgdConfig,
-)
-from .optimizers.tune import Chosen as Chosen
-from .optimizers.tune import HeadsOnly as HeadsOnly
-from .optimizers.tune import WholeModel as WholeModel
+from .optimizers.config import ScheduleConfig as ScheduleConfig
+from .optimizers.muon import MuonConfig as MuonConfig
+from .optimizers.standard import AdafactorConfig as AdafactorConfig
+from .optimizers.standard import AdamWConfig as AdamWConfig
+from .optimizers.standard import LionConfig as LionConfig
+from .optimizers.standard import SgdConfig as SgdConfig
+from .optimizers.trainable import TrainAll as TrainAll
+from .optimizers.trainable import TrainByPattern as TrainByPattern
+from .optimizers.trainable import TrainHeads as TrainHeads
 from .parallel.mesh import MeshConfig as MeshConfig
 from .reporting import report as report
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig

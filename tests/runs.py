@@ -12,7 +12,8 @@ import tiny
 from llmjax.data.config import BytesConfig, DataConfig, TextSource
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.reading import restore_params
 from llmjax.run.config.schema import Config

@@ -26,5 +26,5 @@ def test_signatures_are_those_of_the_functions():
 
 
 def test_unknown_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=r"attribute .*nothing"):
         llmjax.nothing  # noqa: B018

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import tiny
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.optimizer import make_optimizer
-from llmjax.optimizers.tune import Chosen, shares
+from llmjax.optimizers.standard import SgdConfig
+from llmjax.optimizers.trainable import TrainByPattern, lr_multipliers
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.state import split, state_of
 from llmjax.step import make_eval_step, make_train_step
@@ -125,8 +127,8 @@ def test_long_gradients_are_clipped_to_the_limit():
 @pytest.mark.parametrize("config", [MeshConfig(), MESHES["tensor=2 x fsdp=4"]], ids=["1", "8"])
 def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
     mesh = tiny.one_device() if config == MeshConfig() else make_mesh(config)
-    axes, tune = tiny.MODEL.logical_axes(), Chosen(("decoder.layers.1.*",))
-    rates = shares(tune, tiny.MODEL.abstract_params(), axes)
+    axes, tune = tiny.MODEL.logical_axes(), TrainByPattern(("decoder.layers.1.*",))
+    rates = lr_multipliers(tune, tiny.MODEL.abstract_params(), axes)
     learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
     flat = ScheduleConfig("constant", warmup_steps=0)
     sgd = SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)

@@ -10,8 +10,8 @@ from llmjax.inference.language_model import LanguageModel
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import SgdConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel.mesh import make_mesh, use_mesh
 from llmjax.run.checkpoint.checkpoints import Checkpoints, Position
 from llmjax.run.config.schema import Config

@@ -168,7 +168,7 @@ def _dispatch(words: list[str]) -> int:
         print(overview())
         return DONE
     if verb in ("-V", "--version"):
-        from llmjax import __version__
+        from llmjax.version import __version__
 
         print(f"llmjax {__version__}")
         return DONE

@@ -8,8 +8,8 @@ from typing import Any
 from llmjax.cli.arguments import FLAGS, Words, split
 from llmjax.cli.help import help_text
 from llmjax.cli.verb import checked, print_json
-from llmjax.metrics.words import in_words as name_in_words
-from llmjax.metrics.words import task_figures, value_in_words
+from llmjax.metrics.names import in_words as name_in_words
+from llmjax.metrics.names import task_metrics, value_in_words
 from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file, presets
 from llmjax.run.config.overrides import HELP
@@ -62,7 +62,7 @@ def summary(run: Run) -> dict[str, Any]:
     if run.metrics.is_file():
         for _, record in json_lines(run.metrics):
             if isinstance(record, dict) and record.get("kind") == "eval":
-                own = task_figures(record)
+                own = task_metrics(record)
                 names = ("step", *chain(*own.values()), "loss") if own else FIGURES
                 found["heldout"] = {name: record[name] for name in names if name in record}
     return found

@@ -14,7 +14,7 @@ from llmjax.data.tables.table import read_tables
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.inference.language_model import LanguageModel
-from llmjax.metrics.figures import Measure
+from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
 from llmjax.run.config.words import parse
 from llmjax.run.folder import Run
@@ -61,9 +61,9 @@ class TaskEvaluation:
         rows = len(self.answered.rows)
         lines = [f"{self.run} at step {self.step}, task {self.task}, on {self.data}"]
         measures = self.answered.measures
-        for figure in measures.figures if measures else ():
+        for figure in measures.metrics if measures else ():
             lines.append(f"  {figure.name:22}{in_words(figure)}")
-        if not measures or all(figure.name != "loss" for figure in measures.figures):
+        if not measures or all(figure.name != "loss" for figure in measures.metrics):
             lines.append(f"  {'loss':22}{self.answered.sums.loss:.4f}")
         lines.append(f"  {'rows':22}{rows:,}")
         lines.append(f"  {'time':22}{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s")
@@ -99,7 +99,7 @@ class TaskEvaluations:
         return "\n\n".join(map(str, self.tasks))
 
 
-def in_words(figure: Measure) -> str:
+def in_words(figure: Metric) -> str:
     """A figure with its interval."""
     return f"{figure.value:.4f}   ({figure.low:.4f} to {figure.high:.4f})"
 
@@ -113,7 +113,7 @@ def evaluate_tasks(
     telling: Telling = AS_TRAINED,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
-    """Measures a run's tasks on what they hold out, or one of them on other rows.
+    """Metrics a run's tasks on what they hold out, or one of them on other rows.
 
     What is measured on the tasks' own rows, told as the run has it, is also kept as
     RUN/measures.json, for the report.

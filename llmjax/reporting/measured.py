@@ -7,7 +7,7 @@ from typing import Any
 
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import Baseline
-from llmjax.metrics.words import in_words, is_share, value_in_words
+from llmjax.metrics.names import in_words, is_fraction, value_in_words
 from llmjax.reporting.confusion import Confusion, confusion
 from llmjax.reporting.numbers import count, percent
 from llmjax.reporting.record import known_number, part
@@ -88,7 +88,7 @@ def _task(name: str, found: Mapping[str, Any]) -> Task:
     return Task(
         name=name,
         about=_about(found),
-        figures=_figures(part(found, "figures")),
+        figures=_figures(part(found, "metrics") or part(found, "figures")),  # until format 4
         signature=str(found.get("signature") or ""),
         confusion=confusion(part(tables, "confusion")),
         labels=[_label(one) for one in labels[:MOST_LABELS]],
@@ -119,7 +119,7 @@ def _figures(found: Mapping[str, Any]) -> list[Measured]:
         interval, place = "", ("", "")
         if low is not None and high is not None and high > low:
             interval = f"{_short(name, low)} to {value_in_words(name, high)}"
-            if is_share(name) and 0 <= low <= high <= 1:
+            if is_fraction(name) and 0 <= low <= high <= 1:
                 place = f"{100 * low:.2f}", f"{100 * (high - low):.2f}"
         words = in_words(name)
         figures.append(Measured(name, words, value_in_words(name, value), interval, *place))
@@ -132,7 +132,8 @@ def _short(name: str, value: float) -> str:
 
 def _label(found: Mapping[str, Any]) -> Label:
     shares = (known_number(found, key) for key in ("precision", "recall", "f1"))
-    counts = (known_number(found, key) for key in ("truth", "told"))
+    predicted = "predicted" if "predicted" in found else "told"  # until format 4
+    counts = (known_number(found, key) for key in ("truth", predicted))
     return Label(
         visible(str(found.get("label", ""))),
         *("" if share is None else percent(share) for share in shares),
@@ -141,7 +142,8 @@ def _label(found: Mapping[str, Any]) -> Label:
 
 
 def _mistake(found: Mapping[str, Any]) -> Mistake:
-    text, truth, told = (visible(str(found.get(key, ""))) for key in ("text", "truth", "told"))
+    predicted = "predicted" if "predicted" in found else "told"  # until format 4
+    text, truth, told = (visible(str(found.get(key, ""))) for key in ("text", "truth", predicted))
     place = str(found.get("place", ""))
     where, _, line = place.rpartition(" line ")
     return Mistake(text, truth, told, f"{Path(where).name} line {line}" if where else place)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmjax.metrics.words import in_words, task_figures, value_in_words
+from llmjax.metrics.names import in_words, task_metrics, value_in_words
 from llmjax.reporting import record
 from llmjax.reporting.facts import UNKNOWN, Fact
 from llmjax.reporting.history import History, last, number
@@ -29,7 +29,7 @@ def headline(history: History, environment: Mapping[str, Any], tasks: Sequence[T
         own = [[(one.words, one.value) for one in task.figures] for task in tasks]
         names = [task.name for task in tasks]
     else:
-        evals = task_figures(dict.fromkeys(name for line in history.evals for name in line))
+        evals = task_metrics(dict.fromkeys(name for line in history.evals for name in line))
         names, own = list(evals), [_latest(history, figures) for figures in evals.values()]
     if len(names) == 1:
         where = (" on held-out examples", "")
@@ -68,7 +68,7 @@ def evaluation_facts(history: History) -> list[Fact]:
         return [Fact("While training", "not evaluated yet")]
     line = history.evals[-1]
     facts = [Fact("Step", count(line["step"]))]
-    tasks = task_figures(line)
+    tasks = task_metrics(line)
     for task, figures in tasks.items():
         for name in figures:
             value, label = record.known_number(line, name), in_words(name)

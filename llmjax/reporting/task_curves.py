@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmjax.metrics.words import in_words, is_share, task_figures
+from llmjax.metrics.names import in_words, is_fraction, task_metrics
 from llmjax.reporting.axes import span
 from llmjax.reporting.charts import Chart, Series
 from llmjax.reporting.curves import Figure, View, in_sentence, smoothed, steps_axis, values_json
@@ -19,7 +19,7 @@ def task_curves(history: History) -> list[Figure]:
       The charts, each task's figures in its own order; none of runs without tasks.
     """
     names = dict.fromkeys(name for line in history.evals for name in line)
-    tasks = task_figures(names)
+    tasks = task_metrics(names)
     alone = len(tasks) == 1
     chosen = [
         (task, name)
@@ -32,7 +32,7 @@ def task_curves(history: History) -> list[Figure]:
 
 
 def _chart(history: History, task: str, name: str, number: int) -> Figure | None:
-    scale = 100.0 if is_share(name) else 1.0
+    scale = 100.0 if is_fraction(name) else 1.0
     heldout = [(step, scale * value) for step, value in column(history.evals, name)]
     train = []
     if name == "accuracy":

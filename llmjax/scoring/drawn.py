@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from llmjax.data.batch import Arrays
 from llmjax.data.objectives.objective import Objective
-from llmjax.data.objectives.packing import Arrays, windows
+from llmjax.data.objectives.packing import windows
 from llmjax.data.text.corpus import Document
 from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.metrics.text import language
+from llmjax.metrics.texts import language
 
 
 class ByDocument(NamedTuple):
@@ -64,7 +64,7 @@ class Totals(ABC):
         priced = self.quality()["bits_per_byte"] is not None
         nats, tokens, num_bytes, correct = self.each
         found = language(nats, tokens, correct, num_bytes if priced else None)
-        return {figure.name: (figure.low, figure.high) for figure in found.figures}
+        return {figure.name: (figure.low, figure.high) for figure in found.metrics}
 
     @abstractmethod
     def quality(self) -> dict[str, float | None]:

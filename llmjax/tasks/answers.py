@@ -12,7 +12,7 @@ import numpy as np
 from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import AnswerTask
@@ -125,8 +125,8 @@ class Answers(OfTokens):
             for row, ranked, none in zip(rows, best, silent, strict=True)
         ]
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.metrics.spans import answers
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+        from llmjax.metrics.texts import extractive_answers as answers
 
         truth = []
         for row in rows:

@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import ChatTask, name_of
@@ -104,8 +104,8 @@ class Chat:
             told[row]["text"] = text.strip()
         return told
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.metrics.text import language
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+        from llmjax.metrics.texts import language
 
         columns = ("nats", "tokens", "correct")
         return language(

@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.tables.table import Row
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import ClassificationTask, name_of
@@ -82,7 +82,7 @@ class Classification(OfTexts):
             )
         return told
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.labels import classification
 
         known = {label: number for number, label in enumerate(self.facts.labels)}

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llmjax.data.batch import Arrays
 from llmjax.tasks.example import Example
-from llmjax.tasks.packing import Arrays, Shape, lay_out, pack
+from llmjax.tasks.packing import Shape, lay_out, pack
 
 # Tell what is drawn for a step from what is drawn for an epoch of a task.
 STEP, EPOCH = 0x537465, 0x45706F
@@ -41,7 +42,7 @@ class TaskFeed:
         self._epochs = [0] * len(examples)
         self._lock = threading.Lock()
         self.batch_size = batch_size
-        self.lengths = tuple({size for s in shapes for size in (s.length, s.source) if size})
+        self.specs = tuple(shape.spec(batch_size) for shape in shapes)
         self.steps = None
 
     def task(self, step: int) -> int:

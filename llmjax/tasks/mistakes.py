@@ -95,7 +95,7 @@ def _(config: TokenTask, row: Row, told: dict[str, Any]) -> Missed:
 
 @_missed.register
 def _(config: AnswerTask, row: Row, told: dict[str, Any]) -> Missed:
-    from llmjax.metrics.spans import word_f1
+    from llmjax.metrics.texts import word_f1
 
     context = text_at(row, config.context)
     truth = [context[a:b] for a, b in known_answers(row, config.answers, context)]
@@ -106,7 +106,7 @@ def _(config: AnswerTask, row: Row, told: dict[str, Any]) -> Missed:
 
 @_missed.register
 def _(config: SequenceTask, row: Row, told: dict[str, Any]) -> Missed:
-    from llmjax.metrics.written import sentence_chrf
+    from llmjax.metrics.texts import sentence_chrf
 
     truth = str(row.values[config.target])
     share = sentence_chrf(truth, told["text"])

@@ -10,7 +10,7 @@ import numpy as np
 from llmjax.data.tables.table import Row, list_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import sigmoid_cross_entropy
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import MultiLabelTask, name_of
@@ -75,7 +75,7 @@ class MultiLabel(OfTexts):
             told.append({"labels": likely, "probabilities": shares})
         return told
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.labels import multilabel
 
         truth = np.array([self._target(row) for row in rows])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmjax.data.batch import Arrays, ArraySpec, BatchSpec, per_row, per_token
 from llmjax.tasks.example import Example
 
-Arrays = dict[str, np.ndarray]
 OPEN_ROWS = 32
 """How many rows may still be filled at a time."""
 
@@ -35,6 +35,22 @@ class Shape:
     targets: int
     paired: bool
     per_token: bool
+
+    def spec(self, rows: int) -> BatchSpec:
+        """What a batch of so many rows holds (see `lay_out`)."""
+        numbers = per_token(rows, self.length)
+        spec: dict[str, ArraySpec] = dict.fromkeys(
+            ("inputs", "segments", "positions", "token_types"), numbers
+        )
+        if self.per_token:
+            spec["targets"] = numbers
+            spec["weights"] = per_token(rows, self.length, "float32")
+        if self.source:
+            names = ("encoder_tokens", "encoder_segments", "encoder_positions")
+            spec |= dict.fromkeys(names, per_token(rows, self.source))
+        spec["slot_targets"] = per_row(rows, self.slots, self.targets)
+        spec["slot_weights"] = per_row(rows, self.slots)
+        return spec
 
 
 def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shape:
@@ -100,17 +116,7 @@ def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: S
       int32 and weights float32 [R, L]; for an encoder-decoder encoder_tokens, encoder_segments,
       encoder_positions int32 [R, S]; slot_targets float32 [R, E, k], slot_weights float32 [R, E].
     """
-    count, length, slots = len(rows), shape.length, shape.slots
-    names = ["inputs", "segments", "positions", "token_types"]
-    arrays: Arrays = {name: np.zeros((count, length), np.int32) for name in names}
-    if shape.per_token:
-        arrays["targets"] = np.zeros((count, length), np.int32)
-        arrays["weights"] = np.zeros((count, length), np.float32)
-    if shape.source:
-        for name in ("encoder_tokens", "encoder_segments", "encoder_positions"):
-            arrays[name] = np.zeros((count, shape.source), np.int32)
-    arrays["slot_targets"] = np.zeros((count, slots, shape.targets), np.float32)
-    arrays["slot_weights"] = np.zeros((count, slots), np.float32)
+    arrays = {name: array.blank(len(rows)) for name, array in shape.spec(len(rows)).items()}
     for row, numbers in enumerate(rows):
         _fill(arrays, row, [examples[number] for number in numbers])
     return arrays

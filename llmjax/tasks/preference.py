@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.chat import fit, only_decoders
@@ -141,8 +141,8 @@ class Preference:
             )
         return told
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
-        from llmjax.metrics.text import preference
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+        from llmjax.metrics.numbers import preference
 
         return preference(np.array([one["margin"] for one in predictions]))
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.tables.table import Row, read_tables
 from llmjax.errors import UserError
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import ClassificationTask, TaskConfig, name_of
@@ -41,7 +41,7 @@ class Answered:
 
     rows: list[Row]
     predictions: list[dict[str, Any]]
-    measures: Measures | None
+    measures: Metrics | None
     sums: Sums
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.tables.table import Row, number_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss, mean_squared_error
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import RegressionTask
@@ -71,7 +71,7 @@ class Regression(OfTexts):
     ) -> list[dict[str, Any]]:
         return [{"value": float(one["value"])} for one in found]
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.numbers import regression
 
         truth = np.array([number_at(row, self.config.target) for row in rows])

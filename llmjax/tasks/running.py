@@ -8,13 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from llmjax.data.batch import Arrays, place_batch
 from llmjax.interruption import between_batches
 from llmjax.losses import Loss
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
-from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.parallel.mesh import axis_size, reshard, use_mesh
 from llmjax.tasks.example import Example
-from llmjax.tasks.packing import Arrays, Shape, lay_out, pack
+from llmjax.tasks.packing import Shape, lay_out, pack
 from llmjax.tasks.task import Found, Outputs, Task
 
 
@@ -90,14 +91,7 @@ def _batches(
         between_batches()
         some = rows[first : first + size]
         arrays = lay_out(examples, [*some, *[[]] * (size - len(some))], shape)
-        yield some, {name: _place(name, array, mesh) for name, array in arrays.items()}
-
-
-def _place(name: str, array: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    axes = (
-        ("batch", *[None] * (array.ndim - 1)) if name.startswith("slot_") else ("batch", "length")
-    )
-    return place(array, mesh, *axes)
+        yield some, place_batch(arrays, shape.spec(size), mesh)
 
 
 @partial(jax.jit, static_argnames=("task", "model"))

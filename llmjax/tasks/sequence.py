@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import SequenceTask, name_of
@@ -79,8 +79,8 @@ class Sequence:
 
     def measure(
         self, rows: abc.Sequence[Row], predictions: abc.Sequence[dict[str, Any]]
-    ) -> Measures:
-        from llmjax.metrics.written import translation
+    ) -> Metrics:
+        from llmjax.metrics.texts import translation
 
         references = [text_at(row, self.config.target) for row in rows]
         written = [one["text"] for one in predictions]

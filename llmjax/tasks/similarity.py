@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.parallel import mesh
@@ -89,9 +89,9 @@ class Similarity:
             for one in found
         ]
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         """Of the first rows, so many as are compared with each other."""
-        from llmjax.metrics.text import similarity
+        from llmjax.metrics.numbers import similarity
 
         vectors = np.array([one["vectors"] for one in predictions[:COMPARED]])
         columns = (self.config.text, self.config.pair)

@@ -19,7 +19,7 @@ from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head
 
 if TYPE_CHECKING:
-    from llmjax.metrics.figures import Measures
+    from llmjax.metrics.metric import Metrics
 
 Batch = Mapping[str, jax.Array]
 
@@ -123,7 +123,7 @@ class Task(Protocol):
     ) -> list[dict[str, Any]]:
         """What the model says of each row, as plain data."""
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> "Measures":
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> "Metrics":
         """How good it is.
 
         Raises:

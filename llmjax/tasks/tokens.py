@@ -12,7 +12,7 @@ from llmjax.data.tables.table import Row, list_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
 from llmjax.tasks.config import TokenTask, name_of
@@ -110,7 +110,7 @@ class Tokens(OfTokens):
                 ]
         return told
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Measures:
+    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.tags import entities, has_entities, tags
 
         told = [one["tags"] for one in predictions]

@@ -13,7 +13,7 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import merged
-from llmjax.optimizers.matrices import Kind, kind
+from llmjax.optimizers.param_kinds import ParamKind, param_kind
 from llmjax.run.checkpoint.params import save_params, stored_leaves
 from llmjax.run.checkpoint.reading import restore_params, wait_for_all
 from llmjax.run.config.schema import Config
@@ -121,7 +121,7 @@ def freeze(run: Run, config: ModelConfig, network: Network, frozen: Tree) -> Tre
             name: stored(value, names[name])
             if isinstance(value, dict)
             else value.astype(
-                config.compute_dtype if kind(names[name]) != Kind.VECTOR else np.float32
+                config.compute_dtype if param_kind(names[name]) != ParamKind.VECTOR else np.float32
             )
             for name, value in part.items()
         }

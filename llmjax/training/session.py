@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.config import SentencePieceConfig
@@ -19,9 +18,8 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
-from llmjax.optimizers.config import optimizer_problems
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
-from llmjax.optimizers.tune import HeadsOnly, shares
+from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
 from llmjax.run.checkpoint.position import Position
 from llmjax.run.checkpoint.reading import wait_for_all
@@ -83,7 +81,7 @@ class Session:
             config,
             self.config.data.length,
             unembeds=self.lesson.unembeds,
-            through=not isinstance(tune, HeadsOnly),
+            through=not isinstance(tune, TrainHeads),
         )
         return told / readers
 
@@ -137,14 +135,16 @@ def open_session(config: Config, run: Run) -> Session:
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
-    data, parts = config.data, config.optimizer.accumulate
+    parts = config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
-    for length in lesson.feed().lengths:
-        check_divides(name, (data.batch_size // parts, length), ("batch", "residual"), mesh)
+    for spec in lesson.feed().specs:
+        for array in spec.values():  # the model splits what is split by length further
+            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
+            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, lesson)
     axes = network.logical_axes()
-    rates = shares(config.tune, network.abstract_params(), axes)
-    learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
+    rates = lr_multipliers(config.tune, network.abstract_params(), axes)
+    learning = trainable_mask(rates)
     own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
     optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
     return Session(config, run, tokenizer, lesson, network, mesh, optimizer, learning, steps)
@@ -186,7 +186,7 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
 def _run_length(config: Config, lesson: Lesson) -> int:
     epoch = lesson.steps_per_epoch
     wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
-    if config.epochs is not None and (problems := optimizer_problems(config.optimizer, wanted)):
+    if config.epochs is not None and (problems := config.optimizer.problems(wanted)):
         raise ConfigError([f"{one} ({config.epochs:g} epochs are {wanted})" for one in problems])
     limit = lesson.feed().steps
     if limit is None or wanted <= limit:

@@ -113,7 +113,7 @@ class TaskLesson:
             )
             losses.append(told.sums.loss)
             figures[f"{prefix}loss"] = told.sums.loss
-            for figure in told.measures.figures if told.measures else ():
+            for figure in told.measures.metrics if told.measures else ():
                 figures[prefix + figure.name] = figure.value
                 larger[prefix + figure.name] = figure.larger_is_better
             figures[f"{prefix}examples"] = len(part.rows)

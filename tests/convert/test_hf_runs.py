@@ -19,7 +19,8 @@ from llmjax.convert.hf.weight_files import open_folder
 from llmjax.convert.importing import import_model
 from llmjax.data.config import TextSource
 from llmjax.errors import UserError
-from llmjax.optimizers.config import ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.folder import Run
 

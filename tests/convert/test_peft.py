@@ -27,7 +27,8 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.lora_config import LoraConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import SgdConfig
 from llmjax.run.checkpoint.params import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run

@@ -36,7 +36,7 @@ OBJECTIVES = {
     "span": Spans(SpanConfig(), vocabulary()),
     "cut": make(PrefixConfig(), BYTES, encodes=True),
 }
-OBJECTIVES["mixture"] = Mixture([OBJECTIVES["span"], OBJECTIVES["cut"]], [1.0, 2.0], PAD)
+OBJECTIVES["mixture"] = Mixture([OBJECTIVES["span"], OBJECTIVES["cut"]], [1.0, 2.0])
 
 
 @pytest.fixture(params=OBJECTIVES)
@@ -95,7 +95,7 @@ def test_every_epoch_and_every_seed_draws_afresh(small):
 def test_a_mixture_gives_each_row_what_its_part_gives_it():
     windows, names = cut([30] * 40, 300, 40), keys(300)
     parts = [Masked(MaskedConfig(share=share), vocabulary()) for share in (0.1, 0.5)]
-    mixture = Mixture(parts, [3.0, 1.0], PAD)
+    mixture = Mixture(parts, [3.0, 1.0])
     chosen = mixture.choose(names)
     assert chosen.mean() == pytest.approx(0.25, abs=0.08)
     batch = mixture.batch(windows, names)
@@ -107,8 +107,8 @@ def test_a_mixture_gives_each_row_what_its_part_gives_it():
 
 def test_a_mixture_pads_to_its_longest_part():
     windows, names = cut([30] * 40, 50, 128), keys(50)
-    mixture = Mixture([Spans(SpanConfig(), vocabulary()), Continuation(vocabulary())], [1, 1], PAD)
-    assert mixture.lengths(128) == (128, 128)
+    mixture = Mixture([Spans(SpanConfig(), vocabulary()), Continuation(vocabulary())], [1, 1])
+    assert {array.shape for array in mixture.spec(50, 128).values()} == {(50, 128)}
     batch = mixture.batch(windows, names)
     assert {values.shape for values in batch.values()} == {(50, 128)}
     assert (batch["targets"][batch["segments"] == 0] == PAD).all()

@@ -155,7 +155,7 @@ def test_the_command_gives_the_figures_of_choose(command, tmp_path, tasks):
     assert found["config"]["model"] == "llmjax"
     figures = found["results"]["parity_of_numbers"]
     _, out, _ = command("choose", run, "--data", str(data), "--json")
-    chosen = json.loads(out.splitlines()[-1])["measures"]["figures"]
+    chosen = json.loads(out.splitlines()[-1])["measures"]["metrics"]
     assert figures["acc,none"] == pytest.approx(chosen["accuracy"]["value"])
     assert figures["acc_bytes,none"] == pytest.approx(chosen["accuracy_per_byte"]["value"])
     other = tmp_path / "other.json"
@@ -176,7 +176,7 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
         Path(name).write_text(page.split(f"`{name}`\n\n```\n")[1].split("```")[0])
     run = str(make_run(tmp_path / "made").folder)
     _, out, _ = command("choose", run, "--data", "data/quiz.jsonl", "--json")
-    accuracy = json.loads(out.splitlines()[-1])["measures"]["figures"]["accuracy"]["value"]
+    accuracy = json.loads(out.splitlines()[-1])["measures"]["metrics"]["accuracy"]["value"]
     words = ("harness", run, "--tasks", "quiz", "--include-path", "data/harness", "--samples")
     assert command(*words)[0] == 0
     found = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())

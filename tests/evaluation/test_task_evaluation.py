@@ -73,7 +73,7 @@ def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
     before = run.measures.read_bytes()
     for threshold, answered in (("-1e6", 0), ("1e6", 4)):
         words = ("--no-answer-threshold", threshold, "--json")
-        found = json.loads(command("evaluate", kept, *words)[1])["tasks"]["answers"]["figures"]
+        found = json.loads(command("evaluate", kept, *words)[1])["tasks"]["answers"]["metrics"]
         assert found["unanswered_accuracy"]["value"] == (0 if answered else 1)
         told = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
         assert sum(bool(one["answer"]) for one in told) == answered

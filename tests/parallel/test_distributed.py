@@ -184,8 +184,8 @@ def test_what_is_forwarded_stays_open_when_the_coordinator_goes():
 # A process of a run without JAX: it joins, says so, and does what it is told.
 MEMBER = """
 import sys, time
-from llmjax.distributed.link import Link, Work
-from llmjax.distributed.roll_call import Place, call_roll
+from llmjax.parallel.distributed.link import Link, Work
+from llmjax.parallel.distributed.roll_call import Place, call_roll
 from llmjax.errors import UserError
 
 process, count, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

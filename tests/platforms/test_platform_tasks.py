@@ -21,7 +21,7 @@ from llmjax.tasks.config import (
     RegressionTask,
     TokenTask,
 )
-from llmjax.tasks.packing import lay_out, pack, shape_of
+from llmjax.tasks.packing import shape_of
 from task_models import opened, rows_of
 
 B, T = 8, 128
@@ -83,12 +83,9 @@ def test_heads(kind, platform):
     task, network = opened(config, rows, model=ENCODER, length=T)
     examples = task.examples(rows)
     shape = shape_of(examples, T, encodes=False)
-    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
     with pretend.devices(platform, **pretend.EIGHT):
-        batch = {}
-        for name, x in host.items():
-            rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
-            batch[name] = pretend.array((B, *x.shape[1:]), x.dtype, "batch", *rest)
+        spec = shape.spec(B)
+        batch = {name: pretend.array(x.shape, x.dtype, *x.axes) for name, x in spec.items()}
         params = pretend.params_of(network)
         for program in (running._loss, running._outputs):
             traced = program.trace(task, network.model, params, batch)

@@ -16,9 +16,10 @@ from llmjax.model.checks import resolve
 from llmjax.model.config import Dtype, ModelConfig, Remat
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, LionConfig, ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
-from llmjax.optimizers.tune import shares
+from llmjax.optimizers.standard import AdamWConfig, LionConfig, SgdConfig
+from llmjax.optimizers.trainable import lr_multipliers
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.files import load_config_file, presets
@@ -26,7 +27,7 @@ from llmjax.state import TrainState, split
 from llmjax.step import make_eval_step, make_train_step
 from llmjax.tasks.heads import Network
 from llmjax.tasks.opening import find_facts, network_of, open_task
-from llmjax.tasks.packing import lay_out, pack, shape_of
+from llmjax.tasks.packing import shape_of
 from llmjax.tasks.task import Setting
 from task_models import rows_of
 
@@ -69,7 +70,7 @@ def small(model, **changes):
 def step_of(network, loss, optimizer, learning=None, **options):
     """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
     axes = network.logical_axes()
-    rates = shares(learning, pretend.params_of(network), axes) if learning else None
+    rates = lr_multipliers(learning, pretend.params_of(network), axes) if learning else None
     learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
         learns = jax.tree.map(lambda share: bool(np.any(share)), rates)
@@ -112,17 +113,16 @@ def task_step(config, task_config, model):
     task = open_task(task_config, Setting(tokenizer, model.config, LENGTH), facts)
     examples = task.examples(rows)
     shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
-    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
-
-    def argument(name, x):
-        rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
-        return pretend.array((ROWS, *x.shape[1:]), x.dtype, "batch", *rest)
 
     def loss(params, batch, key):
         return task.loss(model, params, batch, key if model.config.dropout else None)
 
     step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
-    return step.trace(state, {name: argument(name, x) for name, x in host.items()}, others)
+    batch = {
+        name: pretend.array(array.shape, array.dtype, *array.axes)
+        for name, array in shape.spec(ROWS).items()
+    }
+    return step.trace(state, batch, others)
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)

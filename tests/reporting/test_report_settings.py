@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from llmjax.data.config import DataConfig, TextSource
 from llmjax.decoding.config import DecodingConfig
-from llmjax.optimizers.config import LionConfig
+from llmjax.optimizers.standard import LionConfig
 from llmjax.reporting.settings import groups
 from llmjax.run.config.fields import rows
 from llmjax.run.config.schema import Config

@@ -16,7 +16,8 @@ import pytest
 
 import tiny
 from llmjax.errors import UserError
-from llmjax.optimizers.config import AdafactorConfig, MuonConfig, SgdConfig
+from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.standard import AdafactorConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -222,9 +223,9 @@ def test_a_full_disk_is_foreseen(state, tmp_path, monkeypatch):
 
 KILLED = """
 import sys, pathlib
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/run"]
 import conftest, tiny, test_checkpoint as t
-from llmjax.checkpoint import manifest
+from llmjax.run.checkpoint import manifest
 from llmjax.state import make_state
 state = make_state(tiny.MODEL, tiny.optimizer(), 0, tiny.one_device())
 folder = pathlib.Path({folder!r})

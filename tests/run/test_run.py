@@ -10,7 +10,7 @@ from llmjax.data.tables.config import FileTable
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import AdamWConfig, SgdConfig
+from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.changes import MAY_CHANGE, differences
 from llmjax.run.config.schema import Config

@@ -10,7 +10,8 @@ from llmjax.data.config import BytesConfig, DataConfig
 from llmjax.data.tables.config import FileTable
 from llmjax.evaluation.task_evaluation import evaluate_tasks
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.reporting import report
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run

@@ -12,7 +12,8 @@ import llmjax
 from llmjax.data.config import BytesConfig, DataConfig
 from llmjax.data.tables.config import FileTable
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig

@@ -22,8 +22,10 @@ from llmjax.losses import causal_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.scoring.config import EvaluationConfig

@@ -22,8 +22,9 @@ from llmjax.evaluation.evaluate import evaluate
 from llmjax.losses import causal_loss
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 from llmjax.reporting import report
 from llmjax.reporting.numbers import percent

@@ -19,7 +19,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.tables.config import FileTable
 from llmjax.data.tables.table import read_tables, split_rows
 from llmjax.errors import UserError
-from llmjax.optimizers.tune import HeadsOnly
+from llmjax.optimizers.trainable import TrainHeads
 from llmjax.run.folder import Run
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import (
@@ -106,7 +106,7 @@ def test_figures_of_several_tasks_have_names_though_one_alone_is_measured(tmp_pa
 
 
 def test_where_nothing_learns_training_does_not_begin(tmp_path):
-    begins = config(tmp_path, reversed_words(tmp_path), model=ENCODER_DECODER, tune=HeadsOnly())
+    begins = config(tmp_path, reversed_words(tmp_path), model=ENCODER_DECODER, tune=TrainHeads())
     with pytest.raises(UserError, match="tune: heads: nothing learns: no task here has a head"):
         train(begins)
     assert not Run(tmp_path / "run").steps()

@@ -19,8 +19,9 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.lora import merged
 from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig, SgdConfig
-from llmjax.optimizers.tune import Chosen, HeadsOnly, WholeModel
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig, SgdConfig
+from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.params import stored_leaves
@@ -161,7 +162,7 @@ def test_sharded_equals_single(tmp_path, devices, model, task):
 
 
 def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_path, devices, base):
-    begins = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=HeadsOnly())
+    begins = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=TrainHeads())
     run = train(begins)
     found = whole(run)
     heads = found.pop("heads")
@@ -221,14 +222,14 @@ def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devic
     lora = LoraConfig(rank=2, targets=("query", "down"))
     task, model = labels(tmp_path), replace(SMALL, lora=lora)
     first = train(config(tmp_path, task, model=model, init_from=str(base.folder)))
-    again = config(tmp_path, task, run="again", init_from=str(first), tune=HeadsOnly())
+    again = config(tmp_path, task, run="again", init_from=str(first), tune=TrainHeads())
     found, began = whole(train(again)), whole(first)
     found.pop("heads"), began.pop("heads")
     assert equal(found, jax.jit(merged, static_argnums=1)(began, lora))
 
 
 def test_chosen_patterns_free_single_layers(tmp_path, devices, base):
-    tune = Chosen(("encoder.layers.1.*", "pooler.kernel"))
+    tune = TrainByPattern(("encoder.layers.1.*", "pooler.kernel"))
     run = train(config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=tune))
     found, first = whole(run), whole(base.folder)
     for path, leaf in jax.tree.leaves_with_path(found["encoder"]["layers"]):
@@ -248,7 +249,7 @@ def test_lower_layers_learn_slower(tmp_path, devices, base):
         tmp_path, labels(tmp_path), init_from=str(base.folder), optimizer=PLAIN, steps=1
     )
     full = whole(train(begins))
-    slow = replace(begins, run_dir=str(tmp_path / "slow"), tune=WholeModel(layer_decay=0.5))
+    slow = replace(begins, run_dir=str(tmp_path / "slow"), tune=TrainAll(layer_decay=0.5))
     decayed, first = whole(train(slow)), whole(base.folder)
     assert equal(decayed["heads"], full["heads"])
     shares = {

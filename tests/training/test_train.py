@@ -14,7 +14,7 @@ import runs
 import tiny
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
-from llmjax.optimizers.tune import HeadsOnly
+from llmjax.optimizers.trainable import TrainHeads
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -162,7 +162,7 @@ def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, said):
 
 def test_a_text_has_no_head_that_alone_could_learn(tmp_path):
     with pytest.raises(UserError, match="tune: heads: nothing learns"):
-        train(runs.config(tmp_path, tune=HeadsOnly()))
+        train(runs.config(tmp_path, tune=TrainHeads()))
     assert Run(tmp_path / "run").steps() == []
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.config import MaskedConfig
-from llmjax.data.objectives.packing import Arrays, Keys, Windows
+from llmjax.data.objectives.packing import Keys, Windows, row_spec
 from llmjax.data.objectives.vocabulary import Vocabulary, as_read, words_of
 
 
@@ -16,9 +17,9 @@ class Masked:
     config: MaskedConfig
     vocabulary: Vocabulary
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        """Lengths of the arrays' rows."""
-        return (length,)
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """See Objective."""
+        return row_spec(rows, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """As Causal.batch; targets are the tokens themselves, and the hidden ones have weight 1."""

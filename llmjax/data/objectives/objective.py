@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.config import (
     CausalConfig,
     MaskedConfig,
@@ -22,7 +23,7 @@ from llmjax.data.objectives.config import (
     parts_of,
 )
 from llmjax.data.objectives.masking import Masked
-from llmjax.data.objectives.packing import Arrays, Keys, Windows
+from llmjax.data.objectives.packing import Keys, Windows, row_spec
 from llmjax.data.objectives.pairs import Continuation, Spans, cut_places
 from llmjax.data.objectives.vocabulary import Vocabulary, vocabulary_of
 from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -43,8 +44,8 @@ __all__ = [
 class Objective(Protocol):
     """A pure function from windows to batches."""
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        """Lengths of the rows of a batch's arrays, for windows of `length` tokens."""
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """What a batch of so many windows of `length` tokens holds."""
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """inputs, targets, segments, positions int32 [R, L] and weights float32 [R, L]; for an
@@ -58,8 +59,8 @@ class Causal:
     bos_id: int
     pad_id: int
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        return (length,)
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        return row_spec(rows, length, self.pad_id)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """inputs, targets, segments, positions int32 [R, L]; weights float32 [R, L], 0 or 1."""
@@ -80,8 +81,8 @@ class Prefix:
 
     causal: Causal
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        return (length,)
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        return self.causal.spec(rows, length)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         arrays = self.causal.batch(windows, keys)
@@ -97,28 +98,26 @@ class Mixture:
 
     parts: Sequence[Objective]
     shares: Sequence[float]
-    pad_id: int
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        every = [part.lengths(length) for part in self.parts]
-        return tuple(max(sizes) for sizes in zip(*every, strict=True))
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        specs = [part.spec(rows, length) for part in self.parts]
+        return {
+            name: max((spec[name] for spec in specs), key=lambda array: array.shape)
+            for name in specs[0]
+        }
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         chosen = self.choose(keys)
-        longest = self.lengths(windows.tokens.shape[1])
-        found: Arrays = {}
+        spec = self.spec(len(keys), windows.tokens.shape[1])
+        batch = {name: array.blank(len(keys)) for name, array in spec.items()}
         for number, part in enumerate(self.parts):
-            own = np.flatnonzero(chosen == number)
-            if not len(own):
+            rows = np.flatnonzero(chosen == number)
+            if not len(rows):
                 continue
-            arrays = part.batch(windows.take(own), [keys[i] for i in own.tolist()])
+            arrays = part.batch(windows.take(rows), [keys[row] for row in rows.tolist()])
             for name, values in arrays.items():
-                if name not in found:
-                    width = longest[name.startswith("encoder_")]
-                    fill = self.pad_id if name in ("inputs", "targets", "encoder_tokens") else 0
-                    found[name] = np.full((len(keys), width), fill, values.dtype)
-                found[name][own, : values.shape[1]] = values
-        return found
+                batch[name][rows, : values.shape[1]] = values
+        return batch
 
     def choose(self, keys: Keys) -> np.ndarray:
         """The number of the objective of each row."""
@@ -143,7 +142,7 @@ def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer, *, encodes: bo
     made = [_make(part, vocabulary, encodes) for part in parts]
     if not isinstance(config, MixtureConfig):
         return made[0]
-    return Mixture(made, [part.weight for part in parts], vocabulary.pad)
+    return Mixture(made, [part.weight for part in parts])
 
 
 def _make(config: PartConfig, vocabulary: Vocabulary, encodes: bool) -> Objective:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmjax.data.batch import BatchSpec, per_token
 from llmjax.data.text.store import TokenStore
 
-Arrays = dict[str, np.ndarray]
-"""A batch on the host: names and arrays whose first dimension is the row."""
 Keys = Sequence[tuple[int, ...]]
 """For each row the numbers that seed what is drawn for it."""
 
@@ -59,3 +58,26 @@ def windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: in
         segments=np.where(real, np.cumsum(boundary, axis=1), 0).astype(np.int32),
         positions=np.where(real, columns - begin, 0).astype(np.int32),
     )
+
+
+def row_spec(rows: int, length: int, pad: int) -> BatchSpec:
+    """Of a batch for one stack: inputs, targets, weights, segments, positions [rows, length]."""
+    tokens, numbers = per_token(rows, length, padding=pad), per_token(rows, length)
+    return {
+        "inputs": tokens,
+        "targets": tokens,
+        "weights": per_token(rows, length, "float32"),
+        "segments": numbers,
+        "positions": numbers,
+    }
+
+
+def pair_spec(rows: int, target: int, source: int, pad: int) -> BatchSpec:
+    """Of a batch for an encoder-decoder: `row_spec` for the decoder, and what the encoder reads."""
+    numbers = per_token(rows, source)
+    return {
+        **row_spec(rows, target, pad),
+        "encoder_tokens": per_token(rows, source, padding=pad),
+        "encoder_segments": numbers,
+        "encoder_positions": numbers,
+    }

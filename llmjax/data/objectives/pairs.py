@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.config import SpanConfig
-from llmjax.data.objectives.packing import Arrays, Keys, Windows
+from llmjax.data.objectives.packing import Keys, Windows, pair_spec
 from llmjax.data.objectives.vocabulary import Vocabulary, as_read
 
 MULTIPLE = 16
@@ -37,27 +38,26 @@ class Spans:
     config: SpanConfig
     vocabulary: Vocabulary
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        """Lengths of the decoder's rows and of the encoder's.
-
-        A decoder's row has room for a row's share of noise, a sentinel for each span, and EOS of
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """A decoder's row has room for a row's share of noise, a sentinel for each span, and EOS of
         several documents; of a row of very many documents the last spans are left in place.
         """
         noise, spans = self._amounts(length)
         needed = noise + spans + max(4, length // 64)
-        return (min(-(-needed // MULTIPLE) * MULTIPLE, length), length)
+        target = min(-(-needed // MULTIPLE) * MULTIPLE, length)
+        return pair_spec(rows, target, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """See `laid_out`."""
         tokens = as_read(windows, self.vocabulary)
-        lengths = self.lengths(tokens.shape[1])
+        spec = self.spec(*tokens.shape)
         rows = []
         for row, segments, key in zip(tokens, windows.segments, keys, strict=True):
             free = np.flatnonzero(self.vocabulary.text[row] & (segments > 0))
             noise = np.zeros(len(row), bool)
             noise[free] = self._noise(np.random.default_rng(key), len(free))
-            rows.append(self._pair(row, segments, noise, lengths[0]))
-        return laid_out(rows, lengths, self.vocabulary)
+            rows.append(self._pair(row, segments, noise, spec["targets"].shape[1]))
+        return laid_out(rows, spec, self.vocabulary)
 
     def _amounts(self, tokens: int) -> tuple[int, int]:
         """How many of two or more tokens are left out, and in how many spans."""
@@ -109,14 +109,14 @@ class Continuation:
 
     vocabulary: Vocabulary
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        """Lengths of the decoder's rows and of the encoder's."""
-        return (length, length)
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """See Objective."""
+        return pair_spec(rows, length, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """See `laid_out`."""
         rows = [self._pair(windows.take(np.array([row])), key) for row, key in enumerate(keys)]
-        return laid_out(rows, self.lengths(windows.tokens.shape[1]), self.vocabulary)
+        return laid_out(rows, self.spec(*windows.tokens.shape), self.vocabulary)
 
     def _pair(self, window: Windows, key: tuple[int, ...]) -> Pair:
         tokens, first, segments, positions = (
@@ -144,7 +144,7 @@ def cut_places(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
     return np.where(sizes > 1, cuts, 0)
 
 
-def laid_out(rows: Sequence[Pair], lengths: tuple[int, ...], vocabulary: Vocabulary) -> Arrays:
+def laid_out(rows: Sequence[Pair], spec: BatchSpec, vocabulary: Vocabulary) -> Arrays:
     """Rows side by side, padded.
 
     Returns:
@@ -152,23 +152,21 @@ def laid_out(rows: Sequence[Pair], lengths: tuple[int, ...], vocabulary: Vocabul
       positions int32 [R, T] and weights float32 [R, T], 1 at each target, for the decoder, whose
       inputs are BOS and the targets before.
     """
-    target, source = lengths
-    owners = _filled([pair.target_segments for pair in rows], target, 0)
-    targets = _filled([pair.target for pair in rows], target, vocabulary.pad)
-    positions = _positions(owners)
-    shifted = np.roll(targets, 1, axis=1)
+    batch = {name: array.blank(len(rows)) for name, array in spec.items()}
+    for row, pair in enumerate(rows):
+        source, target = len(pair.source), len(pair.target)
+        batch["encoder_tokens"][row, :source] = pair.source
+        batch["encoder_segments"][row, :source] = pair.source_segments
+        batch["targets"][row, :target] = pair.target
+        batch["segments"][row, :target] = pair.target_segments
+    owners = batch["segments"]
+    batch["encoder_positions"] = _positions(batch["encoder_segments"])
+    batch["positions"] = positions = _positions(owners)
+    shifted = np.roll(batch["targets"], 1, axis=1)
     inputs = np.where(positions == 0, vocabulary.bos, shifted)
-    sources = _filled([pair.source_segments for pair in rows], source, 0)
-    return {
-        "encoder_tokens": _filled([pair.source for pair in rows], source, vocabulary.pad),
-        "encoder_segments": sources,
-        "encoder_positions": _positions(sources),
-        "inputs": np.where(owners > 0, inputs, vocabulary.pad).astype(np.int32),
-        "targets": targets,
-        "weights": (owners > 0).astype(np.float32),
-        "segments": owners,
-        "positions": positions,
-    }
+    batch["inputs"] = np.where(owners > 0, inputs, vocabulary.pad).astype(np.int32)
+    batch["weights"] = (owners > 0).astype(np.float32)
+    return batch
 
 
 def _parts(generator: np.random.Generator, whole: int, parts: int) -> np.ndarray:
@@ -184,13 +182,6 @@ def _runs(noise: np.ndarray, segments: np.ndarray) -> Iterator[tuple[int, int]]:
     begins = np.flatnonzero(noise & ~joined[:-1])
     ends = np.flatnonzero(noise & ~joined[1:]) + 1
     return zip(begins.tolist(), ends.tolist(), strict=True)
-
-
-def _filled(rows: Sequence[np.ndarray], length: int, padding: int) -> np.ndarray:
-    found = np.full((len(rows), length), padding, np.int32)
-    for row, values in zip(found, rows, strict=True):
-        row[: len(values)] = values
-    return found
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:

@@ -23,8 +23,7 @@ from llmjax.data.tables.table import read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.choose.questions import Question, pairs_of, read_question
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.metrics.bootstrap import means
-from llmjax.metrics.figures import Measures
+from llmjax.metrics.metric import Metrics, means
 from llmjax.model.config import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.scoring.continuations import Likelihood, score_continuations
@@ -92,7 +91,7 @@ class Choices:
     step: int
     data: str
     questions: int
-    measures: Measures | None
+    measures: Metrics | None
     chance: float | None
     seconds: float
 
@@ -111,7 +110,7 @@ class Choices:
     def __str__(self) -> str:
         answered = 0 if self.measures is None else self.measures.examples
         rows = {"questions": f"{self.questions:,}, {answered:,} with their answer"}
-        for name, value, low, high, _ in () if self.measures is None else self.measures.figures:
+        for name, value, low, high, _ in () if self.measures is None else self.measures.metrics:
             interval = f"(95 % interval {low:.2%} to {high:.2%})"
             rows[name.replace("_", " ")] = f"{value:.2%} {interval}"
         if self.chance is not None:
@@ -211,9 +210,9 @@ def _rated(number: int, question: Question, found: Sequence[Likelihood]) -> Rate
     return Rated(number, question, totals, greedy)
 
 
-def _measures(hits: Sequence[tuple[bool, bool]]) -> Measures | None:
+def _measures(hits: Sequence[tuple[bool, bool]]) -> Metrics | None:
     if not hits:
         return None
     by_sum, by_byte = np.array(hits, float).T
     figures = means({"accuracy": by_sum, "accuracy_per_byte": by_byte})
-    return Measures(tuple(figures), len(hits))
+    return Metrics(tuple(figures), len(hits))

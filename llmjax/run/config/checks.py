@@ -13,8 +13,7 @@ from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses import LossConfig
 from llmjax.model.checks import problems as model_problems
-from llmjax.optimizers.config import optimizer_problems
-from llmjax.optimizers.tune import tune_problems
+from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
 from llmjax.run.config.build import ConfigError, build
 from llmjax.run.config.schema import Config
@@ -55,8 +54,8 @@ def _problems(config: Config) -> Iterator[str]:
     yield from tokenizer_problems(config.tokenizer)
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
-    yield from optimizer_problems(config.optimizer, steps)
-    yield from tune_problems(config.tune, config.model.lora is not None)
+    yield from config.optimizer.problems(steps)
+    yield from trainable_problems(config.tune, config.model.lora is not None)
     yield from task_problems(config.tasks)
     yield from _loss_problems(config.loss)
     yield from checkpoint_problems(config.checkpoint)

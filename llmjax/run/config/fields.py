@@ -1,8 +1,8 @@
 """What a dataclass says about itself: its fields, their types, their meaning, their variants.
 
 One reading of the config's classes serves the help text, the command line's overrides, the checks
-and the JSON form. A union of dataclasses (`SourceA | SourceB`) is told apart by a field named
-`kind`, whose default is the tag.
+and the JSON form. A union of dataclasses (`SourceA | SourceB`), or the classes of a registry
+(`Annotated[Source, SOURCES]`), are told apart by a field named `kind`, whose default is the tag.
 """
 
 import ast
@@ -17,13 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmjax.registry import Registry
+
 Path = tuple[str, ...]
 
 
 @functools.cache
 def hints(cls: Any) -> Mapping[str, Any]:
     """The annotation of every field of the dataclass `cls`, in order."""
-    known = typing.get_type_hints(cls)
+    known = typing.get_type_hints(cls, include_extras=True)
     return {field.name: known[field.name] for field in dataclasses.fields(cls)}
 
 
@@ -42,9 +44,13 @@ def docs(cls: Any) -> Mapping[str, str]:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; any other type alone."""
+    """The members of a union, a registry's classes; any other type alone."""
     if typing.get_origin(annotation) is typing.Annotated:
-        return members(typing.get_args(annotation)[0])
+        inner, *notes = typing.get_args(annotation)
+        for note in notes:
+            if isinstance(note, Registry):
+                return tuple(note.values())
+        return members(inner)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return tuple(m for arg in typing.get_args(annotation) for m in members(arg))
     return (annotation,)

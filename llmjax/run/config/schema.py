@@ -1,14 +1,16 @@
 """A run as one frozen, typed value: the parts' configs, and what belongs to the run as a whole."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
 from llmjax.data.objectives.config import CausalConfig, ObjectiveConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.losses import LossConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, OptimizerConfig
-from llmjax.optimizers.tune import TuneConfig, WholeModel
+from llmjax.optimizers.config import OPTIMIZERS, OptimizerConfig
+from llmjax.optimizers.standard import AdamWConfig
+from llmjax.optimizers.trainable import TrainableConfig, TrainAll
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.telemetry.config import LogConfig
@@ -56,11 +58,11 @@ class Config:
     tasks: tuple[TaskConfig, ...] = ()
     """Examples to learn from instead of text, each task with its own head; `data` then says only
     how large batches are, and rows are packed with whole examples. None: text of `data`."""
-    tune: TuneConfig = field(default_factory=WholeModel)
+    tune: TrainableConfig = field(default_factory=TrainAll)
     """Which parameters learn."""
     objective: ObjectiveConfig = field(default_factory=CausalConfig)
     """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
-    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """How gradients become updates."""
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""

@@ -8,7 +8,7 @@ import contextlib
 import sys
 from typing import Any, Literal, Protocol
 
-from llmjax.metrics.words import in_words, task_figures, value_in_words
+from llmjax.metrics.names import in_words, task_metrics, value_in_words
 from llmjax.run.telemetry.sinks import Record
 
 
@@ -133,7 +133,7 @@ class Bar:
 def describe(record: Record) -> str:
     """The figures of a record with their units; what is not known is n/a."""
     if record["kind"] == "eval":
-        if tasks := task_figures(record):
+        if tasks := task_metrics(record):
             return f"held out: {_of_tasks(record, tasks)}"
         return (
             f"held out: {_shown(record, 'loss', '{:.4f}')} nats/token  "

@@ -7,7 +7,8 @@ from llmjax.data.config import DataConfig, TextSource
 from llmjax.data.objectives.config import MaskedConfig, PrefixConfig
 from llmjax.losses import LossConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config, SamplesConfig

@@ -1,6 +1,7 @@
 import pytest
 from toy_config import Adam, Muon, Toy
 
+from llmjax.registry import Registry
 from llmjax.run.config import fields
 from llmjax.run.config.schema import Config
 
@@ -10,7 +11,7 @@ def test_docstrings_of_attributes_are_read_as_one_line():
 
 
 def test_inherited_fields_keep_their_docstrings():
-    from llmjax.optimizers.config import LionConfig
+    from llmjax.optimizers.standard import LionConfig
 
     found = fields.docs(LionConfig)
     assert found["clip_norm"].startswith("Gradients longer")
@@ -79,3 +80,20 @@ def test_variants_are_told_apart_by_their_kinds(cls):
         assert len({fields.kind(variant) for variant in classes}) == len(classes)
         if len(classes) > 1:
             assert all("kind" in fields.hints(variant) for variant in classes)
+
+
+def test_a_registry_is_what_a_union_of_its_classes_is():
+    annotation = fields.hints(Toy)["optimizer"]
+    assert fields.variants(annotation) == (Adam, Muon)
+    assert fields.variants(annotation | None) == (Adam, Muon)
+    assert fields.element(tuple[annotation, ...]) == annotation
+    assert fields.type_name(annotation | None) == "adam|muon|none"
+
+
+@pytest.mark.parametrize("cls", sorted(dataclasses_in(Config), key=lambda cls: cls.__name__))
+def test_registered_kinds_are_those_of_their_classes(cls):
+    for annotation in fields.hints(cls).values():
+        item = fields.element(annotation)
+        for note in getattr(annotation if item is None else item, "__metadata__", ()):
+            if isinstance(note, Registry):
+                assert [fields.kind(variant) for variant in note.values()] == list(note)

@@ -8,7 +8,7 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 
 GOOD = """
-from llmjax.config import Config
+from llmjax.run.config.schema import Config
 
 def config() -> Config:
     return Config(steps=7)

@@ -14,14 +14,9 @@ from llmjax.limits import LARGEST_INTEGER, MOST, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import (
-    AdafactorConfig,
-    AdamWConfig,
-    LionConfig,
-    MuonConfig,
-    ScheduleConfig,
-    SgdConfig,
-)
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.fields import element, hints, members

@@ -20,7 +20,8 @@ from llmjax.data.config import (
     TfdsSource,
 )
 from llmjax.errors import UserError
-from llmjax.optimizers.config import AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, SgdConfig
+from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig
 from llmjax.run.config import storage
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config, SamplesConfig

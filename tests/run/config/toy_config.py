@@ -1,25 +1,32 @@
 """A small config with everything that a config may hold."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.registry import Registry
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam."""
+class Optimizer:
+    """What all have."""
 
     learning_rate: float = 1e-3
     """Peak
     learning rate."""
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam."""
+
     clip: float | None = 1.0
     """Longest gradient."""
     kind: Literal["adam"] = "adam"
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(Optimizer):
     """Muon."""
 
     learning_rate: float = 2e-2
@@ -27,6 +34,11 @@ class Muon:
     momentum: float = 0.95
     """Of matrices."""
     kind: Literal["muon"] = "muon"
+
+
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "optimizer", {"adam": "toy_config:Adam", "muon": "toy_config:Muon"}
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Toy:
     """What to say."""
     norm: Literal["layer", "rms"] = "rms"
     """Which."""
-    optimizer: Adam | Muon = field(default_factory=Adam)
+    optimizer: Annotated[Optimizer, OPTIMIZERS] = field(default_factory=Adam)
     """How to go."""
     tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
     """How to spell."""

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.metrics.bootstrap import bootstrap, interval, mean, means
-from llmjax.metrics.figures import Measure, Measures
 from llmjax.metrics.labels import classification
+from llmjax.metrics.metric import Metric, Metrics, bootstrap, interval, mean, means
 
 
 def test_every_draw_has_as_many_examples():
@@ -29,13 +28,19 @@ def test_the_interval_of_a_share_is_as_wide_as_its_standard_error():
     assert mean("share", values) == found, "seeded"
 
 
-def test_a_thousand_draws_whatever_fits_at_once(monkeypatch):
+def test_a_thousand_resamples_whatever_fits_in_a_block():
     values = np.random.default_rng(0).random(300)
-    whole = mean("x", values)
-    monkeypatch.setattr("llmjax.metrics.bootstrap.AT_ONCE", 7000)
-    blocks = bootstrap(lambda weights: weights @ values / 300, 300)
+    point = mean("x", values)
+    sizes = []
+
+    def statistic(weights):
+        sizes.append(weights.size)
+        return weights @ values / 300
+
+    blocks = bootstrap(statistic, 300, max_block=7000)
+    assert max(sizes) <= 7000
     assert len(blocks) == 1000
-    assert interval(blocks, whole.value) == pytest.approx((whole.low, whole.high), abs=1e-12)
+    assert interval(blocks, point.value) == pytest.approx((point.low, point.high), abs=1e-12)
 
 
 def test_what_is_undefined_for_a_draw_is_left_out():
@@ -51,11 +56,11 @@ def test_columns_are_drawn_alike():
 
 
 def test_plain_data():
-    figures = (Measure("a", 0.5, 0.25, math.nan), Measure("loss", math.inf, 0.0, 1.0, False))
-    found = Measures(figures, 3, {"labels": []}, "sig")
+    metrics = (Metric("a", 0.5, 0.25, math.nan), Metric("loss", math.inf, 0.0, 1.0, False))
+    found = Metrics(metrics, 3, {"labels": []}, "sig")
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == {
         "examples": 3,
-        "figures": {
+        "metrics": {
             "a": {"value": 0.5, "low": 0.25, "high": None, "larger_is_better": True},
             "loss": {"value": None, "low": 0.0, "high": 1.0, "larger_is_better": False},
         },
@@ -69,7 +74,7 @@ def test_plain_data():
 
 
 def test_other_numbers_of_predictions_are_refused():
-    with pytest.raises(ValueError, match="2 truths, but 3 predictions"):
+    with pytest.raises(ValueError, match="2 targets, but 3 predictions"):
         classification(("a",), np.zeros(2, int), np.ones((3, 1)))
-    with pytest.raises(UserError, match="no examples to measure"):
+    with pytest.raises(UserError, match="no examples to evaluate"):
         classification(("a",), np.zeros(0, int), np.ones((0, 1)))
