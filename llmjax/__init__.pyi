@@ -100,7 +100,7 @@ from .optimizers.trainable import TrainAll as TrainAll
 from .optimizers.trainable import TrainByPattern as TrainByPattern
 from .optimizers.trainable import TrainHeads as TrainHeads
 from .parallel.mesh import MeshConfig as MeshConfig
-from .reporting import report as report
+from .reporting.report import report as report
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig
 from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config

@@ -12,7 +12,7 @@ from llmjax.compression.compress import compress
 from llmjax.compression.decompress import decompress
 from llmjax.convert.exporting import export
 from llmjax.data.tokenizers.tokenizer import existing_tokenizer
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig

@@ -87,11 +87,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _baselines(folder: str, result: "Evaluation | TaskEvaluations") -> "Sequence[Baseline]":
     """Classical compressors on the same held-out text; none where they saw only a part of it."""
-    from llmjax.reporting.heldout import compare, heldout_text
+    from llmjax.reporting.comparison import compare, validation_text
     from llmjax.run.folder import Run
 
     if result.bits_per_byte is None:
         return ()
     run = Run.open(folder)
-    baselines = compare(run.folder, lambda: heldout_text(run, run.config())).baselines
+    baselines = compare(run.folder, lambda: validation_text(run, run.config())).baselines
     return [one for one in baselines if one.original_bytes == result.bytes]

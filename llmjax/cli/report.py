@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parsed = VERB.parse(argv)
     if parsed is None:
         return 0
-    from llmjax.reporting import report
+    from llmjax.reporting.report import report
 
     path = report(parsed.positionals[0], parsed.options.out)
     if "json" in parsed.flags:

@@ -22,7 +22,7 @@ def process(*argv: str, **options) -> subprocess.CompletedProcess:
 HOMES = {
     "evaluate": "llmjax.evaluation.evaluate",
     "generate": "llmjax.inference.generate",
-    "report": "llmjax.reporting",
+    "report": "llmjax.reporting.report",
     "train": "llmjax.training",
 }
 """Function -> the module that a command takes it from."""

@@ -1,6 +1,7 @@
-"""Numbers as a reader wants them: short, exact enough, with units."""
+"""Numbers and texts as the page shows them."""
 
 import math
+import unicodedata
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -8,15 +9,15 @@ _SECONDS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def count(value: float) -> str:
-    """A whole number with thin groups: 1234567 -> 1,234,567."""
+    """A whole number: 1234567 -> 1,234,567."""
     return f"{value:,.0f}"
 
 
 def short(value: float) -> str:
-    """Three digits and a scale: 4915200 -> 4.92 M; small numbers as they are."""
+    """Three digits and a scale: 4915200 -> 4.92M; small numbers as they are."""
     for scale, letter in _SCALES:
         if abs(value) >= 0.9995 * scale:
-            return f"{_digits(value / scale)} {letter}"
+            return f"{_digits(value / scale)}{letter}"
     return _digits(value)
 
 
@@ -44,7 +45,7 @@ def flops(value: float) -> str:
 
 
 def power(value: float, places: int = 2) -> str:
-    """Scientific notation with a raised exponent: 3e-4 reads three times ten to the minus four."""
+    """Scientific notation with a superscript exponent, such as 3 x 10^-4."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     mantissa, exponent = f"{value:.{places}e}".split("e")
@@ -79,5 +80,12 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, places: int = 1, *, signed: bool = False) -> str:
-    """A share of one in per cent, with a true minus sign."""
+    """A fraction in per cent, with a true minus sign."""
     return f"{100 * share:{'+' if signed else ''}.{places}f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def show_controls(text: str) -> str:
+    """Text with its control characters made visible, and without unpaired surrogates."""
+    pictures = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+    valid = text.encode("utf-8", "replace").decode("utf-8").translate(pictures)
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in valid)
