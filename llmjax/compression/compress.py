@@ -29,7 +29,7 @@ from llmjax.compression.segments import Segment, Segmenter
 from llmjax.compression.streams import determinism_hash
 from llmjax.compression.verification import release_device, verify_archive, warn
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.run.folder import Run
 from llmjax.version import __version__
 

@@ -78,8 +78,7 @@ class References:
         if lm.model.config.lora is not None:  # nothing else learns, and they begin as nothing
             return lm.model, _without_adapters(lm.params)
         first = load(config.init_from, mesh=lm.mesh)
-        dtype = lm.model.config.compute_dtype
-        return Model(replace(first.model.config, compute_dtype=dtype)), first.params
+        return Model(first.model.config, lm.model.compute), first.params
 
     def _check_same(self, task: Preference, model: Model, params: Params) -> None:
         """Raises UserError where the run to begin with is another by now, as some of the pairs that

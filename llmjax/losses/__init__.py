@@ -133,4 +133,4 @@ def _hidden(
 def _head(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> Head:
     config = model.config
     cap, vocab = config.logit_softcap, config.vocab_size
-    return Head(cap, z_loss, smoothing, vocab, config.compute_dtype)
+    return Head(cap, z_loss, smoothing, vocab, model.compute.dtype)

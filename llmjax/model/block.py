@@ -11,6 +11,7 @@ from flax import nnx
 from llmjax.model.attention import attention
 from llmjax.model.attention.mask import Mask
 from llmjax.model.cache import Cache
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.kinds import LayerKind, turns_of
 from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, adapter, dropout
@@ -45,17 +46,19 @@ class Scope:
 class Attention(nnx.Module):
     """Projections to queries, keys and values, and back; the mixing itself is a function."""
 
-    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, compute: ComputeConfig, *, out_std: float, rngs: nnx.Rngs
+    ):
         d, k = config.d_model, config.head_width
-        self.config = config
+        self.config, self.compute = config, compute
 
         def project(name: Target, heads: int, axis: str) -> Dense:
             return Dense(
                 (d, heads, k),
                 ("embed", axis, "head_dim"),
                 bias=config.qkv_bias,
-                std=config.init_std,
-                dtype=config.compute_dtype,
+                std=compute.init_std,
+                dtype=compute.dtype,
                 rngs=rngs,
                 outer=2,
                 lora=adapter(config, name),
@@ -69,7 +72,7 @@ class Attention(nnx.Module):
             ("heads", "head_dim", "embed"),
             bias=config.attention_out_bias,
             std=out_std,
-            dtype=config.compute_dtype,
+            dtype=compute.dtype,
             rngs=rngs,
             lora=adapter(config, "out"),
         )
@@ -113,7 +116,7 @@ class Attention(nnx.Module):
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         softcap = self.config.attention_softcap
         if cached:
-            backend = self.config.attention
+            backend = self.compute.attention
             mixed = attention.attend_cached(
                 q, *kv, mask, bias, softcap=softcap, backend=backend, layout=layout
             )
@@ -122,10 +125,10 @@ class Attention(nnx.Module):
         attend: Callable[..., jax.Array] = partial(
             attention.attend,
             softcap=softcap,
-            backend=self.config.attention,
+            backend=self.compute.attention,
             layout=layout,
         )
-        if self.config.remat == "attention":
+        if self.compute.remat == "attention":
             attend = jax.checkpoint(attend, policy=keeping(ATTENTION), prevent_cse=False)
         return self.out(attend(q, k, v, mask, bias), layout.stream())
 
@@ -133,15 +136,23 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention, cross-attention (in a decoder with an encoder) and MLP, each with its residual."""
 
-    def __init__(self, config: ModelConfig, *, layers: int, cross: bool, rngs: nnx.Rngs):
-        out_std, d = config.init_std / (2 * layers) ** 0.5, config.d_model
-        self.config, self.cross = config, cross
-        self.attention = Attention(config, out_std=out_std, rngs=rngs)
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        layers: int,
+        cross: bool,
+        rngs: nnx.Rngs,
+    ):
+        out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
+        self.config, self.compute, self.cross = config, compute, cross
+        self.attention = Attention(config, compute, out_std=out_std, rngs=rngs)
         self.attention_norm = Norm(config, d)
         if cross:
-            self.cross_attention = Attention(config, out_std=out_std, rngs=rngs)
+            self.cross_attention = Attention(config, compute, out_std=out_std, rngs=rngs)
             self.cross_attention_norm = Norm(config, d)
-        self.mlp = MLP(config, out_std=out_std, rngs=rngs)
+        self.mlp = MLP(config, compute, out_std=out_std, rngs=rngs)
         self.mlp_norm = Norm(config, d)
         if config.norm_placement == "sandwich":
             self.attention_output_norm = Norm(config, d)
@@ -228,5 +239,5 @@ class Block(nnx.Module):
             h = norm(h)
         elif place == "sandwich":
             h = getattr(self, f"{name}_output_norm")(h)
-        h = dropout(h, self.config.dropout, key)
+        h = dropout(h, self.compute.dropout, key)
         return norm(x + h) if place == "post" else x + h

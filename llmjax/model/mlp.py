@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import Activation, ModelConfig
 from llmjax.model.layers import Dense, Layout, adapter
 from llmjax.model.lora_config import Target
@@ -24,18 +25,20 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 class MLP(nnx.Module):
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) where gated."""
 
-    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, compute: ComputeConfig, *, out_std: float, rngs: nnx.Rngs
+    ):
         d, f = config.d_model, config.mlp_width
         self.gated, self.activation = config.gated, config.activation
-        bias, dtype = config.mlp_bias, config.compute_dtype
+        bias, dtype = config.mlp_bias, compute.dtype
 
         def project(name: Target, shape: tuple[int, int], axes: Axes, std: float) -> Dense:
             lora = adapter(config, name)
             return Dense(shape, axes, bias=bias, std=std, dtype=dtype, rngs=rngs, lora=lora)
 
         if self.gated:
-            self.gate = project("gate", (d, f), ("embed", "mlp"), config.init_std)
-        self.up = project("up", (d, f), ("embed", "mlp"), config.init_std)
+            self.gate = project("gate", (d, f), ("embed", "mlp"), compute.init_std)
+        self.up = project("up", (d, f), ("embed", "mlp"), compute.init_std)
         self.down = project("down", (f, d), ("mlp", "embed"), out_std)
 
     def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:

@@ -1,6 +1,6 @@
 """The model as pure functions of a plain dictionary of arrays; Flax stays behind this door."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import jax
@@ -14,6 +14,7 @@ from llmjax.model.apart import apart_layers
 from llmjax.model.attention.mask import Mask
 from llmjax.model.block import Scope
 from llmjax.model.cache import Cache
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import ROWS, STEPS, Layout
 from llmjax.model.plan import Declared, Params, plan
@@ -29,6 +30,7 @@ class Model:
     """
 
     config: ModelConfig
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def init(self, key: jax.Array) -> Params:
         """Draws the parameters, float32, born sharded when called inside `jax.jit` under a mesh.
@@ -39,8 +41,8 @@ class Model:
         Raises:
           UserError: a parameter does not divide over the mesh; all such are named.
         """
-        plan(self.config).check_mesh()
-        state = nnx.state(Transformer(self.config, rngs=nnx.Rngs(key)), nnx.Param)
+        plan(self.config, self.compute).check_mesh()
+        state = nnx.state(Transformer(self.config, self.compute, rngs=nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
     def abstract_params(self) -> Params:
@@ -50,22 +52,24 @@ class Model:
           UserError: as `init`.
         """
         if not mesh.has_mesh():
-            return plan(self.config).tree(lambda declared: declared.shape)
-        plan(self.config).check_mesh()
+            return plan(self.config, self.compute).tree(lambda declared: declared.shape)
+        plan(self.config, self.compute).check_mesh()
         place = jax.sharding.get_mesh()
 
         def sharded(declared: Declared) -> jax.ShapeDtypeStruct:
             return declared.shape.update(sharding=mesh.named_sharding(place, *declared.axes))
 
-        return plan(self.config).tree(sharded)
+        return plan(self.config, self.compute).tree(sharded)
 
     def logical_axes(self) -> Params:
         """The parameters' logical axes: the tree of `init` with a tuple of names at each leaf."""
-        return plan(self.config).tree(lambda declared: declared.axes)
+        return plan(self.config, self.compute).tree(lambda declared: declared.axes)
 
     def num_params(self) -> int:
         """How many numbers the parameters hold."""
-        return sum(prod(declared.shape.shape) for declared in plan(self.config).declared)
+        return sum(
+            prod(declared.shape.shape) for declared in plan(self.config, self.compute).declared
+        )
 
     def hidden(
         self,
@@ -189,7 +193,7 @@ class Model:
             raise UserError("decode", "this model has no decoder")
         self._check_encoder(encoded is not None and params is not None)
         self._check_length(length)
-        empty = caches.empty(self.config, batch, length)
+        empty = caches.empty(self.config, self.compute.dtype, batch, length)
         if encoded is None or params is None:
             return empty
         pairs = self._module(params).decoder.keys_values_of(
@@ -260,7 +264,7 @@ class Model:
 
     def _module(self, params: Params) -> Transformer:
         """The module of these parameters; layers that come one by one are left out of it."""
-        planned = plan(self.config)
+        planned = plan(self.config, self.compute)
         for name in ("encoder", "decoder"):
             if apart_layers(params, name) is not None:
                 shapes = planned.tree(lambda declared: declared.shape)[name]["layers"]
@@ -306,7 +310,7 @@ class Model:
             bias,
             axes=("embed", "vocab"),
             out=("batch", layout.length, "vocab"),
-            dtype=self.config.compute_dtype,
+            dtype=self.compute.dtype,
             result="float32",
         )
         cap = self.config.logit_softcap

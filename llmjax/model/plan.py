@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from llmjax.errors import UserError
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
@@ -54,10 +55,10 @@ class Plan(NamedTuple):
 
 
 @cache
-def plan(config: ModelConfig) -> Plan:
+def plan(config: ModelConfig, compute: ComputeConfig) -> Plan:
     """The plan of a resolved config; it is the same under every mesh."""
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        module = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+        module = nnx.eval_shape(lambda: Transformer(config, compute, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(module, nnx.Param)
 
     def declare(path: tuple[str, ...], param: nnx.Param) -> Declared:

@@ -12,7 +12,8 @@ from llmjax.model.attention.mask import Mask
 from llmjax.model.attention.relative import RelativeBias
 from llmjax.model.block import Block, Scope
 from llmjax.model.cache import Cache
-from llmjax.model.config import ModelConfig, Remat
+from llmjax.model.compute import ComputeConfig, Remat
+from llmjax.model.config import ModelConfig
 from llmjax.model.embedding import Table
 from llmjax.model.kinds import LayerKind, kinds_of, rhythm
 from llmjax.model.layers import ATTENTION, PRODUCT, STEPS, Norm, dropout, sinusoids
@@ -29,26 +30,34 @@ UNROLLED = 16
 class Stack(nnx.Module):
     """Layers stacked along a leading axis and scanned, between embedding and last norm."""
 
-    def __init__(self, config: ModelConfig, *, layers: int, cross: bool, rngs: nnx.Rngs):
-        self.config, self.kinds = config, kinds_of(config, layers)
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        layers: int,
+        cross: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.compute, self.kinds = config, compute, kinds_of(config, layers)
         d = config.d_model
 
         def table(rows: int, axis: str | None) -> Table:
-            axes, dtype = (axis, "embed"), config.compute_dtype
-            return Table(rows, d, axes, std=config.init_std, dtype=dtype, rngs=rngs)
+            axes, dtype = (axis, "embed"), compute.dtype
+            return Table(rows, d, axes, std=compute.init_std, dtype=dtype, rngs=rngs)
 
         if config.positions == "learned":
             self.positions = table(config.max_length + config.first_position, "positions")
         if config.token_types:
             self.token_types = table(config.token_types, None)
         if config.positions == "relative":
-            self.relative = RelativeBias(config, rngs=rngs)
+            self.relative = RelativeBias(config, compute, rngs=rngs)
         if config.embed_norm:
             self.embed_norm = Norm(config, d)
 
         @nnx.vmap
         def stacked(key: jax.Array) -> Block:
-            return Block(config, layers=layers, cross=cross, rngs=nnx.Rngs(key))
+            return Block(config, compute, layers=layers, cross=cross, rngs=nnx.Rngs(key))
 
         self.layers = stacked(jax.random.split(rngs.params(), layers))
         if config.norm_placement != "post":
@@ -73,7 +82,7 @@ class Stack(nnx.Module):
             bias = self.relative(scope.mask, x.shape[1], slots, scope.layout)
             scope = replace(scope, bias=bias)
         keys = [None] * 2 if key is None else list(jax.random.split(key))
-        x = dropout(x, self.config.dropout, keys[0])
+        x = dropout(x, self.compute.dropout, keys[0])
         count = len(self.kinds)
         layer_keys = None if keys[1] is None else jax.random.split(keys[1], count)
         block, params = nnx.split(self.layers, nnx.Param)
@@ -92,7 +101,7 @@ class Stack(nnx.Module):
             x, cache = carry
         else:
             layers = (params, layer_keys)
-            x, cache = _through(body, (x, cache), layers, self.kinds, self.config.remat)
+            x, cache = _through(body, (x, cache), layers, self.kinds, self.compute.remat)
         return (x if self.config.norm_placement == "post" else self.norm(x)), cache
 
     def _place(self, x: jax.Array, scope: Scope) -> jax.Array:

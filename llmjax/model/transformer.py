@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.embedding import Table
 from llmjax.model.layers import Dense, Layout, Norm, constant, normal
@@ -15,21 +16,21 @@ from llmjax.parallel import mesh
 class Transformer(nnx.Module):
     """An encoder, a decoder or both, over one table of token embeddings."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.config = config
-        vocab, d, std = config.vocab_size, config.d_model, config.init_std
-        axes, dtype = ("vocab", "embed"), config.compute_dtype
+        vocab, d, std = config.vocab_size, config.d_model, compute.init_std
+        axes, dtype = ("vocab", "embed"), compute.dtype
         self.embedding = Table(vocab, d, axes, std=std, dtype=dtype, rngs=rngs)
         if config.num_encoder_layers:
             layers = config.num_encoder_layers
-            self.encoder = Stack(config, layers=layers, cross=False, rngs=rngs)
+            self.encoder = Stack(config, compute, layers=layers, cross=False, rngs=rngs)
         if config.num_decoder_layers:
             layers, cross = config.num_decoder_layers, config.is_encoder_decoder
-            self.decoder = Stack(config, layers=layers, cross=cross, rngs=rngs)
+            self.decoder = Stack(config, compute, layers=layers, cross=cross, rngs=rngs)
         if config.unembed_transform:
-            self.transform = Transform(config, rngs=rngs)
+            self.transform = Transform(config, compute, rngs=rngs)
         if config.pooler:
-            self.pooler = square(config, bias=True, rngs=rngs)
+            self.pooler = square(config, compute, bias=True, rngs=rngs)
         if not config.tie_embeddings:
             self.unembedding = normal(rngs, (vocab, d), axes, std)
         if config.unembed_bias:
@@ -51,9 +52,9 @@ class Transformer(nnx.Module):
 class Transform(nnx.Module):
     """norm(activation(dense(x))), before the logits of a masked language model (BERT)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.activation = ACTIVATIONS[config.activation]
-        self.dense = square(config, bias=config.mlp_bias, rngs=rngs)
+        self.dense = square(config, compute, bias=config.mlp_bias, rngs=rngs)
         self.norm = Norm(config, config.d_model)
 
     def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:
@@ -62,8 +63,8 @@ class Transform(nnx.Module):
         return self.norm(self.activation(x).astype(self.dense.dtype))
 
 
-def square(config: ModelConfig, *, bias: bool, rngs: nnx.Rngs) -> Dense:
+def square(config: ModelConfig, compute: ComputeConfig, *, bias: bool, rngs: nnx.Rngs) -> Dense:
     """A projection of the residual stream onto itself."""
     d = config.d_model
-    std, dtype = config.init_std, config.compute_dtype
+    std, dtype = compute.init_std, compute.dtype
     return Dense((d, d), ("embed", None), bias=bias, std=std, dtype=dtype, rngs=rngs)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from llmjax.data.objectives.config import CausalConfig
 from llmjax.errors import UserError
 from llmjax.reporting import comparison as compressors
 from llmjax.reporting import facts, summary
@@ -136,7 +135,7 @@ def subject_of(config: Config) -> Subject:
     """What a run of this config is about."""
     if config.tasks:
         return "tasks"
-    return "text" if isinstance(config.objective, CausalConfig) else "targets"
+    return "text" if config.objective.is_causal else "targets"
 
 
 def _comparison(run: Run, config: Config, subject: Subject) -> Comparison:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.objectives.config import CausalConfig
 from llmjax.reporting import tasks
 from llmjax.reporting.comparison import Comparison, same_text
 from llmjax.reporting.facts import Fact
@@ -120,7 +119,7 @@ def accounting(config: Config) -> str:
     """How the numbers of such a run are defined."""
     if config.tasks:
         return tasks.ACCOUNTING
-    if not isinstance(config.objective, CausalConfig):
+    if not config.objective.is_causal:
         return (
             "Loss and accuracy are of the target tokens; in validation text these are sampled with "
             "a fixed seed, the same at every evaluation. Training curves are of single batches; "

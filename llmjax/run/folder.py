@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.run.config.changes import TRAINING_ONLY, added, decisive
+from llmjax.run.config.changes import added, decisive
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
 from llmjax.storage.json_documents import DOCUMENT, read_json
@@ -167,8 +167,7 @@ class Run:
                 f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
             )
         names = (change.split(" ")[0] for change in decisive(stored, config))
-        lasting = [name for name in names if name.startswith(("model.", "tokenizer"))]
-        return all(name in TRAINING_ONLY for name in lasting)
+        return not any(name.startswith(("model.", "tokenizer")) for name in names)
 
     def _check_untrained(self, changed: list[str]) -> None:
         if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):

@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.batch import Arrays
-from llmjax.data.objectives.objective import Objective
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.config import Objective
+from llmjax.data.objectives.windows import windows
 from llmjax.data.text.corpus import Document
 from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError

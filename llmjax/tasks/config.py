@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from llmjax.data.tables.config import LinesTable, Table, TfdsTable
+from llmjax.data.tables.table import AnyTable
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,9 @@ class _Task:
 
     name: str = ""
     """Under which its head and its figures are kept; empty: its kind."""
-    train: tuple[Table, ...] = ()
+    train: tuple[AnyTable, ...] = ()
     """Examples to learn from."""
-    dev: tuple[Table, ...] = ()
+    dev: tuple[AnyTable, ...] = ()
     """Examples to measure on. Empty: a share of those to learn from is held out."""
     dev_fraction: float = 0.1
     """That share; which rows it takes hangs on their contents alone."""
@@ -219,10 +219,7 @@ def _value_problems(task: TaskConfig) -> Iterator[str]:
     if not 0 <= smoothing < 1:
         yield f"label_smoothing: {smoothing} is not in [0, 1)"
     for table in (*task.train, *task.dev):
-        if isinstance(table, LinesTable) and len(table.paths) != len(table.columns):
-            yield f"train: {len(table.paths)} files for the columns {', '.join(table.columns)}"
-        if not isinstance(table, TfdsTable) and not table.paths:
-            yield f"train: a {table.kind} table names no paths"
+        yield from (f"train: {problem}" for problem in table.problems())
     counts = ("stride", "max_answer_tokens", "candidates", "beams", "max_new_tokens")
     for name in counts:
         if getattr(task, name, 1) < 1:

@@ -60,17 +60,16 @@ class Head:
           states: of tokens, or of whole texts.
           key: for dropout, at the model's rate; None: none.
         """
-        config = model.config
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = mesh.reshard(states, "batch", None, None)
-        plain, dtype = ("batch", None, None), config.compute_dtype
+        plain, dtype = ("batch", None, None), model.compute.dtype
         body = {name: value for name, value in params.items() if name != "heads"}
         if self.neck == "pooler":
             x = model.summarise(body, x)
         elif self.neck == "transform":
             x = model.readout(body, x)
         elif self.neck != "none":
-            x = dropout(x, config.dropout, keys[0]) if self.neck == "tanh" else x
+            x = dropout(x, model.compute.dropout, keys[0]) if self.neck == "tanh" else x
             own_dense = own["dense"]
             x = dense(
                 x,
@@ -81,7 +80,7 @@ class Head:
                 dtype=dtype,
             )
             x = jnp.tanh(x) if self.neck == "tanh" else jax.nn.relu(x)
-        x = dropout(mesh.reshard(x, *plain), config.dropout, keys[1])
+        x = dropout(mesh.reshard(x, *plain), model.compute.dropout, keys[1])
         return dense(
             x,
             own["out"]["kernel"],
@@ -142,7 +141,7 @@ class Network:
         params = self.model.init(key)
         if not self.heads:
             return params
-        std, heads = self.model.config.init_std, {}
+        std, heads = self.model.compute.init_std, {}
         for number, (name, head) in enumerate(self.heads):
             own = jax.random.fold_in(key, number)
             flat = {}

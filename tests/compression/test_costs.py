@@ -10,7 +10,7 @@ from compress_runs import files
 from llmjax.compression.compress import compress
 from llmjax.compression.results import TokenCosts, first_position
 from llmjax.compression.streams import EncodedTokens
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 
 
 def encoded(text, positions):

@@ -12,7 +12,7 @@ from llmjax.compression.compress import compress
 from llmjax.compression.decompress import decompress, inspect
 from llmjax.compression.frames import encode_frame
 from llmjax.compression.segments import Segment, Segmenter, raw_fallback, zstd_compress
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.inference.language_model import load
 
 BYTES = Segmenter(BytesTokenizer(), np.arange(300) < 256)

@@ -16,7 +16,7 @@ from llmjax.convert.importing import import_model
 from llmjax.convert.stored import stored_params
 from llmjax.convert.trees import flatten, unflatten
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.embed import embed
 from llmjax.model.checks import resolve

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora_config import LoraConfig
@@ -100,7 +100,7 @@ def test_fields_that_do_not_decide_the_run_may_change(config):
         steps=config.steps + 5,
         mesh=MeshConfig(data=2),
         data=dataclasses.replace(config.data, workers=3),
-        model=dataclasses.replace(config.model, remat="full"),
+        compute=dataclasses.replace(config.compute, remat="full", dtype="bfloat16"),
     )
     assert Run.create(other).config() == other
 

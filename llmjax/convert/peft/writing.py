@@ -24,7 +24,7 @@ from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import stored_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig

@@ -11,7 +11,7 @@ from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention import unrolled as attention_unrolled
 from llmjax.model.attention.mask import Mask
 from llmjax.model.attention.tiles import HIDDEN
-from llmjax.model.config import AttentionBackend
+from llmjax.model.compute import AttentionBackend
 from llmjax.model.layers import Layout
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llmjax.model.attention.mask import Mask
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import Layout, normal
 from llmjax.model.products import einsum
@@ -14,9 +15,9 @@ from llmjax.parallel import mesh
 class RelativeBias(nnx.Module):
     """A learned number for each head and each kind of distance, shared by the layers of a stack."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         shape = (config.relative_buckets, config.num_heads)
-        self.rows = normal(rngs, shape, (None, "heads"), config.init_std)
+        self.rows = normal(rngs, shape, (None, "heads"), compute.init_std)
         self.furthest = config.relative_max_distance
 
     def __call__(self, mask: Mask, queries: int, keys: int, layout: Layout) -> jax.Array:

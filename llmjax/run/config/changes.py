@@ -7,8 +7,8 @@ from llmjax.run.config.build import plain
 from llmjax.run.config.schema import Config
 
 # Fields (and all below them; * is any number) that may differ when a run goes on. None of them
-# moves a batch. Those of how the work is divided (mesh, accumulate, attention, remat) change how
-# sums are rounded, and accumulate also which activations drop out; with another number of steps the
+# moves a batch. Those of how the work is done (compute, mesh, accumulate) change how sums
+# are rounded, and accumulate also which activations drop out; with another number of steps the
 # rest of the schedule is that of the new total.
 MAY_CHANGE = (
     "run_dir",
@@ -21,8 +21,7 @@ MAY_CHANGE = (
     "evaluation",
     "samples",
     "max_skipped_steps",
-    "model.attention",
-    "model.remat",
+    "compute",
     "optimizer.accumulate",
     "data.cache_dir",
     "data.prefetch",
@@ -31,9 +30,6 @@ MAY_CHANGE = (
     "tasks.*.beams",
     "tasks.*.bleu_tokenize",
 )
-
-# Of an imported model, these may differ too when its training begins.
-TRAINING_ONLY = ("model.dropout", "model.compute_dtype", "model.init_std")
 
 # With these a model has parameters that an imported one lacks, or begins elsewhere.
 ADDED = ("tasks", "init_from", "model.lora", "model.pooler")

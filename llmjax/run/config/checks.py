@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from llmjax.data.config import data_problems, tokenizer_problems
-from llmjax.data.objectives.config import CausalConfig, objective_problems
+from llmjax.data.config import data_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses import LossConfig
 from llmjax.model.checks import problems as model_problems
+from llmjax.model.compute import compute_problems
 from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
 from llmjax.run.config.build import ConfigError, build
@@ -51,7 +51,8 @@ def _problems(config: Config) -> Iterator[str]:
     # The vocabulary's size is the tokenizer's, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
-    yield from tokenizer_problems(config.tokenizer)
+    yield from (f"compute: {problem}" for problem in compute_problems(config.compute))
+    yield from (f"tokenizer.{problem}" for problem in config.tokenizer.problems())
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from config.optimizer.problems(steps)
@@ -127,10 +128,10 @@ def _combination_problems(config: Config) -> Iterator[str]:
     # With tasks there is no objective, and a model that is begun with is not known yet.
     if not config.tasks:
         shape = (0, 0) if config.init_from else layers
-        yield from objective_problems(config.objective, *shape)
+        yield from config.objective.problems(*shape)
     if config.samples.every and not model.num_decoder_layers:
         yield "samples.every: an encoder alone writes no text; set it to 0"
-    if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
+    if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
         yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"

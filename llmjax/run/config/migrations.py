@@ -55,5 +55,22 @@ def _telling(config: Plain) -> Plain:
     return config | {"tasks": tasks}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families, 2: _tasks, 3: _telling}
+def _redesign(config: Plain) -> Plain:
+    """4 -> 5: the field's words, and protocols that are open."""
+    return _compute(config)
+
+
+def _compute(config: Plain) -> Plain:
+    """How a model is computed became a section of its own."""
+    model = dict(config["model"])
+    compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
+    return config | {"model": model, "compute": compute | {"dtype": model.pop("compute_dtype")}}
+
+
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
+    1: _families,
+    2: _tasks,
+    3: _telling,
+    4: _redesign,
+}
 """Format -> the migration from it."""

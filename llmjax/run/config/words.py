@@ -8,14 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmjax.data.config import (
-    HuggingFaceTokenizerConfig,
-    JsonlSource,
-    ParquetSource,
-    SentencePieceConfig,
-    TextSource,
-)
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, SentencePieceConfig
 from llmjax.run.config.build import MISSING, article, leaf_type, plain, shown
 from llmjax.run.config.fields import element, hints, kind, members, nearest, variants
 

@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.data.config import TextSource
+from llmjax.data.text.text_files import TextSource
 from llmjax.run.config.build import ConfigError, article, build, plain
 
 

@@ -66,8 +66,9 @@ def test_what_a_file_does_wrong_is_said_with_its_line(tmp_path, text, message):
 MADE_OF = (
     "from dataclasses import replace; import numpy as np; "
     "from llmjax.run.config.schema import Config; "
-    "from llmjax.model.config import ModelConfig; from llmjax.data.config import TextSource, "
-    "DataConfig; from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
+    "from llmjax.model.config import ModelConfig; from llmjax.data.config import DataConfig; "
+    "from llmjax.data.text.text_files import TextSource; "
+    "from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
 )
 
 

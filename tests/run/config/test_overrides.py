@@ -3,17 +3,16 @@ import dataclasses
 import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.data.config import (
+from llmjax.data.tables.files import FileTable, LinesTable
+from llmjax.data.tables.tfds import TfdsTable
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.text.tfds import EmbeddedSource, TfdsSource
+from llmjax.data.tokenizers.config import (
     BytesConfig,
-    EmbeddedSource,
     HuggingFaceTokenizerConfig,
-    JsonlSource,
-    ParquetSource,
     SentencePieceConfig,
-    TextSource,
-    TfdsSource,
 )
-from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
 from llmjax.model.lora_config import LoraConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.overrides import Override, override
