@@ -30,7 +30,7 @@ from llmjax.compression.rans import BITS
 from llmjax.inference.language_model import LanguageModel
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 BLOCK = 256
 TOTAL = 1 << BITS

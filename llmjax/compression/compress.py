@@ -30,25 +30,48 @@ from llmjax.compression.streams import determinism_hash
 from llmjax.compression.verification import release_device, verify_archive, warn
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.compute import Dtype
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.version import __version__
 
 
+@dataclass(frozen=True)
+class CompressOptions:
+    """Options of compress."""
+
+    streams: int | None = None
+    """Parallel streams; none: by the size of the input. More are faster, and each starts without
+    context."""
+    context: int | None = None
+    """Tokens that a token is predicted from at most; none: 512, or what the model allows."""
+    stride: int | None = None
+    """Tokens from one window to the next; none: 128 less than the context, or half of it where that
+    is more."""
+    step: int | None = None
+    """Which checkpoint; none: the newest complete one."""
+    dtype: Dtype = "bfloat16"
+    """Of parameters and computation."""
+    verify: bool = True
+    """Decode the archive in a separate process before it gets its name."""
+    compare: bool = True
+    """Run xz, zstd, brotli (up to 16 MiB, as it takes minutes) and bzip2 on the same input, once
+    the archive has its name."""
+    fallback: bool = True
+    """Leave text to zstd, or store it, where the model would expand it."""
+    overwrite: bool = False
+    """Replace OUT where it exists and is a file."""
+    passage: bool = False
+    """Keep the first 2,000 tokens as text in RUN/compression.json, with the cost of each, so that
+    the report can show what surprised the model."""
+
+
+@keyword_options()
 def compress(
     run: str | Path,
     source: str | Path,
     target: str | Path,
+    options: CompressOptions,
     *,
-    streams: int | None = None,
-    context: int | None = None,
-    stride: int | None = None,
-    step: int | None = None,
-    dtype: Dtype = "bfloat16",
-    verify: bool = True,
-    compare: bool = True,
-    fallback: bool = True,
-    overwrite: bool = False,
-    passage: bool = False,
     progress: Progress = no_progress,
 ) -> CompressionResult:
     """Writes an archive from which `decompress`, given the same run, restores the same bytes.
@@ -59,33 +82,21 @@ def compress(
       run: the folder of a causal decoder.
       source: a file, a folder (its files in one archive), or - for standard input.
       target: the archive; - for standard output.
-      streams: parallel streams; None: by the size of the input. More are faster, and each starts
-        without context.
-      context: tokens that a token is predicted from at most; None: 512, or what the model allows.
-      stride: tokens from one window to the next; None: 128 less than the context, or half of
-        it where that is more.
-      step: which checkpoint; None: the newest complete one.
-      dtype: of parameters and computation.
-      verify: decode the archive in a separate process before it gets its name.
-      compare: run the classical compressors on the same input, once the archive has its name.
-      fallback: leave text to zstd, or store it, where the model would expand it.
-      overwrite: replace an existing target, which must be a file.
-      passage: keep the first `PASSAGE_TOKENS` tokens as text, with the cost of each.
+      options: fields of CompressOptions, also as keywords.
       progress: called as compression advances.
 
     Raises:
       UserError: there is no such run or input, the model is not a causal decoder, the target
         exists or cannot be written, or the archive does not decode.
     """
-    check_output(str(target), overwrite, str(source))
+    verify = options.verify
+    check_output(str(target), options.overwrite, str(source))
     platform = jax.default_backend()
     warn(platform, environment()["flags"], verify)
-    lm, began = load(run, step=step, dtype=dtype), time.perf_counter()
+    lm, began = load(run, step=options.step, dtype=options.dtype), time.perf_counter()
     with open_input(str(source)) as data:
-        with new_file(str(target), overwrite, data.common_mode) as out:
-            layout = {"streams": streams, "context": context, "stride": stride}
-            passage_tokens = PASSAGE_TOKENS if passage else 0
-            encoder = _Encoder(lm, data, layout, dtype, fallback, progress, passage_tokens)
+        with new_file(str(target), options.overwrite, data.common_mode) as out:
+            encoder = _Encoder(lm, data, options, progress)
             writer = encoder.write(out)
             seconds, used_step = time.perf_counter() - began, lm.step
             model_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
@@ -95,7 +106,7 @@ def compress(
                 out.rewind()
                 verify_archive(run, out.file, platform, progress is not no_progress)
             verify_seconds = time.perf_counter() - began - seconds if verify else None
-        comparison = compare_compressors(data) if compare else CompressorComparison()
+        comparison = compare_compressors(data) if options.compare else CompressorComparison()
     result = CompressionResult(
         source=str(source),
         bytes=data.size,
@@ -128,17 +139,15 @@ class _Encoder:
 
     lm: LanguageModel
     source: Input
-    layout: dict[str, int | None]
-    dtype: str
-    fallback: bool
+    options: CompressOptions
     progress: Progress
-    passage_tokens: int = 0
     start_seconds: float = 0.0
     plan: StreamPlan = field(init=False)
     costs: TokenCosts = field(init=False)
 
     def __post_init__(self) -> None:
-        self.costs = TokenCosts(self.lm.tokenizer, self.passage_tokens)
+        passage_tokens = PASSAGE_TOKENS if self.options.passage else 0
+        self.costs = TokenCosts(self.lm.tokenizer, passage_tokens)
 
     def write(self, out: OutputFile) -> ArchiveWriter:
         """Writes the archive; returns its closed writer."""
@@ -155,7 +164,7 @@ class _Encoder:
                     "Compressing", start + share * length, self.source.size, written + size
                 )
 
-            segmenter = self.segmenter if self.fallback else None
+            segmenter = self.segmenter if self.options.fallback else None
             frame = encode_frame(lambda: self.stepper, data, segments, segmenter, report)
             writer.frame(frame.kind, frame.content, data)
             if frame.encoded is not None and frame.tokens is not None:
@@ -187,7 +196,8 @@ class _Encoder:
         return ((data, self.segmenter.split(data)) for data in self.source.blocks(FRAME))
 
     def _header(self, tokens: int) -> dict[str, Any]:
-        self.plan = plan_streams(self.lm, tokens, self.source.size, **self.layout)
+        asked = {name: getattr(self.options, name) for name in ("streams", "context", "stride")}
+        self.plan = plan_streams(self.lm, tokens, self.source.size, **asked)
         layout, began = self.plan.layout, time.perf_counter()
         determinism = determinism_hash(self.stepper, self.plan.windows)
         self.start_seconds = time.perf_counter() - began
@@ -196,7 +206,7 @@ class _Encoder:
             "llmjax": __version__,
             "size": self.source.size,
             "step": self.lm.step,
-            "dtype": self.dtype,
+            "dtype": self.options.dtype,
             "model": model_fingerprint(self.lm),
             "tokenizer": self.lm.tokenizer.fingerprint,
             "determinism_hash": determinism,

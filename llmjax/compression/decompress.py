@@ -9,6 +9,7 @@ from llmjax.compression.archive import KINDS, Archive
 from llmjax.compression.inputs import open_seekable
 from llmjax.compression.outputs import check_output, new_file, new_folder
 from llmjax.compression.progress import Progress, no_progress
+from llmjax.run.config.options import keyword_options
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,21 @@ class DecompressionResult:
     compile_seconds: float
 
 
+@dataclass(frozen=True)
+class DecompressOptions:
+    """Options of decompress."""
+
+    overwrite: bool = False
+    """Replace OUT where it exists and is a file."""
+
+
+@keyword_options()
 def decompress(
     run: str | Path,
     source: str | Path,
     target: str | Path,
+    options: DecompressOptions,
     *,
-    overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> DecompressionResult:
     """Restores the bytes that an archive was made from; leaves nothing behind if that fails.
@@ -46,7 +56,7 @@ def decompress(
       run: the run folder that compressed it, or a copy.
       source: the archive; - for standard input.
       target: a new file (for an archive of a folder, a new folder); - for standard output.
-      overwrite: replace an existing file.
+      options: fields of DecompressOptions, also as keywords.
       progress: called as decompression advances.
 
     Raises:
@@ -54,7 +64,7 @@ def decompress(
         cannot be written.
     """
     began, target = time.perf_counter(), str(target)
-    check_output(target, overwrite, str(source))
+    check_output(target, options.overwrite, str(source))
     with open_seekable(str(source)) as file:
         archive = Archive.open(file)
         header = archive.header
@@ -65,7 +75,7 @@ def decompress(
 
         decoder = Decoder(run, archive)
         if members is None:
-            with new_file(target, overwrite, 0o666 if mode is None else mode) as out:
+            with new_file(target, options.overwrite, 0o666 if mode is None else mode) as out:
                 decoder.decode(out.write, "Decompressing", progress)
         else:
             with new_folder(target, members, 0o777 if mode is None else mode, modified) as folder:

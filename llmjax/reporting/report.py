@@ -29,6 +29,7 @@ from llmjax.reporting.records import (
 from llmjax.reporting.settings import SettingGroup, setting_groups
 from llmjax.reporting.tasks import TaskSection, read_measures
 from llmjax.run import environment as run_environment
+from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import package_version
 from llmjax.run.folder import Run
@@ -68,7 +69,16 @@ class Page:
     date: datetime
 
 
-def report(run: str | Path, out: str | Path | None = None) -> Path:
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of report."""
+
+    out: str | None = None
+    """The page's path, which is replaced atomically; none: RUN/report.html."""
+
+
+@keyword_options("out")
+def report(run: str | Path, options: ReportOptions) -> Path:
     """Writes the report of a run: curves, comparison, samples, config, environment.
 
     The page is one file that needs no network and no JavaScript. What a run lacks (evaluations,
@@ -76,16 +86,17 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
 
     Args:
       run: the run folder.
-      out: the page's path; None for RUN/report.html. It is replaced atomically.
+      options: fields of ReportOptions, also as keywords.
 
     Returns:
       The page's path.
 
     Raises:
-      UserError: `run` is not a run folder, its config cannot be read, or `out` cannot be written.
+      UserError: `run` is not a run folder, its config or the page cannot be read or
+        written.
     """
     opened = Run.open(run)
-    path = opened.report if out is None else Path(out)
+    path = opened.report if options.out is None else Path(options.out)
     page = make_page(opened)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
