@@ -92,7 +92,7 @@ def report(run: str | Path, options: ReportOptions) -> Path:
       The page's path.
 
     Raises:
-      UserError: `run` is not a run folder, its config or the page cannot be read or
+      UserError: `run` is not a run folder, its config cannot be read, or the page cannot be
         written.
     """
     opened = Run.open(run)
