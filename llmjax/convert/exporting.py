@@ -3,9 +3,9 @@
 A format is a subclass of `Exporter` in a file of its own and a line in EXPORTERS.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.registry import Registry
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin
@@ -91,53 +93,84 @@ EXPORTERS: Registry[Exporter] = Registry(
 )
 
 
-def export(
-    run: str | Path,
-    out: str | Path,
-    *,
-    to: str = "hf",
-    dtype: str | None = None,
-    step: int | None = None,
-    **options: Any,
-) -> Path:
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of export."""
+
+    to: str = "hf"
+    """hf: a folder for Transformers, vLLM, SGLang, TGI; peft: the adapters alone; gguf: a file for
+    llama.cpp and programs that read its format; stablehlo: programs that need only jax and numpy.
+    Adapters are merged in all but peft."""
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None
+    """Of the weights; none: as they are stored. q8_0 in gguf alone."""
+    step: int | None = None
+    """Which checkpoint; none: the best by evaluation.metric, where the run has one, else the newest
+    complete one."""
+    task: str | None = None
+    """hf, peft: the task whose head is written, where a run has several."""
+    max_shard_bytes: int | None = None
+    """hf: bytes of tensors in a file, above which there are several; none: 5,000,000,000."""
+    platforms: tuple[str, ...] = ()
+    """stablehlo: of cpu, cuda, tpu; without any, all that the model can be compiled for."""
+
+
+FORMAT_OPTIONS = ("task", "max_shard_bytes", "platforms")
+"""Options that only some formats have: those whose exporter has a field of that name."""
+
+
+@keyword_options()
+def export(run: str | Path, out: str | Path, options: ExportOptions) -> Path:
     """Writes a run's model in another format; nothing is left behind where that fails.
 
     Args:
       run: the run folder.
       out: the folder (gguf: the file) to write; it must not exist.
-      to: hf, peft (adapters alone), gguf or stablehlo; adapters are merged in all but peft.
-      dtype: of the weights; None for what they are stored in.
-      step: which checkpoint; None for the best, where the run selects by a metric, else for the
-        newest complete one.
-      **options: of the format: hf takes max_shard_bytes, hf and peft take task (which of several),
-        stablehlo takes platforms.
+      options: fields of ExportOptions, also as keywords.
 
     Returns:
       `out`.
 
     Raises:
-      UserError: the run cannot be read, the format cannot express it, or `out` exists or cannot be
-        written.
+      UserError: the run cannot be read, the format cannot express it or lacks an option, or `out`
+        exists or cannot be written.
     """
-    exporter_class = EXPORTERS[to]
-    names = {field.name for field in fields(exporter_class)}  # type: ignore[arg-type]
-    if unknown := options.keys() - names:
-        raise UserError(f"option {min(unknown)}", f"is not one of format {to}")
-    exporter = exporter_class(**options)
+    exporter = exporter_for(options)
+    dtype = options.dtype
     if dtype not in (None, *exporter.dtypes):
-        raise UserError(
-            f"dtype {dtype}", f"is not supported by {to}", f"choose {', '.join(exporter.dtypes)}"
-        )
+        reason = f"is not supported by {options.to}"
+        raise UserError(f"dtype {dtype}", reason, f"choose {', '.join(exporter.dtypes)}")
     exporter.check()
     opened = Run.open(run)
     config, tokenizer = opened.config(), load_tokenizer(opened.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
     origin = read_origin(opened.folder)
-    source = ExportSource(opened, config, shape, tokenizer, origin, step, dtype)
+    source = ExportSource(opened, config, shape, tokenizer, origin, options.step, dtype)
     new = atomic_file if exporter.single_file else atomic_folder
     with new(Path(out)) as unfinished:
         exporter.write(source, unfinished)
     return Path(out)
+
+
+def exporter_for(options: ExportOptions) -> Exporter:
+    """The exporter of a format, with its own options.
+
+    Raises:
+      UserError: there is no such format, or it lacks an option.
+    """
+    exporter_class = EXPORTERS[options.to]
+    values = {name: getattr(options, name) for name in FORMAT_OPTIONS}
+    values = {name: value for name, value in values.items() if value not in (None, ())}
+    if wrong := [
+        f"--{name.replace('_', '-')}: only with --to {' or '.join(_formats_with(name))}"
+        for name in values
+        if options.to not in _formats_with(name)
+    ]:
+        raise ConfigError(wrong)
+    return exporter_class(**values)
+
+
+def _formats_with(option: str) -> list[str]:
+    return [to for to, exporter in EXPORTERS.items() if hasattr(exporter, option)]
 
 
 def summary(out: str | Path, to: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head

@@ -21,7 +21,7 @@ from llmjax.convert.tensors import FLOATS, LazyTensor
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.model.rope import Llama3Scaling
 from llmjax.version import __version__
 

@@ -16,7 +16,7 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.heads import Head
 from llmjax.tasks.task import Facts, Task

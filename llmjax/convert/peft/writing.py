@@ -31,9 +31,9 @@ from llmjax.convert.peft.adapters import (
 from llmjax.convert.sources import ADAPTER
 from llmjax.convert.tensors import FLOATS, LazyTensor
 from llmjax.errors import UserError
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks

@@ -24,10 +24,9 @@ from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, 
 from llmjax.convert.tensors import LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.model.apart import one_by_one
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params, unstack_layers
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -82,7 +81,7 @@ def _unstacked_model(source: ExportSource) -> tuple[Model, Params]:
     if dtype is not None:
         compute = replace(compute, dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)
-    return Model(source.merged_shape, compute), one_by_one(params)
+    return Model(source.merged_shape, compute), unstack_layers(params)
 
 
 def _write_program(

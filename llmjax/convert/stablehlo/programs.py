@@ -18,7 +18,7 @@ from llmjax.convert.params import unflatten
 from llmjax.errors import UserError
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Named = dict[str, Any]

@@ -7,7 +7,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.text.text_files import TextSource
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
@@ -40,7 +40,7 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ({"steps": "abc"}, "steps: 'abc' is not an integer"),
         ({"seed": -1}, "seed: -1 is negative"),
         ({"seed": 1 << 40}, "seed: 1099511627776 is not below"),
-        ({"model": None}, "model: None is not a group of fields"),
+        ({"model": None}, "model: None is not a section of fields"),
         ({"model": replace(MODEL, num_heads=3)}, "does not divide into 3 heads"),
         ({"compute": ComputeConfig(dropout=1.5)}, "dropout"),
         (
@@ -59,7 +59,7 @@ def test_a_good_config_passes_unchanged(tmp_path):
             {"optimizer": AdamWConfig(schedule=ScheduleConfig(warmup_steps=5000))},
             "warmup_steps: 5000",
         ),
-        ({"optimizer": "adamw"}, "optimizer: 'adamw' is not a group of fields"),
+        ({"optimizer": "adamw"}, "optimizer: 'adamw' is not a section of fields"),
         ({"loss": LossConfig(label_smoothing=1.0)}, "loss.label_smoothing: 1.0"),
         ({"loss": LossConfig(z_loss=math.inf)}, "loss.z_loss: inf"),
         ({"evaluation": EvaluationConfig(context=128)}, "evaluation.context: 128 tokens"),
