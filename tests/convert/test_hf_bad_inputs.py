@@ -283,7 +283,7 @@ def test_export_refuses_and_leaves_nothing(folder, tmp_path):
         export(run, tmp_path / "out")
     with pytest.raises(UserError, match="dtype"):
         export(run, tmp_path / "out2", dtype="int3")
-    with pytest.raises(UserError, match="onnx does not exist"):
+    with pytest.raises(UserError, match="format onnx: does not exist"):
         export(run, tmp_path / "out2", to="onnx")
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(UserError, match="checkpoint"):
