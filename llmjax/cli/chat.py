@@ -155,7 +155,7 @@ def _command(conversation: "Conversation", line: str) -> bool:
 
 
 def _save(conversation: "Conversation", path: Path) -> None:
-    from llmjax.storage.json_text import json_text
+    from llmjax.storage.json_documents import json_text
     from llmjax.storage.writing import write_atomically
 
     messages = conversation.messages

@@ -106,7 +106,7 @@ def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
     import numpy as np
 
     from llmjax.storage.cache_folders import write_file
-    from llmjax.storage.json_text import json_text
+    from llmjax.storage.json_documents import json_text
 
     content = io.BytesIO()
     if out.suffix == ".npy":

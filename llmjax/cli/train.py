@@ -15,7 +15,7 @@ from llmjax.run.config.files import load_config_file, presets
 from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.storage.json_lines import json_lines
+from llmjax.storage.json_documents import json_lines
 
 USAGE = "llmjax train CONFIG [--field value ...]"
 PROFILE = "profile"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmjax.storage.json_lines import json_lines
+from llmjax.storage.json_documents import json_lines
 
 Line = dict[str, Any]
 

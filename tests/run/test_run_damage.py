@@ -13,7 +13,7 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.folder import keep_chat_template
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network
