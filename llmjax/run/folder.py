@@ -69,7 +69,7 @@ class Run:
 
     @property
     def compression(self) -> Path:
-        """What the last archive came to, as JSON; see `llmjax.compression.record`."""
+        """What the last archive came to, as JSON; see `llmjax.compression.results`."""
         return self.folder / "compression.json"
 
     @property

@@ -26,8 +26,8 @@ from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
-from llmjax.reporting import report
-from llmjax.reporting.numbers import percent
+from llmjax.reporting.format import percent
+from llmjax.reporting.report import report
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig

@@ -91,7 +91,8 @@ def _problems(config: Config) -> Iterator[str]:
     yield from _loss_problems(config.loss)
     yield from checkpoint_problems(config.checkpoint)
     yield from evaluation_problems(config.evaluation)
-    yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
+    decoding = decoding_problems(config.samples.decoding)
+    yield from (f"samples.decoding.{problem}" for problem in decoding)
     yield from log_problems(config.log)
     yield from _combination_problems(config)
 
