@@ -24,8 +24,7 @@ from llmjax.convert.tensors import TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.registry import Registry
-from llmjax.storage.caches import cache_root
-from llmjax.storage.writing import atomic_folder
+from llmjax.storage.writing import atomic_folder, cache_root
 
 ADAPTER = "adapter_config.json"
 """PEFT's file beside adapters."""
