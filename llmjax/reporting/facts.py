@@ -72,7 +72,7 @@ def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | Non
     facts.append(
         Fact(
             "Split",
-            f"{percent(config.data.heldout_fraction, 0)} of documents held out",
+            f"{percent(config.data.validation_fraction, 0)} of documents held out",
             "by a hash of the document",
         )
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmjax.data.text.corpus import heldout_text as corpus_text
 from llmjax.data.text.corpus import prepare
+from llmjax.data.text.corpus import validation_text as corpus_text
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import Baseline, measure
 from llmjax.reporting.measured import known_baselines
