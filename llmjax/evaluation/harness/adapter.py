@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from llmjax.data.chat_template import ChatTemplate, special_tokens
+from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
