@@ -65,7 +65,7 @@ from .inference.language_model import load as load
 from .losses import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
-from .model.lora_config import LoraConfig as LoraConfig
+from .model.lora import LoraConfig as LoraConfig
 from .model.rope import (
     LinearScaling as LinearScaling,
 )

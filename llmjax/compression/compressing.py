@@ -25,25 +25,48 @@ from llmjax.compression.targets import Output, check_target, new_file
 from llmjax.compression.verifying import let_go, verify_archive, warn
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.compute import Dtype
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.version import __version__
 
 
+@dataclass(frozen=True)
+class CompressOptions:
+    """Options of compress."""
+
+    lanes: int | None = None
+    """Parts that are coded side by side; none: by the input's size. More are faster, and each
+    begins without context."""
+    context: int | None = None
+    """Tokens that a token is predicted from at most; none: 512, or what the model allows."""
+    stride: int | None = None
+    """Tokens from one window to the next; none: 128 less than the context, or half of it where that
+    is more."""
+    step: int | None = None
+    """Which checkpoint; none: the newest complete one."""
+    dtype: Dtype = "bfloat16"
+    """What parameters are held and computed in."""
+    verify: bool = True
+    """Decode the archive in a process of its own before it gets its name."""
+    compare: bool = True
+    """Run xz, zstd, brotli (up to 16 MiB, as it takes minutes) and bzip2 on the same input, once
+    the archive has its name."""
+    fallback: bool = True
+    """Let zstd have, or just store, what the model would expand."""
+    overwrite: bool = False
+    """Replace OUT where it exists and is a file."""
+    passage: bool = False
+    """Keep the first 2,000 tokens as text in RUN/compression.json, with what each cost, so that
+    the report can show what surprised the model."""
+
+
+@keyword_options()
 def compress(
     run: str | Path,
     source: str | Path,
     target: str | Path,
+    options: CompressOptions,
     *,
-    lanes: int | None = None,
-    context: int | None = None,
-    stride: int | None = None,
-    step: int | None = None,
-    dtype: Dtype = "bfloat16",
-    verify: bool = True,
-    compare: bool = True,
-    fallback: bool = True,
-    overwrite: bool = False,
-    passage: bool = False,
     progress: Progress = no_progress,
 ) -> Compression:
     """Writes an archive from which `decompress`, given the same run, makes the very same bytes.
@@ -54,32 +77,23 @@ def compress(
       run: the folder of a causal decoder.
       source: a file, a folder (its files in one archive), or - for standard input.
       target: the archive; - for standard output.
-      lanes: parts that are coded side by side; None: by the input's size. More are faster, and
-        each begins without context.
-      context: tokens that a token is predicted from at most; None: 512, or what the model allows.
-      stride: tokens from one window to the next; None: 128 less than the context, or half of
-        it where that is more.
-      step: which checkpoint; None for the newest complete one.
-      dtype: what parameters are held and computed in.
-      verify: decode the archive in a process of its own before it gets its name.
-      compare: run the classical compressors on the same input, once the archive has its name.
-      fallback: let zstd have, or just store, what the model would expand.
-      overwrite: replace an existing target, which has to be a file.
-      passage: keep the first `costs.PASSAGE` tokens as text, with what each cost.
+      options: fields of CompressOptions, also as keywords.
       progress: told how far things are.
 
     Raises:
       UserError: there is no such run or input, the model is no causal decoder, the target exists
         or cannot be written, or the archive does not decode.
     """
+    overwrite, verify, dtype = options.overwrite, options.verify, options.dtype
     check_target(str(target), overwrite, str(source))
     platform = jax.default_backend()
     warn(platform, environment()["flags"], verify)
-    lm, began = load(run, step=step, dtype=dtype), time.perf_counter()
+    lm, began = load(run, step=options.step, dtype=dtype), time.perf_counter()
     with open_source(str(source)) as given:
         with new_file(str(target), overwrite, given.readers) as out:
-            wanted = {"lanes": lanes, "context": context, "stride": stride}
-            job = _Job(lm, given, wanted, dtype, fallback, progress, PASSAGE if passage else 0)
+            wanted = {name: getattr(options, name) for name in ("lanes", "context", "stride")}
+            passage = PASSAGE if options.passage else 0
+            job = _Job(lm, given, wanted, dtype, options.fallback, progress, passage)
             job.write(out)
             seconds, used = time.perf_counter() - began, lm.step
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
@@ -89,7 +103,7 @@ def compress(
                 out.rewind()
                 verify_archive(run, out.file, platform, progress is not no_progress)
             verified = time.perf_counter() - began - seconds if verify else None
-        compared = compare_with(given) if compare else Compared()
+        compared = compare_with(given) if options.compare else Compared()
     found = Compression(
         source=str(source),
         bytes=given.size,

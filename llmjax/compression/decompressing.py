@@ -9,6 +9,7 @@ from llmjax.compression.archive import MODEL, STORED, ZSTD, Archive
 from llmjax.compression.progress import Progress, no_progress
 from llmjax.compression.sources import opened
 from llmjax.compression.targets import check_target, new_file, new_folder
+from llmjax.run.config.options import keyword_options
 
 KINDS = {STORED: "stored", ZSTD: "zstd", MODEL: "model"}
 
@@ -34,12 +35,21 @@ class Decompression:
     compile_seconds: float
 
 
+@dataclass(frozen=True)
+class DecompressOptions:
+    """Options of decompress."""
+
+    overwrite: bool = False
+    """Replace OUT where it exists and is a file."""
+
+
+@keyword_options()
 def decompress(
     run: str | Path,
     source: str | Path,
     target: str | Path,
+    options: DecompressOptions,
     *,
-    overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Decompression:
     """Makes of an archive the very bytes that it was made of; nothing is left where that fails.
@@ -48,13 +58,14 @@ def decompress(
       run: the run folder that compressed it, or a copy.
       source: the archive; - for standard input.
       target: a new file (for an archive of a folder, a new folder); - for standard output.
-      overwrite: replace an existing file.
+      options: fields of DecompressOptions, also as keywords.
       progress: told how far things are.
 
     Raises:
       UserError: the archive is damaged, of another model, tokenizer or surroundings, or the
         target cannot be written.
     """
+    overwrite = options.overwrite
     began, place = time.perf_counter(), str(target)
     check_target(place, overwrite, str(source))
     with opened(str(source)) as file:

@@ -15,7 +15,7 @@ from llmjax.data.tables.table import read_table
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.folder import Run
 from llmjax.tasks.config import name_of
 from llmjax.tasks.example import Example

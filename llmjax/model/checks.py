@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig, choice_problems
-from llmjax.model.lora_config import lora_problems
+from llmjax.model.lora import lora_problems
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
 
 

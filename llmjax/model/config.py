@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.rope import RopeScaling, Unscaled
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
@@ -69,7 +69,7 @@ class ModelConfig:
     token_types: int = 0
     """Kinds of segment that have an embedding of their own (BERT: 2)."""
     relative_buckets: int = 32
-    """Kinds of distance that relative positions tell apart."""
+    """Kinds of distance that relative positions tell unstacked."""
     relative_max_distance: int = 128
     """Distance from which all are one kind."""
     rope_theta: float = 10000.0

@@ -1,5 +1,6 @@
 """`llmjax report RUN`: a run as one offline HTML page."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,13 +12,23 @@ from llmjax.reporting.history import read_history
 from llmjax.reporting.measured import read_measures
 from llmjax.reporting.page import Page, kind_of, make_page
 from llmjax.run import environment
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
 
 __all__ = ["render", "report"]
 
 
-def report(run: str | Path, out: str | Path | None = None) -> Path:
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of report."""
+
+    out: str | None = None
+    """The page's path, which is replaced in one piece; none: RUN/report.html."""
+
+
+@keyword_options("out")
+def report(run: str | Path, options: ReportOptions) -> Path:
     """Writes the report of a run: curves, comparison, samples, config, environment.
 
     The page is one file that needs no network and no JavaScript. It says what a run lacks (no
@@ -25,7 +36,7 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
 
     Args:
       run: the run folder.
-      out: the page's path; None for RUN/report.html. It is replaced in one piece.
+      options: fields of ReportOptions, also as keywords.
 
     Returns:
       The page's path.
@@ -38,7 +49,7 @@ def report(run: str | Path, out: str | Path | None = None) -> Path:
     kind = kind_of(config)
     why = f"Not compared: with {config.objective.kind} training most of a text is given to the "
     why += "model, so it puts no price on a whole one."
-    path = opened.report if out is None else Path(out)
+    path = opened.report if options.out is None else Path(options.out)
     page = make_page(
         name=opened.folder.resolve().name,
         config=config,

@@ -14,7 +14,7 @@ from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import AnswerTask
 from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.heads import Head

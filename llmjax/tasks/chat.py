@@ -13,7 +13,7 @@ from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import ChatTask, name_of
 from llmjax.tasks.continuing import marked
 from llmjax.tasks.conversations import PLAIN, Speller, Spelt, spelling

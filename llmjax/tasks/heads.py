@@ -12,7 +12,7 @@ from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.layers import dropout
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.model.products import dense
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -67,7 +67,7 @@ class Head:
         if self.neck == "pooler":
             x = model.summarise(body, x)
         elif self.neck == "transform":
-            x = model.readout(body, x)
+            x = model.lm_head_input(body, x)
         elif self.neck != "none":
             x = dropout(x, model.compute.dropout, keys[0]) if self.neck == "tanh" else x
             own_dense = own["dense"]

@@ -12,7 +12,7 @@ from llmjax.losses import Loss
 from llmjax.losses.labels import sigmoid_cross_entropy
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import MultiLabelTask, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head

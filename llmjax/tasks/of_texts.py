@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks import heads
 from llmjax.tasks.config import ClassificationTask, MultiLabelTask, RegressionTask, name_of
 from llmjax.tasks.heads import Head

@@ -6,7 +6,7 @@ import jax
 
 from llmjax.errors import UserError
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks import heads
 from llmjax.tasks.config import AnswerTask, TokenTask, name_of
 from llmjax.tasks.heads import Head

@@ -16,7 +16,7 @@ from llmjax.errors import UserError
 from llmjax.losses import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.chat import fit, only_decoders
 from llmjax.tasks.config import PreferenceTask
 from llmjax.tasks.continuing import after, marked, written

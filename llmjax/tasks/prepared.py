@@ -13,7 +13,7 @@ from llmjax.data.tables.table import Row, read_tables
 from llmjax.errors import UserError
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import ClassificationTask, TaskConfig, name_of
 from llmjax.tasks.division import divide
 from llmjax.tasks.example import Example, Segment

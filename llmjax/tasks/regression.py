@@ -13,7 +13,7 @@ from llmjax.errors import UserError
 from llmjax.losses import Loss, mean_squared_error
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import RegressionTask
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head

@@ -12,7 +12,7 @@ from llmjax.data.batch import Arrays, place_batch
 from llmjax.interruption import between_batches
 from llmjax.losses import Loss
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, reshard, use_mesh
 from llmjax.tasks.example import Example
 from llmjax.tasks.packing import Shape, lay_out, pack

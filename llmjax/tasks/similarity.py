@@ -13,7 +13,7 @@ from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel import mesh
 from llmjax.tasks.config import SimilarityTask
 from llmjax.tasks.example import Example

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 from llmjax.tasks.task import Batch, body

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from llmjax.losses import nats_at, token_nats
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel import mesh
 from llmjax.tasks.states import inside_slots
 from llmjax.tasks.task import Batch, body

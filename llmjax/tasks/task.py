@@ -13,7 +13,7 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.losses import Loss
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.example import Example
 from llmjax.tasks.heads import Head

@@ -8,7 +8,7 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.task import Write, body
 
 

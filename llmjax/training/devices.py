@@ -11,7 +11,7 @@ from llmjax.errors import UserError
 from llmjax.parallel import distributed
 from llmjax.parallel.compilation import enable_compilation_cache
 from llmjax.parallel.devices import devices as all_devices
-from llmjax.run.config.changes import differences
+from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
 

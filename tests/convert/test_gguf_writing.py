@@ -21,7 +21,7 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.rope import Llama3Scaling, YarnScaling
 from llmjax.run.checkpoint.params import save_params
 from llmjax.run.config.schema import Config

@@ -20,7 +20,7 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.embed import embed
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.params import save_params
 from llmjax.run.config.storage import to_json

@@ -25,7 +25,7 @@ from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import SgdConfig

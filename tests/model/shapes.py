@@ -11,7 +11,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 

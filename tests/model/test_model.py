@@ -13,7 +13,7 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.flops import flops_per_token
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 
 

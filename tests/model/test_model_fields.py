@@ -12,7 +12,7 @@ from llmjax.losses import causal_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 

@@ -9,10 +9,10 @@ import pytest
 from llmjax.data.tables.files import FileTable
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig
-from llmjax.run.config.changes import MAY_CHANGE, differences
+from llmjax.run.config.checks import MAY_CHANGE, differences
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
@@ -194,7 +194,7 @@ def test_writes_are_whole_or_not_at_all(tmp_path):
 
 HOLD = """
 import sys, time
-from llmjax.run import Run
+from llmjax.run.folder import Run
 with Run.open(sys.argv[1]).lock():
     print("locked", flush=True)
     time.sleep(60)

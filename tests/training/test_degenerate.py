@@ -235,7 +235,7 @@ def test_a_batch_of_no_rows_is_not_the_batch_of_the_run(tmp_path, size):
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
         evaluate(run.folder, batch_size=size)
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
-        next(predict(run.folder, texts=("a",), batch_size=size))
+        next(predict(run.folder, text=("a",), batch_size=size))
     with pytest.raises(UserError, match="max_shard_bytes 0: is not positive"):
         export(run.folder, tmp_path / "out", max_shard_bytes=0)
     assert not (tmp_path / "out").exists()

@@ -19,8 +19,7 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
-from llmjax.model.lora import merged
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig, merged
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads

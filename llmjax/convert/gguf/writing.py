@@ -24,7 +24,7 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.model.rope import Llama3Scaling
 from llmjax.run.folder import Run
 from llmjax.version import __version__

@@ -26,7 +26,7 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.model import Model
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin

@@ -28,9 +28,9 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.run.origin import read_origin

@@ -25,11 +25,10 @@ from llmjax.convert.tensors import Planned
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.model.apart import one_by_one
 from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params, unstack_layers
 from llmjax.run.folder import Run
 
 FORMAT = 1
@@ -113,7 +112,7 @@ def _opened(run: Path, step: int | None, dtype: str | None) -> tuple[Model, Para
     if dtype is not None:
         compute = replace(compute, dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)
-    return Model(without_adapters(shape), compute), one_by_one(params), tokenizer
+    return Model(without_adapters(shape), compute), unstack_layers(params), tokenizer
 
 
 def _write_program(

@@ -121,8 +121,10 @@ class ChatTemplate:
         context: Context = MESSAGES_ALONE,
         now: float | None = None,
     ) -> str:
-        """As the function `render`; `now` is the time that the template sees, in seconds since 1970,
-        None for the present one."""
+        """As the function `render`.
+
+        `now` is the time that the template sees, in seconds since 1970; None: the present one.
+        """
         values = self._values(messages, add_generation_prompt, context)
         return str(self._answer({"values": values, "now": now})["text"])
 

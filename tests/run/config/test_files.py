@@ -109,7 +109,7 @@ MADE_OF = (
         ("Config(model=ModelConfig(d_model='3'))", "model.d_model: '3' is not an integer"),
         ("Config(steps=np.int64(3))", "steps: np.int64(3) is not an integer"),
         ("Config(steps=True)", "steps: True is not an integer"),
-        ("Config(model=None)", "model: None is not a group of fields"),
+        ("Config(model=None)", "model: None is not a section of fields"),
         (
             "Config(data=DataConfig(sources=(TextSource('x.txt'),)))",
             "data.sources.0.paths: 'x.txt' is not a list: text ...",
@@ -136,7 +136,7 @@ def test_what_was_meant_is_said_with_what_is_wrong(tmp_path, value, message):
         ),
         (
             "from llmjax.run.config import LionConfig",
-            "ImportError: no LionConfig in llmjax.run.config; it is in llmjax.optimizers.config",
+            "ImportError: no LionConfig in llmjax.run.config; write: from llmjax import LionConfig",
         ),
         ("class Own(Exception): pass\nraise Own('x')", "line 2: Own: x"),
         ("def config(size): pass", "config() needs size; give every argument a default"),

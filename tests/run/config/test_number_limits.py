@@ -17,7 +17,7 @@ from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.limits import LARGEST_INTEGER, MOST, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig

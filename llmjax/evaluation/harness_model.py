@@ -1,20 +1,16 @@
-"""A run as a model of the harness."""
+"""A run as a model of EleutherAI's lm-evaluation-harness."""
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from jax.sharding import Mesh
+from typing import Any, TypeVar
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
-from llmjax.evaluation.harness.settings import decoding
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.compute import Dtype
-from llmjax.parallel.mesh import MeshConfig
 from llmjax.scoring.continuations import score_continuations
 
 try:
@@ -27,12 +23,28 @@ except ImportError as error:
     raise UserError("the evaluation harness", f"is not installed ({error})", fix) from error
 
 
+log = logging.getLogger(__name__)
+Number = TypeVar("Number", int, float)
+# The harness's name -> ours; what is not here is logged and left out.
+FIELDS = {
+    "num_beams": "beams",
+    "length_penalty": "length_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "seed": "seed",
+}
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+
+
 @register_model("llmjax")
 class HarnessModel(TemplateLM):
     """A run as the harness's model.
 
     Attributes:
-      lm: the model in hand.
+      lm: the loaded model.
       max_length: tokens of a window; of longer texts, the last ones are read.
       max_gen_toks: the most tokens to write where a task does not say.
       batch_size: rows at once.
@@ -47,25 +59,23 @@ class HarnessModel(TemplateLM):
         device: str | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
-        step: int | None = None,
-        dtype: Dtype | None = None,
-        mesh: Mesh | MeshConfig | None = None,
+        **loading: Any,
     ):
-        """Loads a run, or takes a model in hand.
+        """Loads a run, or takes a loaded model.
 
         Args:
-          run: see llmjax.load, as step, dtype and mesh; or a model (these are its own then).
+          run: a run folder, or a loaded model.
           batch_size: rows at once; None or "auto": 16.
           max_batch_size: accepted from the harness; only for "auto", where it is a limit.
           device: accepted from the harness, and left to JAX.
           max_length: None: the model's context.
           max_gen_toks: see above.
+          **loading: see llmjax.load.
 
         Raises:
           UserError: no such run or step, or a model without decoder.
         """
         super().__init__()
-        loading: dict[str, Any] = {"step": step, "dtype": dtype, "mesh": mesh}
         self.lm = run if isinstance(run, LanguageModel) else load(run, **loading)
         config = self.lm.model.config
         if not config.num_decoder_layers:
@@ -120,9 +130,9 @@ class HarnessModel(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            found = [(None, *utils.make_disjoint_window(pair)) for pair in cut]
-            windows += found
-            counts.append(len(found))
+            disjoint = [(None, *utils.make_disjoint_window(pair)) for pair in cut]
+            windows += disjoint
+            counts.append(len(disjoint))
         totals = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
         sums = [sum(next(totals)[0] for _ in range(count)) for count in counts]
         for request, total in zip(requests, sums, strict=True):
@@ -145,14 +155,14 @@ class HarnessModel(TemplateLM):
             mesh=self.lm.mesh,
         )
         bar = tqdm(stream, "Log-likelihoods", total=len(pairs), disable=disable_tqdm)
-        found = [(one.total, one.greedy) for one in bar]
-        for (texts, _, _), answer in zip(requests, found, strict=True):
+        answers = [(likelihood.total, likelihood.greedy) for likelihood in bar]
+        for (texts, _, _), answer in zip(requests, answers, strict=True):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
-        return found
+        return answers
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Goes on from each text up to its stop strings; those of like settings together."""
+        """Continues each text up to its stop strings; those of the same settings together."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
@@ -206,3 +216,42 @@ class HarnessModel(TemplateLM):
             return text
         last = chat_history[-1]["content"].strip()
         return text[: text.rindex(last) + len(last)]
+
+
+def decoding(given: Mapping[str, Any], longest: int, batch_size: int) -> DecodingConfig:
+    """A task's generation_kwargs as a DecodingConfig: greedy unless sampling is asked for.
+
+    Args:
+      given: of one request.
+      longest: tokens to write where it does not say.
+      batch_size: texts written at once.
+
+    Raises:
+      UserError: a value is not a number.
+    """
+    fields, until = dict(given), given.get("until") or []
+    temperature = _number(float, "temperature", fields.pop("temperature", 0.0) or 0.0)
+    samples = fields.pop("do_sample", None)
+    samples = temperature > 0 if samples is None else samples
+    limits = [_number(int, name, fields.pop(name)) for name in LENGTHS if name in fields]
+    fields.pop("until", None)
+    settings = {FIELDS[name]: fields.pop(name) for name in list(fields) if name in FIELDS}
+    if not samples:
+        settings = {name: value for name, value in settings.items() if name not in SAMPLING}
+    if fields:
+        log.warning("generation settings without a meaning here: %s", ", ".join(fields))
+    return DecodingConfig(
+        max_new_tokens=limits[0] if limits else longest,
+        temperature=(temperature or 1.0) if samples else 0.0,
+        stop=tuple(filter(None, [until] if isinstance(until, str) else until)),
+        batch_size=batch_size,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
+def _number(kind: Callable[[Any], Number], name: str, value: Any) -> Number:
+    try:
+        return kind(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        where = f"generation_kwargs, {name}"
+        raise UserError(where, f"{repr(value)[:40]} is not a number", "fix the task") from error
