@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmjax.cli.registry import COMMANDS
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
-from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError
+from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError, printable
 
 if TYPE_CHECKING:
     from llmjax.cli.command import Command
@@ -170,12 +170,8 @@ def _report_mistake(error: UserError) -> int:
 
 def _log_line(text: str) -> None:
     """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
-    if not text.isprintable():
-        from llmjax.compression.visible import visible
-
-        text = visible(text)
     with contextlib.suppress(OSError, ValueError):  # the exit code counts where nobody reads it
-        print(f"llmjax: {text}", file=sys.stderr, flush=True)
+        print(f"llmjax: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

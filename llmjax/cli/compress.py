@@ -1,7 +1,7 @@
 """`llmjax compress`."""
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.compression.compressing import CompressOptions, compress
+from llmjax.compression.compress import CompressOptions, compress
 from llmjax.compression.progress import end_line, line_progress
 
 

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.compression.decompressing import DecompressOptions, decompress
+from llmjax.compression.decompress import DecompressOptions, decompress
 from llmjax.compression.progress import end_line, line_progress
-from llmjax.compression.visible import visible
+from llmjax.errors import printable
 
 
 def run(call: Call[DecompressOptions]) -> Output:
@@ -16,7 +16,7 @@ def run(call: Call[DecompressOptions]) -> Output:
         end_line()
     files = f" in {result.files:,} files" if result.files != 1 else ""
     text = (
-        f"{visible(result.target)}: {result.bytes:,} bytes{files}, {result.seconds:.1f} s, "
+        f"{printable(result.target)}: {result.bytes:,} bytes{files}, {result.seconds:.1f} s, "
         f"{result.bytes / 1e3 / result.seconds:.2f} KB/s"
     )
     return Output(asdict(result), text, is_log=call.words[2] == "-")

@@ -9,7 +9,7 @@ from llmjax.data.progress import terminal_progress
 from llmjax.evaluation.baselines import Baseline, comparison_table
 from llmjax.evaluation.evaluate import EvaluateOptions, Evaluation, evaluate
 from llmjax.evaluation.task_evaluation import TaskEvaluations
-from llmjax.reporting.heldout import compare, heldout_text
+from llmjax.reporting.comparison import compare, validation_text
 from llmjax.run.folder import Run
 
 
@@ -33,7 +33,7 @@ def _baselines(folder: str, result: Evaluation | TaskEvaluations) -> Sequence[Ba
     if result.bits_per_byte is None:
         return ()
     opened = Run.open(folder)
-    baselines = compare(opened.folder, lambda: heldout_text(opened, opened.config())).baselines
+    baselines = compare(opened.folder, lambda: validation_text(opened, opened.config())).baselines
     return [baseline for baseline in baselines if baseline.original_bytes == result.bytes]
 
 

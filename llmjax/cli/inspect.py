@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.compression.decompressing import inspect
-from llmjax.compression.visible import visible
+from llmjax.compression.decompress import inspect
+from llmjax.errors import printable
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ def _lines(header: Mapping[str, Any]) -> Iterator[str]:
     for name, value in header.items():
         if name != "files":
             text = f"{value:04o}" if name == "mode" and value is not None else _shown(value)
-            yield f"  {visible(name.replace('_', ' ')):15}{visible(text)}"
+            yield f"  {printable(name.replace('_', ' ')):15}{printable(text)}"
     for name, mode, _, size in header.get("files") or ():
-        yield f"  {mode:04o} {size if size >= 0 else 'folder':>12} {visible(name)}"
+        yield f"  {mode:04o} {size if size >= 0 else 'folder':>12} {printable(name)}"
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,7 @@
 """`llmjax report`."""
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.reporting import ReportOptions, report
+from llmjax.reporting.report import ReportOptions, report
 
 
 def run(call: Call[ReportOptions]) -> Output:

@@ -10,7 +10,7 @@ import pytest
 from command import run, stub
 
 from llmjax.cli import streams
-from llmjax.compression.archive import Writer
+from llmjax.compression.archive import ArchiveWriter
 from llmjax.errors import UserError
 
 NO_SPACE = "llmjax: error: standard output: No space left on device\n"
@@ -31,7 +31,7 @@ def archive(tmp_path_factory):
     names = ["café", "你好 🙂", os.fsdecode(b"byte \xff"), "line\nbreak"]
     header = {"size": 0, "files": [[name, 0o644, 0, 0] for name in sorted(names)]}
     with open(path, "wb") as file:
-        Writer(file, header).close()
+        ArchiveWriter(file, header).close()
     return path
 
 

@@ -13,7 +13,7 @@ from llmjax.evaluation.task_evaluation import evaluate_tasks
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig

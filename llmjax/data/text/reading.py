@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO, TypeAlias, cast
 
 from llmjax.errors import UserError
-from llmjax.storage.bounded import size_text
-from llmjax.storage.encodings import BOM, other_encoding
+from llmjax.storage.bounded import BOM, other_encoding, size_text
 from llmjax.storage.json_documents import RECORD
 
 BLOCK = 1 << 20

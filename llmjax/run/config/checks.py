@@ -12,7 +12,7 @@ from typing import Any
 from llmjax.data.config import data_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
 from llmjax.model.compute import compute_problems
 from llmjax.optimizers.trainable import trainable_problems
