@@ -12,6 +12,7 @@ from llmjax.cli import find_command, main
 from llmjax.cli.registry import COMMANDS
 from llmjax.errors import UserError
 from llmjax.parallel.memory import FEWER, TRAINING, enough_memory, memory_mistake
+from llmjax.training import trainer
 from llmjax.training.train import train
 
 HUGE = 1 << 45  # float32: 128 TiB
