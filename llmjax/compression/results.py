@@ -243,8 +243,8 @@ class CompressionResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain data, for JSON."""
-        names = ("source", "bytes", "archive_bytes", "header_bytes", "bits_per_byte", "ratio")
-        names += ("adjusted_ratio", "model_bytes", "seconds", "compile_seconds", "verify_seconds")
+        names = ["source", "bytes", "archive_bytes", "header_bytes", "bits_per_byte", "ratio"]
+        names += ["adjusted_ratio", "model_bytes", "seconds", "compile_seconds", "verify_seconds"]
         speeds = self.kilobytes_per_second
         return {
             **{name: getattr(self, name) for name in names},
