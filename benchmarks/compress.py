@@ -34,7 +34,7 @@ from llmjax.compression.segments import Segmenter
 from llmjax.data.text.corpus import Document
 from llmjax.inference.language_model import LanguageModel
 from llmjax.parallel.compilation import enable_compilation_cache
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_documents
 

@@ -62,7 +62,7 @@ from .inference.fill_mask import fill_mask as fill_mask
 from .inference.generate import generate as generate
 from .inference.language_model import LanguageModel as LanguageModel
 from .inference.language_model import load as load
-from .losses import LossConfig as LossConfig
+from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
 from .model.lora import LoraConfig as LoraConfig

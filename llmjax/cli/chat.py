@@ -8,7 +8,7 @@ from llmjax.cli.command import Call, Command, Output
 from llmjax.decoding.config import decoding_problems
 from llmjax.errors import UserError
 from llmjax.inference.chat import ChatOptions, Conversation, chat
-from llmjax.storage.json_text import json_text
+from llmjax.storage.json_documents import json_text
 from llmjax.storage.writing import write_atomically
 
 LONGEST_MESSAGE = 1 << 20

@@ -12,7 +12,7 @@ from llmjax.limits import number_problems
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import flag
 from llmjax.run.config.overrides import override
-from llmjax.storage.json_text import json_text
+from llmjax.storage.json_documents import json_text
 
 Options = TypeVar("Options")
 

@@ -14,7 +14,7 @@ from llmjax.run.config.files import load_config_file, presets
 from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.storage.json_lines import json_lines
+from llmjax.storage.json_documents import json_lines
 from llmjax.training import train
 
 FIGURES = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")

@@ -27,7 +27,8 @@ from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint import files
-from llmjax.run.checkpoint.params import save_params, stored_leaves
+from llmjax.run.checkpoint.checkpoints import save_params
+from llmjax.run.checkpoint.reading import stored_leaves
 from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json

@@ -24,7 +24,7 @@ from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import Origin, Pooling, read_origin
 from llmjax.storage.cache_folders import write_file
-from llmjax.storage.json_text import json_text
+from llmjax.storage.json_documents import json_text
 
 log = logging.getLogger(__name__)
 

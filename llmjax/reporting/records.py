@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.reporting.format import count, show_controls
-from llmjax.storage.json_lines import json_lines
+from llmjax.storage.json_documents import json_lines
 
 Line = dict[str, Any]
 

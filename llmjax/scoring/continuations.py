@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket
 from llmjax.errors import UserError
-from llmjax.losses import nats_at
+from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
@@ -257,5 +257,5 @@ def _target_nats(
     places: jax.Array,
     targets: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    nats, correct = nats_at(model, params, batch, places, targets)
+    nats, correct = nll_at(model, params, batch, places, targets)
     return reshard(nats, None, None), reshard(correct, None, None)

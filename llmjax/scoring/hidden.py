@@ -20,7 +20,8 @@ from llmjax.data.objectives.windows import windows
 from llmjax.data.text.corpus import Document
 from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError
-from llmjax.losses import nats_at
+from llmjax.interruption import between_batches
+from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
@@ -154,5 +155,5 @@ def _predict(
 ) -> tuple[jax.Array, jax.Array]:
     """Nats of each target, and whether it is the likeliest; whole on every device."""
     places = jnp.broadcast_to(jnp.arange(batch["targets"].shape[1]), batch["targets"].shape)
-    nats, correct = nats_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
+    nats, correct = nll_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
     return reshard(nats, None, None), reshard(correct, None, None)

@@ -11,7 +11,7 @@ import pytest
 import pretend
 from llmjax.compression import codec
 from llmjax.decoding import beams, rows, sampling, steps
-from llmjax.losses import nats_at, token_nats
+from llmjax.losses.token_loss import nll_at, token_nll
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.config import ModelConfig
@@ -113,8 +113,8 @@ def test_scores(platform, dtype, sizes):
 
         @jax.jit
         def both(params, batch, places):
-            nats, _ = nats_at(model, params, batch, places, batch["targets"])
-            return reshard(token_nats(model, params, batch), None, None), reshard(nats, None, None)
+            nats, _ = nll_at(model, params, batch, places, batch["targets"])
+            return reshard(token_nll(model, params, batch), None, None), reshard(nats, None, None)
 
         check(both.trace(params, batch, places), platform, kernel=kernel)
 

@@ -19,7 +19,7 @@ from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig,
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
@@ -57,7 +57,7 @@ def stepped(model, batch, mesh, steps=2):
     optimizer = make_optimizer(tiny.OPTIMIZER, 20, model.logical_axes())
 
     def loss(params, batch, key):
-        return causal_loss(model, params, batch)
+        return token_loss(model, params, batch)
 
     take_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
     placed = jax.device_put(batch, named_sharding(mesh, "batch", "length"))

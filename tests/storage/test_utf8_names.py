@@ -5,7 +5,7 @@ import os
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.storage.names import check_utf8
+from llmjax.storage.writing import check_utf8
 
 
 def test_names_of_valid_utf8_pass(tmp_path):
