@@ -21,7 +21,7 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.telemetry.display import si
+from llmjax.run.telemetry.display import short_count
 from llmjax.scoring.documents import score_documents
 from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
@@ -180,7 +180,7 @@ class TextLesson:
         }
 
     def headline(self) -> str:
-        return f"{si(self.corpus.num_tokens)}tokens of text"
+        return f"{short_count(self.corpus.num_tokens)} tokens of text"
 
 
 def prepared(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
