@@ -23,7 +23,7 @@ from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.display import short_count
 from llmjax.scoring.documents import score_documents
-from llmjax.scoring.drawn import has_targets, score_drawn
+from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction
@@ -91,7 +91,7 @@ class Pretraining:
         documents = self._heldout(whole)
         if not documents:
             return None
-        score = self._score_all if self.config.objective.is_causal else self._score_drawn
+        score = self._score_all if self.config.objective.is_causal else self._score_hidden
         found = score(params, documents, self._context, mesh)
         sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
         return EvalResult(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
@@ -154,10 +154,10 @@ class Pretraining:
             mesh=mesh,
         )
 
-    def _score_drawn(
+    def _score_hidden(
         self, params: Tree, documents: list[Document], context: int, mesh: Mesh
     ) -> Totals:
-        return score_drawn(
+        return score_hidden(
             self.model,
             params,
             self.objective,
