@@ -28,8 +28,8 @@ from llmjax.model.config import ModelConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
 from llmjax.run.origin import Origin, read_origin
+from llmjax.run.parameters import run_tasks
 from llmjax.version import __version__
 
 Format = Literal["hf", "peft", "gguf", "stablehlo"]

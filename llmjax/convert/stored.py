@@ -15,7 +15,7 @@ from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, stored_network
+from llmjax.run.parameters import read_parameters, resolve_step, stored_parameters
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
@@ -30,14 +30,14 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
     Args:
       run: the run.
       shape: its model's.
-      step: which checkpoint; None as `chosen_step`.
+      step: which checkpoint; None as `resolve_step`.
 
     Raises:
-      UserError: as `chosen_step` and `read_network`.
+      UserError: as `resolve_step` and `read_parameters`.
     """
     one = jax.sharding.SingleDeviceSharding(host())
-    found = chosen_step(run, run.config(), step)
-    there = stored_network(run, found)
+    found = resolve_step(run, run.config(), step)
+    there = stored_parameters(run, found)
     wanted = dict(flatten(Model(shape).abstract_params()))
     wanted |= {path: leaf for path, leaf in there.items() if path.startswith(f"{HEADS}.")}
 
@@ -45,7 +45,7 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
         return jax.ShapeDtypeStruct(leaf.shape, there.get(path, leaf).dtype, sharding=one)
 
     abstract = unflatten({path: held(path, leaf) for path, leaf in wanted.items()})
-    return read_network(run, found, abstract)
+    return read_parameters(run, found, abstract)
 
 
 def merged_params(
@@ -56,7 +56,7 @@ def merged_params(
     Args:
       run: the run.
       shape: its model's.
-      step: which checkpoint; None as `chosen_step`.
+      step: which checkpoint; None as `resolve_step`.
       dtype: what they will be written in; None for what they are stored in.
 
     Raises:

@@ -32,8 +32,8 @@ from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
 from llmjax.run.origin import read_origin
+from llmjax.run.parameters import run_tasks
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
