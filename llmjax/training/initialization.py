@@ -25,7 +25,7 @@ from llmjax.storage.writing import new_folder_mode
 from llmjax.tasks.heads import Network
 
 
-def adopted(config: Config) -> Config:
+def resolve_init_from(config: Config) -> Config:
     """The config with the model and the tokenizer of the run that it begins with.
 
     Raises:
