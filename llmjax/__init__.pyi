@@ -126,6 +126,6 @@ from .tasks.config import (
 from .tasks.config import (
     TokenTask as TokenTask,
 )
-from .training import train as train
+from .training.train import train as train
 
 __version__: str

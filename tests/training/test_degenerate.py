@@ -43,8 +43,8 @@ from llmjax.tasks.config import (
 from llmjax.tasks.opening import find_facts, open_task
 from llmjax.tasks.prepared import encode, teaching
 from llmjax.tasks.task import Setting
-from llmjax.training import train
-from llmjax.training.memory import check_memory
+from llmjax.training.session import check_memory
+from llmjax.training.train import train
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, tasked
 
 SMALLEST = ModelConfig(

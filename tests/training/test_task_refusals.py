@@ -32,7 +32,7 @@ from llmjax.tasks.config import (
     SequenceTask,
     TokenTask,
 )
-from llmjax.training import train
+from llmjax.training.train import train
 from task_runs import DECODER, ENCODER_DECODER
 
 pytestmark = pytest.mark.usefixtures("devices")

@@ -29,16 +29,17 @@ from llmjax.run.checkpoint.reading import stored_leaves
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import ClassificationTask, RegressionTask, SequenceTask
 from llmjax.tasks.example import Example, Segment
 from llmjax.tasks.feed import TaskFeed
 from llmjax.tasks.packing import shape_of
-from llmjax.training import session, train
-from llmjax.training.lesson import Heldout
-from llmjax.training.task_lesson import TaskLesson
+from llmjax.training import session
+from llmjax.training.finetuning import Finetuning
+from llmjax.training.train import train
+from llmjax.training.workload import EvalResult
 from runs import metrics
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, begun
 from tiny import equal
@@ -61,7 +62,7 @@ def devices(monkeypatch):
         monkeypatch.setattr(session, "make_mesh", some)
 
     use(1)
-    monkeypatch.setattr(TaskLesson, "score", lambda *_: None)
+    monkeypatch.setattr(Finetuning, "score", lambda *_: None)
     return use
 
 
@@ -118,7 +119,7 @@ def whole(run, step=None):
     run = Run.open(run)
     there, tokenizer = run.config(), BytesTokenizer()
     network = run_network(run, there, tokenizer, resolve(there.model, tokenizer.vocab_size))
-    return read_network(run, chosen_step(run, there, step), network.abstract_params())
+    return read_parameters(run, resolve_step(run, there, step), network.abstract_params())
 
 
 def with_state(run, step):
@@ -284,9 +285,9 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, mo
     told = iter([0.5, 0.9, 0.8, 0.7, 1.0])
 
     def score(*_):
-        return Heldout(1.0, {"accuracy": next(told)}, {"accuracy": True})
+        return EvalResult(1.0, {"accuracy": next(told)}, {"accuracy": True})
 
-    monkeypatch.setattr(TaskLesson, "score", score)
+    monkeypatch.setattr(Finetuning, "score", score)
     stops = config(
         tmp_path,
         labels(tmp_path),
@@ -321,9 +322,9 @@ def accuracies(monkeypatch, *told):
     each = iter(told)
 
     def score(*_):
-        return Heldout(1.0, {"accuracy": next(each)}, {"accuracy": True})
+        return EvalResult(1.0, {"accuracy": next(each)}, {"accuracy": True})
 
-    monkeypatch.setattr(TaskLesson, "score", score)
+    monkeypatch.setattr(Finetuning, "score", score)
 
 
 @pytest.mark.parametrize(("keep_best", "kept"), [(1, [3, 5]), (0, [5])])
@@ -348,13 +349,13 @@ def test_what_was_learnt_is_saved_where_measuring_fails(tmp_path, devices, monke
     def broken(*_):
         raise ValueError("no figures today")
 
-    monkeypatch.setattr(TaskLesson, "score", broken)
+    monkeypatch.setattr(Finetuning, "score", broken)
     measures = EvaluationConfig(every=2, batch_size=8)
     goes_on = config(tmp_path, labels(tmp_path), steps=3, evaluation=measures)
     with pytest.raises(ValueError, match="no figures today"):
         train(goes_on)
     assert Run(tmp_path / "run").steps() == [2]
-    monkeypatch.setattr(TaskLesson, "score", lambda *_: None)
+    monkeypatch.setattr(Finetuning, "score", lambda *_: None)
     train(goes_on)
     assert Run(tmp_path / "run").steps() == [2, 3]
 

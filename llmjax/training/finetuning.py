@@ -1,7 +1,7 @@
-"""Fine-tuning: examples of one task or several, each with its head."""
+"""Fine-tuning: examples of one task or several, each with its head; what is kept of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,22 +10,29 @@ from jax.sharding import Mesh
 
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.folder import keep_chat_template
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss
 from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction
-from llmjax.tasks.config import RegressionTask, SequenceTask, TaskConfig, name_of
+from llmjax.storage.writing import write_atomically
+from llmjax.tasks.config import ChatTask, SequenceTask, TaskConfig, name_of
+from llmjax.tasks.conversations import PLAIN
 from llmjax.tasks.example import Example
 from llmjax.tasks.feed import TaskFeed
 from llmjax.tasks.figures import check_metric
 from llmjax.tasks.findings import HELD_OUT, findings
-from llmjax.tasks.opening import require_answers
+from llmjax.tasks.opening import open_task, read_facts, require_answers, to_json
 from llmjax.tasks.packing import Shape
+from llmjax.tasks.preference import Preference
 from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape, teaching
-from llmjax.tasks.task import Setting, Task
-from llmjax.training.lesson import Heldout
+from llmjax.tasks.task import Facts, Setting, Task
+from llmjax.training.workload import EvalResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +59,17 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class TaskLesson:
+class Finetuning:
     """Tasks that take turns."""
 
     config: Config
     model: Model
     parts: tuple[Part, ...]
 
-    stops = True
-    priced = False
+    is_finite = True
 
     @property
-    def unembeds(self) -> bool:
+    def has_lm_head(self) -> bool:
         return any(part.shape.per_token and part.task.head is None for part in self.parts)
 
     @cached_property
@@ -78,21 +84,14 @@ class TaskLesson:
     def losses(self) -> tuple[LossFunction, ...]:
         return tuple(self._loss(part.task) for part in self.parts)
 
-    @property
-    def tells(self) -> bool:
-        return not any(isinstance(part.task.config, RegressionTask) for part in self.parts)
-
     def feed(self) -> Feed:
         return self._feed
 
-    def task(self, step: int) -> int:
-        return self._feed.task(step)
-
-    def samples(self, metric: str | None) -> bool:
+    def evaluates_part(self, metric: str | None) -> bool:
         limits = [_limit(part.task.config) for part in self.parts]
         return metric not in (None, "loss") and any(limit is not None for limit in limits)
 
-    def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
+    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
         """Each task's figures; with several tasks under their names, the loss as their mean."""
         figures: dict[str, float | None] = {"bits_per_byte": None}
         larger: dict[str, bool] = {}
@@ -123,9 +122,9 @@ class TaskLesson:
             details[part.name] = findings(part.task.config, told, which)
         if not losses:
             return None
-        return Heldout(sum(losses) / len(losses), figures, larger, details)
+        return EvalResult(sum(losses) / len(losses), figures, larger, details)
 
-    def facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
         return {
             part.name: {
                 "kind": part.task.config.kind,
@@ -145,10 +144,35 @@ class TaskLesson:
         ]
         return "\n".join(lines)
 
+    def before_first_step(self, params: Tree, mesh: Mesh) -> "Finetuning":
+        """With the references of pairs of answers: their likelihoods by the untrained model."""
+        parts = []
+        for part in self.parts:
+            if isinstance(part.task, Preference):
+                metadata = part.task.refer(
+                    self.model,
+                    params,
+                    [*part.learnt, *part.heldout],
+                    batch_size=self.config.evaluation.batch_size,
+                    mesh=mesh,
+                )
+                part = _with_references(part, metadata)
+            parts.append(part)
+        unchanged = all(new is old for new, old in zip(parts, self.parts, strict=True))
+        return self if unchanged else replace(self, parts=tuple(parts))
+
+    def write_metadata(self, run: Run) -> None:
+        """Writes what the tasks found in their examples, references included, to the run."""
+        metadata = to_json({part.name: part.task.facts for part in self.parts})
+        try:
+            write_atomically(run.tasks, metadata)
+        except OSError as error:
+            raise UserError(run.tasks, f"cannot be written: {error.strerror}") from error
+
     def _loss(self, task: Task) -> LossFunction:
         has_dropout = self.model.compute.dropout > 0
 
-        def loss(params: Any, batch: Batch, key: jax.Array | None) -> Loss:
+        def loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
             return task.loss(self.model, params, batch, key if has_dropout else None)
 
         return loss
@@ -210,3 +234,35 @@ def _check_measured(config: Config, parts: Sequence[Part]) -> None:
             "no task holds anything out to measure",
             "name a task's dev tables, raise its dev_fraction, or leave metric and patience out",
         )
+
+
+def with_stored_references(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
+    """The parts with the references that the run kept, where it did."""
+    if not run.tasks.is_file() or not any(isinstance(one.task, Preference) for one in parts):
+        return tuple(parts)
+    facts = read_facts(run.tasks, [part.task.config for part in parts])
+    return tuple(map(_with_references, parts, facts))
+
+
+def _with_references(part: Part, facts: Facts) -> Part:
+    task = part.task
+    if not isinstance(task, Preference):
+        return part
+    kept = replace(task.facts, references=facts.references)
+    again = open_task(task.config, task.setting, kept)
+    assert isinstance(again, Preference)
+    heldout, learnt = again.referred(part.heldout), again.referred(part.learnt)
+    return replace(part, task=again, heldout=heldout, learnt=learnt)
+
+
+def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
+    """The run's tokenizer; with a template, kept beside it, where conversations are learnt.
+
+    Raises:
+      UserError: the run's folder cannot be written.
+    """
+    chats = any(isinstance(task, ChatTask) for task in config.tasks)
+    if not chats or tokenizer.chat_template is not None:
+        return tokenizer
+    keep_chat_template(run.tokenizer, PLAIN)
+    return load_tokenizer(run.tokenizer)
