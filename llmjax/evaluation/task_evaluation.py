@@ -17,7 +17,7 @@ from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
 from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
+from llmjax.run.parameters import run_tasks
 from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
 from llmjax.tasks.overrides import NO_OVERRIDES, TaskOverrides, apply_overrides

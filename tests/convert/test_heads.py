@@ -24,7 +24,7 @@ from llmjax.model.model import Model
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
+from llmjax.run.parameters import run_tasks
 from llmjax.tasks.config import (
     AnswerTask,
     ClassificationTask,
