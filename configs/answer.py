@@ -17,7 +17,7 @@ from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import AnswerTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 
 
 def config() -> Config:
@@ -27,7 +27,9 @@ def config() -> Config:
         init_from="runs/minilm",
         epochs=3,
         model=ModelConfig(dropout=0.1),
-        tasks=(AnswerTask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),),
+        tasks=(
+            ExtractiveQATask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),
+        ),
         data=DataConfig(batch_size=8, length=384),
         optimizer=AdamWConfig(
             learning_rate=1e-4,

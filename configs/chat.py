@@ -19,7 +19,7 @@ from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ChatTask
+from llmjax.tasks.chat import ChatTask
 
 EVERYWHERE: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
 

@@ -18,7 +18,7 @@ from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import PreferenceTask
+from llmjax.tasks.preference import PreferenceTask
 
 
 def config() -> Config:

@@ -17,7 +17,7 @@ from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import RegressionTask
+from llmjax.tasks.regression import RegressionTask
 
 
 def config() -> Config:

@@ -18,7 +18,7 @@ from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import TokenTask
+from llmjax.tasks.token_classification import TokenClassificationTask
 
 
 def config() -> Config:
@@ -28,7 +28,7 @@ def config() -> Config:
         init_from="runs/minilm",
         epochs=5,
         model=ModelConfig(dropout=0.1),
-        tasks=(TokenTask(train=(FileTable(("data/train.jsonl",)),)),),
+        tasks=(TokenClassificationTask(train=(FileTable(("data/train.jsonl",)),)),),
         data=DataConfig(batch_size=8, length=256),
         optimizer=AdamWConfig(
             learning_rate=2e-4,

@@ -21,7 +21,7 @@ from llmjax.optimizers.muon import MuonConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import SequenceTask
+from llmjax.tasks.sequence import SequenceTask
 
 
 def config() -> Config:

@@ -58,7 +58,7 @@ def sentence_of(shape: ModelConfig, task: Task | None, origin: Origin | None) ->
     them, or as it was published."""
     if isinstance(task, Similarity):
         pooling: Pooling = "mean" if shape.num_encoder_layers else "last"
-        return Sentence("", pooling, normalize=True, length=task.longest)
+        return Sentence("", pooling, normalize=True, length=task.max_tokens)
     if task is not None or origin is None or origin.pooling is None:
         return None
     return Sentence(

@@ -30,8 +30,8 @@ from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin, write_origin
 from llmjax.tasks.config import name_of
-from llmjax.tasks.opening import to_json as to_facts_json
-from llmjax.tasks.task import Setting
+from llmjax.tasks.metadata import metadata_json
+from llmjax.tasks.task import TaskContext
 
 ROW = 1024
 """Longest row that an imported model is trained and scored on, unless its config is changed."""
@@ -90,7 +90,7 @@ def _fill(
     config = config_of(target, shape, published.sentence)
     found = None
     if kind is not None:
-        setting = Setting(tokenizer, shape, config.data.length)
+        setting = TaskContext(tokenizer, shape, config.data.length)
         values = published.config
         found = read_with_head(source, values, kind, family, setting, dtype=dtype, mesh=mesh)
     if found is None:
@@ -98,7 +98,7 @@ def _fill(
     else:
         params = found.params
         config = replace(config, tasks=(found.task,))
-        text = to_facts_json({name_of(found.task): found.facts})
+        text = metadata_json({name_of(found.task): found.facts})
         Run(folder).tasks.write_text(text, encoding="utf-8")
     config = replace(config, model=computed(shape, params))
     write_run(folder, config, params, tokenizer, origin_of(published))

@@ -27,7 +27,7 @@ from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
 from llmjax.scoring.drawn import DrawnScore, score_drawn
 from llmjax.scoring.score import Score
-from llmjax.tasks.telling import Telling
+from llmjax.tasks.options import PredictOptions
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
 
@@ -61,7 +61,7 @@ def evaluate(
       stride: tokens from one window to the next; None: likewise.
       batch_size: rows at once; None: likewise.
       task: of a run of tasks, only this one; None: all, or with `data` the only one.
-      no_answer_threshold: of tasks that find answers, in place of the run's (see AnswerTask).
+      no_answer_threshold: of tasks that find answers, in place of the run's (see ExtractiveQATask).
       beams: of tasks that write text, in place of the run's (see SequenceTask).
       step: which checkpoint; None for the newest whole one (see `load`).
       dtype: what is computed in; None: as trained.
@@ -74,17 +74,17 @@ def evaluate(
     """
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     began = time.perf_counter()
-    telling = Telling(no_answer_threshold, beams)
+    options = PredictOptions(no_answer_threshold, beams)
     given = [data] if isinstance(data, str | Path) or dataclasses.is_dataclass(data) else data
     if lm.config.tasks:
         if context is not None or stride is not None:
             raise UserError("context and stride", "have no meaning for tasks", "leave them out")
         tables = as_tables(given)
         return evaluate_tasks(
-            lm, tables, task=task, batch_size=batch_size, telling=telling, progress=progress
+            lm, tables, task=task, batch_size=batch_size, options=options, progress=progress
         )
-    if task is not None or telling.given:
-        name = f"task {task}" if task is not None else next(iter(telling.given))
+    if task is not None or options.overrides:
+        name = f"task {task}" if task is not None else next(iter(options.overrides))
         raise UserError(name, f"{lm.config.run_dir} is a run without tasks")
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
     texts = _Encoder(lm)

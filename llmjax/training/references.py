@@ -11,9 +11,8 @@ from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.folder import Run
 from llmjax.state import Tree
 from llmjax.storage.writing import write_atomically
-from llmjax.tasks.opening import open_task, read_facts, to_json
-from llmjax.tasks.preference import Preference
-from llmjax.tasks.task import Facts
+from llmjax.tasks.config import name_of
+from llmjax.tasks.metadata import TaskMetadata, metadata_json, read_metadata
 from llmjax.training.task_lesson import Part, TaskLesson
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def with_references(
     lesson = session.lesson
     if position.step or not isinstance(lesson, TaskLesson):
         return session, position
-    if not any(isinstance(part.task, Preference) for part in lesson.parts):
+    if not any(part.task.config.uses_initial_model for part in lesson.parts):
         return session, position
     parts = tuple(_referred(session, part, params) for part in lesson.parts)
     begun = replace(session, lesson=replace(lesson, parts=parts))
@@ -50,7 +49,7 @@ def keep_facts(session: "Session") -> None:
     """
     lesson = session.lesson
     if session.leads and isinstance(lesson, TaskLesson):
-        facts = to_json({part.name: part.task.facts for part in lesson.parts})
+        facts = metadata_json({part.name: part.task.metadata for part in lesson.parts})
         try:
             write_atomically(session.run.tasks, facts)
         except OSError as error:
@@ -59,10 +58,10 @@ def keep_facts(session: "Session") -> None:
 
 
 def _referred(session: "Session", part: Part, params: Tree) -> Part:
-    if not isinstance(part.task, Preference):
+    if not part.task.config.uses_initial_model:
         return part
     examples = [*part.learnt, *part.heldout]
-    facts = part.task.refer(
+    facts = part.task.reference(
         session.model,
         params,
         examples,
@@ -74,18 +73,17 @@ def _referred(session: "Session", part: Part, params: Tree) -> Part:
 
 def remembered(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
     """The parts with the references that the run kept, where it did."""
-    if not run.tasks.is_file() or not any(isinstance(one.task, Preference) for one in parts):
+    if not run.tasks.is_file() or not any(part.task.config.uses_initial_model for part in parts):
         return tuple(parts)
-    facts = read_facts(run.tasks, [part.task.config for part in parts])
+    facts = read_metadata(run.tasks, [name_of(part.task.config) for part in parts])
     return tuple(map(_known, parts, facts))
 
 
-def _known(part: Part, facts: Facts) -> Part:
+def _known(part: Part, facts: TaskMetadata) -> Part:
     task = part.task
-    if not isinstance(task, Preference):
+    if not task.config.uses_initial_model:
         return part
-    kept = replace(task.facts, references=facts.references)
-    again = open_task(task.config, task.setting, kept)
-    assert isinstance(again, Preference)
-    heldout, learnt = again.referred(part.heldout), again.referred(part.learnt)
+    metadata = replace(task.metadata, references=facts.references)
+    again = task.config.open(task.context, metadata)
+    heldout, learnt = again.with_references(part.heldout), again.with_references(part.learnt)
     return replace(part, task=again, heldout=heldout, learnt=learnt)

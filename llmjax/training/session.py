@@ -28,10 +28,8 @@ from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree, split
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of
-from llmjax.tasks.prepared import read_rows
-from llmjax.tasks.task import Setting
-from llmjax.tasks.texts import texts_of
+from llmjax.tasks.split import read_rows, texts_of
+from llmjax.tasks.task import TaskContext, network_of
 from llmjax.training.beginning import take_tokenizer
 from llmjax.training.lesson import Lesson
 from llmjax.training.references import remembered
@@ -164,7 +162,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size))
-    setting = Setting(tokenizer, model.config, config.data.length)
+    setting = TaskContext(tokenizer, model.config, config.data.length)
     tasks = remembered(prepare_tasks(config, setting, rows), run)
     network = network_of(model, [part.task for part in tasks])
     return tokenizer, TaskLesson(config, model, tasks), network

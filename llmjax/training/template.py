@@ -3,7 +3,6 @@
 from llmjax.data.tokenizers.tokenizer import Tokenizer, keep_chat_template, load_tokenizer
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.tasks.config import ChatTask
 from llmjax.tasks.conversations import PLAIN
 
 
@@ -13,7 +12,7 @@ def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
     Raises:
       UserError: the run's folder cannot be written.
     """
-    chats = any(isinstance(task, ChatTask) for task in config.tasks)
+    chats = any(task.uses_chat_template for task in config.tasks)
     if not chats or tokenizer.chat_template is not None:
         return tokenizer
     keep_chat_template(run.tokenizer, PLAIN)

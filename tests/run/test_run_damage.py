@@ -17,8 +17,9 @@ from llmjax.run.checkpoint.position import read_position
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.run.origin import Origin, read_origin, write_origin
-from llmjax.tasks.config import ClassificationTask
-from llmjax.tasks.opening import read_facts
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import name_of
+from llmjax.tasks.metadata import read_metadata
 from task_runs import tasked
 
 ROWS = [{"text": text, "label": label} for text, label in (("fine", "good"), ("poor", "bad"))]
@@ -28,7 +29,9 @@ def opened(run: Run):
     """All that decides what the run's model answers, but its parameters."""
     config = run.config()
     tokenizer = load_tokenizer(run.tokenizer)
-    facts = [one.to_dict() for one in read_facts(run.tasks, config.tasks)]
+    facts = [
+        one.to_dict() for one in read_metadata(run.tasks, [name_of(task) for task in config.tasks])
+    ]
     origin = read_origin(run.folder)
     step = chosen_step(run, config, None)
     return config, tokenizer.fingerprint, tokenizer.chat_template, facts, origin, step

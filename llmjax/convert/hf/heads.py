@@ -16,17 +16,15 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.plan import Params
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    TaskConfig,
-    TokenTask,
-    name_of,
-)
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import TaskConfig, name_of
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.heads import Head
-from llmjax.tasks.task import Facts, Task
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.task import Task
+from llmjax.tasks.token_classification import TokenClassificationTask
 
 WITHOUT = ("unembedding", "unembedding_bias", "transform", "pooler", "heads")
 """Parameters that a class for a task does not have, unless its head is made of them."""
@@ -76,7 +74,10 @@ class Headed:
 
     def fields(self, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
         """What config.json says of the head: its labels, and how its numbers are to be read."""
-        found = {"architectures": [self.top.architecture], **label_fields(task.config, task.facts)}
+        found = {
+            "architectures": [self.top.architecture],
+            **label_fields(task.config, task.metadata),
+        }
         if self.shape.num_decoder_layers:
             found["pad_token_id"] = tokenizer.pad_id  # what is not padding comes before it
         if self.family.model_type == "modernbert":
@@ -178,14 +179,14 @@ def use_of(config: TaskConfig) -> Use:
     match config:
         case ClassificationTask() | MultiLabelTask() | RegressionTask():
             return "text"
-        case TokenTask():
+        case TokenClassificationTask():
             return "tokens"
-        case AnswerTask():
+        case ExtractiveQATask():
             return "answers"
     raise UserError(f"task {name_of(config)}", "has no head")
 
 
-def label_fields(config: TaskConfig, facts: Facts) -> dict[str, Any]:
+def label_fields(config: TaskConfig, facts: TaskMetadata) -> dict[str, Any]:
     """id2label, label2id and problem_type."""
     labels: tuple[str, ...] = facts.labels
     kind: str | None = None
@@ -196,7 +197,7 @@ def label_fields(config: TaskConfig, facts: Facts) -> dict[str, Any]:
             kind = "multi_label_classification"
         case RegressionTask():
             kind, labels = "regression", (config.target,)
-        case AnswerTask():
+        case ExtractiveQATask():
             labels = ("start", "end")
     found: dict[str, Any] = {
         "id2label": {str(number): label for number, label in enumerate(labels)},

@@ -23,17 +23,15 @@ from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.plan import Params
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    TaskConfig,
-    TokenTask,
-)
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import TaskConfig
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of, open_task
-from llmjax.tasks.task import Facts, Setting
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.task import TaskContext, network_of
+from llmjax.tasks.token_classification import TokenClassificationTask
 
 log = logging.getLogger(__name__)
 WHOLE = ("bert", "roberta", "xlm-roberta", "distilbert")
@@ -63,7 +61,7 @@ class WithHead:
 
     params: Params
     task: TaskConfig
-    facts: Facts
+    facts: TaskMetadata
 
 
 def kind_of(family: Family, architecture: str | None) -> Kind | None:
@@ -79,7 +77,7 @@ def read_with_head(
     values: Mapping[str, Any],
     kind: Kind,
     family: Family,
-    setting: Setting,
+    setting: TaskContext,
     *,
     dtype: str | None,
     mesh: jax.sharding.Mesh | None,
@@ -100,7 +98,7 @@ def read_with_head(
     """
     try:
         task, facts = _task_of(values, kind, _outputs(source, kind.top), family)
-        opened = open_task(task, setting, facts)
+        opened = task.open(setting, facts)
         form = headed(opened, setting.model, family.model_type)
         if form.family is not family or form.top is not kind.top:
             raise UserError(kind.top.architecture, "is of another build than its config.json says")
@@ -139,18 +137,18 @@ def _outputs(source: TensorSource, top: Top) -> int:
 
 def _task_of(
     values: Mapping[str, Any], kind: Kind, outputs: int, family: Family
-) -> tuple[TaskConfig, Facts]:
+) -> tuple[TaskConfig, TaskMetadata]:
     """The task that a class and its config.json stand for, as Transformers reads them."""
     if family.model_type not in WHOLE:
         raise UserError(f"a head of {family.model_type}", "is not read", "train one on this run")
     if kind.use == "answers":
         if outputs != 2:
             raise UserError("its head", f"gives {outputs} numbers, not a beginning and an end")
-        return AnswerTask(), Facts(labels=("answered", "unanswered"), counts=(1, 0))
+        return ExtractiveQATask(), TaskMetadata(labels=("answered", "unanswered"), counts=(1, 0))
     labels = _labels(values, outputs)
-    facts = Facts(labels=labels, counts=(1,) * outputs)
+    facts = TaskMetadata(labels=labels, counts=(1,) * outputs)
     if kind.use == "tokens":
-        return TokenTask(), facts
+        return TokenClassificationTask(), facts
     problem = values.get("problem_type")
     if problem is None:
         problem = "regression" if outputs == 1 else "single_label_classification"
@@ -159,7 +157,7 @@ def _task_of(
             if outputs != 1:
                 raise UserError("problem_type regression", f"has {outputs} numbers, not one")
             target = labels[0] if re.fullmatch(r"[A-Za-z_]\w{0,50}", labels[0]) else "score"
-            return RegressionTask(target="score" if target == "LABEL_0" else target), Facts()
+            return RegressionTask(target="score" if target == "LABEL_0" else target), TaskMetadata()
         case "multi_label_classification":
             return MultiLabelTask(), facts
         case "single_label_classification":

@@ -55,5 +55,28 @@ def _telling(config: Plain) -> Plain:
     return config | {"tasks": tasks}
 
 
-MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {1: _families, 2: _tasks, 3: _telling}
+def _redesign(config: Plain) -> Plain:
+    """4 -> 5: the field's words, and protocols that are open."""
+    return _renamed_tasks(config)
+
+
+def _renamed_tasks(config: Plain) -> Plain:
+    """Two kinds of tasks got other names, which heads and metrics keep; rows were packed again in
+    every epoch."""
+    kinds = {"tokens": "token_classification", "answers": "extractive_qa"}
+    tasks = [
+        task
+        | {"repack": True, "kind": kinds.get(task["kind"], task["kind"])}
+        | ({"name": task["name"] or task["kind"]} if task["kind"] in kinds else {})
+        for task in config["tasks"]
+    ]
+    return config | {"tasks": tasks}
+
+
+MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
+    1: _families,
+    2: _tasks,
+    3: _telling,
+    4: _redesign,
+}
 """Format -> the migration from it."""

@@ -20,7 +20,7 @@ from llmjax.storage.json_text import json_text
 from llmjax.storage.seals import sealed, unsealed
 from llmjax.version import __version__
 
-FORMAT = 4
+FORMAT = 5
 
 
 def package_version() -> str:
