@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row, read_tables
 from llmjax.metrics.texts import extractive_answers as answers
 from llmjax.tasks.extractive_qa import ExtractiveQATask

@@ -33,7 +33,7 @@ from llmjax.compression.lanes import Shape, allowed_ids
 from llmjax.compression.segments import Cutter
 from llmjax.data.text.corpus import Document
 from llmjax.inference.language_model import LanguageModel
-from llmjax.parallel.compilation import keep_programs
+from llmjax.parallel.compilation import enable_compilation_cache
 from llmjax.run.checkpoint.params import save_params
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_documents
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--untrained", action="store_true")
     given = parser.parse_args()
-    keep_programs()
+    enable_compilation_cache()
     flops, results = peak(given.dtype), []
     with tempfile.TemporaryDirectory() as place:
         files = list(given.files)

@@ -134,7 +134,7 @@ def main() -> dict:
         config = replace(
             smoke,
             steps=STEPS,
-            model=replace(smoke.model, dropout=0.1),
+            compute=replace(smoke.compute, dropout=0.1),
             data=replace(smoke.data, cache_dir=str(root / "cache")),
             checkpoint=CheckpointConfig(every=5, keep_last=100),
             evaluation=EvaluationConfig(every=0, max_tokens=512),

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.turns import SIDES, SPEED
 from llmjax.data.config import DataConfig
 from llmjax.data.tables.table import read_tables
-from llmjax.model.config import ModelConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -46,7 +46,7 @@ def trained_here(
             seed=args.seed,
             init_from=args.run,
             epochs=args.epochs,
-            model=ModelConfig(dropout=DROPOUT, compute_dtype=args.dtype),
+            compute=ComputeConfig(dropout=DROPOUT, dtype=args.dtype),
             tasks=(task,),
             data=DataConfig(batch_size=args.rows, length=length),
             optimizer=AdamWConfig(

@@ -11,9 +11,10 @@ Figure:   see docs/tasks.md
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.model.lora import LoraConfig, Target
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -30,9 +31,8 @@ def config() -> Config:
         run_dir="runs/chat",
         init_from="runs/smollm2",
         epochs=2,
-        model=ModelConfig(
-            lora=LoraConfig(rank=16, alpha=32.0, targets=EVERYWHERE), compute_dtype="bfloat16"
-        ),
+        model=ModelConfig(lora=LoraConfig(rank=16, alpha=32.0, targets=EVERYWHERE)),
+        compute=ComputeConfig(dtype="bfloat16"),
         tasks=(ChatTask(train=(FileTable(("data/train.jsonl",)),), dev_fraction=0.05),),
         data=DataConfig(batch_size=8, length=512),
         optimizer=AdamWConfig(

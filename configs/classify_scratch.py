@@ -9,8 +9,10 @@ Hardware: two CPU cores
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -32,9 +34,8 @@ def config() -> Config:
             num_heads=6,
             max_length=256,
             qk_norm=True,
-            dropout=0.2,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dropout=0.2, dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         tasks=(ClassificationTask(train=(FileTable(("data/train.tsv",)),)),),
         data=DataConfig(batch_size=16, length=256),

@@ -7,7 +7,10 @@ Hardware: one GPU of 24 GB or more; up to 16 share a batch as it is
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -35,8 +38,8 @@ def config() -> Config:
             qkv_bias=True,
             attention_out_bias=True,
             mlp_bias=True,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=50_257, split_digits=False),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),

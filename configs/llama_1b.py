@@ -6,7 +6,10 @@ Hardware: eight GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -29,9 +32,8 @@ def config() -> Config:
             d_ff=8192,
             norm_epsilon=1e-5,
             rope_theta=500_000.0,
-            compute_dtype="bfloat16",
-            remat="dots",
         ),
+        compute=ComputeConfig(dtype="bfloat16", remat="dots"),
         tokenizer=SentencePieceConfig(vocab_size=128_256, sample_bytes=256 << 20),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-100BT"),),

@@ -7,7 +7,10 @@ Hardware: 64 GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -31,9 +34,8 @@ def config() -> Config:
             norm_epsilon=1e-5,
             rope_theta=500_000.0,
             tie_embeddings=False,
-            compute_dtype="bfloat16",
-            remat="full",
         ),
+        compute=ComputeConfig(dtype="bfloat16", remat="full"),
         tokenizer=SentencePieceConfig(vocab_size=128_256, sample_bytes=256 << 20),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-350BT"),),

@@ -6,8 +6,10 @@ Time:     measured once, niced, on 2 shared cores of an AMD EPYC: 11 min 24 s
 Expect:   19.8% of the hidden tokens of held-out text told rightly, 5.01 nats per hidden token
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -27,8 +29,8 @@ def config() -> Config:
             num_decoder_layers=0,
             num_heads=4,
             qk_norm=True,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=2048),
         objective=MaskedConfig(),
         data=DataConfig(batch_size=32, length=128),

@@ -13,8 +13,11 @@ Figure:   15,647 Chinese reviews: 26.6% of the hidden tokens of held-out text to
           nats per hidden token; their labels then: see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -34,8 +37,8 @@ def config() -> Config:
             num_heads=6,
             max_length=256,
             qk_norm=True,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         objective=MaskedConfig(share=0.25),
         data=DataConfig(

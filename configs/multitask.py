@@ -12,8 +12,8 @@ Figure:   see docs/tasks.md
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.model.config import ModelConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.model.compute import ComputeConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -30,7 +30,7 @@ def config() -> Config:
         run_dir="runs/multitask",
         init_from="runs/minilm",
         epochs=3,
-        model=ModelConfig(dropout=0.1),
+        compute=ComputeConfig(dropout=0.1),
         tasks=(
             ClassificationTask(name="label", train=(FileTable(("data/labels.tsv",)),)),
             RegressionTask(

@@ -10,9 +10,10 @@ Figure:   see docs/tasks.md; the loss begins at ln 2
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -29,8 +30,8 @@ def config() -> Config:
         epochs=1,
         model=ModelConfig(
             lora=LoraConfig(rank=16, alpha=32.0, targets=("query", "key", "value", "out")),
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tasks=(PreferenceTask(train=(FileTable(("data/pairs.jsonl",)),), beta=0.1),),
         data=DataConfig(batch_size=8, length=512),
         optimizer=AdamWConfig(

@@ -7,8 +7,10 @@ Expect:   1.82 bits per byte of held-out text (42 documents of Python 3.11's, 12
           xz -9e takes 2.35 and brotli 11 takes 2.18
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -27,8 +29,8 @@ def config() -> Config:
             num_decoder_layers=4,
             num_heads=4,
             qk_norm=True,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=4096),
         data=DataConfig(batch_size=16, length=256),
         optimizer=MuonConfig(

@@ -10,8 +10,8 @@ Figure:   see docs/tasks.md
 """
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.model.config import ModelConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.model.compute import ComputeConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
@@ -26,7 +26,7 @@ def config() -> Config:
         run_dir="runs/regress",
         init_from="runs/minilm",
         epochs=5,
-        model=ModelConfig(dropout=0.1),
+        compute=ComputeConfig(dropout=0.1),
         tasks=(
             RegressionTask(
                 train=(FileTable(("data/train.tsv",)),),

@@ -8,8 +8,11 @@ Figure:   not measured yet
 
 from dataclasses import replace
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.families import roberta_base
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -23,7 +26,8 @@ def config() -> Config:
     return Config(
         run_dir="runs/roberta_base",
         steps=100_000,
-        model=replace(roberta_base(vocab_size=0), compute_dtype="bfloat16", token_types=0),
+        model=replace(roberta_base(vocab_size=0), token_types=0),
+        compute=ComputeConfig(dtype="bfloat16", dropout=0.1),
         tokenizer=SentencePieceConfig(vocab_size=50_265, split_digits=False),
         objective=MaskedConfig(),
         data=DataConfig(

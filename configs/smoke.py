@@ -5,7 +5,8 @@ Command:  llmjax train smoke
 Hardware: any
 """
 
-from llmjax.data.config import BytesConfig, DataConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig

@@ -6,10 +6,11 @@ Hardware: one GPU of 24 GB or more; up to 32 share a batch as it is
 Figure:   not measured yet
 """
 
-from dataclasses import replace
-
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import SpanConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.pairs import SpanConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.families import t5_small
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdafactorConfig
@@ -23,7 +24,8 @@ def config() -> Config:
     return Config(
         run_dir="runs/t5_small",
         steps=524_288,
-        model=replace(t5_small(vocab_size=0), compute_dtype="bfloat16"),
+        model=t5_small(vocab_size=0),
+        compute=ComputeConfig(dtype="bfloat16", dropout=0.1),
         tokenizer=SentencePieceConfig(vocab_size=32_100, split_digits=False),
         objective=SpanConfig(),
         data=DataConfig(

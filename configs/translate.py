@@ -13,8 +13,10 @@ Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4
           held-out captions before the end of the second epoch
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.tables.config import LinesTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import LinesTable
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
@@ -36,9 +38,8 @@ def config() -> Config:
             num_heads=4,
             max_length=128,
             qk_norm=True,
-            dropout=0.15,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dropout=0.15, dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         tasks=(
             SequenceTask(

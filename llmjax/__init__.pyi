@@ -7,58 +7,48 @@ from .convert.exporting import export as export
 from .convert.importing import import_model as import_model
 from .convert.peft.reading import import_adapter as import_adapter
 from .data.config import (
-    BytesConfig as BytesConfig,
-)
-from .data.config import (
     DataConfig as DataConfig,
 )
-from .data.config import (
-    EmbeddedSource as EmbeddedSource,
-)
-from .data.config import (
-    HubSource as HubSource,
-)
-from .data.config import (
-    HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig,
-)
-from .data.config import (
-    JsonlSource as JsonlSource,
-)
-from .data.config import (
-    ParquetSource as ParquetSource,
-)
-from .data.config import (
-    SentencePieceConfig as SentencePieceConfig,
-)
-from .data.config import (
-    TextSource as TextSource,
-)
-from .data.config import (
-    TfdsSource as TfdsSource,
-)
-from .data.objectives.config import (
-    CausalConfig as CausalConfig,
-)
-from .data.objectives.config import (
-    MaskedConfig as MaskedConfig,
-)
-from .data.objectives.config import (
-    MixtureConfig as MixtureConfig,
-)
-from .data.objectives.config import (
-    PrefixConfig as PrefixConfig,
-)
-from .data.objectives.config import (
-    SpanConfig as SpanConfig,
-)
-from .data.tables.config import (
+from .data.objectives.causal import CausalConfig as CausalConfig
+from .data.objectives.masked import MaskedConfig as MaskedConfig
+from .data.objectives.mixture import MixtureConfig as MixtureConfig
+from .data.objectives.pairs import PrefixConfig as PrefixConfig
+from .data.objectives.pairs import SpanConfig as SpanConfig
+from .data.tables.files import (
     FileTable as FileTable,
 )
-from .data.tables.config import (
+from .data.tables.files import (
     LinesTable as LinesTable,
 )
-from .data.tables.config import (
+from .data.tables.tfds import (
     TfdsTable as TfdsTable,
+)
+from .data.text.hub import (
+    HubSource as HubSource,
+)
+from .data.text.parquet import (
+    ParquetSource as ParquetSource,
+)
+from .data.text.text_files import (
+    JsonlSource as JsonlSource,
+)
+from .data.text.text_files import (
+    TextSource as TextSource,
+)
+from .data.text.tfds import (
+    EmbeddedSource as EmbeddedSource,
+)
+from .data.text.tfds import (
+    TfdsSource as TfdsSource,
+)
+from .data.tokenizers.config import (
+    BytesConfig as BytesConfig,
+)
+from .data.tokenizers.config import (
+    HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig,
+)
+from .data.tokenizers.config import (
+    SentencePieceConfig as SentencePieceConfig,
 )
 from .decoding.config import DecodingConfig as DecodingConfig
 from .errors import UserError as UserError
@@ -73,8 +63,9 @@ from .inference.generate import generate as generate
 from .inference.language_model import LanguageModel as LanguageModel
 from .inference.language_model import load as load
 from .losses import LossConfig as LossConfig
+from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
-from .model.lora_config import LoraConfig as LoraConfig
+from .model.lora import LoraConfig as LoraConfig
 from .model.rope import (
     LinearScaling as LinearScaling,
 )

@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base, llama
@@ -31,7 +32,6 @@ ENCODER = replace(
     unembed_transform=False,
     unembed_bias=False,
     pooler=True,
-    compute_dtype="float32",
 )
 DECODER = replace(
     llama("1B", 0),
@@ -41,7 +41,6 @@ DECODER = replace(
     num_kv_heads=1,
     num_decoder_layers=2,
     max_length=LENGTH,
-    compute_dtype="float32",
 )
 ENCODER_DECODER = ModelConfig(
     d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, max_length=LENGTH

@@ -176,8 +176,8 @@ PARSES_ITS_OWN_JSON = {
     "llmjax.convert.stablehlo.load",
     "llmjax.convert.hf.tokenizer_files",
     "llmjax.convert.hf.tokenizer_spec",
-    "llmjax.data.tokenizers.added_tokens",
-    "llmjax.data.tokenizers.importing",
+    "llmjax.data.tokenizers.huggingface.importing",
+    "llmjax.data.tokenizers.huggingface.metadata",
 }
 
 

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.inference.language_model import LanguageModel
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
@@ -13,7 +15,7 @@ from llmjax.model.model import Model
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel.mesh import make_mesh, use_mesh
-from llmjax.run.checkpoint.checkpoints import Checkpoints, Position
+from llmjax.run.checkpoint.checkpoints import Checkpoints, TrainProgress
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.scoring.config import EvaluationConfig
@@ -86,4 +88,4 @@ def save(run, config, steps, mesh=None):
         for step in steps:
             params = drawn(model, step, devices)
             state = TrainState(jnp.int32(step), params, optimizer.init(params))
-            checkpoints.save(state, Position(step, 0, 2, 32, "none"))
+            checkpoints.save(state, TrainProgress(step, 0, 2, 32, "none"))

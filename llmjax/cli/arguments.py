@@ -9,8 +9,7 @@ from typing import Any
 
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import annotation_at
-from llmjax.run.config.overrides import Override
-from llmjax.run.config.words import is_list
+from llmjax.run.config.overrides import Override, is_list
 
 SWITCH = ("true", "false", "yes", "no", "on", "off", "1", "0")
 FLAGS = {

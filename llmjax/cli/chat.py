@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
     decoding = options.decoding()
     from llmjax.inference.chat import chat
     from llmjax.inference.language_model import load
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
     lm = load(run, **options.loading())
     with chat(lm, decoding, system=options.system) as conversation:
         if not conversation.is_templated:

@@ -50,9 +50,9 @@ def main(argv: Sequence[str]) -> int:
     if not options.data:
         raise UserError("choose", "there are no questions", "give --data FILE.jsonl")
     from llmjax.evaluation.choose import choose
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
     result = choose(
         parsed.positionals[0],
         options.data,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmjax.cli.verb import Verb, print_json
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Options:
     stride: int | None = None
     """Tokens from one window to the next; none: 128 less than the context, or half of it."""
     step: int | None = None
-    """Which checkpoint; none: the newest whole one."""
+    """Which checkpoint; none: the newest complete one."""
     dtype: Dtype = "bfloat16"
     """What parameters are held and computed in."""
     verify: bool = True
@@ -55,9 +55,9 @@ def main(argv: Sequence[str]) -> int:
 
     from llmjax.compression.compressing import compress
     from llmjax.compression.progress import end_line, line_progress
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
 
     options, (run, source, target) = parsed.options, parsed.positionals
     try:

@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
     from llmjax.compression.decompressing import decompress
     from llmjax.compression.progress import end_line, line_progress
     from llmjax.compression.visible import visible
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
 
     run, source, target = parsed.positionals
     try:

@@ -67,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
     if out is not None and out.suffix not in (".npy", ".jsonl"):
         raise UserError(out, "is neither .npy nor .jsonl", "name it so")
     from llmjax.inference.embed import embed
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
     vectors = embed(
         run,
         texts,
@@ -105,7 +105,7 @@ def _texts(file: str) -> list[str]:
 def _write(out: Path, texts: Sequence[str], vectors: "np.ndarray") -> None:
     import numpy as np
 
-    from llmjax.data.text.files import write_file
+    from llmjax.storage.cache_folders import write_file
     from llmjax.storage.json_text import json_text
 
     content = io.BytesIO()

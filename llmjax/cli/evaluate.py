@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from llmjax.data.progress import terminal_progress
     from llmjax.evaluation.evaluate import evaluate
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
 
     options = parsed.options
     with terminal_progress() as progress:

@@ -19,7 +19,7 @@ class Options:
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None
     """Of the weights; none: as they are stored. q8_0 in gguf alone."""
     step: int | None = None
-    """Which checkpoint; none: the best, of a run that goes by a metric, else the newest whole
+    """Which checkpoint; none: the best, of a run that goes by a metric, else the newest complete
     one."""
     task: str | None = None
     """hf, peft: the task whose head is written, where a run has several."""

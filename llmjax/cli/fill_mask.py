@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("fill-mask", "there is no text", "give --text TEXT")
     from llmjax.inference.fill_mask import fill_mask
     from llmjax.inference.language_model import load
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
     lm = load(run, **options.loading())
     found = [(text, fill_mask(lm, text, top=options.top)) for text in options.text]
     if "json" in parsed.flags:

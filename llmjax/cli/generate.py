@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     from llmjax.inference.generate import generate
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
 
     options, run = parsed.options, parsed.positionals[0]
     decoding = options.decoding()

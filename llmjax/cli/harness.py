@@ -57,10 +57,10 @@ def main(argv: Sequence[str]) -> int:
     if not tasks:
         raise UserError("harness", "there is no task", "give --tasks NAME,NAME")
     from llmjax.evaluation.harness import harness, table
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
     from llmjax.run.folder import Run
 
-    keep_programs()
+    enable_compilation_cache()
     Run.open(run)
     out = Path(run) / "harness.json" if options.out is None else Path(options.out)
     results = harness(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import flag
@@ -22,7 +22,7 @@ class ModelOptions:
     """How a run's model is loaded. The first base of a verb's options: its fields come last."""
 
     step: int | None = None
-    """Which checkpoint; none: the best, of a run that goes by a metric, else the newest whole
+    """Which checkpoint; none: the best, of a run that goes by a metric, else the newest complete
     one."""
     dtype: Dtype | None = None
     """What parameters are held and computed in; none: held in float32, computed as trained."""

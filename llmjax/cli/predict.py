@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from llmjax.cli.options import ModelOptions, TellingOptions
 from llmjax.cli.verb import Verb, print_json
-from llmjax.data.tables.config import Table
+from llmjax.data.tables.table import AnyTable
 
 
 @dataclass(frozen=True)
 class _Rows:
     """What is predicted for."""
 
-    data: tuple[Table, ...] = ()
+    data: tuple[AnyTable, ...] = ()
     """Tables: CSV, TSV, JSONL or Parquet files with the columns that the task was trained on; the
     column of answers is not read, and may be missing."""
     text: tuple[str, ...] = ()
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
     if parsed is None:
         return 0
     from llmjax.evaluation.predict import predict
-    from llmjax.parallel.compilation import keep_programs
+    from llmjax.parallel.compilation import enable_compilation_cache
 
-    keep_programs()
+    enable_compilation_cache()
     options = parsed.options
     found = predict(
         parsed.positionals[0],

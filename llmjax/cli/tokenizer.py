@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmjax.cli.verb import Verb, print_json
-from llmjax.data.config import DataConfig, SentencePieceConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.errors import UserError
 
 

@@ -24,7 +24,7 @@ from llmjax.compression.summary import Compared, Compression, compare_with
 from llmjax.compression.targets import Output, check_target, new_file
 from llmjax.compression.verifying import let_go, verify_archive, warn
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.run.folder import Run
 from llmjax.version import __version__
 
@@ -59,7 +59,7 @@ def compress(
       context: tokens that a token is predicted from at most; None: 512, or what the model allows.
       stride: tokens from one window to the next; None: 128 less than the context, or half of
         it where that is more.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what parameters are held and computed in.
       verify: decode the archive in a process of its own before it gets its name.
       compare: run the classical compressors on the same input, once the archive has its name.

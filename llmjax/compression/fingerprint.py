@@ -21,15 +21,11 @@ MOST_SHOWN = 20
 LONGEST_SHOWN = 500
 """Characters of a name or value that are shown."""
 
-# How a model is computed on, not what it is.
-_NOT_THE_MODEL = ("attention", "remat", "dropout", "init_std")
-
 
 def model_fingerprint(lm: LanguageModel) -> str:
     """A hash of the architecture, the parameters as they are held, and their dtypes."""
-    shape = dataclasses.asdict(lm.model.config)
-    plain = {name: value for name, value in shape.items() if name not in _NOT_THE_MODEL}
-    digest = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16)
+    fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
+    digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(lm.params):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())

@@ -26,7 +26,7 @@ from llmjax.compression.room import check_room
 from llmjax.inference.language_model import LanguageModel
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 MOST_LANES = 1 << 16
 

@@ -19,7 +19,8 @@ from llmjax.convert.hf.tokenizer_files import export_tokenizer
 from llmjax.convert.hf.weight_files import open_folder
 from llmjax.convert.stored import merged_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned, TensorSource
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
@@ -53,7 +54,7 @@ def export(
       to: hf, peft (adapters alone), gguf or stablehlo; adapters are merged in all but peft.
       dtype: of the weights; None for what they are stored in.
       step: which checkpoint; None for the best, of a run that goes by a metric, else for the
-        newest whole one.
+        newest complete one.
       **options: of that format: hf takes max_shard_bytes, hf and peft take task (which of
         several), stablehlo takes platforms.
 

@@ -10,7 +10,7 @@ from llmjax.convert.tensors import Planned
 from llmjax.inference.vector_steps import step_of
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.origin import Origin, Pooling
 from llmjax.tasks.similarity import Similarity
 from llmjax.tasks.task import Task

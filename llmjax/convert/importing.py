@@ -15,13 +15,15 @@ from llmjax.convert.hf.mapping import Match, read_params
 from llmjax.convert.hf.sentence import Sentence
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
-from llmjax.data.config import DataConfig, HuggingFaceTokenizerConfig
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.compute import ComputeConfig, Dtype
+from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.params import save_params, stored_leaves
@@ -100,7 +102,7 @@ def _fill(
         config = replace(config, tasks=(found.task,))
         text = metadata_json({name_of(found.task): found.facts})
         Run(folder).tasks.write_text(text, encoding="utf-8")
-    config = replace(config, model=computed(shape, params))
+    config = replace(config, compute=ComputeConfig(dtype=suitable_dtype(params)))
     write_run(folder, config, params, tokenizer, origin_of(published))
 
 
@@ -168,11 +170,10 @@ def config_of(run: Path, model: ModelConfig, sentence: Sentence) -> Config:
     )
 
 
-def computed(shape: ModelConfig, params: Params) -> ModelConfig:
-    """The config with the compute dtype that suits the parameters: bfloat16 where they are."""
+def suitable_dtype(params: Params) -> Dtype:
+    """The compute dtype that suits the parameters: bfloat16 where they are."""
     kept = np.dtype(params["embedding"]["rows"].dtype).name
-    dtype: Dtype = next((name for name in get_args(Dtype) if name == kept), "float32")
-    return replace(shape, compute_dtype=dtype)
+    return next((name for name in get_args(Dtype) if name == kept), "float32")
 
 
 def summary(run: Path) -> dict[str, Any]:

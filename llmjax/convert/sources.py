@@ -79,7 +79,7 @@ def _open_path(source: str, path: Path) -> Published:
 
 
 def _open_hf(source: str, folder: Path) -> Published:
-    from llmjax.data.tokenizers.importing import import_tokenizer
+    from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 
     sentence = read_sentence(folder)
     inner = folder / sentence.path
@@ -114,7 +114,7 @@ def _open_hf(source: str, folder: Path) -> Published:
 def _open_gguf(source: str, path: Path) -> Published:
     from llmjax.convert.gguf.reading import open_gguf
     from llmjax.convert.gguf.tokenizer import tokenizer_files
-    from llmjax.data.tokenizers.importing import import_tokenizer
+    from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 
     opened = open_gguf(path)
 

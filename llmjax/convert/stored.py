@@ -11,10 +11,9 @@ from llmjax.convert.hf.mapping import host
 from llmjax.convert.tensors import FLOATS, check_range
 from llmjax.convert.trees import flatten, unflatten
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora import merged
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, stored_network
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 
 def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from llmjax.data.batch import Arrays, Batch, BatchSpec, check_batch, place_batch
 from llmjax.data.config import DataConfig, check_data
-from llmjax.data.objectives.objective import Causal, Objective
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.causal import Causal
+from llmjax.data.objectives.config import Objective
+from llmjax.data.objectives.windows import windows
 from llmjax.data.order import RowOrder, steps_per_epoch
 from llmjax.data.text.corpus import Corpus
 from llmjax.errors import UserError

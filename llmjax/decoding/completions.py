@@ -18,7 +18,7 @@ from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 Finish = Literal["eos", "stop", "length", "context"]
 

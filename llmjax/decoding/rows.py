@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, use_mesh
 
 

@@ -1,6 +1,5 @@
 """The verb `evaluate`: loss, perplexity and bits per byte of held-out text, or of any file."""
 
-import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,19 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.config import Source
-from llmjax.data.objectives.config import CausalConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.tables.config import Table
+from llmjax.data.tables.table import Table
 from llmjax.data.text.corpus import Document, heldout_documents, prepare
 from llmjax.data.text.reading import decode, expand, read_chunks
-from llmjax.data.text.sources import documents
+from llmjax.data.text.source import Source
 from llmjax.errors import UserError
 from llmjax.evaluation.result import Evaluation
 from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
@@ -63,7 +60,7 @@ def evaluate(
       task: of a run of tasks, only this one; None: all, or with `data` the only one.
       no_answer_threshold: of tasks that find answers, in place of the run's (see ExtractiveQATask).
       beams: of tasks that write text, in place of the run's (see SequenceTask).
-      step: which checkpoint; None for the newest whole one (see `load`).
+      step: which checkpoint; None for the newest complete one (see `load`).
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       progress: told how far things are.
@@ -75,7 +72,7 @@ def evaluate(
     lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
     began = time.perf_counter()
     options = PredictOptions(no_answer_threshold, beams)
-    given = [data] if isinstance(data, str | Path) or dataclasses.is_dataclass(data) else data
+    given = [data] if isinstance(data, str | Path | Source | Table) else data
     if lm.config.tasks:
         if context is not None or stride is not None:
             raise UserError("context and stride", "have no meaning for tasks", "leave them out")
@@ -89,7 +86,7 @@ def evaluate(
     names = ", ".join(_name(item) for item in given) or "the run's held-out text"
     texts = _Encoder(lm)
     streams = texts.streams(map(_text_source, given)) if given else texts.heldout(lm, progress)
-    score = _priced if isinstance(lm.config.objective, CausalConfig) else _drawn
+    score = _priced if lm.config.objective.is_causal else _drawn
     found = score(lm, _reported(streams, progress), _Windows(context, stride, batch_size))
     seconds = time.perf_counter() - began
     return Evaluation(lm.config.run_dir, lm.step, names, found, texts.lossless, seconds)
@@ -175,7 +172,7 @@ class _Encoder:
         """Each document as a stream of its pieces."""
         for item in items:
             if isinstance(item, Source):
-                for text in documents(item, self._cache):
+                for text in item.documents(self._cache):
                     yield self._document([text])
             else:
                 for path in expand((str(item),)):

@@ -7,13 +7,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from llmjax.data.tables.config import Table
-from llmjax.data.tables.table import Row, read_table
+from llmjax.data.tables.table import Row, Table, read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.evaluation.task_evaluation import as_tables, choose_tasks, evaluation_batch_size
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.examples import encode

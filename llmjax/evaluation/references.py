@@ -15,7 +15,7 @@ from llmjax.data.tables.table import read_table
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.folder import Run
 from llmjax.tasks.examples import Example
 from llmjax.tasks.task import Task
@@ -76,8 +76,7 @@ class References:
         if lm.model.config.lora is not None:  # nothing else learns, and they begin as nothing
             return lm.model, _without_adapters(lm.params)
         first = load(config.init_from, mesh=lm.mesh)
-        dtype = lm.model.config.compute_dtype
-        return Model(replace(first.model.config, compute_dtype=dtype)), first.params
+        return Model(first.model.config, lm.model.compute), first.params
 
     def _check_same(self, model: Model, params: Params) -> None:
         """Raises UserError where the initial run has changed since, as some of the examples that

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.progress import Progress, no_progress
-from llmjax.data.tables.config import Table, TfdsTable
-from llmjax.data.tables.table import read_tables
+from llmjax.data.tables.table import AnyTable, Table, read_tables
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.inference.language_model import LanguageModel
 from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
-from llmjax.run.config.words import parse
+from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.tasks.examples import encode
@@ -209,11 +208,11 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
     for number, item in enumerate(data):
         name, problems = f"data.{number}", list[str]()
         try:
-            value = parse(Table, (str(item),)) if isinstance(item, str | Path) else item
+            value = parse(AnyTable, (str(item),)) if isinstance(item, str | Path) else item
         except ValueError as error:
             fix = "name a .csv, .tsv, .jsonl or .parquet file"
             raise UserError(name, str(error), fix) from error
-        table = build(Table, value, name, problems)
+        table = build(AnyTable, value, name, problems)
         if problems:
             raise ConfigError(problems)
         tables.append(table)
@@ -224,7 +223,7 @@ def _named(data: str | Path | Table) -> str:
     """Where rows are from, for a person."""
     if isinstance(data, str | Path):
         return str(data)
-    return data.name if isinstance(data, TfdsTable) else ", ".join(data.paths)
+    return data.location
 
 
 def _threshold(table: dict[str, Any]) -> str:

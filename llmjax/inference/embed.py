@@ -15,9 +15,9 @@ from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.inference.vector_steps import Step, after, step_of
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig, axis_size, place, reshard, use_mesh
 from llmjax.run.origin import Origin, Pooling, read_origin
 
@@ -96,7 +96,7 @@ def embed(
       prompt: the name of one of the prompts that the model was published with, to put before each
         text; "" for none, None for the one that it was published to have.
       batch_size: texts read at once; those of like length go together.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
 

@@ -14,9 +14,9 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.embed import Rows, laid_out, states
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig, reshard, use_mesh
 from llmjax.run.origin import read_origin
 
@@ -53,7 +53,7 @@ def fill_mask(
       run: a run folder, or a model in hand (then step, dtype and mesh are its own).
       text: spells the mask token where something is missing.
       top: how many candidates.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
 

@@ -13,7 +13,7 @@ from llmjax.decoding.completions import Completion, Piece
 from llmjax.decoding.config import DecodingConfig, with_fields
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.storage.json_documents import RECORD, parse_json
 
@@ -40,7 +40,7 @@ def generate(
       prompts: one or more; with none here nor in `file`, a text from nothing.
       config: how; None for the defaults.
       file: more prompts, see read_prompts.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       out: where to write prompts and text, as they come and in their order; None: nowhere.

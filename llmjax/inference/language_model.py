@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
 from llmjax.decoding.config import DecodingConfig, with_fields
 from llmjax.errors import UserError
-from llmjax.model.apart import one_by_one
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params, unstack_layers
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
 from llmjax.run.config.schema import Config
@@ -57,7 +57,7 @@ class LanguageModel:
             f"LanguageModel({self.config.run_dir} step {self.step}: {_short(size)} parameters, "
             f"{shape.num_encoder_layers + shape.num_decoder_layers} layers, width {shape.d_model}, "
             f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
-            f"{shape.compute_dtype}, {where} device{'s' if where > 1 else ''})"
+            f"{self.model.compute.dtype}, {where} device{'s' if where > 1 else ''})"
         )
 
     @property
@@ -199,7 +199,7 @@ def load(
     Args:
       run: the folder.
       step: which checkpoint; None for the best by evaluation.metric, where the run goes by one,
-        else for the newest whole one.
+        else for the newest complete one.
       dtype: what parameters are held and computed in; None: held in float32, computed as trained.
       mesh: the devices to share it; None for one device.
 
@@ -209,8 +209,9 @@ def load(
     folder = Run.open(run)
     config = replace(folder.config(), run_dir=str(run))
     tokenizer = load_tokenizer(folder.tokenizer)
-    shape = replace(config.model, compute_dtype=dtype or config.model.compute_dtype)
-    network = run_network(folder, config, tokenizer, resolve(shape, tokenizer.vocab_size))
+    shape = resolve(config.model, tokenizer.vocab_size)
+    compute = replace(config.compute, dtype=dtype or config.compute.dtype)
+    network = run_network(folder, replace(config, compute=compute), tokenizer, shape)
     all_devices()  # before anything else would start them
     devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
     one = SingleDeviceSharding(jax.local_devices()[0])
@@ -225,7 +226,7 @@ def load(
     params = read_network(folder, found, wanted)
     heads = params.pop("heads", {})
     with use_mesh(devices):
-        params = one_by_one(params)
+        params = unstack_layers(params)
     return LanguageModel(network.model, params, tokenizer, config, devices, found, heads)
 
 

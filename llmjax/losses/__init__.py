@@ -13,7 +13,7 @@ from llmjax.parallel.mesh import reshard
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 __all__ = ["Loss", "LossConfig", "causal_loss", "mean_squared_error", "nats_at", "token_nats"]
 
@@ -63,7 +63,7 @@ def causal_loss(
       label_smoothing: see `LossConfig`.
     """
     hidden = _hidden(model, params, batch, dropout_key)
-    rows, bias = model.unembedding(params)
+    rows, bias = model.lm_head(params)
     head = _head(model, z_loss, label_smoothing)
     return Loss(*cross_entropy(hidden, rows, bias, batch["targets"], batch["weights"], head))
 
@@ -77,7 +77,7 @@ def token_nats(
 ) -> jax.Array:
     """Negative log-likelihood of each target, [B, L] float32 nats, whatever its weight."""
     hidden = _hidden(model, params, batch, dropout_key)
-    rows, bias = model.unembedding(params)
+    rows, bias = model.lm_head(params)
     return nats_of(hidden, rows, bias, batch["targets"], _head(model))
 
 
@@ -102,7 +102,7 @@ def nats_at(
     """
     hidden = reshard(_hidden(model, params, batch, None), "batch", None, None)
     at = reshard(places, "batch", None)[..., None]
-    rows, bias = model.unembedding(params)
+    rows, bias = model.lm_head(params)
     return nats_and_hits(jnp.take_along_axis(hidden, at, axis=1), rows, bias, targets, _head(model))
 
 
@@ -127,10 +127,12 @@ def _hidden(
 ) -> jax.Array:
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     given = {name: batch[name] for name in names if name in batch}
-    return model.readout(params, model.hidden(params, batch["inputs"], **given, dropout_key=key))
+    return model.lm_head_input(
+        params, model.hidden(params, batch["inputs"], **given, dropout_key=key)
+    )
 
 
 def _head(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> Head:
     config = model.config
     cap, vocab = config.logit_softcap, config.vocab_size
-    return Head(cap, z_loss, smoothing, vocab, config.compute_dtype)
+    return Head(cap, z_loss, smoothing, vocab, model.compute.dtype)

@@ -52,7 +52,7 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
         Fact("Norm and positions", f"{model.norm_placement}-{model.norm}, {model.positions}"),
         Fact("Vocabulary", _known(vocabulary, count)),
         Fact("Row length", f"{count(config.data.length)} tokens"),
-        Fact("Computes in", model.compute_dtype),
+        Fact("Computes in", config.compute.dtype),
     ]
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from llmjax.data.objectives.config import CausalConfig
 from llmjax.reporting import bars, facts, of_tasks, record, words
 from llmjax.reporting.archive import Archive
 from llmjax.reporting.bars import Bar
@@ -107,7 +106,7 @@ def kind_of(config: Config) -> Literal["text", "hidden", "tasks"]:
     """What was learnt: text from its beginning on, what is hidden of text, or tasks."""
     if config.tasks:
         return "tasks"
-    return "text" if isinstance(config.objective, CausalConfig) else "hidden"
+    return "text" if config.objective.is_causal else "hidden"
 
 
 def tables(

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.objectives.config import CausalConfig
 from llmjax.reporting import bars, of_tasks, record
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.heldout import Comparison
@@ -104,7 +103,7 @@ def accounting(config: Config) -> str:
     """What the figures of such a run mean."""
     if config.tasks:
         return of_tasks.ACCOUNTING
-    if not isinstance(config.objective, CausalConfig):
+    if not config.objective.is_causal:
         return (
             "Loss and accuracy are of the tokens that are to be told; in held-out text these are "
             "drawn from a fixed seed, the same at every evaluation. Training curves are of single "

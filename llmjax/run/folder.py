@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.run.config.changes import TRAINING_ONLY, added, decisive
+from llmjax.run.config.checks import added_parts, blocking_differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
 from llmjax.storage.json_documents import DOCUMENT, read_json
@@ -133,7 +133,9 @@ class Run:
                 run._check_empty()
             elif (stored := run.config()) == config:
                 return run
-            elif (changed := decisive(stored, config)) and not run._is_imported(stored, config):
+            elif (changed := blocking_differences(stored, config)) and not run._is_imported(
+                stored, config
+            ):
                 run._check_untrained(changed)
             with run.lock():
                 if changed and not run.steps():
@@ -160,15 +162,14 @@ class Run:
         """Whether this is an imported model, not yet trained, that the config leaves as it is."""
         if self.steps() != [0] or not (self.folder / "origin.json").is_file():
             return False
-        if more := added(stored, config):
+        if more := added_parts(stored, config):
             raise UserError(
                 self.folder,
                 f"is an imported model, to which {', '.join(more)} cannot be added",
                 f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
             )
-        names = (change.split(" ")[0] for change in decisive(stored, config))
-        lasting = [name for name in names if name.startswith(("model.", "tokenizer"))]
-        return all(name in TRAINING_ONLY for name in lasting)
+        names = (change.split(" ")[0] for change in blocking_differences(stored, config))
+        return not any(name.startswith(("model.", "tokenizer")) for name in names)
 
     def _check_untrained(self, changed: list[str]) -> None:
         if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):

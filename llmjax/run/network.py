@@ -12,8 +12,8 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.files import steps as finished
 from llmjax.run.checkpoint.params import stored_leaves
-from llmjax.run.checkpoint.position import read_position
-from llmjax.run.checkpoint.reading import read_params, whole_step
+from llmjax.run.checkpoint.progress import read_progress
+from llmjax.run.checkpoint.reading import complete_step, read_params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree, join, split
@@ -45,28 +45,28 @@ def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConf
     Raises:
       UserError: as `run_tasks`.
     """
-    return network_of(Model(shape), run_tasks(run, config, tokenizer, shape))
+    return network_of(Model(shape, config.compute), run_tasks(run, config, tokenizer, shape))
 
 
 def chosen_step(run: Run, config: Config, step: int | None) -> int:
-    """The step of a whole checkpoint.
+    """The step of a complete checkpoint.
 
     Args:
       run: the run.
       config: its config.
       step: which; None for the best by evaluation.metric, where the run goes by one, else the
-        newest whole one.
+        newest complete one.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
     if step is None and config.evaluation.metric is not None:
         folder = run.checkpoints
-        costs = {one: read_position(folder, one).heldout_loss for one in finished(folder)}
+        costs = {one: read_progress(folder, one).heldout_loss for one in finished(folder)}
         scored = [(cost, -one) for one, cost in costs.items() if cost is not None]
         if scored:
             step = -min(scored)[1]
-    return whole_step(run.checkpoints, step)
+    return complete_step(run.checkpoints, step)
 
 
 def read_network(run: Run, step: int, abstract: Tree) -> Tree:
@@ -86,7 +86,7 @@ def read_network(run: Run, step: int, abstract: Tree) -> Tree:
         found: Tree = read_params(run.checkpoints, step, abstract)
         return found
     rest, learning = split(abstract, named(abstract, names))
-    frozen = read_params(run.frozen, whole_step(run.frozen, 0), rest)
+    frozen = read_params(run.frozen, complete_step(run.frozen, 0), rest)
     return join(read_params(run.checkpoints, step, learning), frozen)
 
 

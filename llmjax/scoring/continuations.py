@@ -18,7 +18,7 @@ from llmjax.decoding.rows import bucket
 from llmjax.errors import UserError
 from llmjax.losses import nats_at
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.windows import Batch, Window, pack
 

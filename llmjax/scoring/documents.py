@@ -20,7 +20,7 @@ from llmjax.interruption import between_batches
 from llmjax.losses import token_nats
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.score import Score, Sums, TextScore
 from llmjax.scoring.windows import Slot, Window, cut_windows, pack

@@ -15,15 +15,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.batch import Arrays
-from llmjax.data.objectives.objective import Objective
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.config import Objective
+from llmjax.data.objectives.windows import windows
 from llmjax.data.text.corpus import Document
 from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
 from llmjax.losses import nats_at
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.totals import ByDocument, Totals
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import jax
 import numpy as np
 
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 from llmjax.losses import Loss, causal_loss
 from llmjax.metrics.metric import Metrics
@@ -31,7 +31,7 @@ from llmjax.tasks.task import (
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
 NEW_TOKENS = 256

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.metrics.metric import Metrics

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmjax.data.tables.config import LinesTable, Table, TfdsTable
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import AnyTable, Row, text_at
 from llmjax.errors import UserError
 from llmjax.tasks.metadata import TaskMetadata
 
@@ -23,9 +22,9 @@ class TaskConfig:
 
     name: str = ""
     """Names its head and its metrics; empty: its kind."""
-    train: tuple[Table, ...] = ()
+    train: tuple[AnyTable, ...] = ()
     """The training set."""
-    dev: tuple[Table, ...] = ()
+    dev: tuple[AnyTable, ...] = ()
     """The validation set. Empty: a fraction of the training set is held out."""
     dev_fraction: float = 0.1
     """That fraction; which rows it takes depends on their contents alone."""
@@ -148,15 +147,8 @@ def task_problems(tasks: Sequence[TaskConfig]) -> Iterator[str]:
         if not 0 < task.weight < 1e30:
             yield f"{where}.weight: {task.weight} is not a positive number"
         for table in (*task.train, *task.dev):
-            yield from (f"{where}.train: {problem}" for problem in _table_problems(table))
+            yield from (f"{where}.train: {problem}" for problem in table.problems())
         yield from (f"{where}.{problem}" for problem in task.problems())
-
-
-def _table_problems(table: Table) -> Iterator[str]:
-    if isinstance(table, LinesTable) and len(table.paths) != len(table.columns):
-        yield f"{len(table.paths)} files for the columns {', '.join(table.columns)}"
-    if not isinstance(table, TfdsTable) and not table.paths:
-        yield f"a {table.kind} table names no paths"
 
 
 def check_metric(

@@ -16,7 +16,7 @@ from llmjax.tasks.token_tasks import slot_mask
 if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 
 class Continuation(NamedTuple):

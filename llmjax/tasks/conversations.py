@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from llmjax.data.chat_template import MESSAGES_ALONE, ChatTemplate, Context, special_tokens
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.tasks.messages import ASSISTANT, Message, flat, has_parts, text_arguments, with_objects

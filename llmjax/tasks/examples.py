@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.metrics.metric import Metrics
@@ -31,7 +31,7 @@ from llmjax.tasks.token_tasks import TokenTask, slot_mask
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from llmjax.parallel.mesh import Axes
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 Neck = Literal["none", "pooler", "tanh", "relu", "transform"]
 """What a state goes through before the last projection: nothing; the model's own pooler (BERT); a
@@ -68,17 +68,16 @@ class Head:
         from llmjax.model.layers import dropout
         from llmjax.model.products import dense
 
-        config = model.config
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = mesh.reshard(states, "batch", None, None)
-        plain, dtype = ("batch", None, None), config.compute_dtype
+        plain, dtype = ("batch", None, None), model.compute.dtype
         body = {name: value for name, value in params.items() if name != "heads"}
         if self.neck == "pooler":
             x = model.summarise(body, x)
         elif self.neck == "transform":
-            x = model.readout(body, x)
+            x = model.lm_head_input(body, x)
         elif self.neck != "none":
-            x = dropout(x, config.dropout, keys[0]) if self.neck == "tanh" else x
+            x = dropout(x, model.compute.dropout, keys[0]) if self.neck == "tanh" else x
             layer = head_params["dense"]
             x = dense(
                 x,
@@ -89,7 +88,7 @@ class Head:
                 dtype=dtype,
             )
             x = jnp.tanh(x) if self.neck == "tanh" else jax.nn.relu(x)
-        x = dropout(mesh.reshard(x, *plain), config.dropout, keys[1])
+        x = dropout(mesh.reshard(x, *plain), model.compute.dropout, keys[1])
         return dense(
             x,
             head_params["out"]["kernel"],
@@ -150,7 +149,7 @@ class Network:
         params = self.model.init(key)
         if not self.heads:
             return params
-        std, heads = self.model.config.init_std, {}
+        std, heads = self.model.compute.init_std, {}
         for number, (name, head) in enumerate(self.heads):
             head_key = jax.random.fold_in(key, number)
             flat = {}

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.tasks.metadata import TaskMetadata
 

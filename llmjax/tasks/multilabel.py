@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from llmjax.data.tables.rows import Row, list_at
+from llmjax.data.tables.table import Row, list_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import sigmoid_cross_entropy
 from llmjax.metrics.metric import Metrics

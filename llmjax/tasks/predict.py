@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.batch import place_batch
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.interruption import between_batches
 from llmjax.losses import Loss
 from llmjax.metrics.metric import Metrics
@@ -23,7 +23,7 @@ from llmjax.tasks.task import ExampleOutputs, Generate, Outputs, Task, body
 if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 VALIDATION_SET = "its validation set"
 """Where rows are from that a task is not trained on."""

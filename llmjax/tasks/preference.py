@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss
 from llmjax.metrics.metric import Metrics
@@ -33,7 +33,7 @@ from llmjax.tasks.task import (
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
 NO_REFERENCE = np.zeros(2, np.float32)

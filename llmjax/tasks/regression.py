@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables.rows import Row, number_at
+from llmjax.data.tables.table import Row, number_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss, mean_squared_error
 from llmjax.metrics.metric import Metrics

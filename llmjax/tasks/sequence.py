@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss, causal_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import TaskConfig, not_positive
@@ -26,7 +26,7 @@ from llmjax.tasks.task import (
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
 

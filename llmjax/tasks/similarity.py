@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.metrics.metric import Metrics
@@ -22,7 +22,7 @@ from llmjax.tasks.token_tasks import slot_mask, token_states
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 MAX_COMPARED = 1024

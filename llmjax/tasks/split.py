@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmjax.data.tables.rows import Row
-from llmjax.data.tables.table import read_tables, split_rows
+from llmjax.data.tables.table import Row, read_tables, split_rows
 from llmjax.errors import UserError
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.metadata import TaskMetadata

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables.rows import Row
+from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 from llmjax.losses import Loss
 from llmjax.model.config import ModelConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
     from llmjax.metrics.metric import Metrics
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
     from llmjax.tasks.examples import Example
 
 Batch = Mapping[str, jax.Array]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.tables.rows import Row, text_at
+from llmjax.data.tables.table import Row, text_at
 from llmjax.losses import Loss
 from llmjax.tasks import heads
 from llmjax.tasks.config import TaskConfig
@@ -21,7 +21,7 @@ from llmjax.tasks.token_tasks import slot_mask, token_states
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
 

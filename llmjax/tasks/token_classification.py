@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from llmjax.data.tables.rows import Row, list_at
+from llmjax.data.tables.table import Row, list_at
 from llmjax.errors import UserError
 from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
@@ -23,7 +23,7 @@ from llmjax.tasks.token_tasks import TokenTask
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
 

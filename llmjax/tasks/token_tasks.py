@@ -15,7 +15,7 @@ from llmjax.tasks.task import Batch, Task, body
 
 if TYPE_CHECKING:
     from llmjax.model.model import Model
-    from llmjax.model.plan import Params
+    from llmjax.model.params import Params
 
 MODEL_INPUTS = (
     "positions",

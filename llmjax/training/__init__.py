@@ -10,7 +10,7 @@ from llmjax.errors import Stopped
 from llmjax.parallel.distributed import Link, Work
 from llmjax.parallel.memory import TRAINING, enough_memory
 from llmjax.run.checkpoint.checkpoints import Checkpoints
-from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import read_params, wait_for_all
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config
@@ -96,24 +96,24 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Path:
     standing.saved = max(run.steps(), default=None)
     session = open_session(config, run)
     with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
-        state, position, frozen = _start(session, checkpoints)
-        standing.step = position.step
+        state, progress, frozen = _start(session, checkpoints)
+        standing.step = progress.step
         standing.saved = max(run.steps(), default=None)
-        session, position = with_references(session, position, join(state.params, frozen))
+        session, progress = with_references(session, progress, join(state.params, frozen))
         keep_facts(session)
-        if _is_done(session, position):
+        if _is_done(session, progress):
             return run.folder
-        reporter = Reporter(session, position.step)
+        reporter = Reporter(session, progress.step)
         signal.say = reporter.announce
         try:
             with Loader(
                 session.lesson.feed(),
                 session.mesh,
-                position.step,
+                progress.step,
                 prefetch=config.data.prefetch,
                 stops=session.lesson.stops,
             ) as loader:
-                loop = Loop(session, state, position, checkpoints, reporter, loader, frozen, signal)
+                loop = Loop(session, state, progress, checkpoints, reporter, loader, frozen, signal)
                 loop.run()
         finally:
             signal.say = to_stderr
@@ -121,10 +121,10 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Path:
     return run.folder
 
 
-def _is_done(session: Session, position: Position) -> bool:
+def _is_done(session: Session, progress: TrainProgress) -> bool:
     """Whether a run has come to its end before; says where one goes on."""
-    step, over = position.step, position.is_over(session.config.evaluation.patience)
-    due = position.evaluation_due or position.samples_due
+    step, over = progress.step, progress.is_over(session.config.evaluation.patience)
+    due = progress.evaluation_due or progress.samples_due
     ended = (step >= session.steps or over) and not due
     if session.leads and ended:
         why = "no longer gets better" if over else f"all {session.steps} steps are done"
@@ -137,9 +137,9 @@ def _is_done(session: Session, position: Position) -> bool:
     return ended
 
 
-def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, Tree]:
-    """The newest whole checkpoint; or step 0, with the parameters of an import, of the run to begin
-    with, or new ones. And the parameters that do not learn."""
+def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, TrainProgress, Tree]:
+    """The newest complete checkpoint; or step 0, with the parameters of an import, of init_from, or
+    new ones. And the frozen parameters."""
     network, optimizer, mesh = session.network, session.optimizer, session.mesh
     abstract = abstract_state(network, optimizer, mesh, session.learning)
     check_memory(abstract, mesh)
@@ -156,8 +156,8 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Posi
         params = first_params(session.config, network, mesh)
     learnt, rest = split(params, session.learning)
     with jax.set_mesh(mesh):
-        frozen = freeze(session.run, session.model.config, network, rest) if rest else {}
-    return state_of(optimizer, learnt, mesh), session.position(0), frozen
+        frozen = freeze(session.run, session.model.compute.dtype, network, rest) if rest else {}
+    return state_of(optimizer, learnt, mesh), session.progress(0), frozen
 
 
 def _frozen(session: Session) -> Tree:

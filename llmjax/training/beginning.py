@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.model.config import ModelConfig
+from llmjax.model.compute import Dtype
 from llmjax.model.lora import merged
 from llmjax.optimizers.param_kinds import ParamKind, param_kind
 from llmjax.run.checkpoint.params import save_params, stored_leaves
@@ -23,9 +23,6 @@ from llmjax.run.origin import read_origin, write_origin
 from llmjax.state import Tree, join, split
 from llmjax.storage.writing import new_folder_mode
 from llmjax.tasks.heads import Network
-
-OURS = ("compute_dtype", "dropout", "remat", "attention", "lora", "pooler")
-"""What a run that begins with another's model says of it itself."""
 
 
 def adopted(config: Config) -> Config:
@@ -40,9 +37,8 @@ def adopted(config: Config) -> Config:
     # A run that goes on no longer needs the one that it began with.
     known = own.config_path.is_file() and own.config().init_from == config.init_from
     base = own.config() if known else Run.open(config.init_from).config()
-    kept = {name: getattr(config.model, name) for name in OURS}
-    kept["pooler"] = config.model.pooler or base.model.pooler
-    model = replace(base.model, **kept)
+    pooler = config.model.pooler or base.model.pooler
+    model = replace(base.model, lora=config.model.lora, pooler=pooler)
     return replace(config, model=model, tokenizer=base.tokenizer)
 
 
@@ -107,7 +103,7 @@ def _has(tree: Tree, other: Tree) -> Tree:
     }
 
 
-def freeze(run: Run, config: ModelConfig, network: Network, frozen: Tree) -> Tree:
+def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
     """Writes the parameters that do not learn, matrices in the compute dtype, and gives them back
     as they are read.
 
@@ -120,9 +116,7 @@ def freeze(run: Run, config: ModelConfig, network: Network, frozen: Tree) -> Tre
         return {
             name: stored(value, names[name])
             if isinstance(value, dict)
-            else value.astype(
-                config.compute_dtype if param_kind(names[name]) != ParamKind.VECTOR else np.float32
-            )
+            else value.astype(dtype if param_kind(names[name]) != ParamKind.VECTOR else np.float32)
             for name, value in part.items()
         }
 

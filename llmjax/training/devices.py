@@ -9,9 +9,9 @@ from jax.experimental import multihost_utils
 
 from llmjax.errors import UserError
 from llmjax.parallel import distributed
-from llmjax.parallel.compilation import keep_programs
+from llmjax.parallel.compilation import enable_compilation_cache
 from llmjax.parallel.devices import devices as all_devices
-from llmjax.run.config.changes import differences
+from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
 
@@ -41,7 +41,7 @@ def start_devices(config: Config) -> distributed.Link | None:
                 fix = "start a new process, and train before anything else uses JAX"
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
     link = distributed.join()
-    keep_programs(config.data.cache_dir)
+    enable_compilation_cache(config.data.cache_dir)
     if all_devices()[0].platform == "cpu":
         keep_freed_memory()
     return link

@@ -12,7 +12,7 @@ from llmjax.data.loader import Loader
 from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
-from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.telemetry.hardware import memory_bytes, peak_flops
 from llmjax.run.telemetry.throughput import Throughput
 from llmjax.state import TrainState, Tree, join
@@ -31,17 +31,17 @@ class Loop:
         self,
         session: Session,
         state: TrainState,
-        position: Position,
+        progress: TrainProgress,
         checkpoints: Checkpoints,
         reporter: Reporter,
         loader: Loader,
         frozen: Tree,
         signal: StopSignal,
     ):
-        """`position` is of `state`, the loader's first batch is the one that comes next, and
+        """`progress` is of `state`, the loader's first batch is the one that comes next, and
         `frozen` are the parameters that do not learn. `signal` asks for a stop; its standing is
         kept up to date."""
-        self.session, self.state, self.position = session, state, position
+        self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._standing = frozen, signal, signal.standing
         self._agree = Agreement(session.mesh, wishes=2)
@@ -49,7 +49,7 @@ class Loop:
         self._pending: tuple[int, Metrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
-        self._seconds_before = position.seconds
+        self._seconds_before = progress.seconds
         self._throughput = Throughput(
             session.flops_per_token, peak_flops(), lambda: loader.wait_seconds
         )
@@ -61,7 +61,7 @@ class Loop:
           Stopped: a signal came; the step in which it came is saved.
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
         """
-        session, config, first = self.session, self.session.config, self.position.step
+        session, config, first = self.session, self.session.config, self.progress.step
         steps = [self._program(loss) for loss in session.lesson.losses]
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
@@ -84,7 +84,7 @@ class Loop:
 
     def _is_over(self, step: int) -> bool:
         patience = self.session.config.evaluation.patience
-        return step >= self.session.steps or self.position.is_over(patience)
+        return step >= self.session.steps or self.progress.is_over(patience)
 
     def _look_up(self, save: bool) -> None:
         """Learns whether any process is to stop, and whether one wants to save."""
@@ -109,7 +109,7 @@ class Loop:
         """What is due after `step` steps: an evaluation, samples, a checkpoint. On a stop the
         checkpoint says what of it was left out."""
         cost = None
-        self.position = self._with_dues(step)
+        self.progress = self._with_dues(step)
         try:
             if not self._stops:
                 cost = self._measure(step)
@@ -120,17 +120,17 @@ class Loop:
             if wanted or self._is_due() or _due(step, self.session.config.checkpoint.every):
                 self._save(step, cost)
 
-    def _with_dues(self, step: int) -> Position:
-        """The position, which says what is to be measured after a step."""
+    def _with_dues(self, step: int) -> TrainProgress:
+        """The progress, with what is still to be evaluated and sampled after a step."""
         config, last = self.session.config, self._is_over(step)
         return replace(
-            self.position,
+            self.progress,
             evaluation_due=step >= self.session.steps or _due(step, config.evaluation.every),
             samples_due=config.samples.every > 0 and (last or _due(step, config.samples.every)),
         )
 
     def _is_due(self) -> bool:
-        return self.position.evaluation_due or self.position.samples_due
+        return self.progress.evaluation_due or self.progress.samples_due
 
     def _measure(self, step: int) -> float | None:
         """Makes what is due, and notes that it was made; what is to be small, where it compares.
@@ -140,14 +140,14 @@ class Loop:
         """
         cost = None
         with stoppable(self._leave_if_asked):
-            if self.position.evaluation_due:
+            if self.progress.evaluation_due:
                 self._standing.measuring = "evaluation"
                 cost = self._evaluate(step, whole=step >= self.session.steps)
-                self.position = replace(self._with_dues(step), evaluation_due=False)
-            if self.position.samples_due:
+                self.progress = replace(self._with_dues(step), evaluation_due=False)
+            if self.progress.samples_due:
                 self._standing.measuring = "samples"
                 self._sample(step)
-                self.position = replace(self.position, samples_due=False)
+                self.progress = replace(self.progress, samples_due=False)
         self._standing.measuring = ""
         return cost
 
@@ -158,8 +158,8 @@ class Loop:
 
     def _catch_up(self) -> None:
         """Makes what a stop has left out after the step that the run goes on from."""
-        step, left, now = self.position.step, self.position, self._with_dues(self.position.step)
-        self.position = replace(
+        step, left, now = self.progress.step, self.progress, self._with_dues(self.progress.step)
+        self.progress = replace(
             left,
             evaluation_due=left.evaluation_due and now.evaluation_due,
             samples_due=left.samples_due and now.samples_due,
@@ -170,13 +170,13 @@ class Loop:
             cost = self._measure(step)
         except Interrupted:
             raise self._stopped(step, trained=False) from None
-        self._checkpoints.complete(replace(self.position, heldout_loss=cost))
+        self._checkpoints.complete(replace(self.progress, heldout_loss=cost))
 
     def _is_best(self, cost: float | None) -> bool:
         """Whether a measurement of just now is the best so far of a figure that the run goes by."""
         config = self.session.config
         goes_by_one = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
-        return goes_by_one and cost is not None and self.position.worse == 0
+        return goes_by_one and cost is not None and self.progress.worse == 0
 
     def _hand_on(self, new: tuple[int, Metrics] | None) -> None:
         """Counts the step before, now that the devices are busy with the new one."""
@@ -190,12 +190,12 @@ class Loop:
         skipped = int(numbers["skipped"])
         self._throughput.add(numbers)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
-        self.position = replace(
-            self.position,
+        self.progress = replace(
+            self.progress,
             step=step,
-            epoch=self.session.position(step).epoch,
-            tokens=self.position.tokens + round(numbers["tokens"]),
-            skipped=self.position.skipped + skipped,
+            epoch=self.session.progress(step).epoch,
+            tokens=self.progress.tokens + round(numbers["tokens"]),
+            skipped=self.progress.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,
             heldout_loss=None,
         )
@@ -212,12 +212,12 @@ class Loop:
             self._give_up()
 
     def _totals(self) -> dict[str, float | None]:
-        position = self.position
+        progress = self.progress
         return {
             "device_memory_bytes": memory_bytes(),
-            "epoch": position.epoch,
-            "skipped": position.skipped,
-            "tokens": position.tokens,
+            "epoch": progress.epoch,
+            "skipped": progress.skipped,
+            "tokens": progress.tokens,
         }
 
     def _evaluate(self, step: int, *, whole: bool) -> float | None:
@@ -235,7 +235,7 @@ class Loop:
         cost = measured_cost(score, config.metric)
         if whole and session.lesson.samples(config.metric):
             return None
-        self.position = self.position.judged(cost)
+        self.progress = self.progress.update_best(cost)
         return cost if cost is not None and math.isfinite(cost) else None
 
     @property
@@ -251,8 +251,8 @@ class Loop:
     def _save(self, step: int, cost: float | None = None) -> None:
         """Hands the state over; it is written while training goes on."""
         with self._paused():
-            position = replace(self.position, heldout_loss=cost)
-            self._checkpoints.save(self.state, position)
+            progress = replace(self.progress, heldout_loss=cost)
+            self._checkpoints.save(self.state, progress)
         self._saved_at, self._saves, self._standing.saved = time.monotonic(), False, step
 
     def _save_is_late(self) -> bool:
@@ -274,12 +274,12 @@ class Loop:
         """Too many steps in a row were not finite; the parameters are those before them."""
         self._skipped_in_a_row, limit = 0, self.session.config.max_skipped_steps
         self._wait()
-        self._checkpoints.save(self.state, self.position)
+        self._checkpoints.save(self.state, self.progress)
         self._checkpoints.wait()
         raise UserError(
-            f"step {self.position.step}",
+            f"step {self.progress.step}",
             f"loss or gradient was not finite for {limit} steps in a row",
-            f"checkpoint {self.position.step} holds the parameters from before them: the same "
+            f"checkpoint {self.progress.step} holds the parameters from before them: the same "
             "command goes on from there, a new run might want a lower learning rate",
         )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmjax.errors import UserError
-from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.folder import Run
 from llmjax.state import Tree
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def with_references(
-    session: "Session", position: Position, params: Tree
-) -> "tuple[Session, Position]":
+    session: "Session", progress: TrainProgress, params: Tree
+) -> "tuple[Session, TrainProgress]":
     """A session that is about to take its first step, with the references of its pairs. Other
     sessions come back as they are.
 
     Args:
       session: of any lesson.
-      position: where it stands.
+      progress: where it stands.
       params: of the whole network.
     """
     lesson = session.lesson
-    if position.step or not isinstance(lesson, TaskLesson):
-        return session, position
+    if progress.step or not isinstance(lesson, TaskLesson):
+        return session, progress
     if not any(part.task.config.uses_initial_model for part in lesson.parts):
-        return session, position
+        return session, progress
     parts = tuple(_referred(session, part, params) for part in lesson.parts)
     begun = replace(session, lesson=replace(lesson, parts=parts))
-    return begun, begun.position(0)
+    return begun, begun.progress(0)
 
 
 def keep_facts(session: "Session") -> None:

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from llmjax.data.config import SentencePieceConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.tables.table import Row
-from llmjax.data.text.corpus import trained_on
-from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -21,7 +20,7 @@ from llmjax.model.model import Model
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
-from llmjax.run.checkpoint.position import Position
+from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config
@@ -89,10 +88,10 @@ class Session:
         unused = self.model.config.vocab_size - len(sizes)
         return jnp.pad(jnp.asarray(sizes, jnp.int32), (0, unused))
 
-    def position(self, step: int) -> Position:
+    def progress(self, step: int) -> TrainProgress:
         """Where the run stands before batch `step`, nothing counted yet."""
         data = self.config.data
-        return Position(
+        return TrainProgress(
             step=step,
             seed=self.config.seed,
             batch_size=data.batch_size,
@@ -101,15 +100,15 @@ class Session:
             epoch=step / max(self.lesson.steps_per_epoch, 1e-9),
         )
 
-    def check_same_batches(self, position: Position) -> None:
-        """Checks that batch `position.step` is the one that would have come next then.
+    def check_same_batches(self, progress: TrainProgress) -> None:
+        """Checks that batch `progress.step` is the one that would have come next then.
 
         Raises:
           UserError: the text, its tokens or the batches' shape are others.
         """
-        here = self.position(position.step)
+        here = self.progress(progress.step)
         for name in ("seed", "batch_size", "length", "corpus"):
-            then, now = getattr(position, name), getattr(here, name)
+            then, now = getattr(progress, name), getattr(here, name)
             if then != now:
                 raise UserError(
                     self.run.folder,
@@ -152,7 +151,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     """The tokenizer, what is learnt, and the network that learns it."""
     if not config.tasks:
         tokenizer, corpus = prepared(config, run)
-        model = Model(resolve(config.model, tokenizer.vocab_size))
+        model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
         lesson = TextLesson(config, tokenizer, corpus, objective, model)
@@ -161,7 +160,7 @@ def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
     rows = [read_rows(task) for task in config.tasks]
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
-    model = Model(resolve(config.model, tokenizer.vocab_size))
+    model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
     setting = TaskContext(tokenizer, model.config, config.data.length)
     tasks = remembered(prepare_tasks(config, setting, rows), run)
     network = network_of(model, [part.task for part in tasks])
@@ -172,11 +171,10 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
     """The tokenizer of the run, or one that is trained on the text to learn from."""
     if run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
-    tokenizer = existing_tokenizer(config.tokenizer)
+    tokenizer = config.tokenizer.open()
     if tokenizer is None:
-        assert isinstance(config.tokenizer, SentencePieceConfig)
         texts = itertools.chain.from_iterable(map(texts_of, config.tasks, rows))
-        tokenizer = trained_on(config.tokenizer, texts)
+        tokenizer = config.tokenizer.train(texts)
     tokenizer.save(run.tokenizer)
     return tokenizer
 

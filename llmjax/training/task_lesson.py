@@ -151,7 +151,7 @@ class TaskLesson:
         return "\n".join(lines)
 
     def _loss(self, task: Task) -> LossFunction:
-        has_dropout = self.model.config.dropout > 0
+        has_dropout = self.model.compute.dropout > 0
 
         def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
             return task.loss(self.model, params, batch, key if has_dropout else None)

@@ -1,6 +1,8 @@
 """A chat template for models that learn to chat and had none."""
 
-from llmjax.data.tokenizers.tokenizer import Tokenizer, keep_chat_template, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.folder import keep_chat_template
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.tasks.conversations import PLAIN

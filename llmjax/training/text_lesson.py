@@ -8,8 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from llmjax.data.loader import CorpusFeed, Feed
-from llmjax.data.objectives.config import CausalConfig, control_pieces
-from llmjax.data.objectives.objective import Objective
+from llmjax.data.objectives.config import Objective
 from llmjax.data.order import steps_per_epoch
 from llmjax.data.progress import terminal_progress
 from llmjax.data.text.corpus import Corpus, Document, heldout_documents, prepare
@@ -58,11 +57,11 @@ class TextLesson:
 
     @property
     def priced(self) -> bool:
-        return isinstance(self.config.objective, CausalConfig)
+        return self.config.objective.is_causal
 
     @property
     def losses(self) -> tuple[LossFunction, ...]:
-        loss, has_dropout = self.config.loss, self.model.config.dropout > 0
+        loss, has_dropout = self.config.loss, self.model.compute.dropout > 0
 
         def objective(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
             return causal_loss(
@@ -179,7 +178,7 @@ def prepared(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
       UserError: as `data.prepare`.
     """
     with terminal_progress() as progress:
-        pieces = control_pieces(config.objective)
+        pieces = config.objective.control_pieces
         return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
 
 

@@ -11,7 +11,7 @@ from llmjax.compression.compressing import compress
 from llmjax.compression.costs import Costs
 from llmjax.compression.record import _first
 from llmjax.compression.stream import Coded
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 
 
 def coded(text, positions):

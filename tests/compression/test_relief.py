@@ -11,7 +11,7 @@ from llmjax.compression.compressing import compress
 from llmjax.compression.decompressing import decompress, inspect
 from llmjax.compression.relief import relieve
 from llmjax.compression.segments import Cutter, Segment
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 
 BYTES = Cutter(BytesTokenizer(), np.arange(300) < 256)
 PLAIN = {"dtype": "float32", "verify": False, "compare": False, "lanes": 16, "context": 64}

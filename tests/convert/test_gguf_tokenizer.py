@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from llmjax.convert.gguf.file import open_file
 from llmjax.convert.gguf.tokenizer import SPLITTINGS, tokenizer_files
-from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
 
 LINES = [

@@ -16,11 +16,11 @@ from llmjax.convert.importing import import_model
 from llmjax.convert.stored import stored_params
 from llmjax.convert.trees import flatten, unflatten
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.inference.embed import embed
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.params import save_params
 from llmjax.run.config.storage import to_json

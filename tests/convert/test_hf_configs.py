@@ -303,7 +303,7 @@ def test_what_cannot_be_honoured_is_named(name, changes, word):
         (families.gpt2("124M"), "gpt2"),
         (families.llama("8B"), "llama"),
         (ModelConfig(vocab_size=256, window=9), "mistral"),
-        (ModelConfig(vocab_size=256, dropout=0.1, remat="full", init_std=0.1), "llama"),
+        (ModelConfig(vocab_size=256), "llama"),
     ],
 )
 def test_models_of_our_own_have_a_family(config, model_type):

@@ -21,11 +21,11 @@ from llmjax.convert.importing import import_model
 from llmjax.convert.peft.reading import import_adapter
 from llmjax.convert.stored import merge, stored_params
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.data.config import TextSource
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import SgdConfig

@@ -10,9 +10,9 @@ import pytest
 import untrained
 from llmjax.convert.exporting import export
 from llmjax.convert.peft.reading import import_adapter
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.params import save_params
 from llmjax.run.config.storage import to_json

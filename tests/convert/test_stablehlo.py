@@ -12,8 +12,9 @@ import pytest
 
 import llmjax
 from llmjax.convert.stablehlo.export import export_stablehlo, loader
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
@@ -45,7 +46,7 @@ DECODERS = {
         logit_softcap=3.0,
         qk_norm=True,
     ),
-    "bfloat16": ModelConfig(**TINY, num_decoder_layers=2, compute_dtype="bfloat16"),
+    "bfloat16": ModelConfig(**TINY, num_decoder_layers=2),
 }
 BERT = ModelConfig(
     **TINY,
@@ -85,9 +86,14 @@ def run_of(tmp_path_factory):
     """Model config -> a run folder with random parameters."""
     base = make_run(tmp_path_factory.mktemp("base"), steps=())
 
-    def make(model):
+    def make(model, dtype="float32"):
         folder = tmp_path_factory.mktemp("run")
-        config = replace(base.config(), run_dir=str(folder / "run"), model=model)
+        config = replace(
+            base.config(),
+            run_dir=str(folder / "run"),
+            model=model,
+            compute=ComputeConfig(dtype=dtype),
+        )
         run = Run.create(replace(config, data=replace(config.data, length=16)))
         write_atomically(run.config_path, to_json(config))
         llmjax.data.tokenizers.tokenizer.BytesTokenizer().save(run.tokenizer)
@@ -121,7 +127,7 @@ def until(ids, end):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_continue_as_the_model_does(run_of, tmp_path, name):
-    run = run_of(DECODERS[name])
+    run = run_of(DECODERS[name], "bfloat16" if name == "bfloat16" else "float32")
     exported = loader(export_stablehlo(run, tmp_path / "out")).Exported(tmp_path / "out")
     lm = llmjax.load(run)
     prompts = [[5], [65, 66, 67, 68, 69], [7, 8]]

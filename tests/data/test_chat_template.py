@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from llmjax.data.chat_template import ChatTemplate, Context, child, render, special_tokens
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import JsonLimits
 

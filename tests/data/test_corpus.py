@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
+from llmjax.data.config import DataConfig
 from llmjax.data.text.corpus import (
     heldout_documents,
     heldout_text,
@@ -13,7 +13,9 @@ from llmjax.data.text.corpus import (
     tokenize_documents,
     train_tokenizer,
 )
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer, load_tokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.storage.caches import cache_root
 

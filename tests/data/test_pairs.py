@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, PAD, SENTINELS, cut, keys, vocabulary
-from llmjax.data.objectives.config import SpanConfig
-from llmjax.data.objectives.pairs import Continuation, Spans
+from llmjax.data.objectives.pairs import Continuation, SpanConfig, Spans
 from llmjax.data.objectives.vocabulary import as_read
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)

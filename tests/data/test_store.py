@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.windows import windows
 from llmjax.data.text import store
 from llmjax.data.text.block_sums import Blocks, SummedFile
-from llmjax.data.text.files import Damaged
 from llmjax.data.text.store import StoreWriter, close_cache, open_cache, open_store, token_dtype
 from llmjax.errors import UserError
+from llmjax.storage.cache_folders import Damaged
 
 
 @pytest.mark.parametrize(("vocabulary", "size"), [(100, 2), (65_536, 2), (65_537, 4), (250_000, 4)])

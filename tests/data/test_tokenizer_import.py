@@ -8,8 +8,8 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import processors as post
 
 from data.published import LINES, LLAMA, llama, sentencepiece_model, t5, write, xlm_roberta
-from llmjax.data.tokenizers.importing import import_tokenizer
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.seals import SEAL
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.data.config import JsonlSource, TextSource
 from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.text_files import JsonlSource, TextSource
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.result import Evaluation

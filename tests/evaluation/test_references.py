@@ -13,7 +13,7 @@ from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
 from llmjax.inference.language_model import load
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.params import save_params
 from llmjax.tasks.metadata import metadata_json

@@ -8,7 +8,7 @@ import pytest
 
 import llmjax.inference.chat as module
 import llmjax.inference.language_model
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.completions import Completion, Piece
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError

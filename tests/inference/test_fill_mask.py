@@ -9,7 +9,7 @@ import pytest
 
 import llmjax.inference.language_model
 from llmjax.convert.importing import import_model
-from llmjax.data.config import SentencePieceConfig
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from llmjax.errors import UserError
 from llmjax.inference.fill_mask import fill_mask

@@ -10,6 +10,7 @@ import pytest
 from llmjax.losses import causal_loss, fused, mean_squared_error, token_nats
 from llmjax.losses.scores import Head
 from llmjax.model.checks import resolve
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 
@@ -166,21 +167,22 @@ def test_mean_squared_error():
 @pytest.mark.parametrize("remat", ["attention", "dots", "full"])
 def test_remat_changes_nothing(remat):
     """The same loss and gradients, and fewer numbers kept for the backward pass."""
-    config = replace(MODEL.config, dropout=0.3, num_decoder_layers=2, attention="blocked")
+    config = replace(MODEL.config, num_decoder_layers=2)
+    compute = ComputeConfig(dropout=0.3, attention="blocked")
     params = jax.jit(Model(config).init)(jax.random.key(0))
     targets = operands()[3]
     batch = {"inputs": targets, "targets": targets, "weights": jnp.ones((B, L))}
 
-    def gradients(config):
+    def gradients(compute):
         def total(params):
             key = jax.random.key(1)
-            return causal_loss(Model(config), params, batch, dropout_key=key).total
+            return causal_loss(Model(config, compute), params, batch, dropout_key=key).total
 
         kept = jax.eval_shape(lambda p: jax.vjp(total, p)[1], params)
         size = sum(np.prod(x.shape) for x in jax.tree.leaves(kept))
         return jax.jit(jax.value_and_grad(total))(params), size
 
-    (expected, most), (same, fewer) = gradients(config), gradients(replace(config, remat=remat))
+    (expected, most), (same, fewer) = gradients(compute), gradients(replace(compute, remat=remat))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), same, expected
     )

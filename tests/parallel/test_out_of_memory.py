@@ -85,7 +85,7 @@ def test_training_that_does_not_fit_says_how_to_need_less_and_leaves_nothing(tmp
     monkeypatch.setattr(loop, "make_train_step", too_large)
     with pytest.raises(UserError) as caught:
         train(runs.config(tmp_path))
-    for part in ("GiB more are needed", "--optimizer.accumulate", "--model.remat full", "--mesh"):
+    for part in ("GiB more are needed", "--optimizer.accumulate", "--compute.remat full", "--mesh"):
         assert part in str(caught.value)
     assert not (tmp_path / "run").exists()
 

@@ -13,7 +13,8 @@ from llmjax.compression import lanes
 from llmjax.decoding import beams, rows, sampling, steps
 from llmjax.losses import nats_at, token_nats
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.compute import ComputeConfig, Dtype
+from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.parallel.mesh import reshard
 
@@ -25,8 +26,8 @@ MODELS = {"decoder": DECODER, "both": BOTH}
 
 
 def model_of(kind, dtype, **changes):
-    config = ModelConfig(**MODELS[kind] | {"compute_dtype": dtype, "max_length": 512} | changes)
-    return Model(resolve(config, VOCAB))
+    config = ModelConfig(**MODELS[kind] | {"max_length": 512} | changes)
+    return Model(resolve(config, VOCAB), ComputeConfig(dtype=dtype))
 
 
 def check(traced, platform, *, kernel=None):

@@ -1,6 +1,5 @@
 """Tasks, vectors and masks for a GPU and for TPUs: what is compiled to use a model."""
 
-from dataclasses import replace
 from typing import get_args
 
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import pytest
 import pretend
 from llmjax.inference import embed, fill_mask, language_model
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.compute import ComputeConfig, Dtype
+from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
 from llmjax.run.origin import Pooling
@@ -105,7 +105,7 @@ def test_masks_and_logits(platform, dtype, sizes):
     with pretend.devices(platform, **sizes):
         rows = texts()
         for config in (ENCODER, DECODER, BOTH):
-            model = Model(resolve(replace(config, compute_dtype=dtype), 512))
+            model = Model(resolve(config, 512), ComputeConfig(dtype=dtype))
             params = pretend.params_of(model, dtype)
             given = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
             check(language_model._logits.trace(model, params, *given), platform, dtype)

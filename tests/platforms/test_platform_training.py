@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.losses import causal_loss
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig, Remat
+from llmjax.model.compute import ComputeConfig, Dtype, Remat
+from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
@@ -31,7 +32,8 @@ from llmjax.tasks.task import TaskContext, network_of
 from task_models import rows_of
 
 LENGTH, ROWS = 256, 16
-DECODER = ModelConfig(compute_dtype="bfloat16", num_kv_heads=2, remat="dots")
+DECODER = ModelConfig(num_kv_heads=2)
+COMPUTE = ComputeConfig(dtype="bfloat16", remat="dots")
 # What a preset begins with where it names a run that was imported.
 BASES = {"runs/minilm": bert_base(vocab_size=0), "runs/smollm2": DECODER, "runs/chat": DECODER}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -87,12 +89,12 @@ def step_of(network, loss, optimizer, learning=None, **options):
     return step, *jax.eval_shape(begin)
 
 
-def text_step(model, optimizer=ADAM, segments=True, **options):
+def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, **options):
     """A step of pre-training, traced."""
-    model = Model(resolve(model, 512))
+    model = Model(resolve(model, 512), compute)
 
     def loss(params, batch, key):
-        dropped = key if model.config.dropout else None
+        dropped = key if model.compute.dropout else None
         return causal_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
 
     encoder = LENGTH if model.config.is_encoder_decoder else 0
@@ -104,7 +106,7 @@ def text_step(model, optimizer=ADAM, segments=True, **options):
 def task_step(config, task_config, model):
     """A step of fine-tuning, traced."""
     tokenizer = BytesTokenizer()
-    model = Model(resolve(model, tokenizer.vocab_size))
+    model = Model(resolve(model, tokenizer.vocab_size), config.compute)
     rows = rows_of(*EXAMPLES[task_config.kind])
     facts = task_config.find_metadata(rows)
     if task_config.kind == "preference":
@@ -114,7 +116,7 @@ def task_step(config, task_config, model):
     shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
 
     def loss(params, batch, key):
-        return task.loss(model, params, batch, key if model.config.dropout else None)
+        return task.loss(model, params, batch, key if model.compute.dropout else None)
 
     step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
     batch = {
@@ -132,22 +134,20 @@ def test_presets(name, platform):
     base = BASES.get(config.init_from)
     model = config.model
     if base is not None:
-        model = replace(
-            base, dropout=model.dropout, lora=model.lora, compute_dtype=model.compute_dtype
-        )
+        model = replace(base, lora=model.lora)
     model = small(model)
     with pretend.devices(platform, **pretend.EIGHT):
         if config.tasks:
             traced = [task_step(config, task, model) for task in config.tasks]
         else:
-            traced = [text_step(model, config.optimizer)]
+            traced = [text_step(model, config.compute, config.optimizer)]
     for one in traced:
         found = pretend.kernels(one)
         assert not [name for name in pretend.primitives(one.jaxpr) if "callback" in name]
         if platform == "tpu":
             assert set(found) == {pretend.PALLAS}
             assert SPLASH in pretend.lowered(one, platform)
-        elif model.compute_dtype == "bfloat16":
+        elif config.compute.dtype == "bfloat16":
             assert found[pretend.CUDNN] == found[pretend.CUDNN_BACKWARD] > 0
         else:
             assert not found
@@ -164,8 +164,9 @@ def count(traced):
 def test_packed_rows_on_one_gpu(name, monkeypatch):
     """With cuDNN's calls in the lowered program, both ways; they need a device to lower to."""
     monkeypatch.setattr(mesh, "platform", lambda: "gpu")
+    config = load_config_file(name)
     with jax.set_mesh(mesh.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
-        text = pretend.lowered(text_step(small(load_config_file(name).model)), "gpu")
+        text = pretend.lowered(text_step(small(config.model), config.compute), "gpu")
     assert text.count("__cudnn$fmhaScaleBiasSoftmax") == 2
     assert text.count("__cudnn$fmhaScaleBiasSoftmaxBackward") == 1
 
@@ -206,7 +207,7 @@ def test_meshes_of_tpus(sizes, segments):
 def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
     """Whatever is computed again, what a fused attention left is there."""
     with pretend.devices(platform, fsdp=1):
-        traced = text_step(small(DECODER, remat=remat))
+        traced = text_step(small(DECODER), replace(COMPUTE, remat=remat))
         if platform == "gpu":
             assert count(traced) == (1, 1)
         else:
@@ -221,10 +222,10 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
 )
 def test_optimizers_of_no_preset(optimizer, platform):
     """With dropout, and the text's bytes counted."""
-    model = small(DECODER, compute_dtype="float32", remat="none", dropout=0.1)
+    compute = ComputeConfig(dropout=0.1)
     token_bytes = jnp.ones(512, jnp.int32)
     with pretend.devices(platform, **pretend.EIGHT):
-        traced = text_step(model, optimizer, token_bytes=token_bytes)
+        traced = text_step(small(DECODER), compute, optimizer, token_bytes=token_bytes)
         pretend.lowered(traced, platform)
 
 
@@ -232,7 +233,7 @@ def test_optimizers_of_no_preset(optimizer, platform):
 def test_the_state_is_given_away(platform):
     """Each part of the old state's memory is used for the new one."""
     with pretend.devices(platform, fsdp=1):
-        traced = text_step(small(DECODER, compute_dtype="float32", num_decoder_layers=1))
+        traced = text_step(small(DECODER, num_decoder_layers=1), replace(COMPUTE, dtype="float32"))
         donated = [leaf.donated for leaf in jax.tree.leaves(traced.args_info[0][0])]
         text = pretend.lowered(traced, platform)
     assert all(donated)
@@ -243,7 +244,7 @@ def test_the_state_is_given_away(platform):
 @pytest.mark.parametrize("platform", pretend.DEVICES)
 @pytest.mark.parametrize("dtype", get_args(Dtype))
 def test_evaluation(dtype, platform):
-    model = Model(resolve(small(DECODER, compute_dtype=dtype), 512))
+    model = Model(resolve(small(DECODER), 512), replace(COMPUTE, dtype=dtype))
     with pretend.devices(platform, **pretend.EIGHT):
         step = make_eval_step(partial(causal_loss_of, model))
         traced = step.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))

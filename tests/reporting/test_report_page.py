@@ -10,7 +10,8 @@ import pytest
 from pages import Document, page
 from run_folders import ENVIRONMENT, SAMPLES, TEXT, demo_metrics, eval_line
 
-from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import measure
 from llmjax.reporting import report

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from llmjax.data.config import DataConfig, TextSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
 from llmjax.decoding.config import DecodingConfig
 from llmjax.optimizers.standard import LionConfig
 from llmjax.reporting.settings import groups

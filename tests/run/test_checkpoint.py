@@ -21,16 +21,18 @@ from llmjax.optimizers.standard import AdafactorConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.files import steps, superfluous
-from llmjax.run.checkpoint.position import Position, read_position
+from llmjax.run.checkpoint.files import steps, steps_to_delete
+from llmjax.run.checkpoint.progress import TrainProgress, read_progress
 from llmjax.run.checkpoint.reading import restore_params
 from llmjax.state import abstract_state, make_state
 
 CONFIG = CheckpointConfig(keep_last=2, keep_best=1)
 
 
-def position(step: int, heldout_loss: float | None = None) -> Position:
-    return Position(step, seed=0, batch_size=16, length=16, corpus="c", heldout_loss=heldout_loss)
+def position(step: int, heldout_loss: float | None = None) -> TrainProgress:
+    return TrainProgress(
+        step, seed=0, batch_size=16, length=16, corpus="c", heldout_loss=heldout_loss
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,26 +118,26 @@ def test_keeps_the_last_and_the_best():
     losses = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: 2.5}
     for best, kept in [(0, {4, 5}), (1, {2, 4, 5}), (3, {2, 4, 5}), (9, {1, 2, 4, 5})]:
         config = CheckpointConfig(keep_last=2, keep_best=best)
-        assert set(losses) - set(superfluous(sorted(losses), config, losses.get)) == kept
+        assert set(losses) - set(steps_to_delete(sorted(losses), config, losses.get)) == kept
 
 
 def test_superfluous_checkpoints_are_deleted(state, tmp_path):
     save(tmp_path, state, [1, 2, 3, 4], {1: 1.0, 3: 2.0})
     assert steps(tmp_path) == [1, 3, 4]
     assert {path.name for path in tmp_path.iterdir()} == {"1", "3", "4"}
-    assert read_position(tmp_path, 1).heldout_loss == 1.0
+    assert read_progress(tmp_path, 1).heldout_loss == 1.0
 
 
 def test_what_is_not_finite_is_worse_than_anything_and_never_the_best():
-    first = position(1).judged(math.nan)
+    first = position(1).update_best(math.nan)
     assert (first.best, first.worse) == (None, 1)
-    good = first.judged(2.0)
+    good = first.update_best(2.0)
     assert (good.best, good.worse) == (2.0, 0)
     for cost in (math.nan, math.inf, -math.inf, 3.0):
-        after = good.judged(cost)
+        after = good.update_best(cost)
         assert (after.best, after.worse) == (2.0, 1)
     # As a version that took it for the best has left it.
-    assert dataclasses.replace(position(1), best=math.nan, worse=3).judged(
+    assert dataclasses.replace(position(1), best=math.nan, worse=3).update_best(
         2.0
     ) == dataclasses.replace(position(1), best=2.0)
 

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.data.tokenizers.tokenizer import keep_chat_template, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.folder import keep_chat_template
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.run.checkpoint.params import save_params
-from llmjax.run.checkpoint.position import read_position
+from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.run.origin import Origin, read_origin, write_origin
@@ -128,5 +129,5 @@ def test_a_position_that_was_changed_does_not_choose_another_checkpoint(run):
     whole = path.read_text()
     path.write_text(whole.replace('"heldout_loss": null', '"heldout_loss": 0.1'))
     with pytest.raises(UserError, match=r"position\.json: was changed after it was written"):
-        read_position(run.checkpoints, 0)
+        read_progress(run.checkpoints, 0)
     path.write_text(whole)

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.data.objectives.config import MaskedConfig, PrefixConfig
-from llmjax.data.objectives.objective import make_objective
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.objectives.pairs import PrefixConfig
+from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.text.corpus import Document
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.losses import causal_loss
 from llmjax.model.checks import resolve

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables
 from llmjax.errors import UserError
 from llmjax.tasks.classification import ClassificationTask

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig

@@ -96,7 +96,7 @@ def test_what_is_no_number_is_said_with_its_line(value, message):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("--1", "is '--1', not a number; mend the row"),
+        ("--1", "is '--1', not a number; fix the row"),
         ("1,5", "is '1,5', not a number; write numbers with a decimal point"),
         ("1_000", "is '1_000', not a number"),
         ("nan", "is nan, not a finite number"),

@@ -6,8 +6,9 @@ import pytest
 
 import llmjax
 from llmjax.cli.train import in_words, summary
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.evaluation.task_evaluation import evaluate_tasks
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig

@@ -11,10 +11,10 @@ import pytest
 import runs
 import tiny
 from llmjax.convert.exporting import export
-from llmjax.data.config import TextSource
-from llmjax.data.objectives.config import PrefixConfig
+from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict

@@ -12,11 +12,11 @@ import pytest
 import runs
 import tiny
 from data.objective_rows import BOS, FIRST, LAST, PAD, cut, keys, vocabulary
-from llmjax.data.config import SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig, MixtureConfig, PrefixConfig, SpanConfig
-from llmjax.data.objectives.masking import Masked
-from llmjax.data.objectives.objective import Causal, Continuation, Mixture, Prefix
-from llmjax.data.objectives.pairs import Spans
+from llmjax.data.objectives.causal import Causal, Prefix
+from llmjax.data.objectives.masked import Masked, MaskedConfig
+from llmjax.data.objectives.mixture import Mixture, MixtureConfig
+from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig, Spans
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.losses import causal_loss
@@ -106,7 +106,7 @@ def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
     config = masked(
         tmp_path,
         steps=250,
-        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128, dropout=0.0),
+        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128),
         optimizer=AdamWConfig(learning_rate=4e-3, schedule=ScheduleConfig(warmup_steps=20)),
         evaluation=EvaluationConfig(every=0),
         log=LogConfig(every=50, display="none"),

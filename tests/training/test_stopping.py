@@ -18,7 +18,7 @@ from llmjax.errors import Stopped, UserError
 from llmjax.model.config import ModelConfig
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.position import read_position
+from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
@@ -146,14 +146,14 @@ def test_an_evaluation_is_left_between_batches_and_made_up_for(
             train(config)
     assert run.steps()[-1] == step
     assert step not in [at for at, _ in measured(run.folder)]
-    assert read_position(run.checkpoints, step).evaluation_due
+    assert read_progress(run.checkpoints, step).evaluation_due
     train(config)
     assert f"resuming from step {step} of 8, where an evaluation is still due" in caplog.text
     assert measured(run.folder) == measured(whole_run)
     assert runs.metrics(run.folder)[-1]["loss"] == runs.metrics(whole_run)[-1]["loss"]
-    mine, theirs = (read_position(folder / "checkpoints", 8) for folder in (run.folder, whole_run))
+    mine, theirs = (read_progress(folder / "checkpoints", 8) for folder in (run.folder, whole_run))
     assert replace(mine, seconds=0.0) == replace(theirs, seconds=0.0)
-    assert not read_position(run.checkpoints, step).evaluation_due
+    assert not read_progress(run.checkpoints, step).evaluation_due
 
 
 def test_samples_are_left_between_pieces_and_made_up_for(tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def mistaken(config, which):
         return replace(config, mesh=MeshConfig(data=3))
     if which == "model":
         return replace(config, model=ModelConfig(d_model=20, num_heads=2), mesh=MeshConfig(fsdp=8))
-    from llmjax.data.config import HuggingFaceTokenizerConfig
+    from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig
 
     return replace(config, tokenizer=HuggingFaceTokenizerConfig("nowhere/tokenizer.json"))
 

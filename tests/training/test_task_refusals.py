@@ -16,7 +16,7 @@ from test_task_training import (
 )
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables, split_rows
 from llmjax.errors import UserError
 from llmjax.optimizers.trainable import TrainHeads

@@ -12,14 +12,15 @@ import orbax.checkpoint as ocp
 import pytest
 
 import llmjax
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.metrics.metric import Metric, Metrics
 from llmjax.model.checks import resolve
-from llmjax.model.lora import merged
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.compute import ComputeConfig
+from llmjax.model.lora import LoraConfig, merged
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads
@@ -132,10 +133,10 @@ def with_state(run, step):
 
 def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, devices):
     devices(2)
-    model = replace(SMALL, dropout=0.1)
+    compute = ComputeConfig(dropout=0.1)
     tasks = labels(tmp_path, weight=2.0), numbers(tmp_path)
-    unbroken = train(config(tmp_path, *tasks, model=model, steps=6))
-    parted = config(tmp_path, *tasks, model=model, run="parted", steps=3)
+    unbroken = train(config(tmp_path, *tasks, compute=compute, steps=6))
+    parted = config(tmp_path, *tasks, compute=compute, run="parted", steps=3)
     train(parted)
     train(replace(parted, steps=6))
     assert equal(whole(unbroken), whole(tmp_path / "parted"))
@@ -177,8 +178,10 @@ def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_p
 
 
 def test_adapters_leave_their_bases_and_begin_as_nothing(tmp_path, devices, base):
-    model = replace(SMALL, lora=LoraConfig(rank=2), compute_dtype="bfloat16")
-    begins = config(tmp_path, labels(tmp_path), model=model, init_from=str(base.folder))
+    model, compute = replace(SMALL, lora=LoraConfig(rank=2)), ComputeConfig(dtype="bfloat16")
+    begins = config(
+        tmp_path, labels(tmp_path), model=model, compute=compute, init_from=str(base.folder)
+    )
     run = train(begins)
     found, first = whole(run), whole(base.folder)
     query = found["encoder"]["layers"]["attention"]["query"]
@@ -214,7 +217,7 @@ def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path
         log=plain.log,
     )
     assert begins.model.lora is not None
-    assert begins.model.compute_dtype == "bfloat16"
+    assert begins.compute.dtype == "bfloat16"
     told = losses(train(begins))
     assert told[0] == pytest.approx(math.log(2), abs=1e-5)
     assert told[-1] < told[0] - 0.01

@@ -18,7 +18,7 @@ from llmjax.optimizers.trainable import TrainHeads
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.position import read_position
+from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
@@ -80,7 +80,7 @@ def test_evaluates_on_the_way_and_at_the_end(run):
     assert found[1]["heldout_bytes"] > 0
     kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
     assert kept == [8]
-    assert read_position(run / "checkpoints", 8).heldout_loss == found[1]["loss"]
+    assert read_progress(run / "checkpoints", 8).heldout_loss == found[1]["loss"]
 
 
 def test_samples_follow_their_prompts(run):
@@ -108,7 +108,7 @@ def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
             train(config)
     checkpoints = tmp_path / "run" / "checkpoints"
     step = max(int(path.name) for path in checkpoints.iterdir())
-    position = read_position(checkpoints, step)
+    position = read_progress(checkpoints, step)
     assert 3 <= step < 8
     assert (position.step, position.skipped) == (step, step)
     state = abstract_state(runs.MODEL, tiny.optimizer(config.optimizer), tiny.one_device())
@@ -135,7 +135,7 @@ def test_text_that_may_not_repeat_ends_the_run(tmp_path):
     train(config)
     (last,) = os.listdir(tmp_path / "run" / "checkpoints")
     assert 1 < int(last) < 100
-    assert read_position(tmp_path / "run" / "checkpoints", int(last)).epoch == pytest.approx(1.0)
+    assert read_progress(tmp_path / "run" / "checkpoints", int(last)).epoch == pytest.approx(1.0)
     assert runs.metrics(tmp_path / "run")[-1]["learning_rate"] < 0.005
 
 

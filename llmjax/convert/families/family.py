@@ -11,9 +11,6 @@ from llmjax.errors import UserError
 from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
 
-TRAINING_ONLY = ("compute_dtype", "dropout", "remat", "attention", "init_std")
-"""Fields of ModelConfig that say nothing of what a trained model computes."""
-
 # Fields that mean nothing unless another one has this value.
 MEANINGLESS_UNLESS = {
     "rope_theta": ("positions", "rotary"),
@@ -44,8 +41,7 @@ def essence(config: ModelConfig) -> ModelConfig:
     for name, (other, value) in MEANINGLESS_UNLESS.items():
         if getattr(config, other) != value:
             implied[name] = getattr(default, name)
-    plain = {name: getattr(default, name) for name in TRAINING_ONLY}
-    return replace(config, **implied | plain)
+    return replace(config, **implied)
 
 
 @dataclass(frozen=True)

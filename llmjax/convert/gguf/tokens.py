@@ -6,7 +6,7 @@ import numpy as np
 from tokenizers import AddedToken
 
 from llmjax.convert.gguf.file import GgufFile
-from llmjax.data.tokenizers.sentencepiece_import import merges_of
+from llmjax.data.tokenizers.huggingface.from_sentencepiece import merges_of
 from llmjax.errors import UserError
 
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6

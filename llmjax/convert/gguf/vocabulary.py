@@ -73,7 +73,7 @@ def _impossible(why: str) -> UserError:
 
 
 def _from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    from llmjax.data.tokenizers import sentencepiece_import as spm
+    from llmjax.data.tokenizers.huggingface import from_sentencepiece as spm
 
     proto = spm.parse(tokenizer.model, "SentencePiece model")
     kind = "t5" if proto.trainer_spec.model_type == spm.UNIGRAM else "llama"

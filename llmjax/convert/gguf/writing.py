@@ -18,12 +18,13 @@ from llmjax.convert.gguf.vocabulary import check_vocabulary, vocabulary_keys
 from llmjax.convert.hf.mapping import Match, plan_tensors
 from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.model.rope import Llama3Scaling
 from llmjax.run.folder import Run
 from llmjax.version import __version__
@@ -57,7 +58,7 @@ def export_gguf(
       out: the file; it must not exist.
       dtype: float32, float16, bfloat16 or q8_0, of matrices; None for what they are stored in.
       step: which checkpoint; None for the best, of a run that goes by a metric, else for the
-        newest whole one.
+        newest complete one.
 
     Returns:
       `out`.

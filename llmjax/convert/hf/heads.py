@@ -15,7 +15,7 @@ from llmjax.convert.tensors import Planned
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.extractive_qa import ExtractiveQATask

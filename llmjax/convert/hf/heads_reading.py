@@ -22,7 +22,7 @@ from llmjax.convert.tensors import Index, TensorSource
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.extractive_qa import ExtractiveQATask

@@ -25,7 +25,7 @@ from llmjax.convert.tensors import (
 from llmjax.convert.trees import flatten, unflatten
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import use_mesh
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.convert.hf.tokenizer_spec import bytes_spec, sentencepiece_spec
-from llmjax.data.tokenizers.huggingface.tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer
+from llmjax.data.tokenizers.folder import CHAT_TEMPLATE
+from llmjax.data.tokenizers.huggingface.file import TOKENIZER_FILE
+from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from llmjax.data.tokenizers.table import CHAT_TEMPLATE, BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 

@@ -8,9 +8,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import processors as post
 
-from llmjax.data.tokenizers import sentencepiece_import as spm
-from llmjax.data.tokenizers.huggingface.pieces import byte_level_table
-from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from llmjax.data.tokenizers.huggingface import from_sentencepiece as spm
+from llmjax.data.tokenizers.huggingface.stages import byte_level_table
+from llmjax.data.tokenizers.sentencepiece import SPACE, SentencePieceTokenizer
 from llmjax.data.tokenizers.table import BytesTokenizer, TableTokenizer
 
 NEVER = 1e6  # nats: no text is spelt with a piece that costs so much
@@ -45,7 +45,7 @@ def sentencepiece_spec(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
 
 
 def _lossless(proto: Any) -> models.Model:
-    pieces = [(piece.piece.replace(spm.SPACE, " "), piece.score) for piece in proto.pieces]
+    pieces = [(piece.piece.replace(SPACE, " "), piece.score) for piece in proto.pieces]
     spelt = [piece.type in (spm.NORMAL, spm.USER) for piece in proto.pieces]
     unknown = proto.trainer_spec.unk_id
     if proto.trainer_spec.model_type == spm.UNIGRAM:

@@ -22,11 +22,11 @@ from llmjax.convert.peft.writing import PREFIX, WEIGHTS
 from llmjax.convert.stored import HEADS, stored_params
 from llmjax.convert.tensors import FLOATS, check_range
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.model import Model
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin

@@ -24,13 +24,13 @@ from llmjax.convert.sources import ADAPTER
 from llmjax.convert.stored import stored_params, without_adapters
 from llmjax.convert.tensors import FLOATS, Planned
 from llmjax.convert.trees import flatten, unflatten
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.run.origin import read_origin

@@ -22,13 +22,13 @@ from llmjax.convert.hf.safetensors_writing import write_file
 from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
 from llmjax.convert.stored import model_params, without_adapters
 from llmjax.convert.tensors import Planned
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.model.apart import one_by_one
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params, unstack_layers
 from llmjax.run.folder import Run
 
 FORMAT = 1
@@ -105,13 +105,14 @@ def _opened(run: Path, step: int | None, dtype: str | None) -> tuple[Model, Para
         raise UserError(f"dtype {dtype}", "programs do not compute in it", "float32 or bfloat16")
     folder = Run.open(run)
     tokenizer = load_tokenizer(folder.tokenizer)
-    shape = resolve(folder.config().model, tokenizer.vocab_size)
+    config = folder.config()
+    shape = resolve(config.model, tokenizer.vocab_size)
     params = model_params(folder, shape, step, dtype)
-    shape = replace(without_adapters(shape), attention="reference", remat="none")
+    compute = replace(config.compute, attention="reference", remat="none")
     if dtype is not None:
-        shape = replace(shape, compute_dtype=cast(Dtype, dtype))
+        compute = replace(compute, dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)
-    return Model(shape), one_by_one(params), tokenizer
+    return Model(without_adapters(shape), compute), unstack_layers(params), tokenizer
 
 
 def _write_program(
@@ -168,7 +169,7 @@ def _manifest(
         "programs": described,
         "weights": WEIGHTS,
         "weight_shapes": _described(shapes),
-        "compute_dtype": config.compute_dtype,
+        "compute_dtype": model.compute.dtype,
         "context_length": config.max_length,
         "vocab_size": config.vocab_size,
         "tokenizer": "tokenizer",
@@ -212,7 +213,7 @@ def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str])
         ours, theirs = _compared(model, params, exported)
     spread = float(np.std(ours)) or 1.0
     worst = float(np.abs(ours - theirs).max()) / spread
-    if not worst <= TOLERANCE[model.config.compute_dtype]:
+    if not worst <= TOLERANCE[model.compute.dtype]:
         raise RuntimeError(f"the exported programs' logits differ by {worst:.3g} deviations")
 
 

@@ -17,7 +17,7 @@ from jax import export
 from llmjax.errors import UserError
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Named = dict[str, Any]

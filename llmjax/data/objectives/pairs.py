@@ -2,17 +2,68 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from llmjax.data.batch import Arrays, BatchSpec
-from llmjax.data.objectives.config import SpanConfig
-from llmjax.data.objectives.packing import Keys, Windows, pair_spec
-from llmjax.data.objectives.vocabulary import Vocabulary, as_read
+from llmjax.data.objectives.causal import Causal, Prefix
+from llmjax.data.objectives.config import Objective, PartConfig, sentinel
+from llmjax.data.objectives.vocabulary import Vocabulary, as_read, missing_token
+from llmjax.data.objectives.windows import Keys, Windows, cut_places, pair_spec
 
 MULTIPLE = 16
 """The decoder's rows are rounded up to this where they can be, to divide over devices."""
+
+
+@dataclass(frozen=True)
+class SpanConfig(PartConfig):
+    """Spans that were left out of a text (T5, arXiv:1910.10683). For encoder-decoders."""
+
+    density: float = 0.15
+    """Share of a row's tokens of text that are left out."""
+    mean_length: float = 3.0
+    """Tokens in a span, on average."""
+    sentinels: int = 100
+    """Tokens that stand for spans, and so the most spans of a document in a row."""
+    kind: Literal["span"] = "span"
+
+    models: ClassVar = ("encoder-decoder",)
+
+    @property
+    def control_pieces(self) -> tuple[str, ...]:
+        return tuple(map(sentinel, range(self.sentinels)))
+
+    def value_problems(self) -> Iterator[str]:
+        yield from super().value_problems()
+        if not 0 < self.density < 1:
+            yield f".density: {self.density} is not between 0 and 1"
+        if not 1 <= self.mean_length < 1e9:
+            yield f".mean_length: {self.mean_length} is not at least 1"
+        if self.sentinels < 1:
+            yield f".sentinels: {self.sentinels} is not positive"
+
+    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+        available = len(vocabulary.sentinels)
+        if available < self.sentinels:
+            wanted = f"{self.sentinels} sentinels (it has {available})"
+            raise missing_token(wanted, f"{sentinel(0)} and so on")
+        return Spans(self, vocabulary)
+
+
+@dataclass(frozen=True)
+class PrefixConfig(PartConfig):
+    """Each document of a row is cut at a random place: its rest from its beginning. For
+    encoder-decoders; and for decoders, where the rest alone has weight."""
+
+    kind: Literal["prefix"] = "prefix"
+
+    models: ClassVar = ("encoder-decoder", "decoder")
+
+    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+        if encodes:
+            return Continuation(vocabulary)
+        return Prefix(Causal(vocabulary.bos, vocabulary.pad))
 
 
 class Pair(NamedTuple):
@@ -131,17 +182,6 @@ class Continuation:
             source = np.insert(source, begins, self.vocabulary.bos)
             owners = np.insert(owners, begins, owners[begins])
         return Pair(source, owners, tokens[written], segments[written])
-
-
-def cut_places(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Where each document of a row is cut, int64 [its highest segment + 1].
-
-    Of n tokens, 1 to n - 1 are before the cut; 0 stands for segments of a single token and padding.
-    """
-    sizes = np.bincount(segments)
-    sizes[0] = 0
-    cuts = np.random.default_rng(key).integers(1, np.maximum(sizes, 2))
-    return np.where(sizes > 1, cuts, 0)
 
 
 def laid_out(rows: Sequence[Pair], spec: BatchSpec, vocabulary: Vocabulary) -> Arrays:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmjax.data.text.files import Damaged
+from llmjax.storage.cache_folders import Damaged
 
 BLOCK = 1 << 16
 """Bytes of a block: few enough that a row of a batch costs little more than itself."""

@@ -8,28 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
-from llmjax.data.config import (
-    DataConfig,
-    SentencePieceConfig,
-    TokenizerConfig,
-    check_data,
-)
+from llmjax.data.config import DataConfig, check_data
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
-    describe,
     heldout_threshold,
     read_tokenizer,
     tokenized,
     unique_documents,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
-from llmjax.data.text.files import open_or_build
-from llmjax.data.text.fingerprint import Identity, identify, pinned
+from llmjax.data.text.source import (
+    Identity,
+)
 from llmjax.data.text.split import HASHES, HashSample
 from llmjax.data.text.store import TokenStore
-from llmjax.data.tokenizers.tokenizer import Tokenizer, existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.storage.cache_folders import open_or_build
 from llmjax.storage.caches import cache_root
 
 # A tokenizer's sample comes from this many times its size: a second pass over terabytes is not
@@ -88,7 +85,7 @@ def prepare(
     tokenizer_config: TokenizerConfig,
     tokenizer_folder: Path | str | None = None,
     progress: Progress = no_progress,
-    pieces: tuple[str, ...] = (),
+    special_tokens: tuple[str, ...] = (),
 ) -> tuple[Tokenizer, Corpus]:
     """The tokenizer and the tokenized corpus; what the cache holds is reused.
 
@@ -99,7 +96,7 @@ def prepare(
       tokenizer_folder: the run's tokenizer/ folder. A tokenizer that is there is used as it is;
         else it is written there.
       progress: told how far things are.
-      pieces: special tokens that a tokenizer trained here gets beside the usual ones.
+      special_tokens: that a tokenizer trained here gets beside the usual ones.
 
     Raises:
       UserError: a value of `config` is impossible, a source is missing, broken or empty, the
@@ -107,14 +104,14 @@ def prepare(
         the text supports.
     """
     check_data(config, tokenizer_config)
-    config = replace(config, sources=tuple(map(pinned, config.sources)))
-    identities = [identify(source, config.cache_dir) for source in config.sources]
+    config = replace(config, sources=tuple(source.pinned() for source in config.sources))
+    identities = [source.identify(config.cache_dir) for source in config.sources]
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
     if folder is not None and folder.is_dir():
         tokenizer = load_tokenizer(folder)
     else:
-        tokenizer = existing_tokenizer(tokenizer_config) or _trained(
-            tokenizer_config, config, identities, progress, pieces
+        tokenizer = tokenizer_config.open() or _trained(
+            tokenizer_config, config, identities, progress, special_tokens
         )
         if folder is not None:
             tokenizer.save(folder)
@@ -128,7 +125,7 @@ def prepare(
 
 
 def train_tokenizer(
-    config: SentencePieceConfig,
+    config: TokenizerConfig,
     data: DataConfig,
     folder: Path | str,
     progress: Progress = no_progress,
@@ -139,22 +136,11 @@ def train_tokenizer(
       UserError: a source is missing, broken or empty, or the vocabulary too large for the text.
     """
     check_data(data, config)
-    data = replace(data, sources=tuple(map(pinned, data.sources)))
-    identities = [identify(source, data.cache_dir) for source in data.sources]
+    data = replace(data, sources=tuple(source.pinned() for source in data.sources))
+    identities = [source.identify(data.cache_dir) for source in data.sources]
     tokenizer = _trained(config, data, identities, progress)
     tokenizer.save(folder)
     return tokenizer
-
-
-def trained_on(config: SentencePieceConfig, texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer trained on these texts, of any order; nothing is cached.
-
-    Raises:
-      UserError: the vocabulary is too large for the text.
-    """
-    from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-
-    return SentencePieceTokenizer(train_sentencepiece(config, texts))
 
 
 def _trained(
@@ -162,21 +148,20 @@ def _trained(
     data: DataConfig,
     identities: Sequence[Identity],
     progress: Progress,
-    pieces: tuple[str, ...] = (),
+    special_tokens: tuple[str, ...] = (),
 ) -> Tokenizer:
-    from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-
-    assert isinstance(config, SentencePieceConfig)
+    """A tokenizer trained on the training documents, or the same from the cache."""
     weights = [source.weight for source in data.sources]
-    what = [2, asdict(config), [i.digest for i in identities], weights, heldout_threshold(data)]
-    what += [pieces] if pieces else []
+    values = asdict(config)  # type: ignore[call-overload]  # configs are dataclasses
+    what = [2, values, [i.digest for i in identities], weights, heldout_threshold(data)]
+    what += [special_tokens] if special_tokens else []
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(data.cache_dir) / "tokenizers" / key
 
     def build(place: Path) -> None:
         texts = list(_sample(data, config.sample_bytes, identities, progress))
         progress("Training the tokenizer", 0, None)
-        SentencePieceTokenizer(train_sentencepiece(config, texts, pieces)).save(place)
+        config.train(texts, special_tokens).save(place)
 
     return open_or_build(folder, build, read_tokenizer)
 
@@ -203,7 +188,7 @@ def _sample(
 
 
 def _check(corpus: Corpus, config: DataConfig) -> None:
-    named = "; ".join(describe(source) for source in config.sources)
+    named = "; ".join(map(str, config.sources))
     heldout = sum(len(kept) for _, kept in _heldout(corpus))
     total = corpus.num_documents + heldout
     if config.heldout_fraction > 0 and heldout == 0:
@@ -213,7 +198,7 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
     for source, store in zip(config.sources, corpus.train, strict=True):
         if store.num_tokens == 0:
             reason = f"no text is left to train on: all {total} documents are held out"
-            raise UserError(describe(source), reason, "lower data.heldout_fraction")
+            raise UserError(str(source), reason, "lower data.heldout_fraction")
     batch = config.batch_size * config.length
     if corpus.num_tokens < batch:
         sizes = f"{config.batch_size} rows of {config.length}"

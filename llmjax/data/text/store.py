@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from llmjax.data.text.block_sums import Blocks, SummedFile
-from llmjax.data.text.files import Damaged
 from llmjax.errors import UserError
 from llmjax.storage import manifest
+from llmjax.storage.cache_folders import Damaged
 from llmjax.storage.json_documents import read_json
 
 # Part of every cache's key: raise it when the files change, or the way text becomes documents.

@@ -4,18 +4,22 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sentencepiece
 
-from llmjax.data.config import SentencePieceConfig
 from llmjax.data.objectives.config import MASK
-from llmjax.data.tokenizers.frame import Frame
-from llmjax.data.tokenizers.limits import MODEL_SIZE
-from llmjax.data.tokenizers.table import Roles, TableTokenizer, utf8
+from llmjax.data.tokenizers.table import Frame, Roles, TableTokenizer
+from llmjax.data.tokenizers.tokenizer import utf8
 from llmjax.errors import UserError
 from llmjax.storage.bounded import read_bytes
 
+if TYPE_CHECKING:
+    from llmjax.data.tokenizers.config import SentencePieceConfig
+
 MODEL_FILE = "sentencepiece.model"
+MODEL_SIZE = 1 << 25
+"""Bytes of a SentencePiece model; the largest published ones have some 5 million."""
 SPACE = "\u2581"  # what SentencePiece writes for a space, so it cannot stand for itself
 # What the trainer refuses a sentence for; such characters are spelt in bytes.
 UNTRAINABLE = str.maketrans(dict.fromkeys(f"{SPACE}\u2585\0\t", " "))
@@ -140,7 +144,7 @@ def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token: int) ->
 
 
 def train_sentencepiece(
-    config: SentencePieceConfig, texts: Iterable[str], pieces: Sequence[str] = ()
+    config: "SentencePieceConfig", texts: Iterable[str], pieces: Sequence[str] = ()
 ) -> bytes:
     """Trains a model on `texts`, all of them; the same texts give the same model.
 
@@ -201,7 +205,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
             start = end
 
 
-def _vocabulary_error(config: SentencePieceConfig, message: str) -> UserError:
+def _vocabulary_error(config: "SentencePieceConfig", message: str) -> UserError:
     """What the trainer's complaint means for the user."""
     size = config.vocab_size
     if found := re.search(r"value <= (\d+)", message):

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.choose.questions import Question, pairs_of, read_question
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.metrics.metric import Metrics, means
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.scoring.continuations import Likelihood, score_continuations
 
@@ -143,7 +143,7 @@ def choose(
       delimiter: between that and the choice.
       limit: only so many of the first questions; None: all.
       batch_size: rows read at once.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
       dtype: what is computed in; None: as trained.
       mesh: the devices to use; None for one device.
       each: is told of every question, in order, as soon as its choices are rated.

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.text.files import write_file
 from llmjax.errors import UserError
 from llmjax.evaluation.harness.adapter import HarnessModel
 from llmjax.inference.language_model import LanguageModel
+from llmjax.storage.cache_folders import write_file
 
 __all__ = ["HarnessModel", "harness", "table"]
 

@@ -13,7 +13,7 @@ from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.evaluation.harness.settings import decoding
 from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.config import Dtype
+from llmjax.model.compute import Dtype
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.scoring.continuations import score_continuations
 

@@ -24,13 +24,13 @@ from llmjax.run.checkpoint import files, manifest
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.run.checkpoint.params import holds_only_params
-from llmjax.run.checkpoint.position import (
-    Position,
-    complete_position,
-    read_position,
-    write_position,
+from llmjax.run.checkpoint.progress import (
+    TrainProgress,
+    complete_progress,
+    read_progress,
+    write_progress,
 )
-from llmjax.run.checkpoint.reading import newest_whole, read_items, wait_for_all
+from llmjax.run.checkpoint.reading import newest_complete, read_items, wait_for_all
 from llmjax.state import TrainState
 
 # Names of the threads in which Orbax writes; some go on after another one has failed.
@@ -54,7 +54,7 @@ class Checkpoints:
             except OSError as error:
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
         wait_for_all("checkpoints open")
-        self._saving: Position | None = None
+        self._saving: TrainProgress | None = None
         options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), async_options=options
@@ -74,14 +74,14 @@ class Checkpoints:
         """Steps of the finished checkpoints, in order."""
         return files.steps(self.folder)
 
-    def save(self, state: TrainState, position: Position) -> None:
+    def save(self, state: TrainState, progress: TrainProgress) -> None:
         """Copies the state and returns; it is written meanwhile. Waits for an earlier save to end.
 
         Raises:
           UserError: this save or the one before cannot be written; earlier ones are whole.
         """
         self.wait()
-        step = position.step
+        step = progress.step
         if step in self.steps():
             return
         check_space(self.folder, (state.params, state.opt_state))
@@ -90,13 +90,13 @@ class Checkpoints:
             params=ocp.args.StandardSave(state.params),
             training=ocp.args.StandardSave(training),
         )
-        self._saving = position
+        self._saving = progress
         try:
             self._checkpointer.save(self.folder / str(step), args=items, force=True)
         except WRITE_ERRORS as error:
             raise self._failed(error) from error
 
-    def complete(self, position: Position) -> None:
+    def complete(self, progress: TrainProgress) -> None:
         """Keeps what was measured only after the checkpoint of that step had been finished.
 
         Raises:
@@ -104,9 +104,9 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             try:
-                complete_position(self.folder, position)
+                complete_progress(self.folder, progress)
             except OSError as error:
-                folder = self.folder / str(position.step)
+                folder = self.folder / str(progress.step)
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
 
     def wait(self) -> None:
@@ -120,7 +120,7 @@ class Checkpoints:
         except WRITE_ERRORS as error:
             raise self._failed(error) from error
         if self._saving is not None and jax.process_index() == 0:
-            for step in files.superfluous(self.steps(), self.config, self._heldout_loss):
+            for step in files.steps_to_delete(self.steps(), self.config, self._heldout_loss):
                 files.delete(self.folder, step)
         self._saving = None
 
@@ -132,8 +132,8 @@ class Checkpoints:
             self._checkpointer.close()
             self._quiet.close()
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
-        """The newest whole checkpoint; None if there is none at all, or one of parameters alone.
+    def restore(self, abstract: TrainState) -> tuple[TrainState, TrainProgress] | None:
+        """The newest complete checkpoint; None if there is none at all, or one of parameters alone.
 
         Damaged ones are renamed to STEP.damaged, with a warning.
 
@@ -143,7 +143,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but none is whole; or it holds another state.
         """
-        step, damaged = newest_whole(self.folder)
+        step, damaged = newest_complete(self.folder)
         if jax.process_index() == 0:
             for name in damaged:
                 files.set_aside(self.folder, name)
@@ -159,17 +159,17 @@ class Checkpoints:
         leaves = [read["training"][path] for path in _by_path(abstract.opt_state)]
         opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
         state = TrainState(read["training"]["step"], read["params"], opt_state)
-        return state, read_position(self.folder, step)
+        return state, read_progress(self.folder, step)
 
     def _complete(self) -> None:
         """Orbax calls this in process 0 when all is written, before it renames the folder."""
         assert self._saving is not None
         for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
-            write_position(folder, self._saving)
+            write_progress(folder, self._saving)
             manifest.write(folder)
 
     def _heldout_loss(self, step: int) -> float | None:
-        return read_position(self.folder, step).heldout_loss
+        return read_progress(self.folder, step).heldout_loss
 
     def _failed(self, error: BaseException) -> UserError:
         assert self._saving is not None

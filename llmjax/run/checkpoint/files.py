@@ -44,7 +44,7 @@ def set_aside(folder: Path, step: int) -> Path:
     return (folder / str(step)).rename(target)
 
 
-def superfluous(
+def steps_to_delete(
     there: list[int], config: CheckpointConfig, loss: Callable[[int], float | None]
 ) -> list[int]:
     """Which of the finished steps `there` (in order) are neither among the last nor the best."""

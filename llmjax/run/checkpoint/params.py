@@ -15,11 +15,11 @@ from llmjax.errors import UserError
 from llmjax.run.checkpoint import manifest
 from llmjax.run.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.run.checkpoint.files import UNFINISHED
-from llmjax.run.checkpoint.position import Position, write_position
+from llmjax.run.checkpoint.progress import TrainProgress, write_progress
 from llmjax.run.checkpoint.reading import params_handler, wait_for_all
 from llmjax.storage.names import check_utf8
 
-NOWHERE = Position(step=0, seed=0, batch_size=0, length=0, corpus="")
+NOWHERE = TrainProgress(step=0, seed=0, batch_size=0, length=0, corpus="")
 """Of parameters that no training of ours has touched."""
 
 
@@ -45,7 +45,7 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
         with without_warnings(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(unfinished, args=items, force=True)
         if jax.process_index() == 0:
-            write_position(unfinished, NOWHERE)
+            write_progress(unfinished, NOWHERE)
             manifest.write(unfinished)
             unfinished.rename(folder / str(step))
     except WRITE_ERRORS as error:

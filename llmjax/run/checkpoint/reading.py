@@ -23,7 +23,7 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
       folder: RUN/checkpoints.
       abstract: tree of jax.ShapeDtypeStruct: the parameters' shapes, the dtypes wanted (float32 is
         stored) and the shardings, on any mesh.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
 
     Returns:
       Parameters, laid out as `abstract` says, and their step.
@@ -31,16 +31,16 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it holds other parameters.
     """
-    step = whole_step(folder, step)
+    step = complete_step(folder, step)
     return read_params(folder, step, abstract), step
 
 
-def whole_step(folder: Path, step: int | None = None) -> int:
+def complete_step(folder: Path, step: int | None = None) -> int:
     """The step of a checkpoint whose parameters' checksums hold.
 
     Args:
       folder: RUN/checkpoints.
-      step: which checkpoint; None for the newest whole one.
+      step: which checkpoint; None for the newest complete one.
 
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
@@ -48,7 +48,7 @@ def whole_step(folder: Path, step: int | None = None) -> int:
     check_utf8(folder)
     there = files.steps(folder)
     if step is None:
-        step, _ = newest_whole(folder, item="params")
+        step, _ = newest_complete(folder, item="params")
         if step is None:
             raise UserError(folder, "holds no checkpoint", "train first")
     elif step not in there:
@@ -72,7 +72,7 @@ def read_params(folder: Path, step: int, abstract: Any) -> Any:
     return read["params"]
 
 
-def newest_whole(folder: Path, item: str | None = None) -> tuple[int | None, list[int]]:
+def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, list[int]]:
     """The newest checkpoint whose checksums hold, and the damaged ones that are newer.
 
     Args:

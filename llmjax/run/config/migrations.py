@@ -57,7 +57,7 @@ def _telling(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: the field's words, and protocols that are open."""
-    return _renamed_tasks(config)
+    return _renamed_tasks(_compute(config))
 
 
 def _renamed_tasks(config: Plain) -> Plain:
@@ -71,6 +71,13 @@ def _renamed_tasks(config: Plain) -> Plain:
         for task in config["tasks"]
     ]
     return config | {"tasks": tasks}
+
+
+def _compute(config: Plain) -> Plain:
+    """How a model is computed became a section of its own."""
+    model = dict(config["model"])
+    compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
+    return config | {"model": model, "compute": compute | {"dtype": model.pop("compute_dtype")}}
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {

@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TokenizerConfig
-from llmjax.data.objectives.config import CausalConfig, ObjectiveConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.causal import CausalConfig
+from llmjax.data.objectives.config import OBJECTIVES, ObjectiveConfig
+from llmjax.data.tokenizers.config import AnyTokenizerConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
 from llmjax.losses import LossConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import OPTIMIZERS, OptimizerConfig
 from llmjax.optimizers.standard import AdamWConfig
@@ -37,7 +40,7 @@ class Config:
 
     run_dir: str = "runs/default"
     """The run folder: made when it is not there. A run of the same config in it goes on; steps,
-    mesh, accumulation, remat, attention, checkpoint, evaluation, samples and log may differ."""
+    compute, mesh, accumulation, checkpoint, evaluation, samples and log may differ."""
     seed: int = 0
     """Decides initial parameters, order of data and dropout."""
     steps: int = 1000
@@ -46,13 +49,15 @@ class Config:
     """Passes through what is learnt from, instead of steps; None: steps."""
     init_from: str | None = None
     """A run folder, trained or imported, whose model, tokenizer and parameters this run begins
-    with. Of `model` only compute_dtype, dropout, remat, attention, lora and pooler then count."""
+    with. Of `model` only lora and pooler then count."""
     max_skipped_steps: int = 10
     """A step whose loss or gradient is not finite changes nothing; after this many in a row the run
     stops with an error."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The architecture."""
-    tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
+    """The architecture: what a checkpoint holds."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """How the model is initialised, trained and run; may differ when a run resumes."""
+    tokenizer: AnyTokenizerConfig = field(default_factory=SentencePieceConfig)
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
@@ -61,7 +66,7 @@ class Config:
     how large batches are, and rows are packed with whole examples. None: text of `data`."""
     tune: TrainableConfig = field(default_factory=TrainAll)
     """Which parameters learn."""
-    objective: ObjectiveConfig = field(default_factory=CausalConfig)
+    objective: Annotated[ObjectiveConfig, OBJECTIVES] = field(default_factory=CausalConfig)
     """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """How gradients become updates."""

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.objectives.config import MaskedConfig, MixtureConfig, PrefixConfig, SpanConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.objectives.mixture import MixtureConfig
+from llmjax.data.objectives.pairs import PrefixConfig, SpanConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.limits import LARGEST_INTEGER, MOST, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig

@@ -7,17 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data.config import (
+from llmjax.data.config import DataConfig
+from llmjax.data.text.hub import HubSource
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.text.tfds import EmbeddedSource, TfdsSource
+from llmjax.data.tokenizers.config import (
     BytesConfig,
-    DataConfig,
-    EmbeddedSource,
-    HubSource,
     HuggingFaceTokenizerConfig,
-    JsonlSource,
-    ParquetSource,
     SentencePieceConfig,
-    TextSource,
-    TfdsSource,
 )
 from llmjax.errors import UserError
 from llmjax.optimizers.muon import MuonConfig

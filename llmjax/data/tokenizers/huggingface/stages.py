@@ -5,13 +5,10 @@ which pieces a step has to see together, so that a text can be shown before it e
 """
 
 import codecs
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import tokenizers
-
-from llmjax.data.tokenizers.huggingface.pieces import byte_level_table, spelt
+from llmjax.data.tokenizers.huggingface.library import library_decoder
 
 LONGEST_PATTERN = 64
 """Characters of a replaced string that are looked for as a text grows; a step with a longer one
@@ -19,6 +16,22 @@ waits for the end of the text."""
 BYTE_PIECE = 6
 """Length of "<0x41>"."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def byte_level_table() -> dict[str, bytes]:
+    """Character -> byte in byte-level vocabularies: printable Latin-1 stands for itself, the other
+    68 bytes, in order, for U+0100 and on (GPT-2, Radford et al. 2019)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    rest = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): bytes([byte]) for byte in printable}
+    return table | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(rest)}
+
+
+def byte_level_bytes(piece: str, table: Mapping[str, bytes]) -> bytes:
+    """The bytes of a byte-level piece; one with a letter of no byte is spelt as it is."""
+    letters = [table.get(letter) for letter in piece]
+    known = [letter for letter in letters if letter is not None]
+    return b"".join(known) if len(known) == len(letters) else piece.encode()
 
 
 class Stage(Protocol):
@@ -29,17 +42,6 @@ class Stage(Protocol):
 
     def finish(self) -> Iterable[str]:
         """There are no more pieces."""
-
-
-def library_decoder(steps: Sequence[Mapping[str, Any]]) -> tokenizers.decoders.Decoder:
-    """The library's decoder of these steps."""
-    spec = {
-        "version": "1.0",
-        "added_tokens": [],
-        "decoder": {"type": "Sequence", "decoders": [dict(step) for step in steps]},
-        "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""},
-    }
-    return tokenizers.Tokenizer.from_str(json.dumps(spec)).decoder
 
 
 def stages_of(steps: Sequence[Mapping[str, Any]] | None) -> list[Stage]:
@@ -164,7 +166,7 @@ class _ByteLevel:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, piece: str) -> Iterable[str]:
-        return (self._characters.decode(spelt(piece, self._table)),)
+        return (self._characters.decode(byte_level_bytes(piece, self._table)),)
 
     def finish(self) -> Iterable[str]:
         return (self._characters.decode(b"", final=True),)

@@ -9,25 +9,20 @@ from typing import Any
 
 import tokenizers
 
-from llmjax.data.config import HuggingFaceTokenizerConfig
-from llmjax.data.tokenizers.added_tokens import completed
-from llmjax.data.tokenizers.frame import FIRST, SECOND, Frame, Part
-from llmjax.data.tokenizers.huggingface.decoding import PieceDecoder
+from llmjax.data.tokenizers.huggingface.decoding import HuggingFaceStream, PieceDecoder
 from llmjax.data.tokenizers.huggingface.file import (
+    OTHER,
     TOKENIZER_FILE,
-    Refusal,
-    open_tokenizer,
+    check_ids,
     parse_tokenizer_json,
     read_tokenizer_json,
     tokens_of,
 )
-from llmjax.data.tokenizers.huggingface.pieces import byte_level_table, spelt
-from llmjax.data.tokenizers.huggingface.stream import HuggingFaceStream
-from llmjax.data.tokenizers.limits import OTHER, check_ids
-from llmjax.data.tokenizers.metadata import Facts
-from llmjax.data.tokenizers.rust_panics import unreported
-from llmjax.data.tokenizers.table import Roles, TableTokenizer, utf8
-from llmjax.data.tokenizers.text_stream import BytesStream, TextStream
+from llmjax.data.tokenizers.huggingface.library import Refusal, open_tokenizer, unreported
+from llmjax.data.tokenizers.huggingface.metadata import TokenizerMetadata, with_added_tokens
+from llmjax.data.tokenizers.huggingface.stages import byte_level_bytes, byte_level_table
+from llmjax.data.tokenizers.table import FIRST, SECOND, Frame, FramePart, Roles, TableTokenizer
+from llmjax.data.tokenizers.tokenizer import BytesStream, TextStream, utf8
 from llmjax.errors import UserError
 
 SPELLING_SECONDS = 60
@@ -81,7 +76,7 @@ class HuggingFaceTokenizer(TableTokenizer):
             vocab = self._plain.get_vocab(with_added_tokens=True)
             check_ids(vocab.values(), where)
             self._decoder = PieceDecoder(spec.get("decoder"))
-            to_bytes = _spelling(self._decoder, added)
+            to_bytes = _piece_to_bytes(self._decoder, added)
             frame = _frame(self._plain)
             probe = self._plain.encode("a", add_special_tokens=False).ids
             self._inner, self._renumbered = _blind(self._plain, spec, vocab)
@@ -106,23 +101,26 @@ class HuggingFaceTokenizer(TableTokenizer):
             roles,
             description | ({"stops": list(stops)} if stops else {}),
             {TOKENIZER_FILE: text},
-            leading_space=self._spelt(probe, pieces) == b" a",
+            leading_space=self._decoded(probe, pieces) == b" a",
             chat_template=chat_template,
         )
 
     @classmethod
-    def from_config(cls, config: HuggingFaceTokenizerConfig) -> "HuggingFaceTokenizer":
-        """Reads the file of `config`, and special tokens from its neighbours."""
-        path = Path(config.path).expanduser()
+    def from_file(cls, path: Path, names: Mapping[str, str | None]) -> "HuggingFaceTokenizer":
+        """Reads a tokenizer.json, or the one in a folder.
+
+        Args:
+          path: of the file or the folder.
+          names: of the special tokens; None: as the neighbouring files say.
+        """
         path = path / TOKENIZER_FILE if path.is_dir() else path
-        keys = ("bos_token", "eos_token", "pad_token")
-        content, facts = read_tokenizer_json(path), Facts.beside(path)
+        content, metadata = read_tokenizer_json(path), TokenizerMetadata.beside(path)
         spec = parse_tokenizer_json(content, path)
         with Refusal(path):
-            content, spec = completed(content, spec, facts)
-            known = tokens_of(spec)
-        beside = {key: name for key in keys if (name := facts.token(key)) in known}
-        names = {key: getattr(config, key) or beside.get(key) for key in keys}
+            content, spec = with_added_tokens(content, spec, metadata)
+            vocab = tokens_of(spec)
+        beside = {key: name for key in names if (name := metadata.token(key)) in vocab}
+        names = {key: name or beside.get(key) for key, name in names.items()}
         return cls(content, names, path, spec=spec)
 
     @classmethod
@@ -168,13 +166,13 @@ class HuggingFaceTokenizer(TableTokenizer):
         return self.decode_bytes(ids).decode()
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        data = self._spelt(ids, self._pieces)
+        data = self._decoded(ids, self._pieces)
         return data.removeprefix(b" ") if self._leading_space else data
 
     def text_stream(self, after: Sequence[int] | None) -> TextStream:
-        """See llmjax.data.tokenizers.tokenizer.StreamsText."""
+        """See StreamsText."""
         if self._decoder.spells_bytes:
-            return BytesStream(self, own=after is None)
+            return BytesStream(self, at_start=after is None)
         return HuggingFaceStream(
             self._decoder, self._piece, after, self._decoding, leading_space=self._leading_space
         )
@@ -189,7 +187,7 @@ class HuggingFaceTokenizer(TableTokenizer):
             if token not in self._marked:
                 yield piece, token
 
-    def _spelt(self, ids: Iterable[int], pieces: Sequence[bytes]) -> bytes:
+    def _decoded(self, ids: Iterable[int], pieces: Sequence[bytes]) -> bytes:
         """The text of ids as the decoder leaves it."""
         if self._decoder.spells_bytes:
             return b"".join(map(pieces.__getitem__, ids))
@@ -206,14 +204,14 @@ class HuggingFaceTokenizer(TableTokenizer):
         return self._plain if self._plain is not self._inner else open_tokenizer(self.content)
 
 
-def _spelling(decoder: PieceDecoder, added: Mapping[str, bool]) -> Callable[[str], bytes]:
+def _piece_to_bytes(decoder: PieceDecoder, added: Mapping[str, bool]) -> Callable[[str], bytes]:
     """What a vocabulary entry adds in the midst of a text."""
     if not decoder.spells_bytes:
         return decoder.inside()
     table = byte_level_table()
 
     def spell(piece: str) -> bytes:
-        data = spelt(piece, table)
+        data = byte_level_bytes(piece, table)
         if piece in added and "\N{REPLACEMENT CHARACTER}" in data.decode("utf-8", "replace"):
             return piece.encode()
         return data
@@ -252,9 +250,9 @@ def _frame(inner: tokenizers.Tokenizer) -> Frame:
     return Frame()
 
 
-def _parts(encoding: tokenizers.Encoding) -> tuple[Part, ...]:
+def _parts(encoding: tokenizers.Encoding) -> tuple[FramePart, ...]:
     places = {None: None, 0: FIRST, 1: SECOND}
-    found: list[Part] = []
+    found: list[FramePart] = []
     rows = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
     for token, kind, sequence in rows:
         place = places[sequence]

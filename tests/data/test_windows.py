@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmjax.data.objectives.objective import Causal
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.causal import Causal
+from llmjax.data.objectives.windows import windows
 from llmjax.data.text.store import TokenStore
 
 BOS, EOS, PAD = 901, 900, 902

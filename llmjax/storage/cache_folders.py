@@ -1,8 +1,7 @@
-"""Whole or not at all: folders and files that appear under their name only when finished."""
+"""Cached folders and files: they appear under their name only when complete."""
 
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmjax.errors import UserError
-from llmjax.storage.writing import new_folder_mode
+from llmjax.storage.writing import new_folder_mode, write_atomically
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,19 +40,21 @@ def unwritable_is_user_error(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` through a temporary file beside it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a file, and the folders above it; readers see the old content or the new.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomically(path, content)
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Makes the folder `path` out of what `fill` writes into a temporary folder beside it.
+    """Makes the folder `path` from what `fill` writes into a temporary folder beside it.
 
     Where several processes make the same folder, the first to finish wins and the others' work is
-    thrown away. An exception, or a kill, leaves nothing under the name `path`.
+    discarded. An exception, or a kill, leaves nothing under the name `path`.
 
     Raises:
       UserError: the place cannot be written.
@@ -75,31 +76,31 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes `folder` where it is not there; of several processes one works, the others wait."""
+    """Makes `folder` where it is missing; of several processes one works, the others wait."""
     if folder.is_dir():
         return
-    with one_at_a_time(folder) as alone:
+    with one_at_a_time(folder) as locked:
         if not folder.is_dir():
-            if alone:
+            if locked:
                 _remove_leftovers(folder)
             make_folder(folder, build)
 
 
 def open_or_build(folder: Path, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
-    """What `read` makes of `folder`, which is built where it is not there, and again where `read`
-    finds it damaged; that is said on stderr.
+    """What `read` makes of `folder`, which is built where it is missing, and rebuilt with a warning
+    where `read` finds it damaged.
 
     Raises:
       Damaged: it is also damaged right after it was built.
       UserError: as make_folder, and what `build` and `read` raise.
     """
     build_once(folder, build)
-    found = _identity(folder)
+    identity = _identity(folder)
     try:
         return read(folder)
     except Damaged as error:
-        log.warning("%s: %s; it is built again", folder, error.reason)
-        _discard(folder, found)
+        log.warning("%s: %s; it is rebuilt", folder, error.reason)
+        _discard(folder, identity)
     build_once(folder, build)
     return read(folder)
 
@@ -113,11 +114,11 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def _discard(folder: Path, found: tuple[int, int] | None) -> None:
-    """Removes a damaged folder, unless another process has replaced it since it was `found`."""
+def _discard(folder: Path, identity: tuple[int, int] | None) -> None:
+    """Removes a damaged folder, unless another process has replaced it since."""
     prefix, suffix = _marks(folder)
     with one_at_a_time(folder), unwritable_is_user_error(folder):
-        if found is not None and _identity(folder) == found:
+        if identity is not None and _identity(folder) == identity:
             doomed = Path(tempfile.mkdtemp(suffix, prefix, folder.parent))
             folder.rename(doomed / folder.name)
             shutil.rmtree(doomed, ignore_errors=True)

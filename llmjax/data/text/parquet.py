@@ -1,11 +1,14 @@
-"""Parquet files in small batches: what a value may take is known before it is made."""
+"""Parquet files in small batches: how large a value may be is known before it is decoded."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-from llmjax.data.text.reading import LARGEST_DOCUMENT
+from llmjax.data.text.reading import LARGEST_DOCUMENT, compressed, expand, read_blocks
+from llmjax.data.text.source import FileSource
 from llmjax.errors import UserError
 from llmjax.storage.bounded import size_text
 
@@ -16,7 +19,45 @@ MAX_COLUMNS = 16_384
 _READ = 1 << 20  # bytes of a column that are read from the file at once
 
 
-def string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | None]:
+@dataclass(frozen=True)
+class ParquetSource(FileSource):
+    """Parquet files, read row group by row group; a row is a document."""
+
+    column: str = "text"
+    """The column of strings; nulls are skipped."""
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["parquet"] = "parquet"
+
+    @property
+    def reading(self) -> tuple[object, ...]:
+        return (self.column,)
+
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        for path in expand(self.paths):
+            with _opened(path) as file:
+                yield from filter(None, _string_column(file, path, self.column))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file, or what it decompresses to in a temporary one: Parquet's index is at the end."""
+    if not compressed(path):
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
+        with file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as temporary:
+        for block in read_blocks(path):
+            temporary.write(block)
+        temporary.seek(0)
+        yield temporary
+
+
+def _string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | None]:
     """The values of a column of strings.
 
     Args:
@@ -31,7 +72,7 @@ def string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | No
     import pyarrow
 
     with _sound(path):
-        table = _opened(file, path)
+        table = _table(file, path)
         schema = table.schema_arrow
         if column not in schema.names:
             fix = f"set column to one of: {', '.join(schema.names)}"
@@ -50,12 +91,8 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: the file is damaged, or a row is larger than LARGEST_DOCUMENT.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
-    with file, _sound(path):
-        table = _opened(file, path)
+    with _opened(path) as file, _sound(path):
+        table = _table(file, path)
         for batch in _batches(table, path, table.schema_arrow.names):
             yield from batch.to_pylist()
 
@@ -67,10 +104,10 @@ def _sound(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"is no sound Parquet file: {error}", "get it again") from error
+        raise UserError(path, f"is not a valid Parquet file: {error}", "get it again") from error
 
 
-def _opened(file: IO[bytes], path: Path) -> Any:
+def _table(file: IO[bytes], path: Path) -> Any:
     from pyarrow import parquet
 
     table = parquet.ParquetFile(file, buffer_size=_READ)
@@ -89,8 +126,8 @@ def _opened(file: IO[bytes], path: Path) -> Any:
 def _name_twice(kind: Any) -> str | None:
     """A name that two fields of a nested type share."""
     fields = [kind.field(number) for number in range(kind.num_fields)]
-    own = _first_repeated([field.name for field in fields])
-    return own or next(filter(None, (_name_twice(field.type) for field in fields)), None)
+    here = _first_repeated([field.name for field in fields])
+    return here or next(filter(None, (_name_twice(field.type) for field in fields)), None)
 
 
 def _first_repeated(names: Sequence[str]) -> str | None:

@@ -8,15 +8,15 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import processors as post
 
-from llmjax.data.tokenizers.limits import MAX_ADDED, MAX_TOKENS, MODEL_SIZE, OTHER, at_most
-from llmjax.data.tokenizers.metadata import Facts
+from llmjax.data.tokenizers.huggingface.file import MAX_ADDED, MAX_TOKENS, OTHER, at_most
+from llmjax.data.tokenizers.huggingface.metadata import TokenizerMetadata
+from llmjax.data.tokenizers.sentencepiece import MODEL_SIZE, SPACE
 from llmjax.errors import UserError
 from llmjax.storage.bounded import read_bytes
 
 LONGEST_PIECE = 256
 """Characters of a token; SentencePiece itself makes none of more than 16 unless it is told to."""
 schema: Any = sentencepiece_model_pb2  # generated: types cannot be read off it
-SPACE = "\u2581"
 UNIGRAM, BPE = 1, 2  # kinds of model
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)  # kinds of piece
 # Whose tokenizer Transformers builds from the model's own settings, whatever its class is called.
@@ -84,7 +84,7 @@ def convert(proto: Any, *, legacy: bool = True, scheme: str | None = None) -> To
     return inner
 
 
-def sentencepiece(facts: Facts) -> Tokenizer:
+def sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
     """The model of a folder, with what its family puts around it.
 
     T5 adds the sentinels <extra_id_99> ... <extra_id_0> behind the pieces; XLM-R moves all ids by
@@ -94,18 +94,18 @@ def sentencepiece(facts: Facts) -> Tokenizer:
       UserError: no model, or one of another kind.
     """
     names = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-    path = next(facts.folder / name for name in names if (facts.folder / name).is_file())
+    path = next(metadata.folder / name for name in names if (metadata.folder / name).is_file())
     proto = parse(read_bytes(path, MODEL_SIZE), path)
     if path.name == "sentencepiece.bpe.model":
-        if facts.kind not in XLM_ROBERTA:
-            reason = f"of {facts.kind or 'an unnamed model'} is numbered in a way of its own"
+        if metadata.kind not in XLM_ROBERTA:
+            reason = f"of {metadata.kind or 'an unnamed model'} is numbered in a way of its own"
             raise UserError(path, reason, "a tokenizer.json is needed")
-        inner = _xlm_roberta(proto, prefix=facts.tokenizer.get("add_prefix_space") is not False)
-    elif facts.kind in T5:
-        count = facts.tokenizer.get("extra_ids", 100)
+        inner = _xlm_roberta(proto, prefix=metadata.tokenizer.get("add_prefix_space") is not False)
+    elif metadata.kind in T5:
+        count = metadata.tokenizer.get("extra_ids", 100)
         if type(count) is not int or not 0 <= count <= MAX_ADDED:
             reason = f"has extra_ids {count!r:.40}, which is from 0 to {MAX_ADDED:,}"
-            raise UserError(facts.folder / "tokenizer_config.json", reason, "correct it")
+            raise UserError(metadata.folder / "tokenizer_config.json", reason, "correct it")
         sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
         pieces, unknown = _pieces(proto)
         inner = Tokenizer(_model(proto, [*pieces, *((one, 0.0) for one in sentinels)], unknown))
@@ -113,23 +113,27 @@ def sentencepiece(facts: Facts) -> Tokenizer:
         inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
         inner.add_special_tokens(sentinels)
     else:
-        legacy = facts.tokenizer.get("legacy") is not False
-        inner = convert(proto, legacy=legacy, scheme=_llama_scheme(facts, proto))
-    _around(inner, facts)
+        legacy = metadata.tokenizer.get("legacy") is not False
+        inner = convert(proto, legacy=legacy, scheme=_llama_scheme(metadata, proto))
+    _around(inner, metadata)
     return inner
 
 
-def _llama_scheme(facts: Facts, proto: Any) -> str | None:
+def _llama_scheme(metadata: TokenizerMetadata, proto: Any) -> str | None:
     """Where Llama's own tokenizer puts a space before a text; None for another's.
 
     Its class goes by add_prefix_space and legacy of tokenizer_config.json, not by the model.
     """
-    named = str(facts.tokenizer.get("tokenizer_class")).removesuffix("Fast")
-    if named != "LlamaTokenizer" or facts.kind in GENERIC or proto.trainer_spec.model_type != BPE:
+    named = str(metadata.tokenizer.get("tokenizer_class")).removesuffix("Fast")
+    if (
+        named != "LlamaTokenizer"
+        or metadata.kind in GENERIC
+        or proto.trainer_spec.model_type != BPE
+    ):
         return None
-    if facts.tokenizer.get("add_prefix_space") is False:
+    if metadata.tokenizer.get("add_prefix_space") is False:
         return "never"
-    return "always" if facts.tokenizer.get("legacy") is True else "first"
+    return "always" if metadata.tokenizer.get("legacy") is True else "first"
 
 
 def _xlm_roberta(proto: Any, *, prefix: bool) -> Tokenizer:
@@ -202,17 +206,17 @@ def _joining(*, strips: bool) -> decoders.Decoder:
     )
 
 
-def _around(inner: Tokenizer, facts: Facts) -> None:
+def _around(inner: Tokenizer, metadata: TokenizerMetadata) -> None:
     """The post-processor: special tokens around a text and a pair, as the family has them."""
-    bos = facts.token("bos_token") or "<s>"
-    eos = facts.token("eos_token") or "</s>"
-    if facts.kind in XLM_ROBERTA:
+    bos = metadata.token("bos_token") or "<s>"
+    eos = metadata.token("eos_token") or "</s>"
+    if metadata.kind in XLM_ROBERTA:
         single, pair = f"{bos} $A {eos}", f"{bos} $A {eos} {eos} $B {eos}"
-    elif facts.kind in T5:
+    elif metadata.kind in T5:
         single, pair = f"$A {eos}", f"$A {eos} $B {eos}"
     else:
-        before = f"{bos} " if facts.tokenizer.get("add_bos_token", True) else ""
-        behind = f" {eos}" if facts.tokenizer.get("add_eos_token", False) else ""
+        before = f"{bos} " if metadata.tokenizer.get("add_bos_token", True) else ""
+        behind = f" {eos}" if metadata.tokenizer.get("add_eos_token", False) else ""
         single = f"{before}$A{behind}"
         second = single.replace("$A", "$B")
         pair = f"{single} " + " ".join(f"{part}:1" for part in second.split())
@@ -220,7 +224,9 @@ def _around(inner: Tokenizer, facts: Facts) -> None:
     ids = {token: inner.token_to_id(token) for token in used}
     for token, number in ids.items():
         if number is None:
-            raise UserError(facts.folder, f"has no token {token!r}", "check tokenizer_config.json")
+            raise UserError(
+                metadata.folder, f"has no token {token!r}", "check tokenizer_config.json"
+            )
     inner.post_processor = post.TemplateProcessing(
         single=single, pair=pair, special_tokens=list(ids.items())
     )

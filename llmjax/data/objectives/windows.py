@@ -60,6 +60,17 @@ def windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: in
     )
 
 
+def cut_places(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    """Where each document of a row is cut, int64 [its highest segment + 1].
+
+    Of n tokens, 1 to n - 1 are before the cut; 0 stands for segments of a single token and padding.
+    """
+    sizes = np.bincount(segments)
+    sizes[0] = 0
+    cuts = np.random.default_rng(key).integers(1, np.maximum(sizes, 2))
+    return np.where(sizes > 1, cuts, 0)
+
+
 def row_spec(rows: int, length: int, pad: int) -> BatchSpec:
     """Of a batch for one stack: inputs, targets, weights, segments, positions [rows, length]."""
     tokens, numbers = per_token(rows, length, padding=pad), per_token(rows, length)

@@ -1,13 +1,49 @@
-"""Masked rows: some tokens are hidden, and are to be told from those around them."""
+"""BERT's objective: some tokens are hidden, and predicted from those around them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from llmjax.data.batch import Arrays, BatchSpec
-from llmjax.data.objectives.config import MaskedConfig
-from llmjax.data.objectives.packing import Keys, Windows, row_spec
-from llmjax.data.objectives.vocabulary import Vocabulary, as_read, words_of
+from llmjax.data.objectives.config import MASK, Objective, PartConfig
+from llmjax.data.objectives.vocabulary import Vocabulary, as_read, missing_token, words_of
+from llmjax.data.objectives.windows import Keys, Windows, row_spec
+
+
+@dataclass(frozen=True)
+class MaskedConfig(PartConfig):
+    """Hidden tokens from all around them (BERT, arXiv:1810.04805). For encoders."""
+
+    share: float = 0.15
+    """Share of a row's tokens of text that are to be predicted."""
+    masked: float = 0.8
+    """Share of those that the model sees as the mask token."""
+    random: float = 0.1
+    """Share of those that it sees as any other token; the rest stays as it is."""
+    whole_words: bool = False
+    """Whether all tokens of a word are chosen together, or none (words longer than a row's share:
+    none). A CJK character is a word."""
+    kind: Literal["masked"] = "masked"
+
+    models: ClassVar = ("encoder",)
+
+    @property
+    def control_pieces(self) -> tuple[str, ...]:
+        return (MASK,)
+
+    def value_problems(self) -> Iterator[str]:
+        yield from super().value_problems()
+        if not 0 < self.share < 1:
+            yield f".share: {self.share} is not between 0 and 1"
+        if min(self.masked, self.random) < 0 or not self.masked + self.random <= 1 + 1e-9:
+            yield f".masked: {self.masked} and random {self.random} must be shares of one whole"
+
+    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+        if vocabulary.mask is None:
+            raise missing_token("mask token", MASK)
+        return Masked(self, vocabulary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +92,10 @@ class Masked:
             return generator.choice(free, left, replace=False)
         _, word, sizes = np.unique(words[free], return_inverse=True, return_counts=True)
         chosen = np.zeros(len(sizes), bool)
-        for one in generator.permutation(len(sizes)):
+        for number in generator.permutation(len(sizes)):
             if left == 0:
                 break
-            if sizes[one] <= left:
-                chosen[one] = True
-                left -= int(sizes[one])
+            if sizes[number] <= left:
+                chosen[number] = True
+                left -= int(sizes[number])
         return free[chosen[word]]

@@ -1,11 +1,16 @@
-"""What the files beside a published tokenizer say of it."""
+"""What the files beside a published tokenizer say of it, and the tokens they add to it."""
 
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.tokenizers.table import TEMPLATE_SIZE
+import tokenizers
+
+from llmjax.data.tokenizers.folder import TEMPLATE_SIZE
+from llmjax.data.tokenizers.huggingface.file import MAX_ADDED, OTHER, compact
+from llmjax.data.tokenizers.huggingface.library import open_tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.bounded import read_text
 from llmjax.storage.json_documents import DOCUMENT, read_json
@@ -27,7 +32,7 @@ class AddedToken:
 
 
 @dataclass(frozen=True)
-class Facts:
+class TokenizerMetadata:
     """The JSON files of a published model's folder; {} for those that are not there.
 
     Attributes:
@@ -47,7 +52,7 @@ class Facts:
     generation: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> "Facts":
+    def read(cls, folder: Path) -> "TokenizerMetadata":
         """Raises UserError where one of the files is no JSON object."""
         return cls(
             folder,
@@ -59,7 +64,7 @@ class Facts:
         )
 
     @classmethod
-    def beside(cls, path: Path) -> "Facts":
+    def beside(cls, path: Path) -> "TokenizerMetadata":
         """What the files beside a tokenizer.json say of it alone, not of a model.
 
         Raises:
@@ -236,3 +241,62 @@ def _default(value: Any) -> str | None:
     elif isinstance(value, dict):
         value = value.get("default")
     return value if isinstance(value, str) and value else None
+
+
+def with_added_tokens(
+    content: bytes, spec: dict[str, Any], metadata: TokenizerMetadata, rows: int | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """A tokenizer.json with the tokens that its metadata name and it lacks, as Transformers adds
+    them.
+
+    Args:
+      content: of the file.
+      spec: its value.
+      metadata: the files beside it.
+      rows: of the model's embedding: tokens beyond them are left out. None: all are kept.
+
+    Returns:
+      Content and value of the file with the tokens; what was given where none is to be added.
+
+    Raises:
+      UserError: there are too many, or one would get another id than its file gives it.
+    """
+    there = {token["content"] for token in spec["added_tokens"]}
+    missing = [token for token in metadata.added_tokens() if token.content not in there]
+    if not missing:
+        return content, spec
+    if len(missing) > MAX_ADDED:
+        reason = f"adds {len(missing):,} tokens, and at most {MAX_ADDED:,} are added"
+        raise UserError(metadata.folder, reason, OTHER)
+    inner = open_tokenizer(content)
+    kept = list(_within(inner, missing, rows))
+    for token in kept:
+        inner.add_tokens(
+            [tokenizers.AddedToken(token.content, **{"normalized": False, **token.flags})]
+        )
+        number = inner.token_to_id(token.content)
+        if token.id is not None and number != token.id:
+            raise UserError(
+                metadata.folder,
+                f"gives the added token {token.content!r} the id {token.id}, the vocabulary has "
+                f"room for it at {number}",
+                "check added_tokens.json and tokenizer_config.json",
+            )
+    if not kept:
+        return content, spec
+    spec = json.loads(inner.to_str())
+    return compact(spec), spec
+
+
+def _within(
+    inner: tokenizers.Tokenizer, tokens: Sequence[AddedToken], rows: int | None
+) -> Iterator[AddedToken]:
+    """Those that have a row; one without an id gets that of its vocabulary entry, or the next."""
+    free = inner.get_vocab_size(with_added_tokens=False)
+    free = max(free, *(number + 1 for number in inner.get_added_tokens_decoder()), 0)
+    for token in tokens:
+        number = inner.token_to_id(token.content) if token.id is None else token.id
+        number = free if number is None else number
+        if rows is None or number < rows:
+            free = max(free, number + 1)
+            yield token

@@ -1,4 +1,4 @@
-"""Where a run stands, as a file in each checkpoint."""
+"""How far a run has come, as a file in each checkpoint."""
 
 import json
 import math
@@ -10,14 +10,14 @@ from llmjax.storage.json_documents import read_json
 from llmjax.storage.seals import sealed, unsealed
 from llmjax.storage.writing import write_atomically
 
-NAME = "position.json"
+NAME = "position.json"  # what every stored checkpoint calls it
 MEASURED = "measured.json"
 """The same after what was still due has been measured; it comes later than the checksums."""
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where a run stands: which batch comes next, and what was counted so far."""
+class TrainProgress:
+    """How far training has come: which batch is next, and the totals so far."""
 
     step: int
     """Steps taken; also the number of the next batch."""
@@ -46,7 +46,7 @@ class Position:
     samples_due: bool = False
     """Whether the samples after this step are still to be written."""
 
-    def judged(self, cost: float | None) -> "Position":
+    def update_best(self, cost: float | None) -> "TrainProgress":
         """The same after a measurement; one that is not finite counts as worse than any."""
         if cost is None:
             return self
@@ -61,22 +61,22 @@ class Position:
         return 0 < patience <= self.worse
 
 
-def write_position(folder: Path, position: Position) -> None:
+def write_progress(folder: Path, progress: TrainProgress) -> None:
     """Writes it into a checkpoint that is not visible yet."""
-    (folder / NAME).write_text(json.dumps(sealed(asdict(position)), indent=0), encoding="utf-8")
+    (folder / NAME).write_text(json.dumps(sealed(asdict(progress)), indent=0), encoding="utf-8")
 
 
-def complete_position(folder: Path, position: Position) -> None:
+def complete_progress(folder: Path, progress: TrainProgress) -> None:
     """Replaces where the run stood at a finished checkpoint; `folder` is RUN/checkpoints.
 
     Raises:
       OSError: it cannot be written.
     """
-    path = folder / str(position.step) / MEASURED
-    write_atomically(path, json.dumps(sealed(asdict(position)), indent=0))
+    path = folder / str(progress.step) / MEASURED
+    write_atomically(path, json.dumps(sealed(asdict(progress)), indent=0))
 
 
-def read_position(folder: Path, step: int) -> Position:
+def read_progress(folder: Path, step: int) -> TrainProgress:
     """Where the run stood at a checkpoint; `folder` is RUN/checkpoints.
 
     Raises:
@@ -86,6 +86,6 @@ def read_position(folder: Path, step: int) -> Position:
     if not path.is_file():
         path = folder / str(step) / NAME
     try:
-        return Position(**unsealed(read_json(path), path))
+        return TrainProgress(**unsealed(read_json(path), path))
     except (AttributeError, TypeError) as error:
         raise UserError(path, f"cannot be understood: {error}") from error

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from llmjax.data.text.builders.python_docs import python_documents
+from llmjax.data.text.python_docs import python_documents
 
 
 class PythonReference(tfds.core.GeneratorBasedBuilder):

@@ -7,13 +7,15 @@ import io
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from llmjax.data.config import TfdsSource
-from llmjax.data.text.files import Damaged, one_at_a_time, open_or_build
+from llmjax.data.text.python_docs import python_fingerprint
+from llmjax.data.text.source import Identity, Source, identify_files, identify_settings
 from llmjax.errors import UserError
 from llmjax.storage import manifest
+from llmjax.storage.cache_folders import Damaged, one_at_a_time, open_or_build
 from llmjax.storage.caches import cache_root
 
 READ_AHEAD = 256
@@ -24,73 +26,104 @@ READ_AHEAD_BYTES = 1 << 26
 """Fewer where so many of the largest so far would take more than this."""
 
 
-def embedded_documents(cache_dir: str | None) -> Iterator[str]:
-    """The embedded corpus, prepared on first use under the cache folder."""
-    from llmjax.data.text.builders.python_docs import python_fingerprint
+@dataclass(frozen=True)
+class EmbeddedSource(Source):
+    """Text that every Python carries: its language reference and standard library docstrings."""
 
-    with _quiet():
-        from llmjax.data.text.builders.python_reference import PythonReference
-    folder = cache_root(cache_dir) / "tfds" / f"{python_fingerprint()}-{FORMAT}"
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["embedded"] = "embedded"
 
-    def prepare(place: Path) -> None:
-        with _quiet(bars=False):
-            PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
-        manifest.write(place)
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        """As a TFDS data set, which is prepared on first use under the cache folder."""
+        with _quiet():
+            from llmjax.data.text.python_reference import PythonReference
+        folder = cache_root(cache_dir) / "tfds" / f"{python_fingerprint()}-{FORMAT}"
 
-    def verify(place: Path) -> None:
-        if why := manifest.damage(place):
-            raise Damaged(place, why)
+        def prepare(place: Path) -> None:
+            with _quiet(bars=False):
+                PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
+            manifest.write(place)
 
-    open_or_build(folder, prepare, verify)
-    return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
+        def verify(place: Path) -> None:
+            if why := manifest.damage(place):
+                raise Damaged(place, why)
 
+        open_or_build(folder, prepare, verify)
+        return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
 
-def tfds_documents(source: TfdsSource) -> Iterator[str]:
-    """The documents of a TFDS data set, prepared first (as ArrayRecord) where it is not yet."""
-    return _records(prepared(source), source.split, tuple(source.field.split("/")), source.name)
-
-
-def tfds_fingerprint(source: TfdsSource) -> tuple[str, list[Path]]:
-    """What identifies the data set besides its configuration: its name, version and description,
-    and the local files that hold it (none where it lies in a bucket)."""
-    builder = prepared(source)
-    description = (builder.data_path / "dataset_info.json").read_bytes()
-    files = [Path(os.fspath(f)) for split in builder.info.splits.values() for f in split.filepaths]
-    digest = hashlib.blake2b(description, digest_size=16).hexdigest()
-    return f"{builder.info.full_name}:{digest}", [file for file in files if file.is_file()]
+    def identify(self, cache_dir: str | None = None) -> Identity:
+        return identify_settings(["embedded", python_fingerprint()])
 
 
-def prepared(source: TfdsSource) -> Any:
+@dataclass(frozen=True)
+class TfdsSource(Source):
+    """A TensorFlow Datasets data set, read without TensorFlow."""
+
+    name: str
+    """As TFDS writes it: name, name/config, name/config:version."""
+    split: str = "train"
+    """A split, or a slice of one: "train[:10%]"."""
+    field: str = "text"
+    """The text feature; nested ones with slashes: "translation/en"."""
+    data_dir: str | None = None
+    """Where TFDS keeps its data sets; None: TFDS's default (~/tensorflow_datasets)."""
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["tfds"] = "tfds"
+
+    @property
+    def location(self) -> str:
+        return self.name
+
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        """The data set is prepared first (as ArrayRecord) where it is not yet."""
+        builder = prepared(self.name, self.data_dir)
+        return _records(builder, self.split, tuple(self.field.split("/")), self.name)
+
+    def identify(self, cache_dir: str | None = None) -> Identity:
+        """By name, version, description, and the local files (none where it lies in a bucket)."""
+        builder = prepared(self.name, self.data_dir)
+        description = (builder.data_path / "dataset_info.json").read_bytes()
+        digest = hashlib.blake2b(description, digest_size=16).hexdigest()
+        splits = builder.info.splits.values()
+        paths = [Path(os.fspath(name)) for split in splits for name in split.filepaths]
+        files = [path for path in paths if path.is_file()]
+        settings = ["tfds", f"{builder.info.full_name}:{digest}", self.split, self.field]
+        return identify_files(settings, files, cache_dir, text=False)
+
+
+def prepared(name: str, data_dir: str | None) -> Any:
     """TFDS's builder of the data set, which is downloaded and prepared first where it is not yet.
 
     Raises:
       UserError: TFDS does not know it, or cannot prepare it.
     """
-    if source.name.startswith("huggingface:"):
-        raise UserError(source.name, "is a hub data set", "use a source of kind 'hub'")
-    builder = _builder(source)
+    if name.startswith("huggingface:"):
+        raise UserError(name, "is a hub data set", "use a source of kind 'hub'")
+    builder = _builder(name, data_dir)
     if not builder.is_prepared() and "://" not in str(builder.data_dir):
         with one_at_a_time(Path(builder.data_dir)):
-            builder = _builder(source)  # another process may have prepared it meanwhile
-            _download(builder, source)
+            builder = _builder(name, data_dir)  # another process may have prepared it meanwhile
+            _download(builder, name)
     elif not builder.is_prepared():
-        _download(builder, source)
+        _download(builder, name)
     return builder
 
 
-def _builder(source: TfdsSource) -> Any:
+def _builder(name: str, data_dir: str | None) -> Any:
     with _quiet():
         import tensorflow_datasets as tfds
 
         try:
-            return tfds.builder(source.name, data_dir=source.data_dir)
+            return tfds.builder(name, data_dir=data_dir)
         except tfds.core.registered.DatasetNotFoundError as error:
-            raise _unknown(source.name) from error
+            raise _unknown(name) from error
         except (ValueError, RuntimeError, AssertionError) as error:
-            raise UserError(source.name, f"TFDS refuses it: {error}", "check the name") from error
+            raise UserError(name, f"TFDS refuses it: {error}", "check the name") from error
 
 
-def _download(builder: Any, source: TfdsSource) -> None:
+def _download(builder: Any, name: str) -> None:
     import tensorflow_datasets as tfds
 
     with _quiet():
@@ -99,19 +132,17 @@ def _download(builder: Any, source: TfdsSource) -> None:
                 builder.download_and_prepare(file_format="array_record")
         except ImportError as error:
             reason = f"preparing it needs a package that is not installed ({error.name})"
-            raise UserError(source.name, reason, "pip install 'llmjax[tfrecord]'") from error
+            raise UserError(name, reason, "pip install 'llmjax[tfrecord]'") from error
         except (OSError, tfds.download.DownloadError) as error:
-            reason = f"cannot be downloaded and prepared: {error}"
-            raise UserError(source.name, reason, "check network and disk, or set data_dir") from (
-                error
-            )
+            fix = "check network and disk, or set data_dir"
+            raise UserError(name, f"cannot be downloaded and prepared: {error}", fix) from error
 
 
 def _unknown(name: str) -> UserError:
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
-    near = difflib.get_close_matches(name.split("/")[0].split(":")[0], known, n=3)
+    names = tfds.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(name.split("/")[0].split(":")[0], names, n=3)
     fix = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets/catalog"
     return UserError(f"TFDS data set {name!r}", "is unknown to TFDS and not in its data_dir", fix)
 
@@ -159,10 +190,8 @@ def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
     try:
         info = builder.info.splits[split]
     except (KeyError, ValueError) as error:
-        splits = ", ".join(builder.info.splits)
-        raise UserError(
-            f"{name}, split {split!r}", "does not exist", f"its splits: {splits}"
-        ) from (error)
+        fix = f"its splits: {', '.join(builder.info.splits)}"
+        raise UserError(f"{name}, split {split!r}", "does not exist", fix) from error
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         yield from _array_records(builder.as_data_source(split=split))
         return
@@ -178,10 +207,10 @@ def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
 def _array_records(rows: Any) -> Iterator[Any]:
     start, count, largest = 0, 1, 1
     while start < len(rows):
-        found = rows.__getitems__(list(range(start, min(start + count, len(rows)))))
-        yield from found
+        records = rows.__getitems__(list(range(start, min(start + count, len(rows)))))
+        yield from records
         start += count
-        largest = max(largest, *map(_bytes, found))
+        largest = max(largest, *map(_bytes, records))
         count = max(1, min(READ_AHEAD, 2 * count, READ_AHEAD_BYTES // largest))
 
 

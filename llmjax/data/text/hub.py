@@ -3,10 +3,44 @@
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from llmjax.data.config import HubSource
+from llmjax.data.text.source import Identity, Source, identify_settings
 from llmjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class HubSource(Source):
+    """A Hugging Face hub data set, streamed; needs the extra `hub`."""
+
+    name: str
+    """The repository: "owner/name"."""
+    subset: str | None = None
+    """The data set's configuration, where it has several."""
+    split: str = "train"
+    """Which of its splits."""
+    field: str = "text"
+    """The column of strings."""
+    revision: str | None = None
+    """A branch, tag or commit; None: the newest commit."""
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["hub"] = "hub"
+
+    @property
+    def location(self) -> str:
+        return self.name
+
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        return _documents(self)
+
+    def identify(self, cache_dir: str | None = None) -> Identity:
+        commit = hub_commit(self)
+        return identify_settings(["hub", self.name, self.subset, self.split, self.field, commit])
+
+    def pinned(self) -> "HubSource":
+        return replace(self, revision=hub_commit(self))
 
 
 def _library() -> Any:
@@ -21,7 +55,7 @@ def _library() -> Any:
     return datasets
 
 
-def hub_documents(source: HubSource) -> Iterator[str]:
+def _documents(source: HubSource) -> Iterator[str]:
     """Streams the column `source.field`."""
     library = _library()
     try:
@@ -60,14 +94,14 @@ def hub_commit(source: HubSource) -> str:
     import huggingface_hub
 
     try:
-        found = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision)
+        info = huggingface_hub.HfApi().dataset_info(source.name, revision=source.revision)
     except _failures() as error:
         raise UserError(
             source.name,
             f"cannot be found on the hub: {error}",
             "check the name, the network, and your access",
         ) from error
-    return str(found.sha)
+    return str(info.sha)
 
 
 def _failures() -> tuple[type[BaseException], ...]:
