@@ -5,16 +5,19 @@ Command:  llmjax train smoke
 Hardware: any
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tokenizers.config import BytesConfig
-from llmjax.decoding.config import DecodingConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config, SamplesConfig
-from llmjax.run.telemetry.config import LogConfig
-from llmjax.scoring.config import EvaluationConfig
+from llmjax import (
+    AdamWConfig,
+    BytesConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    DecodingConfig,
+    EvaluationConfig,
+    LogConfig,
+    ModelConfig,
+    SamplesConfig,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:

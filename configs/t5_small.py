@@ -6,17 +6,19 @@ Hardware: one GPU of 24 GB or more; up to 32 share a batch as it is
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.objectives.pairs import SpanConfig
-from llmjax.data.text.hub import HubSource
-from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.model.compute import ComputeConfig
+from llmjax import (
+    AdafactorConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    ScheduleConfig,
+    SentencePieceConfig,
+    SpanConfig,
+)
 from llmjax.model.families import t5_small
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdafactorConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
 
 
 def config() -> Config:

@@ -48,7 +48,7 @@ def trained(task, network, examples, steps, rate=3e-3):
 
     def mean(params):
         loss = task.loss(network.model, params, arrays, None)
-        return loss.total / loss.weight
+        return loss.objective / loss.weight
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state):

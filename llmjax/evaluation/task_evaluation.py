@@ -19,7 +19,7 @@ from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.tasks.examples import encode
-from llmjax.tasks.options import PredictOptions
+from llmjax.tasks.overrides import NO_OVERRIDES, TaskOverrides, apply_overrides
 from llmjax.tasks.predict import VALIDATION_SET, TaskResult, evaluate
 from llmjax.tasks.split import read_rows
 from llmjax.tasks.task import Task
@@ -108,12 +108,12 @@ def evaluate_tasks(
     *,
     task: str | None = None,
     batch_size: int | None = None,
-    options: PredictOptions | None = None,
+    overrides: TaskOverrides = NO_OVERRIDES,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
     """Evaluates a run's tasks on their validation sets, or one of them on other rows.
 
-    What the validation sets give without options is also stored as RUN/measures.json, for the
+    What the validation sets give without overrides is also stored as RUN/measures.json, for the
     report.
 
     Args:
@@ -121,15 +121,15 @@ def evaluate_tasks(
       data: tables, or names of their files; empty: each task's validation set.
       task: which one; None: all, or with `data` the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
-      options: what differs from the run's config.
+      overrides: what differs from the run's config.
       progress: receives how far things are.
 
     Raises:
       UserError: no such task, or rows that cannot be read or lack targets; a batch of no rows.
     """
-    size, options = evaluation_batch_size(lm, batch_size), options or PredictOptions()
+    size = evaluation_batch_size(lm, batch_size)
     evaluations: list[TaskEvaluation] = []
-    for chosen in options.apply(choose_tasks(lm, task, single=bool(data))):
+    for chosen in apply_overrides(choose_tasks(lm, task, single=bool(data)), overrides):
         began = time.perf_counter()
         progress(f"Evaluating {chosen.name}", len(evaluations), None)
         rows = read_tables(as_tables(data)) if data else read_rows(chosen.config)[1]
@@ -153,7 +153,7 @@ def evaluate_tasks(
                 result.to_dict(chosen.config, source),
             )
         )
-    if not data and not options.overrides:
+    if not data and not overrides.given:
         _store(Run.open(lm.config.run_dir), evaluations)
     return TaskEvaluations(lm.config.run_dir, tuple(evaluations))
 

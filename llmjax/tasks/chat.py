@@ -10,7 +10,8 @@ import numpy as np
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.losses import Loss, causal_loss
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.continuation import slot_totals, span_segment
@@ -109,7 +110,7 @@ class Chat(Task):
         return examples
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
-        return causal_loss(model, body(params), batch, dropout_key=key)
+        return token_loss(model, body(params), batch, dropout_key=key)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         nll, correct, tokens = slot_totals(model, params, batch)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import name_of
 from llmjax.tasks.examples import Example
@@ -83,7 +83,7 @@ class Classification(TextTask):
 
     def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
         numbers, smoothing = targets[..., 0].astype(jnp.int32), self.config.label_smoothing
-        return Loss(*softmax_cross_entropy(logits, numbers, weights, smoothing))
+        return softmax_cross_entropy(logits, numbers, weights, smoothing)
 
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         return {"probabilities": jax.nn.softmax(logits, axis=-1)}

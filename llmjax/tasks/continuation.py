@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.losses import nats_at, token_nats
+from llmjax.losses.token_loss import nll_at, token_nll
 from llmjax.parallel import mesh
 from llmjax.tasks.examples import Segment
 from llmjax.tasks.task import Batch, TaskContext, body
@@ -105,7 +105,7 @@ def segment_nll(
 ) -> jax.Array:
     """Negative log-likelihood of each segment's weighted targets in nats, [R, E x segments]
     float32."""
-    nll = token_nats(model, body(params), batch, dropout_key=key)
+    nll = token_nll(model, body(params), batch, dropout_key=key)
     return _segment_sums(batch, nll, segments)
 
 
@@ -116,7 +116,7 @@ def slot_totals(
     [R, E] float32."""
     rows, length = batch["inputs"].shape
     places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    nll, correct = nats_at(model, body(params), batch, places, batch["targets"])
+    nll, correct = nll_at(model, body(params), batch, places, batch["targets"])
     values = (nll, correct.astype(jnp.float32), jnp.ones_like(nll))
     return tuple(_segment_sums(batch, value) for value in values)  # type: ignore[return-value]
 

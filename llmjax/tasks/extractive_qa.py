@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.answer_spans import (
     Candidate,
@@ -161,7 +161,7 @@ class ExtractiveQA(TokenTask):
         ends = jnp.moveaxis(logits, -1, 1)[:, None]
         in_window = jnp.where(inside[:, :, None], ends, NEVER)
         halves = jnp.broadcast_to(0.5 * batch["slot_weights"][..., None], targets.shape)
-        return Loss(*softmax_cross_entropy(in_window, targets, halves))
+        return softmax_cross_entropy(in_window, targets, halves)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         return Outputs(tokens={"logits": self.logits(model, params, batch, None)})

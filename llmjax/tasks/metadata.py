@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
+from llmjax.storage.checksums import check_checksum, with_checksum
 from llmjax.storage.json_documents import DOCUMENT, read_json
-from llmjax.storage.seals import sealed, unsealed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TaskMetadata:
 def metadata_json(metadata: Mapping[str, TaskMetadata]) -> str:
     """The content of RUN/tasks.json: each task's metadata, by its name."""
     plain = {name: item.to_dict() for name, item in metadata.items()}
-    return json.dumps(sealed(plain), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(with_checksum(plain), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_metadata(path: Path, names: Sequence[str]) -> list[TaskMetadata]:
@@ -52,7 +52,7 @@ def read_metadata(path: Path, names: Sequence[str]) -> list[TaskMetadata]:
     """
     stored = read_json(path, limits=DOCUMENT, fix="restore it from a copy")
     try:
-        plain = unsealed(stored, path)
+        plain = check_checksum(stored, path)
         return [TaskMetadata.from_dict(plain[name]) for name in names]
     except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(path, f"cannot be used: {error!r}", "restore it from a copy") from error

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from llmjax.data.tables.table import Row, list_at
-from llmjax.losses import Loss
 from llmjax.losses.labels import sigmoid_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import name_of
 from llmjax.tasks.examples import Example
@@ -77,8 +77,7 @@ class MultiLabel(TextTask):
         return target, 1.0
 
     def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
-        nll, weight, correct = sigmoid_cross_entropy(logits, targets, weights)
-        return Loss(nll, nll, weight, correct)
+        return sigmoid_cross_entropy(logits, targets, weights)
 
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         return {"probabilities": jax.nn.sigmoid(logits)}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from llmjax.data.batch import place_batch
 from llmjax.data.tables.table import Row
 from llmjax.interruption import between_batches
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.parallel.mesh import axis_size, reshard, use_mesh
 from llmjax.tasks.config import TaskConfig
@@ -183,7 +183,8 @@ def total_loss(
     for _, batch in _batches(examples, row_shape(task, examples), batch_size, mesh):
         with use_mesh(mesh):
             loss = _loss(task, model, params, batch)
-        totals += np.array([loss.nats, loss.weight, loss.correct], np.float64)
+        correct = loss.sums["accuracy"].total if "accuracy" in loss.sums else 0.0
+        totals += np.array([*loss.sums["loss"], correct], np.float64)
     return LossTotals(*totals.tolist())
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss, likelihood_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.continuation import continuation, encode_after, segment_nll, span_segment
@@ -151,7 +151,7 @@ class Preference(Task):
         live = weights > 0
         nll = jnp.where(live, weights * jax.nn.softplus(-margins), 0.0).sum()
         correct = jnp.where(live, weights * 0.5 * (1 + jnp.sign(margins)), 0.0).sum()
-        return Loss(nll, nll, weights.sum(), correct)
+        return likelihood_loss(nll, nll, weights.sum(), correct)
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         return Outputs({"log_likelihoods": self._log_likelihoods(model, params, batch, None)})

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, number_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss, mean_squared_error
+from llmjax.losses.labels import mean_squared_error
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.examples import Example
 from llmjax.tasks.metadata import TaskMetadata
@@ -73,8 +73,7 @@ class Regression(TextTask):
         return [self.config.number_of(row)], 1.0
 
     def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
-        error, weight = mean_squared_error(logits[..., 0], targets[..., 0], weights)
-        return Loss(error, error, weight, jnp.zeros_like(weight))
+        return mean_squared_error(logits[..., 0], targets[..., 0], weights)
 
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         return {"value": logits[..., 0]}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses import Loss, causal_loss
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.continuation import Continuation, continuation, encode_after
@@ -118,7 +119,7 @@ class SequenceToSequence(Task):
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         smoothing = self.config.label_smoothing
-        return causal_loss(model, body(params), batch, dropout_key=key, label_smoothing=smoothing)
+        return token_loss(model, body(params), batch, dropout_key=key, label_smoothing=smoothing)
 
     def predictions(
         self,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.parallel import mesh
 from llmjax.tasks.config import TaskConfig, not_positive
@@ -91,7 +91,8 @@ class Similarity(Task):
         if not self.config.both:
             return forward
         backward = self._contrast(second, first, batch, side=1)
-        return jax.tree.map(lambda a, b: (a + b) / 2, forward, backward)
+        both: Loss = jax.tree.map(lambda a, b: (a + b) / 2, forward, backward)
+        return both
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         first, second = self._vectors(model, params, batch, None)
@@ -161,7 +162,7 @@ class Similarity(Task):
         )
         negative = exists & ~same | (partner[..., None] == places)
         logits = jnp.where(negative, self.config.scale * cosines, NEVER)
-        return Loss(*softmax_cross_entropy(logits, partner, weights))
+        return softmax_cross_entropy(logits, partner, weights)
 
 
 def numbered(pairs: Sequence[Sequence[Hashable]]) -> np.ndarray:

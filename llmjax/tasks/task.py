@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss
 from llmjax.model.config import ModelConfig
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.heads import Head, Network

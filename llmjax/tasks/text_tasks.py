@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss
 from llmjax.tasks import heads
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.examples import Example, Segment

@@ -10,8 +10,8 @@ import numpy as np
 
 from llmjax.data.tables.table import Row, list_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.metrics.tags import entities, has_entities, spans, tags
 from llmjax.tasks.config import TaskConfig, name_of
@@ -129,7 +129,7 @@ class TokenClassification(TokenTask):
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         logits = self.logits(model, params, batch, key)
-        return Loss(*softmax_cross_entropy(logits, batch["targets"], batch["weights"]))
+        return softmax_cross_entropy(logits, batch["targets"], batch["weights"])
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         logits = self.logits(model, params, batch, None)

@@ -29,7 +29,7 @@ from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import SgdConfig
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 

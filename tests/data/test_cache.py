@@ -21,7 +21,7 @@ from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged
-from llmjax.storage.seals import sealed
+from llmjax.storage.checksums import with_checksum
 
 from .conftest import write_documents
 
@@ -122,7 +122,7 @@ def test_large_files_are_hashed_once(lines, cache, monkeypatch):
     first = lines.identify(cache)
     note = next(Path(cache, "hashes").iterdir())
     remembered = json.loads(note.read_text())
-    note.write_text(json.dumps(sealed(remembered | {"hash": "f" + remembered["hash"]})))
+    note.write_text(json.dumps(with_checksum(remembered | {"hash": "f" + remembered["hash"]})))
     assert lines.identify(cache).digest != first.digest, "what is remembered is used"
     path, content = Path(lines.paths[0]), Path(lines.paths[0]).read_bytes()
     path.write_bytes(content)  # a new time of change

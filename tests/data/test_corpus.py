@@ -17,7 +17,7 @@ from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 from .conftest import write_documents
 

@@ -110,7 +110,7 @@ def test_beams_may_be_set(tmp_path):
 )
 def test_what_cannot_be_told_otherwise(tmp_path, how, message):
     lm = load(tasked(tmp_path, ClassificationTask(), rows_of([2, 2])).folder)
-    for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, texts=["a"], **how))):
+    for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, text=["a"], **how))):
         with pytest.raises(UserError) as caught:
             use()
         assert str(caught.value) == message

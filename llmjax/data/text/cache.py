@@ -30,7 +30,7 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged, open_or_build
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 _TEXT = "heldout.txt"
 

@@ -27,7 +27,7 @@ from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import open_or_build
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 # A tokenizer's sample comes from this many times its size: a second pass over terabytes is not
 # worth it.

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from llmjax.data.text import decompression
 from llmjax.errors import UserError
-from llmjax.storage.bounded import size_text
-from llmjax.storage.encodings import BOM, other_encoding
+from llmjax.storage.bounded import BOM, other_encoding, size_text
 from llmjax.storage.json_documents import RECORD
 
 BLOCK = 1 << 20

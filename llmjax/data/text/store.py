@@ -9,8 +9,8 @@ import numpy as np
 
 from llmjax.data.text.block_sums import Blocks, SummedFile
 from llmjax.errors import UserError
-from llmjax.storage import manifest
 from llmjax.storage.cache_folders import Damaged
+from llmjax.storage.checksums import find_damage, write_manifest
 from llmjax.storage.json_documents import read_json
 
 # Part of every cache's key: raise it when the files change, or the way text becomes documents.
@@ -153,7 +153,7 @@ def close_cache(folder: Path, description: dict[str, Any]) -> None:
     """Completes a folder of stores and other files: says what is in it, and its checksums."""
     content = json.dumps({"format": FORMAT, **description}, indent=1)
     (folder / _DESCRIPTION).write_text(content + "\n")
-    manifest.write(folder, _CHECKED_BY_BLOCK)
+    write_manifest(folder, _CHECKED_BY_BLOCK)
 
 
 def open_cache(folder: Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def open_cache(folder: Path) -> dict[str, Any]:
     Raises:
       Damaged: one is missing, or not as it was written.
     """
-    if why := manifest.damage(folder, without=_CHECKED_BY_BLOCK):
+    if why := find_damage(folder, without=_CHECKED_BY_BLOCK):
         raise Damaged(folder, why)
     try:
         found: dict[str, Any] = read_json(folder / _DESCRIPTION)

@@ -7,7 +7,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.text.text_files import TextSource
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
