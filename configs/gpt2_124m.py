@@ -48,8 +48,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
             batch_size=512,
             length=1024,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(
             learning_rate=6e-4, schedule=ScheduleConfig(warmup_steps=700), accumulate=32

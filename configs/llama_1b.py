@@ -42,8 +42,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-100BT"),),
             batch_size=512,
             length=2048,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(
             learning_rate=4e-4, schedule=ScheduleConfig(warmup_steps=1000), accumulate=4

@@ -36,8 +36,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
             batch_size=2048,
             length=512,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(
             learning_rate=6e-4,

@@ -34,8 +34,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
             batch_size=128,
             length=512,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdafactorConfig(
             learning_rate=1e-2, schedule=ScheduleConfig(warmup_steps=10_000), accumulate=4

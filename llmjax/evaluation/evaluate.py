@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.tables.table import Table
-from llmjax.data.text.corpus import Document, heldout_documents, prepare
+from llmjax.data.text.corpus import Document, prepare, validation_documents
 from llmjax.data.text.reading import decode, expand, read_chunks
 from llmjax.data.text.source import Source
 from llmjax.errors import UserError
@@ -268,12 +268,12 @@ class _Encoder:
 
     def heldout(self, lm: LanguageModel, progress: Progress) -> Iterator[list[Document]]:
         """Each document that the run held out, in one piece."""
-        if not lm.config.data.heldout_fraction:
-            reason = "holds out no text (data.heldout_fraction is 0)"
+        if not lm.config.data.validation_fraction:
+            reason = "holds out no text (data.validation_fraction is 0)"
             raise UserError(lm.config.run_dir, reason, "name a file with --data")
         folder = Run.open(lm.config.run_dir).tokenizer
         _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder, progress)
-        for document in heldout_documents(corpus):
+        for document in validation_documents(corpus):
             text = self._tokenizer.decode_bytes(document.tokens.tolist())
             self.lossless &= len(text) == document.bytes
             yield [document]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmjax.data.chat_template import ChatTemplate, special_tokens
+from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError

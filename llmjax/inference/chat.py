@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from llmjax.data.chat_template import ChatTemplate, special_tokens
+from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig

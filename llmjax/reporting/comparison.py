@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.corpus import prepare
+from llmjax.data.text.corpus import validation_text as corpus_text
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import Baseline, measure
 from llmjax.reporting.format import count, percent
@@ -79,7 +80,7 @@ def validation_text(run: Run, config: Config) -> bytes:
       UserError: the cache of tokenized text is gone, and the sources cannot be read any more.
     """
     _, corpus = prepare(config.data, config.tokenizer, run.tokenizer)
-    return heldout_text(corpus)
+    return corpus_text(corpus)
 
 
 def _read(path: Path) -> list[Baseline]:

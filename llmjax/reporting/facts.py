@@ -82,7 +82,7 @@ def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | Non
     facts.append(
         Fact(
             "Split",
-            f"{percent(config.data.heldout_fraction, 0)} of documents for validation",
+            f"{percent(config.data.validation_fraction, 0)} of documents for validation",
             "by a hash of the document",
         )
     )

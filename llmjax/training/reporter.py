@@ -10,7 +10,7 @@ import jax
 from llmjax.run import environment
 from llmjax.run.config.build import plain
 from llmjax.run.folder import Run
-from llmjax.run.telemetry.display import Display, Silent, make_display, si, to_stderr
+from llmjax.run.telemetry.display import Display, Silent, make_display, short_count, si, to_stderr
 from llmjax.run.telemetry.hardware import peak_flops
 from llmjax.run.telemetry.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from llmjax.state import split
@@ -56,7 +56,7 @@ class Reporter:
         """What the model wrote after a prompt."""
         if self._samples is not None:
             self._samples.write({"step": step, "time": time.time(), "prompt": prompt, "text": text})
-        self.display.say(f"step {step} wrote: {prompt}{text}")
+        self.display.say(f"sample at step {step}: {prompt}{text}")
 
     def announce(self, text: str) -> None:
         """Says what has to be known whatever the display: a signal that came."""
@@ -105,12 +105,15 @@ def _headline(session: Session) -> str:
     device = jax.devices()[0]
     peak = peak_flops()
     count, own = session.network.num_params(), learning_count(session)
-    learning = "" if own == count else f" of which {own:,} learn ({own / count:.2%})"
+    learning = "" if own == count else f" of which {own:,} are trained ({own / count:.2%})"
+    name = device.device_kind if device.platform != "cpu" else "CPU"
+    devices = f"{jax.device_count()} {name} device{'s' if jax.device_count() > 1 else ''}"
+    devices += f" ({mesh})" if mesh else ""
     known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
     return (
-        f"{session.run.folder}: {si(count).strip()} parameters{learning}, "
+        f"{session.run.folder}: {short_count(count)} parameters{learning}, "
         f"{session.lesson.headline()}, "
-        f"{jax.device_count()} {device.device_kind} ({mesh or 'alone'})\n"
+        f"{devices}\n"
         f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
         f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
     )

@@ -13,7 +13,7 @@ from llmjax.data.loader import CorpusFeed, Feed
 from llmjax.data.objectives.config import Objective
 from llmjax.data.order import steps_per_epoch
 from llmjax.data.progress import terminal_progress
-from llmjax.data.text.corpus import Corpus, Document, heldout_documents, prepare
+from llmjax.data.text.corpus import Corpus, Document, prepare, validation_documents
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss, with_bits_per_byte
@@ -21,7 +21,7 @@ from llmjax.losses.token_loss import token_loss
 from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.telemetry.display import si
+from llmjax.run.telemetry.display import short_count
 from llmjax.scoring.documents import score_documents
 from llmjax.scoring.drawn import has_targets, score_drawn
 from llmjax.scoring.totals import Totals
@@ -111,7 +111,7 @@ class TextLesson:
         return self.config.evaluation.context or longest
 
     def _heldout(self, whole: bool) -> list[Document]:
-        documents = list(heldout_documents(self.corpus))
+        documents = list(validation_documents(self.corpus))
         limit = self.config.evaluation.max_tokens
         return documents if limit is None or whole else _first(documents, limit)
 
@@ -139,7 +139,7 @@ class TextLesson:
             raise UserError(
                 f"objective {kind}",
                 f"leaves nothing to be predicted in held-out rows of {self._context} tokens",
-                "raise evaluation.context, or data.heldout_fraction, or give longer documents",
+                "raise evaluation.context, or data.validation_fraction, or give longer documents",
             )
 
     def _priced(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
@@ -167,7 +167,9 @@ class TextLesson:
 
     def facts(self) -> dict[str, Any]:
         corpus = self.corpus
-        heldout = [(len(document.tokens), document.bytes) for document in heldout_documents(corpus)]
+        heldout = [
+            (len(document.tokens), document.bytes) for document in validation_documents(corpus)
+        ]
         return {
             "train_documents": corpus.num_documents,
             "train_bytes": corpus.num_bytes,
@@ -178,7 +180,7 @@ class TextLesson:
         }
 
     def headline(self) -> str:
-        return f"{si(self.corpus.num_tokens)}tokens of text"
+        return f"{short_count(self.corpus.num_tokens)} tokens of text"
 
 
 def prepared(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:

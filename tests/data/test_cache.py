@@ -16,7 +16,7 @@ import pytest
 from llmjax.data.config import DataConfig
 from llmjax.data.text import cache as cache_module
 from llmjax.data.text import source as source_module
-from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.corpus import prepare, validation_text
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig
 from llmjax.errors import UserError
@@ -76,8 +76,8 @@ def test_all_that_tokens_depend_on_is_in_the_key(config, builds, lines):
     sentencepiece = SentencePieceConfig(300)
     changes = [
         config,
-        replace(config, heldout_fraction=0.1),
-        replace(config, heldout_max_bytes=500),
+        replace(config, validation_fraction=0.1),
+        replace(config, validation_max_bytes=500),
         replace(config, sources=(replace(lines, split="chunk", chunk_bytes=88),)),
         replace(config, sources=(replace(lines, split="chunk", chunk_bytes=99),)),
         replace(config, sources=(replace(lines, errors="replace"),)),
@@ -154,10 +154,10 @@ def everything(config):
     corpus = prepare(config, BytesConfig())[1]
     arrays = [
         getattr(store, name).tolist()
-        for store in (corpus.train[0], corpus.sources[0].heldout)
+        for store in (corpus.train[0], corpus.sources[0].validation)
         for name in ("tokens", "offsets", "byte_offsets", "hashes")
     ]
-    return arrays, corpus.sources[0].threshold, heldout_text(corpus)
+    return arrays, corpus.sources[0].threshold, validation_text(corpus)
 
 
 def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.corpus import prepare, validation_text
 from llmjax.data.text.text_files import JsonlSource, TextSource
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import Evaluation, evaluate
@@ -45,7 +45,7 @@ def figures(result: Evaluation):
 def test_the_runs_own_heldout_documents(run, lm):
     result = evaluate(run.folder)
     _, corpus = prepare(lm.config.data, lm.config.tokenizer, run.tokenizer)
-    heldout = heldout_text(corpus).decode()
+    heldout = validation_text(corpus).decode()
     kept = [text for text in set(TEXTS) if text.rstrip("\n") in heldout]
     score = result.score
     assert 2 < score.documents < len(TEXTS)
@@ -119,7 +119,7 @@ def test_what_cannot_be_scored_is_refused(lm, tmp_path):
 
 
 def test_a_run_that_holds_nothing_out_wants_a_file(lm):
-    data = replace(lm.config.data, heldout_fraction=0.0)
+    data = replace(lm.config.data, validation_fraction=0.0)
     bare = replace(lm, config=replace(lm.config, data=data))
     with pytest.raises(UserError, match="--data"):
         evaluate(bare)

@@ -152,7 +152,7 @@ def test_validation_text_is_the_corpus_own(maker, tmp_path, monkeypatch):
     lines = [f"Line {n} says {n * n}, and no other line does.\n" for n in range(400)]
     (tmp_path / "text.txt").write_text("".join(lines))
     source = TextSource(paths=(str(tmp_path / "text.txt"),), split="line")
-    data = DataConfig((source,), 2, 16, heldout_fraction=0.3, cache_dir=str(tmp_path / "cache"))
+    data = DataConfig((source,), 2, 16, validation_fraction=0.3, cache_dir=str(tmp_path / "cache"))
     folder = replace(maker, config=replace(maker.config, data=data)).write()
     text = validation_text(Run.open(folder), Run.open(folder).config())
     found = [line for line in lines if line.strip().encode() in text]

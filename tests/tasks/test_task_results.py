@@ -68,7 +68,7 @@ def test_records_know_no_accuracy_where_nothing_is_right_or_wrong(run):
     train = [line for line in lines if line["kind"] == "train"]
     assert all(line["accuracy"] is None and line["bits_per_byte"] is None for line in train)
     assert "n/a bits/byte" not in describe(train[0])
-    assert "right" not in describe(train[0])
+    assert "accuracy" not in describe(train[0])
 
 
 def test_a_person_reads_figures_by_name(run):
@@ -87,7 +87,7 @@ def test_a_person_reads_figures_by_name(run):
 def test_a_single_task_needs_no_name():
     line = {"step": 3, "kind": "eval", "loss": 0.25, "bits_per_byte": None}
     line |= {"accuracy": 0.9123, "bleu": 31.25, "examples": 8, "epoch": 1.0, "tokens": 9}
-    assert describe(line) == "held out: accuracy 91.23 %  BLEU 31.2  loss 0.2500"
+    assert describe(line) == "validation: accuracy 91.23 %  BLEU 31.2  loss 0.2500"
     heldout = {"step": 3, "accuracy": 0.9123, "loss": 0.25}
     words = in_words({"run": "R", "step": 3, "heldout": heldout})
     assert words == "R at step 3, on validation examples: accuracy 91.23 %, loss 0.2500"

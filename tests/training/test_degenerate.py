@@ -156,7 +156,7 @@ def test_a_batch_of_one_row_over_several_devices_names_batch_and_mesh(tmp_path):
     ("text", "message"),
     [
         ("", "holds no text"),
-        ("x", "the held-out set is empty: none of 1 documents"),
+        ("x", "the validation set is empty: none of 1 documents"),
     ],
 )
 def test_texts_of_nothing_are_refused(tmp_path, text, message):

@@ -164,8 +164,8 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield "samples.every: an encoder alone writes no text; set it to 0"
     if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
-    if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
-        yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"
+    if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
+        yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

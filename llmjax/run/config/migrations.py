@@ -57,7 +57,7 @@ def _telling(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: the field's words, and protocols that are open."""
-    return _renamed_tasks(_compute(config))
+    return _renamed_tasks(_validation(_compute(config)))
 
 
 def _renamed_tasks(config: Plain) -> Plain:
@@ -78,6 +78,14 @@ def _compute(config: Plain) -> Plain:
     model = dict(config["model"])
     compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
     return config | {"model": model, "compute": compute | {"dtype": model.pop("compute_dtype")}}
+
+
+def _validation(config: Plain) -> Plain:
+    """Held-out text became the validation set."""
+    data = dict(config["data"])
+    for name in ("fraction", "max_bytes"):
+        data[f"validation_{name}"] = data.pop(f"heldout_{name}")
+    return config | {"data": data}
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
