@@ -26,7 +26,7 @@ from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.scoring.documents import score_text
-from llmjax.scoring.score import TextScore
+from llmjax.scoring.totals import TextScore
 
 ONE_DEVICE = MeshConfig(fsdp=1)
 """Needs no mesh."""

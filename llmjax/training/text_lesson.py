@@ -23,7 +23,7 @@ from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.display import short_count
 from llmjax.scoring.documents import score_documents
-from llmjax.scoring.drawn import has_targets, score_drawn
+from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction
@@ -155,7 +155,7 @@ class TextLesson:
         )
 
     def _drawn(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
-        return score_drawn(
+        return score_hidden(
             self.model,
             params,
             self.objective,

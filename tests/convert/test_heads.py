@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from llmjax.convert.exporting import export
-from llmjax.convert.hf.heads import headed
-from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.hf.classes import model_with_head
+from llmjax.convert.hf.safetensors import open_folder
 from llmjax.convert.importing import import_model
-from llmjax.convert.stored import stored_params
-from llmjax.convert.trees import flatten, unflatten
+from llmjax.convert.params import flatten, stored_params, unflatten
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
@@ -244,7 +243,7 @@ def test_a_head_that_no_class_has_is_refused(bases):
     bare = replace(shape, unembed_transform=False, unembed_bias=False)
     task = TASKS[0].open(TaskContext(tokenizer, bare, LENGTH), FACTS["classification"])
     with pytest.raises(UserError, match=r"head .tanh. is not what ModernBertForSequence"):
-        headed(task, bare, "modernbert")
+        model_with_head(task, bare, "modernbert")
 
 
 def test_tasks_of_text_export_the_whole_model(bases, tmp_path):

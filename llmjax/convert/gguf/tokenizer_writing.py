@@ -1,4 +1,4 @@
-"""A tokenizer as the keys of a GGUF file's metadata."""
+"""A run's tokenizer as the metadata of a GGUF file."""
 
 import json
 from typing import Any
@@ -6,9 +6,17 @@ from typing import Any
 import tokenizers
 
 from llmjax.convert.gguf.file import GgufFile
-from llmjax.convert.gguf.tokenizer import SPLITTINGS, splitting_steps, tokenizer_files
-from llmjax.convert.gguf.tokens import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED
-from llmjax.convert.hf.tokenizer_files import tokenizer_json
+from llmjax.convert.gguf.tokenizer import (
+    BYTE,
+    CONTROL,
+    PRE_TOKENIZERS,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    pre_tokenizer_steps,
+    tokenizer_files,
+)
+from llmjax.convert.hf.tokenizer import tokenizer_json
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -20,7 +28,7 @@ PROBES = (
     "Größe, élève, 你好世界, привет, 😀👍🏽, naïve  double  spaces   and trailing ",
     " leading space; 'S 'll we'RE; a_b-c/d\\e; 3.14e-10; <|not|>",
 )
-"""Texts of which a file's tokenizer must make the same ids as the run's."""
+"""Texts that a file's tokenizer must encode as the run's does."""
 
 
 def vocabulary_keys(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
@@ -28,34 +36,34 @@ def vocabulary_keys(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
 
     Args:
       tokenizer: any of ours.
-      rows: of the embedding; ids beyond the tokenizer's stand for nothing.
+      rows: of the embedding; ids beyond the tokenizer's are padding.
 
     Raises:
       UserError: llama.cpp has no such tokenizer.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
-        found = _from_sentencepiece(tokenizer)
+        values = _from_sentencepiece(tokenizer)
     else:
-        found = _from_json(json.loads(tokenizer_json(tokenizer)), tokenizer)
-    more = rows - len(found["tokens"])
-    found["tokens"] += [f"[PAD{len(found['tokens']) + i}]" for i in range(more)]
-    found["token_type"] += [UNUSED] * more
-    if "scores" in found:
-        found["scores"] += [-1e4] * more
+        values = _from_json(json.loads(tokenizer_json(tokenizer)))
+    size = len(values["tokens"])
+    values["tokens"] += [f"[PAD{i}]" for i in range(size, rows)]
+    values["token_type"] += [UNUSED] * (rows - size)
+    if "scores" in values:
+        values["scores"] += [-1e4] * (rows - size)
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
     others = [token for token in tokenizer.stop_ids if token != tokenizer.eos_id]
     ids |= dict(zip(("eot", "eom"), others, strict=False))
-    found |= {f"{name}_token_id": token for name, token in ids.items()}
-    found["add_bos_token"] = tokenizer.prefix == (tokenizer.bos_id,)
-    found["add_eos_token"] = tokenizer.suffix == (tokenizer.eos_id,)
-    keys = {f"tokenizer.ggml.{name}": value for name, value in found.items()}
+    values |= {f"{name}_token_id": token for name, token in ids.items()}
+    values["add_bos_token"] = tokenizer.prefix == (tokenizer.bos_id,)
+    values["add_eos_token"] = tokenizer.suffix == (tokenizer.eos_id,)
+    keys = {f"tokenizer.ggml.{name}": value for name, value in values.items()}
     if tokenizer.chat_template is not None:
         keys["tokenizer.chat_template"] = tokenizer.chat_template
     return keys
 
 
 def check_vocabulary(file: GgufFile, tokenizer: Tokenizer) -> None:
-    """Compares the ids that a file's tokenizer makes of some texts with the run's.
+    """Compares the encodings of some texts by a file's tokenizer and by the run's.
 
     Raises:
       UserError: they differ.
@@ -65,7 +73,7 @@ def check_vocabulary(file: GgufFile, tokenizer: Tokenizer) -> None:
     written.encode_special_tokens = True
     for text in PROBES:
         if written.encode(text, add_special_tokens=False).ids != tokenizer.encode(text):
-            raise _impossible("GGUF has no way to say how it cuts text")
+            raise _impossible("GGUF cannot express how it splits text")
 
 
 def _impossible(why: str) -> UserError:
@@ -78,7 +86,7 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     proto = spm.parse(tokenizer.model, "SentencePiece model")
     kind = "t5" if proto.trainer_spec.model_type == spm.UNIGRAM else "llama"
     if proto.normalizer_spec.precompiled_charsmap:
-        raise _impossible("it changes the characters of a text first")
+        raise _impossible("it replaces characters of a text first")
     return {
         "model": kind,
         "pre": "default",
@@ -91,13 +99,13 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     }
 
 
-def _from_json(spec: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _from_json(spec: dict[str, Any]) -> dict[str, Any]:
     model = spec["model"]
     if model["type"] != "BPE":
-        raise _impossible(f"llama.cpp's decoders have no {model['type']} tokenizer")
+        raise _impossible(f"llama.cpp has no {model['type']} tokenizer for decoders")
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     if not merges:
-        raise _impossible("it merges nothing, and llama.cpp asks for merges")
+        raise _impossible("it has no merges, which llama.cpp needs")
     added = {token["id"]: token for token in spec["added_tokens"]}
     names = {i: name for name, i in model["vocab"].items()}
     names |= {i: token["content"] for i, token in added.items()}
@@ -109,7 +117,7 @@ def _from_json(spec: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     if _is_byte_level(spec):
         return {
             "model": "gpt2",
-            "pre": _splitting_of(spec),
+            "pre": _pre_tokenizer_of(spec),
             "tokens": tokens,
             "token_type": types,
             "merges": [" ".join(pair) for pair in merges],
@@ -121,19 +129,19 @@ def _from_json(spec: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
 def _scored(
     spec: dict[str, Any], tokens: list[str], types: list[int], merges: list[tuple[str, ...]]
 ) -> dict[str, Any]:
-    """SentencePiece's scores from the order of merges."""
+    """SentencePiece's scores, from the order of merges."""
     kinds = [step["type"] for step in _steps(spec.get("normalizer"), "normalizers")]
     if not spec["model"].get("byte_fallback") or spec.get("pre_tokenizer") is not None:
-        raise _impossible("it is neither byte-level nor like SentencePiece's")
+        raise _impossible("it is neither byte-level nor like SentencePiece")
     if not set(kinds) <= {"Prepend", "Replace"}:
-        raise _impossible(f"it changes a text first ({', '.join(kinds)})")
+        raise _impossible(f"it normalises text ({', '.join(kinds)})")
     scores = dict.fromkeys(tokens, 0.0)
     for rank, pair in reversed(list(enumerate(merges))):
         scores["".join(pair)] = -float(rank + 1)
     for i, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and types[i] == NORMAL:
             types[i] = BYTE
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": "llama",
         "pre": "default",
         "tokens": tokens,
@@ -144,8 +152,8 @@ def _scored(
     unknown = spec["model"].get("unk_token")
     if unknown is not None:
         types[tokens.index(unknown)] = UNKNOWN
-        found["unknown_token_id"] = tokens.index(unknown)
-    return found
+        values["unknown_token_id"] = tokens.index(unknown)
+    return values
 
 
 def _is_byte_level(spec: dict[str, Any]) -> bool:
@@ -158,30 +166,30 @@ def _prefixed(spec: dict[str, Any]) -> bool:
     return any(step.get("add_prefix_space") for step in steps)
 
 
-def _splitting_of(spec: dict[str, Any]) -> str:
-    """llama.cpp's name of how a tokenizer.json cuts text."""
+def _pre_tokenizer_of(spec: dict[str, Any]) -> str:
+    """llama.cpp's name for how a tokenizer.json splits text."""
     model = spec["model"]
     wanted = (
         [_plain(step) for step in _steps(spec.get("pre_tokenizer"), "pretokenizers")],
         [step["type"] for step in _steps(spec.get("normalizer"), "normalizers")],
         bool(model.get("ignore_merges")),
     )
-    for name, splitting in SPLITTINGS.items():
-        steps = json.loads(splitting_steps(splitting, _prefixed(spec)).__getstate__())
-        found = [_plain(step) for step in _steps(steps, "pretokenizers")]
-        if wanted == (found, ["NFC"] * splitting.composed, splitting.whole_words):
+    for name, candidate in PRE_TOKENIZERS.items():
+        state = json.loads(pre_tokenizer_steps(candidate, _prefixed(spec)).__getstate__())
+        steps = [_plain(step) for step in _steps(state, "pretokenizers")]
+        if wanted == (steps, ["NFC"] * candidate.nfc, candidate.whole_words):
             return name
-    raise _impossible("llama.cpp has no name for how it cuts text into words")
+    raise _impossible("llama.cpp has no name for how it splits text into words")
 
 
 def _steps(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     if step is None:
         return []
     if step["type"] == "Sequence":
-        return [found for one in step[inner] for found in _steps(one, inner)]
+        return [part for nested in step[inner] for part in _steps(nested, inner)]
     return [step]
 
 
 def _plain(step: dict[str, Any]) -> dict[str, Any]:
-    """Without what does not change ids."""
+    """The step without what does not change ids."""
     return {name: value for name, value in step.items() if name != "trim_offsets"}

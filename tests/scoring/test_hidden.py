@@ -15,7 +15,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.parallel.mesh import MeshConfig, make_mesh
-from llmjax.scoring.drawn import _batches, _store, score_drawn
+from llmjax.scoring.hidden import hidden_batches, score_hidden, token_store
 from untrained import drawn
 
 BYTES = BytesTokenizer()
@@ -43,7 +43,7 @@ def case(request):
 def told_of(letter, model, params, hides):
     """(nats, tokens, correct) of the targets that are this letter."""
     sums = np.zeros(3)
-    for batch, _ in _batches(_store(DOCUMENTS), hides, 4, 16):
+    for batch, _ in hidden_batches(token_store(DOCUMENTS), hides, 4, 16):
         weights = np.where(batch["targets"] == letter, batch["weights"], 0)
         given = {name: jnp.asarray(array) for name, array in (batch | {"weights": weights}).items()}
         loss = token_loss(model, params, given)
@@ -53,7 +53,7 @@ def told_of(letter, model, params, hides):
 
 def test_each_document_has_its_own_sums(case):
     model, params, hides = case
-    found = score_drawn(model, params, hides, DOCUMENTS, context=16, batch_size=4)
+    found = score_hidden(model, params, hides, DOCUMENTS, context=16, batch_size=4)
     each = found.each
     wanted = np.array([told_of(ord("a") + k, *case) for k in range(len(DOCUMENTS))])
     np.testing.assert_allclose(each.nats, wanted[:, 0], rtol=1e-4, atol=1e-4)
@@ -64,7 +64,7 @@ def test_each_document_has_its_own_sums(case):
     assert found.correct == each.correct.sum()
     assert found.nats == pytest.approx(each.nats.sum(), rel=1e-12)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    shared = score_drawn(
+    shared = score_hidden(
         model, drawn(model, mesh=mesh), hides, DOCUMENTS, context=16, batch_size=4, mesh=mesh
     )
     np.testing.assert_allclose(shared.each.nats, each.nats, rtol=1e-4, atol=1e-4)
@@ -72,18 +72,18 @@ def test_each_document_has_its_own_sums(case):
 
 
 def test_intervals_are_of_what_is_hidden(case):
-    found = score_drawn(*case, DOCUMENTS, context=16, batch_size=4)
+    found = score_hidden(*case, DOCUMENTS, context=16, batch_size=4)
     figures = found.intervals()
     assert list(figures) == ["loss", "perplexity", "accuracy"], "no bits per byte"
     low, high = figures["loss"]
     assert low < found.loss_per_token < high
     low, high = figures["accuracy"]
     assert low <= found.accuracy <= high
-    assert score_drawn(*case, DOCUMENTS[1:2], context=16).intervals() == {}
+    assert score_hidden(*case, DOCUMENTS[1:2], context=16).intervals() == {}
 
 
 def test_what_cannot_be_scored(case):
     with pytest.raises(UserError, match="there is none"):
-        score_drawn(*case, [], context=16)
+        score_hidden(*case, [], context=16)
     with pytest.raises(UserError, match="context 17"):
-        score_drawn(*case, DOCUMENTS, context=17)
+        score_hidden(*case, DOCUMENTS, context=17)

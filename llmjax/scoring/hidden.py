@@ -28,21 +28,22 @@ from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
 from llmjax.scoring.totals import ByDocument, Totals
 
 SEED = 0x48656C64
+"""Fixed, so that the same documents always hide the same tokens."""
 
 
 @dataclass(frozen=True)
-class DrawnScore(Totals):
-    """Sums over what was to be told. There are no bits per byte: most of the text is given.
+class HiddenScore(Totals):
+    """Sums over hidden tokens. There are no bits per byte: most of the text is given.
 
     Attributes:
-      correct: of how many targets the likeliest token is the right one.
+      correct: targets whose likeliest token is the right one.
     """
 
     correct: int
 
     @property
     def accuracy(self) -> float:
-        """Share of the targets that are told rightly."""
+        """Share of the targets that are predicted correctly."""
         return self.correct / self.tokens
 
     def quality(self) -> dict[str, float | None]:
@@ -51,12 +52,12 @@ class DrawnScore(Totals):
     def words(self) -> dict[str, str]:
         return {
             "accuracy": f"{self.accuracy:.2%} of the hidden tokens",
-            "tokens": f"{self.tokens:,}, hidden, and to be told",
+            "tokens": f"{self.tokens:,}, hidden",
             "windows": f"{self.context} tokens",
         }
 
 
-def score_drawn(
+def score_hidden(
     model: Model,
     params: Params,
     objective: Objective,
@@ -65,7 +66,7 @@ def score_drawn(
     context: int,
     batch_size: int = 16,
     mesh: Mesh | None = None,
-) -> DrawnScore:
+) -> HiddenScore:
     """Scores documents, whose tokens are held in memory, in rows of `context` tokens of them.
 
     Args:
@@ -78,7 +79,7 @@ def score_drawn(
       mesh: where params live; None for one device.
 
     Raises:
-      UserError: there is no text, or nothing in it to be told.
+      UserError: there is no text, or nothing in it is hidden.
     """
     held = list(documents)
     size = sum(document.bytes for document in held)
@@ -91,20 +92,22 @@ def score_drawn(
     if mesh is not None:
         rows = -(-rows // axis_size(mesh, "batch")) * axis_size(mesh, "batch")
     sums = np.zeros((len(held), 3))
-    for batch, firsts in _batches(_store(held), objective, rows, context):
+    for batch, firsts in hidden_batches(token_store(held), objective, rows, context):
         between_batches()
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
-            nats, hits = (np.asarray(x, np.float64) for x in _told(model, params, on_device))
+            nats, is_correct = (
+                np.asarray(x, np.float64) for x in _predict(model, params, on_device)
+            )
         live, weights = batch["weights"] > 0, batch["weights"]
         owners = (firsts[:, None] + batch["segments"] - 1)[live]  # segments count from 1
-        found = np.stack([weights * nats, weights, weights * hits], axis=-1)[live]
-        np.add.at(sums, owners, found)
+        sums_at = np.stack([weights * nats, weights, weights * is_correct], axis=-1)[live]
+        np.add.at(sums, owners, sums_at)
     nats, tokens, correct = sums.T
     if not tokens.any():
         raise UserError("text to score", "is too short for anything to be hidden", "give more")
     each = ByDocument(nats, tokens, np.array([document.bytes for document in held]), correct)
-    return DrawnScore(
+    return HiddenScore(
         nats=math.fsum(nats),
         tokens=round(tokens.sum()),
         bytes=size,
@@ -116,15 +119,15 @@ def score_drawn(
 
 
 def has_targets(objective: Objective, documents: Iterable[Document], context: int) -> bool:
-    """Whether anything of these documents is hidden when they are scored so; see `score_drawn`."""
+    """Whether anything of these documents is hidden when they are scored so; see `score_hidden`."""
     held = list(documents)
     if not sum(len(document.tokens) for document in held):
         return False
-    batches = _batches(_store(held), objective, 1, context)
+    batches = hidden_batches(token_store(held), objective, 1, context)
     return any(batch["weights"].any() for batch, _ in batches)
 
 
-def _batches(
+def hidden_batches(
     store: TokenStore, objective: Objective, rows: int, length: int
 ) -> Iterator[tuple[Arrays, np.ndarray]]:
     """All of the stream once, with the document that each row begins in, int64 [rows]; rows behind
@@ -139,7 +142,7 @@ def _batches(
         yield objective.batch(cut, [(SEED, first + row) for row in range(rows)]), firsts
 
 
-def _store(documents: Sequence[Document]) -> TokenStore:
+def token_store(documents: Sequence[Document]) -> TokenStore:
     tokens = np.concatenate([document.tokens for document in documents])
     ends = np.cumsum([0, *(len(document.tokens) for document in documents)])
     sizes = np.cumsum([0, *(document.bytes for document in documents)])
@@ -147,8 +150,10 @@ def _store(documents: Sequence[Document]) -> TokenStore:
 
 
 @partial(jax.jit, static_argnames="model")
-def _told(model: Model, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _predict(
+    model: Model, params: Params, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """Nats of each target, and whether it is the likeliest; whole on every device."""
     places = jnp.broadcast_to(jnp.arange(batch["targets"].shape[1]), batch["targets"].shape)
-    nats, hits = nll_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
-    return reshard(nats, None, None), reshard(hits, None, None)
+    nats, correct = nll_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
+    return reshard(nats, None, None), reshard(correct, None, None)

@@ -1,15 +1,14 @@
-"""A run's parameters as its checkpoint holds them, and with their adapters merged."""
+"""A run's parameters: as a flat dict, as its checkpoint holds them, with adapters merged."""
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from llmjax.convert.hf.mapping import host
-from llmjax.convert.tensors import FLOATS, check_range
-from llmjax.convert.trees import flatten, unflatten
+from llmjax.convert.tensors import FLOATS, check_overflow
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
@@ -19,7 +18,36 @@ from llmjax.run.network import chosen_step, read_network, stored_network
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
-"""Under which the parameters of tasks lie beside the model's."""
+"""Key of the tasks' parameters beside the model's."""
+
+
+def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each leaf."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The nested dict of leaves by dotted path."""
+    tree: Params = {}
+    for path, value in flat.items():
+        *outer, last = path.split(".")
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return tree
+
+
+def host() -> jax.Device:
+    """The device of the host's memory: a model that is converted need not fit a GPU."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.local_devices()[0]
 
 
 def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
@@ -35,17 +63,16 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
     Raises:
       UserError: as `chosen_step` and `read_network`.
     """
-    one = jax.sharding.SingleDeviceSharding(host())
-    found = chosen_step(run, run.config(), step)
-    there = stored_network(run, found)
+    sharding = jax.sharding.SingleDeviceSharding(host())
+    step = chosen_step(run, run.config(), step)
+    stored = stored_network(run, step)
     wanted = dict(flatten(Model(shape).abstract_params()))
-    wanted |= {path: leaf for path, leaf in there.items() if path.startswith(f"{HEADS}.")}
-
-    def held(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, there.get(path, leaf).dtype, sharding=one)
-
-    abstract = unflatten({path: held(path, leaf) for path, leaf in wanted.items()})
-    return read_network(run, found, abstract)
+    wanted |= {path: leaf for path, leaf in stored.items() if path.startswith(f"{HEADS}.")}
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, stored.get(path, leaf).dtype, sharding=sharding)
+        for path, leaf in wanted.items()
+    }
+    return read_network(run, step, unflatten(abstract))
 
 
 def merged_params(
@@ -53,14 +80,7 @@ def merged_params(
 ) -> Params:
     """As `stored_params`, with adapters merged: those of `without_adapters(shape)`, and heads.
 
-    Args:
-      run: the run.
-      shape: its model's.
-      step: which checkpoint; None as `chosen_step`.
-      dtype: what they will be written in; None for what they are stored in.
-
-    Raises:
-      UserError: as `stored_params` and `merge`.
+    `dtype` is what they will be written in; None for what they are stored in.
     """
     params = stored_params(run, shape, step)
     return params if shape.lora is None else merge(params, shape.lora, wide=dtype is not None)
@@ -82,25 +102,20 @@ def without_adapters(shape: ModelConfig) -> ModelConfig:
 
 
 def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
-    """As `merged`, of arrays in the host's memory.
-
-    Args:
-      params: nested dict; where it has adapters they lie beside the kernel.
-      lora: what they were made by.
-      wide: keep the sums in float32; else they are brought into the dtype of W.
+    """As `merged`, of arrays in the host's memory; `wide` keeps the sums in float32.
 
     Raises:
-      UserError: a sum is beyond what float16 holds.
+      UserError: a sum overflows float16.
     """
-    found = merged(_widened(params) if wide else params, lora)
-    for path, leaf in flatten(found):
+    sums = merged(_widened(params) if wide else params, lora)
+    for path, leaf in flatten(sums):
         if leaf.dtype == FLOATS["float16"]:
-            check_range(path, np.asarray(leaf), FLOATS["float32"])
-    return found
+            check_overflow(path, np.asarray(leaf), FLOATS["float32"])
+    return sums
 
 
 def _widened(params: Params) -> Params:
-    """The same with kernels in float32 where they have adapters."""
+    """With kernels in float32 where they have adapters."""
     wide = {"kernel"} if "lora_a" in params else set()
     return {
         name: _widened(value)
