@@ -108,6 +108,6 @@ from .tasks.regression import RegressionTask as RegressionTask
 from .tasks.sequence import SequenceTask as SequenceTask
 from .tasks.similarity import SimilarityTask as SimilarityTask
 from .tasks.token_classification import TokenClassificationTask as TokenClassificationTask
-from .training import train as train
+from .training.train import train as train
 
 __version__: str

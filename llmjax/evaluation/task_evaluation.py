@@ -17,7 +17,7 @@ from llmjax.metrics.metric import Metric
 from llmjax.run.config.build import ConfigError, build
 from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
+from llmjax.run.parameters import run_tasks
 from llmjax.tasks.examples import encode
 from llmjax.tasks.overrides import NO_OVERRIDES, TaskOverrides, apply_overrides
 from llmjax.tasks.predict import VALIDATION_SET, TaskResult, evaluate

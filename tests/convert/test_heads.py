@@ -24,7 +24,7 @@ from llmjax.model.model import Model
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
+from llmjax.run.parameters import run_tasks
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.config import name_of
 from llmjax.tasks.extractive_qa import ExtractiveQATask
@@ -52,15 +52,15 @@ FACTS = {
     "classification": TaskMetadata(labels=("bad", "fair", "good"), counts=(1, 1, 1)),
     "multilabel": TaskMetadata(labels=("red", "green", "blue", "grey"), counts=(1, 1, 1, 1)),
     "regression": TaskMetadata(mean=2.5),
-    "tokens": TaskMetadata(labels=("O", "B-X", "I-X"), counts=(1, 1, 1)),
-    "answers": TaskMetadata(labels=("answered", "unanswered"), counts=(1, 0)),
+    "token_classification": TaskMetadata(labels=("O", "B-X", "I-X"), counts=(1, 1, 1)),
+    "extractive_qa": TaskMetadata(labels=("answered", "unanswered"), counts=(1, 0)),
 }
 CLASSES = {
     "classification": "SequenceClassification",
     "multilabel": "SequenceClassification",
     "regression": "SequenceClassification",
-    "tokens": "TokenClassification",
-    "answers": "QuestionAnswering",
+    "token_classification": "TokenClassification",
+    "extractive_qa": "QuestionAnswering",
 }
 TEXTS = ["A short one", "Another text, and a longer one than the first", "né 🙂"]
 # Each family once.
@@ -159,12 +159,12 @@ def read_by(model, pad, examples):
 
 # Of these families Transformers has no such class.
 MISSING = {
-    "tokens": ("olmo2", "gemma3"),
-    "answers": ("olmo2", "gemma", "gemma2", "gemma3", "phi3"),
+    "token_classification": ("olmo2", "gemma3"),
+    "extractive_qa": ("olmo2", "gemma", "gemma2", "gemma3", "phi3"),
 }
 
 
-@pytest.mark.parametrize("name", ["tokens", "answers"])
+@pytest.mark.parametrize("name", ["token_classification", "extractive_qa"])
 def test_tokens_are_told_the_same(run, tmp_path, name):
     if run.folder.parent.name[:-1] in MISSING[name]:
         with pytest.raises(UserError, match=f"class for {CLASSES[name]}"):
@@ -175,13 +175,15 @@ def test_tokens_are_told_the_same(run, tmp_path, name):
     model = auto.from_pretrained(tmp_path / "out").eval()
     tokenizer, task, examples, told = ours(run, name)
     there = read_by(model, tokenizer.pad_id, examples)
-    if name == "tokens":
+    if name == "token_classification":
         wanted = torch.softmax(there.logits, -1).numpy()
         assert model.config.id2label == dict(enumerate(task.metadata.labels))
     else:
         wanted = torch.stack([there.start_logits, there.end_logits], -1).numpy()
     for row, example in enumerate(examples):
-        here = told[row]["probabilities" if name == "tokens" else "logits"][: example.length]
+        here = told[row]["probabilities" if name == "token_classification" else "logits"][
+            : example.length
+        ]
         expected = wanted[row, : example.length]
         np.testing.assert_allclose(here, expected, atol=1e-4 * np.abs(expected).max())
 

@@ -16,8 +16,8 @@ from llmjax.model.checks import resolve
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.run.origin import Origin, read_origin, write_origin
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.config import name_of
 from llmjax.tasks.metadata import read_metadata
@@ -34,7 +34,7 @@ def opened(run: Run):
         one.to_dict() for one in read_metadata(run.tasks, [name_of(task) for task in config.tasks])
     ]
     origin = read_origin(run.folder)
-    step = chosen_step(run, config, None)
+    step = resolve_step(run, config, None)
     return config, tokenizer.fingerprint, tokenizer.chat_template, facts, origin, step
 
 
@@ -42,8 +42,8 @@ def parameters(run: Run):
     config, tokenizer = run.config(), load_tokenizer(run.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
     network = run_network(run, config, tokenizer, shape)
-    step = chosen_step(run, config, None)
-    found = read_network(run, step, network.abstract_params())
+    step = resolve_step(run, config, None)
+    found = read_parameters(run, step, network.abstract_params())
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(found)}
 
 
@@ -55,7 +55,7 @@ def run(tmp_path_factory):
     write_origin(run.folder, Origin(format="hf", source="a/b", pooling="cls", length=12))
     config, tokenizer = run.config(), load_tokenizer(run.tokenizer)
     network = run_network(run, config, tokenizer, resolve(config.model, tokenizer.vocab_size))
-    params = read_network(run, 0, network.abstract_params())
+    params = read_parameters(run, 0, network.abstract_params())
     name = sorted(params)[0]
     frozen = {name: params.pop(name)}
     shutil.rmtree(run.checkpoints)

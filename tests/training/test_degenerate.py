@@ -40,8 +40,8 @@ from llmjax.tasks.sequence import SequenceTask
 from llmjax.tasks.similarity import SimilarityTask
 from llmjax.tasks.task import TaskContext
 from llmjax.tasks.token_classification import TokenClassificationTask
-from llmjax.training import train
-from llmjax.training.memory import check_memory
+from llmjax.training.session import check_memory
+from llmjax.training.train import train
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, tasked
 
 SMALLEST = ModelConfig(

@@ -30,7 +30,7 @@ from llmjax.tasks.preference import PreferenceTask
 from llmjax.tasks.regression import RegressionTask
 from llmjax.tasks.sequence import SequenceTask
 from llmjax.tasks.token_classification import TokenClassificationTask
-from llmjax.training import train
+from llmjax.training.train import train
 from task_runs import DECODER, ENCODER_DECODER
 
 pytestmark = pytest.mark.usefixtures("devices")

@@ -30,13 +30,14 @@ from llmjax.run.checkpoint.reading import stored_leaves
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.regression import RegressionTask
 from llmjax.tasks.sequence import SequenceTask
-from llmjax.training import session, train
+from llmjax.training import session
+from llmjax.training.train import train
 from runs import metrics
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, begun
 from tiny import equal
@@ -120,7 +121,7 @@ def whole(run, step=None):
     run = Run.open(run)
     there, tokenizer = run.config(), BytesTokenizer()
     network = run_network(run, there, tokenizer, resolve(there.model, tokenizer.vocab_size))
-    return read_network(run, chosen_step(run, there, step), network.abstract_params())
+    return read_parameters(run, resolve_step(run, there, step), network.abstract_params())
 
 
 def with_state(run, step):

@@ -1,7 +1,7 @@
-"""Fine-tuning: examples of one task or several, each with its head."""
+"""Fine-tuning: examples of one task or several, each with its head; what is kept of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,20 +10,27 @@ from jax.sharding import Mesh
 
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.folder import keep_chat_template
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss
 from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction
+from llmjax.storage.writing import write_atomically
 from llmjax.tasks.config import check_metric, name_of
+from llmjax.tasks.conversations import PLAIN
 from llmjax.tasks.examples import Example, encode, fingerprint, trainable
 from llmjax.tasks.feed import Source, TaskFeed
+from llmjax.tasks.metadata import TaskMetadata, metadata_json, read_metadata
 from llmjax.tasks.packing import RowShape
 from llmjax.tasks.predict import VALIDATION_SET, evaluate, row_shape
 from llmjax.tasks.split import describe, require_targets
 from llmjax.tasks.task import Task, TaskContext
-from llmjax.training.lesson import Heldout
+from llmjax.training.workload import EvalResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +57,17 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class TaskLesson:
+class Finetuning:
     """Tasks that take turns."""
 
     config: Config
     model: Model
     parts: tuple[Part, ...]
 
-    stops = True
-    priced = False
+    is_finite = True
 
     @property
-    def unembeds(self) -> bool:
+    def has_lm_head(self) -> bool:
         return any(part.shape.per_token and part.task.head is None for part in self.parts)
 
     @cached_property
@@ -76,21 +82,14 @@ class TaskLesson:
     def losses(self) -> tuple[LossFunction, ...]:
         return tuple(self._loss(part.task) for part in self.parts)
 
-    @property
-    def tells(self) -> bool:
-        return all(part.task.config.has_accuracy for part in self.parts)
-
     def feed(self) -> Feed:
         return self._feed
 
-    def task(self, step: int) -> int:
-        return self._feed.task(step)
-
-    def samples(self, metric: str | None) -> bool:
+    def evaluates_part(self, metric: str | None) -> bool:
         limits = [part.task.config.eval_limit for part in self.parts]
         return metric not in (None, "loss") and any(limit is not None for limit in limits)
 
-    def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
+    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
         """Each task's figures; with several tasks under their names, the loss as their mean."""
         figures: dict[str, float | None] = {"bits_per_byte": None}
         larger: dict[str, bool] = {}
@@ -125,9 +124,9 @@ class TaskLesson:
             details[part.name] = result.to_dict(part.task.config, which)
         if not losses:
             return None
-        return Heldout(sum(losses) / len(losses), figures, larger, details)
+        return EvalResult(sum(losses) / len(losses), figures, larger, details)
 
-    def facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
         return {
             part.name: {
                 "kind": part.task.config.kind,
@@ -151,10 +150,35 @@ class TaskLesson:
         ]
         return "\n".join(lines)
 
+    def before_first_step(self, params: Tree, mesh: Mesh) -> "Finetuning":
+        """With the references of pairs of answers: their likelihoods by the untrained model."""
+        parts = []
+        for part in self.parts:
+            if part.task.config.uses_initial_model:
+                metadata = part.task.reference(
+                    self.model,
+                    params,
+                    [*part.learnt, *part.heldout],
+                    batch_size=self.config.evaluation.batch_size,
+                    mesh=mesh,
+                )
+                part = _with_references(part, metadata)
+            parts.append(part)
+        unchanged = all(new is old for new, old in zip(parts, self.parts, strict=True))
+        return self if unchanged else replace(self, parts=tuple(parts))
+
+    def write_metadata(self, run: Run) -> None:
+        """Writes what the tasks found in their examples, references included, to the run."""
+        metadata = metadata_json({part.name: part.task.metadata for part in self.parts})
+        try:
+            write_atomically(run.tasks, metadata)
+        except OSError as error:
+            raise UserError(run.tasks, f"cannot be written: {error.strerror}") from error
+
     def _loss(self, task: Task) -> LossFunction:
         has_dropout = self.model.compute.dropout > 0
 
-        def loss(params: Any, batch: Batch, key: jax.Array | None) -> Loss:
+        def loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
             return task.loss(self.model, params, batch, key if has_dropout else None)
 
         return loss
@@ -172,13 +196,13 @@ class TaskLesson:
 
 
 def prepare_tasks(
-    config: Config, setting: TaskContext, rows: Sequence[tuple[list[Row], list[Row]]]
+    config: Config, context: TaskContext, rows: Sequence[tuple[list[Row], list[Row]]]
 ) -> tuple[Part, ...]:
     """The tasks with their examples.
 
     Args:
       config: of the run.
-      setting: where the tasks are done.
+      context: of the tasks.
       rows: of each, those to learn from and those to measure on.
 
     Raises:
@@ -187,7 +211,7 @@ def prepare_tasks(
     """
     parts = []
     for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
-        task = one.open(setting, one.find_metadata(learnt))
+        task = one.open(context, one.find_metadata(learnt))
         examples = trainable(task, learnt, encode(task, learnt, "train on"))
         require_targets(one, learnt, dev)
         heldout = encode(task, dev, "evaluate") if dev else []
@@ -212,3 +236,34 @@ def _check_measured(config: Config, parts: Sequence[Part]) -> None:
             "no task holds anything out to measure",
             "name a task's dev tables, raise its dev_fraction, or leave metric and patience out",
         )
+
+
+def with_stored_references(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
+    """The parts with the references that the run kept, where it did."""
+    if not run.tasks.is_file() or not any(part.task.config.uses_initial_model for part in parts):
+        return tuple(parts)
+    metadata = read_metadata(run.tasks, [part.name for part in parts])
+    return tuple(map(_with_references, parts, metadata))
+
+
+def _with_references(part: Part, stored: TaskMetadata) -> Part:
+    task = part.task
+    if not task.config.uses_initial_model:
+        return part
+    metadata = replace(task.metadata, references=stored.references)
+    again = task.config.open(task.context, metadata)
+    heldout, learnt = again.with_references(part.heldout), again.with_references(part.learnt)
+    return replace(part, task=again, heldout=heldout, learnt=learnt)
+
+
+def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
+    """The run's tokenizer; with a template, kept beside it, where conversations are learnt.
+
+    Raises:
+      UserError: the run's folder cannot be written.
+    """
+    chats = any(task.uses_chat_template for task in config.tasks)
+    if not chats or tokenizer.chat_template is not None:
+        return tokenizer
+    keep_chat_template(run.tokenizer, PLAIN)
+    return load_tokenizer(run.tokenizer)
