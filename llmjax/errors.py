@@ -54,8 +54,8 @@ class Stopped(Exception):
 
 
 DONE, INTERNAL_ERROR, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-"""Exit codes: done; an internal error; the user's mistake; stopped by a signal, and the same
-command resumes; interrupted without saving."""
+"""Exit codes: done; an internal error; the user's mistake; stopped by a signal with a checkpoint
+saved; interrupted without saving."""
 
 
 def exit_code(error: BaseException) -> int:
