@@ -28,10 +28,8 @@ from llmjax.run.environment import memory
 from llmjax.run.folder import Run
 from llmjax.state import TrainState, Tree, split
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of
-from llmjax.tasks.prepared import read_rows
-from llmjax.tasks.task import Setting
-from llmjax.tasks.texts import texts_of
+from llmjax.tasks.split import read_rows, texts_of
+from llmjax.tasks.task import TaskContext, network_of
 from llmjax.training.finetuning import (
     Finetuning,
     prepare_tasks,
@@ -163,8 +161,8 @@ def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Netwo
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
-    setting = Setting(tokenizer, model.config, config.data.length)
-    tasks = with_stored_references(prepare_tasks(config, setting, rows), run)
+    context = TaskContext(tokenizer, model.config, config.data.length)
+    tasks = with_stored_references(prepare_tasks(config, context, rows), run)
     network = network_of(model, [part.task for part in tasks])
     return tokenizer, Finetuning(config, model, tasks), network
 

@@ -57,7 +57,20 @@ def _task_settings(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: the field's words, and protocols that are open."""
-    return _validation(_compute(config))
+    return _renamed_tasks(_validation(_compute(config)))
+
+
+def _renamed_tasks(config: Plain) -> Plain:
+    """Two kinds of tasks got other names, which heads and metrics keep; rows were packed again in
+    every epoch."""
+    kinds = {"tokens": "token_classification", "answers": "extractive_qa"}
+    tasks = [
+        task
+        | {"repack": True, "kind": kinds.get(task["kind"], task["kind"])}
+        | ({"name": task["name"] or task["kind"]} if task["kind"] in kinds else {})
+        for task in config["tasks"]
+    ]
+    return config | {"tasks": tasks}
 
 
 def _compute(config: Plain) -> Plain:

@@ -19,6 +19,7 @@ from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import TaskConfig
+from llmjax.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Config:
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
-    tasks: tuple[TaskConfig, ...] = ()
+    tasks: tuple[Annotated[TaskConfig, TASKS], ...] = ()
     """Examples to train on instead of text, each task with its own head; `data` then says only
     how large batches are, and rows are packed with whole examples. None: text of `data`."""
     tune: TrainableConfig = field(default_factory=TrainAll)
