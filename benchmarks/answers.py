@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row, read_tables
-from llmjax.metrics.spans import answers
-from llmjax.tasks.config import AnswerTask
+from llmjax.metrics.texts import extractive_answers as answers
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 
 LENGTH, STRIDE, WINDOWS, LONGEST = 384, 128, 8, 30
 FIGURES = ("exact_match", "f1")
@@ -41,7 +41,7 @@ def divided(path: Path, folder: Path) -> tuple[str, str]:
 
 def ours(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[str, float]:
     """Trains here."""
-    task = AnswerTask(
+    task = ExtractiveQATask(
         train=(FileTable((train,)),),
         dev=(FileTable((dev,)),),
         stride=STRIDE,
@@ -129,7 +129,7 @@ def theirs(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[
     told = trainer.predict(windows).predictions  # type: ignore[arg-type]
     truth = [row.values["answers"]["text"] for row in measured]
     found = answers(truth, best_answers(measured, windows, told))
-    figures = {one.name: one.value for one in found.figures}
+    figures = {one.name: one.value for one in found.metrics}
     speed = {SPEED: len(learnt) * args.epochs / seconds, "seconds": seconds}
     return {name: figures[name] for name in FIGURES} | speed
 

@@ -25,7 +25,7 @@ import llmjax
 
 # A few seconds of steps, a save every few of them, evaluations and samples between.
 OPTIONS = (
-    "--steps 200 --model.d-model 64 --model.dropout 0.1 --checkpoint.every 10 "
+    "--steps 200 --model.d-model 64 --compute.dropout 0.1 --checkpoint.every 10 "
     "--evaluation.every 50 --samples.every 100 --log.every 5 --log.display none"
 ).split()
 

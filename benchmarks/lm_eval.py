@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from llmjax.convert.exporting import export
-from llmjax.evaluation.harness import HarnessModel
+from llmjax.evaluation.harness_model import HarnessModel
 from llmjax.inference.language_model import load
-from llmjax.parallel.compilation import keep_programs
+from llmjax.parallel.compilation import enable_compilation_cache
 
 TASKS = ("choice", "rolling", "written")
 COMMON = """task: {task}
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--prompt", default="Review: {}\nSentiment:")
     given = parser.parse_args()
-    keep_programs()
+    enable_compilation_cache()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_tasks(folder, given.data, given.prompt)

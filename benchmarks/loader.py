@@ -12,10 +12,12 @@ import sys
 import time
 from dataclasses import replace
 
-from llmjax.data.config import BytesConfig, DataConfig, EmbeddedSource
+from llmjax.data.config import DataConfig
 from llmjax.data.loader import CorpusFeed, Loader
 from llmjax.data.progress import terminal_progress
 from llmjax.data.text.corpus import prepare
+from llmjax.data.text.tfds import EmbeddedSource
+from llmjax.data.tokenizers.config import BytesConfig
 
 SHAPES = ((16, 256), (64, 256), (64, 1024), (8, 8192))
 

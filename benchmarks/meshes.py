@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import llmjax
-import llmjax.training
+import llmjax.training.train
 from llmjax.data.loader import Loader, batch_at
 from llmjax.data.text.corpus import prepare
 from llmjax.parallel.mesh import MeshConfig
@@ -69,7 +69,7 @@ def digest(batch: dict) -> str:
 
 def train_here(folder: Path) -> None:
     """One process: trains `folder`/config.json and adds what it saw to `folder`/batches.json."""
-    llmjax.training.Loader = Recording  # type: ignore[attr-defined]
+    llmjax.training.train.Loader = Recording  # type: ignore[attr-defined]
     llmjax.train(from_json((folder / "config.json").read_text()))
     if jax.process_index() == 0:
         path = folder / "batches.json"
@@ -134,7 +134,7 @@ def main() -> dict:
         config = replace(
             smoke,
             steps=STEPS,
-            model=replace(smoke.model, dropout=0.1),
+            compute=replace(smoke.compute, dropout=0.1),
             data=replace(smoke.data, cache_dir=str(root / "cache")),
             checkpoint=CheckpointConfig(every=5, keep_last=100),
             evaluation=EvaluationConfig(every=0, max_tokens=512),

@@ -8,8 +8,9 @@ from typing import Any
 from benchmarks.turns import SIDES, SPEED
 from llmjax.data.config import DataConfig
 from llmjax.data.tables.table import read_tables
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.model.compute import ComputeConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import LogConfig
@@ -45,7 +46,7 @@ def trained_here(
             seed=args.seed,
             init_from=args.run,
             epochs=args.epochs,
-            model=ModelConfig(dropout=DROPOUT, compute_dtype=args.dtype),
+            compute=ComputeConfig(dropout=DROPOUT, dtype=args.dtype),
             tasks=(task,),
             data=DataConfig(batch_size=args.rows, length=length),
             optimizer=AdamWConfig(

@@ -20,11 +20,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from llmjax.convert.hf.tokenizer_files import export_tokenizer
-from llmjax.data.config import SentencePieceConfig
-from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.convert.hf.tokenizer import export_tokenizer
+from llmjax.data.tokenizers.config import SentencePieceConfig
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer, Tokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 ODD = [
     "  ",

@@ -24,19 +24,21 @@ import numpy as np
 import torch
 
 from benchmarks.torch_gpt import Shape, make_step
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, place
 from llmjax.state import make_state
 from llmjax.step import make_train_step
-from llmjax.training.devices import keep_freed_memory
+from llmjax.training.processes import keep_freed_memory
 
 
-def config_of(shape: Shape, dtype: str) -> ModelConfig:
+def config_of(shape: Shape) -> ModelConfig:
     """The same GPT as `torch_gpt.GPT`."""
     return ModelConfig(
         vocab_size=shape.vocab,
@@ -48,13 +50,13 @@ def config_of(shape: Shape, dtype: str) -> ModelConfig:
         gated=False,
         norm="layernorm",
         positions="learned",
-        compute_dtype="bfloat16" if dtype == "bfloat16" else "float32",
     )
 
 
 def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
     """A step of ours on fixed random tokens, packed-row fields included; returns the loss."""
-    model = Model(config_of(shape, dtype))
+    compute = ComputeConfig(dtype="bfloat16" if dtype == "bfloat16" else "float32")
+    model = Model(config_of(shape), compute)
     mesh = make_mesh(MeshConfig())
     schedule = ScheduleConfig(shape="constant", warmup_steps=0)
     optimizer = make_optimizer(AdamWConfig(schedule=schedule), 1000, model.logical_axes())
@@ -71,7 +73,7 @@ def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
     batch = {name: place(array, mesh, "batch", "length") for name, array in arrays.items()}
 
     def loss(params: dict, batch: dict, key: jax.Array | None) -> object:
-        return causal_loss(model, params, batch)
+        return token_loss(model, params, batch)
 
     train_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
 
@@ -80,7 +82,7 @@ def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
         with jax.set_mesh(mesh):
             state, metrics = train_step(state, batch)
         jax.block_until_ready(state)
-        return float(metrics["loss"])
+        return float(metrics.objective)
 
     return step
 
@@ -126,7 +128,7 @@ def main() -> None:
 
 def report(shape: Shape, times: dict[str, list[float]], peak: float) -> None:
     """Prints the table and the JSON line."""
-    flops = shape.tokens * flops_per_token(config_of(shape, "float32"), shape.length)
+    flops = shape.tokens * flops_per_token(config_of(shape), shape.length)
     median = {name: statistics.median(each) for name, each in times.items()}
     print(f"{'':28}{'tokens/s':>10}{'step, s: median':>17}{'min':>8}{'of peak':>9}")
     for name, each in times.items():

@@ -2,21 +2,25 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
 Data:     data/train.json in SQuAD's form, version 1 or 2, or JSONL with the columns question,
-          context, answers. A tenth is held out, whole contexts together; or --tasks.0.dev dev.json
+          context, answers. A tenth, whole contexts together, is for validation;
+          or --tasks.0.dev dev.json
 Command:  llmjax train answer
           llmjax evaluate runs/answer       (exact match and F1, as SQuAD counts them)
 Hardware: two CPU cores for a few thousand questions; an accelerator for all of SQuAD
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import AnswerTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ExtractiveQATask,
+    FileTable,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:
@@ -25,8 +29,10 @@ def config() -> Config:
         run_dir="runs/answer",
         init_from="runs/minilm",
         epochs=3,
-        model=ModelConfig(dropout=0.1),
-        tasks=(AnswerTask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),),
+        compute=ComputeConfig(dropout=0.1),
+        tasks=(
+            ExtractiveQATask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),
+        ),
         data=DataConfig(batch_size=8, length=384),
         optimizer=AdamWConfig(
             learning_rate=1e-4,

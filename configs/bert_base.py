@@ -8,13 +8,19 @@ Figure:   not measured yet
 
 from dataclasses import replace
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    MaskedConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+)
 from llmjax.model.families import bert_base
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
 
 
 def config() -> Config:
@@ -22,15 +28,16 @@ def config() -> Config:
     return Config(
         run_dir="runs/bert_base",
         steps=100_000,
-        model=replace(bert_base(vocab_size=0), compute_dtype="bfloat16", token_types=0),
+        model=replace(bert_base(vocab_size=0), token_types=0),
+        compute=ComputeConfig(dtype="bfloat16", dropout=0.1),
         tokenizer=SentencePieceConfig(vocab_size=30_522, split_digits=False),
         objective=MaskedConfig(),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
             batch_size=256,
             length=512,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(
             learning_rate=1e-4,

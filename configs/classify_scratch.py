@@ -1,22 +1,28 @@
 """Labels of texts from scratch, tokenizer and all: for languages that no model at hand reads, such
 as reviews in Chinese.
 
-Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is held out; its
-          rows hang on their contents alone. Other columns: --tasks.0.text, --tasks.0.label
+Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is for
+          validation, chosen by the contents of the rows.
+          Other columns: --tasks.0.text, --tasks.0.label
 Command:  llmjax train classify_scratch
           llmjax evaluate runs/classify_scratch     (accuracy, F1, Matthews, with intervals)
 Hardware: two CPU cores
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask
+from llmjax import (
+    CheckpointConfig,
+    ClassificationTask,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ModelConfig,
+    MuonConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+)
 
 
 def config() -> Config:
@@ -31,9 +37,8 @@ def config() -> Config:
             num_heads=6,
             max_length=256,
             qk_norm=True,
-            dropout=0.2,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dropout=0.2, dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         tasks=(ClassificationTask(train=(FileTable(("data/train.tsv",)),)),),
         data=DataConfig(batch_size=16, length=256),

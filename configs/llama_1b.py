@@ -6,12 +6,19 @@ Hardware: eight GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config, SamplesConfig
-from llmjax.scoring.config import EvaluationConfig
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    ModelConfig,
+    SamplesConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+)
 
 
 def config() -> Config:
@@ -28,16 +35,15 @@ def config() -> Config:
             d_ff=8192,
             norm_epsilon=1e-5,
             rope_theta=500_000.0,
-            compute_dtype="bfloat16",
-            remat="dots",
         ),
+        compute=ComputeConfig(dtype="bfloat16", remat="dots"),
         tokenizer=SentencePieceConfig(vocab_size=128_256, sample_bytes=256 << 20),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-100BT"),),
             batch_size=512,
             length=2048,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(
             learning_rate=4e-4, schedule=ScheduleConfig(warmup_steps=1000), accumulate=4

@@ -1,23 +1,27 @@
-"""The better of two answers: a decoder learns preferences (DPO), by adapters (LoRA).
+"""The better of two answers: preference tuning of a decoder (DPO), with adapters (LoRA).
 
 Begin:    a decoder that already answers, as by `llmjax train chat`; its adapters are merged
 Data:     data/pairs.jsonl, a line {"prompt": ..., "chosen": ..., "rejected": ...} for each pair,
-          as text or as lists of messages. A tenth is held out.
+          as text or as lists of messages. A tenth is for validation.
 Command:  llmjax train prefer
           llmjax evaluate runs/prefer       (how often the better answer is the likelier one)
 Hardware: two CPU cores for a few hundred pairs; any accelerator
 Figure:   see docs/tasks.md; the loss begins at ln 2
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import PreferenceTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    LoraConfig,
+    ModelConfig,
+    PreferenceTask,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:
@@ -28,8 +32,8 @@ def config() -> Config:
         epochs=1,
         model=ModelConfig(
             lora=LoraConfig(rank=16, alpha=32.0, targets=("query", "key", "value", "out")),
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dtype="bfloat16"),
         tasks=(PreferenceTask(train=(FileTable(("data/pairs.jsonl",)),), beta=0.1),),
         data=DataConfig(batch_size=8, length=512),
         optimizer=AdamWConfig(

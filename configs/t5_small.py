@@ -6,15 +6,19 @@ Hardware: one GPU of 24 GB or more; up to 32 share a batch as it is
 Figure:   not measured yet
 """
 
-from dataclasses import replace
-
-from llmjax.data.config import DataConfig, HubSource, SentencePieceConfig
-from llmjax.data.objectives.config import SpanConfig
+from llmjax import (
+    AdafactorConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    ScheduleConfig,
+    SentencePieceConfig,
+    SpanConfig,
+)
 from llmjax.model.families import t5_small
-from llmjax.optimizers.config import AdafactorConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
 
 
 def config() -> Config:
@@ -22,15 +26,16 @@ def config() -> Config:
     return Config(
         run_dir="runs/t5_small",
         steps=524_288,
-        model=replace(t5_small(vocab_size=0), compute_dtype="bfloat16"),
+        model=t5_small(vocab_size=0),
+        compute=ComputeConfig(dtype="bfloat16", dropout=0.1),
         tokenizer=SentencePieceConfig(vocab_size=32_100, split_digits=False),
         objective=SpanConfig(),
         data=DataConfig(
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
             batch_size=128,
             length=512,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdafactorConfig(
             learning_rate=1e-2, schedule=ScheduleConfig(warmup_steps=10_000), accumulate=4

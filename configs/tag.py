@@ -2,7 +2,7 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
 Data:     data/train.jsonl, a line {"tokens": ["Ada", "slept"], "tags": ["B-PER", "O"]} for each
-          sentence; text with spaces between words and tags also does. A tenth is held out.
+          sentence; text with spaces between words and tags also does. A tenth is for validation.
 Command:  llmjax train tag
           llmjax evaluate runs/tag          (F1 of whole entities)
           for tags that are no entities, such as parts of speech: --evaluation.metric accuracy
@@ -10,14 +10,17 @@ Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import TokenTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ScheduleConfig,
+    TokenClassificationTask,
+)
 
 
 def config() -> Config:
@@ -26,8 +29,8 @@ def config() -> Config:
         run_dir="runs/tag",
         init_from="runs/minilm",
         epochs=5,
-        model=ModelConfig(dropout=0.1),
-        tasks=(TokenTask(train=(FileTable(("data/train.jsonl",)),)),),
+        compute=ComputeConfig(dropout=0.1),
+        tasks=(TokenClassificationTask(train=(FileTable(("data/train.jsonl",)),)),),
         data=DataConfig(batch_size=8, length=256),
         optimizer=AdamWConfig(
             learning_rate=2e-4,

@@ -10,17 +10,22 @@ Command:  llmjax train translate
 Hardware: two CPU cores
 Time:     19 minutes on Multi30k's 29,000 captions of images
 Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4 beams; 30 on
-          held-out captions before the end of the second epoch
+          validation captions before the end of the second epoch
 """
 
-from llmjax.data.config import DataConfig, SentencePieceConfig
-from llmjax.data.tables.config import LinesTable
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import MuonConfig, ScheduleConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import SequenceTask
+from llmjax import (
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LinesTable,
+    ModelConfig,
+    MuonConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+    SequenceTask,
+)
 
 
 def config() -> Config:
@@ -35,9 +40,8 @@ def config() -> Config:
             num_heads=4,
             max_length=128,
             qk_norm=True,
-            dropout=0.15,
-            compute_dtype="bfloat16",
         ),
+        compute=ComputeConfig(dropout=0.15, dtype="bfloat16"),
         tokenizer=SentencePieceConfig(vocab_size=8000, split_digits=False),
         tasks=(
             SequenceTask(

@@ -9,10 +9,14 @@ import jax
 import numpy as np
 
 import tiny
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.checks import resolve
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.reading import restore_params
 from llmjax.run.config.schema import Config
@@ -21,7 +25,7 @@ from llmjax.scoring.config import EvaluationConfig
 
 WORDS = ["the", "a", "every", "cat", "dog", "bird", "sees", "likes", "hears", "old", "small"]
 
-MODEL = Model(resolve(replace(tiny.CONFIG, dropout=0.1), 264))
+MODEL = Model(resolve(tiny.CONFIG, 264), ComputeConfig(dropout=0.1))
 
 
 def write_text(path: Path, seed: int = 0, sentences: int = 600) -> Path:
@@ -40,14 +44,15 @@ def config(folder: Path, **changes) -> Config:
     base = Config(
         run_dir=str(folder / "run"),
         steps=8,
-        model=replace(tiny.CONFIG, dropout=0.1),
+        model=tiny.CONFIG,
+        compute=ComputeConfig(dropout=0.1),
         tokenizer=BytesConfig(),
         data=DataConfig(
             sources=(TextSource((str(text),), chunk_bytes=64),),
             batch_size=8,
             length=16,
             workers=1,
-            heldout_fraction=0.05,
+            validation_fraction=0.05,
             cache_dir=str(folder / "cache"),
         ),
         optimizer=AdamWConfig(learning_rate=0.01, schedule=ScheduleConfig(warmup_steps=2)),

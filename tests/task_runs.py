@@ -4,20 +4,21 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base, llama
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.tasks.config import name_of
-from llmjax.tasks.opening import find_facts, network_of, open_task, to_json
-from llmjax.tasks.task import Setting
+from llmjax.tasks.metadata import metadata_json
+from llmjax.tasks.task import TaskContext, network_of
 from untrained import drawn
 
 LENGTH = 64
@@ -31,7 +32,6 @@ ENCODER = replace(
     unembed_transform=False,
     unembed_bias=False,
     pooler=True,
-    compute_dtype="float32",
 )
 DECODER = replace(
     llama("1B", 0),
@@ -41,7 +41,6 @@ DECODER = replace(
     num_kv_heads=1,
     num_decoder_layers=2,
     max_length=LENGTH,
-    compute_dtype="float32",
 )
 ENCODER_DECODER = ModelConfig(
     d_model=16, d_ff=32, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, max_length=LENGTH
@@ -81,8 +80,8 @@ def tasked(folder: Path, task, rows: list, model: ModelConfig = ENCODER, **chang
     tokenizer = BytesTokenizer()
     tokenizer.save(run.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
-    facts = find_facts(task, [Row(f"row {number}", row) for number, row in enumerate(rows)])
-    run.tasks.write_text(to_json({name_of(task): facts}))
-    network = network_of(Model(shape), [open_task(task, Setting(tokenizer, shape, LENGTH), facts)])
+    facts = task.find_metadata([Row(f"row {number}", row) for number, row in enumerate(rows)])
+    run.tasks.write_text(metadata_json({name_of(task): facts}))
+    network = network_of(Model(shape), [task.open(TaskContext(tokenizer, shape, LENGTH), facts)])
     save_params(run.checkpoints, drawn(network, 1, spread=0.1))
     return run

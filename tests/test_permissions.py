@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 import runs
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress
 from llmjax.convert.exporting import export
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.training import train
-from llmjax.training.beginning import take_tokenizer
+from llmjax.training.initialization import take_tokenizer
+from llmjax.training.train import train
 
 
 @pytest.fixture(params=[0o027, 0o002])
@@ -58,7 +57,7 @@ def test_everything_in_a_run_folder_and_made_of_it_has_the_umasks_permissions(tm
 def test_a_tokenizer_that_is_taken_over_gets_them_too(tmp_path, mask):
     config = runs.config(tmp_path)
     base = Run.create(config)
-    existing_tokenizer(config.tokenizer).save(base.tokenizer)
+    config.tokenizer.open().save(base.tokenizer)
     for path in (*base.tokenizer.iterdir(), base.tokenizer):
         path.chmod(0o700)
     other = replace(config, init_from=str(base.folder), run_dir=str(tmp_path / "other"))

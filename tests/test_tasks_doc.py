@@ -25,7 +25,7 @@ TOY = {
     "data.batch-size": "8",
     "data.length": "64",
     "evaluation.batch-size": "8",
-    "model.dropout": "0",
+    "compute.dropout": "0",
     "optimizer": "sgd",
 }
 SMALL = {

@@ -5,12 +5,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from llmjax.losses import Loss, causal_loss
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 from llmjax.state import make_state
 from llmjax.step import make_train_step
@@ -29,7 +31,7 @@ def one_device():
 
 
 def loss(params, batch, key) -> Loss:
-    return causal_loss(MODEL, params, batch, dropout_key=key)
+    return token_loss(MODEL, params, batch, dropout_key=key)
 
 
 def batch(step: int, mesh, rows: int = BATCH) -> dict[str, jax.Array]:

@@ -4,16 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.inference.language_model import LanguageModel
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import SgdConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel.mesh import make_mesh, use_mesh
-from llmjax.run.checkpoint.checkpoints import Checkpoints, Position
+from llmjax.run.checkpoint.checkpoints import Checkpoints, TrainProgress
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.scoring.config import EvaluationConfig
@@ -63,7 +65,7 @@ def make_run(folder, steps=(3, 7), mesh=None):
             sources=(TextSource(paths=(str(text),), split="line"),),
             batch_size=2,
             length=32,
-            heldout_fraction=0.4,
+            validation_fraction=0.4,
             cache_dir=str(folder / "cache"),
             workers=1,
         ),
@@ -86,4 +88,4 @@ def save(run, config, steps, mesh=None):
         for step in steps:
             params = drawn(model, step, devices)
             state = TrainState(jnp.int32(step), params, optimizer.init(params))
-            checkpoints.save(state, Position(step, 0, 2, 32, "none"))
+            checkpoints.save(state, TrainProgress(step, 0, 2, 32, "none"))

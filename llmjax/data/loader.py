@@ -5,24 +5,23 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from llmjax.data.batch import Arrays, Batch, BatchSpec, check_batch, place_batch
 from llmjax.data.config import DataConfig, check_data
-from llmjax.data.objectives.objective import Causal, Objective
-from llmjax.data.objectives.packing import windows
+from llmjax.data.objectives.causal import Causal
+from llmjax.data.objectives.config import Objective
+from llmjax.data.objectives.windows import windows
 from llmjax.data.order import RowOrder, steps_per_epoch
 from llmjax.data.text.corpus import Corpus
 from llmjax.errors import UserError
-from llmjax.parallel.mesh import check_divides, named_sharding
-
-Batch = dict[str, jax.Array]
+from llmjax.parallel.mesh import named_sharding
 
 
 def batch_at(
     corpus: Corpus, config: DataConfig, seed: int, step: int, objective: Objective | None = None
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """The global batch of a step: rows [step * B, (step + 1) * B) of the endless stream of rows.
 
     Returns:
@@ -40,7 +39,7 @@ def read_rows(
     step: int,
     rows: Sequence[int],
     objective: Objective | None = None,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """The given rows of the global batch of a step; nothing else is read."""
     objective = objective or Causal(corpus.bos_id, corpus.pad_id)
     numbers = [step * config.batch_size + row for row in rows]
@@ -48,7 +47,7 @@ def read_rows(
     sources = np.array([row.source for row in found])
     starts = np.array([row.start for row in found], np.int64)
     sizes = np.array([row.size for row in found], np.int64)
-    batch: dict[str, np.ndarray] = {}
+    batch: Arrays = {}
     for source in np.unique(sources):
         own = np.flatnonzero(sources == source)
         cut = windows(corpus.train[source], starts[own], sizes[own], config.length)
@@ -68,15 +67,18 @@ class Feed(Protocol):
         """Rows of a global batch."""
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """Lengths of the rows of a batch's arrays."""
+    def specs(self) -> Sequence[BatchSpec]:
+        """What the batches hold, of each kind of batch."""
 
     @property
     def steps(self) -> int | None:
         """After how many steps there is nothing left; None: never."""
 
-    def read(self, step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """These rows of a step's arrays; those named slot_* are split over rows alone.
+    def task(self, step: int) -> int:
+        """Which of the specs the batch of a step has."""
+
+    def read(self, step: int, rows: Sequence[int]) -> Arrays:
+        """These rows of a step's arrays.
 
         Raises:
           UserError: there is nothing left, and that is a mistake.
@@ -99,11 +101,16 @@ class CorpusFeed:
         self._corpus, self._config, self._objective = corpus, config, objective
         self._order = RowOrder(corpus, config, seed)
         self.batch_size = config.batch_size
-        self.lengths = (config.length, *(objective.lengths(config.length) if objective else ()))
+        made = self._objective or Causal(corpus.bos_id, corpus.pad_id)
+        self.specs = (made.spec(config.batch_size, config.length),)
         endless = config.on_exhaustion == "repeat"
         self.steps = None if endless else steps_per_epoch(corpus, config)
 
-    def read(self, step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    def task(self, step: int) -> int:
+        """See Feed."""
+        return 0
+
+    def read(self, step: int, rows: Sequence[int]) -> Arrays:
         """See Feed."""
         if self.steps is not None and step >= self.steps:
             raise UserError(
@@ -142,13 +149,11 @@ class Loader:
         Raises:
           UserError: the batch does not divide over the mesh.
         """
-        self._feed, self._mesh, self._stops = feed, mesh, stops
+        self.feed, self._mesh, self._stops = feed, mesh, stops
         self._rows: Sequence[int] = range(feed.batch_size)
         if mesh is not None:
-            for length in feed.lengths:
-                shape = (feed.batch_size, length)
-                check_divides("the batch", shape, ("batch", "length"), mesh)
-            self._rows = local_rows(named_sharding(mesh, "batch", "length"), shape)
+            check_batch("the batch", feed.specs, mesh)
+            self._rows = local_rows(named_sharding(mesh, "batch"), feed.batch_size)
         self._step, self._ahead = start_step, prefetch
         self._batches = self._prefetch()
         self.wait_seconds = 0.0
@@ -169,9 +174,9 @@ class Loader:
         return self
 
     def __next__(self) -> tuple[int, Batch]:
-        if self._feed.steps is not None and self._step >= self._feed.steps:
+        if self.feed.steps is not None and self._step >= self.feed.steps:
             if not self._stops:
-                self._feed.read(self._step, ())
+                self.feed.read(self._step, ())
             raise StopIteration
         began = time.perf_counter()
         batch = next(self._batches)
@@ -186,34 +191,18 @@ class Loader:
     def _prefetch(self) -> Any:
         import grain
 
-        last = 1 << 60 if self._feed.steps is None else self._feed.steps
+        last = 1 << 60 if self.feed.steps is None else self.feed.steps
         steps = grain.MapDataset.range(self._step, max(self._step + 1, last))
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._ahead)
         return iter(steps.map(self._make).to_iter_dataset(options))
 
     def _make(self, step: int) -> Batch:
-        local = self._feed.read(int(step), self._rows)
-        return {name: self._globalize(name, values) for name, values in local.items()}
-
-    def _globalize(self, name: str, local: np.ndarray) -> jax.Array:
-        if self._mesh is None:
-            return jax.device_put(local)
-        rows = np.asarray(self._rows)
-
-        def block(index: tuple[slice, ...] | None) -> np.ndarray:
-            assert index is not None  # only where a device holds nothing
-            begin, end, _ = index[0].indices(self._feed.batch_size)
-            own = slice(*np.searchsorted(rows, (begin, end)))
-            return local[(own, *index[1:])]
-
-        axes = ("batch",) if name.startswith("slot_") else ("batch", "length")
-        sharding = named_sharding(self._mesh, *axes)
-        shape = (self._feed.batch_size, *local.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, block)
+        step = int(step)
+        arrays = self.feed.read(step, self._rows)
+        return place_batch(arrays, self.feed.specs[self.feed.task(step)], self._mesh)
 
 
-def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> list[int]:
-    """The rows of a global [B, L] array that this process's devices hold, in order."""
-    blocks = sharding.addressable_devices_indices_map(shape).values()
-    rows = {row for index in blocks if index for row in range(*index[0].indices(shape[0]))}
-    return sorted(rows)
+def local_rows(sharding: NamedSharding, rows: int) -> list[int]:
+    """The rows of a global batch that this process's devices hold, in order."""
+    blocks = sharding.addressable_devices_indices_map((rows,)).values()
+    return sorted({row for index in blocks if index for row in range(*index[0].indices(rows))})

@@ -21,7 +21,7 @@ from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, bucket, start
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import reshard, use_mesh
 
 

@@ -18,7 +18,7 @@ from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 
 Finish = Literal["eos", "stop", "length", "context"]
 
@@ -99,7 +99,7 @@ def check_prompts(
 
 
 def _check(model: Model, config: DecodingConfig) -> None:
-    if problems := decoding_problems(config):
+    if problems := [f"decoding.{problem}" for problem in decoding_problems(config)]:
         raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
     if not model.config.num_decoder_layers:
         raise UserError("this model", "has no decoder", "only a model that has one writes text")
@@ -137,7 +137,7 @@ class _Session(NamedTuple):
             limit = min(self.config.max_new_tokens, room)
             digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
             for sample in range(samples):
-                # A prompt given twice goes on with further samples.
+                # A prompt given twice gets further samples.
                 row = Row(tokens, limit, (digest, numbers[digest]))
                 numbers[digest] += 1
                 place = number * self.config.samples + sample

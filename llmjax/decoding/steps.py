@@ -19,7 +19,7 @@ from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row, State, start
 from llmjax.decoding.sampling import Sampling, choose
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel.mesh import per_device, reshard, use_mesh
 
 STEPS_PER_CALL = 4  # enough to hide what a call costs, few enough for text to flow

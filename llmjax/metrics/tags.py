@@ -6,9 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.metrics.bootstrap import bootstrap, measure
-from llmjax.metrics.figures import Measure, Measures, label_table, require_equal, require_examples
-from llmjax.metrics.labels import label_figures
+from llmjax.metrics.labels import label_metrics, label_table
+from llmjax.metrics.metric import (
+    Metrics,
+    bootstrap,
+    divide,
+    metric,
+    ratio,
+    require_equal,
+    require_examples,
+)
 
 Tags = Sequence[Sequence[str]]
 
@@ -21,64 +28,60 @@ class Entity(NamedTuple):
     last: int
 
 
-def tags(truth: Tags, told: Tags) -> Measures:
-    """Measures entities where any true tag is of the form B-X or I-X, and single tags elsewhere.
+def tags(truth: Tags, predicted: Tags) -> Metrics:
+    """Entities where any true tag is of the form B-X or I-X, single tags elsewhere.
 
-    Of single tags: accuracy and the other figures of llmjax.metrics.classification, without a
-    loss, over all words.
+    Of single tags: the metrics of `labels.label_metrics` over all words.
 
     Args:
       truth: the tags of each word of each sentence.
-      told: likewise, as many.
+      predicted: likewise, as many.
 
     Raises:
       UserError: there are no sentences, or no words.
     """
     if has_entities(truth):
-        return entities(truth, told)
-    _check(truth, told)
-    names = sorted({tag for sentences in (truth, told) for tags in sentences for tag in tags})
+        return entities(truth, predicted)
+    _check(truth, predicted)
+    names = sorted({tag for sentences in (truth, predicted) for tags in sentences for tag in tags})
     number = {name: at for at, name in enumerate(names)}
     first, second = (
-        np.array([number[tag] for tags in sentences for tag in tags]) for sentences in (truth, told)
+        np.array([number[tag] for tags in sentences for tag in tags])
+        for sentences in (truth, predicted)
     )
-    found = label_figures(names, first, second)
-    return Measures(found.figures, len(truth), found.tables)
+    base = label_metrics(names, first, second)
+    return Metrics(base.metrics, len(truth), base.tables)
 
 
-def entities(truth: Tags, told: Tags) -> Measures:
-    """Whole entities: right where kind and both ends are.
+def entities(truth: Tags, predicted: Tags) -> Metrics:
+    """Whole entities: correct where type and both ends are.
 
-    Figures: f1, precision, recall (over all entities of all sentences), accuracy (of single tags).
-    Table: "labels" (precision, recall and F1 of each kind). Intervals come from drawing sentences.
+    Metrics: f1, precision, recall (over all entities of all sentences), accuracy (of single tags).
+    Table: "labels" (precision, recall and F1 of each type). Intervals come from resampling
+    sentences.
 
     Args:
       truth: the tags of each word of each sentence: "O", "B-PER", "I-PER", ...
-      told: likewise, as many.
+      predicted: likewise, as many.
 
     Raises:
       UserError: there are no sentences, or no words.
     """
-    _check(truth, told)
-    true, said = ([set(spans(tags)) for tags in sentences] for sentences in (truth, told))
-    right = [a & b for a, b in zip(true, said, strict=True)]
-    counts = np.array(
-        [[len(a), len(b), len(c)] for a, b, c in zip(right, true, said, strict=True)], np.float64
-    )
-    drawn = bootstrap(lambda weights: _scores(weights @ counts), len(counts))
-    f1, precision, recall = _scores(counts.sum(0, keepdims=True))[0]
-    figures = (
-        measure("f1", f1, drawn[:, 0]),
-        measure("precision", precision, drawn[:, 1]),
-        measure("recall", recall, drawn[:, 2]),
-        _accuracy(truth, told),
-    )
-    by_kind = [
-        Counter(entity.kind for one in part for entity in one) for part in (right, true, said)
-    ]
-    kinds = tuple(sorted(by_kind[1] | by_kind[2]))
+    _check(truth, predicted)
+    true, guessed = ([set(spans(tags)) for tags in each] for each in (truth, predicted))
+    correct = [a & b for a, b in zip(true, guessed, strict=True)]
+    parts = (correct, true, guessed)
+    counts = np.array([[len(part) for part in row] for row in zip(*parts, strict=True)], np.float64)
+    resampled = bootstrap(lambda weights: _scores(weights @ counts), len(counts))
+    overall = _scores(counts.sum(0, keepdims=True))[0]
+    names = ("f1", "precision", "recall")
+    scores = [metric(name, overall[k], resampled[:, k]) for k, name in enumerate(names)]
+    equal = [sum(map(str.__eq__, *pair)) for pair in zip(truth, predicted, strict=True)]
+    accuracy = ratio("accuracy", np.array(equal), np.array(list(map(len, truth))))
+    by_kind = [Counter(entity.kind for row in part for entity in row) for part in parts]
+    kinds = sorted(by_kind[1] | by_kind[2])
     table = label_table(kinds, *(np.array([part[kind] for kind in kinds]) for part in by_kind))
-    return Measures(figures, len(truth), {"labels": table})
+    return Metrics((*scores, accuracy), len(truth), {"labels": table})
 
 
 def has_entities(sentences: Tags) -> bool:
@@ -114,38 +117,14 @@ def spans(tags: Iterable[str]) -> list[Entity]:
 
 
 def _scores(counts: np.ndarray) -> np.ndarray:
-    """[B, (right, true, told)] to [B, (F1, precision, recall)]; 0 / 0 is 0."""
-    right, true, told = counts.T
-    zero = np.zeros_like(right)
-    return np.stack(
-        [
-            np.divide(2 * right, true + told, out=zero.copy(), where=true + told > 0),
-            np.divide(right, told, out=zero.copy(), where=told > 0),
-            np.divide(right, true, out=zero.copy(), where=true > 0),
-        ],
-        axis=1,
-    )
+    """[B, (correct, true, predicted)] to [B, (F1, precision, recall)]; 0 / 0 is 0."""
+    correct, true, predicted = counts.T
+    pairs = [(2 * correct, true + predicted), (correct, predicted), (correct, true)]
+    return np.stack([divide(*pair) for pair in pairs], axis=1)
 
 
-def _accuracy(truth: Tags, told: Tags) -> Measure:
-    counts = np.array(
-        [
-            [sum(x == y for x, y in zip(a, b, strict=True)), len(a)]
-            for a, b in zip(truth, told, strict=True)
-        ],
-        np.float64,
-    )
-
-    def share(weights: np.ndarray) -> np.ndarray:
-        right, words = (weights @ counts).T
-        return np.divide(right, words, out=np.full_like(right, np.nan), where=words > 0)
-
-    right, words = counts.sum(0)
-    return measure("accuracy", right / words, bootstrap(share, len(counts)))
-
-
-def _check(truth: Tags, told: Tags) -> None:
-    require_equal(len(truth), len(told))
-    for a, b in zip(truth, told, strict=True):
+def _check(truth: Tags, predicted: Tags) -> None:
+    require_equal(len(truth), len(predicted))
+    for a, b in zip(truth, predicted, strict=True):
         require_equal(len(a), len(b))
     require_examples(sum(map(len, truth)))

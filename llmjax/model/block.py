@@ -9,23 +9,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llmjax.model.attention import attention
+from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention.mask import Mask
 from llmjax.model.cache import Cache
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.kinds import LayerKind, turns_of
-from llmjax.model.layers import ATTENTION, Dense, Layout, Norm, adapter, dropout
-from llmjax.model.lora_config import Target
+from llmjax.model.layer_types import LayerType, turns_of
+from llmjax.model.layers import ATTENTION, ActivationSharding, Dense, Norm, adapter, dropout
+from llmjax.model.lora import Target
 from llmjax.model.mlp import MLP
-from llmjax.model.remat import keeping
 from llmjax.model.rope import rotate
 from llmjax.parallel import mesh
 
 
 @dataclass(frozen=True)
-class Scope:
+class BlockContext:
     """What all layers of a stack share in one call."""
 
-    layout: Layout
+    sharding: ActivationSharding
     positions: jax.Array
     """[B, L] int32."""
     mask: Mask
@@ -45,17 +46,19 @@ class Scope:
 class Attention(nnx.Module):
     """Projections to queries, keys and values, and back; the mixing itself is a function."""
 
-    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, compute: ComputeConfig, *, out_std: float, rngs: nnx.Rngs
+    ):
         d, k = config.d_model, config.head_width
-        self.config = config
+        self.config, self.compute = config, compute
 
         def project(name: Target, heads: int, axis: str) -> Dense:
             return Dense(
                 (d, heads, k),
                 ("embed", axis, "head_dim"),
                 bias=config.qkv_bias,
-                std=config.init_std,
-                dtype=config.compute_dtype,
+                std=compute.init_std,
+                dtype=compute.dtype,
                 rngs=rngs,
                 outer=2,
                 lora=adapter(config, name),
@@ -69,7 +72,7 @@ class Attention(nnx.Module):
             ("heads", "head_dim", "embed"),
             bias=config.attention_out_bias,
             std=out_std,
-            dtype=config.compute_dtype,
+            dtype=compute.dtype,
             rngs=rngs,
             lora=adapter(config, "out"),
         )
@@ -78,34 +81,36 @@ class Attention(nnx.Module):
             self.query_norm = Norm(config, *[config.num_heads] * whole, k, kind="rmsnorm")
             self.key_norm = Norm(config, *[config.kv_heads] * whole, k, kind="rmsnorm")
 
-    def queries(self, x: jax.Array, scope: Scope, kind: LayerKind | None = None) -> jax.Array:
+    def queries(
+        self, x: jax.Array, context: BlockContext, kind: LayerType | None = None
+    ) -> jax.Array:
         """[B, L, D] -> [B, L, H, K]; without a kind, they are not rotated."""
-        q = self.query(x, scope.layout.heads())
+        q = self.query(x, context.sharding.heads())
         q = self.query_norm(q) if self.config.qk_norm else q
-        q = self._rotate(q, scope, kind)
+        q = self._rotate(q, context, kind)
         scale = self.config.attention_scale
         return q if scale is None else q * jnp.asarray(scale * q.shape[-1] ** 0.5, q.dtype)
 
     def keys_values(
-        self, x: jax.Array, scope: Scope, kind: LayerKind | None = None
+        self, x: jax.Array, context: BlockContext, kind: LayerType | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """[B, S, D] -> keys and values, [B, S, N, K] each."""
-        out = scope.layout.heads("kv_heads")
+        out = context.sharding.heads("kv_heads")
         k, v = self.key(x, out), self.value(x, out)
         k = self.key_norm(k) if self.config.qk_norm else k
-        return self._rotate(k, scope, kind), v
+        return self._rotate(k, context, kind), v
 
-    def _rotate(self, x: jax.Array, scope: Scope, kind: LayerKind | None) -> jax.Array:
+    def _rotate(self, x: jax.Array, context: BlockContext, kind: LayerType | None) -> jax.Array:
         if kind is None or not kind.rotates:
             return x
-        return rotate(x, scope.positions, *turns_of(self.config, kind))
+        return rotate(x, context.positions, *turns_of(self.config, kind))
 
     def mix(
         self,
         q: jax.Array,
         kv: tuple[jax.Array, jax.Array],
         mask: Mask,
-        layout: Layout,
+        sharding: ActivationSharding,
         bias: jax.Array | None = None,
         *,
         cached: bool = False,
@@ -113,35 +118,43 @@ class Attention(nnx.Module):
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         softcap = self.config.attention_softcap
         if cached:
-            backend = self.config.attention
+            backend = self.compute.attention
             mixed = attention.attend_cached(
-                q, *kv, mask, bias, softcap=softcap, backend=backend, layout=layout
+                q, *kv, mask, bias, softcap=softcap, backend=backend, sharding=sharding
             )
-            return self.out(mixed, layout.stream())
+            return self.out(mixed, sharding.stream())
         k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
         attend: Callable[..., jax.Array] = partial(
             attention.attend,
             softcap=softcap,
-            backend=self.config.attention,
-            layout=layout,
+            backend=self.compute.attention,
+            sharding=sharding,
         )
-        if self.config.remat == "attention":
+        if self.compute.remat == "attention":
             attend = jax.checkpoint(attend, policy=keeping(ATTENTION), prevent_cse=False)
-        return self.out(attend(q, k, v, mask, bias), layout.stream())
+        return self.out(attend(q, k, v, mask, bias), sharding.stream())
 
 
 class Block(nnx.Module):
     """Attention, cross-attention (in a decoder with an encoder) and MLP, each with its residual."""
 
-    def __init__(self, config: ModelConfig, *, layers: int, cross: bool, rngs: nnx.Rngs):
-        out_std, d = config.init_std / (2 * layers) ** 0.5, config.d_model
-        self.config, self.cross = config, cross
-        self.attention = Attention(config, out_std=out_std, rngs=rngs)
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        layers: int,
+        cross: bool,
+        rngs: nnx.Rngs,
+    ):
+        out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
+        self.config, self.compute, self.cross = config, compute, cross
+        self.attention = Attention(config, compute, out_std=out_std, rngs=rngs)
         self.attention_norm = Norm(config, d)
         if cross:
-            self.cross_attention = Attention(config, out_std=out_std, rngs=rngs)
+            self.cross_attention = Attention(config, compute, out_std=out_std, rngs=rngs)
             self.cross_attention_norm = Norm(config, d)
-        self.mlp = MLP(config, out_std=out_std, rngs=rngs)
+        self.mlp = MLP(config, compute, out_std=out_std, rngs=rngs)
         self.mlp_norm = Norm(config, d)
         if config.norm_placement == "sandwich":
             self.attention_output_norm = Norm(config, d)
@@ -152,8 +165,8 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        scope: Scope,
-        kind: LayerKind,
+        context: BlockContext,
+        kind: LayerType,
         cache: Cache | None,
         layer: int | None,
         key: jax.Array | None,
@@ -163,47 +176,47 @@ class Block(nnx.Module):
         `layer` is its number, which only a cache needs.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        layout, cached = scope.layout, cache is not None
-        steps = cached and not scope.prefills
+        sharding, cached = context.sharding, cache is not None
+        steps = cached and not context.prefills
 
         def attend(h: jax.Array) -> jax.Array:
             nonlocal cache
-            q = self.attention.queries(h, scope, kind)
-            kv = self.attention.keys_values(h, scope, kind)
+            q = self.attention.queries(h, context, kind)
+            kv = self.attention.keys_values(h, context, kind)
             if cache is not None:
                 assert layer is not None
                 if steps:
-                    cache = cache.write(layer, scope.positions, *kv)
+                    cache = cache.write(layer, context.positions, *kv)
                     kv = cache.read(layer)
                 else:
                     cache = cache.fill(layer, *kv)
-            mask = replace(scope.mask, window=kind.window)
-            return self.attention.mix(q, kv, mask, layout, scope.bias, cached=steps)
+            mask = replace(context.mask, window=kind.window)
+            return self.attention.mix(q, kv, mask, sharding, context.bias, cached=steps)
 
         def attend_encoded(h: jax.Array) -> jax.Array:
-            assert scope.encoded_mask is not None
-            q = self.cross_attention.queries(h, scope)
+            assert context.encoded_mask is not None
+            q = self.cross_attention.queries(h, context)
             if cache is not None:
                 assert layer is not None
                 kv = cache.read_encoded(layer)
             else:
-                assert scope.encoded is not None
-                kv = self.cross_attention.keys_values(scope.encoded, scope)
-            return self.cross_attention.mix(q, kv, scope.encoded_mask, layout, cached=cached)
+                assert context.encoded is not None
+                kv = self.cross_attention.keys_values(context.encoded, context)
+            return self.cross_attention.mix(q, kv, context.encoded_mask, sharding, cached=cached)
 
-        y = self._residual(x, "attention", attend, layout, keys[0], plain=not kind.normalises)
+        y = self._residual(x, "attention", attend, sharding, keys[0], plain=not kind.normalises)
         if self.cross:
-            y = self._residual(y, "cross_attention", attend_encoded, layout, keys[1])
+            y = self._residual(y, "cross_attention", attend_encoded, sharding, keys[1])
         read = x if self.config.parallel_residual else y
-        mlp = partial(self.mlp, layout=layout)
-        return self._residual(y, "mlp", mlp, layout, keys[2], read=read), cache
+        mlp = partial(self.mlp, sharding=sharding)
+        return self._residual(y, "mlp", mlp, sharding, keys[2], read=read), cache
 
     def _residual(
         self,
         x: jax.Array,
         name: str,
         change: Callable[[jax.Array], jax.Array],
-        layout: Layout,
+        sharding: ActivationSharding,
         key: jax.Array | None,
         *,
         read: jax.Array | None = None,
@@ -214,8 +227,8 @@ class Block(nnx.Module):
         Args:
           x: [B, L, D], the residual stream.
           name: of the norm: `name`_norm, and `name`_output_norm in a sandwich.
-          change: sees rows as `layout.whole()`.
-          layout: how activations are split.
+          change: sees rows as `sharding.whole()`.
+          sharding: how activations are split.
           key: for dropout.
           read: what is changed, if not x.
           plain: no norm before.
@@ -223,10 +236,16 @@ class Block(nnx.Module):
         place, norm = self.config.norm_placement, getattr(self, f"{name}_norm")
         h = x if read is None else read
         h = norm(h) if place in ("pre", "sandwich") and not plain else h
-        h = change(mesh.reshard(h, *layout.whole()))
+        h = change(mesh.reshard(h, *sharding.whole()))
         if place == "output":
             h = norm(h)
         elif place == "sandwich":
             h = getattr(self, f"{name}_output_norm")(h)
-        h = dropout(h, self.config.dropout, key)
+        h = dropout(h, self.compute.dropout, key)
         return norm(x + h) if place == "post" else x + h
+
+
+def keeping(*names: str) -> Callable[..., bool]:
+    """The remat policy that keeps what has one of these names, and what a fused attention keeps."""
+    named = jax.checkpoint_policies.save_only_these_names(*names)
+    return jax.checkpoint_policies.save_from_both_policies(named, attention_cudnn.is_forward)

@@ -111,9 +111,9 @@ def _with(arrays: Arrays, layer: int, new: jax.Array) -> Arrays:
     return (*arrays[:layer], new, *arrays[layer + 1 :])
 
 
-def empty(config: ModelConfig, batch: int, length: int) -> Cache:
+def empty(config: ModelConfig, dtype: str, batch: int, length: int) -> Cache:
     """A cache for `length` positions of `batch` rows."""
-    dtype = "float32" if mesh.platform() == "cpu" else config.compute_dtype
+    dtype = "float32" if mesh.platform() == "cpu" else dtype
     sizes = {"batch": batch, "kv_heads": config.kv_heads, "head_dim": config.head_width}
 
     def zeros(axes: Axes) -> Arrays:

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 from llmjax.errors import UserError
-from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import lora_problems
+from llmjax.model.config import ModelConfig, choice_problems
+from llmjax.model.lora import lora_problems
 from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
 
 
@@ -29,10 +28,7 @@ def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
 
 def problems(config: ModelConfig) -> Iterator[str]:
     """Yields what is wrong with a config, each in a few words."""
-    for name, hint in get_type_hints(ModelConfig).items():
-        choices = get_args(hint) if "Literal" in str(hint) else ()
-        if choices and getattr(config, name) not in choices:
-            yield f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}"
+    yield from choice_problems(config)
     for name in ("vocab_size", "max_length", "d_model", "num_heads"):
         if getattr(config, name) < 1:
             yield f"{name} must be positive, not {getattr(config, name)}"
@@ -114,9 +110,7 @@ def _scaling_problems(config: ModelConfig, pairs: int) -> Iterator[str]:
 
 
 def _number_problems(config: ModelConfig) -> Iterator[str]:
-    if not 0 <= config.dropout < 1:
-        yield f"dropout must be at least 0 and below 1, not {config.dropout}"
-    for name in ("norm_epsilon", "rope_theta", "init_std", "logit_scale"):
+    for name in ("norm_epsilon", "rope_theta", "logit_scale"):
         if not 0 < getattr(config, name) < float("inf"):
             yield f"{name} must be positive and finite, not {getattr(config, name)}"
     for name in ("attention_softcap", "logit_softcap", "attention_scale", "window_rope_theta"):

@@ -1,24 +1,28 @@
-"""The architecture as data: one Transformer, of which every family is a value."""
+"""The architecture as data: one Transformer, of which every family is a value.
 
+How it is computed is `llmjax.model.compute.ComputeConfig`.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args, get_type_hints
 
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.rope import RopeScaling, Unscaled
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
-AttentionBackend = Literal["auto", "reference", "blocked", "cudnn", "splash"]
-Dtype = Literal["float32", "bfloat16"]
 Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "none"]
 QkNormOver = Literal["head", "projection"]
-Remat = Literal["none", "attention", "dots", "full"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Transformer with an encoder, a decoder or both (Vaswani et al. 2017, arXiv:1706.03762)."""
+    """A Transformer with an encoder, a decoder or both (Vaswani et al. 2017, arXiv:1706.03762).
+
+    These fields decide which parameters a checkpoint holds and what function they stand for.
+    """
 
     vocab_size: int = 0
     """Rows of the embedding; 0 takes the tokenizer's size, rounded up to a multiple of 128."""
@@ -65,7 +69,7 @@ class ModelConfig:
     token_types: int = 0
     """Kinds of segment that have an embedding of their own (BERT: 2)."""
     relative_buckets: int = 32
-    """Kinds of distance that relative positions tell apart."""
+    """Kinds of distance that relative positions tell unstacked."""
     relative_max_distance: int = 128
     """Distance from which all are one kind."""
     rope_theta: float = 10000.0
@@ -113,20 +117,7 @@ class ModelConfig:
     pooler: bool = False
     """Whether the first token's state is projected and bent by tanh for classifiers (BERT)."""
     lora: LoraConfig | None = None
-    """Low-rank adapters beside the projections, which alone then learn; None: no adapters."""
-    dropout: float = 0.0
-    """Share of activations dropped on embeddings, attention and MLP outputs in training."""
-    init_std: float = 0.02
-    """Standard deviation of initial weights; projections into the residual stream are divided by
-    sqrt(2 x layers) (GPT-2)."""
-    compute_dtype: Dtype = "float32"
-    """Operands of products and activations; sums, norms, softmax and loss stay float32."""
-    remat: Remat = "none"
-    """What the backward pass recomputes: nothing; attention scores; all but the outputs of weight
-    products; all. A fused attention's output is kept in every case."""
-    attention: AttentionBackend = "auto"
-    """auto: cuDNN flash on NVIDIA, splash on TPU, else blocked (written out on CPUs) on long rows
-    and reference."""
+    """Low-rank adapters beside the projections, which alone are then trained; None: no adapters."""
 
     @property
     def kv_heads(self) -> int:
@@ -154,3 +145,11 @@ class ModelConfig:
     def is_encoder_decoder(self) -> bool:
         """Whether the decoder attends to an encoder."""
         return self.num_encoder_layers > 0 and self.num_decoder_layers > 0
+
+
+def choice_problems(config: Any) -> Iterator[str]:
+    """Yields the fields of a dataclass that are none of the words that they may be."""
+    for name, hint in get_type_hints(type(config)).items():
+        choices = get_args(hint) if "Literal" in str(hint) else ()
+        if choices and getattr(config, name) not in choices:
+            yield f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}"

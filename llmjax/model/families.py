@@ -68,7 +68,6 @@ def llama(size: LlamaSize = "8B", vocab_size: int = 128256) -> ModelConfig:
         num_kv_heads=8,
         norm_epsilon=1e-5,
         rope_theta=500000.0,
-        compute_dtype="bfloat16",
     )
     if size == "1B":
         return replace(base, d_model=2048, num_decoder_layers=16, d_ff=8192, tie_embeddings=True)
@@ -101,7 +100,6 @@ def bert_base(vocab_size: int = 30522) -> ModelConfig:
         token_types=2,
         unembed_bias=True,
         unembed_transform=True,
-        dropout=0.1,
     )
 
 
@@ -125,5 +123,4 @@ def t5_small(vocab_size: int = 32128) -> ModelConfig:
         positions="relative",
         attention_scale=1.0,
         logit_scale=512**-0.5,
-        dropout=0.1,
     )

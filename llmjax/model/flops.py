@@ -1,7 +1,7 @@
 """How much arithmetic a token costs, by one stated accounting."""
 
 from llmjax.model.config import ModelConfig
-from llmjax.model.kinds import kinds_of
+from llmjax.model.layer_types import layer_types
 
 
 def flops_per_token(
@@ -31,7 +31,7 @@ def flops_per_token(
     mlp = d * config.mlp_width * (3 if config.gated else 2)
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     layers = encoder + decoder
-    kinds = (*kinds_of(config, encoder), *kinds_of(config, decoder))
+    kinds = (*layer_types(config, encoder), *layer_types(config, decoder))
     seen = sum(length if kind.window is None else min(length, kind.window) for kind in kinds)
     crossed = decoder if config.is_encoder_decoder else 0
     weights = layers * (projections + mlp) + crossed * projections

@@ -1,6 +1,7 @@
 """The small layers: stored parameters, projections, norms, embeddings, positions, dropout."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import jax
@@ -10,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llmjax.model import products
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig, Target
+from llmjax.model.lora import LoraConfig, Target
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -22,7 +23,7 @@ ATTENTION = "attention"
 
 
 @dataclass(frozen=True)
-class Layout:
+class ActivationSharding:
     """How the activations of one call are split: the logical axes of their second dimension.
 
     Rows that are trained on are split over the sequence axis, and their residual stream over the
@@ -49,8 +50,8 @@ class Layout:
         return ("batch", self.length, "mlp")
 
 
-ROWS = Layout()
-STEPS = Layout(None, None)
+TRAIN = ActivationSharding()
+DECODE = ActivationSharding(None, None)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, std: float) -> nnx.Param:
@@ -164,3 +165,52 @@ def sinusoids(positions: jax.Array, width: int) -> jax.Array:
     frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None].astype(jnp.float32) * frequency
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class Table(nnx.Module):
+    """Learned rows, [size, width]."""
+
+    def __init__(
+        self, size: int, width: int, axes: Axes, *, std: float, dtype: str, rngs: nnx.Rngs
+    ):
+        self.rows = normal(rngs, (size, width), axes, std)
+        self.axes, self.dtype = axes, dtype
+
+    def __call__(self, index: jax.Array, sharding: ActivationSharding) -> jax.Array:
+        """[B, L] int32 -> [B, L, width] in the compute dtype, split like the residual stream."""
+        return _look_up(self.rows[...], index, self.axes, sharding, self.dtype)
+
+
+# The derivative is written out so that it is summed in float32 whatever the compute dtype, and so
+# that each device adds up only its own rows of the table before the sums meet.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _look_up(
+    rows: jax.Array, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
+) -> jax.Array:
+    spec = mesh.out_sharding(*sharding.stream())
+    return products.gather(rows, axes, dtype).at[index].get(mode="clip", out_sharding=spec)
+
+
+def _look_up_forward(
+    rows: jax.Array, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
+) -> tuple[jax.Array, tuple]:
+    return _look_up(rows, index, axes, sharding, dtype), (rows, index)
+
+
+def _look_up_backward(
+    axes: Axes, sharding: ActivationSharding, dtype: str, saved: tuple, dx: jax.Array
+) -> tuple[jax.Array, None]:
+    rows, index = saved
+    size, width = rows.shape[0] // mesh.parts(axes[0]), rows.shape[1]
+
+    def local(index: jax.Array, dx: jax.Array) -> tuple[jax.Array]:
+        place = index - size * mesh.part_index(axes[0])
+        place = jnp.where((place >= 0) & (place < size), place, size)  # size: another device's row
+        sums = jnp.zeros((size, width), jnp.float32).at[place].add(dx, mode="drop")
+        return (mesh.reduce_scatter(sums, ("batch", sharding.length), axes),)
+
+    whole = sharding.whole()
+    return mesh.per_device(local, (whole[:2], whole), (axes,))(index, dx)[0], None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -1,4 +1,4 @@
-"""The MLP: widen, bend, narrow."""
+"""The MLP: widen, activation, narrow."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import Activation, ModelConfig
-from llmjax.model.layers import Dense, Layout, adapter
-from llmjax.model.lora_config import Target
+from llmjax.model.layers import ActivationSharding, Dense, adapter
+from llmjax.model.lora import Target
 from llmjax.parallel.mesh import Axes
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
@@ -24,29 +25,31 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 class MLP(nnx.Module):
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) where gated."""
 
-    def __init__(self, config: ModelConfig, *, out_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, compute: ComputeConfig, *, out_std: float, rngs: nnx.Rngs
+    ):
         d, f = config.d_model, config.mlp_width
         self.gated, self.activation = config.gated, config.activation
-        bias, dtype = config.mlp_bias, config.compute_dtype
+        bias, dtype = config.mlp_bias, compute.dtype
 
         def project(name: Target, shape: tuple[int, int], axes: Axes, std: float) -> Dense:
             lora = adapter(config, name)
             return Dense(shape, axes, bias=bias, std=std, dtype=dtype, rngs=rngs, lora=lora)
 
         if self.gated:
-            self.gate = project("gate", (d, f), ("embed", "mlp"), config.init_std)
-        self.up = project("up", (d, f), ("embed", "mlp"), config.init_std)
+            self.gate = project("gate", (d, f), ("embed", "mlp"), compute.init_std)
+        self.up = project("up", (d, f), ("embed", "mlp"), compute.init_std)
         self.down = project("down", (f, d), ("mlp", "embed"), out_std)
 
-    def __call__(self, x: jax.Array, layout: Layout) -> jax.Array:
-        """[B, L, D] split as `layout.whole()` -> [B, L, D] split as `layout.stream()`."""
-        up = self.up(x, layout.mlp())
-        gate = self.gate(x, layout.mlp()) if self.gated else None
-        inner = jax.checkpoint(self._bend, prevent_cse=False)(up, gate)
-        return self.down(inner, layout.stream())
+    def __call__(self, x: jax.Array, sharding: ActivationSharding) -> jax.Array:
+        """[B, L, D] split as `sharding.whole()` -> [B, L, D] split as `sharding.stream()`."""
+        up = self.up(x, sharding.mlp())
+        gate = self.gate(x, sharding.mlp()) if self.gated else None
+        inner = jax.checkpoint(self._activate, prevent_cse=False)(up, gate)
+        return self.down(inner, sharding.stream())
 
-    def _bend(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+    def _activate(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
         """In float32; the backward pass starts again from the two products."""
-        bend, wide = ACTIVATIONS[self.activation], up.astype(jnp.float32)
-        y = bend(wide) if gate is None else bend(gate.astype(jnp.float32)) * wide
+        activation, wide = ACTIVATIONS[self.activation], up.astype(jnp.float32)
+        y = activation(wide) if gate is None else activation(gate.astype(jnp.float32)) * wide
         return y.astype(up.dtype)

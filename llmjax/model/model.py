@@ -1,6 +1,6 @@
 """The model as pure functions of a plain dictionary of arrays; Flax stays behind this door."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import jax
@@ -10,13 +10,13 @@ from flax import nnx
 from llmjax.errors import UserError
 from llmjax.model import cache as caches
 from llmjax.model import products
-from llmjax.model.apart import apart_layers
 from llmjax.model.attention.mask import Mask
-from llmjax.model.block import Scope
+from llmjax.model.block import BlockContext
 from llmjax.model.cache import Cache
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import ROWS, STEPS, Layout
-from llmjax.model.plan import Declared, Params, plan
+from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
+from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 
@@ -29,6 +29,7 @@ class Model:
     """
 
     config: ModelConfig
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def init(self, key: jax.Array) -> Params:
         """Draws the parameters, float32, born sharded when called inside `jax.jit` under a mesh.
@@ -39,8 +40,8 @@ class Model:
         Raises:
           UserError: a parameter does not divide over the mesh; all such are named.
         """
-        plan(self.config).check_mesh()
-        state = nnx.state(Transformer(self.config, rngs=nnx.Rngs(key)), nnx.Param)
+        param_specs(self.config, self.compute).check_mesh()
+        state = nnx.state(Transformer(self.config, self.compute, rngs=nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
     def abstract_params(self) -> Params:
@@ -50,22 +51,22 @@ class Model:
           UserError: as `init`.
         """
         if not mesh.has_mesh():
-            return plan(self.config).tree(lambda declared: declared.shape)
-        plan(self.config).check_mesh()
+            return param_specs(self.config, self.compute).tree(lambda spec: spec.shape)
+        param_specs(self.config, self.compute).check_mesh()
         place = jax.sharding.get_mesh()
 
-        def sharded(declared: Declared) -> jax.ShapeDtypeStruct:
-            return declared.shape.update(sharding=mesh.named_sharding(place, *declared.axes))
+        def sharded(spec: ParamSpec) -> jax.ShapeDtypeStruct:
+            return spec.shape.update(sharding=mesh.named_sharding(place, *spec.axes))
 
-        return plan(self.config).tree(sharded)
+        return param_specs(self.config, self.compute).tree(sharded)
 
     def logical_axes(self) -> Params:
         """The parameters' logical axes: the tree of `init` with a tuple of names at each leaf."""
-        return plan(self.config).tree(lambda declared: declared.axes)
+        return param_specs(self.config, self.compute).tree(lambda spec: spec.axes)
 
     def num_params(self) -> int:
         """How many numbers the parameters hold."""
-        return sum(prod(declared.shape.shape) for declared in plan(self.config).declared)
+        return sum(prod(spec.shape.shape) for spec in param_specs(self.config, self.compute).specs)
 
     def hidden(
         self,
@@ -102,22 +103,22 @@ class Model:
         module = self._module(params)
         if not self.config.num_decoder_layers:
             return self._encode(params, tokens, positions, segments, keys[0], token_types)
-        scope = self._scope("tokens", tokens, positions, segments, causal=True)
+        context = self._context("tokens", tokens, positions, segments, causal=True)
         if encoder_tokens is not None:
             source = (encoder_tokens, encoder_positions, encoder_segments)
             encoded = self._encode(params, *source, keys[0])
             crossed = Mask(segments, encoder_segments, causal=False)
-            scope = replace(scope, encoded=encoded, encoded_mask=crossed)
-        x, apart = module.embed(tokens, ROWS), apart_layers(params, "decoder")
-        return module.decoder(x, scope, None, keys[1], apart)[0]
+            context = replace(context, encoded=encoded, encoded_mask=crossed)
+        x, unstacked = module.embed(tokens, TRAIN), unstacked_layers(params, "decoder")
+        return module.decoder(x, context, None, keys[1], unstacked)[0]
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, [B, L, D] -> [B, L, V] float32, soft-capped."""
-        return self._logits(params, hidden, ROWS)
+        return self._logits(params, hidden, TRAIN)
 
-    def readout(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """What the rows of `unembedding` are multiplied with: hidden itself in most models."""
-        return self._module(params).readout(hidden, ROWS)
+    def lm_head_input(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """What `lm_head` is multiplied with: the hidden states themselves in most models."""
+        return self._module(params).lm_head_input(hidden, TRAIN)
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
         """BERT's summary of a row: its first token's hidden state, projected, [B, L, D] -> [B, D].
@@ -136,14 +137,14 @@ class Model:
         """
         if not self.config.pooler:
             raise UserError("pool", "this model has no pooler")
-        return jnp.tanh(self._module(params).pooler(states, STEPS.whole()))
+        return jnp.tanh(self._module(params).pooler(states, DECODE.whole()))
 
     def apply(self, params: Params, tokens: jax.Array, **rest: jax.Array | None) -> jax.Array:
         """`logits(hidden(…))`, of the same arguments as `hidden`: [B, L, V] float32."""
         return self.logits(params, self.hidden(params, tokens, **rest))
 
-    def unembedding(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
-        """Rows [V, D] ("vocab", "embed") whose products with `readout` are logits; a bias [V]."""
+    def lm_head(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
+        """Weights [V, D] ("vocab", "embed") that map `lm_head_input` to logits, and a bias [V]."""
         tied = self.config.tie_embeddings
         rows = params["embedding"]["rows"] if tied else params["unembedding"]
         return rows, params.get("unembedding_bias")
@@ -189,11 +190,11 @@ class Model:
             raise UserError("decode", "this model has no decoder")
         self._check_encoder(encoded is not None and params is not None)
         self._check_length(length)
-        empty = caches.empty(self.config, batch, length)
+        empty = caches.empty(self.config, self.compute.dtype, batch, length)
         if encoded is None or params is None:
             return empty
         pairs = self._module(params).decoder.keys_values_of(
-            encoded, apart_layers(params, "decoder")
+            encoded, unstacked_layers(params, "decoder")
         )
         return empty.with_encoded(pairs, encoder_segments)
 
@@ -215,9 +216,9 @@ class Model:
         cache, module = self.init_cache(tokens.shape[0], length), self._module(params)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         positions = mesh.reshard(positions, "batch", None)
-        scope = Scope(STEPS, positions, Mask(), prefills=True)
-        x, apart = module.embed(tokens, STEPS), apart_layers(params, "decoder")
-        _, written = module.decoder(x, scope, cache, None, apart)
+        context = BlockContext(DECODE, positions, Mask(), prefills=True)
+        x, unstacked = module.embed(tokens, DECODE), unstacked_layers(params, "decoder")
+        _, written = module.decoder(x, context, cache, None, unstacked)
         assert written is not None
         return written
 
@@ -250,20 +251,20 @@ class Model:
         if self.config.is_encoder_decoder:
             encoded_mask = Mask(None, cache.encoder_segments, causal=False)
         module = self._module(params)
-        scope = Scope(STEPS, positions, Mask(index=positions), encoded_mask=encoded_mask)
-        x = module.embed(tokens, STEPS)
-        x, written = module.decoder(x, scope, cache, None, apart_layers(params, "decoder"))
+        context = BlockContext(DECODE, positions, Mask(index=positions), encoded_mask=encoded_mask)
+        x = module.embed(tokens, DECODE)
+        x, written = module.decoder(x, context, cache, None, unstacked_layers(params, "decoder"))
         assert written is not None
         if only is not None:
             x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
-        return self._logits(params, x, STEPS), written
+        return self._logits(params, x, DECODE), written
 
     def _module(self, params: Params) -> Transformer:
         """The module of these parameters; layers that come one by one are left out of it."""
-        planned = plan(self.config)
+        planned = param_specs(self.config, self.compute)
         for name in ("encoder", "decoder"):
-            if apart_layers(params, name) is not None:
-                shapes = planned.tree(lambda declared: declared.shape)[name]["layers"]
+            if unstacked_layers(params, name) is not None:
+                shapes = planned.tree(lambda spec: spec.shape)[name]["layers"]
                 params = params | {name: params[name] | {"layers": shapes}}
         return nnx.merge(planned.graph, params)
 
@@ -276,12 +277,12 @@ class Model:
         key: jax.Array | None,
         token_types: jax.Array | None = None,
     ) -> jax.Array:
-        scope = self._scope("encoder_tokens", tokens, positions, segments, causal=False)
-        scope = replace(scope, token_types=token_types)
-        module, apart = self._module(params), apart_layers(params, "encoder")
-        return module.encoder(module.embed(tokens, ROWS), scope, None, key, apart)[0]
+        context = self._context("encoder_tokens", tokens, positions, segments, causal=False)
+        context = replace(context, token_types=token_types)
+        module, unstacked = self._module(params), unstacked_layers(params, "encoder")
+        return module.encoder(module.embed(tokens, TRAIN), context, None, key, unstacked)[0]
 
-    def _scope(
+    def _context(
         self,
         name: str,
         tokens: jax.Array,
@@ -289,24 +290,24 @@ class Model:
         segments: jax.Array | None,
         *,
         causal: bool,
-    ) -> Scope:
+    ) -> BlockContext:
         _check_rows(name, tokens, "batch", "residual")
         if positions is None:
             self._check_length(tokens.shape[1])
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         mask = Mask(segments, segments, None, causal)
-        return Scope(ROWS, mesh.reshard(positions, "batch", "length"), mask)
+        return BlockContext(TRAIN, mesh.reshard(positions, "batch", "length"), mask)
 
-    def _logits(self, params: Params, hidden: jax.Array, layout: Layout) -> jax.Array:
-        rows, bias = self.unembedding(params)
-        hidden = self._module(params).readout(hidden, layout)
+    def _logits(self, params: Params, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
+        rows, bias = self.lm_head(params)
+        hidden = self._module(params).lm_head_input(hidden, sharding)
         logits = products.dense(
-            mesh.reshard(hidden, *layout.whole()),
+            mesh.reshard(hidden, *sharding.whole()),
             rows.T,
             bias,
             axes=("embed", "vocab"),
-            out=("batch", layout.length, "vocab"),
-            dtype=self.config.compute_dtype,
+            out=("batch", sharding.length, "vocab"),
+            dtype=self.compute.dtype,
             result="float32",
         )
         cap = self.config.logit_softcap

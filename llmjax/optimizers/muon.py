@@ -1,4 +1,4 @@
-"""Muon's orthogonalisation (Jordan et al. 2024), each matrix of a stack by itself.
+"""Muon (Jordan et al. 2024); its orthogonalisation takes each matrix of a stack by itself.
 
 `optax.contrib.muon` multiplies a sharded matrix by its own transpose, which Explicit sharding
 refuses. Here the stack is first dealt out, whole matrices to each device, by all-to-alls: no
@@ -6,17 +6,55 @@ matrix is computed twice and no device ever holds more than its share of the sta
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from llmjax.optimizers.matrices import Axes, Tree
+from llmjax.optimizers.config import OptimizerConfig, Tree
+from llmjax.optimizers.param_kinds import Axes, ParamKind, param_kinds
 from llmjax.parallel import mesh
 
 # f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end in 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+@dataclass(frozen=True)
+class MuonConfig(OptimizerConfig):
+    """Muon (Jordan et al. 2024): momentum, orthogonalised matrix by matrix; AdamW for the rest.
+
+    Updates are scaled to AdamW's root mean square (arXiv:2502.16982), so one learning rate and one
+    decay serve both.
+    """
+
+    momentum: float = 0.95
+    """Decay of the (Nesterov) momentum of matrices."""
+    newton_schulz_steps: int = 5
+    """Iterations of the orthogonalisation."""
+    update_rms: float = 0.2
+    """Root mean square of a matrix's update, in learning rates."""
+    beta1: float = 0.9
+    """AdamW's, for embeddings, norms and biases."""
+    beta2: float = 0.95
+    """AdamW's, for embeddings, norms and biases."""
+    epsilon: float = 1e-8
+    """AdamW's, for embeddings, norms and biases."""
+    kind: Literal["muon"] = "muon"
+
+    FRACTIONS: ClassVar = ("beta1", "beta2", "momentum")
+    POSITIVE: ClassVar = ("epsilon", "update_rms")
+    COUNTS: ClassVar = ("newton_schulz_steps",)
+
+    def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
+        by_matrix = optax.chain(
+            optax.trace(self.momentum, nesterov=True),
+            orthogonalize(self.newton_schulz_steps, self.update_rms, logical_axes),
+        )
+        rest = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+        transforms = dict.fromkeys(ParamKind, rest) | {ParamKind.MATRIX: by_matrix}
+        return optax.partition(transforms, param_kinds(logical_axes))
 
 
 def orthogonalize(
@@ -27,7 +65,7 @@ def orthogonalize(
     For an [in, out] matrix the factor is update_rms sqrt(max(in, out)) (arXiv:2502.16982, 2.2).
     """
 
-    def one(update: Any, axes: Axes) -> Any:
+    def orthogonal(update: Any, axes: Axes) -> Any:
         if isinstance(update, optax.MaskedNode):
             return update
         stacked = axes[0] == "layers"
@@ -40,7 +78,7 @@ def orthogonalize(
         return isinstance(node, optax.MaskedNode)
 
     return optax.stateless(
-        lambda updates, params: jax.tree.map(one, updates, logical_axes, is_leaf=masked)
+        lambda updates, params: jax.tree.map(orthogonal, updates, logical_axes, is_leaf=masked)
     )
 
 

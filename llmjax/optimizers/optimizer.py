@@ -2,25 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from llmjax.optimizers.config import (
-    AdafactorConfig,
-    AdamWConfig,
-    LionConfig,
-    MuonConfig,
-    OptimizerConfig,
-    SgdConfig,
-)
-from llmjax.optimizers.matrices import Kind, Tree, clip_by_rms, decays, kinds
-from llmjax.optimizers.muon import orthogonalize
-from llmjax.optimizers.schedules import learning_rate
+from llmjax.optimizers.config import OptimizerConfig, Tree
+from llmjax.optimizers.param_kinds import decay_mask
 
 
 @dataclass(frozen=True)
@@ -34,11 +23,11 @@ class Optimizer:
     learning_rate: optax.Schedule
     """step -> float32 []; by the run's step, so skipped updates do not delay it."""
     masked: Callable[[Tree], Tree]
-    """gradients -> the same, 0 for the layers of a stack that do not learn."""
+    """gradients -> the same, 0 for the layers of a stack that are not trained."""
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, logical_axes: Tree, shares: Tree | None = None
+    config: OptimizerConfig, steps: int, logical_axes: Tree, lr_multipliers: Tree | None = None
 ) -> Optimizer:
     """Builds the optimizer of a run of `steps` steps.
 
@@ -47,13 +36,13 @@ def make_optimizer(
       steps: the run's length, for the schedule.
       logical_axes: the parameters' tree with each leaf's logical axes (`Model.logical_axes()`):
         they tell matrices from embeddings, norms and biases.
-      shares: what each parameter's learning rate is multiplied with, a tree of arrays that
-        broadcast (see `tune.shares`); None: 1.
+      lr_multipliers: factors of each parameter's learning rate, a tree of arrays that broadcast
+        (see `trainable.lr_multipliers`); None: 1.
     """
     schedule = learning_rate(config, steps)
-    mask = decays(logical_axes, config.decay_embeddings)
+    mask = decay_mask(logical_axes, config.decay_embeddings)
     chain = optax.chain(
-        _direction(config, logical_axes), optax.add_decayed_weights(config.weight_decay, mask)
+        config.direction(logical_axes), optax.add_decayed_weights(config.weight_decay, mask)
     )
 
     def apply(
@@ -61,58 +50,40 @@ def make_optimizer(
     ) -> tuple[Tree, optax.OptState]:
         updates, state = chain.update(gradients, state, params)
         rate = schedule(step)
-        if shares is not None:
-            updates = jax.tree.map(jnp.multiply, updates, shares)
+        if lr_multipliers is not None:
+            updates = jax.tree.map(jnp.multiply, updates, lr_multipliers)
         return jax.tree.map(lambda param, update: param - rate * update, params, updates), state
 
     def masked(gradients: Tree) -> Tree:
-        return gradients if shares is None else jax.tree.map(_where_learning, gradients, shares)
+        if lr_multipliers is None:
+            return gradients
+        return jax.tree.map(_where_trained, gradients, lr_multipliers)
 
     return Optimizer(chain.init, apply, schedule, masked)
 
 
-def _where_learning(gradient: jax.Array, share: np.ndarray) -> jax.Array:
-    return gradient if np.all(share) else gradient * (share > 0).astype(np.float32)
+def _where_trained(gradient: jax.Array, multiplier: np.ndarray) -> jax.Array:
+    return gradient if np.all(multiplier) else gradient * (multiplier > 0).astype(np.float32)
 
 
-@singledispatch
-def _direction(config: Any, logical_axes: Tree) -> optax.GradientTransformation:
-    """Gradients -> what the learning rate multiplies, before decay."""
-    raise TypeError(f"no optimizer for {type(config).__name__}")
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Step (from 0, int or int32 []) -> learning rate (float32 []), for a run of `steps` steps.
 
-
-@_direction.register
-def _(config: AdamWConfig, logical_axes: Tree) -> optax.GradientTransformation:
-    return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
-
-
-@_direction.register
-def _(config: AdafactorConfig, logical_axes: Tree) -> optax.GradientTransformation:
-    factored = optax.scale_by_factored_rms(
-        decay_rate=config.decay_rate, min_dim_size_to_factor=config.min_factored_size
-    )
-    mean = optax.identity() if config.beta1 is None else optax.ema(config.beta1, debias=False)
-    return optax.chain(factored, clip_by_rms(config.clip_rms, logical_axes), mean)
-
-
-@_direction.register
-def _(config: LionConfig, logical_axes: Tree) -> optax.GradientTransformation:
-    return optax.scale_by_lion(config.beta1, config.beta2)
-
-
-@_direction.register
-def _(config: MuonConfig, logical_axes: Tree) -> optax.GradientTransformation:
-    by_matrix = optax.chain(
-        optax.trace(config.momentum, nesterov=True),
-        orthogonalize(config.newton_schulz_steps, config.update_rms, logical_axes),
-    )
-    rest = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
-    transforms = {Kind.MATRIX: by_matrix, Kind.EMBEDDING: rest, Kind.VECTOR: rest}
-    return optax.partition(transforms, kinds(logical_axes))
-
-
-@_direction.register
-def _(config: SgdConfig, logical_axes: Tree) -> optax.GradientTransformation:
-    if config.momentum == 0:
-        return optax.identity()
-    return optax.trace(config.momentum, nesterov=config.nesterov)
+    Step i of a warmup of w steps has (i + 1) / (w + 1) of the peak; step `steps` would have
+    `final_fraction` of it.
+    """
+    schedule, peak = config.schedule, config.learning_rate
+    warmup, final = schedule.warmup_steps, schedule.final_fraction * config.learning_rate
+    rest = max(steps - warmup, 1)
+    shapes: dict[str, tuple[optax.Schedule, ...]] = {
+        "constant": (optax.constant_schedule(peak),),
+        "cosine": (optax.cosine_decay_schedule(peak, rest, alpha=schedule.final_fraction),),
+        "linear": (optax.linear_schedule(peak, final, rest),),
+    }
+    boundaries = [warmup]
+    if schedule.shape == "wsd":
+        decay = max(round(schedule.decay_fraction * steps), 1)
+        boundaries.append(max(steps - decay, warmup))
+        shapes["wsd"] = (optax.constant_schedule(peak), optax.linear_schedule(peak, final, decay))
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+    return optax.join_schedules((rise, *shapes[schedule.shape]), boundaries)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import jax
 
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 
-def keep_programs(cache_dir: str | None = None) -> None:
+def enable_compilation_cache(cache_dir: str | None = None) -> None:
     """Turns on JAX's persistent compilation cache, unless the user has chosen a folder for it.
 
     Args:

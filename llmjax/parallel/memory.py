@@ -14,7 +14,7 @@ FEWER = (
 """What needs less memory where a model is used."""
 TRAINING = (
     "compute a batch in parts with --optimizer.accumulate, keep fewer activations with "
-    "--model.remat full, share the state among more devices with --mesh.fsdp, or lower "
+    "--compute.remat full, share the state among more devices with --mesh.fsdp, or lower "
     "--data.batch-size, --data.length or --evaluation.batch-size"
 )
 """What needs less memory in training."""

@@ -1,16 +1,16 @@
-"""The run folder: what is in it, who may open it, who may go on with it.
+"""The run folder: what is in it, who may open it, who may resume it.
 
 config.json       the whole resolved config, with llmjax's version and a format number
 tokenizer/        everything needed to encode and decode
 checkpoints/STEP/ finished checkpoints
-frozen/0/         parameters that do not learn, where some do not
-tasks.json        labels and the like, that tasks found in their examples
+frozen/0/         frozen parameters, where there are any
+tasks.json        task metadata, such as labels, from the examples
 metrics.jsonl     a line per logged step
-samples.jsonl     text written while training
+samples.jsonl     text generated while training
 environment.json  versions, machine, command and counts of the data, at every start
-measures.json     the tasks' figures, tables and worst mistakes, as last measured
-compression.json  what the last archive came to, and what its tokens cost
-baselines.json    the compressors' figures on the held-out text, as last reported
+measures.json     the tasks' latest metrics, tables and worst mistakes
+compression.json  sizes of the last archive, and the costs of its tokens
+baselines.json    classical compressors on the validation text
 tensorboard/  profile/  report.html
 origin.json       where an imported model comes from, and its own config
 """
@@ -25,13 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.run.config.changes import TRAINING_ONLY, added, decisive
+from llmjax.run.config.checks import added_parts, blocking_differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
-from llmjax.storage.json_documents import DOCUMENT, read_json
-from llmjax.storage.json_text import json_text
-from llmjax.storage.names import check_utf8
-from llmjax.storage.writing import write_atomically
+from llmjax.storage.json_documents import DOCUMENT, json_text, read_json
+from llmjax.storage.writing import check_utf8, write_atomically
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,12 @@ class Run:
 
     @property
     def frozen(self) -> Path:
-        """Folder of the parameters that do not learn, a checkpoint of step 0; may be missing."""
+        """Folder of the frozen parameters, a checkpoint of step 0; may be missing."""
         return self.folder / "frozen"
 
     @property
     def tasks(self) -> Path:
-        """What tasks found in their examples; missing where text is learnt."""
+        """Metadata of the tasks; missing where the run trains on text."""
         return self.folder / "tasks.json"
 
     @property
@@ -71,7 +69,7 @@ class Run:
 
     @property
     def compression(self) -> Path:
-        """What the last archive came to, as JSON; see `llmjax.compression.record`."""
+        """What the last archive came to, as JSON; see `llmjax.compression.results`."""
         return self.folder / "compression.json"
 
     @property
@@ -116,10 +114,10 @@ class Run:
 
     @classmethod
     def create(cls, config: Config) -> "Run":
-        """The run folder of `config`: made new, or one of the same config that is to go on.
+        """The run folder of `config`: a new one, or one of the same config, which resumes.
 
         Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
-        run that never took a step (its data could not be read, say) is begun anew with any config,
+        run that never took a step (its data could not be read, say) starts over with any config,
         and an imported model is trained on text with any of the same model and tokenizer.
 
         Raises:
@@ -133,7 +131,9 @@ class Run:
                 run._check_empty()
             elif (stored := run.config()) == config:
                 return run
-            elif (changed := decisive(stored, config)) and not run._is_imported(stored, config):
+            elif (changed := blocking_differences(stored, config)) and not run._is_imported(
+                stored, config
+            ):
                 run._check_untrained(changed)
             with run.lock():
                 if changed and not run.steps():
@@ -160,15 +160,14 @@ class Run:
         """Whether this is an imported model, not yet trained, that the config leaves as it is."""
         if self.steps() != [0] or not (self.folder / "origin.json").is_file():
             return False
-        if more := added(stored, config):
+        if more := added_parts(stored, config):
             raise UserError(
                 self.folder,
                 f"is an imported model, to which {', '.join(more)} cannot be added",
                 f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
             )
-        names = (change.split(" ")[0] for change in decisive(stored, config))
-        lasting = [name for name in names if name.startswith(("model.", "tokenizer"))]
-        return all(name in TRAINING_ONLY for name in lasting)
+        names = (change.split(" ")[0] for change in blocking_differences(stored, config))
+        return not any(name.startswith(("model.", "tokenizer")) for name in names)
 
     def _check_untrained(self, changed: list[str]) -> None:
         if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):

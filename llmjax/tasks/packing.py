@@ -1,4 +1,4 @@
-"""Examples side by side in rows: a plan of which, and the arrays of a row.
+"""Examples packed side by side into rows: which share a row, and the arrays of a row.
 
 Rows have one length, so one program is compiled; an example sees itself alone, so nothing but the
 order of sums tells a packed example from one that has the row for itself.
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmjax.tasks.example import Example
+from llmjax.data.batch import Arrays, ArraySpec, BatchSpec, per_row, per_token
+from llmjax.tasks.examples import Example
 
-Arrays = dict[str, np.ndarray]
 OPEN_ROWS = 32
 """How many rows may still be filled at a time."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class RowShape:
     """What a row holds.
 
     Attributes:
@@ -36,8 +36,24 @@ class Shape:
     paired: bool
     per_token: bool
 
+    def spec(self, rows: int) -> BatchSpec:
+        """What a batch of so many rows holds (see `lay_out`)."""
+        numbers = per_token(rows, self.length)
+        spec: dict[str, ArraySpec] = dict.fromkeys(
+            ("inputs", "segments", "positions", "token_types"), numbers
+        )
+        if self.per_token:
+            spec["targets"] = numbers
+            spec["weights"] = per_token(rows, self.length, "float32")
+        if self.source:
+            names = ("encoder_tokens", "encoder_segments", "encoder_positions")
+            spec |= dict.fromkeys(names, per_token(rows, self.source))
+        spec["slot_targets"] = per_row(rows, self.slots, self.targets)
+        spec["slot_weights"] = per_row(rows, self.slots)
+        return spec
 
-def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shape:
+
+def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> RowShape:
     """The shape of rows of `length` tokens for such examples, all from one task.
 
     A row has room for as many examples as it could hold of the shorter ones.
@@ -45,7 +61,7 @@ def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shap
     first = examples[0]
     sizes = [max(example.length, example.source_length, 1) for example in examples]
     short = max(1, int(np.quantile(sizes, 0.25)))
-    return Shape(
+    return RowShape(
         length=length,
         source=length if encodes else 0,
         slots=max(1, min(length // short, len(examples))),
@@ -55,7 +71,7 @@ def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shap
     )
 
 
-def pack(examples: Sequence[Example], order: Sequence[int], shape: Shape) -> list[list[int]]:
+def pack(examples: Sequence[Example], order: Sequence[int], shape: RowShape) -> list[list[int]]:
     """Which examples share a row: in this order, each where the least room is left that does.
 
     Args:
@@ -87,7 +103,7 @@ def pack(examples: Sequence[Example], order: Sequence[int], shape: Shape) -> lis
     return done + [held for _, _, held in rows]
 
 
-def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: Shape) -> Arrays:
+def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: RowShape) -> Arrays:
     """The arrays of rows. Slot e holds segment e + 1, or of pairs segments 2e + 1 and 2e + 2.
 
     Args:
@@ -100,17 +116,7 @@ def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: S
       int32 and weights float32 [R, L]; for an encoder-decoder encoder_tokens, encoder_segments,
       encoder_positions int32 [R, S]; slot_targets float32 [R, E, k], slot_weights float32 [R, E].
     """
-    count, length, slots = len(rows), shape.length, shape.slots
-    names = ["inputs", "segments", "positions", "token_types"]
-    arrays: Arrays = {name: np.zeros((count, length), np.int32) for name in names}
-    if shape.per_token:
-        arrays["targets"] = np.zeros((count, length), np.int32)
-        arrays["weights"] = np.zeros((count, length), np.float32)
-    if shape.source:
-        for name in ("encoder_tokens", "encoder_segments", "encoder_positions"):
-            arrays[name] = np.zeros((count, shape.source), np.int32)
-    arrays["slot_targets"] = np.zeros((count, slots, shape.targets), np.float32)
-    arrays["slot_weights"] = np.zeros((count, slots), np.float32)
+    arrays = {name: array.blank(len(rows)) for name, array in shape.spec(len(rows)).items()}
     for row, numbers in enumerate(rows):
         _fill(arrays, row, [examples[number] for number in numbers])
     return arrays

@@ -5,11 +5,11 @@ from command import run
 @pytest.mark.parametrize(
     ("argv", "messages"),
     [
-        ("trian x", ["trian: no such verb; did you mean train?"]),
+        ("trian x", ["trian: no such command; did you mean train?"]),
         (
             "qqq",
             [
-                "qqq: no such verb; choose one of train, evaluate, predict, choose, harness, "
+                "qqq: no such command; choose one of train, evaluate, predict, choose, harness, "
                 "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, "
                 "report, tokenizer"
             ],
@@ -35,14 +35,14 @@ from command import run
         ),
         (
             "train smoke --optimizer adam",
-            ["--optimizer: 'adam' is no kind of it; did you mean"],
+            ["--optimizer: 'adam' is not a kind of it; did you mean"],
         ),
         ("train smoke --optimizer.learning-rate nan", ["optimizer.learning_rate: nan"]),
         (
             "train smoke --steps 0 --data.length 999 --optimizer.schedule.warmup-steps 0",
             ["steps: 0 is not positive", "data.length: 999 tokens, but model.max_length is 64"],
         ),
-        ("train smoke --data.sources nothing", ["--data.sources: 'nothing' is no kind of it"]),
+        ("train smoke --data.sources nothing", ["--data.sources: 'nothing' is not a kind of it"]),
         ("train smoke --run-dir /dev/null/x", ["run_dir: /dev/null is a file, not a folder"]),
         ("evaluate", ["RUN: missing; usage: llmjax evaluate RUN"]),
         ("evaluate nowhere --stride wide", ["--stride: 'wide' is not an integer or none"]),
@@ -78,8 +78,8 @@ from command import run
         ("decompress nowhere in out", ["in: No such file or directory"]),
         ("inspect in", ["in: No such file or directory"]),
         ("report nowhere", ["nowhere: no such run folder"]),
-        ("tokenizer", ["tokenizer nothing: no such verb; usage: llmjax tokenizer train FOLDER"]),
-        ("tokenizer trian x", ["tokenizer trian: no such verb"]),
+        ("tokenizer", ["tokenizer nothing: no such command; usage: llmjax tokenizer train FOLDER"]),
+        ("tokenizer trian x", ["tokenizer trian: no such command"]),
         ("tokenizer train", ["FOLDER: missing"]),
     ],
 )

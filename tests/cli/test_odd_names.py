@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import run
 
-from llmjax.data.config import TextSource
+from llmjax.data.text.text_files import TextSource
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run

@@ -7,18 +7,18 @@ import numpy as np
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from llmjax.data.config import (
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import (
     BytesConfig,
-    DataConfig,
     HuggingFaceTokenizerConfig,
     SentencePieceConfig,
 )
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer, existing_tokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from untrained import drawn
@@ -68,7 +68,7 @@ def tokenizer_of(kind: str, folder):
     if kind == "sentencepiece":
         config = SentencePieceConfig(322, "bpe", character_coverage=1.0)
         return SentencePieceTokenizer(train_sentencepiece(config, TEXTS * 20))
-    return existing_tokenizer(_byte_level(folder / "hf", lower=kind == "lower"))
+    return _byte_level(folder / "hf", lower=kind == "lower").open()
 
 
 def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0, likes=None):

@@ -14,17 +14,16 @@ from llmjax.convert.exporting import export
 from llmjax.convert.gguf.file import open_file
 from llmjax.convert.gguf.tokenizer import tokenizer_files
 from llmjax.convert.importing import import_model
-from llmjax.convert.stored import merge, stored_params
-from llmjax.data.config import SentencePieceConfig
+from llmjax.convert.params import merge, stored_params
+from llmjax.data.tokenizers.config import SentencePieceConfig, load_tokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizers.table import BytesTokenizer
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.rope import Llama3Scaling, YarnScaling
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run

@@ -15,10 +15,10 @@ import llmjax
 import untrained
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model import families
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
@@ -174,7 +174,7 @@ OURS = {
     "gpt2": replace(families.gpt2("124M", 264), d_model=32, num_decoder_layers=2, num_heads=4),
     "llama": replace(
         families.llama("8B", 264), d_model=32, num_decoder_layers=2, num_heads=4, num_kv_heads=2,
-        d_ff=48, compute_dtype="float32",
+        d_ff=48,
     ),
 }  # fmt: skip
 

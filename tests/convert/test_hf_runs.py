@@ -14,12 +14,12 @@ import test_hf_bad_inputs as small
 import llmjax
 import untrained
 from llmjax.convert.exporting import export
-from llmjax.convert.hf.safetensors_writing import write_folder
-from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.hf.safetensors import open_folder, write_folder
 from llmjax.convert.importing import import_model
-from llmjax.data.config import TextSource
+from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError
-from llmjax.optimizers.config import ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import SgdConfig
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.folder import Run
 
@@ -73,7 +73,7 @@ def test_other_dtypes_are_kept_and_given_back(folder, tmp_path, dtype):
         assert np.array_equal(out.read(name), narrow)
         assert np.array_equal(wide.read(name), narrow.astype(np.float32))
     expected = "bfloat16" if dtype == "bfloat16" else "float32"
-    assert llmjax.load(run).model.config.compute_dtype == expected
+    assert llmjax.load(run).model.compute.dtype == expected
 
 
 def test_base_models_without_their_prefix(folder, tmp_path, run):
@@ -103,13 +103,13 @@ def test_training_begins_with_its_parameters(run, tmp_path):
         config,
         steps=2,
         optimizer=SgdConfig(learning_rate=1e-30, schedule=ScheduleConfig(warmup_steps=0)),
-        model=replace(config.model, dropout=0.1),
+        compute=replace(config.compute, dropout=0.1),
         data=replace(
             config.data,
             sources=(TextSource(paths=(str(tmp_path / "text.txt"),), split="line"),),
             batch_size=8,
             length=16,
-            heldout_fraction=0.4,
+            validation_fraction=0.4,
             cache_dir=str(tmp_path / "cache"),
             workers=1,
         ),

@@ -18,17 +18,17 @@ import untrained
 from llmjax.cli import main
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
+from llmjax.convert.params import flatten, merge, stored_params, unflatten
 from llmjax.convert.peft.reading import import_adapter
-from llmjax.convert.stored import merge, stored_params
-from llmjax.convert.trees import flatten, unflatten
-from llmjax.data.config import TextSource
-from llmjax.data.tokenizers.tokenizer import load_tokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import ScheduleConfig, SgdConfig
-from llmjax.run.checkpoint.params import save_params
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import SgdConfig
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 
@@ -188,7 +188,7 @@ def test_training_goes_on_with_imported_adapters(llama, tmp_path):
     config, before = Run.open(run).config(), logits(run)
     source = TextSource(paths=(str(tmp_path / "text.txt"),), split="line")
     data = replace(
-        config.data, sources=(source,), batch_size=8, length=16, heldout_fraction=0.4,
+        config.data, sources=(source,), batch_size=8, length=16, validation_fraction=0.4,
         cache_dir=str(tmp_path / "cache"), workers=1,
     )  # fmt: skip
     next_to_nothing = SgdConfig(learning_rate=1e-30, schedule=ScheduleConfig(warmup_steps=0))

@@ -10,11 +10,11 @@ import pytest
 import untrained
 from llmjax.convert.exporting import export
 from llmjax.convert.peft.reading import import_adapter
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model.checks import resolve
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, write_origin
@@ -90,7 +90,7 @@ def test_what_is_no_name_for_peft_is_not_written(base, tmp_path, caplog, source,
     write_origin(base, replace(HUB, source=source, format=form))
     run = adapted(tmp_path / "run", base, replace(HUB, source=source, format=form))
     assert named(run) is None
-    assert f"{source} is no name for PEFT" in caplog.text
+    assert f"PEFT cannot load {source}" in caplog.text
 
 
 def test_a_model_that_was_trained_here_has_no_name(tmp_path):

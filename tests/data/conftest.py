@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
+from llmjax.data.config import DataConfig
 from llmjax.data.text.corpus import Corpus, prepare
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig
 
 WORDS = ["the", "of", "model", "token", "batch", "mesh", "epoch", "héllo", "你好", "\t", "x=1"]
 

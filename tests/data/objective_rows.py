@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from llmjax.data.objectives.packing import Windows, windows
 from llmjax.data.objectives.vocabulary import Vocabulary
+from llmjax.data.objectives.windows import Windows, windows
 from llmjax.data.text.store import TokenStore
 
 PAD, BOS, EOS, MASK = 0, 1, 2, 3

@@ -18,10 +18,10 @@ from llmjax.errors import UserError
 
 CHILD = """
 import resource, sys
-from llmjax.data.config import JsonlSource, TextSource, ParquetSource
-from llmjax.data.sources import documents
-from llmjax.data.table_config import FileTable
-from llmjax.data.tables import read_tables
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tables.table import read_tables
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
 from llmjax.errors import UserError
 import pyarrow, pyarrow.parquet, zstandard
 form, path = sys.argv[1:]
@@ -30,11 +30,11 @@ try:
     if form == "table":
         print(len(read_tables([FileTable((path,))])))
     elif form == "jsonl":
-        print(sum(map(len, documents(JsonlSource((path,))))))
+        print(sum(map(len, JsonlSource((path,)).documents())))
     elif form == "parquet":
-        print(sum(map(len, documents(ParquetSource((path,))))))
+        print(sum(map(len, ParquetSource((path,)).documents())))
     else:
-        print(sum(map(len, documents(TextSource((path,), split=form)))))
+        print(sum(map(len, TextSource((path,), split=form).documents())))
 except UserError as error:
     print(error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

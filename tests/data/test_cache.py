@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TextSource
+from llmjax.data.config import DataConfig
 from llmjax.data.text import cache as cache_module
-from llmjax.data.text import fingerprint
-from llmjax.data.text.corpus import heldout_text, prepare
-from llmjax.data.text.files import Damaged
-from llmjax.data.text.fingerprint import identify
+from llmjax.data.text import source as source_module
+from llmjax.data.text.corpus import prepare, validation_text
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig
 from llmjax.errors import UserError
-from llmjax.storage.seals import sealed
+from llmjax.storage.cache_folders import Damaged
+from llmjax.storage.checksums import with_checksum
 
 from .conftest import write_documents
 
@@ -34,13 +35,14 @@ def config(lines, cache):
 def builds(monkeypatch):
     """Counts the caches that are built."""
     count = []
-    real = cache_module._build
+    real = cache_module.StoreWriter
 
-    def counting(*args):
-        count.append(args)
-        return real(*args)
+    def counting(folder, vocab_size):
+        if folder.name == "train":
+            count.append(folder)
+        return real(folder, vocab_size)
 
-    monkeypatch.setattr(cache_module, "_build", counting)
+    monkeypatch.setattr(cache_module, "StoreWriter", counting)
     return count
 
 
@@ -74,8 +76,8 @@ def test_all_that_tokens_depend_on_is_in_the_key(config, builds, lines):
     sentencepiece = SentencePieceConfig(300)
     changes = [
         config,
-        replace(config, heldout_fraction=0.1),
-        replace(config, heldout_max_bytes=500),
+        replace(config, validation_fraction=0.1),
+        replace(config, validation_max_bytes=500),
         replace(config, sources=(replace(lines, split="chunk", chunk_bytes=88),)),
         replace(config, sources=(replace(lines, split="chunk", chunk_bytes=99),)),
         replace(config, sources=(replace(lines, errors="replace"),)),
@@ -97,51 +99,53 @@ def test_the_order_of_files_counts(tmp_path, config, builds):
     assert len(builds) == 2
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(config, lines, monkeypatch):
-    real = cache_module.documents
+class Edited(TextSource):
+    """A file that grows while it is read."""
 
-    def edited(source, cache_dir=None):
-        with open(lines.paths[0], "a") as file:
+    def documents(self, cache_dir=None):
+        with open(self.paths[0], "a") as file:
             file.write("one more line\n")
-        return real(source, cache_dir)
+        return super().documents(cache_dir)
 
-    monkeypatch.setattr(cache_module, "documents", edited)
+
+def test_a_file_that_changes_while_it_is_read_is_refused(config, lines):
+    edited = replace(config, sources=(Edited(lines.paths, lines.split),))
     with pytest.raises(UserError, match="changed while it was read"):
-        prepare(config, BytesConfig())
+        prepare(edited, BytesConfig())
     folders = [path for path in Path(config.cache_dir, "tokens").iterdir() if path.is_dir()]
     assert folders == []
 
 
 def test_large_files_are_hashed_once(lines, cache, monkeypatch):
-    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
-    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
-    first = identify(lines, cache)
+    monkeypatch.setattr(source_module, "REMEMBERED", 10)
+    monkeypatch.setattr(source_module, "SETTLED_SECONDS", 0.0)
+    first = lines.identify(cache)
     note = next(Path(cache, "hashes").iterdir())
     remembered = json.loads(note.read_text())
-    note.write_text(json.dumps(sealed(remembered | {"hash": "f" + remembered["hash"]})))
-    assert identify(lines, cache).digest != first.digest, "what is remembered is used"
+    note.write_text(json.dumps(with_checksum(remembered | {"hash": "f" + remembered["hash"]})))
+    assert lines.identify(cache).digest != first.digest, "what is remembered is used"
     path, content = Path(lines.paths[0]), Path(lines.paths[0]).read_bytes()
     path.write_bytes(content)  # a new time of change
-    assert identify(lines, cache).digest == first.digest
+    assert lines.identify(cache).digest == first.digest
 
 
 def test_a_damaged_note_of_a_hash_is_not_used(lines, cache, monkeypatch):
-    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
-    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
-    first = identify(lines, cache)
+    monkeypatch.setattr(source_module, "REMEMBERED", 10)
+    monkeypatch.setattr(source_module, "SETTLED_SECONDS", 0.0)
+    first = lines.identify(cache)
     note = next(Path(cache, "hashes").iterdir())
     content = note.read_bytes()
     for at in range(len(content)):
         note.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        assert identify(lines, cache) == first
+        assert lines.identify(cache) == first
     note.write_bytes(b"[" * 10_000)
-    assert identify(lines, cache) == first
+    assert lines.identify(cache) == first
 
 
 def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
-    monkeypatch.setattr(fingerprint, "REMEMBERED", 10)
-    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 3600.0)
-    identify(lines, cache)
+    monkeypatch.setattr(source_module, "REMEMBERED", 10)
+    monkeypatch.setattr(source_module, "SETTLED_SECONDS", 3600.0)
+    lines.identify(cache)
     assert not Path(cache, "hashes").exists()
 
 
@@ -150,10 +154,10 @@ def everything(config):
     corpus = prepare(config, BytesConfig())[1]
     arrays = [
         getattr(store, name).tolist()
-        for store in (corpus.train[0], corpus.sources[0].heldout)
+        for store in (corpus.train[0], corpus.sources[0].validation)
         for name in ("tokens", "offsets", "byte_offsets", "hashes")
     ]
-    return arrays, corpus.sources[0].threshold, heldout_text(corpus)
+    return arrays, corpus.sources[0].threshold, validation_text(corpus)
 
 
 def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
@@ -162,7 +166,7 @@ def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
     file.write_bytes(file.read_bytes()[:-2])
     assert everything(config) == first
     assert "the cache is damaged: its files do not fit together" in caplog.text
-    assert "it is built again" in caplog.text
+    assert "it is rebuilt" in caplog.text
     (file.parents[1] / "description.json").unlink()
     assert everything(config) == first
     assert len(builds) == 3
@@ -190,7 +194,7 @@ def test_no_flipped_bit_is_used(tmp_path, builds):
             broken[at] ^= 1 << generator.randrange(8)
             file.write_bytes(broken)
             try:
-                cache_module._opened(place, "", np.dtype("<u2"))
+                cache_module.open_source(place, "", np.dtype("<u2"))
             except Damaged as error:
                 assert str(error.thing).startswith(str(place))  # noqa: PT017 (either is fine)
             else:  # a blank between words of the list of checksums
@@ -225,23 +229,24 @@ def test_a_damaged_tokenizer_of_the_cache_is_trained_again(config, caplog):
         file.write_bytes(content[:30] + bytes([content[30] ^ 2]) + content[31:])
     shutil.rmtree(Path(config.cache_dir, "tokens"))
     assert prepare(config, tokenizer)[0].fingerprint == first.fingerprint
-    assert caplog.text.count("it is built again") == 2
+    assert caplog.text.count("it is rebuilt") == 2
 
 
 PREPARE = """
 import sys, time
-from llmjax.data import cache
-from llmjax.data.config import BytesConfig, DataConfig, TextSource
-from llmjax.data.corpus import heldout_text, prepare
+from llmjax.data.config import DataConfig
+from llmjax.data.text.corpus import prepare
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import BytesConfig
 path, folder, pause = sys.argv[1:]
-real = cache._append
-def slow(*args):
-    real(*args)
-    print("under way", flush=True)
-    time.sleep(float(pause))
-cache._append = slow
-cache.BATCH_BYTES = 1000
-config = DataConfig((TextSource((path,), split="line"),), 2, 8, cache_dir=folder, workers=1)
+class Slow(TextSource):
+    def documents(self, cache_dir=None):
+        for number, text in enumerate(super().documents(cache_dir)):
+            if number % 20 == 10:
+                print("under way", flush=True)
+                time.sleep(float(pause))
+            yield text
+config = DataConfig((Slow((path,), split="line"),), 2, 8, cache_dir=folder, workers=1)
 print(prepare(config, BytesConfig())[1].num_tokens)
 """
 

@@ -2,8 +2,12 @@
 
 import pytest
 
-from llmjax.data.text.files import build_once, make_folder, write_file
 from llmjax.errors import UserError
+from llmjax.storage.cache_folders import (
+    build_once,
+    make_folder,
+    write_file,
+)
 
 
 def test_a_folder_appears_only_when_it_is_finished(tmp_path):

@@ -5,9 +5,7 @@ import types
 
 import pytest
 
-from llmjax.data.config import HubSource
-from llmjax.data.text.fingerprint import identify, pinned
-from llmjax.data.text.sources import documents
+from llmjax.data.text.hub import HubSource
 from llmjax.errors import UserError
 
 SOURCE = HubSource("owner/name", subset="sub", revision="0" * 40)
@@ -29,7 +27,7 @@ def hub(monkeypatch):
 
 
 def test_rows_are_streamed(hub):
-    assert list(documents(SOURCE)) == ["row 0", "row 1", "row 2"]
+    assert list(SOURCE.documents()) == ["row 0", "row 1", "row 2"]
     (args, options) = hub.calls[0]
     assert args == ("owner/name", "sub")
     assert options == {"split": "train", "revision": "0" * 40, "streaming": True}
@@ -38,7 +36,7 @@ def test_rows_are_streamed(hub):
 def test_a_wrong_column_names_the_right_ones(hub):
     hub.rows = [{"content": "x", "title": "y", "n": 1}]
     with pytest.raises(UserError, match=r"owner/name: has no text column 'text'.*content, title"):
-        list(documents(SOURCE))
+        list(SOURCE.documents())
 
 
 def test_errors_of_the_hub_are_the_users_to_mend(hub):
@@ -47,7 +45,7 @@ def test_errors_of_the_hub_are_the_users_to_mend(hub):
 
     hub.load_dataset = fail
     with pytest.raises(UserError, match="cannot be read from the hub: dataset 'owner/name'"):
-        list(documents(SOURCE))
+        list(SOURCE.documents())
 
 
 def test_errors_of_the_network_too(hub, monkeypatch):
@@ -60,7 +58,7 @@ def test_errors_of_the_network_too(hub, monkeypatch):
 
     hub.load_dataset = fail
     with pytest.raises(UserError, match="name resolution; check name, split, network"):
-        list(documents(SOURCE))
+        list(SOURCE.documents())
 
 
 def test_a_branch_is_pinned_to_its_commit(hub, monkeypatch):
@@ -69,19 +67,19 @@ def test_a_branch_is_pinned_to_its_commit(hub, monkeypatch):
         dataset_info=lambda name, revision: types.SimpleNamespace(sha=f"{name} at {revision}")
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", api)
-    assert pinned(HubSource("a/b", revision="dev")).revision == "a/b at dev"
-    assert pinned(SOURCE) == SOURCE
+    assert HubSource("a/b", revision="dev").pinned().revision == "a/b at dev"
+    assert SOURCE.pinned() == SOURCE
 
 
 def test_identity_is_the_commit(hub):
-    first = identify(SOURCE).digest
-    assert first == identify(SOURCE).digest
-    assert first != identify(HubSource("owner/name", subset="sub", revision="1" * 40)).digest
-    assert first != identify(HubSource("owner/name", revision="0" * 40)).digest
+    first = SOURCE.identify().digest
+    assert first == SOURCE.identify().digest
+    assert first != HubSource("owner/name", subset="sub", revision="1" * 40).identify().digest
+    assert first != HubSource("owner/name", revision="0" * 40).identify().digest
 
 
 def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for use in (lambda: list(documents(SOURCE)), lambda: identify(SOURCE)):
+    for use in (lambda: list(SOURCE.documents()), lambda: SOURCE.identify()):
         with pytest.raises(UserError, match=r"pip install 'llmjax\[hub\]'"):
             use()

@@ -6,11 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, MASK, cut, keys, vocabulary
-from llmjax.data.config import BytesConfig
-from llmjax.data.objectives.config import MaskedConfig
-from llmjax.data.objectives.masking import Masked
+from llmjax.data.objectives.masked import Masked, MaskedConfig
 from llmjax.data.objectives.vocabulary import as_read, vocabulary_of, words_of
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer
+from llmjax.data.tokenizers.config import BytesConfig
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
@@ -79,7 +77,7 @@ def test_single_tokens_do_split_words():
 
 
 def test_words_of_real_text():
-    tokenizer = existing_tokenizer(BytesConfig())
+    tokenizer = BytesConfig().open()
     assert tokenizer is not None
     text = "Don't x_1 = 你好é!"
     tokens = np.array([[tokenizer.bos_id, *tokenizer.encode(text)]])

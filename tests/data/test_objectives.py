@@ -7,26 +7,19 @@ import pytest
 
 from data.objective_rows import BOS, PAD, cut, keys, vocabulary
 from data.test_loader import equal, take
-from llmjax.data.config import BytesConfig, SentencePieceConfig
 from llmjax.data.loader import batch_at, read_rows
-from llmjax.data.objectives.config import (
-    CausalConfig,
-    MaskedConfig,
-    MixtureConfig,
-    PrefixConfig,
-    SpanConfig,
-    control_pieces,
-    objective_problems,
-)
-from llmjax.data.objectives.objective import Causal, Continuation, Masked, Mixture, Prefix, Spans
-from llmjax.data.objectives.objective import make_objective as make
+from llmjax.data.objectives.causal import Causal, CausalConfig, Prefix
+from llmjax.data.objectives.masked import Masked, MaskedConfig
+from llmjax.data.objectives.mixture import Mixture, MixtureConfig
+from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig, Spans
+from llmjax.data.objectives.vocabulary import make_objective as make
 from llmjax.data.order import RowOrder, rows_per_epoch
 from llmjax.data.text.corpus import prepare
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 
-BYTES = existing_tokenizer(BytesConfig())
+BYTES = BytesConfig().open()
 CAUSAL = Causal(BOS, PAD)
 MASKED = make(MaskedConfig(), BYTES, encodes=False)
 OBJECTIVES = {
@@ -36,7 +29,7 @@ OBJECTIVES = {
     "span": Spans(SpanConfig(), vocabulary()),
     "cut": make(PrefixConfig(), BYTES, encodes=True),
 }
-OBJECTIVES["mixture"] = Mixture([OBJECTIVES["span"], OBJECTIVES["cut"]], [1.0, 2.0], PAD)
+OBJECTIVES["mixture"] = Mixture([OBJECTIVES["span"], OBJECTIVES["cut"]], [1.0, 2.0])
 
 
 @pytest.fixture(params=OBJECTIVES)
@@ -95,7 +88,7 @@ def test_every_epoch_and_every_seed_draws_afresh(small):
 def test_a_mixture_gives_each_row_what_its_part_gives_it():
     windows, names = cut([30] * 40, 300, 40), keys(300)
     parts = [Masked(MaskedConfig(share=share), vocabulary()) for share in (0.1, 0.5)]
-    mixture = Mixture(parts, [3.0, 1.0], PAD)
+    mixture = Mixture(parts, [3.0, 1.0])
     chosen = mixture.choose(names)
     assert chosen.mean() == pytest.approx(0.25, abs=0.08)
     batch = mixture.batch(windows, names)
@@ -107,8 +100,8 @@ def test_a_mixture_gives_each_row_what_its_part_gives_it():
 
 def test_a_mixture_pads_to_its_longest_part():
     windows, names = cut([30] * 40, 50, 128), keys(50)
-    mixture = Mixture([Spans(SpanConfig(), vocabulary()), Continuation(vocabulary())], [1, 1], PAD)
-    assert mixture.lengths(128) == (128, 128)
+    mixture = Mixture([Spans(SpanConfig(), vocabulary()), Continuation(vocabulary())], [1, 1])
+    assert {array.shape for array in mixture.spec(50, 128).values()} == {(50, 128)}
     batch = mixture.batch(windows, names)
     assert {values.shape for values in batch.values()} == {(50, 128)}
     assert (batch["targets"][batch["segments"] == 0] == PAD).all()
@@ -133,11 +126,11 @@ def test_a_tokenizer_trained_for_an_objective_has_its_pieces(lines, small, tmp_p
     _, config = small
     config = replace(config, cache_dir=str(tmp_path / "cache"), sources=(lines,))
     objective = MixtureConfig((MaskedConfig(), SpanConfig(sentinels=5)))
-    pieces = control_pieces(objective)
+    pieces = objective.control_pieces
     size = SentencePieceConfig(vocab_size=310)
     plain, _ = prepare(config, size)
     assert plain.mask_id is None
-    tokenizer, _ = prepare(config, size, tmp_path / "tokenizer", pieces=pieces)
+    tokenizer, _ = prepare(config, size, tmp_path / "tokenizer", special_tokens=pieces)
     assert tokenizer.vocab_size == plain.vocab_size == 310
     assert tokenizer.special_tokens["<mask>"] == tokenizer.mask_id
     assert load_tokenizer(tmp_path / "tokenizer").mask_id == tokenizer.mask_id
@@ -164,15 +157,15 @@ def test_bytes_have_a_mask_and_no_sentinels():
 @pytest.mark.parametrize(
     ("objective", "layers", "problem"),
     [
-        (CausalConfig(), (2, 0), "causal wants a decoder, the model is an encoder"),
-        (CausalConfig(), (2, 2), "which learns by span or prefix"),
-        (MaskedConfig(), (0, 2), "masked wants an encoder, the model is a decoder"),
-        (SpanConfig(), (0, 2), "span wants an encoder-decoder, the model is a decoder"),
-        (PrefixConfig(), (2, 0), "prefix wants an encoder-decoder or decoder"),
-        (MixtureConfig((SpanConfig(), CausalConfig())), (2, 2), "objective.parts.1: causal wants"),
+        (CausalConfig(), (2, 0), "causal needs a decoder, the model is an encoder"),
+        (CausalConfig(), (2, 2), "which trains by span or prefix"),
+        (MaskedConfig(), (0, 2), "masked needs an encoder, the model is a decoder"),
+        (SpanConfig(), (0, 2), "span needs an encoder-decoder, the model is a decoder"),
+        (PrefixConfig(), (2, 0), "prefix needs an encoder-decoder or decoder"),
+        (MixtureConfig((SpanConfig(), CausalConfig())), (2, 2), "objective.parts.1: causal needs"),
         (MixtureConfig(()), (2, 2), "objective.parts: give at least one"),
         (MaskedConfig(share=0.0), (2, 0), "objective.share: 0.0"),
-        (MaskedConfig(masked=0.8, random=0.3), (2, 0), "objective.masked: 0.8, and random 0.3"),
+        (MaskedConfig(masked=0.8, random=0.3), (2, 0), "objective.masked: 0.8 and random 0.3"),
         (MaskedConfig(weight=0.0), (2, 0), "objective.weight: 0.0"),
         (SpanConfig(density=1.0), (2, 2), "objective.density: 1.0"),
         (SpanConfig(mean_length=0.5), (2, 2), "objective.mean_length: 0.5"),
@@ -180,7 +173,7 @@ def test_bytes_have_a_mask_and_no_sentinels():
     ],
 )
 def test_what_does_not_suit_is_named(objective, layers, problem):
-    (found,) = objective_problems(objective, *layers)
+    (found,) = objective.problems(*layers)
     assert problem in found
 
 
@@ -191,7 +184,7 @@ def test_what_suits_passes():
         (MaskedConfig(), (2, 0)),
         (MixtureConfig(), (2, 2)),
     ]:
-        assert not list(objective_problems(objective, *layers))
+        assert not list(objective.problems(*layers))
 
 
 def test_causal_is_what_a_loader_takes_without_an_objective(small):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from llmjax.data.config import SentencePieceConfig
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and the cat and the hat.",

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmjax.data.config import BytesConfig
 from llmjax.data.order import RowOrder, rows_per_epoch, steps_per_epoch
 from llmjax.data.text.corpus import prepare
+from llmjax.data.tokenizers.config import BytesConfig
 
 
 def covered(order, rows, total, source=0):

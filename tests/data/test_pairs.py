@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, PAD, SENTINELS, cut, keys, vocabulary
-from llmjax.data.objectives.config import SpanConfig
-from llmjax.data.objectives.pairs import Continuation, Spans
+from llmjax.data.objectives.pairs import Continuation, SpanConfig, Spans
 from llmjax.data.objectives.vocabulary import as_read
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -38,11 +37,11 @@ def rebuilt(source: list[int], target: list[int]) -> list[int]:
     return text
 
 
-def check_layout(batch, lengths):
-    decoder, encoder = lengths
-    for name, values in batch.items():
-        assert values.shape[1] == (encoder if name.startswith("encoder_") else decoder), name
-        assert values.dtype == (np.float32 if name == "weights" else np.int32)
+def check_layout(batch, objective, length):
+    spec = objective.spec(len(batch["targets"]), length)
+    assert {name: (array.shape, array.dtype) for name, array in spec.items()} == {
+        name: (values.shape, values.dtype) for name, values in batch.items()
+    }
     np.testing.assert_array_equal(batch["weights"], batch["segments"] > 0)
     for row, owners in enumerate(batch["segments"]):
         for segment in set(owners[owners > 0].tolist()):
@@ -60,7 +59,7 @@ def test_the_text_can_be_rebuilt_from_inputs_and_targets(sizes, leads, length, d
     windows = cut(sizes, 3, length)
     config = SpanConfig(density, mean, sentinels=8)
     batch = spans(windows, config, leads)
-    check_layout(batch, Spans(config, vocabulary()).lengths(length))
+    check_layout(batch, Spans(config, vocabulary()), length)
     read = as_read(windows, vocabulary(leads))
     for row, segments in enumerate(windows.segments):
         for segment in set(segments[segments > 0].tolist()):
@@ -92,7 +91,7 @@ def test_a_document_is_cut_in_two(sizes, leads, length):
     windows = cut(sizes, 3, length)
     made = Continuation(vocabulary(leads))
     batch = made.batch(windows, keys(3))
-    check_layout(batch, made.lengths(length))
+    check_layout(batch, made, length)
     for row, segments in enumerate(windows.segments):
         for segment in set(segments[segments > 0].tolist()):
             here = segments == segment

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.published import LLAMA, llama, sentencepiece_model, write, xlm_roberta
-from llmjax.data.tokenizers.importing import import_tokenizer
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 
 TEXTS = ["the cat", " the", "  a", "a", "<s>the </s> cat", "", "Größe über", "a\n b"]
 KINDS = ("llama", "mistral")

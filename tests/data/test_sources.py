@@ -11,11 +11,11 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from llmjax.data.config import EmbeddedSource, JsonlSource, ParquetSource, TextSource
 from llmjax.data.text import reading
-from llmjax.data.text.fingerprint import identify
+from llmjax.data.text.parquet import ParquetSource
 from llmjax.data.text.reading import read_whole
-from llmjax.data.text.sources import documents
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.text.tfds import EmbeddedSource
 from llmjax.errors import UserError
 
 
@@ -23,9 +23,9 @@ def test_a_file_a_line_or_a_run_of_paragraphs_is_a_document(tmp_path):
     text = "".join(f"Paragraph {i}.\nIts second line.\n\n" for i in range(100))
     (tmp_path / "a.txt").write_text(text)
     path = (str(tmp_path / "a.txt"),)
-    assert list(documents(TextSource(path, split="file"))) == [text]
-    assert list(documents(TextSource(path, split="line"))) == [x for x in text.split("\n") if x]
-    chunks = list(documents(TextSource(path, chunk_bytes=200)))
+    assert list(TextSource(path, split="file").documents()) == [text]
+    assert list(TextSource(path, split="line").documents()) == [x for x in text.split("\n") if x]
+    chunks = list(TextSource(path, chunk_bytes=200).documents())
     assert len(chunks) > 10
     assert "".join(chunks) == text
 
@@ -33,9 +33,9 @@ def test_a_file_a_line_or_a_run_of_paragraphs_is_a_document(tmp_path):
 def test_several_files_come_in_order(tmp_path):
     for name in "bca":
         (tmp_path / f"{name}.txt").write_text(name)
-    assert list(documents(TextSource((f"{tmp_path}/*.txt",)))) == ["a", "b", "c"]
+    assert list(TextSource((f"{tmp_path}/*.txt",)).documents()) == ["a", "b", "c"]
     explicit = tuple(str(tmp_path / f"{name}.txt") for name in "cab")
-    assert list(documents(TextSource(explicit))) == ["c", "a", "b"]
+    assert list(TextSource(explicit).documents()) == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize("split", ["chunk", "file", "line"])
@@ -43,8 +43,8 @@ def test_invalid_utf8_is_refused_by_file_and_offset(tmp_path, split):
     path = tmp_path / "bad.txt"
     path.write_bytes("naïve\n".encode() * 1000 + b"ab\xffcd\n" + b"more\n")
     with pytest.raises(UserError, match=r"bad\.txt: is not UTF-8: byte 0xff at offset 7002"):
-        list(documents(TextSource((str(path),), split=split)))
-    replaced = "".join(documents(TextSource((str(path),), split=split, errors="replace")))
+        list(TextSource((str(path),), split=split).documents())
+    replaced = "".join(TextSource((str(path),), split=split, errors="replace").documents())
     assert "ab\ufffdcd" in replaced
 
 
@@ -60,8 +60,8 @@ def test_jsonl_plain_and_compressed(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content))
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(content))
     expected = [record["text"] for record in records]
-    assert list(documents(source)) == expected
-    assert list(documents(JsonlSource((f"{tmp_path}/*.jsonl.*",)))) == expected * 2
+    assert list(source.documents()) == expected
+    assert list(JsonlSource((f"{tmp_path}/*.jsonl.*",)).documents()) == expected * 2
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,16 @@ def test_jsonl_plain_and_compressed(tmp_path):
 def test_bad_lines_are_refused_by_number(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(UserError, match=r"a\.jsonl" + message):
-        list(documents(JsonlSource((str(tmp_path / "a.jsonl"),))))
+        list(JsonlSource((str(tmp_path / "a.jsonl"),)).documents())
 
 
 def test_replacing_broken_text_in_jsonl(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\\ud800b"}\n{"text": "a\xffb"}\n')
     source = JsonlSource((str(tmp_path / "a.jsonl"),), errors="replace")
-    assert list(documents(source)) == ["a\ufffdb", "a\ufffdb"]
+    assert list(source.documents()) == ["a\ufffdb", "a\ufffdb"]
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "a\xffb"}\n')
     with pytest.raises(UserError, match="0xff at offset 28"):
-        list(documents(JsonlSource(source.paths)))
+        list(JsonlSource(source.paths).documents())
 
 
 def write_parquet(path, **columns) -> ParquetSource:
@@ -97,27 +97,27 @@ def write_parquet(path, **columns) -> ParquetSource:
 def test_parquet_by_row_groups_with_nulls(tmp_path):
     texts = [f"document {i}" for i in range(50)]
     source = write_parquet(tmp_path / "a.parquet", text=[*texts, None, ""], n=list(range(52)))
-    found = documents(source)
+    found = source.documents()
     assert isinstance(found, Iterator)
     assert list(found) == texts
     encoded = pyarrow.array(texts).dictionary_encode()
-    assert list(documents(write_parquet(tmp_path / "c.parquet", text=encoded))) == texts
+    assert list(write_parquet(tmp_path / "c.parquet", text=encoded).documents()) == texts
     content = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(content))
-    assert list(documents(ParquetSource((str(tmp_path / "b.parquet.gz"),)))) == texts
+    assert list(ParquetSource((str(tmp_path / "b.parquet.gz"),)).documents()) == texts
 
 
 def test_bad_parquet(tmp_path):
     source = write_parquet(tmp_path / "a.parquet", body=["x"], n=[1])
     with pytest.raises(UserError, match=r"a\.parquet: has no column 'text'; .*: body, n"):
-        list(documents(source))
+        list(source.documents())
     with pytest.raises(UserError, match="is of type int64, not string"):
-        list(documents(ParquetSource(source.paths, column="n")))
+        list(ParquetSource(source.paths, column="n").documents())
     content = (tmp_path / "a.parquet").read_bytes()
     for broken in (content[: len(content) // 2], b"no parquet", b""):
         (tmp_path / "a.parquet").write_bytes(broken)
-        with pytest.raises(UserError, match="is no sound Parquet file"):
-            list(documents(source))
+        with pytest.raises(UserError, match="is not a valid Parquet file"):
+            list(source.documents())
 
 
 @pytest.mark.parametrize("split", ["chunk", "file", "line"])
@@ -126,18 +126,18 @@ def test_a_byte_order_mark_is_no_text(tmp_path, split, squeeze):
     path = tmp_path / ("a.txt" if squeeze is bytes else "a.txt.gz")
     path.write_bytes(squeeze(b"\xef\xbb\xbffirst \xef\xbb\xbf inside"))
     source = TextSource((str(path),), split=split)
-    assert list(documents(source)) == ["first \ufeff inside"]
+    assert list(source.documents()) == ["first \ufeff inside"]
     path.write_bytes(squeeze(b"\xef\xbb\xbfab\xff"))
     with pytest.raises(UserError, match="0xff at offset 5"):
-        list(documents(source))
+        list(source.documents())
     path.write_bytes(squeeze(b"\xef\xbb\xbf"))
-    assert list(documents(source)) == []
+    assert list(source.documents()) == []
 
 
 def test_a_byte_order_mark_before_json(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n{"text": "b"}')
-    assert list(documents(JsonlSource((str(path),)))) == ["a", "b"]
+    assert list(JsonlSource((str(path),)).documents()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("errors", ["strict", "replace"])
@@ -161,7 +161,7 @@ def test_other_encodings_are_named(tmp_path, errors, encoding, message):
         JsonlSource((str(path),), errors=errors),
     ):
         with pytest.raises(UserError, match=r"a\.txt: " + message):
-            list(documents(source))
+            list(source.documents())
 
 
 def test_names_that_are_not_utf_8(tmp_path):
@@ -170,8 +170,8 @@ def test_names_that_are_not_utf_8(tmp_path):
         file.write(b"text")
     name = os.fsdecode(folder + b"/caf\xe9.txt")
     for paths in ((name,), (f"{tmp_path}/*.txt",)):
-        assert list(documents(TextSource(paths))) == ["text"]
-        assert identify(TextSource(paths), str(tmp_path / "cache")).num_bytes == 4
+        assert list(TextSource(paths).documents()) == ["text"]
+        assert TextSource(paths).identify(str(tmp_path / "cache")).num_bytes == 4
 
 
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
@@ -184,7 +184,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
     ]:
         for source in (TextSource((str(name),)), ParquetSource((str(name),))):
             with pytest.raises(UserError, match=message):
-                list(documents(source))
+                list(source.documents())
 
 
 def test_a_document_that_is_too_large(tmp_path, monkeypatch):
@@ -193,12 +193,14 @@ def test_a_document_that_is_too_large(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("short\n" + "x" * 100 + "\n" + "y" * 101)
     source = TextSource((str(path),), split="line")
-    found = documents(source)
+    found = source.documents()
     assert (next(found), next(found)) == ("short", "x" * 100)
     with pytest.raises(UserError, match=r"a\.txt line 3: is longer than 100 bytes; break it up"):
         next(found)
-    assert "".join(documents(replace(source, split="chunk"))) == path.read_text()
-    with pytest.raises(UserError, match=r"a\.txt: is larger than 100 bytes, and it is read as"):
+    assert "".join(replace(source, split="chunk").documents()) == path.read_text()
+    with pytest.raises(
+        UserError, match=r"a\.txt: is larger than 100 bytes, and it is read into memory"
+    ):
         read_whole(path, 100)
 
 
@@ -211,7 +213,7 @@ def test_deep_and_ambiguous_json(tmp_path):
     ]:
         path.write_text(line)
         with pytest.raises(UserError, match=message):
-            list(documents(JsonlSource((str(path),))))
+            list(JsonlSource((str(path),)).documents())
 
 
 def test_parquet_with_two_columns_of_one_name(tmp_path):
@@ -219,7 +221,7 @@ def test_parquet_with_two_columns_of_one_name(tmp_path):
     table = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], schema=schema)
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet: has two columns 'text'"):
-        list(documents(ParquetSource((str(tmp_path / "a.parquet"),))))
+        list(ParquetSource((str(tmp_path / "a.parquet"),)).documents())
 
 
 def test_large_files_stream(tmp_path):
@@ -234,7 +236,7 @@ def test_large_files_stream(tmp_path):
         TextSource((str(tmp_path / "big.txt"),), split="line"),
     ):
         tracemalloc.start()
-        next(documents(source))
+        next(source.documents())
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 16 << 20
@@ -243,9 +245,9 @@ def test_large_files_stream(tmp_path):
 def test_the_embedded_corpus(tmp_path_factory):
     """Prepared by TFDS as ArrayRecord, without TensorFlow; the same every time."""
     cache = str(tmp_path_factory.mktemp("embedded"))
-    found = list(documents(EmbeddedSource(), cache))
+    found = list(EmbeddedSource().documents(cache))
     size = sum(len(text.encode()) for text in found)
     assert 1.5e6 < size < 4e6
     assert len(found) > 300
     assert any('The "assert" statement' in text for text in found)
-    assert list(documents(EmbeddedSource(), cache)) == found
+    assert list(EmbeddedSource().documents(cache)) == found

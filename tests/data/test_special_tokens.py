@@ -6,9 +6,8 @@ import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from llmjax.data.config import HuggingFaceTokenizerConfig
-from llmjax.data.tokenizers.importing import import_tokenizer
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, load_tokenizer
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
 
 TEXT = "a<x> b <y>  c<in>d <z> <mask> <img> e"
@@ -143,7 +142,7 @@ def test_named_tokens_are_tokens(tmp_path, name):
     assert ours.decode(ours.encode("a b")) == "a b"
     ours.save(tmp_path / "run")
     assert load_tokenizer(tmp_path / "run").encode_marked(TEXT) == ids
-    trained_from = existing_tokenizer(HuggingFaceTokenizerConfig(str(path)))
+    trained_from = HuggingFaceTokenizerConfig(str(path)).open()
     assert trained_from.encode_marked(TEXT) == ids
 
 

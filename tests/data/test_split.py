@@ -1,11 +1,16 @@
-"""Held out is a matter of content alone."""
+"""What is for validation is a matter of content alone."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmjax.data.text.split import HASHES, HashSample, Seen, document_hash
+from llmjax.data.text.cache import Seen
+from llmjax.data.text.split import (
+    HASHES,
+    HashSample,
+    document_hash,
+)
 
 TEXTS = st.lists(st.binary(min_size=1, max_size=30), unique=True, max_size=60)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from llmjax.data.tables import table as tables
-from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
+from llmjax.data.tables.files import FileTable, LinesTable
 from llmjax.data.tables.table import (
     Row,
     list_at,
@@ -27,7 +27,8 @@ from llmjax.data.tables.table import (
     split_rows,
     text_at,
 )
-from llmjax.data.text import parquet_files
+from llmjax.data.tables.tfds import TfdsTable
+from llmjax.data.text import parquet as parquet_source
 from llmjax.errors import UserError
 
 SQUAD = {
@@ -139,7 +140,9 @@ def test_squad(table):
     assert second.values["answers"] == {"text": [], "answer_start": []}
     assert second.place.endswith("question q2")
     broken = json.dumps(SQUAD).replace('"question": "Wann?", ', "")
-    with pytest.raises(UserError, match=r"article 1 paragraph 1: is not of SQuAD's form: .*quest"):
+    with pytest.raises(
+        UserError, match=r"article 1 paragraph 1: is not in SQuAD's format: .*quest"
+    ):
         values(table("b.json", broken))
 
 
@@ -150,7 +153,7 @@ def test_parquet(tmp_path):
     assert values(table) == rows
     data = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(data[:-100])
-    with pytest.raises(UserError, match=r"a\.parquet: is no sound Parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: is not a valid Parquet file"):
         values(table)
 
 
@@ -173,7 +176,7 @@ def test_parquet_with_two_columns_of_one_name(tmp_path):
 
 
 def test_parquet_with_too_much_in_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_files, "LARGEST_DOCUMENT", 1000)
+    monkeypatch.setattr(parquet_source, "LARGEST_DOCUMENT", 1000)
     texts = ["a" * 900, *("b" * (i % 9) for i in range(500)), "c" * 900]
     table = write_parquet(tmp_path / "a.parquet", ["text"], pyarrow.array(texts))
     assert [row["text"] for row in values(table)] == texts, "in smaller batches"
@@ -181,7 +184,7 @@ def test_parquet_with_too_much_in_it(tmp_path, monkeypatch):
     table = write_parquet(tmp_path / "b.parquet", ["text"], pyarrow.array(texts))
     with pytest.raises(UserError, match=r"b\.parquet row 301: has 1005 bytes, and a row may have"):
         values(table)
-    monkeypatch.setattr(parquet_files, "MAX_COLUMNS", 2)
+    monkeypatch.setattr(parquet_source, "MAX_COLUMNS", 2)
     table = write_parquet(tmp_path / "c.parquet", "abc", *[pyarrow.array([1])] * 3)
     with pytest.raises(UserError, match=r"c\.parquet: has 3 columns, and at most 2 are read"):
         values(table)
@@ -192,7 +195,7 @@ def test_more_rows_than_are_held_in_memory(table, monkeypatch):
     assert len(read_tables([table("a.csv", "a\n1\n2\n3\n")])) == 3
     with pytest.raises(UserError, match=r"a\.csv line 2: there are more than 3 rows"):
         read_tables([table("a.csv", "a\n1\n2\n3\n")] * 2)
-    monkeypatch.setattr(tables, "MOST_TEXT", 5)
+    monkeypatch.setattr(tables, "MAX_TEXT", 5)
     with pytest.raises(UserError, match=r"a\.jsonl line 2: there are more than .* 5 characters"):
         read_tables([table("a.jsonl", '{"a": "abc"}\n{"a": ["d", {"b": "ef"}]}\n')])
 
@@ -271,8 +274,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.dat", "x", r"a\.dat: ends in '\.dat', which is no known form; use \.csv"),
-        ("a", "x", r"a: has no ending, which is no known form"),
+        ("a.dat", "x", r"a\.dat: ends in '\.dat', which is no known format; use \.csv"),
+        ("a", "x", r"a: has no ending, which is no known format"),
         ("a.csv", "", r"a\.csv: is empty; it should begin with a line of column names"),
         ("a.csv", "text,label\n", r"a\.csv: holds no rows"),
         ("a.jsonl", "\n", r"a\.jsonl: holds no rows"),
@@ -290,7 +293,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
         ("a.jsonl", "[1]\n", r"a\.jsonl line 1: is not a JSON object"),
         ("a.json", "[1", r"a\.json: is not JSON: .*; fix it"),
         ("a.json", "[{}, 1]", r"a\.json entry 2: is not a JSON object"),
-        ("a.json", '{"a": 1}', r"a\.json: is neither a list of objects nor of SQuAD's form"),
+        ("a.json", '{"a": 1}', r"a\.json: is neither a list of objects nor in SQuAD's format"),
         ("a.json", b'["\xff"]', r"a\.json: is not UTF-8: invalid start byte at 2"),
         ("a.csv", b"a\nb\nc\xffd\n", r"a\.csv line 3: is not UTF-8: byte 0xff at byte 2"),
         ("a.csv", "a;b\n1;2\n3\n", r"a\.csv line 3: has 1 fields, not .*; fix the semicolons"),
@@ -327,7 +330,7 @@ def test_globs_and_constants(table, tmp_path):
     both = FileTable((str(tmp_path / "*.csv"),), constants=(("label", "x"),))
     assert values(both) == [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]
     assert read_tables([both, both]) == [*read_table(both), *read_table(both)]
-    with pytest.raises(UserError, match="has a column 'text' of its own"):
+    with pytest.raises(UserError, match="already has a column 'text'"):
         values(FileTable((str(tmp_path / "*.csv"),), constants=(("text", "x"),)))
 
 
@@ -434,7 +437,7 @@ def test_values():
         (text_at, "none", "a.csv line 2, column 'none': is missing, not text"),
         (text_at, "empty", "a.csv line 2, column 'empty': is empty"),
         (text_at, "list", "is a list, not text"),
-        (number_at, "text", "column 'text': is 'a', not a number; mend"),
+        (number_at, "text", "column 'text': is 'a', not a number; fix"),
         (number_at, "list", "is a list, not a number"),
         (list_at, "none", "is missing, not a list"),
     ],

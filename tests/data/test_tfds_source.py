@@ -8,9 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from llmjax.data.config import TfdsSource
-from llmjax.data.text.fingerprint import identify
-from llmjax.data.text.sources import documents
+from llmjax.data.text.tfds import TfdsSource
 from llmjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -74,34 +72,34 @@ def data_dir(request):
 
 def test_documents_in_order(data_dir):
     source = TfdsSource("toy_texts", data_dir=data_dir)
-    assert list(documents(source)) == [f"text {i} é" for i in range(20)]
+    assert list(source.documents()) == [f"text {i} é" for i in range(20)]
     assert "tensorflow" not in sys.modules
 
 
 def test_what_is_not_prepared_yet_is_prepared_as_array_record(tmp_path, capsys):
     source = TfdsSource("toy_texts", "test", data_dir=str(tmp_path))
-    assert list(documents(source)) == ["text 0 é", "text 1 é", "text 2 é"]
+    assert list(source.documents()) == ["text 0 é", "text 1 é", "text 2 é"]
     assert list(tmp_path.rglob("*test.array_record*"))
     assert capsys.readouterr().out == "", "stdout is for results"
 
 
 def test_slices_and_nested_fields(data_dir):
     source = TfdsSource("toy_texts:1.0.0", "train[5:8]", "translation/de", data_dir)
-    assert list(documents(source)) == ["drei 5", "drei 6", "drei 7"]
-    assert len(list(documents(TfdsSource("toy_texts", "test", data_dir=data_dir)))) == 3
+    assert list(source.documents()) == ["drei 5", "drei 6", "drei 7"]
+    assert len(list(TfdsSource("toy_texts", "test", data_dir=data_dir).documents())) == 3
 
 
 def test_wrong_fields_and_splits(data_dir):
     for field in ("body", "number", "translation"):
         with pytest.raises(UserError, match="set field to one of: text, translation/en"):
-            list(documents(TfdsSource("toy_texts", "train", field, data_dir)))
+            list(TfdsSource("toy_texts", "train", field, data_dir).documents())
     with pytest.raises(UserError, match=r"'dev'.* does not exist; its splits: .*test"):
-        list(documents(TfdsSource("toy_texts", "dev", data_dir=data_dir)))
+        list(TfdsSource("toy_texts", "dev", data_dir=data_dir).documents())
 
 
 def test_unknown_names_suggest_the_nearest(tmp_path, capsys):
     with pytest.raises(UserError, match=r"'tiny_shakespear'.*did you mean tiny_shakespeare"):
-        list(documents(TfdsSource("tiny_shakespear", data_dir=str(tmp_path))))
+        list(TfdsSource("tiny_shakespear", data_dir=str(tmp_path)).documents())
     assert capsys.readouterr().out == ""
 
 
@@ -110,12 +108,12 @@ def test_a_truncated_tfrecord_is_refused(tfrecord, tmp_path):
     file = next(tmp_path.rglob("*train.tfrecord*"))
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"train\.tfrecord.* is damaged"):
-        list(documents(TfdsSource("toy_texts", data_dir=str(tmp_path))))
+        list(TfdsSource("toy_texts", data_dir=str(tmp_path)).documents())
 
 
 def test_identity_follows_the_files(tmp_path):
     def digest(name="toy_texts", **fields):
-        return identify(TfdsSource(name, data_dir=str(tmp_path), **fields)).digest
+        return TfdsSource(name, data_dir=str(tmp_path), **fields).identify().digest
 
     ToyTexts(data_dir=tmp_path).download_and_prepare(file_format="array_record")
     first = digest()

@@ -11,20 +11,23 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from llmjax.data.config import BytesConfig, HuggingFaceTokenizerConfig, SentencePieceConfig
 from llmjax.data.tokenizers import sentencepiece as sentencepiece_tokenizer
-from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
-from llmjax.data.tokenizers.tokenizer import (
-    DESCRIPTION,
-    FILES,
-    BytesTokenizer,
-    TextDecoder,
-    existing_tokenizer,
-    keep_chat_template,
+from llmjax.data.tokenizers.config import (
+    BytesConfig,
+    HuggingFaceTokenizerConfig,
+    SentencePieceConfig,
     load_tokenizer,
 )
+from llmjax.data.tokenizers.folder import (
+    DESCRIPTION,
+    FILES,
+    keep_chat_template,
+)
+from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
+from llmjax.data.tokenizers.table import BytesTokenizer
+from llmjax.data.tokenizers.tokenizer import TextDecoder
 from llmjax.errors import UserError
-from llmjax.storage.seals import SEAL
+from llmjax.storage.checksums import CHECKSUM, with_checksum
 
 TEXTS = [
     "def f(x):\n    return x + 1\n\n\n\tThe cat  sat on the mat, 1234 times.\r\n",
@@ -63,7 +66,7 @@ def tokenizers_by_kind(tmp_path_factory):
     for kind in ("bpe", "unigram"):
         config = SentencePieceConfig(322, kind, character_coverage=1.0)
         found[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
-    found["byte_level"] = existing_tokenizer(byte_level(tmp_path_factory.mktemp("hf")))
+    found["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
     return found
 
 
@@ -158,17 +161,18 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     with pytest.raises(UserError, match=r"files were changed: sentencepiece\.model"):
         load_tokenizer(tmp_path)
     description = json.loads((tmp_path / DESCRIPTION).read_text())
-    older = {key: value for key, value in description.items() if key not in (SEAL, FILES)}
+    older = {key: value for key, value in description.items() if key not in (CHECKSUM, FILES)}
     (tmp_path / DESCRIPTION).write_text(json.dumps(older))
     with pytest.raises(UserError, match="is not a SentencePiece model"):
         load_tokenizer(tmp_path)
     (tmp_path / "sentencepiece.model").write_bytes(model)
     with pytest.raises(UserError, match="files were changed"):
         load_tokenizer(tmp_path)
+    intact = json.loads((tmp_path / "other" / DESCRIPTION).read_text())
     for change, message in [({"format": 99}, "format 99"), ({"kind": "x"}, "unknown kind 'x'")]:
-        (tmp_path / DESCRIPTION).write_text(json.dumps(description | change))
+        (tmp_path / "other" / DESCRIPTION).write_text(json.dumps(with_checksum(intact | change)))
         with pytest.raises(UserError, match=message):
-            load_tokenizer(tmp_path)
+            load_tokenizer(tmp_path / "other")
     (tmp_path / DESCRIPTION).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         load_tokenizer(tmp_path)
@@ -253,7 +257,7 @@ def existing_model(tmp_path, **options) -> SentencePieceConfig:
 
 def test_an_existing_model_encodes_as_it_does_by_itself(tmp_path):
     config = existing_model(tmp_path)
-    tokenizer = existing_tokenizer(config)
+    tokenizer = config.open()
     reference = sentencepiece.SentencePieceProcessor(config.path)
     for text in ("the cat sat", " the cat", "judge my vow."):
         assert tokenizer.encode(text) == reference.encode(text)
@@ -262,43 +266,43 @@ def test_an_existing_model_encodes_as_it_does_by_itself(tmp_path):
 
 
 def test_a_model_with_only_one_end_uses_it_for_both(tmp_path):
-    tokenizer = existing_tokenizer(existing_model(tmp_path, bos_id=-1))
+    tokenizer = existing_model(tmp_path, bos_id=-1).open()
     assert tokenizer.bos_id == tokenizer.eos_id == tokenizer.pad_id
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="neither BOS nor EOS"):
-        existing_tokenizer(existing_model(tmp_path / "none", bos_id=-1, eos_id=-1))
+        existing_model(tmp_path / "none", bos_id=-1, eos_id=-1).open()
 
 
 def test_a_missing_model_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        existing_tokenizer(SentencePieceConfig(path=str(tmp_path / "no.model")))
-    assert existing_tokenizer(SentencePieceConfig()) is None
-    assert existing_tokenizer(BytesConfig()).vocab_size == 264
+        SentencePieceConfig(path=str(tmp_path / "no.model")).open()
+    assert SentencePieceConfig().open() is None
+    assert BytesConfig().open().vocab_size == 264
 
 
 # Hugging Face -------------------------------------------------------------------------------------
 
 
 def test_truncation_and_padding_of_the_file_are_not_for_us(tmp_path):
-    tokenizer = existing_tokenizer(byte_level(tmp_path))
+    tokenizer = byte_level(tmp_path).open()
     assert len(tokenizer.encode("the quick brown foxes")) > 4
     assert len(tokenizer.encode("a")) == 1
 
 
 def test_names_of_special_tokens(tmp_path):
     config = byte_level(tmp_path)
-    tokenizer = existing_tokenizer(config)
+    tokenizer = config.open()
     assert tokenizer.bos_id == tokenizer.eos_id == tokenizer.special_tokens["<end>"]
     with pytest.raises(UserError, match="has no token '<nope>'"):
-        existing_tokenizer(HuggingFaceTokenizerConfig(config.path, bos_token="<nope>"))
+        HuggingFaceTokenizerConfig(config.path, bos_token="<nope>").open()
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="does not say which token is BOS or EOS"):
-        existing_tokenizer(config)
+        config.open()
     named = HuggingFaceTokenizerConfig(str(tmp_path / "tokenizer.json"), eos_token="<end>")
-    assert existing_tokenizer(named).eos_id == tokenizer.eos_id
+    assert named.open().eos_id == tokenizer.eos_id
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"is not a tokenizer\.json"):
-        existing_tokenizer(named)
+        named.open()
 
 
 def test_metaspace_with_byte_fallback(tmp_path):
@@ -315,7 +319,7 @@ def test_metaspace_with_byte_fallback(tmp_path):
     )
     inner.add_special_tokens(["<s>", "</s>"])
     inner.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = existing_tokenizer(HuggingFaceTokenizerConfig(str(tmp_path)))
+    tokenizer = HuggingFaceTokenizerConfig(str(tmp_path)).open()
     assert tokenizer.special_tokens == {"<s>": 1, "</s>": 2}
     for text in ("cat", "a  cat", " cat", "naïve\n"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -329,6 +333,6 @@ def test_wordpiece_reads_back_as_words(tmp_path):
     inner.decoder = decoders.WordPiece()
     inner.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
     inner.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = existing_tokenizer(HuggingFaceTokenizerConfig(str(tmp_path)))
+    tokenizer = HuggingFaceTokenizerConfig(str(tmp_path)).open()
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 0)
     assert tokenizer.decode(tokenizer.encode("the cats")) == "the cats"

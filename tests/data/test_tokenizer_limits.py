@@ -10,19 +10,22 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import models
 
 from data.published import t5
-from llmjax.data.config import HuggingFaceTokenizerConfig, SentencePieceConfig
-from llmjax.data.tokenizers import limits as tokenizer_limits
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, SentencePieceConfig
+from llmjax.data.tokenizers.huggingface import file as tokenizer_limits
 from llmjax.data.tokenizers.huggingface import tokenizer as huggingface_tokenizer
+from llmjax.data.tokenizers.huggingface.file import (
+    MAX_ADDED,
+    MAX_MERGES,
+    MAX_TOKENS,
+)
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
-from llmjax.data.tokenizers.importing import import_tokenizer
-from llmjax.data.tokenizers.limits import MAX_ADDED, MAX_MERGES, MAX_TOKENS
-from llmjax.data.tokenizers.tokenizer import existing_tokenizer
 from llmjax.errors import UserError
 
 CHILD = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-from llmjax.data import huggingface_tokenizer, import_tokenizer, tokenizer_limits
+from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
 for folder in sys.argv[1:]:
     try:
@@ -113,7 +116,7 @@ def test_a_bomb_is_refused_in_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=message):
-        existing_tokenizer(HuggingFaceTokenizerConfig(str(tmp_path)))
+        HuggingFaceTokenizerConfig(str(tmp_path)).open()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 300 << 10, "KiB"
 
@@ -203,7 +206,7 @@ def test_a_decoder_that_takes_too_long_is_refused(monkeypatch):
     vocab = {**SMALL, "a" * 40 + "b": 4}
     with pytest.raises(UserError, match="a decoder that fails on its own vocabulary: 'Onig"):
         HuggingFaceTokenizer(json.dumps(spec(vocab, decoder=replace)).encode(), NAMES)
-    monkeypatch.setattr(huggingface_tokenizer, "SPELLING_SECONDS", -1)
+    monkeypatch.setattr(huggingface_tokenizer, "DECODING_SECONDS", -1)
     with pytest.raises(UserError, match="a decoder that takes over -1 s for its vocabulary"):
         HuggingFaceTokenizer(json.dumps(spec()).encode(), NAMES)
 
@@ -245,7 +248,7 @@ def test_files_too_large_are_not_read(tmp_path):
     with pytest.raises(UserError, match=r"is 1024 GiB, and at most 256 MiB are read"):
         import_tokenizer(tmp_path)
     with pytest.raises(UserError, match=r"is 1024 GiB, and at most 32 MiB are read"):
-        existing_tokenizer(SentencePieceConfig(path=str(tmp_path / "spiece.model")))
+        SentencePieceConfig(path=str(tmp_path / "spiece.model")).open()
 
 
 def test_dropout_is_switched_off(tmp_path):
@@ -254,7 +257,7 @@ def test_dropout_is_switched_off(tmp_path):
     write(tmp_path, value)
     found = [
         import_tokenizer(tmp_path),
-        existing_tokenizer(HuggingFaceTokenizerConfig(str(tmp_path))),
+        HuggingFaceTokenizerConfig(str(tmp_path)).open(),
     ]
     for tokenizer in found:
         assert {tuple(tokenizer.encode("aab")) for _ in range(50)} == {(5,)}

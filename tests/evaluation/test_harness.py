@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
-from llmjax.evaluation.harness import HarnessModel, harness
-from llmjax.evaluation.harness.settings import decoding
+from llmjax.evaluation.harness import harness
+from llmjax.evaluation.harness_model import HarnessModel, decoding
 from llmjax.scoring.continuations import score_continuations
 from untrained import in_hand, make_run
 
@@ -155,7 +155,7 @@ def test_the_command_gives_the_figures_of_choose(command, tmp_path, tasks):
     assert found["config"]["model"] == "llmjax"
     figures = found["results"]["parity_of_numbers"]
     _, out, _ = command("choose", run, "--data", str(data), "--json")
-    chosen = json.loads(out.splitlines()[-1])["measures"]["figures"]
+    chosen = json.loads(out.splitlines()[-1])["measures"]["metrics"]
     assert figures["acc,none"] == pytest.approx(chosen["accuracy"]["value"])
     assert figures["acc_bytes,none"] == pytest.approx(chosen["accuracy_per_byte"]["value"])
     other = tmp_path / "other.json"
@@ -176,7 +176,7 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
         Path(name).write_text(page.split(f"`{name}`\n\n```\n")[1].split("```")[0])
     run = str(make_run(tmp_path / "made").folder)
     _, out, _ = command("choose", run, "--data", "data/quiz.jsonl", "--json")
-    accuracy = json.loads(out.splitlines()[-1])["measures"]["figures"]["accuracy"]["value"]
+    accuracy = json.loads(out.splitlines()[-1])["measures"]["metrics"]["accuracy"]["value"]
     words = ("harness", run, "--tasks", "quiz", "--include-path", "data/harness", "--samples")
     assert command(*words)[0] == 0
     found = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
@@ -225,7 +225,8 @@ sys.exit(main(["harness", {str(run)!r}, "--tasks", "arc_easy"]))"""
 
 def test_no_other_model_code_is_imported():
     code = (
-        "import llmjax.evaluation.harness, sys; print({'torch', 'transformers'} & set(sys.modules))"
+        "import llmjax.evaluation.harness_model, sys\n"
+        "print({'torch', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

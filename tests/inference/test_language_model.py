@@ -7,7 +7,7 @@ import pytest
 
 import llmjax
 from llmjax.data.config import DataConfig
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
@@ -144,7 +144,7 @@ def test_generate_takes_a_config_or_fields(lm):
     stop = max((c.text for c in found), key=len)[2:4]
     for completion, stopped in zip(found, lm.generate(PROMPTS, config, stop=stop), strict=True):
         assert stopped.text == completion.text.partition(stop)[0]
-    with pytest.raises(UserError, match="no such field"):
+    with pytest.raises(UserError, match="no such option; did you mean temperature"):
         lm.generate("x", temprature=1)
     with pytest.raises(UserError, match="longer than the model's context of 64"):
         lm.generate("x" * 64)
@@ -171,7 +171,7 @@ def test_load_is_offered_by_the_package(run):
 def test_half_precision_is_held_and_computed(run, lm):
     half = load(run.folder, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("bfloat16")}
-    assert half.model.config.compute_dtype == "bfloat16"
+    assert half.model.compute.dtype == "bfloat16"
     np.testing.assert_allclose(half.logits([[5, 6]]), lm.logits([[5, 6]]), atol=0.5)
     assert half.score("hello").nats.sum() == pytest.approx(lm.score("hello").nats.sum(), rel=0.02)
     assert len(half.generate("a", max_new_tokens=3)[0].tokens) <= 3

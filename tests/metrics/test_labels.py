@@ -8,11 +8,10 @@ from sklearn import metrics
 
 from llmjax.errors import UserError
 from llmjax.metrics.labels import (
-    _drawn,
-    _f1_macro,
-    _f1_micro,
-    _matthews,
     classification,
+    f1_macro,
+    f1_micro,
+    matthews,
     multilabel,
 )
 
@@ -27,26 +26,26 @@ def predictions(count, kinds, seed=0):
     return truth, np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
 
 
-def test_figures_are_those_of_scikit_learn():
+def test_metrics_are_those_of_scikit_learn():
     truth, probabilities = predictions(200, 4)
-    found, told = classification(LABELS, truth, probabilities), probabilities.argmax(1)
+    found, predicted = classification(LABELS, truth, probabilities), probabilities.argmax(1)
     assert found.headline().name == "accuracy"
     assert found.examples == 200
     expected = {
-        "accuracy": metrics.accuracy_score(truth, told),
-        "f1_macro": metrics.f1_score(truth, told, average="macro"),
-        "f1_micro": metrics.f1_score(truth, told, average="micro"),
-        "matthews": metrics.matthews_corrcoef(truth, told),
+        "accuracy": metrics.accuracy_score(truth, predicted),
+        "f1_macro": metrics.f1_score(truth, predicted, average="macro"),
+        "f1_micro": metrics.f1_score(truth, predicted, average="micro"),
+        "matthews": metrics.matthews_corrcoef(truth, predicted),
         "loss": metrics.log_loss(truth, probabilities),
     }
-    for figure in found.figures:
-        assert figure.value == pytest.approx(expected[figure.name]), figure.name
-        assert figure.low < figure.value < figure.high
+    for metric in found.metrics:
+        assert metric.value == pytest.approx(expected[metric.name]), metric.name
+        assert metric.low < metric.value < metric.high
     assert not found["loss"].larger_is_better
     confusion = found.tables["confusion"]
     assert confusion["labels"] == list(LABELS)
-    assert confusion["counts"] == metrics.confusion_matrix(truth, told).tolist()
-    table = metrics.classification_report(truth, told, target_names=LABELS, output_dict=True)
+    assert confusion["counts"] == metrics.confusion_matrix(truth, predicted).tolist()
+    table = metrics.classification_report(truth, predicted, target_names=LABELS, output_dict=True)
     for row in found.tables["labels"]:
         expected = table[row["label"]]
         assert (row["precision"], row["recall"]) == pytest.approx(
@@ -57,35 +56,28 @@ def test_figures_are_those_of_scikit_learn():
         )
 
 
-def test_what_is_drawn_is_scored_as_scikit_learn_scores_it(monkeypatch):
+def test_resamples_are_scored_as_scikit_learn_scores_them():
     truth, probabilities = predictions(40, 5)
-    told = probabilities.argmax(1)
-    every = np.arange(5)
-    draws = []
-
-    def record(statistic, count):
-        weights = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), 50)
-        draws.extend(np.repeat(np.arange(count), row) for row in weights)
-        return statistic(weights.astype(float))
-
-    monkeypatch.setattr("llmjax.metrics.labels.bootstrap", record)
-    counts = _drawn(truth[:, None] == every, told[:, None] == every)
-    macro, micro, matthews = _f1_macro(*counts), _f1_micro(*counts), _matthews(40, *counts)
-    for at, drawn in enumerate(draws):
-        a, b = truth[drawn], told[drawn]
+    predicted, every = probabilities.argmax(1), np.arange(5)
+    is_true, is_predicted = truth[:, None] == every, predicted[:, None] == every
+    weights = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), 50).astype(float)
+    counts = [weights @ part for part in (is_true & is_predicted, is_true, is_predicted)]
+    macro, micro, correlation = f1_macro(*counts), f1_micro(*counts), matthews(*counts)
+    for at, times in enumerate(weights.astype(int)):
+        a, b = np.repeat(truth, times), np.repeat(predicted, times)
         assert macro[at] == pytest.approx(metrics.f1_score(a, b, average="macro"))
         assert micro[at] == pytest.approx(metrics.f1_score(a, b, average="micro"))
-        assert matthews[at] == pytest.approx(metrics.matthews_corrcoef(a, b))
+        assert correlation[at] == pytest.approx(metrics.matthews_corrcoef(a, b))
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_one_label_throughout(told):
+@pytest.mark.parametrize("predicted", [0, 1])
+def test_one_label_throughout(predicted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = classification(("a", "b"), np.zeros(9, int), np.eye(2)[np.full(9, told)])
-    assert found["accuracy"].value == 1 - told
+        found = classification(("a", "b"), np.zeros(9, int), np.eye(2)[np.full(9, predicted)])
+    assert found["accuracy"].value == 1 - predicted
     assert found["matthews"].value == 0
-    assert found["f1_macro"].value == 1 - told
+    assert found["f1_macro"].value == 1 - predicted
     assert np.isfinite(found["loss"].value)
     assert len(found.tables["confusion"]["counts"]) == 2
 
@@ -94,8 +86,8 @@ def test_labels_that_do_not_occur_do_not_count():
     truth, probabilities = predictions(50, 3)
     more = np.concatenate([probabilities, np.zeros((50, 1))], 1)
     for first, second in zip(
-        classification(LABELS[:3], truth, probabilities).figures,
-        classification(LABELS, truth, more).figures,
+        classification(LABELS[:3], truth, probabilities).metrics,
+        classification(LABELS, truth, more).metrics,
         strict=True,
     ):
         assert first == second
@@ -114,17 +106,17 @@ def test_ten_thousand_examples_take_no_time_to_speak_of():
 def test_any_number_of_labels():
     truth = RANDOM.random((300, 4)) < 0.3
     probabilities = np.clip(0.4 * truth + RANDOM.random((300, 4)) * 0.6, 0, 1)
-    told = probabilities >= 0.5
+    predicted = probabilities >= 0.5
     found = multilabel(LABELS, truth, probabilities)
     expected = {
-        "f1_micro": metrics.f1_score(truth, told, average="micro"),
-        "f1_macro": metrics.f1_score(truth, told, average="macro"),
-        "exact_match": metrics.accuracy_score(truth, told),
+        "f1_micro": metrics.f1_score(truth, predicted, average="micro"),
+        "f1_macro": metrics.f1_score(truth, predicted, average="macro"),
+        "exact_match": metrics.accuracy_score(truth, predicted),
         "loss": np.mean([metrics.log_loss(truth[:, k], probabilities[:, k]) for k in range(4)]),
     }
-    for figure in found.figures:
-        assert figure.value == pytest.approx(expected[figure.name]), figure.name
-        assert figure.low < figure.value < figure.high
+    for metric in found.metrics:
+        assert metric.value == pytest.approx(expected[metric.name]), metric.name
+        assert metric.low < metric.value < metric.high
     assert [row["truth"] for row in found.tables["labels"]] == truth.sum(0).tolist()
 
 

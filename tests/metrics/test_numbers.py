@@ -1,35 +1,43 @@
-"""Correlations against scipy."""
+"""Correlations against scipy; preferences and similarity against known values."""
+
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from llmjax.errors import UserError
-from llmjax.metrics.numbers import _codes, _ranks, regression
+from llmjax.metrics.numbers import (
+    order_and_groups,
+    preference,
+    regression,
+    similarity,
+    weighted_ranks,
+)
 
 
-def test_figures_are_those_of_scipy():
+def test_metrics_are_those_of_scipy():
     random = np.random.default_rng(0)
     truth = random.integers(1, 6, 300) * 1.0
-    told = truth + random.normal(size=300)
-    found = regression(truth, told)
+    predicted = truth + random.normal(size=300)
+    found = regression(truth, predicted)
     assert found.headline().name == "pearson"
-    assert found["pearson"].value == pytest.approx(stats.pearsonr(truth, told).statistic)
-    assert found["spearman"].value == pytest.approx(stats.spearmanr(truth, told).statistic)
-    assert found["mean_squared_error"].value == pytest.approx(np.mean((truth - told) ** 2))
-    assert found["mean_absolute_error"].value == pytest.approx(np.mean(abs(truth - told)))
+    assert found["pearson"].value == pytest.approx(stats.pearsonr(truth, predicted).statistic)
+    assert found["spearman"].value == pytest.approx(stats.spearmanr(truth, predicted).statistic)
+    assert found["mean_squared_error"].value == pytest.approx(np.mean((truth - predicted) ** 2))
+    assert found["mean_absolute_error"].value == pytest.approx(np.mean(abs(truth - predicted)))
     assert not found["mean_squared_error"].larger_is_better
-    for figure in found.figures:
-        assert figure.low < figure.value < figure.high
-    known = stats.pearsonr(truth, told).confidence_interval()
+    for metric in found.metrics:
+        assert metric.low < metric.value < metric.high
+    known = stats.pearsonr(truth, predicted).confidence_interval()
     assert (found["pearson"].low, found["pearson"].high) == pytest.approx(tuple(known), abs=0.02)
 
 
-def test_ranks_of_examples_that_are_drawn_many_times():
+def testweighted_ranks_of_examples_that_are_drawn_many_times():
     random = np.random.default_rng(1)
     values = random.integers(0, 4, 12) * 1.0
     weights = random.multinomial(12, np.full(12, 1 / 12), 20).astype(float)
-    ranks = _ranks(weights, *_codes(values))
+    ranks = weighted_ranks(weights, *order_and_groups(values))
     for row, found in zip(weights.astype(int), ranks, strict=True):
         drawn = np.repeat(np.arange(12), row)
         assert found[drawn] == pytest.approx(stats.rankdata(values[drawn]))
@@ -42,3 +50,23 @@ def test_constants_tell_nothing():
     assert regression(np.ones(1), np.ones(1))["pearson"].value == 0
     with pytest.raises(UserError, match="no examples"):
         regression(np.zeros(0), np.zeros(0))
+
+
+def test_preference():
+    found = preference(np.array([1.0, -2.0, 0.0, 3.0]))
+    assert found["accuracy"].value == 0.625
+    assert found["margin"].value == 0.5
+    assert preference(np.zeros(3))["loss"].value == pytest.approx(math.log(2))
+    assert np.isfinite(preference(np.array([-1e4]))["loss"].value)
+
+
+def test_similarity():
+    cosines = np.array([[0.9, 0.1, 0.2], [0.3, 0.2, 0.8], [0.0, 0.1, 0.5]])
+    found = similarity(cosines, scale=2.0)
+    assert found["accuracy"].value == pytest.approx(2 / 3)
+    assert found["mean_reciprocal_rank"].value == pytest.approx((1 + 1 / 3 + 1) / 3)
+    exp = np.exp(2 * cosines)
+    assert found["loss"].value == pytest.approx(-np.log(exp.diagonal() / exp.sum(1)).mean())
+    expected = stats.spearmanr(cosines.ravel(), np.eye(3).ravel()).statistic
+    assert found["spearman"].value == pytest.approx(expected)
+    assert similarity(np.ones((4, 4)))["accuracy"].value == 0, "of equals the own one comes last"

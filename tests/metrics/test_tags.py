@@ -43,7 +43,7 @@ def test_a_known_case():
     rows = {row["label"]: row for row in found.tables["labels"]}
     assert list(rows) == ["LOC", "ORG", "PER"]
     assert (rows["LOC"]["precision"], rows["LOC"]["recall"]) == (0.5, 0.5)
-    assert (rows["ORG"]["truth"], rows["ORG"]["told"], rows["ORG"]["f1"]) == (1, 2, 0)
+    assert (rows["ORG"]["truth"], rows["ORG"]["predicted"], rows["ORG"]["f1"]) == (1, 2, 0)
 
 
 def test_against_nervaluate():
@@ -79,7 +79,7 @@ def test_nothing_there_and_nothing_told():
     for empty in ([], [[]]):
         with pytest.raises(UserError, match="no examples"):
             entities(empty, empty)
-    with pytest.raises(ValueError, match="1 truths, but 2 predictions"):
+    with pytest.raises(ValueError, match="1 targets, but 2 predictions"):
         entities([["O"]], [["O", "O"]])
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.model.checks import resolve
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.model.plan import Params
+from llmjax.model.params import Params
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 
@@ -52,6 +53,7 @@ BOTH = ModelConfig(
     embed_scale=True,
     tie_embeddings=False,
 )
+FLOAT32 = ComputeConfig()
 KINDS = {"llama": LLAMA, "gpt": GPT, "bert": BERT, "both": BOTH}
 
 MESHES = {
@@ -64,12 +66,15 @@ MESHES = {
 
 
 @cache
-def make(config: ModelConfig, scale: float = 0.15) -> tuple[Model, Params]:
+def make(
+    config: ModelConfig, compute: ComputeConfig = FLOAT32, scale: float = 0.15
+) -> tuple[Model, Params]:
     """A model, and parameters drawn by NumPy (nothing to compile), none of them at its start.
 
     They are large enough that attention is far from uniform.
     """
-    model, draw = Model(resolve(config, config.vocab_size)), np.random.default_rng(0)
+    model = Model(resolve(config, config.vocab_size), compute)
+    draw = np.random.default_rng(0)
 
     def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
         noise = scale * draw.standard_normal(shape.shape, np.float32)
@@ -79,9 +84,9 @@ def make(config: ModelConfig, scale: float = 0.15) -> tuple[Model, Params]:
 
 
 @cache
-def applied(config: ModelConfig) -> Callable[..., jax.Array]:
-    """`make(config)`'s compiled function of tokens to logits."""
-    model, params = make(config)
+def applied(config: ModelConfig, compute: ComputeConfig = FLOAT32) -> Callable[..., jax.Array]:
+    """The compiled function of tokens to logits of what `make` makes."""
+    model, params = make(config, compute)
     return partial(jax.jit(model.apply), params)
 
 

@@ -9,13 +9,13 @@ import pytest
 from shapes import MESHES, assert_close
 
 from llmjax.errors import UserError
-from llmjax.model.attention import attention, tiles
+from llmjax.model.attention import attention
 from llmjax.model.attention import blocked as attention_blocked
 from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention import splash as attention_splash
 from llmjax.model.attention import unrolled as attention_unrolled
-from llmjax.model.attention.mask import Mask
-from llmjax.model.layers import ROWS, STEPS
+from llmjax.model.attention.mask import Mask, Rules
+from llmjax.model.layers import DECODE, TRAIN
 from llmjax.parallel import mesh
 
 B, T, H, N, K = 2, 24, 4, 2, 4
@@ -81,7 +81,7 @@ def test_values(path, causal, window, softcap, segmented):
     if path == "unrolled" and softcap is not None:
         pytest.skip("it is not chosen for capped scores")
     mask = mask_of(causal, window, segmented)
-    out = jax.jit(lambda q, k, v: PATHS[path](q, k, v, mask, softcap, ROWS))(*operands())
+    out = jax.jit(lambda q, k, v: PATHS[path](q, k, v, mask, softcap, TRAIN))(*operands())
     assert_close(out, textbook(*operands(), mask, softcap), 2e-6)
 
 
@@ -89,7 +89,7 @@ def gradients(path, mask, softcap, *args):
     weight = jax.random.normal(jax.random.key(9), args[0].shape)
 
     def total(*args):
-        return (path(*args, mask, softcap, ROWS) * weight).sum()
+        return (path(*args, mask, softcap, TRAIN) * weight).sum()
 
     return jax.jit(jax.grad(total, (0, 1, 2)))(*args)
 
@@ -112,7 +112,7 @@ def test_unrolled_gradients(causal, window, softcap, segmented):
 def test_who_sees_nothing_gets_zeros(path):
     """Padding at the end: no NaN there, in values or in gradients, nor anything from there."""
     mask = mask_of(True, None, True)
-    out = PATHS[path](*operands(), mask, None, ROWS)
+    out = PATHS[path](*operands(), mask, None, TRAIN)
     assert not np.any(out[0, 20:])
     for gradient in gradients(PATHS[path], mask, None, *operands()):
         assert np.isfinite(gradient).all()
@@ -125,7 +125,7 @@ def test_cross_attention(path):
     q, k, v = operands(s=T - 6)
     keys = np.where(np.arange(T - 6) < [[9], [18]], 1, 0).astype(np.int32)
     mask = Mask(None, keys, causal=False)
-    out = PATHS[path](q, k, v, mask, None, ROWS)
+    out = PATHS[path](q, k, v, mask, None, TRAIN)
     assert_close(out, textbook(q, k, v, mask, None), 2e-6)
 
 
@@ -134,21 +134,21 @@ def test_queries_at_given_places(path):
     """Decoding: queries of each row stand where its positions say."""
     q, k, v = operands(t=3)
     mask = Mask(index=np.array([[4, 5, 6], [17, 18, 30]], np.int32), window=7)
-    out = PATHS[path](q, k, v, mask, None, STEPS)
+    out = PATHS[path](q, k, v, mask, None, DECODE)
     assert_close(out, textbook(q, k, v, mask, None), 2e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_grouped_heads_are_repeated_heads(path):
     q, k, v = operands()
-    grouped = PATHS[path](q, k, v, Mask(), None, ROWS)
-    repeated = PATHS[path](q, *(jnp.repeat(x, H // N, axis=2) for x in (k, v)), Mask(), None, ROWS)
+    grouped = PATHS[path](q, k, v, Mask(), None, TRAIN)
+    repeated = PATHS[path](q, *(jnp.repeat(x, H // N, axis=2) for x in (k, v)), Mask(), None, TRAIN)
     assert_close(grouped, repeated, 2e-6)
 
 
 def test_blocked_in_bfloat16():
     args = tuple(x.astype(jnp.bfloat16) for x in operands())
-    out = PATHS["blocked"](*args, Mask(), None, ROWS)
+    out = PATHS["blocked"](*args, Mask(), None, TRAIN)
     assert out.dtype == jnp.bfloat16
     exact = textbook(*(x.astype(jnp.float32) for x in args), Mask(), None)
     assert_close(out.astype(jnp.float32), exact, 1e-2)
@@ -173,7 +173,7 @@ def test_blocked_makes_nothing_square():
     q, k, v = operands(1, 512, 512, 1, 1, 2)
 
     def largest(path):
-        total = lambda *args: path(*args, Mask(), None, ROWS).sum()  # noqa: E731
+        total = lambda *args: path(*args, Mask(), None, TRAIN).sum()  # noqa: E731
         return largest_array(jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, v).jaxpr)
 
     assert largest(attention.reference) >= 512 * 512
@@ -185,9 +185,9 @@ def test_blocked_makes_nothing_square():
 )
 def test_blocked_skips_what_no_query_sees(causal, window, blocks):
     q, k, v = operands(1, 32, 32, 1, 1, 2)
-    rules = tiles.Rules(causal, window, None, ROWS, 8)
-    rows = tiles.Rows(jnp.arange(32)[None], None, None)
-    cut = tiles.tile(q, k, v, rows, rules)
+    rules = Rules(causal, window, None, TRAIN, 8)
+    rows = attention_blocked.Rows(jnp.arange(32)[None], None, None)
+    cut = attention_blocked.tile(q, k, v, rows, rules)
     reached = [cut.reach(jnp.array(i), rules) for i in range(4)]
     assert sum(int(end) - int(first) for first, end in reached) == blocks
 
@@ -225,10 +225,10 @@ def test_unrolled_on_a_mesh():
         return mesh.reshard(out, None, None, None, None)
 
     with jax.set_mesh(mesh.make_mesh(MESHES["tensor"])):
-        assert attention_unrolled.suits(q, k, mask, None, ROWS)
+        assert attention_unrolled.suits(q, k, mask, None, TRAIN)
         assert_close(gradients(spread, mask, None, q, k, v), expected, 1e-5)
     with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):
-        assert not attention_unrolled.suits(q, k, mask, None, ROWS)
+        assert not attention_unrolled.suits(q, k, mask, None, TRAIN)
 
 
 def test_splash():
@@ -244,7 +244,7 @@ def test_splash():
 def test_cudnn_is_refused_where_it_cannot_be():
     q, k, v = operands()
     with pytest.raises(UserError, match="cudnn"):
-        attention.attend(q, k, v, Mask(), backend="cudnn", layout=ROWS)
+        attention.attend(q, k, v, Mask(), backend="cudnn", layout=TRAIN)
 
 
 def test_cudnn_suits():
@@ -269,5 +269,5 @@ def test_every_backend_finds_a_path():
     q, k, v = operands(t=1, s=3)
     mask = Mask(index=np.full((B, 1), 2, np.int32))
     for backend in ("auto", "reference", "blocked", "splash"):
-        out = attention.attend(q, k, v, mask, backend=backend, layout=STEPS)
+        out = attention.attend(q, k, v, mask, backend=backend, layout=DECODE)
         assert_close(out, textbook(q, k, v, mask, None), 2e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from shapes import BOTH, GPT, LLAMA, MESHES, applied, assert_close, make, placed, source, tokens
 
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.rope import Llama3Scaling
@@ -153,7 +154,7 @@ def test_a_short_prompt_of_two_rows_in_bfloat16():
     config = ModelConfig(
         vocab_size=64, max_length=64, d_model=256, num_decoder_layers=1, num_heads=4, d_ff=64
     )
-    exact, fast = (Model(replace(config, compute_dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    exact, fast = (Model(config, ComputeConfig(dtype=dtype)) for dtype in ("float32", "bfloat16"))
     params = jax.jit(exact.init)(jax.random.key(0))
     prompt = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
     positions = jnp.broadcast_to(jnp.arange(4), (2, 4))

@@ -11,8 +11,9 @@ from shapes import BERT, BOTH, GPT, KINDS, LLAMA, applied, assert_close, make, s
 
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.flops import flops_per_token
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 
 
@@ -79,18 +80,17 @@ def test_a_window_bounds_what_is_seen():
 
 
 def test_bfloat16_is_close():
-    half = replace(LLAMA, compute_dtype="bfloat16")
-    exact, rough = applied(LLAMA)(tokens(2)), applied(half)(tokens(2))
+    half = ComputeConfig(dtype="bfloat16")
+    exact, rough = applied(LLAMA)(tokens(2)), applied(LLAMA, half)(tokens(2))
     assert rough.dtype == jnp.float32
-    model, params = make(half)
+    model, params = make(LLAMA, half)
     assert jax.eval_shape(model.hidden, params, tokens(2)).dtype == jnp.bfloat16
     assert 1e-5 < jnp.abs(exact - rough).max() < 0.05 * jnp.abs(exact).max()
 
 
 def test_dropout_follows_its_key():
-    config = replace(BOTH, dropout=0.5)
-    model, params = make(config)
-    given = source(config)
+    model, params = make(BOTH, ComputeConfig(dropout=0.5))
+    given = source(BOTH)
     run = jax.jit(lambda key: model.apply(params, tokens(), dropout_key=key, **given))
     first, again, other = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
     np.testing.assert_array_equal(first, again)
@@ -112,7 +112,7 @@ def test_initial_weights(name):
         names = [key.key for key in path]
         if names[-1] in ("kernel", "rows", "unembedding"):
             stacked = names[1:2] == ["layers"]
-            std = config.init_std
+            std = model.compute.init_std
             if set(names) & {"out", "down"}:
                 std /= np.sqrt(2 * x.shape[0])
             assert x.std() == pytest.approx(std, rel=0.1), names

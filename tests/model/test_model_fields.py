@@ -8,14 +8,15 @@ import pytest
 from shapes import BOTH, batch
 
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
+from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.rope import LinearScaling, LongRopeScaling
 
-BASE = replace(BOTH, norm="layernorm", positions="rotary", dropout=0.1, window=None, qk_norm=False)
+BASE = replace(BOTH, norm="layernorm", positions="rotary", window=None, qk_norm=False)
 OTHER = {
     "vocab_size": 64,
     "max_length": 32,
@@ -63,9 +64,12 @@ OTHER = {
     "unembed_transform": True,
     "lora": LoraConfig(),
     "pooler": True,
+}
+COMPUTE = ComputeConfig(dropout=0.1)
+OTHER_COMPUTE = {
     "dropout": 0.0,
     "init_std": 0.5,
-    "compute_dtype": "bfloat16",
+    "dtype": "bfloat16",
     "remat": "full",
     "attention": "blocked",
 }
@@ -82,12 +86,12 @@ NEEDS = {
 }
 
 
-def program(config: ModelConfig) -> str:
+def program(config: ModelConfig, compute: ComputeConfig = COMPUTE) -> str:
     """How a config starts and what it computes, derivative included, as one text."""
-    model = Model(resolve(config, config.vocab_size))
+    model = Model(resolve(config, config.vocab_size), compute)
 
     def loss(params):
-        return causal_loss(model, params, batch(config), dropout_key=jax.random.key(0)).total
+        return token_loss(model, params, batch(config), dropout_key=jax.random.key(0)).objective
 
     start = jax.make_jaxpr(model.init)(jax.random.key(0))
     step = jax.make_jaxpr(jax.grad(loss))(model.abstract_params())
@@ -108,6 +112,14 @@ def test_every_field_changes_the_program(name, programs):
     assert program(changed) != programs[name if name in NEEDS else ""]
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(ComputeConfig)])
+def test_every_field_of_compute_changes_the_program(name, programs):
+    changed = replace(COMPUTE, **{name: OTHER_COMPUTE[name]})
+    assert program(BASE, changed) != programs[""]
+    ours, others = (Model(BASE, how).abstract_params() for how in (COMPUTE, changed))
+    assert ours == others, "it never decides what is loaded"
+
+
 BAD = {
     "heads": ({"num_heads": 3}, "d_model 16 does not divide into 3 heads"),
     "kv": ({"num_kv_heads": 3}, "num_heads 4 is no multiple of num_kv_heads 3"),
@@ -116,8 +128,7 @@ BAD = {
     "negative layers": ({"num_encoder_layers": -1}, "must not be negative"),
     "negative": ({"d_ff": -4}, "d_ff must be positive or None"),
     "no width": ({"d_model": 0}, "d_model must be positive"),
-    "dropout": ({"dropout": 1.0}, "dropout must be"),
-    "nan": ({"init_std": float("nan")}, "init_std must be positive"),
+    "nan": ({"norm_epsilon": float("nan")}, "norm_epsilon must be positive"),
     "window": ({"window": 0}, "window must be positive or None"),
     "softcap": ({"logit_softcap": -1.0}, "logit_softcap"),
     "word": ({"positions": "absolute"}, "positions must be one of learned, sinusoidal, rotary"),
@@ -141,11 +152,25 @@ def test_mistakes_are_named(name):
 
 
 def test_all_mistakes_at_once():
-    changes = [BAD[name][0] for name in ("heads", "dropout", "window", "word", "softcap")]
+    changes = [BAD[name][0] for name in ("heads", "nan", "window", "word", "softcap")]
     with pytest.raises(UserError) as caught:
         resolve(replace(BASE, **{k: v for change in changes for k, v in change.items()}), 32)
-    for name in ("heads", "dropout", "window", "word", "softcap"):
+    for name in ("heads", "nan", "window", "word", "softcap"):
         assert BAD[name][1].split(" of ")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dropout": 1.0}, "dropout must be"),
+        ({"init_std": float("nan")}, "init_std must be positive"),
+        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16"),
+        ({"remat": "some"}, "remat must be one of"),
+    ],
+)
+def test_mistakes_of_compute_are_named(change, message):
+    (problem,) = compute_problems(ComputeConfig(**change))
+    assert message in problem
 
 
 def test_the_vocabulary_is_rounded_up():

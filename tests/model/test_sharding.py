@@ -5,17 +5,18 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from shapes import BOTH, LLAMA, MESHES, assert_close, batch, make, placed
+from shapes import BOTH, FLOAT32, LLAMA, MESHES, assert_close, batch, make, placed
 
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 
 RICH = replace(BOTH, num_kv_heads=2, unembed_bias=True, positions="rotary", qkv_bias=True)
-PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned", remat="full", attention="blocked")
+PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned")
 ODD = replace(
     RICH,
     positions="relative",
@@ -27,14 +28,15 @@ ODD = replace(
     attention_softcap=None,
     window=None,
 )
+COMPUTE = {PLAIN: ComputeConfig(remat="full", attention="blocked")}
 CASES = [(PLAIN, name) for name in ("data", "fsdp", "tensor", "sequence")]
 CASES += [(RICH, "all"), (ODD, "all")]
 
 
 def loss_and_gradients(model, params, given):
     def loss(params):
-        sums = causal_loss(model, params, given, z_loss=1e-2, label_smoothing=0.1)
-        return sums.total, sums
+        sums = token_loss(model, params, given, z_loss=1e-2, label_smoothing=0.1)
+        return sums.objective, sums
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
@@ -42,14 +44,17 @@ def loss_and_gradients(model, params, given):
 @pytest.fixture(scope="module")
 def alone():
     """What one device computes, by config."""
-    return {c: loss_and_gradients(*make(c), batch(c)) for c in (PLAIN, RICH, ODD)}
+    return {
+        c: loss_and_gradients(*make(c, COMPUTE.get(c, FLOAT32)), batch(c))
+        for c in (PLAIN, RICH, ODD)
+    }
 
 
 @pytest.mark.parametrize(
     ("config", "name"), CASES, ids=["data", "fsdp", "tensor", "sequence", "all", "odd"]
 )
 def test_loss_and_gradients(config, name, alone):
-    model, params = make(config)
+    model, params = make(config, COMPUTE.get(config, FLOAT32))
     with jax.set_mesh(make_mesh(MESHES[name])):
         spread = placed(params, model)
         loss, gradients = loss_and_gradients(model, spread, batch(config))

@@ -9,18 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from llmjax.optimizers.config import (
-    AdafactorConfig,
-    AdamWConfig,
-    LionConfig,
-    MuonConfig,
-    ScheduleConfig,
-    SgdConfig,
-    optimizer_problems,
-)
-from llmjax.optimizers.muon import newton_schulz
-from llmjax.optimizers.optimizer import make_optimizer
-from llmjax.optimizers.schedules import learning_rate
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig, newton_schulz
+from llmjax.optimizers.optimizer import learning_rate, make_optimizer
+from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig, logical_spec, make_mesh, named_sharding
 
 AXES = {
@@ -197,5 +189,5 @@ def test_schedules_rise_to_the_peak_and_end_at_the_final_share(shape):
 )
 def test_bad_values_are_named(change, said):
     good = AdamWConfig(schedule=ScheduleConfig(warmup_steps=5))
-    assert optimizer_problems(good, 50) == []
-    assert any(said in line for line in optimizer_problems(dataclasses.replace(good, **change), 50))
+    assert good.problems(50) == []
+    assert any(said in line for line in dataclasses.replace(good, **change).problems(50))

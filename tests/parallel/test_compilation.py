@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from llmjax.parallel.compilation import keep_programs
+from llmjax.parallel.compilation import enable_compilation_cache
 
 
 @pytest.fixture(autouse=True)
@@ -13,11 +13,11 @@ def folder_as_before():
 
 def test_programs_are_kept_among_the_caches(tmp_path):
     jax.config.update("jax_compilation_cache_dir", None)
-    keep_programs(str(tmp_path))
+    enable_compilation_cache(str(tmp_path))
     assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path / "compiled"))
 
 
 def test_a_folder_that_the_user_chose_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    keep_programs(str(tmp_path))
+    enable_compilation_cache(str(tmp_path))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")

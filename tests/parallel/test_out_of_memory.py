@@ -1,15 +1,19 @@
 """Memory that runs out is told in one line: how much was wanted, and how to need less."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import runs
-from llmjax.cli import main
+from llmjax.cli import find_command, main
+from llmjax.cli.registry import COMMANDS
 from llmjax.errors import UserError
 from llmjax.parallel.memory import FEWER, TRAINING, enough_memory, memory_mistake
-from llmjax.training import loop, train
+from llmjax.training import trainer
+from llmjax.training.train import train
 
 HUGE = 1 << 45  # float32: 128 TiB
 
@@ -82,10 +86,10 @@ def test_training_that_does_not_fit_says_how_to_need_less_and_leaves_nothing(tmp
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", too_large)
+    monkeypatch.setattr(trainer, "make_train_step", too_large)
     with pytest.raises(UserError) as caught:
         train(runs.config(tmp_path))
-    for part in ("GiB more are needed", "--optimizer.accumulate", "--model.remat full", "--mesh"):
+    for part in ("GiB more are needed", "--optimizer.accumulate", "--compute.remat full", "--mesh"):
         assert part in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -102,7 +106,8 @@ def test_every_command_says_so_in_one_line(argv, error, said, monkeypatch, capsy
     def failing(_):
         raise error
 
-    monkeypatch.setattr("llmjax.cli._dispatch", failing)
+    module, _, name = COMMANDS[argv[0]].target.partition(":")
+    monkeypatch.setattr(f"{module}.{name}", replace(find_command(argv[0]), run=failing))
     assert main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("llmjax: error: ")

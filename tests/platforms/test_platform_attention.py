@@ -13,7 +13,7 @@ import pretend
 from llmjax.model.attention import attention
 from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention.mask import Mask
-from llmjax.model.layers import ROWS, STEPS
+from llmjax.model.layers import DECODE, TRAIN
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 
@@ -23,7 +23,7 @@ CAUSAL = Mask()
 
 
 def traced(
-    t=T, s=T, width=WIDTH, dtype="bfloat16", mask=CAUSAL, softcap=None, backend="auto", layout=ROWS
+    t=T, s=T, width=WIDTH, dtype="bfloat16", mask=CAUSAL, softcap=None, backend="auto", layout=TRAIN
 ):
     """Attention and its derivative by all three operands, inside `pretend.devices`."""
     rows = ("batch", layout.length)
@@ -129,7 +129,7 @@ def test_what_splash_cannot_do_is_done_in_blocks(case, sizes):
 def test_short_rows_take_the_reference(platform):
     """Where no kernel takes them, and blocks would save nothing."""
     with pretend.devices(platform, **pretend.EIGHT):
-        one = traced(t=24, s=24, dtype="float32", layout=STEPS)
+        one = traced(t=24, s=24, dtype="float32", layout=DECODE)
         assert not pretend.primitives(one.jaxpr)[BLOCKS]
         assert not pretend.kernels(one)
         pretend.lowered(one, platform)
@@ -183,9 +183,9 @@ def test_what_cudnn_is_asked_for(case, sizes):
     def both(path, q, k, v, laid):
         def total(q, k, v):
             if laid:
-                q = mesh.reshard(q, *ROWS.heads())
+                q = mesh.reshard(q, *TRAIN.heads())
                 k, v = (mesh.reshard(x, *attention_cudnn.KEYS) for x in (k, v))
-            out = path(q, k, v, mask, None, ROWS)
+            out = path(q, k, v, mask, None, TRAIN)
             out = mesh.reshard(out, None, None, None, None)
             return (out * weight).sum(), out
 

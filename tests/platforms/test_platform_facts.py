@@ -10,7 +10,7 @@ from llmjax.compression import fingerprint, plan
 from llmjax.run import environment
 from llmjax.run.config.files import load_config_file
 from llmjax.run.telemetry import hardware
-from llmjax.training import devices
+from llmjax.training import processes
 
 H100, UNKNOWN = "NVIDIA H100 80GB HBM3", "NVIDIA Something New"
 
@@ -50,20 +50,20 @@ def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):
 
 
 @pytest.mark.parametrize(("backend", "one"), [("gpu", True), ("tpu", True), ("cpu", False)])
-def test_lanes_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
+def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    assert plan._groups(64) == (1 if one else 4)
+    assert plan.default_groups(64) == (1 if one else 4)
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu", "cpu"])
 def test_freed_memory_is_kept_on_a_cpu_alone(backend, tmp_path, monkeypatch):
     """There a step's buffers are the C library's."""
     kept = []
-    monkeypatch.setattr(devices, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(processes, "keep_freed_memory", lambda: kept.append(True))
     here = [SimpleNamespace(platform=backend)]
-    monkeypatch.setattr(devices, "all_devices", lambda: here)
+    monkeypatch.setattr(processes, "all_devices", lambda: here)
     config = load_config_file("smoke")
     data = dataclasses.replace(config.data, cache_dir=str(tmp_path))
-    devices.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))
+    processes.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))
     assert kept == [True] * (backend == "cpu")

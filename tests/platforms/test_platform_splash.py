@@ -9,7 +9,7 @@ import pytest
 from llmjax.model.attention import attention
 from llmjax.model.attention import splash as attention_splash
 from llmjax.model.attention.mask import Mask
-from llmjax.model.layers import ROWS
+from llmjax.model.layers import TRAIN
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 
@@ -35,9 +35,9 @@ def both(path, mask, weight, laid, q, k, v):
 
     def total(q, k, v):
         if laid:
-            q = mesh.reshard(q, *ROWS.heads())
+            q = mesh.reshard(q, *TRAIN.heads())
             k, v = (mesh.reshard(x, *attention_splash.KEYS) for x in (k, v))
-        out = mesh.reshard(path(q, k, v, mask, None, ROWS), None, None, None, None)
+        out = mesh.reshard(path(q, k, v, mask, None, TRAIN), None, None, None, None)
         return (out * weight).sum(), out
 
     (_, out), gradients = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(q, k, v)

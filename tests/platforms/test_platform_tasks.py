@@ -1,6 +1,5 @@
 """Tasks, vectors and masks for a GPU and for TPUs: what is compiled to use a model."""
 
-from dataclasses import replace
 from typing import get_args
 
 import jax.numpy as jnp
@@ -9,19 +8,18 @@ import pytest
 import pretend
 from llmjax.inference import embed, fill_mask, language_model
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig
+from llmjax.model.compute import ComputeConfig, Dtype
+from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
 from llmjax.run.origin import Pooling
 from llmjax.tasks import running
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    TokenTask,
-)
-from llmjax.tasks.packing import lay_out, pack, shape_of
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.token_classification import TokenClassificationTask
 from task_models import opened, rows_of
 
 B, T = 8, 128
@@ -40,9 +38,9 @@ TASKS = {
         [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}],
     ),
     "regression": (RegressionTask(), [{"text": "a", "score": 1.0}, {"text": "b", "score": 2.0}]),
-    "tokens": (TokenTask(), [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]),
+    "tokens": (TokenClassificationTask(), [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]),
     "answers": (
-        AnswerTask(),
+        ExtractiveQATask(),
         [{"question": "q", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}}],
     ),
 }
@@ -72,7 +70,7 @@ def check(traced, platform, dtype):
 def texts():
     """A batch of texts, as `embed` lays them out."""
     one = pretend.array((B, T), jnp.int32, "batch", "length")
-    return embed.Rows(one, one, one)
+    return embed.TextBatch(one, one, one)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -83,12 +81,9 @@ def test_heads(kind, platform):
     task, network = opened(config, rows, model=ENCODER, length=T)
     examples = task.examples(rows)
     shape = shape_of(examples, T, encodes=False)
-    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
     with pretend.devices(platform, **pretend.EIGHT):
-        batch = {}
-        for name, x in host.items():
-            rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
-            batch[name] = pretend.array((B, *x.shape[1:]), x.dtype, "batch", *rest)
+        spec = shape.spec(B)
+        batch = {name: pretend.array(x.shape, x.dtype, *x.axes) for name, x in spec.items()}
         params = pretend.params_of(network)
         for program in (running._loss, running._outputs):
             traced = program.trace(task, network.model, params, batch)
@@ -100,8 +95,8 @@ def test_heads(kind, platform):
 def test_vectors(pooling, platform, sizes):
     model = Model(resolve(ENCODER, 512))
     with pretend.devices(platform, **sizes):
-        pool = embed.Pool((pooling,))
-        traced = embed._vectors.trace(model, pretend.params_of(model), texts(), pool)
+        pool = embed.PoolingSpec((pooling,))
+        traced = embed.pooled_states.trace(model, pretend.params_of(model), texts(), pool)
         check(traced, platform, "float32")
 
 
@@ -110,7 +105,7 @@ def test_masks_and_logits(platform, dtype, sizes):
     with pretend.devices(platform, **sizes):
         rows = texts()
         for config in (ENCODER, DECODER, BOTH):
-            model = Model(resolve(replace(config, compute_dtype=dtype), 512))
+            model = Model(resolve(config, 512), ComputeConfig(dtype=dtype))
             params = pretend.params_of(model, dtype)
             given = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
             check(language_model._logits.trace(model, params, *given), platform, dtype)

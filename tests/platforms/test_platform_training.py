@@ -10,28 +10,30 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
-from llmjax.losses import causal_loss
+from llmjax.data.tokenizers.table import BytesTokenizer
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
-from llmjax.model.config import Dtype, ModelConfig, Remat
+from llmjax.model.compute import ComputeConfig, Dtype, Remat
+from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, LionConfig, ScheduleConfig, SgdConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
-from llmjax.optimizers.tune import shares
+from llmjax.optimizers.standard import AdamWConfig, LionConfig, SgdConfig
+from llmjax.optimizers.trainable import lr_multipliers
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.files import load_config_file, presets
 from llmjax.state import TrainState, split
-from llmjax.step import make_eval_step, make_train_step
+from llmjax.step import make_train_step
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import find_facts, network_of, open_task
-from llmjax.tasks.packing import lay_out, pack, shape_of
-from llmjax.tasks.task import Setting
+from llmjax.tasks.packing import shape_of
+from llmjax.tasks.task import TaskContext, network_of
 from task_models import rows_of
 
 LENGTH, ROWS = 256, 16
-DECODER = ModelConfig(compute_dtype="bfloat16", num_kv_heads=2, remat="dots")
+DECODER = ModelConfig(num_kv_heads=2)
+COMPUTE = ComputeConfig(dtype="bfloat16", remat="dots")
 # What a preset begins with where it names a run that was imported.
 BASES = {"runs/minilm": bert_base(vocab_size=0), "runs/smollm2": DECODER, "runs/chat": DECODER}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -69,7 +71,7 @@ def small(model, **changes):
 def step_of(network, loss, optimizer, learning=None, **options):
     """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
     axes = network.logical_axes()
-    rates = shares(learning, pretend.params_of(network), axes) if learning else None
+    rates = lr_multipliers(learning, pretend.params_of(network), axes) if learning else None
     learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
         learns = jax.tree.map(lambda share: bool(np.any(share)), rates)
@@ -87,13 +89,13 @@ def step_of(network, loss, optimizer, learning=None, **options):
     return step, *jax.eval_shape(begin)
 
 
-def text_step(model, optimizer=ADAM, segments=True, **options):
+def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, **options):
     """A step of pre-training, traced."""
-    model = Model(resolve(model, 512))
+    model = Model(resolve(model, 512), compute)
 
     def loss(params, batch, key):
-        dropped = key if model.config.dropout else None
-        return causal_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
+        dropped = key if model.compute.dropout else None
+        return token_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
 
     encoder = LENGTH if model.config.is_encoder_decoder else 0
     step, state, _ = step_of(Network(model), loss, optimizer, **options)
@@ -104,25 +106,24 @@ def text_step(model, optimizer=ADAM, segments=True, **options):
 def task_step(config, task_config, model):
     """A step of fine-tuning, traced."""
     tokenizer = BytesTokenizer()
-    model = Model(resolve(model, tokenizer.vocab_size))
+    model = Model(resolve(model, tokenizer.vocab_size), config.compute)
     rows = rows_of(*EXAMPLES[task_config.kind])
-    facts = find_facts(task_config, rows)
+    facts = task_config.find_metadata(rows)
     if task_config.kind == "preference":
         facts = replace(facts, references={})
-    task = open_task(task_config, Setting(tokenizer, model.config, LENGTH), facts)
+    task = task_config.open(TaskContext(tokenizer, model.config, LENGTH), facts)
     examples = task.examples(rows)
     shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
-    host = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
-
-    def argument(name, x):
-        rest = [None] * (x.ndim - 1) if name.startswith("slot_") else ["length"]
-        return pretend.array((ROWS, *x.shape[1:]), x.dtype, "batch", *rest)
 
     def loss(params, batch, key):
-        return task.loss(model, params, batch, key if model.config.dropout else None)
+        return task.loss(model, params, batch, key if model.compute.dropout else None)
 
     step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
-    return step.trace(state, {name: argument(name, x) for name, x in host.items()}, others)
+    batch = {
+        name: pretend.array(array.shape, array.dtype, *array.axes)
+        for name, array in shape.spec(ROWS).items()
+    }
+    return step.trace(state, batch, others)
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
@@ -133,22 +134,20 @@ def test_presets(name, platform):
     base = BASES.get(config.init_from)
     model = config.model
     if base is not None:
-        model = replace(
-            base, dropout=model.dropout, lora=model.lora, compute_dtype=model.compute_dtype
-        )
+        model = replace(base, lora=model.lora)
     model = small(model)
     with pretend.devices(platform, **pretend.EIGHT):
         if config.tasks:
             traced = [task_step(config, task, model) for task in config.tasks]
         else:
-            traced = [text_step(model, config.optimizer)]
+            traced = [text_step(model, config.compute, config.optimizer)]
     for one in traced:
         found = pretend.kernels(one)
         assert not [name for name in pretend.primitives(one.jaxpr) if "callback" in name]
         if platform == "tpu":
             assert set(found) == {pretend.PALLAS}
             assert SPLASH in pretend.lowered(one, platform)
-        elif model.compute_dtype == "bfloat16":
+        elif config.compute.dtype == "bfloat16":
             assert found[pretend.CUDNN] == found[pretend.CUDNN_BACKWARD] > 0
         else:
             assert not found
@@ -165,8 +164,9 @@ def count(traced):
 def test_packed_rows_on_one_gpu(name, monkeypatch):
     """With cuDNN's calls in the lowered program, both ways; they need a device to lower to."""
     monkeypatch.setattr(mesh, "platform", lambda: "gpu")
+    config = load_config_file(name)
     with jax.set_mesh(mesh.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
-        text = pretend.lowered(text_step(small(load_config_file(name).model)), "gpu")
+        text = pretend.lowered(text_step(small(config.model), config.compute), "gpu")
     assert text.count("__cudnn$fmhaScaleBiasSoftmax") == 2
     assert text.count("__cudnn$fmhaScaleBiasSoftmaxBackward") == 1
 
@@ -207,7 +207,7 @@ def test_meshes_of_tpus(sizes, segments):
 def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
     """Whatever is computed again, what a fused attention left is there."""
     with pretend.devices(platform, fsdp=1):
-        traced = text_step(small(DECODER, remat=remat))
+        traced = text_step(small(DECODER), replace(COMPUTE, remat=remat))
         if platform == "gpu":
             assert count(traced) == (1, 1)
         else:
@@ -222,10 +222,10 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
 )
 def test_optimizers_of_no_preset(optimizer, platform):
     """With dropout, and the text's bytes counted."""
-    model = small(DECODER, compute_dtype="float32", remat="none", dropout=0.1)
+    compute = ComputeConfig(dropout=0.1)
     token_bytes = jnp.ones(512, jnp.int32)
     with pretend.devices(platform, **pretend.EIGHT):
-        traced = text_step(model, optimizer, token_bytes=token_bytes)
+        traced = text_step(small(DECODER), compute, optimizer, token_bytes=token_bytes)
         pretend.lowered(traced, platform)
 
 
@@ -233,7 +233,7 @@ def test_optimizers_of_no_preset(optimizer, platform):
 def test_the_state_is_given_away(platform):
     """Each part of the old state's memory is used for the new one."""
     with pretend.devices(platform, fsdp=1):
-        traced = text_step(small(DECODER, compute_dtype="float32", num_decoder_layers=1))
+        traced = text_step(small(DECODER, num_decoder_layers=1), replace(COMPUTE, dtype="float32"))
         donated = [leaf.donated for leaf in jax.tree.leaves(traced.args_info[0][0])]
         text = pretend.lowered(traced, platform)
     assert all(donated)
@@ -244,18 +244,14 @@ def test_the_state_is_given_away(platform):
 @pytest.mark.parametrize("platform", pretend.DEVICES)
 @pytest.mark.parametrize("dtype", get_args(Dtype))
 def test_evaluation(dtype, platform):
-    model = Model(resolve(small(DECODER, compute_dtype=dtype), 512))
+    model = Model(resolve(small(DECODER), 512), replace(COMPUTE, dtype=dtype))
     with pretend.devices(platform, **pretend.EIGHT):
-        step = make_eval_step(partial(causal_loss_of, model))
-        traced = step.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
+        evaluate = jax.jit(partial(token_loss, model))
+        traced = evaluate.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
         found = pretend.kernels(traced)
         assert found == kernel_of(platform, dtype)
         if pretend.CUDNN not in found:
             pretend.lowered(traced, platform)
-
-
-def causal_loss_of(model, params, batch, key):
-    return causal_loss(model, params, batch, dropout_key=key)
 
 
 def kernel_of(platform, dtype):

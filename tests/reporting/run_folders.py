@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmjax.data.config import BytesConfig, DataConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.config import ModelConfig
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json

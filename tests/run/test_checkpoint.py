@@ -16,20 +16,23 @@ import pytest
 
 import tiny
 from llmjax.errors import UserError
-from llmjax.optimizers.config import AdafactorConfig, MuonConfig, SgdConfig
+from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.standard import AdafactorConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.files import steps, superfluous
-from llmjax.run.checkpoint.position import Position, read_position
+from llmjax.run.checkpoint.files import steps, steps_to_delete
+from llmjax.run.checkpoint.progress import TrainProgress, read_progress
 from llmjax.run.checkpoint.reading import restore_params
 from llmjax.state import abstract_state, make_state
 
 CONFIG = CheckpointConfig(keep_last=2, keep_best=1)
 
 
-def position(step: int, heldout_loss: float | None = None) -> Position:
-    return Position(step, seed=0, batch_size=16, length=16, corpus="c", heldout_loss=heldout_loss)
+def position(step: int, heldout_loss: float | None = None) -> TrainProgress:
+    return TrainProgress(
+        step, seed=0, batch_size=16, length=16, corpus="c", heldout_loss=heldout_loss
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,26 +118,26 @@ def test_keeps_the_last_and_the_best():
     losses = {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: 2.5}
     for best, kept in [(0, {4, 5}), (1, {2, 4, 5}), (3, {2, 4, 5}), (9, {1, 2, 4, 5})]:
         config = CheckpointConfig(keep_last=2, keep_best=best)
-        assert set(losses) - set(superfluous(sorted(losses), config, losses.get)) == kept
+        assert set(losses) - set(steps_to_delete(sorted(losses), config, losses.get)) == kept
 
 
 def test_superfluous_checkpoints_are_deleted(state, tmp_path):
     save(tmp_path, state, [1, 2, 3, 4], {1: 1.0, 3: 2.0})
     assert steps(tmp_path) == [1, 3, 4]
     assert {path.name for path in tmp_path.iterdir()} == {"1", "3", "4"}
-    assert read_position(tmp_path, 1).heldout_loss == 1.0
+    assert read_progress(tmp_path, 1).heldout_loss == 1.0
 
 
 def test_what_is_not_finite_is_worse_than_anything_and_never_the_best():
-    first = position(1).judged(math.nan)
+    first = position(1).update_best(math.nan)
     assert (first.best, first.worse) == (None, 1)
-    good = first.judged(2.0)
+    good = first.update_best(2.0)
     assert (good.best, good.worse) == (2.0, 0)
     for cost in (math.nan, math.inf, -math.inf, 3.0):
-        after = good.judged(cost)
+        after = good.update_best(cost)
         assert (after.best, after.worse) == (2.0, 1)
     # As a version that took it for the best has left it.
-    assert dataclasses.replace(position(1), best=math.nan, worse=3).judged(
+    assert dataclasses.replace(position(1), best=math.nan, worse=3).update_best(
         2.0
     ) == dataclasses.replace(position(1), best=2.0)
 
@@ -156,7 +159,7 @@ def test_nothing_starts_from_scratch_when_every_checkpoint_is_damaged(state, tmp
     damage(tmp_path, 1)
     (tmp_path / "2" / "checksums.json").unlink()
     for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint is whole, of 1, 2"):
+        with pytest.raises(UserError, match="no complete checkpoint among 1, 2"):
             restore(tmp_path)
 
 
@@ -204,7 +207,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rest(state, tmp_path, 
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmjax.run.checkpoint.manifest.write", full)
+    monkeypatch.setattr("llmjax.run.checkpoint.files.write_checksums", full)
     with pytest.raises(UserError, match="No space left on device"):
         save(tmp_path, state, [2])
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -214,7 +217,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rest(state, tmp_path, 
 def test_a_full_disk_is_foreseen(state, tmp_path, monkeypatch):
     save(tmp_path, state, [1])
     full = SimpleNamespace(free=1000)
-    monkeypatch.setattr("llmjax.run.checkpoint.failures.shutil.disk_usage", lambda folder: full)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
     with pytest.raises(UserError, match=r"No space left on device: \S+ MB are needed, 0.0 MB free"):
         save(tmp_path, state, [2])
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -224,13 +227,13 @@ KILLED = """
 import sys, pathlib
 sys.path[:0] = [{tests!r}, {tests!r} + "/run"]
 import conftest, tiny, test_checkpoint as t
-from llmjax.run.checkpoint import manifest
+from llmjax.run.checkpoint import files
 from llmjax.state import make_state
 state = make_state(tiny.MODEL, tiny.optimizer(), 0, tiny.one_device())
 folder = pathlib.Path({folder!r})
 t.save(folder, state, [1])
 print("saved", flush=True)
-manifest.write = lambda path: __import__("time").sleep(60)
+files.write_checksums = lambda path: __import__("time").sleep(60)
 t.save(folder, state, [2])
 """
 

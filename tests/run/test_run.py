@@ -6,17 +6,18 @@ import sys
 
 import pytest
 
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import AdamWConfig, SgdConfig
+from llmjax.model.lora import LoraConfig
+from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.parallel.mesh import MeshConfig
-from llmjax.run.config.changes import MAY_CHANGE, differences
+from llmjax.run.config.checks import MAY_CHANGE, differences
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
-from llmjax.tasks.config import AnswerTask, ClassificationTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_fields_that_do_not_decide_the_run_may_change(config):
         steps=config.steps + 5,
         mesh=MeshConfig(data=2),
         data=dataclasses.replace(config.data, workers=3),
-        model=dataclasses.replace(config.model, remat="full"),
+        compute=dataclasses.replace(config.compute, remat="full", dtype="bfloat16"),
     )
     assert Run.create(other).config() == other
 
@@ -115,7 +116,7 @@ def test_fields_that_may_change_exist():
 
 def test_how_tasks_tell_their_answers_may_change(config):
     def run_of(**fields):
-        return dataclasses.replace(config, tasks=(AnswerTask(**fields),))
+        return dataclasses.replace(config, tasks=(ExtractiveQATask(**fields),))
 
     (Run.create(run_of()).checkpoints / "10").mkdir(parents=True)
     other = run_of(no_answer_threshold=1.5)
@@ -194,7 +195,7 @@ def test_writes_are_whole_or_not_at_all(tmp_path):
 
 HOLD = """
 import sys, time
-from llmjax.run import Run
+from llmjax.run.folder import Run
 with Run.open(sys.argv[1]).lock():
     print("locked", flush=True)
     time.sleep(60)

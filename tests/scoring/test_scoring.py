@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from llmjax.data.text.corpus import Document
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.parallel.mesh import MeshConfig, make_mesh
@@ -232,17 +233,17 @@ def test_packed_rows_hold_every_window_once_and_apart():
 
 
 def test_scoring_uses_one_program_for_all_batches():
-    from llmjax.scoring.documents import _nats
+    from llmjax.scoring.documents import document_nats
 
     score(batch_size=2)
-    before = _nats._cache_size()
+    before = document_nats._cache_size()
     score([document("z" * n) for n in range(1, 60)], batch_size=2)
-    assert _nats._cache_size() == before
+    assert document_nats._cache_size() == before
 
 
 def test_bfloat16_parameters_are_scored():
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params())
-    model = Model(replace(CONFIG, compute_dtype="bfloat16"))
+    model = Model(CONFIG, ComputeConfig(dtype="bfloat16"))
     found = score_documents(model, half, BYTES, DOCUMENTS)
     assert found.nats == pytest.approx(score().nats, rel=0.02)
 

@@ -11,38 +11,37 @@ import pytest
 import runs
 import tiny
 from llmjax.convert.exporting import export
-from llmjax.data.config import TextSource
-from llmjax.data.objectives.config import PrefixConfig
+from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.tables.table import Row
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, MuonConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import abstract_state, make_state
-from llmjax.step import make_eval_step, make_train_step
-from llmjax.tasks.config import (
-    AnswerTask,
-    ChatTask,
-    ClassificationTask,
-    RegressionTask,
-    SequenceTask,
-    SimilarityTask,
-    TokenTask,
-)
-from llmjax.tasks.opening import find_facts, open_task
-from llmjax.tasks.prepared import encode, teaching
-from llmjax.tasks.task import Setting
-from llmjax.training import train
-from llmjax.training.memory import check_memory
+from llmjax.step import make_train_step
+from llmjax.tasks.chat import ChatTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.examples import encode, trainable
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.similarity import SimilarityTask
+from llmjax.tasks.task import TaskContext
+from llmjax.tasks.token_classification import TokenClassificationTask
+from llmjax.training.session import check_memory
+from llmjax.training.train import train
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, tasked
 
 SMALLEST = ModelConfig(
@@ -94,12 +93,12 @@ def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
     with jax.set_mesh(one_device()):
         chosen = make_optimizer(optimizer, 2, model.logical_axes())
         step = make_train_step(
-            lambda params, batch, key: causal_loss(model, params, batch), chosen, seed=0
+            lambda params, batch, key: token_loss(model, params, batch), chosen, seed=0
         )
         state, losses = make_state(model, chosen, 0, one_device()), []
         for _ in range(2):
             state, metrics = step(state, jax.tree.map(jnp.asarray, batch))
-            losses.append(float(metrics["loss"]))
+            losses.append(float(metrics.objective))
     assert np.isfinite(losses).all()
     assert losses[1] != losses[0]
 
@@ -135,9 +134,9 @@ def test_parts_of_a_batch_may_be_one_row_on_each_device(devices):
     batch = tiny.batch(0, mesh, 4 * devices)
     with jax.set_mesh(mesh):
         state, step = tiny.start(mesh, accumulate=4)
-        whole = make_eval_step(tiny.loss)(state.params, batch)
+        whole = jax.jit(tiny.loss)(state.params, batch, None)
         loss = step(state, batch)[1]["loss"]
-        assert float(loss) == pytest.approx(float(whole.total / whole.weight), rel=1e-5)
+        assert float(loss) == pytest.approx(float(whole.objective / whole.weight), rel=1e-5)
 
 
 @pytest.mark.parametrize("number", [1e19, -1e300])
@@ -157,7 +156,7 @@ def test_a_batch_of_one_row_over_several_devices_names_batch_and_mesh(tmp_path):
     ("text", "message"),
     [
         ("", "holds no text"),
-        ("x", "the held-out set is empty: none of 1 documents"),
+        ("x", "the validation set is empty: none of 1 documents"),
     ],
 )
 def test_texts_of_nothing_are_refused(tmp_path, text, message):
@@ -180,9 +179,9 @@ def test_what_no_machine_can_hold_is_refused_before_it_is_made(size):
 
 READERS = {
     "classification": (ClassificationTask(), ENCODER, {"text": "ab", "label": "x"}, 2),
-    "tokens": (TokenTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
+    "tokens": (TokenClassificationTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
     "answers": (
-        AnswerTask(),
+        ExtractiveQATask(),
         ENCODER,
         {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
         4,
@@ -195,11 +194,11 @@ READERS = {
 def task_in_rows(task, model, rows, length):
     """The task in rows of `length` tokens, and the rows as read from a table."""
     tokenizer = BytesTokenizer()
-    setting = Setting(tokenizer, resolve(model, tokenizer.vocab_size), length)
+    setting = TaskContext(tokenizer, resolve(model, tokenizer.vocab_size), length)
     read = [Row(f"row {number}", row) for number, row in enumerate(rows)]
     other = [Row("another", {"label": "y", "tags": "X", "tokens": "b", "text": "c"})]
-    asks = isinstance(task, (ClassificationTask, TokenTask))
-    return open_task(task, setting, find_facts(task, read + other * asks)), read
+    asks = isinstance(task, (ClassificationTask, TokenClassificationTask))
+    return task.open(setting, task.find_metadata(read + other * asks)), read
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -223,7 +222,7 @@ def test_conversations_cut_before_the_assistant_speaks_are_refused():
     opened, rows = task_in_rows(ChatTask(), DECODER, [{"messages": words}], 1)
     examples = encode(opened, rows, "learn from")
     with pytest.raises(UserError, match="1 of 1 examples have no target within 1 tokens"):
-        teaching(opened, rows, examples)
+        trainable(opened, rows, examples)
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -233,7 +232,7 @@ def test_a_batch_of_no_rows_is_not_the_batch_of_the_run(tmp_path, size):
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
         evaluate(run.folder, batch_size=size)
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
-        next(predict(run.folder, texts=("a",), batch_size=size))
+        next(predict(run.folder, text=("a",), batch_size=size))
     with pytest.raises(UserError, match="max_shard_bytes 0: is not positive"):
         export(run.folder, tmp_path / "out", max_shard_bytes=0)
     assert not (tmp_path / "out").exists()

@@ -12,27 +12,29 @@ import pytest
 import runs
 import tiny
 from data.objective_rows import BOS, FIRST, LAST, PAD, cut, keys, vocabulary
-from llmjax.data.config import SentencePieceConfig
-from llmjax.data.objectives.config import MaskedConfig, MixtureConfig, PrefixConfig, SpanConfig
-from llmjax.data.objectives.masking import Masked
-from llmjax.data.objectives.objective import Causal, Continuation, Mixture, Prefix
-from llmjax.data.objectives.pairs import Spans
+from llmjax.data.objectives.causal import Causal, Prefix
+from llmjax.data.objectives.masked import Masked, MaskedConfig
+from llmjax.data.objectives.mixture import Mixture, MixtureConfig
+from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig, Spans
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
-from llmjax.reporting import report
-from llmjax.reporting.numbers import percent
+from llmjax.reporting.format import percent
+from llmjax.reporting.report import report
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import make_state
 from llmjax.step import make_train_step
-from llmjax.training import loop, train
+from llmjax.training import trainer
+from llmjax.training.train import train
 
 SHAPE = replace(tiny.CONFIG, max_length=32)
 ENCODER = replace(SHAPE, num_encoder_layers=2, num_decoder_layers=0, unembed_transform=True)
@@ -56,7 +58,7 @@ def stepped(model, batch, mesh, steps=2):
     optimizer = make_optimizer(tiny.OPTIMIZER, 20, model.logical_axes())
 
     def loss(params, batch, key):
-        return causal_loss(model, params, batch)
+        return token_loss(model, params, batch)
 
     take_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
     placed = jax.device_put(batch, named_sharding(mesh, "batch", "length"))
@@ -105,7 +107,7 @@ def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
     config = masked(
         tmp_path,
         steps=250,
-        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128, dropout=0.0),
+        model=replace(ENCODER, max_length=32, d_model=64, d_ff=128),
         optimizer=AdamWConfig(learning_rate=4e-3, schedule=ScheduleConfig(warmup_steps=20)),
         evaluation=EvaluationConfig(every=0),
         log=LogConfig(every=50, display="none"),
@@ -150,7 +152,7 @@ def test_a_masked_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
     whole = masked(tmp_path / "whole")
     halves = replace(whole, run_dir=str(tmp_path / "halves" / "run"))
     train(whole)
-    save = loop.Loop._save
+    save = trainer.Trainer._save
 
     def stopping(self, at, *rest):
         save(self, at, *rest)
@@ -158,7 +160,7 @@ def test_a_masked_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_save", stopping)
+        patch.setattr(trainer.Trainer, "_save", stopping)
         with pytest.raises(Stop):
             train(halves)
     train(halves)

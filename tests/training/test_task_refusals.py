@@ -16,23 +16,21 @@ from test_task_training import (
 )
 
 from llmjax.data.config import DataConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables, split_rows
 from llmjax.errors import UserError
-from llmjax.optimizers.tune import HeadsOnly
+from llmjax.optimizers.trainable import TrainHeads
 from llmjax.run.folder import Run
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import (
-    AnswerTask,
-    ChatTask,
-    ClassificationTask,
-    MultiLabelTask,
-    PreferenceTask,
-    RegressionTask,
-    SequenceTask,
-    TokenTask,
-)
-from llmjax.training import train
+from llmjax.tasks.chat import ChatTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.preference import PreferenceTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.token_classification import TokenClassificationTask
+from llmjax.training.train import train
 from task_runs import DECODER, ENCODER_DECODER
 
 pytestmark = pytest.mark.usefixtures("devices")
@@ -41,9 +39,14 @@ pytestmark = pytest.mark.usefixtures("devices")
 ANSWERED = {
     "multilabel": (MultiLabelTask(), {"text": "ab", "labels": "a,b"}, {"labels": "c"}, "labels"),
     "regression": (RegressionTask(), {"text": "ab", "score": 1.0}, {}, "score"),
-    "tokens": (TokenTask(), {"tokens": "a b", "tags": "O O"}, {"tags": "O X"}, "tags"),
+    "tokens": (
+        TokenClassificationTask(),
+        {"tokens": "a b", "tags": "O O"},
+        {"tags": "O X"},
+        "tags",
+    ),
     "answers": (
-        AnswerTask(),
+        ExtractiveQATask(),
         {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
         {},
         "answers",
@@ -106,8 +109,8 @@ def test_figures_of_several_tasks_have_names_though_one_alone_is_measured(tmp_pa
 
 
 def test_where_nothing_learns_training_does_not_begin(tmp_path):
-    begins = config(tmp_path, reversed_words(tmp_path), model=ENCODER_DECODER, tune=HeadsOnly())
-    with pytest.raises(UserError, match="tune: heads: nothing learns: no task here has a head"):
+    begins = config(tmp_path, reversed_words(tmp_path), model=ENCODER_DECODER, tune=TrainHeads())
+    with pytest.raises(UserError, match="tune: heads: nothing is trained: no task here has a head"):
         train(begins)
     assert not Run(tmp_path / "run").steps()
 

@@ -12,31 +12,32 @@ import orbax.checkpoint as ocp
 import pytest
 
 import llmjax
-from llmjax.data.config import BytesConfig, DataConfig
-from llmjax.data.tables.config import FileTable
-from llmjax.data.tokenizers.tokenizer import BytesTokenizer
+from llmjax.data.config import DataConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.tokenizers.config import BytesConfig
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
+from llmjax.metrics.metric import Metric, Metrics
 from llmjax.model.checks import resolve
-from llmjax.model.lora import merged
-from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig, SgdConfig
-from llmjax.optimizers.tune import Chosen, HeadsOnly, WholeModel
+from llmjax.model.compute import ComputeConfig
+from llmjax.model.lora import LoraConfig, merged
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig, SgdConfig
+from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.params import stored_leaves
+from llmjax.run.checkpoint.reading import stored_leaves
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask, RegressionTask, SequenceTask
-from llmjax.tasks.example import Example, Segment
-from llmjax.tasks.feed import TaskFeed
-from llmjax.tasks.packing import shape_of
-from llmjax.training import session, train
-from llmjax.training.lesson import Heldout
-from llmjax.training.task_lesson import TaskLesson
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.training import session
+from llmjax.training.train import train
 from runs import metrics
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, begun
 from tiny import equal
@@ -52,14 +53,13 @@ PLAIN = SgdConfig(
 
 @pytest.fixture
 def devices(monkeypatch):
-    """Call it with a number to train on that many devices; else it is one. Nothing is measured."""
+    """Call it with a number to train on that many devices; else it is one."""
 
     def use(count: int) -> None:
         some = partial(make_mesh, devices=jax.devices()[:count])
         monkeypatch.setattr(session, "make_mesh", some)
 
     use(1)
-    monkeypatch.setattr(TaskLesson, "score", lambda *_: None)
     return use
 
 
@@ -82,12 +82,17 @@ def table(folder, name, **columns):
 
 def labels(folder, **fields):
     train = table(folder, "labels", label=lambda word: word[0])
-    return ClassificationTask(train=train, dev=train, **fields)
+    return ClassificationTask(train=train, **{"dev_fraction": 0.0} | fields)
 
 
 def numbers(folder, **fields):
     train = table(folder, "numbers", score=lambda word: ord(word[1]) - ord("w"))
-    return RegressionTask(train=train, dev=train, **fields)
+    return RegressionTask(train=train, **{"dev_fraction": 0.0} | fields)
+
+
+def validated(task):
+    """The task, evaluated on its training set."""
+    return replace(task, dev=task.train)
 
 
 def config(folder, *tasks, run="run", model=SMALL, **changes):
@@ -116,7 +121,7 @@ def whole(run, step=None):
     run = Run.open(run)
     there, tokenizer = run.config(), BytesTokenizer()
     network = run_network(run, there, tokenizer, resolve(there.model, tokenizer.vocab_size))
-    return read_network(run, chosen_step(run, there, step), network.abstract_params())
+    return read_parameters(run, resolve_step(run, there, step), network.abstract_params())
 
 
 def with_state(run, step):
@@ -129,10 +134,10 @@ def with_state(run, step):
 
 def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, devices):
     devices(2)
-    model = replace(SMALL, dropout=0.1)
+    compute = ComputeConfig(dropout=0.1)
     tasks = labels(tmp_path, weight=2.0), numbers(tmp_path)
-    unbroken = train(config(tmp_path, *tasks, model=model, steps=6))
-    parted = config(tmp_path, *tasks, model=model, run="parted", steps=3)
+    unbroken = train(config(tmp_path, *tasks, compute=compute, steps=6))
+    parted = config(tmp_path, *tasks, compute=compute, run="parted", steps=3)
     train(parted)
     train(replace(parted, steps=6))
     assert equal(whole(unbroken), whole(tmp_path / "parted"))
@@ -142,7 +147,7 @@ def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, devices):
 
 def reversed_words(folder):
     rows = table(folder, "reversed", back=lambda word: word[::-1])
-    return SequenceTask(train=rows, dev=rows, source="text", target="back", measure=0)
+    return SequenceTask(train=rows, source="text", target="back", dev_fraction=0.0)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_sharded_equals_single(tmp_path, devices, model, task):
 
 
 def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_path, devices, base):
-    begins = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=HeadsOnly())
+    begins = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=TrainHeads())
     run = train(begins)
     found = whole(run)
     heads = found.pop("heads")
@@ -174,8 +179,10 @@ def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_p
 
 
 def test_adapters_leave_their_bases_and_begin_as_nothing(tmp_path, devices, base):
-    model = replace(SMALL, lora=LoraConfig(rank=2), compute_dtype="bfloat16")
-    begins = config(tmp_path, labels(tmp_path), model=model, init_from=str(base.folder))
+    model, compute = replace(SMALL, lora=LoraConfig(rank=2)), ComputeConfig(dtype="bfloat16")
+    begins = config(
+        tmp_path, labels(tmp_path), model=model, compute=compute, init_from=str(base.folder)
+    )
     run = train(begins)
     found, first = whole(run), whole(base.folder)
     query = found["encoder"]["layers"]["attention"]["query"]
@@ -211,7 +218,7 @@ def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path
         log=plain.log,
     )
     assert begins.model.lora is not None
-    assert begins.model.compute_dtype == "bfloat16"
+    assert begins.compute.dtype == "bfloat16"
     told = losses(train(begins))
     assert told[0] == pytest.approx(math.log(2), abs=1e-5)
     assert told[-1] < told[0] - 0.01
@@ -221,14 +228,14 @@ def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devic
     lora = LoraConfig(rank=2, targets=("query", "down"))
     task, model = labels(tmp_path), replace(SMALL, lora=lora)
     first = train(config(tmp_path, task, model=model, init_from=str(base.folder)))
-    again = config(tmp_path, task, run="again", init_from=str(first), tune=HeadsOnly())
+    again = config(tmp_path, task, run="again", init_from=str(first), tune=TrainHeads())
     found, began = whole(train(again)), whole(first)
     found.pop("heads"), began.pop("heads")
     assert equal(found, jax.jit(merged, static_argnums=1)(began, lora))
 
 
 def test_chosen_patterns_free_single_layers(tmp_path, devices, base):
-    tune = Chosen(("encoder.layers.1.*", "pooler.kernel"))
+    tune = TrainByPattern(("encoder.layers.1.*", "pooler.kernel"))
     run = train(config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=tune))
     found, first = whole(run), whole(base.folder)
     for path, leaf in jax.tree.leaves_with_path(found["encoder"]["layers"]):
@@ -248,7 +255,7 @@ def test_lower_layers_learn_slower(tmp_path, devices, base):
         tmp_path, labels(tmp_path), init_from=str(base.folder), optimizer=PLAIN, steps=1
     )
     full = whole(train(begins))
-    slow = replace(begins, run_dir=str(tmp_path / "slow"), tune=WholeModel(layer_decay=0.5))
+    slow = replace(begins, run_dir=str(tmp_path / "slow"), tune=TrainAll(layer_decay=0.5))
     decayed, first = whole(train(slow)), whole(base.folder)
     assert equal(decayed["heads"], full["heads"])
     shares = {
@@ -266,26 +273,21 @@ def test_lower_layers_learn_slower(tmp_path, devices, base):
         np.testing.assert_allclose(slower, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_tasks_are_drawn_by_weight():
-    examples = [Example((Segment([n]),), np.zeros(1, np.float32), 1.0, n) for n in range(8)]
-    shape = shape_of(examples, 4, encodes=False)
-    feeds = [TaskFeed([examples] * 2, [shape] * 2, [3.0, 1.0], 2, seed=1) for _ in range(2)]
-    drawn = [feeds[0].task(step) for step in range(2000)]
-    assert np.mean(drawn) == pytest.approx(0.25, abs=3 * math.sqrt(0.25 * 0.75 / 2000))
-    # Whoever asks, in whatever order, is told the same.
-    assert [feeds[1].task(step) for step in reversed(range(2000))] == drawn[::-1]
+def accuracies(monkeypatch, *values):
+    """The accuracies of evaluations, one after the other."""
+    each = iter(values)
+
+    def classification(labels, targets, probabilities):
+        return Metrics((Metric("accuracy", next(each), 0.0, 1.0),), len(targets))
+
+    monkeypatch.setattr("llmjax.metrics.labels.classification", classification)
 
 
 def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, monkeypatch, caplog):
-    told = iter([0.5, 0.9, 0.8, 0.7, 1.0])
-
-    def score(*_):
-        return Heldout(1.0, {"accuracy": next(told)}, {"accuracy": True})
-
-    monkeypatch.setattr(TaskLesson, "score", score)
+    accuracies(monkeypatch, 0.5, 0.9, 0.8, 0.7, 1.0)
     stops = config(
         tmp_path,
-        labels(tmp_path),
+        validated(labels(tmp_path)),
         steps=9,
         checkpoint=CheckpointConfig(every=1, keep_last=1, keep_best=1),
         evaluation=EvaluationConfig(every=1, batch_size=8, metric="accuracy", patience=2),
@@ -312,16 +314,6 @@ def test_a_refused_run_keeps_what_its_predictions_are_named_by(tmp_path, devices
     assert Run(tmp_path / "run").tasks.read_bytes() == facts
 
 
-def accuracies(monkeypatch, *told):
-    """What evaluations find, one after the other."""
-    each = iter(told)
-
-    def score(*_):
-        return Heldout(1.0, {"accuracy": next(each)}, {"accuracy": True})
-
-    monkeypatch.setattr(TaskLesson, "score", score)
-
-
 @pytest.mark.parametrize(("keep_best", "kept"), [(1, [3, 5]), (0, [5])])
 def test_the_best_is_kept_where_no_checkpoint_was_due(
     tmp_path, devices, monkeypatch, keep_best, kept
@@ -330,7 +322,7 @@ def test_the_best_is_kept_where_no_checkpoint_was_due(
     run = train(
         config(
             tmp_path,
-            labels(tmp_path),
+            validated(labels(tmp_path)),
             steps=5,
             checkpoint=CheckpointConfig(every=0, keep_last=1, keep_best=keep_best),
             evaluation=EvaluationConfig(every=1, batch_size=8, metric="accuracy"),
@@ -342,16 +334,16 @@ def test_the_best_is_kept_where_no_checkpoint_was_due(
 
 def test_what_was_learnt_is_saved_where_measuring_fails(tmp_path, devices, monkeypatch):
     def broken(*_):
-        raise ValueError("no figures today")
+        raise ValueError("no metrics today")
 
-    monkeypatch.setattr(TaskLesson, "score", broken)
-    measures = EvaluationConfig(every=2, batch_size=8)
-    goes_on = config(tmp_path, labels(tmp_path), steps=3, evaluation=measures)
-    with pytest.raises(ValueError, match="no figures today"):
-        train(goes_on)
+    every_2 = EvaluationConfig(every=2, batch_size=8)
+    run = config(tmp_path, validated(labels(tmp_path)), steps=3, evaluation=every_2)
+    with monkeypatch.context() as patch:
+        patch.setattr("llmjax.metrics.labels.classification", broken)
+        with pytest.raises(ValueError, match="no metrics today"):
+            train(run)
     assert Run(tmp_path / "run").steps() == [2]
-    monkeypatch.setattr(TaskLesson, "score", lambda *_: None)
-    train(goes_on)
+    train(run)
     assert Run(tmp_path / "run").steps() == [2, 3]
 
 

@@ -14,17 +14,18 @@ import runs
 import tiny
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
-from llmjax.optimizers.tune import HeadsOnly
+from llmjax.optimizers.trainable import TrainHeads
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.position import read_position
+from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import abstract_state
-from llmjax.training import loop, stopping, train
+from llmjax.training import stopping, trainer
+from llmjax.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_evaluates_on_the_way_and_at_the_end(run):
     assert found[1]["heldout_bytes"] > 0
     kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
     assert kept == [8]
-    assert read_position(run / "checkpoints", 8).heldout_loss == found[1]["loss"]
+    assert read_progress(run / "checkpoints", 8).heldout_loss == found[1]["loss"]
 
 
 def test_samples_follow_their_prompts(run):
@@ -92,23 +93,23 @@ def test_samples_follow_their_prompts(run):
 def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
     tmp_path, monkeypatch
 ):
-    make = loop.make_train_step
+    make = trainer.make_train_step
 
     def breaking(loss_function, *args, **kwargs):
         def loss(params, batch, key):
             sums = loss_function(params, batch, key)
-            return sums._replace(total=sums.total * jnp.nan)
+            return sums._replace(objective=sums.objective * jnp.nan)
 
         return make(loss, *args, **kwargs)
 
     config = runs.config(tmp_path, max_skipped_steps=3)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", breaking)
+        patch.setattr(trainer, "make_train_step", breaking)
         with pytest.raises(UserError, match="not finite for 3 steps in a row"):
             train(config)
     checkpoints = tmp_path / "run" / "checkpoints"
     step = max(int(path.name) for path in checkpoints.iterdir())
-    position = read_position(checkpoints, step)
+    position = read_progress(checkpoints, step)
     assert 3 <= step < 8
     assert (position.step, position.skipped) == (step, step)
     state = abstract_state(runs.MODEL, tiny.optimizer(config.optimizer), tiny.one_device())
@@ -135,7 +136,7 @@ def test_text_that_may_not_repeat_ends_the_run(tmp_path):
     train(config)
     (last,) = os.listdir(tmp_path / "run" / "checkpoints")
     assert 1 < int(last) < 100
-    assert read_position(tmp_path / "run" / "checkpoints", int(last)).epoch == pytest.approx(1.0)
+    assert read_progress(tmp_path / "run" / "checkpoints", int(last)).epoch == pytest.approx(1.0)
     assert runs.metrics(tmp_path / "run")[-1]["learning_rate"] < 0.005
 
 
@@ -161,8 +162,8 @@ def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, said):
 
 
 def test_a_text_has_no_head_that_alone_could_learn(tmp_path):
-    with pytest.raises(UserError, match="tune: heads: nothing learns"):
-        train(runs.config(tmp_path, tune=HeadsOnly()))
+    with pytest.raises(UserError, match="tune: heads: nothing is trained"):
+        train(runs.config(tmp_path, tune=TrainHeads()))
     assert Run(tmp_path / "run").steps() == []
 
 
@@ -179,7 +180,7 @@ def test_an_unwritable_folder_is_refused(tmp_path):
 
 
 def test_an_agreement_among_one_is_at_once():
-    agree = stopping.Agreement(tiny.one_device(), wishes=2)
+    agree = stopping.HostConsensus(tiny.one_device(), wishes=2)
     assert agree(True, False) == (True, False)
     assert agree(False, False) == (False, False)
 
@@ -188,7 +189,7 @@ def test_an_agreement_among_many_is_read_one_step_late(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     mesh = tiny.make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        agree = stopping.Agreement(mesh, wishes=2)
+        agree = stopping.HostConsensus(mesh, wishes=2)
         assert agree(True, False) == (False, False)
         assert agree(False, False) == (True, False)
         assert agree(False, False) == (False, False)

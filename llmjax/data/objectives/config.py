@@ -1,141 +1,120 @@
-"""What is to be predicted from what: frozen values, cheap to import."""
+"""Objectives: what is predicted from what. The base of their configs, and the registry.
+
+An objective is a frozen dataclass of its settings, derived from `PartConfig`, whose `build` gives
+what turns windows of the stream of text into batches. A new one is a file with such a class and a
+line here.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from llmjax.data.batch import Arrays, BatchSpec
+from llmjax.registry import Registry
+
+if TYPE_CHECKING:
+    from llmjax.data.objectives.vocabulary import Vocabulary
+    from llmjax.data.objectives.windows import Keys, Windows
 
 MASK = "<mask>"
 """The piece that a tokenizer trained here gets for masks."""
 
 
 def sentinel(number: int) -> str:
-    """The piece that stands for span `number` of a document, as T5 spells it."""
+    """The piece that stands for span `number` of a document, as T5 writes it."""
     return f"<extra_id_{number}>"
 
 
-@dataclass(frozen=True)
-class CausalConfig:
-    """Every token from those before it in its document. For decoders."""
+class Objective(Protocol):
+    """A pure function from windows to batches.
 
-    weight: float = 1.0
+    What it draws for a row depends on the row's key alone: the seed and the row's number in the
+    endless stream of rows. So every epoch draws differently, every process and restart the same.
+    """
+
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """What a batch of so many windows of `length` tokens holds."""
+
+    def batch(self, windows: "Windows", keys: "Keys") -> Arrays:
+        """inputs, targets, segments, positions int32 [R, L] and weights float32 [R, L]; for an
+        encoder-decoder also encoder_tokens, encoder_segments, encoder_positions int32 [R, S]."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is predicted from what."""
+
+    is_causal: ClassVar[bool] = False
+    """Whether every token of a text is predicted from those before it: a text then has bits per
+    byte."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """A field of each class, with its name as the default."""
+
+    @property
+    def control_pieces(self) -> tuple[str, ...]:
+        """Special tokens, beside BOS and the like, that the tokenizer must have."""
+        return ()
+
+    def problems(self, encoder: int, decoder: int) -> Iterator[str]:
+        """Everything wrong with the values, for a model of so many layers."""
+        return iter(())
+
+    def build(self, vocabulary: "Vocabulary", encodes: bool) -> Objective:
+        """The objective for a tokenizer's vocabulary.
+
+        Args:
+          vocabulary: of the run's tokenizer.
+          encodes: whether the model is an encoder-decoder.
+
+        Raises:
+          UserError: the vocabulary lacks a token that the objective needs.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+
+@dataclass(frozen=True)
+class PartConfig(ObjectiveConfig):
+    """An objective that can be part of a mixture."""
+
+    weight: float = field(default=1.0, kw_only=True)
     """Share of the rows in a mixture, relative to the other parts' weights."""
-    kind: Literal["causal"] = "causal"
 
+    models: ClassVar[tuple[str, ...]] = ("decoder",)
+    """The kinds of model that it trains: decoder, encoder, encoder-decoder."""
 
-@dataclass(frozen=True)
-class MaskedConfig:
-    """Hidden tokens from all around them (BERT, arXiv:1810.04805). For encoders."""
+    def value_problems(self) -> Iterator[str]:
+        """What is wrong with the values whatever the model, each as ".field: what"."""
+        if not 0 < self.weight < 1e30:
+            yield f".weight: {self.weight} is not a positive number"
 
-    share: float = 0.15
-    """Share of a row's tokens of text that are to be predicted."""
-    masked: float = 0.8
-    """Share of those that the model sees as the mask token."""
-    random: float = 0.1
-    """Share of those that it sees as any other token; the rest stays as it is."""
-    whole_words: bool = False
-    """Whether all tokens of a word are chosen together, or none (words longer than a row's share:
-    none). A CJK character is a word."""
-    weight: float = 1.0
-    """Share of the rows in a mixture, relative to the other parts' weights."""
-    kind: Literal["masked"] = "masked"
-
-
-@dataclass(frozen=True)
-class SpanConfig:
-    """Spans that were left out of a text (T5, arXiv:1910.10683). For encoder-decoders."""
-
-    density: float = 0.15
-    """Share of a row's tokens of text that are left out."""
-    mean_length: float = 3.0
-    """Tokens in a span, on average."""
-    sentinels: int = 100
-    """Tokens that stand for spans, and so the most spans of a document in a row."""
-    weight: float = 1.0
-    """Share of the rows in a mixture, relative to the other parts' weights."""
-    kind: Literal["span"] = "span"
-
-
-@dataclass(frozen=True)
-class PrefixConfig:
-    """Each document of a row is cut at a random place: its rest from its beginning. For
-    encoder-decoders; and for decoders, which then learn from the rest alone."""
-
-    weight: float = 1.0
-    """Share of the rows in a mixture, relative to the other parts' weights."""
-    kind: Literal["prefix"] = "prefix"
-
-
-PartConfig: TypeAlias = CausalConfig | MaskedConfig | SpanConfig | PrefixConfig
-
-
-@dataclass(frozen=True)
-class MixtureConfig:
-    """Each row of the global batch has one of several objectives, drawn by weight."""
-
-    parts: tuple[PartConfig, ...] = field(default_factory=lambda: (SpanConfig(), PrefixConfig()))
-    """The objectives; all must suit the model."""
-    kind: Literal["mixture"] = "mixture"
-
-
-ObjectiveConfig: TypeAlias = CausalConfig | MaskedConfig | SpanConfig | PrefixConfig | MixtureConfig
-
-SUITS: dict[str, tuple[str, ...]] = {
-    "causal": ("decoder",),
-    "masked": ("encoder",),
-    "span": ("encoder-decoder",),
-    "prefix": ("encoder-decoder", "decoder"),
-}
-"""Which kinds of model can learn by which objective."""
-
-
-def parts_of(objective: ObjectiveConfig) -> tuple[PartConfig, ...]:
-    """The parts of a mixture; any other objective alone."""
-    return objective.parts if isinstance(objective, MixtureConfig) else (objective,)
-
-
-def control_pieces(objective: ObjectiveConfig) -> tuple[str, ...]:
-    """Special tokens, beside BOS and the like, that a tokenizer must have for the objective."""
-    parts = parts_of(objective)
-    spans = max((part.sentinels for part in parts if isinstance(part, SpanConfig)), default=0)
-    masks = any(isinstance(part, MaskedConfig) for part in parts)
-    return (*((MASK,) if masks else ()), *map(sentinel, range(spans)))
-
-
-def objective_problems(objective: ObjectiveConfig, encoder: int, decoder: int) -> Iterator[str]:
-    """Everything wrong with the values of `objective`, for a model of so many layers."""
-    stacks = {"encoder": encoder, "decoder": decoder}
-    model = "-".join(name for name, layers in stacks.items() if layers > 0)
-    parts = parts_of(objective)
-    if not parts:
-        yield "objective.parts: give at least one"
-    for number, part in enumerate(parts):
-        name = f"objective.parts.{number}" if isinstance(objective, MixtureConfig) else "objective"
-        yield from (f"{name}{problem}" for problem in _value_problems(part))
-        if model and model not in SUITS[part.kind]:
-            known = [kind for kind, models in SUITS.items() if model in models]
-            wanted = " or ".join(SUITS[part.kind])
+    def problems(self, encoder: int, decoder: int, path: str = "objective") -> Iterator[str]:
+        yield from (f"{path}{problem}" for problem in self.value_problems())
+        stacks = {"encoder": encoder, "decoder": decoder}
+        model = "-".join(name for name, layers in stacks.items() if layers > 0)
+        if model and model not in self.models:
+            suitable = [kind for kind, part in PARTS.items() if model in part.models]
+            wanted = " or ".join(self.models)
             yield (
-                f"{name}: {part.kind} wants {_article(wanted)} {wanted}, the model is "
+                f"{path}: {self.kind} needs {_article(wanted)} {wanted}, the model is "
                 f"{_article(model)} {model} (model.num_encoder_layers {encoder}, "
-                f"model.num_decoder_layers {decoder}), which learns by {' or '.join(known)}"
+                f"model.num_decoder_layers {decoder}), which trains by {' or '.join(suitable)}"
             )
 
 
-def _value_problems(part: PartConfig) -> Iterator[str]:
-    if not 0 < part.weight < 1e30:
-        yield f".weight: {part.weight} is not a positive number"
-    if isinstance(part, MaskedConfig):
-        if not 0 < part.share < 1:
-            yield f".share: {part.share} is not between 0 and 1"
-        if min(part.masked, part.random) < 0 or not part.masked + part.random <= 1 + 1e-9:
-            yield f".masked: {part.masked}, and random {part.random}, are no shares of one whole"
-    if isinstance(part, SpanConfig):
-        if not 0 < part.density < 1:
-            yield f".density: {part.density} is not between 0 and 1"
-        if not 1 <= part.mean_length < 1e9:
-            yield f".mean_length: {part.mean_length} is not at least 1"
-        if part.sentinels < 1:
-            yield f".sentinels: {part.sentinels} is not positive"
+_PARTS = {
+    "causal": "llmjax.data.objectives.causal:CausalConfig",
+    "masked": "llmjax.data.objectives.masked:MaskedConfig",
+    "span": "llmjax.data.objectives.pairs:SpanConfig",
+    "prefix": "llmjax.data.objectives.pairs:PrefixConfig",
+}
+PARTS: Registry[PartConfig] = Registry("objective", _PARTS)
+OBJECTIVES: Registry[ObjectiveConfig] = Registry(
+    "objective", {**_PARTS, "mixture": "llmjax.data.objectives.mixture:MixtureConfig"}
+)
 
 
 def _article(noun: str) -> str:

@@ -2,16 +2,68 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from llmjax.data.objectives.config import SpanConfig
-from llmjax.data.objectives.packing import Arrays, Keys, Windows
-from llmjax.data.objectives.vocabulary import Vocabulary, as_read
+from llmjax.data.batch import Arrays, BatchSpec
+from llmjax.data.objectives.causal import Causal, Prefix
+from llmjax.data.objectives.config import Objective, PartConfig, sentinel
+from llmjax.data.objectives.vocabulary import Vocabulary, as_read, missing_token
+from llmjax.data.objectives.windows import Keys, Windows, cut_places, pair_spec
 
 MULTIPLE = 16
 """The decoder's rows are rounded up to this where they can be, to divide over devices."""
+
+
+@dataclass(frozen=True)
+class SpanConfig(PartConfig):
+    """Spans that were left out of a text (T5, arXiv:1910.10683). For encoder-decoders."""
+
+    density: float = 0.15
+    """Share of a row's tokens of text that are left out."""
+    mean_length: float = 3.0
+    """Tokens in a span, on average."""
+    sentinels: int = 100
+    """Tokens that stand for spans, and so the most spans of a document in a row."""
+    kind: Literal["span"] = "span"
+
+    models: ClassVar = ("encoder-decoder",)
+
+    @property
+    def control_pieces(self) -> tuple[str, ...]:
+        return tuple(map(sentinel, range(self.sentinels)))
+
+    def value_problems(self) -> Iterator[str]:
+        yield from super().value_problems()
+        if not 0 < self.density < 1:
+            yield f".density: {self.density} is not between 0 and 1"
+        if not 1 <= self.mean_length < 1e9:
+            yield f".mean_length: {self.mean_length} is not at least 1"
+        if self.sentinels < 1:
+            yield f".sentinels: {self.sentinels} is not positive"
+
+    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+        available = len(vocabulary.sentinels)
+        if available < self.sentinels:
+            wanted = f"{self.sentinels} sentinels (it has {available})"
+            raise missing_token(wanted, f"{sentinel(0)} and so on")
+        return Spans(self, vocabulary)
+
+
+@dataclass(frozen=True)
+class PrefixConfig(PartConfig):
+    """Each document of a row is cut at a random place: its rest from its beginning. For
+    encoder-decoders; and for decoders, where the rest alone has weight."""
+
+    kind: Literal["prefix"] = "prefix"
+
+    models: ClassVar = ("encoder-decoder", "decoder")
+
+    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+        if encodes:
+            return Continuation(vocabulary)
+        return Prefix(Causal(vocabulary.bos, vocabulary.pad))
 
 
 class Pair(NamedTuple):
@@ -37,27 +89,26 @@ class Spans:
     config: SpanConfig
     vocabulary: Vocabulary
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        """Lengths of the decoder's rows and of the encoder's.
-
-        A decoder's row has room for a row's share of noise, a sentinel for each span, and EOS of
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """A decoder's row has room for a row's share of noise, a sentinel for each span, and EOS of
         several documents; of a row of very many documents the last spans are left in place.
         """
         noise, spans = self._amounts(length)
         needed = noise + spans + max(4, length // 64)
-        return (min(-(-needed // MULTIPLE) * MULTIPLE, length), length)
+        target = min(-(-needed // MULTIPLE) * MULTIPLE, length)
+        return pair_spec(rows, target, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """See `laid_out`."""
         tokens = as_read(windows, self.vocabulary)
-        lengths = self.lengths(tokens.shape[1])
+        spec = self.spec(*tokens.shape)
         rows = []
         for row, segments, key in zip(tokens, windows.segments, keys, strict=True):
             free = np.flatnonzero(self.vocabulary.text[row] & (segments > 0))
             noise = np.zeros(len(row), bool)
             noise[free] = self._noise(np.random.default_rng(key), len(free))
-            rows.append(self._pair(row, segments, noise, lengths[0]))
-        return laid_out(rows, lengths, self.vocabulary)
+            rows.append(self._pair(row, segments, noise, spec["targets"].shape[1]))
+        return laid_out(rows, spec, self.vocabulary)
 
     def _amounts(self, tokens: int) -> tuple[int, int]:
         """How many of two or more tokens are left out, and in how many spans."""
@@ -109,14 +160,14 @@ class Continuation:
 
     vocabulary: Vocabulary
 
-    def lengths(self, length: int) -> tuple[int, ...]:
-        """Lengths of the decoder's rows and of the encoder's."""
-        return (length, length)
+    def spec(self, rows: int, length: int) -> BatchSpec:
+        """See Objective."""
+        return pair_spec(rows, length, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         """See `laid_out`."""
         rows = [self._pair(windows.take(np.array([row])), key) for row, key in enumerate(keys)]
-        return laid_out(rows, self.lengths(windows.tokens.shape[1]), self.vocabulary)
+        return laid_out(rows, self.spec(*windows.tokens.shape), self.vocabulary)
 
     def _pair(self, window: Windows, key: tuple[int, ...]) -> Pair:
         tokens, first, segments, positions = (
@@ -133,18 +184,7 @@ class Continuation:
         return Pair(source, owners, tokens[written], segments[written])
 
 
-def cut_places(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Where each document of a row is cut, int64 [its highest segment + 1].
-
-    Of n tokens, 1 to n - 1 are before the cut; 0 stands for segments of a single token and padding.
-    """
-    sizes = np.bincount(segments)
-    sizes[0] = 0
-    cuts = np.random.default_rng(key).integers(1, np.maximum(sizes, 2))
-    return np.where(sizes > 1, cuts, 0)
-
-
-def laid_out(rows: Sequence[Pair], lengths: tuple[int, ...], vocabulary: Vocabulary) -> Arrays:
+def laid_out(rows: Sequence[Pair], spec: BatchSpec, vocabulary: Vocabulary) -> Arrays:
     """Rows side by side, padded.
 
     Returns:
@@ -152,23 +192,21 @@ def laid_out(rows: Sequence[Pair], lengths: tuple[int, ...], vocabulary: Vocabul
       positions int32 [R, T] and weights float32 [R, T], 1 at each target, for the decoder, whose
       inputs are BOS and the targets before.
     """
-    target, source = lengths
-    owners = _filled([pair.target_segments for pair in rows], target, 0)
-    targets = _filled([pair.target for pair in rows], target, vocabulary.pad)
-    positions = _positions(owners)
-    shifted = np.roll(targets, 1, axis=1)
+    batch = {name: array.blank(len(rows)) for name, array in spec.items()}
+    for row, pair in enumerate(rows):
+        source, target = len(pair.source), len(pair.target)
+        batch["encoder_tokens"][row, :source] = pair.source
+        batch["encoder_segments"][row, :source] = pair.source_segments
+        batch["targets"][row, :target] = pair.target
+        batch["segments"][row, :target] = pair.target_segments
+    owners = batch["segments"]
+    batch["encoder_positions"] = _positions(batch["encoder_segments"])
+    batch["positions"] = positions = _positions(owners)
+    shifted = np.roll(batch["targets"], 1, axis=1)
     inputs = np.where(positions == 0, vocabulary.bos, shifted)
-    sources = _filled([pair.source_segments for pair in rows], source, 0)
-    return {
-        "encoder_tokens": _filled([pair.source for pair in rows], source, vocabulary.pad),
-        "encoder_segments": sources,
-        "encoder_positions": _positions(sources),
-        "inputs": np.where(owners > 0, inputs, vocabulary.pad).astype(np.int32),
-        "targets": targets,
-        "weights": (owners > 0).astype(np.float32),
-        "segments": owners,
-        "positions": positions,
-    }
+    batch["inputs"] = np.where(owners > 0, inputs, vocabulary.pad).astype(np.int32)
+    batch["weights"] = (owners > 0).astype(np.float32)
+    return batch
 
 
 def _parts(generator: np.random.Generator, whole: int, parts: int) -> np.ndarray:
@@ -184,13 +222,6 @@ def _runs(noise: np.ndarray, segments: np.ndarray) -> Iterator[tuple[int, int]]:
     begins = np.flatnonzero(noise & ~joined[:-1])
     ends = np.flatnonzero(noise & ~joined[1:]) + 1
     return zip(begins.tolist(), ends.tolist(), strict=True)
-
-
-def _filled(rows: Sequence[np.ndarray], length: int, padding: int) -> np.ndarray:
-    found = np.full((len(rows), length), padding, np.int32)
-    for row, values in zip(found, rows, strict=True):
-        row[: len(values)] = values
-    return found
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:

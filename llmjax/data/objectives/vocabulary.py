@@ -1,17 +1,18 @@
-"""What objectives need to know of a tokenizer: which tokens are text, which have a part to play."""
+"""What objectives need to know of a tokenizer: which tokens are text, which are control tokens."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmjax.data.objectives.config import sentinel
-from llmjax.data.objectives.packing import Windows
+from llmjax.data.objectives.config import Objective, ObjectiveConfig, sentinel
+from llmjax.data.objectives.windows import Windows
 from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Facts of a tokenizer.
+    """Properties of a tokenizer.
 
     Attributes:
       bos, eos, pad: ids, as in Tokenizer.
@@ -36,7 +37,7 @@ class Vocabulary:
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """Reads the facts off a tokenizer."""
+    """The properties of a tokenizer."""
     special = tokenizer.special_tokens
     sentinels: list[int] = []
     while (token := special.get(sentinel(len(sentinels)))) is not None:
@@ -55,6 +56,15 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         text,
         np.array(opens) | ~text,
         np.array(closes) | ~text,
+    )
+
+
+def missing_token(what: str, piece: str) -> UserError:
+    """The mistake of a tokenizer without a token that the run's objective needs."""
+    return UserError(
+        "this tokenizer",
+        f"has no {what} for the run's objective",
+        f"let train make one (--tokenizer sentencepiece), or take one with {piece}",
     )
 
 
@@ -79,3 +89,17 @@ def words_of(tokens: np.ndarray, segments: np.ndarray, vocabulary: Vocabulary) -
     begins = vocabulary.opens[tokens]
     begins[:, 1:] |= vocabulary.closes[tokens[:, :-1]] | (segments[:, 1:] != segments[:, :-1])
     return np.cumsum(begins, axis=1)
+
+
+def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer, *, encodes: bool) -> Objective:
+    """The objective of a config.
+
+    Args:
+      config: checked.
+      tokenizer: of the text.
+      encodes: whether the model is an encoder-decoder.
+
+    Raises:
+      UserError: the tokenizer lacks a mask token or sentinels.
+    """
+    return config.build(vocabulary_of(tokenizer), encodes)

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmjax.data.tables.rows import Row
-from llmjax.data.text.parquet_files import MAX_COLUMNS
+from llmjax.data.tables.table import Row
+from llmjax.data.text.parquet import MAX_COLUMNS
 from llmjax.data.text.reading import read_blocks, split_lines
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import RECORD
@@ -78,12 +78,12 @@ def _separator(path: Path, line: str, columns: Sequence[str]) -> str:
     wanted = len(columns)
     if count(",") != 1 or wanted == 1:
         return ","
-    found = [mark for mark in SEPARATORS if (count(mark) == wanted if wanted else count(mark) > 1)]
-    if len(found) > 1:
-        names = " or ".join(SEPARATORS[mark] for mark in found)
+    marks = [mark for mark in SEPARATORS if (count(mark) == wanted if wanted else count(mark) > 1)]
+    if len(marks) > 1:
+        names = " or ".join(SEPARATORS[mark] for mark in marks)
         fix = "use commas, or tabs in a file named .tsv"
         raise UserError(f"{path} line 1", f"may be separated by {names}, not by commas", fix)
-    return found[0] if found else ","
+    return marks[0] if marks else ","
 
 
 def _csv_records(path: Path, lines: Iterator[str], separator: str) -> Iterator[Record]:

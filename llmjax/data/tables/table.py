@@ -1,46 +1,86 @@
-"""Tables as streams of rows, and their division into rows to learn from and rows to measure on."""
+"""Tables as streams of rows, and the split of rows into a training and a validation set.
+
+Cheap to import: libraries are imported when a table is read.
+"""
 
 import hashlib
 import itertools
 import json
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
-from llmjax.data.tables.config import FileTable, LinesTable, Table, TfdsTable
-from llmjax.data.tables.delimited import text_lines
-from llmjax.data.tables.formats import read_file
-from llmjax.data.tables.rows import Row, list_at, number_at, text_at
-from llmjax.data.text.reading import expand
 from llmjax.data.text.split import HASHES, document_hash
 from llmjax.errors import UserError
+from llmjax.registry import Registry
 
 MAX_ROWS = 10_000_000
-"""Rows of tables at most that are read as a whole; each takes some 500 bytes beside its texts."""
-MOST_TEXT = 1 << 32
+"""Rows of tables at most that are read into memory; each takes some 500 bytes beside its texts."""
+MAX_TEXT = 1 << 32
 """Characters of text in them at most."""
 
-__all__ = ["Row", "list_at", "number_at", "read_table", "read_tables", "split_rows", "text_at"]
+
+class Row(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+      place: where it stands, for messages: "train.tsv line 17".
+      values: column -> text, number, truth value, None, list or dict.
+    """
+
+    place: str
+    values: dict[str, Any]
+
+
+class Table(ABC):
+    """Where rows with named columns are read. Subclasses are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """The name in TABLES and in configs."""
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """What it names: paths, a data set."""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, a line each; nothing is read from disk."""
+        return []
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Streams the rows, always in the same order.
+
+        Raises:
+          UserError: while reading, where a file is missing or broken; it names file, line, column.
+        """
+
+
+TABLES = Registry[Table](
+    "table",
+    {
+        "table": "llmjax.data.tables.files:FileTable",
+        "lines": "llmjax.data.tables.files:LinesTable",
+        "tfds": "llmjax.data.tables.tfds:TfdsTable",
+    },
+)
+AnyTable: TypeAlias = Annotated[Table, TABLES]
+"""For config fields."""
 
 
 def read_table(table: Table) -> Iterator[Row]:
     """Streams the rows of a table, always in the same order.
 
     Raises:
-      UserError: while reading, where a file is missing or broken, or there is no row; it names
-        file, line and column.
+      UserError: as `rows`, and where there is no row.
     """
-    match table:
-        case FileTable():
-            name, rows = ", ".join(table.paths), _file_rows(table)
-        case LinesTable():
-            name, rows = ", ".join(table.paths), _line_rows(table)
-        case TfdsTable():
-            from llmjax.data.tables.tfds import tfds_rows
-
-            name, rows = f"{table.name}, split {table.split!r}", tfds_rows(table)
+    rows = table.rows()
     first = next(rows, None)
     if first is None:
-        raise UserError(name or "table", "holds no rows", "add rows, or name other files")
+        raise UserError(table.location or "table", "holds no rows", "add rows, or name other files")
     yield from itertools.chain([first], rows)
 
 
@@ -48,13 +88,13 @@ def read_tables(tables: Sequence[Table]) -> list[Row]:
     """The rows of all tables, one table after the other.
 
     Raises:
-      UserError: as read_table; also when there are more than MAX_ROWS, or MOST_TEXT in them.
+      UserError: as read_table; also when there are more than MAX_ROWS, or MAX_TEXT in them.
     """
     rows, size = list[Row](), 0
     for row in itertools.chain.from_iterable(map(read_table, tables)):
         size += _characters(row.values.values())
-        if len(rows) == MAX_ROWS or size > MOST_TEXT:
-            limit = f"{MAX_ROWS:,} rows or {MOST_TEXT:,} characters"
+        if len(rows) == MAX_ROWS or size > MAX_TEXT:
+            limit = f"{MAX_ROWS:,} rows or {MAX_TEXT:,} characters"
             reason = f"there are more than {limit} up to here, and all are in memory"
             raise UserError(row.place, reason, "use fewer rows")
         rows.append(row)
@@ -75,19 +115,19 @@ def _characters(values: Iterable[Any]) -> int:
 def split_rows(
     rows: Sequence[Row], fraction: float, group: str | None = None
 ) -> tuple[list[Row], list[Row]]:
-    """Divides rows into (to learn from, to measure on) by their contents alone.
+    """Splits rows into (training set, validation set) by their contents alone.
 
-    A row is held out where the hash of its values lies in the lowest `fraction` of all hashes;
-    where none does, the row of the lowest hash is. So equal rows stay together, and each row stays
-    on its side whatever order they come in and whatever other rows come or go.
+    A row is for validation where the hash of its values lies in the lowest `fraction` of all
+    hashes; where none does, the row of the lowest hash is. So equal rows stay together, and each
+    row stays in its set whatever order they come in and whatever other rows come or go.
 
     Args:
-      rows: to divide; both parts keep their order.
-      fraction: to measure on, between 0 and 1.
+      rows: to split; both sets keep their order.
+      fraction: for validation, between 0 and 1.
       group: column whose value is hashed instead: rows of one value stay together.
 
     Raises:
-      UserError: no row is left to learn from, or one has no column `group`.
+      UserError: no row is left to train on, or one has no column `group`.
     """
     if not fraction or not rows:
         return list(rows), []
@@ -96,7 +136,7 @@ def split_rows(
     train = [row for row, value in zip(rows, hashes, strict=True) if value >= limit]
     if not train:
         what = f"value of {group!r}" if group else "kind of row"
-        reason = f"there is only one {what}, or too few to divide by {fraction:g}"
+        reason = f"there is only one {what}, or too few to split by {fraction:g}"
         raise UserError("dev_fraction", reason, "add rows, or name tables in dev")
     return train, [row for row, value in zip(rows, hashes, strict=True) if value < limit]
 
@@ -106,50 +146,111 @@ def _row_hash(row: Row, group: str | None) -> int:
         fix = f"its columns are {', '.join(row.values)}"
         raise UserError(row.place, f"has no column {group!r} to group by", fix)
     value = row.values if group is None else row.values[group]
-    spelt = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_spelt)
-    return document_hash(spelt.encode())
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_as_text)
+    return document_hash(text.encode())
 
 
-def _spelt(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """What JSON has no form for: bytes, dates."""
     if isinstance(value, bytes):
         return hashlib.blake2b(value).hexdigest()
     return str(value)
 
 
-def _file_rows(table: FileTable) -> Iterator[Row]:
-    for path in expand(table.paths):
-        for row in read_file(path, table.columns):
-            yield _with_constants(row, table.constants)
+def text_at(row: Row, column: str) -> str:
+    """The text of a column; never empty.
+
+    Raises:
+      UserError: there is no such column, or its value is no text, or empty, or cannot be UTF-8.
+    """
+    text = _value(row, column)
+    if not isinstance(text, str):
+        raise _bad_value(row, column, f"is {_type_name(text)}, not text", "name a column of texts")
+    if not text.strip():
+        raise _bad_value(row, column, "is empty", "fill it in or remove the row")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        reason = f"has half a surrogate pair as character {error.start}"
+        raise _bad_value(row, column, reason, "fix the text") from error
+    return text
 
 
-def _line_rows(table: LinesTable) -> Iterator[Row]:
-    if len(table.paths) != len(table.columns) or not table.paths:
-        reason = f"has {len(table.paths)} files for {len(table.columns)} columns"
-        raise UserError(", ".join(table.paths) or "table", reason, "name one file for each column")
-    files = [expand((path,)) for path in table.paths]
-    for path, found in zip(table.paths, files, strict=True):
-        if len(found) != 1:
-            raise UserError(path, f"matches {len(found)} files", "name one file for each column")
-    streams = [text_lines(path) for (path,) in files]
-    for number, lines in enumerate(itertools.zip_longest(*streams), 1):
-        texts = [line for line in lines if line is not None]
-        if len(texts) != len(lines):
-            rest = [sum(1 for _ in stream) for stream in streams]
-            counts = ", ".join(
-                f"{path} {number - (line is None) + more:,}"
-                for path, line, more in zip(table.paths, lines, rest, strict=True)
-            )
-            fix = "line n of each should belong to line n of the others"
-            raise UserError("files of lines", f"are of unequal length ({counts})", fix)
-        plain = (text.removesuffix("\n").removesuffix("\r") for text in texts)
-        row = Row(f"{table.paths[0]} line {number}", dict(zip(table.columns, plain, strict=True)))
-        yield _with_constants(row, table.constants)
+def number_at(row: Row, column: str) -> float:
+    """The number of a column, which may be written as text.
+
+    Raises:
+      UserError: there is no such column, or its value is no finite number.
+    """
+    value = _value(row, column)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _bad_value(
+            row, column, f"is {_type_name(value)}, not a number", "name a column of numbers"
+        )
+    try:
+        number = float(value.replace("_", "?") if isinstance(value, str) else value)
+    except (ValueError, OverflowError) as error:
+        reason = f"is {str(value)[:40]!r}, not a number" if value != "" else "is empty"
+        fix = "fix the row, or name a column of numbers"
+        if isinstance(value, str) and "," in value:
+            fix = "write numbers with a decimal point and without other marks: 1234.5"
+        raise _bad_value(row, column, reason, fix) from error
+    if not math.isfinite(number):
+        raise _bad_value(row, column, f"is {number}, not a finite number", "fix or remove the row")
+    return number
 
 
-def _with_constants(row: Row, constants: Sequence[tuple[str, str]]) -> Row:
-    for column, _ in constants:
-        if column in row.values:
-            reason = f"has a column {column!r} of its own"
-            raise UserError(row.place, reason, "take it out of the table's constants")
-    return Row(row.place, row.values | dict(constants)) if constants else row
+def list_at(row: Row, column: str, separator: str | None = None) -> list[Any]:
+    """The list of a column; may be empty.
+
+    Args:
+      row: where to look.
+      column: of lists, or of texts that list the entries.
+      separator: between the entries of such a text, whose blanks around are dropped, and empty
+        entries too; None: they stand between blanks.
+
+    Raises:
+      UserError: there is no such column, or its value is neither list nor text.
+    """
+    value = _value(row, column)
+    if isinstance(value, str):
+        entries = (entry.strip() for entry in value.split(separator))
+        return [entry for entry in entries if entry]
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return list(value)
+    raise _bad_value(row, column, f"is {_type_name(value)}, not a list", "name a column of lists")
+
+
+def _value(row: Row, column: str) -> Any:
+    if column in row.values:
+        return row.values[column]
+    names = list(row.values)
+    fix = f"its columns are {', '.join(map(_short, names))}"
+    if any(len(name) > 40 or name.replace(".", "", 1).isdigit() for name in names):
+        fix += "; where its first line holds no names, set the table's columns"
+    raise UserError(row.place, f"has no column {column!r}", fix)
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 40 else f"{name[:37]}...")
+
+
+def _bad_value(row: Row, column: str, reason: str, fix: str) -> UserError:
+    return UserError(f"{row.place}, column {column!r}", reason, fix)
+
+
+def _type_name(value: Any) -> str:
+    match value:
+        case None:
+            return "missing"
+        case bool():
+            return "a truth value"
+        case str():
+            return "text"
+        case int() | float():
+            return f"the number {value}"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "an object"
+    return f"of type {type(value).__name__}"

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from llmjax.data.config import DataConfig, Source
+from llmjax.data.config import DataConfig
 from llmjax.data.progress import Progress
-from llmjax.data.text.encoding import BATCH_BYTES, Encoded, Encoders, encode_documents
-from llmjax.data.text.files import Damaged, open_or_build
-from llmjax.data.text.fingerprint import Identity
-from llmjax.data.text.sources import documents
-from llmjax.data.text.split import HASHES, HashSample, Seen, document_hash
+from llmjax.data.text.encoding import BATCH_BYTES, Encoded, EncodingPool, encode_documents
+from llmjax.data.text.source import Identity, Source
+from llmjax.data.text.split import (
+    HASHES,
+    HashSample,
+    document_hash,
+)
 from llmjax.data.text.store import (
     FORMAT,
     StoreWriter,
@@ -24,11 +26,37 @@ from llmjax.data.text.store import (
     open_store,
     token_dtype,
 )
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.storage.caches import cache_root
+from llmjax.storage.cache_folders import Damaged, open_or_build
+from llmjax.storage.writing import cache_root
 
+# Names in the cache: of the validation documents, and of their text.
+_VALIDATION = "heldout"
 _TEXT = "heldout.txt"
+
+
+class Seen:
+    """A set of hashes in a fixed 64 MiB: exact for the first million or so, then forgetful.
+
+    Each hash belongs to one of 2^20 buckets of 8; a full bucket forgets its oldest.
+    """
+
+    def __init__(self, buckets: int = 1 << 20, depth: int = 8):
+        self._table = np.zeros((buckets, depth), np.uint64)
+        self._next = np.zeros(buckets, np.uint8)
+
+    def add(self, hash_: int) -> bool:
+        """Adds the hash; returns whether it was there. (0 marks an empty place, and is never.)"""
+        key = np.uint64(hash_)
+        bucket = hash_ % len(self._table)
+        row = self._table[bucket]
+        if key in row:
+            return hash_ != 0
+        row[self._next[bucket]] = key
+        self._next[bucket] = (self._next[bucket] + 1) % row.size
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,16 +65,16 @@ class TokenizedSource:
 
     key: str
     train: TokenStore
-    heldout: TokenStore
-    heldout_path: Path
-    """The held-out documents' text end to end, UTF-8."""
+    validation: TokenStore
+    validation_path: Path
+    """The validation documents' text end to end, UTF-8."""
     threshold: int
-    """Held out are exactly the documents with a hash below this."""
+    """For validation are exactly the documents with a hash below this."""
 
 
-def heldout_threshold(config: DataConfig) -> int:
-    """Documents with a hash from here on are for training, whatever the held-out size."""
-    return int(config.heldout_fraction * HASHES)
+def validation_threshold(config: DataConfig) -> int:
+    """Documents with a hash from here on are for training, whatever fits into validation."""
+    return int(config.validation_fraction * HASHES)
 
 
 def tokenized(
@@ -58,34 +86,34 @@ def tokenized(
 ) -> TokenizedSource:
     """Opens the cache of `source`; builds it first where there is none.
 
-    A cache that is no longer as it was written is named on stderr and built again.
+    A cache that is no longer as it was written is rebuilt, with a warning.
 
     Raises:
       UserError: the source is broken, empty, or changes while it is read.
     """
     what = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
-    what += [heldout_threshold(config), config.heldout_max_bytes]
+    what += [validation_threshold(config), config.validation_max_bytes]
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(config.cache_dir) / "tokens" / key
 
     stage = f"Tokenizing the {source.kind} source"
 
     def build(place: Path) -> None:
-        kept = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
-        with Encoders(tokenizer, kept, config.workers) as encoders:
-            for done in _build(source, tokenizer, encoders, config, place):
+        saved = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
+        with EncodingPool(tokenizer, saved, config.workers) as pool:
+            for done in _build(source, tokenizer, pool, config, place):
                 progress(stage, done, identity.num_bytes)
         identity.check_unchanged()
 
     dtype = token_dtype(tokenizer.vocab_size)
-    return open_or_build(folder, build, lambda place: _opened(place, key, dtype))
+    return open_or_build(folder, build, lambda place: open_source(place, key, dtype))
 
 
-def _opened(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
-    """What `_build` wrote; Damaged where that has changed."""
+def open_source(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
+    """Reads back what was built; Damaged where it has changed since."""
     description = open_cache(folder)
-    train, heldout = (open_store(folder / name, dtype) for name in ("train", "heldout"))
-    return TokenizedSource(key, train, heldout, folder / _TEXT, description["threshold"])
+    train, validation = (open_store(folder / name, dtype) for name in ("train", _VALIDATION))
+    return TokenizedSource(key, train, validation, folder / _TEXT, description["threshold"])
 
 
 def keep_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
@@ -104,24 +132,24 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _build(
-    source: Source, tokenizer: Tokenizer, encoders: Encoders, config: DataConfig, place: Path
+    source: Source, tokenizer: Tokenizer, pool: EncodingPool, config: DataConfig, place: Path
 ) -> Iterator[int]:
     """Fills the cache folder `place`; yields the bytes of training text done so far."""
     vocab_size = tokenizer.vocab_size
-    sample = HashSample(heldout_threshold(config), config.heldout_max_bytes)
+    sample = HashSample(validation_threshold(config), config.validation_max_bytes)
     train = StoreWriter(place / "train", vocab_size)
-    for texts, encoded in encoders.encode(_batches(_training(source, config, sample))):
+    for texts, encoded in pool.encode(_batches(_training(source, config, sample))):
         _append(train, texts, encoded)
         yield train.num_bytes
     train.close()
-    heldout = StoreWriter(place / "heldout", vocab_size)
+    validation = StoreWriter(place / _VALIDATION, vocab_size)
     with (place / _TEXT).open("wb") as file:
         for text in sample.documents():
-            _append(heldout, [text], encode_documents(tokenizer, [text]))
+            _append(validation, [text], encode_documents(tokenizer, [text]))
             file.write(text)
-    heldout.close()
-    if train.num_documents + heldout.num_documents == 0:
-        raise UserError(describe(source), "holds no text", "give a source with text in it")
+    validation.close()
+    if train.num_documents + validation.num_documents == 0:
+        raise UserError(str(source), "holds no text", "give a source with text in it")
     dtype = token_dtype(vocab_size).str
     close_cache(place, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
 
@@ -132,16 +160,10 @@ def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
     store.append(encoded.tokens, encoded.counts, sizes, hashes)
 
 
-def describe(source: Source) -> str:
-    """A source in a message: its kind and what it names."""
-    named = ", ".join(getattr(source, "paths", ())) or getattr(source, "name", "")
-    return f"source of kind {source.kind!r}" + (f" ({named})" if named else "")
-
-
 def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
     """(hash, UTF-8 text) of every document that did not occur before."""
     seen = Seen()
-    for text in documents(source, cache_dir):
+    for text in source.documents(cache_dir):
         data = text.encode("utf-8")
         hash_ = document_hash(data)
         if not seen.add(hash_):
@@ -149,7 +171,7 @@ def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[in
 
 
 def _training(source: Source, config: DataConfig, sample: HashSample) -> Iterator[bytes]:
-    """Every document that is not held out; `sample` takes the others."""
+    """Every training document; `sample` takes those for validation."""
     for hash_, text in unique_documents(source, config.cache_dir):
         yield from sample.add(hash_, text)
 

@@ -2,20 +2,26 @@
 
 import itertools
 import os
-import subprocess
 import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
 
 BATCH_BYTES = 1 << 20
+"""About how many bytes of text are tokenized at once."""
 
 
 class Encoded(NamedTuple):
@@ -36,12 +42,11 @@ def encode_documents(tokenizer: Tokenizer, texts: list[bytes]) -> Encoded:
     return Encoded(np.fromiter(flat, np.uint32, int(counts.sum())), counts)
 
 
-class Encoders:
-    """Processes that tokenize: `python -m llmjax.data.text.encoding FOLDER`, fed through pipes.
+class EncodingPool:
+    """Processes that tokenize; in a `with`, which ends them.
 
-    They are programs of their own, not forks: a fork of a process with threads (JAX has many) may
-    hang, and multiprocessing's spawn would run the user's script again. They end when their input
-    does, so none outlives this process, however it ends.
+    They are spawned, not forked: a fork of a process with threads, of which JAX has many, may hang.
+    None outlives this process, however it ends.
     """
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, workers: int):
@@ -50,65 +55,56 @@ class Encoders:
         folder: where it is saved, for the other processes.
         workers: how many processes; 0: one per CPU.
         """
-        self._tokenizer, self._folder = tokenizer, folder
-        self._workers = workers or _cpus()
-        self._local = threading.local()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._tokenizer, self._workers = tokenizer, workers or _cpus()
+        # Starts processes only when there is work for them.
+        self._pool = ProcessPoolExecutor(self._workers, _Context(), _start_worker, (str(folder),))
 
-    def __enter__(self) -> "Encoders":
+    def __enter__(self) -> "EncodingPool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.communicate()
+        self._pool.shutdown(cancel_futures=True)
 
     def encode(self, batches: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], Encoded]]:
-        """Yields every batch with its tokens, in order; few batches are in memory at a time."""
+        """Yields every batch with its tokens, in order; few batches are in memory at a time.
+
+        Raises:
+          UserError: the tokenizer cannot encode a document.
+          RuntimeError: a process was killed.
+        """
         batches = iter(batches)
         first = list(itertools.islice(batches, 2))
         if self._workers == 1 or len(first) < 2:
             for texts in itertools.chain(first, batches):
                 yield texts, encode_documents(self._tokenizer, texts)
             return
-        waiting: deque[tuple[list[bytes], Future[Encoded]]] = deque()
-        with ThreadPoolExecutor(self._workers) as threads:
-            for texts in itertools.chain(first, batches):
-                waiting.append((texts, threads.submit(self._ask, texts)))
-                if len(waiting) > 2 * self._workers:
-                    texts, future = waiting.popleft()
-                    yield texts, future.result()
-            for texts, future in waiting:
-                yield texts, future.result()
+        pending: deque[tuple[list[bytes], Future[Encoded | _Refused]]] = deque()
+        for texts in itertools.chain(first, batches):
+            pending.append((texts, self._pool.submit(_encode, texts)))
+            if len(pending) > 2 * self._workers:
+                yield _result(*pending.popleft())
+        while pending:
+            yield _result(*pending.popleft())
 
-    def _ask(self, texts: list[bytes]) -> Encoded:
-        """Has this thread's process encode `texts`."""
-        process = getattr(self._local, "process", None) or self._start()
-        assert process.stdin
-        assert process.stdout
-        lengths = np.array([len(text) for text in texts], np.int64)
-        try:
-            _send(process.stdin, lengths, b"".join(texts))
-            counts, tokens = _receive(process.stdout, 4)
-        except (BrokenPipeError, EOFError) as error:
-            raise RuntimeError(f"a tokenizing process ended: code {process.wait()}") from error
-        return Encoded(np.frombuffer(tokens, np.uint32), counts)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmjax.data.text.encoding", str(self._folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "TOKENIZERS_PARALLELISM": "false",  # one thread a process
-            },
-            start_new_session=True,  # Ctrl-C is for us to handle
-        )
-        self._local.process = process
-        self._processes.append(process)
-        return process
+class _Refused(NamedTuple):
+    """The parts of a UserError, which cannot be pickled itself."""
+
+    thing: str
+    reason: str
+    fix: str
+
+
+def _result(
+    texts: list[bytes], future: "Future[Encoded | _Refused]"
+) -> tuple[list[bytes], Encoded]:
+    try:
+        result = future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError("a tokenizing process was killed; is there enough memory?") from error
+    if isinstance(result, _Refused):
+        raise UserError(*result)
+    return texts, result
 
 
 def _cpus() -> int:
@@ -118,43 +114,44 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _send(pipe: IO[bytes], lengths: np.ndarray, payload: bytes) -> None:
-    """A message: how many items, the int64 length of each, the payload."""
-    pipe.write(np.int64(len(lengths)).tobytes() + lengths.tobytes())
-    pipe.write(payload)
-    pipe.flush()
+class _Process(SpawnProcess):
+    """Does not import the user's script, which may lack the guard that multiprocessing asks for."""
 
-
-def _receive(pipe: IO[bytes], item_size: int) -> tuple[np.ndarray, bytes]:
-    """The lengths, and the payload of item_size * sum(lengths) bytes; EOFError at the end."""
-    count = int(np.frombuffer(_exactly(pipe, 8), np.int64)[0])
-    lengths = np.frombuffer(_exactly(pipe, 8 * count), np.int64)
-    return lengths, _exactly(pipe, item_size * int(lengths.sum()))
-
-
-def _exactly(pipe: IO[bytes], size: int) -> bytes:
-    data = pipe.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
-
-
-def main() -> None:
-    """Encodes what stdin brings until it ends."""
-    tokenizer = load_tokenizer(sys.argv[1])
-    while True:
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
         try:
-            lengths, data = _receive(sys.stdin.buffer, 1)
-        except EOFError:
-            return
-        ends = np.cumsum(lengths).tolist()
-        texts = [data[end - size : end] for end, size in zip(ends, lengths.tolist(), strict=True)]
-        encoded = encode_documents(tokenizer, texts)
-        try:
-            _send(sys.stdout.buffer, encoded.counts, encoded.tokens.tobytes())
-        except BrokenPipeError:
-            return
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
 
 
-if __name__ == "__main__":
-    main()
+class _Context(SpawnContext):
+    Process = _Process
+
+
+# In the processes of a pool: the tokenizer that `_start_worker` has loaded.
+_worker_tokenizer: Tokenizer
+
+
+def _start_worker(folder: str) -> None:
+    global _worker_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is for the process that owns the pool
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    _worker_tokenizer = load_tokenizer(folder)
+
+
+def _end_with_owner() -> None:
+    owner = parent_process()
+    assert owner is not None
+    owner.join()
+    os._exit(1)
+
+
+def _encode(texts: list[bytes]) -> Encoded | _Refused:
+    try:
+        return encode_documents(_worker_tokenizer, texts)
+    except UserError as error:
+        return _Refused(error.thing, error.reason, error.fix)

@@ -1,9 +1,7 @@
-"""Which documents are held out, decided by their content alone."""
+"""Which documents are for validation, decided by their content alone."""
 
 import hashlib
 import heapq
-
-import numpy as np
 
 HASHES = 1 << 64
 
@@ -38,34 +36,12 @@ class HashSample:
         self._bytes += len(text)
         evicted = []
         while self._bytes > self._max_bytes and len(self._heap) > 1:
-            negative, _, other = heapq.heappop(self._heap)
+            negative, _, largest = heapq.heappop(self._heap)
             self.threshold = -negative
-            self._bytes -= len(other)
-            evicted.append(other)
+            self._bytes -= len(largest)
+            evicted.append(largest)
         return evicted
 
     def documents(self) -> list[bytes]:
         """What the sample holds, in the order in which it came."""
         return [text for _, _, text in sorted(self._heap, key=lambda item: item[1])]
-
-
-class Seen:
-    """A set of hashes in a fixed 64 MiB: exact for the first million or so, then forgetful.
-
-    Each hash belongs to one of 2^20 buckets of 8; a full bucket forgets its oldest.
-    """
-
-    def __init__(self, buckets: int = 1 << 20, depth: int = 8):
-        self._table = np.zeros((buckets, depth), np.uint64)
-        self._next = np.zeros(buckets, np.uint8)
-
-    def add(self, hash_: int) -> bool:
-        """Adds the hash; returns whether it was there. (0 marks an empty place, and is never.)"""
-        key = np.uint64(hash_)
-        bucket = hash_ % len(self._table)
-        row = self._table[bucket]
-        if key in row:
-            return hash_ != 0
-        row[self._next[bucket]] = key
-        self._next[bucket] = (self._next[bucket] + 1) % row.size
-        return False

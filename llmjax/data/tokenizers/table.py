@@ -1,37 +1,85 @@
-"""What tokenizers have in common that are a table from ids to bytes."""
+"""Tokenizers that are a table from ids to bytes, and the simplest of them: bytes."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmjax.data.text.files import make_folder
-from llmjax.data.tokenizers.frame import Frame
+from llmjax.data.tokenizers.folder import FORMAT, read_description, write_files
+from llmjax.data.tokenizers.tokenizer import utf8
 from llmjax.errors import UserError
-from llmjax.storage.seals import sealed
+from llmjax.storage.cache_folders import make_folder
 
-FORMAT = 1
-DESCRIPTION = "llmjax_tokenizer.json"
-CHAT_TEMPLATE = "chat_template.jinja"
-TEMPLATE_SIZE = 1 << 20
-"""Bytes of a chat template; the longest published ones have some 20,000."""
-FILES = "files"
-"""In DESCRIPTION: name -> checksum of each file beside it."""
+FIRST, SECOND = -1, -2  # where the texts go
+
+FramePart = tuple[int, int]  # a token (or FIRST or SECOND) and its segment type
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Special tokens around texts.
+
+    Attributes:
+      single: of one text: special tokens and FIRST, in order, each with its type.
+      pair: of two texts: special tokens, FIRST and SECOND.
+    """
+
+    single: tuple[FramePart, ...] = ((FIRST, 0),)
+    pair: tuple[FramePart, ...] = ((FIRST, 0), (SECOND, 1))
+
+    @classmethod
+    def starting(cls, bos_id: int) -> "Frame":
+        """BOS before each text."""
+        before = (bos_id, 0)
+        return cls((before, (FIRST, 0)), (before, (FIRST, 0), (bos_id, 1), (SECOND, 1)))
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Tokens before a single text."""
+        return tuple(token for token, _ in self.single[: self._middle])
+
+    @property
+    def suffix(self) -> tuple[int, ...]:
+        """Tokens behind a single text."""
+        return tuple(token for token, _ in self.single[self._middle + 1 :])
+
+    def wrap(
+        self, ids: Sequence[int], pair: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """The tokens that a model reads of a text, or of two, and their types."""
+        rows = list(self._parts(ids, pair))
+        tokens = [token for part, _ in rows for token in part]
+        return tokens, [kind for part, kind in rows for _ in part]
+
+    @property
+    def _middle(self) -> int:
+        return [token for token, _ in self.single].index(FIRST)
+
+    def _parts(
+        self, ids: Sequence[int], pair: Sequence[int] | None
+    ) -> Iterator[tuple[Sequence[int], int]]:
+        for token, kind in self.single if pair is None else self.pair:
+            if token == FIRST:
+                yield ids, kind
+            elif token == SECOND:
+                yield pair or (), kind
+            else:
+                yield (token,), kind
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which tokens play a part of their own.
+    """Which tokens have a role.
 
     Attributes:
       bos, eos, pad: as in Tokenizer.
       mask: stands for what a masked model fills in; None where there is none.
-      stops: tokens that end a written text, beside EOS.
+      stops: tokens that end generated text, beside EOS.
       frame: what the model expects around a text.
     """
 
@@ -123,31 +171,21 @@ class TableTokenizer:
     def save(self, folder: Path | str) -> None:
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
-            from llmjax.data.tokenizers.tokenizer import load_tokenizer
-
-            if load_tokenizer(folder).fingerprint != self.fingerprint:
+            if read_description(folder)["fingerprint"] != self.fingerprint:
                 raise UserError(folder, "holds another tokenizer", "choose another folder")
             return
-        contents = dict(self._files)
-        if self.chat_template is not None:
-            contents[CHAT_TEMPLATE] = self.chat_template.encode("utf-8")
-        own = self._description | {"fingerprint": self.fingerprint}
-
-        def fill(place: Path) -> None:
-            for name, content in contents.items():
-                (place / name).write_bytes(content)
-            sums = {name: file_sum(content) for name, content in contents.items()}
-            (place / DESCRIPTION).write_text(description_text(own, sums))
-
-        make_folder(folder, fill)
+        description = self._description | {"fingerprint": self.fingerprint}
+        make_folder(
+            folder, lambda place: write_files(place, description, self._files, self.chat_template)
+        )
 
     def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Where the ids of `text` stand, when they spell it to the byte."""
+        """Where the ids of `text` stand, when they are all of its bytes."""
         lengths = np.array([len(self._pieces[token]) for token in ids], np.int64)
         if self._leading_space and ids and self._pieces[ids[0]].startswith(b" "):
             lengths[0] -= 1
         data = np.frombuffer(utf8(text), np.uint8)
-        # UTF-8: bytes 10xxxxxx go on with a character
+        # UTF-8: bytes 10xxxxxx continue a character
         character = np.append(np.cumsum((data & 0xC0) != 0x80) - 1, len(text))
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -172,29 +210,3 @@ class BytesTokenizer(TableTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(utf8(text)) for text in texts]
-
-
-def description_text(description: Mapping[str, Any], sums: Mapping[str, str]) -> str:
-    """The text of DESCRIPTION, with checksums of itself and of the files beside it."""
-    return json.dumps(sealed({**description, FILES: sums}), indent=1) + "\n"
-
-
-def file_sum(content: bytes) -> str:
-    """The checksum of a file's content, as DESCRIPTION holds it."""
-    return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def utf8(text: str) -> bytes:
-    """The UTF-8 bytes of `text`.
-
-    Raises:
-      UserError: it holds half a surrogate pair, which UTF-8 cannot spell.
-    """
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"text {text[error.start : error.start + 20]!r}",
-            f"character {error.start} is half a surrogate pair, which UTF-8 cannot spell",
-            "replace it",
-        ) from error

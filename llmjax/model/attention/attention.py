@@ -9,14 +9,15 @@ from llmjax.errors import UserError
 from llmjax.model.attention import blocked as attention_blocked
 from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention import unrolled as attention_unrolled
-from llmjax.model.attention.mask import Mask
-from llmjax.model.attention.tiles import HIDDEN
-from llmjax.model.config import AttentionBackend
-from llmjax.model.layers import Layout
+from llmjax.model.attention.mask import HIDDEN, Mask
+from llmjax.model.compute import AttentionBackend
+from llmjax.model.layers import ActivationSharding
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask, float | None, Layout], jax.Array]
+Attend = Callable[
+    [jax.Array, jax.Array, jax.Array, Mask, float | None, ActivationSharding], jax.Array
+]
 """A way to attend; takes and returns what `reference` does, without a bias."""
 
 SMALL = 128 * 128
@@ -32,7 +33,7 @@ def attend(
     *,
     softcap: float | None = None,
     backend: AttentionBackend = "auto",
-    layout: Layout,
+    sharding: ActivationSharding,
 ) -> jax.Array:
     """softmax(q kᵀ / sqrt(K) + bias) v over the keys that the mask shows; zeros if it shows none.
 
@@ -44,15 +45,15 @@ def attend(
       bias: [B or 1, H, T, S] float32, or None; only the reference takes one.
       softcap: bounds the scores s as cap * tanh(s / cap).
       backend: which computation; all agree up to rounding.
-      layout: how the queries' length is split; keys and values are whole.
+      sharding: how the queries' length is split; keys and values are whole.
 
     Returns:
       [B, T, H, K] in the dtype of q.
     """
     if bias is not None:
-        return reference(q, k, v, mask, softcap, layout, bias)
-    path = _choose(backend, q, k, mask, softcap, layout)
-    return path(q, k, v, mask, softcap, layout)
+        return reference(q, k, v, mask, softcap, sharding, bias)
+    path = _choose(backend, q, k, mask, softcap, sharding)
+    return path(q, k, v, mask, softcap, sharding)
 
 
 def _choose(
@@ -61,7 +62,7 @@ def _choose(
     k: jax.Array,
     mask: Mask,
     softcap: float | None,
-    layout: Layout,
+    sharding: ActivationSharding,
 ) -> Attend:
     """The path a backend takes: its own where it suits, else one that always does."""
     if backend == "reference":
@@ -81,7 +82,7 @@ def _choose(
         return attention_blocked.blocked
     if q.shape[1] * k.shape[1] <= SMALL or q.shape[1] == 1:
         return reference
-    if backend == "auto" and attention_unrolled.suits(q, k, mask, softcap, layout):
+    if backend == "auto" and attention_unrolled.suits(q, k, mask, softcap, sharding):
         return attention_unrolled.unrolled
     return attention_blocked.blocked
 
@@ -95,14 +96,14 @@ def attend_cached(
     *,
     softcap: float | None = None,
     backend: AttentionBackend = "auto",
-    layout: Layout,
+    sharding: ActivationSharding,
 ) -> jax.Array:
     """As `attend`, with keys [B, N, K, S] and values [B, N, S, K], as a cache holds them."""
     blocks = backend != "reference" and bias is None and q.shape[1] > 1
     if blocks and q.shape[1] * v.shape[2] > SMALL:
         k, v = k.transpose(0, 3, 1, 2), v.swapaxes(1, 2)
-        return attention_blocked.blocked(q, k, v, mask, softcap, layout)
-    return _attend_heads(q, k, v, mask, softcap, layout, bias)
+        return attention_blocked.blocked(q, k, v, mask, softcap, sharding)
+    return _attend_heads(q, k, v, mask, softcap, sharding, bias)
 
 
 def reference(
@@ -111,12 +112,12 @@ def reference(
     v: jax.Array,
     mask: Mask,
     softcap: float | None,
-    layout: Layout,
+    sharding: ActivationSharding,
     bias: jax.Array | None = None,
 ) -> jax.Array:
     """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
     k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
-    return _attend_heads(q, k, v, mask, softcap, layout, bias)
+    return _attend_heads(q, k, v, mask, softcap, sharding, bias)
 
 
 def _attend_heads(
@@ -125,12 +126,12 @@ def _attend_heads(
     v: jax.Array,
     mask: Mask,
     softcap: float | None,
-    layout: Layout,
+    sharding: ActivationSharding,
     bias: jax.Array | None,
 ) -> jax.Array:
     """`reference` of keys [B, N, K, S] and values [B, N, S, K]: two products, over all heads."""
     (b, t, h, width), (n, s) = q.shape, v.shape[1:3]
-    group, length = h // n, layout.length
+    group, length = h // n, sharding.length
     seen, dtype = mask.dense(t, s), q.dtype
     if mesh.platform() == "cpu":
         # Its batched products of bfloat16 are refused in some small shapes, and slow in others.
@@ -155,7 +156,7 @@ def _attend_heads(
     else:
         mixed = einsum("bngts,bnsk->bngtk", weights, v)
     mixed = mixed.astype(dtype).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*layout.heads()))
+    return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*sharding.heads()))
 
 
 def _softmax(scores: jax.Array, seen: jax.Array | None) -> jax.Array:
@@ -163,7 +164,7 @@ def _softmax(scores: jax.Array, seen: jax.Array | None) -> jax.Array:
     if seen is not None:
         seen = seen[:, None, None]
         scores = jnp.where(seen, scores, HIDDEN)
-    odds = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    exp_scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     if seen is not None:
-        odds = jnp.where(seen, odds, 0.0)
-    return odds / jnp.maximum(odds.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+        exp_scores = jnp.where(seen, exp_scores, 0.0)
+    return exp_scores / jnp.maximum(exp_scores.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)

@@ -6,14 +6,14 @@ that causality or the window hides from every query of a block are not computed 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import Mask
-from llmjax.model.attention.tiles import HIDDEN, Rows, Rules, cut_queries, join, join_queries, tile
-from llmjax.model.layers import ATTENTION, Layout
+from llmjax.model.attention.mask import HIDDEN, Mask, Rules
+from llmjax.model.layers import ATTENTION, ActivationSharding
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -22,13 +22,109 @@ SHORT, LONG = 128, 256
 """Queries and keys of a block, in rows below 1024 tokens and from there on."""
 
 
+class Rows(NamedTuple):
+    """What a mask says of each row; segments may be None."""
+
+    places: jax.Array
+    """[B, T] index of each query."""
+    queries: jax.Array | None
+    """[B, T] segments."""
+    keys: jax.Array | None
+    """[B, S] segments."""
+
+
+class Tiles(NamedTuple):
+    """One device's arrays cut into blocks along the length; heads before it, grouped."""
+
+    q: jax.Array
+    """[queries' blocks, B, N, G, block, K]."""
+    k: jax.Array
+    """[keys' blocks, B, N, block, K], as v."""
+    v: jax.Array
+    rows: Rows
+    """[blocks, B, block] each."""
+    keys: int
+    """S, before padding to whole blocks."""
+
+    def score(self, i: jax.Array, j: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+        """Scores [B, N, G, block, block] of query block i and key block j, and which are seen."""
+        s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
+        if rules.softcap is not None:
+            s = rules.softcap * jnp.tanh(s / rules.softcap)
+        key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
+        distance = self.rows.places[i][..., None] - key
+        seen = jnp.broadcast_to(key < self.keys, distance.shape)
+        if rules.causal:
+            seen &= distance >= 0
+        if rules.window is not None:
+            seen &= jnp.abs(distance) < rules.window
+        if self.rows.keys is not None:
+            segment = self.rows.keys[j][:, None, :]
+            seen &= segment != 0
+            if self.rows.queries is not None:
+                seen &= segment == self.rows.queries[i][..., None]
+        return s, seen[:, None, None]
+
+    def reach(self, i: jax.Array, rules: Rules) -> tuple[jax.Array | int, jax.Array | int]:
+        """The first key block that query block i may see, and the one after the last."""
+        index, (blocks, block) = self.rows.places[i], (self.k.shape[0], self.k.shape[3])
+        first: jax.Array | int = 0
+        end: jax.Array | int = blocks
+        if rules.causal:
+            end = jnp.minimum(index.max() // block + 1, blocks)
+        if rules.window is not None:
+            first = jnp.maximum((index.min() - rules.window + 1) // block, 0)
+            if not rules.causal:
+                end = jnp.minimum((index.max() + rules.window - 1) // block + 1, blocks)
+        return first, end
+
+
+def cut(x: jax.Array, block: int, mode: str = "constant") -> jax.Array:
+    """[B, T, ...] -> [blocks, B, block, ...]."""
+    blocks = -(-x.shape[1] // block)
+    room = [(0, 0), (0, blocks * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, room, mode=mode)
+    return x.reshape(x.shape[0], blocks, block, *x.shape[2:]).swapaxes(0, 1)
+
+
+def join(x: jax.Array, length: int) -> jax.Array:
+    """[blocks, B, block, ...] -> [B, T, ...]."""
+    x = x.swapaxes(0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+
+def cut_queries(q: jax.Array, n: int, block: int) -> jax.Array:
+    """[B, T, H, K] -> [blocks, B, N, G, block, K]."""
+    x = cut(q, block)
+    x = x.reshape(*x.shape[:3], n, -1, x.shape[-1])
+    return x.transpose(0, 1, 3, 4, 2, 5)
+
+
+def join_queries(x: jax.Array, length: int) -> jax.Array:
+    """[blocks, B, N, G, block, K] -> [B, T, H, K]."""
+    x = x.transpose(0, 1, 4, 2, 3, 5)
+    return join(x.reshape(*x.shape[:3], -1, x.shape[-1]), length)
+
+
+def tile(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules) -> Tiles:
+    block, keys = min(rules.block, q.shape[1]), k.shape[1]
+    width = min(rules.block, keys)
+    parts = Rows(
+        cut(rows.places, block, "edge"),
+        None if rows.queries is None else cut(rows.queries, block),
+        None if rows.keys is None else cut(rows.keys, width),
+    )
+    k, v = (cut(x, width).swapaxes(2, 3) for x in (k, v))
+    return Tiles(cut_queries(q, k.shape[2], block), k, v, parts, keys)
+
+
 def blocked(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     mask: Mask,
     softcap: float | None,
-    layout: Layout,
+    sharding: ActivationSharding,
     block: int | None = None,
 ) -> jax.Array:
     """As `attention.reference`: q [B, T, H, K], k and v [B, S, N, K] -> [B, T, H, K]."""
@@ -38,7 +134,7 @@ def blocked(
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     rows = Rows(index, mask.query_segments, mask.key_segments)
-    return _blocked(q, k, v, rows, Rules(mask.causal, mask.window, softcap, layout, block))
+    return _blocked(q, k, v, rows, Rules(mask.causal, mask.window, softcap, sharding, block))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -49,7 +145,7 @@ def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules)
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules
 ) -> tuple[jax.Array, tuple]:
-    heads, keys, index, lse_axes = _axes(rules.layout)
+    heads, keys, index, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, index, index, ("batch", None))
     run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, lse_axes))
     out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *rows))
@@ -58,7 +154,7 @@ def _forward(
 
 def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
     q, k, v, rows, out, lse = saved
-    heads, keys, index, lse_axes = _axes(rules.layout)
+    heads, keys, index, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, index, index, ("batch", None), heads, lse_axes, heads)
     run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
     return *run(q, k, v, *rows, out, lse, dout), None
@@ -67,11 +163,11 @@ def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
 _blocked.defvjp(_forward, _backward)
 
 
-def _axes(layout: Layout) -> tuple[Axes, Axes, Axes, Axes]:
+def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes]:
     """Logical axes of queries, of keys, of indices, of the log-sum-exp [B, H, T]."""
     keys = ("batch", None, "kv_heads", "head_dim")
-    index = ("batch", layout.length)
-    return layout.heads(), keys, index, ("batch", "heads", layout.length)
+    index = ("batch", sharding.length)
+    return sharding.heads(), keys, index, ("batch", "heads", sharding.length)
 
 
 def _local_forward(
@@ -92,10 +188,10 @@ def _local_forward(
             s, seen = tiles.score(i, j, rules)
             s = jnp.where(seen, s, HIDDEN)
             higher = jnp.maximum(top, s.max(-1))
-            odds = jnp.where(seen, jnp.exp(s - higher[..., None]), 0.0)
+            exp_scores = jnp.where(seen, jnp.exp(s - higher[..., None]), 0.0)
             fade = jnp.exp(top - higher)
-            more = einsum("bngqs,bnsk->bngqk", odds.astype(v.dtype), tiles.v[j])
-            return higher, total * fade + odds.sum(-1), mixed * fade[..., None] + more
+            more = einsum("bngqs,bnsk->bngqk", exp_scores.astype(v.dtype), tiles.v[j])
+            return higher, total * fade + exp_scores.sum(-1), mixed * fade[..., None] + more
 
         shape = tiles.q.shape[1:]
         start = (jnp.full(shape[:-1], HIDDEN), jnp.zeros(shape[:-1]), jnp.zeros(shape))
@@ -149,7 +245,7 @@ def _local_backward(
 
     zeros = jnp.zeros(tiles.k.shape)
     (dk, dv), dq = jax.lax.scan(one, (zeros, zeros), jnp.arange(blocks))
-    axes = _axes(rules.layout)[1]
+    axes = _axes(rules.sharding)[1]
     dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
-    dk, dv = (mesh.reduce_scatter(x, (rules.layout.length,), axes) for x in (dk, dv))
+    dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))
     return join_queries(dq, q.shape[1]), dk.astype(k.dtype), dv.astype(v.dtype)

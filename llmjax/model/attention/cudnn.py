@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.model.attention.mask import Mask
-from llmjax.model.layers import Layout
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
@@ -63,7 +63,7 @@ def cudnn(
     v: jax.Array,
     mask: Mask,
     softcap: float | None,
-    layout: Layout,
+    sharding: ActivationSharding,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
     """As `attention.reference`, where `suits`; "xla" computes the same anywhere, for tests."""
@@ -94,7 +94,7 @@ def cudnn(
         # Its mask is a large bias: where nothing is seen, everything would be.
         return (out if seen is None else jnp.where(_any(seen, mask)[..., None, None], out, 0),)
 
-    heads, rows = layout.heads(), ("batch", layout.length)
+    heads, rows = sharding.heads(), ("batch", sharding.length)
     run = mesh.per_device(local, (heads, KEYS, KEYS, rows, ("batch", None)), (heads,))
     return run(q, k, v, mask.query_segments, mask.key_segments)[0]
 

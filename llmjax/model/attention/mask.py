@@ -1,11 +1,16 @@
 """Who may see whom in attention."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
+
+HIDDEN = float(jnp.finfo(jnp.float32).min)
+"""The score of a key out of sight; finite, so that differences are."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,3 +52,13 @@ class Mask:
         """[B or 1, T, S] int32: how far each key lies behind each query."""
         index = jnp.arange(queries)[None] if self.index is None else self.index
         return index[:, :, None] - jnp.arange(keys)
+
+
+class Rules(NamedTuple):
+    """What is known while tracing."""
+
+    causal: bool
+    window: int | None
+    softcap: float | None
+    sharding: ActivationSharding
+    block: int

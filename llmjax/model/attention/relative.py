@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llmjax.model.attention.mask import Mask
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import Layout, normal
+from llmjax.model.layers import ActivationSharding, normal
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 
@@ -14,12 +15,14 @@ from llmjax.parallel import mesh
 class RelativeBias(nnx.Module):
     """A learned number for each head and each kind of distance, shared by the layers of a stack."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         shape = (config.relative_buckets, config.num_heads)
-        self.rows = normal(rngs, shape, (None, "heads"), config.init_std)
+        self.rows = normal(rngs, shape, (None, "heads"), compute.init_std)
         self.furthest = config.relative_max_distance
 
-    def __call__(self, mask: Mask, queries: int, keys: int, layout: Layout) -> jax.Array:
+    def __call__(
+        self, mask: Mask, queries: int, keys: int, sharding: ActivationSharding
+    ) -> jax.Array:
         """[B or 1, H, T, S] float32."""
         count = self.rows.shape[0]
         kinds = buckets(mask.distance(queries, keys), count, self.furthest, mask.causal)
@@ -27,7 +30,7 @@ class RelativeBias(nnx.Module):
         chosen = jax.nn.one_hot(kinds, count, dtype=jnp.float32)
         bias = einsum("bqkn,nh->bhqk", chosen, self.rows[...])
         batch = "batch" if mask.index is not None else None
-        return mesh.reshard(bias, batch, "heads", layout.length, None)
+        return mesh.reshard(bias, batch, "heads", sharding.length, None)
 
 
 def buckets(distance: jax.Array, count: int, furthest: int, causal: bool) -> jax.Array:

@@ -8,7 +8,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from llmjax.model.attention.mask import Mask
-from llmjax.model.layers import ATTENTION, Layout
+from llmjax.model.layers import ATTENTION, ActivationSharding
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
@@ -30,14 +30,19 @@ def suits(q: jax.Array, k: jax.Array, mask: Mask) -> bool:
 
 
 def splash(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, softcap: float | None, layout: Layout
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    softcap: float | None,
+    sharding: ActivationSharding,
 ) -> jax.Array:
     """As `attention.reference`, where `suits`; off TPUs it is interpreted, for tests."""
     (b, t, h, width), s = q.shape, k.shape[1]
     queries, keys = mask.query_segments, mask.key_segments
     if keys is not None and queries is None:  # all real keys are one document to every query
         queries, keys = jnp.ones((b, t), jnp.int32), (keys != 0).astype(jnp.int32)
-    kernel = _kernel(mask, softcap, t, s, h, layout)
+    kernel = _kernel(mask, softcap, t, s, h, sharding)
 
     def local(
         q: jax.Array,
@@ -57,8 +62,8 @@ def splash(
         )
         return (out.swapaxes(1, 2),)
 
-    heads, rows = layout.heads(), ("batch", layout.length)
-    axes = (heads, KEYS, KEYS, rows, ("batch", None), _kernel_spec(kernel, layout))
+    heads, rows = sharding.heads(), ("batch", sharding.length)
+    axes = (heads, KEYS, KEYS, rows, ("batch", None), _kernel_spec(kernel, sharding))
     out = mesh.per_device(local, axes, (heads,))(q, k, v, queries, keys, kernel)[0]
     if queries is None or keys is None:
         return out
@@ -69,16 +74,16 @@ def splash(
     return jnp.where(real[..., None, None], out, 0)
 
 
-def _kernel_spec(kernel: kernels.SplashAttentionKernel, layout: Layout) -> Any:
+def _kernel_spec(kernel: kernels.SplashAttentionKernel, sharding: ActivationSharding) -> Any:
     """How the kernel's own tables are split, as a tree of partitions; None without a mesh."""
     if not mesh.has_shardings():
         return None
-    place, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", layout.length)
+    place, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", sharding.length)
     return kernel.manual_sharding_spec(jax.sharding.NamedSharding(place, spec))
 
 
 def _kernel(
-    mask: Mask, softcap: float | None, t: int, s: int, heads: int, layout: Layout
+    mask: Mask, softcap: float | None, t: int, s: int, heads: int, sharding: ActivationSharding
 ) -> kernels.SplashAttentionKernel:
     window = None if mask.window is None else mask.window - 1
     if mask.causal and window is None:
@@ -87,9 +92,9 @@ def _kernel(
         one = masks.LocalMask((t, s), (window, 0 if mask.causal else window), 0)
     else:
         one = masks.FullMask((t, s))
-    if mesh.parts(layout.length) > 1:  # tables: a mask computed in the kernel cannot be split
+    if mesh.parts(sharding.length) > 1:  # tables: a mask computed in the kernel cannot be split
         one = masks.LogicalAnd(one, masks.FullMask((t, s)))
-    rows = next(n for n in (BLOCK, 256, LANES) if t // mesh.parts(layout.length) % n == 0)
+    rows = next(n for n in (BLOCK, 256, LANES) if t // mesh.parts(sharding.length) % n == 0)
     columns = next(n for n in (BLOCK, 256, LANES) if s % n == 0)
     sizes = kernels.BlockSizes(
         block_q=rows,
@@ -104,7 +109,7 @@ def _kernel(
         block_sizes=sizes,
         attn_logits_soft_cap=softcap,
         head_shards=mesh.parts("heads"),
-        q_seq_shards=mesh.parts(layout.length),
+        q_seq_shards=mesh.parts(sharding.length),
         residual_checkpoint_name=ATTENTION,
         interpret=mesh.platform() != "tpu",
     )

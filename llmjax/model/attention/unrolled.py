@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import Mask
-from llmjax.model.attention.tiles import HIDDEN, Rules
-from llmjax.model.layers import ATTENTION, Layout
+from llmjax.model.attention.mask import HIDDEN, Mask, Rules
+from llmjax.model.layers import ATTENTION, ActivationSharding
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -24,7 +23,9 @@ LONGEST = 1024
 """Tokens of a row up to which writing out is worth its compilation."""
 
 
-def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None, layout: Layout) -> bool:
+def suits(
+    q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None, sharding: ActivationSharding
+) -> bool:
     """Whether this computes it: self-attention on a CPU, whole rows on each device, no soft-cap."""
     return (
         mesh.platform() == "cpu"
@@ -32,7 +33,7 @@ def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None, layout:
         and mask.index is None
         and mask.query_segments is mask.key_segments
         and softcap is None
-        and mesh.parts(layout.length) == 1
+        and mesh.parts(sharding.length) == 1
     )
 
 
@@ -42,11 +43,11 @@ def unrolled(
     v: jax.Array,
     mask: Mask,
     softcap: float | None,
-    layout: Layout,
+    sharding: ActivationSharding,
     block: int = BLOCK,
 ) -> jax.Array:
     """As `attention.reference`, where `suits`."""
-    rules = Rules(mask.causal, mask.window, softcap, layout, block)
+    rules = Rules(mask.causal, mask.window, softcap, sharding, block)
     return _unrolled(q, k, v, mask.key_segments, rules)
 
 
@@ -60,7 +61,7 @@ def _unrolled(
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: Rules
 ) -> tuple[jax.Array, tuple]:
-    heads, keys, rows, lse_axes = _axes(rules.layout)
+    heads, keys, rows, lse_axes = _axes(rules.sharding)
     local = partial(_local_forward, rules=rules)
     run = mesh.per_device(local, (heads, keys, keys, rows), (heads, lse_axes))
     out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, segments))
@@ -68,7 +69,7 @@ def _forward(
 
 
 def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
-    heads, keys, rows, lse_axes = _axes(rules.layout)
+    heads, keys, rows, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, rows, heads, lse_axes, heads)
     run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
     return *run(*saved, dout), None
@@ -77,10 +78,10 @@ def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
 _unrolled.defvjp(_forward, _backward)
 
 
-def _axes(layout: Layout) -> tuple[Axes, Axes, Axes, Axes]:
+def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes]:
     """Logical axes of queries, of keys, of segments, of the log-sum-exp [B, H, T]."""
     keys = ("batch", None, "kv_heads", "head_dim")
-    return layout.heads(), keys, ("batch", None), ("batch", "heads", layout.length)
+    return sharding.heads(), keys, ("batch", None), ("batch", "heads", sharding.length)
 
 
 def _local_forward(
@@ -93,10 +94,10 @@ def _local_forward(
         seen = _seen(queries, keys, segments, rules)
         s = _where(seen, _nt(q[:, queries], k[:, keys]) * width**-0.5, HIDDEN)
         top = s.max(-1, keepdims=True)
-        odds = _where(seen, jnp.exp(s - top), 0.0)
-        total = odds.sum(-1, keepdims=True)
+        exp_scores = _where(seen, jnp.exp(s - top), 0.0)
+        total = exp_scores.sum(-1, keepdims=True)
         total = jnp.where(total == 0.0, 1.0, total)  # nothing seen: zeros
-        outs.append((_nn(odds.astype(v.dtype), v[:, keys]) / total).astype(q.dtype))
+        outs.append((_nn(exp_scores.astype(v.dtype), v[:, keys]) / total).astype(q.dtype))
         lses.append((top + jnp.log(total))[..., 0])
     lse = jnp.concatenate(lses, 1).reshape(-1, heads, length)
     return _heads_last(jnp.concatenate(outs, 1), heads), lse
@@ -124,11 +125,11 @@ def _local_backward(
     for keys, queries in _blocks(length, rules, forward=False):
         s = _nt(k[:, keys], q[:, queries]) * width**-0.5
         seen = _seen(queries, keys, segments, rules)
-        odds = jnp.exp(s - lse[:, :, queries])
-        odds = _where(None if seen is None else seen.swapaxes(1, 2), odds, 0.0)
-        ds = odds * (_nt(v[:, keys], dout[:, queries]) - delta[:, :, queries]) * width**-0.5
+        exp_scores = jnp.exp(s - lse[:, :, queries])
+        exp_scores = _where(None if seen is None else seen.swapaxes(1, 2), exp_scores, 0.0)
+        ds = exp_scores * (_nt(v[:, keys], dout[:, queries]) - delta[:, :, queries]) * width**-0.5
         ds = ds.astype(q.dtype)
-        dvs.append(_nn(odds.astype(v.dtype), dout[:, queries]))
+        dvs.append(_nn(exp_scores.astype(v.dtype), dout[:, queries]))
         dks.append(_nn(ds, q[:, queries]))
         room = ((0, 0), (0, 0), (queries.start, length - queries.stop))
         dqt = dqt + jnp.pad(_nn(turned[:, :, keys], ds), room)

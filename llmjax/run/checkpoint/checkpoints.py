@@ -7,7 +7,9 @@ A checkpoint is a folder RUN/checkpoints/STEP:
     position.json   where in the data, and what was counted so far
     checksums.json  of all the others
 
-It is written under another name, and renamed when all of it is there.
+It is written under another name, and renamed when all of it is there. One of an imported model has
+no training/. Retention goes by Orbax's preservation policies; its CheckpointManager takes metrics
+only while it saves, and a run may evaluate the step later.
 """
 
 import contextlib
@@ -20,18 +22,24 @@ import jax
 import orbax.checkpoint as ocp
 
 from llmjax.errors import UserError
-from llmjax.run.checkpoint import files, manifest
+from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
-from llmjax.run.checkpoint.params import holds_only_params
-from llmjax.run.checkpoint.position import (
-    Position,
-    complete_position,
-    read_position,
-    write_position,
+from llmjax.run.checkpoint.files import WRITE_ERRORS, check_space, reason, without_warnings
+from llmjax.run.checkpoint.progress import (
+    TrainProgress,
+    complete_progress,
+    read_progress,
+    write_progress,
 )
-from llmjax.run.checkpoint.reading import newest_whole, read_items, wait_for_all
+from llmjax.run.checkpoint.reading import (
+    holds_only_params,
+    newest_complete,
+    params_handler,
+    read_items,
+    wait_for_all,
+)
 from llmjax.state import TrainState
+from llmjax.storage.writing import check_utf8
 
 # Names of the threads in which Orbax writes; some go on after another one has failed.
 WRITERS = ("array_type_handler", "write_metadata_after_commits", "async_save")
@@ -54,7 +62,7 @@ class Checkpoints:
             except OSError as error:
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
         wait_for_all("checkpoints open")
-        self._saving: Position | None = None
+        self._saving: TrainProgress | None = None
         options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), async_options=options
@@ -74,14 +82,14 @@ class Checkpoints:
         """Steps of the finished checkpoints, in order."""
         return files.steps(self.folder)
 
-    def save(self, state: TrainState, position: Position) -> None:
+    def save(self, state: TrainState, progress: TrainProgress) -> None:
         """Copies the state and returns; it is written meanwhile. Waits for an earlier save to end.
 
         Raises:
-          UserError: this save or the one before cannot be written; earlier ones are whole.
+          UserError: this save or the one before cannot be written; earlier ones are complete.
         """
         self.wait()
-        step = position.step
+        step = progress.step
         if step in self.steps():
             return
         check_space(self.folder, (state.params, state.opt_state))
@@ -90,13 +98,13 @@ class Checkpoints:
             params=ocp.args.StandardSave(state.params),
             training=ocp.args.StandardSave(training),
         )
-        self._saving = position
+        self._saving = progress
         try:
             self._checkpointer.save(self.folder / str(step), args=items, force=True)
         except WRITE_ERRORS as error:
             raise self._failed(error) from error
 
-    def complete(self, position: Position) -> None:
+    def complete(self, progress: TrainProgress) -> None:
         """Keeps what was measured only after the checkpoint of that step had been finished.
 
         Raises:
@@ -104,9 +112,9 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             try:
-                complete_position(self.folder, position)
+                complete_progress(self.folder, progress)
             except OSError as error:
-                folder = self.folder / str(position.step)
+                folder = self.folder / str(progress.step)
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
 
     def wait(self) -> None:
@@ -120,7 +128,7 @@ class Checkpoints:
         except WRITE_ERRORS as error:
             raise self._failed(error) from error
         if self._saving is not None and jax.process_index() == 0:
-            for step in files.superfluous(self.steps(), self.config, self._heldout_loss):
+            for step in files.steps_to_delete(self.steps(), self.config, self._heldout_loss):
                 files.delete(self.folder, step)
         self._saving = None
 
@@ -132,8 +140,8 @@ class Checkpoints:
             self._checkpointer.close()
             self._quiet.close()
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, Position] | None:
-        """The newest whole checkpoint; None if there is none at all, or one of parameters alone.
+    def restore(self, abstract: TrainState) -> tuple[TrainState, TrainProgress] | None:
+        """The newest complete checkpoint; None if there is none at all, or one of parameters alone.
 
         Damaged ones are renamed to STEP.damaged, with a warning.
 
@@ -141,9 +149,9 @@ class Checkpoints:
           abstract: shapes, dtypes and shardings (`state.abstract_state`); any mesh will do.
 
         Raises:
-          UserError: there are checkpoints, but none is whole; or it holds another state.
+          UserError: there are checkpoints, but none is complete; or it holds another state.
         """
-        step, damaged = newest_whole(self.folder)
+        step, damaged = newest_complete(self.folder)
         if jax.process_index() == 0:
             for name in damaged:
                 files.set_aside(self.folder, name)
@@ -159,17 +167,17 @@ class Checkpoints:
         leaves = [read["training"][path] for path in _by_path(abstract.opt_state)]
         opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
         state = TrainState(read["training"]["step"], read["params"], opt_state)
-        return state, read_position(self.folder, step)
+        return state, read_progress(self.folder, step)
 
     def _complete(self) -> None:
         """Orbax calls this in process 0 when all is written, before it renames the folder."""
         assert self._saving is not None
         for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
-            write_position(folder, self._saving)
-            manifest.write(folder)
+            write_progress(folder, self._saving)
+            files.write_checksums(folder)
 
     def _heldout_loss(self, step: int) -> float | None:
-        return read_position(self.folder, step).heldout_loss
+        return read_progress(self.folder, step).heldout_loss
 
     def _failed(self, error: BaseException) -> UserError:
         assert self._saving is not None
@@ -182,10 +190,44 @@ class Checkpoints:
         return UserError(
             self.folder / str(step),
             f"cannot be saved: {reason(error)}",
-            "earlier checkpoints are whole: mend it and start the same command again",
+            "earlier checkpoints are complete: fix it and run the same command again",
         )
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by their paths: what is stored knows nothing of Optax's classes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+UNTRAINED = TrainProgress(step=0, seed=0, batch_size=0, length=0, corpus="")
+"""Of parameters that no training of ours has touched."""
+
+
+def save_params(folder: Path, params: Any, step: int = 0) -> None:
+    """Writes a checkpoint; nothing is copied in memory. All processes call this.
+
+    Args:
+      folder: RUN/checkpoints.
+      params: nested dict of jax.Array, on any mesh, of any float dtype.
+      step: its name.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    check_utf8(folder)
+    folder = folder.absolute()
+    unfinished = folder / f"{step}{files.UNFINISHED}-params"
+    items = ocp.args.Composite(params=ocp.args.StandardSave(params))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = ocp.CompositeCheckpointHandler(params=params_handler(params))
+        check_space(folder, params)
+        with without_warnings(), ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(unfinished, args=items, force=True)
+        if jax.process_index() == 0:
+            write_progress(unfinished, UNTRAINED)
+            files.write_checksums(unfinished)
+            unfinished.rename(folder / str(step))
+    except WRITE_ERRORS as error:
+        raise UserError(folder / str(step), f"cannot be saved: {reason(error)}") from error
+    wait_for_all("parameters saved")

@@ -1,16 +1,24 @@
-"""Plain data -> typed config values, with every problem found at once."""
+"""Plain data -> typed config values, by pydantic's validators; every problem found at once."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from pydantic_core import PydanticCustomError, SchemaValidator, ValidationError, core_schema
 
 from llmjax.errors import UserError
-from llmjax.run.config.fields import element, hints, kind, members, nearest, type_name, variants
-
-MISSING = object()  # stands where a field without a default was not given
+from llmjax.run.config.fields import (
+    article,
+    element,
+    hints,
+    kind,
+    members,
+    nearest,
+    type_name,
+    variants,
+)
 
 
 class ConfigError(UserError):
@@ -23,10 +31,115 @@ class ConfigError(UserError):
         super().__init__(thing, " | ".join(self.problems))
 
 
+def build(annotation: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """The value of type `annotation` that `value` stands for.
+
+    Types are strict (no text for numbers), but an integer serves where a number is wanted. Every
+    field must be given: nothing is filled in silently.
+
+    Args:
+      annotation: a dataclass, a union or registry of dataclasses told apart by `kind`, a tuple of
+        them, or any type that pydantic validates.
+      value: plain data (dicts, lists, scalars), or instances of the dataclasses themselves.
+      where: dotted name of the field, for messages.
+      problems: every mistake is appended; the result is then of no use.
+    """
+    try:
+        return _validator(annotation).validate_python(value)
+    except ValidationError as error:
+        for mistake in error.errors(include_url=False):
+            path, at = _place(annotation, mistake["loc"])
+            name = ".".join([*filter(None, [where]), *path])
+            problems.append(f"{name or 'config'}: {_reason(mistake, at)}")
+        return None
+
+
 @functools.cache
 def leaf_type(annotation: Any) -> TypeAdapter[Any]:
     """The validator of a field that holds no dataclass."""
-    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=True))
+    return TypeAdapter(annotation)
+
+
+@functools.cache
+def _validator(annotation: Any) -> SchemaValidator:
+    return SchemaValidator(_schema(annotation))
+
+
+def _schema(annotation: Any) -> core_schema.CoreSchema:
+    """What pydantic validates a type by.
+
+    A TypeAdapter of a dataclass takes fields that are missing from the defaults, and unknown ones
+    unless each class forbids them; hence the schema is put together here.
+    """
+    if (item := element(annotation)) is not None:
+        return core_schema.tuple_variable_schema(_schema(item))
+    classes = {kind(cls): _fields_schema(cls) for cls in variants(annotation)}
+    if not classes:
+        return core_schema.no_info_plain_validator_function(functools.partial(_leaf, annotation))
+    schema: core_schema.CoreSchema
+    (_, schema), *others = classes.items()
+    if others:
+        schema = core_schema.tagged_union_schema(classes, "kind")
+    return core_schema.nullable_schema(schema) if type(None) in members(annotation) else schema
+
+
+def _fields_schema(cls: type) -> core_schema.CoreSchema:
+    fields = [
+        core_schema.dataclass_field(name, _schema(annotation))
+        for name, annotation in hints(cls).items()
+    ]
+    arguments = core_schema.dataclass_args_schema(cls.__name__, fields, extra_behavior="forbid")
+    names = list(hints(cls))
+    return core_schema.dataclass_schema(cls, arguments, names, revalidate_instances="always")
+
+
+def _leaf(annotation: Any, value: Any) -> Any:
+    value = tuple(value) if isinstance(value, list) else value
+    try:
+        return leaf_type(annotation).validate_python(value, strict=True)
+    except ValidationError:
+        # The braces of a value are none of the template's.
+        text = f"{shown(value)} is not {article(annotation)}"
+        raise PydanticCustomError("value", "{text}", {"text": text}) from None
+
+
+def _place(annotation: Any, keys: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """The path of a mistake, without the kinds that pydantic puts into it, and the type there."""
+    path: list[str] = []
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop(0)
+        if (item := element(annotation)) is not None:
+            annotation = item
+        elif len(classes := variants(annotation)) > 1:
+            annotation = next(cls for cls in classes if kind(cls) == key)
+            continue
+        elif classes:
+            annotation = hints(classes[0]).get(str(key), classes[0])
+        path.append(str(key))
+    return path, annotation
+
+
+def _reason(mistake: Any, annotation: Any) -> str:
+    """What is wrong, in our words; `annotation` is the type of what is wrong."""
+    value, classes = mistake["input"], variants(annotation)
+    match mistake["type"]:
+        case "value":
+            return str(mistake["ctx"]["text"])
+        case "missing":
+            return "missing"
+        case "unexpected_keyword_argument":
+            near = nearest(str(mistake["loc"][-1]), hints(annotation))
+            return "unknown" + (f"; did you mean {near}?" if near else "")
+    if (item := element(annotation)) is not None:
+        return f"{shown(value)} is not a list of {type_name(item)}"
+    if dataclasses.is_dataclass(value):
+        wanted = " or ".join(cls.__name__ for cls in classes)
+        return f"has the type {type(value).__name__}, not {wanted}"
+    if not isinstance(value, Mapping):
+        return f"{shown(value)} is not a section of fields"
+    tag = f"unknown kind {value['kind']!r}" if "kind" in value else "has no kind"
+    return f"{tag}; choose one of {', '.join(map(kind, classes))}"
 
 
 def plain(value: Any) -> Any:
@@ -44,96 +157,6 @@ def shown(value: Any) -> str:
     """A value in an error message: never longer than a line."""
     try:
         text = repr(value)
-    except ValueError:  # Python refuses to spell integers of thousands of digits
+    except ValueError:  # Python refuses to write integers of thousands of digits
         text = f"a value of type {type(value).__name__} that cannot be shown"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def build(annotation: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """The value of type `annotation` that `value` stands for.
-
-    Types are strict (no text for numbers), but an integer serves where a number is wanted.
-
-    Args:
-      annotation: a dataclass, a union of dataclasses told apart by `kind`, a tuple of them, or any
-        type that pydantic validates.
-      value: plain data (dicts, lists, scalars), or instances of the dataclasses themselves.
-      where: dotted name of the field, for messages.
-      problems: every mistake is appended; the result is then of no use.
-    """
-    if (item := element(annotation)) is not None:
-        if not isinstance(value, list | tuple):
-            problems.append(f"{where}: {shown(value)} is not a list of {type_name(item)}")
-            return ()
-        return tuple(build(item, v, f"{where}.{i}", problems) for i, v in enumerate(value))
-    if not variants(annotation):
-        return _leaf(annotation, value, where, problems)
-    if value is None and type(None) in members(annotation):
-        return None
-    cls = _choose(variants(annotation), value, where, problems)
-    return cls and _fill(cls, value, where, problems)
-
-
-def _leaf(annotation: Any, value: Any, where: str, problems: list[str]) -> Any:
-    value = tuple(value) if isinstance(value, list) else value
-    try:
-        return leaf_type(annotation).validate_python(value, strict=True)
-    except ValidationError:
-        problems.append(f"{where}: {shown(value)} is not {article(annotation)}")
-        return None
-
-
-def _choose(classes: tuple[type, ...], value: Any, where: str, problems: list[str]) -> type | None:
-    """Which of `classes` the value is of, or means."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if type(value) in classes:
-            return type(value)
-        wanted = " or ".join(cls.__name__ for cls in classes)
-        problems.append(f"{where or 'config'}: is a {type(value).__name__}, not a {wanted}")
-        return None
-    if not isinstance(value, Mapping):
-        problems.append(f"{where or 'config'}: {shown(value)} is not a group of fields")
-        return None
-    if len(classes) == 1:
-        return classes[0]
-    tags = {kind(cls): cls for cls in classes}
-    tag = value.get("kind", MISSING)
-    if tag not in tags:
-        said = "has no kind" if tag is MISSING else f"unknown kind {tag!r}"
-        problems.append(f"{where}: {said}; choose one of {', '.join(tags)}")
-        return None
-    return tags[tag]
-
-
-def _fill(cls: type, value: Any, where: str, problems: list[str]) -> Any:
-    """The dataclass `cls` with each field built from `value`."""
-    if dataclasses.is_dataclass(value):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    known = hints(cls)
-    prefix = f"{where}." if where else ""
-    for key in value:
-        if key not in known:
-            near = nearest(str(key), known)
-            problems.append(f"{prefix}{key}: unknown" + (f"; did you mean {near}?" if near else ""))
-    found: dict[str, Any] = {}
-    before = len(problems)
-    for name, annotation in known.items():
-        if value.get(name, MISSING) is not MISSING:
-            found[name] = build(annotation, value[name], prefix + name, problems)
-        else:
-            problems.append(f"{prefix}{name}: missing")
-    return cls(**found) if len(problems) == before else None
-
-
-def article(annotation: Any) -> str:
-    """A type inside a sentence: `an integer`, `a number or none`, `one of a|b`."""
-    if len(parts := members(annotation)) > 1:
-        return " or ".join(map(article, parts))
-    name = type_name(annotation)
-    if "..." in name:
-        return f"a list: {name}"
-    if "|" in name:
-        return f"one of {name}"
-    if name in ("none", "text"):
-        return name
-    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"

@@ -1,26 +1,55 @@
-"""What must hold of a config before anything is computed, beyond its types."""
+"""What must hold of a config beyond its types, and which fields may change when a run resumes."""
 
 import math
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from llmjax.data.config import data_problems, tokenizer_problems
-from llmjax.data.objectives.config import CausalConfig, objective_problems
+from llmjax.data.config import data_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
-from llmjax.optimizers.config import optimizer_problems
-from llmjax.optimizers.tune import tune_problems
+from llmjax.model.compute import compute_problems
+from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
-from llmjax.run.config.build import ConfigError, build
+from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
 from llmjax.tasks.config import task_problems
+
+# Fields (and all below them; * is any number) that may differ when a run resumes. None of them
+# moves a batch. Those of how the work is done (compute, mesh, accumulate) change how sums are
+# rounded, and accumulate also which activations drop out; with another number of steps the
+# rest of the schedule is that of the new total.
+MAY_CHANGE = (
+    "run_dir",
+    "steps",
+    "epochs",
+    "mesh",
+    "cpu_devices",
+    "log",
+    "checkpoint",
+    "evaluation",
+    "samples",
+    "max_skipped_steps",
+    "compute",
+    "optimizer.accumulate",
+    "data.cache_dir",
+    "data.prefetch",
+    "data.workers",
+    "tasks.*.no_answer_threshold",
+    "tasks.*.beams",
+    "tasks.*.bleu_tokenize",
+)
+
+# With these a model has parameters that an imported one lacks, or begins elsewhere.
+ADDED = ("tasks", "init_from", "model.lora", "model.pooler")
 
 
 def validate(config: Config) -> Config:
@@ -35,14 +64,14 @@ def validate(config: Config) -> Config:
     Raises:
       ConfigError: every problem that was found.
     """
-    found: list[str] = []
-    typed = build(Config, config, "", found)
-    if not found:
-        found += number_problems(typed)
+    problems: list[str] = []
+    typed = build(Config, config, "", problems)
+    if not problems:
+        problems += number_problems(typed)
     if typed and not is_wild(typed):
-        found += _problems(typed)
-    if found:
-        raise ConfigError(list(dict.fromkeys(found)))
+        problems += _problems(typed)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     assert isinstance(typed, Config)
     return typed
 
@@ -52,16 +81,18 @@ def _problems(config: Config) -> Iterator[str]:
     # The vocabulary's size is the tokenizer's, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
-    yield from tokenizer_problems(config.tokenizer)
+    yield from (f"compute: {problem}" for problem in compute_problems(config.compute))
+    yield from (f"tokenizer.{problem}" for problem in config.tokenizer.problems())
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
-    yield from optimizer_problems(config.optimizer, steps)
-    yield from tune_problems(config.tune, config.model.lora is not None)
+    yield from config.optimizer.problems(steps)
+    yield from trainable_problems(config.tune, config.model.lora is not None)
     yield from task_problems(config.tasks)
     yield from _loss_problems(config.loss)
     yield from checkpoint_problems(config.checkpoint)
     yield from evaluation_problems(config.evaluation)
-    yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
+    decoding = decoding_problems(config.samples.decoding)
+    yield from (f"samples.decoding.{problem}" for problem in decoding)
     yield from log_problems(config.log)
     yield from _combination_problems(config)
 
@@ -128,10 +159,44 @@ def _combination_problems(config: Config) -> Iterator[str]:
     # With tasks there is no objective, and a model that is begun with is not known yet.
     if not config.tasks:
         shape = (0, 0) if config.init_from else layers
-        yield from objective_problems(config.objective, *shape)
+        yield from config.objective.problems(*shape)
     if config.samples.every and not model.num_decoder_layers:
         yield "samples.every: an encoder alone writes no text; set it to 0"
-    if config.evaluation.stride and not isinstance(config.objective, CausalConfig):
+    if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
-    if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
-        yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"
+    if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
+        yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (old, new) of every field in which two configs (or their parts) differ."""
+    old, new = plain(old), plain(new)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {prefix: (old, new)}
+    if old.keys() != new.keys():
+        return {prefix: (old, new)}
+    dot = f"{prefix}." if prefix else ""
+    result: dict[str, tuple[Any, Any]] = {}
+    for key in old:
+        result |= differences(old[key], new[key], f"{dot}{key}")
+    return result
+
+
+def added_parts(stored: Config, config: Config) -> list[str]:
+    """Names of fields by which `config` asks for more than an imported model of `stored` has."""
+    return [
+        name
+        for name, (_, new) in differences(stored, config).items()
+        if new and any(f"{name}.".startswith(f"{field}.") for field in ADDED)
+    ]
+
+
+def blocking_differences(stored: Config, config: Config) -> list[str]:
+    """The differences, as text, for which a run of `stored` cannot resume as `config`."""
+    return [
+        f"{name} {old!r} -> {new!r}"
+        for name, (old, new) in differences(stored, config).items()
+        if not any(fnmatch(name, free) or name.startswith(f"{free}.") for free in MAY_CHANGE)
+    ]

@@ -32,15 +32,15 @@ def hints(cls: Any) -> Mapping[str, Any]:
 @functools.cache
 def docs(cls: Any) -> Mapping[str, str]:
     """The attribute docstring of every field of `cls`: the string that follows it in the source."""
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
         for here, after in zip(body.body, body.body[1:], strict=False):
             if isinstance(here, ast.AnnAssign) and isinstance(after, ast.Expr):
                 text = ast.literal_eval(after.value)
-                found[ast.unparse(here.target)] = " ".join(text.split())
-    return found
+                docstrings[ast.unparse(here.target)] = " ".join(text.split())
+    return docstrings
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
@@ -85,9 +85,9 @@ def annotation_at(annotation: Any, path: Path) -> Any | None:
         return annotation_at(item, path[1:]) if path[0].isdecimal() else None
     for cls in variants(annotation):
         if path[0] in hints(cls):
-            found = annotation_at(hints(cls)[path[0]], path[1:])
-            if found is not None:
-                return found
+            inner = annotation_at(hints(cls)[path[0]], path[1:])
+            if inner is not None:
+                return inner
     return None
 
 
@@ -110,7 +110,7 @@ class Row:
 
 
 def flag(path: Path) -> str:
-    """The command-line spelling of a field: `--optimizer.learning-rate`."""
+    """A field as a command-line option: `--optimizer.learning-rate`."""
     return "--" + ".".join(path).replace("_", "-")
 
 
@@ -154,7 +154,21 @@ def type_name(annotation: Any) -> str:
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
+def article(annotation: Any) -> str:
+    """A type inside a sentence: `an integer`, `a number or none`, `one of a|b`."""
+    if len(parts := members(annotation)) > 1:
+        return " or ".join(map(article, parts))
+    name = type_name(annotation)
+    if "..." in name:
+        return f"a list: {name}"
+    if "|" in name:
+        return f"one of {name}"
+    if name in ("none", "text"):
+        return name
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `word`, if one does."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None

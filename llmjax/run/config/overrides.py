@@ -1,13 +1,24 @@
-"""Changes to a config by dotted name, as the command line spells them."""
+"""Changes to a config by dotted name, as the command line writes them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import typing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from llmjax.run.config.build import ConfigError, build, plain
+from pydantic import ValidationError
+
+from llmjax.data.tables.files import FileTable
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, SentencePieceConfig
+from llmjax.run.config.build import ConfigError, build, leaf_type, plain, shown
 from llmjax.run.config.fields import (
     Path,
     annotation_at,
+    article,
+    element,
     flag,
     hints,
     kind,
@@ -15,9 +26,13 @@ from llmjax.run.config.fields import (
     nearest,
     variants,
 )
-from llmjax.run.config.words import defaults, parse
 
 T = TypeVar("T")
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+PATHS = {".jsonl": JsonlSource, ".ndjson": JsonlSource, ".parquet": ParquetSource}
+PATH = {".json": HuggingFaceTokenizerConfig, ".model": SentencePieceConfig}
 
 HELP = """\
 --optimizer.learning-rate 3e-4         a field, by its dotted name
@@ -35,7 +50,7 @@ HELP = """\
 --tasks.0.train table:my.tsv,columns=text,label
                                        a file without a line of names: its columns
 --tasks.0.dev lines:dev.en,dev.de      line n of one file beside line n of another
---model.lora.rank 16                   of a group that is none: the others at their defaults
+--model.lora.rank 16                   of a section that is none: the others at their defaults
 --tokenizer my.model                   an existing SentencePiece model, or a tokenizer.json
 """
 
@@ -129,15 +144,22 @@ def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> 
         node = _at(tree, tuple(outer[:-1]))[outer[-1]] = begun
     if isinstance(node, list) and last.isdecimal() and int(last) < len(node):
         node[int(last)] = parse(annotation, change.words)
-    elif isinstance(node, dict) and last in node:
+    elif isinstance(node, dict) and last in _fields_of(cls, change.path[:-1], node):
         node[last] = parse(annotation, change.words)
     else:
         return False
     return True
 
 
+def _fields_of(cls: type, path: Path, node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the section at `path`, of the kind that it is of."""
+    classes = variants(annotation_at(cls, path))
+    tags = {kind(variant): variant for variant in classes}
+    return hints(tags[node["kind"]] if len(classes) > 1 else classes[0])
+
+
 def _begun(cls: type, path: Path) -> dict[str, Any] | None:
-    """The defaults of a group that may be none; None where there is no such group at `path`."""
+    """The defaults of a section that may be none; None where there is no such section at `path`."""
     annotation = annotation_at(cls, path)
     classes = variants(annotation)
     if len(classes) != 1 or type(None) not in members(annotation):
@@ -151,3 +173,152 @@ def _step(node: Any, key: str) -> Any:
     if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
         return node[int(key)]
     return None
+
+
+def parse(annotation: Any, words: tuple[str, ...]) -> Any:
+    """The plain data that `words` mean for a field of this type.
+
+    Raises:
+      ValueError: they mean none; the message says what was given and what is wanted.
+    """
+    if (item := element(annotation)) is not None:
+        return _merge([_choice(item, word) for word in words])
+    nothing = len(words) == 1 and words[0].lower() in ("none", "null")
+    if nothing and type(None) in members(annotation):
+        return None
+    classes = variants(annotation)
+    if not classes:
+        return _plain_value(annotation, words)
+    if len(classes) == 1 and type(None) in members(annotation) and words == (kind(classes[0]),):
+        return defaults(classes[0])
+    if len(classes) == 1:
+        inner = ", ".join(name.replace("_", "-") for name in hints(classes[0]))
+        raise ValueError(f"is a section; set one of its fields: {inner}")
+    if len(words) != 1:
+        raise ValueError(f"wants one of {_kinds(classes)}")
+    return _choice(annotation, words[0])
+
+
+def is_list(annotation: Any) -> bool:
+    """Whether a field of this type holds several values."""
+    return any(_is_tuple(member) for member in members(annotation))
+
+
+def _plain_value(annotation: Any, words: tuple[str, ...]) -> Any:
+    if not words and bool in members(annotation):
+        words = ("true",)
+    if len(words) != 1 and not is_list(annotation):
+        problem = "has no value" if not words else f"has {len(words)} values"
+        raise ValueError(f"{problem}; wants {article(annotation)}")
+    try:
+        given: Any = _in_groups(annotation, words) if is_list(annotation) else words[0]
+        return leaf_type(annotation).validate_python(given, strict=False)
+    except ValidationError as error:
+        raise ValueError(f"{shown(' '.join(words))} is not {article(annotation)}") from error
+
+
+def _in_groups(annotation: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
+    """The words of a list; of a list of pairs two by two."""
+    (item, *_) = typing.get_args(next(m for m in members(annotation) if _is_tuple(m)))
+    size = len(typing.get_args(item)) if _is_tuple(item) else 1
+    if size == 1 or len(words) % size:
+        return words
+    return tuple(words[at : at + size] for at in range(0, len(words), size))
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple
+
+
+def _choice(annotation: Any, word: str) -> dict[str, Any]:
+    """A dataclass as plain data from `kind`, `kind:first,field=value` or a file's name; a list
+    takes every value up to the next field: `kind:first,second,field=value,value`."""
+    classes = {kind(cls): cls for cls in variants(annotation)}
+    head, colon, rest = word.partition(":")
+    near = nearest(head, classes)
+    if head not in classes:
+        by_file = _by_file(word, classes.values())
+        if by_file is not None and not (colon and near):
+            return typing.cast(dict[str, Any], plain(by_file))
+        hint = f"did you mean {near}?" if near else f"choose one of {_kinds(classes.values())}"
+        raise ValueError(f"{word!r} is not a kind of it; {hint}")
+    cls = classes[head]
+    node = defaults(cls)
+    for key, values in _given(cls, head, word, rest.split(",") if colon else []).items():
+        node[key] = parse(hints(cls)[key], tuple(values))
+    return node
+
+
+def _given(cls: type, head: str, word: str, parts: list[str]) -> dict[str, list[str]]:
+    """The words for each field of a variant, from the parts behind its name.
+
+    Raises:
+      ValueError: a part belongs to no field.
+    """
+    given: dict[str, list[str]] = {}
+    last = ""
+    for part in parts:
+        key, equals, text = part.partition("=")
+        if not equals and last and is_list(hints(cls)[last]):
+            given[last].append(part)
+            continue
+        if not equals and last:
+            raise ValueError(f"{part!r} in {word!r} is not field=value")
+        if not equals:
+            key, text = next(iter(hints(cls))), part
+        key = last = key.replace("-", "_")
+        if key not in hints(cls):
+            near = nearest(key, hints(cls))
+            hint = f"; did you mean {near}?" if near else ""
+            raise ValueError(f"{head} has no field {key!r}{hint}")
+        given[key] = [text]
+    return given
+
+
+def _by_file(word: str, classes: Collection[type]) -> Any:
+    """The one of `classes` that a file's name stands for; None for a bare word."""
+    name = word.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    for suffix, many in PATHS.items():
+        if many in classes and name.endswith(suffix):
+            return many(paths=(word,))
+    for suffix, one in PATH.items():
+        if one in classes and name.endswith(suffix):
+            return one(path=word)
+    if FileTable in classes and name.endswith(TABLES):
+        return FileTable(paths=(word,))
+    if TextSource in classes and (any(mark in word for mark in "./*?") or FilePath(word).exists()):
+        return TextSource(paths=(word,))
+    return None
+
+
+def _merge(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours that differ in nothing but their paths become one source of all these paths.
+
+    Files that a shell's glob names one by one are then read in proportion to their sizes, as they
+    are when the glob is quoted, and not a row from each in turn.
+    """
+    merged: list[dict[str, Any]] = []
+    for node in nodes:
+        last = merged[-1] if merged else {}
+        if "paths" in node and {**node, "paths": ()} == {**last, "paths": ()}:
+            last["paths"] = [*last["paths"], *node["paths"]]
+        else:
+            merged.append(node)
+    return merged
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a dataclass as plain data; fields that have none are left out."""
+    result: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):
+        if item.default is not dataclasses.MISSING:
+            result[item.name] = plain(item.default)
+        elif item.default_factory is not dataclasses.MISSING:
+            result[item.name] = plain(item.default_factory())
+    return result
+
+
+def _kinds(classes: Collection[type]) -> str:
+    return ", ".join(kind(cls) for cls in classes)

@@ -1,10 +1,10 @@
-"""A config as JSON: `{"format": 2, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
+"""A config as JSON: `{"format": 5, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
 
-The format number is part of the contract with every run folder ever written. Whoever adds, removes
-or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
-that an old folder still means what it meant. Nothing is filled in silently: a file whose fields are
-not exactly those of its format is refused by name, and one whose checksum differs, too. One without
-a checksum is read as it is: older versions wrote none, and whoever edits a config removes it.
+Adding, removing or renaming a field of a config raises FORMAT by one, with a migration from the
+number before (see `migrations`), so that an old folder still means what it meant. Nothing is filled
+in silently: a file whose fields are not exactly those of its format is refused by name, and one
+whose checksum differs, too. One without a checksum is read as it is: older versions wrote none, and
+whoever edits a config removes it.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,11 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.migrations import MIGRATIONS
 from llmjax.run.config.schema import Config
 from llmjax.storage.bounded import read_text
-from llmjax.storage.json_documents import SETTINGS, parse_json
-from llmjax.storage.json_text import json_text
-from llmjax.storage.seals import sealed, unsealed
+from llmjax.storage.checksums import check_checksum, with_checksum
+from llmjax.storage.json_documents import SETTINGS, json_text, parse_json
 from llmjax.version import __version__
 
-FORMAT = 4
+FORMAT = 5
 
 
 def package_version() -> str:
@@ -31,7 +30,7 @@ def package_version() -> str:
 def to_json(config: Config) -> str:
     """The text of config.json; `from_json` reads it back to an equal value."""
     document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
-    return json_text(sealed(document), indent=2) + "\n"
+    return json_text(with_checksum(document), indent=2) + "\n"
 
 
 def from_json(text: str, name: str = "config.json") -> Config:
@@ -52,7 +51,7 @@ def from_json(text: str, name: str = "config.json") -> Config:
         raise UserError(name, reason, f"make a run of it: llmjax import {Path(name).parent} RUN")
     number = document.get("format") if isinstance(document, Mapping) else None
     if type(number) is not int or not isinstance(document.get("config"), dict):
-        raise UserError(name, "has no format number and config", "it is no config of llmjax")
+        raise UserError(name, "has no format number and config", "it is not a config of llmjax")
     writer = document.get("llmjax", "unknown")
     if number > FORMAT:
         raise UserError(
@@ -75,7 +74,7 @@ def from_json(text: str, name: str = "config.json") -> Config:
     if problems:
         raise ConfigError([f"{name}: {problem}" for problem in problems])
     assert isinstance(config, Config)
-    unsealed(document, name)  # last: what is wrong with a field says more
+    check_checksum(document, name)  # last: what is wrong with a field says more
     return config
 
 

@@ -3,8 +3,9 @@ from typing import Literal
 import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.data.config import TextSource
-from llmjax.run.config.build import ConfigError, article, build, plain
+from llmjax.data.text.text_files import TextSource
+from llmjax.run.config.build import ConfigError, build, plain
+from llmjax.run.config.fields import article
 
 
 def built(value):
@@ -41,7 +42,7 @@ def test_an_integer_serves_where_a_number_is_wanted_but_not_the_other_way_round(
             "optimizer: unknown kind 'moon'; choose one of adam, muon",
         ),
         ({"optimizer": {}}, "optimizer: has no kind; choose one of adam, muon"),
-        ({"optimizer": 3}, "optimizer: 3 is not a group of fields"),
+        ({"optimizer": 3}, "optimizer: 3 is not a section of fields"),
         ({"optimizer": {"kind": "adam", "clip": None}}, "optimizer.learning_rate: missing"),
     ],
 )
@@ -51,8 +52,8 @@ def test_problems_name_the_field_and_the_value(changes, message):
 
 
 def test_instances_of_the_wrong_class_are_refused_even_with_the_right_fields():
-    assert built(Toy(optimizer=Toy()))[1] == ["optimizer: is a Toy, not a Adam or Muon"]
-    assert built(Adam())[1] == ["config: is a Adam, not a Toy"]
+    assert built(Toy(optimizer=Toy()))[1] == ["optimizer: has the type Toy, not Adam or Muon"]
+    assert built(Adam())[1] == ["config: has the type Adam, not Toy"]
 
 
 def test_lists_of_dataclasses_name_the_item():

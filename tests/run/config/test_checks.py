@@ -3,11 +3,15 @@ from dataclasses import replace
 
 import pytest
 
-from llmjax.data.config import DataConfig, TextSource
-from llmjax.data.objectives.config import MaskedConfig, PrefixConfig
-from llmjax.losses import LossConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.objectives.pairs import PrefixConfig
+from llmjax.data.text.text_files import TextSource
+from llmjax.losses.loss import LossConfig
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import AdamWConfig, ScheduleConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.standard import AdamWConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config, SamplesConfig
@@ -36,18 +40,18 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ({"steps": "abc"}, "steps: 'abc' is not an integer"),
         ({"seed": -1}, "seed: -1 is negative"),
         ({"seed": 1 << 40}, "seed: 1099511627776 is not below"),
-        ({"model": None}, "model: None is not a group of fields"),
+        ({"model": None}, "model: None is not a section of fields"),
         ({"model": replace(MODEL, num_heads=3)}, "does not divide into 3 heads"),
-        ({"model": replace(MODEL, dropout=1.5)}, "dropout"),
+        ({"compute": ComputeConfig(dropout=1.5)}, "dropout"),
         (
             {"model": replace(MODEL, num_decoder_layers=0, num_encoder_layers=1)},
-            "causal wants a decoder",
+            "causal needs a decoder",
         ),
         ({"data": replace(GOOD.data, length=128)}, "data.length: 128 tokens, but model.max_length"),
         ({"data": replace(GOOD.data, batch_size=0)}, "data.batch_size: 0"),
         ({"data": replace(GOOD.data, sources=())}, "data.sources: give at least one"),
         ({"data": replace(GOOD.data, sources=(TextSource(()),))}, "names no paths"),
-        ({"data": replace(GOOD.data, heldout_fraction=0.0)}, "nothing is held out"),
+        ({"data": replace(GOOD.data, validation_fraction=0.0)}, "no validation set"),
         ({"optimizer": AdamWConfig(learning_rate=math.nan)}, "optimizer.learning_rate: nan"),
         ({"optimizer": AdamWConfig(learning_rate=-1.0)}, "optimizer.learning_rate: -1.0"),
         ({"optimizer": AdamWConfig(accumulate=3)}, "do not divide into 3 parts"),
@@ -55,12 +59,12 @@ def test_a_good_config_passes_unchanged(tmp_path):
             {"optimizer": AdamWConfig(schedule=ScheduleConfig(warmup_steps=5000))},
             "warmup_steps: 5000",
         ),
-        ({"optimizer": "adamw"}, "optimizer: 'adamw' is not a group of fields"),
+        ({"optimizer": "adamw"}, "optimizer: 'adamw' is not a section of fields"),
         ({"loss": LossConfig(label_smoothing=1.0)}, "loss.label_smoothing: 1.0"),
         ({"loss": LossConfig(z_loss=math.inf)}, "loss.z_loss: inf"),
         ({"evaluation": EvaluationConfig(context=128)}, "evaluation.context: 128 tokens"),
         ({"samples": SamplesConfig(every=5, prompts=())}, "samples.prompts: empty"),
-        ({"objective": MaskedConfig()}, "objective: masked wants an encoder"),
+        ({"objective": MaskedConfig()}, "objective: masked needs an encoder"),
         ({"objective": PrefixConfig(), "evaluation": EvaluationConfig(stride=4)}, "overlapping"),
         (
             {

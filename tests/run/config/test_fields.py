@@ -11,7 +11,7 @@ def test_docstrings_of_attributes_are_read_as_one_line():
 
 
 def test_inherited_fields_keep_their_docstrings():
-    from llmjax.optimizers.config import LionConfig
+    from llmjax.optimizers.standard import LionConfig
 
     found = fields.docs(LionConfig)
     assert found["clip_norm"].startswith("Gradients longer")

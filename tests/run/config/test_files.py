@@ -66,8 +66,9 @@ def test_what_a_file_does_wrong_is_said_with_its_line(tmp_path, text, message):
 MADE_OF = (
     "from dataclasses import replace; import numpy as np; "
     "from llmjax.run.config.schema import Config; "
-    "from llmjax.model.config import ModelConfig; from llmjax.data.config import TextSource, "
-    "DataConfig; from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
+    "from llmjax.model.config import ModelConfig; from llmjax.data.config import DataConfig; "
+    "from llmjax.data.text.text_files import TextSource; "
+    "from llmjax.model.rope import Llama3Scaling\ndef config(*, size=3):\n    return "
 )
 
 
@@ -108,7 +109,7 @@ MADE_OF = (
         ("Config(model=ModelConfig(d_model='3'))", "model.d_model: '3' is not an integer"),
         ("Config(steps=np.int64(3))", "steps: np.int64(3) is not an integer"),
         ("Config(steps=True)", "steps: True is not an integer"),
-        ("Config(model=None)", "model: None is not a group of fields"),
+        ("Config(model=None)", "model: None is not a section of fields"),
         (
             "Config(data=DataConfig(sources=(TextSource('x.txt'),)))",
             "data.sources.0.paths: 'x.txt' is not a list: text ...",
@@ -135,7 +136,7 @@ def test_what_was_meant_is_said_with_what_is_wrong(tmp_path, value, message):
         ),
         (
             "from llmjax.run.config import LionConfig",
-            "ImportError: no LionConfig in llmjax.run.config; it is in llmjax.optimizers.config",
+            "ImportError: no LionConfig in llmjax.run.config; write: from llmjax import LionConfig",
         ),
         ("class Own(Exception): pass\nraise Own('x')", "line 2: Own: x"),
         ("def config(size): pass", "config() needs size; give every argument a default"),

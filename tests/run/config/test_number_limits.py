@@ -7,32 +7,29 @@ from typing import Any
 
 import pytest
 
-from llmjax.data.config import DataConfig, SentencePieceConfig, TextSource
-from llmjax.data.objectives.config import MaskedConfig, MixtureConfig, PrefixConfig, SpanConfig
-from llmjax.data.tables.config import FileTable
+from llmjax.data.config import DataConfig
+from llmjax.data.objectives.masked import MaskedConfig
+from llmjax.data.objectives.mixture import MixtureConfig
+from llmjax.data.objectives.pairs import PrefixConfig, SpanConfig
+from llmjax.data.tables.files import FileTable
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.limits import LARGEST_INTEGER, MOST, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
-from llmjax.model.lora_config import LoraConfig
-from llmjax.optimizers.config import (
-    AdafactorConfig,
-    AdamWConfig,
-    LionConfig,
-    MuonConfig,
-    ScheduleConfig,
-    SgdConfig,
-)
+from llmjax.model.lora import LoraConfig
+from llmjax.optimizers.config import ScheduleConfig
+from llmjax.optimizers.muon import MuonConfig
+from llmjax.optimizers.standard import AdafactorConfig, AdamWConfig, LionConfig, SgdConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.fields import element, hints, members
 from llmjax.run.config.schema import Config
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    PreferenceTask,
-    SequenceTask,
-    SimilarityTask,
-)
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.preference import PreferenceTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.similarity import SimilarityTask
 
 MODEL = ModelConfig(d_model=16, num_decoder_layers=1, num_heads=2, d_ff=8, max_length=64)
 ENCODER = replace(MODEL, num_encoder_layers=1, num_decoder_layers=0)
@@ -67,7 +64,7 @@ PARTS = (
         ("tasks", replace(GOOD, model=model, tasks=(replace(task, train=TRAIN),)))
         for model, task in (
             (ENCODER, ClassificationTask()),
-            (ENCODER, AnswerTask()),
+            (ENCODER, ExtractiveQATask()),
             (ENCODER, SimilarityTask()),
             (BOTH, SequenceTask()),
             (MODEL, PreferenceTask()),

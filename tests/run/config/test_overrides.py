@@ -3,22 +3,23 @@ import dataclasses
 import pytest
 from toy_config import Adam, Muon, Toy
 
-from llmjax.data.config import (
+from llmjax.data.tables.files import FileTable, LinesTable
+from llmjax.data.tables.tfds import TfdsTable
+from llmjax.data.text.parquet import ParquetSource
+from llmjax.data.text.text_files import JsonlSource, TextSource
+from llmjax.data.text.tfds import EmbeddedSource, TfdsSource
+from llmjax.data.tokenizers.config import (
     BytesConfig,
-    EmbeddedSource,
     HuggingFaceTokenizerConfig,
-    JsonlSource,
-    ParquetSource,
     SentencePieceConfig,
-    TextSource,
-    TfdsSource,
 )
-from llmjax.data.tables.config import FileTable, LinesTable, TfdsTable
-from llmjax.model.lora_config import LoraConfig
+from llmjax.model.lora import LoraConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
-from llmjax.tasks.config import ClassificationTask, RegressionTask, SequenceTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
 
 
 def changed(*words: str) -> Toy:
@@ -126,14 +127,14 @@ def test_a_field_of_one_source():
         ("--window wide", "'wide' is not an integer or none"),
         ("--norm batch", "'batch' is not one of layer|rms"),
         ("--gated maybe", "'maybe' is not one of true|false"),
-        ("--optimizer moon", "'moon' is no kind of it; did you mean muon?"),
+        ("--optimizer moon", "'moon' is not a kind of it; did you mean muon?"),
         ("--optimizer", "wants one of adam, muon"),
         ("--tokenizer word", "choose one of sentencepiece, huggingface, bytes"),
         ("--data.sources txt:a.txt", "did you mean text?"),
         ("--data.sources jsonl:a.jsonl,feild=body", "did you mean field?"),
         ("--data.sources jsonl:a.jsonl,weight=heavy", "'heavy' is not a number"),
-        ("--data.sources nothing", "'nothing' is no kind of it"),
-        ("--data 3", "--data: is a group; set one of its fields: sources, batch-size"),
+        ("--data.sources nothing", "'nothing' is not a kind of it"),
+        ("--data 3", "--data: is a section; set one of its fields: sources, batch-size"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_field_and_value(words, message):
@@ -207,13 +208,16 @@ def test_a_group_that_is_none_begins_with_its_defaults():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--tasks.0.train my.doc", "'my.doc' is no kind of it; choose one of table, lines, tfds"),
+        (
+            "--tasks.0.train my.doc",
+            "'my.doc' is not a kind of it; choose one of table, lines, tfds",
+        ),
         ("--tasks.0.train table:a.tsv,colums=b", "table has no field 'colums'; did you mean"),
         ("--tasks.0.trian a.tsv", "did you mean --tasks.0.train?"),
         ("--tasks.1.train a.tsv", "did you mean --tasks.0.train?"),
         ("--tasks.0.label x", "--tasks.0 is sequence, which has no such field; classification"),
         ("--tasks.0.train.0.constants lang", "'lang' is not a list"),
-        ("--model.lora 8", "is a group; set one of its fields: rank"),
+        ("--model.lora 8", "is a section; set one of its fields: rank"),
         ("--model.lora.targets head", "'head' is not a list: query|key|value"),
     ],
 )

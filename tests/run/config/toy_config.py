@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from llmjax.data.config import BytesConfig, DataConfig, SentencePieceConfig, TokenizerConfig
+from llmjax.data.config import DataConfig
+from llmjax.data.tokenizers.config import (
+    AnyTokenizerConfig,
+    BytesConfig,
+    SentencePieceConfig,
+)
 from llmjax.registry import Registry
 
 
@@ -59,7 +64,7 @@ class Toy:
     """Which."""
     optimizer: Annotated[Optimizer, OPTIMIZERS] = field(default_factory=Adam)
     """How to go."""
-    tokenizer: TokenizerConfig = field(default_factory=SentencePieceConfig)
+    tokenizer: AnyTokenizerConfig = field(default_factory=SentencePieceConfig)
     """How to spell."""
     data: DataConfig = field(default_factory=DataConfig)
     """What to read."""

@@ -1,0 +1,199 @@
+"""Tables in files: CSV, TSV, JSONL, JSON and Parquet, and parallel files of lines."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from llmjax.data.tables.delimited import read_csv, read_tsv, text_lines
+from llmjax.data.tables.table import Row, Table
+from llmjax.data.text.parquet import table_rows
+from llmjax.data.text.reading import compressed, expand, read_whole
+from llmjax.errors import UserError
+from llmjax.storage.json_documents import DOCUMENT, RECORD, parse_json
+
+Reader: TypeAlias = Callable[[Path, Sequence[str]], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class FileTable(Table):
+    """CSV, TSV, JSONL or Parquet files, or JSON ones in SQuAD's format or with a list of objects;
+    all but Parquet also .gz, .bz2, .xz and .zst."""
+
+    paths: tuple[str, ...]
+    """Files and globs (`**` goes through folders); the ending of the name tells the format."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of CSV and TSV files that do not begin with a line of names."""
+    constants: tuple[tuple[str, str], ...] = ()
+    """(column, value) pairs that every row of these files has besides."""
+    kind: Literal["table"] = "table"
+
+    @property
+    def location(self) -> str:
+        return ", ".join(self.paths)
+
+    def problems(self) -> list[str]:
+        return [] if self.paths else [f"a {self.kind} table names no paths"]
+
+    def rows(self) -> Iterator[Row]:
+        for path in expand(self.paths):
+            for row in _read_file(path, self.columns):
+                yield _with_constants(row, self.constants)
+
+
+@dataclass(frozen=True)
+class LinesTable(Table):
+    """Plain text files of equally many lines, side by side: line n of each makes row n."""
+
+    paths: tuple[str, ...]
+    """A file for each column; also .gz, .bz2, .xz and .zst."""
+    columns: tuple[str, ...] = ("source", "target")
+    """The columns' names."""
+    constants: tuple[tuple[str, str], ...] = ()
+    """(column, value) pairs that every row of these files has besides."""
+    kind: Literal["lines"] = "lines"
+
+    @property
+    def location(self) -> str:
+        return ", ".join(self.paths)
+
+    def problems(self) -> list[str]:
+        problems = [] if self.paths else [f"a {self.kind} table names no paths"]
+        if len(self.paths) != len(self.columns):
+            problems.append(f"{len(self.paths)} files for the columns {', '.join(self.columns)}")
+        return problems
+
+    def rows(self) -> Iterator[Row]:
+        if len(self.paths) != len(self.columns) or not self.paths:
+            reason = f"has {len(self.paths)} files for {len(self.columns)} columns"
+            raise UserError(self.location or "table", reason, "name one file for each column")
+        matches = [expand((path,)) for path in self.paths]
+        for path, files in zip(self.paths, matches, strict=True):
+            if len(files) != 1:
+                reason = f"matches {len(files)} files"
+                raise UserError(path, reason, "name one file for each column")
+        streams = [text_lines(path) for (path,) in matches]
+        for number, lines in enumerate(itertools.zip_longest(*streams), 1):
+            texts = [line for line in lines if line is not None]
+            if len(texts) != len(lines):
+                raise self._unequal(number, lines, streams)
+            plain = (text.removesuffix("\n").removesuffix("\r") for text in texts)
+            values = dict(zip(self.columns, plain, strict=True))
+            yield _with_constants(Row(f"{self.paths[0]} line {number}", values), self.constants)
+
+    def _unequal(
+        self, number: int, lines: Sequence[str | None], streams: Sequence[Iterator[str]]
+    ) -> UserError:
+        """For the first line that some files do not have."""
+        rest = [sum(1 for _ in stream) for stream in streams]
+        counts = ", ".join(
+            f"{path} {number - (line is None) + more:,}"
+            for path, line, more in zip(self.paths, lines, rest, strict=True)
+        )
+        fix = "line n of each should belong to line n of the others"
+        return UserError("files of lines", f"are of unequal length ({counts})", fix)
+
+
+def _read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Streams the rows of a file, whose format its ending tells.
+
+    Args:
+      path: CSV (.csv; RFC 4180, also with semicolons, tabs or vertical bars for commas), TSV (.tsv,
+        .tab, .txt; tabs between fields and no quotes), JSONL (.jsonl, .ndjson), JSON (.json) or
+        Parquet (.parquet); .gz, .bz2, .xz or .zst may follow.
+      columns: of CSV and TSV files without a line of names; none: the first line holds them.
+
+    Raises:
+      UserError: while reading; it names file and line, what is wrong there and how to fix it.
+    """
+    inner = Path(path.stem) if compressed(path) else path
+    reader = _READERS.get(inner.suffix.lower())
+    if reader is None:
+        reason = f"ends in {inner.suffix!r}" if inner.suffix else "has no ending"
+        raise UserError(path, f"{reason}, which is no known format", f"use {', '.join(_READERS)}")
+    yield from reader(path, columns)
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(text_lines(path), 1):
+        if line.strip():
+            place = f"{path} line {number}"
+            fix = "fix or remove the line"
+            value = parse_json(line, place, limits=RECORD, unique=True, fix=fix)
+            yield Row(place, _object(place, value))
+
+
+def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    _, text = read_whole(path, DOCUMENT.size)
+    fix = "fix it, or name it .jsonl where every line is an object"
+    value = parse_json(text, path, limits=DOCUMENT, unique=True, fix=fix)
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        value = value["data"]
+        if any(isinstance(entry, dict) and "paragraphs" in entry for entry in value):
+            yield from _squad(path, value)
+            return
+    if not isinstance(value, list):
+        reason = "is neither a list of objects nor in SQuAD's format"
+        raise UserError(path, reason, 'write [{"text": ...}, ...]')
+    for number, entry in enumerate(value, 1):
+        place = f"{path} entry {number}"
+        yield Row(place, _object(place, entry))
+
+
+def _object(place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(place, "is not a JSON object", 'write objects such as {"text": "..."}')
+    return value
+
+
+def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
+    """A row for each question of SQuAD 1.1 (arXiv:1606.05250) or 2.0 (arXiv:1806.03822)."""
+    count, at = 0, f"{path} article 1"
+    try:
+        for number, article in enumerate(articles, 1):
+            for part, paragraph in enumerate(article["paragraphs"], 1):
+                at = f"{path} article {number} paragraph {part}"
+                for entry in paragraph["qas"]:
+                    count += 1
+                    answers = entry.get("answers") or []
+                    values = {
+                        "id": str(entry.get("id", count)),
+                        "title": article.get("title", ""),
+                        "context": paragraph["context"],
+                        "question": entry["question"],
+                        "answers": {
+                            "text": [answer["text"] for answer in answers],
+                            "answer_start": [answer["answer_start"] for answer in answers],
+                        },
+                        "is_impossible": bool(entry.get("is_impossible", False)),
+                    }
+                    yield Row(f"{path} question {values['id']}", values)
+    except (KeyError, TypeError, AttributeError) as error:
+        fix = "see the format of SQuAD's files"
+        raise UserError(at, f"is not in SQuAD's format: {error!r}", fix) from error
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for number, values in enumerate(table_rows(path), 1):
+        yield Row(f"{path} row {number}", values)
+
+
+def _with_constants(row: Row, constants: Sequence[tuple[str, str]]) -> Row:
+    for column, _ in constants:
+        if column in row.values:
+            reason = f"already has a column {column!r}"
+            raise UserError(row.place, reason, "take it out of the table's constants")
+    return Row(row.place, row.values | dict(constants)) if constants else row
+
+
+_READERS: dict[str, Reader] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".tab": read_tsv,
+    ".txt": read_tsv,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,176 @@
+"""Parquet files in small batches: how large a value may be is known before it is decoded."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from llmjax.data.text.reading import LARGEST_DOCUMENT, compressed, expand, read_blocks
+from llmjax.data.text.source import FileSource
+from llmjax.errors import UserError
+from llmjax.storage.bounded import size_text
+
+ROWS = 256
+"""Rows of a batch at most."""
+MAX_COLUMNS = 16_384
+"""Columns of a table at most, as in the largest spreadsheets."""
+_READ = 1 << 20  # bytes of a column that are read from the file at once
+
+
+@dataclass(frozen=True)
+class ParquetSource(FileSource):
+    """Parquet files, read row group by row group; a row is a document."""
+
+    column: str = "text"
+    """The column of strings; nulls are skipped."""
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["parquet"] = "parquet"
+
+    @property
+    def reading(self) -> tuple[object, ...]:
+        return (self.column,)
+
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        for path in expand(self.paths):
+            with _opened(path) as file:
+                yield from filter(None, _string_column(file, path, self.column))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file, or what it decompresses to in a temporary one: Parquet's index is at the end."""
+    if not compressed(path):
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
+        with file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as temporary:
+        for block in read_blocks(path):
+            temporary.write(block)
+        temporary.seek(0)
+        yield temporary
+
+
+def _string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | None]:
+    """The values of a column of strings.
+
+    Args:
+      file: seekable.
+      path: its name, for messages.
+      column: its name, which only one column has.
+
+    Raises:
+      UserError: there is no such column, or it is of another type; the file is damaged; a value is
+        larger than LARGEST_DOCUMENT.
+    """
+    import pyarrow
+
+    with _sound(path):
+        table = _table(file, path)
+        schema = table.schema_arrow
+        if column not in schema.names:
+            fix = f"set column to one of: {', '.join(schema.names)}"
+            raise UserError(path, f"has no column {column!r}", fix)
+        kind = schema.field(column).type
+        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+            raise UserError(path, f"column {column!r} is of type {kind}, not string")
+        for batch in _batches(table, path, [column]):
+            yield from batch.column(0).to_pylist()
+
+
+def table_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file as plain Python data.
+
+    Raises:
+      UserError: the file is damaged, or a row is larger than LARGEST_DOCUMENT.
+    """
+    with _opened(path) as file, _sound(path):
+        table = _table(file, path)
+        for batch in _batches(table, path, table.schema_arrow.names):
+            yield from batch.to_pylist()
+
+
+@contextlib.contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(path, f"is not a valid Parquet file: {error}", "get it again") from error
+
+
+def _table(file: IO[bytes], path: Path) -> Any:
+    from pyarrow import parquet
+
+    table = parquet.ParquetFile(file, buffer_size=_READ)
+    names = table.schema_arrow.names
+    if len(names) > MAX_COLUMNS:
+        reason = f"has {len(names):,} columns, and at most {MAX_COLUMNS:,} are read"
+        raise UserError(path, reason, "leave out those that are not needed")
+    for field in table.schema_arrow:
+        if name := _name_twice(field.type):
+            raise UserError(path, f"column {field.name!r} has two fields {name!r}", "rename one")
+    if name := _first_repeated(names):
+        raise UserError(path, f"has two columns {name!r}", "rename or drop one of them")
+    return table
+
+
+def _name_twice(kind: Any) -> str | None:
+    """A name that two fields of a nested type share."""
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    here = _first_repeated([field.name for field in fields])
+    return here or next(filter(None, (_name_twice(field.type) for field in fields)), None)
+
+
+def _first_repeated(names: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _batches(table: Any, path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """Record batches of these columns, each of at most LARGEST_DOCUMENT bytes.
+
+    No value is larger than its column is in its row group when that is decompressed, whatever the
+    encoding; so a row group's size says how many rows are safe to read at once.
+    """
+    first = 1
+    for number in range(table.num_row_groups):
+        group = table.metadata.row_group(number)
+        size = max(1, _group_size(group, columns))
+        if size > LARGEST_DOCUMENT * group.num_rows:
+            raise _too_large(path, f"row {first}", size // max(1, group.num_rows))
+        rows = min(ROWS, max(1, LARGEST_DOCUMENT // size))
+        for batch in table.iter_batches(rows, [number], list(columns)):
+            if rows == 1 and batch.nbytes > LARGEST_DOCUMENT:
+                raise _too_large(path, f"row {first}", batch.nbytes)
+            first += batch.num_rows
+            yield batch
+
+
+def _group_size(group: Any, columns: Sequence[str]) -> int:
+    """Decompressed bytes of these columns in a row group."""
+    wanted, size = set(columns), 0
+    for number in range(group.num_columns):
+        chunk = group.column(number)
+        path = chunk.path_in_schema
+        if path in wanted or path.split(".")[0] in wanted:
+            size += chunk.total_uncompressed_size
+    return size
+
+
+def _too_large(path: Path, where: str, size: int) -> UserError:
+    limit = size_text(LARGEST_DOCUMENT)
+    reason = f"has {size_text(size)}, and a row may have at most {limit}"
+    return UserError(f"{path} {where}", reason, "split it into several rows")

@@ -1,0 +1,246 @@
+"""TFDS data sets as documents: ArrayRecord or TFRecord, without TensorFlow."""
+
+import contextlib
+import difflib
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llmjax.data.text.python_docs import python_fingerprint
+from llmjax.data.text.source import Identity, Source, identify_files, identify_settings
+from llmjax.errors import UserError
+from llmjax.storage.cache_folders import Damaged, one_at_a_time, open_or_build
+from llmjax.storage.checksums import find_damage, write_manifest
+from llmjax.storage.writing import cache_root
+
+READ_AHEAD = 256
+"""Records of an ArrayRecord file that are read at once, at most."""
+FORMAT = 2
+"""Of the embedded corpus's folder; 1 had no checksums."""
+READ_AHEAD_BYTES = 1 << 26
+"""Fewer where so many of the largest so far would take more than this."""
+
+
+@dataclass(frozen=True)
+class EmbeddedSource(Source):
+    """Text that every Python carries: its language reference and standard library docstrings."""
+
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["embedded"] = "embedded"
+
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        """As a TFDS data set, which is prepared on first use under the cache folder."""
+        with _quiet():
+            from llmjax.data.text.python_reference import PythonReference
+        folder = cache_root(cache_dir) / "tfds" / f"{python_fingerprint()}-{FORMAT}"
+
+        def prepare(place: Path) -> None:
+            with _quiet(bars=False):
+                PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
+            write_manifest(place)
+
+        def verify(place: Path) -> None:
+            if why := find_damage(place):
+                raise Damaged(place, why)
+
+        open_or_build(folder, prepare, verify)
+        return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
+
+    def identify(self, cache_dir: str | None = None) -> Identity:
+        return identify_settings(["embedded", python_fingerprint()])
+
+
+@dataclass(frozen=True)
+class TfdsSource(Source):
+    """A TensorFlow Datasets data set, read without TensorFlow."""
+
+    name: str
+    """As TFDS writes it: name, name/config, name/config:version."""
+    split: str = "train"
+    """A split, or a slice of one: "train[:10%]"."""
+    field: str = "text"
+    """The text feature; nested ones with slashes: "translation/en"."""
+    data_dir: str | None = None
+    """Where TFDS keeps its data sets; None: TFDS's default (~/tensorflow_datasets)."""
+    weight: float = 1.0
+    """Share of rows taken from this source, relative to the other sources' weights."""
+    kind: Literal["tfds"] = "tfds"
+
+    @property
+    def location(self) -> str:
+        return self.name
+
+    def documents(self, cache_dir: str | None = None) -> Iterator[str]:
+        """The data set is prepared first (as ArrayRecord) where it is not yet."""
+        builder = prepared(self.name, self.data_dir)
+        return _records(builder, self.split, tuple(self.field.split("/")), self.name)
+
+    def identify(self, cache_dir: str | None = None) -> Identity:
+        """By name, version, description, and the local files (none where it lies in a bucket)."""
+        builder = prepared(self.name, self.data_dir)
+        description = (builder.data_path / "dataset_info.json").read_bytes()
+        digest = hashlib.blake2b(description, digest_size=16).hexdigest()
+        splits = builder.info.splits.values()
+        paths = [Path(os.fspath(name)) for split in splits for name in split.filepaths]
+        files = [path for path in paths if path.is_file()]
+        settings = ["tfds", f"{builder.info.full_name}:{digest}", self.split, self.field]
+        return identify_files(settings, files, cache_dir, text=False)
+
+
+def prepared(name: str, data_dir: str | None) -> Any:
+    """TFDS's builder of the data set, which is downloaded and prepared first where it is not yet.
+
+    Raises:
+      UserError: TFDS does not know it, or cannot prepare it.
+    """
+    if name.startswith("huggingface:"):
+        raise UserError(name, "is a hub data set", "use a source of kind 'hub'")
+    builder = _builder(name, data_dir)
+    if not builder.is_prepared() and "://" not in str(builder.data_dir):
+        with one_at_a_time(Path(builder.data_dir)):
+            builder = _builder(name, data_dir)  # another process may have prepared it meanwhile
+            _download(builder, name)
+    elif not builder.is_prepared():
+        _download(builder, name)
+    return builder
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    with _quiet():
+        import tensorflow_datasets as tfds
+
+        try:
+            return tfds.builder(name, data_dir=data_dir)
+        except tfds.core.registered.DatasetNotFoundError as error:
+            raise _unknown(name) from error
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise UserError(name, f"TFDS refuses it: {error}", "check the name") from error
+
+
+def _download(builder: Any, name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    with _quiet():
+        try:
+            if not builder.is_prepared():
+                builder.download_and_prepare(file_format="array_record")
+        except ImportError as error:
+            reason = f"preparing it needs a package that is not installed ({error.name})"
+            raise UserError(name, reason, "pip install 'llmjax[tfrecord]'") from error
+        except (OSError, tfds.download.DownloadError) as error:
+            fix = "check network and disk, or set data_dir"
+            raise UserError(name, f"cannot be downloaded and prepared: {error}", fix) from error
+
+
+def _unknown(name: str) -> UserError:
+    import tensorflow_datasets as tfds
+
+    names = tfds.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(name.split("/")[0].split(":")[0], names, n=3)
+    fix = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets/catalog"
+    return UserError(f"TFDS data set {name!r}", "is unknown to TFDS and not in its data_dir", fix)
+
+
+def _records(builder: Any, split: str, field: tuple[str, ...], name: str) -> Iterator[str]:
+    _check_field(builder, field, name)
+    for record in examples(builder, split, name):
+        for key in field:
+            record = record[key]
+        try:
+            text = record.decode("utf-8") if isinstance(record, bytes) else str(record)
+        except UnicodeDecodeError as error:
+            raise UserError(name, f"{'/'.join(field)!r} is not UTF-8: {error}") from error
+        if text:
+            yield text
+
+
+def _check_field(builder: Any, field: tuple[str, ...], name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    feature, texts = builder.info.features, []
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        if isinstance(node, tfds.features.FeaturesDict):
+            for key, inner in node.items():
+                walk(inner, (*path, key))
+        elif isinstance(node, tfds.features.Text):
+            texts.append(path)
+
+    walk(feature, ())
+    if field not in texts:
+        fields = ", ".join("/".join(path) for path in texts) or "there are none"
+        reason = f"has no text feature {'/'.join(field)!r}"
+        raise UserError(name, reason, f"set field to one of: {fields}")
+
+
+def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
+    """The records of a split, or of a slice of one, as dicts of NumPy values, nested as they are.
+
+    Raises:
+      UserError: there is no such split, or its files are damaged or of another format.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        info = builder.info.splits[split]
+    except (KeyError, ValueError) as error:
+        fix = f"its splits: {', '.join(builder.info.splits)}"
+        raise UserError(f"{name}, split {split!r}", "does not exist", fix) from error
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        yield from _array_records(builder.as_data_source(split=split))
+        return
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        reason = f"is stored as {builder.info.file_format.value}"
+        raise UserError(name, reason, "prepare it again as array_record")
+    for part in info.file_instructions:
+        end = None if part.take < 0 else part.skip + part.take
+        for record in itertools.islice(_tfrecords(part.filename), part.skip, end):
+            yield builder.info.features.deserialize_example_np(record)
+
+
+def _array_records(rows: Any) -> Iterator[Any]:
+    start, count, largest = 0, 1, 1
+    while start < len(rows):
+        records = rows.__getitems__(list(range(start, min(start + count, len(rows)))))
+        yield from records
+        start += count
+        largest = max(largest, *map(_bytes, records))
+        count = max(1, min(READ_AHEAD, 2 * count, READ_AHEAD_BYTES // largest))
+
+
+def _bytes(value: Any) -> int:
+    """About how many bytes an example takes."""
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    if isinstance(value, list):
+        return sum(map(_bytes, value))
+    return len(value) if isinstance(value, bytes | str) else getattr(value, "nbytes", 8)
+
+
+def _tfrecords(path: str) -> Iterator[bytes]:
+    import grain
+
+    try:
+        yield from grain.experimental.TFRecordIterDataset(path)
+    except ValueError as error:
+        raise UserError(path, f"is damaged: {error}", "prepare the data set again") from error
+
+
+@contextlib.contextmanager
+def _quiet(bars: bool = True) -> Iterator[None]:
+    """TFDS prints to stdout, which is for results; and draws its progress `bars` on stderr."""
+    import tensorflow_datasets as tfds
+
+    if not bars:
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()

@@ -1,0 +1,98 @@
+"""A model's parameters: their names, shapes and logical axes; stacked, or layer by layer."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from llmjax.errors import UserError
+from llmjax.model.compute import ComputeConfig
+from llmjax.model.config import ModelConfig
+from llmjax.model.transformer import Transformer, split_layers
+from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
+
+Params = dict[str, Any]
+"""A nested dict of arrays; the layers of a stack are stacked along a leading axis (or a tuple)."""
+
+
+class ParamSpec(NamedTuple):
+    """One parameter: its name's parts, its shape and dtype, its logical axes."""
+
+    path: tuple[str, ...]
+    shape: jax.ShapeDtypeStruct
+    axes: Axes
+
+
+class ParamSpecs(NamedTuple):
+    """The module without its arrays, and what it declares."""
+
+    graph: nnx.GraphDef
+    specs: tuple[ParamSpec, ...]
+
+    def tree(self, leaf: Callable[[ParamSpec], Any]) -> Params:
+        """The nested dict with `leaf(spec)` for each parameter."""
+        return nnx.traversals.unflatten_mapping({spec.path: leaf(spec) for spec in self.specs})
+
+    def check_mesh(self) -> None:
+        """Checks that every parameter divides over the mesh that is set, if one is.
+
+        Raises:
+          UserError: names all that do not.
+        """
+        if not mesh.has_mesh():
+            return
+        place, found = jax.sharding.get_abstract_mesh(), []
+        for path, shape, axes in self.specs:
+            try:
+                mesh.check_divides(".".join(path), shape.shape, axes, place)
+            except UserError as problem:
+                found.append(f"{problem.thing}: {problem.reason}")
+        if found:
+            raise UserError("model on this mesh", "; ".join(found), "change the size or the mesh")
+
+
+@cache
+def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
+    """The parameters of a resolved config; the same under every mesh."""
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        module = nnx.eval_shape(lambda: Transformer(config, compute, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(module, nnx.Param)
+
+    def declare(path: tuple[str, ...], param: nnx.Param) -> ParamSpec:
+        axes = param.get_metadata("axes")  # one layer's: a stack has a dimension more
+        axes = ("layers",) * (param.ndim - len(axes)) + axes
+        return ParamSpec(path, jax.ShapeDtypeStruct(param.shape, param.dtype), axes)
+
+    flat = nnx.to_flat_state(state)
+    return ParamSpecs(graph, tuple(declare(tuple(map(str, path)), leaf) for path, leaf in flat))
+
+
+def unstack_layers(params: Params) -> Params:
+    """The same parameters with a tuple of layers in each stack, instead of stacked arrays.
+
+    All functions of a model take them too. Its programs are longer, and faster step by step: what a
+    layer multiplies with lies in one piece. The stacked arrays are given up one after the other.
+    """
+    split = dict(params)
+    for name in {"encoder", "decoder"} & set(params):
+        leaves, tree = jax.tree.flatten(params[name]["layers"])
+        layers = [[] for _ in range(len(leaves[0]))]  # type: list[list[jax.Array]]
+        for leaf in leaves:
+            for layer, part in zip(layers, _split(leaf, len(leaf)), strict=True):
+                layer.append(part)
+            leaf.delete()
+        unstacked = tuple(jax.tree.unflatten(tree, layer) for layer in layers)
+        split[name] = params[name] | {"layers": unstacked}
+    return split
+
+
+_split = jax.jit(split_layers, static_argnums=1)
+
+
+def unstacked_layers(params: Params, stack: str) -> tuple[Params, ...] | None:
+    """The layers of a stack, where they come one by one."""
+    layers = params.get(stack, {}).get("layers")
+    return layers if isinstance(layers, tuple) else None

@@ -1,0 +1,107 @@
+"""What has to be settled before training touches a device."""
+
+import ctypes
+from fnmatch import fnmatch
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from llmjax.errors import UserError
+from llmjax.parallel import distributed
+from llmjax.parallel.compilation import enable_compilation_cache
+from llmjax.parallel.devices import devices as all_devices
+from llmjax.run.config.checks import differences
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import from_json, to_json
+
+OWN = ("run_dir", "cpu_devices", "data.cache_dir", "data.workers", "data.prefetch", "log*")
+"""Fields in which the processes of a run may differ: paths and how each works by itself."""
+SAME_COMMAND = "start every process with the same command"
+
+
+def start_devices(config: Config) -> distributed.Link | None:
+    """Divides the CPU if asked to, joins the other processes, and keeps compiled programs on disk.
+
+    Returns:
+      The link to the other processes, where there are any and no launcher watches them.
+
+    Raises:
+      UserError: JAX runs already with other devices, or the processes do not find together.
+    """
+    if config.cpu_devices:
+        try:
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+        except RuntimeError as error:
+            if jax.local_device_count("cpu") != config.cpu_devices:
+                reason = (
+                    f"JAX has already started, with {jax.local_device_count('cpu')} CPU devices"
+                )
+                fix = "start a new process, and train before anything else uses JAX"
+                raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
+    link = distributed.join()
+    enable_compilation_cache(config.data.cache_dir)
+    if all_devices()[0].platform == "cpu":
+        keep_freed_memory()
+    return link
+
+
+def check_same_config(config: Config) -> None:
+    """Checks, in all processes, that they have the config of process 0.
+
+    Raises:
+      UserError: one has another. All say which process and which fields, so that the reason is
+        known whichever of them ends first and takes the others along.
+    """
+    if jax.process_count() == 1:
+        return
+    first = from_json(_text_of_process_0(to_json(config)))
+    changed = {
+        name: values
+        for name, values in differences(first, config).items()
+        if not any(fnmatch(name, pattern) for pattern in OWN)
+    }
+    own = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
+    for process, listed in enumerate(_texts_of_all(own)):
+        if listed:
+            reason = f"has another config than process 0: {listed}"
+            raise UserError(f"process {process}", reason, SAME_COMMAND)
+
+
+def _text_of_process_0(own: str) -> str:
+    data = np.frombuffer(own.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    padded = np.zeros(size, np.uint8)
+    padded[: min(size, data.size)] = data[:size]
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
+
+
+def _texts_of_all(own: str) -> list[str]:
+    """Each process's text, in the order of the processes."""
+    data = np.frombuffer(own.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: data.size] = data
+    if not padded.size:
+        return [""] * len(sizes)
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+# mallopt's names, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed, for the next step to use.
+
+    A step's temporary buffers are one large block. By default it goes back to the system after each
+    step, and the next one faults it in again page by page: a sixth of a small model's step. Other
+    C libraries have no such switch, and are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

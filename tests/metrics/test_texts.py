@@ -1,0 +1,144 @@
+"""Language, translation, answers: known values, sacrebleu, SQuAD's script."""
+
+import math
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from llmjax.errors import UserError
+from llmjax.metrics.texts import extractive_answers, language, normalized, translation, word_f1
+
+
+def test_language():
+    found = language(np.array([2.0, 6.0]), np.array([1.0, 3.0]), np.array([1, 1]), np.array([4, 4]))
+    assert found["loss"].value == 2
+    assert found["perplexity"].value == pytest.approx(math.exp(2))
+    assert found["accuracy"].value == 0.5
+    assert found["bits_per_byte"].value == pytest.approx(1 / math.log(2))
+    assert found["perplexity"].low == pytest.approx(math.exp(found["loss"].low))
+    assert found.headline().name == "loss"
+    assert not found.headline().larger_is_better
+    assert (
+        language(np.array([1e6]), np.ones(1), np.ones(1)).to_dict()["metrics"]["perplexity"][
+            "value"
+        ]
+        is None
+    )
+
+
+def test_language_without_tokens():
+    for count in (0, 2):
+        with pytest.raises(UserError, match="no examples"):
+            language(*[np.zeros(count)] * 3)
+
+
+REFERENCES = ["Ein Hund läuft im Park.", "Zwei Kinder spielen Ball.", "Das Haus ist rot."] * 9
+WRITTEN = ["Ein Hund rennt im Park.", "Zwei Kinder spielen.", "Das Haus ist rot."] * 9
+
+
+def test_translation_is_sacrebleus():
+    found = translation(REFERENCES, WRITTEN)
+    bleu = sacrebleu.corpus_bleu(WRITTEN, [REFERENCES])
+    assert found["bleu"].value == bleu.score
+    assert found["chrf"].value == sacrebleu.corpus_chrf(WRITTEN, [REFERENCES]).score
+    assert found["exact_match"].value == pytest.approx(1 / 3)
+    for name in ("bleu", "chrf", "exact_match"):
+        assert found[name].low < found[name].value < found[name].high
+    assert found.signature.startswith("BLEU|nrefs:1|bs:1000|seed:")
+    assert f"tok:13a|smooth:exp|version:{sacrebleu.__version__} chrF2|" in found.signature
+    assert found.tables["bleu"]["brevity_penalty"] == pytest.approx(bleu.bp)
+
+
+def test_other_words_and_nothing_written():
+    chinese = translation(["他在公园里跑步"], ["他在公园里走路"], "zh")
+    assert chinese["bleu"].value > 10
+    assert "tok:zh" in chinese.signature
+    nothing = translation(["a b c d", "e"], ["", ""])
+    assert nothing["bleu"].value == 0
+    assert nothing["chrf"].value == 0
+    with pytest.raises(UserError, match="no examples"):
+        translation([], [])
+    with pytest.raises(ValueError, match="1 targets, but 2"):
+        translation(["a"], ["a", "b"])
+
+
+def test_translations_of_which_some_are_nothing_can_be_measured():
+    found = translation(["ab cd ef gh", "x y z w"], ["ab cd ef gh", ""])
+    assert found["bleu"].low < found["bleu"].value < found["bleu"].high
+    assert translation(["ab"], [""])["bleu"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Eiffel Tower!", "eiffel tower"),
+        ("A.B. an\tapple,\na day", "ab apple day"),
+        ("theatre", "theatre"),
+        ("the-end", "theend"),
+        ("U.S.", "us"),
+        ("«ein» Haus", "«ein» haus"),
+        ("The", ""),
+    ],
+)
+def test_normalized(text, expected):
+    assert normalized(text) == expected
+
+
+def test_word_f1():
+    assert word_f1("the cat sat", "cat sat down") == pytest.approx(2 * 2 / (2 + 3))
+    assert word_f1("a a b b", "b b b") == pytest.approx(2 * 2 / (2 + 3))  # one a is an article
+    assert word_f1("dog", "cat") == 0
+    assert word_f1("", "") == 1
+    assert word_f1("", "cat") == 0
+
+
+def test_the_nearest_of_several_true_answers_counts():
+    found = extractive_answers([["in 1990", "1990"], ["Paris"]], ["1990", "Paris, France"])
+    assert found["exact_match"].value == 0.5
+    assert found["f1"].value == pytest.approx((1 + 2 / 3) / 2)
+    assert [metric.name for metric in found.metrics] == ["f1", "exact_match"]
+    assert found.tables == {}
+
+
+def test_questions_without_an_answer():
+    truth = [["Paris"], [], ["Rome"], [""]]
+    found = extractive_answers(truth, ["Paris", "", "", "Oslo"])
+    assert found["exact_match"].value == 0.5
+    assert found["answered_exact_match"].value == 0.5
+    assert found["answered_f1"].value == 0.5
+    assert found["unanswered_accuracy"].value == 0.5
+    only = extractive_answers([[]], [""])
+    assert [metric.name for metric in only.metrics] == ["f1", "exact_match", "unanswered_accuracy"]
+
+
+def brute(scores, has, silent):
+    """SQuAD's definition, threshold by threshold: above it no answer is given."""
+    return max(
+        np.mean(np.where(silent > at, ~has, np.where(has, scores, 0))) for at in (-np.inf, *silent)
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_threshold(seed):
+    random = np.random.default_rng(seed)
+    count = 12
+    has = random.random(count) < 0.6
+    has[0] = False
+    truth = [["cat"] if one else [] for one in has]
+    spans = random.choice(["cat", "dog"], count)
+    silent = random.integers(0, 5, count) * 1.0
+    found = extractive_answers(truth, [""] * count, spans, silent).tables["threshold"][
+        "exact_match"
+    ]
+    assert found["value"] == pytest.approx(brute(spans == "cat", has, silent))
+    predicted = np.where(silent > found["at"], "", spans)
+    reached = extractive_answers(truth, predicted, spans, silent)["exact_match"].value
+    assert reached == pytest.approx(found["value"])
+
+
+def test_none():
+    with pytest.raises(UserError, match="no examples"):
+        extractive_answers([], [])
+    with pytest.raises(ValueError, match="1 targets, but 0 predictions"):
+        extractive_answers([[]], [])
