@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^(New file|One line in) `([^`]+)`[^\n]*\n+```\w*\n(.*?)^```", re.M | re.S)
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
-ENTRY = re.compile(r'^ +"[\w-]+": "llmjax\.[\w.]+:\w+",$')
+ENTRY = re.compile(r'^ +"[\w-]+": (Entry\()?"llmjax\.[\w.]+:\w+".*,$')
 
 
 class Example(NamedTuple):
