@@ -42,6 +42,8 @@ class ModelConfig:
     """Width of a head; None for d_model / num_heads."""
     d_ff: int | None = None
     """Inner width of the MLP; None for 4 d_model, or 8/3 d_model rounded up to 64 where gated."""
+    layer_d_ff: tuple[int, ...] = ()
+    """Inner width of each layer's MLP, the first layer first; empty: the same in all."""
     activation: Activation = "silu"
     """Nonlinearity of the MLP."""
     gated: bool = True

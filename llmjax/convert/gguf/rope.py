@@ -7,7 +7,7 @@ import numpy as np
 
 from llmjax.convert.gguf.metadata import Metadata, short
 from llmjax.model.config import ModelConfig
-from llmjax.model.rope import LinearScaling, Llama3Scaling, Unscaled, YarnScaling, frequencies
+from llmjax.model.rope import LinearScaling, Llama3Scaling, Unscaled, YarnScaling, rope_frequencies
 
 
 def read_rope_scaling(found: Metadata, config: dict[str, Any], width: int) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def _llama3(
         lengths = (3 * kept + 1) * 2 * math.pi / plain
         original = round(float(np.median(lengths[blended])))
         guess = Llama3Scaling(highest, original)
-        turns, _ = frequencies(guess, theta, width, config["max_position_embeddings"])
+        turns, _ = rope_frequencies(guess, theta, width, config["max_position_embeddings"])
         if np.allclose(turns, plain / factors, rtol=1e-4, atol=0):
             return {
                 "rope_type": "llama3",
@@ -123,6 +123,6 @@ def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
 def llama3_factors(scaling: Llama3Scaling, shape: ModelConfig) -> np.ndarray:
     """By what the frequency of each pair is divided, float32 [head_dim / 2]."""
     width, theta = shape.head_width, shape.rope_theta
-    plain, _ = frequencies(Unscaled(), theta, width, shape.max_length)
-    turns, _ = frequencies(scaling, theta, width, shape.max_length)
+    plain, _ = rope_frequencies(Unscaled(), theta, width, shape.max_length)
+    turns, _ = rope_frequencies(scaling, theta, width, shape.max_length)
     return (plain.astype(np.float64) / turns).astype(np.float32)
