@@ -1,14 +1,14 @@
 """What an archive comes to: ratio, speed both ways, agreement with the scores of its windows.
 
-Command: python -m benchmarks.compress RUN FILE [FILE ...] [--lanes N] [--dtype bfloat16]
+Command: python -m benchmarks.compress RUN FILE [FILE ...] [--streams N] [--dtype bfloat16]
 RUN is a run folder of a decoder, for instance from `llmjax import sample:smollm2-135m RUN`. Each
 file is compressed, decompressed in this process and compared; with --score the same tokens are
 scored in the same windows by `llmjax.scoring`, an independent program (up to 1 MiB): the archive
-should be within 0.5 % of the score, header and seals excepted. Speeds are given with compiling and
-without, and as the share of the machine's measured matrix-product peak that they reach, at two
-FLOPs a parameter and token. With --shuffled each file is also compressed with its characters in
-random order; with --untrained a model of the same shape that was never trained, falling back on
-nothing. Prints a table, JSON last.
+should be within 0.5 % of the score, apart from header and checksums. Speeds are given with and
+without compiling, and as the share of the machine's measured matrix-product peak that they reach,
+at two FLOPs per parameter and token. With --shuffled each file is also compressed with its
+characters in random order; with --untrained by a model of the same shape that was never trained.
+Prints a table, JSON last.
 """
 
 import argparse
@@ -24,22 +24,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import llmjax
-from llmjax.compression.archive import SEAL
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress
+from llmjax.compression.archive import TAIL_BYTES
+from llmjax.compression.codec import StreamLayout, allowed_ids
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress
 from llmjax.compression.fingerprint import environment
 from llmjax.compression.frames import FRAME
-from llmjax.compression.lanes import Shape, allowed_ids
-from llmjax.compression.segments import Cutter
+from llmjax.compression.segments import Segmenter
 from llmjax.data.text.corpus import Document
 from llmjax.inference.language_model import LanguageModel
 from llmjax.parallel.compilation import enable_compilation_cache
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_documents
-
-SEALS = 1 + 32 + SEAL
-"""Bytes of the mark of the end, the SHA-256 of the original and the hash of the archive."""
 
 
 def peak(dtype: str) -> float:
@@ -54,10 +51,10 @@ def peak(dtype: str) -> float:
     return best
 
 
-def scored(lm: LanguageModel, data: bytes, shape: Shape) -> float:
-    """Bits per byte of the archive's lanes in the archive's windows, without ends of text."""
-    segments = Cutter(lm.tokenizer, allowed_ids(lm)).cut(data)
-    tokens = np.concatenate([one.tokens for one in segments if one.tokens is not None])
+def scored(lm: LanguageModel, data: bytes, shape: StreamLayout) -> float:
+    """Bits per byte of the archive's streams in the archive's windows, without ends of text."""
+    segments = Segmenter(lm.tokenizer, allowed_ids(lm)).split(data)
+    tokens = np.concatenate([part.tokens for part in segments if part.tokens is not None])
     parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
     documents = [Document(part, len(data)) for part in parts if len(part)]
     score = score_documents(
@@ -81,7 +78,7 @@ def measured(run: str, path: Path, given: argparse.Namespace, flops: float) -> d
             run,
             path,
             archive,
-            lanes=given.lanes,
+            streams=given.streams,
             dtype=given.dtype,
             verify=False,
             compare=False,
@@ -98,10 +95,10 @@ def measured(run: str, path: Path, given: argparse.Namespace, flops: float) -> d
     lm = llmjax.load(run, dtype=given.dtype)
     work = 2 * lm.model.num_params() * there.costs.tokens
     found["share_of_peak"] = work / (there.seconds - there.compile_seconds) / flops
-    if given.score and there.bytes <= FRAME:  # in larger ones lanes start anew in each frame
-        shape = Shape(there.lanes, there.context, there.stride)
+    if given.score and there.bytes <= FRAME:  # in larger ones each frame starts new streams
+        shape = StreamLayout(there.streams, there.context, there.stride)
         found["scored_bits_per_byte"] = scored(lm, path.read_bytes(), shape)
-        body = 8 * (there.archive_bytes - there.header_bytes - SEALS) / there.bytes
+        body = 8 * (there.archive_bytes - there.header_bytes - TAIL_BYTES) / there.bytes
         found["body_over_scored"] = body / found["scored_bits_per_byte"] - 1
     return found
 
@@ -130,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--lanes", type=int)
+    parser.add_argument("--streams", type=int)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--score", action="store_true", help="score the same windows")
     parser.add_argument("--shuffled", action="store_true")

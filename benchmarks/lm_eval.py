@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from llmjax.convert.exporting import export
-from llmjax.evaluation.harness import HarnessModel
+from llmjax.evaluation.harness_model import HarnessModel
 from llmjax.inference.language_model import load
 from llmjax.parallel.compilation import enable_compilation_cache
 

@@ -27,7 +27,7 @@ import numpy as np
 import llmjax
 from llmjax.convert.importing import import_model
 from llmjax.convert.sources import open_source
-from llmjax.losses import token_nats
+from llmjax.losses.token_loss import token_nll
 
 SAMPLE = "sample:smollm2-135m"
 CHARACTERS, WINDOW = 100_000, 1024
@@ -45,7 +45,7 @@ def windows(ids: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def ours(lm: llmjax.LanguageModel) -> Score:
     """llmjax; a short last window is padded, so that one program serves all."""
-    run = jax.jit(lambda params, batch: token_nats(lm.model, params, batch))
+    run = jax.jit(lambda params, batch: token_nll(lm.model, params, batch))
 
     def score(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         room = [(0, WINDOW - len(inputs))]

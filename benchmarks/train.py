@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.torch_gpt import Shape, make_step
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.model.flops import flops_per_token
@@ -73,7 +73,7 @@ def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
     batch = {name: place(array, mesh, "batch", "length") for name, array in arrays.items()}
 
     def loss(params: dict, batch: dict, key: jax.Array | None) -> object:
-        return causal_loss(model, params, batch)
+        return token_loss(model, params, batch)
 
     train_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
 
@@ -82,7 +82,7 @@ def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
         with jax.set_mesh(mesh):
             state, metrics = train_step(state, batch)
         jax.block_until_ready(state)
-        return float(metrics["loss"])
+        return float(metrics.objective)
 
     return step
 

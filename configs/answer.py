@@ -2,22 +2,25 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
 Data:     data/train.json in SQuAD's form, version 1 or 2, or JSONL with the columns question,
-          context, answers. A tenth is held out, whole contexts together; or --tasks.0.dev dev.json
+          context, answers. A tenth, whole contexts together, is for validation;
+          or --tasks.0.dev dev.json
 Command:  llmjax train answer
           llmjax evaluate runs/answer       (exact match and F1, as SQuAD counts them)
 Hardware: two CPU cores for a few thousand questions; an accelerator for all of SQuAD
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import AnswerTask
+from llmjax import (
+    AdamWConfig,
+    AnswerTask,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:

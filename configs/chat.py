@@ -1,28 +1,28 @@
-"""Conversations: a published decoder learns what the assistant says, by adapters (LoRA).
+"""Conversations: a pretrained decoder, fine-tuned on what the assistant says, with adapters (LoRA).
 
 Begin:    llmjax import sample:smollm2-135m runs/smollm2     (or any other decoder)
 Data:     data/train.jsonl, a line {"messages": [{"role": "user", "content": ...}, {"role":
-          "assistant", "content": ...}, ...]} for each conversation. A twentieth is held out.
-Command:  llmjax train chat     (all weights learn: --model.lora none, and a tenth of the rate)
+          "assistant", "content": ...}, ...]} for each conversation. A twentieth is for validation.
+Command:  llmjax train chat     (all weights: --model.lora none, and a tenth of the rate)
           llmjax evaluate runs/chat         (nats and perplexity of the assistant's words)
           llmjax chat runs/chat
 Hardware: two CPU cores for a few hundred conversations; any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import ModelConfig
-from llmjax.model.lora import LoraConfig, Target
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ChatTask
-
-EVERYWHERE: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+from llmjax import (
+    AdamWConfig,
+    ChatTask,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    LoraConfig,
+    ModelConfig,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:
@@ -31,7 +31,13 @@ def config() -> Config:
         run_dir="runs/chat",
         init_from="runs/smollm2",
         epochs=2,
-        model=ModelConfig(lora=LoraConfig(rank=16, alpha=32.0, targets=EVERYWHERE)),
+        model=ModelConfig(
+            lora=LoraConfig(
+                rank=16,
+                alpha=32.0,
+                targets=("query", "key", "value", "out", "gate", "up", "down"),
+            )
+        ),
         compute=ComputeConfig(dtype="bfloat16"),
         tasks=(ChatTask(train=(FileTable(("data/train.jsonl",)),), dev_fraction=0.05),),
         data=DataConfig(batch_size=8, length=512),

@@ -1,8 +1,8 @@
 """One of several labels for a text: a published encoder, fine-tuned.
 
 Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
-Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is held out.
-          --tasks.0.train table:my.tsv,columns=text,label for a file without that line;
+Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is for
+          validation. --tasks.0.train table:my.tsv,columns=text,label for a file without that line;
           --tasks.0.text review --tasks.0.label stars for other columns; --tasks.0.dev dev.tsv
 Command:  llmjax train classify
           llmjax evaluate runs/classify     (accuracy, F1, Matthews, with intervals)
@@ -10,15 +10,17 @@ Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ClassificationTask,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:

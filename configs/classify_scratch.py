@@ -1,25 +1,28 @@
 """Labels of texts from scratch, tokenizer and all: for languages that no model at hand reads, such
 as reviews in Chinese.
 
-Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is held out; its
-          rows hang on their contents alone. Other columns: --tasks.0.text, --tasks.0.label
+Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is for
+          validation, chosen by the contents of the rows.
+          Other columns: --tasks.0.text, --tasks.0.label
 Command:  llmjax train classify_scratch
           llmjax evaluate runs/classify_scratch     (accuracy, F1, Matthews, with intervals)
 Hardware: two CPU cores
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.muon import MuonConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask
+from llmjax import (
+    CheckpointConfig,
+    ClassificationTask,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ModelConfig,
+    MuonConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+)
 
 
 def config() -> Config:

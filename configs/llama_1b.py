@@ -6,16 +6,19 @@ Hardware: eight GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.text.hub import HubSource
-from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config, SamplesConfig
-from llmjax.scoring.config import EvaluationConfig
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    ModelConfig,
+    SamplesConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+)
 
 
 def config() -> Config:
@@ -39,8 +42,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-100BT"),),
             batch_size=512,
             length=2048,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(
             learning_rate=4e-4, schedule=ScheduleConfig(warmup_steps=1000), accumulate=4

@@ -7,16 +7,19 @@ Hardware: 64 GPUs of 80 GB, or a TPU slice of as much memory
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.text.hub import HubSource
-from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config, SamplesConfig
-from llmjax.scoring.config import EvaluationConfig
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    ModelConfig,
+    SamplesConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+)
 
 
 def config() -> Config:
@@ -41,8 +44,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-350BT"),),
             batch_size=512,
             length=8192,
-            heldout_fraction=0.0002,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.0002,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdamWConfig(learning_rate=3e-4, schedule=ScheduleConfig(warmup_steps=2000)),
         checkpoint=CheckpointConfig(every=500),

@@ -2,7 +2,7 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
 Data:     data/labels.tsv with the columns text, label; data/pairs.tsv with the columns sentence_A,
-          sentence_B, relatedness_score (those of SICK). A tenth of each is held out.
+          sentence_B, relatedness_score (those of SICK). A tenth of each is the validation set.
           Steps go to the tasks by weight: --tasks.1.weight 3
 Command:  llmjax train multitask
           llmjax evaluate runs/multitask    (the figures of each)
@@ -11,15 +11,18 @@ Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask, RegressionTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ClassificationTask,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    RegressionTask,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:

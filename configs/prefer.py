@@ -1,25 +1,27 @@
-"""The better of two answers: a decoder learns preferences (DPO), by adapters (LoRA).
+"""The better of two answers: preference tuning of a decoder (DPO), with adapters (LoRA).
 
 Begin:    a decoder that already answers, as by `llmjax train chat`; its adapters are merged
 Data:     data/pairs.jsonl, a line {"prompt": ..., "chosen": ..., "rejected": ...} for each pair,
-          as text or as lists of messages. A tenth is held out.
+          as text or as lists of messages. A tenth is for validation.
 Command:  llmjax train prefer
           llmjax evaluate runs/prefer       (how often the better answer is the likelier one)
 Hardware: two CPU cores for a few hundred pairs; any accelerator
 Figure:   see docs/tasks.md; the loss begins at ln 2
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import ModelConfig
-from llmjax.model.lora import LoraConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import PreferenceTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    LoraConfig,
+    ModelConfig,
+    PreferenceTask,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:

@@ -2,22 +2,25 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
 Data:     data/train.tsv with the columns sentence_A, sentence_B and relatedness_score (those of
-          SICK). A tenth is held out, or --tasks.0.dev dev.tsv. For single texts --tasks.0.pair none
+          SICK). A tenth is for validation, or --tasks.0.dev dev.tsv.
+          For single texts --tasks.0.pair none
 Command:  llmjax train regress
           llmjax evaluate runs/regress      (Pearson, Spearman, errors, with intervals)
 Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import RegressionTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    RegressionTask,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:

@@ -2,7 +2,7 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
 Data:     data/pairs.tsv with the columns text and pair, such as questions and their answers; the
-          other pairs of a batch are what each pair is told from. A tenth is held out.
+          other pairs of a batch are the negatives. A tenth is for validation.
 Command:  llmjax train similar
           llmjax evaluate runs/similar      (how often a text finds its partner among all)
           llmjax embed runs/similar --text "How do I get my money back?"
@@ -10,15 +10,17 @@ Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import SimilarityTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ScheduleConfig,
+    SimilarityTask,
+)
 
 
 def config() -> Config:

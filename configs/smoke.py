@@ -5,16 +5,19 @@ Command:  llmjax train smoke
 Hardware: any
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tokenizers.config import BytesConfig
-from llmjax.decoding.config import DecodingConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config, SamplesConfig
-from llmjax.run.telemetry.config import LogConfig
-from llmjax.scoring.config import EvaluationConfig
+from llmjax import (
+    AdamWConfig,
+    BytesConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    DecodingConfig,
+    EvaluationConfig,
+    LogConfig,
+    ModelConfig,
+    SamplesConfig,
+    ScheduleConfig,
+)
 
 
 def config() -> Config:
@@ -24,7 +27,7 @@ def config() -> Config:
         steps=20,
         model=ModelConfig(max_length=64, d_model=32, num_decoder_layers=2, num_heads=2),
         tokenizer=BytesConfig(),
-        data=DataConfig(batch_size=8, length=64, heldout_fraction=0.02, workers=1),
+        data=DataConfig(batch_size=8, length=64, validation_fraction=0.02, workers=1),
         optimizer=AdamWConfig(schedule=ScheduleConfig(warmup_steps=2)),
         checkpoint=CheckpointConfig(every=10),
         evaluation=EvaluationConfig(every=10, max_tokens=2048),

@@ -6,17 +6,19 @@ Hardware: one GPU of 24 GB or more; up to 32 share a batch as it is
 Figure:   not measured yet
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.objectives.pairs import SpanConfig
-from llmjax.data.text.hub import HubSource
-from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.model.compute import ComputeConfig
+from llmjax import (
+    AdafactorConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HubSource,
+    ScheduleConfig,
+    SentencePieceConfig,
+    SpanConfig,
+)
 from llmjax.model.families import t5_small
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdafactorConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
 
 
 def config() -> Config:
@@ -32,8 +34,8 @@ def config() -> Config:
             sources=(HubSource("HuggingFaceFW/fineweb-edu", subset="sample-10BT"),),
             batch_size=128,
             length=512,
-            heldout_fraction=0.001,
-            heldout_max_bytes=8 << 20,
+            validation_fraction=0.001,
+            validation_max_bytes=8 << 20,
         ),
         optimizer=AdafactorConfig(
             learning_rate=1e-2, schedule=ScheduleConfig(warmup_steps=10_000), accumulate=4

@@ -2,7 +2,7 @@
 
 Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
 Data:     data/train.jsonl, a line {"tokens": ["Ada", "slept"], "tags": ["B-PER", "O"]} for each
-          sentence; text with spaces between words and tags also does. A tenth is held out.
+          sentence; text with spaces between words and tags also does. A tenth is for validation.
 Command:  llmjax train tag
           llmjax evaluate runs/tag          (F1 of whole entities)
           for tags that are no entities, such as parts of speech: --evaluation.metric accuracy
@@ -10,15 +10,17 @@ Hardware: two CPU cores, or any accelerator
 Figure:   see docs/tasks.md
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import FileTable
-from llmjax.model.compute import ComputeConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.standard import AdamWConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import TokenTask
+from llmjax import (
+    AdamWConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FileTable,
+    ScheduleConfig,
+    TokenTask,
+)
 
 
 def config() -> Config:

@@ -10,20 +10,22 @@ Command:  llmjax train translate
 Hardware: two CPU cores
 Time:     19 minutes on Multi30k's 29,000 captions of images
 Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4 beams; 30 on
-          held-out captions before the end of the second epoch
+          validation captions before the end of the second epoch
 """
 
-from llmjax.data.config import DataConfig
-from llmjax.data.tables.files import LinesTable
-from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.model.compute import ComputeConfig
-from llmjax.model.config import ModelConfig
-from llmjax.optimizers.config import ScheduleConfig
-from llmjax.optimizers.muon import MuonConfig
-from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.config.schema import Config
-from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import SequenceTask
+from llmjax import (
+    CheckpointConfig,
+    ComputeConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LinesTable,
+    ModelConfig,
+    MuonConfig,
+    ScheduleConfig,
+    SentencePieceConfig,
+    SequenceTask,
+)
 
 
 def config() -> Config:

@@ -1,8 +1,8 @@
 """The public names of llmjax; each brings its module when it is first used."""
 
-from .compression.compressing import compress as compress
-from .compression.decompressing import decompress as decompress
-from .compression.decompressing import inspect as inspect
+from .compression.compress import compress as compress
+from .compression.decompress import decompress as decompress
+from .compression.decompress import inspect as inspect
 from .convert.exporting import export as export
 from .convert.importing import import_model as import_model
 from .convert.peft.reading import import_adapter as import_adapter
@@ -62,7 +62,7 @@ from .inference.fill_mask import fill_mask as fill_mask
 from .inference.generate import generate as generate
 from .inference.language_model import LanguageModel as LanguageModel
 from .inference.language_model import load as load
-from .losses import LossConfig as LossConfig
+from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
 from .model.lora import LoraConfig as LoraConfig
@@ -91,7 +91,7 @@ from .optimizers.trainable import TrainAll as TrainAll
 from .optimizers.trainable import TrainByPattern as TrainByPattern
 from .optimizers.trainable import TrainHeads as TrainHeads
 from .parallel.mesh import MeshConfig as MeshConfig
-from .reporting import report as report
+from .reporting.report import report as report
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig
 from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config

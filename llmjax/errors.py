@@ -1,6 +1,18 @@
 """What is raised on purpose: a user's mistake, and a stop that was asked for."""
 
 
+def printable(text: str) -> str:
+    """Text that is safe to print: control characters and unpaired surrogates are escaped."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not valid UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
 class UserError(Exception):
     """A mistake of the user's: what is wrong, why, and how to mend it.
 

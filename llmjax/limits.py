@@ -46,7 +46,7 @@ MOST: Mapping[str, int] = {
     "beams": 1024,
     "candidates": 1024,
     "chunk_bytes": 2**30,
-    "lanes": 2**16,
+    "streams": 2**16,
     "seed": 2**32 - 1,
 }
 """Largest values of sizes, by the field's name."""

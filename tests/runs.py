@@ -52,7 +52,7 @@ def config(folder: Path, **changes) -> Config:
             batch_size=8,
             length=16,
             workers=1,
-            heldout_fraction=0.05,
+            validation_fraction=0.05,
             cache_dir=str(folder / "cache"),
         ),
         optimizer=AdamWConfig(learning_rate=0.01, schedule=ScheduleConfig(warmup_steps=2)),

@@ -13,7 +13,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base, llama
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.tasks.config import name_of

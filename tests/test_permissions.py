@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import runs
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress
 from llmjax.convert.exporting import export
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SMALL = """--steps 3 --epochs none --optimizer.schedule.warmup-steps 1 --tokenizer.vocab-size 360
     --model.d-model 16 --model.num-heads 2 --model.num-decoder-layers 1 --data.batch-size 8
-    --data.length 32 --model.max-length 32 --data.heldout-max-bytes 4000
+    --data.length 32 --model.max-length 32 --data.validation-max-bytes 4000
     --samples.decoding.max-new-tokens 4""".split()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
+from llmjax.losses.loss import with_bits_per_byte
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.optimizer import make_optimizer
@@ -15,7 +16,7 @@ from llmjax.optimizers.standard import SgdConfig
 from llmjax.optimizers.trainable import TrainByPattern, lr_multipliers
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.state import split, state_of
-from llmjax.step import make_eval_step, make_train_step
+from llmjax.step import make_train_step
 
 MESHES = {
     "data=8": MeshConfig(data=8, fsdp=1),
@@ -31,7 +32,7 @@ def losses(mesh, steps=20, **options) -> np.ndarray:
     with jax.set_mesh(mesh):
         for index in range(steps):
             state, metrics = step(state, tiny.batch(index, mesh))
-            found.append(float(metrics["loss"]))
+            found.append(float(metrics.objective))
     return np.asarray(found)
 
 
@@ -60,22 +61,32 @@ def test_accumulating_on_a_mesh_is_the_whole_batch(alone):
 def test_metrics_are_sums_over_the_batch_and_of_the_gradient():
     mesh = tiny.one_device()
     sizes = jnp.arange(128, dtype=jnp.int32) % 5
-    state, step = tiny.start(mesh, token_bytes=sizes)
+
+    def loss(params, batch, key):
+        plain = tiny.loss(params, batch, key)
+        return with_bits_per_byte(plain, batch["targets"], batch["weights"], sizes)
+
+    state, step = tiny.start(mesh, loss_function=loss)
     batch = tiny.batch(0, mesh)
     weight = float(batch["weights"].sum())
     with jax.set_mesh(mesh):
-        mean = lambda params: tiny.loss(params, batch, None).total / weight  # noqa: E731
+        mean = lambda params: tiny.loss(params, batch, None).objective / weight  # noqa: E731
         value, gradient = jax.jit(jax.value_and_grad(mean))(state.params)
         norm = math.sqrt(sum(np.square(leaf).sum() for leaf in tiny.numbers(gradient)))
-        sums = make_eval_step(tiny.loss)(state.params, batch)
+        expected = jax.jit(loss)(state.params, batch, None)
         _, metrics = step(state, batch)
-    assert metrics["weight"] == weight
-    assert metrics["nats"] == pytest.approx(float(sums.nats))
-    assert metrics["loss"] == pytest.approx(float(value), rel=1e-6)
-    assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-5)
+    assert metrics.sums.keys() == {"loss", "accuracy", "bits_per_byte"}
+    for name, total in metrics.sums.items():
+        np.testing.assert_allclose(total, expected.sums[name], rtol=1e-6)
+    assert metrics.sums["loss"].weight == weight
+    bits = metrics.sums["loss"].total / math.log(2)
+    assert metrics.sums["bits_per_byte"].total == pytest.approx(float(bits))
+    assert metrics.objective == pytest.approx(float(value), rel=1e-6)
+    assert metrics.gradient_norm == pytest.approx(norm, rel=1e-5)
     real = np.asarray(batch["targets"])[np.asarray(batch["weights"]) > 0]
-    assert metrics["bytes"] == (real % 5).sum()
-    assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
+    assert metrics.sums["bits_per_byte"].weight == (real % 5).sum()
+    leaves = jax.tree.leaves(metrics)
+    assert all(value.dtype == jnp.float32 and value.shape == () for value in leaves)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
@@ -83,9 +94,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
 
     def loss(params, batch, key):
         broken = jnp.where(batch["inputs"][0, 0] == 99, jnp.nan, 1.0)
-        return tiny.loss(params, batch, key)._replace(
-            total=tiny.loss(params, batch, key).total * broken
-        )
+        plain = tiny.loss(params, batch, key)
+        return plain._replace(objective=plain.objective * broken)
 
     state, step = tiny.start(mesh, loss_function=loss)
     bad = tiny.batch(1, mesh)
@@ -94,15 +104,15 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
     bad["inputs"] = jax.device_put(inputs, bad["inputs"].sharding)
     with jax.set_mesh(mesh):
         state, metrics = step(state, tiny.batch(0, mesh))
-        assert metrics["skipped"] == 0
+        assert metrics.skipped == 0
         before = jax.device_get(state)
         state, metrics = step(state, bad)
-        assert metrics["skipped"] == 1
+        assert metrics.skipped == 1
         assert tiny.equal((state.params, state.opt_state), (before.params, before.opt_state))
         assert state.step == 2
         _, metrics = step(state, tiny.batch(2, mesh))
-        assert metrics["skipped"] == 0
-        assert np.isfinite(metrics["loss"])
+        assert metrics.skipped == 0
+        assert np.isfinite(metrics.objective)
 
 
 def test_long_gradients_are_clipped_to_the_limit():
@@ -112,13 +122,13 @@ def test_long_gradients_are_clipped_to_the_limit():
 
     def loss(params, batch, key):
         sums = tiny.loss(params, batch, key)
-        return sums._replace(total=1e3 * sums.total)
+        return sums._replace(objective=1e3 * sums.objective)
 
     state, step = tiny.start(mesh, config=config, loss_function=loss)
     before = jax.device_get(state.params)
     with jax.set_mesh(mesh):
         state, metrics = step(state, tiny.batch(0, mesh))
-    assert metrics["gradient_norm"] > 10
+    assert metrics.gradient_norm > 10
     pairs = zip(tiny.numbers(state.params), tiny.numbers(before), strict=True)
     moved = math.sqrt(sum(np.square(new - old).sum() for new, old in pairs))
     assert moved == pytest.approx(1.0, rel=1e-4)
@@ -137,13 +147,13 @@ def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
     batch = tiny.batch(0, mesh)
     with jax.set_mesh(mesh):
         params = jax.jit(tiny.MODEL.init)(jax.random.key(0))
-        gradient = jax.jit(jax.grad(lambda p: tiny.loss(p, batch, None).total))(params)
+        gradient = jax.jit(jax.grad(lambda p: tiny.loss(p, batch, None).objective))(params)
         second = [g[1] for g in tiny.numbers(gradient["decoder"]["layers"])]
         norm = math.sqrt(sum(np.square(g).sum() for g in second)) / float(batch["weights"].sum())
         learnt, frozen = split(params, learning)
         before = [np.array(leaf) for leaf in jax.tree.leaves(learnt)]
         state, metrics = step(state_of(optimizer, learnt, mesh), batch, frozen)
-    assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics.gradient_norm == pytest.approx(norm, rel=1e-4)
     moved = [new - old for new, old in zip(tiny.numbers(state.params), before, strict=True)]
     assert all(not np.any(change[0]) for change in moved)
     assert math.sqrt(sum(np.square(m).sum() for m in moved)) == pytest.approx(0.01, rel=1e-3)

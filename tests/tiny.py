@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from llmjax.losses import Loss, causal_loss
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
@@ -30,7 +31,7 @@ def one_device():
 
 
 def loss(params, batch, key) -> Loss:
-    return causal_loss(MODEL, params, batch, dropout_key=key)
+    return token_loss(MODEL, params, batch, dropout_key=key)
 
 
 def batch(step: int, mesh, rows: int = BATCH) -> dict[str, jax.Array]:

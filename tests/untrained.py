@@ -65,7 +65,7 @@ def make_run(folder, steps=(3, 7), mesh=None):
             sources=(TextSource(paths=(str(text),), split="line"),),
             batch_size=2,
             length=32,
-            heldout_fraction=0.4,
+            validation_fraction=0.4,
             cache_dir=str(folder / "cache"),
             workers=1,
         ),

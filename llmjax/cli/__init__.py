@@ -1,9 +1,9 @@
-"""The command line: verbs that parse, call a function of the same name, and print.
+"""The command line: each command parses its words, calls the function of its name, and prints.
 
-    0 done   1 a fault of ours, or another process died   2 the user's mistake
-    75 stopped by a signal, and the same command goes on   130 interrupted without saving
+    0 done   1 an internal error, or another process died   2 the user's mistake
+    75 stopped by a signal with a checkpoint saved   130 interrupted without saving
 
-Results go to stdout, all else to stderr. Nothing heavy is imported before a verb is chosen.
+Results go to stdout, all else to stderr. Nothing heavy is imported before a command is chosen.
 """
 
 import contextlib
@@ -14,33 +14,16 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+from llmjax.cli.registry import COMMANDS
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
-from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError
+from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError, printable
 
-VERBS = {
-    "train": "train a model, or go on where its run folder stands",
-    "evaluate": "loss, perplexity and bits per byte of held-out text or of any file",
-    "predict": "what a fine-tuned model says of the rows of a table",
-    "choose": "multiple choice by likelihood, without training for it",
-    "harness": "tasks of EleutherAI's lm-evaluation-harness",
-    "generate": "text that follows prompts, written as it comes",
-    "chat": "a conversation in the terminal, by the model's own template",
-    "fill-mask": "what a masked model would put in the place of its mask",
-    "embed": "lines of text as vectors",
-    "compress": "any bytes into an archive, lossless, by a run's model",
-    "decompress": "the very same bytes back",
-    "inspect": "an archive's header, without the model",
-    "import": "a Hugging Face folder or a GGUF file as a run folder",
-    "export": "a run as a Hugging Face folder, a GGUF file or StableHLO programs",
-    "report": "a run as one offline HTML page",
-    "tokenizer": "train a tokenizer on text",
-}
+if TYPE_CHECKING:
+    from llmjax.cli.command import Command
 
-# Verbs that Python would not take for a module's name.
-MODULES = {"import": "import_run", "fill-mask": "fill_mask"}
-
-SURROUNDINGS = {
+ENVIRONMENT_ERRORS = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
@@ -53,21 +36,20 @@ SURROUNDINGS = {
     errno.EPERM,
     errno.EROFS,
 }
-"""Errors of the system that are no fault of ours wherever they come from."""
+"""Errors of the operating system that are not internal errors, wherever they come from."""
 
 
 def overview() -> str:
     """What `llmjax --help` prints."""
-    lines = [f"  {verb:11}{about}" for verb, about in VERBS.items()]
     return "\n".join(
         [
-            "usage: llmjax VERB ...",
+            "usage: llmjax COMMAND ...",
             "",
-            "Language models in JAX: train them, evaluate them, let them write.",
+            "Train, fine-tune, evaluate, compress with and export language models in JAX.",
             "",
-            *lines,
+            *(f"  {name:11}{entry.summary}" for name, entry in COMMANDS.items()),
             "",
-            "llmjax VERB --help shows every field of a verb with its default and meaning;",
+            "llmjax COMMAND --help shows every option of a command with its default and meaning;",
             "llmjax --version, the version. First run: llmjax train quickstart",
         ]
     )
@@ -81,85 +63,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     hold_standard_streams()
-    code = _outcome(words, debug="--debug" in words)
+    code = _exit_code(words, debug="--debug" in words)
     try:
         finish_output()
     except BrokenPipeError:
-        drop_output()  # who reads our output has seen enough (`| head`)
+        drop_output()  # the reader of our output has seen enough (`| head`)
     except OutputError as error:
         drop_output()
         if code == DONE:
-            return _mistakes(UserError("standard output", error.strerror or str(error)))
+            return _report_mistake(UserError("standard output", error.strerror or str(error)))
     return code
 
 
-def _outcome(words: list[str], debug: bool) -> int:
-    """Runs a command line and tells what went wrong; returns the exit code."""
+def _exit_code(words: list[str], debug: bool) -> int:
+    """Runs a command line and reports what went wrong."""
     try:
         return _dispatch(words)
     except UserError as error:
         if debug:
             traceback.print_exc()
-        return _mistakes(error)
+        return _report_mistake(error)
     except Stopped as stop:
-        _say(str(stop))
+        _log_line(str(stop))
         return STOPPED
     except BrokenPipeError:
         drop_output()
         return DONE
     except KeyboardInterrupt:
-        _say("interrupted")
+        _log_line("interrupted")
         return INTERRUPTED
     except (SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # noqa: BLE001 (every fault ends in one line)
+    except BaseException as error:  # noqa: BLE001 (every error ends in one line)
         if debug:
             traceback.print_exc()
-        if mistake := _mistake(error, words):
-            return _mistakes(mistake)
-        return _failure(error, "" if debug else "; rerun with --debug for the traceback")
-
-
-def _failure(error: BaseException, hint: str) -> int:
-    """Tells of what nobody has foreseen: a surrounding that fails, or a fault of ours."""
-    if isinstance(error, OutputError):
-        return _mistakes(UserError("standard output", error.strerror or str(error)))
-    if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-        name = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
-        return _mistakes(UserError(name, error.strerror or str(error)))
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    _say(f"fault: {what[:500]}{hint}")
-    return FAULT
-
-
-def _mistakes(error: UserError) -> int:
-    for problem in getattr(error, "problems", None) or [str(error)]:
-        _say(f"error: {problem}")
-    return MISTAKE
-
-
-def _say(text: str) -> None:
-    """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
-    if not text.isprintable():
-        from llmjax.compression.visible import visible
-
-        text = visible(text)
-    with contextlib.suppress(OSError, ValueError):  # the exit code counts, also where nobody reads
-        print(f"llmjax: {text}", file=sys.stderr, flush=True)
-
-
-def _mistake(error: BaseException, words: Sequence[str]) -> UserError | None:
-    """What the user can do about a failure of JAX: a device that is not here, too little memory."""
-    if not isinstance(error, RuntimeError | AssertionError | MemoryError):
-        return None
-    from llmjax.parallel.devices import platform_mistake
-    from llmjax.parallel.memory import FEWER, LOADING, TRAINING, memory_mistake
-
-    verbs = [word for word in words if word in VERBS]
-    advice = {"train": TRAINING, "import": LOADING, "export": LOADING}.get(
-        "".join(verbs[:1]), FEWER
-    )
-    return memory_mistake(error, advice) or platform_mistake(error)
+        if mistake := _as_mistake(error, words):
+            return _report_mistake(mistake)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        how = "this traceback" if debug else "the traceback that --debug shows"
+        _log_line(f"internal error: {what[:500]}; please report {how} to the developers of llmjax")
+        return FAULT
 
 
 def _dispatch(words: list[str]) -> int:
@@ -167,25 +110,68 @@ def _dispatch(words: list[str]) -> int:
     if not words:
         print(overview(), file=sys.stderr)
         return MISTAKE
-    verb, *rest = words
-    if verb in ("-h", "--help", "help"):
+    name, *rest = words
+    if name in ("-h", "--help", "help"):
         print(overview())
         return DONE
-    if verb in ("-V", "--version"):
+    if name in ("-V", "--version"):
         from llmjax.version import __version__
 
         print(f"llmjax {__version__}")
         return DONE
-    if verb not in VERBS:
+    command = find_command(name)
+    from llmjax.cli.command import run_command
+
+    with _log_to_stderr():
+        run_command(name, command, rest)
+    return DONE
+
+
+def find_command(name: str) -> "Command[Any]":
+    """The command of this name.
+
+    Raises:
+      UserError: there is none; a similar one is suggested.
+    """
+    if name not in COMMANDS:
         from difflib import get_close_matches
 
-        near = get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(VERBS)}"
-        raise UserError(verb, "no such verb", hint)
-    module = importlib.import_module(f"llmjax.cli.{MODULES.get(verb, verb)}")
-    with _log_to_stderr():
-        code: int = module.main(rest)
-    return code
+        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise UserError(name, "no such command", hint)
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    command: Command[Any] = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+def _as_mistake(error: BaseException, words: Sequence[str]) -> UserError | None:
+    """What the user can do about an error that is not ours: a full disk, too little memory, a
+    device that is missing. None for an internal error."""
+    if isinstance(error, OutputError):
+        return UserError("standard output", error.strerror or str(error))
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+        name = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
+        return UserError(name, error.strerror or str(error))
+    if not isinstance(error, RuntimeError | AssertionError | MemoryError):
+        return None
+    from llmjax.parallel.devices import platform_mistake
+    from llmjax.parallel.memory import FEWER, memory_mistake
+
+    command = next((word for word in words if word in COMMANDS), None)
+    advice = None if command is None else find_command(command).memory
+    return memory_mistake(error, advice or FEWER) or platform_mistake(error)
+
+
+def _report_mistake(error: UserError) -> int:
+    for problem in getattr(error, "problems", None) or [str(error)]:
+        _log_line(f"error: {problem}")
+    return MISTAKE
+
+
+def _log_line(text: str) -> None:
+    """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
+    with contextlib.suppress(OSError, ValueError):  # the exit code counts where nobody reads it
+        print(f"llmjax: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The words after a verb -> positionals, options, flags.
+"""The words after a command's name -> positionals, options, flags.
 
 Which options there are, and how many words each takes, is read off a dataclass.
 """
@@ -34,20 +34,21 @@ def split(
     """Takes `argv` apart by what the fields of the dataclass `cls` want.
 
     A list takes every word up to the next option, and more when it is repeated; a switch takes a
-    word like true or false if one follows; any other option takes one word. A name begins with a
-    letter: `--1` and `---` are values. After a lone `--` everything is positional.
+    word like true or false if one follows, and `--no-SWITCH` is false; any other option takes one
+    word. A name begins with a letter: `--1` and `---` are values. After a lone `--` everything is
+    positional.
 
     Args:
-      argv: the words after the verb.
+      argv: the words after the command's name.
       cls: whose dotted field names are the options.
-      flags: options that take no word and are no fields.
+      flags: options that take no word and are not fields.
       single: names of lists that take one word at a time, so that positionals may follow.
 
     Raises:
-      ConfigError: an option has no value, and what follows is no option either.
+      ConfigError: an option has no value, and what follows is not an option either.
     """
     words, positionals = list(argv), []
-    found: dict[tuple[str, ...], Override] = {}
+    overrides: dict[tuple[str, ...], Override] = {}
     seen: set[str] = set()
     while words:
         word = words.pop(0)
@@ -64,15 +65,24 @@ def split(
         if name in flags and not equals:
             seen.add(name)
             continue
+        name, equals, value = _without_no(cls, name, equals, value)
         path = Override(name, ()).path
         annotation = annotation_at(cls, path)
         many = is_list(annotation)
         taken = (value,) if equals else _take(words, annotation, many and name not in single)
         if not taken and annotation not in (None, bool):
             _check_next(word, words, cls, flags)
-        before = found[path].words if many and path in found else ()
-        found[path] = Override(name, (*before, *taken))
-    return Words(tuple(positionals), tuple(found.values()), frozenset(seen))
+        before = overrides[path].words if many and path in overrides else ()
+        overrides[path] = Override(name, (*before, *taken))
+    return Words(tuple(positionals), tuple(overrides.values()), frozenset(seen))
+
+
+def _without_no(cls: Any, name: str, equals: str, value: str) -> tuple[str, str, str]:
+    """`--no-SWITCH` as `--SWITCH=false`; other options as they are."""
+    switch = name.removeprefix("no-")
+    if switch != name and not equals and annotation_at(cls, Override(switch, ()).path) is bool:
+        return switch, "=", "false"
+    return name, equals, value
 
 
 def _is_option(word: str) -> bool:
@@ -80,13 +90,13 @@ def _is_option(word: str) -> bool:
 
 
 def _check_next(option: str, words: Sequence[str], cls: Any, flags: Collection[str]) -> None:
-    """Raises ConfigError where the next word is no option and so was meant as the value."""
+    """Raises ConfigError where the next word is not an option and so was meant as the value."""
     if not words or words[0] == "--":
         return
     name = words[0][2:].partition("=")[0]
     if name not in flags and annotation_at(cls, Override(name, ()).path) is None:
-        problem = f"{option}: has no value, and {words[0]} is no option"
-        raise ConfigError([f"{problem}; where that is the value, write {option}={words[0]}"])
+        problem = f"{option}: has no value, and {words[0]} is not an option"
+        raise ConfigError([f"{problem}; if it is the value, write {option}={words[0]}"])
 
 
 def _take(words: list[str], annotation: Any, greedy: bool) -> tuple[str, ...]:

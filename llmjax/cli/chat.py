@@ -1,80 +1,39 @@
 """`llmjax chat`."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llmjax.cli.options import DecodingOptions, ModelOptions
-from llmjax.cli.verb import Verb, print_json
+from llmjax.cli.command import Call, Command, Output
+from llmjax.decoding.config import decoding_problems
 from llmjax.errors import UserError
-
-if TYPE_CHECKING:
-    from llmjax.inference.chat import Conversation
+from llmjax.inference.chat import ChatOptions, Conversation, chat
+from llmjax.storage.json_documents import json_text
+from llmjax.storage.writing import write_atomically
 
 LONGEST_MESSAGE = 1 << 20
 """Characters of a message from standard input."""
 
-HELP = """/reset         forget all that was said
-/system TEXT   what the model is told before all else; without TEXT, nothing
+HELP = """/reset         start over
+/system TEXT   set the system prompt; without TEXT, remove it
 /save FILE     write the conversation: JSON if FILE ends in .json, else text
 /help          this list
 /quit          end (so does Ctrl-D); Ctrl-C stops an answer"""
 
 
-@dataclass(frozen=True)
-class _Conversation(DecodingOptions):
-    """What is said first, and how answers are written."""
-
-    max_new_tokens: int = 512
-    """The most tokens of an answer; fewer where it ends or the context is full."""
-    system: str | None = None
-    """What the model is told before all else."""
-
-
-@dataclass(frozen=True)
-class Options(ModelOptions, _Conversation):
-    """Options of chat: those of decoding, and these."""
-
-
-VERB = Verb(
-    usage="llmjax chat RUN [--system TEXT] [--option value ...]",
-    about="A conversation by the model's own template; by lines of User: and Assistant: where it "
-    "has none. Messages are read from the terminal or, one a line, from standard input; answers "
-    f"are written to stdout as they come. {' '.join(HELP.split())}",
-    names=("RUN",),
-    options=Options(),
-    single=("stop",),
-)
-
-
-def main(argv: Sequence[str]) -> int:
+def run(call: Call[ChatOptions]) -> Output | None:
     """Converses until the messages end."""
-    parsed = VERB.parse(argv)
-    if parsed is None:
-        return 0
-    options, run = parsed.options, parsed.positionals[0]
-    decoding = options.decoding()
-    from llmjax.inference.chat import chat
-    from llmjax.inference.language_model import load
-    from llmjax.parallel.compilation import enable_compilation_cache
-
-    enable_compilation_cache()
-    lm = load(run, **options.loading())
-    with chat(lm, decoding, system=options.system) as conversation:
+    with chat(call.words[0], options=call.options) as conversation:
         if not conversation.is_templated:
-            _note("this model has no chat template; speaking in lines of User: and Assistant:")
-        as_json = "json" in parsed.flags
+            _note("this model has no chat template; using lines of User: and Assistant:")
         for line in _lines():
             if line.startswith("/"):
                 if not _command(conversation, line):
                     break
             elif line.strip():
-                _say(conversation, line, quiet=as_json)
-        if as_json:
-            print_json({"run": run, "messages": conversation.messages})
-    return 0
+                _answer(conversation, line, quiet=call.as_json)
+        messages = conversation.messages
+    return Output({"run": call.words[0], "messages": messages}, "") if call.as_json else None
 
 
 def _lines() -> Iterator[str]:
@@ -111,8 +70,8 @@ def _piped() -> Iterator[str]:
         raise UserError("standard input", reason, "convert it first") from error
 
 
-def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
-    """One turn; Ctrl-C stops the answer, and what came of it stays said."""
+def _answer(conversation: Conversation, text: str, quiet: bool) -> None:
+    """One turn; Ctrl-C stops the answer, and keeps what came of it."""
     try:
         answer = conversation.ask(text)
     except UserError as error:
@@ -120,7 +79,7 @@ def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
         return
     if conversation.dropped:
         turns = "turn was" if conversation.dropped == 1 else f"{conversation.dropped} turns were"
-        _note(f"the context is full: the oldest {turns} forgotten")
+        _note(f"the context is full: the oldest {turns} dropped")
     piece = ""
     try:
         for piece in answer:
@@ -133,18 +92,18 @@ def _say(conversation: "Conversation", text: str, quiet: bool) -> None:
         print(flush=True)
 
 
-def _command(conversation: "Conversation", line: str) -> bool:
-    """Does what a line that begins with / says; whether the conversation goes on."""
+def _command(conversation: Conversation, line: str) -> bool:
+    """Runs a line that begins with /; returns whether the conversation continues."""
     name, _, rest = line.partition(" ")
     match name:
         case "/quit" | "/exit":
             return False
         case "/reset":
             conversation.reset()
-            _note("all forgotten")
+            _note("starting over")
         case "/system":
             conversation.system = rest.strip() or None
-            _note("so it is told" if conversation.system else "it is told nothing")
+            _note("system prompt set" if conversation.system else "no system prompt")
         case "/save" if rest.strip():
             _save(conversation, Path(rest.strip()).expanduser())
         case "/help":
@@ -154,10 +113,7 @@ def _command(conversation: "Conversation", line: str) -> bool:
     return True
 
 
-def _save(conversation: "Conversation", path: Path) -> None:
-    from llmjax.storage.json_text import json_text
-    from llmjax.storage.writing import write_atomically
-
+def _save(conversation: Conversation, path: Path) -> None:
     messages = conversation.messages
     if path.suffix == ".json":
         text = json_text({"messages": messages}, indent=1) + "\n"
@@ -168,8 +124,21 @@ def _save(conversation: "Conversation", path: Path) -> None:
     except OSError as error:
         _note(f"{path}: cannot be written: {error.strerror}")
     else:
-        _note(f"{len(messages)} messages in {path}")
+        _note(f"{len(messages)} messages written to {path}")
 
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+CHAT = Command(
+    about="A conversation in the model's chat template; in lines of User: and Assistant: where it "
+    "has none. Messages are read from the terminal or, one a line, from standard input; answers "
+    f"are streamed to stdout. {' '.join(HELP.split())}",
+    positionals=("RUN",),
+    usage="[--system TEXT] [--option value ...]",
+    options=ChatOptions,
+    run=run,
+    single=("stop",),
+    check=decoding_problems,
+)

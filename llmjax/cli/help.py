@@ -8,12 +8,13 @@ from typing import Any
 
 from llmjax.run.config.build import plain
 from llmjax.run.config.fields import Row, element, kind, rows, type_name, variants
+from llmjax.run.config.options import option_fields
 
 INDENT = " " * 8
 
 
 def help_text(usage: str, about: str, flags: Mapping[str, str], value: Any, notes: str = "") -> str:
-    """The help of a verb.
+    """The help of a command.
 
     Args:
       usage: its first line.
@@ -32,8 +33,10 @@ def help_text(usage: str, about: str, flags: Mapping[str, str], value: Any, note
 
 
 def _fields(value: Any, width: int) -> Iterator[str]:
-    """The fields of the value itself first, then those of its parts, each under its name."""
-    listed = list(rows(value))
+    """The fields of the value itself first, its own before those that its class inherits, then
+    those of its parts, each under its name."""
+    order = [field.name for field in option_fields(type(value))]
+    listed = sorted(rows(value), key=lambda row: order.index(row.path[0]))
     parts = dict.fromkeys(row.path[0] for row in listed if len(row.path) > 1)
     for part in ("", *parts):
         yield ""

@@ -1,9 +1,12 @@
 """`llmjax inspect`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from llmjax.cli.verb import Verb, print_json
+from llmjax.cli.command import Call, Command, Output
+from llmjax.compression.decompress import inspect
+from llmjax.errors import printable
 
 
 @dataclass(frozen=True)
@@ -11,36 +14,32 @@ class Options:
     """Inspect has no options of its own."""
 
 
-VERB = Verb(
-    usage="llmjax inspect FILE",
-    about="Shows what an archive's header says, and checks its seal; needs no model.",
-    names=("FILE",),
-    options=Options(),
-)
-
-
-def main(argv: Sequence[str]) -> int:
+def run(call: Call[Options]) -> Output:
     """Prints the header as lines, or JSON."""
-    parsed = VERB.parse(argv)
-    if parsed is None:
-        return 0
-    from llmjax.compression.decompressing import inspect
-    from llmjax.compression.visible import visible
+    header = inspect(call.words[0])
+    return Output(header, "\n".join(_lines(header)))
 
-    found = inspect(parsed.positionals[0])
-    if "json" in parsed.flags:
-        print_json(found)
-        return 0
-    files = found.pop("files", None)
-    for name, value in found.items():
-        text = f"{value:04o}" if name == "mode" and value is not None else _shown(value)
-        print(f"  {visible(name.replace('_', ' ')):15}{visible(text)}")
-    for name, mode, _, size in files or ():
-        print(f"  {mode:04o} {size if size >= 0 else 'folder':>12} {visible(name)}")
-    return 0
+
+def _lines(header: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in header.items():
+        if name != "files":
+            text = f"{value:04o}" if name == "mode" and value is not None else _shown(value)
+            yield f"  {printable(name.replace('_', ' ')):15}{printable(text)}"
+    for name, mode, _, size in header.get("files") or ():
+        yield f"  {mode:04o} {size if size >= 0 else 'folder':>12} {printable(name)}"
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {item}" for name, item in value.items() if item not in ("", None))
     return f"{value:,}" if type(value) is int else str(value)
+
+
+INSPECT = Command(
+    about="Shows an archive's header, and verifies its checksum; needs no model.",
+    positionals=("FILE",),
+    usage="",
+    options=Options,
+    run=run,
+    compiles=False,
+)

@@ -1,67 +1,45 @@
-"""The container: a header, frames, and seals behind them.
+"""The container: a header, frames, and checksums behind them. Nothing here needs the model.
 
     magic "\\x8fLLMJAX", format (1 byte)
     header:  length (varint), JSON deflated with a dictionary, see `header`
     frames:  kind (1 byte), length (varint), content; kind 0, without length, ends them
     SHA-256 of the original (32 bytes), BLAKE2b-64 of all bytes before (8 bytes)
 
-Varints are little-endian, seven bits a byte, the top bit on all but the last. What a header holds
-is in docs/compress.md. Nothing here needs the model.
+Varints are little-endian, seven bits per byte, the top bit set on all but the last. The fields of a
+header are listed in docs/compress.md.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from llmjax.compression.damage import damaged
-from llmjax.compression.header import LONGEST_HEADER, packed_header, unpacked_header
+from llmjax.compression.header import MAX_HEADER_BYTES, damaged, pack_header, unpack_header
 from llmjax.errors import UserError
 
 MAGIC = b"\x8fLLMJAX"
 FORMAT = 2
 END, STORED, ZSTD, MODEL = 0, 1, 2, 3
-SEAL = 8
-LONGEST_FRAME = 1 << 26
+KINDS = {STORED: "stored", ZSTD: "zstd", MODEL: "model"}
+SHA_BYTES, CHECKSUM_BYTES = 32, 8
+TAIL_BYTES = 1 + SHA_BYTES + CHECKSUM_BYTES
+"""What follows the last frame: the end mark, the original's SHA-256, the archive's checksum."""
+MAX_FRAME_BYTES = 1 << 26
 
 
 def varint(value: int) -> bytes:
     """A non-negative integer."""
-    found = bytearray()
+    encoded = bytearray()
     while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])
 
 
-@dataclass
-class Cursor:
-    """Reads a frame's content front to back.
-
-    Attributes:
-      data: the content.
-      place: where reading stands.
-    """
-
-    data: bytes
-    place: int = 0
-
-    def take(self, size: int) -> bytes:
-        """The next `size` bytes; UserError where there are fewer."""
-        if size > len(self.data) - self.place:
-            raise damaged("a frame is cut short")
-        self.place += size
-        return self.data[self.place - size : self.place]
-
-    def varint(self) -> int:
-        """The next integer; UserError where there is none below 2^56."""
-        return _varint(lambda: self.take(1))
-
-
-def _varint(read: Any) -> int:
+def _read_varint(read: Callable[[int], bytes]) -> int:
     value = 0
     for shift in range(0, 56, 7):
-        byte = read()
+        byte = read(1)
         if not byte:
             break
         value |= (byte[0] & 0x7F) << shift
@@ -70,25 +48,51 @@ def _varint(read: Any) -> int:
     raise damaged("a number in it has no end")
 
 
-class Sink(Protocol):
+@dataclass
+class FrameReader:
+    """Reads the content of a frame from front to back.
+
+    Attributes:
+      data: the content.
+      position: where reading stands.
+    """
+
+    data: bytes
+    position: int = 0
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes; UserError where there are fewer."""
+        if size > len(self.data) - self.position:
+            raise damaged("a frame is cut short")
+        self.position += size
+        return self.data[self.position - size : self.position]
+
+    def varint(self) -> int:
+        """The next integer; UserError where there is none below 2^56."""
+        return _read_varint(self.take)
+
+
+class Writable(Protocol):
     """What an archive is written to."""
 
     def write(self, data: bytes, /) -> Any:
         """Adds bytes."""
 
 
-class Writer:
+class ArchiveWriter:
     """Writes an archive to a file, from its beginning.
 
     Attributes:
+      header_size: bytes before the first frame.
       written: bytes so far.
     """
 
-    def __init__(self, file: Sink, header: dict[str, Any]):
-        self._file, self._digest, self.written = file, hashlib.blake2b(digest_size=SEAL), 0
-        self._original = hashlib.sha256()
-        packed = packed_header(header)
+    def __init__(self, file: Writable, header: dict[str, Any]):
+        self._file, self._original = file, hashlib.sha256()
+        self._checksum, self.written = hashlib.blake2b(digest_size=CHECKSUM_BYTES), 0
+        packed = pack_header(header)
         self._write(MAGIC + bytes([FORMAT]) + varint(len(packed)) + packed)
+        self.header_size = self.written
 
     def frame(self, kind: int, content: bytes, original: bytes) -> None:
         """Adds a frame.
@@ -102,25 +106,24 @@ class Writer:
         self._write(bytes([kind]) + varint(len(content)) + content)
 
     def close(self) -> None:
-        """Seals the archive; the file stays open."""
+        """Adds the checksums; the file stays open."""
         self._write(bytes([END]) + self._original.digest())
-        self._file.write(self._digest.digest())
-        self.written += SEAL
+        self._write(self._checksum.digest())
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
-        self._digest.update(data)
+        self._checksum.update(data)
         self.written += len(data)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive whose seal is whole, open for reading.
+    """An archive whose checksum is right, open for reading.
 
     Attributes:
       header: see docs/compress.md.
       size: bytes of the archive.
-      header_size: those before the first frame.
+      header_size: bytes before the first frame.
     """
 
     header: dict[str, Any]
@@ -130,77 +133,77 @@ class Archive:
 
     @classmethod
     def open(cls, file: BinaryIO) -> "Archive":
-        """Reads the header of an archive in a seekable file, after its seal.
+        """Checks the archive in a seekable file, and reads its header.
 
         Raises:
           UserError: it is no archive, of another format, cut short or changed.
         """
         start = file.read(len(MAGIC) + 1)
         if start[:-1] != MAGIC:
-            raise UserError("the input", "is no llmjax archive", "give what llmjax compress wrote")
+            raise UserError("the input", "is not an llmjax archive", "name one by llmjax compress")
         if start[-1] != FORMAT:
-            raise UserError("the archive", f"is of format {start[-1]}, not {FORMAT}", "upgrade")
-        size = _check_seal(file)
+            reason = f"has format {start[-1]}, this version reads {FORMAT}"
+            raise UserError("the archive", reason, "upgrade")
+        size = _check_checksum(file)
         file.seek(len(start))
-        length = _varint(lambda: file.read(1))
+        length = _read_varint(file.read)
         if length > size - file.tell():
             raise damaged("its header is cut short")
-        if length > LONGEST_HEADER:
-            raise damaged(f"its header is of more than {LONGEST_HEADER:,} bytes")
-        header = unpacked_header(file.read(length))
+        if length > MAX_HEADER_BYTES:
+            raise damaged(f"its header has more than {MAX_HEADER_BYTES:,} bytes")
+        header = unpack_header(file.read(length))
         return cls(header, size, file.tell(), file)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Kind and content of each frame; UserError where one cannot be right."""
-        for kind, length in self._heads():
-            content = self._file.read(length) if length <= LONGEST_FRAME else b""
+        """Kind and content of each frame; UserError where one is malformed."""
+        for kind, length in self._frame_heads():
+            content = self._file.read(length) if length <= MAX_FRAME_BYTES else b""
             if len(content) != length:
                 raise damaged("a frame is cut short")
             yield kind, content
 
     def kinds(self) -> set[int]:
-        """Which kinds of frames there are, without reading what they hold."""
-        found = set()
-        for kind, length in self._heads():
-            found.add(kind)
+        """The kinds of frames that occur, without reading their content."""
+        kinds = set()
+        for kind, length in self._frame_heads():
+            kinds.add(kind)
             self._file.seek(length, 1)
-        return found
+        return kinds
 
-    def _heads(self) -> Iterator[tuple[int, int]]:
-        """Kind and length of each frame, where the file stands behind its head.
+    def _frame_heads(self) -> Iterator[tuple[int, int]]:
+        """Kind and length of each frame, the file's position being behind them.
 
         Raises:
-          UserError: a frame is of no kind, or the last one does not end where the seals begin.
+          UserError: a kind is unknown, or the last frame does not end where the checksums begin.
         """
         self._file.seek(self.header_size)
         while (kind := self._file.read(1)) != bytes([END]):
-            if kind not in (bytes([STORED]), bytes([ZSTD]), bytes([MODEL])):
+            if not kind or kind[0] not in KINDS:
                 raise damaged("a frame is of no known kind")
-            length = _varint(lambda: self._file.read(1))
+            length = _read_varint(self._file.read)
             if length > self.size - self._file.tell():
                 raise damaged("a frame is cut short")
             yield kind[0], length
-        if self._file.tell() != self.size - SEAL - 32:
-            raise damaged("something lies between its last frame and its seals")
+        if self._file.tell() != self.size - TAIL_BYTES + 1:
+            raise damaged("something lies between its last frame and its checksums")
 
     def original_digest(self) -> bytes:
         """The SHA-256 of what was compressed."""
-        self._file.seek(self.size - SEAL - 32)
-        return self._file.read(32)
+        self._file.seek(self.size - TAIL_BYTES + 1)
+        return self._file.read(SHA_BYTES)
 
 
-def _check_seal(file: BinaryIO) -> int:
+def _check_checksum(file: BinaryIO) -> int:
     """The file's size; UserError where its last bytes are not the hash of those before."""
-    file.seek(0, 2)
-    size = file.tell()
-    if size < len(MAGIC) + 3 + 32 + SEAL:
+    size = file.seek(0, 2)
+    if size < len(MAGIC) + 2 + TAIL_BYTES:
         raise damaged("it is cut short")
     file.seek(0)
-    digest, left = hashlib.blake2b(digest_size=SEAL), size - SEAL
+    checksum, left = hashlib.blake2b(digest_size=CHECKSUM_BYTES), size - CHECKSUM_BYTES
     while left:
         block = file.read(min(left, 1 << 20))
-        digest.update(block)
+        checksum.update(block)
         left -= len(block)
-    if file.read() != digest.digest():
+    if file.read() != checksum.digest():
         raise damaged("its bytes were changed, or some are missing")
     return size

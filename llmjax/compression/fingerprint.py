@@ -1,4 +1,4 @@
-"""What an archive has to be decoded with: fingerprints of the model, and where it runs."""
+"""What an archive must be decoded with: the model, and where it runs."""
 
 import dataclasses
 import hashlib
@@ -12,13 +12,13 @@ import jax
 import jaxlib
 import numpy as np
 
-from llmjax.compression.visible import visible
+from llmjax.errors import printable
 from llmjax.inference.language_model import LanguageModel
 
-MOST_SHOWN = 20
-"""Differences that are told one by one."""
+MAX_SHOWN = 20
+"""Differences that are listed."""
 
-LONGEST_SHOWN = 500
+MAX_CHARACTERS = 500
 """Characters of a name or value that are shown."""
 
 
@@ -44,7 +44,7 @@ def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What decides how sums are rounded, as far as it is known; small plain values."""
+    """What decides how sums are rounded, as far as known; small plain values."""
     device = jax.devices()[0]
     return {
         "jax": jax.__version__,
@@ -61,23 +61,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two environments, in words; of many or long ones, the beginning."""
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two environments, for messages; many or long ones are cut."""
     names = [name for name in dict.fromkeys([*now, *then]) if then.get(name) != now.get(name)]
-    found = [
+    shown = [
         f"{_cut(name)} was {_cut(repr(then.get(name)))}, is {_cut(repr(now.get(name)))}"
-        for name in names[:MOST_SHOWN]
+        for name in names[:MAX_SHOWN]
     ]
-    more = len(names) - MOST_SHOWN
-    return [*found, f"{more} more differ"] if more > 0 else found
+    more = len(names) - MAX_SHOWN
+    return [*shown, f"{more} more differ"] if more > 0 else shown
 
 
 def _cut(text: str) -> str:
-    return visible(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
+    return printable(text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}...")
 
 
 def _flags() -> str:
-    """Compiler flags of the surroundings, in order; without those that only write files."""
+    """Compiler flags of the environment, sorted; without those that only write files."""
     words = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
     return " ".join(sorted(word for word in words.split() if "dump" not in word))
 

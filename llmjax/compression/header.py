@@ -1,8 +1,11 @@
-"""The header of an archive: JSON, deflated with a dictionary, within limits.
+"""The header of an archive: JSON, deflated with a dictionary, read within limits.
 
 A few hundred bytes of an archive can inflate to a thousand times as many, and these to values that
 take ten times their memory. So the size is bounded before anything is inflated, the number of
 values before any is made, and every number and text before it is used.
+
+Of a folder, the header lists the members. Nothing of an archive is trusted: a path must lie inside
+the folder, no path may come twice or lead through a file, and there are only files and folders.
 """
 
 import json
@@ -10,26 +13,38 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from llmjax.compression.damage import damaged
-from llmjax.compression.members import MOST_MEMBERS, checked_members
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import JsonLimits, parse_json
 
-LONGEST_HEADER = 64 << 20
-"""Bytes of a header's JSON: 134 for each of `MOST_MEMBERS`; one of a path of 60 characters takes
+MAX_MEMBERS = 500_000
+"""Files and folders of an archive, implied parent folders included; each takes about 300 bytes of
+memory."""
+
+MAX_PATH_BYTES = 4096
+"""Of a member's path: what Linux takes in one call."""
+
+MAX_NAME_BYTES = 255
+"""Of one part of a path: what file systems take."""
+
+MAX_HEADER_BYTES = 64 << 20
+"""Bytes of a header's JSON: 134 for each of `MAX_MEMBERS`; one with a path of 60 characters takes
 about 100."""
 
-MOST_FIELDS = 1000
-"""Values of a header beside its list of files; those written today are about 30."""
+MAX_FIELDS = 1000
+"""Values of a header apart from its list of files; those written today have about 30."""
 
-LONGEST_TEXT = 1 << 16
+MAX_TEXT = 1 << 16
 """Characters of such a value: the longest are the compiler's flags."""
 
-LIMITS = JsonLimits(size=LONGEST_HEADER, marks=6 * MOST_MEMBERS, depth=3)
+LIMITS = JsonLimits(size=MAX_HEADER_BYTES, marks=6 * MAX_MEMBERS, depth=3)
 """A member has five marks, and one for a comma in its name."""
 
-# A header like most, so that only what differs takes room. Part of the format: never changed.
-_TYPICAL = (
+# Names of fields whose spelling in files is older.
+_STORED_NAMES = {"determinism_hash": "canary", "streams": "lanes"}
+_NAMES = {stored: name for name, stored in _STORED_NAMES.items()}
+
+# A typical header, so that only what differs takes space. Part of the format: never changed.
+DICTIONARY = (
     b'{"llmjax":"0.1.0","size":1000000,"step":0,"dtype":"bfloat16","model":"","tokenizer":"",'
     b'"canary":"","lanes":16,"context":512,"stride":384,"groups":1,"windows":true,"environment":{"jax":'
     b'"0.10.2","jaxlib":"0.10.2","platform":"cpu","device":"cpu","cores":2,"flags":"--xla_",'
@@ -37,70 +52,79 @@ _TYPICAL = (
     b'"precision":null},"files":null'
 )
 
+Member = list[Any]
+"""[path with slashes, mode, nanoseconds since 1970, bytes]; bytes are -1 for a folder."""
 
-def packed_header(header: dict[str, Any]) -> bytes:
+
+def damaged(reason: str) -> UserError:
+    """The error for an archive that no writer of this format can have made."""
+    return UserError("the archive", f"is damaged: {reason}", "get it again from where it came")
+
+
+def pack_header(header: dict[str, Any]) -> bytes:
     """A header as an archive holds it.
 
     Raises:
-      UserError: it has more than `unpacked_header` reads.
+      UserError: it exceeds what `unpack_header` reads.
     """
-    plain = json.dumps(header, separators=(",", ":")).encode()
+    stored = {_STORED_NAMES.get(name, name): value for name, value in header.items()}
+    plain = json.dumps(stored, separators=(",", ":")).encode()
     try:
-        _parsed(plain)
+        _parse(plain)
     except UserError as error:
         raise UserError(
-            "the header", f"would be more than is read: {error.reason}", "compress fewer files"
+            "the header", f"would exceed what can be read: {error.reason}", "compress fewer files"
         ) from error
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=_TYPICAL)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
     return deflate.compress(plain) + deflate.flush()
 
 
-def unpacked_header(packed: bytes) -> dict[str, Any]:
+def unpack_header(packed: bytes) -> dict[str, Any]:
     """The header that these bytes stand for; all of it may be used and printed.
 
     Raises:
-      UserError: they are none, or it exceeds a limit or contradicts itself.
+      UserError: they are not a header, or it exceeds a limit or contradicts itself.
     """
-    inflate = zlib.decompressobj(-15, zdict=_TYPICAL)
+    inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
-        plain = inflate.decompress(packed, LONGEST_HEADER + 1)
+        plain = inflate.decompress(packed, MAX_HEADER_BYTES + 1)
     except zlib.error as error:
         raise damaged(f"its header cannot be inflated: {error}") from error
-    if len(plain) > LONGEST_HEADER:
-        raise damaged(f"its header is of more than {LONGEST_HEADER:,} bytes")
+    if len(plain) > MAX_HEADER_BYTES:
+        raise damaged(f"its header has more than {MAX_HEADER_BYTES:,} bytes")
     if not inflate.eof or inflate.unused_data:
         raise damaged("its header is cut short, or something follows it")
-    return _parsed(plain)
+    return {_NAMES.get(name, name): value for name, value in _parse(plain).items()}
 
 
-def _parsed(plain: bytes) -> dict[str, Any]:
+def _parse(plain: bytes) -> dict[str, Any]:
     try:
         header = parse_json(plain, "the header", limits=LIMITS)
     except UserError as error:
         raise damaged(f"its header {error.reason}") from error
     if not isinstance(header, dict):
-        raise damaged("its header is no JSON object")
+        raise damaged("its header is not a JSON object")
     _check_fields({name: value for name, value in header.items() if name != "files"})
-    size, mode, changed = (header.get(name) for name in ("size", "mode", "time"))
+    size, mode, modified = (header.get(name) for name in ("size", "mode", "time"))
     if type(size) is not int or size < 0:
         raise damaged("its header has no size")
     if mode is not None and (type(mode) is not int or not 0 <= mode <= 0o777):
         raise damaged("its mode is impossible")
-    if changed is not None and type(changed) is not int:
+    if modified is not None and type(modified) is not int:
         raise damaged("its time is impossible")
     files = header.get("files")
-    if files is not None and size != sum(max(0, member[3]) for member in checked_members(files)):
-        raise damaged("its files have other sizes than the whole")
+    if files is not None and size != sum(max(0, member[3]) for member in check_members(files)):
+        raise damaged("the sizes of its files do not add up")
     return header
 
 
 def _check_fields(fields: dict[str, Any]) -> None:
     """UserError where there are too many values, or one of them is too large."""
     for number, value in enumerate(_plain_values(fields)):
-        if number >= MOST_FIELDS:
-            raise damaged(f"its header has more than {MOST_FIELDS:,} values beside its files")
-        if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise damaged(f"its header has a text of more than {LONGEST_TEXT:,} characters")
+        if number >= MAX_FIELDS:
+            raise damaged(f"its header has more than {MAX_FIELDS:,} values beside its files")
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise damaged(f"its header has a text of more than {MAX_TEXT:,} characters")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise damaged("its header has a number that does not fit 64 bits")
 
@@ -115,3 +139,70 @@ def _plain_values(value: Any) -> Iterator[Any]:
     elif isinstance(value, list):
         for item in value:
             yield from _plain_values(item)
+
+
+def check_members(members: Any) -> list[Member]:
+    """The members of an archive, all of which may be unpacked.
+
+    Takes time in proportion to the length of all paths, apart from sorting them.
+
+    Raises:
+      UserError: one may not.
+    """
+    if not isinstance(members, list):
+        raise damaged("its list of files is not a list")
+    if len(members) > MAX_MEMBERS:
+        raise damaged(f"it lists more than {MAX_MEMBERS:,} files")
+    for member in members:
+        match member:
+            case [str(name), int(mode), int(time), int(size)]:
+                _check_path(name)
+            case _:
+                raise damaged("its list of files cannot be read")
+        if not (0 <= mode <= 0o777 and -(2**63) <= time < 2**63 and -1 <= size < 2**56):
+            raise damaged(f"the mode, time or size of {_quoted(name)} is impossible")
+    _check_tree(members)
+    return members
+
+
+def _check_path(name: str) -> None:
+    """UserError where a path does not lie inside a folder, or is too long."""
+    if len(name) > MAX_PATH_BYTES:  # before anything walks along it
+        raise damaged(f"the path {_quoted(name)} has more than {MAX_PATH_BYTES:,} bytes")
+    around = f"/{name}/"
+    if "\0" in name or any(part in around for part in ("//", "/./", "/../")):
+        raise UserError(f"the archive's file {_quoted(name)}", "would lie outside its folder")
+    try:  # whatever the encoding of names is on this system
+        encoded = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:  # an unpaired surrogate: no name that was read has it
+        raise damaged(f"the name {_quoted(name)} is impossible") from error
+    if len(encoded) > MAX_PATH_BYTES:
+        raise damaged(f"the path {_quoted(name)} has more than {MAX_PATH_BYTES:,} bytes")
+    if len(encoded) > MAX_NAME_BYTES < max(map(len, encoded.split(b"/"))):
+        raise damaged(f"the path {_quoted(name)} has a part of more than {MAX_NAME_BYTES} bytes")
+
+
+def _check_tree(members: list[Member]) -> None:
+    """UserError where a path comes twice or leads through a file, or too many folders result."""
+    folders = {name for name, _, _, size in members if size < 0}
+    file, before, missing = "", "", 0
+    for name, is_file in _in_order(members):
+        if name == before or (file and name.startswith(file)):
+            raise UserError(f"the archive's file {_quoted(name)}", "comes twice, or inside a file")
+        before, file = name, f"{name}/" if is_file else file
+        parent = name.rpartition("/")[0]
+        if parent and parent not in folders:  # at most as many are made as it has parts
+            missing += parent.count("/") + 1
+            if missing + len(members) > MAX_MEMBERS:
+                raise damaged(f"it needs more than {MAX_MEMBERS:,} files and folders")
+
+
+def _in_order(members: list[Member]) -> Iterator[tuple[str, bool]]:
+    """Path, and whether it is a file's, in an order where a folder precedes what it holds."""
+    keys = sorted((name.replace("/", "\0"), size >= 0) for name, _, _, size in members)
+    return ((key.replace("\0", "/"), is_file) for key, is_file in keys)
+
+
+def _quoted(name: str) -> str:
+    """The beginning of a name, in quotes."""
+    return repr(name if len(name) <= 80 else f"{name[:80]}...")

@@ -1,102 +1,147 @@
-"""How an input is cut into lanes and windows, where the user does not say."""
+"""How an input is cut into streams and windows where the user does not say, within memory."""
 
 import os
+import resource
 from dataclasses import dataclass
 
 import jax
 
+from llmjax.compression.codec import MAX_STREAMS, StreamLayout
 from llmjax.compression.frames import FRAME
-from llmjax.compression.lanes import MOST_LANES, Shape
-from llmjax.compression.room import window_bytes
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel
+from llmjax.model.config import ModelConfig
 from llmjax.scoring.documents import window_sizes
+from llmjax.storage.bounded import size_text
 
 CONTEXT = 512
-"""Tokens of a window where the model allows more. Twice as many cost a CPU half of its speed, as
-each step reads all that a window remembers, and save a hundredth of the archive."""
+"""Tokens of a window where the model allows more. Twice as many halve the speed on a CPU, because
+each step reads the whole cache, and save one percent of the archive."""
 
 OVERLAP = 128
-"""Tokens that a window reads again; half a context where that is less. What lies further back than
-these says little: SmolLM2-135M takes 3.55 bits for a token with 128 to 256 before it, 3.52 with 256
-to 512 (Python's language reference)."""
+"""Tokens that a window reads again; half a context where that is less. What lies further back adds
+little: SmolLM2-135M needs 3.55 bits per token with 128 to 256 before it, 3.52 with 256 to 512
+(Python's language reference)."""
 
-LANE = 1280
-"""Tokens of a lane, about, or three contexts where these are fewer: each lane begins without
-knowing anything, which costs 150 bits or so."""
+STREAM_TOKENS = 1280
+"""Tokens of a stream, roughly, or three contexts where these are fewer: each stream starts without
+context, which costs about 150 bits."""
 
-WIDEST = 256
-"""Lanes beyond which a step takes as much longer as it does more."""
+MAX_DEFAULT_STREAMS = 256
+"""Streams beyond which a step takes as much longer as it does more."""
 
-GROUP = 8
-"""Lanes that a thread should have at least."""
+GROUP_STREAMS = 8
+"""Streams that a thread should have at least."""
 
 CACHE_BYTES = 3 << 30
-"""What lanes may remember, in bytes."""
+"""What the caches of all streams may take, in bytes."""
+
+TOKEN_BYTES = 16
+"""Bytes that a step needs per token of the vocabulary and stream: logits, weights, sums."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class StreamPlan:
     """Which programs an archive needs.
 
     Attributes:
-      shape: lanes and windows.
-      windows: whether a lane may come to a second window.
+      layout: streams and windows.
+      windows: whether a stream may reach a second window.
     """
 
-    shape: Shape
+    layout: StreamLayout
     windows: bool
 
 
-def make_plan(
+def plan_streams(
     lm: LanguageModel,
     tokens: int,
     size: int,
-    lanes: int | None = None,
+    streams: int | None = None,
     context: int | None = None,
     stride: int | None = None,
-) -> Plan:
-    """Lanes as long as `LANE` says.
+) -> StreamPlan:
+    """Chooses the number of streams so that each is about `STREAM_TOKENS` long.
 
     Args:
       lm: the model.
       tokens: of the first frame.
       size: bytes of the whole input.
-      lanes, context, stride: what the user asks for; None: chosen here.
+      streams, context, stride: what the user asks for; None: chosen here.
 
     Raises:
       UserError: they do not suit the model.
     """
-    wanted = min(lm.context, CONTEXT) if context is None else context
-    if stride is None and wanted > 0:
-        stride = wanted - min(OVERLAP, wanted // 2)
-    wanted, step = window_sizes(lm.model.config, wanted, stride)
-    alone = size <= FRAME
-    # What the first frame has of text says little of the rest.
-    tokens = tokens if alone else max(tokens, FRAME // 4)
-    if lanes is None:
-        most = max(1, min(WIDEST, CACHE_BYTES // window_bytes(lm.model.config, wanted)))
-        lanes = _rounded(min(most, max(1, round(tokens / min(LANE, 3 * wanted)))))
-    if not 1 <= lanes <= MOST_LANES:
-        raise UserError(f"lanes {lanes}", f"are not from 1 to {MOST_LANES}")
-    longest, groups = -(-tokens // lanes), _groups(lanes)
-    if alone and context is None and longest <= min(lm.context, 1.25 * wanted):
-        # One window holds a lane, or nearly does: no need to read anything twice.
+    window = min(lm.context, CONTEXT) if context is None else context
+    if stride is None and window > 0:
+        stride = window - min(OVERLAP, window // 2)
+    window, stride = window_sizes(lm.model.config, window, stride)
+    single_frame = size <= FRAME
+    # How much text the first frame holds says little about the rest.
+    tokens = tokens if single_frame else max(tokens, FRAME // 4)
+    if streams is None:
+        fitting = CACHE_BYTES // window_bytes(lm.model.config, window)
+        most = max(1, min(MAX_DEFAULT_STREAMS, fitting))
+        streams = _rounded(min(most, max(1, round(tokens / min(STREAM_TOKENS, 3 * window)))))
+    if not 1 <= streams <= MAX_STREAMS:
+        raise UserError(f"streams {streams}", f"must be from 1 to {MAX_STREAMS}")
+    longest, groups = -(-tokens // streams), default_groups(streams)
+    if single_frame and context is None and longest <= min(lm.context, 1.25 * window):
+        # One window holds a stream, or nearly does: no need to read anything twice.
         rounded = min(lm.context, max(64, -(-longest // 64) * 64))
-        return Plan(Shape(lanes, rounded, max(1, rounded // 2), groups), longest > rounded)
-    return Plan(Shape(lanes, wanted, step, groups), not alone or longest > wanted)
+        layout = StreamLayout(streams, rounded, max(1, rounded // 2), groups)
+        return StreamPlan(layout, longest > rounded)
+    return StreamPlan(
+        StreamLayout(streams, window, stride, groups), not single_frame or longest > window
+    )
 
 
-def _rounded(lanes: int) -> int:
-    """About as many, in three significant bits, so that inputs of like size share programs."""
-    step = 1 << max(0, lanes.bit_length() - 3)
-    return (lanes + step // 2) // step * step
+def _rounded(streams: int) -> int:
+    """Three significant bits, so that inputs of similar size share programs."""
+    step = 1 << max(0, streams.bit_length() - 3)
+    return (streams + step // 2) // step * step
 
 
-def _groups(lanes: int) -> int:
-    """As many as a CPU has cores for, of GROUP lanes at least, all of one size; elsewhere one."""
+def default_groups(streams: int) -> int:
+    """As many as a CPU has cores for, of GROUP_STREAMS or more, all equal; elsewhere one."""
     if jax.default_backend() != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = max(1, min(cores or 1, lanes // GROUP))
-    return next(groups for groups in range(most, 0, -1) if lanes % groups == 0)
+    most = max(1, min(cores or 1, streams // GROUP_STREAMS))
+    return next(groups for groups in range(most, 0, -1) if streams % groups == 0)
+
+
+def window_bytes(config: ModelConfig, context: int) -> int:
+    """Bytes of the keys and values of a window of `context` tokens, in float32."""
+    return 8 * config.num_decoder_layers * config.kv_heads * config.head_width * context
+
+
+def check_memory(config: ModelConfig, layout: StreamLayout, memory: int | None = None) -> None:
+    """Compares the caches of all streams and the arrays of a step with the device's memory.
+
+    Args:
+      config: the model's.
+      layout: streams and context.
+      memory: bytes to compare with; None: those of the first device.
+
+    Raises:
+      UserError: they need more than all of it.
+    """
+    memory = device_memory() if memory is None else memory
+    per_stream = window_bytes(config, layout.context) + TOKEN_BYTES * (config.vocab_size or 0)
+    if (needed := layout.streams * per_stream) > memory:
+        raise UserError(
+            f"streams {layout.streams}, context {layout.context}",
+            f"need {size_text(needed)}, but the device has {size_text(memory)}",
+            "use fewer streams, or the machine where the archive was made",
+        )
+
+
+def device_memory() -> int:
+    """Bytes of the first device's memory; on a CPU, what this process may use of the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if limit := stats.get("bytes_limit"):
+        return int(limit)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return memory if allowed == resource.RLIM_INFINITY else min(memory, allowed)

@@ -1,4 +1,4 @@
-"""How far an archive is."""
+"""Progress of compression, on stderr."""
 
 import sys
 import time
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, float, int, float], None]
-"""Called as progress(what is being done, bytes of the original done, bytes in all, bytes of the
-archive so far, 0 where that is not known)."""
+"""Called as progress(stage, bytes of the original done, bytes in total, bytes of the archive so far
+or 0 where unknown)."""
 
 
 def no_progress(stage: str, done: float, total: int, written: float) -> None:
@@ -15,7 +15,7 @@ def no_progress(stage: str, done: float, total: int, written: float) -> None:
 
 
 def line_progress() -> Progress:
-    """On stderr: a line that is written over on a terminal, else one every ten seconds."""
+    """A line that is overwritten on a terminal, else one every ten seconds."""
     began, shown, terminal = time.monotonic(), time.monotonic(), _on_terminal()
 
     def show(stage: str, done: float, total: int, written: float) -> None:
@@ -36,7 +36,7 @@ def line_progress() -> Progress:
 
 
 def end_line() -> None:
-    """Clears the line that is written over."""
+    """Clears the progress line of a terminal."""
     if _on_terminal():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 

@@ -1,7 +1,8 @@
-"""Bytes as text that a tokenizer gives back exactly, and the rest.
+"""Bytes as segments: text that the tokenizer reproduces exactly, and raw bytes.
 
-What is no valid UTF-8, what does not compress (random data, however spelt), and what the tokenizer
-would change stays as it is; each stretch of text becomes tokens.
+What is not valid UTF-8, what does not compress (random data in any encoding), and what the
+tokenizer would change stays raw; each stretch of text becomes tokens. Once the model has said what
+each token costs, text that zstd makes smaller becomes raw as well.
 """
 
 from collections.abc import Iterator
@@ -16,15 +17,26 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 PIECE = 4096
 """Bytes that are judged at once."""
 
-SHORTEST = 32
-"""Bytes of valid text between others below which it is not worth a segment of its own."""
+MIN_TEXT = 32
+"""Bytes of valid text between raw bytes below which it is not worth a segment of its own."""
 
-TRIED = 2048
+MIN_TRIED = 2048
 """Bytes from which a piece has to show that it compresses."""
 
-WORST = 0.74
-"""Of its size: what zstd may leave of a piece of text. Written language leaves 0.4 to 0.65, random
+MAX_RATIO = 0.74
+"""What zstd may leave of a piece of text, of its size. Written language leaves 0.4 to 0.65, random
 numbers in base 64 leave 0.76."""
+
+SPLIT_COST = 32
+"""Bytes that a raw piece has to save, as the text around it is split in two."""
+
+LEVEL = 19
+"""Of zstd, where its output is stored."""
+
+
+def zstd_compress(data: bytes) -> bytes:
+    """A zstd frame of these bytes."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress(data)
 
 
 class Segment(NamedTuple):
@@ -35,8 +47,8 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cutter:
-    """Cuts bytes into segments.
+class Segmenter:
+    """Splits bytes into segments.
 
     Attributes:
       tokenizer: the model's.
@@ -46,15 +58,15 @@ class Cutter:
     tokenizer: Tokenizer
     allowed: np.ndarray
 
-    def cut(self, data: bytes) -> list[Segment]:
-        """Segments whose data are `data`, one after the other; the same for the same data."""
-        found: list[Segment] = []
-        for part, is_text in _merged(_stretches(data)):
-            found += self.encoded(part) if is_text else [Segment(part, None)]
-        return joined(found)
+    def split(self, data: bytes) -> list[Segment]:
+        """Segments that make up `data`; the same for the same data."""
+        segments: list[Segment] = []
+        for part, is_text in _merge(_stretches(data)):
+            segments += self.encode(part) if is_text else [Segment(part, None)]
+        return join_raw(segments)
 
-    def encoded(self, data: bytes) -> list[Segment]:
-        """Text as one segment; where the tokenizer would change it, as pieces of which some are."""
+    def encode(self, data: bytes) -> list[Segment]:
+        """Text as one segment; where the tokenizer would change it, in pieces, some of them raw."""
         tokens = self._tokens(data)
         if tokens is not None:
             return [Segment(data, tokens)]
@@ -62,7 +74,7 @@ class Cutter:
         return [Segment(part, self._tokens(part)) for part in parts]
 
     def _tokens(self, data: bytes) -> np.ndarray | None:
-        """Tokens that decode to just these bytes; None where there are none."""
+        """Tokens that decode to exactly these bytes; None where there are none."""
         ids = self.tokenizer.encode(data.decode("utf-8"))
         tokens = np.array(ids, np.int32)
         if not ids or tokens.max() >= len(self.allowed) or not self.allowed[tokens].all():
@@ -74,16 +86,16 @@ def _stretches(data: bytes) -> Iterator[tuple[bytes, bool]]:
     """Stretches of the data, and whether each is text."""
     compressor = zstandard.ZstdCompressor(level=3)
     for piece in pieces(data, PIECE):
-        packed = len(compressor.compress(piece)) if len(piece) >= TRIED else 0
+        packed = len(compressor.compress(piece)) if len(piece) >= MIN_TRIED else 0
         zeros = piece.count(0)  # text has hardly any
-        if zeros * 16 > len(piece) or packed > WORST * len(piece):
+        if zeros * 16 > len(piece) or packed > MAX_RATIO * len(piece):
             yield piece, False
         else:
-            yield from _valid(piece)
+            yield from _valid_utf8(piece)
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
-    """Consecutive pieces of about `size` bytes, which cut no character in two."""
+    """Consecutive pieces of about `size` bytes that split no character."""
     start = 0
     while start < len(data):
         end = min(start + size, len(data))
@@ -93,8 +105,8 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
         start = end
 
 
-def _valid(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Valid UTF-8 and what is none, in turn."""
+def _valid_utf8(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Valid and invalid UTF-8, in turn."""
     while data:
         try:
             data.decode("utf-8")
@@ -108,36 +120,105 @@ def _valid(data: bytes) -> Iterator[tuple[bytes, bool]]:
             return
 
 
-def _merged(stretches: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
-    """Neighbours of one kind joined; short text beside other bytes counts as such."""
+def _merge(stretches: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
+    """Neighbours of one kind joined; short text beside raw bytes counts as raw."""
     groups: list[tuple[list[bytes], bool]] = []
     for data, is_text in stretches:
         if groups and groups[-1][1] == is_text:
             groups[-1][0].append(data)
         else:
             groups.append(([data], is_text))
-    alone = len(groups) == 1
-    joined: list[tuple[list[bytes], bool]] = []
+    single = len(groups) == 1
+    merged: list[tuple[list[bytes], bool]] = []
     for parts, is_text in groups:
-        is_text = is_text and (alone or sum(map(len, parts)) >= SHORTEST)
-        if joined and joined[-1][1] == is_text:
-            joined[-1][0].extend(parts)
+        is_text = is_text and (single or sum(map(len, parts)) >= MIN_TEXT)
+        if merged and merged[-1][1] == is_text:
+            merged[-1][0].extend(parts)
         else:
-            joined.append((parts, is_text))
-    return ((b"".join(parts), is_text) for parts, is_text in joined)
+            merged.append((parts, is_text))
+    return ((b"".join(parts), is_text) for parts, is_text in merged)
 
 
-def joined(segments: list[Segment]) -> list[Segment]:
-    """Neighbours without tokens as one; segments with tokens stay apart, as they are decoded."""
-    found: list[Segment] = []
-    rest: list[bytes] = []
+def join_raw(segments: list[Segment]) -> list[Segment]:
+    """Raw neighbours as one; segments with tokens stay separate, as each is decoded by itself."""
+    result: list[Segment] = []
+    raw: list[bytes] = []
     for segment in [*segments, None]:
         if segment is not None and segment.tokens is None:
-            rest.append(segment.data)
+            raw.append(segment.data)
             continue
-        if rest:
-            found.append(Segment(b"".join(rest), None))
-            rest = []
+        if raw:
+            result.append(Segment(b"".join(raw), None))
+            raw = []
         if segment is not None:
-            found.append(segment)
-    return found
+            result.append(segment)
+    return result
+
+
+class RawFallback(NamedTuple):
+    """A frame with less text.
+
+    Attributes:
+      segments: what it consists of, with more raw bytes than before.
+      size: bytes that it will take, by the known costs.
+    """
+
+    segments: list[Segment]
+    size: float
+
+
+def raw_fallback(
+    segments: list[Segment], bits: np.ndarray, segmenter: Segmenter
+) -> RawFallback | None:
+    """Makes each piece of text raw that zstd alone makes smaller than the model did.
+
+    Args:
+      segments: of a frame.
+      bits: float64 [tokens], what each of their tokens cost.
+      segmenter: what split them.
+
+    Returns:
+      None where no piece becomes raw, or no text would be left.
+    """
+    sizes, start, text_bits, changed = segmenter.tokenizer.token_bytes(), 0, 0.0, False
+    result: list[Segment] = []
+    for segment in segments:
+        if segment.tokens is None:
+            result.append(segment)
+            continue
+        costs = _piece_costs(segment, bits[start : start + len(segment.tokens)], sizes)
+        start += len(segment.tokens)
+        kept = [cost <= 8 * (len(zstd_compress(piece)) + SPLIT_COST) for piece, cost in costs]
+        text_bits += sum(cost for (_, cost), keep in zip(costs, kept, strict=True) if keep)
+        result += [segment] if all(kept) else _split_text(costs, kept, segmenter)
+        changed = changed or not all(kept)
+    if not changed or all(segment.tokens is None for segment in result):
+        return None
+    raw = b"".join(segment.data for segment in result if segment.tokens is None)
+    return RawFallback(join_raw(result), text_bits / 8 + len(zstd_compress(raw)))
+
+
+def _piece_costs(
+    segment: Segment, bits: np.ndarray, sizes: np.ndarray
+) -> list[tuple[bytes, float]]:
+    """The pieces of a segment, and the cost in bits of the tokens that end in each."""
+    parts = list(pieces(segment.data, PIECE))
+    ends = np.cumsum(sizes[segment.tokens])
+    until = np.searchsorted(ends, np.cumsum([len(part) for part in parts]), side="right")
+    until[-1] = len(bits)  # a token may stand for a space that is not there
+    sums = np.concatenate([[0.0], np.cumsum(bits)])[np.concatenate([[0], until])]
+    return list(zip(parts, np.diff(sums).tolist(), strict=True))
+
+
+def _split_text(
+    costs: list[tuple[bytes, float]], kept: list[bool], segmenter: Segmenter
+) -> list[Segment]:
+    """The segments that pieces come to, neighbours of one kind joined."""
+    result, start = [], 0
+    for end in range(1, len(kept) + 1):
+        if end < len(kept) and kept[end] == kept[start]:
+            continue
+        data = b"".join(piece for piece, _ in costs[start:end])
+        result += segmenter.encode(data) if kept[start] else [Segment(data, None)]
+        start = end
+    return result

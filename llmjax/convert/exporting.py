@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,8 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
+from llmjax.run.config.build import ConfigError
+from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.run.origin import Origin, read_origin
@@ -37,50 +40,73 @@ NOT_KEPT = frozenset(
 """Fields of an origin's config.json that are said otherwise, or that hold no longer."""
 
 
-def export(
-    run: str | Path,
-    out: str | Path,
-    *,
-    to: Format = "hf",
-    dtype: str | None = None,
-    step: int | None = None,
-    **options: Any,
-) -> Path:
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of export."""
+
+    to: Format = "hf"
+    """hf: a folder for Transformers, vLLM, SGLang, TGI; peft: the adapters alone; gguf: a file for
+    llama.cpp and programs that read its format; stablehlo: programs that need only jax and numpy.
+    Adapters are merged in all but peft."""
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None
+    """Of the weights; none: as they are stored. q8_0 in gguf alone."""
+    step: int | None = None
+    """Which checkpoint; none: the best by evaluation.metric, where the run has one, else the newest
+    complete one."""
+    task: str | None = None
+    """hf, peft: the task whose head is written, where a run has several."""
+    max_shard_bytes: int | None = None
+    """hf: bytes of tensors in a file, above which there are several; none: 5,000,000,000."""
+    platforms: tuple[str, ...] = ()
+    """stablehlo: of cpu, cuda, tpu; without any, all that the model can be compiled for."""
+
+
+ONLY_WITH = {"max_shard_bytes": ("hf",), "task": ("hf", "peft"), "platforms": ("stablehlo",)}
+"""Options that only these formats have."""
+
+
+@keyword_options()
+def export(run: str | Path, out: str | Path, options: ExportOptions) -> Path:
     """Writes a run's model in another format; nothing is left behind where that fails.
 
     Args:
       run: the run folder.
       out: the folder (gguf: the file) to write; it must not exist.
-      to: hf, peft (adapters alone), gguf or stablehlo; adapters are merged in all but peft.
-      dtype: of the weights; None for what they are stored in.
-      step: which checkpoint; None for the best, of a run that goes by a metric, else for the
-        newest complete one.
-      **options: of that format: hf takes max_shard_bytes, hf and peft take task (which of
-        several), stablehlo takes platforms.
+      options: fields of ExportOptions, also as keywords.
 
     Returns:
       `out`.
 
     Raises:
-      UserError: the run cannot be read, the format has no such architecture, or `out` exists or
-        cannot be written.
+      UserError: the run cannot be read, the format has no such architecture or option, or `out`
+        exists or cannot be written.
     """
-    match to:
+    values = {name: getattr(options, name) for name in ONLY_WITH}
+    further: dict[str, Any] = {k: v for k, v in values.items() if v not in (None, ())}
+    if wrong := [
+        f"--{name.replace('_', '-')}: only with --to {' or '.join(ONLY_WITH[name])}"
+        for name in further
+        if options.to not in ONLY_WITH[name]
+    ]:
+        raise ConfigError(wrong)
+    dtype, step = options.dtype, options.step
+    match options.to:
         case "hf":
-            return export_hf(run, out, dtype=dtype, step=step, **options)
+            return export_hf(run, out, dtype=dtype, step=step, **further)
         case "peft":
             from llmjax.convert.peft.writing import export_peft
 
-            return export_peft(run, out, dtype=dtype, step=step, **options)
+            return export_peft(run, out, dtype=dtype, step=step, **further)
         case "gguf":
             from llmjax.convert.gguf.writing import export_gguf
 
-            return export_gguf(run, out, dtype=dtype, step=step, **options)
+            return export_gguf(run, out, dtype=dtype, step=step)
         case "stablehlo":
             from llmjax.convert.stablehlo.export import export_stablehlo
 
-            return export_stablehlo(run, out, dtype=dtype, step=step, **options)
-    raise UserError(f"format {to!r}", f"is not known; choose one of {', '.join(get_args(Format))}")
+            return export_stablehlo(run, out, dtype=dtype, step=step, **further)
+    choices = ", ".join(get_args(Format))
+    raise UserError(f"format {options.to!r}", f"is not known; choose one of {choices}")
 
 
 def export_hf(

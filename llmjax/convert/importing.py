@@ -1,9 +1,9 @@
 """A published model becomes a run folder, as if it had been trained here."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -19,14 +19,17 @@ from llmjax.data.config import DataConfig
 from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.inference.language_model import ONE_DEVICE, mesh_of
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint import files
-from llmjax.run.checkpoint.params import save_params, stored_leaves
+from llmjax.run.checkpoint.checkpoints import save_params
+from llmjax.run.checkpoint.reading import stored_leaves
+from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
@@ -39,13 +42,18 @@ ROW = 1024
 """Longest row that an imported model is trained and scored on, unless its config is changed."""
 
 
-def import_model(
-    source: str | Path,
-    run: str | Path,
-    *,
-    dtype: str | None = None,
-    mesh: MeshConfig | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of import_model."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What parameters are stored in; none: as in the source (quantised ones: float32)."""
+    mesh: MeshConfig | None = ONE_DEVICE
+    """Devices that each read their share of the model."""
+
+
+@keyword_options()
+def import_model(source: str | Path, run: str | Path, options: ImportOptions) -> Path:
     """Makes a run folder of a published model.
 
     Tensors are read one by one, each device's share by itself: the model is never held twice.
@@ -53,8 +61,7 @@ def import_model(
     Args:
       source: a Hugging Face folder, a name on its hub, a .gguf file, or sample:NAME.
       run: the folder to make.
-      dtype: float32, bfloat16 or float16, to store parameters in; None: as in the source.
-      mesh: devices that share the work; None for one.
+      options: fields of ImportOptions, also as keywords.
 
     Returns:
       The run folder.
@@ -63,13 +70,13 @@ def import_model(
       UserError: the source is damaged, or not supported, or says what llmjax cannot honour; or the
         folder exists or cannot be written. Then nothing is left behind.
     """
+    dtype = options.dtype
     if dtype is not None and dtype not in FLOATS:
         raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
     target = Path(run)
     with becoming(target) as folder:
         published = open_source(str(source))
-        devices = None if mesh is None else make_mesh(mesh)
-        _fill(folder, target, published, dtype, devices)
+        _fill(folder, target, published, dtype, mesh_of(options.mesh))
     return target
 
 

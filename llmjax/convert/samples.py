@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmjax.convert.folders import becoming
 from llmjax.errors import UserError
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 PIP_SECONDS = 1200
 """How long pip may take to fetch a wheel."""

@@ -20,18 +20,18 @@ class DataConfig:
     """Rows in a global batch, over all devices of all processes."""
     length: int = 256
     """Tokens in a row."""
-    heldout_fraction: float = 0.05
-    """Documents whose content hash falls below this share are never trained on. 0: none."""
-    heldout_max_bytes: int = 1 << 20
-    """At most this many UTF-8 bytes of each source are held out: those of lowest hash."""
+    validation_fraction: float = 0.05
+    """Documents whose content hash falls below this share are the validation set. 0: none."""
+    validation_max_bytes: int = 1 << 20
+    """At most this many UTF-8 bytes of each source are for validation: those of lowest hash."""
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
-    """When a source's epoch is over: reshuffle and go on, end the run, or refuse to go on."""
+    """After a source's epoch: reshuffle and continue, end the run, or stop with an error."""
     cache_dir: str | None = None
     """Tokenized text; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
     workers: int = 0
     """Processes that tokenize. 0: one per CPU."""
     prefetch: int = 4
-    """Batches made ready ahead of the step that takes them."""
+    """Batches prepared ahead of the step that takes them."""
 
 
 def data_problems(config: DataConfig) -> list[str]:
@@ -44,11 +44,11 @@ def data_problems(config: DataConfig) -> list[str]:
         f"batch_size: {config.batch_size} is not positive": config.batch_size > 0,
         # Of one token nothing attends, and JAX 0.12 does not differentiate such rows on a mesh.
         f"length: {config.length} is less than 2, the shortest rows": config.length > 1,
-        f"heldout_fraction: {config.heldout_fraction} is not in [0, 1)": (
-            0 <= config.heldout_fraction < 1
+        f"validation_fraction: {config.validation_fraction} is not in [0, 1)": (
+            0 <= config.validation_fraction < 1
         ),
-        f"heldout_max_bytes: {config.heldout_max_bytes} is not positive": (
-            config.heldout_max_bytes > 0
+        f"validation_max_bytes: {config.validation_max_bytes} is not positive": (
+            config.validation_max_bytes > 0
         ),
         f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
         f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,

@@ -99,7 +99,7 @@ def check_prompts(
 
 
 def _check(model: Model, config: DecodingConfig) -> None:
-    if problems := decoding_problems(config):
+    if problems := [f"decoding.{problem}" for problem in decoding_problems(config)]:
         raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
     if not model.config.num_decoder_layers:
         raise UserError("this model", "has no decoder", "only a model that has one writes text")

@@ -1,11 +1,8 @@
 """How text is continued: a frozen value, cheap to import."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-from llmjax.errors import UserError
 from llmjax.limits import number_problems
 
 
@@ -41,7 +38,7 @@ class DecodingConfig:
 
 
 def decoding_problems(config: DecodingConfig) -> list[str]:
-    """Everything wrong with the values of `config`, a line each."""
+    """Everything wrong with the values of `config`, a line each that begins with the field."""
 
     def above_zero(value: float | None) -> bool:
         return value is None or 0 < value < math.inf
@@ -61,24 +58,7 @@ def decoding_problems(config: DecodingConfig) -> list[str]:
         ),
         "samples: more than the beams": config.beams <= 1 or config.samples <= config.beams,
     }
-    wrong = [f"decoding.{problem}" for problem, fine in checks.items() if not fine]
+    wrong = [problem for problem, fine in checks.items() if not fine]
     fields = {problem.partition(":")[0] for problem in wrong}
-    numbers = number_problems(config, "decoding")
-    return [*(one for one in numbers if one.partition(":")[0] not in fields), *wrong]
-
-
-def with_fields(config: DecodingConfig, changes: Mapping[str, Any]) -> DecodingConfig:
-    """The config with some fields changed; `stop` may be one string.
-
-    Raises:
-      UserError: there is no such field.
-    """
-    known = [field.name for field in fields(config)]
-    for name in changes:
-        if name not in known:
-            raise UserError(f"decoding.{name}", "no such field", f"choose from {', '.join(known)}")
-    changes = dict(changes)
-    if "stop" in changes:
-        stop = changes["stop"]
-        changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-    return replace(config, **changes)
+    numbers = number_problems(config)
+    return [*(line for line in numbers if line.partition(":")[0] not in fields), *wrong]

@@ -1,123 +1,211 @@
-"""The verb `evaluate`: loss, perplexity and bits per byte of held-out text, or of any file."""
+"""The command `evaluate`: loss, perplexity and bits per byte of validation text, or any file."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.tables.table import Table
-from llmjax.data.text.corpus import Document, heldout_documents, prepare
+from llmjax.data.text.corpus import Document, prepare, validation_documents
 from llmjax.data.text.reading import decode, expand, read_chunks
 from llmjax.data.text.source import Source
 from llmjax.errors import UserError
-from llmjax.evaluation.result import Evaluation
 from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
-from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.compute import Dtype
-from llmjax.parallel.mesh import MeshConfig
+from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
+from llmjax.run.config.options import keyword_options, make_options
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
 from llmjax.scoring.drawn import DrawnScore, score_drawn
 from llmjax.scoring.score import Score
-from llmjax.tasks.telling import Telling
+from llmjax.scoring.totals import Totals
+from llmjax.tasks.overrides import TaskOverrides
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation; print it for a table.
+
+    Attributes:
+      run: the run folder.
+      step: of the checkpoint.
+      data: the files, or what else was read.
+      score: the sums and the figures; see Score, and DrawnScore for objectives but the causal.
+      lossless: whether the tokenizer gives the text back exactly; otherwise the bits per byte are
+        not those of the original text.
+      seconds: wall-clock time of reading, encoding, compiling and scoring.
+    """
+
+    run: str
+    step: int
+    data: str
+    score: Totals
+    lossless: bool
+    seconds: float
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of the original text; None for objectives that give most of it."""
+        return self.score.quality()["bits_per_byte"]
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the original text."""
+        return self.score.bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain data, for JSON."""
+        score = self.score
+        return {
+            "run": self.run,
+            "step": self.step,
+            "data": self.data,
+            **score.quality(),
+            "loss": score.loss_per_token,
+            "perplexity": score.perplexity,
+            "nats": score.nats,
+            "tokens": score.tokens,
+            "bytes": score.bytes,
+            "documents": score.documents,
+            "intervals": {
+                name: {"low": low, "high": high} for name, (low, high) in score.intervals().items()
+            },
+            "context": score.context,
+            "stride": getattr(score, "stride", None),
+            "lossless": self.lossless,
+            "seconds": self.seconds,
+            "tokens_per_second": score.tokens / self.seconds,
+        }
+
+    def __str__(self) -> str:
+        score, intervals = self.score, _intervals(self.score)
+        words = score.words()
+        first, *rest = words
+        rows = {
+            first: words[first] + intervals.get(first, ""),
+            "loss": f"{score.loss_per_token:.4f} nats per token{intervals.get('loss', '')}",
+            "perplexity": f"{score.perplexity:.4g} per token{intervals.get('perplexity', '')}",
+            "text": f"{score.bytes:,} bytes in {score.documents:,} document"
+            + ("s" if score.documents != 1 else ""),
+            **{name: words[name] for name in rest},
+            "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",
+        }
+        if intervals:
+            rows["intervals"] = "95 %, bootstrap resampling of documents"
+        if not self.lossless:
+            rows["note"] = "the tokenizer does not reproduce this text exactly"
+        lines = (f"  {name:15}{value}" for name, value in rows.items())
+        return "\n".join([f"{self.run} at step {self.step} on {self.data}", *lines])
+
+
+def _intervals(score: Totals) -> dict[str, str]:
+    """The intervals as text, by the names that a person reads."""
+    forms = {"accuracy": "{:.2%}", "perplexity": "{:.4g}"}
+    shown = {}
+    for name, (low, high) in score.intervals().items():
+        form = forms.get(name, "{:.4f}")
+        shown[name.replace("_", " ")] = f"   ({form.format(low)} to {form.format(high)})"
+    return shown
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(TaskOverrides, LoadOptions):
+    """Options of evaluate."""
+
+    data: tuple[str, ...] = ()
+    """Files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst), in Python
+    also sources; of a run with tasks, tables. Without any, the run's validation set."""
+    context: int | None = None
+    """Tokens of a window; none: as the run evaluates."""
+    stride: int | None = None
+    """Tokens from one window to the next; none: as the run evaluates, or half of a --context."""
+    batch_size: int | None = None
+    """Windows scored at once; none: as the run evaluates."""
+    task: str | None = None
+    """Of a run with tasks, only this one; then --data names tables with their columns."""
+
+
+@keyword_options()
 def evaluate(
     run: str | Path | LanguageModel,
+    options: EvaluateOptions,
     *,
-    data: str | Path | Source | Table | Sequence[str | Path | Source | Table] = (),
-    context: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-    task: str | None = None,
-    no_answer_threshold: float | None = None,
-    beams: int | None = None,
-    step: int | None = None,
-    dtype: Dtype | None = None,
-    mesh: Mesh | MeshConfig | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation | TaskEvaluations:
-    """Scores the run's own held-out documents, or other text; of a run of tasks, these.
+    """Scores the run's own validation documents, or other text; of a run of tasks, these.
 
-    A run of another objective than the causal is scored on what that hides, drawn from a fixed
-    seed: the loss and accuracy of the hidden tokens, and no bits per byte.
+    A run of another objective than the causal one is scored on the tokens that its objective hides,
+    drawn from a fixed seed: their loss and accuracy, and no bits per byte.
 
     Args:
-      run: a run folder, or a model in hand (then step, dtype and mesh are its own).
-      data: files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst); or
-        sources, with a document for each of theirs. Of a run of tasks: tables. Empty: what the
-        run holds out.
-      context: tokens of a window; None: as the run evaluates (see EvaluationConfig).
-      stride: tokens from one window to the next; None: likewise.
-      batch_size: rows at once; None: likewise.
-      task: of a run of tasks, only this one; None: all, or with `data` the only one.
-      no_answer_threshold: of tasks that find answers, in place of the run's (see AnswerTask).
-      beams: of tasks that write text, in place of the run's (see SequenceTask).
-      step: which checkpoint; None for the newest complete one (see `load`).
-      dtype: what is computed in; None: as trained.
-      mesh: the devices to use; None for one device.
-      progress: told how far things are.
+      run: a run folder, or a loaded model.
+      options: fields of EvaluateOptions, also as keywords.
+      progress: called with how far things are.
 
     Raises:
       UserError: no such run, step, task or file; text that is not UTF-8 (with the byte's offset);
         no text at all; windows that do not suit the model.
     """
-    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
-    began = time.perf_counter()
-    telling = Telling(no_answer_threshold, beams)
-    given = [data] if isinstance(data, str | Path | Source | Table) else data
+    lm, began = loaded(run, options), time.perf_counter()
+    overrides = make_options(TaskOverrides, options, {})
+    data: tuple[str | Path | Source | Table, ...] = options.data
     if lm.config.tasks:
-        if context is not None or stride is not None:
+        if options.context is not None or options.stride is not None:
             raise UserError("context and stride", "have no meaning for tasks", "leave them out")
-        tables = as_tables(given)
         return evaluate_tasks(
-            lm, tables, task=task, batch_size=batch_size, telling=telling, progress=progress
+            lm,
+            as_tables(data),
+            task=options.task,
+            batch_size=options.batch_size,
+            overrides=overrides,
+            progress=progress,
         )
-    if task is not None or telling.given:
-        name = f"task {task}" if task is not None else next(iter(telling.given))
+    if options.task is not None or overrides.given:
+        name = f"task {options.task}" if options.task is not None else next(iter(overrides.given))
         raise UserError(name, f"{lm.config.run_dir} is a run without tasks")
-    names = ", ".join(_name(item) for item in given) or "the run's held-out text"
+    names = ", ".join(_name(item) for item in data) or "the run's validation set"
     texts = _Encoder(lm)
-    streams = texts.streams(map(_text_source, given)) if given else texts.heldout(lm, progress)
-    score = _priced if lm.config.objective.is_causal else _drawn
-    found = score(lm, _reported(streams, progress), _Windows(context, stride, batch_size))
+    streams = texts.streams(map(_text_source, data)) if data else texts.heldout(lm, progress)
+    score = _score_causal if lm.config.objective.is_causal else _score_hidden
+    totals = score(lm, _reported(streams, progress), options)
     seconds = time.perf_counter() - began
-    return Evaluation(lm.config.run_dir, lm.step, names, found, texts.lossless, seconds)
+    return Evaluation(lm.config.run_dir, lm.step, names, totals, texts.lossless, seconds)
 
 
-class _Windows(NamedTuple):
-    """What was asked for; None: as the run evaluates."""
-
-    context: int | None
-    stride: int | None
-    batch_size: int | None
-
-
-def _priced(lm: LanguageModel, streams: Iterable[Iterable[Document]], asked: _Windows) -> Score:
-    config, (context, stride, _) = lm.config.evaluation, asked
+def _score_causal(
+    lm: LanguageModel, streams: Iterable[Iterable[Document]], options: EvaluateOptions
+) -> Score:
+    config, context, stride = lm.config.evaluation, options.context, options.stride
     if context is None:
         context, stride = _given(config.context, lm.context), _given(stride, config.stride)
     sizes = window_sizes(lm.model.config, context, stride)
-    rows = _given(asked.batch_size, config.batch_size)
+    rows = _given(options.batch_size, config.batch_size)
     return score_streams(lm.model, lm.params, lm.tokenizer, streams, sizes, rows, lm.mesh)
 
 
-def _drawn(lm: LanguageModel, streams: Iterable[Iterable[Document]], asked: _Windows) -> DrawnScore:
-    if asked.stride is not None:
-        raise UserError(f"stride {asked.stride}", "only causal models are scored in windows")
+def _score_hidden(
+    lm: LanguageModel, streams: Iterable[Iterable[Document]], options: EvaluateOptions
+) -> DrawnScore:
+    if options.stride is not None:
+        raise UserError(f"stride {options.stride}", "only causal models are scored in windows")
     encodes, config = lm.model.config.is_encoder_decoder, lm.config.evaluation
-    hides = make_objective(lm.config.objective, lm.tokenizer, encodes=encodes)
-    whole = (_joined(list(pieces)) for pieces in streams)
-    context = _given(asked.context, _given(config.context, lm.context))
-    sizes = {"context": context, "batch_size": _given(asked.batch_size, config.batch_size)}
-    return score_drawn(lm.model, lm.params, hides, whole, mesh=lm.mesh, **sizes)
+    objective = make_objective(lm.config.objective, lm.tokenizer, encodes=encodes)
+    documents = (_joined(list(pieces)) for pieces in streams)
+    return score_drawn(
+        lm.model,
+        lm.params,
+        objective,
+        documents,
+        context=_given(options.context, _given(config.context, lm.context)),
+        batch_size=_given(options.batch_size, config.batch_size),
+        mesh=lm.mesh,
+    )
 
 
 def _joined(pieces: Sequence[Document]) -> Document:
@@ -180,12 +268,12 @@ class _Encoder:
 
     def heldout(self, lm: LanguageModel, progress: Progress) -> Iterator[list[Document]]:
         """Each document that the run held out, in one piece."""
-        if not lm.config.data.heldout_fraction:
-            reason = "holds out no text (data.heldout_fraction is 0)"
+        if not lm.config.data.validation_fraction:
+            reason = "holds out no text (data.validation_fraction is 0)"
             raise UserError(lm.config.run_dir, reason, "name a file with --data")
         folder = Run.open(lm.config.run_dir).tokenizer
         _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder, progress)
-        for document in heldout_documents(corpus):
+        for document in validation_documents(corpus):
             text = self._tokenizer.decode_bytes(document.tokens.tolist())
             self.lossless &= len(text) == document.bytes
             yield [document]

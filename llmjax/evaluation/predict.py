@@ -1,23 +1,21 @@
-"""The verb `predict`: what a fine-tuned model says of rows, one by one as they come."""
+"""The command `predict`: predictions of a fine-tuned model, streamed row by row."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
-from llmjax.data.tables.table import Row, Table, read_table
+from llmjax.data.tables.table import AnyTable, Row, read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
 from llmjax.evaluation.task_evaluation import as_tables, chosen_tasks, rows_at_once
-from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.compute import Dtype
-from llmjax.parallel.mesh import MeshConfig
+from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
+from llmjax.run.config.options import keyword_options, make_options
 from llmjax.tasks.config import ChatTask, TaskConfig, name_of
+from llmjax.tasks.overrides import TaskOverrides, apply_overrides
 from llmjax.tasks.prepared import encode
 from llmjax.tasks.prepared import predict as predictions
-from llmjax.tasks.telling import Telling, telling_so
 
 AT_ONCE = 512
 """Rows that are packed and answered together."""
@@ -27,32 +25,28 @@ ANSWERS = ("label", "labels", "target", "tags", "answers")
 """Fields that name the column of what is to be told."""
 
 
-def predict(
-    run: str | Path | LanguageModel,
-    data: Sequence[str | Path | Table] = (),
-    *,
-    texts: Sequence[str] = (),
-    task: str | None = None,
-    batch_size: int | None = None,
-    no_answer_threshold: float | None = None,
-    beams: int | None = None,
-    step: int | None = None,
-    dtype: Dtype | None = None,
-    mesh: Mesh | MeshConfig | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Streams a prediction for each row: what it is of, and what the model says.
+@dataclass(frozen=True)
+class PredictOptions(TaskOverrides, LoadOptions):
+    """Options of predict."""
+
+    data: tuple[AnyTable, ...] = ()
+    """Tables: CSV, TSV, JSONL or Parquet files with the columns that the task was trained on; the
+    column of answers is not read, and may be missing."""
+    text: tuple[str, ...] = ()
+    """One more row: its text; of pairs, or a question and its context, give it twice."""
+    task: str | None = None
+    """Which of the run's tasks; none: the only one."""
+    batch_size: int | None = None
+    """Rows of tokens at once; none: as the run evaluates."""
+
+
+@keyword_options("data")
+def predict(run: str | Path | LanguageModel, options: PredictOptions) -> Iterator[dict[str, Any]]:
+    """Streams a prediction for each row.
 
     Args:
-      run: a run folder of tasks, or a model in hand (then step, dtype and mesh are its own).
-      data: tables, or names of their files; they need no column of answers, and none is read.
-      texts: one row more, of these texts: for each column of what is given, one.
-      task: which one; None: the only one.
-      batch_size: rows of tokens at once; None: as the run evaluates.
-      no_answer_threshold: of a task that finds answers, in place of the run's (see AnswerTask).
-      beams: of a task that writes text, in place of the run's (see SequenceTask).
-      step: which checkpoint; None for the best or newest (see `load`).
-      dtype: what is computed in; None: as trained.
-      mesh: the devices to use; None for one device.
+      run: a run folder of tasks, or a loaded model.
+      options: fields of PredictOptions, also as keywords; tables also by the names of their files.
 
     Yields:
       {"row": "file line n", ...}: of a class its label, probability and all probabilities; of a
@@ -62,13 +56,14 @@ def predict(
     Raises:
       UserError: no such run, step or task; rows that cannot be read.
     """
+    data, texts = options.data, options.text
     if not data and not texts:
         raise UserError("rows", "there are none", "name a table with --data, or a text with --text")
-    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
-    telling = Telling(no_answer_threshold, beams)
-    (chosen,) = telling_so(chosen_tasks(lm, task, single=True), telling)
+    lm = loaded(run, options)
+    overrides = make_options(TaskOverrides, options, {})
+    (chosen,) = apply_overrides(chosen_tasks(lm, options.task, single=True), overrides)
     given = [_spelt(chosen.config, texts)] if texts else []
-    size = rows_at_once(lm, batch_size)
+    size = rows_at_once(lm, options.batch_size)
     references = References(lm, chosen, size)
     streams = (read_table(table) for table in as_tables(data))
     asked = (_without_answers(chosen.config, row) for row in itertools.chain(given, *streams))

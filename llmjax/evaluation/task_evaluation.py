@@ -20,9 +20,9 @@ from llmjax.run.folder import Run
 from llmjax.run.network import run_tasks
 from llmjax.tasks.config import name_of
 from llmjax.tasks.findings import HELD_OUT, findings
+from llmjax.tasks.overrides import NO_OVERRIDES, TaskOverrides, apply_overrides
 from llmjax.tasks.prepared import Answered, answer, encode, read_rows
 from llmjax.tasks.task import Task
-from llmjax.tasks.telling import AS_TRAINED, Telling, telling_so
 
 log = logging.getLogger(__name__)
 MOST_LABELS = 12
@@ -109,7 +109,7 @@ def evaluate_tasks(
     *,
     task: str | None = None,
     batch_size: int | None = None,
-    telling: Telling = AS_TRAINED,
+    overrides: TaskOverrides = NO_OVERRIDES,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
     """Metrics a run's tasks on what they hold out, or one of them on other rows.
@@ -122,7 +122,7 @@ def evaluate_tasks(
       data: tables, or names of their files; empty: what each task holds out.
       task: which one; None: all, or with `data` the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
-      telling: how answers are told.
+      overrides: what differs from the run's config.
       progress: told how far things are.
 
     Raises:
@@ -130,7 +130,7 @@ def evaluate_tasks(
     """
     size = rows_at_once(lm, batch_size)
     found: list[TaskEvaluation] = []
-    for one in telling_so(chosen_tasks(lm, task, single=bool(data)), telling):
+    for one in apply_overrides(chosen_tasks(lm, task, single=bool(data)), overrides):
         name, began = name_of(one.config), time.perf_counter()
         progress(f"Measuring {name}", len(found), None)
         rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
@@ -144,7 +144,7 @@ def evaluate_tasks(
         seconds = time.perf_counter() - began
         plain = findings(one.config, told, where)
         found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
-    if not data and telling == AS_TRAINED:
+    if not data and overrides == NO_OVERRIDES:
         _keep(Run.open(lm.config.run_dir), found)
     return TaskEvaluations(lm.config.run_dir, tuple(found))
 

@@ -1,45 +1,52 @@
-"""The verb `chat`: a conversation with a model."""
+"""The command `chat`: a conversation with a model."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from llmjax.data.chat_template import ChatTemplate, special_tokens
+from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
-from llmjax.inference.language_model import LanguageModel, load
+from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
+from llmjax.run.config.options import keyword_options, make_options
 
 Message = dict[str, str]
-TURN = "\u2063turn\u2063"  # what no template says by itself
+ANSWER = "\u2063turn\u2063"
+"""Stands for an answer in a rendered template; no template has it of its own."""
 
 
-def chat(
-    run: str | Path | LanguageModel,
-    config: DecodingConfig | None = None,
-    *,
-    system: str | None = None,
-) -> "Conversation":
+@dataclass(frozen=True)
+class ChatOptions(DecodingConfig, LoadOptions):
+    """Options of chat."""
+
+    max_new_tokens: int = 512
+    """The most tokens of an answer; fewer where it ends or the context is full."""
+    system: str | None = None
+    """The system prompt."""
+
+
+@keyword_options()
+def chat(run: str | Path | LanguageModel, options: ChatOptions) -> "Conversation":
     """Begins a conversation.
 
     Args:
-      run: a run folder, or a model in hand.
-      config: how answers are written; None for the defaults.
-      system: what the model is told before all else.
+      run: a run folder, or a loaded model.
+      options: fields of ChatOptions, also as keywords.
 
     Raises:
       UserError: there is no such run, or its model does not write text.
     """
-    lm = run if isinstance(run, LanguageModel) else load(run)
+    lm = loaded(run, options)
     if lm.model.config.num_encoder_layers or not lm.model.config.num_decoder_layers:
-        raise UserError("this model", "is not a decoder", "only such a model converses")
-    return Conversation(lm, config or DecodingConfig(), system)
+        raise UserError("this model", "is not a decoder", "only a decoder can chat")
+    return Conversation(lm, make_options(DecodingConfig, options, {}), options.system)
 
 
 class Script(Protocol):
-    """How a conversation is spelt."""
+    """How a conversation is written as tokens."""
 
     stop: tuple[str, ...]
     stop_ids: tuple[int, ...]
@@ -52,7 +59,7 @@ class Script(Protocol):
 
 
 class Templated:
-    """By the model's own template."""
+    """In the model's own chat template."""
 
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
@@ -68,14 +75,14 @@ class Templated:
 
     def _ends(self) -> tuple[int, ...]:
         """The special token that the template puts behind an answer, if it does."""
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": TURN}]
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
         text = self._template.render(messages, add_generation_prompt=False)
-        rest = self._tokenizer.encode_marked(text.rpartition(TURN)[2].lstrip())[:1]
+        rest = self._tokenizer.encode_marked(text.rpartition(ANSWER)[2].lstrip())[:1]
         return tuple(set(rest) & set(self._tokenizer.special_tokens.values()))
 
 
 class Plain:
-    """For models that know no conversations: a dialogue as in a book, lines with speakers."""
+    """For models without a chat template: a dialogue of lines with their speakers."""
 
     stop: tuple[str, ...] = ("\nUser:", "\nSystem:")
     stop_ids: tuple[int, ...] = ()
@@ -99,7 +106,7 @@ class Conversation:
     Attributes:
       lm: the model.
       config: how answers are written.
-      system: what the model is told before all else.
+      system: the system prompt.
     """
 
     lm: LanguageModel
@@ -125,18 +132,18 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        """All that was said, {"role": ..., "content": ...}, the system's text first."""
+        """All messages, {"role": ..., "content": ...}, the system prompt first."""
         first = [] if self.system is None else [{"role": "system", "content": self.system}]
         return first + self._turns
 
     def reset(self) -> None:
-        """Forgets all but the system's text."""
+        """Forgets all but the system prompt."""
         self._turns = []
 
     def ask(self, text: str) -> Generator[str, None, None]:
-        """Says `text`; yields the answer as it comes. What came is kept when this is closed early.
+        """Sends a message; yields the answer as it comes. Closing this early keeps what came.
 
-        Where the context is too short for all, the oldest turns are forgotten; `dropped` tells how
+        Where the context is too short for all, the oldest turns are forgotten; `dropped` is how
         many of them this answer cost.
 
         Raises:
@@ -152,7 +159,7 @@ class Conversation:
         return self._answer(tokens)
 
     def _answer(self, tokens: list[int]) -> Generator[str, None, None]:
-        said: list[str] = []
+        answer: list[str] = []
         stop = (*self.config.stop, *self._script.stop)
         pieces = stream_completions(
             self.lm.model,
@@ -165,16 +172,16 @@ class Conversation:
         )
         try:
             for piece in pieces:
-                part = piece.text if said else piece.text.lstrip()
+                part = piece.text if answer else piece.text.lstrip()
                 if part:
-                    said.append(part)
+                    answer.append(part)
                     yield part
         finally:
-            content = "".join(said).rstrip()
+            content = "".join(answer).rstrip()
             self._turns.append({"role": "assistant", "content": content})
 
     def _fitting(self) -> list[int]:
-        """The tokens to answer, with room for the answer; forgets turns where it must."""
+        """The tokens that leave room for an answer; forgets turns where it must."""
         context, self.dropped = self.lm.model.config.max_length, 0
         room = min(self.config.max_new_tokens, context // 2)
         while True:

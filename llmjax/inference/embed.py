@@ -1,7 +1,9 @@
-"""The verb `embed`: texts as vectors."""
+"""The command `embed`: texts as vectors."""
 
+import io
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -13,22 +15,49 @@ from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
-from llmjax.inference.language_model import LanguageModel, load
+from llmjax.inference.generate import read_prompts
+from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.inference.vector_steps import Step, after, step_of
-from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import MeshConfig, axis_size, place, reshard, use_mesh
+from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import Origin, Pooling, read_origin
+from llmjax.storage.cache_folders import write_file
+from llmjax.storage.json_documents import json_text
 
 log = logging.getLogger(__name__)
 
 
-class Pool(NamedTuple):
+@dataclass(frozen=True)
+class EmbedOptions(LoadOptions):
+    """Options of embed."""
+
+    text: tuple[str, ...] = ()
+    """A text; repeat it for more."""
+    file: str | None = None
+    """More texts, one a line; - for standard input; .jsonl for texts of several lines, as JSON
+    strings or objects with "text"."""
+    out: str | None = None
+    """A file for the vectors: .npy, float32 [texts, width], or .jsonl, a line for each text."""
+    pooling: Pooling | None = None
+    """The mean of the tokens' states, the first or the last one, and others; none: as the model was
+    published, else the mean, and a decoder's last. With another than the published one, what the
+    published model does after pooling is left out."""
+    normalize: bool | None = None
+    """Whether vectors have length 1; none: as the model was published, else no."""
+    prompt: str | None = None
+    """The name of a prompt that the model was published with, to put before each text; "" for none;
+    none given: the model's default prompt."""
+    batch_size: int = 32
+    """Texts read at once; those of similar length go together."""
+
+
+class PoolingSpec(NamedTuple):
     """How the states of a text's tokens become one vector.
 
     Attributes:
-      kinds: poolings, whose vectors are put one behind another.
+      kinds: poolings, whose vectors are concatenated.
       skipped: tokens at the beginning that do not count: those of a prompt.
     """
 
@@ -36,13 +65,13 @@ class Pool(NamedTuple):
     skipped: int = 0
 
 
-class Recipe(NamedTuple):
+class EmbeddingSpec(NamedTuple):
     """All that is done to a text besides the model.
 
     Attributes:
       prompt: what is put before it.
       length: tokens at most; None for the model's context.
-      pool: how tokens' states become a vector.
+      pooling: how tokens' states become a vector.
       steps: what is done with that.
       truncate: how many of its numbers are kept; None for all.
       normalize: whether it is brought to length 1 after that.
@@ -50,13 +79,13 @@ class Recipe(NamedTuple):
 
     prompt: str
     length: int | None
-    pool: Pool
+    pooling: PoolingSpec
     steps: tuple[Step, ...]
     truncate: int | None
     normalize: bool
 
 
-class Rows(NamedTuple):
+class TextBatch(NamedTuple):
     """Texts as a model reads them: int32 [rows, length] each, on the devices.
 
     Attributes:
@@ -70,75 +99,90 @@ class Rows(NamedTuple):
     types: jax.Array
 
 
-def embed(
-    run: str | Path | LanguageModel,
-    texts: str | Sequence[str],
-    *,
-    pooling: Pooling | None = None,
-    normalize: bool | None = None,
-    prompt: str | None = None,
-    batch_size: int = 32,
-    step: int | None = None,
-    dtype: Dtype | None = None,
-    mesh: Mesh | MeshConfig | None = None,
-) -> np.ndarray:
+@keyword_options("text")
+def embed(run: str | Path | LanguageModel, options: EmbedOptions) -> np.ndarray:
     """One vector for each text, of its tokens and the special ones around them.
 
     An encoder-decoder's encoder is taken. Texts are cut to the context, or to the length that the
     model was published for.
 
     Args:
-      run: a run folder, or a model in hand (then step, dtype and mesh are its own).
-      texts: one or more.
-      pooling: None: as the model was published, else the mean, and a decoder's last token. With
-        another than the published one, what the published model does after pooling is left out.
-      normalize: whether vectors have length 1; None: as the model was published, else no.
-      prompt: the name of one of the prompts that the model was published with, to put before each
-        text; "" for none, None for the one that it was published to have.
-      batch_size: texts read at once; those of like length go together.
-      step: which checkpoint; None for the newest complete one.
-      dtype: what is computed in; None: as trained.
-      mesh: the devices to use; None for one device.
+      run: a run folder, or a loaded model.
+      options: fields of EmbedOptions, also as keywords.
 
     Returns:
       float32 [texts, width].
 
     Raises:
-      UserError: no such run or step, an unknown pooling or prompt, or a batch of no texts.
+      UserError: no such run, step or file, an unknown pooling or prompt, or a batch of no texts.
     """
-    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
-    lines = [texts] if isinstance(texts, str) else list(texts)
-    origin = read_origin(Path(lm.config.run_dir)) or Origin()
-    recipe = _recipe(lm, origin, pooling, normalize, prompt)
-    if batch_size < 1:
-        raise UserError(f"batch_size {batch_size}", "is not positive")
-    read = _wrapped(lm, [recipe.prompt + line for line in lines], recipe.length)
-    order = sorted(range(len(read)), key=lambda number: len(read[number][0]))
-    width = lm.model.config.d_model * len(recipe.pool.kinds)
-    vectors = np.zeros((len(read), width), np.float32)
+    texts = all_texts(options)
+    if options.batch_size < 1:
+        raise UserError(f"batch_size {options.batch_size}", "is not positive")
+    out = None if options.out is None else Path(options.out).expanduser()
+    if out is not None and out.suffix not in (".npy", ".jsonl"):
+        raise UserError(out, "is neither .npy nor .jsonl", "give it one of these endings")
+    lm = loaded(run, options)
+    spec = _embedding_spec(lm, options)
+    encoded = _encode(lm, [spec.prompt + text for text in texts], spec.length)
+    vectors = _finish(spec, _pooled_vectors(lm, encoded, spec, options.batch_size))
+    if out is not None:
+        _write(out, texts, vectors)
+    return vectors
+
+
+def all_texts(options: EmbedOptions) -> list[str]:
+    """The texts of the options and of their file."""
+    return [
+        *options.text,
+        *(read_prompts(options.file, "text") if options.file is not None else []),
+    ]
+
+
+def _pooled_vectors(
+    lm: LanguageModel,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    spec: EmbeddingSpec,
+    batch_size: int,
+) -> np.ndarray:
+    """float32 [texts, D x poolings]."""
+    order = sorted(range(len(encoded)), key=lambda number: len(encoded[number][0]))
+    width = lm.model.config.d_model * len(spec.pooling.kinds)
+    vectors = np.zeros((len(encoded), width), np.float32)
     for first in range(0, len(order), batch_size):
         group = order[first : first + batch_size]
-        rows = laid_out(lm, [read[number] for number in group], batch_size)
+        batch = text_batch(lm, [encoded[number] for number in group], batch_size)
         with use_mesh(lm.mesh):
-            found = _vectors(lm.model, lm.params, rows, recipe.pool)
-        vectors[group] = np.asarray(found)[: len(group)]
-    return _finished(recipe, vectors)
+            pooled = pooled_states(lm.model, lm.params, batch, spec.pooling)
+        vectors[group] = np.asarray(pooled)[: len(group)]
+    return vectors
 
 
-def _finished(recipe: Recipe, vectors: np.ndarray) -> np.ndarray:
+def _finish(spec: EmbeddingSpec, vectors: np.ndarray) -> np.ndarray:
     """Pooled vectors after all that follows."""
     width = vectors.shape[1]
-    for step in recipe.steps:
+    for step in spec.steps:
         width = step.width(width)
-    found = after(recipe.steps, jnp.asarray(vectors))[:, : recipe.truncate]
-    if recipe.normalize:
-        found = after((Step("normalize"),), found)
-    return np.asarray(found)
+    finished = after(spec.steps, jnp.asarray(vectors))[:, : spec.truncate]
+    if spec.normalize:
+        finished = after((Step("normalize"),), finished)
+    return np.asarray(finished)
 
 
-def laid_out(
+def _write(out: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+    content = io.BytesIO()
+    if out.suffix == ".npy":
+        np.save(content, vectors)
+    else:
+        for text, vector in zip(texts, vectors.tolist(), strict=True):
+            line = json_text({"text": text, "vector": vector})
+            content.write(f"{line}\n".encode())
+    write_file(out, content.getvalue())
+
+
+def text_batch(
     lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int
-) -> Rows:
+) -> TextBatch:
     """Rows on the devices; their number and length are rounded up, so that few shapes compile."""
     tokens, types = zip(*rows, strict=True)
     limit = lm.model.config.max_length
@@ -147,18 +191,18 @@ def laid_out(
     count = min(bucket(len(rows), 1), batch_size)
     sizes = (1, 1) if lm.mesh is None else _parts(lm.mesh)
     more = [(0, count - len(rows) + -count % sizes[0]), (0, -segments.shape[1] % sizes[1])]
-    return Rows(*(place(np.pad(array, more), lm.mesh, "batch", None) for array in arrays))
+    return TextBatch(*(place(np.pad(array, more), lm.mesh, "batch", None) for array in arrays))
 
 
-def states(model: Model, params: Params, rows: Rows) -> jax.Array:
+def states(model: Model, params: Params, batch: TextBatch) -> jax.Array:
     """The last layer's state of each token, [B, L, D]; of an encoder-decoder, the encoder's."""
     if model.config.is_encoder_decoder:
-        return model.encode(params, rows.tokens, rows.segments)
-    types = rows.types if model.config.token_types else None
-    return model.hidden(params, rows.tokens, segments=rows.segments, token_types=types)
+        return model.encode(params, batch.tokens, batch.segments)
+    types = batch.types if model.config.token_types else None
+    return model.hidden(params, batch.tokens, segments=batch.segments, token_types=types)
 
 
-def _wrapped(
+def _encode(
     lm: LanguageModel, texts: Sequence[str], length: int | None
 ) -> list[tuple[list[int], list[int]]]:
     """What the model reads of each text: tokens and segment types; `length` at most, if any."""
@@ -168,41 +212,39 @@ def _wrapped(
     encoded = tokenizer.encode_batch(texts)
     if cut := sum(len(ids) > room for ids in encoded):
         log.warning("%d of %d texts are cut to %d tokens", cut, len(texts), limit)
-    found = [tokenizer.wrap(ids[:room]) for ids in encoded]
-    return [row if row[0] else ([tokenizer.bos_id], [0]) for row in found]
+    rows = [tokenizer.wrap(ids[:room]) for ids in encoded]
+    return [row if row[0] else ([tokenizer.bos_id], [0]) for row in rows]
 
 
 def _parts(mesh: Mesh) -> tuple[int, int]:
     return axis_size(mesh, "batch"), axis_size(mesh, "residual")
 
 
-def _recipe(
-    lm: LanguageModel,
-    origin: Origin,
-    pooling: Pooling | None,
-    normalize: bool | None,
-    prompt: str | None,
-) -> Recipe:
-    """What is done: as the model was published, but for what is asked for."""
+def _embedding_spec(lm: LanguageModel, options: EmbedOptions) -> EmbeddingSpec:
+    """What is done: as the model was published, but for the options."""
+    origin = read_origin(Path(lm.config.run_dir)) or Origin()
     encodes = lm.model.config.num_encoder_layers > 0
     usual: Pooling = origin.pooling or ("mean" if encodes else "last")
     published = (usual, *origin.concatenated)
-    kinds = published if pooling is None else (pooling,)
+    kinds = published if options.pooling is None else (options.pooling,)
     for kind in kinds:
         if kind not in get_args(Pooling):
-            known = ", ".join(get_args(Pooling))
-            raise UserError(f"pooling {kind}", "is unknown", f"choose {known}")
+            choices = ", ".join(get_args(Pooling))
+            raise UserError(f"pooling {kind}", "is unknown", f"choose {choices}")
     as_published = kinds == published
     steps = tuple(map(step_of, origin.steps)) if as_published else ()
-    ends = origin.normalize if normalize is None else normalize
-    if origin.normalize and normalize is None and as_published:
-        steps, ends = (*steps, Step("normalize")), False  # what is cut off then is not made up for
-    text = _prompt(origin, prompt)
+    normalize = origin.normalize if options.normalize is None else options.normalize
+    if origin.normalize and options.normalize is None and as_published:
+        # Before truncation, and not again after it.
+        steps, normalize = (*steps, Step("normalize")), False
+    text = _prompt(origin, options.prompt)
     skipped = 0
     if text and not origin.include_prompt:
         skipped = len(lm.tokenizer.prefix) + len(lm.tokenizer.encode(text))
     truncate = origin.truncate if as_published else None
-    return Recipe(text, origin.length, Pool(kinds, skipped), steps, truncate, ends)
+    return EmbeddingSpec(
+        text, origin.length, PoolingSpec(kinds, skipped), steps, truncate, normalize
+    )
 
 
 def _prompt(origin: Origin, name: str | None) -> str:
@@ -211,19 +253,21 @@ def _prompt(origin: Origin, name: str | None) -> str:
     if not name:
         return ""
     if name not in origin.prompts:
-        have = ", ".join(origin.prompts) or "none"
-        raise UserError(f"prompt {name}", "is not one of the model's", f"it has {have}")
+        names = ", ".join(origin.prompts) or "none"
+        raise UserError(f"prompt {name}", "is not one of the model's", f"it has {names}")
     return origin.prompts[name]
 
 
-@partial(jax.jit, static_argnames=("model", "pool"))
-def _vectors(model: Model, params: Params, rows: Rows, pool: Pool) -> jax.Array:
+@partial(jax.jit, static_argnames=("model", "pooling"))
+def pooled_states(
+    model: Model, params: Params, batch: TextBatch, pooling: PoolingSpec
+) -> jax.Array:
     """float32 [B, D x poolings], whole on every device."""
-    x = reshard(states(model, params, rows).astype(jnp.float32), "batch", None, None)
-    inside = reshard(rows.segments, "batch", None) > 0
-    inside &= jnp.arange(x.shape[1]) >= pool.skipped
-    found = jnp.concatenate([_pooled(kind, x, inside) for kind in pool.kinds], axis=-1)
-    return reshard(found, None, None)
+    x = reshard(states(model, params, batch).astype(jnp.float32), "batch", None, None)
+    inside = reshard(batch.segments, "batch", None) > 0
+    inside &= jnp.arange(x.shape[1]) >= pooling.skipped
+    pooled = jnp.concatenate([_pooled(kind, x, inside) for kind in pooling.kinds], axis=-1)
+    return reshard(pooled, None, None)
 
 
 def _pooled(kind: Pooling, x: jax.Array, inside: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The verb `fill-mask`: what a masked model would put in the place of its mask."""
+"""The command `fill-mask`: what a masked model would put in the place of its mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.inference.embed import Rows, laid_out, states
-from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.compute import Dtype
+from llmjax.inference.embed import TextBatch, states, text_batch
+from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import MeshConfig, reshard, use_mesh
+from llmjax.parallel.mesh import reshard, use_mesh
+from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import read_origin
 
 HEADS = ("ForMaskedLM", "ForPreTraining")  # what published models with such a head are called
@@ -38,24 +37,24 @@ class Candidate:
     probability: float
 
 
+@dataclass(frozen=True)
+class FillMaskOptions(LoadOptions):
+    """Options of fill_mask."""
+
+    top: int = 5
+    """Candidates of each mask."""
+
+
+@keyword_options()
 def fill_mask(
-    run: str | Path | LanguageModel,
-    text: str,
-    *,
-    top: int = 5,
-    step: int | None = None,
-    dtype: Dtype | None = None,
-    mesh: Mesh | MeshConfig | None = None,
+    run: str | Path | LanguageModel, text: str, options: FillMaskOptions
 ) -> list[list[Candidate]]:
     """The likeliest tokens for each mask of a text, each mask by itself.
 
     Args:
-      run: a run folder, or a model in hand (then step, dtype and mesh are its own).
-      text: spells the mask token where something is missing.
-      top: how many candidates.
-      step: which checkpoint; None for the newest complete one.
-      dtype: what is computed in; None: as trained.
-      mesh: the devices to use; None for one device.
+      run: a run folder, or a loaded model.
+      text: has the mask token wherever something is missing.
+      options: fields of FillMaskOptions, also as keywords.
 
     Returns:
       For each mask, in order, its candidates, the likeliest first.
@@ -63,7 +62,7 @@ def fill_mask(
     Raises:
       UserError: the text has no mask or is too long, or the model does not fill masks.
     """
-    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
+    lm, top = loaded(run, options), options.top
     mask_id = _check_model(lm)
     if not 1 <= top <= lm.tokenizer.vocab_size:
         raise UserError(f"top {top}", "is out of range", f"1 to {lm.tokenizer.vocab_size}")
@@ -75,14 +74,14 @@ def fill_mask(
     if len(tokens) > lm.model.config.max_length:
         limit = lm.model.config.max_length
         raise UserError(f"text of {len(tokens)} tokens", f"exceeds the context of {limit}")
-    rows = laid_out(lm, [(tokens, types)], 1)
+    batch = text_batch(lm, [(tokens, types)], 1)
     with use_mesh(lm.mesh):
-        logits = np.asarray(_logits(lm.model, lm.params, rows))[0]
+        logits = np.asarray(_logits(lm.model, lm.params, batch))[0]
     return [_best(lm.tokenizer, logits[at], top) for at in places]
 
 
 def mask_name(tokenizer: Tokenizer) -> str:
-    """How the mask is spelt in a text."""
+    """How the mask is written in a text."""
     return next(n for n, token in tokenizer.special_tokens.items() if token == tokenizer.mask_id)
 
 
@@ -90,7 +89,7 @@ def _check_model(lm: LanguageModel) -> int:
     """The mask's id."""
     config, mask_id = lm.model.config, lm.tokenizer.mask_id
     if config.num_decoder_layers or not config.num_encoder_layers:
-        raise UserError("this model", "is no masked model", "only an encoder fills masks")
+        raise UserError("this model", "is not a masked model", "only an encoder fills masks")
     if mask_id is None:
         raise UserError("this model's tokenizer", "has no mask token")
     origin = read_origin(Path(lm.config.run_dir))
@@ -102,19 +101,19 @@ def _check_model(lm: LanguageModel) -> int:
 
 def _best(tokenizer: Tokenizer, logits: np.ndarray, top: int) -> list[Candidate]:
     logits = logits[: tokenizer.vocab_size].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    order: Sequence[int] = np.argsort(-shares, kind="stable")[:top].tolist()
-    return [Candidate(i, _spelt(tokenizer, i), float(shares[i])) for i in order]
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    order: Sequence[int] = np.argsort(-probabilities, kind="stable")[:top].tolist()
+    return [Candidate(i, _token_text(tokenizer, i), float(probabilities[i])) for i in order]
 
 
-def _spelt(tokenizer: Tokenizer, token: int) -> str:
+def _token_text(tokenizer: Tokenizer, token: int) -> str:
     names = {number: name for name, number in tokenizer.special_tokens.items()}
     return names.get(token) or tokenizer.piece_bytes(token).decode("utf-8", "replace")
 
 
 @partial(jax.jit, static_argnames="model")
-def _logits(model: Model, params: Params, rows: Rows) -> jax.Array:
+def _logits(model: Model, params: Params, batch: TextBatch) -> jax.Array:
     """float32 [B, L, V], whole on every device."""
-    logits = model.logits(params, states(model, params, rows))
+    logits = model.logits(params, states(model, params, batch))
     return reshard(logits.astype(jnp.float32), None, None, None)

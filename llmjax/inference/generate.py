@@ -1,50 +1,45 @@
-"""The verb `generate`: text from prompts, written as it comes."""
+"""The command `generate`: text from prompts, written as it comes."""
 
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
-
-from jax.sharding import Mesh
+from typing import TextIO, cast
 
 from llmjax.data.text.reading import compressed, decode, read_blocks, split_lines
 from llmjax.decoding.completions import Completion, Piece
-from llmjax.decoding.config import DecodingConfig, with_fields
+from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
-from llmjax.inference.language_model import LanguageModel, load
-from llmjax.model.compute import Dtype
-from llmjax.parallel.mesh import MeshConfig
+from llmjax.inference.language_model import LanguageModel, LoadOptions, in_order, loaded
+from llmjax.run.config.options import keyword_options
 from llmjax.storage.json_documents import RECORD, parse_json
 
 MAX_TEXTS = 10_000_000
 """Lines of a file of prompts at most."""
 
 
+@dataclass(frozen=True)
+class GenerateOptions(DecodingConfig, LoadOptions):
+    """Options of generate."""
+
+    prompt: tuple[str, ...] = ()
+    """What to continue; repeat it for more. Without any, a text from nothing."""
+    file: str | None = None
+    """More prompts, one a line; - for standard input; .jsonl for prompts of several lines, as JSON
+    strings or objects with "prompt"."""
+
+
+@keyword_options("prompt")
 def generate(
-    run: str | Path | LanguageModel,
-    prompts: str | Sequence[str] = (),
-    config: DecodingConfig | None = None,
-    *,
-    file: str | Path | None = None,
-    step: int | None = None,
-    dtype: Dtype | None = None,
-    mesh: Mesh | MeshConfig | None = None,
-    out: TextIO | None = None,
-    **fields: Any,
+    run: str | Path | LanguageModel, options: GenerateOptions, *, out: TextIO | None = None
 ) -> list[Completion]:
     """Continues prompts.
 
     Args:
-      run: a run folder, or a model in hand (then step, dtype and mesh are its own).
-      prompts: one or more; with none here nor in `file`, a text from nothing.
-      config: how; None for the defaults.
-      file: more prompts, see read_prompts.
-      step: which checkpoint; None for the newest complete one.
-      dtype: what is computed in; None: as trained.
-      mesh: the devices to use; None for one device.
+      run: a run folder, or a loaded model.
+      options: fields of GenerateOptions, also as keywords.
       out: where to write prompts and text, as they come and in their order; None: nowhere.
-      **fields: fields of DecodingConfig, over those of `config`.
 
     Returns:
       Completions in the order of the prompts, samples of a prompt side by side.
@@ -53,16 +48,12 @@ def generate(
       UserError: no such run, step or file; a prompt is longer than the context; a field is unknown
         or out of range.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    texts += read_prompts(file) if file is not None else []
-    texts = texts or [""]
-    lm = run if isinstance(run, LanguageModel) else load(run, step=step, dtype=dtype, mesh=mesh)
-    decoding = with_fields(config or DecodingConfig(), fields)
-    pieces = lm.stream(texts, decoding)
+    in_file = [] if options.file is None else read_prompts(options.file)
+    prompts = [*options.prompt, *in_file] or [""]
+    pieces: Iterable[Piece] = loaded(run, options).stream(prompts, options)
     if out is not None:
-        pieces = write(pieces, texts, decoding.samples, out)
-    done = {piece.row: piece.completion for piece in pieces if piece.completion is not None}
-    return [done[row] for row in sorted(done)]
+        pieces = write(pieces, prompts, options.samples, out)
+    return in_order(pieces)
 
 
 def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
@@ -81,18 +72,18 @@ def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
     path = Path(file)
     blocks = _standard_input() if str(file) == "-" else read_blocks(path)
     form = Path(path.stem) if compressed(path) else path
-    found = list[str]()
+    texts = list[str]()
     for number, (at, line) in enumerate(split_lines(blocks, path), 1):
         text = decode(path, at, line, "strict").rstrip("\r\n")
         if text.strip():
-            if len(found) == MAX_TEXTS:
+            if len(texts) == MAX_TEXTS:
                 reason = f"holds more than {MAX_TEXTS:,} lines, and all are read at once"
                 raise UserError(path, reason, "split it into several files")
             as_json = form.suffix == ".jsonl"
-            found.append(_json_text(f"{path}:{number}", text, field) if as_json else text)
-    if not found:
+            texts.append(_json_text(f"{path}:{number}", text, field) if as_json else text)
+    if not texts:
         raise UserError(path, f"holds no {field}", "write one on each line")
-    return found
+    return texts
 
 
 def _standard_input() -> Iterator[bytes]:

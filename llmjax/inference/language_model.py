@@ -1,6 +1,6 @@
-"""A trained model in hand: logits, scores, text."""
+"""A loaded model: logits, scores, text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion, Piece, stream_completions
-from llmjax.decoding.config import DecodingConfig, with_fields
+from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
@@ -21,11 +21,28 @@ from llmjax.model.model import Model
 from llmjax.model.params import Params, unstack_layers
 from llmjax.parallel.devices import devices as all_devices
 from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
+from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.scoring.documents import score_text
 from llmjax.scoring.score import TextScore
+
+ONE_DEVICE = MeshConfig(fsdp=1)
+"""Needs no mesh."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a run's model is loaded."""
+
+    step: int | None = None
+    """Which checkpoint; none: the best by evaluation.metric, where the run has one, else the newest
+    complete one."""
+    dtype: Dtype | None = None
+    """What parameters are held and computed in; none: held in float32, computed as trained."""
+    mesh: MeshConfig | None = ONE_DEVICE
+    """The devices that share the model; in Python also a jax.sharding.Mesh."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,31 +144,25 @@ class LanguageModel:
             mesh=self.mesh,
         )
 
-    def generate(
-        self, prompts: str | Sequence[str], config: DecodingConfig | None = None, **fields: Any
-    ) -> list[Completion]:
+    @keyword_options()
+    def generate(self, prompts: str | Sequence[str], options: DecodingConfig) -> list[Completion]:
         """Continues each prompt; completions in the order of the prompts, samples side by side.
 
         Args:
           prompts: one or more; an empty one starts a new text.
-          config: how; None for the defaults.
-          **fields: fields of DecodingConfig, over those of `config`.
+          options: fields of DecodingConfig, also as keywords.
 
         Raises:
           UserError: a prompt is longer than the context, or a field is unknown or out of range.
         """
-        pieces = self.stream(prompts, config, **fields)
-        done = {piece.row: piece.completion for piece in pieces if piece.completion is not None}
-        return [done[row] for row in sorted(done)]
+        return in_order(self.stream(prompts, options))
 
-    def stream(
-        self, prompts: str | Sequence[str], config: DecodingConfig | None = None, **fields: Any
-    ) -> Iterator[Piece]:
+    @keyword_options()
+    def stream(self, prompts: str | Sequence[str], options: DecodingConfig) -> Iterator[Piece]:
         """As generate, text as it comes: pieces (row, text, completion); see Piece."""
-        decoding = with_fields(config or DecodingConfig(), fields)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         return stream_completions(
-            self.model, self.params, self.tokenizer, texts, decoding, self.mesh
+            self.model, self.params, self.tokenizer, texts, options, self.mesh
         )
 
     def _rows(self, name: str, tokens: Any) -> np.ndarray:
@@ -187,47 +198,57 @@ def _short(count: int) -> str:
     return f"{count / 1e3:.0f}K" if count >= 1000 else str(count)
 
 
-def load(
-    run: str | Path,
-    *,
-    step: int | None = None,
-    dtype: Dtype | None = None,
-    mesh: Mesh | MeshConfig | None = None,
-) -> LanguageModel:
+def in_order(pieces: Iterable[Piece]) -> list[Completion]:
+    """The completions that pieces end with, in the order of their prompts and samples."""
+    done = {piece.row: piece.completion for piece in pieces if piece.completion is not None}
+    return [done[row] for row in sorted(done)]
+
+
+def loaded(run: str | Path | LanguageModel, options: LoadOptions) -> LanguageModel:
+    """A loaded model as it is; of a run folder, its model (see `load`)."""
+    return run if isinstance(run, LanguageModel) else load(run, options)
+
+
+@keyword_options()
+def load(run: str | Path, options: LoadOptions) -> LanguageModel:
     """Opens a run folder's model.
 
     Args:
       run: the folder.
-      step: which checkpoint; None for the best by evaluation.metric, where the run goes by one,
-        else for the newest complete one.
-      dtype: what parameters are held and computed in; None: held in float32, computed as trained.
-      mesh: the devices to share it; None for one device.
+      options: fields of LoadOptions, also as keywords.
 
     Raises:
-      UserError: there is no such run or checkpoint, or it is damaged; or no such device.
+      UserError: there is no such run, checkpoint or device, or the checkpoint is damaged.
     """
-    folder = Run.open(run)
+    folder, dtype = Run.open(run), options.dtype
     config = replace(folder.config(), run_dir=str(run))
     tokenizer = load_tokenizer(folder.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
     compute = replace(config.compute, dtype=dtype or config.compute.dtype)
     network = run_network(folder, replace(config, compute=compute), tokenizer, shape)
     all_devices()  # before anything else would start them
-    devices = make_mesh(mesh) if isinstance(mesh, MeshConfig) else mesh
+    mesh = mesh_of(options.mesh)
     one = SingleDeviceSharding(jax.local_devices()[0])
 
     def held(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = one if devices is None else leaf.sharding
+        sharding = one if mesh is None else leaf.sharding
         return jax.ShapeDtypeStruct(leaf.shape, dtype or "float32", sharding=sharding)
 
-    with use_mesh(devices):
-        wanted = jax.tree.map(held, network.abstract_params())
-    found = chosen_step(folder, config, step)
-    params = read_network(folder, found, wanted)
+    with use_mesh(mesh):
+        abstract = jax.tree.map(held, network.abstract_params())
+    step = chosen_step(folder, config, options.step)
+    params = read_network(folder, step, abstract)
     heads = params.pop("heads", {})
-    with use_mesh(devices):
+    with use_mesh(mesh):
         params = unstack_layers(params)
-    return LanguageModel(network.model, params, tokenizer, config, devices, found, heads)
+    return LanguageModel(network.model, params, tokenizer, config, mesh, step, heads)
+
+
+def mesh_of(devices: Mesh | MeshConfig | None) -> Mesh | None:
+    """The mesh of an option `mesh`; None for one device, which needs none."""
+    if devices is None or devices == ONE_DEVICE:
+        return None
+    return make_mesh(devices) if isinstance(devices, MeshConfig) else devices
 
 
 @partial(jax.jit, static_argnames="model")

@@ -1,41 +1,35 @@
-"""Losses of labels and numbers: sums over examples, each with its weight."""
+"""Losses of labels and of numbers, each example with its weight."""
 
 import jax
 import jax.numpy as jnp
 
+from llmjax.losses.loss import Loss, likelihood_loss
+
 
 def softmax_cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, smoothing: float = 0.0
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> Loss:
     """One label of several.
 
     Args:
-      logits: [..., C] float32; classes of -inf are no choice.
+      logits: [..., C] float32; classes of -inf cannot be chosen.
       targets: [...] int32.
       weights: [...]; where one is 0, nothing is added.
       smoothing: share of the target that is spread evenly over all C (arXiv:1512.00567); only
-        where all are a choice.
+        where all can be chosen.
 
     Returns:
-      Sums, float32 []: the smoothed objective, nats, weights, and weights of what is told rightly.
+      The loss, its objective smoothed, with the sums "loss" (nats) and "accuracy".
     """
-    weights = weights.astype(jnp.float32)
-    logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    hit = jnp.arange(logits.shape[-1]) == targets[..., None]
-    nats = -jnp.where(hit, logs, 0.0).sum(-1)
-    objective = nats if not smoothing else (1 - smoothing) * nats - smoothing * logs.mean(-1)
-    right = jnp.argmax(logits, axis=-1) == targets
-    live = weights > 0
-
-    def total(values: jax.Array) -> jax.Array:
-        return jnp.where(live, weights * values, 0.0).sum()
-
-    return total(objective), total(nats), weights.sum(), total(right.astype(jnp.float32))
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    nll = -jnp.where(is_target, log_p, 0.0).sum(-1)
+    objective = nll if not smoothing else (1 - smoothing) * nll - smoothing * log_p.mean(-1)
+    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    return _loss(weights, objective, nll, correct)
 
 
-def sigmoid_cross_entropy(
-    logits: jax.Array, targets: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
     """Any number of C labels; each is a choice by itself, an example's loss is their mean.
 
     Args:
@@ -44,15 +38,36 @@ def sigmoid_cross_entropy(
       weights: [...]; where one is 0, nothing is added.
 
     Returns:
-      Sums, float32 []: nats, weights, and weights x the share of labels that are told rightly.
+      The loss, with the sums "loss" (nats) and "accuracy" (the share of labels predicted
+      correctly).
+    """
+    targets = targets.astype(jnp.float32)
+    nll = (jax.nn.softplus(logits) - targets * logits).mean(-1)
+    correct = ((logits > 0) == (targets > 0)).astype(jnp.float32).mean(-1)
+    return _loss(weights, nll, nll, correct)
+
+
+def mean_squared_error(predictions: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
+    """Squared errors of numbers; the sum "loss" is their mean.
+
+    Args:
+      predictions: any shape.
+      targets: the same shape.
+      weights: the same shape; where it is 0, nothing is added, whatever the prediction.
     """
     weights = weights.astype(jnp.float32)
-    targets = targets.astype(jnp.float32)
-    nats = (jax.nn.softplus(logits) - targets * logits).mean(-1)
-    right = ((logits > 0) == (targets > 0)).astype(jnp.float32).mean(-1)
+    live = weights != 0
+    error = jnp.where(live, predictions, 0).astype(jnp.float32) - jnp.where(live, targets, 0)
+    total = (weights * jnp.square(error)).sum()
+    return likelihood_loss(total, total, weights.sum())
+
+
+def _loss(weights: jax.Array, objective: jax.Array, nll: jax.Array, correct: jax.Array) -> Loss:
+    """The loss of examples, each [...]."""
+    weights = weights.astype(jnp.float32)
     live = weights > 0
 
     def total(values: jax.Array) -> jax.Array:
         return jnp.where(live, weights * values, 0.0).sum()
 
-    return total(nats), weights.sum(), total(right)
+    return likelihood_loss(total(objective), total(nll), weights.sum(), total(correct))

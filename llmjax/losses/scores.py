@@ -12,7 +12,7 @@ from llmjax.model.products import dot
 from llmjax.parallel import mesh
 
 
-class Head(NamedTuple):
+class LogitConfig(NamedTuple):
     """How hidden states become logits, and logits a loss."""
 
     softcap: float | None
@@ -27,54 +27,60 @@ class Scores(NamedTuple):
 
     z: jax.Array
     """[n, V] logits, float32."""
-    odds: jax.Array
+    exp_scores: jax.Array
     """[n, V] exp(z - a maximum)."""
     partition: jax.Array
-    """[n] sum of odds over the whole vocabulary."""
+    """[n] sum of exp_scores over the whole vocabulary."""
     log_partition: jax.Array
     """[n] log of the sum of exp(z)."""
     column: jax.Array
     """[n] where the target lies in this part, or out of range."""
-    nats: jax.Array
-    """[n] negative log-likelihood of the target."""
+    nll: jax.Array
+    """[n] negative log-likelihood of the target, nats."""
     correct: jax.Array
     """[n] bool: no logit is larger than the target's."""
 
 
 def score(
-    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, targets: jax.Array, head: Head
+    hidden: jax.Array,
+    rows: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    logits: LogitConfig,
 ) -> Scores:
     """[n, D] hidden states and [V, D] rows of this device to scores."""
     z = dot(hidden, rows, ((1,), (1,)), None)
     z = z if bias is None else z + bias
-    z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
+    z = z if logits.softcap is None else logits.softcap * jnp.tanh(z / logits.softcap)
     vocab = mesh.mesh_axes("vocab")
     top = jax.lax.pmax(z.max(-1), vocab)
-    odds = jnp.exp(z - top[:, None])
-    partition = jax.lax.psum(odds.sum(-1), vocab)
+    exp_scores = jnp.exp(z - top[:, None])
+    partition = jax.lax.psum(exp_scores.sum(-1), vocab)
     column = targets - z.shape[1] * mesh.part_index("vocab")
     column = jnp.where(column < 0, z.shape[1], column)
-    found = jnp.take_along_axis(z, column[:, None], 1, mode="fill", fill_value=0.0)[:, 0]
-    found = jax.lax.psum(found, vocab)
+    target = jnp.take_along_axis(z, column[:, None], 1, mode="fill", fill_value=0.0)[:, 0]
+    target = jax.lax.psum(target, vocab)
     log_partition = top + jnp.log(partition)
-    return Scores(z, odds, partition, log_partition, column, log_partition - found, found >= top)
+    return Scores(
+        z, exp_scores, partition, log_partition, column, log_partition - target, target >= top
+    )
 
 
-def objective(scores: Scores, head: Head) -> jax.Array:
+def objective(scores: Scores, logits: LogitConfig) -> jax.Array:
     """[n] the loss of each token, with its z-loss and smoothing."""
-    nats = scores.nats
-    if head.smoothing:
-        mean = jax.lax.psum(scores.z.sum(-1), mesh.mesh_axes("vocab")) / head.vocab
-        nats = nats + head.smoothing * (scores.log_partition - mean - nats)
-    return nats + head.z_loss * jnp.square(scores.log_partition)
+    nll = scores.nll
+    if logits.smoothing:
+        mean = jax.lax.psum(scores.z.sum(-1), mesh.mesh_axes("vocab")) / logits.vocab
+        nll = nll + logits.smoothing * (scores.log_partition - mean - nll)
+    return nll + logits.z_loss * jnp.square(scores.log_partition)
 
 
-def slope(scores: Scores, weights: jax.Array, head: Head) -> jax.Array:
+def slope(scores: Scores, weights: jax.Array, logits: LogitConfig) -> jax.Array:
     """[n, V] the weighted objective's derivative by the products of hidden and rows."""
-    gain = (1.0 + 2.0 * head.z_loss * scores.log_partition) / scores.partition
+    gain = (1.0 + 2.0 * logits.z_loss * scores.log_partition) / scores.partition
     hit = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
-    slope = scores.odds * gain[:, None] - jnp.where(hit, 1.0 - head.smoothing, 0.0)
-    slope = (slope - head.smoothing / head.vocab) * weights[:, None]
-    if head.softcap is not None:
-        slope = slope * (1.0 - jnp.square(scores.z / head.softcap))
+    slope = scores.exp_scores * gain[:, None] - jnp.where(hit, 1.0 - logits.smoothing, 0.0)
+    slope = (slope - logits.smoothing / logits.vocab) * weights[:, None]
+    if logits.softcap is not None:
+        slope = slope * (1.0 - jnp.square(scores.z / logits.softcap))
     return slope

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 
 def enable_compilation_cache(cache_dir: str | None = None) -> None:

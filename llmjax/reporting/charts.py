@@ -6,13 +6,75 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from llmjax.reporting.axes import Axis
-from llmjax.reporting.numbers import tick
+from llmjax.reporting.format import tick
 
 Point = tuple[float, float]
 
 BUCKETS = 360
-"""Most columns a curve keeps; each holds its lowest and its highest point."""
+"""Columns of a curve at most; each keeps its lowest and its highest point."""
+
+
+_MULTIPLES: tuple[tuple[float, ...], ...] = (
+    (1, 1.5, 2, 3, 4, 5, 6, 8),
+    (1, 2, 3, 5),
+    (1, 2, 5),
+    (1, 3),
+    (1,),
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of values on a line; a logarithmic one has low > 0."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def position(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high end."""
+        if self.log:
+            low, high, value = (math.log(max(v, 1e-300)) for v in (self.low, self.high, value))
+        else:
+            low, high = self.low, self.high
+        return (value - low) / (high - low)
+
+    def ticks(self, most: int) -> list[float]:
+        """Round values inside the range, about `most` of them."""
+        if not self.log:
+            return _linear_ticks(self.low, self.high, most)
+        for multiples in _MULTIPLES:
+            ticks = _log_ticks(self.low, self.high, multiples)
+            if len(ticks) <= most:
+                return ticks if len(ticks) > 2 else _linear_ticks(self.low, self.high, most)
+        return ticks[:: math.ceil(len(ticks) / most)]
+
+
+def _linear_ticks(low: float, high: float, most: int) -> list[float]:
+    rough = (high - low) / most
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{n * step:.12g}") for n in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float, multiples: Sequence[float]) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [float(f"{m}e{d}") for d in decades for m in multiples]
+    return [v for v in every if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+
+
+def span(values: Sequence[float], *, log: bool = False, pad: float = 0.06) -> Axis | None:
+    """A range that contains all finite values, with some margin; None where there are none."""
+    finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    if not finite:
+        return None
+    low, high = min(finite), max(finite)
+    if log:
+        margin = (high / low) ** pad if high > low else 1.5
+        return Axis(low / margin, high * margin, log=True)
+    margin = (high - low) * pad or abs(high) * 0.1 or 1.0
+    return Axis(low - margin, high + margin)
 
 
 @dataclass(frozen=True)
@@ -20,7 +82,7 @@ class Series:
     """A curve.
 
     Attributes:
-      name: what stands at the end of the line; may be empty.
+      name: the label at the end of the line; may be empty.
       style: class that the page's style sheet colours.
       points: (step, value) by rising step; a value that is not finite breaks the line.
       dots: whether each point is marked.
@@ -35,20 +97,20 @@ class Series:
 def thin(points: Sequence[Point], axis: Axis, buckets: int = BUCKETS) -> list[Point]:
     """At most two points per column of the drawing: its lowest and its highest, in order.
 
-    Peaks and troughs survive however long the run. Breaks (values that are not finite) do too.
+    However long the run, peaks and troughs survive. So do gaps (values that are not finite).
     """
     kept: list[Point] = []
     column: list[Point] = []
-    here = -1
+    current = -1
     for point in points:
         if not math.isfinite(point[1]):
             kept += [*_extremes(column), point]
             column = []
             continue
-        there = int(axis.place(point[0]) * buckets)
-        if there != here:
+        index = int(axis.position(point[0]) * buckets)
+        if index != current:
             kept += _extremes(column)
-            column, here = [], there
+            column, current = [], index
         column.append(point)
     return kept + _extremes(column)
 
@@ -65,13 +127,13 @@ class Chart:
 
     Attributes:
       title: what is drawn, for readers who do not see it.
-      series: the curves, the most important last (it lies on top).
+      series: the curves, the most important last (drawn on top).
       x: range of steps.
-      y: range of values; what lies beyond is cut off at the frame.
+      y: range of values; what lies outside is clipped.
       references: (name, value): dashed levels to compare with.
-      width, height: size in units of which the letters are 12 high.
-      margin: room for labels to the right of the frame.
-      steps: what the numbers below the frame are; empty: the figure's title says it.
+      width, height: size in units of which the font has 12.
+      margin: space for labels to the right of the frame.
+      steps: label of the horizontal axis; empty: the figure's title says it.
     """
 
     title: str
@@ -89,7 +151,7 @@ class Chart:
     def svg(self, name: str) -> Markup:
         """The drawing; `name` must be unique on the page."""
         left, right, top, base = self.left, self._right(), self.top, self._base()
-        # Four units of room, so that dots on the frame's edge stay whole.
+        # Four units of margin, so that dots on the edge of the frame are not cut.
         frame = f'x="{left - 4}" y="{top - 4}" width="{right - left + 8}" height="{base - top + 4}"'
         ends = f"{self.x.low:.12g} {self.x.high:.12g} {self.x.log:d}"
         parts = [
@@ -114,10 +176,10 @@ class Chart:
         return self.height - self.bottom
 
     def _px(self, step: float) -> float:
-        return self.left + self.x.place(step) * (self._right() - self.left)
+        return self.left + self.x.position(step) * (self._right() - self.left)
 
     def _py(self, value: float) -> float:
-        return self._base() - self.y.place(value) * (self._base() - self.top)
+        return self._base() - self.y.position(value) * (self._base() - self.top)
 
     def _grid(self) -> list[str]:
         parts = []
@@ -138,7 +200,7 @@ class Chart:
         return [
             f'<path class="reference" d="M{self.left} {self._py(level):.1f}H{self._right()}"/>'
             for _, level in self.references
-            if 0 <= self.y.place(level) <= 1
+            if 0 <= self.y.position(level) <= 1
         ]
 
     def _curve(self, series: Series) -> str:
@@ -162,12 +224,12 @@ class Chart:
         wanted = [
             (self._py(last[1]), series.style, series.name)
             for series in self.series
-            if series.name and (last := _last(series.points)) and 0 <= self.y.place(last[1]) <= 1
+            if series.name and (last := _last(series.points)) and 0 <= self.y.position(last[1]) <= 1
         ]
         wanted += [
             (self._py(level), "reference", name)
             for name, level in self.references
-            if 0 <= self.y.place(level) <= 1
+            if 0 <= self.y.position(level) <= 1
         ]
         wanted.sort()
         places = spread([y for y, _, _ in wanted], 15, self.top + 4, self._base() - 4)
@@ -182,7 +244,7 @@ def _last(points: Sequence[Point]) -> Point | None:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones (rising), at least `gap` apart, inside the range if they fit."""
+    """Positions near the wanted ones (rising), at least `gap` apart, in the range if they fit."""
     places: list[float] = []
     for place in wanted:
         places.append(max(place, low if not places else places[-1] + gap))

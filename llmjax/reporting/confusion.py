@@ -1,32 +1,28 @@
-"""Which labels are taken for which: a table whose cells are shaded by their share of a row."""
+"""A confusion matrix as a table whose cells are shaded by their share of a row."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmjax.reporting.numbers import count, percent
-from llmjax.reporting.samples import visible
+from llmjax.reporting.format import count, percent, show_controls
 
-MOST = 20
+MAX_LABELS = 20
 """Labels that are shown; of more, the most frequent ones."""
-MOST_PAIRS = 10
+MAX_PAIRS = 10
 FAINTEST, STRONG = 7, 65
-"""Per cent of colour: of any count above zero; from where letters change to the paper's colour."""
+"""Per cent of colour: of any count above zero; from where text has the paper's colour."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How often one label was told where another (or the same) is true."""
+    """How often one label was predicted where another (or the same) is true."""
 
     count: str
     title: str
     share: int
-    right: bool
-
-    @property
-    def strong(self) -> bool:
-        return self.share >= STRONG
+    correct: bool
+    strong: bool
 
 
 @dataclass(frozen=True)
@@ -34,12 +30,12 @@ class Confusion:
     """The table.
 
     Attributes:
-      labels: of rows (what is true) and columns (what was told).
-      rows: cells by truth.
-      upright: whether the labels fit above their columns as they are.
+      labels: of rows (true labels) and columns (predicted labels).
+      rows: cells by true label.
+      upright: whether the labels fit above their columns horizontally.
       note: what is left out; may be empty.
-      pairs: (truth, told, times, share of the truth's rows), the most frequent mix-ups, where not
-        all labels are shown.
+      pairs: (true label, prediction, count, share of the true label's rows), the most frequent
+        confusions, where not all labels are shown.
     """
 
     labels: Sequence[str]
@@ -54,16 +50,16 @@ class Confusion:
 
 
 def confusion(table: Mapping[str, Any]) -> Confusion | None:
-    """The table of {"labels": [C names], "counts": [C][C], truth down}; None of anything else."""
+    """The table of {"labels": [C names], "counts": [C][C], true by predicted}, or None."""
     labels, counts = _read(table)
     if not labels:
         return None
     sums = [sum(row) for row in counts]
     order = sorted(range(len(labels)), key=lambda k: -sums[k])
-    shown = sorted(order[:MOST])
+    shown = sorted(order[:MAX_LABELS])
     note, pairs = "", []
-    if len(labels) > MOST:
-        note = f"The {MOST} most frequent of {count(len(labels))} labels."
+    if len(labels) > MAX_LABELS:
+        note = f"The {MAX_LABELS} most frequent of {count(len(labels))} labels."
         pairs = _pairs(labels, counts, sums)
     names = [labels[k] for k in shown]
     return Confusion(
@@ -80,9 +76,10 @@ def _cell(
 ) -> Cell:
     times = counts[i][j]
     share = times / sums[i] if sums[i] else 0.0
-    title = f"{labels[i]} told as {labels[j]}: {count(times)}, {percent(share)} of {labels[i]}"
+    title = f"{labels[i]} predicted as {labels[j]}: {count(times)}, "
+    title += f"{percent(share)} of {labels[i]}"
     shade = FAINTEST + round((100 - FAINTEST) * share) if times else 0
-    return Cell(count(times) if times else "", title, shade, i == j)
+    return Cell(count(times) if times else "", title, shade, i == j, shade >= STRONG)
 
 
 def _pairs(
@@ -92,7 +89,7 @@ def _pairs(
     wrong = [(counts[i][j], i, j) for i in size for j in size if i != j and counts[i][j]]
     return [
         (_cut(labels[i]), _cut(labels[j]), count(times), percent(times / sums[i]))
-        for times, i, j in sorted(wrong, reverse=True)[:MOST_PAIRS]
+        for times, i, j in sorted(wrong, reverse=True)[:MAX_PAIRS]
     ]
 
 
@@ -105,7 +102,7 @@ def _read(table: Mapping[str, Any]) -> tuple[list[str], list[list[float]]]:
         isinstance(row, list) and len(row) == len(labels) and all(map(_is_count, row))
         for row in counts
     )
-    return ([visible(str(name)) for name in labels], counts) if square else ([], [])
+    return ([show_controls(str(name)) for name in labels], counts) if square else ([], [])
 
 
 def _is_count(value: Any) -> bool:

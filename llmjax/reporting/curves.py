@@ -1,4 +1,4 @@
-"""Which curves the page shows, and in which frames."""
+"""Which curves the page shows, and how."""
 
 import itertools
 import json
@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from llmjax.evaluation.baselines import Baseline
-from llmjax.reporting.axes import Axis, span
-from llmjax.reporting.charts import Chart, Point, Series, thin
-from llmjax.reporting.history import History, column, quality, split_evals
-from llmjax.reporting.numbers import power, tick
+from llmjax.metrics.names import in_words, is_fraction, task_metrics
+from llmjax.reporting.charts import Axis, Chart, Point, Series, span, thin
+from llmjax.reporting.format import power, tick
+from llmjax.reporting.records import History, column, quality, split_evals
 
 SMOOTH_FROM = 60
-"""A noisy curve with at least so many points is drawn faintly, with its running mean on top."""
+"""Points from which a noisy curve is drawn faintly, with its running mean on top."""
 
 FINENESS = 500
-"""Stretches of a curve that are shorter than this part of the way to them are drawn as one."""
+"""Stretches of a curve shorter than this part of the way to them are drawn as one."""
+
+MAX_TASK_METRICS = 3
+"""Metrics drawn of each of several tasks, its loss among them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class View:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: drawings of the same curves, and their values for the read-out."""
+    """A figure of the page: drawings of the same curves, and their values for the pointer."""
 
     key: str
     title: str
@@ -46,14 +49,15 @@ def figures(history: History, baselines: Sequence[Baseline], *, tasks: int = 0) 
 
     Args:
       history: what was logged.
-      baselines: the compressors' figures, a level to pass.
-      tasks: how many were learnt, whose figures are drawn elsewhere; 0: text was.
+      baselines: the classical compressors' sizes; the first is a reference level.
+      tasks: of a fine-tuned run: how many; 0 for a run on text.
     """
     unit = "" if tasks else "nats per target"
     if tasks > 1:
-        unit = "held-out: the mean of all tasks; train: of the tasks that had their turn"
-    found = (
-        _learning(history, baselines, unit),
+        unit = "validation: mean of all tasks; train: of the tasks of the batch"
+    candidates = (
+        _learning_curve(history, baselines, unit),
+        *(_task_curves(history) if tasks else ()),
         None if tasks and history.evals else _accuracy(history),
         _small(history, "learning_rate", "Learning rate", smooth=False),
         _small(history, "gradient_norm", "Gradient norm", log=True),
@@ -62,47 +66,46 @@ def figures(history: History, baselines: Sequence[Baseline], *, tasks: int = 0) 
             history, "data_wait_share", "Waiting for data", "% of the time", scale=100, zero=True
         ),
     )
-    return [figure for figure in found if figure is not None]
+    return [figure for figure in candidates if figure is not None]
 
 
-def _learning(history: History, baselines: Sequence[Baseline], unit_of_loss: str) -> Figure | None:
-    """Bits per byte of training batches and of held-out text, with xz as the level to pass."""
+def _learning_curve(
+    history: History, baselines: Sequence[Baseline], loss_unit: str
+) -> Figure | None:
+    """Bits per byte (or loss) of training batches and of validation text, with xz as reference."""
     key = quality([*history.train, *history.evals])
-    name, unit = ("Bits per byte", "") if key == "bits_per_byte" else ("Loss", unit_of_loss)
+    name, unit = ("Bits per byte", "") if key == "bits_per_byte" else ("Loss", loss_unit)
     logged = column(history.train, key)
     train = condense(logged)
-    heldout, part = (column(lines, key) for lines in split_evals(history.evals))
-    points = [*train, *part, *heldout]
-    levels = [(b.name, b.bits_per_byte) for b in baselines[:1]]
+    validation, part = (column(lines, key) for lines in split_evals(history.evals))
+    points = [*train, *part, *validation]
+    levels = [(baseline.name, baseline.bits_per_byte) for baseline in baselines[:1]]
     steps = steps_axis(points)
-    whole = span([v for _, v in points] + [v for _, v in levels], log=True)
-    if whole is None or steps is None or not _finite(points):
+    y = span([v for _, v in points] + [v for _, v in levels], log=True)
+    if y is None or steps is None or not _finite(points):
         return None
     series = (
         *smoothed("train", logged),
-        *([Series("held-out, part", "part", part, dots=True)] if part else []),
-        Series("held-out", "heldout", heldout, dots=True),
+        *([Series("validation, part", "part", part, dots=True)] if part else []),
+        Series("validation", "validation", validation, dots=True),
     )
-    curves = {"train": train, "a part of the held-out text": part, "held-out": heldout}
-    title = in_sentence(f"{name} by step", curves)
+    curves = {"train": train, "part of the validation text": part, "validation": validation}
+    title = describe(f"{name} by step", curves)
     margin = 104 if part else 84
-    chart = Chart(title, series, steps, whole, levels, width=940, height=380, margin=margin)
+    chart = Chart(title, series, steps, y, levels, width=940, height=380, margin=margin)
     views = [_view("", chart, "bpb")]
     first = min((step for step, _ in _finite(points) if step > 0), default=steps.high)
     late = [point for point in points if point[0] >= steps.high / 10]
     close = span([v for _, v in late] + [v for _, v in levels])
     if steps.high > 20 * first and close is not None:
-        views = [
-            _view("log steps", replace(chart, x=replace(steps, low=first, log=True)), "bpb-log"),
-            _view(
-                "close-up", replace(chart, x=replace(steps, low=steps.high / 10), y=close), "bpb"
-            ),
-        ]
+        log_steps = replace(chart, x=replace(steps, low=first, log=True))
+        close_up = replace(chart, x=replace(steps, low=steps.high / 10), y=close)
+        views = [_view("log steps", log_steps, "bpb-log"), _view("close-up", close_up, "bpb")]
     return Figure("bits_per_byte", name, unit, views, values_json(series, steps))
 
 
 def _accuracy(history: History) -> Figure | None:
-    """Of what is hidden, how much is told rightly; of objectives that have no bits per byte."""
+    """Accuracy on the targets, for objectives without bits per byte."""
     if quality([*history.train, *history.evals]) == "bits_per_byte":
         return None
     return _small(history, "accuracy", "Accuracy", "% of the targets", scale=100, zero=True)
@@ -122,7 +125,7 @@ def _small(
     """A small figure of one column of the training lines; tiny values in powers of ten."""
     logged = [(step, scale * value) for step, value in column(history.train, key)]
     points = condense(logged)
-    title_in_words = in_sentence(f"{title} by step", {"": points})
+    description = describe(f"{title} by step", {"": points})
     values = [value for _, value in points]
     x, y = steps_axis(points), span(values)
     if x is None or y is None:
@@ -133,15 +136,50 @@ def _small(
         points = condense(logged)
         unit = f"in units of {power(10.0**exponent)} {unit}".strip()
         y = span([value for _, value in points]) or y
-    rising = span(values, log=True) if log else None
-    if rising is not None and rising.high > 8 * rising.low:
-        y, unit = rising, "logarithmic"
+    log_y = span(values, log=True) if log else None
+    if log_y is not None and log_y.high > 8 * log_y.low:
+        y, unit = log_y, "logarithmic"
     elif zero or min(value for _, value in _finite(points)) >= 0:
         y = Axis(0.0, y.high)
     series = smoothed("", logged) if smooth else (Series("", "train", points),)
-    chart = Chart(title_in_words, series, x, y)
-    views = [View("", chart.svg(key))]
+    views = [View("", Chart(description, series, x, y).svg(key))]
     return Figure(key, title, unit, views, values_json(series, x))
+
+
+def _task_curves(history: History) -> list[Figure | None]:
+    """A chart of each metric that evaluations logged; a single task's loss has the large one."""
+    tasks = task_metrics(dict.fromkeys(name for line in history.evals for name in line))
+    single = len(tasks) == 1
+    first = MAX_TASK_METRICS - 1
+    shown = [
+        (task, name)
+        for task, names in tasks.items()
+        for name in (names if single else [*names[:first], *names[first:][-1:]])
+        if name != "loss"
+    ]
+    return [_task_curve(history, task, name, index) for index, (task, name) in enumerate(shown)]
+
+
+def _task_curve(history: History, task: str, name: str, index: int) -> Figure | None:
+    scale = 100.0 if is_fraction(name) else 1.0
+    validation = [(step, scale * value) for step, value in column(history.evals, name)]
+    train = []
+    if name == "accuracy":
+        train = [(step, scale * value) for step, value in column(history.train, name)]
+    x = steps_axis([*column(history.train, "loss"), *validation])
+    series: Sequence[Series] = (
+        *(smoothed("train", train) if train else ()),
+        Series("validation", "validation", validation, dots=True),
+    )
+    y = span([value for each in series for _, value in each.points if each.style != "raw"])
+    if x is None or y is None:
+        return None
+    words = in_words(name)
+    title = f"{task}: {words}" if task else words[:1].upper() + words[1:]
+    description = describe(f"{title} by step", {"train": train, "validation": validation})
+    key = f"task-{index}"
+    views = [View("", Chart(description, series, x, y, margin=72).svg(key))]
+    return Figure(key, title, "%" if scale == 100 else "", views, values_json(series, x))
 
 
 def _view(name: str, chart: Chart, key: str) -> View:
@@ -159,7 +197,7 @@ def steps_axis(points: Sequence[Point]) -> Axis | None:
 
 
 def smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
-    """A curve; where it has many points, faintly behind its running mean."""
+    """A curve; if it has many points, faint and behind its running mean."""
     finite = _finite(points)
     if len(finite) < SMOOTH_FROM:
         return (Series(name, "train", points),)
@@ -168,10 +206,10 @@ def smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
 
 
 def condense(points: Sequence[Point]) -> list[Point]:
-    """A long curve with a few thousand points, its peaks, troughs, breaks and ends among them.
+    """A long curve as a few thousand points, with its peaks, troughs, gaps and ends.
 
     Stretches of 1/FINENESS of the way so far shrink to their lowest and highest point, which is
-    finer than a drawing, with linear steps or logarithmic ones.
+    finer than a drawing, with linear and with logarithmic steps.
     """
     kept: list[Point] = []
     start = 0
@@ -180,8 +218,8 @@ def condense(points: Sequence[Point]) -> list[Point]:
         stretch = points[start:stop]
         finite = _finite(stretch)
         ends = {min(finite, key=_value), max(finite, key=_value)} if finite else set()
-        broken = next((point for point in stretch if not math.isfinite(point[1])), None)
-        kept += sorted({*ends, broken} if broken else ends, key=_step)
+        gap = next((point for point in stretch if not math.isfinite(point[1])), None)
+        kept += sorted({*ends, gap} if gap else ends, key=_step)
         start = stop
     return [*kept, points[-1]] if points and kept[-1] != points[-1] else kept
 
@@ -195,7 +233,7 @@ def _value(point: Point) -> float:
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:
-    """Each value becomes the mean of its neighbours: 3 % of the way behind and ahead of it.
+    """Each value becomes the mean of its neighbours, 3 % of the way before and after it.
 
     The window grows with the index: the steep start is not blurred, the calm end is not noisy.
     """
@@ -208,29 +246,29 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     return means
 
 
-def in_sentence(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
-    """What a curve shows, for those who do not see it."""
-    said = []
+def describe(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
+    """What a chart shows, for those who do not see it."""
+    parts = []
     for name, points in curves.items():
         if finite := _finite(points):
             (start, first), (end, final) = finite[0], finite[-1]
             low, high = (pick(value for _, value in finite) for pick in (min, max))
-            said.append(
+            parts.append(
                 f"{name} from {tick(first)} at step {start:,.0f} to {tick(final)} at step "
                 f"{end:,.0f}, between {tick(low)} and {tick(high)}".strip()
             )
-    return f"{title}: {'; '.join(said)}"
+    return f"{title}: {'; '.join(parts)}"
 
 
 def values_json(series: Sequence[Series], steps: Axis) -> Markup:
-    """The curves as JSON for the read-out, thinned both for linear and for logarithmic steps."""
+    """The curves as JSON for the pointer, thinned for both linear and logarithmic steps."""
     log = replace(steps, low=min(1.0, steps.high / 2), log=True)
     curves = []
-    for one in series:
-        if one.style == "raw":
+    for each in series:
+        if each.style == "raw":
             continue
-        points = _finite(one.points)
+        points = _finite(each.points)
         kept = sorted({*thin(points, steps), *thin([p for p in points if p[0] > 0], log)})
         shown = [[step, float(f"{value:.4g}")] for step, value in kept]
-        curves.append({"name": one.name, "points": shown})
+        curves.append({"name": each.name, "points": shown})
     return Markup(json.dumps(curves, separators=(",", ":")).replace("<", "\\u003c"))

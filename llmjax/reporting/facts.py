@@ -1,4 +1,4 @@
-"""What a run was and did, as lines of tables: label, value, and how the value was arrived at."""
+"""What a run was and did, as lines of tables: label, value, and how the value is defined."""
 
 import math
 import statistics
@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from llmjax.reporting.history import History, Line, column, last, number, quality, split_evals
-from llmjax.reporting.numbers import count, duration, flops, percent, power, short, size
-from llmjax.reporting.record import flops_per_token, known_number, part
+from llmjax.reporting.format import count, duration, flops, percent, power, short, size
+from llmjax.reporting.records import (
+    History,
+    Line,
+    column,
+    finite_number,
+    flops_per_token,
+    last,
+    number,
+    quality,
+    section,
+    split_evals,
+)
 from llmjax.run.config.schema import Config
 
 
@@ -26,25 +36,25 @@ UNKNOWN = "not recorded"
 
 
 def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
-    """The model's shape."""
+    """The architecture, and what of it was trained."""
     model = config.model
     layers = {"encoder": model.num_encoder_layers, "decoder": model.num_decoder_layers}
     stacks = [f"{number} {name}" for name, number in layers.items() if number]
     heads = f"{model.num_heads} of width {model.head_width}"
     heads += f", {model.kv_heads} for keys and values" if model.kv_heads != model.num_heads else ""
     mlp = f"{count(model.mlp_width)} wide, {'gated ' if model.gated else ''}{model.activation}"
-    parameters = known_number(recorded, "parameters")
-    vocabulary = model.vocab_size or known_number(recorded, "vocab_size")
-    learning = known_number(recorded, "learning")
-    part_learns = parameters and learning is not None and learning < parameters
+    parameters = finite_number(recorded, "parameters")
+    vocabulary = model.vocab_size or finite_number(recorded, "vocab_size")
+    trainable = finite_number(recorded, "learning")
+    trained_in_part = parameters and trainable is not None and trainable < parameters
     return [
         Fact("Parameters", _known(parameters, count)),
         *(
-            [Fact("Of which learn", f"{count(learning)} ({percent(learning / parameters, 2)})")]
-            if part_learns and parameters and learning is not None
+            [Fact("Trainable", f"{count(trainable)} ({percent(trainable / parameters, 2)})")]
+            if trained_in_part and parameters and trainable is not None
             else []
         ),
-        *([Fact("Begun from", config.init_from)] if config.init_from else []),
+        *([Fact("Initialized from", config.init_from)] if config.init_from else []),
         Fact("Layers", ", ".join(stacks)),
         Fact("Width", count(model.d_model)),
         Fact("Attention heads", heads),
@@ -52,16 +62,16 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
         Fact("Norm and positions", f"{model.norm_placement}-{model.norm}, {model.positions}"),
         Fact("Vocabulary", _known(vocabulary, count)),
         Fact("Row length", f"{count(config.data.length)} tokens"),
-        Fact("Computes in", config.compute.dtype),
+        Fact("Compute dtype", config.compute.dtype),
     ]
 
 
 def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | None) -> list[Fact]:
-    """The text: how much of it there was, how it was cut and read."""
+    """The text: how much of it there was, how it was split and tokenized."""
     facts = [Fact("Sources", ", ".join(source.kind for source in config.data.sources))]
-    for share, label in (("train", "Training text"), ("heldout", "Held-out text")):
+    for split, label in (("train", "Training text"), ("heldout", "Validation text")):
         documents, length, tokens = (
-            known_number(recorded, f"{share}_{what}") for what in ("documents", "bytes", "tokens")
+            finite_number(recorded, f"{split}_{what}") for what in ("documents", "bytes", "tokens")
         )
         known = [
             f"{count(documents)} documents" if documents is not None else "",
@@ -72,12 +82,12 @@ def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | Non
     facts.append(
         Fact(
             "Split",
-            f"{percent(config.data.heldout_fraction, 0)} of documents held out",
+            f"{percent(config.data.validation_fraction, 0)} of documents for validation",
             "by a hash of the document",
         )
     )
     facts.append(Fact("Tokenizer", config.tokenizer.kind))
-    stored, tokens = (known_number(recorded, f"train_{what}") for what in ("bytes", "tokens"))
+    stored, tokens = (finite_number(recorded, f"train_{what}") for what in ("bytes", "tokens"))
     if stored and tokens:
         facts.append(Fact("Bytes per token", f"{stored / tokens:.2f}", "training text"))
     if tokens and trained:
@@ -88,7 +98,7 @@ def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | Non
 def work_facts(
     history: History, environment: Mapping[str, Any], seconds: float | None
 ) -> list[Fact]:
-    """Steps, tokens, time and arithmetic, each with its accounting."""
+    """Steps, tokens, time and FLOPs, each with its accounting."""
     train = history.train
     if not train:
         return [Fact("Steps", "none logged")]
@@ -99,12 +109,11 @@ def work_facts(
     memory = max(_finite(train, "device_memory_bytes"), default=None)
     facts = [
         Fact("Steps", count(train[-1]["step"])),
-        Fact("Tokens trained on", _known(trained, count), "that the model read"),
+        Fact("Tokens trained on", _known(trained, count), "read by the model"),
         Fact(
             "Wall-clock time",
             _known(seconds, duration),
-            "of each start, from the prepared text to its last line; evaluations and samples "
-            "included",
+            "of each start, from the prepared text to its last line, with evaluations and samples",
         ),
         Fact(
             "Throughput", _known(speeds[0], lambda v: f"{short(v)} tokens/s"), "median of the log"
@@ -113,14 +122,14 @@ def work_facts(
             "Training compute",
             f"{power(each * trained)} FLOPs" if each and trained else UNKNOWN,
             f"{power(each)} per token: 6 for each weight it is multiplied with, and attention "
-            "without discount for causality (PaLM, appendix B); what is recomputed counts once"
+            "without discount for causality (PaLM, appendix B); recomputation is not counted"
             if each
             else "",
         ),
         Fact("Model FLOP/s", _known(speeds[1], flops), "median, same accounting"),
         Fact(
             "MFU",
-            percent(mfu) if mfu is not None else "not stated: the device's peak is not known",
+            percent(mfu) if mfu is not None else "unknown: no peak is known for this device",
             "model FLOP/s / the devices' bfloat16 peak" if mfu is not None else "",
         ),
         Fact("Waiting for data", _known(wait, percent), "median share of the time"),
@@ -132,13 +141,13 @@ def work_facts(
 
 
 def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
-    """The machine and the programs of the latest start."""
+    """The machine and the versions of the latest start."""
     if not session:
         return [Fact("Machine, versions, command", UNKNOWN)]
-    machine, devices = part(session, "machine"), part(session, "devices")
-    started = known_number(session, "started")
-    cores, memory = known_number(machine, "cores"), known_number(machine, "memory_bytes")
-    number, processes = known_number(devices, "count"), known_number(devices, "processes")
+    machine, devices = section(session, "machine"), section(session, "devices")
+    started = finite_number(session, "started")
+    cores, memory = finite_number(machine, "cores"), finite_number(machine, "memory_bytes")
+    number, processes = finite_number(devices, "count"), finite_number(devices, "processes")
     kind = _text(devices, "kind")
     kind = "CPU device" if kind == "cpu" else kind
     where = f"{_known(number, count)} {kind}" if number is not None else UNKNOWN
@@ -148,10 +157,10 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
     processor += f", {count(cores)} core{'' if cores == 1 else 's'}" if cores is not None else ""
     processor += f", {size(memory)} memory" if memory is not None else ""
     commit = _text(session, "git_commit")
-    changed = "with changes since" if commit.endswith("+") else ""
-    versions = [f"{name} {value}" for name, value in part(session, "versions").items()]
+    changed = "with uncommitted changes" if commit.endswith("+") else ""
+    versions = [f"{name} {value}" for name, value in section(session, "versions").items()]
     return [
-        Fact("Started", _known(started, _moment)),
+        Fact("Started", _known(started, _utc)),
         Fact("Devices", where),
         Fact("Processor", processor),
         Fact("System", _text(machine, "system")),
@@ -161,16 +170,16 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
 
 
 def evaluation_facts(history: History) -> list[Fact]:
-    """The last evaluation's figures, and the best one where it came earlier."""
-    like, _ = split_evals(history.evals)
-    if quality(like) == "loss":
-        return _drawn_facts(like)
-    scored = [line for line in like if math.isfinite(number(line, "bits_per_byte"))]
+    """The last evaluation, and the best one where it came earlier."""
+    same, _ = split_evals(history.evals)
+    if quality(same) == "loss":
+        return _sampled_facts(same)
+    scored = [line for line in same if math.isfinite(number(line, "bits_per_byte"))]
     if not scored:
         return [Fact("Bits per byte", "not evaluated yet")]
     line = scored[-1]
-    bits, loss = number(line, "bits_per_byte"), known_number(line, "loss")
-    length, tokens = (known_number(line, f"heldout_{what}") for what in ("bytes", "tokens"))
+    bits, loss = number(line, "bits_per_byte"), finite_number(line, "loss")
+    length, tokens = (finite_number(line, f"heldout_{what}") for what in ("bytes", "tokens"))
     facts = [
         Fact("Step", count(line["step"])),
         Fact("Bits per byte", f"{bits:.4f}", "nats / (ln 2 · UTF-8 bytes)"),
@@ -181,22 +190,22 @@ def evaluation_facts(history: History) -> list[Fact]:
         text = f"{count(length)} bytes"
         text += f", {count(tokens)} tokens" if tokens is not None else ""
         facts.append(Fact("Text scored", text, "end-of-text tokens included"))
-    best = min(scored, key=lambda one: number(one, "bits_per_byte"))
+    best = min(scored, key=lambda each: number(each, "bits_per_byte"))
     if best is not line:
         value = f"{number(best, 'bits_per_byte'):.4f} bits per byte"
         facts.append(Fact("Best so far", value, f"step {count(best['step'])}"))
     return facts
 
 
-def _drawn_facts(lines: Sequence[Line]) -> list[Fact]:
-    """Of an objective that hides tokens: what it is to tell, and how well it does."""
+def _sampled_facts(lines: Sequence[Line]) -> list[Fact]:
+    """For an objective that predicts sampled tokens rather than every next one."""
     line = lines[-1]
-    hidden = known_number(line, "heldout_tokens")
+    targets = finite_number(line, "heldout_tokens")
     return [
         Fact("Step", count(line["step"])),
-        Fact("Accuracy", _known(known_number(line, "accuracy"), lambda v: percent(v, 2))),
-        Fact("Loss per hidden token", _known(known_number(line, "loss"), "{:.4f} nats".format)),
-        Fact("Hidden tokens", _known(hidden, count), "drawn from a fixed seed"),
+        Fact("Accuracy", _known(finite_number(line, "accuracy"), lambda v: percent(v, 2))),
+        Fact("Loss per target", _known(finite_number(line, "loss"), "{:.4f} nats".format)),
+        Fact("Target tokens", _known(targets, count), "sampled with a fixed seed"),
     ]
 
 
@@ -218,8 +227,8 @@ def _median(lines: Sequence[Line], key: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _moment(seconds: float) -> str:
-    """A moment in universal time."""
+def _utc(seconds: float) -> str:
+    """A time in UTC."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%-d %B %Y, %H:%M UTC")
     except (ValueError, OverflowError, OSError):  # no year from 1 to 9999

@@ -1,4 +1,4 @@
-// Reads values off the curves under the pointer. The page is complete without it.
+// Shows the curves' values at the pointer. The page is complete without it.
 for (const figure of document.querySelectorAll("figure.plot")) {
   const curves = JSON.parse(figure.querySelector("script").textContent);
   const output = figure.querySelector("output");

@@ -24,7 +24,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Group:
+class SettingGroup:
     """The settings of one part of the config."""
 
     title: str
@@ -36,10 +36,10 @@ class Group:
         return sum(setting.changed for setting in self.settings)
 
 
-def groups(config: Config) -> list[Group]:
+def setting_groups(config: Config) -> list[SettingGroup]:
     """Every field of a config, those of the run itself first, then part by part."""
     base = Config()
-    found: dict[str, list[Setting]] = {"run": []}
+    grouped: dict[str, list[Setting]] = {"run": []}
     for row in rows(config):
         part = dataclasses.is_dataclass(getattr(config, row.path[0]))
         title, path = (row.path[0], row.path[1:]) if part else ("run", row.path)
@@ -49,8 +49,8 @@ def groups(config: Config) -> list[Group]:
             default=_default(config, base, row),
             doc=row.doc,
         )
-        found.setdefault(title, []).append(setting)
-    return [Group(title, settings) for title, settings in found.items()]
+        grouped.setdefault(title, []).append(setting)
+    return [SettingGroup(title, settings) for title, settings in grouped.items()]
 
 
 def _default(config: Config, base: Config, row: Row) -> str | None:
@@ -82,7 +82,7 @@ def _at(base: Any, value: Any, path: Path) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value as the command line spells it: none, true, 0.0003, a b."""
+    """A value in the spelling of the command line: none, true, 0.0003, a b."""
     if dataclasses.is_dataclass(value):
         return str(getattr(value, "kind", type(value).__name__))
     if value is None or isinstance(value, bool):

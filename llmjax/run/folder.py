@@ -28,10 +28,8 @@ from llmjax.errors import UserError
 from llmjax.run.config.checks import added_parts, blocking_differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
-from llmjax.storage.json_documents import DOCUMENT, read_json
-from llmjax.storage.json_text import json_text
-from llmjax.storage.names import check_utf8
-from llmjax.storage.writing import write_atomically
+from llmjax.storage.json_documents import DOCUMENT, json_text, read_json
+from llmjax.storage.writing import check_utf8, write_atomically
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Run:
 
     @property
     def compression(self) -> Path:
-        """What the last archive came to, as JSON; see `llmjax.compression.record`."""
+        """What the last archive came to, as JSON; see `llmjax.compression.results`."""
         return self.folder / "compression.json"
 
     @property

@@ -11,9 +11,8 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.files import steps as finished
-from llmjax.run.checkpoint.params import stored_leaves
 from llmjax.run.checkpoint.progress import read_progress
-from llmjax.run.checkpoint.reading import complete_step, read_params
+from llmjax.run.checkpoint.reading import complete_step, read_params, stored_leaves
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree, join, split
@@ -102,7 +101,7 @@ def frozen_names(run: Run) -> frozenset[str]:
 def named(tree: Tree, names: frozenset[str]) -> Tree:
     """The tree of bools that says which leaves are among those named by dotted path."""
 
-    def one(path: Any, leaf: Any) -> bool:
-        return ".".join(str(getattr(key, "key", key)) for key in path) in names
+    def is_named(path: Any, leaf: Any) -> bool:
+        return jax.tree_util.keystr(path, simple=True, separator=".") in names
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(is_named, tree)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmjax.errors import UserError
-from llmjax.storage.json_documents import DOCUMENT, read_json
-from llmjax.storage.json_text import json_text
-from llmjax.storage.seals import sealed, unsealed
+from llmjax.storage.checksums import check_checksum, with_checksum
+from llmjax.storage.json_documents import DOCUMENT, json_text, read_json
 from llmjax.storage.writing import write_atomically
 
 ORIGIN = "origin.json"
@@ -64,11 +63,11 @@ def read_origin(run: Path) -> Origin | None:
         return None
     stored = read_json(path, limits=DOCUMENT, fix=AGAIN)
     try:
-        return Origin(**unsealed(stored, path))
+        return Origin(**check_checksum(stored, path))
     except (AttributeError, TypeError) as error:  # no object, or of other names
         raise UserError(path, f"cannot be read: {error}", AGAIN) from error
 
 
 def write_origin(run: Path, origin: Origin) -> None:
     """Writes a run's origin.json."""
-    write_atomically(run / ORIGIN, json_text(sealed(vars(origin)), indent=1) + "\n")
+    write_atomically(run / ORIGIN, json_text(with_checksum(vars(origin)), indent=1) + "\n")

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket
 from llmjax.errors import UserError
-from llmjax.losses import nats_at
+from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
@@ -225,5 +225,5 @@ def _told(
     places: jax.Array,
     targets: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    nats, hits = nats_at(model, params, batch, places, targets)
+    nats, hits = nll_at(model, params, batch, places, targets)
     return reshard(nats, None, None), reshard(hits, None, None)

@@ -17,7 +17,7 @@ from llmjax.data.text.corpus import Document
 from llmjax.data.tokenizers.tokenizer import Tokenizer, utf8
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
-from llmjax.losses import token_nats
+from llmjax.losses.token_loss import token_nll
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -176,7 +176,7 @@ def window_sizes(config: ModelConfig, context: int | None, stride: int | None) -
 @partial(jax.jit, static_argnames="model")
 def _nats(model: Model, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     # Every process needs all of them, and they are few: four bytes a token.
-    return reshard(token_nats(model, params, batch), None, None)
+    return reshard(token_nll(model, params, batch), None, None)
 
 
 def _read(nats: jax.Array, slots: list[Slot]) -> Iterator[tuple[Window, np.ndarray]]:

@@ -21,7 +21,7 @@ from llmjax.data.text.corpus import Document
 from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
-from llmjax.losses import nats_at
+from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
@@ -150,5 +150,5 @@ def _store(documents: Sequence[Document]) -> TokenStore:
 def _told(model: Model, params: Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Nats of each target, and whether it is the likeliest; whole on every device."""
     places = jnp.broadcast_to(jnp.arange(batch["targets"].shape[1]), batch["targets"].shape)
-    nats, hits = nats_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
+    nats, hits = nll_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
     return reshard(nats, None, None), reshard(hits, None, None)

@@ -5,14 +5,14 @@ nested too deep. Here a document is measured before a value of it is made.
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.storage.bounded import MIB, read_bytes, size_text
-from llmjax.storage.encodings import other_encoding
+from llmjax.storage.bounded import MIB, other_encoding, read_bytes, regular_file, size_text
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,52 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the name {twice!r} stands twice in one object")
     return result
+
+
+def json_lines(
+    path: str | Path, *, limits: JsonLimits = RECORD, fix: str = "check the file"
+) -> Iterator[tuple[bytes, Any]]:
+    """Each line with its value; empty lines are left out.
+
+    A line that a killed process left half-written, that is longer than the limits, or that is
+    something else than JSON comes as (b"", None); the next one is read as ever. At most one line is
+    held.
+
+    Args:
+      path: a regular file.
+      limits: of a line.
+      fix: what the message advises.
+
+    Raises:
+      UserError: it does not exist, is no regular file, or cannot be read.
+    """
+    with regular_file(path, fix=fix) as file:
+        while line := file.readline(limits.size + 1):
+            whole = line.endswith(b"\n") or len(line) <= limits.size
+            while not (line.endswith(b"\n") or len(line) <= limits.size):
+                line = file.readline(limits.size + 1)  # the rest of one that is too long
+            if not whole:
+                yield b"", None
+            elif line.strip():
+                try:
+                    yield line, parse_json(line, path, limits=limits)
+                except UserError:
+                    yield b"", None
+
+
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    """The JSON of plain data, with characters as they are.
+
+    Halves of characters, by which Python keeps the bytes of names that are not UTF-8, are escaped,
+    so that the text can be written and a reader gets the same name back.
+
+    Args:
+      value: plain data.
+      indent: spaces of a level; None for a single line.
+      ascii_only: escape all that is not ASCII.
+    """
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)

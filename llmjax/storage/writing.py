@@ -1,8 +1,10 @@
-"""Files that readers see either as they were or complete."""
+"""Where and how files are written: readers see them either as they were or complete."""
 
 import os
 import tempfile
 from pathlib import Path
+
+from llmjax.errors import UserError
 
 
 def new_file_mode() -> int:
@@ -49,3 +51,30 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def check_utf8(path: str | Path) -> None:
+    """Tells beforehand what tensorstore, which writes checkpoints, would fail at.
+
+    Args:
+      path: counts with all folders above it.
+
+    Raises:
+      UserError: it has bytes that are not UTF-8, or a NUL.
+    """
+    if "\0" in str(path):
+        raise UserError(repr(str(path)), "has a NUL, which no name can have")
+    try:
+        str(Path(path).absolute()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        reason = "has a name that is not UTF-8, and checkpoints need one that is"
+        raise UserError(path, reason, "rename it, or the folder above it") from error
+
+
+def cache_root(cache_dir: str | None = None) -> Path:
+    """The folder of caches: as configured, or where the environment says (see DataConfig)."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if own := os.environ.get("LLMJAX_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmjax"

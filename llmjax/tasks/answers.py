@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -102,7 +102,7 @@ class Answers(OfTokens):
         ends = jnp.moveaxis(logits, -1, 1)[:, None]
         own = jnp.where(inside[:, :, None], ends, NEVER)
         halves = jnp.broadcast_to(0.5 * batch["slot_weights"][..., None], targets.shape)
-        return Loss(*softmax_cross_entropy(own, targets, halves))
+        return softmax_cross_entropy(own, targets, halves)
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         logits = self.logits(self.config, self.head, model, params, batch, None)

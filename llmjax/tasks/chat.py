@@ -10,7 +10,8 @@ import numpy as np
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.losses import Loss, causal_loss
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -82,7 +83,7 @@ class Chat:
         return found
 
     def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
-        return causal_loss(model, body(params), batch, dropout_key=key)
+        return token_loss(model, body(params), batch, dropout_key=key)
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         nats, hits, weights = told_in_slots(model, params, batch)

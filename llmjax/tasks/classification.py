@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -63,7 +63,7 @@ class Classification(OfTexts):
         logits = self.logits(self.config, self.head, model, params, batch, key)
         targets = batch["slot_targets"][..., 0].astype(jnp.int32)
         smoothing = self.config.label_smoothing
-        return Loss(*softmax_cross_entropy(logits, targets, batch["slot_weights"], smoothing))
+        return softmax_cross_entropy(logits, targets, batch["slot_weights"], smoothing)
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         logits = self.logits(self.config, self.head, model, params, batch, None)

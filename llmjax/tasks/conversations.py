@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
-from llmjax.data.chat_template import MESSAGES_ALONE, ChatTemplate, Context, special_tokens
+from llmjax.data.chat_template.template import (
+    MESSAGES_ALONE,
+    ChatTemplate,
+    Context,
+    special_tokens,
+)
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError

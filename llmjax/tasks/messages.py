@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmjax.data.chat_template import Context
+from llmjax.data.chat_template.template import Context
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import RECORD, parse_json

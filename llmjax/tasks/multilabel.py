@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from llmjax.data.tables.table import Row, list_at
-from llmjax.losses import Loss
 from llmjax.losses.labels import sigmoid_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -57,9 +57,7 @@ class MultiLabel(OfTexts):
 
     def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
         logits = self.logits(self.config, self.head, model, params, batch, key)
-        weights, targets = batch["slot_weights"], batch["slot_targets"]
-        nats, weight, right = sigmoid_cross_entropy(logits, targets, weights)
-        return Loss(nats, nats, weight, right)
+        return sigmoid_cross_entropy(logits, batch["slot_targets"], batch["slot_weights"])
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         logits = self.logits(self.config, self.head, model, params, batch, None)

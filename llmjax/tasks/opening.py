@@ -8,8 +8,8 @@ from typing import Any
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
+from llmjax.storage.checksums import check_checksum, with_checksum
 from llmjax.storage.json_documents import DOCUMENT, read_json
-from llmjax.storage.seals import sealed, unsealed
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,
@@ -91,7 +91,7 @@ def _kind(config: TaskConfig) -> Any:
 def to_json(facts: Mapping[str, Facts]) -> str:
     """RUN/tasks.json: each task's facts, by its name."""
     plain = {name: one.to_dict() for name, one in facts.items()}
-    return json.dumps(sealed(plain), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(with_checksum(plain), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_facts(path: Path, configs: Sequence[TaskConfig]) -> list[Facts]:
@@ -102,7 +102,7 @@ def read_facts(path: Path, configs: Sequence[TaskConfig]) -> list[Facts]:
     """
     stored = read_json(path, limits=DOCUMENT, fix="restore it from a copy")
     try:
-        facts = unsealed(stored, path)
+        facts = check_checksum(stored, path)
         return [Facts.from_dict(facts[name_of(config)]) for config in configs]
     except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(path, f"cannot be used: {error!r}", "restore it from a copy") from error

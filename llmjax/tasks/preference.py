@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss, likelihood_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -118,7 +118,7 @@ class Preference:
         live = weights > 0
         nats = jnp.where(live, weights * jax.nn.softplus(-margins), 0.0).sum()
         right = jnp.where(live, weights * 0.5 * (1 + jnp.sign(margins)), 0.0).sum()
-        return Loss(nats, nats, weights.sum(), right)
+        return likelihood_loss(nats, nats, weights.sum(), right)
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         return Outputs({"log_likelihoods": self._likelihoods(model, params, batch, None)}, {})

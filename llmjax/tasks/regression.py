@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, number_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss, mean_squared_error
+from llmjax.losses.labels import mean_squared_error
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -59,8 +59,7 @@ class Regression(OfTexts):
     def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
         told = self.logits(self.config, self.head, model, params, batch, key)[..., 0]
         targets, weights = batch["slot_targets"][..., 0], batch["slot_weights"]
-        error, weight = mean_squared_error(told, targets, weights)
-        return Loss(error, error, weight, jnp.zeros_like(weight))
+        return mean_squared_error(told, targets, weights)
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         told = self.logits(self.config, self.head, model, params, batch, None)

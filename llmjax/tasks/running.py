@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.batch import Arrays, place_batch
 from llmjax.interruption import between_batches
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, reshard, use_mesh
@@ -52,7 +52,8 @@ def score(
     for _, arrays in _batches(examples, shape, batch_size, mesh):
         with use_mesh(mesh):
             loss = _loss(task, model, params, arrays)
-        sums += np.array([loss.nats, loss.weight, loss.correct], np.float64)
+        correct = loss.sums["accuracy"].total if "accuracy" in loss.sums else 0.0
+        sums += np.array([*loss.sums["loss"], correct], np.float64)
     return Sums(*sums.tolist())
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss, causal_loss
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -61,7 +62,7 @@ class Sequence:
 
     def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
         smoothing = self.config.label_smoothing
-        return causal_loss(model, body(params), batch, dropout_key=key, label_smoothing=smoothing)
+        return token_loss(model, body(params), batch, dropout_key=key, label_smoothing=smoothing)
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         return Outputs({}, {})

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -68,11 +68,12 @@ class Similarity:
         with `both` the mean of that and the other way round. A pair that has a text in common with
         another is no negative of it (see `in_common`)."""
         vectors = self._vectors(model, params, batch, key)
-        found = Loss(*self._told(*vectors, batch))
+        found = self._told(*vectors, batch)
         if not self.config.both:
             return found
-        back = Loss(*self._told(*vectors[::-1], batch, first=1))
-        return Loss(*((one + other) / 2 for one, other in zip(found, back, strict=True)))
+        back = self._told(*vectors[::-1], batch, first=1)
+        both: Loss = jax.tree.map(lambda one, other: (one + other) / 2, found, back)
+        return both
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         first, second = self._vectors(model, params, batch, None)
@@ -120,8 +121,8 @@ class Similarity:
         pairs = unit.reshape(unit.shape[0], -1, 2, unit.shape[-1])
         return pairs[:, :, 0], pairs[:, :, 1]
 
-    def _told(self, own: jax.Array, others: jax.Array, batch: Batch, first: int = 0) -> tuple:
-        """Sums, as of softmax_cross_entropy: each of `own` [R, E, D] among all `others`; `first` is
+    def _told(self, own: jax.Array, others: jax.Array, batch: Batch, first: int = 0) -> Loss:
+        """Cross-entropy of each of `own` [R, E, D] among all `others`; `first` is
         which of a target's numbers is that of `own`."""
         rows, slots, width = own.shape
         weights, numbers = batch["slot_weights"], batch["slot_targets"]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from llmjax.losses import nats_at, token_nats
+from llmjax.losses.token_loss import nll_at, token_nll
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel import mesh
@@ -15,7 +15,7 @@ def segment_nats(
     model: Model, params: Params, batch: Batch, key: jax.Array | None, *, segments: int = 1
 ) -> jax.Array:
     """Negative log-likelihood of each segment's weighted targets, [R, E x segments] float32."""
-    nats = token_nats(model, body(params), batch, dropout_key=key)
+    nats = token_nll(model, body(params), batch, dropout_key=key)
     return _sums(batch, nats, segments)
 
 
@@ -25,7 +25,7 @@ def told_in_slots(
     """Nats, tokens that are the likeliest, and tokens of each slot, weighted: [R, E] float32."""
     rows, length = batch["inputs"].shape
     places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    nats, hits = nats_at(model, body(params), batch, places, batch["targets"])
+    nats, hits = nll_at(model, body(params), batch, places, batch["targets"])
     ones = jnp.ones_like(nats)
     return _sums(batch, nats), _sums(batch, hits.astype(jnp.float32)), _sums(batch, ones)
 

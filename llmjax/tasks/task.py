@@ -10,7 +10,7 @@ import numpy as np
 
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.losses import Loss
+from llmjax.losses.loss import Loss
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params

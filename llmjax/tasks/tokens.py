@@ -10,8 +10,8 @@ import numpy as np
 
 from llmjax.data.tables.table import Row, list_at
 from llmjax.errors import UserError
-from llmjax.losses import Loss
 from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -77,7 +77,7 @@ class Tokens(OfTokens):
 
     def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
         logits = self.logits(self.config, self.head, model, params, batch, key)
-        return Loss(*softmax_cross_entropy(logits, batch["targets"], batch["weights"]))
+        return softmax_cross_entropy(logits, batch["targets"], batch["weights"])
 
     def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
         logits = self.logits(self.config, self.head, model, params, batch, None)

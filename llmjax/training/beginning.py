@@ -14,8 +14,8 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.lora import merged
 from llmjax.optimizers.param_kinds import ParamKind, param_kind
-from llmjax.run.checkpoint.params import save_params, stored_leaves
-from llmjax.run.checkpoint.reading import restore_params, wait_for_all
+from llmjax.run.checkpoint.checkpoints import save_params
+from llmjax.run.checkpoint.reading import restore_params, stored_leaves, wait_for_all
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.network import chosen_step, read_network, run_network
@@ -138,7 +138,7 @@ def frozen_params(run: Run, abstract: Tree, mesh: Mesh) -> Tree:
     leaves = stored_leaves(run.frozen, 0)
 
     def wanted(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        name = ".".join(str(getattr(key, "key", key)) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
         dtype = leaves[name].dtype if name in leaves else leaf.dtype
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 

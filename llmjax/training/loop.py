@@ -16,12 +16,15 @@ from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.telemetry.hardware import memory_bytes, peak_flops
 from llmjax.run.telemetry.throughput import Throughput
 from llmjax.state import TrainState, Tree, join
-from llmjax.step import LossFunction, Metrics, Step, make_train_step
+from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
 from llmjax.training.heldout import measured_cost, write_samples
 from llmjax.training.profile import Profile
 from llmjax.training.reporter import Reporter
 from llmjax.training.session import Session
 from llmjax.training.stopping import Agreement, StopSignal
+
+TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
+"""Keys of every record of training in metrics.jsonl, None where a loss does not name them."""
 
 
 class Loop:
@@ -46,7 +49,7 @@ class Loop:
         self._frozen, self._signal, self._standing = frozen, signal, signal.standing
         self._agree = Agreement(session.mesh, wishes=2)
         self._stops = self._saves = False  # what all processes have agreed on
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, StepMetrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
         self._seconds_before = progress.seconds
@@ -102,7 +105,6 @@ class Loop:
             seed=config.seed,
             clip_norm=config.optimizer.clip_norm,
             accumulate=config.optimizer.accumulate,
-            token_bytes=session.token_bytes() if session.lesson.priced else None,
         )
 
     def _after(self, step: int, save: bool) -> None:
@@ -178,23 +180,23 @@ class Loop:
         goes_by_one = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
         return goes_by_one and cost is not None and self.progress.worse == 0
 
-    def _hand_on(self, new: tuple[int, Metrics] | None) -> None:
+    def _hand_on(self, new: tuple[int, StepMetrics] | None) -> None:
         """Counts the step before, now that the devices are busy with the new one."""
         before, self._pending = self._pending, new
         if before is not None:
             self._count(*before)
 
-    def _count(self, step: int, metrics: Metrics) -> None:
+    def _count(self, step: int, metrics: StepMetrics) -> None:
         """Reads the metrics of a step; waits for it to end."""
-        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        skipped = int(numbers["skipped"])
-        self._throughput.add(numbers)
+        metrics = jax.device_get(metrics)
+        skipped = int(metrics.skipped)
+        self._throughput.add(metrics)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         self.progress = replace(
             self.progress,
             step=step,
             epoch=self.session.progress(step).epoch,
-            tokens=self.progress.tokens + round(numbers["tokens"]),
+            tokens=self.progress.tokens + round(float(metrics.tokens)),
             skipped=self.progress.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,
             heldout_loss=None,
@@ -205,9 +207,7 @@ class Loop:
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             figures = self._throughput.report() | self._totals()
-            if not self.session.lesson.tells:
-                figures["accuracy"] = None
-            self._reporter.write("train", step, figures)
+            self._reporter.write("train", step, dict.fromkeys(TRAIN_KEYS) | figures)
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
 

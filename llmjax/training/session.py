@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from llmjax.data.objectives.vocabulary import make_objective
@@ -83,12 +82,6 @@ class Session:
             through=not isinstance(tune, TrainHeads),
         )
         return told / readers
-
-    def token_bytes(self) -> jax.Array:
-        """int32 [vocab]: the bytes of text of each token, 0 for ids that are never used."""
-        sizes = self.tokenizer.token_bytes()
-        unused = self.model.config.vocab_size - len(sizes)
-        return jnp.pad(jnp.asarray(sizes, jnp.int32), (0, unused))
 
     def progress(self, step: int) -> TrainProgress:
         """Where the run stands before batch `step`, nothing counted yet."""

@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
+from llmjax.losses.loss import Loss
 from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
 from llmjax.state import Tree
-from llmjax.step import Batch, LossFunction, Sums
+from llmjax.step import Batch, LossFunction
 from llmjax.tasks.config import RegressionTask, SequenceTask, TaskConfig, name_of
 from llmjax.tasks.example import Example
 from llmjax.tasks.feed import TaskFeed
@@ -147,7 +148,7 @@ class TaskLesson:
     def _loss(self, task: Task) -> LossFunction:
         has_dropout = self.model.compute.dropout > 0
 
-        def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        def loss(params: Any, batch: Batch, key: jax.Array | None) -> Loss:
             return task.loss(self.model, params, batch, key if has_dropout else None)
 
         return loss

@@ -5,16 +5,19 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.loader import CorpusFeed, Feed
 from llmjax.data.objectives.config import Objective
 from llmjax.data.order import steps_per_epoch
 from llmjax.data.progress import terminal_progress
-from llmjax.data.text.corpus import Corpus, Document, heldout_documents, prepare
+from llmjax.data.text.corpus import Corpus, Document, prepare, validation_documents
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
+from llmjax.losses.loss import Loss, with_bits_per_byte
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
@@ -23,7 +26,7 @@ from llmjax.scoring.documents import score_documents
 from llmjax.scoring.drawn import has_targets, score_drawn
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
-from llmjax.step import Batch, LossFunction, Sums
+from llmjax.step import Batch, LossFunction
 from llmjax.training.lesson import Heldout
 
 FIRST_ROWS = 256
@@ -61,16 +64,23 @@ class TextLesson:
 
     @property
     def losses(self) -> tuple[LossFunction, ...]:
-        loss, has_dropout = self.config.loss, self.model.compute.dropout > 0
+        config, has_dropout = self.config.loss, self.model.compute.dropout > 0
+        unused = self.model.config.vocab_size - self.tokenizer.vocab_size
+        token_bytes = np.pad(self.tokenizer.token_bytes().astype(np.int32), (0, unused))
 
-        def objective(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-            return causal_loss(
+        def objective(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
+            loss = token_loss(
                 self.model,
                 params,
                 batch,
                 dropout_key=key if has_dropout else None,
-                z_loss=loss.z_loss,
-                label_smoothing=loss.label_smoothing,
+                z_loss=config.z_loss,
+                label_smoothing=config.label_smoothing,
+            )
+            if not self.priced:
+                return loss
+            return with_bits_per_byte(
+                loss, batch["targets"], batch["weights"], jnp.asarray(token_bytes)
             )
 
         return (objective,)
@@ -101,7 +111,7 @@ class TextLesson:
         return self.config.evaluation.context or longest
 
     def _heldout(self, whole: bool) -> list[Document]:
-        documents = list(heldout_documents(self.corpus))
+        documents = list(validation_documents(self.corpus))
         limit = self.config.evaluation.max_tokens
         return documents if limit is None or whole else _first(documents, limit)
 
@@ -129,7 +139,7 @@ class TextLesson:
             raise UserError(
                 f"objective {kind}",
                 f"leaves nothing to be predicted in held-out rows of {self._context} tokens",
-                "raise evaluation.context, or data.heldout_fraction, or give longer documents",
+                "raise evaluation.context, or data.validation_fraction, or give longer documents",
             )
 
     def _priced(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
@@ -157,7 +167,9 @@ class TextLesson:
 
     def facts(self) -> dict[str, Any]:
         corpus = self.corpus
-        heldout = [(len(document.tokens), document.bytes) for document in heldout_documents(corpus)]
+        heldout = [
+            (len(document.tokens), document.bytes) for document in validation_documents(corpus)
+        ]
         return {
             "train_documents": corpus.num_documents,
             "train_bytes": corpus.num_bytes,

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 from llmjax import cli
+from llmjax.cli.registry import COMMANDS
 
 
 def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
@@ -19,15 +21,13 @@ def process(*argv: str, **options) -> subprocess.CompletedProcess:
     )
 
 
-HOMES = {
-    "evaluate": "llmjax.evaluation.evaluate",
-    "generate": "llmjax.inference.generate",
-    "report": "llmjax.reporting",
-    "train": "llmjax.training",
-}
-"""Function -> the module that a command takes it from."""
-
-
 def stub(monkeypatch, name: str, function) -> None:
-    """Puts another function in the place of a command's."""
-    monkeypatch.setattr(f"{HOMES[name]}.{name}", function)
+    """Puts another function in the place of the one that a command of its name calls."""
+    monkeypatch.setattr(f"llmjax.cli.{name}.{name}", function)
+
+
+def replace_run(monkeypatch, name: str, run) -> None:
+    """Puts another `run` in the place of a command's."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    command = replace(cli.find_command(name), run=run)
+    monkeypatch.setattr(f"{module}.{attribute}", command)

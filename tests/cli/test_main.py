@@ -6,21 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import process, run, stub
+from command import process, replace_run, run, stub
 
 from llmjax import cli
+from llmjax.cli.registry import COMMANDS
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.memory import FEWER
 
 
-def test_help_lists_the_verbs_and_starts_nothing():
+def test_help_lists_the_commands_and_starts_nothing():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = process("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
-    for verb, about in cli.VERBS.items():
-        assert any(line.split(maxsplit=1)[:1] == [verb] for line in done.stdout.splitlines())
-        assert about in done.stdout
+    for name, entry in COMMANDS.items():
+        assert any(line.split(maxsplit=1)[:1] == [name] for line in done.stdout.splitlines())
+        assert entry.summary in done.stdout
     assert after.ru_utime - before.ru_utime < 0.5
 
 
@@ -31,7 +32,7 @@ def test_help_does_not_import_jax():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_no_words_is_a_mistake_that_shows_the_verbs(capsys):
+def test_no_words_is_a_mistake_that_shows_the_commands(capsys):
     code, out, err = run(capsys)
     assert (code, out) == (2, "")
     assert any("train" in line for line in err)
@@ -43,34 +44,36 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"llmjax {__version__}\n", [])
 
 
-def test_faults_of_ours_exit_with_1_and_hint_at_the_traceback(capsys, monkeypatch):
-    def report(run, out):
+def test_internal_errors_exit_with_1_and_say_what_to_report(capsys, monkeypatch):
+    def report(run, options):
         raise ZeroDivisionError("by\nzero")
 
     stub(monkeypatch, "report", report)
     code, out, err = run(capsys, "report", "x")
     assert (code, out) == (1, "")
     assert err == [
-        "llmjax: fault: ZeroDivisionError: by zero; rerun with --debug for the traceback"
+        "llmjax: internal error: ZeroDivisionError: by zero; please report the traceback that "
+        "--debug shows to the developers of llmjax"
     ]
     code, _, err = run(capsys, "report", "x", "--debug")
     assert code == 1
     assert any("Traceback" in line for line in err)
+    assert err[-1].endswith("please report this traceback to the developers of llmjax")
 
 
 def test_debug_shows_where_a_mistake_was_found(capsys, monkeypatch):
-    def report(run, out):
-        raise UserError("x", "wrong", "mend it")
+    def report(run, options):
+        raise UserError("x", "wrong", "fix it")
 
     stub(monkeypatch, "report", report)
     code, _, err = run(capsys, "report", "x", "--debug")
     assert code == 2
     assert any("Traceback" in line for line in err)
-    assert err[-1] == "llmjax: error: x: wrong; mend it"
+    assert err[-1] == "llmjax: error: x: wrong; fix it"
 
 
 def test_interrupts_are_one_line(capsys, monkeypatch):
-    def report(run, out):
+    def report(run, options):
         raise KeyboardInterrupt
 
     stub(monkeypatch, "report", report)
@@ -78,7 +81,7 @@ def test_interrupts_are_one_line(capsys, monkeypatch):
 
 
 def test_the_log_is_plain_lines_on_stderr(capsys, monkeypatch):
-    def report(run, out):
+    def report(run, options):
         logging.getLogger("llmjax.somewhere").warning("all %d steps are done", 3)
         return "a path"
 
@@ -106,7 +109,7 @@ def test_a_reader_that_leaves_is_no_fault():
 def test_the_module_is_the_command():
     done = process("evalute", "x")
     assert done.returncode == 2
-    assert done.stderr == "llmjax: error: evalute: no such verb; did you mean evaluate?\n"
+    assert done.stderr == "llmjax: error: evalute: no such command; did you mean evaluate?\n"
     assert os.path.basename(sys.executable) not in done.stderr
 
 
@@ -118,7 +121,7 @@ def test_the_module_is_the_command():
     ],
 )
 def test_no_memory_is_a_line_about_sizes(capsys, monkeypatch, error):
-    def report(run, out):
+    def report(run, options):
         raise error
 
     stub(monkeypatch, "report", report)
@@ -153,6 +156,6 @@ def test_the_exit_code_counts_where_nobody_reads_stderr(monkeypatch):
     def stopped(_):
         raise Stopped(7, "SIGTERM")
 
-    monkeypatch.setattr("llmjax.cli._dispatch", stopped)
+    replace_run(monkeypatch, "report", stopped)
     monkeypatch.setattr(sys, "stderr", Gone())
-    assert cli.main(["train", "x"]) == 75
+    assert cli.main(["report", "x"]) == 75

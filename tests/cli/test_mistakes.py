@@ -5,11 +5,11 @@ from command import run
 @pytest.mark.parametrize(
     ("argv", "messages"),
     [
-        ("trian x", ["trian: no such verb; did you mean train?"]),
+        ("trian x", ["trian: no such command; did you mean train?"]),
         (
             "qqq",
             [
-                "qqq: no such verb; choose one of train, evaluate, predict, choose, harness, "
+                "qqq: no such command; choose one of train, evaluate, predict, choose, harness, "
                 "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, "
                 "report, tokenizer"
             ],
@@ -78,8 +78,8 @@ from command import run
         ("decompress nowhere in out", ["in: No such file or directory"]),
         ("inspect in", ["in: No such file or directory"]),
         ("report nowhere", ["nowhere: no such run folder"]),
-        ("tokenizer", ["tokenizer nothing: no such verb; usage: llmjax tokenizer train FOLDER"]),
-        ("tokenizer trian x", ["tokenizer trian: no such verb"]),
+        ("tokenizer", ["tokenizer nothing: no such command; usage: llmjax tokenizer train FOLDER"]),
+        ("tokenizer trian x", ["tokenizer trian: no such command"]),
         ("tokenizer train", ["FOLDER: missing"]),
     ],
 )

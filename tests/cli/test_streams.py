@@ -10,7 +10,7 @@ import pytest
 from command import run, stub
 
 from llmjax.cli import streams
-from llmjax.compression.archive import Writer
+from llmjax.compression.archive import ArchiveWriter
 from llmjax.errors import UserError
 
 NO_SPACE = "llmjax: error: standard output: No space left on device\n"
@@ -31,7 +31,7 @@ def archive(tmp_path_factory):
     names = ["café", "你好 🙂", os.fsdecode(b"byte \xff"), "line\nbreak"]
     header = {"size": 0, "files": [[name, 0o644, 0, 0] for name in sorted(names)]}
     with open(path, "wb") as file:
-        Writer(file, header).close()
+        ArchiveWriter(file, header).close()
     return path
 
 
@@ -46,13 +46,14 @@ def test_a_full_stdout_is_one_line(archive, command):
 
 def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
     code = (
-        "import sys, types\n"
+        "import sys\n"
         "from llmjax import cli\n"
         "from llmjax.errors import UserError\n"
-        "def report(run, out):\n"
+        "import llmjax.cli.report as module\n"
+        "def report(run, options):\n"
         "    print('x' * int(sys.argv[1]))\n"
         "    raise UserError('x', 'wrong')\n"
-        "sys.modules['llmjax.report'] = types.SimpleNamespace(report=report)\n"
+        "module.report = report\n"
         "sys.exit(cli.main(['report', 'x']))"
     )
     for size, said in ((1, "llmjax: error: x: wrong\n"), (100_000, NO_SPACE)):
@@ -151,8 +152,12 @@ class Panic(BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (Panic("index out\nof bounds"), 1, "fault: Panic: index out of bounds; rerun"),
-        (RecursionError("maximum depth"), 1, "fault: RecursionError: maximum depth; rerun"),
+        (Panic("index out\nof bounds"), 1, "internal error: Panic: index out of bounds; please"),
+        (
+            RecursionError("maximum depth"),
+            1,
+            "internal error: RecursionError: maximum depth; please",
+        ),
         (MemoryError(), 2, "error: this machine's memory: there is not enough of it; "),
         (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device"),
         (OSError(27, "File too large"), 2, "error: a file: File too large"),
@@ -160,7 +165,7 @@ class Panic(BaseException):
     ],
 )
 def test_whatever_is_raised_ends_in_one_line(capsys, monkeypatch, error, code, said):
-    def report(run, out):
+    def report(run, options):
         raise error
 
     stub(monkeypatch, "report", report)
@@ -171,7 +176,7 @@ def test_whatever_is_raised_ends_in_one_line(capsys, monkeypatch, error, code, s
 
 
 def test_exits_pass(monkeypatch):
-    def report(run, out):
+    def report(run, options):
         raise SystemExit(3)
 
     stub(monkeypatch, "report", report)

@@ -13,8 +13,8 @@ from crafted import crafted, header_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from llmjax.compression import engine
-from llmjax.compression.decompressing import decompress, inspect
+from llmjax.compression import decoder
+from llmjax.compression.decompress import decompress, inspect
 from llmjax.errors import UserError
 from llmjax.inference.language_model import load
 
@@ -42,7 +42,7 @@ def main(run: str, archive: str) -> None:
     original = Path(archive).read_bytes()
     header, rest = header_of(original)
     lm, counts = load(run, dtype="float32"), Counter()
-    engine.load = lambda *args, **rest: lm
+    decoder.load = lambda *args, **rest: lm
     expected = (Path(archive).parent / "in").read_bytes()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 

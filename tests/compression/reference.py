@@ -3,8 +3,8 @@
 BITS = 26
 
 
-def decode_lane(data, count, table):
-    """Symbols of one lane, and what its state is left with above 2^8, all words used.
+def decode_stream(data, count, table):
+    """Symbols of one stream, and what its state is left with above 2^8, all words used.
 
     table: a function from the step to its [(start, freq)].
     """

@@ -8,8 +8,8 @@ import pytest
 from compress_runs import TEXTS, make
 from crafted import crafted, with_header
 
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import inspect
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import inspect
 
 TEXT = (TEXTS[0] * 3 + TEXTS[1]).encode() + b"\xff"
 
@@ -21,9 +21,9 @@ def process(*argv, data=b""):
 
 def test_pipes(run):
     """Nothing but the archive, and nothing but the original, goes to stdout."""
-    there = process("compress", run, "-", "-", "--fallback", "no", "--lanes", "2", data=TEXT)
+    there = process("compress", run, "-", "-", "--fallback", "no", "--streams", "2", data=TEXT)
     assert there.returncode == 0, there.stderr
-    assert b"verified in a process of its own" in there.stderr
+    assert b"verified in a separate process" in there.stderr
     assert b"xz -9e" in there.stderr
     back = process("decompress", run, "-", "-", data=there.stdout)
     assert (back.returncode, back.stdout) == (0, TEXT)
@@ -45,7 +45,7 @@ def test_files_and_json(run, tmp_path, command):
     assert sum(bits > 0 for _, bits in found["bits_per_token_at"]) > 2
     code, printed, _ = command("inspect", archive)
     assert code == 0
-    assert "canary" in printed
+    assert "determinism hash" in printed
     assert f"{len(TEXT):,}" in printed
     code, printed, _ = command("decompress", str(run), archive, out)
     assert (code, (tmp_path / "out").read_bytes()) == (0, TEXT)
@@ -82,7 +82,7 @@ def test_a_folders_listing_is_fit_to_be_shown(run, tmp_path):
         assert (tmp_path / back / ODD).read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("header", ['{"size":0}', '{"size":0,"mode":null,"lanes":"\\u001b[2J"}'])
+@pytest.mark.parametrize("header", ['{"size":0}', '{"size":0,"mode":null,"streams":"\\u001b[2J"}'])
 def test_headers_of_others_are_shown(tmp_path, command, header):
     (tmp_path / "a").write_bytes(crafted(header.encode(), bytes(1 + 32 + 8)))
     for flags in ((), ("--json",)):
@@ -130,11 +130,11 @@ def test_other_runs_are_refused_in_a_line(runs, archives, tmp_path, command, arc
         assert not (tmp_path / "out").exists()
 
 
-def test_an_edited_canary_is_refused_in_a_line(run, archives, tmp_path, command):
+def test_an_edited_determinism_check_is_refused_in_a_line(run, archives, tmp_path, command):
     (tmp_path / "a").write_bytes(with_header((archives / "model").read_bytes(), canary="0"))
     code, out, err = command("decompress", str(run), str(tmp_path / "a"), str(tmp_path / "out"))
     assert (code, out, len(err)) == (2, "", 1)
-    assert "canary: the model computes other frequencies here" in err[0]
+    assert "determinism check: the model's frequencies differ" in err[0]
     assert not (tmp_path / "out").exists()
 
 

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 from compress_runs import files
 
-from llmjax.compression.compressing import compress
-from llmjax.compression.costs import Costs
-from llmjax.compression.record import _first
-from llmjax.compression.stream import Coded
+from llmjax.compression.compress import compress
+from llmjax.compression.results import TokenCosts, first_position
+from llmjax.compression.streams import EncodedTokens
 from llmjax.data.tokenizers.table import BytesTokenizer
 
 
-def coded(text, positions):
+def encoded(text, positions):
     tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     bits = np.arange(1, len(tokens) + 1, dtype=np.float64)
-    return Coded([], bits, np.array(positions, np.int32)), tokens
+    return EncodedTokens([], bits, np.array(positions, np.int32)), tokens
 
 
 def test_costs_add_up_by_position_and_over_frames():
-    costs = Costs(BytesTokenizer())
+    costs = TokenCosts(BytesTokenizer())
     for kept in (True, False):
-        costs.add(*coded("abcdefg", [0, 1, 2, 3, 0, 1, 2]), kept)
+        costs.add(*encoded("abcdefg", [0, 1, 2, 3, 0, 1, 2]), kept)
     assert (costs.tokens, costs.bits) == (7, 28.0)
     assert costs.octaves() == {0: (12.0, 4, 4), 1: (36.0, 8, 8), 2: (8.0, 2, 2)}
     assert sum(one.bits for one in costs.sums.values()) == 56
@@ -32,23 +31,23 @@ def test_costs_add_up_by_position_and_over_frames():
 
 @pytest.mark.parametrize("position", [*range(70), 255, 256, 1023])
 def test_ranges_of_positions_begin_where_they_say(position):
-    costs = Costs(BytesTokenizer())
-    costs.add(*coded("a", [position]), True)
+    costs = TokenCosts(BytesTokenizer())
+    costs.add(*encoded("a", [position]), True)
     (part,) = costs.sums
-    assert _first(part) <= position < _first(part + 1)
+    assert first_position(part) <= position < first_position(part + 1)
 
 
 def test_a_passage_is_bounded_and_breaks_no_character():
-    costs = Costs(BytesTokenizer(), wanted=5)
-    costs.add(*coded("né", [0, 1, 2]), True)
-    costs.add(*coded("abcd", [0, 1, 0, 1]), True)
+    costs = TokenCosts(BytesTokenizer(), passage_tokens=5)
+    costs.add(*encoded("né", [0, 1, 2]), True)
+    costs.add(*encoded("abcd", [0, 1, 0, 1]), True)
     assert costs.passage == [("n", 1, True), ("é", 5, False), ("a", 1, True), ("b", 2, False)]
 
 
 def test_the_run_keeps_what_an_archive_came_to(run, tmp_path):
     source = tmp_path / "text"
     source.write_bytes(files()["long"][:600])
-    settings = {"lanes": 2, "context": 16, "verify": False, "fallback": False}
+    settings = {"streams": 2, "context": 16, "verify": False, "fallback": False}
     found = compress(run, source, tmp_path / "archive", passage=True, **settings)
     kept = json.loads((run / "compression.json").read_bytes())
     assert "".join(text for text, _, _ in kept["passage"]).encode() == source.read_bytes()
@@ -65,4 +64,4 @@ def test_the_run_keeps_what_an_archive_came_to(run, tmp_path):
 
 
 def test_a_tokenizer_says_how_long_tokens_are():
-    assert Costs(SimpleNamespace(token_bytes=lambda: np.zeros(3))).octaves() == {}
+    assert TokenCosts(SimpleNamespace(token_bytes=lambda: np.zeros(3))).octaves() == {}

@@ -8,24 +8,32 @@ from pathlib import Path
 import pytest
 from crafted import crafted
 
-from llmjax.compression import archive, room
-from llmjax.compression.archive import SEAL
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import inspect
-from llmjax.compression.header import LONGEST_HEADER, packed_header, unpacked_header
-from llmjax.compression.lanes import Shape, Walker
-from llmjax.compression.members import LONGEST_PATH, MOST_MEMBERS, checked_members, listed
+from llmjax.compression import archive
+from llmjax.compression.archive import CHECKSUM_BYTES
+from llmjax.compression.codec import StreamLayout
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import inspect
+from llmjax.compression.header import (
+    MAX_HEADER_BYTES,
+    MAX_MEMBERS,
+    MAX_PATH_BYTES,
+    check_members,
+    pack_header,
+    unpack_header,
+)
+from llmjax.compression.inputs import list_folder
+from llmjax.compression.plan import check_memory
 from llmjax.errors import UserError
 from llmjax.inference.language_model import load
 
-REST = bytes(1 + 32 + SEAL)
+REST = bytes(1 + 32 + CHECKSUM_BYTES)
 MILLIONS = 80_000_000
 
 OPEN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-from llmjax.compression.decompressing import inspect
+from llmjax.compression.decompress import inspect
 from llmjax.errors import UserError
 for path in sys.argv[1:]:
     try:
@@ -46,7 +54,7 @@ def files(*members) -> bytes:
 
 BOMBS = {
     "lists": (lambda: a_list(b"[]", MILLIONS // 3), "more than 67,108,864 bytes"),
-    "fewer lists": (lambda: a_list(b"[]", LONGEST_HEADER // 3 - 99), "3,000,000 JSON values"),
+    "fewer lists": (lambda: a_list(b"[]", MAX_HEADER_BYTES // 3 - 99), "3,000,000 JSON values"),
     "text": (lambda: b'{"size":0,"a":"' + b"a" * MILLIONS + b'"}', "more than 67,108,864 bytes"),
     "shorter text": (
         lambda: b'{"size":0,"a":"' + b"a" * 10**6 + "🙂".encode() + b'"}',
@@ -62,7 +70,7 @@ BOMBS = {
         lambda: files(*(["a/" * 1000 + str(i), 420, 0, 0] for i in range(9000))),
         "needs more than 500,000 files and folders",
     ),
-    "members": (lambda: files(*([] for _ in range(MOST_MEMBERS + 1))), "more than 500,000 files"),
+    "members": (lambda: files(*([] for _ in range(MAX_MEMBERS + 1))), "more than 500,000 files"),
     "depth": (lambda: a_list(b"[[[]]]", 9), "nested more than 3 deep"),
 }
 
@@ -84,76 +92,77 @@ def test_a_header_of_a_hundred_thousand_files(tmp_path):
     names = (f"src/a/package/of/many/parts/{i % 100:03d}/module_{i:06d}.py" for i in range(100_000))
     members = folders + [[name, 0o644, 1_700_000_000_000_000_000, 7] for name in names]
     header = {"size": 700_000, "files": members}
-    assert unpacked_header(packed_header(header)) == header
+    assert unpack_header(pack_header(header)) == header
 
 
 def test_sizes_have_to_add_up():
-    with pytest.raises(UserError, match="its files have other sizes than the whole"):
-        packed_header({"size": 0, "files": [["a", 0o644, 0, 3]]})
+    with pytest.raises(UserError, match="the sizes of its files do not add up"):
+        pack_header({"size": 0, "files": [["a", 0o644, 0, 3]]})
 
 
 def test_a_header_that_ends_early_or_late():
-    whole = packed_header({"size": 3})
+    whole = pack_header({"size": 3})
     for data in (whole[:-1], whole + b"x"):
         with pytest.raises(UserError, match="its header"):
-            unpacked_header(data)
+            unpack_header(data)
 
 
 def test_what_follows_the_last_frame(tmp_path):
-    (tmp_path / "a").write_bytes(crafted(b'{"size":0}', b"\0" + b"more" + bytes(32 + SEAL)))
-    with pytest.raises(UserError, match="between its last frame and its seals"):
+    (tmp_path / "a").write_bytes(crafted(b'{"size":0}', b"\0more" + bytes(32 + CHECKSUM_BYTES)))
+    with pytest.raises(UserError, match="between its last frame and its checksums"):
         inspect(tmp_path / "a")
     long = bytes([archive.STORED]) + archive.varint(1 << 40)
-    (tmp_path / "a").write_bytes(crafted(b'{"size":0}', long + bytes(32 + SEAL)))
+    (tmp_path / "a").write_bytes(crafted(b'{"size":0}', long + bytes(32 + CHECKSUM_BYTES)))
     with pytest.raises(UserError, match="a frame is cut short"):
         inspect(tmp_path / "a")
 
 
 def test_a_folder_of_more_files_than_a_header_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmjax.compression.members.MOST_MEMBERS", 3)
+    monkeypatch.setattr("llmjax.compression.inputs.MAX_MEMBERS", 3)
     for name in "abc":
         (tmp_path / name).write_bytes(b"")
-    assert len(listed(tmp_path)) == 3
+    assert len(list_folder(tmp_path)) == 3
     (tmp_path / "d").mkdir()
-    with pytest.raises(UserError, match="holds more than 3 files and folders; compress its parts"):
-        listed(tmp_path)
+    with pytest.raises(UserError, match="holds more than 3 files and folders; compress parts"):
+        list_folder(tmp_path)
 
 
 def test_what_is_not_read_is_not_written():
-    with pytest.raises(UserError, match=r"the header: would be more than is read: .* a text of"):
-        packed_header({"size": 0, "environment": {"flags": "x" * (1 << 16) + "x"}})
+    with pytest.raises(UserError, match=r"the header: would exceed what can be read: .* a text of"):
+        pack_header({"size": 0, "environment": {"flags": "x" * (1 << 16) + "x"}})
 
 
 def test_the_longest_path_is_fine():
     name = "/".join(["é" * 127] * 16)
-    name += "/" + "x" * (LONGEST_PATH - len(name.encode()) - 1)
-    assert checked_members([[name, 420, 0, 1]])
+    name += "/" + "x" * (MAX_PATH_BYTES - len(name.encode()) - 1)
+    assert check_members([[name, 420, 0, 1]])
     with pytest.raises(UserError, match="more than 4,096 bytes"):
-        checked_members([[name + "x", 420, 0, 1]])
+        check_members([[name + "x", 420, 0, 1]])
 
 
 def test_names_that_sort_between_a_folder_and_its_files():
     """In the order of characters "a b" and "a-b" come between "a" and "a/b"."""
     good = [["a", 0o755, 0, -1], ["a b", 420, 0, 1], ["a-b", 420, 0, 1], ["a/b", 420, 0, 1]]
-    assert checked_members(good) == good
+    assert check_members(good) == good
     with pytest.raises(UserError, match="comes twice, or inside a file"):
-        checked_members([["a", 420, 0, 1], *good[1:]])
+        check_members([["a", 420, 0, 1], *good[1:]])
 
 
-def test_lanes_that_no_memory_holds(run, tmp_path, monkeypatch):
+def test_streams_that_no_memory_holds(run):
     """The message names what is needed and what there is; nothing is allocated."""
-    lm = load(run, dtype="float32")
-    monkeypatch.setattr(room, "device_memory", lambda: 1 << 24)
-    with pytest.raises(UserError, match=r"lanes 4096, context 64: need .* MiB, and the device has"):
-        Walker(lm, Shape(4096, 64, 32))
-    Walker(lm, Shape(256, 64, 32))
+    config = load(run, dtype="float32").model.config
+    with pytest.raises(UserError, match=r"streams 4096, context 64: need .* MiB, but the device"):
+        check_memory(config, StreamLayout(4096, 64, 32), memory=1 << 24)
+    check_memory(config, StreamLayout(256, 64, 32), memory=1 << 24)
+    with pytest.raises(UserError, match="but the device has"):
+        check_memory(config, StreamLayout(1 << 16, 10**9, 32))
 
 
 def test_made_up_headers_are_refused_or_right(run, tmp_path):
     """In three gibibytes of memory and a minute, whatever the fields say."""
     (tmp_path / "in").write_bytes(b"A small archive, whose header is made up. " * 3 + b"\xff")
     plain = {"dtype": "float32", "verify": False, "compare": False, "fallback": False}
-    compress(run, tmp_path / "in", tmp_path / "a", lanes=2, context=32, stride=16, **plain)
+    compress(run, tmp_path / "in", tmp_path / "a", streams=2, context=32, stride=16, **plain)
     code = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import fuzzing; "
     words = [sys.executable, "-c", code + "fuzzing.main(*sys.argv[1:])", run, tmp_path / "a"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)

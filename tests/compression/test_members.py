@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress, inspect
-from llmjax.compression.members import checked_members
-from llmjax.compression.sources import open_source
-from llmjax.compression.targets import new_folder
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress, inspect
+from llmjax.compression.header import check_members
+from llmjax.compression.inputs import open_input
+from llmjax.compression.outputs import new_folder
 from llmjax.errors import UserError
 
 PLAIN = {"dtype": "float32", "verify": False, "compare": False}
@@ -101,7 +101,7 @@ def test_paths_that_climb_out_are_refused(name, tmp_path):
 )
 def test_lists_that_cannot_be_are_refused(members):
     with pytest.raises(UserError):
-        checked_members(members)
+        check_members(members)
 
 
 @pytest.mark.parametrize("data", [b"ab", b"abcde"])
@@ -118,7 +118,7 @@ def test_contents_must_fit_the_list(data, tmp_path):
 def test_a_file_that_grows_while_it_is_read(tmp_path):
     path = tmp_path / "in"
     path.write_bytes(b"x" * 10)
-    with open_source(str(path)) as source:
+    with open_input(str(path)) as source:
         path.write_bytes(b"x" * 11)
         with pytest.raises(UserError, match="changed while it was read"):
             list(source.blocks(4))

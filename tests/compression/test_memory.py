@@ -7,14 +7,14 @@ import tracemalloc
 import pytest
 from compress_runs import TEXTS
 
-from llmjax.compression import summary
-from llmjax.compression.sources import open_source
+from llmjax.compression.inputs import open_input
+from llmjax.compression.results import compare_compressors
 from llmjax.evaluation.baselines import Compressor
 
 PEAK = """
 import resource, sys
-from llmjax.compression.compressing import compress
-compress(*sys.argv[1:], lanes=64, context=8, verify=False, compare=False)
+from llmjax.compression.compress import compress
+compress(*sys.argv[1:], streams=64, context=8, verify=False, compare=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -40,7 +40,7 @@ def test_forty_frames_take_the_memory_of_ten(run, inputs, tmp_path):
     assert peaks[1] - peaks[0] < 12_000
 
 
-def test_comparing_holds_a_block(inputs, monkeypatch):
+def test_comparing_holds_a_block(inputs):
     """Of what Python holds; the compressors' own windows are bounded by their settings."""
 
     class Counting:
@@ -50,12 +50,10 @@ def test_comparing_holds_a_block(inputs, monkeypatch):
         def flush(self):
             return b""
 
-    monkeypatch.setattr(
-        summary, "COMPRESSORS", [Compressor("none", lambda size: Counting(), bytes)]
-    )
-    with open_source(str(inputs[10])) as source:
+    compressors = [Compressor("none", lambda size: Counting(), bytes)]
+    with open_input(str(inputs[10])) as source:
         tracemalloc.start()
-        (found,) = summary.compare_with(source).baselines
+        (found,) = compare_compressors(source, compressors).baselines
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert found.original_bytes == source.size > 9 << 20

@@ -9,14 +9,16 @@ import shutil
 import pytest
 import zstandard
 from compress_runs import files, make
-from crafted import crafted, sealed, with_header
+from crafted import crafted, header_of, with_checksum, with_header
 
-from llmjax import compression as room
 from llmjax.compression import archive as container
-from llmjax.compression import engine, targets
-from llmjax.compression.archive import MAGIC, SEAL, Archive
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress, inspect
+from llmjax.compression import decoder, frames
+from llmjax.compression.archive import CHECKSUM_BYTES, MAGIC, Archive
+from llmjax.compression.compress import compress
+from llmjax.compression.decoder import Decoder
+from llmjax.compression.decompress import decompress, inspect
+from llmjax.compression.fingerprint import model_fingerprint
+from llmjax.compression.progress import no_progress
 from llmjax.errors import UserError
 from llmjax.inference.language_model import load
 
@@ -29,7 +31,7 @@ def made(run, tmp_path_factory):
     """(path of an archive, its bytes)."""
     place = tmp_path_factory.mktemp("small")
     (place / "in").write_bytes(TEXT)
-    compress(run, place / "in", place / "a", lanes=2, context=32, stride=16, **PLAIN)
+    compress(run, place / "in", place / "a", streams=2, context=32, stride=16, **PLAIN)
     return place / "a", (place / "a").read_bytes()
 
 
@@ -55,24 +57,24 @@ def test_every_flipped_byte_is_refused(run, made, tmp_path):
             assert refused(run, bytes(data), tmp_path), f"byte {place}"
 
 
-def test_every_flipped_byte_under_a_new_seal(run, made, tmp_path, monkeypatch):
-    """Without the outer hash the checksums, the canary and the SHA-256 hold: what comes out is
-    right, or refused. The run is loaded once, so that this takes seconds."""
+def test_every_flipped_byte_under_a_new_checksum(run, made, tmp_path, monkeypatch):
+    """Without the outer hash the other checks hold: what comes out is right, or refused. The run
+    is loaded once, so that this takes seconds."""
     lm = load(run, dtype="float32")
-    monkeypatch.setattr(engine, "load", lambda *args, **rest: lm)
-    for place in range(len(made[1]) - SEAL):
+    monkeypatch.setattr(decoder, "load", lambda *args, **rest: lm)
+    for place in range(len(made[1]) - CHECKSUM_BYTES):
         data = bytearray(made[1])
         data[place] ^= 1 << (place % 8)
-        refused(run, sealed(bytes(data)), tmp_path)
+        refused(run, with_checksum(bytes(data)), tmp_path)
 
 
-def test_archives_that_are_cut_or_are_none(run, made, tmp_path):
+def test_archives_that_are_cut_or_something_else(run, made, tmp_path):
     for size in (0, 5, len(MAGIC) + 1, 60, len(made[1]) - 1):
         assert refused(run, made[1][:size], tmp_path)
-    assert "no llmjax archive" in refused(run, b"PK\3\4" * 50, tmp_path)
+    assert "not an llmjax archive" in refused(run, b"PK\3\4" * 50, tmp_path)
     newer = bytearray(made[1])
     newer[len(MAGIC)] = 9
-    assert "of format 9, not 2; upgrade" in refused(run, bytes(newer), tmp_path)
+    assert "has format 9, this version reads 2; upgrade" in refused(run, bytes(newer), tmp_path)
     assert "damaged" in refused(run, made[1] + b"x", tmp_path)
 
 
@@ -93,14 +95,13 @@ def test_a_copy_of_the_run_is_as_good(made, run, tmp_path):
     assert refused(tmp_path / "copy", made[1], place) == ""
 
 
-def test_a_weight_that_differs_a_little(run, made, tmp_path, monkeypatch):
-    lm = load(run, dtype="float32")
-    scale = lm.params["decoder"]["norm"]["scale"]
-    lm.params["decoder"]["norm"]["scale"] = scale.at[3].multiply(1 + 1e-6)
-    monkeypatch.setattr(engine, "load", lambda *args, **rest: lm)
-    assert "its model is" in refused(run, made[1], tmp_path)
-    monkeypatch.setattr(engine, "model_fingerprint", lambda lm: inspect(made[0])["model"])
-    assert "canary" in refused(run, made[1], tmp_path), "frequencies differ as well"
+def test_a_weight_that_differs_a_little(made, tmp_path):
+    other, place = make(tmp_path / "other", nudge=1e-6), tmp_path / "place"
+    place.mkdir()
+    assert "its model is" in refused(other, made[1], place)
+    fingerprint = model_fingerprint(load(other, dtype="float32"))
+    said = refused(other, with_header(made[1], model=fingerprint), place)
+    assert "determinism check" in said, "frequencies differ as well"
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,9 @@ def test_a_weight_that_differs_a_little(run, made, tmp_path, monkeypatch):
         {"canary": "0"},
     ],
 )
-def test_another_shape_or_canary(run, made, tmp_path, fields):
+def test_another_shape_or_determinism_check(run, made, tmp_path, fields):
     said = refused(run, with_header(made[1], **fields), tmp_path)
-    assert said.startswith("canary: the model computes other frequencies here")
+    assert said.startswith("determinism check: the model's frequencies differ")
 
 
 @pytest.mark.parametrize(
@@ -158,28 +159,28 @@ NESTED = b'{"size":0,"a":' + b"[" * 600 + b"]" * 600 + b"}"
     "header", [b"[" * 100_000, b'{"a":' * 100_000, NESTED, b"[]", b"{}", b"NaN", b"x"]
 )
 def test_headers_that_are_none(run, tmp_path, header):
-    data = crafted(header, bytes(1 + 32 + SEAL))
+    data = crafted(header, bytes(1 + 32 + CHECKSUM_BYTES))
     (tmp_path / "bad").write_bytes(data)
     with pytest.raises(UserError, match="the archive: is damaged: its header"):
         inspect(tmp_path / "bad")
     assert "is damaged" in refused(run, data, tmp_path)
 
 
-def test_no_more_is_written_than_the_header_says(run, made, tmp_path, monkeypatch):
+def test_no_more_is_written_than_the_header_says(run, made, tmp_path):
     """A small archive may stand for a lot; the disk is not filled before it is refused."""
-    header = inspect(made[0]) | {"size": 10}
-    frame = container.Writer(file := io.BytesIO(), {"size": 10})
+    header = header_of(made[1])[0] | {"size": 10}
+    frame = container.ArchiveWriter(file := io.BytesIO(), {"size": 10})
     before = frame.written
     packed = zstandard.ZstdCompressor().compress(bytes(1 << 20))
     for _ in range(50):
         frame.frame(container.ZSTD, packed, b"")
     frame.close()
     data = crafted(json.dumps(header).encode(), file.getvalue()[before:])
-    written, write = [], targets.Output.write
-    monkeypatch.setattr(
-        targets.Output, "write", lambda out, part: (written.append(len(part)), write(out, part))
-    )
     assert "more bytes than it says" in refused(run, data, tmp_path)
+    written = []
+    opened = Decoder(run, Archive.open(io.BytesIO(data)))
+    with pytest.raises(UserError, match="more bytes than it says"):
+        opened.decode(written.append, "Decompressing", no_progress)
     assert written == []
 
 
@@ -196,24 +197,28 @@ def test_the_model_is_checked_whatever_the_frames_are(run, runs, tmp_path):
     assert "its tokenizer is" in refused(runs("byte_level"), data, place)
 
 
-def test_the_canary_comes_before_the_first_frame(run, tmp_path, monkeypatch):
+def test_the_determinism_check_comes_before_the_first_frame(run, tmp_path, monkeypatch):
     """A frame of noise, then one of text."""
-    monkeypatch.setattr("llmjax.compression.compressing.FRAME", 3000)
+    monkeypatch.setattr("llmjax.compression.compress.FRAME", 3000)
     (tmp_path / "in").write_bytes(files()["random"][:3000] + TEXT[:100])
     compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
-    frames = inspect(tmp_path / "a")["frames"]
-    assert frames["model"] == frames["zstd"] + frames["stored"] == 1
+    kinds = inspect(tmp_path / "a")["frames"]
+    assert kinds["model"] == kinds["zstd"] + kinds["stored"] == 1
     data = with_header((tmp_path / "a").read_bytes(), canary="0")
     place = tmp_path / "place"
     place.mkdir()
-    monkeypatch.setattr(engine, "decode_frame", lambda *args: pytest.fail("decoded before"))
-    assert refused(run, data, place).startswith("canary:")
+    (place / "bad").write_bytes(data)
+    stages = []
+    with pytest.raises(UserError, match=r"^determinism check:"):
+        decompress(run, place / "bad", place / "out", progress=lambda *now: stages.append(now))
+    assert stages == [], "no frame was decoded before"
+    assert [path.name for path in place.iterdir()] == ["bad"]
 
 
 def test_where_it_was_made_is_said(run, made, tmp_path, caplog):
     elsewhere = inspect(made[0])["environment"] | {"jaxlib": "0.0.1"}
     data = with_header(made[1], environment=elsewhere)
-    assert refused(run, data, tmp_path) == "", "the canary agrees, so the frequencies do"
+    assert refused(run, data, tmp_path) == "", "the determinism check passes"
     assert "jaxlib was '0.0.1', is" in caplog.text
     said = refused(run, with_header(made[1], environment=elsewhere, canary="0"), tmp_path)
     assert "jaxlib was '0.0.1', is" in said
@@ -222,17 +227,17 @@ def test_where_it_was_made_is_said(run, made, tmp_path, caplog):
 
 
 def test_what_does_not_decode_gets_no_name(run, tmp_path, monkeypatch):
-    """An encoder that is wrong: here, of lanes that were swapped."""
-    from llmjax.compression import frames
-
+    """An encoder that is wrong: here, of streams that were swapped."""
     right = frames.encode_tokens
     monkeypatch.setattr(
         frames,
         "encode_tokens",
-        lambda *args: (coded := right(*args))._replace(lanes=coded.lanes[::-1]),
+        lambda *args: (encoded := right(*args))._replace(streams=encoded.streams[::-1]),
     )
     (tmp_path / "in").write_bytes(files()["long"])
-    with pytest.raises(UserError, match=r"does not decode, so it was not kept \(lane 0: its check"):
+    with pytest.raises(
+        UserError, match=r"does not decode, so it was not kept \(stream 0: its check"
+    ):
         compress(run, tmp_path / "in", tmp_path / "a", **PLAIN | {"verify": True})
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -255,4 +260,4 @@ def test_reading_a_header_needs_no_model(made):
         archive = Archive.open(file)
         assert [kind for kind, _ in archive.frames()] == [container.MODEL]
         assert archive.original_digest() == hashlib.sha256(TEXT).digest()
-    assert room.inspect(made[0])["lanes"] == 2
+    assert inspect(made[0])["streams"] == 2

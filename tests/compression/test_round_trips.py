@@ -9,12 +9,12 @@ from compress_runs import files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.compression.compressing import compress
-from llmjax.compression.decompressing import decompress, inspect
+from llmjax.compression.compress import compress
+from llmjax.compression.decompress import decompress, inspect
 
 FRESH = """
 import json, sys
-from llmjax.compression.decompressing import decompress
+from llmjax.compression.decompress import decompress
 run, names = sys.argv[1], json.loads(sys.argv[2])
 for name in names:
     decompress(run, name, name + ".out")
@@ -58,41 +58,41 @@ ANY = st.lists(st.binary(max_size=40) | PIECES, max_size=12).map(b"".join)
 
 
 @settings(max_examples=25, deadline=None)
-@given(data=ANY, lanes=st.sampled_from([1, 3]), kind=st.sampled_from(KINDS[:3]))
-def test_any_bytes_come_back(runs, tmp_path_factory, data, lanes, kind):
+@given(data=ANY, streams=st.sampled_from([1, 3]), kind=st.sampled_from(KINDS[:3]))
+def test_any_bytes_come_back(runs, tmp_path_factory, data, streams, kind):
     place = tmp_path_factory.mktemp("any")
     (place / "in").write_bytes(data)
-    shape = {"lanes": lanes, "context": 32, "stride": 8}
+    shape = {"streams": streams, "context": 32, "stride": 8}
     compress(runs(kind), place / "in", place / "a", fallback=False, **shape, **PLAIN)
     decompress(runs(kind), place / "a", place / "out")
     assert (place / "out").read_bytes() == data
 
 
 @pytest.mark.parametrize("stride", [1, 7, 16])
-@pytest.mark.parametrize("lanes", [1, 5])
-def test_windows_and_lanes(run, tmp_path, lanes, stride):
+@pytest.mark.parametrize("streams", [1, 5])
+def test_windows_and_streams(run, tmp_path, streams, stride):
     content = files()["long"][:400]
     (tmp_path / "in").write_bytes(content)
     found = compress(
         run,
         tmp_path / "in",
         tmp_path / "a",
-        lanes=lanes,
+        streams=streams,
         context=16,
         stride=stride,
         fallback=False,
         **PLAIN,
     )
-    assert (found.lanes, found.context, found.stride) == (lanes, 16, stride)
+    assert (found.streams, found.context, found.stride) == (streams, 16, stride)
     decompress(run, tmp_path / "a", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == content
 
 
 def test_several_frames(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmjax.compression.compressing.FRAME", 300)
+    monkeypatch.setattr("llmjax.compression.compress.FRAME", 300)
     content = files()["long"][:1000] + files()["random"][:700] + "née".encode() * 90
     (tmp_path / "in").write_bytes(content)
-    shape = {"lanes": 2, "context": 32, "stride": 16}
+    shape = {"streams": 2, "context": 32, "stride": 16}
     compress(run, tmp_path / "in", tmp_path / "a", fallback=False, **shape, **PLAIN)
     assert sum(inspect(tmp_path / "a")["frames"].values()) == -(-len(content) // 300)
     decompress(run, tmp_path / "a", tmp_path / "out")
@@ -100,15 +100,15 @@ def test_several_frames(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["random", "long"])
-def test_how_far_it_is_and_what_it_comes_to(run, tmp_path, name):
-    """Told both ways, of frames that the model has no part in as well."""
-    told, content = [], files()[name][:2000]
+def test_progress_is_reported_both_ways(run, tmp_path, name):
+    """Of frames without the model as well."""
+    calls, content = [], files()[name][:2000]
     (tmp_path / "in").write_bytes(content)
-    compress(run, tmp_path / "in", tmp_path / "a", progress=lambda *now: told.append(now), **PLAIN)
-    decompress(run, tmp_path / "a", tmp_path / "out", progress=lambda *now: told.append(now))
+    compress(run, tmp_path / "in", tmp_path / "a", progress=lambda *now: calls.append(now), **PLAIN)
+    decompress(run, tmp_path / "a", tmp_path / "out", progress=lambda *now: calls.append(now))
     written, size = (tmp_path / "a").stat().st_size, len(content)
     for stage in ("Compressing", "Decompressing"):
-        done = [now[1:] for now in told if now[0] == stage]
+        done = [now[1:] for now in calls if now[0] == stage]
         assert done[-1][:2] == (size, size)
         assert done[-1][2] < written
         assert all(0 < here <= size and of > 0 for here, _, of in done)

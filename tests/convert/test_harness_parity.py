@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llmjax.convert.importing import import_model
-from llmjax.evaluation.harness import HarnessModel
+from llmjax.evaluation.harness_model import HarnessModel
 
 TEXTS = ["Is water wet?", "A longer prompt, with two parts: ", "", "née </s> 🙂"]
 WRITTEN = TEXTS[:2]  # of others it writes ids beyond the tokenizer's, which we never do

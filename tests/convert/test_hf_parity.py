@@ -18,7 +18,7 @@ from llmjax.convert.importing import import_model
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model import families
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run

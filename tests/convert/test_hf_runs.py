@@ -110,7 +110,7 @@ def test_training_begins_with_its_parameters(run, tmp_path):
             sources=(TextSource(paths=(str(tmp_path / "text.txt"),), split="line"),),
             batch_size=8,
             length=16,
-            heldout_fraction=0.4,
+            validation_fraction=0.4,
             cache_dir=str(tmp_path / "cache"),
             workers=1,
         ),

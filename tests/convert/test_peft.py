@@ -29,7 +29,7 @@ from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import SgdConfig
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 
@@ -189,7 +189,7 @@ def test_training_goes_on_with_imported_adapters(llama, tmp_path):
     config, before = Run.open(run).config(), logits(run)
     source = TextSource(paths=(str(tmp_path / "text.txt"),), split="line")
     data = replace(
-        config.data, sources=(source,), batch_size=8, length=16, heldout_fraction=0.4,
+        config.data, sources=(source,), batch_size=8, length=16, validation_fraction=0.4,
         cache_dir=str(tmp_path / "cache"), workers=1,
     )  # fmt: skip
     next_to_nothing = SgdConfig(learning_rate=1e-30, schedule=ScheduleConfig(warmup_steps=0))

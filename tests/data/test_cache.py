@@ -16,12 +16,12 @@ import pytest
 from llmjax.data.config import DataConfig
 from llmjax.data.text import cache as cache_module
 from llmjax.data.text import source as source_module
-from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.corpus import prepare, validation_text
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged
-from llmjax.storage.seals import sealed
+from llmjax.storage.checksums import with_checksum
 
 from .conftest import write_documents
 
@@ -76,8 +76,8 @@ def test_all_that_tokens_depend_on_is_in_the_key(config, builds, lines):
     sentencepiece = SentencePieceConfig(300)
     changes = [
         config,
-        replace(config, heldout_fraction=0.1),
-        replace(config, heldout_max_bytes=500),
+        replace(config, validation_fraction=0.1),
+        replace(config, validation_max_bytes=500),
         replace(config, sources=(replace(lines, split="chunk", chunk_bytes=88),)),
         replace(config, sources=(replace(lines, split="chunk", chunk_bytes=99),)),
         replace(config, sources=(replace(lines, errors="replace"),)),
@@ -122,7 +122,7 @@ def test_large_files_are_hashed_once(lines, cache, monkeypatch):
     first = lines.identify(cache)
     note = next(Path(cache, "hashes").iterdir())
     remembered = json.loads(note.read_text())
-    note.write_text(json.dumps(sealed(remembered | {"hash": "f" + remembered["hash"]})))
+    note.write_text(json.dumps(with_checksum(remembered | {"hash": "f" + remembered["hash"]})))
     assert lines.identify(cache).digest != first.digest, "what is remembered is used"
     path, content = Path(lines.paths[0]), Path(lines.paths[0]).read_bytes()
     path.write_bytes(content)  # a new time of change
@@ -154,10 +154,10 @@ def everything(config):
     corpus = prepare(config, BytesConfig())[1]
     arrays = [
         getattr(store, name).tolist()
-        for store in (corpus.train[0], corpus.sources[0].heldout)
+        for store in (corpus.train[0], corpus.sources[0].validation)
         for name in ("tokens", "offsets", "byte_offsets", "hashes")
     ]
-    return arrays, corpus.sources[0].threshold, heldout_text(corpus)
+    return arrays, corpus.sources[0].threshold, validation_text(corpus)
 
 
 def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):

@@ -5,7 +5,13 @@ from datetime import datetime
 
 import pytest
 
-from llmjax.data.chat_template import ChatTemplate, Context, child, render, special_tokens
+from llmjax.data.chat_template import child
+from llmjax.data.chat_template.template import (
+    ChatTemplate,
+    Context,
+    render,
+    special_tokens,
+)
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import JsonLimits
@@ -137,7 +143,7 @@ def test_a_message_of_the_templates_own_is_one_short_line():
 
 def test_an_answer_is_read_up_to_a_limit(monkeypatch):
     limit = JsonLimits(size=1000, marks=1000, depth=5)
-    monkeypatch.setattr("llmjax.data.chat_template.ANSWER", limit)
+    monkeypatch.setattr("llmjax.data.chat_template.template.ANSWER", limit)
     with ChatTemplate("{{ 'x' * messages[0].content | int }}", {}) as template:
         assert len(template.render([{"role": "user", "content": "900"}])) == 900
         with pytest.raises(UserError, match="the chat template: needs too much"):

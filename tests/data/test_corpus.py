@@ -1,4 +1,4 @@
-"""What is trained on and what is held out never meet; every byte is counted."""
+"""Training and validation sets never meet; every byte is counted."""
 
 from dataclasses import replace
 
@@ -7,17 +7,17 @@ import pytest
 
 from llmjax.data.config import DataConfig
 from llmjax.data.text.corpus import (
-    heldout_documents,
-    heldout_text,
     prepare,
     tokenize_documents,
     train_tokenizer,
+    validation_documents,
+    validation_text,
 )
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 from .conftest import write_documents
 
@@ -32,31 +32,31 @@ def training_texts(corpus) -> list[str]:
     return found
 
 
-def heldout_texts(corpus) -> list[str]:
-    return [bytes(d.tokens[:-1].astype(np.uint8)).decode() for d in heldout_documents(corpus)]
+def validation_texts(corpus) -> list[str]:
+    return [bytes(d.tokens[:-1].astype(np.uint8)).decode() for d in validation_documents(corpus)]
 
 
 def config_of(cache, *sources, **fields) -> DataConfig:
-    fields = {"heldout_fraction": 0.2, "cache_dir": cache, "workers": 1} | fields
+    fields = {"validation_fraction": 0.2, "cache_dir": cache, "workers": 1} | fields
     return DataConfig(tuple(sources), 2, 8, **fields)
 
 
 def test_every_document_is_on_one_side(tmp_path, lines, cache):
     texts = write_documents(tmp_path / "lines.txt", 200)
     _, corpus = prepare(config_of(cache, lines), BytesConfig())
-    train, heldout = training_texts(corpus), heldout_texts(corpus)
-    assert sorted(train + heldout) == sorted(texts)
-    assert 20 < len(heldout) < 60
+    train, validation = training_texts(corpus), validation_texts(corpus)
+    assert sorted(train + validation) == sorted(texts)
+    assert 20 < len(validation) < 60
     assert train == [text for text in texts if text in set(train)], "in their order"
     assert corpus.num_documents == len(train)
     assert corpus.num_bytes == sum(len(text.encode()) for text in train)
     assert corpus.num_tokens == corpus.num_bytes + len(train)
 
 
-def test_heldout_bytes_and_text_are_of_the_original(lines, cache):
+def test_validation_bytes_and_text_are_of_the_original(lines, cache):
     tokenizer, corpus = prepare(config_of(cache, lines), SentencePieceConfig(300))
-    documents = list(heldout_documents(corpus))
-    text = heldout_text(corpus)
+    documents = list(validation_documents(corpus))
+    text = validation_text(corpus)
     assert sum(document.bytes for document in documents) == len(text)
     assert b"".join(tokenizer.decode_bytes(document.tokens) for document in documents) == text
     assert all(document.tokens.dtype == np.int32 for document in documents)
@@ -69,51 +69,51 @@ def test_duplicates_are_dropped(tmp_path, cache):
     once = TextSource((str(tmp_path / "a.txt"),), split="line")
     thrice = TextSource((str(tmp_path / "b.txt"),), split="line")
     _, corpus = prepare(config_of(cache, thrice), BytesConfig())
-    assert sorted(training_texts(corpus) + heldout_texts(corpus)) == sorted(texts)
+    assert sorted(training_texts(corpus) + validation_texts(corpus)) == sorted(texts)
     _, both = prepare(config_of(cache, thrice, once), BytesConfig())
-    assert heldout_texts(both) == heldout_texts(corpus), "nor twice over two sources"
+    assert validation_texts(both) == validation_texts(corpus), "nor twice over two sources"
 
 
 @pytest.mark.parametrize("limit", [200, 1000])
-def test_a_limit_on_the_heldout_set_gives_the_rest_to_training(lines, cache, limit):
+def test_a_limit_on_the_validation_set_gives_the_rest_to_training(lines, cache, limit):
     free = prepare(config_of(cache, lines), BytesConfig())[1]
-    _, corpus = prepare(config_of(cache, lines, heldout_max_bytes=limit), BytesConfig())
-    heldout = heldout_texts(corpus)
-    assert 0 < len(heldout_text(corpus)) <= limit
-    assert set(heldout) < set(heldout_texts(free))
-    assert len(training_texts(corpus)) + len(heldout) == 200
-    assert not set(heldout) & set(training_texts(corpus))
+    _, corpus = prepare(config_of(cache, lines, validation_max_bytes=limit), BytesConfig())
+    validation = validation_texts(corpus)
+    assert 0 < len(validation_text(corpus)) <= limit
+    assert set(validation) < set(validation_texts(free))
+    assert len(training_texts(corpus)) + len(validation) == 200
+    assert not set(validation) & set(training_texts(corpus))
 
 
 def test_a_limit_that_one_source_meets_holds_for_the_others(tmp_path, cache):
-    """The large source trains on documents that the small one, by itself, would hold out."""
+    """The large source trains on documents that the small one, by itself, would validate on."""
     small = write_documents(tmp_path / "small.txt", 40, seed=1)
     large = write_documents(tmp_path / "large.txt", 400, seed=2)
     (tmp_path / "large.txt").write_text("".join(f"{text}\n" for text in large + small))
     sources = [TextSource((f"{tmp_path}/{n}.txt",), split="line") for n in ("small", "large")]
-    config = config_of(cache, *sources, heldout_fraction=0.5, heldout_max_bytes=3000)
+    config = config_of(cache, *sources, validation_fraction=0.5, validation_max_bytes=3000)
     _, corpus = prepare(config, BytesConfig())
     assert corpus.sources[0].threshold > corpus.sources[1].threshold
-    heldout = heldout_texts(corpus)
-    assert heldout
-    assert not set(heldout) & set(training_texts(corpus))
-    assert len(heldout) == len(set(heldout))
+    validation = validation_texts(corpus)
+    assert validation
+    assert not set(validation) & set(training_texts(corpus))
+    assert len(validation) == len(set(validation))
 
 
-def test_no_heldout_set_where_none_is_wanted(lines, cache):
-    _, corpus = prepare(config_of(cache, lines, heldout_fraction=0.0), BytesConfig())
-    assert list(heldout_documents(corpus)) == []
-    assert heldout_text(corpus) == b""
+def test_no_validation_set_where_none_is_wanted(lines, cache):
+    _, corpus = prepare(config_of(cache, lines, validation_fraction=0.0), BytesConfig())
+    assert list(validation_documents(corpus)) == []
+    assert validation_text(corpus) == b""
     assert corpus.num_documents == 200
 
 
 def test_the_tokenizer_is_trained_on_training_documents_only(tmp_path, lines, cache):
-    """Held-out documents may change as they like: the tokenizer stays the same."""
+    """Validation documents may change as they like: the tokenizer stays the same."""
     config = config_of(cache, lines)
     texts = write_documents(tmp_path / "lines.txt", 200)
-    heldout = set(heldout_texts(prepare(config, BytesConfig())[1]))
+    validation = set(validation_texts(prepare(config, BytesConfig())[1]))
     first, _ = prepare(config, SentencePieceConfig(300))
-    kept = [text for text in texts if text not in heldout]
+    kept = [text for text in texts if text not in validation]
     (tmp_path / "lines.txt").write_text("".join(f"{text}\n" for text in kept))
     again = train_tokenizer(SentencePieceConfig(300), config, tmp_path / "again")
     assert again.fingerprint == first.fingerprint
@@ -161,19 +161,24 @@ def test_corpora_that_cannot_be_trained_on(tmp_path, cache):
     path.write_text("")
     refused(config_of(cache, source), r"text\.txt\): holds no text")
     path.write_text("only one line of text here\n")
-    refused(config_of(cache, source, heldout_fraction=1e-9), "held-out set is empty: none of 1")
-    refused(config_of(cache, source, heldout_fraction=1 - 1e-9), "all 1 documents are held out")
-    config = replace(config_of(cache, source, heldout_fraction=0.0), batch_size=4, length=8)
+    refused(
+        config_of(cache, source, validation_fraction=1e-9), "validation set is empty: none of 1"
+    )
+    refused(
+        config_of(cache, source, validation_fraction=1 - 1e-9),
+        "all 1 documents are in the validation set",
+    )
+    config = replace(config_of(cache, source, validation_fraction=0.0), batch_size=4, length=8)
     refused(config, "its 27 training tokens are fewer than a batch of 4 rows of 8")
     path.write_text("word " * 100)
     refused(config, r"supports at most \d+ entries", SentencePieceConfig(5000))
 
 
 def test_impossible_values_are_refused_together():
-    config = DataConfig((), 0, -1, heldout_fraction=1.0, workers=-1, prefetch=0)
+    config = DataConfig((), 0, -1, validation_fraction=1.0, workers=-1, prefetch=0)
     with pytest.raises(UserError) as caught:
         prepare(config, BytesConfig())
-    for field in ("sources", "batch_size", "length", "heldout_fraction", "workers", "prefetch"):
+    for field in ("sources", "batch_size", "length", "validation_fraction", "workers", "prefetch"):
         assert f"data.{field}" in str(caught.value)
 
 

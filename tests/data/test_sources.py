@@ -198,7 +198,9 @@ def test_a_document_that_is_too_large(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"a\.txt line 3: is longer than 100 bytes; break it up"):
         next(found)
     assert "".join(replace(source, split="chunk").documents()) == path.read_text()
-    with pytest.raises(UserError, match=r"a\.txt: is larger than 100 bytes, and it is read as"):
+    with pytest.raises(
+        UserError, match=r"a\.txt: is larger than 100 bytes, and it is read into memory"
+    ):
         read_whole(path, 100)
 
 

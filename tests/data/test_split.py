@@ -1,4 +1,4 @@
-"""Held out is a matter of content alone."""
+"""What is for validation is a matter of content alone."""
 
 import random
 

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 
 from llmjax.data.objectives.windows import windows
 from llmjax.data.text import store
-from llmjax.data.text.block_sums import Blocks, SummedFile
-from llmjax.data.text.store import StoreWriter, close_cache, open_cache, open_store, token_dtype
+from llmjax.data.text.store import (
+    ChecksummedFile,
+    StoreWriter,
+    VerifiedBlocks,
+    close_cache,
+    open_cache,
+    open_store,
+    token_dtype,
+)
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged
 
@@ -104,15 +111,15 @@ def test_the_other_files_of_a_large_store_are_verified_when_it_is_opened(large, 
 def test_sums_do_not_depend_on_how_a_file_is_written(tmp_path_factory, sizes, data):
     folder = tmp_path_factory.mktemp("sums")
     content = np.random.default_rng(0).bytes(sum(sizes))
-    file = SummedFile(folder / "a.bin")
+    file = ChecksummedFile(folder / "a.bin")
     for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
         file.write(content[end - size : end])
     file.close()
     assert (folder / "a.bin").read_bytes() == content
     array = np.frombuffer(content, np.uint8)
-    Blocks(folder / "a.bin", array).verify_all()
+    VerifiedBlocks(folder / "a.bin", array).verify_all()
     if sizes and content:
         broken = array.copy()
         broken[data.draw(st.integers(0, len(content) - 1))] ^= 1
         with pytest.raises(Damaged):
-            Blocks(folder / "a.bin", broken).verify_all()
+            VerifiedBlocks(folder / "a.bin", broken).verify_all()

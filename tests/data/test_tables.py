@@ -330,7 +330,7 @@ def test_globs_and_constants(table, tmp_path):
     both = FileTable((str(tmp_path / "*.csv"),), constants=(("label", "x"),))
     assert values(both) == [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]
     assert read_tables([both, both]) == [*read_table(both), *read_table(both)]
-    with pytest.raises(UserError, match="has a column 'text' of its own"):
+    with pytest.raises(UserError, match="already has a column 'text'"):
         values(FileTable((str(tmp_path / "*.csv"),), constants=(("text", "x"),)))
 
 

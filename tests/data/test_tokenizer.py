@@ -27,7 +27,7 @@ from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_s
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.data.tokenizers.tokenizer import TextDecoder
 from llmjax.errors import UserError
-from llmjax.storage.seals import SEAL, sealed
+from llmjax.storage.checksums import CHECKSUM, with_checksum
 
 TEXTS = [
     "def f(x):\n    return x + 1\n\n\n\tThe cat  sat on the mat, 1234 times.\r\n",
@@ -161,7 +161,7 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
     with pytest.raises(UserError, match=r"files were changed: sentencepiece\.model"):
         load_tokenizer(tmp_path)
     description = json.loads((tmp_path / DESCRIPTION).read_text())
-    older = {key: value for key, value in description.items() if key not in (SEAL, FILES)}
+    older = {key: value for key, value in description.items() if key not in (CHECKSUM, FILES)}
     (tmp_path / DESCRIPTION).write_text(json.dumps(older))
     with pytest.raises(UserError, match="is not a SentencePiece model"):
         load_tokenizer(tmp_path)
@@ -170,7 +170,7 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
         load_tokenizer(tmp_path)
     intact = json.loads((tmp_path / "other" / DESCRIPTION).read_text())
     for change, message in [({"format": 99}, "format 99"), ({"kind": "x"}, "unknown kind 'x'")]:
-        (tmp_path / "other" / DESCRIPTION).write_text(json.dumps(sealed(intact | change)))
+        (tmp_path / "other" / DESCRIPTION).write_text(json.dumps(with_checksum(intact | change)))
         with pytest.raises(UserError, match=message):
             load_tokenizer(tmp_path / "other")
     (tmp_path / DESCRIPTION).write_text("{")

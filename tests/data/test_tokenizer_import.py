@@ -11,7 +11,7 @@ from data.published import LINES, LLAMA, llama, sentencepiece_model, t5, write, 
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
-from llmjax.storage.seals import SEAL
+from llmjax.storage.checksums import CHECKSUM
 
 HARD = [
     *("", "a", " a", "a ", "  a   b  ", "\t\tx", "a\u2581b \u2581 c", "a\r\nb", "\u2028\x85\ufeff"),
@@ -207,7 +207,7 @@ def test_the_chat_template_is_found_wherever_it_is(tmp_path):
         load_tokenizer(tmp_path / "run")
     description = tmp_path / "run" / "llmjax_tokenizer.json"
     stored = json.loads(description.read_text())
-    del stored[SEAL]  # which allows it
+    del stored[CHECKSUM]  # which allows it
     description.write_text(json.dumps(stored))
     assert load_tokenizer(tmp_path / "run").chat_template == "edited"
 

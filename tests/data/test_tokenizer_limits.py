@@ -206,7 +206,7 @@ def test_a_decoder_that_takes_too_long_is_refused(monkeypatch):
     vocab = {**SMALL, "a" * 40 + "b": 4}
     with pytest.raises(UserError, match="a decoder that fails on its own vocabulary: 'Onig"):
         HuggingFaceTokenizer(json.dumps(spec(vocab, decoder=replace)).encode(), NAMES)
-    monkeypatch.setattr(huggingface_tokenizer, "SPELLING_SECONDS", -1)
+    monkeypatch.setattr(huggingface_tokenizer, "DECODING_SECONDS", -1)
     with pytest.raises(UserError, match="a decoder that takes over -1 s for its vocabulary"):
         HuggingFaceTokenizer(json.dumps(spec()).encode(), NAMES)
 

@@ -1,4 +1,4 @@
-"""The verb choose: choices are ranked by the model's own likelihoods, and counted."""
+"""The command choose: choices are ranked by the model's own likelihoods, and counted."""
 
 import json
 
@@ -9,8 +9,7 @@ import pytest
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.evaluation.choose import choose, rate
-from llmjax.evaluation.choose.questions import Question, read_question
+from llmjax.evaluation.choose import ChooseOptions, Question, choose, rate, read_question
 from untrained import in_hand, make_run
 
 QUESTIONS = [
@@ -77,7 +76,7 @@ def test_choices_are_rated_by_their_likelihood(lm, data):
 
 def test_the_prompt_and_the_delimiter_stand_around_the_question(lm):
     questions = [Question("x", "Wet?", ("yes", "no"), None)]
-    (found,) = rate(lm, questions, prompt="Question: {}\nAnswer:", delimiter="=")
+    (found,) = rate(lm, questions, ChooseOptions(prompt="Question: {}\nAnswer:", delimiter="="))
     wanted = [expected(lm, "Question: Wet?\nAnswer:", choice) for choice in ("=yes", "=no")]
     np.testing.assert_allclose(found.log_likelihoods, wanted, rtol=2e-5)
 

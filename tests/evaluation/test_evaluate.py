@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.data.text.corpus import heldout_text, prepare
+from llmjax.data.text.corpus import prepare, validation_text
 from llmjax.data.text.text_files import JsonlSource, TextSource
 from llmjax.errors import UserError
-from llmjax.evaluation.evaluate import evaluate
-from llmjax.evaluation.result import Evaluation
+from llmjax.evaluation.evaluate import Evaluation, evaluate
 from llmjax.inference.language_model import LanguageModel, load
 from toy import LetterTokenizer
 from untrained import TEXTS, make_run
@@ -46,7 +45,7 @@ def figures(result: Evaluation):
 def test_the_runs_own_heldout_documents(run, lm):
     result = evaluate(run.folder)
     _, corpus = prepare(lm.config.data, lm.config.tokenizer, run.tokenizer)
-    heldout = heldout_text(corpus).decode()
+    heldout = validation_text(corpus).decode()
     kept = [text for text in set(TEXTS) if text.rstrip("\n") in heldout]
     score = result.score
     assert 2 < score.documents < len(TEXTS)
@@ -120,7 +119,7 @@ def test_what_cannot_be_scored_is_refused(lm, tmp_path):
 
 
 def test_a_run_that_holds_nothing_out_wants_a_file(lm):
-    data = replace(lm.config.data, heldout_fraction=0.0)
+    data = replace(lm.config.data, validation_fraction=0.0)
     bare = replace(lm, config=replace(lm.config, data=data))
     with pytest.raises(UserError, match="--data"):
         evaluate(bare)
@@ -136,7 +135,7 @@ def test_a_tokenizer_that_loses_characters_is_told(lm, tmp_path):
     lossy = LanguageModel(lm.model, lm.params, Lower(list("abc")), lm.config)
     result = evaluate(lossy, data=path)
     assert not result.lossless
-    assert "does not give this text back" in str(result)
+    assert "does not reproduce this text" in str(result)
     assert evaluate(replace(lossy, tokenizer=LetterTokenizer(list("abcABC"))), data=path).lossless
 
 
@@ -177,7 +176,7 @@ def test_intervals_of_text_are_shown_where_there_are_documents(run, lm, file):
         assert between["low"] < figures[name] < between["high"]
     low, high = figures["intervals"]["bits_per_byte"].values()
     assert f"{figures['bits_per_byte']:.4f}   ({low:.4f} to {high:.4f})" in table
-    assert "95 %, from drawing as many documents anew" in table
+    assert "95 %, bootstrap resampling of documents" in table
     json.dumps(figures, allow_nan=False)
     alone = evaluate(lm, data=file)
     assert alone.to_dict()["intervals"] == {}

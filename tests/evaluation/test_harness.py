@@ -10,8 +10,8 @@ import pytest
 
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
-from llmjax.evaluation.harness import HarnessModel, harness
-from llmjax.evaluation.harness.settings import decoding
+from llmjax.evaluation.harness import harness
+from llmjax.evaluation.harness_model import HarnessModel, decoding
 from llmjax.scoring.continuations import score_continuations
 from untrained import in_hand, make_run
 
@@ -225,7 +225,8 @@ sys.exit(main(["harness", {str(run)!r}, "--tasks", "arc_easy"]))"""
 
 def test_no_other_model_code_is_imported():
     code = (
-        "import llmjax.evaluation.harness, sys; print({'torch', 'transformers'} & set(sys.modules))"
+        "import llmjax.evaluation.harness_model, sys\n"
+        "print({'torch', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -146,5 +146,5 @@ def test_texts_that_a_task_does_not_read(tmp_path, task, row, line):
     others = [{**row, "prompt": "c"}]  # two labels
     lm = load(tasked(tmp_path, task, [row, *others], DECODER).folder)
     with pytest.raises(UserError) as caught:
-        next(predict(lm, texts=["Hi", "there"]))
+        next(predict(lm, text=["Hi", "there"]))
     assert str(caught.value) == line

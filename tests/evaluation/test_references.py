@@ -15,7 +15,7 @@ from llmjax.inference.language_model import load
 from llmjax.model.checks import resolve
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.params import save_params
+from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.tasks.config import PreferenceTask
 from llmjax.tasks.opening import to_json
 from llmjax.tasks.packing import shape_of

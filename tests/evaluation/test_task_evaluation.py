@@ -91,7 +91,7 @@ def test_beams_may_be_set(tmp_path, monkeypatch):
 
     monkeypatch.setattr("llmjax.tasks.prepared.writer", lambda *_: write)
     evaluate(lm, beams=3)
-    list(predict(lm, texts=["one"], beams=2))
+    list(predict(lm, text=["one"], beams=2))
     evaluate(lm)
     assert seen == [3, 2, 1]
 
@@ -106,7 +106,7 @@ def test_beams_may_be_set(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_told_otherwise(tmp_path, how, message):
     lm = load(tasked(tmp_path, ClassificationTask(), rows_of([2, 2])).folder)
-    for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, texts=["a"], **how))):
+    for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, text=["a"], **how))):
         with pytest.raises(UserError) as caught:
             use()
         assert str(caught.value) == message

@@ -136,7 +136,7 @@ def test_a_real_model_answers_and_stops_at_the_templates_end(templated):
 
 
 def converse(command, monkeypatch, lm, lines, *options):
-    monkeypatch.setattr(llmjax.inference.language_model, "load", lambda run, **_: lm)
+    monkeypatch.setattr(llmjax.inference.language_model, "load", lambda run, options: lm)
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
     return command("chat", "runs/x", *options)
 
@@ -163,7 +163,7 @@ def test_the_command_says_what_it_does_without_a_template(command, monkeypatch, 
     )
     assert code == 0
     assert err[0].startswith("this model has no chat template")
-    assert any("the oldest turn was forgotten" in line for line in err)
+    assert any("the oldest turn was dropped" in line for line in err)
     assert json.loads(out)["messages"][0] == {"role": "system", "content": "S"}
 
 

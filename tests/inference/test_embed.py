@@ -1,4 +1,4 @@
-"""The verb embed: vectors are the pooled states of each text, whatever texts are beside it."""
+"""The command embed: vectors are the pooled states of each text, whatever texts are beside it."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import llmjax.inference.embed as module
 from llmjax.convert.importing import import_model
 from llmjax.errors import UserError
-from llmjax.inference.embed import embed
+from llmjax.inference.embed import embed, text_batch
+from llmjax.inference.language_model import LanguageModel
 from llmjax.parallel.mesh import MeshConfig, make_mesh, use_mesh
 from untrained import drawn, in_hand, make_run
 
@@ -57,16 +57,14 @@ def test_a_vector_does_not_depend_on_the_batch(lm):
     assert embed(lm, []).shape == (0, 16)
 
 
-def test_few_shapes_are_compiled(lm, monkeypatch):
-    shapes = set()
-
-    def counted(model, params, rows, pool):
-        shapes.add(rows.tokens.shape)
-        return np.zeros((len(rows.tokens), 16))
-
-    monkeypatch.setattr(module, "_vectors", counted)
-    embed(lm, ["x" * n for n in range(100)], batch_size=8)
-    assert shapes <= {(rows, size) for rows in (4, 8) for size in (16, 32, 64, 128)}
+def test_few_shapes_are_compiled(lm):
+    batches = [
+        text_batch(lm, [([65] * n, [0] * n)] * count, 8)
+        for n in range(1, 129)
+        for count in (3, 4, 8)
+    ]
+    shapes = {batch.tokens.shape for batch in batches}
+    assert shapes == {(rows, size) for rows in (4, 8) for size in (16, 32, 64, 128)}
 
 
 def test_as_the_model_was_published(tmp_path):
@@ -99,9 +97,7 @@ def test_mistakes_are_told(lm):
 def test_on_a_mesh(lm):
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     with use_mesh(mesh):
-        shared = module.LanguageModel(
-            lm.model, drawn(lm.model, mesh=mesh), lm.tokenizer, lm.config, mesh
-        )
+        shared = LanguageModel(lm.model, drawn(lm.model, mesh=mesh), lm.tokenizer, lm.config, mesh)
     np.testing.assert_allclose(embed(shared, TEXTS[:3]), embed(lm, TEXTS[:3]), atol=2e-5)
 
 

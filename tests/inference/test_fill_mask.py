@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import llmjax.inference.language_model
+import llmjax.cli.fill_mask
 from llmjax.convert.importing import import_model
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
@@ -66,7 +66,7 @@ def test_what_cannot_be_filled_is_told(lm, tmp_path):
 
 
 def test_the_command(lm, command, monkeypatch):
-    monkeypatch.setattr(llmjax.inference.language_model, "load", lambda run, **_: lm)
+    monkeypatch.setattr(llmjax.cli.fill_mask, "load", lambda run, options: lm)
     code, out, _ = command("fill-mask", "x", "--text", TEXT, "--top", "3")
     lines = out.splitlines()
     assert code == 0

@@ -1,4 +1,4 @@
-"""The verb generate: prompts from everywhere, text written in order as it comes."""
+"""The command generate: prompts from everywhere, text written in order as it comes."""
 
 import gzip
 import io
@@ -35,7 +35,7 @@ def test_a_run_folder_or_a_model_in_hand(run, lm):
         == lm.generate(["ab", "c"], HOW)
     )
     assert generate(run.folder, "ab", HOW, step=3)[0].tokens != found[0].tokens
-    assert [completion.prompt for completion in generate(lm, config=HOW)] == [""]
+    assert [completion.prompt for completion in generate(lm, options=HOW)] == [""]
 
 
 def test_one_prompt_is_written_as_it_comes(lm):

@@ -144,7 +144,7 @@ def test_generate_takes_a_config_or_fields(lm):
     stop = max((c.text for c in found), key=len)[2:4]
     for completion, stopped in zip(found, lm.generate(PROMPTS, config, stop=stop), strict=True):
         assert stopped.text == completion.text.partition(stop)[0]
-    with pytest.raises(UserError, match="no such field"):
+    with pytest.raises(UserError, match="no such option; did you mean temperature"):
         lm.generate("x", temprature=1)
     with pytest.raises(UserError, match="longer than the model's context of 64"):
         lm.generate("x" * 64)

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmjax.losses import causal_loss, fused, mean_squared_error, token_nats
-from llmjax.losses.scores import Head
+from llmjax.losses import fused
+from llmjax.losses.fused import LossInputs, nll_of
+from llmjax.losses.labels import mean_squared_error
+from llmjax.losses.scores import LogitConfig
+from llmjax.losses.token_loss import token_loss, token_nll
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
@@ -19,10 +22,10 @@ MODEL = Model(
     resolve(ModelConfig(V, 16, d_model=D, num_decoder_layers=1, num_heads=2, logit_softcap=2.0), V)
 )
 HEADS = {
-    "plain": Head(None, 0.0, 0.0, V, "float32"),
-    "z-loss": Head(None, 0.1, 0.0, V, "float32"),
-    "smooth": Head(None, 0.0, 0.2, V, "float32"),
-    "all": Head(1.5, 0.1, 0.2, V, "float32"),
+    "plain": LogitConfig(None, 0.0, 0.0, V, "float32"),
+    "z-loss": LogitConfig(None, 0.1, 0.0, V, "float32"),
+    "smooth": LogitConfig(None, 0.0, 0.2, V, "float32"),
+    "all": LogitConfig(1.5, 0.1, 0.2, V, "float32"),
 }
 
 
@@ -39,6 +42,10 @@ def operands():
     targets = jax.random.randint(keys[2], (B, L), 0, V)
     weights = jax.random.uniform(keys[3], (B, L)).at[0, 2].set(0.0)
     return hidden, rows, jax.random.normal(keys[4], (V,)), targets, weights
+
+
+def cross_entropy(hidden, rows, bias, targets, weights, logits):
+    return fused.cross_entropy(LossInputs(hidden, rows, bias, targets), weights, logits)
 
 
 def plain(hidden, rows, bias, targets, weights, head):
@@ -62,16 +69,16 @@ def test_sums_and_gradients(name, chunked):
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
-        first(fused.cross_entropy),
+        first(cross_entropy),
         first(plain),
     )
-    sums = jax.jit(fused.cross_entropy, static_argnums=5)(*operands(), HEADS[name])
+    sums = jax.jit(cross_entropy, static_argnums=5)(*operands(), HEADS[name])
     np.testing.assert_allclose(sums, plain(*operands(), HEADS[name]), rtol=1e-5)
 
 
 def test_nats_of_each_token(chunked):
     hidden, rows, bias, targets, _ = operands()
-    nats = fused.nats_of(hidden, rows, bias, targets, HEADS["plain"])
+    nats = nll_of(LossInputs(hidden, rows, bias, targets), HEADS["plain"])
     log_p = jax.nn.log_softmax(hidden @ rows.T + bias)
     expected = -jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(nats, expected, rtol=1e-5, atol=1e-5)
@@ -82,7 +89,7 @@ def test_a_token_without_weight_adds_exactly_nothing():
     hidden, rows, bias, targets, weights = operands()
     step = jax.jit(
         jax.value_and_grad(
-            lambda h, r, b, t: fused.cross_entropy(h, r, b, t, weights, HEADS["all"])[0],
+            lambda h, r, b, t: cross_entropy(h, r, b, t, weights, HEADS["all"])[0],
             (0, 1, 2),
         )
     )
@@ -102,12 +109,12 @@ def test_logits_of_all_tokens_never_exist(monkeypatch):
 
     whole = (f"[{B},{L},{V}]", f"[{B * L},{V}]")
     assert any(shape in text(plain) for shape in whole)
-    assert not any(shape in text(fused.cross_entropy) for shape in whole)
+    assert not any(shape in text(cross_entropy) for shape in whole)
 
 
 def test_large_logits_stay_finite():
     hidden, rows, bias, targets, weights = operands()
-    sums = fused.cross_entropy(hidden * 1e4, rows, bias, targets, weights, HEADS["plain"])
+    sums = cross_entropy(hidden * 1e4, rows, bias, targets, weights, HEADS["plain"])
     assert np.isfinite(sums).all()
 
 
@@ -115,14 +122,15 @@ def test_model_and_loss_agree():
     params = jax.jit(MODEL.init)(jax.random.key(0))
     _, _, _, targets, weights = operands()
     batch = {"inputs": (targets + 1) % V, "targets": targets, "weights": weights}
-    loss = causal_loss(MODEL, params, batch)
-    head = Head(None, 0.0, 0.0, V, "float32")
+    loss = token_loss(MODEL, params, batch)
+    head = LogitConfig(None, 0.0, 0.0, V, "float32")
     z = MODEL.apply(params, batch["inputs"])
     expected = plain(z, jnp.eye(V), 0.0, targets, weights, head)
-    np.testing.assert_allclose(jnp.stack(loss), expected, rtol=1e-5, atol=1e-6)
-    nats = token_nats(MODEL, params, batch)
+    ours = (loss.objective, loss.sums["loss"].total, loss.weight, loss.sums["accuracy"].total)
+    np.testing.assert_allclose(jnp.stack(ours), expected, rtol=1e-5, atol=1e-6)
+    nats = token_nll(MODEL, params, batch)
     assert nats.shape == (B, L)
-    np.testing.assert_allclose((nats * weights).sum(), loss.nats, rtol=1e-5)
+    np.testing.assert_allclose((nats * weights).sum(), loss.sums["loss"].total, rtol=1e-5)
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
@@ -131,7 +139,7 @@ def test_nats_of_single_tokens_have_a_derivative(head):
     signed = jnp.where(weights > 0.5, weights, -weights)  # as where one text is to lose
 
     def ours(hidden, rows, bias):
-        return (jnp.tanh(fused.nats_of(hidden, rows, bias, targets, head)) * signed).sum()
+        return (jnp.tanh(nll_of(LossInputs(hidden, rows, bias, targets), head)) * signed).sum()
 
     def theirs(hidden, rows, bias):
         z = hidden @ rows.T + bias
@@ -151,7 +159,7 @@ def test_bfloat16_sums_in_float32():
     half = HEADS["plain"]._replace(dtype="bfloat16")
     many = [jnp.tile(x, (64, 1, 1)[: x.ndim]) for x in (hidden.astype(jnp.bfloat16),)]
     given = (jnp.tile(targets, (64, 1)), jnp.tile(weights, (64, 1)))
-    sums = fused.cross_entropy(many[0], rows, bias, *given, half)
+    sums = cross_entropy(many[0], rows, bias, *given, half)
     assert sums.dtype == jnp.float32
     exact = plain(hidden, rows, bias, targets, weights, HEADS["plain"])
     np.testing.assert_allclose(sums[:3] / 64, exact[:3], rtol=1e-2)
@@ -160,8 +168,9 @@ def test_bfloat16_sums_in_float32():
 
 def test_mean_squared_error():
     predictions = jnp.array([1.0, jnp.nan, 3.0])
-    total, weight = mean_squared_error(predictions, jnp.zeros(3), jnp.array([2.0, 0.0, 0.5]))
-    assert (float(total), float(weight)) == (6.5, 2.5)
+    loss = mean_squared_error(predictions, jnp.zeros(3), jnp.array([2.0, 0.0, 0.5]))
+    assert (float(loss.objective), float(loss.weight)) == (6.5, 2.5)
+    assert loss.sums.keys() == {"loss"}
 
 
 @pytest.mark.parametrize("remat", ["attention", "dots", "full"])
@@ -176,7 +185,7 @@ def test_remat_changes_nothing(remat):
     def gradients(compute):
         def total(params):
             key = jax.random.key(1)
-            return causal_loss(Model(config, compute), params, batch, dropout_key=key).total
+            return token_loss(Model(config, compute), params, batch, dropout_key=key).objective
 
         kept = jax.eval_shape(lambda p: jax.vjp(total, p)[1], params)
         size = sum(np.prod(x.shape) for x in jax.tree.leaves(kept))

@@ -8,7 +8,7 @@ import pytest
 from shapes import BOTH, batch
 
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, compute_problems
 from llmjax.model.config import ModelConfig
@@ -93,7 +93,7 @@ def program(config: ModelConfig, compute: ComputeConfig = COMPUTE) -> str:
     model = Model(resolve(config, config.vocab_size), compute)
 
     def loss(params):
-        return causal_loss(model, params, batch(config), dropout_key=jax.random.key(0)).total
+        return token_loss(model, params, batch(config), dropout_key=jax.random.key(0)).objective
 
     start = jax.make_jaxpr(model.init)(jax.random.key(0))
     step = jax.make_jaxpr(jax.grad(loss))(model.abstract_params())

@@ -8,7 +8,7 @@ import pytest
 from shapes import BOTH, FLOAT32, LLAMA, MESHES, assert_close, batch, make, placed
 
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
@@ -35,8 +35,8 @@ CASES += [(RICH, "all"), (ODD, "all")]
 
 def loss_and_gradients(model, params, given):
     def loss(params):
-        sums = causal_loss(model, params, given, z_loss=1e-2, label_smoothing=0.1)
-        return sums.total, sums
+        sums = token_loss(model, params, given, z_loss=1e-2, label_smoothing=0.1)
+        return sums.objective, sums
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import pytest
 
+import llmjax.cli.embed
 import tiny
 from llmjax.cli import main
+from llmjax.cli.embed import EMBED
 from llmjax.errors import UserError
 from llmjax.parallel.devices import devices, platform_mistake
 from llmjax.parallel.mesh import MeshConfig, make_mesh
@@ -73,7 +76,7 @@ def test_a_command_that_meets_no_device_anywhere_says_so(broken, monkeypatch, ca
     def failing(_):
         jax.devices()
 
-    monkeypatch.setattr("llmjax.cli._dispatch", failing)
+    monkeypatch.setattr(llmjax.cli.embed, "EMBED", replace(EMBED, run=failing))
     assert main(["embed", "run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("llmjax: error: JAX_PLATFORMS=cuda: there is no such device here")

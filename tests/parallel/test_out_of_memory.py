@@ -1,12 +1,15 @@
 """Memory that runs out is told in one line: how much was wanted, and how to need less."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import runs
-from llmjax.cli import main
+from llmjax.cli import find_command, main
+from llmjax.cli.registry import COMMANDS
 from llmjax.errors import UserError
 from llmjax.parallel.memory import FEWER, TRAINING, enough_memory, memory_mistake
 from llmjax.training import loop, train
@@ -102,7 +105,8 @@ def test_every_command_says_so_in_one_line(argv, error, said, monkeypatch, capsy
     def failing(_):
         raise error
 
-    monkeypatch.setattr("llmjax.cli._dispatch", failing)
+    module, _, name = COMMANDS[argv[0]].target.partition(":")
+    monkeypatch.setattr(f"{module}.{name}", replace(find_command(argv[0]), run=failing))
     assert main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("llmjax: error: ")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import pretend
-from llmjax.compression import lanes
+from llmjax.compression import codec
 from llmjax.decoding import beams, rows, sampling, steps
-from llmjax.losses import nats_at, token_nats
+from llmjax.losses.token_loss import nll_at, token_nll
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
 from llmjax.model.config import ModelConfig
@@ -113,8 +113,8 @@ def test_scores(platform, dtype, sizes):
 
         @jax.jit
         def both(params, batch, places):
-            nats, _ = nats_at(model, params, batch, places, batch["targets"])
-            return reshard(token_nats(model, params, batch), None, None), reshard(nats, None, None)
+            nats, _ = nll_at(model, params, batch, places, batch["targets"])
+            return reshard(token_nll(model, params, batch), None, None), reshard(nats, None, None)
 
         check(both.trace(params, batch, places), platform, kernel=kernel)
 
@@ -124,15 +124,15 @@ def test_compression(platform, dtype):
     model = model_of("decoder", dtype)
     with pretend.devices(platform):
         params, text = pretend.params_of(model, dtype), ints("batch", None)
-        prime = lanes._prime.trace(model, params, text, slots=SLOTS)
-        check(prime, platform, kernel=forward(platform, dtype))
-        check(lanes._empty.trace(model, B, SLOTS), platform)
+        prefill = codec._prefill.trace(model, params, text, slots=SLOTS)
+        check(prefill, platform, kernel=forward(platform, dtype))
+        check(codec._empty.trace(model, B, SLOTS), platform)
         cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
-        check(lanes._grown.trace(cache, 2 * SLOTS), platform)
+        check(codec._grow.trace(cache, 2 * SLOTS), platform)
         targets = jax.ShapeDtypeStruct((B,), jnp.uint32)
         wanted = (ints("batch"), targets, np.bool_(True))
         allowed = jax.ShapeDtypeStruct((VOCAB,), jnp.bool)
         read = (ints("batch"), np.int32(3))
-        step = lanes._step.trace(model, params, cache, read, allowed, wanted)
+        step = codec._step.trace(model, params, cache, read, allowed, wanted)
         check(step, platform)
         assert all(leaf.donated for leaf in jax.tree.leaves(step.args_info[0][1]))

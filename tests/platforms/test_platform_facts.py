@@ -50,10 +50,10 @@ def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):
 
 
 @pytest.mark.parametrize(("backend", "one"), [("gpu", True), ("tpu", True), ("cpu", False)])
-def test_lanes_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
+def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    assert plan._groups(64) == (1 if one else 4)
+    assert plan.default_groups(64) == (1 if one else 4)
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu", "cpu"])

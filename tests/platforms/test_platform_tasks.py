@@ -72,7 +72,7 @@ def check(traced, platform, dtype):
 def texts():
     """A batch of texts, as `embed` lays them out."""
     one = pretend.array((B, T), jnp.int32, "batch", "length")
-    return embed.Rows(one, one, one)
+    return embed.TextBatch(one, one, one)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -97,8 +97,8 @@ def test_heads(kind, platform):
 def test_vectors(pooling, platform, sizes):
     model = Model(resolve(ENCODER, 512))
     with pretend.devices(platform, **sizes):
-        pool = embed.Pool((pooling,))
-        traced = embed._vectors.trace(model, pretend.params_of(model), texts(), pool)
+        pool = embed.PoolingSpec((pooling,))
+        traced = embed.pooled_states.trace(model, pretend.params_of(model), texts(), pool)
         check(traced, platform, "float32")
 
 

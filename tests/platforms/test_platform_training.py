@@ -11,7 +11,7 @@ import pytest
 
 import pretend
 from llmjax.data.tokenizers.table import BytesTokenizer
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype, Remat
 from llmjax.model.config import ModelConfig
@@ -25,7 +25,7 @@ from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.files import load_config_file, presets
 from llmjax.state import TrainState, split
-from llmjax.step import make_eval_step, make_train_step
+from llmjax.step import make_train_step
 from llmjax.tasks.heads import Network
 from llmjax.tasks.opening import find_facts, network_of, open_task
 from llmjax.tasks.packing import shape_of
@@ -96,7 +96,7 @@ def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, **options):
 
     def loss(params, batch, key):
         dropped = key if model.compute.dropout else None
-        return causal_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
+        return token_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
 
     encoder = LENGTH if model.config.is_encoder_decoder else 0
     step, state, _ = step_of(Network(model), loss, optimizer, **options)
@@ -247,16 +247,12 @@ def test_the_state_is_given_away(platform):
 def test_evaluation(dtype, platform):
     model = Model(resolve(small(DECODER), 512), replace(COMPUTE, dtype=dtype))
     with pretend.devices(platform, **pretend.EIGHT):
-        step = make_eval_step(partial(causal_loss_of, model))
-        traced = step.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
+        evaluate = jax.jit(partial(token_loss, model))
+        traced = evaluate.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
         found = pretend.kernels(traced)
         assert found == kernel_of(platform, dtype)
         if pretend.CUDNN not in found:
             pretend.lowered(traced, platform)
-
-
-def causal_loss_of(model, params, batch, key):
-    return causal_loss(model, params, batch, dropout_key=key)
 
 
 def kernel_of(platform, dtype):

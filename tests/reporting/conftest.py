@@ -8,8 +8,8 @@ from run_folders import ENVIRONMENT, SAMPLES, TEXT, RunMaker, demo_metrics
 
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunMaker:
-    """Makes a run folder named "demo", whose held-out text is TEXT."""
-    monkeypatch.setattr("llmjax.reporting.heldout_text", lambda run, config: TEXT)
+    """Makes a run folder named "demo", whose validation text is TEXT."""
+    monkeypatch.setattr("llmjax.reporting.report.validation_text", lambda run, config: TEXT)
     return RunMaker(tmp_path / "demo")
 
 

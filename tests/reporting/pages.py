@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 

@@ -7,8 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmjax.reporting.axes import Axis, span
-from llmjax.reporting.charts import BUCKETS, Chart, Series, spread, thin
+from llmjax.reporting.charts import BUCKETS, Axis, Chart, Series, span, spread, thin
 from llmjax.reporting.curves import FINENESS, condense, running_mean
 
 values = st.floats(-1e30, 1e30, allow_nan=False)
@@ -37,7 +36,7 @@ def test_log_ticks_lie_inside_and_rise(numbers, most):
 @given(st.lists(values, min_size=1))
 def test_a_span_holds_every_value(numbers):
     axis = span(numbers)
-    assert all(0 <= axis.place(number) <= 1 for number in numbers)
+    assert all(0 <= axis.position(number) <= 1 for number in numbers)
 
 
 def test_a_span_of_nothing_finite_is_none():
@@ -46,8 +45,8 @@ def test_a_span_of_nothing_finite_is_none():
 
 
 def test_log_axis_places_by_ratio():
-    assert math.isclose(Axis(1, 100, log=True).place(10), 0.5)
-    assert Axis(1, 100, log=True).place(0) < 0
+    assert math.isclose(Axis(1, 100, log=True).position(10), 0.5)
+    assert Axis(1, 100, log=True).position(0) < 0
 
 
 @given(

@@ -6,9 +6,18 @@ import math
 import pytest
 from run_folders import START, eval_line, train_line
 
-from llmjax.reporting.history import column, last, number, read_history
-from llmjax.reporting.record import flops_per_token, wall_seconds
-from llmjax.reporting.samples import MOST_CHARACTERS, MOST_STEPS, visible, written
+from llmjax.reporting.format import show_controls
+from llmjax.reporting.records import (
+    MAX_SAMPLE_CHARACTERS,
+    MAX_SAMPLE_STEPS,
+    column,
+    flops_per_token,
+    last,
+    number,
+    read_history,
+    sample_groups,
+    wall_seconds,
+)
 
 
 def read(folder, *lines, samples=()):
@@ -130,7 +139,9 @@ def sample(step, prompt="The", text="The end"):
 
 
 def test_samples_are_split_from_their_prompts_and_come_latest_first():
-    found = written([sample(1), sample(2, text=" beginning"), sample(1, text="The other end")])
+    found = sample_groups(
+        [sample(1), sample(2, text=" beginning"), sample(1, text="The other end")]
+    )
     assert [group.step for group in found] == ["2", "1"]
     assert [(s.prompt, s.text) for s in found[1].samples] == [
         ("The", " end"),
@@ -142,19 +153,20 @@ def test_samples_are_split_from_their_prompts_and_come_latest_first():
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 20, 1000])
 def test_few_steps_are_shown_the_first_and_last_among_them(steps):
     found = [
-        int(group.step.replace(",", "")) for group in written([sample(s) for s in range(steps)])
+        int(group.step.replace(",", ""))
+        for group in sample_groups([sample(s) for s in range(steps)])
     ]
     assert found == sorted(found, reverse=True)
-    assert len(found) <= MOST_STEPS
+    assert len(found) <= MAX_SAMPLE_STEPS
     assert len(found) >= min(steps, 5)
     assert (found[0], found[-1]) == (steps - 1, 0)
 
 
 def test_long_samples_are_cut():
-    (group,) = written([sample(1, text="x" * 10_000)])
-    assert len(group.samples[0].text) < MOST_CHARACTERS + 10
+    (group,) = sample_groups([sample(1, text="x" * 10_000)])
+    assert len(group.samples[0].text) < MAX_SAMPLE_CHARACTERS + 10
 
 
-def test_control_characters_become_visible():
-    assert visible("a\x00\x1b[31m\n\tb\x85") == "a\u2400\u241b[31m\n\tb\ufffd"
-    assert visible("\ud800!") == "?!"
+def test_control_characters_become_show_controls():
+    assert show_controls("a\x00\x1b[31m\n\tb\x85") == "a\u2400\u241b[31m\n\tb\ufffd"
+    assert show_controls("\ud800!") == "?!"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmjax.reporting.numbers import count, duration, flops, percent, power, short, size, tick
+from llmjax.reporting.format import count, duration, flops, percent, power, short, size, tick
 
 
 @pytest.mark.parametrize(
@@ -11,8 +11,9 @@ from llmjax.reporting.numbers import count, duration, flops, percent, power, sho
         (count, 1234567, "1,234,567"),
         (short, 0, "0"),
         (short, 12, "12"),
-        (short, 4_915_200, "4.92 M"),
-        (short, 999_900, "1.00 M"),
+        (short, 4_915_200, "4.92M"),
+        (short, 999_900, "1.00M"),
+        (short, 4_860_000_000, "4.86B"),
         (short, 0.01234, "0.0123"),
         (size, 1, "1 byte"),
         (size, 999, "999 bytes"),

@@ -7,7 +7,7 @@ import pytest
 from pages import Document, page
 from run_folders import ENVIRONMENT, TEXT, eval_line, train_line
 
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 
 
 def test_an_empty_run_says_so(maker):
@@ -16,9 +16,9 @@ def test_an_empty_run_says_so(maker):
         "Machine, versions, command not recorded",
         "Steps none logged",
         "metrics.jsonl is empty or missing",
-        "it has not been evaluated on held-out text",
+        "it has not been evaluated on validation text",
         "No curves: no step has been logged.",
-        "No samples: this run was not asked for any",
+        "No samples: samples.every is not set",
         "No environment.json",
         "not evaluated yet",
         "xz -9e",
@@ -28,14 +28,14 @@ def test_an_empty_run_says_so(maker):
 
 def test_a_run_without_evaluations_says_so(maker):
     text = page(maker.write([train_line(step) for step in range(1, 50)])).text
-    assert "Not evaluated on held-out text yet" in text
+    assert "Not evaluated on validation text yet" in text
     assert "bits per byte of the last training batches" in text
     assert "49 of 1,200 steps are logged so far" in text
 
 
 def test_evaluations_alone_are_enough(maker):
     text = page(maker.write([eval_line(1200)])).text
-    assert "bits per byte of held-out text" in text
+    assert "bits per byte of validation text" in text
     assert "No training step has been logged" in text
 
 
@@ -66,8 +66,8 @@ def test_resumed_and_torn_runs_are_footnoted(maker):
     environment = ENVIRONMENT | {"sessions": ENVIRONMENT["sessions"] * 3}
     text = page(maker.write([*lines, '{"step": 5, "ki'], environment=environment)).text
     assert "started 3 times" in text
-    assert "went back to an earlier step 1 time;" in text
-    assert "1 line was passed over as unreadable" in text
+    assert "resumed from an earlier step 1 time;" in text
+    assert "1 line was skipped as unreadable" in text
 
 
 def test_a_long_run_stays_small_and_keeps_its_spike(maker):
@@ -99,7 +99,7 @@ def test_evaluations_of_different_text_are_not_compared(maker):
     assert f"Text scored {whole:,} bytes, 9 tokens" in document.text
     assert "Best so far" not in document.text
     assert "Below xz" not in document.text
-    assert "of a part of the held-out text, at most 100 bytes" in document.text
+    assert "used a part of the validation text, at most 100 bytes" in document.text
     assert 'class="dots part"' in document.source
 
 
@@ -109,5 +109,5 @@ def test_evaluations_of_one_text_are_compared(maker):
     lines = [of_bytes(step, whole, bits) for step, bits in figures.items()]
     text = page(maker.write([train_line(10), *lines])).text
     assert "Best so far 0.0200 bits per byte step 20" in text
-    assert "Below xz -9e, the dashed level, for the first time at step 20." in text
-    assert "part of the held-out text" not in text
+    assert "Below xz -9e, the dashed line, for the first time at step 20." in text
+    assert "part of the validation text" not in text

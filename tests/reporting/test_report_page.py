@@ -14,7 +14,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import measure
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 from llmjax.run.folder import Run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'{{ 7*7 }}"
@@ -24,22 +24,22 @@ def test_the_page_says_what_the_run_came_to(demo):
     text = page(demo).text
     bits = eval_line(1200)["bits_per_byte"]
     for said in (
-        f"{bits:.3f} bits per byte of held-out text",
+        f"{bits:.3f} bits per byte of validation text",
         f"{bits:.4f}",
-        "A decoder of 6 layers, 256 wide, with 5.25 M parameters",
-        "1,200 steps (4.92 M tokens) on 2.08 MB of text in 3 min 53 s on 2 CPU cores",
+        "A decoder of 6 layers, 256 wide, with 5.25M parameters",
+        "1,200 steps (4.92M tokens) on 2.08 MB of text in 3 min 53 s on 2 CPU cores",
         "llmjax train configs/quickstart.py --steps 1200",
         "8,211 documents",
         "jax 0.10.2",
         "4f1c8e0a9f6d",
         "6 for each weight it is multiplied with",
-        "not stated: the device's peak is not known",
+        "unknown: no peak is known for this device",
         "statement is used to wrap",
     ):
         assert said in text
 
 
-def test_the_comparison_is_of_the_held_out_text(demo):
+def test_the_comparison_is_of_the_validation_text(demo):
     document = page(demo)
     for figure in measure(TEXT):
         assert f"{figure.name} {figure.bits_per_byte:.4f}" in document.text
@@ -60,8 +60,8 @@ def test_every_curve_is_drawn_and_carries_its_values(demo):
     curves = [curve for block in values for curve in json.loads(block)]
     assert len(values) == 5
     assert all(curve["points"] for curve in curves)
-    (heldout,) = (curve for curve in curves if curve["name"] == "held-out")
-    assert heldout["points"][-1] == [1200, float(f"{eval_line(1200)['bits_per_byte']:.4g}")]
+    (validation,) = (curve for curve in curves if curve["name"] == "validation")
+    assert validation["points"][-1] == [1200, float(f"{eval_line(1200)['bits_per_byte']:.4g}")]
 
 
 @pytest.mark.parametrize("shape", ["demo", "empty"])
@@ -124,15 +124,15 @@ def test_nothing_hostile_becomes_markup(maker):
     assert "<b>run" not in document.source
 
 
-def test_figures_outlive_the_text(demo, monkeypatch):
+def test_sizes_outlive_the_text(demo, monkeypatch):
     first = page(demo)
 
     def gone(run, config):
         raise UserError("a.txt", "no such file")
 
-    monkeypatch.setattr("llmjax.reporting.heldout_text", gone)
+    monkeypatch.setattr("llmjax.reporting.report.validation_text", gone)
     second = page(demo)
-    assert "Figures of an earlier report; the text is out of reach now (a.txt: no such file)" in (
+    assert "Sizes from an earlier report; the text is not available now (a.txt: no such file)" in (
         second.text
     )
     assert "compressed when this page was written" in first.text
@@ -145,26 +145,26 @@ def test_figures_outlive_the_text(demo, monkeypatch):
         assert "No compressor was run: a.txt: no such file." in page(demo).text
 
 
-def test_held_out_text_is_the_corpus_own(maker, tmp_path, monkeypatch):
-    from llmjax.reporting import heldout
+def test_validation_text_is_the_corpus_own(maker, tmp_path, monkeypatch):
+    from llmjax.reporting.comparison import validation_text
 
-    monkeypatch.setattr("llmjax.reporting.heldout_text", heldout.heldout_text)
+    monkeypatch.setattr("llmjax.reporting.report.validation_text", validation_text)
     lines = [f"Line {n} says {n * n}, and no other line does.\n" for n in range(400)]
     (tmp_path / "text.txt").write_text("".join(lines))
     source = TextSource(paths=(str(tmp_path / "text.txt"),), split="line")
-    data = DataConfig((source,), 2, 16, heldout_fraction=0.3, cache_dir=str(tmp_path / "cache"))
+    data = DataConfig((source,), 2, 16, validation_fraction=0.3, cache_dir=str(tmp_path / "cache"))
     folder = replace(maker, config=replace(maker.config, data=data)).write()
-    text = heldout.heldout_text(Run.open(folder), Run.open(folder).config())
+    text = validation_text(Run.open(folder), Run.open(folder).config())
     found = [line for line in lines if line.strip().encode() in text]
     assert 80 < len(found) < 160
     assert f"{len(text):,} bytes in one piece" in page(folder).text
     (tmp_path / "text.txt").unlink()
-    assert "Figures of an earlier report" in page(folder).text
+    assert "Sizes from an earlier report" in page(folder).text
 
 
-def test_no_held_out_text_is_no_comparison(demo, monkeypatch):
-    monkeypatch.setattr("llmjax.reporting.heldout_text", lambda run, config: b"")
-    assert "No compressor was run: held-out text" in page(demo).text
+def test_no_validation_text_is_no_comparison(demo, monkeypatch):
+    monkeypatch.setattr("llmjax.reporting.report.validation_text", lambda run, config: b"")
+    assert "No compressor was run: validation text" in page(demo).text
 
 
 def test_out_is_where_one_asks_and_replaced_in_one_piece(demo, tmp_path):
@@ -178,7 +178,7 @@ def test_out_is_where_one_asks_and_replaced_in_one_piece(demo, tmp_path):
     assert stat.S_IMODE(out.stat().st_mode) == 0o644
 
 
-def test_what_cannot_be_written_is_the_users_to_mend(demo, tmp_path):
+def test_what_cannot_be_written_is_the_users_mistake(demo, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         report(demo, tmp_path / "file" / "page.html")

@@ -6,7 +6,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.text.text_files import TextSource
 from llmjax.decoding.config import DecodingConfig
 from llmjax.optimizers.standard import LionConfig
-from llmjax.reporting.settings import groups
+from llmjax.reporting.settings import setting_groups
 from llmjax.run.config.fields import rows
 from llmjax.run.config.schema import Config
 
@@ -14,7 +14,7 @@ from llmjax.run.config.schema import Config
 def changed(config):
     return {
         f"{group.title}.{one.name}": (one.value, one.default)
-        for group in groups(config)
+        for group in setting_groups(config)
         for one in group.settings
         if one.changed
     }
@@ -22,7 +22,7 @@ def changed(config):
 
 def test_the_default_config_marks_nothing_and_shows_every_field():
     config = Config()
-    found = groups(config)
+    found = setting_groups(config)
     assert changed(config) == {}
     assert sum(len(group.settings) for group in found) == len(list(rows(config)))
     assert len({group.title for group in found}) == len(found)

@@ -1,4 +1,4 @@
-"""Runs of tasks: figures with intervals, confusions, mistakes, curves; no word of bits per byte."""
+"""Runs of tasks: metrics with intervals, confusions, mistakes, curves; nothing of bits per byte."""
 
 import json
 
@@ -8,10 +8,10 @@ from report_tasks import LABELS, MEASURES, SCORE, TOPIC, task_run
 
 from llmjax.reporting.confusion import confusion
 
-OF_TEXT = ("bits per byte", "ompressor", "idden", "held-out text", "What it writes")
+OF_TEXT = ("bits per byte", "ompressor", "idden", "validation text", "Samples")
 
 
-def test_each_task_has_its_figures_and_its_signature(maker):
+def test_each_task_has_its_metrics_and_its_signature(maker):
     document = page(task_run(maker, TOPIC, SCORE, measures=MEASURES))
     for said in (
         "Task: topic",
@@ -21,16 +21,16 @@ def test_each_task_has_its_figures_and_its_signature(maker):
         "accuracy 91.23 % 85.00 to 96.00 %",
         "Measured at step 40 on 100 examples: what it holds out",
         "Signature: BLEU|nrefs:1|v:2.6",
-        "600 examples, 9 k tokens, 100 rows held out",
+        "600 examples, 9k tokens, 100 validation rows",
         "news 66.7 %, sport 33.3 %",
-        "trained for 40 steps (4 k tokens) on 600 examples",
+        "trained for 40 steps (4k tokens) on 600 examples",
     ):
         assert said in document.text
 
 
 @pytest.mark.parametrize("measures", [None, MEASURES])
 def test_nothing_is_said_of_text(maker, measures):
-    text = page(task_run(maker, TOPIC, measures=measures)).text.split("Every field")[0]
+    text = page(task_run(maker, TOPIC, measures=measures)).text.split("All fields")[0]
     for words in OF_TEXT:
         assert words not in text, words
     assert "bootstrap" in page(maker.folder).text
@@ -38,22 +38,22 @@ def test_nothing_is_said_of_text(maker, measures):
 
 def test_a_task_that_was_not_measured_apart_has_the_figures_of_its_log(maker):
     text = page(task_run(maker, TOPIC)).text
-    assert "90.00 % accuracy on held-out examples" in text
+    assert "90.00 % accuracy on validation examples" in text
 
 
-def test_what_is_told_is_a_table_of_shades_and_values_are_escaped(maker):
+def test_predictions_are_a_table_of_shades_and_values_are_escaped(maker):
     document = page(task_run(maker, TOPIC, measures=MEASURES))
     cells = [cell for cell in document.all("td") if "--share" in (cell.get("style") or "")]
     assert len(cells) == 7
     assert cells[0]["style"] == "--share:95%"
     assert cells[0]["class"] == "right strong"
-    assert cells[1]["title"] == "news told as sport: 3, 5.7 % of news"
+    assert cells[1]["title"] == "news predicted as sport: 3, 5.7 % of news"
     assert f"{LABELS[2]} 90.0 % 80.0 % 84.7 %" in document.text
     assert "</script><script>alert(1)</script>␛ dev.tsv line 7 news sport (99%)" in document.text
     assert document.source.count("<script>") == 1
 
 
-def test_figures_are_drawn_over_steps_beside_the_loss(maker):
+def test_metrics_are_drawn_over_steps_beside_the_loss(maker):
     labels = [svg["aria-label"] for svg in page(task_run(maker, TOPIC, SCORE)).all("svg")]
     assert labels[0].startswith("Loss by step")
     for title in ("topic: accuracy", "topic: macro F1", "topic: loss", "score: Pearson"):
@@ -61,10 +61,10 @@ def test_figures_are_drawn_over_steps_beside_the_loss(maker):
     single = [svg["aria-label"] for svg in page(task_run(maker, TOPIC)).all("svg")]
     accuracy = next(one for one in single if one.startswith("Accuracy by step"))
     assert "train from 51" in accuracy
-    assert "held-out from 70" in accuracy
+    assert "validation from 70" in accuracy
 
 
-def test_many_labels_are_cut_to_the_most_frequent_and_their_mix_ups_listed():
+def test_many_labels_are_cut_to_the_most_frequent_and_their_confusions_listed():
     names = [f"label {k}" for k in range(30)]
     counts = [[k if i == k else 1 for i in range(30)] for k in range(30)]
     counts[3][4] = 99
@@ -88,4 +88,4 @@ def test_many_labels_are_cut_to_the_most_frequent_and_their_mix_ups_listed():
     ids=json.dumps,
 )
 def test_a_damaged_file_still_gives_a_page(maker, measures):
-    assert "How it learned" in page(task_run(maker, TOPIC, measures=measures)).text
+    assert "Training curves" in page(task_run(maker, TOPIC, measures=measures)).text

@@ -159,7 +159,7 @@ def test_nothing_starts_from_scratch_when_every_checkpoint_is_damaged(state, tmp
     damage(tmp_path, 1)
     (tmp_path / "2" / "checksums.json").unlink()
     for _ in range(2):
-        with pytest.raises(UserError, match="no checkpoint is whole, of 1, 2"):
+        with pytest.raises(UserError, match="no complete checkpoint among 1, 2"):
             restore(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rest(state, tmp_path, 
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmjax.run.checkpoint.manifest.write", full)
+    monkeypatch.setattr("llmjax.run.checkpoint.files.write_checksums", full)
     with pytest.raises(UserError, match="No space left on device"):
         save(tmp_path, state, [2])
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -217,7 +217,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rest(state, tmp_path, 
 def test_a_full_disk_is_foreseen(state, tmp_path, monkeypatch):
     save(tmp_path, state, [1])
     full = SimpleNamespace(free=1000)
-    monkeypatch.setattr("llmjax.run.checkpoint.failures.shutil.disk_usage", lambda folder: full)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
     with pytest.raises(UserError, match=r"No space left on device: \S+ MB are needed, 0.0 MB free"):
         save(tmp_path, state, [2])
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -227,13 +227,13 @@ KILLED = """
 import sys, pathlib
 sys.path[:0] = [{tests!r}, {tests!r} + "/run"]
 import conftest, tiny, test_checkpoint as t
-from llmjax.run.checkpoint import manifest
+from llmjax.run.checkpoint import files
 from llmjax.state import make_state
 state = make_state(tiny.MODEL, tiny.optimizer(), 0, tiny.one_device())
 folder = pathlib.Path({folder!r})
 t.save(folder, state, [1])
 print("saved", flush=True)
-manifest.write = lambda path: __import__("time").sleep(60)
+files.write_checksums = lambda path: __import__("time").sleep(60)
 t.save(folder, state, [2])
 """
 

@@ -8,9 +8,11 @@ import sys
 import pytest
 
 from llmjax.errors import UserError
+from llmjax.losses.loss import Sum
 from llmjax.run.telemetry import display, hardware, sinks
 from llmjax.run.telemetry.config import LogConfig, log_problems
 from llmjax.run.telemetry.throughput import Throughput
+from llmjax.step import StepMetrics
 
 
 class Time:
@@ -21,15 +23,22 @@ class Time:
 
 
 def step(**changes):
+    """A step over text of 40 bytes in 10 tokens, half of them predicted correctly."""
+    numbers = {"nll": 20.0, "weight": 10.0, "bytes": 40.0, "gradient_norm": 2.0, "skipped": 0.0}
+    numbers |= changes
     sums = {
-        "nats": 20.0,
-        "weight": 10.0,
-        "bytes": 40.0,
-        "tokens": 10.0,
-        "correct": 5.0,
-        "skipped": 0.0,
+        "loss": Sum(numbers["nll"], numbers["weight"]),
+        "accuracy": Sum(5.0, numbers["weight"]),
+        "bits_per_byte": Sum(numbers["nll"] / math.log(2), numbers["bytes"]),
     }
-    return sums | {"learning_rate": 0.1, "gradient_norm": 2.0} | changes
+    return StepMetrics(
+        objective=2.0,
+        sums=sums,
+        tokens=10.0,
+        gradient_norm=numbers["gradient_norm"],
+        learning_rate=0.1,
+        skipped=numbers["skipped"],
+    )
 
 
 def throughput(time: Time, peak: float | None = 1e4) -> Throughput:
@@ -62,11 +71,11 @@ def test_the_first_step_and_pauses_are_not_in_the_throughput():
 
 def test_losses_are_weighted_by_tokens_since_the_last_report_and_without_skipped_steps():
     meter = throughput(Time())
-    meter.add(step(nats=1000.0))
+    meter.add(step(nll=1000.0))
     meter.report()
-    meter.add(step(nats=10.0, weight=10.0))
-    meter.add(step(nats=90.0, weight=30.0))
-    meter.add(step(nats=math.nan, weight=10.0, skipped=1.0, gradient_norm=math.inf))
+    meter.add(step(nll=10.0, weight=10.0))
+    meter.add(step(nll=90.0, weight=30.0))
+    meter.add(step(nll=math.nan, weight=10.0, skipped=1.0, gradient_norm=math.inf))
     report = meter.report()
     assert report["loss"] == pytest.approx(100 / 40)
     assert report["gradient_norm"] is None

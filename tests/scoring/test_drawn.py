@@ -10,7 +10,7 @@ from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.text.corpus import Document
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
@@ -46,8 +46,8 @@ def told_of(letter, model, params, hides):
     for batch, _ in _batches(_store(DOCUMENTS), hides, 4, 16):
         weights = np.where(batch["targets"] == letter, batch["weights"], 0)
         given = {name: jnp.asarray(array) for name, array in (batch | {"weights": weights}).items()}
-        loss = causal_loss(model, params, given)
-        sums += [float(loss.nats), float(loss.weight), float(loss.correct)]
+        loss = token_loss(model, params, given)
+        sums += [*map(float, loss.sums["loss"]), float(loss.sums["accuracy"].total)]
     return sums
 
 

@@ -8,9 +8,7 @@ import sys
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.storage.json_documents import JsonLimits
-from llmjax.storage.json_lines import json_lines
-from llmjax.storage.json_text import json_text
+from llmjax.storage.json_documents import JsonLimits, json_lines, json_text
 
 SMALL = JsonLimits(size=40, marks=10, depth=3)
 
@@ -49,7 +47,7 @@ def test_a_line_of_gigabytes_takes_the_memory_of_the_limit(tmp_path):
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
         "from llmjax.storage.json_documents import JsonLimits\n"
-        "from llmjax.storage.json_lines import json_lines\n"
+        "from llmjax.storage.json_documents import json_lines\n"
         "print(list(json_lines(sys.argv[1], limits=JsonLimits(size=1 << 20, marks=9))))"
     )
     words = [sys.executable, "-c", code, str(path)]

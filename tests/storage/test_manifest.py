@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmjax.storage import manifest
+from llmjax.storage.checksums import MANIFEST, find_damage, write_manifest
 
 
 @pytest.fixture
@@ -13,29 +13,29 @@ def folder(tmp_path):
     (tmp_path / "part" / "data").write_bytes(bytes(range(50)))
     (tmp_path / "top.json").write_text("{}")
     (tmp_path / "late").write_text("later")
-    manifest.write(tmp_path, ["late"])
+    write_manifest(tmp_path, ["late"])
     return tmp_path
 
 
 def test_a_folder_as_it_was_written(folder):
-    assert manifest.damage(folder, without=["late"]) is None
+    assert find_damage(folder, without=["late"]) is None
     (folder / "late").write_text("changed, and left out")
     (folder / "notes.txt").write_text("a user's own")
     (folder / "part" / ".hidden").write_text("the system's own")
-    assert manifest.damage(folder, without=["late"]) is None
+    assert find_damage(folder, without=["late"]) is None
 
 
 def test_every_flipped_bit_is_noticed(folder):
-    for path in (folder / "part" / "data", folder / "top.json", folder / manifest.NAME):
+    for path in (folder / "part" / "data", folder / "top.json", folder / MANIFEST):
         content = path.read_bytes()
         for bit in range(8 * len(content)):
             broken = bytearray(content)
             broken[bit // 8] ^= 1 << bit % 8
             path.write_bytes(broken)
-            if manifest.damage(folder) is None:  # then it was a blank of the JSON
+            if find_damage(folder) is None:  # then it was a blank of the JSON
                 assert json.loads(broken) == json.loads(content)
         path.write_bytes(content)
-    assert manifest.damage(folder) is None
+    assert find_damage(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_every_flipped_bit_is_noticed(folder):
 )
 @pytest.mark.parametrize("item", [None, "part"])
 def test_an_empty_or_broken_list_is_damage(folder, content, item):
-    (folder / manifest.NAME).write_text(content)
-    assert manifest.NAME in manifest.damage(folder, item)
+    (folder / MANIFEST).write_text(content)
+    assert MANIFEST in find_damage(folder, item)
 
 
 def test_what_is_not_listed_is_damage(folder):
     (folder / "part" / "more").write_text("")
-    assert manifest.damage(folder) == "part/more is not listed in its checksums.json"
+    assert find_damage(folder) == "part/more is not listed in its checksums.json"
     (folder / "part" / "more").unlink()
     (folder / "part" / "data").unlink()
-    assert manifest.damage(folder) == "data cannot be read: No such file or directory"
-    assert manifest.damage(folder, "none") == "its checksums.json lists nothing of none"
+    assert find_damage(folder) == "data cannot be read: No such file or directory"
+    assert find_damage(folder, "none") == "its checksums.json lists nothing of none"

@@ -79,10 +79,10 @@ def test_balanced_classes_weigh_alike_by_hand():
     logs = logits_of(task, network, params, ROWS)
     weights = np.array([0.5, 0.5, 2, 0.5, 2, 0.5])
     nats = -logs[np.arange(6), TRUTH]
-    assert float(loss.total) == pytest.approx((weights * nats).sum(), rel=1e-4)
+    assert float(loss.objective) == pytest.approx((weights * nats).sum(), rel=1e-4)
     assert float(loss.weight) == weights.sum() == 6
     right = logs.argmax(-1) == TRUTH
-    assert float(loss.correct) == pytest.approx((weights * right).sum())
+    assert float(loss.sums["accuracy"].total) == pytest.approx((weights * right).sum())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -94,10 +94,10 @@ def test_smoothing_is_that_of_optax(smoothing):
     wanted = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
     plain = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), TRUTH)
     loss = losses(task, network, params, task.examples(ROWS))
-    assert float(loss.total) == pytest.approx(float(wanted.sum()), rel=1e-4)
-    assert float(loss.nats) == pytest.approx(float(plain.sum()), rel=1e-4)
+    assert float(loss.objective) == pytest.approx(float(wanted.sum()), rel=1e-4)
+    assert float(loss.sums["loss"].total) == pytest.approx(float(plain.sum()), rel=1e-4)
     assert float(loss.weight) == 6
-    assert (abs(float(loss.total - loss.nats)) > 0.01) == bool(smoothing)
+    assert (abs(float(loss.objective - loss.sums["loss"].total)) > 0.01) == bool(smoothing)
 
 
 def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
@@ -109,10 +109,14 @@ def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
     shares = np.array([list(one["probabilities"].values()) for one in told])
     nats = -(TARGETS * np.log(shares) + (1 - TARGETS) * np.log(1 - shares)).mean(1)
     loss = losses(task, network, params, examples)
-    assert float(loss.total) == float(loss.nats) == pytest.approx(nats.sum(), rel=1e-4)
+    assert (
+        float(loss.objective)
+        == float(loss.sums["loss"].total)
+        == pytest.approx(nats.sum(), rel=1e-4)
+    )
     assert float(loss.weight) == 4
     right = ((shares > 0.5) == (TARGETS > 0.5)).mean(1)
-    assert float(loss.correct) == pytest.approx(right.sum(), rel=1e-6)
+    assert float(loss.sums["accuracy"].total) == pytest.approx(right.sum(), rel=1e-6)
     assert [one["labels"] for one in told] == [
         [label for label, share in zip("xyz", row, strict=True) if share > 0.5] for row in shares
     ]

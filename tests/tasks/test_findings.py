@@ -13,7 +13,7 @@ from llmjax.evaluation.task_evaluation import evaluate_tasks
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
-from llmjax.reporting import report
+from llmjax.reporting.report import report
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
@@ -89,4 +89,4 @@ def test_a_single_task_needs_no_name():
     assert describe(line) == "held out: accuracy 91.23 %  BLEU 31.2  loss 0.2500"
     heldout = {"step": 3, "accuracy": 0.9123, "loss": 0.25}
     words = in_words({"run": "R", "step": 3, "heldout": heldout})
-    assert words == "R at step 3, on held-out examples: accuracy 91.23 %, loss 0.2500"
+    assert words == "R at step 3, on validation examples: accuracy 91.23 %, loss 0.2500"

@@ -57,7 +57,7 @@ def test_as_on_one_device(kind, model):
     }
 
     def gradient(params, arrays):
-        return jax.grad(lambda p: task.loss(network.model, p, arrays, None).total)(params)
+        return jax.grad(lambda p: task.loss(network.model, p, arrays, None).objective)(params)
 
     expected = jax.jit(gradient)(params, arrays)
     with use_mesh(mesh):

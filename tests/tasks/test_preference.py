@@ -127,7 +127,7 @@ def test_the_loss_and_its_derivative_are_the_definitions(started):
     assert len(arrays["inputs"]) < 3  # some share a row
 
     def ours(params):
-        return task.loss(network.model, params, arrays, None).total
+        return task.loss(network.model, params, arrays, None).objective
 
     def theirs(params):
         return plain(task, network, params, examples, reference)
@@ -145,7 +145,9 @@ def test_a_step_makes_the_better_answer_likelier(started):
     examples = task.examples(ROWS)
     shape = shape_of(examples, LENGTH, encodes=False)
     arrays = arrays_of(examples, shape)
-    gradient = jax.jit(jax.grad(lambda p: task.loss(network.model, p, arrays, None).total))(params)
+    gradient = jax.jit(jax.grad(lambda p: task.loss(network.model, p, arrays, None).objective))(
+        params
+    )
     after = jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient)
     told = predicted(task, network, after, ROWS)
     assert np.mean([one["margin"] for one in told]) > 0

@@ -48,8 +48,13 @@ def test_the_loss_is_the_sum_of_squares_by_hand(started):
     errors = values(task, network, params) - TRUTH
     arrays = arrays_of(examples, shape(examples))
     loss = task.loss(network.model, params, arrays, None)
-    assert float(loss.total) == float(loss.nats) == pytest.approx((errors**2).sum(), rel=1e-4)
-    assert (float(loss.weight), float(loss.correct)) == (3, 0)
+    assert (
+        float(loss.objective)
+        == float(loss.sums["loss"].total)
+        == pytest.approx((errors**2).sum(), rel=1e-4)
+    )
+    assert float(loss.weight) == 3
+    assert loss.sums.keys() == {"loss"}
     found = task.measure(ROWS, predicted(task, network, params, ROWS))
     assert found["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
 

@@ -6,7 +6,7 @@ import pytest
 from chat_templates import QWEN3, R1, SPECIAL, TEMPLATES, plain
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from llmjax.data.chat_template import Context
+from llmjax.data.chat_template.template import Context
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.errors import UserError
 from llmjax.tasks.conversations import PLAIN, Speller

@@ -18,7 +18,7 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
@@ -30,7 +30,7 @@ from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.config.schema import SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import abstract_state, make_state
-from llmjax.step import make_eval_step, make_train_step
+from llmjax.step import make_train_step
 from llmjax.tasks.config import (
     AnswerTask,
     ChatTask,
@@ -96,12 +96,12 @@ def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
     with jax.set_mesh(one_device()):
         chosen = make_optimizer(optimizer, 2, model.logical_axes())
         step = make_train_step(
-            lambda params, batch, key: causal_loss(model, params, batch), chosen, seed=0
+            lambda params, batch, key: token_loss(model, params, batch), chosen, seed=0
         )
         state, losses = make_state(model, chosen, 0, one_device()), []
         for _ in range(2):
             state, metrics = step(state, jax.tree.map(jnp.asarray, batch))
-            losses.append(float(metrics["loss"]))
+            losses.append(float(metrics.objective))
     assert np.isfinite(losses).all()
     assert losses[1] != losses[0]
 
@@ -137,9 +137,9 @@ def test_parts_of_a_batch_may_be_one_row_on_each_device(devices):
     batch = tiny.batch(0, mesh, 4 * devices)
     with jax.set_mesh(mesh):
         state, step = tiny.start(mesh, accumulate=4)
-        whole = make_eval_step(tiny.loss)(state.params, batch)
+        whole = jax.jit(tiny.loss)(state.params, batch, None)
         loss = step(state, batch)[1]["loss"]
-        assert float(loss) == pytest.approx(float(whole.total / whole.weight), rel=1e-5)
+        assert float(loss) == pytest.approx(float(whole.objective / whole.weight), rel=1e-5)
 
 
 @pytest.mark.parametrize("number", [1e19, -1e300])
@@ -159,7 +159,7 @@ def test_a_batch_of_one_row_over_several_devices_names_batch_and_mesh(tmp_path):
     ("text", "message"),
     [
         ("", "holds no text"),
-        ("x", "the held-out set is empty: none of 1 documents"),
+        ("x", "the validation set is empty: none of 1 documents"),
     ],
 )
 def test_texts_of_nothing_are_refused(tmp_path, text, message):
@@ -235,7 +235,7 @@ def test_a_batch_of_no_rows_is_not_the_batch_of_the_run(tmp_path, size):
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
         evaluate(run.folder, batch_size=size)
     with pytest.raises(UserError, match=f"batch_size {size}: is not positive"):
-        next(predict(run.folder, texts=("a",), batch_size=size))
+        next(predict(run.folder, text=("a",), batch_size=size))
     with pytest.raises(UserError, match="max_shard_bytes 0: is not positive"):
         export(run.folder, tmp_path / "out", max_shard_bytes=0)
     assert not (tmp_path / "out").exists()

@@ -19,15 +19,15 @@ from llmjax.data.objectives.pairs import Continuation, PrefixConfig, SpanConfig,
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
-from llmjax.losses import causal_loss
+from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.optimizer import make_optimizer
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
-from llmjax.reporting import report
-from llmjax.reporting.numbers import percent
+from llmjax.reporting.format import percent
+from llmjax.reporting.report import report
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
@@ -57,7 +57,7 @@ def stepped(model, batch, mesh, steps=2):
     optimizer = make_optimizer(tiny.OPTIMIZER, 20, model.logical_axes())
 
     def loss(params, batch, key):
-        return causal_loss(model, params, batch)
+        return token_loss(model, params, batch)
 
     take_step = make_train_step(loss, optimizer, seed=0, clip_norm=1.0)
     placed = jax.device_put(batch, named_sharding(mesh, "batch", "length"))

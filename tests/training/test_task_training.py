@@ -25,7 +25,7 @@ from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.params import stored_leaves
+from llmjax.run.checkpoint.reading import stored_leaves
 from llmjax.run.config.files import load_config_file
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run

@@ -97,7 +97,7 @@ def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
     def breaking(loss_function, *args, **kwargs):
         def loss(params, batch, key):
             sums = loss_function(params, batch, key)
-            return sums._replace(total=sums.total * jnp.nan)
+            return sums._replace(objective=sums.objective * jnp.nan)
 
         return make(loss, *args, **kwargs)
 
@@ -161,7 +161,7 @@ def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, said):
 
 
 def test_a_text_has_no_head_that_alone_could_learn(tmp_path):
-    with pytest.raises(UserError, match="tune: heads: nothing learns"):
+    with pytest.raises(UserError, match="tune: heads: nothing is trained"):
         train(runs.config(tmp_path, tune=TrainHeads()))
     assert Run(tmp_path / "run").steps() == []
 

@@ -1,7 +1,7 @@
 """Renders templates of strangers, in a process of its own that may be killed.
 
-Run as a file by `llmjax.data.chat_template`: JSON objects in and out, one a line. Needs only
-jinja2.
+Run as a file by `llmjax.data.chat_template.template`: JSON objects in and out, one a line. Needs
+only jinja2.
 """
 
 import contextlib
@@ -50,10 +50,10 @@ class PublicNamespace(Namespace):
     """Holds no attribute whose name begins with an underscore."""
 
     def __init__(*args: Any, **values: Any) -> None:  # so that `self` may be the name of a value
-        given = dict(*args[1:], **values)
-        for name in given:
+        attributes = dict(*args[1:], **values)
+        for name in attributes:
             _require_public(name)
-        Namespace.__init__(args[0], given)
+        Namespace.__init__(args[0], attributes)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _require_public(name)
@@ -75,14 +75,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 def environment() -> Sandbox:
     """What chat templates expect to find."""
-    found = Sandbox(
+    sandbox = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    found.filters["tojson"] = to_json
-    found.globals["raise_exception"] = refuse
-    found.globals["namespace"] = PublicNamespace
-    found.globals.pop("lipsum", None)
-    return found
+    sandbox.filters["tojson"] = to_json
+    sandbox.globals["raise_exception"] = refuse
+    sandbox.globals["namespace"] = PublicNamespace
+    sandbox.globals.pop("lipsum", None)
+    return sandbox
 
 
 def to_json(
@@ -152,18 +152,18 @@ def rendered(request: dict[str, Any]) -> dict[str, Any]:
 
 def spans_between(text: str, marks: tuple[str, str]) -> list[tuple[int, int]]:
     """Where the text between marks stands once they are left out; of nested ones the outermost."""
-    found, depth, first, at, removed = list[tuple[int, int]](), 0, 0, 0, 0
+    spans, depth, first, at, removed = list[tuple[int, int]](), 0, 0, 0, 0
     while True:
         begin, end = (text.find(mark, at) for mark in marks)
         if begin < 0 and end < 0:
-            return found
+            return spans
         opens = begin >= 0 and (end < 0 or begin < end)
         place = begin if opens else end
         if opens and depth == 0:
             first = place - removed
         depth += 1 if opens else -1
         if depth == 0 and place - removed > first:
-            found.append((first, place - removed))
+            spans.append((first, place - removed))
         at = place + len(marks[0])
         removed += len(marks[0])
 

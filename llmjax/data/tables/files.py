@@ -59,10 +59,10 @@ class LinesTable(Table):
         return ", ".join(self.paths)
 
     def problems(self) -> list[str]:
-        found = [] if self.paths else [f"a {self.kind} table names no paths"]
+        problems = [] if self.paths else [f"a {self.kind} table names no paths"]
         if len(self.paths) != len(self.columns):
-            found.append(f"{len(self.paths)} files for the columns {', '.join(self.columns)}")
-        return found
+            problems.append(f"{len(self.paths)} files for the columns {', '.join(self.columns)}")
+        return problems
 
     def rows(self) -> Iterator[Row]:
         if len(self.paths) != len(self.columns) or not self.paths:
@@ -85,7 +85,7 @@ class LinesTable(Table):
     def _unequal(
         self, number: int, lines: Sequence[str | None], streams: Sequence[Iterator[str]]
     ) -> UserError:
-        """What is said at the first line that some files do not have."""
+        """For the first line that some files do not have."""
         rest = [sum(1 for _ in stream) for stream in streams]
         counts = ", ".join(
             f"{path} {number - (line is None) + more:,}"
@@ -182,7 +182,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 def _with_constants(row: Row, constants: Sequence[tuple[str, str]]) -> Row:
     for column, _ in constants:
         if column in row.values:
-            reason = f"has a column {column!r} of its own"
+            reason = f"already has a column {column!r}"
             raise UserError(row.place, reason, "take it out of the table's constants")
     return Row(row.place, row.values | dict(constants)) if constants else row
 

@@ -30,8 +30,10 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged, open_or_build
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
+# Names in the cache: of the validation documents, and of their text.
+_VALIDATION = "heldout"
 _TEXT = "heldout.txt"
 
 
@@ -63,16 +65,16 @@ class TokenizedSource:
 
     key: str
     train: TokenStore
-    heldout: TokenStore
-    heldout_path: Path
-    """The held-out documents' text end to end, UTF-8."""
+    validation: TokenStore
+    validation_path: Path
+    """The validation documents' text end to end, UTF-8."""
     threshold: int
-    """Held out are exactly the documents with a hash below this."""
+    """For validation are exactly the documents with a hash below this."""
 
 
-def heldout_threshold(config: DataConfig) -> int:
-    """Documents with a hash from here on are for training, whatever the held-out size."""
-    return int(config.heldout_fraction * HASHES)
+def validation_threshold(config: DataConfig) -> int:
+    """Documents with a hash from here on are for training, whatever fits into validation."""
+    return int(config.validation_fraction * HASHES)
 
 
 def tokenized(
@@ -84,21 +86,21 @@ def tokenized(
 ) -> TokenizedSource:
     """Opens the cache of `source`; builds it first where there is none.
 
-    A cache that is no longer as it was written is named on stderr and built again.
+    A cache that is no longer as it was written is rebuilt, with a warning.
 
     Raises:
       UserError: the source is broken, empty, or changes while it is read.
     """
     what = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
-    what += [heldout_threshold(config), config.heldout_max_bytes]
+    what += [validation_threshold(config), config.validation_max_bytes]
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(config.cache_dir) / "tokens" / key
 
     stage = f"Tokenizing the {source.kind} source"
 
     def build(place: Path) -> None:
-        kept = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
-        with EncodingPool(tokenizer, kept, config.workers) as pool:
+        saved = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
+        with EncodingPool(tokenizer, saved, config.workers) as pool:
             for done in _build(source, tokenizer, pool, config, place):
                 progress(stage, done, identity.num_bytes)
         identity.check_unchanged()
@@ -110,8 +112,8 @@ def tokenized(
 def open_source(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
     """Reads back what was built; Damaged where it has changed since."""
     description = open_cache(folder)
-    train, heldout = (open_store(folder / name, dtype) for name in ("train", "heldout"))
-    return TokenizedSource(key, train, heldout, folder / _TEXT, description["threshold"])
+    train, validation = (open_store(folder / name, dtype) for name in ("train", _VALIDATION))
+    return TokenizedSource(key, train, validation, folder / _TEXT, description["threshold"])
 
 
 def keep_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
@@ -134,19 +136,19 @@ def _build(
 ) -> Iterator[int]:
     """Fills the cache folder `place`; yields the bytes of training text done so far."""
     vocab_size = tokenizer.vocab_size
-    sample = HashSample(heldout_threshold(config), config.heldout_max_bytes)
+    sample = HashSample(validation_threshold(config), config.validation_max_bytes)
     train = StoreWriter(place / "train", vocab_size)
     for texts, encoded in pool.encode(_batches(_training(source, config, sample))):
         _append(train, texts, encoded)
         yield train.num_bytes
     train.close()
-    heldout = StoreWriter(place / "heldout", vocab_size)
+    validation = StoreWriter(place / _VALIDATION, vocab_size)
     with (place / _TEXT).open("wb") as file:
         for text in sample.documents():
-            _append(heldout, [text], encode_documents(tokenizer, [text]))
+            _append(validation, [text], encode_documents(tokenizer, [text]))
             file.write(text)
-    heldout.close()
-    if train.num_documents + heldout.num_documents == 0:
+    validation.close()
+    if train.num_documents + validation.num_documents == 0:
         raise UserError(str(source), "holds no text", "give a source with text in it")
     dtype = token_dtype(vocab_size).str
     close_cache(place, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
@@ -169,7 +171,7 @@ def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[in
 
 
 def _training(source: Source, config: DataConfig, sample: HashSample) -> Iterator[bytes]:
-    """Every document that is not held out; `sample` takes the others."""
+    """Every training document; `sample` takes those for validation."""
     for hash_, text in unique_documents(source, config.cache_dir):
         yield from sample.add(hash_, text)
 

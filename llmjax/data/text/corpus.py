@@ -12,10 +12,10 @@ from llmjax.data.config import DataConfig, check_data
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
-    heldout_threshold,
     read_tokenizer,
     tokenized,
     unique_documents,
+    validation_threshold,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
 from llmjax.data.text.source import (
@@ -27,7 +27,7 @@ from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import open_or_build
-from llmjax.storage.caches import cache_root
+from llmjax.storage.writing import cache_root
 
 # A tokenizer's sample comes from this many times its size: a second pass over terabytes is not
 # worth it.
@@ -46,7 +46,7 @@ class Document:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Training documents and held-out ones, tokenized, on disk."""
+    """Training and validation documents, tokenized, on disk."""
 
     sources: tuple[TokenizedSource, ...]
     bos_id: int
@@ -95,12 +95,12 @@ def prepare(
         sample of the training documents; it is cached like the tokens.
       tokenizer_folder: the run's tokenizer/ folder. A tokenizer that is there is used as it is;
         else it is written there.
-      progress: told how far things are.
+      progress: called with how far things are.
       special_tokens: that a tokenizer trained here gets beside the usual ones.
 
     Raises:
       UserError: a value of `config` is impossible, a source is missing, broken or empty, the
-        held-out set is empty, the corpus is smaller than a batch, or the vocabulary larger than
+        validation set is empty, the corpus is smaller than a batch, or the vocabulary larger than
         the text supports.
     """
     check_data(config, tokenizer_config)
@@ -115,11 +115,11 @@ def prepare(
         )
         if folder is not None:
             tokenizer.save(folder)
-    found = tuple(
+    sources = tuple(
         tokenized(source, identity, tokenizer, config, progress)
         for source, identity in zip(config.sources, identities, strict=True)
     )
-    corpus = Corpus(found, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
     _check(corpus, config)
     return tokenizer, corpus
 
@@ -153,7 +153,7 @@ def _trained(
     """A tokenizer trained on the training documents, or the same from the cache."""
     weights = [source.weight for source in data.sources]
     values = asdict(config)  # type: ignore[call-overload]  # configs are dataclasses
-    what = [2, values, [i.digest for i in identities], weights, heldout_threshold(data)]
+    what = [2, values, [i.digest for i in identities], weights, validation_threshold(data)]
     what += [special_tokens] if special_tokens else []
     key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
     folder = cache_root(data.cache_dir) / "tokenizers" / key
@@ -173,32 +173,34 @@ def _sample(
     total = sum(source.weight for source in data.sources)
     for source, identity in zip(data.sources, identities, strict=True):
         sample = HashSample(HASHES, int(max_bytes * source.weight / total))
-        done = told = 0
+        done = reported = 0
         for hash_, text in unique_documents(source, data.cache_dir):
             done += len(text)
             if done > SCAN * max_bytes:
                 break
-            if hash_ >= heldout_threshold(data):
+            if hash_ >= validation_threshold(data):
                 sample.add(hash_, text)
-            if done >= told:
+            if done >= reported:
                 progress(f"Sampling the {source.kind} source", done, identity.num_bytes)
-                told = done + BATCH_BYTES
+                reported = done + BATCH_BYTES
         identity.check_unchanged()
         yield from (text.decode("utf-8") for text in sample.documents())
 
 
 def _check(corpus: Corpus, config: DataConfig) -> None:
     named = "; ".join(map(str, config.sources))
-    heldout = sum(len(kept) for _, kept in _heldout(corpus))
-    total = corpus.num_documents + heldout
-    if config.heldout_fraction > 0 and heldout == 0:
-        reason = f"the held-out set is empty: none of {total} documents falls in it"
-        fix = "raise data.heldout_fraction, or give more or smaller documents (chunk_bytes, split)"
+    validation = sum(len(kept) for _, kept in _validation(corpus))
+    total = corpus.num_documents + validation
+    if config.validation_fraction > 0 and validation == 0:
+        reason = f"the validation set is empty: none of {total} documents falls in it"
+        fix = (
+            "raise data.validation_fraction, or give more or smaller documents (chunk_bytes, split)"
+        )
         raise UserError(named, reason, fix)
     for source, store in zip(config.sources, corpus.train, strict=True):
         if store.num_tokens == 0:
-            reason = f"no text is left to train on: all {total} documents are held out"
-            raise UserError(str(source), reason, "lower data.heldout_fraction")
+            reason = f"no text is left to train on: all {total} documents are in the validation set"
+            raise UserError(str(source), reason, "lower data.validation_fraction")
     batch = config.batch_size * config.length
     if corpus.num_tokens < batch:
         sizes = f"{config.batch_size} rows of {config.length}"
@@ -206,35 +208,35 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
         raise UserError(named, reason, "lower data.batch_size or data.length, or add text")
 
 
-def heldout_documents(corpus: Corpus) -> Iterator[Document]:
-    """The held-out documents, none twice, and none in any source's training documents."""
-    for source, kept in _heldout(corpus):
-        store = source.heldout
+def validation_documents(corpus: Corpus) -> Iterator[Document]:
+    """The validation documents, none twice, and none in any source's training documents."""
+    for source, kept in _validation(corpus):
+        store = source.validation
         for d in kept:
             tokens = store.at(np.arange(store.offsets[d], store.offsets[d + 1]))
             yield Document(tokens, int(store.byte_offsets[d + 1] - store.byte_offsets[d]))
 
 
-def heldout_text(corpus: Corpus) -> bytes:
-    """The original UTF-8 text of `heldout_documents`, end to end."""
+def validation_text(corpus: Corpus) -> bytes:
+    """The original UTF-8 text of `validation_documents`, end to end."""
     parts = []
-    for source, kept in _heldout(corpus):
-        text, ends = source.heldout_path.read_bytes(), source.heldout.byte_offsets
+    for source, kept in _validation(corpus):
+        text, ends = source.validation_path.read_bytes(), source.validation.byte_offsets
         parts += [text[ends[d] : ends[d + 1]] for d in kept]
     return b"".join(parts)
 
 
-def _heldout(corpus: Corpus) -> Iterator[tuple[TokenizedSource, list[int]]]:
-    """Which of each source's held-out documents count.
+def _validation(corpus: Corpus) -> Iterator[tuple[TokenizedSource, list[int]]]:
+    """Which of each source's validation documents count.
 
-    A source that met its size limit holds out fewer than the others. A document that it trains on
-    may stand in another source's held-out set: only hashes below every threshold are safe.
+    A source that met its size limit has fewer than the others. A document that it trains on may be
+    in another source's validation set: only hashes below every threshold are safe.
     """
     lowest = min(source.threshold for source in corpus.sources)
     seen: set[int] = set()
     for source in corpus.sources:
         kept = []
-        for index, hash_ in enumerate(source.heldout.hashes.tolist()):
+        for index, hash_ in enumerate(source.validation.hashes.tolist()):
             if hash_ < lowest and hash_ not in seen:
                 seen.add(hash_)
                 kept.append(index)
@@ -242,7 +244,7 @@ def _heldout(corpus: Corpus) -> Iterator[tuple[TokenizedSource, list[int]]]:
 
 
 def tokenize_documents(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Document]:
-    """Tokenizes any text as the held-out documents are: a Document each, EOS included."""
+    """Tokenizes any text as the validation documents are: a Document each, EOS included."""
     for text in texts:
         tokens = np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
         yield Document(tokens, len(text.encode("utf-8")))

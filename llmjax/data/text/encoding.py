@@ -45,8 +45,8 @@ def encode_documents(tokenizer: Tokenizer, texts: list[bytes]) -> Encoded:
 class EncodingPool:
     """Processes that tokenize; in a `with`, which ends them.
 
-    They are started anew (spawned), not forked: a fork of a process with threads, of which JAX has
-    many, may hang. None outlives this process, however it ends.
+    They are spawned, not forked: a fork of a process with threads, of which JAX has many, may hang.
+    None outlives this process, however it ends.
     """
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, workers: int):

@@ -1,16 +1,19 @@
-"""Files as streams of bytes, whatever they are compressed with, and of documents."""
+"""Files as streams of bytes, whatever they are compressed with, and of lines and documents."""
 
+import bz2
 import glob
+import gzip
 import itertools
+import lzma
 import os
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, TypeAlias, cast
 
-from llmjax.data.text import decompression
 from llmjax.errors import UserError
-from llmjax.storage.bounded import size_text
-from llmjax.storage.encodings import BOM, other_encoding
+from llmjax.storage.bounded import BOM, other_encoding, size_text
 from llmjax.storage.json_documents import RECORD
 
 BLOCK = 1 << 20
@@ -22,6 +25,19 @@ BOMB_SIZE = 1 << 28
 BOMB_RATIO = 250
 """No text decompresses to more than BOMB_SIZE bytes and this many times the size of its file."""
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n\s*")
+Decompressor: TypeAlias = Callable[[IO[bytes], int], Iterator[bytes]]
+"""(file, about how many bytes in a block) -> blocks. Raises EOFError where the file is truncated,
+and one of DAMAGE where it is damaged."""
+
+DAMAGE = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, ValueError)
+
+WINDOW = 1 << 27
+"""Bytes of earlier output that a .zst file may refer to: what `zstd` itself takes at most by
+default."""
+XZ_MEMORY = 1 << 28
+"""Bytes of memory that an .xz file may ask for; `xz -9` asks for 65 MiB."""
+# Four bytes of a .zst file may stand for 128 KiB, so this many for at most 32 MiB.
+_ZSTD_INPUT = 1 << 10
 
 
 def expand(patterns: tuple[str, ...]) -> list[Path]:
@@ -30,24 +46,24 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     Raises:
       UserError: a path does not exist or is no regular file, or a glob matches none.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for pattern in patterns:
         name = str(Path(pattern).expanduser())
         if Path(name).is_dir():
             fix = f"give a glob, such as {name}/**/*.txt"
             raise UserError(name, "is a folder", fix)
         if Path(name).is_file():
-            found[Path(name)] = None
+            files[Path(name)] = None
         elif os.path.exists(name):  # a pipe, which could be read but once, or a device
             raise UserError(name, "is not a regular file", "write what it gives to a file first")
         elif glob.has_magic(name):
             matches = sorted(m for m in glob.glob(name, recursive=True) if Path(m).is_file())
             if not matches:
                 raise UserError(name, "matches no file", "check the pattern")
-            found.update((Path(match), None) for match in matches)
+            files.update((Path(match), None) for match in matches)
         else:
             raise UserError(name, "does not exist", "check the path")
-    return list(found)
+    return list(files)
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
@@ -57,22 +73,20 @@ def read_blocks(path: Path) -> Iterator[bytes]:
       UserError: it cannot be read, is truncated or damaged, or decompresses to far more than text
         would.
     """
-    reader = decompression.READERS.get(path.suffix.lower())
+    decompress = DECOMPRESSORS.get(path.suffix.lower())
     try:
         with path.open("rb") as file:
-            if reader is None:
-                yield from decompression.blocks(file, BLOCK)
+            if decompress is None:
+                yield from _plain(file, BLOCK)
             else:
                 limit = max(BOMB_SIZE, BOMB_RATIO * os.fstat(file.fileno()).st_size)
-                yield from _limited(reader(file, BLOCK), limit, path)
+                yield from _limited(decompress(file, BLOCK), limit, path)
     except EOFError as error:
-        raise UserError(path, "is truncated: its compressed data end early", "get it again") from (
-            error
-        )
-    except decompression.FAULTS as error:
-        raise UserError(path, f"is not valid {path.suffix} data: {error}", "get it again") from (
-            error
-        )
+        reason = "is truncated: its compressed data end early"
+        raise UserError(path, reason, "get it again") from error
+    except DAMAGE as error:
+        reason = f"is not valid {path.suffix} data: {error}"
+        raise UserError(path, reason, "get it again") from error
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         raise UserError(path, reason, "check the file") from error
@@ -90,7 +104,71 @@ def _limited(blocks: Iterator[bytes], limit: int, path: Path) -> Iterator[bytes]
 
 def compressed(path: Path) -> bool:
     """Whether the name of `path` says that it is compressed."""
-    return path.suffix.lower() in decompression.READERS
+    return path.suffix.lower() in DECOMPRESSORS
+
+
+def _plain(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The bytes of a file that is not compressed."""
+    while block := file.read(size):
+        yield block
+
+
+def _gzip(file: IO[bytes], size: int) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as stream:
+        yield from _plain(cast(IO[bytes], stream), size)
+
+
+def _bzip2(file: IO[bytes], size: int) -> Iterator[bytes]:
+    with bz2.open(file) as stream:
+        yield from _plain(stream, size)
+
+
+def _xz(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """As lzma.open, which has no limit of memory."""
+    data = file.read(size)
+    while True:
+        decoder = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+        while not decoder.eof:
+            if decoder.needs_input and not data and not (data := file.read(size)):
+                raise EOFError
+            if block := decoder.decompress(data, max_length=size):
+                yield block
+            data = b""
+        data = decoder.unused_data.lstrip(b"\0")  # another stream, behind zeros that fill it up
+        while not data:
+            if not (more := file.read(size)):
+                return
+            data = more.lstrip(b"\0")
+
+
+def _zstd(file: IO[bytes], size: int) -> Iterator[bytes]:
+    import zstandard
+
+    library = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+    decoder, inside = library.decompressobj(), False  # a frame, whose end the library may not miss
+    ready: list[bytes] = []
+    length = 0
+    for piece in _plain(file, _ZSTD_INPUT):
+        data = piece
+        while data:
+            try:
+                ready.append(decoder.decompress(data))
+            except zstandard.ZstdError as error:
+                raise ValueError(str(error)) from error
+            length += len(ready[-1])
+            inside, data = not decoder.eof, decoder.unused_data
+            if not inside:
+                decoder = library.decompressobj()
+        if length >= size:
+            yield b"".join(ready)
+            ready, length = [], 0
+    yield b"".join(ready)
+    if inside:
+        raise EOFError
+
+
+DECOMPRESSORS: dict[str, Decompressor] = {".gz": _gzip, ".bz2": _bzip2, ".xz": _xz, ".zst": _zstd}
+"""Ending of a file's name -> how it is read."""
 
 
 def text_blocks(blocks: Iterable[bytes], name: object) -> tuple[int, Iterator[bytes]]:
@@ -126,7 +204,7 @@ def split_lines(
       end: what ends a line; None: \r where that is what ends the first one, else \n.
 
     Raises:
-      UserError: a line is longer than LONGEST_LINE, or the text is not UTF-8 by its own account.
+      UserError: a line is longer than LONGEST_LINE, or the text declares another encoding.
     """
     offset, texts = text_blocks(blocks, name)
     number, held, parts = 1, 0, list[bytes]()
@@ -165,7 +243,7 @@ def read_whole(path: Path, limit: int = LARGEST_DOCUMENT) -> tuple[int, bytes]:
     """(byte offset, all of the decompressed file behind its byte order mark).
 
     Raises:
-      UserError: it is larger than `limit` bytes, or not UTF-8 by its own account.
+      UserError: it is larger than `limit` bytes, or declares another encoding.
     """
     offset, texts = text_blocks(read_blocks(path), path)
     parts, size = [], 0
@@ -173,7 +251,7 @@ def read_whole(path: Path, limit: int = LARGEST_DOCUMENT) -> tuple[int, bytes]:
         parts.append(block)
         size += len(block)
         if size > limit:
-            reason = f"is larger than {size_text(limit)}, and it is read as a whole"
+            reason = f"is larger than {size_text(limit)}, and it is read into memory"
             raise UserError(path, reason, "split it into several files, or read it in parts")
     return offset, b"".join(parts)
 
@@ -210,8 +288,8 @@ def _cut(buffer: bytes, start: int, size: int) -> int:
     left = len(buffer) - start
     if left <= size:
         return left
-    if found := _BLANK_LINE.search(buffer, start + size, start + 2 * size):
-        return found.end() - start
+    if match := _BLANK_LINE.search(buffer, start + size, start + 2 * size):
+        return match.end() - start
     newline = buffer.find(b"\n", start + 2 * size, start + 4 * size)
     if newline >= 0:
         return newline + 1 - start

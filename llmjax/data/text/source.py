@@ -18,9 +18,9 @@ from llmjax.data.text.reading import compressed, expand
 from llmjax.errors import UserError
 from llmjax.registry import Registry
 from llmjax.storage.cache_folders import write_file
-from llmjax.storage.caches import cache_root
+from llmjax.storage.checksums import CHECKSUM, check_checksum, with_checksum
 from llmjax.storage.json_documents import read_json
-from llmjax.storage.seals import SEAL, sealed, unsealed
+from llmjax.storage.writing import cache_root
 
 REMEMBERED = 64 << 20
 """Larger files are hashed once and remembered by what the file system says of them."""
@@ -184,7 +184,7 @@ def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
         raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
     settled = time.time_ns() - max(stat[1], stat[2]) > SETTLED_SECONDS * 1e9
     if stat[0] > REMEMBERED and settled and _stat(path) == stat:
-        write_file(note, json.dumps(sealed({"stat": stat, "hash": hash_})).encode())
+        write_file(note, json.dumps(with_checksum({"stat": stat, "hash": hash_})).encode())
     return hash_
 
 
@@ -194,7 +194,7 @@ def _remembered(note: Path, stat: tuple[int, ...]) -> str | None:
         return None
     try:
         stored = read_json(note)
-        kept = unsealed(stored, note) if SEAL in stored else {}
+        kept = check_checksum(stored, note) if CHECKSUM in stored else {}
     except (UserError, TypeError):  # damaged: hashed again
         return None
     return str(kept["hash"]) if kept.get("stat") == list(stat) else None

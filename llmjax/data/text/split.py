@@ -36,10 +36,10 @@ class HashSample:
         self._bytes += len(text)
         evicted = []
         while self._bytes > self._max_bytes and len(self._heap) > 1:
-            negative, _, other = heapq.heappop(self._heap)
+            negative, _, largest = heapq.heappop(self._heap)
             self.threshold = -negative
-            self._bytes -= len(other)
-            evicted.append(other)
+            self._bytes -= len(largest)
+            evicted.append(largest)
         return evicted
 
     def documents(self) -> list[bytes]:

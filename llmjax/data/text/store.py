@@ -1,16 +1,23 @@
-"""Tokenized documents on disk, memory-mapped: never more in memory than is being read."""
+"""Tokenized documents on disk, memory-mapped: never more in memory than is being read.
 
+Large files are verified by the block, where they are read. Beside `tokens.bin` lies `tokens.crc`:
+the file's size as int64, then the CRC-32 of each block.
+"""
+
+import contextlib
 import json
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from llmjax.data.text.block_sums import Blocks, SummedFile
 from llmjax.errors import UserError
-from llmjax.storage import manifest
 from llmjax.storage.cache_folders import Damaged
+from llmjax.storage.checksums import find_damage, write_manifest
 from llmjax.storage.json_documents import read_json
 
 # Part of every cache's key: raise it when the files change, or the way text becomes documents.
@@ -20,8 +27,119 @@ _KINDS = {"offsets": "<i8", "byte_offsets": "<i8", "hashes": "<u8"}
 _CHECKED_BY_BLOCK = [f"{name}.bin" for name in ("tokens", *_KINDS)]
 
 VERIFIED_AT_ONCE = 1 << 30
-"""Bytes of tokens up to which a store is verified as a whole when it is opened, so that a damaged
-one is built again at once. Of a larger one, each block is verified before it is first used."""
+"""Bytes of tokens up to which a store is verified completely when it is opened, so that a damaged
+one is rebuilt at once. Of a larger one, each block is verified before it is first used."""
+BLOCK = 1 << 16
+"""Bytes of a block: few enough that a row of a batch costs little more than itself."""
+SUFFIX = ".crc"
+_BATCH = 64  # blocks that a thread verifies in one go
+
+
+class ChecksummedFile:
+    """A file that is written once, from its beginning to its end, with its checksums."""
+
+    def __init__(self, path: Path):
+        self._path, self._file = path, path.open("wb")
+        self._sums: list[int] = []
+        self._size = self._sum = 0
+
+    def write(self, data: bytes) -> None:
+        """Appends `data`."""
+        self._file.write(data)
+        view = memoryview(data)
+        while view:
+            part = view[: BLOCK - self._size % BLOCK]
+            self._sum = zlib.crc32(part, self._sum)
+            self._size += len(part)
+            view = view[len(part) :]
+            if self._size % BLOCK == 0:
+                self._sums.append(self._sum)
+                self._sum = 0
+
+    def close(self) -> None:
+        """Makes sure that all of it, and then its checksums, are on the disk."""
+        if self._size % BLOCK:
+            self._sums.append(self._sum)
+        _finish(self._file)
+        file = self._path.with_suffix(SUFFIX).open("wb")
+        file.write(np.array(self._size, "<i8").tobytes() + np.array(self._sums, "<u4").tobytes())
+        _finish(file)
+
+
+def _finish(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+class VerifiedBlocks:
+    """A mapped file, each block of which is verified before it is first used. Safe in threads."""
+
+    def __init__(self, path: Path, data: np.ndarray):
+        """Args:
+          path: what ChecksummedFile wrote.
+          data: its content, any type of items whose size divides BLOCK.
+
+        Raises:
+          Damaged: the checksums are missing, or belong to a file of another size.
+        """
+        self._path = path
+        self._items = BLOCK // data.itemsize  # in a block
+        self._bytes = data.view(np.uint8)
+        try:
+            stored = path.with_suffix(SUFFIX).read_bytes()
+        except OSError as error:
+            raise self._damaged(f"{path.stem}{SUFFIX} is missing") from error
+        count = -(-data.nbytes // BLOCK)
+        if len(stored) != 8 + 4 * count or int(np.frombuffer(stored, "<i8", 1)[0]) != data.nbytes:
+            raise self._damaged(f"its files do not fit together: {path.name}")
+        self._sums = np.frombuffer(stored, "<u4", offset=8)
+        self._verified = np.zeros(count, bool)
+        self._all = count == 0
+
+    def verify_all(self) -> None:
+        """Verifies the whole file, in several threads. Raises Damaged where it differs."""
+        count = len(self._sums)
+        batches = [range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH)]
+        if len(batches) > 1:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._verify_batch, batches))
+        elif batches:
+            self._verify_batch(batches[0])
+        self._all = True
+
+    def verify(self, places: np.ndarray) -> None:
+        """Verifies the blocks that hold the items at `places` where that was not done before.
+
+        Raises:
+          Damaged: one differs. The checksums are removed, so that the cache is not opened again.
+        """
+        if self._all:
+            return
+        touched = np.zeros(len(self._sums), bool)
+        touched[np.ravel(places) // self._items] = True
+        try:
+            for block in np.flatnonzero(touched & ~self._verified).tolist():
+                self._verify(block)
+        except Damaged:
+            with contextlib.suppress(OSError):
+                self._path.with_suffix(SUFFIX).unlink()
+            raise
+
+    def _verify_batch(self, blocks: range) -> None:
+        for block in blocks:
+            self._verify(block)
+
+    def _verify(self, block: int) -> None:
+        start = block * BLOCK
+        data = self._bytes[start : start + BLOCK]
+        if zlib.crc32(data) != self._sums[block]:  # type: ignore[arg-type]
+            place = f"{start:,} to {start + len(data):,}"
+            raise self._damaged(f"{self._path.name} fails its checksum in bytes {place}")
+        self._verified[block] = True
+
+    def _damaged(self, why: str) -> Damaged:
+        return Damaged(self._path.parent, why)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +154,7 @@ class TokenStore:
     """int64 [documents + 1]: the same for the UTF-8 bytes of the original text."""
     hashes: np.ndarray
     """uint64 [documents]: `document_hash` of each."""
-    blocks: Blocks | None = None
+    blocks: VerifiedBlocks | None = None
     """The checksums of `tokens`; None of a store that is in memory."""
 
     def at(self, places: np.ndarray) -> np.ndarray:
@@ -79,7 +197,9 @@ class StoreWriter:
         """
         folder.mkdir(parents=True)
         self._vocab_size, self._dtype = vocab_size, token_dtype(vocab_size)
-        self._files = {name: SummedFile(folder / f"{name}.bin") for name in ("tokens", *_KINDS)}
+        self._files = {
+            name: ChecksummedFile(folder / f"{name}.bin") for name in ("tokens", *_KINDS)
+        }
         self.num_tokens = self.num_bytes = self.num_documents = 0
         for name in ("offsets", "byte_offsets"):
             self._files[name].write(np.zeros(1, "<i8").tobytes())
@@ -124,36 +244,36 @@ def open_store(folder: Path, dtype: np.dtype) -> TokenStore:
       Damaged: they are not as they were written.
     """
     tokens, blocks = _map(folder / "tokens.bin", dtype)
-    others = {name: _map(folder / f"{name}.bin", np.dtype(kind)) for name, kind in _KINDS.items()}
+    arrays = {name: _map(folder / f"{name}.bin", np.dtype(kind)) for name, kind in _KINDS.items()}
     if tokens.nbytes <= VERIFIED_AT_ONCE:
         blocks.verify_all()
-    for _, sums in others.values():
+    for _, sums in arrays.values():
         sums.verify_all()
     store = TokenStore(
-        tokens, **{name: array for name, (array, _) in others.items()}, blocks=blocks
+        tokens, **{name: array for name, (array, _) in arrays.items()}, blocks=blocks
     )
     documents = store.num_documents
-    whole = len(store.offsets) == len(store.byte_offsets) == documents + 1
-    if not whole or store.offsets[-1] != store.num_tokens:
+    consistent = len(store.offsets) == len(store.byte_offsets) == documents + 1
+    if not consistent or store.offsets[-1] != store.num_tokens:
         raise Damaged(folder, "its files do not fit together")
     return store
 
 
-def _map(path: Path, dtype: np.dtype) -> tuple[np.ndarray, Blocks]:
+def _map(path: Path, dtype: np.dtype) -> tuple[np.ndarray, VerifiedBlocks]:
     try:
         empty = path.stat().st_size == 0  # nothing cannot be mapped
         array = np.zeros(0, dtype) if empty else np.asarray(np.memmap(path, dtype, mode="r"))
     except (OSError, ValueError) as error:
         why = f"its files do not fit together: {path.name}: {error}"
         raise Damaged(path.parent, why) from error
-    return array, Blocks(path, array)
+    return array, VerifiedBlocks(path, array)
 
 
 def close_cache(folder: Path, description: dict[str, Any]) -> None:
-    """Completes a folder of stores and other files: says what is in it, and its checksums."""
+    """Completes a folder of stores and other files: writes its description and checksums."""
     content = json.dumps({"format": FORMAT, **description}, indent=1)
     (folder / _DESCRIPTION).write_text(content + "\n")
-    manifest.write(folder, _CHECKED_BY_BLOCK)
+    write_manifest(folder, _CHECKED_BY_BLOCK)
 
 
 def open_cache(folder: Path) -> dict[str, Any]:
@@ -162,10 +282,10 @@ def open_cache(folder: Path) -> dict[str, Any]:
     Raises:
       Damaged: one is missing, or not as it was written.
     """
-    if why := manifest.damage(folder, without=_CHECKED_BY_BLOCK):
+    if why := find_damage(folder, without=_CHECKED_BY_BLOCK):
         raise Damaged(folder, why)
     try:
-        found: dict[str, Any] = read_json(folder / _DESCRIPTION)
+        description: dict[str, Any] = read_json(folder / _DESCRIPTION)
     except UserError as error:
         raise Damaged(folder, f"{_DESCRIPTION} {error.reason}") from error
-    return found
+    return description

@@ -31,12 +31,12 @@ class TextSource(FileSource):
     kind: Literal["text"] = "text"
 
     def problems(self) -> list[str]:
-        found = super().problems()
+        problems = super().problems()
         if self.chunk_bytes <= 0:
-            found.append(f"chunk_bytes {self.chunk_bytes} is not positive")
+            problems.append(f"chunk_bytes {self.chunk_bytes} is not positive")
         if self.chunk_bytes > LARGEST_CHUNK:
-            found.append(f"chunk_bytes {self.chunk_bytes} is above {LARGEST_CHUNK}")
-        return found
+            problems.append(f"chunk_bytes {self.chunk_bytes} is above {LARGEST_CHUNK}")
+        return problems
 
     @property
     def reading(self) -> tuple[object, ...]:

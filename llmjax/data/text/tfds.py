@@ -14,9 +14,9 @@ from typing import Any, Literal
 from llmjax.data.text.python_docs import python_fingerprint
 from llmjax.data.text.source import Identity, Source, identify_files, identify_settings
 from llmjax.errors import UserError
-from llmjax.storage import manifest
 from llmjax.storage.cache_folders import Damaged, one_at_a_time, open_or_build
-from llmjax.storage.caches import cache_root
+from llmjax.storage.checksums import find_damage, write_manifest
+from llmjax.storage.writing import cache_root
 
 READ_AHEAD = 256
 """Records of an ArrayRecord file that are read at once, at most."""
@@ -43,10 +43,10 @@ class EmbeddedSource(Source):
         def prepare(place: Path) -> None:
             with _quiet(bars=False):
                 PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
-            manifest.write(place)
+            write_manifest(place)
 
         def verify(place: Path) -> None:
-            if why := manifest.damage(place):
+            if why := find_damage(place):
                 raise Damaged(place, why)
 
         open_or_build(folder, prepare, verify)

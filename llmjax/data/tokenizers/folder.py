@@ -8,8 +8,8 @@ from typing import Any
 
 from llmjax.errors import UserError
 from llmjax.storage.bounded import read_bytes, read_text
+from llmjax.storage.checksums import CHECKSUM, check_checksum, with_checksum
 from llmjax.storage.json_documents import DOCUMENT, read_json
-from llmjax.storage.seals import SEAL, sealed, unsealed
 from llmjax.storage.writing import write_atomically
 
 FORMAT = 1
@@ -59,11 +59,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(path, f"is damaged: {error}", "restore the file") from error
     if version != FORMAT:
         raise UserError(folder, f"is of format {version}, this version reads {FORMAT}", "upgrade")
-    description = unsealed(stored, path)
+    description = check_checksum(stored, path)
     for key in ("kind", "fingerprint"):
         if not isinstance(description.get(key), str):
             raise UserError(path, f"is damaged: it has no {key}", "restore the file")
-    if SEAL in stored:  # else an older version wrote it, or somebody changed it on purpose
+    if CHECKSUM in stored:  # else an older version wrote it, or somebody changed it on purpose
         _verify(folder, description.get(FILES))
     return description
 
@@ -77,7 +77,7 @@ def _verify(folder: Path, expected: object) -> None:
         if _checksum(read_bytes(folder / name, DOCUMENT.size)) != expected.get(name):
             fix = "restore them"
             if name == CHAT_TEMPLATE:
-                fix += f' or, if the change is meant, remove "{SEAL}" from {DESCRIPTION}'
+                fix += f' or, if the change is meant, remove "{CHECKSUM}" from {DESCRIPTION}'
             raise UserError(folder, f"the tokenizer's files were changed: {name}", fix)
 
 
@@ -103,7 +103,7 @@ def keep_chat_template(folder: Path, template: str) -> None:
 
 
 def _description_text(description: Mapping[str, Any], checksums: Mapping[str, str]) -> str:
-    return json.dumps(sealed({**description, FILES: checksums}), indent=1) + "\n"
+    return json.dumps(with_checksum({**description, FILES: checksums}), indent=1) + "\n"
 
 
 def _checksum(content: bytes) -> str:

@@ -21,7 +21,7 @@ MODEL_FILE = "sentencepiece.model"
 MODEL_SIZE = 1 << 25
 """Bytes of a SentencePiece model; the largest published ones have some 5 million."""
 SPACE = "\u2581"  # what SentencePiece writes for a space, so it cannot stand for itself
-# What the trainer refuses a sentence for; such characters are spelt in bytes.
+# What the trainer refuses a sentence for; such characters are encoded in bytes.
 UNTRAINABLE = str.maketrans(dict.fromkeys(f"{SPACE}\u2585\0\t", " "))
 # SentencePiece holds a structure per character while it merges: long texts go in parts.
 PART = 1 << 17
@@ -33,7 +33,7 @@ class SentencePieceTokenizer(TableTokenizer):
     """A SentencePiece model whose decoding gives back every byte.
 
     Lossless when the model has byte fallback and an identity normalizer, as those trained here do:
-    U+2581, which SentencePiece uses for the space, is spelt in bytes around the model.
+    U+2581, which SentencePiece uses for the space, is encoded in bytes around the model.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class SentencePieceTokenizer(TableTokenizer):
             if part == SPACE and self._cuts:
                 places += [(start, start + 1)] * len(self._space_ids)
             else:
-                found = self._processor.encode_as_offset_mapping(utf8(part).decode())
-                places += [(start + first, start + end) for first, end in found["offsets"]]
+                mapping = self._processor.encode_as_offset_mapping(utf8(part).decode())
+                places += [(start + first, start + end) for first, end in mapping["offsets"]]
             start += len(part)
         return ids, places
 
     @property
     def _cuts(self) -> bool:
-        """Whether texts are cut; a model that adds a space before each text must get it whole."""
+        """Whether texts are cut; a model that adds a space before each text must get it uncut."""
         return not self._leading_space and bool(self._space_ids)
 
 
@@ -208,12 +208,12 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 def _vocabulary_error(config: "SentencePieceConfig", message: str) -> UserError:
     """What the trainer's complaint means for the user."""
     size = config.vocab_size
-    if found := re.search(r"value <= (\d+)", message):
-        largest = int(found[1])
+    if match := re.search(r"value <= (\d+)", message):
+        largest = int(match[1])
         reason = f"the training text supports at most {largest} entries"
         return UserError(f"tokenizer.vocab_size {size}", reason, f"set it to {largest} or less")
-    if found := re.search(r"required_chars\D+\d+ vs (\d+)", message):
-        reason = f"bytes, special tokens and the text's characters alone need {found[1]}"
-        fix = f"set it to {found[1]} or more, or lower tokenizer.character_coverage"
+    if match := re.search(r"required_chars\D+\d+ vs (\d+)", message):
+        reason = f"bytes, special tokens and the text's characters alone need {match[1]}"
+        fix = f"set it to {match[1]} or more, or lower tokenizer.character_coverage"
         return UserError(f"tokenizer.vocab_size {size}", reason, fix)
     return UserError(f"tokenizer.vocab_size {size}", f"SentencePiece refuses: {message}")

@@ -74,12 +74,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which tokens play a part of their own.
+    """Which tokens have a role.
 
     Attributes:
       bos, eos, pad: as in Tokenizer.
       mask: stands for what a masked model fills in; None where there is none.
-      stops: tokens that end a written text, beside EOS.
+      stops: tokens that end generated text, beside EOS.
       frame: what the model expects around a text.
     """
 
@@ -180,12 +180,12 @@ class TableTokenizer:
         )
 
     def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Where the ids of `text` stand, when they spell it to the byte."""
+        """Where the ids of `text` stand, when they are all of its bytes."""
         lengths = np.array([len(self._pieces[token]) for token in ids], np.int64)
         if self._leading_space and ids and self._pieces[ids[0]].startswith(b" "):
             lengths[0] -= 1
         data = np.frombuffer(utf8(text), np.uint8)
-        # UTF-8: bytes 10xxxxxx go on with a character
+        # UTF-8: bytes 10xxxxxx continue a character
         character = np.append(np.cumsum((data & 0xC0) != 0x80) - 1, len(text))
         ends = np.cumsum(lengths)
         starts = ends - lengths

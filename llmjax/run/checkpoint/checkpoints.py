@@ -7,7 +7,9 @@ A checkpoint is a folder RUN/checkpoints/STEP:
     position.json   where in the data, and what was counted so far
     checksums.json  of all the others
 
-It is written under another name, and renamed when all of it is there.
+It is written under another name, and renamed when all of it is there. One of an imported model has
+no training/. Retention goes by Orbax's preservation policies; its CheckpointManager takes metrics
+only while it saves, and a run may evaluate the step later.
 """
 
 import contextlib
@@ -20,18 +22,24 @@ import jax
 import orbax.checkpoint as ocp
 
 from llmjax.errors import UserError
-from llmjax.run.checkpoint import files, manifest
+from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.run.checkpoint.failures import WRITE_ERRORS, check_space, reason, without_warnings
-from llmjax.run.checkpoint.params import holds_only_params
+from llmjax.run.checkpoint.files import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.run.checkpoint.progress import (
     TrainProgress,
     complete_progress,
     read_progress,
     write_progress,
 )
-from llmjax.run.checkpoint.reading import newest_complete, read_items, wait_for_all
+from llmjax.run.checkpoint.reading import (
+    holds_only_params,
+    newest_complete,
+    params_handler,
+    read_items,
+    wait_for_all,
+)
 from llmjax.state import TrainState
+from llmjax.storage.writing import check_utf8
 
 # Names of the threads in which Orbax writes; some go on after another one has failed.
 WRITERS = ("array_type_handler", "write_metadata_after_commits", "async_save")
@@ -78,7 +86,7 @@ class Checkpoints:
         """Copies the state and returns; it is written meanwhile. Waits for an earlier save to end.
 
         Raises:
-          UserError: this save or the one before cannot be written; earlier ones are whole.
+          UserError: this save or the one before cannot be written; earlier ones are complete.
         """
         self.wait()
         step = progress.step
@@ -141,7 +149,7 @@ class Checkpoints:
           abstract: shapes, dtypes and shardings (`state.abstract_state`); any mesh will do.
 
         Raises:
-          UserError: there are checkpoints, but none is whole; or it holds another state.
+          UserError: there are checkpoints, but none is complete; or it holds another state.
         """
         step, damaged = newest_complete(self.folder)
         if jax.process_index() == 0:
@@ -166,7 +174,7 @@ class Checkpoints:
         assert self._saving is not None
         for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
             write_progress(folder, self._saving)
-            manifest.write(folder)
+            files.write_checksums(folder)
 
     def _heldout_loss(self, step: int) -> float | None:
         return read_progress(self.folder, step).heldout_loss
@@ -182,10 +190,44 @@ class Checkpoints:
         return UserError(
             self.folder / str(step),
             f"cannot be saved: {reason(error)}",
-            "earlier checkpoints are whole: mend it and start the same command again",
+            "earlier checkpoints are complete: fix it and run the same command again",
         )
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by their paths: what is stored knows nothing of Optax's classes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+UNTRAINED = TrainProgress(step=0, seed=0, batch_size=0, length=0, corpus="")
+"""Of parameters that no training of ours has touched."""
+
+
+def save_params(folder: Path, params: Any, step: int = 0) -> None:
+    """Writes a checkpoint; nothing is copied in memory. All processes call this.
+
+    Args:
+      folder: RUN/checkpoints.
+      params: nested dict of jax.Array, on any mesh, of any float dtype.
+      step: its name.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    check_utf8(folder)
+    folder = folder.absolute()
+    unfinished = folder / f"{step}{files.UNFINISHED}-params"
+    items = ocp.args.Composite(params=ocp.args.StandardSave(params))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = ocp.CompositeCheckpointHandler(params=params_handler(params))
+        check_space(folder, params)
+        with without_warnings(), ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(unfinished, args=items, force=True)
+        if jax.process_index() == 0:
+            write_progress(unfinished, UNTRAINED)
+            files.write_checksums(unfinished)
+            unfinished.rename(folder / str(step))
+    except WRITE_ERRORS as error:
+        raise UserError(folder / str(step), f"cannot be saved: {reason(error)}") from error
+    wait_for_all("parameters saved")

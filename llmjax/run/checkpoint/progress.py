@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from llmjax.errors import UserError
+from llmjax.storage.checksums import check_checksum, with_checksum
 from llmjax.storage.json_documents import read_json
-from llmjax.storage.seals import sealed, unsealed
 from llmjax.storage.writing import write_atomically
 
 NAME = "position.json"  # what every stored checkpoint calls it
@@ -63,7 +63,9 @@ class TrainProgress:
 
 def write_progress(folder: Path, progress: TrainProgress) -> None:
     """Writes it into a checkpoint that is not visible yet."""
-    (folder / NAME).write_text(json.dumps(sealed(asdict(progress)), indent=0), encoding="utf-8")
+    (folder / NAME).write_text(
+        json.dumps(with_checksum(asdict(progress)), indent=0), encoding="utf-8"
+    )
 
 
 def complete_progress(folder: Path, progress: TrainProgress) -> None:
@@ -73,7 +75,7 @@ def complete_progress(folder: Path, progress: TrainProgress) -> None:
       OSError: it cannot be written.
     """
     path = folder / str(progress.step) / MEASURED
-    write_atomically(path, json.dumps(sealed(asdict(progress)), indent=0))
+    write_atomically(path, json.dumps(with_checksum(asdict(progress)), indent=0))
 
 
 def read_progress(folder: Path, step: int) -> TrainProgress:
@@ -86,6 +88,6 @@ def read_progress(folder: Path, step: int) -> TrainProgress:
     if not path.is_file():
         path = folder / str(step) / NAME
     try:
-        return TrainProgress(**unsealed(read_json(path), path))
+        return TrainProgress(**check_checksum(read_json(path), path))
     except (AttributeError, TypeError) as error:
         raise UserError(path, f"cannot be understood: {error}") from error

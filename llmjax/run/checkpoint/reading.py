@@ -1,4 +1,4 @@
-"""Reading checkpoints: whole ones only, onto any mesh, all of it or the parameters alone."""
+"""Reading checkpoints: complete ones only, onto any mesh, all of it or the parameters alone."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from jax.experimental import multihost_utils
 
 from llmjax.errors import UserError
 from llmjax.run.checkpoint import files
-from llmjax.storage.names import check_utf8
+from llmjax.run.checkpoint.files import without_warnings
+from llmjax.storage.writing import check_utf8
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, 
       (step, damaged steps); (None, []) if there are no checkpoints.
 
     Raises:
-      UserError: there are checkpoints, but none is whole: nothing silently starts from scratch.
+      UserError: there are checkpoints, but none is complete: nothing silently starts from scratch.
     """
     damaged: list[int] = []
     reason: str | None = ""
@@ -96,8 +97,8 @@ def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, 
     if damaged:
         raise UserError(
             folder,
-            f"no checkpoint is whole, of {_listed(damaged)} ({reason})",
-            "restore one from a copy; to start anew, choose another run folder",
+            f"no complete checkpoint among {_listed(damaged)} ({reason})",
+            "restore one from a copy; to start over, choose another run folder",
         )
     return None, []
 
@@ -142,3 +143,37 @@ def wait_for_all(name: str) -> None:
 
 def _listed(steps: Sequence[int]) -> str:
     return ", ".join(map(str, sorted(steps)))
+
+
+def holds_only_params(checkpoint: Path) -> bool:
+    """Whether a checkpoint (RUN/checkpoints/STEP) is one of parameters alone."""
+    return (checkpoint / "params").is_dir() and not (checkpoint / "training").exists()
+
+
+def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters of a checkpoint by their dotted paths, as they are stored; none is read.
+
+    Args:
+      folder: RUN/checkpoints.
+      step: which checkpoint.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = folder.absolute() / str(step)
+    if not (path / "params").is_dir():
+        return {}
+    handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
+    with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of what it leaves out
+        try:
+            tree = checkpointer.metadata(path).item_metadata["params"]
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            problem = f"its list of parameters cannot be read: {error}"
+            raise UserError(path, problem, "restore it from a copy") from error
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
+    return {
+        jax.tree_util.keystr(keys, simple=True, separator="."): jax.ShapeDtypeStruct(
+            tuple(leaf.shape), leaf.dtype
+        )
+        for keys, leaf in leaves
+    }

@@ -12,7 +12,7 @@ from typing import Any
 from llmjax.data.config import data_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
 from llmjax.model.compute import compute_problems
 from llmjax.optimizers.trainable import trainable_problems
@@ -91,7 +91,8 @@ def _problems(config: Config) -> Iterator[str]:
     yield from _loss_problems(config.loss)
     yield from checkpoint_problems(config.checkpoint)
     yield from evaluation_problems(config.evaluation)
-    yield from (f"samples.{problem}" for problem in decoding_problems(config.samples.decoding))
+    decoding = decoding_problems(config.samples.decoding)
+    yield from (f"samples.decoding.{problem}" for problem in decoding)
     yield from log_problems(config.log)
     yield from _combination_problems(config)
 
@@ -163,8 +164,8 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield "samples.every: an encoder alone writes no text; set it to 0"
     if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
-    if config.evaluation.every and data.heldout_fraction == 0 and not config.tasks:
-        yield "evaluation.every: nothing is held out (data.heldout_fraction is 0); set it to 0"
+    if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
+        yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

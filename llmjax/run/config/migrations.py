@@ -57,7 +57,7 @@ def _telling(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: the field's words, and protocols that are open."""
-    return _compute(config)
+    return _validation(_compute(config))
 
 
 def _compute(config: Plain) -> Plain:
@@ -66,6 +66,14 @@ def _compute(config: Plain) -> Plain:
     compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
     compute["dtype"] = model.pop("compute_dtype")
     return config | {"model": model | {"layer_d_ff": []}, "compute": compute}
+
+
+def _validation(config: Plain) -> Plain:
+    """Held-out text became the validation set."""
+    data = dict(config["data"])
+    for name in ("fraction", "max_bytes"):
+        data[f"validation_{name}"] = data.pop(f"heldout_{name}")
+    return config | {"data": data}
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {

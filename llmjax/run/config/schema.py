@@ -8,7 +8,7 @@ from llmjax.data.objectives.causal import CausalConfig
 from llmjax.data.objectives.config import OBJECTIVES, ObjectiveConfig
 from llmjax.data.tokenizers.config import AnyTokenizerConfig, SentencePieceConfig
 from llmjax.decoding.config import DecodingConfig
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import OPTIMIZERS, OptimizerConfig

@@ -15,9 +15,8 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.migrations import MIGRATIONS
 from llmjax.run.config.schema import Config
 from llmjax.storage.bounded import read_text
-from llmjax.storage.json_documents import SETTINGS, parse_json
-from llmjax.storage.json_text import json_text
-from llmjax.storage.seals import sealed, unsealed
+from llmjax.storage.checksums import check_checksum, with_checksum
+from llmjax.storage.json_documents import SETTINGS, json_text, parse_json
 from llmjax.version import __version__
 
 FORMAT = 5
@@ -31,7 +30,7 @@ def package_version() -> str:
 def to_json(config: Config) -> str:
     """The text of config.json; `from_json` reads it back to an equal value."""
     document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
-    return json_text(sealed(document), indent=2) + "\n"
+    return json_text(with_checksum(document), indent=2) + "\n"
 
 
 def from_json(text: str, name: str = "config.json") -> Config:
@@ -75,7 +74,7 @@ def from_json(text: str, name: str = "config.json") -> Config:
     if problems:
         raise ConfigError([f"{name}: {problem}" for problem in problems])
     assert isinstance(config, Config)
-    unsealed(document, name)  # last: what is wrong with a field says more
+    check_checksum(document, name)  # last: what is wrong with a field says more
     return config
 
 

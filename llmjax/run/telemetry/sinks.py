@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmjax.errors import UserError
-from llmjax.storage.json_lines import json_lines
+from llmjax.storage.json_documents import json_lines
 from llmjax.storage.writing import write_atomically
 
 Record = Mapping[str, Any]

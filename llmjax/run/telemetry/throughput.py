@@ -3,9 +3,10 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
-Numbers = Mapping[str, float]
+from llmjax.step import StepMetrics
 
 
 class Throughput:
@@ -34,18 +35,19 @@ class Throughput:
         self._running = False
         self._since = self._wait_since = 0.0
         self._seconds = self._waited = self._timed_tokens = 0.0
-        self._sums = dict.fromkeys(("nats", "weight", "correct", "bytes"), 0.0)
-        self._last: Numbers = {}
+        self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._last: StepMetrics | None = None
         self._all_seconds = self._all_steps = 0.0
 
-    def add(self, metrics: Numbers) -> None:
-        """Counts a step that has ended, with its metrics (see `step.make_train_step`)."""
+    def add(self, metrics: StepMetrics) -> None:
+        """Counts a step that has ended, with its metrics on the host."""
         if self._running:
-            self._timed_tokens += metrics["tokens"]
+            self._timed_tokens += float(metrics.tokens)
             self._all_steps += 1
-        if not metrics["skipped"]:
-            for name in self._sums:
-                self._sums[name] += metrics[name]
+        if not metrics.skipped:
+            for name, (total, weight) in metrics.sums.items():
+                self._sums[name][0] += float(total)
+                self._sums[name][1] += float(weight)
         self._last = metrics
         if not self._running:
             self._start()
@@ -70,32 +72,29 @@ class Throughput:
         return self.seconds / self._all_steps if self._all_steps else None
 
     def report(self) -> dict[str, float | None]:
-        """Metrics since the last report; None where there is nothing to tell.
+        """Metrics since the last report; None where there are none.
 
-        `loss` is in nats per target, `accuracy` the share of targets told rightly, and
-        `bits_per_byte` divides by the bytes of the targets' text, all over the steps since then but
-        skipped ones; `mfu` is the model FLOP/s as a share of the
-        devices' bfloat16 peak.
+        What losses name is averaged over the steps since then but skipped ones; `mfu` is the model
+        FLOP/s as a fraction of the devices' bfloat16 peak.
         """
         if self._running:
             self._stop()
             self._start()
-        sums, seconds = self._sums, self._seconds
+        last, seconds = self._last, self._seconds
         rate = self._timed_tokens / seconds if seconds > 0 and self._timed_tokens else None
         flops = None if rate is None else rate * self._flops_per_token
-        bits = sums["nats"] / math.log(2)
+        means = self._sums.items()
         result: dict[str, float | None] = {
-            "loss": sums["nats"] / sums["weight"] if sums["weight"] else None,
-            "bits_per_byte": bits / sums["bytes"] if sums["bytes"] else None,
-            "accuracy": sums["correct"] / sums["weight"] if sums["weight"] else None,
-            "learning_rate": self._last.get("learning_rate"),
-            "gradient_norm": self._last.get("gradient_norm"),
+            **{name: total / weight if weight else None for name, (total, weight) in means},
+            "learning_rate": None if last is None else float(last.learning_rate),
+            "gradient_norm": None if last is None else float(last.gradient_norm),
             "tokens_per_second": rate,
             "model_flops_per_second": flops,
             "mfu": None if flops is None or self._peak is None else flops / self._peak,
             "data_wait_share": self._waited / seconds if rate is not None else None,
         }
-        self._sums = dict.fromkeys(sums, 0.0)
+        for sums in self._sums.values():
+            sums[:] = 0.0, 0.0
         self._seconds = self._waited = self._timed_tokens = 0.0
         return {name: _finite(value) for name, value in result.items()}
 

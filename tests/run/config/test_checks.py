@@ -7,7 +7,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
 from llmjax.data.text.text_files import TextSource
-from llmjax.losses import LossConfig
+from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import ScheduleConfig
@@ -51,7 +51,7 @@ def test_a_good_config_passes_unchanged(tmp_path):
         ({"data": replace(GOOD.data, batch_size=0)}, "data.batch_size: 0"),
         ({"data": replace(GOOD.data, sources=())}, "data.sources: give at least one"),
         ({"data": replace(GOOD.data, sources=(TextSource(()),))}, "names no paths"),
-        ({"data": replace(GOOD.data, heldout_fraction=0.0)}, "nothing is held out"),
+        ({"data": replace(GOOD.data, validation_fraction=0.0)}, "no validation set"),
         ({"optimizer": AdamWConfig(learning_rate=math.nan)}, "optimizer.learning_rate: nan"),
         ({"optimizer": AdamWConfig(learning_rate=-1.0)}, "optimizer.learning_rate: -1.0"),
         ({"optimizer": AdamWConfig(accumulate=3)}, "do not divide into 3 parts"),

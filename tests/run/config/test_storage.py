@@ -24,7 +24,7 @@ from llmjax.run.config import storage
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.run.config.storage import FORMAT, from_json, to_json
-from llmjax.storage.seals import SEAL
+from llmjax.storage.checksums import CHECKSUM
 
 numbers = st.floats(allow_nan=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -73,7 +73,7 @@ def test_a_config_that_was_changed_is_refused_until_its_checksum_is_removed():
     with pytest.raises(UserError, match=r"x\.json: was changed .*remove \"checksum\""):
         from_json(edited, "x.json")
     document = json.loads(edited)
-    del document[SEAL]
+    del document[CHECKSUM]
     assert from_json(json.dumps(document)).model.rope_theta == 90000.0
     assert from_json(json.dumps(json.loads(text), indent=7)) == Config(), "the layout is free"
 
@@ -149,7 +149,7 @@ def test_older_formats_are_migrated_step_by_step(monkeypatch):
     document = json.loads(to_json(Config()))
     del document["config"]["steps"]
     document["format"] = FORMAT
-    del document[SEAL]  # of a config with steps
+    del document[CHECKSUM]  # of a config with steps
     assert from_json(json.dumps(document)) == dataclasses.replace(Config(), steps=7)
 
 

@@ -1,4 +1,4 @@
-"""Pieces to text by the decoder that a tokenizer.json states, whole or as the pieces come."""
+"""Pieces to text by the decoder that a tokenizer.json states, at once or as the pieces come."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +18,7 @@ from llmjax.data.tokenizers.huggingface.stages import (
 CONTEXT = 32
 """Tokens before a text that is the rest of another; no published decoder looks back as far."""
 NEUTRAL = "x"
-"""The piece that stands before a text where it is not known what does."""
+"""The piece taken to precede a text where the real one is unknown."""
 
 
 class PieceDecoder:
@@ -27,33 +27,33 @@ class PieceDecoder:
     def __init__(self, spec: Mapping[str, Any] | None):
         """`spec`: the entry "decoder"; None joins pieces with spaces, as the library does."""
         self._steps = tuple(steps_of(spec))
-        self._whole = None if spec is None else library_decoder(self._steps)
+        self._decoder = None if spec is None else library_decoder(self._steps)
 
     @property
-    def spells_bytes(self) -> bool:
-        """Whether each piece stands for bytes of its own, and the text is all of them."""
+    def is_byte_level(self) -> bool:
+        """Whether each piece stands for bytes, and the text is all of them."""
         return [step["type"] for step in self._steps] == ["ByteLevel"]
 
     def text(self, pieces: list[str]) -> str:
         """The text of all pieces of a text."""
-        if self._whole is None:
+        if self._decoder is None:
             return " ".join(pieces)
-        text: str = self._whole.decode(pieces)
+        text: str = self._decoder.decode(pieces)
         return text
 
     def stream(self) -> "PieceStream":
         """For the pieces of one text, one after the other."""
-        return PieceStream(stages_of(None if self._whole is None else self._steps))
+        return PieceStream(stages_of(None if self._decoder is None else self._steps))
 
-    def inside(self) -> Callable[[str], bytes]:
+    def piece_to_bytes(self) -> Callable[[str], bytes]:
         """What a piece adds in the midst of a text; part of a character as its bytes."""
         kinds = {step["type"] for step in self._steps}
         table = byte_level_table()
-        usual, other = _between(self, "x"), _between(self, "y")
+        usual, unlike = _between(self, "x"), _between(self, "y")
 
         def added(piece: str) -> bytes:
             # Of equal pieces in a row, a step may leave out all but one.
-            text = other(piece) if piece in ("x", "xx") else usual(piece)
+            text = unlike(piece) if piece in ("x", "xx") else usual(piece)
             if REPLACEMENT in text and REPLACEMENT not in piece:
                 if "ByteFallback" in kinds and len(piece) == BYTE_PIECE and piece[:3] == "<0x":
                     return bytes([int(piece[3:5], 16)])
@@ -117,9 +117,9 @@ class HuggingFaceStream:
         decoder: of the pieces.
         piece: the piece of a token; None for those that stand for no text.
         after: the tokens before, whose text is not given; () where there are some but it is not
-          known which; None for a text of its own.
+          known which; None at the start of a text.
         refusal: turns what the library raises into a UserError.
-        leading_space: a text of its own begins with a space that is not part of it.
+        leading_space: a text begins with a space that is not part of it.
         """
         self._piece, self._refusal = piece, refusal
         self._stream, self._given = decoder.stream(), ""
@@ -130,8 +130,8 @@ class HuggingFaceStream:
         if before:
             with refusal:
                 self._given = decoder.text(before)
-                for one in before:
-                    self._beyond(self._stream.push(one))
+                for previous in before:
+                    self._beyond(self._stream.push(previous))
 
     def push(self, token: int) -> str:
         piece = self._piece(token)
@@ -159,5 +159,5 @@ class HuggingFaceStream:
 
 def _pieces(ids: Sequence[int], piece: Callable[[int], str | None]) -> list[str]:
     """The last pieces of these tokens."""
-    found = (piece(int(token)) for token in ids[-2 * CONTEXT :])
-    return [one for one in found if one is not None][-CONTEXT:]
+    pieces = (piece(int(token)) for token in ids[-2 * CONTEXT :])
+    return [text for text in pieces if text is not None][-CONTEXT:]

@@ -121,10 +121,10 @@ def check_limits(spec: Mapping[str, Any], where: object) -> None:
 
 def check_ids(ids: Collection[Any], where: object) -> None:
     """Raises UserError where an id is none that a vocabulary of MAX_TOKENS has."""
-    odd = [one for one in {*map(type, ids)} if one is not int]
+    odd = [type_ for type_ in {*map(type, ids)} if type_ is not int]
     if odd or (ids and not 0 <= min(ids) <= max(ids) < MAX_TOKENS):
-        found = odd[0].__name__ if odd else min(ids) if min(ids) < 0 else max(ids)
-        reason = f"has a token with the id {str(found)[:40]}; ids are from 0 to {MAX_TOKENS - 1:,}"
+        worst = odd[0].__name__ if odd else min(ids) if min(ids) < 0 else max(ids)
+        reason = f"has a token with the id {str(worst)[:40]}; ids are from 0 to {MAX_TOKENS - 1:,}"
         raise UserError(where, reason, OTHER)
 
 
@@ -140,8 +140,8 @@ def growth_of(step: Mapping[str, Any]) -> float:
 
     What a step puts before a text is counted as if the text had a single character.
     """
-    known = GROWTH.get(step["type"], 1)
-    return known(step) if callable(known) else known
+    growth = GROWTH.get(step["type"], 1)
+    return growth(step) if callable(growth) else growth
 
 
 def _replace(step: Mapping[str, Any]) -> float:

@@ -15,7 +15,7 @@ from llmjax.errors import UserError
 from llmjax.storage.bounded import read_bytes
 
 LONGEST_PIECE = 256
-"""Characters of a token; SentencePiece itself makes none of more than 16 unless it is told to."""
+"""Characters of a token; SentencePiece itself makes none of more than 16 by default."""
 schema: Any = sentencepiece_model_pb2  # generated: types cannot be read off it
 UNIGRAM, BPE = 1, 2  # kinds of model
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)  # kinds of piece
@@ -50,16 +50,16 @@ def parse(content: bytes, name: object) -> Any:
 def merges_of(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Pairs of pieces that make a piece, in the order in which SentencePiece joins them.
 
-    It joins any two neighbours that spell a piece, those of the highest score first.
+    It joins any two neighbours that form a piece, those of the highest score first.
     """
     number = {piece: at for at, piece in enumerate(scores)}
-    found = []
+    merges = []
     for piece, score in scores.items():
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
             if left in number and right in number:
-                found.append((-score, number[piece], number[left], (left, right)))
-    return [pair for *_, pair in sorted(found)]
+                merges.append((-score, number[piece], number[left], (left, right)))
+    return [pair for *_, pair in sorted(merges)]
 
 
 def convert(proto: Any, *, legacy: bool = True, scheme: str | None = None) -> Tokenizer:
@@ -98,7 +98,7 @@ def sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
     proto = parse(read_bytes(path, MODEL_SIZE), path)
     if path.name == "sentencepiece.bpe.model":
         if metadata.kind not in XLM_ROBERTA:
-            reason = f"of {metadata.kind or 'an unnamed model'} is numbered in a way of its own"
+            reason = f"of {metadata.kind or 'an unnamed model'} has its own numbering"
             raise UserError(path, reason, "a tokenizer.json is needed")
         inner = _xlm_roberta(proto, prefix=metadata.tokenizer.get("add_prefix_space") is not False)
     elif metadata.kind in T5:
@@ -108,7 +108,9 @@ def sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
             raise UserError(metadata.folder / "tokenizer_config.json", reason, "correct it")
         sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
         pieces, unknown = _pieces(proto)
-        inner = Tokenizer(_model(proto, [*pieces, *((one, 0.0) for one in sentinels)], unknown))
+        inner = Tokenizer(
+            _model(proto, [*pieces, *((sentinel, 0.0) for sentinel in sentinels)], unknown)
+        )
         _spaces(inner, proto, legacy=True)
         inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
         inner.add_special_tokens(sentinels)
@@ -120,7 +122,7 @@ def sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
 
 
 def _llama_scheme(metadata: TokenizerMetadata, proto: Any) -> str | None:
-    """Where Llama's own tokenizer puts a space before a text; None for another's.
+    """Where Llama's tokenizer puts a space before a text; None for another's.
 
     Its class goes by add_prefix_space and legacy of tokenizer_config.json, not by the model.
     """

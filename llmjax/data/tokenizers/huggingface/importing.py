@@ -120,8 +120,8 @@ def wordpiece(metadata: TokenizerMetadata) -> Tokenizer:
         pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
         special_tokens=[(first, vocab[first]), (last, vocab[last])],
     )
-    others = [metadata.token("pad_token") or "[PAD]", metadata.token("mask_token") or "[MASK]"]
-    special = [token for token in (unknown, first, last, *others) if token in vocab]
+    optional = [metadata.token("pad_token") or "[PAD]", metadata.token("mask_token") or "[MASK]"]
+    special = [token for token in (unknown, first, last, *optional) if token in vocab]
     inner.add_special_tokens(special)
     return inner
 

@@ -60,7 +60,7 @@ class Refusal:
     ):
         """Args:
         where: the file, for messages.
-        problem: what is said of it.
+        problem: the reason in the message.
         fix: what the message advises.
         kinds: what else counts, beside what the library raises.
         """

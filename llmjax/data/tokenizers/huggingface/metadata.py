@@ -21,7 +21,7 @@ class AddedToken:
     """A token beside the vocabulary.
 
     Attributes:
-      id: as its file says; None where only its name is known, and the next free id is its own.
+      id: as its file says; None where only its name is known, and it gets the next free id.
       content: its spelling.
       flags: lstrip, rstrip, single_word, normalized, special.
     """
@@ -96,17 +96,17 @@ class TokenizerMetadata:
 
     def names(self, vocab: Mapping[str, int]) -> dict[str, str | None]:
         """Which tokens of the vocabulary are called bos_token, eos_token, pad_token, mask_token."""
-        spelt = {token: name for name, token in vocab.items()}
+        names = {token: name for name, token in vocab.items()}
 
         def named(*keys: str) -> str | None:
-            found = self.token(*keys)
-            if found in vocab:
-                return found
+            name = self.token(*keys)
+            if name in vocab:
+                return name
             key = f"{keys[0].removesuffix('_token')}_token_id"
             ids = [*_ids(self.generation.get(key)), *_ids(self.config.get(key))]
-            return next((spelt[token] for token in ids if token in spelt), None)
+            return next((names[token] for token in ids if token in names), None)
 
-        found = {
+        roles = {
             "bos_token": named("bos_token", "cls_token"),
             "eos_token": named("eos_token", "sep_token"),
             "pad_token": named("pad_token"),
@@ -115,15 +115,15 @@ class TokenizerMetadata:
         if self.config.get("is_encoder_decoder") or self.kind in ("t5", "mt5", "umt5"):
             # What the decoder of an encoder-decoder starts from.
             starts = _ids(self.config.get("decoder_start_token_id"))
-            first = next((spelt[token] for token in starts if token in spelt), None)
-            found["bos_token"] = first or found["pad_token"] or found["bos_token"]
-        return found
+            first = next((names[token] for token in starts if token in names), None)
+            roles["bos_token"] = first or roles["pad_token"] or roles["bos_token"]
+        return roles
 
     def stops(self, vocab: Mapping[str, int]) -> tuple[str, ...]:
-        """Tokens that end a written text, as the model's own settings name them."""
-        spelt = {token: name for name, token in vocab.items()}
+        """Tokens that end generated text, as the model's settings name them."""
+        names = {token: name for name, token in vocab.items()}
         ids = _ids(self.generation.get("eos_token_id")) or _ids(self.config.get("eos_token_id"))
-        return tuple(spelt[token] for token in ids if token in spelt)
+        return tuple(names[token] for token in ids if token in names)
 
     def added_tokens(self) -> list[AddedToken]:
         """Tokens that these files put beside the vocabulary: those with an id, by id, then those
@@ -132,21 +132,21 @@ class TokenizerMetadata:
         Raises:
           UserError: an entry is of another form.
         """
-        found: dict[str, AddedToken] = {}
+        tokens: dict[str, AddedToken] = {}
         try:
             named = {token.content: token for token in self._special_tokens()}
             for content, number in self.added.items():
                 flags = {"special": content in named, "normalized": content not in named}
-                found[content] = AddedToken(int(number), content, flags)
+                tokens[content] = AddedToken(int(number), content, flags)
             for number, value in (self.tokenizer.get("added_tokens_decoder") or {}).items():
                 flags = {key: bool(value[key]) for key in FLAGS if key in value}
-                found[value["content"]] = AddedToken(int(number), str(value["content"]), flags)
+                tokens[value["content"]] = AddedToken(int(number), str(value["content"]), flags)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
                 self.folder / "tokenizer_config.json", f"has odd added tokens: {error!r}", "fix it"
             ) from error
-        numbered = sorted(found.values(), key=lambda token: token.id or 0)
-        return [*numbered, *(token for name, token in named.items() if name not in found)]
+        numbered = sorted(tokens.values(), key=lambda token: token.id or 0)
+        return [*numbered, *(token for name, token in named.items() if name not in tokens)]
 
     def chat_template(self) -> str | None:
         """The default chat template; None where there is none.
@@ -162,11 +162,11 @@ class TokenizerMetadata:
 
     @property
     def _is_old(self) -> bool:
-        """Whether special_tokens_map.json counts: tokenizer_config.json has no list of its own."""
+        """Whether special_tokens_map.json counts: tokenizer_config.json has no such list."""
         return "added_tokens_decoder" not in self.tokenizer
 
     def _special_tokens(self) -> Iterator[AddedToken]:
-        """Tokens that are named as special: usual names, names of the model's own, and lists.
+        """Tokens that are named as special: usual names, other names, and lists.
 
         In version 4 of Transformers the list is additional_special_tokens, in version 5 it is
         extra_special_tokens, which may also be an object of names.
@@ -174,7 +174,7 @@ class TokenizerMetadata:
         special = self.special if self._is_old else {}
         listed: list[Any] = []
         extra = [source.get("extra_special_tokens") for source in (self.tokenizer, special)]
-        objects = [one for one in extra if isinstance(one, dict)]
+        objects = [names for names in extra if isinstance(names, dict)]
         listed += _listed(extra[0]) or _listed(self.tokenizer.get("additional_special_tokens"))
         listed = [*listed, *_listed(extra[1])] or _listed(special.get("additional_special_tokens"))
         every = {**self.tokenizer, **special}
@@ -182,8 +182,8 @@ class TokenizerMetadata:
         named += [every[key] for key in every if key.endswith("_token") and key not in NAMED]
         named += [token for names in objects for token in names.values()]
         for value in named:
-            spelt = "content" in value if isinstance(value, dict) else isinstance(value, str)
-            if spelt and value:
+            has_name = "content" in value if isinstance(value, dict) else isinstance(value, str)
+            if has_name and value:
                 yield _special_token(value, named=True)
         for value in listed:
             yield _special_token(value, named=False)
@@ -214,7 +214,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _special_token(value: Any, *, named: bool) -> AddedToken:
-    """A special token as a file spells it: a string, or an object with flags.
+    """A special token as a file writes it: a string, or an object with flags.
 
     `named`: it has a name, such as pad_token, and so is special whatever its flags.
     """
@@ -230,13 +230,13 @@ def _special_token(value: Any, *, named: bool) -> AddedToken:
 
 def _ids(value: Any) -> list[int]:
     values: Collection[Any] = value if isinstance(value, list) else [value]
-    return [one for one in values if isinstance(one, int) and not isinstance(one, bool)]
+    return [number for number in values if type(number) is int]
 
 
 def _default(value: Any) -> str | None:
     """A template, or the one of several that is named default."""
     if isinstance(value, list):
-        named = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
     elif isinstance(value, dict):
         value = value.get("default")

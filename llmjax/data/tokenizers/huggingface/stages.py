@@ -1,21 +1,23 @@
 """The steps of a tokenizer.json's decoder as the pieces of a text come.
 
-The steps are those of the `tokenizers` library, and it carries them out. What is written here is
+The steps are those of the `tokenizers` library, which carries them out. What is written here is
 which pieces a step has to see together, so that a text can be shown before it ends.
 """
 
 import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from llmjax.data.tokenizers.huggingface.library import library_decoder
 
 LONGEST_PATTERN = 64
-"""Characters of a replaced string that are looked for as a text grows; a step with a longer one
+"""Characters of a replaced string that are searched for as a text grows; a step with a longer one
 waits for the end of the text."""
 BYTE_PIECE = 6
 """Length of "<0x41>"."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+Step: TypeAlias = Mapping[str, Any]
 
 
 def byte_level_table() -> dict[str, bytes]:
@@ -28,83 +30,79 @@ def byte_level_table() -> dict[str, bytes]:
 
 
 def byte_level_bytes(piece: str, table: Mapping[str, bytes]) -> bytes:
-    """The bytes of a byte-level piece; one with a letter of no byte is spelt as it is."""
-    letters = [table.get(letter) for letter in piece]
-    known = [letter for letter in letters if letter is not None]
-    return b"".join(known) if len(known) == len(letters) else piece.encode()
+    """The bytes of a byte-level piece; one with a letter that stands for no byte is taken as is."""
+    bytes_ = [table.get(letter) for letter in piece]
+    return piece.encode() if None in bytes_ else b"".join(filter(None, bytes_))
 
 
-class Stage(Protocol):
-    """A step of a decoder as pieces come: takes one, gives those that are sure by now."""
+class Stage:
+    """A step of a decoder as pieces come; this one passes them on as they are."""
+
+    def __init__(self, step: Step):
+        pass
 
     def push(self, piece: str) -> Iterable[str]:
-        """Takes the next piece."""
+        """Takes the next piece; those that are certain now."""
+        return (piece,)
 
     def finish(self) -> Iterable[str]:
-        """There are no more pieces."""
+        """There are no more pieces; the rest."""
+        return ()
 
 
-def stages_of(steps: Sequence[Mapping[str, Any]] | None) -> list[Stage]:
-    """The steps as pieces come; the last takes what cannot be told before the end.
+def stages_of(steps: Sequence[Step] | None) -> list[Stage]:
+    """The steps as pieces come; the last takes all those that need the end of the text.
 
     None for a tokenizer.json without a decoder: its pieces are joined with spaces.
     """
     if steps is None:
-        return [_Spaced()]
-    found: list[Stage] = []
-    one = False  # whether all pieces have become one, of which parts come
+        return [_JoinWithSpaces({})]
+    stages: list[Stage] = []
+    fused = False  # whether all pieces have become one, of which parts come
     for number, step in enumerate(steps):
-        make = (IN_ONE if one else APART).get(step["type"])
+        make = (OF_FUSED if fused else OF_PIECES).get(step["type"])
         stage = make(step) if make else None
         if stage is None:
-            return [*found, _Waiting(steps[number:], one)]
-        found.append(stage)
-        one |= step["type"] in ("Fuse", "ByteLevel")
-    return found
+            return [*stages, _AtTheEnd(steps[number:], fused)]
+        stages.append(stage)
+        fused |= step["type"] in ("Fuse", "ByteLevel")
+    return stages
 
 
-class _Waiting:
-    """Steps whose outcome the end of a text may change: they see it whole."""
+class _AtTheEnd(Stage):
+    """Steps whose outcome the end of a text may change: they see it completely."""
 
-    def __init__(self, steps: Sequence[Mapping[str, Any]], one: bool):
-        self._decoder, self._one, self._pieces = library_decoder(steps), one, list[str]()
+    def __init__(self, steps: Sequence[Step], fused: bool):
+        self._decoder, self._fused, self._pieces = library_decoder(steps), fused, list[str]()
 
     def push(self, piece: str) -> Iterable[str]:
         self._pieces.append(piece)
         return ()
 
     def finish(self) -> Iterable[str]:
-        yield self._decoder.decode(["".join(self._pieces)] if self._one else self._pieces)
+        yield self._decoder.decode(["".join(self._pieces)] if self._fused else self._pieces)
 
 
-class _Spaced:
-    """Pieces joined with spaces."""
-
+class _JoinWithSpaces(Stage):
     _before = ""
 
     def push(self, piece: str) -> Iterable[str]:
         before, self._before = self._before, " "
         return (before + piece,)
 
-    def finish(self) -> Iterable[str]:
-        return ()
 
-
-class _Each:
+class _Each(Stage):
     """A step that treats each piece by itself."""
 
-    def __init__(self, step: Mapping[str, Any]):
+    def __init__(self, step: Step):
         self._decoder = library_decoder([step])
 
     def push(self, piece: str) -> Iterable[str]:
         return (self._decoder.decode([piece]),)
 
-    def finish(self) -> Iterable[str]:
-        return ()
 
-
-class _FirstApart(_Each):
-    """A step that treats the first piece in a way of its own."""
+class _FirstDiffers(_Each):
+    """A step that treats the first piece differently."""
 
     _begun = False
 
@@ -113,8 +111,8 @@ class _FirstApart(_Each):
         return (self._decoder.decode(["", piece] if begun else [piece]),)
 
 
-class _LastApart(_Each):
-    """A step that treats the last piece in a way of its own."""
+class _LastDiffers(_Each):
+    """A step that treats the last piece differently."""
 
     _held: str | None = None
 
@@ -127,7 +125,7 @@ class _LastApart(_Each):
 
 
 class _Deduplicated(_Each):
-    """CTC: of equal pieces in a row, one; and none that stands for nothing."""
+    """CTC: of equal pieces in a row only the first; and none that stands for nothing."""
 
     _last: str | None = None
 
@@ -140,7 +138,7 @@ class _Deduplicated(_Each):
 class _ByteRuns(_Each):
     """Byte fallback: bytes in a row are text if all of them are, else a U+FFFD each."""
 
-    def __init__(self, step: Mapping[str, Any]):
+    def __init__(self, step: Step):
         super().__init__(step)
         self._run: list[str] = []
 
@@ -158,10 +156,10 @@ class _ByteRuns(_Each):
         return tuple(text) if text == REPLACEMENT * len(run) else (text,)
 
 
-class _ByteLevel:
+class _ByteLevel(Stage):
     """Letters to bytes, and those to whole characters."""
 
-    def __init__(self, step: Mapping[str, Any]):
+    def __init__(self, step: Step):
         self._table = byte_level_table()
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -172,23 +170,10 @@ class _ByteLevel:
         return (self._characters.decode(b"", final=True),)
 
 
-class _Same:
-    """Parts as they come."""
-
-    def __init__(self, step: Mapping[str, Any]):
-        pass
-
-    def push(self, piece: str) -> Iterable[str]:
-        return (piece,)
-
-    def finish(self) -> Iterable[str]:
-        return ()
-
-
-class _Stripped:
+class _Stripped(Stage):
     """Up to so many of a character off both ends of a text."""
 
-    def __init__(self, step: Mapping[str, Any]):
+    def __init__(self, step: Step):
         self._content, self._left, self._right = step["content"], step["start"], step["stop"]
         self._held = ""
 
@@ -198,54 +183,52 @@ class _Stripped:
             piece = piece.removeprefix(self._content) if piece[0] == self._content else piece
         text = self._held + piece
         kept = len(text.rstrip(self._content))
-        sure = max(kept, len(text) - self._right)
-        self._held = text[sure:]
-        return (text[:sure],)
-
-    def finish(self) -> Iterable[str]:
-        return ()
+        certain = max(kept, len(text) - self._right)
+        self._held = text[certain:]
+        return (text[:certain],)
 
 
-class _Replaced:
+class _Replaced(Stage):
     """One string for another in a text."""
 
-    def __init__(self, pattern: str, content: str):
-        self._pattern, self._content, self._held = pattern, content, ""
+    def __init__(self, step: Step):
+        self._pattern, self._content = step["pattern"]["String"], step["content"]
+        self._held = ""
 
     def push(self, piece: str) -> Iterable[str]:
-        *whole, rest = (self._held + piece).split(self._pattern)
+        *complete, rest = (self._held + piece).split(self._pattern)
         doubtful = next(
             size
             for size in range(min(len(self._pattern) - 1, len(rest)), -1, -1)
             if self._pattern.startswith(rest[len(rest) - size :])
         )
         self._held = rest[len(rest) - doubtful :]
-        return (self._content.join([*whole, rest[: len(rest) - doubtful]]),)
+        return (self._content.join([*complete, rest[: len(rest) - doubtful]]),)
 
     def finish(self) -> Iterable[str]:
         return (self._held,)
 
 
-def _replaced(step: Mapping[str, Any]) -> Stage | None:
-    """None where matches are not known before the end."""
-    pattern = step["pattern"].get("String", "")
-    return _Replaced(pattern, step["content"]) if 0 < len(pattern) <= LONGEST_PATTERN else None
+def _replaced(step: Step) -> Stage | None:
+    """None where matches are uncertain before the end."""
+    length = len(step["pattern"].get("String", ""))
+    return _Replaced(step) if 0 < length <= LONGEST_PATTERN else None
 
 
-# By the type that the file names. Of pieces apart, and of parts of one piece.
-APART: dict[str, Callable[[Mapping[str, Any]], Stage | None]] = {
-    "BPEDecoder": _LastApart,
+# By the type that the file names: of separate pieces, and of parts of one fused piece.
+OF_PIECES: dict[str, Callable[[Step], Stage | None]] = {
+    "BPEDecoder": _LastDiffers,
     "ByteFallback": _ByteRuns,
     "ByteLevel": _ByteLevel,
     "CTC": _Deduplicated,
-    "Fuse": _Same,
-    "Metaspace": _FirstApart,
+    "Fuse": Stage,
+    "Metaspace": _FirstDiffers,
     "Replace": _Each,
     "Strip": _Each,
-    "WordPiece": _FirstApart,
+    "WordPiece": _FirstDiffers,
 }
-IN_ONE: dict[str, Callable[[Mapping[str, Any]], Stage | None]] = {
-    "Fuse": _Same,
+OF_FUSED: dict[str, Callable[[Step], Stage | None]] = {
+    "Fuse": Stage,
     "Metaspace": _Each,
     "Replace": _replaced,
     "Strip": _Stripped,

@@ -25,8 +25,8 @@ from llmjax.data.tokenizers.table import FIRST, SECOND, Frame, FramePart, Roles,
 from llmjax.data.tokenizers.tokenizer import BytesStream, TextStream, utf8
 from llmjax.errors import UserError
 
-SPELLING_SECONDS = 60
-"""Processor time for what each entry of a vocabulary stands for; a million takes some ten."""
+DECODING_SECONDS = 60
+"""Processor time for decoding each entry of a vocabulary; a million takes some ten."""
 # Where no neighbouring file says which they are.
 WELL_KNOWN = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
@@ -42,7 +42,7 @@ class HuggingFaceTokenizer(TableTokenizer):
     Decoding is the library's own, special tokens left out, but for two things, so that a text comes
     back as it was: where encoding puts a space before a text and the file's decoder leaves it
     there, it is taken off; and in a byte-level vocabulary an added token whose letters stand for
-    broken UTF-8 is spelt as it is.
+    broken UTF-8 is taken as it is.
 
     Encoding is deterministic: a `dropout` of merges is switched off.
     """
@@ -61,7 +61,7 @@ class HuggingFaceTokenizer(TableTokenizer):
           text: the content of tokenizer.json.
           names: the tokens called bos_token, eos_token, pad_token and mask_token, or None.
           where: for messages.
-          stops: tokens that end a written text, beside EOS.
+          stops: tokens that end generated text, beside EOS.
           chat_template: see Tokenizer.
           spec: the value of `text`, where parse_tokenizer_json has given it.
 
@@ -79,11 +79,11 @@ class HuggingFaceTokenizer(TableTokenizer):
             to_bytes = _piece_to_bytes(self._decoder, added)
             frame = _frame(self._plain)
             probe = self._plain.encode("a", add_special_tokens=False).ids
-            self._inner, self._renumbered = _blind(self._plain, spec, vocab)
+            self._inner, self._renumbered = _without_special_tokens(self._plain, spec, vocab)
         special = {name: vocab[name] for name, is_special in added.items() if is_special}
         roles = _roles(names, vocab, stops, frame, where)
-        own = {roles.bos, roles.eos, roles.pad, roles.mask}
-        special |= {name: i for name, i in vocab.items() if i in own}
+        named = {roles.bos, roles.eos, roles.pad, roles.mask}
+        special |= {name: i for name, i in vocab.items() if i in named}
         self._marked = set(special.values())
         pieces = [b""] * (max(vocab.values()) + 1)
         failing = Refusal(
@@ -143,16 +143,16 @@ class HuggingFaceTokenizer(TableTokenizer):
         for text in texts:
             utf8(text)
         with self._encoding, self._quiet:
-            found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         if self._renumbered:
-            return [[self._renumbered.get(i, i) for i in encoding.ids] for encoding in found]
-        return [encoding.ids for encoding in found]
+            return [[self._renumbered.get(i, i) for i in encoding.ids] for encoding in encodings]
+        return [encoding.ids for encoding in encodings]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         utf8(text)
         with self._encoding, self._quiet:
-            found = self._inner.encode(text, add_special_tokens=False)
-        return [self._renumbered.get(i, i) for i in found.ids], list(found.offsets)
+            encoding = self._inner.encode(text, add_special_tokens=False)
+        return [self._renumbered.get(i, i) for i in encoding.ids], list(encoding.offsets)
 
     def encode_marked(self, text: str) -> list[int]:
         utf8(text)
@@ -161,7 +161,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        if self._decoder.spells_bytes:
+        if self._decoder.is_byte_level:
             return super().decode(ids)
         return self.decode_bytes(ids).decode()
 
@@ -171,7 +171,7 @@ class HuggingFaceTokenizer(TableTokenizer):
 
     def text_stream(self, after: Sequence[int] | None) -> TextStream:
         """See StreamsText."""
-        if self._decoder.spells_bytes:
+        if self._decoder.is_byte_level:
             return BytesStream(self, at_start=after is None)
         return HuggingFaceStream(
             self._decoder, self._piece, after, self._decoding, leading_space=self._leading_space
@@ -179,24 +179,24 @@ class HuggingFaceTokenizer(TableTokenizer):
 
     def _in_time(self, vocab: Mapping[str, int], where: object) -> Iterator[tuple[str, int]]:
         """All entries but special tokens, as long as time allows."""
-        end = time.process_time() + SPELLING_SECONDS
+        end = time.process_time() + DECODING_SECONDS
         for piece, token in vocab.items():
             if time.process_time() > end:
-                reason = f"has a decoder that takes over {SPELLING_SECONDS} s for its vocabulary"
+                reason = f"has a decoder that takes over {DECODING_SECONDS} s for its vocabulary"
                 raise UserError(where, reason, OTHER)
             if token not in self._marked:
                 yield piece, token
 
     def _decoded(self, ids: Iterable[int], pieces: Sequence[bytes]) -> bytes:
         """The text of ids as the decoder leaves it."""
-        if self._decoder.spells_bytes:
+        if self._decoder.is_byte_level:
             return b"".join(map(pieces.__getitem__, ids))
         with self._decoding, self._quiet:
             kept = [int(token) for token in ids if token not in self._marked]
             return str(self._plain.decode(kept, skip_special_tokens=False)).encode()
 
     def _piece(self, token: int) -> str | None:
-        """How the vocabulary spells an id; None for special tokens, and for ids of none."""
+        """An id's vocabulary entry; None for special tokens, and for ids without one."""
         return None if token in self._marked else self._plain.id_to_token(token)
 
     @cached_property
@@ -206,8 +206,8 @@ class HuggingFaceTokenizer(TableTokenizer):
 
 def _piece_to_bytes(decoder: PieceDecoder, added: Mapping[str, bool]) -> Callable[[str], bytes]:
     """What a vocabulary entry adds in the midst of a text."""
-    if not decoder.spells_bytes:
-        return decoder.inside()
+    if not decoder.is_byte_level:
+        return decoder.piece_to_bytes()
     table = byte_level_table()
 
     def spell(piece: str) -> bytes:
@@ -219,10 +219,10 @@ def _piece_to_bytes(decoder: PieceDecoder, added: Mapping[str, bool]) -> Callabl
     return spell
 
 
-def _blind(
+def _without_special_tokens(
     inner: tokenizers.Tokenizer, spec: dict[str, Any], vocab: dict[str, int]
 ) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
-    """One to which "<s>" in a text is text (`inner` itself, or one of other numbers -> ours).
+    """A tokenizer to which "<s>" in a text is text, and its ids that differ -> ours.
 
     A Unigram model would still find special tokens among its pieces: there they are renamed.
     """
@@ -236,10 +236,10 @@ def _blind(
         for number, (piece, score) in enumerate(spec["model"]["vocab"])
     ]
     model = spec["model"] | {"vocab": pieces}
-    blind = open_tokenizer(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
-    renamed = blind.get_vocab(with_added_tokens=True)
-    numbers = {renamed[t["content"]]: vocab[t["content"]] for t in kept}
-    return blind, {here: there for here, there in numbers.items() if here != there}
+    renamed = open_tokenizer(json.dumps(spec | {"added_tokens": kept, "model": model}).encode())
+    ids = renamed.get_vocab(with_added_tokens=True)
+    numbers = {ids[t["content"]]: vocab[t["content"]] for t in kept}
+    return renamed, {here: there for here, there in numbers.items() if here != there}
 
 
 def _frame(inner: tokenizers.Tokenizer) -> Frame:
@@ -252,15 +252,15 @@ def _frame(inner: tokenizers.Tokenizer) -> Frame:
 
 def _parts(encoding: tokenizers.Encoding) -> tuple[FramePart, ...]:
     places = {None: None, 0: FIRST, 1: SECOND}
-    found: list[FramePart] = []
+    parts: list[FramePart] = []
     rows = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
     for token, kind, sequence in rows:
         place = places[sequence]
         if place is None:
-            found.append((token, kind))
-        elif (place, kind) not in found:
-            found.append((place, kind))
-    return tuple(found)
+            parts.append((token, kind))
+        elif (place, kind) not in parts:
+            parts.append((place, kind))
+    return tuple(parts)
 
 
 def _roles(
@@ -271,17 +271,17 @@ def _roles(
     where: object,
 ) -> Roles:
     """BOS and EOS each stand in for the other, EOS for padding."""
-    found: dict[str, int | None] = {}
-    for key, known in WELL_KNOWN.items():
+    ids: dict[str, int | None] = {}
+    for key, usual in WELL_KNOWN.items():
         name = names.get(key)
         if name is not None and name not in vocab:
             raise UserError(where, f"has no token {name!r}", f"check {key}")
-        candidates = known if name is None else (name,)
-        found[key] = next((vocab[c] for c in candidates if c in vocab), None)
-    bos, eos, pad, mask = (found[key] for key in WELL_KNOWN)
-    one = eos if bos is None else bos
-    if one is None:
+        candidates = usual if name is None else (name,)
+        ids[key] = next((vocab[c] for c in candidates if c in vocab), None)
+    bos, eos, pad, mask = (ids[key] for key in WELL_KNOWN)
+    first = eos if bos is None else bos
+    if first is None:
         raise UserError(where, "does not say which token is BOS or EOS", "set bos_token, eos_token")
-    last = one if eos is None else eos
+    last = first if eos is None else eos
     ends = tuple(vocab[name] for name in stops if name in vocab)
-    return Roles(one, last, last if pad is None else pad, frame, mask, ends)
+    return Roles(first, last, last if pad is None else pad, frame, mask, ends)

@@ -1,0 +1,35 @@
+"""The commands: one file each, and one line here."""
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """Where a command is defined, and what `llmjax --help` says about it.
+
+    Attributes:
+      target: "module:object"; the object is a `command.Command`. It is imported when it is used.
+      summary: what the command does, in a line.
+    """
+
+    target: str
+    summary: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "train": Entry("llmjax.cli.train:TRAIN", "train a model, or resume a run"),
+    "evaluate": Entry("llmjax.cli.evaluate:EVALUATE", "loss, perplexity and bits per byte of text"),
+    "predict": Entry("llmjax.cli.predict:PREDICT", "predictions of a fine-tuned model for tables"),
+    "choose": Entry("llmjax.cli.choose:CHOOSE", "zero-shot multiple choice by likelihood"),
+    "harness": Entry("llmjax.cli.harness:HARNESS", "tasks of EleutherAI's lm-evaluation-harness"),
+    "generate": Entry("llmjax.cli.generate:GENERATE", "text that continues prompts, streamed"),
+    "chat": Entry("llmjax.cli.chat:CHAT", "a conversation in the terminal"),
+    "fill-mask": Entry("llmjax.cli.fill_mask:FILL_MASK", "the likeliest tokens for each mask"),
+    "embed": Entry("llmjax.cli.embed:EMBED", "texts as vectors"),
+    "compress": Entry("llmjax.cli.compress:COMPRESS", "any bytes into an archive, lossless"),
+    "decompress": Entry("llmjax.cli.decompress:DECOMPRESS", "an archive back into its bytes"),
+    "inspect": Entry("llmjax.cli.inspect:INSPECT", "an archive's header, without the model"),
+    "import": Entry("llmjax.cli.import_run:IMPORT", "a Hugging Face or GGUF model as a run folder"),
+    "export": Entry("llmjax.cli.export:EXPORT", "a run as Hugging Face, PEFT, GGUF or StableHLO"),
+    "report": Entry("llmjax.cli.report:REPORT", "a run as one offline HTML page"),
+    "tokenizer": Entry("llmjax.cli.tokenizer:TOKENIZER", "train a tokenizer on text"),
+}

@@ -1,0 +1,221 @@
+"""`llmjax.compress`: any bytes to an archive."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from llmjax.compression.archive import MODEL, ArchiveWriter
+from llmjax.compression.codec import CodecStepper, allowed_ids
+from llmjax.compression.fingerprint import environment, model_fingerprint
+from llmjax.compression.frames import FRAME, encode_frame
+from llmjax.compression.inputs import Input, open_input
+from llmjax.compression.outputs import OutputFile, check_output, new_file
+from llmjax.compression.plan import StreamPlan, check_memory, plan_streams
+from llmjax.compression.progress import Progress, no_progress
+from llmjax.compression.results import (
+    PASSAGE_TOKENS,
+    CompressionResult,
+    CompressorComparison,
+    TokenCosts,
+    compare_compressors,
+    save_result,
+)
+from llmjax.compression.segments import Segment, Segmenter
+from llmjax.compression.streams import determinism_hash
+from llmjax.compression.verification import release_device, verify_archive, warn
+from llmjax.inference.language_model import LanguageModel, load
+from llmjax.model.compute import Dtype
+from llmjax.run.config.options import keyword_options
+from llmjax.run.folder import Run
+from llmjax.version import __version__
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """Options of compress."""
+
+    streams: int | None = None
+    """Parallel streams; none: by the size of the input. More are faster, and each starts without
+    context."""
+    context: int | None = None
+    """Tokens that a token is predicted from at most; none: 512, or what the model allows."""
+    stride: int | None = None
+    """Tokens from one window to the next; none: 128 less than the context, or half of it where that
+    is more."""
+    step: int | None = None
+    """Which checkpoint; none: the newest complete one."""
+    dtype: Dtype = "bfloat16"
+    """Of parameters and computation."""
+    verify: bool = True
+    """Decode the archive in a separate process before it gets its name."""
+    compare: bool = True
+    """Run xz, zstd, brotli (up to 16 MiB, as it takes minutes) and bzip2 on the same input, once
+    the archive has its name."""
+    fallback: bool = True
+    """Leave text to zstd, or store it, where the model would expand it."""
+    overwrite: bool = False
+    """Replace OUT where it exists and is a file."""
+    passage: bool = False
+    """Keep the first 2,000 tokens as text in RUN/compression.json, with the cost of each, so that
+    the report can show what surprised the model."""
+
+
+@keyword_options()
+def compress(
+    run: str | Path,
+    source: str | Path,
+    target: str | Path,
+    options: CompressOptions,
+    *,
+    progress: Progress = no_progress,
+) -> CompressionResult:
+    """Writes an archive from which `decompress`, given the same run, restores the same bytes.
+
+    The result is saved as RUN/compression.json, for the report, if that can be written.
+
+    Args:
+      run: the folder of a causal decoder.
+      source: a file, a folder (its files in one archive), or - for standard input.
+      target: the archive; - for standard output.
+      options: fields of CompressOptions, also as keywords.
+      progress: called as compression advances.
+
+    Raises:
+      UserError: there is no such run or input, the model is not a causal decoder, the target
+        exists or cannot be written, or the archive does not decode.
+    """
+    verify = options.verify
+    check_output(str(target), options.overwrite, str(source))
+    platform = jax.default_backend()
+    warn(platform, environment()["flags"], verify)
+    lm, began = load(run, step=options.step, dtype=options.dtype), time.perf_counter()
+    with open_input(str(source)) as data:
+        with new_file(str(target), options.overwrite, data.common_mode) as out:
+            encoder = _Encoder(lm, data, options, progress)
+            writer = encoder.write(out)
+            seconds, used_step = time.perf_counter() - began, lm.step
+            model_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
+            if verify:
+                del lm
+                encoder.release_device()
+                out.rewind()
+                verify_archive(run, out.file, platform, progress is not no_progress)
+            verify_seconds = time.perf_counter() - began - seconds if verify else None
+        comparison = compare_compressors(data) if options.compare else CompressorComparison()
+    result = CompressionResult(
+        source=str(source),
+        bytes=data.size,
+        archive_bytes=writer.written,
+        header_bytes=writer.header_size,
+        model_bytes=model_bytes,
+        seconds=seconds,
+        compile_seconds=encoder.start_seconds,
+        verify_seconds=verify_seconds,
+        streams=encoder.plan.layout.streams,
+        context=encoder.plan.layout.context,
+        stride=encoder.plan.layout.stride,
+        costs=encoder.costs,
+        baselines=comparison.baselines,
+        not_compared=comparison.left_out,
+    )
+    save_result(Run.open(run), used_step, result)
+    return result
+
+
+@dataclass
+class _Encoder:
+    """Encodes one input.
+
+    Attributes:
+      start_seconds: how long compiling took, and the determinism hash.
+      plan: known once `write` has seen the first frame.
+      costs: what tokens cost.
+    """
+
+    lm: LanguageModel
+    source: Input
+    options: CompressOptions
+    progress: Progress
+    start_seconds: float = 0.0
+    plan: StreamPlan = field(init=False)
+    costs: TokenCosts = field(init=False)
+
+    def __post_init__(self) -> None:
+        passage_tokens = PASSAGE_TOKENS if self.options.passage else 0
+        self.costs = TokenCosts(self.lm.tokenizer, passage_tokens)
+
+    def write(self, out: OutputFile) -> ArchiveWriter:
+        """Writes the archive; returns its closed writer."""
+        writer, done = None, 0
+        for data, segments in self._frames():
+            if writer is None:
+                tokens = sum(len(part.tokens) for part in segments if part.tokens is not None)
+                writer = ArchiveWriter(out, self._header(tokens))
+            state = (writer.written, done, len(data))
+
+            def report(share: float, size: float, state: tuple[int, int, int] = state) -> None:
+                written, start, length = state
+                self.progress(
+                    "Compressing", start + share * length, self.source.size, written + size
+                )
+
+            segmenter = self.segmenter if self.options.fallback else None
+            frame = encode_frame(lambda: self.stepper, data, segments, segmenter, report)
+            writer.frame(frame.kind, frame.content, data)
+            if frame.encoded is not None and frame.tokens is not None:
+                self.costs.add(frame.encoded, frame.tokens, frame.kind == MODEL)
+            done += len(data)
+            self.progress("Compressing", done, self.source.size, writer.written)
+        writer = writer or ArchiveWriter(out, self._header(0))
+        writer.close()
+        return writer
+
+    def release_device(self) -> None:
+        """Frees what holds the device; nothing can be written any more."""
+        self.__dict__.pop("stepper", None)
+        del self.lm
+        release_device()
+
+    @cached_property
+    def stepper(self) -> CodecStepper:
+        """The model, ready for streams of this archive's layout."""
+        check_memory(self.lm.model.config, self.plan.layout)
+        return CodecStepper(self.lm, self.plan.layout)
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """Splits bytes into text for this model and raw bytes."""
+        return Segmenter(self.lm.tokenizer, allowed_ids(self.lm))
+
+    def _frames(self) -> Iterator[tuple[bytes, list[Segment]]]:
+        return ((data, self.segmenter.split(data)) for data in self.source.blocks(FRAME))
+
+    def _header(self, tokens: int) -> dict[str, Any]:
+        asked = {name: getattr(self.options, name) for name in ("streams", "context", "stride")}
+        self.plan = plan_streams(self.lm, tokens, self.source.size, **asked)
+        layout, began = self.plan.layout, time.perf_counter()
+        determinism = determinism_hash(self.stepper, self.plan.windows)
+        self.start_seconds = time.perf_counter() - began
+        permissions = {"mode": self.source.mode, "time": self.source.time}
+        return {
+            "llmjax": __version__,
+            "size": self.source.size,
+            "step": self.lm.step,
+            "dtype": self.options.dtype,
+            "model": model_fingerprint(self.lm),
+            "tokenizer": self.lm.tokenizer.fingerprint,
+            "determinism_hash": determinism,
+            "streams": layout.streams,
+            "context": layout.context,
+            "stride": layout.stride,
+            "groups": layout.groups,
+            "windows": self.plan.windows,
+            "environment": environment(),
+            "files": self.source.members,
+            **{name: value for name, value in permissions.items() if value is not None},
+        }

@@ -1,0 +1,131 @@
+"""Decodes an archive with the model that made it, once that is known to compute the same."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llmjax.compression.archive import MODEL, Archive
+from llmjax.compression.codec import CodecStepper, StreamLayout
+from llmjax.compression.fingerprint import differences, environment, model_fingerprint
+from llmjax.compression.frames import FRAME, decode_frame
+from llmjax.compression.header import damaged
+from llmjax.compression.plan import check_memory
+from llmjax.compression.progress import Progress
+from llmjax.compression.streams import determinism_hash
+from llmjax.errors import UserError, printable
+from llmjax.inference.language_model import load
+from llmjax.scoring.documents import window_sizes
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder:
+    """Decodes one archive.
+
+    Attributes:
+      archive: what is decoded.
+      start_seconds: how long loading and checking the model took.
+    """
+
+    def __init__(self, run: str | Path, archive: Archive):
+        """Args:
+          run: the run folder.
+          archive: open for reading.
+
+        Raises:
+          UserError: the archive is damaged, the run is missing, or of another model or tokenizer,
+            or the model computes differently here.
+        """
+        began, self.archive = time.perf_counter(), archive
+        self._needs = _Requirements(self.archive.header)
+        self._lm = load(run, step=self._needs.step, dtype=self._needs.dtype)
+        _check("tokenizer", self._needs.tokenizer, self._lm.tokenizer.fingerprint, run)
+        _check("model", self._needs.model, model_fingerprint(self._lm), run)
+        if MODEL in self.archive.kinds():
+            self.stepper  # noqa: B018 (checked before the first frame, whatever that is)
+        self.start_seconds = time.perf_counter() - began
+
+    @cached_property
+    def stepper(self) -> CodecStepper:
+        """The model, ready to decode.
+
+        Raises:
+          UserError: its frequencies differ from those where the archive was made.
+        """
+        needs, layout, config = self._needs, self._needs.layout, self._lm.model.config
+        window_sizes(config, layout.context, layout.stride)
+        check_memory(config, layout)
+        stepper = CodecStepper(self._lm, layout)
+        differing = differences(needs.environment, environment())
+        if determinism_hash(stepper, needs.windows) != needs.determinism_hash:
+            unexplained = "nothing recorded differs: the compiler chose other kernels, or the "
+            why = "; ".join(differing) or unexplained + "header was edited"
+            reason = f"the model's frequencies differ from those where it compressed ({why})"
+            raise UserError("determinism check", reason, "decompress where the archive was made")
+        if differing:
+            logger.warning(
+                "made elsewhere (%s); the determinism check passed", "; ".join(differing)
+            )
+        return stepper
+
+    def decode(self, write: Callable[[bytes], Any], stage: str, progress: Progress) -> None:
+        """Decodes all frames.
+
+        Args:
+          write: takes the original, part by part; not to be trusted before this returns.
+          stage: its name for `progress`.
+          progress: called as decoding advances.
+
+        Raises:
+          UserError: the result is not what the archive was made from.
+        """
+        digest, done, total = hashlib.sha256(), 0, self.archive.header["size"]
+        consumed = self.archive.header_size
+        for kind, content in self.archive.frames():
+            state = (done, min(FRAME, total - done), consumed, len(content))
+
+            def report(share: float, _: float, state: tuple[int, int, int, int] = state) -> None:
+                done, size, consumed, length = state
+                progress(stage, done + share * size, total, consumed + share * length)
+
+            data = decode_frame(lambda: self.stepper, kind, content, report)
+            done, consumed = done + len(data), consumed + len(content)
+            if done > total:
+                raise damaged("it holds more bytes than it says")
+            digest.update(data)
+            write(data)
+            progress(stage, done, total, consumed)
+        if done != total or digest.digest() != self.archive.original_digest():
+            raise UserError("the archive", "decodes to other bytes than it was made of (SHA-256)")
+
+
+class _Requirements:
+    """What a header asks for; UserError where that is impossible."""
+
+    def __init__(self, header: dict[str, Any]):
+        try:
+            names = ("streams", "context", "stride", "groups", "step")
+            numbers = [header[name] for name in names]
+            if any(type(number) is not int for number in numbers):
+                raise damaged("its header asks for something impossible")
+            self.layout, self.step = StreamLayout(*numbers[:-1]), numbers[-1]
+            self.windows, self.dtype = bool(header["windows"]), header["dtype"]
+            self.environment: dict[str, Any] = dict(header["environment"])
+            self.model, self.tokenizer, self.determinism_hash = (
+                str(header[name]) for name in ("model", "tokenizer", "determinism_hash")
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged("its header lacks something") from error
+        if self.dtype not in ("float32", "bfloat16") or not self.layout.valid:
+            raise damaged("its header asks for something impossible")
+
+
+def _check(what: str, expected: str, actual: str, run: str | Path) -> None:
+    if expected != actual:
+        made_with = printable(expected[:16])
+        reason = f"its {what} is {actual[:16]}, the archive was made with {made_with}"
+        raise UserError(printable(str(run)), reason, "give the run folder that compressed it")

@@ -1,0 +1,321 @@
+"""The result of a compression: sizes, times, what tokens cost, the classical compressors.
+
+RUN/compression.json keeps it for the report: the numbers of `CompressionResult.to_dict`, and
+
+    step, time    of the checkpoint; when that was, in Unix seconds
+    compared      each classical compressor's name, compressed_bytes, original_bytes, seconds
+    at            [first position, bits, tokens, bytes] of each range of positions in the window
+    passage       [text, bits, whether a stream starts with it] of the first tokens; empty where it
+                  was not asked for
+"""
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmjax.compression.inputs import Input
+from llmjax.compression.streams import EncodedTokens
+from llmjax.data.tokenizers.tokenizer import TextDecoder, Tokenizer
+from llmjax.errors import UserError, printable
+from llmjax.evaluation.baselines import COMPRESSORS, FAILURES, Baseline, Compressor, measure_parts
+from llmjax.run.folder import Run
+from llmjax.storage.writing import write_atomically
+
+PASSAGE_TOKENS = 2000
+"""Tokens whose costs are kept one by one, where that is asked for."""
+
+RANGES_PER_OCTAVE = 4
+"""Ranges of positions."""
+
+SLOW = {"brotli 11": 16 << 20}
+"""Bytes of input above which a compressor is left out: it would take minutes."""
+
+logger = logging.getLogger(__name__)
+
+
+class CostSum(NamedTuple):
+    """The total of the tokens at some positions."""
+
+    bits: float = 0.0
+    tokens: int = 0
+    bytes: int = 0
+
+    def plus(self, other: "CostSum") -> "CostSum":
+        """The sum of both."""
+        bits, tokens, size = (a + b for a, b in zip(self, other, strict=True))
+        return CostSum(bits, int(tokens), int(size))
+
+
+class TextCost(NamedTuple):
+    """Text of the passage: one token, or as many as complete a character.
+
+    Attributes:
+      text: of the tokens.
+      bits: what they cost.
+      starts_stream: whether it is the start of a stream, predicted without context.
+    """
+
+    text: str
+    bits: float
+    starts_stream: bool
+
+
+@dataclass
+class TokenCosts:
+    """What tokens cost, summed up as frames are encoded.
+
+    Attributes:
+      tokenizer: the model's.
+      passage_tokens: how many tokens are kept one by one.
+      tokens: encoded by the model.
+      bits: of all of them.
+      sums: range -> total: entry k is of the positions p with
+        floor(RANGES_PER_OCTAVE log2(p + 1)) = k, p the position in the token's window.
+      passage: the first tokens as text; raw bytes are left out.
+    """
+
+    tokenizer: Tokenizer
+    passage_tokens: int = 0
+    tokens: int = 0
+    bits: float = 0.0
+    sums: dict[int, CostSum] = field(default_factory=dict)
+    passage: list[TextCost] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sizes, self._kept = self.tokenizer.token_bytes(), 0
+
+    def add(self, encoded: EncodedTokens, tokens: np.ndarray, used: bool) -> None:
+        """Counts a frame.
+
+        Args:
+          encoded: from `encode_tokens`.
+          tokens: int32 [n], what was encoded.
+          used: whether the archive has them from the model.
+        """
+        if used:
+            self.tokens += len(encoded.bits)
+            self.bits += float(encoded.bits.sum())
+        ranges = np.floor(RANGES_PER_OCTAVE * np.log2(encoded.positions + 1)).astype(np.int32)
+        counts = np.bincount(ranges)
+        bits = np.bincount(ranges, weights=encoded.bits)
+        sizes = np.bincount(ranges, weights=self._sizes[tokens])
+        for k in np.flatnonzero(counts).tolist():
+            new = CostSum(float(bits[k]), int(counts[k]), round(sizes[k]))
+            self.sums[k] = self.sums.get(k, CostSum()).plus(new)
+        if self._kept < self.passage_tokens:
+            self._keep(encoded, tokens)
+
+    def octaves(self) -> dict[int, CostSum]:
+        """Sums by octave: entry k is of the positions from 2^k - 1 to 2^(k + 1) - 2."""
+        octaves: dict[int, CostSum] = {}
+        for k, total in self.sums.items():
+            octave = k // RANGES_PER_OCTAVE
+            octaves[octave] = octaves.get(octave, CostSum()).plus(total)
+        return dict(sorted(octaves.items()))
+
+    def by_position(self) -> list[list[float]]:
+        """[first position, bits, tokens, bytes] of each range of positions."""
+        return [[first_position(k), *total] for k, total in sorted(self.sums.items())]
+
+    def _keep(self, encoded: EncodedTokens, tokens: np.ndarray) -> None:
+        decoder, bits, starts_stream = TextDecoder(self.tokenizer), 0.0, False
+        part = slice(0, self.passage_tokens - self._kept)
+        for token, cost, position in zip(
+            tokens[part].tolist(),
+            encoded.bits[part].tolist(),
+            encoded.positions[part].tolist(),
+            strict=True,
+        ):
+            text, bits = decoder.push(token), bits + cost
+            starts_stream = starts_stream or position == 0
+            if text:
+                self.passage.append(TextCost(text, bits, starts_stream))
+                bits, starts_stream = 0.0, False
+        if rest := decoder.flush():
+            self.passage.append(TextCost(rest, bits, starts_stream))
+        self._kept += len(tokens[part])
+
+
+def first_position(k: int) -> int:
+    """The first position of a range."""
+    return math.ceil(2 ** (k / RANGES_PER_OCTAVE)) - 1
+
+
+@dataclass(frozen=True)
+class CompressorComparison:
+    """The classical compressors on the same bytes.
+
+    Attributes:
+      baselines: their sizes; empty where there are no bytes, or they could not be read again.
+      left_out: name -> bytes above which this compressor is not run.
+    """
+
+    baselines: Sequence[Baseline] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def compare_compressors(
+    source: Input, compressors: Sequence[Compressor] | None = None
+) -> CompressorComparison:
+    """Runs the classical compressors; a failure is only a warning, as the archive is finished.
+
+    Bytes are fed in parts, so that memory does not grow with them.
+
+    Args:
+      source: the bytes.
+      compressors: which; None: xz, zstd, brotli and bzip2.
+    """
+    compressors = COMPRESSORS if compressors is None else compressors
+    left_out = {name: limit for name, limit in SLOW.items() if source.size > limit}
+    chosen = [compressor for compressor in compressors if compressor.name not in left_out]
+    if not source.size:
+        return CompressorComparison()
+    try:
+        parts = partial(source.blocks, 1 << 20)
+        return CompressorComparison(list(measure_parts(parts, source.size, chosen)), left_out)
+    except (UserError, *FAILURES) as error:
+        logger.warning("not compared with xz and others: %s", error or type(error).__name__)
+        return CompressorComparison()
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """A finished archive; print it for a table.
+
+    Attributes:
+      source: what was compressed.
+      bytes: of it.
+      archive_bytes: of the archive, header and checksums included.
+      header_bytes: of these, before the first frame.
+      model_bytes: of the parameters, in the dtype used.
+      seconds: wall-clock time of encoding, with compiling, without verification.
+      compile_seconds: of it, until the first token was encoded.
+      verify_seconds: of decoding in a second process; None where that was skipped.
+      streams, context, stride: see `compress`.
+      costs: what tokens cost.
+      baselines: the classical compressors on the same bytes.
+      not_compared: name -> bytes above which this compressor is not run.
+    """
+
+    source: str
+    bytes: int
+    archive_bytes: int
+    header_bytes: int
+    model_bytes: int
+    seconds: float
+    compile_seconds: float
+    verify_seconds: float | None
+    streams: int
+    context: int
+    stride: int
+    costs: TokenCosts = field(repr=False)
+    baselines: Sequence[Baseline] = field(repr=False)
+    not_compared: Mapping[str, int] = field(repr=False, default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """Archive bytes / input bytes; NaN for an empty input."""
+        return self.archive_bytes / self.bytes if self.bytes else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """8 x archive bytes / input bytes; NaN for an empty input."""
+        return 8 * self.ratio
+
+    @property
+    def adjusted_ratio(self) -> float:
+        """(archive + parameters) / input bytes: what a receiver without the model would need."""
+        return (self.archive_bytes + self.model_bytes) / self.bytes if self.bytes else math.nan
+
+    @property
+    def kilobytes_per_second(self) -> tuple[float, float]:
+        """Thousands of input bytes per second, with and without compiling."""
+        coding = self.seconds - self.compile_seconds
+        return self.bytes / 1e3 / self.seconds, self.bytes / 1e3 / max(coding, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain data, for JSON."""
+        speeds = self.kilobytes_per_second
+        return {
+            "source": self.source,
+            "bytes": self.bytes,
+            "archive_bytes": self.archive_bytes,
+            "header_bytes": self.header_bytes,
+            "bits_per_byte": self.bits_per_byte,
+            "ratio": self.ratio,
+            "adjusted_ratio": self.adjusted_ratio,
+            "model_bytes": self.model_bytes,
+            "seconds": self.seconds,
+            "compile_seconds": self.compile_seconds,
+            "verify_seconds": self.verify_seconds,
+            "kilobytes_per_second": speeds[0],
+            "kilobytes_per_second_compiled": speeds[1],
+            "streams": self.streams,
+            "context": self.context,
+            "stride": self.stride,
+            "tokens": self.costs.tokens,
+            "bits_per_token_at": [
+                [2**k - 1, total.bits / total.tokens] for k, total in self.costs.octaves().items()
+            ],
+            "baselines": {each.name: each.compressed_bytes for each in self.baselines},
+            "not_compared": dict(self.not_compared),
+        }
+
+    def __str__(self) -> str:
+        rows = [("llmjax", self.archive_bytes)]
+        rows += [(each.name, each.compressed_bytes) for each in self.baselines]
+        lines = [f"{printable(self.source)}: {self.bytes:,} bytes", ""]
+        lines += [f"  {'':12}{'bytes':>12}{'of input':>10}{'bits per byte':>15}"]
+        for name, size in sorted(rows, key=lambda row: row[1]):
+            share = size / self.bytes if self.bytes else math.nan
+            lines += [f"  {name:12}{size:12,}{_or_na(share, '.2%'):>10}"]
+            lines[-1] += f"{_or_na(8 * share, '.3f'):>15}"
+        lines += [
+            f"  not compared: {name}, larger than {limit >> 20} MiB"
+            for name, limit in self.not_compared.items()
+        ]
+        total, coding = self.kilobytes_per_second
+        ratio = _or_na(self.adjusted_ratio, ".1%")
+        verified = self.verify_seconds is not None
+        return "\n".join(
+            [
+                *lines,
+                "",
+                f"  with the model's {self.model_bytes:,} bytes: {ratio} of input",
+                f"  {self.seconds:.1f} s, {total:.2f} KB/s ({coding:.2f} without compiling); "
+                f"{self.streams} parallel streams, windows of {self.context} tokens",
+                "  verified in a separate process" if verified else "  not verified",
+            ]
+        )
+
+
+def _or_na(value: float, form: str) -> str:
+    """The number; n/a for an empty input, which has none."""
+    return "n/a" if math.isnan(value) else format(value, form)
+
+
+def save_result(run: Run, step: int, result: CompressionResult) -> None:
+    """Writes RUN/compression.json; a read-only run folder is left as it is."""
+    document = {
+        **{name: _finite(value) for name, value in result.to_dict().items()},
+        "step": step,
+        "time": time.time(),
+        "compared": [asdict(baseline) for baseline in result.baselines],
+        "at": result.costs.by_position(),
+        "passage": [list(piece) for piece in result.costs.passage],
+    }
+    with contextlib.suppress(OSError):
+        write_atomically(run.compression, json.dumps(document) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """None instead of a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

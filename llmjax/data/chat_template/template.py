@@ -1,0 +1,246 @@
+"""Messages as the text that a model was trained on, by the model's own Jinja template.
+
+A template comes with the model, from anyone. It is rendered in jinja2's sandbox, and in a process
+of its own with bounded time, memory and output: a loop without end is killed, not waited for.
+"""
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
+from llmjax.storage.json_documents import JsonLimits, parse_json
+
+Message = Mapping[str, Any]
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which messages hold reasoning; templates read the first or the second."""
+SECONDS = 3.0
+"""For one rendering; a real one takes milliseconds."""
+START = 60.0
+"""For the process to start, on a busy machine."""
+ANSWER = JsonLimits(size=256 << 20, marks=256 << 20, depth=5)
+"""What is read of the process's answer: 16 million characters of text, each at most 12 bytes of
+JSON, and some spans. The marks of the text itself count too, so there may be as many."""
+GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+class Context(NamedTuple):
+    """What templates read beside the messages; None where there is none.
+
+    Attributes:
+      tools: JSON schemas of functions that the model may call.
+      documents: objects, such as {"title": ..., "text": ...}, that the model may quote.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+
+
+MESSAGES_ALONE = Context()
+
+
+def render(
+    template: str,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    special_tokens: Mapping[str, str] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The text of a conversation.
+
+    Args:
+      template: Jinja.
+      messages: each with "role" and "content".
+      add_generation_prompt: whether the text ends where the model's answer begins.
+      special_tokens: bos_token, eos_token and the like, by name.
+      tools: JSON schemas of functions that the model may call.
+
+    Raises:
+      UserError: the template is wrong, unsafe, takes too long or too much, or refuses the messages.
+    """
+    with ChatTemplate(template, special_tokens or {}) as renderer:
+        context = Context(tools)
+        return renderer.render(
+            messages, add_generation_prompt=add_generation_prompt, context=context
+        )
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """The names by which templates know a tokenizer's special tokens."""
+    names = {token: name for name, token in tokenizer.special_tokens.items()}
+    roles = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    by_role = {f"{role}_token": names[token] for role, token in roles.items() if token in names}
+    if tokenizer.mask_id is not None:
+        by_role["mask_token"] = names[tokenizer.mask_id]
+    return by_role
+
+
+class ChatTemplate:
+    """A template with a process that renders it; close it, or use it in a `with`."""
+
+    def __init__(
+        self, template: str, special_tokens: Mapping[str, str], *, seconds: float = SECONDS
+    ):
+        """`seconds`: how long one rendering may take."""
+        self._template, self._special, self._seconds = template, dict(special_tokens), seconds
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "ChatTemplate":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def marks_generation(self) -> bool:
+        """Whether it says with {% generation %} blocks what the model writes."""
+        return GENERATION.search(self._template) is not None
+
+    def mentions(self, name: str) -> bool:
+        """Whether a variable or key of this name may be read."""
+        return name in self._template
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        context: Context = MESSAGES_ALONE,
+        now: float | None = None,
+    ) -> str:
+        """As the function `render`.
+
+        `now` is the time that the template sees, in seconds since 1970; None: the present one.
+        """
+        values = self._values(messages, add_generation_prompt, context)
+        return str(self._answer({"values": values, "now": now})["text"])
+
+    def generated(
+        self,
+        messages: Sequence[Message],
+        *,
+        context: Context = MESSAGES_ALONE,
+        now: float | None = None,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text without generation prompt, and which characters of it, [first, end) each, stand
+        in {% generation %} blocks: Transformers' return_assistant_tokens_mask.
+
+        Raises:
+          UserError: as `render`.
+        """
+        values = self._values(messages, False, context)
+        answer = self._answer({"values": values, "now": now, "generation": True})
+        return str(answer["text"]), [(first, end) for first, end in answer["spans"]]
+
+    def _values(
+        self, messages: Sequence[Message], add_generation_prompt: bool, context: Context
+    ) -> dict[str, Any]:
+        tools, documents = (None if part is None else list(part) for part in context)
+        return {
+            **self._special,
+            "messages": normalized(messages),
+            "add_generation_prompt": add_generation_prompt,
+            "tools": tools,
+            "documents": documents,
+        }
+
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            line = json.dumps({"template": self._template, **request}, default=placeholder)
+        except (TypeError, ValueError) as error:  # keys that are no text, or a cycle
+            raise UserError("the messages", f"are not JSON: {error}", "check the row") from error
+        answer = self._ask(line.encode() + b"\n")
+        if "text" not in answer:
+            raise UserError("the chat template", answer["problem"], "fix chat_template.jinja")
+        return answer
+
+    def close(self) -> None:
+        """Ends the process, whatever it does."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            for pipe in (child.stdin, child.stdout):
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+            child.wait()
+
+    def _ask(self, request: bytes) -> dict[str, Any]:
+        try:
+            child = self._child or self._start()
+            assert child.stdin is not None
+            # The child reads all of a request before it renders: this cannot block for long.
+            child.stdin.write(request)
+            child.stdin.flush()
+            return self._read(child, self._seconds)
+        except (BrokenPipeError, EOFError):
+            self.close()
+            return {"problem": "needs too much memory or time"}
+        except TimeoutError:
+            self.close()
+            return {"problem": f"takes longer than {self._seconds:g} seconds"}
+        except BaseException:  # an interrupt: what the child answers later must not be read
+            self.close()
+            raise
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        child = Path(__file__).with_name("child.py")
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(child)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a conversation is not for it
+        )
+        self._read(self._child, START)
+        return self._child
+
+    def _read(self, child: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
+        """Its next line; raises TimeoutError or EOFError where none comes."""
+        assert child.stdout is not None
+        end, parts, size = time.monotonic() + seconds, list[bytes](), 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while not parts or not parts[-1].endswith(b"\n"):
+                if not selector.select(max(0.0, end - time.monotonic())):
+                    raise TimeoutError
+                part = os.read(child.stdout.fileno(), 1 << 16)
+                size += len(part)
+                if not part or size > ANSWER.size:
+                    raise EOFError
+                parts.append(part)
+        answer: dict[str, Any] = parse_json(
+            b"".join(parts), "the chat template's answer", limits=ANSWER
+        )
+        return answer
+
+
+def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages without keys whose value is None (templates check whether a key is there), and
+    with reasoning under the names that templates read."""
+    result = []
+    for message in messages:
+        fields = {key: value for key, value in message.items() if value is not None}
+        reasoning = next((fields[key] for key in REASONING if key in fields), None)
+        if reasoning is not None:
+            fields = {"thinking": reasoning, **fields, "reasoning_content": reasoning}
+        result.append(fields)
+    return result
+
+
+def placeholder(value: object) -> str:
+    """What a template sees of a value that JSON has no form for (bytes, dates): its type."""
+    return f"<{type(value).__name__}>"

@@ -1,0 +1,114 @@
+"""The command `harness`: any task of EleutherAI's lm-evaluation-harness, on a run.
+
+Importing `llmjax.evaluation.harness_model` registers the model "llmjax" with the harness, so both
+of these work:
+
+    llmjax.harness("runs/x", ["arc_easy"])
+    lm_eval.simple_evaluate(model="llmjax", model_args="run=runs/x", tasks=["arc_easy"])
+
+Texts become tokens as in the harness's own adapter of Transformers' models: special tokens written
+in a text are read as such, and the tokenizer's prefix, such as BOS, stands before a text.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjax.errors import UserError
+from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
+from llmjax.run.config.options import keyword_options
+from llmjax.storage.cache_folders import write_file
+
+
+@dataclass(frozen=True)
+class HarnessOptions(LoadOptions):
+    """Options of harness."""
+
+    tasks: tuple[str, ...] = ()
+    """The harness's tasks, groups and tags: arc_easy,hellaswag or one by one."""
+    include_path: str | None = None
+    """A folder with more task files."""
+    limit: float | None = None
+    """Only so many of the first examples of each task; below 1, that share of them."""
+    fewshot: int | None = None
+    """Solved examples before each question; none: as the task says."""
+    chat: bool = False
+    """Whether questions are asked in the model's chat template."""
+    samples: bool = False
+    """Whether every question and answer is kept in the results."""
+    out: str | None = None
+    """A JSON file for the results; none: RUN/harness.json on the command line."""
+    max_length: int | None = None
+    """Tokens that are read at once; none: the model's context."""
+    batch_size: int = 16
+    """Rows at once."""
+
+
+@keyword_options("tasks")
+def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[str, Any]:
+    """Runs tasks of the harness on a run.
+
+    Args:
+      run: a run folder, or a loaded model.
+      options: fields of HarnessOptions, also as keywords.
+
+    Returns:
+      The result of lm_eval.simple_evaluate.
+
+    Raises:
+      UserError: no such run, or no such task; a model that cannot be evaluated so; a limit or a
+        number of examples out of range.
+    """
+    limit, fewshot = options.limit, options.fewshot
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"limit {limit}", "is not positive")
+    if fewshot is not None and fewshot < 0:
+        raise UserError(f"fewshot {fewshot}", "is negative")
+    # Brings the harness along, or says how to install it.
+    from llmjax.evaluation.harness_model import HarnessModel  # isort: skip
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    names = [name for word in options.tasks for name in word.split(",") if name]
+    manager = TaskManager(include_path=options.include_path and str(options.include_path))
+    for name in names:
+        if not manager.match_tasks([name]) and not Path(name).is_file():
+            raise UserError(f"task {name}", "is unknown to the harness", _near(name, manager))
+    model = HarnessModel(
+        loaded(run, options), batch_size=options.batch_size, max_length=options.max_length
+    )
+    results: dict[str, Any] = simple_evaluate(
+        model=model,
+        tasks=names,
+        num_fewshot=fewshot,
+        limit=limit,
+        batch_size=model.batch_size,
+        apply_chat_template=options.chat,
+        log_samples=options.samples,
+        task_manager=manager,
+        torch_random_seed=None,  # or it would be imported for that alone
+    )
+    results["config"] |= {"model": "llmjax", "model_args": f"run={model.lm.config.run_dir}"}
+    if options.out is not None:
+        text = json.dumps(results, indent=1, default=str, ensure_ascii=False)
+        write_file(Path(options.out).expanduser(), text.encode())
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """The harness's own table of results."""
+    from lm_eval import utils
+
+    tables = [utils.make_table(results)]
+    if results.get("groups"):
+        tables.append(utils.make_table(results, "groups"))
+    return "\n".join(tables)
+
+
+def _near(name: str, manager: Any) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, manager.all_tasks, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else "name its folder with --include-path"

@@ -1,0 +1,91 @@
+"""Cross-entropy of a model's tokens."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from llmjax.losses.fused import LossInputs, cross_entropy, nll_and_correct, nll_of
+from llmjax.losses.loss import Loss, likelihood_loss
+from llmjax.losses.scores import LogitConfig
+from llmjax.parallel.mesh import reshard
+
+if TYPE_CHECKING:
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
+
+Batch = Mapping[str, jax.Array]
+
+
+def token_loss(
+    model: "Model",
+    params: "Params",
+    batch: Batch,
+    *,
+    dropout_key: jax.Array | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Loss:
+    """Weighted cross-entropy of the targets, with the sums "loss" (nats) and "accuracy".
+
+    Args:
+      model: the model.
+      params: its parameters.
+      batch: inputs, targets, segments, positions [B, L] int32 and weights [B, L] float32; for an
+        encoder-decoder also encoder_tokens, and encoder_segments and encoder_positions where
+        rows are padded or packed. A target of weight 0 adds exactly nothing.
+      dropout_key: None: no dropout.
+      z_loss: see `LossConfig`.
+      label_smoothing: see `LossConfig`.
+    """
+    inputs = _inputs(model, params, batch, dropout_key)
+    logits = _logit_config(model, z_loss, label_smoothing)
+    objective, nll, weight, correct = cross_entropy(inputs, batch["weights"], logits)
+    return likelihood_loss(objective, nll, weight, correct)
+
+
+def token_nll(
+    model: "Model", params: "Params", batch: Batch, *, dropout_key: jax.Array | None = None
+) -> jax.Array:
+    """Negative log-likelihood of each target, [B, L] float32 nats, whatever its weight."""
+    return nll_of(_inputs(model, params, batch, dropout_key), _logit_config(model))
+
+
+def nll_at(
+    model: "Model", params: "Params", batch: Batch, places: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """As token_nll, at some places of each row only: no logits are computed for the others.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      batch: as for `token_loss`, without targets and weights.
+      places: int32 [B, K], where in its row.
+      targets: int32 [B, K], what is predicted there.
+
+    Returns:
+      Nats [B, K] float32, and bool [B, K]: whether no token is likelier than the target.
+    """
+    inputs = _inputs(model, params, {**batch, "targets": targets}, None)
+    hidden = reshard(inputs.hidden, "batch", None, None)
+    at = reshard(places, "batch", None)[..., None]
+    chosen = inputs._replace(hidden=jnp.take_along_axis(hidden, at, axis=1))
+    return nll_and_correct(chosen, _logit_config(model))
+
+
+def _inputs(
+    model: "Model", params: "Params", batch: Batch, dropout_key: jax.Array | None
+) -> LossInputs:
+    names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
+    rest = {name: batch[name] for name in names if name in batch}
+    hidden = model.hidden(params, batch["inputs"], **rest, dropout_key=dropout_key)
+    rows, bias = model.lm_head(params)
+    return LossInputs(model.lm_head_input(params, hidden), rows, bias, batch["targets"])
+
+
+def _logit_config(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> LogitConfig:
+    config = model.config
+    return LogitConfig(
+        config.logit_softcap, z_loss, smoothing, config.vocab_size, model.compute.dtype
+    )

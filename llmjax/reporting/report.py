@@ -1,0 +1,195 @@
+"""`llmjax.report`: everything that the page shows, gathered and rendered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from llmjax.errors import UserError
+from llmjax.reporting import comparison as compressors
+from llmjax.reporting import facts, summary
+from llmjax.reporting import tasks as task_sections
+from llmjax.reporting.archive_section import ArchiveSection, read_archive
+from llmjax.reporting.comparison import Bar, Comparison, compare, validation_text
+from llmjax.reporting.curves import Figure, figures
+from llmjax.reporting.facts import Fact
+from llmjax.reporting.records import (
+    History,
+    SampleGroup,
+    last,
+    latest_session,
+    read_history,
+    sample_groups,
+    section,
+    wall_seconds,
+)
+from llmjax.reporting.settings import SettingGroup, setting_groups
+from llmjax.reporting.tasks import TaskSection, read_measures
+from llmjax.run import environment as run_environment
+from llmjax.run.config.options import keyword_options
+from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import package_version
+from llmjax.run.folder import Run
+from llmjax.storage.writing import write_atomically
+
+Subject = Literal["text", "targets", "tasks"]
+"""What a run is about: text in which every token is predicted, text in which sampled targets are,
+or tasks."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the template shows, in its order."""
+
+    name: str
+    subject: Subject
+    lede: str
+    headline: Sequence[Fact]
+    warnings: Sequence[str]
+    bars: Sequence[Bar]
+    bars_caption: str
+    bars_notes: Sequence[str]
+    reference: str
+    tasks: Sequence[TaskSection]
+    archive: ArchiveSection | None
+    figures: Sequence[Figure]
+    figures_notes: Sequence[str]
+    samples: Sequence[SampleGroup]
+    samples_note: str
+    samples_due: bool
+    command: str
+    tables: Sequence[tuple[str, Sequence[Fact]]]
+    config: Sequence[SettingGroup]
+    accounting: str
+    notes: Sequence[str]
+    version: str
+    date: datetime
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Options of report."""
+
+    out: str | None = None
+    """The page's path, which is replaced atomically; none: RUN/report.html."""
+
+
+@keyword_options("out")
+def report(run: str | Path, options: ReportOptions) -> Path:
+    """Writes the report of a run: curves, comparison, samples, config, environment.
+
+    The page is one file that needs no network and no JavaScript. What a run lacks (evaluations,
+    samples, an environment) is stated rather than left out.
+
+    Args:
+      run: the run folder.
+      options: fields of ReportOptions, also as keywords.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: `run` is not a run folder, its config cannot be read, or the page cannot be
+        written.
+    """
+    opened = Run.open(run)
+    path = opened.report if options.out is None else Path(options.out)
+    page = make_page(opened)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, render(page))
+    except OSError as error:
+        raise UserError(path, f"cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def make_page(run: Run) -> Page:
+    """Gathers the page of a run."""
+    config, history = run.config(), read_history(run.folder)
+    environment = run_environment.read(run.folder / "environment.json")
+    subject = subject_of(config)
+    comparison = _comparison(run, config, subject)
+    tasks = read_measures(run.folder) if subject == "tasks" else []
+    return Page(
+        name=run.folder.resolve().name,
+        subject=subject,
+        lede=summary.lede(config, history, environment),
+        headline=task_sections.headline(history, environment, tasks)
+        if subject == "tasks"
+        else summary.headline(history, environment, comparison),
+        warnings=summary.warnings(config, history, measured=bool(tasks)),
+        bars=compressors.bars(history, comparison),
+        bars_caption=compressors.caption(comparison),
+        bars_notes=compressors.notes(history, comparison),
+        reference=comparison.baselines[0].name if comparison.baselines else "",
+        tasks=tasks,
+        archive=read_archive(run.folder),
+        figures=figures(history, comparison.baselines, tasks=len(config.tasks)),
+        figures_notes=summary.figures_notes(history, comparison),
+        samples=sample_groups(history.samples),
+        samples_due=bool(config.samples.every),
+        samples_note=summary.samples_note(config, history),
+        command=str(latest_session(environment).get("command") or ""),
+        tables=tables(config, history, environment),
+        config=setting_groups(config),
+        accounting=summary.accounting(config),
+        notes=summary.footnotes(history, environment),
+        version=package_version(),
+        date=datetime.now(UTC),
+    )
+
+
+def subject_of(config: Config) -> Subject:
+    """What a run of this config is about."""
+    if config.tasks:
+        return "tasks"
+    return "text" if config.objective.is_causal else "targets"
+
+
+def _comparison(run: Run, config: Config, subject: Subject) -> Comparison:
+    """The classical compressors on the validation text, where bits per byte are defined."""
+    if subject == "text":
+        return compare(run.folder, lambda: validation_text(run, config))
+    if subject == "tasks":
+        return Comparison([], None, [])
+    why = f"Not compared: with the {config.objective.kind} objective the model is given most of a "
+    why += "text, so that there are no bits per byte."
+    return Comparison([], None, [why])
+
+
+def tables(
+    config: Config, history: History, environment: Mapping[str, Any]
+) -> list[tuple[str, list[Fact]]]:
+    """The tables of facts, with their captions."""
+    trained = last(history.train, "tokens")
+    seconds = wall_seconds(history, environment)
+    model, data = (section(environment, key) for key in ("model", "data"))
+    if config.tasks:
+        evaluation = task_sections.evaluation_facts(history)
+        data_facts = task_sections.data_facts(config, data, history)
+    else:
+        evaluation = facts.evaluation_facts(history)
+        data_facts = facts.data_facts(config, data, trained)
+    return [
+        ("Evaluation", evaluation),
+        ("Model", facts.model_facts(config, model)),
+        ("Data", data_facts),
+        ("Training", facts.work_facts(history, environment, seconds)),
+        ("Environment", facts.environment_facts(latest_session(environment))),
+    ]
+
+
+def render(page: Page) -> str:
+    """The page as HTML, every value in it escaped."""
+    templates = Environment(
+        loader=PackageLoader("llmjax.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = templates.get_template("page.html").render(page=page)
+    return text.encode("utf-8", "replace").decode("utf-8")

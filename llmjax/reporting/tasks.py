@@ -1,0 +1,267 @@
+"""Fine-tuned runs on the page: measures.json, and what headline and tables say of tasks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjax.errors import UserError
+from llmjax.metrics.names import in_words, is_fraction, task_metrics, value_in_words
+from llmjax.reporting.confusion import Confusion, confusion
+from llmjax.reporting.facts import UNKNOWN, Fact
+from llmjax.reporting.format import count, duration, percent, short, show_controls
+from llmjax.reporting.records import (
+    History,
+    Line,
+    finite_number,
+    items,
+    last,
+    number,
+    section,
+    wall_seconds,
+)
+from llmjax.run.config.schema import Config
+from llmjax.storage.json_documents import DOCUMENT, read_json
+from llmjax.tasks.config import name_of
+
+MAX_LABELS = 40
+"""Labels whose precision and recall are shown."""
+MAX_LABEL_SHARES = 12
+"""Labels whose shares of the examples are listed."""
+MAX_MISTAKES = 20
+
+ACCOUNTING = (
+    "Metrics are computed on validation examples, which are never trained on; training curves are "
+    "of single batches. Intervals come from bootstrap resampling of the examples (the percentile "
+    "bootstrap): they say how much other examples of the same kind might change a metric, not how "
+    "much another training run would."
+)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric with its interval; `low` and `width` place that on a line from 0 to 100 %."""
+
+    words: str
+    value: str
+    interval: str
+    low: str = ""
+    width: str = ""
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """How well one label is predicted."""
+
+    name: str
+    precision: str
+    recall: str
+    f1: str
+    true: str
+    predicted: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An example whose prediction is wrong."""
+
+    text: str
+    truth: str
+    predicted: str
+    place: str
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """The section of a task."""
+
+    name: str
+    about: str
+    metrics: Sequence[MetricRow]
+    signature: str
+    confusion: Confusion | None
+    labels: Sequence[LabelRow]
+    labels_note: str
+    mistakes: Sequence[Mistake]
+
+
+def read_measures(folder: Path) -> list[TaskSection]:
+    """The tasks of RUN/measures.json; none where it is missing or something else."""
+    try:
+        document = read_json(folder / "measures.json", limits=DOCUMENT)
+    except UserError:
+        return []
+    if not isinstance(document, dict):
+        return []
+    return [_task(name, task) for name, task in document.items() if isinstance(task, dict)]
+
+
+def _task(name: str, task: Mapping[str, Any]) -> TaskSection:
+    tables = section(task, "tables")
+    labels = [label for label in items(tables.get("labels")) if isinstance(label, dict)]
+    labels.sort(key=lambda label: -(finite_number(label, "truth") or 0))
+    more = len(labels) - MAX_LABELS
+    note = f"The {MAX_LABELS} most frequent labels; {more} more are left out." if more > 0 else ""
+    mistakes = [mistake for mistake in items(task.get("mistakes")) if isinstance(mistake, dict)]
+    return TaskSection(
+        name=name,
+        about=_about(task),
+        metrics=_metrics(section(task, "metrics") or section(task, "figures")),  # until format 4
+        signature=str(task.get("signature") or ""),
+        confusion=confusion(section(tables, "confusion")),
+        labels=[_label(label) for label in labels[:MAX_LABELS]],
+        labels_note=note,
+        mistakes=[_mistake(mistake) for mistake in mistakes[:MAX_MISTAKES]],
+    )
+
+
+def _about(task: Mapping[str, Any]) -> str:
+    """What was measured, when, and how certain that is."""
+    examples, step = (finite_number(task, key) for key in ("examples", "step"))
+    kind = str(task.get("kind") or "")
+    sentence = f"A task of type {kind}. " if kind else ""
+    sentence += f"Measured at step {count(step)}" if step is not None else "Measured"
+    sentence += f" on {count(examples)} examples: " if examples is not None else " on "
+    sentence += f"{task.get('data') or 'unknown rows'}. "
+    return sentence + "Intervals are 95 %, from bootstrap resampling of the examples."
+
+
+def _metrics(metrics: Mapping[str, Any]) -> list[MetricRow]:
+    rows = []
+    for name in metrics:
+        metric = section(metrics, name)
+        value, low, high = (finite_number(metric, key) for key in ("value", "low", "high"))
+        if value is None:
+            rows.append(MetricRow(in_words(name), "not finite", ""))
+            continue
+        interval, place = "", ("", "")
+        if low is not None and high is not None and high > low:
+            start = value_in_words(name, low).removesuffix(" %")
+            interval = f"{start} to {value_in_words(name, high)}"
+            if is_fraction(name) and 0 <= low <= high <= 1:
+                place = f"{100 * low:.2f}", f"{100 * (high - low):.2f}"
+        rows.append(MetricRow(in_words(name), value_in_words(name, value), interval, *place))
+    return rows
+
+
+def _predicted(record: Mapping[str, Any]) -> str:
+    """The key of a prediction: until format 4 it was "told"."""
+    return "predicted" if "predicted" in record else "told"
+
+
+def _label(label: Mapping[str, Any]) -> LabelRow:
+    shares = (finite_number(label, key) for key in ("precision", "recall", "f1"))
+    counts = (finite_number(label, key) for key in ("truth", _predicted(label)))
+    return LabelRow(
+        show_controls(str(label.get("label", ""))),
+        *("" if share is None else percent(share) for share in shares),
+        *("" if value is None else count(value) for value in counts),
+    )
+
+
+def _mistake(mistake: Mapping[str, Any]) -> Mistake:
+    text, truth, predicted = (
+        show_controls(str(mistake.get(key, ""))) for key in ("text", "truth", _predicted(mistake))
+    )
+    place = str(mistake.get("place", ""))
+    path, _, line = place.rpartition(" line ")
+    return Mistake(text, truth, predicted, f"{Path(path).name} line {line}" if path else place)
+
+
+def headline(
+    history: History, environment: Mapping[str, Any], tasks: Sequence[TaskSection]
+) -> list[Fact]:
+    """The first metric of each task, or the first two of a single one; what it cost."""
+    if tasks:
+        metrics = {task.name: [(row.words, row.value) for row in task.metrics] for task in tasks}
+    else:
+        logged = task_metrics(dict.fromkeys(name for line in history.evals for name in line))
+        metrics = {task: _latest(history, names) for task, names in logged.items()}
+    if len(metrics) == 1:
+        (rows,) = metrics.values()
+        suffixes = (" on validation examples", "")
+        facts = [Fact(row[0] + suffix, row[1]) for row, suffix in zip(rows, suffixes, strict=False)]
+    else:
+        firsts = [(task, rows[0]) for task, rows in metrics.items() if rows]
+        facts = [Fact(f"{words}, {task}", value) for task, (words, value) in firsts[:3]]
+    seconds = wall_seconds(history, environment)
+    tokens = last(history.train, "tokens")
+    facts += [Fact("tokens trained on", short(tokens))] if tokens and len(facts) < 3 else []
+    return [*facts, *([Fact("wall-clock time", duration(seconds))] if seconds else [])]
+
+
+def _latest(history: History, names: Sequence[str]) -> list[tuple[str, str]]:
+    values = [(name, last(history.evals, name)) for name in names]
+    return [
+        (in_words(name), value_in_words(name, value)) for name, value in values if value is not None
+    ]
+
+
+def training_examples(environment: Mapping[str, Any]) -> str:
+    """How many examples there were, of how many tasks; empty if that is not known."""
+    data = section(environment, "data")
+    counts = [finite_number(section(data, name), "train_examples") for name in data]
+    known = [value for value in counts if value is not None]
+    if not known:
+        return ""
+    tasks = "" if len(known) == 1 else f" of {count(len(known))} tasks"
+    return f" on {count(sum(known))} examples{tasks}"
+
+
+def evaluation_facts(history: History) -> list[Fact]:
+    """The metrics of the last evaluation during training."""
+    if not history.evals:
+        return [Fact("During training", "not evaluated yet")]
+    line = history.evals[-1]
+    facts = [Fact("Step", count(line["step"]))]
+    tasks = task_metrics(line)
+    for task, names in tasks.items():
+        for name in names:
+            label = in_words(name)
+            label = f"{task}: {label}" if task else label[:1].upper() + label[1:]
+            facts.append(Fact(label, _value(line, name)))
+    if len(tasks) > 1:
+        facts.append(Fact("Mean loss", _value(line, "loss")))
+    return facts
+
+
+def _value(line: Line, name: str) -> str:
+    value = finite_number(line, name)
+    return "not finite" if value is None else value_in_words(name, value)
+
+
+def data_facts(config: Config, recorded: Mapping[str, Any], history: History) -> list[Fact]:
+    """Each task's examples and labels."""
+    facts: list[Fact] = []
+    for task in config.tasks:
+        name = name_of(task)
+        counts = section(recorded, name)
+        examples, tokens, rows = (
+            finite_number(counts, key) for key in ("train_examples", "train_tokens", "heldout_rows")
+        )
+        known = [
+            f"{count(examples)} examples" if examples is not None else "",
+            f"{short(tokens)} tokens" if tokens is not None else "",
+            f"{count(rows)} validation rows" if rows is not None else "",
+        ]
+        note = f"type {task.kind}" if name != task.kind else ""
+        facts.append(Fact(name, ", ".join(filter(None, known)) or UNKNOWN, note))
+        if shares := _label_shares(section(counts, "labels")):
+            facts.append(Fact("Its labels", shares, "share of the training examples"))
+    facts.append(Fact("Tokenizer", config.tokenizer.kind))
+    epochs = last(history.train, "epoch")
+    if epochs is not None:
+        facts.append(Fact("Epochs", f"{epochs:.2f}", "passes through the examples"))
+    return facts
+
+
+def _label_shares(counts: Mapping[str, Any]) -> str:
+    known = {name: number(counts, name) for name in counts}
+    known = {name: times for name, times in known.items() if times >= 0}
+    total = sum(known.values())
+    if not total:
+        return ""
+    largest = sorted(known.items(), key=lambda item: -item[1])
+    shares = [f"{name} {percent(times / total)}" for name, times in largest[:MAX_LABEL_SHARES]]
+    more = len(known) - MAX_LABEL_SHARES
+    return ", ".join(shares) + (f", and {count(more)} more" if more > 0 else "")
