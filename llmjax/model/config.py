@@ -71,9 +71,9 @@ class ModelConfig:
     token_types: int = 0
     """Kinds of segment that have an embedding of their own (BERT: 2)."""
     relative_buckets: int = 32
-    """Kinds of distance that relative positions tell unstacked."""
+    """Classes of distance that relative positions distinguish."""
     relative_max_distance: int = 128
-    """Distance from which all are one kind."""
+    """Distance from which all are of one class."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
     window_rope_theta: float | None = None

@@ -176,7 +176,7 @@ def test_blocked_makes_nothing_square():
     q, k, v = operands(1, 512, 512, 1, 1, 2)
 
     def largest(path):
-        total = lambda *args: path(*args, Mask(), None, TRAIN).sum()  # noqa: E731
+        total = lambda *args: path(AttentionInputs(*args, Mask(), TRAIN)).sum()  # noqa: E731
         return largest_array(jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, v).jaxpr)
 
     assert largest(attention.reference) >= 512 * 512
