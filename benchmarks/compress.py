@@ -1,4 +1,4 @@
-"""What an archive comes to: ratio, speed both ways, agreement with the scores of its windows.
+"""Archives measured: ratio, speed both ways, agreement with the scores of their windows.
 
 Command: python -m benchmarks.compress RUN FILE [FILE ...] [--streams N] [--dtype bfloat16]
 RUN is a run folder of a decoder, for instance from `llmjax import sample:smollm2-135m RUN`. Each
@@ -69,38 +69,40 @@ def scored(lm: LanguageModel, data: bytes, shape: StreamLayout) -> float:
     return score.nats / math.log(2) / len(data)
 
 
-def measured(run: str, path: Path, given: argparse.Namespace, flops: float) -> dict:
-    """One file, there and back."""
+def measured(run: str, path: Path, options: argparse.Namespace, flops: float) -> dict:
+    """One file, compressed and restored."""
     began = time.process_time()
     with tempfile.TemporaryDirectory() as place:
         archive, out = Path(place) / "archive", Path(place) / "out"
-        there = compress(
+        compressed = compress(
             run,
             path,
             archive,
-            streams=given.streams,
-            dtype=given.dtype,
+            streams=options.streams,
+            dtype=options.dtype,
             verify=False,
             compare=False,
             fallback=False,
         )
-        back = decompress(run, archive, out)
+        restored = decompress(run, archive, out)
         assert out.read_bytes() == path.read_bytes()
-    found = there.to_dict()
-    found["processor_seconds_both_ways"] = time.process_time() - began
-    found["source"] = path.name
-    found["decompress_kilobytes_per_second"] = there.bytes / 1e3 / back.seconds
-    alone = back.seconds - back.compile_seconds
-    found["decompress_kilobytes_per_second_compiled"] = there.bytes / 1e3 / alone
-    lm = llmjax.load(run, dtype=given.dtype)
-    work = 2 * lm.model.num_params() * there.costs.tokens
-    found["share_of_peak"] = work / (there.seconds - there.compile_seconds) / flops
-    if given.score and there.bytes <= FRAME:  # in larger ones each frame starts new streams
-        shape = StreamLayout(there.streams, there.context, there.stride)
-        found["scored_bits_per_byte"] = scored(lm, path.read_bytes(), shape)
-        body = 8 * (there.archive_bytes - there.header_bytes - TAIL_BYTES) / there.bytes
-        found["body_over_scored"] = body / found["scored_bits_per_byte"] - 1
-    return found
+    figures = compressed.to_dict()
+    figures["processor_seconds_both_ways"] = time.process_time() - began
+    figures["source"] = path.name
+    figures["decompress_kilobytes_per_second"] = compressed.bytes / 1e3 / restored.seconds
+    coding = restored.seconds - restored.compile_seconds
+    figures["decompress_kilobytes_per_second_compiled"] = compressed.bytes / 1e3 / coding
+    lm = llmjax.load(run, dtype=options.dtype)
+    work = 2 * lm.model.num_params() * compressed.costs.tokens
+    figures["share_of_peak"] = work / (compressed.seconds - compressed.compile_seconds) / flops
+    if options.score and compressed.bytes <= FRAME:  # in larger ones each frame starts new streams
+        shape = StreamLayout(compressed.streams, compressed.context, compressed.stride)
+        figures["scored_bits_per_byte"] = scored(lm, path.read_bytes(), shape)
+        body = compressed.archive_bytes - compressed.header_bytes - TAIL_BYTES
+        figures["body_over_scored"] = (
+            8 * body / compressed.bytes / figures["scored_bits_per_byte"] - 1
+        )
+    return figures
 
 
 def untrained(run: str, folder: Path) -> str:
@@ -132,25 +134,25 @@ def main() -> None:
     parser.add_argument("--score", action="store_true", help="score the same windows")
     parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--untrained", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     enable_compilation_cache()
-    flops, results = peak(given.dtype), []
+    flops, results = peak(options.dtype), []
     with tempfile.TemporaryDirectory() as place:
-        files = list(given.files)
-        if given.shuffled:
-            files += [shuffled(path, Path(place)) for path in given.files]
-        cases = [("", given.run, path) for path in files]
-        if given.untrained:
-            other = untrained(given.run, Path(place) / "untrained")
-            cases += [("untrained", other, path) for path in given.files]
+        files = list(options.files)
+        if options.shuffled:
+            files += [shuffled(path, Path(place)) for path in options.files]
+        cases = [("", options.run, path) for path in files]
+        if options.untrained:
+            other = untrained(options.run, Path(place) / "untrained")
+            cases += [("untrained", other, path) for path in options.files]
         print(f"{'':30}{'bytes':>10}{'archive':>10}{'bpb':>8}{'KB/s':>8}{'back':>8}{'of peak':>9}")
         for name, run, path in cases:
-            one = measured(run, path, given, flops) | {"model": name}
-            results.append(one)
+            row = measured(run, path, options, flops) | {"model": name}
+            results.append(row)
             print(
-                f"{path.name + ' ' + name:30}{one['bytes']:10,}{one['archive_bytes']:10,}"
-                f"{one['bits_per_byte']:8.3f}{one['kilobytes_per_second_compiled']:8.2f}"
-                f"{one['decompress_kilobytes_per_second_compiled']:8.2f}{one['share_of_peak']:9.1%}",
+                f"{path.name + ' ' + name:30}{row['bytes']:10,}{row['archive_bytes']:10,}"
+                f"{row['bits_per_byte']:8.3f}{row['kilobytes_per_second_compiled']:8.2f}"
+                f"{row['decompress_kilobytes_per_second_compiled']:8.2f}{row['share_of_peak']:9.1%}",
                 flush=True,
             )
     print(json.dumps({"results": results, "peak_flops": flops, "environment": environment()}))

@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from llmjax.convert.hf.tokenizer_files import export_tokenizer
+from llmjax.convert.hf.tokenizer import export_tokenizer
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece

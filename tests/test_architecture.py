@@ -172,10 +172,9 @@ def test_nothing_catches_everything(path):
 # tokenizers library has just made; and the program that exports carry along, which stands alone.
 PARSES_ITS_OWN_JSON = {
     "llmjax.data.chat_template.child",
-    "llmjax.convert.gguf.vocabulary",
+    "llmjax.convert.gguf.tokenizer_writing",
     "llmjax.convert.stablehlo.load",
-    "llmjax.convert.hf.tokenizer_files",
-    "llmjax.convert.hf.tokenizer_spec",
+    "llmjax.convert.hf.tokenizer",
     "llmjax.data.tokenizers.huggingface.importing",
     "llmjax.data.tokenizers.huggingface.metadata",
 }

@@ -24,7 +24,7 @@ def _lines(header: Mapping[str, Any]) -> Iterator[str]:
     for name, value in header.items():
         if name != "files":
             text = f"{value:04o}" if name == "mode" and value is not None else _shown(value)
-            yield f"  {printable(name.replace('_', ' ')):15}{printable(text)}"
+            yield f"  {printable(name.replace('_', ' ')):18}{printable(text)}"
     for name, mode, _, size in header.get("files") or ():
         yield f"  {mode:04o} {size if size >= 0 else 'folder':>12} {printable(name)}"
 

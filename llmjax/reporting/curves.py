@@ -178,7 +178,7 @@ def _task_curve(history: History, task: str, name: str, index: int) -> Figure | 
     title = f"{task}: {words}" if task else words[:1].upper() + words[1:]
     description = describe(f"{title} by step", {"train": train, "validation": validation})
     key = f"task-{index}"
-    views = [View("", Chart(description, series, x, y, margin=72).svg(key))]
+    views = [View("", Chart(description, series, x, y, margin=84).svg(key))]
     return Figure(key, title, "%" if scale == 100 else "", views, values_json(series, x))
 
 

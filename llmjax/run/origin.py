@@ -19,7 +19,7 @@ largest of each number, their sum by the root of how many they are, or their mea
 
 @dataclass(frozen=True)
 class Origin:
-    """What a published model says that a run's config has no place for."""
+    """What a published model says beyond a run's config."""
 
     format: str = ""
     """hf or gguf."""
@@ -39,7 +39,7 @@ class Origin:
     concatenated: list[Pooling] = field(default_factory=list)
     """Poolings whose vectors stand behind that of `pooling`."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    """What is done with a vector before `normalize`; see `llmjax.inference.vector_steps`."""
+    """What is done with a vector before `normalize`; see `llmjax.inference.embedding_layers`."""
     truncate: int | None = None
     """How many numbers of a vector are kept in the end."""
     prompts: dict[str, str] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """How likely continuations are: what multiple choice and evaluation harnesses ask a model.
 
 A decoder's inputs are the tokens of prefix and continuation but the last; short ones share a row
-as segments of their own. An encoder-decoder's encoder reads the prefix, its decoder goes on from
-BOS. Logits are made for the continuations' tokens alone. Continuations that differ in their last
-token only, such as the choices A, B, C and D, are read once.
+as segments of their own. An encoder-decoder's encoder reads the prefix, its decoder starts from
+BOS. Logits are computed for the continuations' tokens alone. Continuations that differ only in
+their last token, such as the choices A, B, C and D, are read once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 
 class Likelihood(NamedTuple):
-    """What a model says of a continuation.
+    """The likelihood of a continuation.
 
     Attributes:
       total: its log-likelihood, the sum over its tokens, in nats.
@@ -51,11 +51,31 @@ class _Reading(NamedTuple):
     tails: list[Sequence[int]]
 
 
-class _Part(NamedTuple):
-    """A batch and what is asked of it: per continuation its row, first place and tokens."""
+class _Target(NamedTuple):
+    """A continuation in a batch: its row, the place of its first token, its tokens."""
 
-    batch: Batch
-    asked: list[tuple[int, int, Sequence[int]]]
+    row: int
+    start: int
+    tokens: Sequence[int]
+
+
+_LaidOut = Iterator[tuple[Batch, list[_Target]]]
+
+
+class ContinuationBatch(NamedTuple):
+    """Rows for the model, and where in them the continuations lie.
+
+    Attributes:
+      arrays: as the model takes them, [rows, length] each.
+      places: int32 [rows, K], where in its row each token of a continuation is predicted.
+      targets: int32 [rows, K], these tokens.
+      slices: of each continuation, its row and its part of K.
+    """
+
+    arrays: Batch
+    places: np.ndarray
+    targets: np.ndarray
+    slices: list[tuple[int, slice]]
 
 
 def score_continuations(
@@ -88,8 +108,8 @@ def score_continuations(
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}", "is not positive")
     _check(pairs, model.config.max_length)
-    readings = list(_readings(model, pairs, bos_id))
-    return _scored(model, params, readings, batch_size, mesh)
+    batches = continuation_batches(model, pairs, bos_id=bos_id, batch_size=batch_size, mesh=mesh)
+    return _scored(model, params, batches, mesh)
 
 
 def _check(pairs: Sequence[Pair], limit: int) -> None:
@@ -120,29 +140,40 @@ def _readings(model: Model, pairs: Sequence[Pair], bos_id: int) -> Iterator[_Rea
         yield last
 
 
-def _scored(
+def continuation_batches(
     model: Model,
-    params: Params,
-    readings: Sequence[_Reading],
-    batch_size: int,
-    mesh: Mesh | None,
-) -> Iterator[Likelihood]:
-    """A batch is read only when the next one is under way."""
+    pairs: Sequence[Pair],
+    *,
+    bos_id: int,
+    batch_size: int = 16,
+    mesh: Mesh | None = None,
+) -> Iterator[ContinuationBatch]:
+    """What `score_continuations` reads, in order, in few shapes: pure NumPy."""
+    readings = list(_readings(model, pairs, bos_id))
     if not readings:
         return
     length = bucket(max(len(reading.inputs) for reading in readings))
     rows = min(batch_size, bucket(len(readings), 1))
+    multiple = 1
     if mesh is not None:
+        multiple = axis_size(mesh, "residual")
         rows += -rows % axis_size(mesh, "batch")
-        length += -length % axis_size(mesh, "residual")
-    cut = _paired if model.config.is_encoder_decoder else _packed
+        length += -length % multiple
+    lay_out = _paired if model.config.is_encoder_decoder else _packed
+    for arrays, targets in lay_out(readings, rows, length, multiple):
+        yield _with_targets(arrays, targets, rows, mesh)
+
+
+def _scored(
+    model: Model, params: Params, batches: Iterable[ContinuationBatch], mesh: Mesh | None
+) -> Iterator[Likelihood]:
+    """A batch is read only when the next one is under way."""
     pending: tuple[tuple[jax.Array, jax.Array], list[tuple[int, slice]]] | None = None
-    for part in cut(readings, rows, length, 1 if mesh is None else axis_size(mesh, "residual")):
-        places, targets, found = _asked(part.asked, rows, mesh)
-        arrays = {name: place(array, mesh, "batch", None) for name, array in part.batch.items()}
-        wanted = [place(array, mesh, "batch", None) for array in (places, targets)]
+    for batch in batches:
+        arrays = {name: place(array, mesh, "batch", None) for name, array in batch.arrays.items()}
+        asked = [place(array, mesh, "batch", None) for array in (batch.places, batch.targets)]
         with use_mesh(mesh):
-            running = _told(model, params, arrays, *wanted), found
+            running = _target_nats(model, params, arrays, *asked), batch.slices
         if pending is not None:
             yield from _read(*pending)
         pending = running
@@ -150,20 +181,20 @@ def _scored(
         yield from _read(*pending)
 
 
-def _packed(readings: Iterable[_Reading], rows: int, length: int, multiple: int) -> Iterator[_Part]:
+def _packed(readings: Iterable[_Reading], rows: int, length: int, multiple: int) -> _LaidOut:
     """Rows of a decoder: several readings in each, in order."""
     left = iter(list(readings))
     streams = (Window(np.array([*r.inputs, 0], np.int32), 0) for r in readings)
     for batch, slots in pack(streams, rows, length):
-        asked = []
+        targets = []
         for slot in slots:
             end = slot.start + len(slot.window)
-            asked += [(slot.row, end - len(tail), tail) for tail in next(left).tails]
+            targets += [_Target(slot.row, end - len(tail), tail) for tail in next(left).tails]
         kept = ("inputs", "segments", "positions")
-        yield _Part({name: batch[name] for name in kept}, asked)
+        yield {name: batch[name] for name in kept}, targets
 
 
-def _paired(readings: Sequence[_Reading], rows: int, length: int, multiple: int) -> Iterator[_Part]:
+def _paired(readings: Sequence[_Reading], rows: int, length: int, multiple: int) -> _LaidOut:
     """Rows of an encoder-decoder: one reading in each."""
     longest = bucket(max(len(reading.source) for reading in readings))
     longest += -longest % multiple
@@ -177,12 +208,12 @@ def _paired(readings: Sequence[_Reading], rows: int, length: int, multiple: int)
             "encoder_segments": _rows([[1] * len(source) for source in sources], rows, longest),
             "encoder_positions": np.tile(np.arange(longest, dtype=np.int32), (rows, 1)),
         }
-        asked = [
-            (row, len(reading.inputs) - len(tail), tail)
+        targets = [
+            _Target(row, len(reading.inputs) - len(tail), tail)
             for row, reading in enumerate(group)
             for tail in reading.tails
         ]
-        yield _Part(batch, asked)
+        yield batch, targets
 
 
 def _rows(lists: Sequence[Sequence[int]], rows: int, length: int) -> np.ndarray:
@@ -193,37 +224,38 @@ def _rows(lists: Sequence[Sequence[int]], rows: int, length: int) -> np.ndarray:
     return array
 
 
-def _asked(
-    asked: Sequence[tuple[int, int, Sequence[int]]], rows: int, mesh: Mesh | None
-) -> tuple[np.ndarray, np.ndarray, list[tuple[int, slice]]]:
-    """Places and targets, int32 [rows, K], and where in them each continuation lies."""
-    filled, found = [0] * rows, []
-    for row, _, tail in asked:
-        found.append((row, slice(filled[row], filled[row] + len(tail))))
-        filled[row] += len(tail)
+def _with_targets(
+    arrays: Batch, asked: Sequence[_Target], rows: int, mesh: Mesh | None
+) -> ContinuationBatch:
+    """The batch with the continuations' places and tokens side by side in each row."""
+    filled, slices = [0] * rows, []
+    for target in asked:
+        size = len(target.tokens)
+        slices.append((target.row, slice(filled[target.row], filled[target.row] + size)))
+        filled[target.row] += size
     width = bucket(max(filled))
     width += -width % (1 if mesh is None else axis_size(mesh, "length"))
     places, targets = np.zeros((2, rows, width), np.int32)
-    for (_, start, tail), where in zip(asked, found, strict=True):
-        places[where] = np.arange(start, start + len(tail))
-        targets[where] = tail
-    return places, targets, found
+    for target, where in zip(asked, slices, strict=True):
+        places[where] = np.arange(target.start, target.start + len(target.tokens))
+        targets[where] = target.tokens
+    return ContinuationBatch(arrays, places, targets, slices)
 
 
 def _read(
-    told: tuple[jax.Array, jax.Array], found: Sequence[tuple[int, slice]]
+    results: tuple[jax.Array, jax.Array], slices: Sequence[tuple[int, slice]]
 ) -> Iterator[Likelihood]:
-    nats, hits = np.asarray(told[0], np.float64), np.asarray(told[1])
-    return (Likelihood(-float(nats[where].sum()), bool(hits[where].all())) for where in found)
+    nats, correct = np.asarray(results[0], np.float64), np.asarray(results[1])
+    return (Likelihood(-float(nats[at].sum()), bool(correct[at].all())) for at in slices)
 
 
 @partial(jax.jit, static_argnames="model")
-def _told(
+def _target_nats(
     model: Model,
     params: Params,
     batch: dict[str, jax.Array],
     places: jax.Array,
     targets: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    nats, hits = nll_at(model, params, batch, places, targets)
-    return reshard(nats, None, None), reshard(hits, None, None)
+    nats, correct = nll_at(model, params, batch, places, targets)
+    return reshard(nats, None, None), reshard(correct, None, None)

@@ -22,7 +22,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
-from llmjax.scoring.score import Score, Sums, TextScore
+from llmjax.scoring.totals import Score, ScoreAccumulator, TextScore
 from llmjax.scoring.windows import Slot, Window, cut_windows, pack
 
 
@@ -74,13 +74,13 @@ def score_streams(
     are context and stride, as window_sizes gives them.
     """
     context, stride = sizes
-    sums = Sums(context, tokenizer.token_bytes())
-    cut = (
+    sums = ScoreAccumulator(context, tokenizer.token_bytes())
+    windows = (
         window
         for pieces in streams
         for window in cut_windows(sums.read(pieces), tokenizer.bos_id, context, stride)
     )
-    for window, nats in window_nats(model, params, cut, context, batch_size, mesh):
+    for window, nats in window_nats(model, params, windows, context, batch_size, mesh):
         sums.add(window, nats)
     if not sums.bytes:
         raise UserError("text to score", "there is none", "give at least one byte of it")
@@ -105,7 +105,7 @@ def score_text(
     """
     context, stride = window_sizes(model.config, context, stride)
     token_bytes = tokenizer.token_bytes()
-    sums = Sums(context, token_bytes)
+    sums = ScoreAccumulator(context, token_bytes)
     tokens = np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
     whole = [Document(tokens, len(utf8(text)))]
     if not text:
@@ -144,7 +144,7 @@ def window_nats(
         between_batches()
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
-            running = _nats(model, params, on_device), slots
+            running = document_nats(model, params, on_device), slots
         if pending is not None:
             yield from _read(*pending)
         pending = running
@@ -174,7 +174,7 @@ def window_sizes(config: ModelConfig, context: int | None, stride: int | None) -
 
 
 @partial(jax.jit, static_argnames="model")
-def _nats(model: Model, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+def document_nats(model: Model, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     # Every process needs all of them, and they are few: four bytes a token.
     return reshard(token_nll(model, params, batch), None, None)
 

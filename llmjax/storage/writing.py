@@ -1,7 +1,10 @@
 """Where and how files are written: readers see them either as they were or complete."""
 
+import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmjax.errors import UserError
@@ -51,6 +54,50 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A new folder that gets the name `out` when the block succeeds, and is removed when it fails.
+
+    Raises:
+      UserError: `out` exists, or cannot be written.
+    """
+    with _parent_of_new(out) as parent:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+        try:
+            yield folder
+            folder.chmod(new_folder_mode())  # mkdtemp's folder is private
+            folder.rename(out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(out: Path) -> Iterator[Path]:
+    """A new, empty file that gets the name `out` when the block succeeds; as `atomic_folder`."""
+    with _parent_of_new(out) as parent:
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=parent)
+        os.close(handle)
+        file = Path(name)
+        try:
+            yield file
+            file.chmod(new_file_mode())  # mkstemp's file is private
+            file.rename(out)
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _parent_of_new(out: Path) -> Iterator[Path]:
+    """The folder of `out`, which must not exist yet; the folder is made where it is missing."""
+    try:
+        if out.exists() or out.is_symlink():
+            raise UserError(out, "exists already", "choose another name, or remove it")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield out.parent
+    except OSError as error:
+        raise UserError(out, f"cannot be written: {error.strerror or error}") from error
 
 
 def check_utf8(path: str | Path) -> None:

@@ -4,10 +4,10 @@ import gguf
 import jax
 import numpy as np
 
-from llmjax.convert.families import FAMILIES
+from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.config import NAMES
-from llmjax.convert.gguf.names import TABLES
-from llmjax.convert.hf.mapping import Match, plan_tensors
+from llmjax.convert.gguf.reading import TABLES
+from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
@@ -75,7 +75,7 @@ def file_tensors(architecture, hf_config, config, params):
     family = FAMILIES[NAMES[architecture][0]]
     table = {tensor.name: (theirs, tensor) for theirs, tensor in TABLES[architecture].items()}
     found = {}
-    for plan in plan_tensors(params, Match(family.table, Model(config))):
+    for plan in lazy_tensors(params, BoundTable(family.table, Model(config))):
         layer = next((word for word in plan.name.split(".") if word.isdigit()), "")
         theirs, tensor = table[plan.name.replace(f".{layer}.", ".{}.", 1) if layer else plan.name]
         values = plan.make()
@@ -129,20 +129,20 @@ def model_of(architecture, tied=False, keys=None, extra=()):
         rows = None
 
     from llmjax.convert.gguf.config import config_of
-    from llmjax.convert.gguf.file import Stored
+    from llmjax.convert.gguf.file import StoredTensor
 
     layers = range(keys["block_count"])
-    Empty.tensors |= {f"blk.{i}.attn_norm.weight": Stored((32,), 0, 0, 0) for i in layers}
-    Empty.tensors |= {"token_embd.weight": Stored((96, 32), 0, 0, 0)}
+    Empty.tensors |= {f"blk.{i}.attn_norm.weight": StoredTensor((32,), 0, 0, 0) for i in layers}
+    Empty.tensors |= {"token_embd.weight": StoredTensor((96, 32), 0, 0, 0)}
     if architecture == "qwen2":
-        Empty.tensors["blk.0.attn_q.bias"] = Stored((32,), 0, 0, 0)
+        Empty.tensors["blk.0.attn_q.bias"] = StoredTensor((32,), 0, 0, 0)
     hf_config = config_of(Empty())
     family = FAMILIES[NAMES[architecture][0]]
 
     class Names:
         def names(self):
             heads = ("lm_head", "embed_out")
-            rows = (row.name for row in family.table.rows)
+            rows = (row.tensor for row in family.table.rows)
             return [name for name in rows if not tied or name.split(".")[0] not in heads]
 
         def shape(self, name):

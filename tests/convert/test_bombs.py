@@ -20,8 +20,8 @@ PATIENCE = 120
 CHILD = """
 import resource, sys
 from pathlib import Path
-from llmjax.convert.gguf_file import open_file
-from llmjax.convert.safetensors import read_header
+from llmjax.convert.gguf.file import open_file
+from llmjax.convert.hf.safetensors import read_header
 from llmjax.errors import UserError
 reader, path, room = sys.argv[1:]
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from llmjax.convert.families import FAMILIES, family_of
-from llmjax.convert.hf.fields import Theirs
-from llmjax.convert.hf.number_fields import LONGEST, MOST_LAYERS, RANGES, WIDEST
+from llmjax.convert.families.registry import FAMILIES, family_of
+from llmjax.convert.hf.config import MAX_LAYERS, MAX_POSITIONS, MAX_SIZE, RANGES, HFConfig
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.storage.json_documents import parse_json
@@ -89,7 +88,7 @@ def test_no_whole_number_of_llama_may_be(name, value):
         ("layer_norm_epsilon", 0),
         ("layer_norm_epsilon", math.nan),
         ("relative_attention_num_buckets", -1),
-        ("n_positions", LONGEST + 1),
+        ("n_positions", MAX_POSITIONS + 1),
     ],
 )
 def test_no_number_of_t5_may_be(name, value):
@@ -103,12 +102,12 @@ def test_each_line_bounds_its_field(name):
     lowest = 0 if RANGES[name].open else RANGES[name].lowest - 1
     for value in (kind(lowest), -math.inf if kind is float else -(2**40)):
         with pytest.raises(UserError, match=name):
-            Theirs({name: value}).take(name, kind)
+            HFConfig({name: value}).get(name, kind)
     highest = RANGES[name].highest
     if highest < math.inf:
-        assert Theirs({name: kind(highest)}).take(name, kind) == highest
+        assert HFConfig({name: kind(highest)}).get(name, kind) == highest
         with pytest.raises(UserError, match=name):
-            Theirs({name: kind(highest * 2)}).take(name, kind)
+            HFConfig({name: kind(highest * 2)}).get(name, kind)
 
 
 def test_every_number_of_every_family_has_a_line():
@@ -171,5 +170,5 @@ def test_no_list_of_layers_may_be(name, value):
 
 
 def test_the_largest_models_fit():
-    shape = read(LLAMA | {"num_hidden_layers": MOST_LAYERS, "vocab_size": WIDEST})
-    assert (shape.num_decoder_layers, shape.vocab_size) == (MOST_LAYERS, WIDEST)
+    shape = read(LLAMA | {"num_hidden_layers": MAX_LAYERS, "vocab_size": MAX_SIZE})
+    assert (shape.num_decoder_layers, shape.vocab_size) == (MAX_LAYERS, MAX_SIZE)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from gguf_files import KEYS, SIZES, file_tensors, model_of, write
 
-from llmjax.convert.families import FAMILIES
+from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.file import open_file
-from llmjax.convert.gguf.names import rotary_pairs
-from llmjax.convert.gguf.reading import open_gguf
-from llmjax.convert.hf.mapping import Match, read_params
+from llmjax.convert.gguf.reading import open_gguf, rotary_pairs
+from llmjax.convert.hf.mapping import BoundTable, read_params
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.model import Model
@@ -39,7 +38,7 @@ def read(path):
     opened = open_gguf(path)
     family = FAMILIES[opened.config["model_type"]]
     config = resolve(family.read_config(opened.config, opened), 96)
-    return config, read_params(opened, Match(family.table, Model(config)))
+    return config, read_params(opened, BoundTable(family.table, Model(config)))
 
 
 def make(folder, architecture, keys=None, more_tensors=None, kind="F32", **rest):
@@ -219,6 +218,8 @@ def test_every_truncation_and_many_flipped_bytes_are_refused_or_read(tmp_path):
         try:
             opened = open_gguf(path)
             family = FAMILIES[opened.config["model_type"]]
-            Match(family.table, Model(family.read_config(opened.config, opened))).locate(opened)
+            BoundTable(family.table, Model(family.read_config(opened.config, opened))).locate(
+                opened
+            )
         except UserError:
             pass

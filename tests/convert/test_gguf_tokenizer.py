@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from llmjax.convert.gguf.file import open_file
-from llmjax.convert.gguf.tokenizer import SPLITTINGS, tokenizer_files
+from llmjax.convert.gguf.tokenizer import PRE_TOKENIZERS, tokenizer_files
 from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.errors import UserError
 
@@ -264,11 +264,11 @@ def test_no_tokenizer_is_refused(tmp_path):
 
 def test_every_way_of_cutting_is_lossless(tmp_path):
     original = byte_level("gpt-2")
-    for way, splitting in SPLITTINGS.items():
+    for way, pre_tokenizer in PRE_TOKENIZERS.items():
         file = write_byte_level(tmp_path / f"{way}.gguf", original, way)
         text = tokenizer_files(file)["tokenizer.json"].decode()
         found = tokenizers.Tokenizer.from_str(text)
         for line in LINES:
-            if not splitting.composed:
+            if not pre_tokenizer.nfc:
                 ids = found.encode(line, add_special_tokens=False).ids
                 assert found.decode(ids) == line, (way, line)

@@ -14,7 +14,7 @@ from llmjax.convert.exporting import export
 from llmjax.convert.gguf.file import open_file
 from llmjax.convert.gguf.tokenizer import tokenizer_files
 from llmjax.convert.importing import import_model
-from llmjax.convert.stored import merge, stored_params
+from llmjax.convert.params import merge, stored_params
 from llmjax.data.tokenizers.config import SentencePieceConfig, load_tokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizers.table import BytesTokenizer

@@ -5,11 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.convert.families import family_of
-from llmjax.convert.hf.mapping import Match, read_params
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.families.registry import family_of
+from llmjax.convert.hf.config import read_object
+from llmjax.convert.hf.mapping import BoundTable, read_params
+from llmjax.convert.hf.safetensors import TensorFiles, open_folder, read_header
 from llmjax.model.model import Model
 
 
@@ -20,7 +19,7 @@ def test_logits_are_those_that_transformers_computed(name, tmp_path):
     tensors, values = open_folder(tmp_path), read_object(folder / "config.json")
     family = family_of(values)
     model = Model(family.read_config(values, tensors))
-    params = read_params(tensors, Match(family.table, model))
+    params = read_params(tensors, BoundTable(family.table, model))
     expected = TensorFiles(read_header(folder / "expected.st"))
     tokens, logits = expected.read("tokens").astype(np.int32), expected.read("logits")
     if name == "t5":
@@ -51,7 +50,7 @@ def test_early_and_bare_names_are_the_same_tensors(tmp_path):
     assert files.keys() != early.keys()
     found = []
     for source in sources:
-        match = Match(family.table, Model(family.read_config(values, source)))
+        match = BoundTable(family.table, Model(family.read_config(values, source)))
         found.append(read_params(source, match))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *found))
 

@@ -14,8 +14,7 @@ import test_hf_bad_inputs as small
 import llmjax
 import untrained
 from llmjax.convert.exporting import export
-from llmjax.convert.hf.safetensors_writing import write_folder
-from llmjax.convert.hf.weight_files import open_folder
+from llmjax.convert.hf.safetensors import open_folder, write_folder
 from llmjax.convert.importing import import_model
 from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError

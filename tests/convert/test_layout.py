@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.convert.families import FAMILIES
-from llmjax.convert.hf.layout import Layout, Part
+from llmjax.convert.families.registry import FAMILIES
+from llmjax.convert.hf.names import Layout, Segment
 
 SIZES = {"d": 6, "e": 6, "h": 4, "n": 2, "k": 3, "f": 5, "v": 7, "p": 8, "t": 2, "b": 9}
 LAYOUTS = sorted(
     {row.layout for family in FAMILIES.values() for row in family.table.rows},
-    key=lambda layout: (layout.notation, str(layout.part)),
+    key=lambda layout: (layout.notation, str(layout.segment)),
 )
 
 
@@ -23,14 +23,15 @@ def filled(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_what_is_read_is_written_back_where_it_was(layout):
-    theirs = filled(layout)
-    ours = layout.read(SIZES, None, lambda index: theirs[index])
-    assert ours.shape == layout.our_shape(SIZES)
-    assert len(np.unique(ours)) == ours.size
-    out = np.full(theirs.shape, -1)
-    layout.write(SIZES, ours, out)
-    assert np.array_equal(out[out >= 0], theirs[out >= 0])
-    assert (out >= 0).sum() == ours.size
+    tensor = filled(layout)
+    param = layout.read(SIZES, None, lambda index: tensor[index])
+    segment = layout.segment and layout.segment.sizes(SIZES)[layout.segment.number]
+    assert param.shape == tuple(SIZES.get(axis, segment) for axis in layout.param_axes)
+    assert len(np.unique(param)) == param.size
+    out = np.full(tensor.shape, -1)
+    layout.write(SIZES, param, out)
+    assert np.array_equal(out[out >= 0], tensor[out >= 0])
+    assert (out >= 0).sum() == param.size
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,13 +63,13 @@ def test_a_part_is_that_part_of_the_whole(data):
 )
 def test_which_rows_of_a_fused_tensor_are_the_keys(notation, number, expected):
     sizes = {"h": 2, "k": 3, "d": 1}
-    layout = Layout(notation, Part("j", ("1", "1", "1"), number))
+    layout = Layout(notation, Segment("j", ("1", "1", "1"), number))
     theirs = np.arange(18).reshape(18, 1)
     assert layout.read(sizes, None, lambda index: theirs[index]).ravel().tolist() == expected
 
 
 def test_no_more_is_fetched_than_a_device_needs():
-    layout = Layout("(x k) d -> d x k", Part("x", ("h", "n", "n"), 1))
+    layout = Layout("(x k) d -> d x k", Segment("x", ("h", "n", "n"), 1))
     asked = []
 
     def fetch(index):

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from llmjax.convert.families import FAMILIES
-from llmjax.convert.samples import SAMPLES
+from llmjax.convert.families.registry import FAMILIES
+from llmjax.convert.sources import SAMPLES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
 

@@ -18,9 +18,8 @@ import untrained
 from llmjax.cli import main
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
+from llmjax.convert.params import flatten, merge, stored_params, unflatten
 from llmjax.convert.peft.reading import import_adapter
-from llmjax.convert.stored import merge, stored_params
-from llmjax.convert.trees import flatten, unflatten
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError

@@ -9,8 +9,7 @@ from safetensors.numpy import load_file, save_file
 from test_weight_files import CONFIG, single
 
 from llmjax.convert.importing import import_model
-from llmjax.convert.peft.reading import import_adapter
-from llmjax.convert.peft.settings import LONGEST_PATTERN, PLAIN, SAID_OTHERWISE
+from llmjax.convert.peft.reading import MAX_PATTERN, PLAIN, SUPPORTED_FIELDS, import_adapter
 from llmjax.errors import UserError
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -115,7 +114,7 @@ def test_every_field_of_peft_is_known():
     fields = peft.LoraConfig().to_dict()
     fields["peft_type"] = "LORA"
     on = {name for name, value in fields.items() if value and value != "none"}
-    assert on <= SAID_OTHERWISE, on - SAID_OTHERWISE
+    assert on <= SUPPORTED_FIELDS, on - SUPPORTED_FIELDS
 
 
 @pytest.mark.parametrize(
@@ -136,10 +135,10 @@ def test_every_field_of_peft_is_known():
         ({"lora_alpha": float("nan")}, ["lora_alpha"]),
         ({"lora_alpha": True}, ["lora_alpha"]),
         ({"alpha_pattern": {"q_proj": []}}, ["lora_alpha"]),
-        ({"alpha_pattern": {"(": 1}}, ["no regular expression"]),
+        ({"alpha_pattern": {"(": 1}}, ["not a regular expression"]),
         ({"alpha_pattern": {"([a-z._]+)+!": 1}}, ["too complex"]),
-        ({"alpha_pattern": {"a" * (LONGEST_PATTERN + 1): 1}}, ["too complex"]),
-        ({"target_modules": [1]}, ["no list of names"]),
+        ({"alpha_pattern": {"a" * (MAX_PATTERN + 1): 1}}, ["too complex"]),
+        ({"target_modules": [1]}, ["not a list of names"]),
         ({"peft_type": "IA3"}, ["IA3"]),
     ],
 )
@@ -182,7 +181,7 @@ def test_only_the_adapters_own_file_is_read(adapter, base, tmp_path):
     single(adapter)
     (adapter / "model.safetensors.index.json").write_text("{}")
     save_file({"x": np.zeros(1, "f4")}, adapter / "other.safetensors")
-    from llmjax.convert.stored import stored_params
+    from llmjax.convert.params import stored_params
     from llmjax.run.folder import Run
 
     run = Run(imported(adapter, base))

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from llmjax.convert import samples
-from llmjax.convert.samples import SAMPLES, Sample, sample_path
+from llmjax.convert import sources
+from llmjax.convert.sources import SAMPLES, Sample, sample_path
 from llmjax.errors import UserError
 
 METADATA = "Metadata-Version: 2.1\nName: toy-sample\nVersion: 1.0\nRequires-Dist: no-such-thing\n"
@@ -58,7 +58,9 @@ def test_an_installed_package_is_used_where_it_lies(wheel, tmp_path, monkeypatch
 def test_another_file_of_that_name_is_refused(wheel, tmp_path, monkeypatch):
     other = Sample("toy-sample", "1.0", "0" * 64, "model")
     monkeypatch.setitem(SAMPLES, "toy", other)
-    with pytest.raises(UserError, match=r"sample:toy: toy_sample-1\.0\S+ has another SHA-256"):
+    with pytest.raises(
+        UserError, match=r"sample:toy: toy_sample-1\.0\S+ does not have the SHA-256"
+    ):
         sample_path("toy", str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*"))
 
@@ -71,7 +73,7 @@ def test_what_pip_cannot_fetch_is_one_line_with_its_reason(wheel, tmp_path):
 
 
 def test_without_pip_the_message_says_what_to_install(wheel, tmp_path, monkeypatch):
-    monkeypatch.setattr(samples.importlib.util, "find_spec", lambda name: None, raising=True)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None, raising=True)
     with pytest.raises(UserError, match="pip, which is not installed; pip install --no-deps"):
         sample_path("toy", str(tmp_path / "cache"))
 

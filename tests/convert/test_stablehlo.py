@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import llmjax
-from llmjax.convert.stablehlo.export import export_stablehlo, loader
+from llmjax.convert.exporting import export
+from llmjax.convert.stablehlo.export import loader
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
@@ -128,7 +129,7 @@ def until(ids, end):
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_continue_as_the_model_does(run_of, tmp_path, name):
     run = run_of(DECODERS[name], "bfloat16" if name == "bfloat16" else "float32")
-    exported = loader(export_stablehlo(run, tmp_path / "out")).Exported(tmp_path / "out")
+    exported = loader(export(run, tmp_path / "out", to="stablehlo")).Exported(tmp_path / "out")
     lm = llmjax.load(run)
     prompts = [[5], [65, 66, 67, 68, 69], [7, 8]]
     found = exported.generate(prompts, 6)
@@ -143,14 +144,14 @@ def test_encoders_and_encoder_decoders_agree_with_the_model(run_of, tmp_path):
     tokens = np.arange(10, dtype=np.int32).reshape(2, 5)
     segments = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
     types = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], np.int32)
-    exported = loader(export_stablehlo(bert, tmp_path / "bert")).Exported(tmp_path / "bert")
+    exported = loader(export(bert, tmp_path / "bert", to="stablehlo")).Exported(tmp_path / "bert")
     inputs = {"tokens": tokens, "segments": segments, "token_types": types}
     out, _ = exported.run("hidden", {}, **inputs)
     lm = llmjax.load(bert)
     expected = jax.jit(lm.model.hidden)(lm.params, **jax.tree.map(jnp.asarray, inputs))
     np.testing.assert_allclose(out["hidden"], expected, atol=1e-4)
 
-    exported = loader(export_stablehlo(t5, tmp_path / "t5")).Exported(tmp_path / "t5")
+    exported = loader(export(t5, tmp_path / "t5", to="stablehlo")).Exported(tmp_path / "t5")
     lm, prompt = llmjax.load(t5), [3, 4, 5]
     found = exported.generate([prompt], 5)[0]
     best = np.asarray(lm.logits([prompt], [[*found, 0]]))[0].argmax(-1).tolist()
@@ -159,7 +160,7 @@ def test_encoders_and_encoder_decoders_agree_with_the_model(run_of, tmp_path):
 
 
 def test_runs_where_only_jax_and_numpy_are(llama, tmp_path):
-    out = export_stablehlo(llama, tmp_path / "out", platforms=["cpu"])
+    out = export(llama, tmp_path / "out", platforms=["cpu"], to="stablehlo")
     lm = llmjax.load(llama)
     words = [sys.executable, "-c", ALONE, "72", "101", "--new", "5"]
     done = subprocess.run(words, cwd=out, capture_output=True, text=True, check=False)
@@ -169,7 +170,9 @@ def test_runs_where_only_jax_and_numpy_are(llama, tmp_path):
 
 
 def test_manifest_and_weights_say_what_is_there(llama, tmp_path):
-    out = export_stablehlo(llama, tmp_path / "out", platforms=["cpu", "tpu"], dtype="bfloat16")
+    out = export(
+        llama, tmp_path / "out", platforms=["cpu", "tpu"], dtype="bfloat16", to="stablehlo"
+    )
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["platforms"] == ["cpu", "tpu"]
     assert set(manifest["programs"]) == {"prefill", "decode"}
@@ -186,13 +189,13 @@ def test_manifest_and_weights_say_what_is_there(llama, tmp_path):
 
 def test_refuses_and_leaves_nothing(llama, tmp_path):
     with pytest.raises(UserError, match="rocm"):
-        export_stablehlo(llama, tmp_path / "out", platforms=["rocm"])
+        export(llama, tmp_path / "out", platforms=["rocm"], to="stablehlo")
     with pytest.raises(UserError, match="no such run"):
-        export_stablehlo(tmp_path / "nowhere", tmp_path / "out")
+        export(tmp_path / "nowhere", tmp_path / "out", to="stablehlo")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists"):
-        export_stablehlo(llama, tmp_path / "out")
+        export(llama, tmp_path / "out", to="stablehlo")
 
 
 def test_a_jax_without_the_cpu_is_refused(llama, tmp_path, monkeypatch):
@@ -206,5 +209,5 @@ def test_a_jax_without_the_cpu_is_refused(llama, tmp_path, monkeypatch):
 
     monkeypatch.setattr(jax, "local_devices", none)
     with pytest.raises(UserError, match="leaves out the CPU"):
-        export_stablehlo(llama, tmp_path / "out")
+        export(llama, tmp_path / "out", to="stablehlo")
     assert not (tmp_path / "out").exists()

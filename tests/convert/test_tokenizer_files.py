@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from llmjax.convert.hf.tokenizer_files import export_tokenizer
+from llmjax.convert.hf.tokenizer import export_tokenizer
 from llmjax.data.tokenizers.config import SentencePieceConfig
 from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
@@ -74,7 +74,7 @@ KINDS = {
 def exported(request, tmp_path_factory):
     tokenizer = KINDS[request.param]()
     folder = tmp_path_factory.mktemp(request.param)
-    export_tokenizer(tokenizer, folder, max_length=1000, model_kind="llama")
+    export_tokenizer(tokenizer, folder, max_length=1000, model_type="llama")
     return tokenizer, folder
 
 
@@ -118,7 +118,7 @@ def test_imported_again_it_is_the_same(exported):
 def test_an_imported_one_leaves_as_it_came(exported, tmp_path):
     _, folder = exported
     again = import_tokenizer(folder)
-    export_tokenizer(again, tmp_path, max_length=7, chat_template="other", model_kind="bert")
+    export_tokenizer(again, tmp_path, max_length=7, chat_template="other", model_type="bert")
     name = "tokenizer.json"
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     assert (tmp_path / "chat_template.jinja").read_text() == "other"
@@ -140,6 +140,6 @@ def test_what_has_no_such_form_is_refused(tmp_path):
     class Other:
         chat_template = None
 
-    with pytest.raises(UserError, match="Other: has no form"):
+    with pytest.raises(UserError, match="Other: has no equivalent"):
         export_tokenizer(Other(), tmp_path, max_length=1)
     assert not list(tmp_path.iterdir())

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from llmjax.convert.hf.safetensors_writing import write_file
-from llmjax.convert.hf.weight_files import INDEX, NAMED, SINGLE, open_folder
+from llmjax.convert.hf.safetensors import INDEX, NAMED, SINGLE, open_folder, write_file
 from llmjax.convert.sources import open_source
-from llmjax.convert.tensors import Planned
+from llmjax.convert.tensors import LazyTensor
 from llmjax.errors import UserError
 
 CONFIG = {
@@ -41,7 +40,7 @@ def weights(path, number, names=tuple(SHAPES)):
 
     def one(name):
         shape = SHAPES[name]
-        return Planned(name, shape, np.dtype("f4"), lambda: np.full(shape, number, "f4"))
+        return LazyTensor(name, shape, np.dtype("f4"), lambda: np.full(shape, number, "f4"))
 
     write_file(path, [one(name) for name in names])
 

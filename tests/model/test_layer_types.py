@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from shapes import BOTH, LLAMA, make, source, tokens
+from shapes import BOTH, LLAMA, batch, make, source, tokens
 
+from llmjax.losses.token_loss import token_loss
 from llmjax.model import block
 from llmjax.model.checks import resolve
 from llmjax.model.layer_types import layer_groups, layer_pattern, layer_types
@@ -105,3 +106,17 @@ def test_what_a_layer_leaves_for_the_loss_arrives(layers, monkeypatch):
     assert total > 0
     gradients = jax.grad(lambda p: model.hidden_and_aux(p, tokens()).aux["zeros"][0])(params)
     assert jnp.abs(gradients["decoder"]["layers"]["mlp"]["down"]["kernel"]).max() > 0
+
+
+def test_it_is_added_to_the_loss_and_reported(monkeypatch):
+    plain = replace(LLAMA, norm_epsilon=3e-6)
+    model, params = make(plain)
+    before = token_loss(model, params, batch(plain))
+    monkeypatch.setattr(block, "MLP", Counting)
+    counted = replace(LLAMA, norm_epsilon=3e-6 * (1 + 1e-9))
+    model, params = make(counted)
+    after = token_loss(model, params, batch(counted))
+    total, weight = after.sums["zeros"]
+    added = (after.objective - before.objective) / before.weight
+    assert added == pytest.approx(float(total / weight), rel=1e-3)
+    assert before.sums.keys() == {"loss", "accuracy"}

@@ -161,7 +161,7 @@ def test_displays_show_figures_on_stderr_only(kind, monkeypatch, capsys):
         assert text in captured.err
     if kind == "lines":
         assert "loss 3.2100" in captured.err
-        assert "12.3 ktok/s" in captured.err
+        assert "12.3k tok/s" in captured.err
         assert "MFU n/a" in captured.err
 
 
@@ -176,7 +176,15 @@ def test_the_display_is_a_bar_on_a_terminal_alone(monkeypatch):
     display.make_display("none", 0, 1, "").write(RECORD)
 
 
+def test_whatever_a_loss_names_is_shown_by_its_name():
+    shown = display.describe(RECORD | {"router_z_loss": 0.25, "epoch": 1.0, "skipped": 0})
+    assert "router z loss 0.2500" in shown
+    assert "epoch" not in shown
+
+
 def test_numbers_are_short():
+    counts = (None, 5, 12345.0, 4.86e9)
+    assert [display.short_count(x) for x in counts] == ["n/a", "5", "12.3k", "4.86B"]
     assert [display.si(x) for x in (None, 5.0, 12345.0, 3.2e12)] == [
         "n/a ",
         "5 ",

@@ -8,7 +8,7 @@ import pytest
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.scoring import continuations
-from llmjax.scoring.continuations import score_continuations
+from llmjax.scoring.continuations import continuation_batches, score_continuations
 from untrained import drawn, in_hand
 
 BOTH = {"num_encoder_layers": 1, "num_decoder_layers": 1}
@@ -68,36 +68,34 @@ def test_long_prefixes_lose_their_first_tokens(lm):
         assert one.total == pytest.approx(expected(lm, *pair)[0], rel=2e-5)
 
 
-def test_choices_of_one_token_are_read_once(lm, monkeypatch):
-    seen, real = [], continuations._told
-
-    def counted(model, params, batch, places, targets):
-        seen.append(np.asarray(batch["segments"]).max(axis=1).sum())
-        return real(model, params, batch, places, targets)
-
-    monkeypatch.setattr(continuations, "_told", counted)
+def test_choices_of_one_token_are_read_once(lm):
     asked = [(prefix, [token]) for prefix, _ in pairs(5) for token in (65, 66, 67, 68)]
+    batches = list(continuation_batches(lm.model, asked, bos_id=BOS))
+    assert sum(batch.arrays["segments"].max(axis=1).sum() for batch in batches) == 5
+    assert sum(len(batch.slices) for batch in batches) == 20
     found = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
-    assert sum(seen) == 5
     wanted = [expected(lm, *pair)[0] for pair in asked]
     np.testing.assert_allclose([one.total for one in found], wanted, rtol=2e-5)
 
 
 def test_few_shapes_are_compiled_and_results_stream(lm, monkeypatch):
-    shapes = []
-
-    def counted(model, params, batch, places, targets):
-        shapes.append((batch["inputs"].shape, places.shape))
-        return jnp.zeros(places.shape), jnp.zeros(places.shape, bool)
-
-    monkeypatch.setattr(continuations, "_told", counted)
     asked = pairs(200)
-    stream = score_continuations(lm.model, lm.params, asked, bos_id=BOS, batch_size=4)
-    next(stream)
-    assert len(shapes) == 2
-    assert sum(1 for _ in stream) == 199
+    batches = list(continuation_batches(lm.model, asked, bos_id=BOS, batch_size=4))
+    shapes = [(batch.arrays["inputs"].shape, batch.places.shape) for batch in batches]
     assert len(shapes) > 10
     assert set(shapes) == {((4, 32), (4, 16)), ((4, 32), (4, 32))}
+    taken = []
+
+    def counted(*_, **__):
+        for batch in batches:
+            taken.append(batch)
+            yield batch
+
+    monkeypatch.setattr(continuations, "continuation_batches", counted)
+    stream = score_continuations(lm.model, lm.params, asked, bos_id=BOS, batch_size=4)
+    next(stream)
+    assert len(taken) == 2
+    assert sum(1 for _ in stream) == 199
 
 
 @pytest.mark.parametrize("fields", [{}, BOTH])

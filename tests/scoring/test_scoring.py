@@ -233,12 +233,12 @@ def test_packed_rows_hold_every_window_once_and_apart():
 
 
 def test_scoring_uses_one_program_for_all_batches():
-    from llmjax.scoring.documents import _nats
+    from llmjax.scoring.documents import document_nats
 
     score(batch_size=2)
-    before = _nats._cache_size()
+    before = document_nats._cache_size()
     score([document("z" * n) for n in range(1, 60)], batch_size=2)
-    assert _nats._cache_size() == before
+    assert document_nats._cache_size() == before
 
 
 def test_bfloat16_parameters_are_scored():

@@ -16,7 +16,8 @@ from llmjax.data.loader import Loader, batch_at
 from llmjax.data.text.corpus import prepare
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
-from llmjax.training import loop, session, train
+from llmjax.training import session, trainer
+from llmjax.training.train import train
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def batches(monkeypatch) -> dict[int, str]:
             seen[step] = runs.digest(batch)
             return step, batch
 
-    monkeypatch.setattr("llmjax.training.Loader", Recording)
+    monkeypatch.setattr("llmjax.training.train.Loader", Recording)
     return seen
 
 
@@ -51,14 +52,14 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, step: int | None) -> None:
     """Ends the run right after the checkpoint of this step was handed over."""
-    save = loop.Loop._save
+    save = trainer.Trainer._save
 
     def stopping(self, at, *rest):
         save(self, at, *rest)
         if at == step:
             raise Stop
 
-    monkeypatch.setattr(loop.Loop, "_save", stopping)
+    monkeypatch.setattr(trainer.Trainer, "_save", stopping)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     devices(2)
     config = beside(whole, tmp_path)
     config = replace(config, checkpoint=replace(config.checkpoint, every=100))
-    after = loop.Loop._after
+    after = trainer.Trainer._after
 
     def interrupt(self, step, save):
         after(self, step, save)
@@ -124,7 +125,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
 
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_after", interrupt)
+        patch.setattr(trainer.Trainer, "_after", interrupt)
         with pytest.raises(Stopped, match="SIGTERM: saved step 4; start the same command"):
             train(config)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers

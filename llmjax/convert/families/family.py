@@ -1,18 +1,20 @@
-"""A family: one kind of published model, as a list of config fields and a table of names."""
+"""A family: models of one `model_type`, as a list of config fields and a table of tensor names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
-from llmjax.convert.hf.fields import Field, Theirs
-from llmjax.convert.hf.names import NameTable, canonical
-from llmjax.convert.tensors import TensorSource, same
+from llmjax.convert.hf.config import HFConfig
+from llmjax.convert.hf.fields import Field
+from llmjax.convert.hf.names import Layout, NameRow, NameTable
+from llmjax.convert.tensors import TensorSource, equal_tensors
 from llmjax.errors import UserError
 from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
+from llmjax.tasks.heads import Neck
 
-# Fields that mean nothing unless another one has this value.
-MEANINGLESS_UNLESS = {
+# Fields that have no effect unless another one has this value.
+NO_EFFECT_UNLESS = {
     "rope_theta": ("positions", "rotary"),
     "window_rope_theta": ("positions", "rotary"),
     "rope_scaling": ("positions", "rotary"),
@@ -24,10 +26,148 @@ MEANINGLESS_UNLESS = {
     "qk_norm_over": ("qk_norm", True),
 }
 
+HeadKind = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering"]
+"""Of Transformers' classes: for a text, for each token, for the start and end of an answer."""
 
-def essence(config: ModelConfig) -> ModelConfig:
-    """The config with all that is implied spelt out, and all that does not count at its default:
-    two configs of one essence compute the same function of the same parameters."""
+
+@dataclass(frozen=True)
+class TaskClass:
+    """A class of Transformers for a task: what the parts of its head are called and compute.
+
+    Attributes:
+      architecture: the class.
+      out: the last projection.
+      necks: those of ours that compute what it has before that.
+      bias: whether the last projection has one.
+      dense: the projection before it, where the neck has one.
+      body: the prefix of the body's names, where it is not the family's.
+    """
+
+    architecture: str
+    out: str
+    necks: tuple[Neck, ...] = ("none",)
+    bias: bool = True
+    dense: str = ""
+    body: str | None = None
+
+    @property
+    def pools(self) -> bool:
+        """Whether `dense` is a part of the body in Transformers."""
+        return self.dense.endswith("pooler.dense")
+
+    def rows(self) -> tuple[NameRow, ...]:
+        """The head's parameters, under "head"."""
+        rows = [NameRow("head.out.kernel", f"{self.out}.weight", Layout("o d -> d o"))]
+        if self.bias:
+            rows.append(NameRow("head.out.bias", f"{self.out}.bias", Layout("o -> o")))
+        if self.dense:
+            rows += [
+                NameRow("head.dense.kernel", f"{self.dense}.weight", Layout("d e -> e d")),
+                NameRow("head.dense.bias", f"{self.dense}.bias", Layout("d -> d")),
+            ]
+        return tuple(rows)
+
+    def name(self, table: NameTable, name: str) -> str:
+        """What a tensor of the family's table is called in this class."""
+        if self.body is None or not name.startswith(table.prefix):
+            return name
+        return self.body + name.removeprefix(table.prefix)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of one `model_type` are published."""
+
+    model_type: str
+    architecture: str
+    """Class that loads a whole model."""
+    fields: tuple[Field, ...]
+    table: NameTable
+    base_architecture: str = ""
+    """Class that loads an encoder without a head; "" where there is none."""
+    ignored: frozenset[str] = frozenset()
+    """Fields of config.json that have no effect in this family."""
+    task_classes: Mapping[HeadKind, TaskClass] = field(default_factory=dict)
+    """None for encoder-decoders, whose states represent nothing by themselves."""
+
+    def read_config(
+        self, values: Mapping[str, Any], source: TensorSource, where: object = "config.json"
+    ) -> ModelConfig:
+        """The architecture that a config.json describes, for the tensors of `source`.
+
+        Raises:
+          UserError: llmjax does not support it.
+        """
+        names = {self.table.name(name, ()): name for name in source.names()}
+        prefix = self.table.prefix
+
+        def actual(name: str) -> str | None:
+            return names.get(name) or names.get(name.removeprefix(prefix))
+
+        def equal(first: str, second: str) -> bool:
+            pair = actual(first), actual(second)
+            return None not in pair and equal_tensors(source, *map(str, pair))
+
+        hf = HFConfig(values, lambda name: actual(name) is not None, equal, where)
+        ours: dict[str, Any] = {}
+        for part in self.fields:
+            ours |= part.read(hf)
+        hf.check_no_others(self.ignored)
+        config = ModelConfig(**ours)
+        if wrong := "; ".join(problems(config)):
+            raise UserError(where, f"describes a model that cannot be built: {wrong}")
+        return config
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """The config.json of this architecture, whether or not it can express it all."""
+        values: dict[str, Any] = {"model_type": self.model_type}
+        for part in self.fields:
+            values |= part.write(config)
+        is_base = self.base_architecture and not config.unembed_transform
+        values["architectures"] = [self.base_architecture if is_base else self.architecture]
+        return values
+
+    def unsupported(self, config: ModelConfig) -> list[str]:
+        """Fields of an architecture that this family cannot express; empty where it fits."""
+        wanted = canonical(config)
+        try:
+            written = self.read_config(self.write_config(config), TensorNames(self, config))
+        except (UserError, TypeError, ValueError, ZeroDivisionError) as error:
+            return [str(error)]
+        names = (field.name for field in fields(ModelConfig))
+        read = canonical(written)
+        return [name for name in names if getattr(wanted, name) != getattr(read, name)]
+
+
+class TensorNames:
+    """The tensors that a model of a family would have, to read its config back with."""
+
+    def __init__(self, family: Family, config: ModelConfig):
+        exists = {
+            "unembedding": not config.tie_embeddings,
+            "unembedding_bias": config.unembed_bias,
+            "transform": config.unembed_transform,
+            "pooler": config.pooler,
+        }
+        rows = family.table.rows
+        self._names = [row.tensor for row in rows if exists.get(row.param.split(".")[0], True)]
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return (self._names.index(name),)  # no two are equal
+
+    def dtype(self, name: str) -> Any:
+        raise NotImplementedError
+
+    def read(self, name: str, index: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def canonical(config: ModelConfig) -> ModelConfig:
+    """The config with all that is implied written out and all that has no effect at its default:
+    two configs that compute the same function of the same parameters have one canonical form."""
     implied: dict[str, Any] = {
         "num_kv_heads": config.kv_heads,
         "head_dim": config.head_width,
@@ -38,96 +178,7 @@ def essence(config: ModelConfig) -> ModelConfig:
     if config.window is not None:
         implied["window_rope_theta"] = config.window_rope_theta or config.rope_theta
     default = ModelConfig()
-    for name, (other, value) in MEANINGLESS_UNLESS.items():
+    for name, (other, value) in NO_EFFECT_UNLESS.items():
         if getattr(config, other) != value:
             implied[name] = getattr(default, name)
     return replace(config, **implied)
-
-
-@dataclass(frozen=True)
-class Family:
-    """How models of one `model_type` are written down."""
-
-    model_type: str
-    architecture: str
-    """Class that loads a whole model."""
-    fields: tuple[Field, ...]
-    table: NameTable
-    base_architecture: str = ""
-    """Class that loads an encoder without a head; "" where there is none."""
-    harmless: frozenset[str] = frozenset()
-    """Fields of this family that change nothing."""
-
-    def read_config(
-        self, values: Mapping[str, Any], source: TensorSource, where: object = "config.json"
-    ) -> ModelConfig:
-        """The architecture that a config.json states, for the tensors of `source`.
-
-        Raises:
-          UserError: it states what llmjax cannot honour.
-        """
-        there = {canonical(self.table, name, ()): name for name in source.names()}
-        prefix = self.table.prefix
-
-        def actual(name: str) -> str | None:
-            return there.get(name) or there.get(name.removeprefix(prefix))
-
-        def equal(one: str, other: str) -> bool:
-            first, second = actual(one), actual(other)
-            return first is not None and second is not None and same(source, first, second)
-
-        theirs = Theirs(values, lambda name: actual(name) is not None, equal, where)
-        found: dict[str, Any] = {}
-        for field in self.fields:
-            found |= field.read(theirs)
-        theirs.check_all_taken(self.harmless)
-        config = ModelConfig(**found)
-        if wrong := "; ".join(problems(config)):
-            raise UserError(where, f"cannot be built: {wrong}")
-        return config
-
-    def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The fields of a config.json for this architecture, whether or not they say it all."""
-        found: dict[str, Any] = {"model_type": self.model_type}
-        for field in self.fields:
-            found |= field.write(config)
-        is_base = self.base_architecture and not config.unembed_transform
-        found["architectures"] = [self.base_architecture if is_base else self.architecture]
-        return found
-
-    def obstacles(self, config: ModelConfig) -> list[str]:
-        """Fields of an architecture that this family cannot state; empty where it fits."""
-        wanted = essence(config)
-        try:
-            found = essence(self.read_config(self.write_config(config), NamesOf(self, config)))
-        except (UserError, TypeError, ValueError, ZeroDivisionError) as error:
-            return [str(error)]
-        names = (field.name for field in fields(ModelConfig))
-        return [name for name in names if getattr(wanted, name) != getattr(found, name)]
-
-
-class NamesOf:
-    """The names that a model of this family would have, to read its config back with."""
-
-    def __init__(self, family: Family, config: ModelConfig):
-        here = {
-            "unembedding": not config.tie_embeddings,
-            "unembedding_bias": config.unembed_bias,
-            "transform": config.unembed_transform,
-            "pooler": config.pooler,
-        }
-        self._names = [
-            row.name for row in family.table.rows if here.get(row.leaf.split(".")[0], True)
-        ]
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return (self._names.index(name),)  # no two are the same
-
-    def dtype(self, name: str) -> Any:
-        raise NotImplementedError
-
-    def read(self, name: str, index: Any = None) -> Any:
-        raise NotImplementedError

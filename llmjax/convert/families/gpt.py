@@ -1,8 +1,9 @@
-"""GPT-2, GPT-NeoX (Pythia) and Phi-3: decoders that keep several parameters in one tensor."""
+"""GPT-2, GPT-NeoX (Pythia) and Phi-3: decoders with several parameters in one tensor."""
 
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import NORMS_BEFORE, SILU
-from llmjax.convert.families.parts import (
+from llmjax.convert.families.tables import (
+    BIASES_AND_LAYERNORM,
     DECODER,
     EMBEDDING,
     GROUPED,
@@ -10,6 +11,7 @@ from llmjax.convert.families.parts import (
     POSITIONS,
     SIZES,
     VECTOR,
+    decoder_classes,
     dense,
     fused,
     halves,
@@ -17,12 +19,9 @@ from llmjax.convert.families.parts import (
     norm,
     thirds,
 )
-from llmjax.convert.hf.fields import Activation, Must, Same, fixed
-from llmjax.convert.hf.head_fields import Tied
-from llmjax.convert.hf.layer_fields import Window
-from llmjax.convert.hf.layout import Layout, Part
-from llmjax.convert.hf.names import NameTable, Row
-from llmjax.convert.hf.rotary_fields import Rotary
+from llmjax.convert.hf.attention_fields import Rotary, Window
+from llmjax.convert.hf.fields import Activation, Renamed, Required, Tied, constant
+from llmjax.convert.hf.names import Layout, NameRow, NameTable, Segment
 
 OURS = "decoder.layers"
 
@@ -34,33 +33,25 @@ GPT2 = Family(
     "gpt2",
     "GPT2LMHeadModel",
     (
-        Same("vocab_size", "vocab_size", int),
-        Same("max_length", "n_positions", int, 1024),
-        Same("d_model", "n_embd", int),
-        Same("num_decoder_layers", "n_layer", int),
-        Same("num_heads", "n_head", int),
-        Same("d_ff", "n_inner", int, None, derived="mlp_width"),
-        Same("norm_epsilon", "layer_norm_epsilon", float, 1e-5),
+        Renamed("vocab_size", "vocab_size", int),
+        Renamed("max_length", "n_positions", int, 1024),
+        Renamed("d_model", "n_embd", int),
+        Renamed("num_decoder_layers", "n_layer", int),
+        Renamed("num_heads", "n_head", int),
+        Renamed("d_ff", "n_inner", int, None, written_as="mlp_width"),
+        Renamed("norm_epsilon", "layer_norm_epsilon", float, 1e-5),
         Activation("activation_function", "gelu_new", tanh="gelu_new"),
-        Must("scale_attn_weights", (True,)),
-        Must("scale_attn_by_inverse_layer_idx", (False,)),
-        Must("add_cross_attention", (False,)),
-        fixed(
-            gated=False,
-            norm="layernorm",
-            norm_bias=True,
-            positions="learned",
-            qkv_bias=True,
-            attention_out_bias=True,
-            mlp_bias=True,
-        ),
+        Required("scale_attn_weights", (True,)),
+        Required("scale_attn_by_inverse_layer_idx", (False,)),
+        Required("add_cross_attention", (False,)),
+        constant(**BIASES_AND_LAYERNORM),
         Tied("lm_head.weight", "transformer.wte.weight", True),
     ),
     NameTable(
         rows=(
-            Row("embedding.rows", "transformer.wte.weight", EMBEDDING),
-            Row("unembedding", "lm_head.weight", EMBEDDING),
-            Row("decoder.positions.rows", "transformer.wpe.weight", POSITIONS),
+            NameRow("embedding.rows", "transformer.wte.weight", EMBEDDING),
+            NameRow("unembedding", "lm_head.weight", EMBEDDING),
+            NameRow("decoder.positions.rows", "transformer.wpe.weight", POSITIONS),
             *norm("decoder.norm", "transformer.ln_f"),
             *norm(f"{OURS}.attention_norm", f"{_H}.ln_1"),
             *norm(f"{OURS}.mlp_norm", f"{_H}.ln_2"),
@@ -76,10 +67,11 @@ GPT2 = Family(
         ignorable=(r"\.attn\.(masked_)?bias$",),
         copies={"lm_head.weight": "transformer.wte.weight"},
     ),
-    harmless=frozenset(
+    ignored=frozenset(
         """n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation
         summary_proj_to_labels summary_first_dropout""".split()
     ),
+    task_classes=decoder_classes("GPT2", "classifier", ""),
 )
 
 _N = "gpt_neox.layers.{layer}"
@@ -92,18 +84,18 @@ GPT_NEOX = Family(
     (
         *SIZES,
         *DECODER,
-        Same("norm_epsilon", "layer_norm_eps", float, 1e-5),
+        Renamed("norm_epsilon", "layer_norm_eps", float, 1e-5),
         Activation("hidden_act", "gelu"),
-        Same("parallel_residual", "use_parallel_residual", bool, True),
-        Same("qkv_bias attention_out_bias", "attention_bias", bool, True),
+        Renamed("parallel_residual", "use_parallel_residual", bool, True),
+        Renamed("qkv_bias attention_out_bias", "attention_bias", bool, True),
         Rotary(fraction=0.25, theta_name="rotary_emb_base", fraction_name="rotary_pct"),
-        fixed(gated=False, norm="layernorm", norm_bias=True, mlp_bias=True),
+        constant(gated=False, norm="layernorm", norm_bias=True, mlp_bias=True),
         Tied("embed_out.weight", "gpt_neox.embed_in.weight", False),
     ),
     NameTable(
         rows=(
-            Row("embedding.rows", "gpt_neox.embed_in.weight", EMBEDDING),
-            Row("unembedding", "embed_out.weight", EMBEDDING),
+            NameRow("embedding.rows", "gpt_neox.embed_in.weight", EMBEDDING),
+            NameRow("unembedding", "embed_out.weight", EMBEDDING),
             *norm("decoder.norm", "gpt_neox.final_layer_norm"),
             *norm(f"{OURS}.attention_norm", f"{_N}.input_layernorm"),
             *norm(f"{OURS}.mlp_norm", f"{_N}.post_attention_layernorm"),
@@ -118,7 +110,8 @@ GPT_NEOX = Family(
         copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
     ),
     # Pythia's files still have rope_theta, which only repeats rotary_emb_base.
-    harmless=frozenset({"rope_theta"}),
+    ignored=frozenset({"rope_theta"}),
+    task_classes=decoder_classes("GPTNeoX", "classifier", ""),
 )
 
 _P = "model.layers.{layer}"
@@ -132,24 +125,24 @@ PHI3 = Family(
         *SIZES,
         *DECODER,
         GROUPED,
-        Same("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
         SILU,
-        # Its first files called the same scaling su, and then yarn.
+        # Its first files called the same scaling su, later ones yarn.
         Rotary(renamed=(("su", "longrope"), ("yarn", "longrope"))),
         Window(None),
         Tied("lm_head.weight", "model.embed_tokens.weight", False),
     ),
     NameTable(
         rows=(
-            Row("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
-            Row("unembedding", "lm_head.weight", EMBEDDING),
+            NameRow("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
+            NameRow("unembedding", "lm_head.weight", EMBEDDING),
             *norm("decoder.norm", "model.norm"),
             *NORMS_BEFORE,
             *(
-                Row(
+                NameRow(
                     f"{OURS}.attention.{name}.kernel",
                     f"{_P}.self_attn.qkv_proj.weight",
-                    Layout("(x k) d -> d x k", Part("x", _SEGMENTS, number)),
+                    Layout("(x k) d -> d x k", Segment("x", _SEGMENTS, number)),
                 )
                 for number, name in enumerate(("query", "key", "value"))
             ),
@@ -162,5 +155,6 @@ PHI3 = Family(
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     ),
     # Of Phi-4's own program; Transformers has never had them.
-    harmless=frozenset({"full_attn_mod", "interpolate_factor"}),
+    ignored=frozenset({"full_attn_mod", "interpolate_factor"}),
+    task_classes=decoder_classes("Phi3", answers=None),
 )

@@ -1,29 +1,36 @@
-"""Llama and those that took its layout: Mistral, Qwen, SmolLM3, OLMo 2, Gemma."""
+"""Llama, and the families that share its layout: Mistral, Qwen, SmolLM3, OLMo 2, Gemma."""
 
 from llmjax.convert.families.family import Family
-from llmjax.convert.families.parts import (
+from llmjax.convert.families.tables import (
     DECODER,
     EMBEDDING,
     GROUPED,
     HEAD_DIM,
     SIZES,
     attention,
+    decoder_classes,
     mlp,
     norm,
 )
-from llmjax.convert.hf.fields import Activation, Field, Fixed, Must, Power, Same, fixed
-from llmjax.convert.hf.head_fields import Tied
-from llmjax.convert.hf.layer_fields import Unrotated, Window, Windows
-from llmjax.convert.hf.layout import Layout
-from llmjax.convert.hf.names import NameTable, Row
-from llmjax.convert.hf.rotary_fields import Rotary, TwoRotary
+from llmjax.convert.hf.attention_fields import Rotary, TwoRotary, Unrotated, Window, Windows
+from llmjax.convert.hf.fields import (
+    Activation,
+    Constant,
+    Field,
+    Power,
+    Renamed,
+    Required,
+    Tied,
+    constant,
+)
+from llmjax.convert.hf.names import Layout, NameRow, NameTable
 
 LAYER = "model.layers.{layer}"
 OURS = "decoder.layers"
 
 ENDS = (
-    Row("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
-    Row("unembedding", "lm_head.weight", EMBEDDING),
+    NameRow("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
+    NameRow("unembedding", "lm_head.weight", EMBEDDING),
     *norm("decoder.norm", "model.norm"),
 )
 PROJECTIONS = (
@@ -39,13 +46,15 @@ PROJECTIONS = (
 )
 
 
-def head_norms(query: str = "k -> k", key: str = "k -> k") -> tuple[Row, Row]:
+def head_norms(query: str = "k -> k", key: str = "k -> k") -> tuple[NameRow, NameRow]:
     """Norms of queries and keys."""
     return (
-        Row(
+        NameRow(
             f"{OURS}.attention.query_norm.scale", f"{LAYER}.self_attn.q_norm.weight", Layout(query)
         ),
-        Row(f"{OURS}.attention.key_norm.scale", f"{LAYER}.self_attn.k_norm.weight", Layout(key)),
+        NameRow(
+            f"{OURS}.attention.key_norm.scale", f"{LAYER}.self_attn.k_norm.weight", Layout(key)
+        ),
     )
 
 
@@ -65,8 +74,8 @@ NORMS_AROUND = (
 )
 
 
-def table(*rows: Row) -> NameTable:
-    """The names that all of them share, and these."""
+def table(*rows: NameRow) -> NameTable:
+    """The names that all of them share, and these rows."""
     return NameTable(
         rows=(*ENDS, *PROJECTIONS, *rows),
         prefix="model.",
@@ -76,14 +85,14 @@ def table(*rows: Row) -> NameTable:
 
 
 def tied(default: bool) -> Tied:
-    """What the head and the embedding are called."""
+    """Whether the head is the embedding; what both are called."""
     return Tied("lm_head.weight", "model.embed_tokens.weight", default)
 
 
-EPSILON = Same("norm_epsilon", "rms_norm_eps", float, 1e-6)
+EPSILON = Renamed("norm_epsilon", "rms_norm_eps", float, 1e-6)
 SILU = Activation("hidden_act", "silu")
-ATTENTION_BIAS = Same("qkv_bias attention_out_bias", "attention_bias", bool, False)
-MLP_BIAS = Same("mlp_bias", "mlp_bias", bool, False)
+ATTENTION_BIAS = Renamed("qkv_bias attention_out_bias", "attention_bias", bool, False)
+MLP_BIAS = Renamed("mlp_bias", "mlp_bias", bool, False)
 SHAPE: tuple[Field, ...] = (*SIZES, *DECODER, GROUPED, EPSILON)
 LAYER_WINDOWS = Windows(default=4096, switch="use_sliding_window", from_layer="max_window_layers")
 
@@ -92,34 +101,38 @@ LLAMA = Family(
     "LlamaForCausalLM",
     (*SHAPE, HEAD_DIM, SILU, Rotary(fraction=None), ATTENTION_BIAS, MLP_BIAS, tied(False)),
     table(*NORMS_BEFORE),
-    harmless=frozenset({"is_llama_config"}),
+    ignored=frozenset({"is_llama_config"}),
+    task_classes=decoder_classes("Llama"),
 )
 MISTRAL = Family(
     "mistral",
     "MistralForCausalLM",
     (*SHAPE, HEAD_DIM, SILU, Rotary(fraction=None), Window(4096), tied(False)),
     table(*NORMS_BEFORE),
+    task_classes=decoder_classes("Mistral", answers=""),
 )
 QWEN2 = Family(
     "qwen2",
     "Qwen2ForCausalLM",
-    (*SHAPE, SILU, Rotary(fraction=None), LAYER_WINDOWS, fixed(qkv_bias=True), tied(False)),
+    (*SHAPE, SILU, Rotary(fraction=None), LAYER_WINDOWS, constant(qkv_bias=True), tied(False)),
     table(*NORMS_BEFORE),
+    task_classes=decoder_classes("Qwen2"),
 )
 QWEN3 = Family(
     "qwen3",
     "Qwen3ForCausalLM",
     (
         *SHAPE,
-        Same("head_dim", "head_dim", int, 128, derived="head_width"),
+        Renamed("head_dim", "head_dim", int, 128, written_as="head_width"),
         SILU,
         Rotary(fraction=None),
         LAYER_WINDOWS,
         ATTENTION_BIAS,
-        fixed(qk_norm=True),
+        constant(qk_norm=True),
         tied(False),
     ),
     table(*NORMS_BEFORE, *head_norms()),
+    task_classes=decoder_classes("Qwen3"),
 )
 SMOLLM3 = Family(
     "smollm3",
@@ -135,33 +148,35 @@ SMOLLM3 = Family(
         tied(True),
     ),
     table(*NORMS_BEFORE),
-    harmless=frozenset({"max_window_layers"}),
+    ignored=frozenset({"max_window_layers"}),
+    task_classes=decoder_classes("SmolLM3"),
 )
 OLMO2 = Family(
     "olmo2",
     "Olmo2ForCausalLM",
     (
         *SHAPE[:-1],
-        Same("norm_epsilon", "rms_norm_eps", float, 1e-5),
+        Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
         SILU,
         Rotary(fraction=None),
         ATTENTION_BIAS,
-        fixed(norm_placement="output", qk_norm=True, qk_norm_over="projection"),
+        constant(norm_placement="output", qk_norm=True, qk_norm_over="projection"),
         tied(False),
     ),
     table(*NORMS_AFTER, *head_norms("(h k) -> h k", "(n k) -> n k")),
+    task_classes=decoder_classes("Olmo2", "", None),
 )
 
-GEMMA_NORMS = fixed(norm_unit_offset=True, embed_scale=True)
-SANDWICH: Fixed = fixed(norm_placement="sandwich", norm_unit_offset=True, embed_scale=True)
-WIDE_HEAD = Same("head_dim", "head_dim", int, 256, derived="head_width")
+GEMMA_NORMS = constant(norm_unit_offset=True, embed_scale=True)
+SANDWICH: Constant = constant(norm_placement="sandwich", norm_unit_offset=True, embed_scale=True)
+WIDE_HEAD = Renamed("head_dim", "head_dim", int, 256, written_as="head_width")
 SCORES = Power("attention_scale", "query_pre_attn_scalar", -0.5, 256)
 CAPS = (
-    Same("logit_softcap", "final_logit_softcapping", float, None),
-    Same("attention_softcap", "attn_logit_softcapping", float, None),
+    Renamed("logit_softcap", "final_logit_softcapping", float, None),
+    Renamed("attention_softcap", "attn_logit_softcapping", float, None),
 )
 GELU = Activation("hidden_activation", "gelu_pytorch_tanh")
-ONE_WAY = Must("use_bidirectional_attention", (False,))
+ONE_WAY = Required("use_bidirectional_attention", (False,))
 
 GEMMA = Family(
     "gemma",
@@ -169,10 +184,10 @@ GEMMA = Family(
     (
         *SHAPE,
         WIDE_HEAD,
-        # Early files say gelu and mean its approximation: so do all programs that read them.
-        Must("hidden_act", ("gelu_pytorch_tanh", "gelu")),
-        Must("hidden_activation", ("gelu_pytorch_tanh",)),
-        fixed(activation="gelu_tanh"),
+        # Early files have gelu and mean its approximation, as all programs read them.
+        Required("hidden_act", ("gelu_pytorch_tanh", "gelu")),
+        Required("hidden_activation", ("gelu_pytorch_tanh",)),
+        constant(activation="gelu_tanh"),
         Rotary(fraction=None),
         ATTENTION_BIAS,
         GEMMA_NORMS,
@@ -180,6 +195,7 @@ GEMMA = Family(
         tied(True),
     ),
     table(*NORMS_BEFORE),
+    task_classes=decoder_classes("Gemma", answers=None),
 )
 GEMMA2 = Family(
     "gemma2",
@@ -188,18 +204,18 @@ GEMMA2 = Family(
         *SHAPE,
         WIDE_HEAD,
         GELU,
-        Must("hidden_act", ("gelu_pytorch_tanh",)),
+        Required("hidden_act", ("gelu_pytorch_tanh",)),
         Rotary(fraction=None),
         Windows(default=4096, every=2),
         ATTENTION_BIAS,
         SANDWICH,
         SCORES,
-        Same("logit_softcap", "final_logit_softcapping", float, None),
-        Same("attention_softcap", "attn_logit_softcapping", float, None),
+        *CAPS,
         ONE_WAY,
         tied(True),
     ),
     table(*NORMS_AROUND),
+    task_classes=decoder_classes("Gemma2", answers=None),
 )
 GEMMA3 = Family(
     "gemma3_text",
@@ -212,12 +228,13 @@ GEMMA3 = Family(
         Windows(default=4096, every=6, every_name="sliding_window_pattern"),
         ATTENTION_BIAS,
         SANDWICH,
-        fixed(qk_norm=True),
+        constant(qk_norm=True),
         SCORES,
         *CAPS,
         ONE_WAY,
         tied(True),
     ),
     table(*NORMS_AROUND, *head_norms()),
-    harmless=frozenset({"_sliding_window_pattern"}),
+    ignored=frozenset({"_sliding_window_pattern"}),
+    task_classes=decoder_classes("Gemma3Text", "", None),
 )

@@ -4,26 +4,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmjax.convert.families.family import Family
-from llmjax.convert.families.parts import BUCKETS, DOWN, EMBEDDING, UP, attention, dense, norm
-from llmjax.convert.hf.fields import ACTIVATIONS, Field, Must, Same, Theirs, fixed
-from llmjax.convert.hf.head_fields import Tied
-from llmjax.convert.hf.names import NameTable, Row
+from llmjax.convert.families.tables import BUCKETS, DOWN, EMBEDDING, UP, attention, dense, norm
+from llmjax.convert.hf.config import HFConfig
+from llmjax.convert.hf.fields import ACTIVATIONS, Field, Renamed, Required, Tied, constant
+from llmjax.convert.hf.names import NameRow, NameTable
 from llmjax.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The MLP in a word: relu, gated-gelu, gated-silu."""
+    """The MLP's kind: relu, gated-gelu, gated-silu."""
 
     default: str
 
-    def read(self, theirs: Theirs) -> dict[str, Any]:
-        theirs.taken.update(("dense_act_fn", "is_gated_act"))  # both repeat this one
-        said = theirs.take("feed_forward_proj", str, self.default)
-        gate, _, name = said.rpartition("-")
-        name = "gelu_new" if said == "gated-gelu" else name
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        hf.names_read.update(("dense_act_fn", "is_gated_act"))  # both repeat this one
+        value = hf.get("feed_forward_proj", str, self.default)
+        gate, _, name = value.rpartition("-")
+        name = "gelu_new" if value == "gated-gelu" else name
         if gate not in ("", "gated") or name not in ACTIVATIONS:
-            raise theirs.refusal("feed_forward_proj", said, "it is not known")
+            raise hf.error("feed_forward_proj", value, "it is not supported")
         return {"gated": bool(gate), "activation": ACTIVATIONS[name]}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -36,10 +36,10 @@ class FeedForward:
 class ScaledOutput:
     """T5 1.0 divides by sqrt(d_model) before the logits, as it shares them with the embedding."""
 
-    def read(self, theirs: Theirs) -> dict[str, Any]:
-        shared = theirs.values.get("tie_word_embeddings") is not False
-        scaled = theirs.take("scale_decoder_outputs", bool, shared)
-        return {"logit_scale": theirs.take("d_model", int) ** -0.5 if scaled else 1.0}
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        shared = hf.values.get("tie_word_embeddings") is not False
+        scaled = hf.get("scale_decoder_outputs", bool, shared)
+        return {"logit_scale": hf.get("d_model", int) ** -0.5 if scaled else 1.0}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         return {"scale_decoder_outputs": config.logit_scale != 1.0}
@@ -47,22 +47,22 @@ class ScaledOutput:
 
 @dataclass(frozen=True)
 class DecoderLayers:
-    """As many as the encoder has, where the file does not say."""
+    """As many as the encoder's, where the file does not have them."""
 
-    def read(self, theirs: Theirs) -> dict[str, Any]:
-        layers = theirs.take("num_layers", int)
-        return {"num_decoder_layers": theirs.take("num_decoder_layers", int, layers)}
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        layers = hf.get("num_layers", int)
+        return {"num_decoder_layers": hf.get("num_decoder_layers", int, layers)}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         return {"num_decoder_layers": config.num_decoder_layers}
 
 
-def _stack(ours: str, *, mlp_at: int) -> tuple[Row, ...]:
+def _stack(ours: str, *, mlp_at: int) -> tuple[NameRow, ...]:
     block = f"{ours}.block.{{layer}}.layer"
     inner = f"{block}.{mlp_at}.DenseReluDense"
     up = f"{ours}.layers.mlp.up.kernel"
     return (
-        Row(
+        NameRow(
             f"{ours}.relative.rows",
             f"{ours}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             BUCKETS,
@@ -73,8 +73,8 @@ def _stack(ours: str, *, mlp_at: int) -> tuple[Row, ...]:
         ),
         *norm(f"{ours}.layers.attention_norm", f"{block}.0.layer_norm"),
         *dense(f"{ours}.layers.mlp.gate", f"{inner}.wi_0", UP),
-        Row(up, f"{inner}.wi.weight", UP[0], only=("gated", False)),
-        Row(up, f"{inner}.wi_1.weight", UP[0], only=("gated", True)),
+        NameRow(up, f"{inner}.wi.weight", UP[0], only=("gated", False)),
+        NameRow(up, f"{inner}.wi_1.weight", UP[0], only=("gated", True)),
         *dense(f"{ours}.layers.mlp.down", f"{inner}.wo", DOWN),
         *norm(f"{ours}.layers.mlp_norm", f"{block}.{mlp_at}.layer_norm"),
         *norm(f"{ours}.norm", f"{ours}.final_layer_norm"),
@@ -84,8 +84,8 @@ def _stack(ours: str, *, mlp_at: int) -> tuple[Row, ...]:
 _CROSS = "decoder.block.{layer}.layer.1"
 TABLE = NameTable(
     rows=(
-        Row("embedding.rows", "shared.weight", EMBEDDING),
-        Row("unembedding", "lm_head.weight", EMBEDDING),
+        NameRow("embedding.rows", "shared.weight", EMBEDDING),
+        NameRow("unembedding", "lm_head.weight", EMBEDDING),
         *_stack("encoder", mlp_at=1),
         *_stack("decoder", mlp_at=2),
         *attention(
@@ -94,7 +94,7 @@ TABLE = NameTable(
         ),
         *norm("decoder.layers.cross_attention_norm", f"{_CROSS}.layer_norm"),
     ),
-    # The first files hold a table of distances to the encoder, which nothing uses.
+    # The first files have relative positions in cross attention, which nothing uses.
     ignorable=(r"EncDecAttention\.relative_attention_bias\.weight$",),
     copies=dict.fromkeys(
         ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
@@ -108,23 +108,23 @@ def _family(model_type: str, architecture: str, mlp: str, output: Field) -> Fami
         model_type,
         architecture,
         (
-            Same("vocab_size", "vocab_size", int),
-            Same("max_length", "n_positions", int, 512),
-            Same("d_model", "d_model", int),
-            Same("head_dim", "d_kv", int, derived="head_width"),
-            Same("d_ff", "d_ff", int, derived="mlp_width"),
-            Same("num_encoder_layers", "num_layers", int),
+            Renamed("vocab_size", "vocab_size", int),
+            Renamed("max_length", "n_positions", int, 512),
+            Renamed("d_model", "d_model", int),
+            Renamed("head_dim", "d_kv", int, written_as="head_width"),
+            Renamed("d_ff", "d_ff", int, written_as="mlp_width"),
+            Renamed("num_encoder_layers", "num_layers", int),
             DecoderLayers(),
-            Same("num_heads", "num_heads", int),
-            Same("relative_buckets", "relative_attention_num_buckets", int, 32),
-            Same("relative_max_distance", "relative_attention_max_distance", int, 128),
-            Same("norm_epsilon", "layer_norm_epsilon", float, 1e-6),
+            Renamed("num_heads", "num_heads", int),
+            Renamed("relative_buckets", "relative_attention_num_buckets", int, 32),
+            Renamed("relative_max_distance", "relative_attention_max_distance", int, 128),
+            Renamed("norm_epsilon", "layer_norm_epsilon", float, 1e-6),
             FeedForward(mlp),
             Tied("lm_head.weight", "shared.weight", True, always_where_alone=True),
             output,
-            Must("is_decoder", (False,)),
-            Must("is_encoder_decoder", (True,)),
-            fixed(positions="relative", attention_scale=1.0),
+            Required("is_decoder", (False,)),
+            Required("is_encoder_decoder", (True,)),
+            constant(positions="relative", attention_scale=1.0),
         ),
         TABLE,
     )
@@ -135,5 +135,5 @@ MT5 = _family(
     "mt5",
     "MT5ForConditionalGeneration",
     "gated-gelu",
-    Must("scale_decoder_outputs", (False,)),
+    Required("scale_decoder_outputs", (False,)),
 )

@@ -1,6 +1,6 @@
 """The metadata of a GGUF file as the config.json that Transformers would have.
 
-Keys are those of gguf-py's constants. A key that is not known here is refused, for it might change
+Keys are those of gguf-py's constants. A key that is not known here is refused, as it might change
 the numbers.
 """
 
@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llmjax.convert.gguf.file import GgufFile
-from llmjax.convert.gguf.metadata import Metadata
-from llmjax.convert.gguf.rope import read_rope_scaling
+from llmjax.convert.gguf.metadata import Metadata, read_rope_scaling
 from llmjax.errors import UserError
 
 NAMES = {
@@ -28,53 +27,53 @@ NAMES = {
 """Architecture in GGUF -> Transformers' model_type and class."""
 
 WITHOUT_HEAD_DIM = ("olmo2", "phi3", "qwen2", "smollm3")
-"""Architectures whose config.json does not say how wide a head is: width / heads."""
+"""Architectures whose config.json has no head_dim, which is width / heads."""
 WITHOUT_BIAS_FIELD = ("phi3", "qwen2")
-"""And whether attention has biases."""
+"""Architectures whose config.json has no attention_bias."""
 
 WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}
-"""Layers of the 27B models, whose scores are divided by sqrt(width / heads): no key says so."""
+"""Layers of the 27B models, whose scores are divided by sqrt(width / heads); no key states it."""
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:
     """config.json of the model that a file holds.
 
     Raises:
-      UserError: its architecture is not supported, a key is missing or has an impossible value, or
-        one is there whose meaning is not known here.
+      UserError: its architecture is not supported, or a key is missing, not supported or has an
+        impossible value.
     """
-    found = Metadata(file)
-    if found.architecture not in NAMES:
+    metadata = Metadata(file)
+    if metadata.architecture not in NAMES:
         raise UserError(
             file.path,
-            f"is of architecture {found.architecture}",
+            f"is of architecture {metadata.architecture}",
             f"supported are {', '.join(sorted(NAMES))}",
         )
     if file.metadata.get("split.count", 1) not in (0, 1):
         raise UserError(file.path, "is one part of several", "merge them first (llama-gguf-split)")
-    _check_layers(found)
-    model_type, name = NAMES[found.architecture]
+    _check_layers(metadata)
+    model_type, name = NAMES[metadata.architecture]
     table = file.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
-        found.fail("has no token_embd.weight")
+        metadata.fail("has no token_embd.weight")
     config = {"model_type": model_type, "architectures": [name], "vocab_size": table.shape[0]}
     config |= _special_tokens(file)
     specific: dict[str, Callable[[Metadata], dict[str, Any]]] = {
         "gpt2": _gpt2,
         "gptneox": _gpt_neox,
     }
-    config |= specific.get(found.architecture, _llama_like)(found)
+    config |= specific.get(metadata.architecture, _llama_like)(metadata)
     config["tie_word_embeddings"] = "output.weight" not in file.tensors
-    found.check_all_known()
+    metadata.check_no_others()
     return config
 
 
-def _check_layers(found: Metadata) -> None:
-    """Refuses a number of layers that the file has not, before anything is made for each."""
-    stated = found.integer("block_count")
-    there = {name.split(".")[1] for name in found.file.tensors if name.startswith("blk.")}
-    if len(there) != stated:
-        found.fail(f"states {stated} layers and has the tensors of {len(there)}")
+def _check_layers(metadata: Metadata) -> None:
+    """Refuses a number of layers that the file does not have, before anything is made for each."""
+    stated = metadata.integer("block_count")
+    stored = {name.split(".")[1] for name in metadata.file.tensors if name.startswith("blk.")}
+    if len(stored) != stated:
+        metadata.fail(f"states {stated} layers and has the tensors of {len(stored)}")
 
 
 def _special_tokens(file: GgufFile) -> dict[str, int]:
@@ -83,114 +82,116 @@ def _special_tokens(file: GgufFile) -> dict[str, int]:
     return {f"{name}_token_id": value for name, value in ids.items() if isinstance(value, int)}
 
 
-def _gpt2(found: Metadata) -> dict[str, Any]:
-    width = found.integer("embedding_length")
+def _gpt2(metadata: Metadata) -> dict[str, Any]:
+    width = metadata.integer("embedding_length")
     return {
-        "n_positions": found.integer("context_length"),
+        "n_positions": metadata.integer("context_length"),
         "n_embd": width,
-        "n_layer": found.integer("block_count"),
-        "n_head": found.integer("attention.head_count"),
-        "n_inner": found.integer("feed_forward_length", 4 * width),
-        "layer_norm_epsilon": found.number("attention.layer_norm_epsilon"),
+        "n_layer": metadata.integer("block_count"),
+        "n_head": metadata.integer("attention.head_count"),
+        "n_inner": metadata.integer("feed_forward_length", 4 * width),
+        "layer_norm_epsilon": metadata.number("attention.layer_norm_epsilon"),
         "activation_function": "gelu_new",
     }
 
 
-def _gpt_neox(found: Metadata) -> dict[str, Any]:
-    width, heads = found.integer("embedding_length"), found.integer("attention.head_count")
+def _gpt_neox(metadata: Metadata) -> dict[str, Any]:
+    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
     return {
-        "max_position_embeddings": found.integer("context_length"),
+        "max_position_embeddings": metadata.integer("context_length"),
         "hidden_size": width,
-        "num_hidden_layers": found.integer("block_count"),
+        "num_hidden_layers": metadata.integer("block_count"),
         "num_attention_heads": heads,
-        "intermediate_size": found.integer("feed_forward_length"),
-        "layer_norm_eps": found.number("attention.layer_norm_epsilon"),
-        "rotary_pct": found.integer("rope.dimension_count") / found.head_width(width, heads),
-        "rotary_emb_base": found.number("rope.freq_base", 10000.0),
-        "use_parallel_residual": bool(found.get("use_parallel_residual", True)),
+        "intermediate_size": metadata.integer("feed_forward_length"),
+        "layer_norm_eps": metadata.number("attention.layer_norm_epsilon"),
+        "rotary_pct": metadata.integer("rope.dimension_count") / metadata.head_width(width, heads),
+        "rotary_emb_base": metadata.number("rope.freq_base", 10000.0),
+        "use_parallel_residual": bool(metadata.get("use_parallel_residual", True)),
         "hidden_act": "gelu",
         "attention_bias": True,
     }
 
 
-def _llama_like(found: Metadata) -> dict[str, Any]:
-    width, heads = found.integer("embedding_length"), found.integer("attention.head_count")
-    rotated = found.get("rope.dimension_count")
-    head = found.integer("attention.key_length", width // heads or None)
-    if found.get("attention.value_length", head) != head:
-        found.fail("has values of another width than keys")
+def _llama_like(metadata: Metadata) -> dict[str, Any]:
+    width, heads = metadata.integer("embedding_length"), metadata.integer("attention.head_count")
+    rotated = metadata.get("rope.dimension_count")
+    head = metadata.integer("attention.key_length", width // heads or None)
+    if metadata.get("attention.value_length", head) != head:
+        metadata.fail("has values of another width than keys")
     config: dict[str, Any] = {
-        "max_position_embeddings": found.integer("context_length"),
+        "max_position_embeddings": metadata.integer("context_length"),
         "hidden_size": width,
-        "num_hidden_layers": found.integer("block_count"),
+        "num_hidden_layers": metadata.integer("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": found.integer("attention.head_count_kv", heads),
+        "num_key_value_heads": metadata.integer("attention.head_count_kv", heads),
         "head_dim": head,
-        "intermediate_size": found.integer("feed_forward_length"),
-        "rms_norm_eps": found.number("attention.layer_norm_rms_epsilon"),
-        "rope_theta": found.number("rope.freq_base", 10000.0),
+        "intermediate_size": metadata.integer("feed_forward_length"),
+        "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon"),
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
         "hidden_act": "silu",
-        "attention_bias": "blk.0.attn_q.bias" in found.file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in metadata.file.tensors,
     }
-    if found.get("expert_count", 0):
-        found.fail("is a mixture of experts, which is not supported")
+    if metadata.get("expert_count", 0):
+        metadata.fail("is a mixture of experts, which is not supported")
     if rotated not in (None, head):
-        if found.architecture != "phi3":
-            found.fail(f"rotates {rotated} of {head} dimensions, which {found.architecture} cannot")
-        config["partial_rotary_factor"] = found.integer("rope.dimension_count") / head
-    config["rope_scaling"] = read_rope_scaling(found, config, rotated or head)
-    if found.architecture in WITHOUT_HEAD_DIM and config.pop("head_dim") * heads != width:
-        found.fail(f"has heads of {head}, which {found.architecture} cannot")
-    if found.architecture in WITHOUT_BIAS_FIELD:
+        if metadata.architecture != "phi3":
+            metadata.fail(
+                f"rotates {rotated} of {head} dimensions, which {metadata.architecture} cannot"
+            )
+        config["partial_rotary_factor"] = metadata.integer("rope.dimension_count") / head
+    config["rope_scaling"] = read_rope_scaling(metadata, config, rotated or head)
+    if metadata.architecture in WITHOUT_HEAD_DIM and config.pop("head_dim") * heads != width:
+        metadata.fail(f"has heads of {head}, which {metadata.architecture} cannot")
+    if metadata.architecture in WITHOUT_BIAS_FIELD:
         del config["attention_bias"]
-    return config | _peculiar(found, config)
+    return config | _specific(metadata, config)
 
 
-def _peculiar(found: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    """What only some of the architectures have."""
+def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+    """What only one or some of the architectures have."""
     layers = config["num_hidden_layers"]
-    match found.architecture:
+    match metadata.architecture:
         case "llama":
-            return {"mlp_bias": "blk.0.ffn_up.bias" in found.file.tensors}
+            return {"mlp_bias": "blk.0.ffn_up.bias" in metadata.file.tensors}
         case "smollm3":
             rotated = [int((layer + 1) % 4 != 0) for layer in range(layers)]
             return {"no_rope_layers": rotated, "use_sliding_window": False}
         case "qwen2" | "qwen3":
             return {"use_sliding_window": False}
         case "phi3":
-            window = found.get("attention.sliding_window")
-            original = found.get("rope.scaling.original_context_length")
+            window = metadata.get("attention.sliding_window")
+            original = metadata.get("rope.scaling.original_context_length")
             original = original or config["max_position_embeddings"]
             return {
                 "sliding_window": window or None,
                 "original_max_position_embeddings": original,
             }
         case "gemma" | "gemma2" | "gemma3":
-            return _gemma(found, config)
+            return _gemma(metadata, config)
     return {}
 
 
-def _gemma(found: Metadata, config: dict[str, Any]) -> dict[str, Any]:
+def _gemma(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
     del config["hidden_act"]
-    changed: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh"}
-    if found.architecture == "gemma":
-        return changed
+    fields: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh"}
+    if metadata.architecture == "gemma":
+        return fields
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
-    wide = layers == WIDE_GEMMA[found.architecture]
+    wide = layers == WIDE_GEMMA[metadata.architecture]
     scalar = config["hidden_size"] // heads if wide else config["head_dim"]
-    every = 2 if found.architecture == "gemma2" else 6
-    every = found.integer("attention.sliding_window_pattern", every)
-    kinds = ["sliding_attention", "full_attention"]
-    changed |= {
+    every = 2 if metadata.architecture == "gemma2" else 6
+    every = metadata.integer("attention.sliding_window_pattern", every)
+    types = ["sliding_attention", "full_attention"]
+    fields |= {
         "query_pre_attn_scalar": scalar,
-        "sliding_window": found.integer("attention.sliding_window"),
-        "layer_types": [kinds[(layer + 1) % every == 0] for layer in range(layers)],
+        "sliding_window": metadata.integer("attention.sliding_window"),
+        "layer_types": [types[(layer + 1) % every == 0] for layer in range(layers)],
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
     }
-    if found.architecture == "gemma3":
-        base = found.number("rope.freq_base_swa", 10000.0)
-        return changed | {"rope_local_base_freq": base}
+    if metadata.architecture == "gemma3":
+        base = metadata.number("rope.freq_base_swa", 10000.0)
+        return fields | {"rope_local_base_freq": base}
     for key, usual in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
-        changed[key] = found.number(key, usual)
-    return changed
+        fields[key] = metadata.number(key, usual)
+    return fields

@@ -1,7 +1,7 @@
-"""A GGUF file's header and where its tensors lie, every size checked against the file's.
+"""A GGUF file: its metadata and where its tensors lie, every size checked against the file's.
 
 The format is that of github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3. The header is read
-here rather than by the `gguf` package, which believes the sizes that a file states.
+here rather than by the `gguf` package, which trusts the sizes that a file states.
 """
 
 import mmap
@@ -9,29 +9,31 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ml_dtypes
 import numpy as np
 
-from llmjax.convert.hf.reading import open_regular
 from llmjax.errors import UserError
+from llmjax.storage.bounded import regular_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
-MOST_ENTRIES = 10_000
-"""Of the metadata; published files have some 40."""
-MOST_TENSORS = 200_000
-"""Published files of the supported architectures have some 1,000."""
-MOST_STRINGS = 2_000_000
+MAX_ENTRIES = 10_000
+"""Of the metadata; published files have about 40."""
+MAX_TENSORS = 200_000
+"""Published files of the supported architectures have about 1,000."""
+MAX_STRINGS = 2_000_000
 """In all arrays of the metadata together: tokens and merges; the largest tables have 800,000."""
-LONGEST_NAME = 1_000
+MAX_NAME = 1_000
 """Bytes of a key or of a tensor's name; the format allows tensors 64."""
-LONGEST_STRING = 4 << 20
-"""Bytes of a string: the longest are chat templates, of some 10,000."""
-LARGEST_HEADER = 256 << 20
-"""Bytes of metadata and tables together; the largest published ones have some 20,000,000."""
+MAX_STRING = 4 << 20
+"""Bytes of a string: the longest are chat templates, of about 10,000."""
+MAX_HEADER = 256 << 20
+"""Bytes of metadata and tables together; the largest published ones have about 20,000,000."""
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "B",
@@ -47,16 +49,16 @@ SCALARS = {
     12: "d",
 }
 """Type of a value -> its struct code."""
-SMALLEST_ENTRY, SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8
+MIN_ENTRY, MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8
 """Bytes that an entry of the metadata and of the table of tensors take at least."""
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor as it lies in the file."""
 
     shape: tuple[int, ...]
-    """Outermost first: the reverse of how the file states it."""
+    """Outermost first: the reverse of the file's order."""
     kind: int
     """Number of the quantisation, as gguf.GGMLQuantizationType."""
     offset: int
@@ -66,34 +68,33 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class GgufFile:
-    """What a file says of itself, and its bytes."""
+    """The header of a file; tensors are read from it in rows."""
 
     path: Path
     metadata: dict[str, Any]
     """Numbers, strings, lists of strings, and NumPy arrays of numbers."""
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """The stored bytes of some rows (all dimensions but the last, flattened), [rows, bytes]."""
         stored = self.tensors[name]
-        count = int(np.prod(stored.shape[:-1], dtype=np.int64))
-        width = stored.nbytes // count
-        # Mapped for this one read: pages of earlier tensors do not stay in memory.
+        width = stored.nbytes // prod(stored.shape[:-1])
         first, shape = stored.offset + start * width, (stop - start, width)
         try:
+            # Mapped for this read alone: pages of earlier tensors do not stay in memory.
             return np.memmap(self.path, np.uint8, "r", first, shape)
         except (OSError, ValueError) as error:
             raise UserError(self.path, f"cannot be read: {error}") from error
 
 
 def open_file(path: Path) -> GgufFile:
-    """Reads the header of a GGUF file and maps its tensors.
+    """Reads the header of a GGUF file.
 
     Raises:
-      UserError: it cannot be read, is no GGUF file, or states what cannot be.
+      UserError: it cannot be read, is not a GGUF file, or is damaged.
     """
     try:
-        with open_regular(path) as file:
+        with regular_file(path, fix="check the path") as file:
             size = os.fstat(file.fileno()).st_size
             if size < 24 or file.read(4) != MAGIC:
                 raise UserError(path, "is not a GGUF file", "give the path of a .gguf file")
@@ -104,41 +105,41 @@ def open_file(path: Path) -> GgufFile:
 
 
 class _Header:
-    """A place in the file that moves on, never past the end."""
+    """A cursor in the file, which never moves past its end."""
 
     def __init__(self, path: Path, data: memoryview):
         self.path, self.data, self.at = path, data, 4
-        self.strings_left = MOST_STRINGS
+        self.strings_left = MAX_STRINGS
 
     def fail(self, why: str) -> NoReturn:
-        raise UserError(self.path, f"is a damaged GGUF file: {why}", "fetch it again")
+        raise UserError(self.path, f"is a damaged GGUF file: {why}", "download it again")
 
-    def read(self) -> tuple[dict[str, Any], dict[str, Stored]]:
+    def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         (version,) = self.numbers("I")
         if version not in VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
             what = "is big-endian" if swapped else f"is GGUF version {version}"
             raise UserError(self.path, what, "convert it to little-endian version 3")
         tensors, entries = self.numbers("QQ")
-        self.check_count("entries of metadata", entries, SMALLEST_ENTRY, MOST_ENTRIES)
+        self.check_count("entries of metadata", entries, MIN_ENTRY, MAX_ENTRIES)
         metadata: dict[str, Any] = {}
         for _ in range(entries):
-            key = self.string("a key", LONGEST_NAME)
+            key = self.string("a key", MAX_NAME)
             if key in metadata:
                 self.fail(f"{key} is there twice")
             metadata[key] = self.value(key, *self.numbers("I"))
-        self.check_count("tensors", tensors, SMALLEST_TENSOR, MOST_TENSORS)
-        found = dict(self.tensor() for _ in range(tensors))
-        if len(found) != tensors:
+        self.check_count("tensors", tensors, MIN_TENSOR, MAX_TENSORS)
+        table = dict(self.tensor() for _ in range(tensors))
+        if len(table) != tensors:
             self.fail("a tensor is there twice")
-        return metadata, self.placed(found, metadata.get("general.alignment", 32))
+        return metadata, self.locate(table, metadata.get("general.alignment", 32))
 
     def take(self, size: int, what: str) -> memoryview:
         if size > len(self.data) - self.at:
             self.fail(f"{what} of {size} bytes goes beyond its end")
         self.at += size
-        if self.at > LARGEST_HEADER:
-            self.fail(f"its header is longer than {LARGEST_HEADER:,} bytes")
+        if self.at > MAX_HEADER:
+            self.fail(f"its header is longer than {MAX_HEADER:,} bytes")
         return self.data[self.at - size : self.at]
 
     def numbers(self, codes: str) -> tuple[Any, ...]:
@@ -152,7 +153,7 @@ class _Header:
         if count > most:
             self.fail(f"{count:,} {what} are more than {most:,}, the most that are read")
 
-    def string(self, what: str, longest: int = LONGEST_STRING) -> str:
+    def string(self, what: str, longest: int = MAX_STRING) -> str:
         (size,) = self.numbers("Q")
         raw = self.take(size, what)
         if size > longest:
@@ -180,41 +181,33 @@ class _Header:
         return np.frombuffer(bytes(self.take(count * dtype.itemsize, key)), dtype)
 
     def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
-        name = self.string("a tensor's name", LONGEST_NAME)
+        name = self.string("a tensor's name", MAX_NAME)
         (dimensions,) = self.numbers("I")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             self.fail(f"{name} has {dimensions} dimensions")
         shape = self.numbers(f"{dimensions}Q")[::-1]
         return name, (shape, *self.numbers("IQ"))
 
-    def placed(
-        self, tensors: dict[str, tuple[tuple[int, ...], int, int]], alignment: Any
-    ) -> dict[str, Stored]:
+    def locate(
+        self, table: dict[str, tuple[tuple[int, ...], int, int]], alignment: Any
+    ) -> dict[str, StoredTensor]:
         """The tensors with their places in the file, all of which must lie in it."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             self.fail(f"general.alignment is {alignment}, not a power of two")
         start = -(-self.at // alignment) * alignment
-        size_of, found = _block_sizes(), {}
-        for name, (shape, kind, offset) in tensors.items():
-            if kind not in size_of:
+        blocks = {int(kind): sizes for kind, sizes in library().GGML_QUANT_SIZES.items()}
+        tensors = {}
+        for name, (shape, kind, offset) in table.items():
+            if kind not in blocks:
                 self.fail(f"{name} is of the unknown quantisation {kind}")
-            block, width = size_of[kind]
+            block, width = blocks[kind]
             if min(shape) < 1 or shape[-1] % block:
-                self.fail(f"{name} {list(shape)} is not made of whole blocks of {block}")
-            count = 1
-            for length in shape:
-                count *= length
-            nbytes = count // block * width
+                self.fail(f"{name} {list(shape)} does not consist of whole blocks of {block}")
+            nbytes = prod(shape) // block * width
             if offset % alignment or start + offset + nbytes > len(self.data):
                 self.fail(f"{name} {list(shape)} at {offset} does not lie in it")
-            found[name] = Stored(tuple(shape), kind, start + offset, nbytes)
-        return found
-
-
-def _block_sizes() -> dict[int, tuple[int, int]]:
-    """Quantisation -> numbers of a block and its bytes."""
-    gguf = library()
-    return {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+            tensors[name] = StoredTensor(tuple(shape), kind, start + offset, nbytes)
+        return tensors
 
 
 def library() -> Any:
@@ -234,10 +227,8 @@ def dequantizer(kind: int) -> tuple[np.dtype, Callable[[np.ndarray], np.ndarray]
     """The dtype that a quantisation is read as, and how bytes [rows, bytes] become [rows, n].
 
     Raises:
-      UserError: the `gguf` package does not know how.
+      UserError: the `gguf` package does not support it.
     """
-    import ml_dtypes
-
     gguf = library()
     kinds = gguf.GGMLQuantizationType
     plain = {kinds.F32: "<f4", kinds.F16: "<f2", kinds.BF16: ml_dtypes.bfloat16, kinds.F64: "<f8"}

@@ -1,17 +1,22 @@
-"""The keys of one architecture in a GGUF file's metadata, checked as they are asked for."""
+"""The metadata of a GGUF file for one architecture, checked as it is read; its rotary scaling.
 
+Rotary scaling is converted in both directions: Transformers' rope_scaling when it is read.
+"""
+
+import math
 from typing import Any, NoReturn
 
 import numpy as np
 
 from llmjax.convert.gguf.file import GgufFile, dequantizer
 from llmjax.errors import UserError
+from llmjax.model.config import ModelConfig
+from llmjax.model.rope import LinearScaling, Llama3Scaling, Unscaled, YarnScaling, rope_frequencies
 
-LARGEST = float(np.finfo(np.float32).max)
-"""Of numbers, which are float32."""
-SHOWN = 400
-"""Letters of a message, in which a file's own words may stand."""
-HARMLESS = {
+MAX_NUMBER = float(np.finfo(np.float32).max)
+MAX_MESSAGE = 400
+"""Characters of a message, in which a file's own text may stand."""
+IGNORED = {
     "vocab_size",
     "tensor_data_layout",
     "attention.causal",
@@ -19,23 +24,25 @@ HARMLESS = {
     "rope.scaling.finetuned",
     "rope.scaling.yarn_log_multiplier",
 }
-"""Keys that say nothing new: sizes come from the tensors."""
+"""Keys that add nothing: sizes come from the tensors."""
 
 
 class Metadata:
-    """The keys of one architecture; remembers which were asked for."""
+    """The keys of one architecture; records which were read."""
 
     def __init__(self, file: GgufFile):
         self.file = file
         self.architecture = str(file.metadata.get("general.architecture"))
-        self._asked = set(HARMLESS)
+        self._read = set(IGNORED)
 
     def fail(self, why: str) -> NoReturn:
-        raise UserError(self.file.path, why if len(why) <= SHOWN else why[:SHOWN] + "...")
+        raise UserError(
+            self.file.path, why if len(why) <= MAX_MESSAGE else f"{why[:MAX_MESSAGE]}..."
+        )
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A number or a word, or the default."""
-        self._asked.add(key)
+        """A number or a string, or the default."""
+        self._read.add(key)
         value = self.file.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, list | np.ndarray):
             self.fail(f"{self.architecture}.{key} is a list, not one value")
@@ -50,54 +57,149 @@ class Metadata:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
-        if not isinstance(value, int | float) or not 0 < value <= LARGEST:
+        if not isinstance(value, int | float) or not 0 < value <= MAX_NUMBER:
             shown = "missing" if value is None else f"{value!r}, not a positive number"
             self.fail(f"{self.architecture}.{key} is {shown}")
-        return short(value)
+        return shortest(value)
 
     def head_width(self, width: int, heads: int) -> int:
-        """Of a head, where all of them together are as wide as the model."""
+        """The width of a head, where all heads together are as wide as the model."""
         if width % heads:
             self.fail(f"has {heads} heads, which do not divide its width {width}")
         return width // heads
 
     def floats(self, tensor: str) -> list[float] | None:
-        """A small tensor of the file, if it is there."""
+        """A small tensor of the file, if it exists."""
         stored = self.file.tensors.get(tensor)
         if stored is None:
             return None
         if len(stored.shape) != 1:
-            self.fail(f"{tensor} {list(stored.shape)} is no list")
+            self.fail(f"{tensor} {list(stored.shape)} is not a list")
         _, dequantize = dequantizer(stored.kind)
-        values = dequantize(self.file.rows(tensor, 0, 1))[0]
-        return [short(value) for value in values]
+        return [shortest(value) for value in dequantize(self.file.rows(tensor, 0, 1))[0]]
 
-    def check_all_known(self) -> None:
+    def check_no_others(self) -> None:
+        """Refuses keys that were not read."""
         prefix = f"{self.architecture}."
-        unknown = [
-            key
-            for key in self.file.metadata
-            if key.startswith(prefix) and key.removeprefix(prefix) not in self._asked
-        ]
+        keys = [key for key in self.file.metadata if key.startswith(prefix)]
+        unknown = [key for key in keys if key.removeprefix(prefix) not in self._read]
         if unknown:
-            self.fail(f"has keys that are not supported here: {', '.join(unknown[:5])}")
+            self.fail(f"has keys that are not supported: {', '.join(unknown[:5])}")
 
 
-def short(value: Any) -> float:
-    """A float32 as the shortest decimal that means it (1e-5, not 9.99999974738e-06)."""
+def shortest(value: Any) -> float:
+    """A float32 as the shortest decimal for it (1e-5, not 9.99999974738e-06)."""
     return float(str(np.float32(value)))
 
 
-def add_value(writer: Any, key: str, value: Any) -> None:
-    """Adds one to a gguf.GGUFWriter, in the type that llama.cpp expects of it."""
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case _:
-            writer.add_array(key, value)
+def read_rope_scaling(
+    metadata: Metadata, config: dict[str, Any], width: int
+) -> dict[str, Any] | None:
+    """`rope_scaling`, or None where nothing is scaled.
+
+    Args:
+      metadata: of the file.
+      config: as far as it is read: max_position_embeddings and rope_theta.
+      width: rotated dimensions of a head.
+
+    Raises:
+      UserError: a type of scaling that is not supported.
+    """
+    kind = metadata.get("rope.scaling.type", "none")
+    factor = metadata.get("rope.scaling.factor") or metadata.get("rope.scale_linear") or 0.0
+    factor = shortest(factor) if isinstance(factor, int | float) else 0.0
+    original = metadata.get("rope.scaling.original_context_length")
+    long_factors = metadata.floats("rope_factors_long.weight")
+    short_factors = metadata.floats("rope_factors_short.weight")
+    divisors = metadata.floats("rope_freqs.weight")
+    if long_factors and short_factors:
+        return _longrope(metadata, config, short_factors, long_factors)
+    if divisors is not None:
+        return _llama3(config, divisors, width)
+    if kind == "none" or kind is None or (kind == "linear" and factor in (0.0, 1.0)):
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind != "yarn":
+        metadata.fail(f"has rotary scaling {kind!r}, which is not supported")
+    yarn = {"rope_type": "yarn", "factor": metadata.number("rope.scaling.factor")}
+    yarn["original_max_position_embeddings"] = original or config["max_position_embeddings"]
+    for name in ("beta_fast", "beta_slow"):
+        if metadata.get(f"rope.scaling.yarn_{name}") is not None:
+            yarn[name] = metadata.number(f"rope.scaling.yarn_{name}")
+    return yarn
+
+
+def _longrope(
+    metadata: Metadata, config: dict[str, Any], short: list[float], long: list[float]
+) -> dict[str, Any]:
+    scaling: dict[str, Any] = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    original = metadata.integer("rope.scaling.original_context_length")
+    stretch = config["max_position_embeddings"] / original
+    usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+    factor = metadata.number("rope.scaling.attn_factor", usual)
+    if not math.isclose(factor, usual, rel_tol=1e-5):
+        scaling["attention_factor"] = factor
+    return scaling
+
+
+def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[str, Any] | None:
+    """Llama 3's scaling from the divisor of each pair, which is all that a file keeps of it.
+
+    With the published low and high factors 1 and 4, each blended pair determines the original
+    length. What does not fit is kept pair by pair, as the factors of LongRoPE are.
+    """
+    theta, highest = config["rope_theta"], max(divisors)
+    if highest == min(divisors) == 1.0:
+        return None
+    plain = theta ** (-np.arange(width // 2) * 2 / width)
+    kept = (1 / np.asarray(divisors) - 1 / highest) / (1 - 1 / highest)
+    blended = (kept > 0.01) & (kept < 0.99)
+    if len(divisors) == width // 2 and highest > 1 and blended.any():
+        lengths = (3 * kept + 1) * 2 * math.pi / plain
+        original = round(float(np.median(lengths[blended])))
+        guess = Llama3Scaling(highest, original)
+        scaled, _ = rope_frequencies(guess, theta, width, config["max_position_embeddings"])
+        if np.allclose(scaled, plain / divisors, rtol=1e-4, atol=0):
+            return {
+                "rope_type": "llama3",
+                "factor": highest,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": original,
+            }
+    return {
+        "rope_type": "longrope",
+        "short_factor": divisors,
+        "long_factor": divisors,
+        "original_max_position_embeddings": config["max_position_embeddings"],
+        "attention_factor": 1.0,
+    }
+
+
+def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
+    """The keys rope.scaling.* for a model; None where they cannot express its scaling."""
+    match shape.rope_scaling:
+        case Unscaled():
+            return {}
+        case Llama3Scaling(low_frequency_factor=1.0, high_frequency_factor=4.0):
+            return {}  # a tensor expresses it
+        case LinearScaling(factor=factor):
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
+        case YarnScaling(attention_factor=None, truncate=True) as yarn:
+            return {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": float(yarn.factor),
+                "rope.scaling.original_context_length": yarn.original_length,
+                "rope.scaling.yarn_beta_fast": float(yarn.beta_fast),
+                "rope.scaling.yarn_beta_slow": float(yarn.beta_slow),
+            }
+    return None
+
+
+def llama3_divisors(scaling: Llama3Scaling, shape: ModelConfig) -> np.ndarray:
+    """What the frequency of each pair is divided by, float32 [head_dim / 2]."""
+    width, theta = shape.head_width, shape.rope_theta
+    plain, _ = rope_frequencies(Unscaled(), theta, width, shape.max_length)
+    scaled, _ = rope_frequencies(scaling, theta, width, shape.max_length)
+    return (plain.astype(np.float64) / scaled).astype(np.float32)

@@ -1,23 +1,139 @@
-"""The tokenizer that a GGUF file carries, as the files that Transformers would have.
+"""The tokenizer of a GGUF file, as the files that Transformers would have.
 
-What a pre-tokenizer's name stands for is stated by llama.cpp (src/llama-vocab.cpp) and by the
+The meanings of pre-tokenizers' names are those of llama.cpp (src/llama-vocab.cpp) and of the
 tokenizers that it names.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from llmjax.convert.gguf.file import GgufFile
-from llmjax.convert.gguf.tokens import BYTE, CONTROL, UNKNOWN, UNUSED, Vocabulary
+from llmjax.data.tokenizers.huggingface.from_sentencepiece import merges_of
+from llmjax.errors import UserError
+
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
+"""Types of token."""
+
+
+class Vocabulary:
+    """The lists of tokens, types, merges and scores, checked against each other."""
+
+    def __init__(self, file: GgufFile):
+        self.file = file
+        self.kind = self.text("model")
+        tokens = self.key("tokens")
+        tokens = list(tokens) if isinstance(tokens, list) else None
+        if not tokens:
+            self.fail("has no tokenizer")
+        self.tokens: list[str] = tokens
+        self.ids = {token: i for i, token in enumerate(tokens)}
+        if len(self.ids) != len(tokens):
+            self.fail("has a token twice in its vocabulary")
+        rows = file.tensors["token_embd.weight"].shape[0] if file.tensors else len(tokens)
+        if len(tokens) > rows:
+            self.fail(f"has {len(tokens)} tokens but {rows} rows in token_embd.weight")
+        types = self.key("token_type")
+        self.types = np.ones(len(tokens), int) if types is None else np.asarray(types)
+        if self.types.shape != (len(tokens),) or self.types.dtype.kind not in "iu":
+            self.fail("has not one token type for each token")
+        while self.types[-1] == UNUSED and tokens[-1].startswith("[PAD"):  # rows without a token
+            del self.ids[tokens.pop()]
+            self.types = self.types[:-1]
+
+    def fail(self, why: str) -> NoReturn:
+        raise UserError(self.file.path, why)
+
+    def key(self, name: str) -> Any:
+        return self.file.metadata.get(f"tokenizer.ggml.{name}")
+
+    def text(self, name: str) -> str | None:
+        """A key that is a string; None where it is missing."""
+        value = self.key(name)
+        if value is not None and not isinstance(value, str):
+            self.fail(f"has a tokenizer.ggml.{name} that is not a string")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A key that is true or false."""
+        value = self.key(name)
+        if value is not None and not isinstance(value, int):
+            self.fail(f"has a tokenizer.ggml.{name} that is neither true nor false")
+        return default if value is None else bool(value)
+
+    def special(self, name: str) -> str | None:
+        """The token of an id in the metadata."""
+        token = self.key(f"{name}_token_id")
+        if token is None:
+            return None
+        if not isinstance(token, int):
+            self.fail(f"has a {name}_token_id that is not a number")
+        if token == 2**32 - 1:
+            return None
+        if not 0 <= token < len(self.tokens):
+            self.fail(f"has {name}_token_id {token}, of {len(self.tokens)} tokens")
+        return self.tokens[token]
+
+    def named(self) -> dict[str, str]:
+        """bos_token, eos_token and so on, those that the file has."""
+        roles = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "mask": "mask"}
+        named = {f"{name}_token": self.special(key) for key, name in roles.items()}
+        return {role: token for role, token in named.items() if token is not None}
+
+    def ends(self) -> list[int]:
+        """Tokens that end a text, a turn or a message; the end of a text is the first."""
+        named = (self.special(role) for role in ("eos", "eot", "eom"))
+        return list(dict.fromkeys(self.ids[token] for token in named if token is not None))
+
+    def added(self) -> list[AddedToken]:
+        """Tokens that are split off a text before anything else."""
+        named = set(self.named().values())
+        added = []
+        for token, kind in zip(self.tokens, self.types.tolist(), strict=True):
+            special = kind in (CONTROL, UNKNOWN) or token in named
+            if special or kind == USER_DEFINED:
+                added.append(AddedToken(token, special=special, normalized=False))
+        return added
+
+    def merges(self) -> list[tuple[str, str]]:
+        """The merges of byte-level BPE, in order."""
+        lines = self.key("merges")
+        if not isinstance(lines, list):
+            self.fail("has a byte-level tokenizer without merges")
+        merges = []
+        for line in lines:
+            left, _, right = line.partition(" ")
+            if not {left, right, left + right} <= self.ids.keys():
+                self.fail(f"has a merge {line!r} of tokens that are not in its vocabulary")
+            merges.append((left, right))
+        return merges
+
+    def scores(self) -> np.ndarray:
+        """SentencePiece's of each token; higher is better."""
+        stored = self.key("scores")
+        scores = np.asarray([] if stored is None else stored)[: len(self.tokens)]
+        if scores.shape != (len(self.tokens),) or scores.dtype.kind not in "fi":
+            self.fail("has a SentencePiece tokenizer without a score for each token")
+        if not np.isfinite(scores).all():
+            self.fail("has a token whose score is not a number")
+        return scores.astype(np.float64)
+
+    def scored_merges(self) -> list[tuple[str, str]]:
+        """The merges of SentencePiece's scores: what gives a better piece is merged first."""
+        scores = self.scores().tolist()
+        special = (UNKNOWN, CONTROL, BYTE)
+        return merges_of(
+            {token: scores[i] for token, i in self.ids.items() if self.types[i] not in special}
+        )
+
 
 NEVER = -1e6
-"""The score of a token that no text is spelt with."""
+"""The score of a token that no text is encoded with."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,34 +146,34 @@ _CASED = (
 
 
 @dataclass(frozen=True)
-class Splitting:
-    """How text is cut before byte-level merges."""
+class PreTokenizer:
+    """How text is split before byte-level merges."""
 
     pattern: str | None = None
     """A regular expression whose matches are the words; None: GPT-2's."""
     single_digits: bool = False
-    """Whether digits are cut off one by one first."""
+    """Whether digits are split one by one first."""
     whole_words: bool = False
     """Whether a word of the vocabulary needs no merges."""
-    composed: bool = False
-    """Whether text is brought into Unicode's form NFC first."""
-    begins: bool = False
-    """Whether BOS is put first where the file does not say."""
+    nfc: bool = False
+    """Whether text is normalised to NFC first."""
+    adds_bos: bool = False
+    """Whether BOS is put first where the file does not state it."""
 
 
-_LLAMA3 = Splitting(_WORDS.replace("{digits}", "{1,3}"), whole_words=True, begins=True)
-_QWEN2 = Splitting(_WORDS.replace("{digits}", ""), composed=True)
-_CL100K = Splitting(_WORDS.replace("{digits}", "{1,3}"))
-SPLITTINGS = {
-    "gpt-2": Splitting(),
-    "default": Splitting(),
-    "olmo": Splitting(),
-    "phi-2": Splitting(),
-    "smollm": Splitting(single_digits=True),
-    "starcoder": Splitting(single_digits=True),
-    "refact": Splitting(single_digits=True),
-    "command-r": Splitting(single_digits=True),
-    "codeshell": Splitting(single_digits=True),
+_LLAMA3 = PreTokenizer(_WORDS.replace("{digits}", "{1,3}"), whole_words=True, adds_bos=True)
+_QWEN2 = PreTokenizer(_WORDS.replace("{digits}", ""), nfc=True)
+_CL100K = PreTokenizer(_WORDS.replace("{digits}", "{1,3}"))
+PRE_TOKENIZERS = {
+    "gpt-2": PreTokenizer(),
+    "default": PreTokenizer(),
+    "olmo": PreTokenizer(),
+    "phi-2": PreTokenizer(),
+    "smollm": PreTokenizer(single_digits=True),
+    "starcoder": PreTokenizer(single_digits=True),
+    "refact": PreTokenizer(single_digits=True),
+    "command-r": PreTokenizer(single_digits=True),
+    "codeshell": PreTokenizer(single_digits=True),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
@@ -66,22 +182,21 @@ SPLITTINGS = {
     "smaug-bpe": _CL100K,
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
-    "stablelm2": Splitting(_WORDS.replace("{digits}", "")),
-    "tekken": Splitting(_CASED, whole_words=True, begins=True),
+    "stablelm2": PreTokenizer(_WORDS.replace("{digits}", "")),
+    "tekken": PreTokenizer(_CASED, whole_words=True, adds_bos=True),
 }
-"""tokenizer.ggml.pre -> what it means."""
+"""tokenizer.ggml.pre -> its meaning."""
 
-UNSAID = {"qwen2": "qwen2", "qwen3": "qwen2", "smollm3": "llama-bpe", "olmo2": "dbrx"}
-"""The pre-tokenizer of an architecture whose file, an old one, does not name it; else GPT-2's."""
+DEFAULT_PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "smollm3": "llama-bpe", "olmo2": "dbrx"}
+"""The pre-tokenizer of architectures whose old files do not name it; of others it is GPT-2's."""
 
 
 def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
-    """tokenizer.json, tokenizer_config.json and, where the file has what belongs into them,
+    """tokenizer.json, tokenizer_config.json and, where the file has their content,
     chat_template.jinja and generation_config.json (with all tokens that end a text).
 
     Raises:
-      UserError: the file carries no tokenizer, one of a kind that is not supported here, or one
-        that contradicts itself.
+      UserError: the file has no tokenizer, or one that is not supported or contradicts itself.
     """
     vocabulary = Vocabulary(file)
     kinds: dict[Any, Callable[[Vocabulary], tuple[tokenizers.Tokenizer, bool]]] = {
@@ -91,9 +206,9 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
     }
     if vocabulary.kind is None or vocabulary.kind not in kinds:
         vocabulary.fail(f"has a tokenizer of kind {vocabulary.kind!r}, not gpt2, llama or t5")
-    tokenizer, begins = kinds[vocabulary.kind](vocabulary)
+    tokenizer, adds_bos = kinds[vocabulary.kind](vocabulary)
     tokenizer.add_tokens(vocabulary.added())
-    first = vocabulary.flag("add_bos_token", begins)
+    first = vocabulary.flag("add_bos_token", adds_bos)
     last = vocabulary.flag("add_eos_token", False)
     _surround(tokenizer, vocabulary, first, last)
     config = {
@@ -118,31 +233,33 @@ def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
 
 def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     architecture = str(vocabulary.file.metadata.get("general.architecture"))
-    name = vocabulary.word("pre") or UNSAID.get(architecture, "gpt-2")
-    if name not in SPLITTINGS:
-        vocabulary.fail(f"has a pre-tokenizer {name!r}; known are {', '.join(SPLITTINGS)}")
-    splitting = SPLITTINGS[name]
+    name = vocabulary.text("pre") or DEFAULT_PRE.get(architecture, "gpt-2")
+    if name not in PRE_TOKENIZERS:
+        vocabulary.fail(f"has a pre-tokenizer {name!r}; supported are {', '.join(PRE_TOKENIZERS)}")
+    pre_tokenizer = PRE_TOKENIZERS[name]
     bpe = models.BPE(
         vocab=vocabulary.ids,
         merges=vocabulary.merges(),
-        ignore_merges=splitting.whole_words,
+        ignore_merges=pre_tokenizer.whole_words,
     )
     tokenizer = tokenizers.Tokenizer(bpe)
-    if splitting.composed:
+    if pre_tokenizer.nfc:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = splitting_steps(splitting, vocabulary.flag("add_space_prefix", False))
+    tokenizer.pre_tokenizer = pre_tokenizer_steps(
+        pre_tokenizer, vocabulary.flag("add_space_prefix", False)
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, splitting.begins
+    return tokenizer, pre_tokenizer.adds_bos
 
 
-def splitting_steps(splitting: Splitting, prefix: bool) -> pre_tokenizers.PreTokenizer:
-    """How text is cut, as tokenizer.json says it; `prefix`: a space is put before it."""
+def pre_tokenizer_steps(pre_tokenizer: PreTokenizer, prefix: bool) -> pre_tokenizers.PreTokenizer:
+    """The steps of tokenizer.json; `prefix`: a space is put before the text."""
     steps: list[Any] = []
-    if splitting.single_digits:
+    if pre_tokenizer.single_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
-    if splitting.pattern is not None:
-        steps.append(pre_tokenizers.Split(Regex(splitting.pattern), behavior="isolated"))
-    words = splitting.pattern is None
+    if pre_tokenizer.pattern is not None:
+        steps.append(pre_tokenizers.Split(Regex(pre_tokenizer.pattern), behavior="isolated"))
+    words = pre_tokenizer.pattern is None
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=words))
     return pre_tokenizers.Sequence(steps)
 
@@ -160,7 +277,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
 
 def _unigram(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     if vocabulary.key("precompiled_charsmap") is not None:
-        vocabulary.fail("has a tokenizer that changes characters, which is not supported")
+        vocabulary.fail("has a tokenizer that replaces characters, which is not supported")
     if vocabulary.flag("remove_extra_whitespaces", False):
         vocabulary.fail("has a tokenizer that drops spaces, which is not supported")
     plain = ~np.isin(vocabulary.types, (UNKNOWN, CONTROL, BYTE, UNUSED))

@@ -1,41 +1,36 @@
-"""A run as a GGUF file, for llama.cpp and what is built on it."""
+"""A run as a GGUF file, for llama.cpp and programs built on it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from llmjax.convert.families import FAMILIES, Family, essence
-from llmjax.convert.folders import becoming_file
+from llmjax.convert.exporting import Exporter, ExportSource
+from llmjax.convert.families.family import Family, canonical
+from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.file import library
-from llmjax.convert.gguf.metadata import add_value
-from llmjax.convert.gguf.names import TABLES, Tensor
-from llmjax.convert.gguf.reading import Gguf, open_gguf
-from llmjax.convert.gguf.rope import llama3_factors, rope_keys
-from llmjax.convert.gguf.vocabulary import check_vocabulary, vocabulary_keys
-from llmjax.convert.hf.mapping import Match, plan_tensors
-from llmjax.convert.stored import model_params, without_adapters
-from llmjax.convert.tensors import FLOATS, Planned
-from llmjax.data.tokenizers.config import load_tokenizer
-from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.convert.gguf.metadata import llama3_divisors, rope_keys
+from llmjax.convert.gguf.reading import TABLES, Gguf, TensorRule, open_gguf
+from llmjax.convert.gguf.tokenizer_writing import check_vocabulary, vocabulary_keys
+from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
+from llmjax.convert.params import model_params
+from llmjax.convert.tensors import FLOATS, LazyTensor
 from llmjax.errors import UserError
-from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.model.rope import Llama3Scaling
-from llmjax.run.folder import Run
 from llmjax.version import __version__
 
-KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
-"""--dtype -> gguf.GGMLQuantizationType; vectors are float32 always."""
-NUMPY = {kind: FLOATS[name] for name, kind in KINDS.items() if name in FLOATS}
+QUANTISATIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
+"""dtype -> gguf.GGMLQuantizationType; vectors are always float32."""
+NUMPY = {kind: FLOATS[name] for name, kind in QUANTISATIONS.items() if name in FLOATS}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
 ARCHITECTURES = ("llama", "qwen3", "qwen2")
 """That are tried, in this order: their names in GGUF are those in Transformers."""
-
 SIZES = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -48,97 +43,87 @@ SIZES = {
 """Key of the architecture -> field of config.json."""
 
 
-def export_gguf(
-    run: str | Path, out: str | Path, *, dtype: str | None = None, step: int | None = None
-) -> Path:
+@dataclass(frozen=True)
+class GgufExporter(Exporter):
     """Writes a GGUF file, reads it back and compares every number.
 
-    Args:
-      run: the run folder.
-      out: the file; it must not exist.
-      dtype: float32, float16, bfloat16 or q8_0, of matrices; None for what they are stored in.
-      step: which checkpoint; None for the best, of a run that goes by a metric, else for the
-        newest complete one.
-
-    Returns:
-      `out`.
-
-    Raises:
-      UserError: the run cannot be read, llama.cpp has no such model or tokenizer, or `out` exists
-        or cannot be written.
+    The dtype is that of matrices; q8_0 is llama.cpp's quantisation to 8 bits.
     """
-    library()
-    if dtype is not None and dtype not in KINDS:
-        raise UserError(f"dtype {dtype}", "is not known", f"choose one of {', '.join(KINDS)}")
-    opened = Run.open(run)
-    tokenizer = load_tokenizer(opened.tokenizer)
-    shape = resolve(opened.config().model, tokenizer.vocab_size)
-    merged = without_adapters(shape)
-    family = choose_family(merged)
-    keys = {"general.name": opened.folder.resolve().name}
-    keys |= vocabulary_keys(tokenizer, shape.vocab_size)
-    with becoming_file(Path(out)) as unfinished:
-        params = model_params(opened, shape, step, dtype)
-        kind = KINDS[dtype or np.dtype(params["embedding"]["rows"].dtype).name]
-        tensors = list(planned(family, merged, params))
-        write_file(unfinished, family, merged, tensors, kind, keys)
-        _read_back(unfinished, family, merged, tensors, kind, tokenizer)
-    return Path(out)
+
+    dtypes: ClassVar = tuple(QUANTISATIONS)
+    single_file: ClassVar = True
+
+    def check(self) -> None:
+        library()
+
+    def write(self, source: ExportSource, out: Path) -> None:
+        shape, tokenizer = source.merged_shape, source.tokenizer
+        family = choose_family(shape)
+        keys = {"general.name": source.run.folder.resolve().name}
+        keys |= vocabulary_keys(tokenizer, shape.vocab_size)
+        params = model_params(source.run, source.shape, source.step, source.dtype)
+        kind = QUANTISATIONS[source.dtype or np.dtype(params["embedding"]["rows"].dtype).name]
+        tensors = list(gguf_tensors(family, shape, params))
+        write_file(out, family, shape, tensors, kind, keys)
+        _read_back(out, family, shape, tensors, kind)
+        check_vocabulary(open_gguf(out).file, tokenizer)
 
 
 def choose_family(shape: ModelConfig) -> Family:
     """The family as which llama.cpp computes a model exactly.
 
     Raises:
-      UserError: there is none; says what is in the way.
+      UserError: there is none; names what is not supported.
     """
-    reasons = {name: _obstacles(FAMILIES[name], shape) for name in ARCHITECTURES}
-    for name, found in reasons.items():
-        if not found:
+    unsupported = {name: _unsupported(FAMILIES[name], shape) for name in ARCHITECTURES}
+    for name, fields in unsupported.items():
+        if not fields:
             return FAMILIES[name]
-    closest = min(reasons, key=lambda name: len(reasons[name]))
+    closest = min(unsupported, key=lambda name: len(unsupported[name]))
     raise UserError(
         "model",
-        f"llama.cpp's {closest} does not have its {', '.join(reasons[closest])}",
+        f"llama.cpp's {closest} does not support {', '.join(unsupported[closest])}",
         "export it --to hf or --to stablehlo",
     )
 
 
-def _obstacles(family: Family, shape: ModelConfig) -> list[str]:
-    """What of a model neither Transformers' family nor a GGUF file of it can say."""
-    found = family.obstacles(shape)
-    if shape.window is not None and "window" not in found:
-        found.append("window")
-    if family.model_type == "qwen3" and shape.qkv_bias and "qkv_bias" not in found:
-        found.append("qkv_bias")
+def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
+    """What neither Transformers' family nor a GGUF file of it can express."""
+    fields = family.unsupported(shape)
+    if shape.window is not None and "window" not in fields:
+        fields.append("window")
+    if family.model_type == "qwen3" and shape.qkv_bias and "qkv_bias" not in fields:
+        fields.append("qkv_bias")
     if family.model_type == "qwen2" and shape.head_width * shape.num_heads != shape.d_model:
-        found.append("head_dim")
+        fields.append("head_dim")
     if rope_keys(shape) is None:
-        found.append("rope_scaling")
-    return found
+        fields.append("rope_scaling")
+    return fields
 
 
-def planned(family: Family, shape: ModelConfig, params: Params) -> Iterator[Planned]:
-    """The file's tensors under their own names, in their own layouts."""
-    table = {tensor.name: (theirs, tensor) for theirs, tensor in TABLES[family.model_type].items()}
+def gguf_tensors(family: Family, shape: ModelConfig, params: Params) -> Iterator[LazyTensor]:
+    """The file's tensors under GGUF's names, in its layouts."""
+    table = {rule.name: (name, rule) for name, rule in TABLES[family.model_type].items()}
     config = family.write_config(shape)
-    for plan in plan_tensors(params, Match(family.table, Model(shape))):
-        words = plan.name.split(".")
-        layer = next((word for word in words if word.isdigit()), "")
-        theirs, tensor = table[plan.name.replace(f".{layer}.", ".{}.", 1) if layer else plan.name]
-        yield Planned(theirs.format(layer), plan.shape, plan.dtype, _maker(plan, tensor, config))
+    for tensor in lazy_tensors(params, BoundTable(family.table, Model(shape))):
+        parts = tensor.name.split(".")
+        layer = next((part for part in parts if part.isdigit()), "")
+        pattern = tensor.name.replace(f".{layer}.", ".{}.", 1) if layer else tensor.name
+        name, rule = table[pattern]
+        make = _permuted(tensor, rule, config)
+        yield LazyTensor(name.format(layer), tensor.shape, tensor.dtype, make)
     scaling = shape.rope_scaling
     if isinstance(scaling, Llama3Scaling):
-        factors = llama3_factors(scaling, shape)
-        yield Planned("rope_freqs.weight", factors.shape, factors.dtype, lambda: factors)
+        divisors = llama3_divisors(scaling, shape)
+        yield LazyTensor("rope_freqs.weight", divisors.shape, divisors.dtype, lambda: divisors)
 
 
-def _maker(plan: Planned, tensor: Tensor, config: dict[str, Any]) -> Any:
+def _permuted(
+    tensor: LazyTensor, rule: TensorRule, config: dict[str, Any]
+) -> Callable[[], np.ndarray]:
     def make() -> np.ndarray:
-        values = plan.make()
-        if tensor.order is None:
-            return values
-        return values[np.argsort(tensor.order(config, len(values)))]
+        values = tensor.make()
+        return values if rule.order is None else values[np.argsort(rule.order(config, len(values)))]
 
     return make
 
@@ -147,7 +132,7 @@ def write_file(
     path: Path,
     family: Family,
     shape: ModelConfig,
-    tensors: Sequence[Planned],
+    tensors: Sequence[LazyTensor],
     kind: str,
     keys: dict[str, Any],
 ) -> None:
@@ -165,26 +150,41 @@ def write_file(
     for key, value in (model_keys(family, shape) | keys).items():
         add_value(writer, key, value)
     for tensor in tensors:
-        kept = gguf.GGMLQuantizationType[kind_of(tensor, kind)]
-        size = gguf.quants.quant_shape_to_byte_shape(tensor.shape, kept)
+        stored = gguf.GGMLQuantizationType[tensor_kind(tensor, kind)]
+        size = gguf.quants.quant_shape_to_byte_shape(tensor.shape, stored)
         writer.add_tensor_info(
-            tensor.name, size, np.dtype(np.uint8), math.prod(size), raw_dtype=kept
+            tensor.name, size, np.dtype(np.uint8), math.prod(size), raw_dtype=stored
         )
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
-            writer.write_tensor_data(encoded(tensor.make(), kind_of(tensor, kind)))
+            writer.write_tensor_data(encoded(tensor.make(), tensor_kind(tensor, kind)))
         writer.flush()
     finally:
         writer.close()
 
 
+def add_value(writer: Any, key: str, value: Any) -> None:
+    """Adds a value to a gguf.GGUFWriter, in the type that llama.cpp expects."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)
+
+
 def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
     """The metadata of the architecture."""
     config, name = family.write_config(shape), family.model_type
-    found = {key: int(config[theirs]) for key, theirs in SIZES.items()} | {
+    values = {key: int(config[field]) for key, field in SIZES.items()} | {
         "attention.layer_norm_rms_epsilon": float(shape.norm_epsilon),
         "attention.key_length": shape.head_width,
         "attention.value_length": shape.head_width,
@@ -192,11 +192,11 @@ def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
         "rope.freq_base": float(shape.rope_theta),
         **(rope_keys(shape) or {}),
     }
-    return {f"{name}.{key}": value for key, value in found.items()}
+    return {f"{name}.{key}": value for key, value in values.items()}
 
 
-def kind_of(tensor: Planned, kind: str) -> str:
-    """What a tensor is stored as: vectors in float32, rows that are no whole blocks in float16."""
+def tensor_kind(tensor: LazyTensor, kind: str) -> str:
+    """What a tensor is stored as: vectors in float32, rows that are not whole blocks in float16."""
     if len(tensor.shape) < 2:
         return "F32"
     block, _ = library().GGML_QUANT_SIZES[library().GGMLQuantizationType[kind]]
@@ -204,7 +204,7 @@ def kind_of(tensor: Planned, kind: str) -> str:
 
 
 def encoded(values: np.ndarray, kind: str) -> np.ndarray:
-    """The bytes of an array, uint8, rows apart."""
+    """The bytes of an array, uint8, row by row."""
     gguf = library()
     wide = np.ascontiguousarray(values, dtype=np.float32)
     stored = gguf.quants.quantize(wide, gguf.GGMLQuantizationType[kind])
@@ -212,33 +212,23 @@ def encoded(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _read_back(
-    path: Path,
-    family: Family,
-    shape: ModelConfig,
-    tensors: Sequence[Planned],
-    kind: str,
-    tokenizer: Tokenizer,
+    path: Path, family: Family, shape: ModelConfig, tensors: Sequence[LazyTensor], kind: str
 ) -> None:
-    """Checks that the file says what it should.
-
-    Raises:
-      UserError: it does not, or its tokenizer is not the run's.
-    """
+    """Raises a UserError where the file does not hold what it should."""
     written = open_gguf(path)
-    if essence(family.read_config(written.config, written)) != essence(shape):
+    if canonical(family.read_config(written.config, written)) != canonical(shape):
         raise UserError("GGUF", "the file does not read back as the model that it is of")
     for tensor in tensors:
-        if not _same(written, tensor, kind_of(tensor, kind)):
+        if not _reads_back(written, tensor, tensor_kind(tensor, kind)):
             raise UserError(f"tensor {tensor.name}", "does not read back as it was written")
-    check_vocabulary(written.file, tokenizer)
 
 
-def _same(written: Gguf, tensor: Planned, kind: str) -> bool:
-    """Equal bits, but for blocks of q8_0: there within half a step, and what rounds the step."""
+def _reads_back(written: Gguf, tensor: LazyTensor, kind: str) -> bool:
+    """Equal bits; in blocks of q8_0, within half a step and the rounding of the step."""
     wanted = tensor.make().astype(np.float32)
-    there = written.stored_values(tensor.name).reshape(tensor.shape).astype(np.float32)
+    stored = written.stored_values(tensor.name).reshape(tensor.shape).astype(np.float32)
     if kind != "Q8_0":
-        return bool(np.array_equal(there, wanted.astype(NUMPY[kind]).astype(np.float32)))
-    there, wanted = there.reshape(-1, 32), wanted.reshape(-1, 32)
+        return bool(np.array_equal(stored, wanted.astype(NUMPY[kind]).astype(np.float32)))
+    stored, wanted = stored.reshape(-1, 32), wanted.reshape(-1, 32)
     largest = np.abs(wanted).max(-1, keepdims=True)
-    return bool((np.abs(there - wanted) <= largest * (0.51 / 127 + 2.0**-11) + 1e-7).all())
+    return bool((np.abs(stored - wanted) <= largest * (0.51 / 127 + 2.0**-11) + 1e-7).all())

@@ -1,21 +1,20 @@
-"""Folders of sentence-transformers: an encoder, and how its vectors become a text's.
+"""Folders of sentence-transformers: an encoder, and how its states become a text's embedding.
 
-What a folder says is read as sentence-transformers 6 reads it: modules.json, the config.json of
-each module, sentence_bert_config.json and config_sentence_transformers.json. What would change a
-vector and is not known here is refused by name.
+They are read as sentence-transformers 6 reads them: modules.json, the config.json of each module,
+sentence_bert_config.json and config_sentence_transformers.json. What would change an embedding and
+is not supported is refused by name.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.sentence_modules import read_step
+from llmjax.convert.hf.config import read_object, write_json
+from llmjax.convert.hf.sentence_modules import read_layer, write_layer
 from llmjax.errors import UserError
-from llmjax.inference.vector_steps import Step
-from llmjax.run.origin import Pooling
-from llmjax.storage.json_documents import read_json
+from llmjax.inference.embedding_layers import EmbeddingLayer, layer_from_json
+from llmjax.run.origin import Origin, Pooling
+from llmjax.storage.json_documents import DOCUMENT, read_json
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -23,8 +22,8 @@ TRANSFORMERS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""What the settings of the encoder's module have been called; the first that is there counts."""
-THEIRS: dict[Pooling, str] = {
+"""Names of the encoder's settings; the first that exists counts."""
+POOLINGS: dict[Pooling, str] = {
     "mean": "mean",
     "cls": "cls",
     "last": "lasttoken",
@@ -32,8 +31,9 @@ THEIRS: dict[Pooling, str] = {
     "mean_sqrt": "mean_sqrt_len_tokens",
     "weighted_mean": "weightedmean",
 }
-"""Their names of our poolings."""
-LEGACY = {
+"""Our names -> sentence-transformers'."""
+assert set(POOLINGS) == set(get_args(Pooling))
+POOLING_SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -41,12 +41,18 @@ LEGACY = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Switches of the poolings before there was a list, in the order in which vectors are put."""
-POOLING_FIELDS = {*LEGACY, "pooling_mode", "word_embedding_dimension", "embedding_dimension"}
+"""Fields of older folders, in the order in which vectors are concatenated."""
+POOLING_FIELDS = {
+    *POOLING_SWITCHES,
+    "pooling_mode",
+    "word_embedding_dimension",
+    "embedding_dimension",
+    "include_prompt",
+}
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-HARMLESS = frozenset("max_seq_length do_lower_case unpad_inputs model_args tokenizer_args".split())
-"""Settings of the encoder's module that are read elsewhere, or that change no vector if empty."""
-MOST_STEPS = 100
+IGNORED = ("max_seq_length", "do_lower_case", "unpad_inputs")
+"""Settings of the encoder that are read elsewhere, or that change no embedding."""
+MAX_MODULES = 100
 
 
 class Module(NamedTuple):
@@ -57,17 +63,18 @@ class Module(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """What makes a vector of a text; its fields are those of `run.origin.Origin`."""
+class SentenceConfig:
+    """How a text's embedding is computed; most fields are those of `run.origin.Origin`."""
 
     path: str = ""
     """Folder of the encoder, within the model's."""
     pooling: Pooling | None = None
-    """Which of the tokens' vectors count; None: the folder does not say."""
+    """None: the folder has none."""
     normalize: bool = False
     length: int | None = None
     concatenated: tuple[Pooling, ...] = ()
-    steps: tuple[Step, ...] = ()
+    layers: tuple[EmbeddingLayer, ...] = ()
+    """Behind pooling, without a last normalisation; `steps` in origin.json."""
     truncate: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
@@ -80,37 +87,52 @@ class Sentence:
         return () if self.pooling is None else (self.pooling, *self.concatenated)
 
     def check(self, width: int) -> None:
-        """Checks that the steps suit the vectors of an encoder.
+        """Checks that the layers suit the states of an encoder.
 
         Raises:
           UserError: they do not.
         """
         width *= max(1, len(self.poolings))
-        for step in self.steps:
-            width = step.width(width)
+        for layer in self.layers:
+            width = layer.output_width(width)
+
+    def origin_fields(self) -> dict[str, Any]:
+        """The fields of `Origin`."""
+        values = {name: value for name, value in vars(self).items() if name not in ("path",)}
+        layers = [layer.to_json() for layer in values.pop("layers")]
+        return values | {"concatenated": list(self.concatenated), "steps": layers}
 
 
-def read_sentence(folder: Path) -> Sentence:
-    """What modules.json and the files that it names say; nothing where there is none.
+def from_origin(origin: Origin) -> SentenceConfig:
+    """What `SentenceConfig.origin_fields` wrote."""
+    names = SentenceConfig.__dataclass_fields__.keys() & vars(origin).keys()
+    return SentenceConfig(
+        **{name: getattr(origin, name) for name in names - {"concatenated"}},
+        concatenated=tuple(origin.concatenated),
+        layers=tuple(map(layer_from_json, origin.steps)),
+    )
+
+
+def read_sentence(folder: Path) -> SentenceConfig:
+    """What modules.json and the files that it names describe; the default where there is none.
 
     Raises:
-      UserError: there is a part that is not supported, or a file is damaged.
+      UserError: a part of it is not supported, or a file is damaged.
     """
     if not (folder / MODULES).exists():
-        return Sentence()
+        return SentenceConfig()
     modules = read_modules(folder)
     encoder = modules[0].path
-    found: dict[str, Any] = {"path": encoder, "length": _length(folder / encoder)}
-    found |= _settings(folder)
+    fields: dict[str, Any] = {"path": encoder, "length": _max_length(folder / encoder)}
+    fields |= _read_settings(folder / SETTINGS)
     if len(modules) == 1:
-        return Sentence(**found)
-    first, *others = _poolings(folder / modules[1].path / "config.json", found)
-    steps = [read_step(one.kind, folder / one.path) for one in modules[2:]]
-    kept = [step for step in steps if step is not None]
-    ends = bool(kept) and kept[-1].kind == "normalize"
-    kept = kept[:-1] if ends else kept
-    found |= {"pooling": first, "concatenated": tuple(others)}
-    return Sentence(**found, steps=tuple(kept), normalize=ends)
+        return SentenceConfig(**fields)
+    fields |= _read_pooling(folder / modules[1].path / "config.json")
+    modules_behind = [read_layer(module.kind, folder / module.path) for module in modules[2:]]
+    layers = [layer for layer in modules_behind if layer is not None]
+    normalize = bool(layers) and layers[-1].kind == "normalize"
+    layers = layers[:-1] if normalize else layers
+    return SentenceConfig(**fields, layers=tuple(layers), normalize=normalize)
 
 
 def read_modules(folder: Path) -> list[Module]:
@@ -119,11 +141,11 @@ def read_modules(folder: Path) -> list[Module]:
     Raises:
       UserError: they are others, or lie elsewhere.
     """
-    path, listed = folder / MODULES, read_json(folder / MODULES, fix="restore the file")
-    if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_STEPS:
-        raise UserError(path, "is no list of modules", "restore the file")
-    modules = [_module(path, entry) for entry in listed]
-    kinds = [one.kind for one in modules]
+    path, entries = folder / MODULES, read_json(folder / MODULES, fix="restore the file")
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_MODULES:
+        raise UserError(path, "is not a list of modules", "restore the file")
+    modules = [_read_module(path, entry) for entry in entries]
+    kinds = [module.kind for module in modules]
     if kinds[0] != "Transformer" or kinds[1:2] not in ([], ["Pooling"]):
         raise UserError(
             path,
@@ -133,7 +155,7 @@ def read_modules(folder: Path) -> list[Module]:
     return modules
 
 
-def _module(path: Path, entry: Any) -> Module:
+def _read_module(path: Path, entry: Any) -> Module:
     kind, place = (
         entry.get(name) if isinstance(entry, dict) else None for name in ("type", "path")
     )
@@ -146,53 +168,45 @@ def _module(path: Path, entry: Any) -> Module:
     return Module(kind.rpartition(".")[2], place)
 
 
-def _length(folder: Path) -> int | None:
-    """Tokens at most: those that the module says, else the tokenizer's own."""
+def _max_length(folder: Path) -> int | None:
+    """Tokens at most: the module's, else the tokenizer's."""
     path = next((folder / name for name in TRANSFORMERS if (folder / name).exists()), None)
     settings = {} if path is None else read_object(path)
     for name, value in settings.items():
-        if value and name not in HARMLESS and not _usual(name, value):
-            raise UserError(path, f"{name[:60]} = {repr(value)[:60]} cannot be honoured")
-    if settings.get("do_lower_case") and not _lowers(folder):
+        if value and name not in IGNORED and not _is_usual(name, value):
+            raise UserError(path, f"{name[:60]} = {repr(value)[:60]} is not supported")
+    if settings.get("do_lower_case") and not _lowers(folder / "tokenizer.json"):
         raise UserError(
             path,
-            "do_lower_case is true, but the tokenizer does not do that",
+            "do_lower_case is true, but the tokenizer does not lowercase",
             'put {"type": "Lowercase"} before the normalizer of its tokenizer.json',
         )
-    for name in ("model_args", "tokenizer_args"):
-        if settings.get(name):
-            raise UserError(path, f"{name} = {repr(settings[name])[:60]} cannot be honoured")
-    stated = settings.get("max_seq_length")
-    if stated is None and (folder / "tokenizer_config.json").exists():
+    length = settings.get("max_seq_length")
+    if length is None and (folder / "tokenizer_config.json").exists():
         path = folder / "tokenizer_config.json"
-        stated = read_object(path).get("model_max_length")
-        if isinstance(stated, int | float) and stated >= 2**31:  # Transformers' "no limit"
+        length = read_object(path).get("model_max_length")
+        if isinstance(length, int | float) and length >= 2**31:  # Transformers' "no limit"
             return None
-    if stated is not None and (type(stated) is not int or stated < 1):
-        raise UserError(path, f"has texts of at most {repr(stated)[:40]} tokens", "restore it")
-    return stated
+    if length is not None and (type(length) is not int or length < 1):
+        raise UserError(path, f"limits texts to {repr(length)[:40]} tokens", "restore the file")
+    return length
 
 
-def _usual(name: str, value: Any) -> bool:
+def _is_usual(name: str, value: Any) -> bool:
     """Whether a setting is what an encoder of texts has."""
-    match name:
-        case "transformer_task":
-            return bool(value == "feature-extraction")
-        case "module_output_name":
-            return bool(value == "token_embeddings")
-        case "modality_config":
-            text = {"method": "forward", "method_output_name": "last_hidden_state"}
-            return bool(value == {"text": text})
-    return False
+    text = {"method": "forward", "method_output_name": "last_hidden_state"}
+    usual: dict[str, Any] = {
+        "transformer_task": "feature-extraction",
+        "module_output_name": "token_embeddings",
+        "modality_config": {"text": text},
+    }
+    return name in usual and bool(value == usual[name])
 
 
-def _lowers(folder: Path) -> bool:
-    """Whether a tokenizer.json makes all letters small."""
-    path = folder / "tokenizer.json"
+def _lowers(path: Path) -> bool:
+    """Whether a tokenizer.json lowercases texts."""
     if not path.is_file():
         return False
-    from llmjax.storage.json_documents import DOCUMENT
-
     spec = read_json(path, limits=DOCUMENT)
     normalizer = spec.get("normalizer") if isinstance(spec, dict) else None
     if not isinstance(normalizer, dict):
@@ -205,52 +219,47 @@ def _lowers(folder: Path) -> bool:
     )
 
 
-def _poolings(path: Path, found: dict[str, Any]) -> list[Pooling]:
-    """Which poolings there are; notes whether a prompt counts."""
+def _read_pooling(path: Path) -> dict[str, Any]:
+    """The poolings, and whether a prompt counts in them."""
     settings = read_object(path) if path.exists() else {}
     include = settings.get("include_prompt", True)
     if not isinstance(include, bool):
         raise UserError(path, "include_prompt is neither true nor false", "restore the file")
-    found["include_prompt"] = include
     for name, value in settings.items():
-        if name not in POOLING_FIELDS and name != "include_prompt":
-            raise UserError(path, f"{name[:60]} = {repr(value)[:60]} is not known")
-    said = settings.get("pooling_mode")
-    if said is None:
-        said = [theirs for name, theirs in LEGACY.items() if settings.get(name)]
-    chosen = said if isinstance(said, list) else [said]
-    ours = {theirs: name for name, theirs in THEIRS.items()}
-    for name in chosen:
-        if not isinstance(name, str) or name not in ours:
-            known = ", ".join(ours)
-            raise UserError(path, f"pools by {repr(name)[:60]}", f"supported: {known}")
-    return [ours[name] for name in chosen[:MOST_STEPS]] or ["mean"]
+        if name not in POOLING_FIELDS:
+            raise UserError(path, f"{name[:60]} = {repr(value)[:60]} is not supported")
+    modes = settings.get("pooling_mode")
+    if modes is None:
+        modes = [mode for name, mode in POOLING_SWITCHES.items() if settings.get(name)]
+    modes = modes if isinstance(modes, list) else [modes]
+    ours = {theirs: name for name, theirs in POOLINGS.items()}
+    for mode in modes:
+        if not isinstance(mode, str) or mode not in ours:
+            supported = ", ".join(ours)
+            raise UserError(path, f"pools by {repr(mode)[:60]}", f"supported: {supported}")
+    first, *others = [ours[mode] for mode in modes[:MAX_MODULES]] or ["mean"]
+    return {"pooling": first, "concatenated": tuple(others), "include_prompt": include}
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """What config_sentence_transformers.json says of vectors."""
-    path = folder / SETTINGS
-    said: Mapping[str, Any] = read_object(path) if path.exists() else {}
-    truncate, default = said.get("truncate_dim"), said.get("default_prompt_name")
-    prompts, similarity = said.get("prompts") or {}, said.get("similarity_fn_name")
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What config_sentence_transformers.json states about embeddings."""
+    settings = read_object(path) if path.exists() else {}
+    truncate, default = settings.get("truncate_dim"), settings.get("default_prompt_name")
+    prompts, similarity = settings.get("prompts") or {}, settings.get("similarity_fn_name")
     if truncate is not None and (type(truncate) is not int or truncate < 1):
         raise UserError(path, f"truncate_dim is {repr(truncate)[:40]}", "it must be positive")
     if not isinstance(prompts, dict):
-        raise UserError(path, "prompts is no object", "restore the file")
+        raise UserError(path, "prompts is not an object", "restore the file")
     prompts = {name: "" if text is None else text for name, text in prompts.items()}
     if not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(path, "prompts are not all texts", "restore the file")
     if default is not None and (not isinstance(default, str) or default not in prompts):
-        known = {"query", "document"}  # of every model, and empty
-        if default not in known:
-            raise UserError(path, f"default_prompt_name is {repr(default)[:40]}, no prompt of it")
+        if default not in ("query", "document"):  # every model has these, empty
+            raise UserError(path, f"default_prompt_name {repr(default)[:40]} is not in prompts")
         prompts = {**prompts, default: ""}
     if similarity is not None and similarity not in SIMILARITIES:
-        raise UserError(
-            path,
-            f"similarity_fn_name is {repr(similarity)[:40]}",
-            f"known are {', '.join(SIMILARITIES)}",
-        )
+        supported = f"supported are {', '.join(SIMILARITIES)}"
+        raise UserError(path, f"similarity_fn_name is {repr(similarity)[:40]}", supported)
     return {
         "truncate": truncate,
         "prompts": prompts,
@@ -259,4 +268,43 @@ def _settings(folder: Path) -> dict[str, Any]:
     }
 
 
-assert set(THEIRS) == set(get_args(Pooling))
+def write_sentence(folder: Path, sentence: SentenceConfig, width: int) -> None:
+    """Writes modules.json, the folders that it names and the settings.
+
+    Args:
+      folder: has the encoder already.
+      sentence: what to write; it has a pooling.
+      width: of the encoder's states.
+    """
+    layers = [*sentence.layers, *([EmbeddingLayer("normalize")] if sentence.normalize else [])]
+    names = {"dense": "Dense", "layernorm": "LayerNorm", "normalize": "Normalize"}
+    kinds = ["Transformer", "Pooling", *(names[layer.kind] for layer in layers)]
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], 1))]
+    modules: list[dict[str, Any]] = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    write_json(folder / MODULES, modules)
+    for path in paths[1:]:
+        (folder / path).mkdir()
+    modes = [POOLINGS[name] for name in sentence.poolings]
+    pooling: dict[str, Any] = {"word_embedding_dimension": width}
+    if modes == [mode for mode in POOLING_SWITCHES.values() if mode in modes]:
+        # In an order that versions before the list can express.
+        pooling |= {name: mode in modes for name, mode in POOLING_SWITCHES.items()}
+    else:
+        pooling["pooling_mode"] = modes
+    pooling |= {} if sentence.include_prompt else {"include_prompt": False}
+    write_json(folder / paths[1] / "config.json", pooling)
+    for layer, path in zip(layers, paths[2:], strict=True):
+        write_layer(folder / path, layer)
+    limits = {"max_seq_length": sentence.length, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", limits)
+    settings = {
+        "prompts": sentence.prompts,
+        "default_prompt_name": sentence.default_prompt,
+        "similarity_fn_name": sentence.similarity,
+        "truncate_dim": sentence.truncate,
+    }
+    if settings := {name: value for name, value in settings.items() if value}:
+        write_json(folder / SETTINGS, settings)

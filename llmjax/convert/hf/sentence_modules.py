@@ -1,19 +1,19 @@
-"""Modules of sentence-transformers behind pooling: Dense, LayerNorm, Normalize, Dropout."""
+"""Modules of sentence-transformers behind pooling, read and written."""
 
-from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmjax.convert.hf.reading import read_object
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.tensors import check_float
+from llmjax.convert.hf.config import read_object, write_json
+from llmjax.convert.hf.safetensors import TensorFiles, read_header, write_file
+from llmjax.convert.tensors import LazyTensor, check_float
 from llmjax.errors import UserError
-from llmjax.inference.vector_steps import Nonlinearity, Step
+from llmjax.inference.embedding_layers import EmbeddingLayer, Nonlinearity
 
 WEIGHTS = "model.safetensors"
-VECTOR = "sentence_embedding"
+INPUT = "sentence_embedding"
 """What the modules read and write, of all that is computed of a text."""
 ACTIVATIONS: dict[Nonlinearity, str] = {
     "identity": "torch.nn.modules.linear.Identity",
@@ -23,12 +23,15 @@ ACTIVATIONS: dict[Nonlinearity, str] = {
     "silu": "torch.nn.modules.activation.SiLU",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
 }
-LARGEST = 64 << 20
-"""Bytes of a module's arrays, which origin.json keeps; a projection 4096 -> 1024 has 16 MiB."""
+DENSE = {"weight": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"}
+LAYERNORM = {"weight": "norm.weight", "bias": "norm.bias"}
+"""Arrays -> their names in the module's file."""
+MAX_BYTES = 64 << 20
+"""Of an array, which origin.json stores; a projection 4096 -> 1024 has 16 MiB."""
 
 
-def read_step(kind: str, folder: Path) -> Step | None:
-    """What a module does; None for one that does nothing in inference.
+def read_layer(kind: str, folder: Path) -> EmbeddingLayer | None:
+    """The layer of a module; None for one that does nothing in inference.
 
     Args:
       kind: its class.
@@ -42,13 +45,12 @@ def read_step(kind: str, folder: Path) -> Step | None:
         case "Dropout":
             return None
         case "Normalize":
-            _check_vector(path, read_object(path) if path.exists() else {})
-            return Step("normalize")
+            _check_input(path, read_object(path) if path.exists() else {})
+            return EmbeddingLayer("normalize")
         case "LayerNorm":
-            names = {"norm.weight": "weight", "norm.bias": "bias"}
-            return Step("layernorm", arrays=_arrays(folder, names, names))
+            return EmbeddingLayer("layernorm", arrays=_read_arrays(folder, LAYERNORM))
         case "Dense":
-            return _dense(folder, read_object(path))
+            return _read_dense(path, read_object(path))
     raise UserError(
         folder.parent / "modules.json",
         f"lists {kind[:60]} behind pooling",
@@ -56,58 +58,73 @@ def read_step(kind: str, folder: Path) -> Step | None:
     )
 
 
-def _dense(folder: Path, settings: dict[str, Any]) -> Step:
-    path = folder / "config.json"
-    _check_vector(path, settings)
-    said = settings.get("activation_function", ACTIVATIONS["tanh"])
-    if not isinstance(said, str):
-        raise UserError(path, "activation_function is no name", "restore the file")
-    module, _, name = said.rpartition(".")
-    known = {theirs.rpartition(".")[2]: ours for ours, theirs in ACTIVATIONS.items()}
-    if name not in known or module.split(".")[0:2] != ["torch", "nn"]:
-        raise UserError(
-            path, f"activation_function is {said[:80]}", f"known are {', '.join(known)}"
-        )
+def _read_dense(path: Path, settings: dict[str, Any]) -> EmbeddingLayer:
+    _check_input(path, settings)
+    activation = settings.get("activation_function", ACTIVATIONS["tanh"])
+    if not isinstance(activation, str):
+        raise UserError(path, "activation_function is not a name", "restore the file")
+    module, _, name = activation.rpartition(".")
+    ours = {theirs.rpartition(".")[2]: ours for ours, theirs in ACTIVATIONS.items()}
+    if name not in ours or module.split(".")[0:2] != ["torch", "nn"]:
+        supported = f"supported are {', '.join(ours)}"
+        raise UserError(path, f"activation_function is {activation[:80]}", supported)
     residual = settings.get("use_residual", False)
     bias = settings.get("bias", True)
     if not isinstance(residual, bool) or not isinstance(bias, bool):
         raise UserError(path, "bias or use_residual is neither true nor false", "restore the file")
-    wanted = {"linear.weight": "weight"} | ({"linear.bias": "bias"} if bias else {})
-    projected = residual and settings.get("in_features") != settings.get("out_features")
-    wanted |= {"residual.weight": "residual"} if projected else {}
-    arrays = _arrays(folder, wanted, wanted)
     shape = (settings.get("out_features"), settings.get("in_features"))
+    exists = {"weight": True, "bias": bias, "residual": residual and shape[0] != shape[1]}
+    arrays = _read_arrays(path.parent, {name: DENSE[name] for name in DENSE if exists[name]})
     if arrays["weight"].shape != shape:
-        raise UserError(path, f"states {shape}, but its matrix is {arrays['weight'].shape}")
-    return Step("dense", known[name], residual, arrays)
+        raise UserError(path, f"has sizes {shape}, but its matrix is {arrays['weight'].shape}")
+    return EmbeddingLayer("dense", ours[name], residual, arrays)
 
 
-def _check_vector(path: Path, settings: dict[str, Any]) -> None:
-    """Refuses a module that reads or writes anything but a text's vector."""
+def _check_input(path: Path, settings: dict[str, Any]) -> None:
+    """Refuses a module that reads or writes anything but a text's embedding."""
     for name in ("module_input_name", "module_output_name"):
         value = settings.get(name)
-        if value not in (None, VECTOR):
-            raise UserError(path, f"{name} is {repr(value)[:60]}, not {VECTOR}")
+        if value not in (None, INPUT):
+            raise UserError(path, f"{name} is {repr(value)[:60]}, not {INPUT}")
 
 
-def _arrays(
-    folder: Path, names: dict[str, str], required: Collection[str]
-) -> dict[str, np.ndarray]:
-    """Tensors of a module's file as float32, under our names."""
-    if not (folder / WEIGHTS).is_file():
+def _read_arrays(folder: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """The tensors of a module's file as float32: those of `names`, and no others."""
+    path = folder / WEIGHTS
+    if not path.is_file():
         pickled = (folder / "pytorch_model.bin").exists()
         reason = "has pickled weights, which could run any program" if pickled else "has no weights"
-        raise UserError(folder, reason, f"save the model anew: then it has a {WEIGHTS}")
-    files = TensorFiles(read_header(folder / WEIGHTS))
-    there = set(files.names())
-    if there != set(required):
-        odd = sorted(there ^ set(required))[0]
-        raise UserError(folder / WEIGHTS, f"{odd[:60]} is too many, or missing", "restore the file")
-    found = {}
-    for theirs, ours in names.items():
-        check_float(files, theirs)
-        size = int(np.prod(files.shape(theirs), dtype=np.float64)) * 4
-        if size > LARGEST:
-            raise UserError(folder / WEIGHTS, f"{theirs} has more than {LARGEST:,} bytes")
-        found[ours] = files.read(theirs).astype(np.float32)
-    return found
+        raise UserError(folder, reason, f"save the model again: then it has a {WEIGHTS}")
+    files = TensorFiles(read_header(path))
+    if odd := set(files.names()) ^ set(names.values()):
+        raise UserError(path, f"{min(odd)[:60]} is left over, or missing", "restore the file")
+    arrays = {}
+    for name, tensor in names.items():
+        check_float(files, tensor)
+        if int(np.prod(files.shape(tensor), dtype=np.float64)) * 4 > MAX_BYTES:
+            raise UserError(path, f"{tensor} has more than {MAX_BYTES:,} bytes")
+        arrays[name] = files.read(tensor).astype(np.float32)
+    return arrays
+
+
+def write_layer(folder: Path, layer: EmbeddingLayer) -> None:
+    """Writes a module's config.json and weights, where it has any."""
+    if layer.kind == "normalize":
+        return
+    weight, names = layer.arrays["weight"], LAYERNORM
+    settings: dict[str, Any] = {"dimension": weight.shape[0]}
+    if layer.kind == "dense":
+        names = DENSE
+        settings = {
+            "in_features": weight.shape[1],
+            "out_features": weight.shape[0],
+            "bias": "bias" in layer.arrays,
+            "activation_function": ACTIVATIONS[layer.activation],
+        }
+        settings |= {"use_residual": True} if layer.residual else {}
+    write_json(folder / "config.json", settings)
+    tensors = []
+    for name, array in layer.arrays.items():
+        array = np.ascontiguousarray(array, np.float32)
+        tensors.append(LazyTensor(names[name], array.shape, array.dtype, partial(np.array, array)))
+    write_file(folder / WEIGHTS, tensors)

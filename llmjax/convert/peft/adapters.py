@@ -1,7 +1,7 @@
 """Where low-rank adapters lie: ours beside each kernel, PEFT's beside each module of the model.
 
 PEFT stores A as [rank, inputs] and B as [outputs, rank], whichever way the module's own matrix
-lies. A module that holds several of our kernels (GPT-2's c_attn) has one A and one B for them all.
+lies. A module with several of our kernels (GPT-2's c_attn) has one A and one B for them all.
 """
 
 from dataclasses import dataclass
@@ -9,35 +9,39 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.convert.hf.layout import Layout, Sizes
-from llmjax.convert.hf.mapping import Match
-from llmjax.convert.hf.names import LAYER, Row
-from llmjax.convert.trees import flatten
+from llmjax.convert.hf.mapping import BoundTable
+from llmjax.convert.hf.names import LAYER, Layout, NameRow, Sizes
+from llmjax.convert.params import flatten
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
+from llmjax.run.folder import Run
+from llmjax.run.origin import read_origin
 
-WEIGHT = ".weight"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's modules."""
+_WEIGHT = ".weight"
 
 
-class Part(NamedTuple):
+class ModulePart(NamedTuple):
     """One of our kernels in a module.
 
     Attributes:
-      leaf: path of the layer's dense parameters, such as decoder.layers.attention.query.
-      layer: which of the stack.
-      first: layout of A.
-      second: layout of B.
+      path: of the layer's dense parameters, such as decoder.layers.attention.query.
+      layer: index in the stack.
+      a: layout of A.
+      b: layout of B.
     """
 
-    leaf: str
+    path: str
     layer: int
-    first: Layout
-    second: Layout
+    a: Layout
+    b: Layout
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module of theirs.
+    """A module of a published model.
 
     Attributes:
       name: in the family's table, such as model.layers.3.self_attn.q_proj.
@@ -48,71 +52,80 @@ class Module:
 
     name: str
     pattern: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModulePart, ...]
     transposed: bool
 
     def inputs(self, sizes: Sizes) -> int:
         """Columns of A."""
-        return self.parts[0].first.shape({**sizes, "r": 1})[1]
+        return self.parts[0].a.shape({**sizes, "r": 1})[1]
 
     def outputs(self, sizes: Sizes) -> int:
         """Rows of B."""
-        return self.parts[0].second.shape({**sizes, "r": 1})[0]
+        return self.parts[0].b.shape({**sizes, "r": 1})[0]
 
 
-def modules_of(match: Match) -> dict[str, Module]:
+def modules_of(bound: BoundTable) -> dict[str, Module]:
     """Every module that may have an adapter: the layers' projections, by name."""
-    found: dict[str, tuple[str, list[Part], bool]] = {}
-    for leaf, row in match.rows.items():
-        if ".layers." not in leaf or not leaf.endswith(".kernel") or LAYER not in row.name:
+    parts: dict[str, list[ModulePart]] = {}
+    rows: dict[str, tuple[str, bool]] = {}
+    for path, row in bound.rows.items():
+        if ".layers." not in path or not path.endswith(".kernel") or LAYER not in row.tensor:
             continue
-        first, second, transposed = _layouts(row, 2 if leaf.endswith(".out.kernel") else 1)
-        for layer, name in enumerate(match.names(row)):
-            if name is not None:
-                part = Part(leaf.removesuffix(".kernel"), layer, first, second)
-                module = name.removesuffix(WEIGHT)
-                pattern = row.name.removesuffix(WEIGHT)
-                found.setdefault(module, (pattern, [], transposed))[1].append(part)
+        a, b, transposed = _layouts(row, num_inputs=2 if path.endswith(".out.kernel") else 1)
+        for layer, tensor in enumerate(bound.tensors(row)):
+            if tensor is not None:
+                name = tensor.removesuffix(_WEIGHT)
+                part = ModulePart(path.removesuffix(".kernel"), layer, a, b)
+                parts.setdefault(name, []).append(part)
+                rows.setdefault(name, (row.tensor.removesuffix(_WEIGHT), transposed))
     return {
-        name: Module(name, pattern, tuple(parts), transposed)
-        for name, (pattern, parts, transposed) in found.items()
+        name: Module(name, pattern, tuple(parts[name]), transposed)
+        for name, (pattern, transposed) in rows.items()
     }
 
 
-def adapted_leaves(shape: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Path of each dense layer with an adapter -> shape of its A [layers, *inner, rank]."""
-    flat = dict(flatten(Model(shape).abstract_params()))
+def adapted_layers(shape: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Path of each dense layer with an adapter -> shape of its A [layers, *inputs, rank]."""
     return {
         path.removesuffix(".lora_a"): leaf.shape
-        for path, leaf in flat.items()
+        for path, leaf in flatten(Model(shape).abstract_params())
         if path.endswith(".lora_a")
     }
 
 
-def _layouts(row: Row, inner: int) -> tuple[Layout, Layout, bool]:
-    """Layouts of A and B beside a kernel that has so many axes of inputs; and whether it lies
-    [inputs, outputs]."""
-    ours, theirs = row.layout.ours, row.layout.theirs
-    ins, outs = ours[:inner], ours[inner:]
-    at = next(number for number, axes in enumerate(theirs) if ins[0] in axes)
-    first = Layout(f"r {_spelt(theirs[at])} -> {' '.join(ins)} r")
-    second = Layout(f"{_spelt(theirs[1 - at])} r -> r {' '.join(outs)}", row.layout.part)
-    return first, second, at == 0
+def _layouts(row: NameRow, num_inputs: int) -> tuple[Layout, Layout, bool]:
+    """Layouts of A and B beside a kernel with so many input axes; whether it is [inputs, outputs]
+    in the published model."""
+    axes, tensor = row.layout.param_axes, row.layout.tensor_axes
+    inputs, outputs = axes[:num_inputs], axes[num_inputs:]
+    at = next(number for number, dimension in enumerate(tensor) if inputs[0] in dimension)
+    a = Layout(f"r {_notation(tensor[at])} -> {' '.join(inputs)} r")
+    b = Layout(f"{_notation(tensor[1 - at])} r -> r {' '.join(outputs)}", row.layout.segment)
+    return a, b, at == 0
 
 
-def _spelt(axes: tuple[str, ...]) -> str:
+def _notation(axes: tuple[str, ...]) -> str:
     return f"({' '.join(axes)})" if len(axes) > 1 else axes[0]
 
 
-def write_layout(layout: Layout, sizes: Sizes, ours: np.ndarray) -> np.ndarray:
-    """Their whole tensor of one of our arrays; 0 where it holds others."""
-    sizes = {**sizes, "r": ours.shape[0 if layout.ours[0] == "r" else -1]}
-    out = np.zeros(layout.shape(sizes), ours.dtype)
-    layout.write(sizes, ours, out)
+def write_layout(layout: Layout, sizes: Sizes, param: np.ndarray) -> np.ndarray:
+    """PEFT's whole tensor of one of our arrays; 0 where it holds others."""
+    sizes = {**sizes, "r": param.shape[0 if layout.param_axes[0] == "r" else -1]}
+    out = np.zeros(layout.shape(sizes), param.dtype)
+    layout.write(sizes, param, out)
     return out
 
 
-def read_layout(layout: Layout, sizes: Sizes, theirs: np.ndarray) -> np.ndarray:
-    """Our array, out of their whole tensor."""
-    sizes = {**sizes, "r": theirs.shape[0 if layout.theirs[0] == ("r",) else -1]}
-    return layout.read(sizes, None, lambda index: theirs[index])
+def read_layout(layout: Layout, sizes: Sizes, tensor: np.ndarray) -> np.ndarray:
+    """Our array, from PEFT's whole tensor."""
+    sizes = {**sizes, "r": tensor.shape[0 if layout.tensor_axes[0] == ("r",) else -1]}
+    return layout.read(sizes, None, lambda index: tensor[index])
+
+
+def is_untouched(run: Run) -> bool:
+    """Whether a run is an import that was neither trained since nor given adapters; False where
+    it no longer exists."""
+    if read_origin(run.folder) is None or not run.config_path.is_file():
+        return False
+    config = run.config()
+    return config.init_from is None and config.model.lora is None and run.steps() == [0]

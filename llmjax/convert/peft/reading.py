@@ -1,7 +1,13 @@
-"""Adapters in PEFT's format, beside the parameters of the run that they were made for."""
+"""Adapters in PEFT's format, imported beside the parameters of the run that they were made for.
 
+What adapter_config.json may state is checked by the rules with which `PeftModel.from_pretrained`
+puts a LoRA beside a module (peft.tuners: `check_target_module_exists`, `get_pattern_key`,
+`LoraLayer.update_layer`).
+"""
+
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +15,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from llmjax.convert.families import family_for
-from llmjax.convert.folders import becoming
-from llmjax.convert.hf.mapping import Match, host
-from llmjax.convert.hf.names import canonical
+from llmjax.convert.families.registry import family_for
+from llmjax.convert.hf.config import read_object
+from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.safetensors import TensorFiles, read_header
 from llmjax.convert.importing import write_run
-from llmjax.convert.peft.adapters import Module, adapted_leaves, modules_of, read_layout
-from llmjax.convert.peft.base import is_untouched
-from llmjax.convert.peft.settings import MERGE, check_targeted, read_settings, scale_of
-from llmjax.convert.peft.writing import PREFIX, WEIGHTS
-from llmjax.convert.stored import HEADS, stored_params
-from llmjax.convert.tensors import FLOATS, check_range
-from llmjax.convert.trees import flatten, unflatten
+from llmjax.convert.params import HEADS, flatten, host, stored_params, unflatten
+from llmjax.convert.peft.adapters import (
+    PREFIX,
+    WEIGHTS,
+    Module,
+    adapted_layers,
+    is_untouched,
+    modules_of,
+    read_layout,
+)
+from llmjax.convert.sources import ADAPTER
+from llmjax.convert.tensors import FLOATS, check_overflow
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
@@ -30,17 +40,35 @@ from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.model import Model
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin
+from llmjax.storage.writing import atomic_folder
 
+PLAIN = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+"""Initialisations, besides true and false, that leave the base model unchanged."""
+SUPPORTED_FIELDS = frozenset(
+    """auto_mapping base_model_name_or_path revision inference_mode task_type peft_type peft_version
+    r lora_alpha lora_dropout fan_in_fan_out use_rslora rank_pattern alpha_pattern modules_to_save
+    target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights
+    loftq_config eva_config corda_config lora_ga_config megatron_core runtime_config
+    qalora_group_size ensure_weight_tying""".split()
+)
+"""Fields that are read, that the tensors imply, or that only affect training. All others must be
+off."""
+MAX_RANK = 4096
+"""Of an adapter: arrays of the largest one are allocated for all layers."""
+MAX_PATTERN = 300
+"""Characters of a regular expression in a file."""
+EXPLOSIVE = re.compile(r"\)[*+{]|\\[1-9]|\(\?[^:]")
+"""What makes matching a regular expression take forever: repeated groups, references."""
+MERGE = "merge it into its model with PEFT, and import that"
 TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The adapter of one module: A [rank, inputs], B [outputs, rank], and what their product is
-    multiplied with."""
+class Adapter:
+    """The adapter of a module: A [rank, inputs], B [outputs, rank], the factor of their product."""
 
-    first: np.ndarray
-    second: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
     scale: float
 
 
@@ -53,148 +81,245 @@ def import_adapter(
       source: has adapter_config.json and adapter_model.safetensors.
       run: the folder to make.
       base: the run of the model that the adapters were made for.
-      dtype: to store adapters in; None: as they come. The base's parameters stay as they are.
+      dtype: to store adapters in; None: as they are. The base's parameters stay as they are.
 
     Returns:
       The run folder.
 
     Raises:
-      UserError: a folder cannot be read, or does not suit the other, or holds what llmjax does not
-        have, or `run` exists or cannot be written.
+      UserError: a folder cannot be read, does not suit the other, or has what llmjax does not
+        support; or `run` exists or cannot be written.
     """
     folder, opened, target = Path(source), Run.open(base), Path(run)
     settings = read_settings(folder)
     tokenizer = load_tokenizer(opened.tokenizer)
-    shape = resolve(opened.config().model, tokenizer.vocab_size)
+    base_config = opened.config()
+    shape = resolve(base_config.model, tokenizer.vocab_size)
     if shape.lora is not None:
-        raise UserError(opened.folder, "has adapters already", "name the run that they began with")
+        raise UserError(opened.folder, "has adapters already", "name the run without them")
     origin = read_origin(opened.folder) or Origin()
     if not is_untouched(opened):
         origin = replace(origin, source="")
-    match = Match(family_for(shape, origin.model_type or None).table, Model(shape))
-    pairs = read_pairs(folder, settings, match)
-    lora = lora_of(pairs, modules_of(match))
-    with becoming(target) as place:
+    bound = BoundTable(family_for(shape, origin.model_type or None).table, Model(shape))
+    adapters = read_adapters(folder, settings, bound)
+    lora = lora_of(adapters, modules_of(bound))
+    with atomic_folder(target) as unfinished:
         params = stored_params(opened, shape, None)
         params.pop(HEADS, None)
-        flat = dict(flatten(params)) | adapters(pairs, replace(shape, lora=lora), match, dtype)
-        before = opened.config()
-        model = replace(before.model, lora=lora)
-        config = replace(before, run_dir=str(target), model=model, tasks=(), init_from=None)
-        write_run(place, config, unflatten(flat), tokenizer, origin)
+        arrays = lora_arrays(adapters, replace(shape, lora=lora), bound, dtype)
+        params = unflatten(dict(flatten(params)) | arrays)
+        model = replace(base_config.model, lora=lora)
+        config = replace(base_config, run_dir=str(target), model=model, tasks=(), init_from=None)
+        write_run(unfinished, config, params, tokenizer, origin)
     return target
 
 
-def read_pairs(folder: Path, settings: Mapping[str, Any], match: Match) -> dict[str, Pair]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, of an adapter that is supported.
+
+    Raises:
+      UserError: there is none, it adds more than A and B, or its adapter belongs to a base model
+        that PEFT changed when it was initialised.
+    """
+    path = folder / ADAPTER
+    if not path.is_file():
+        raise UserError(folder, f"has no {ADAPTER}", "give the folder that PEFT saved")
+    settings = read_object(path)
+    if settings.get("peft_type") != "LORA":
+        raise UserError(path, f"is of type {settings.get('peft_type')!r}", "only LORA is supported")
+    for name, value in settings.items():
+        if name not in SUPPORTED_FIELDS and value and value != "none":
+            reason = f"{name[:60]} = {repr(value)[:60]} is not supported"
+            raise UserError(path, reason, "merge it with PEFT")
+    initial = settings.get("init_lora_weights", True)
+    plain = isinstance(initial, str) and initial.lower() in PLAIN
+    if not (initial is None or isinstance(initial, bool) or plain):
+        raise UserError(
+            path,
+            f"init_lora_weights is {repr(initial)[:60]}: the adapter's base is not the published "
+            "model, but what that initialisation left of it",
+            "save it with save_pretrained(..., path_initial_model_for_weight_conversion=FOLDER of "
+            "the initial adapter), or merge it with PEFT",
+        )
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(settings.get(name) or {}, dict):
+            raise UserError(path, f"{name} is not an object", "restore the file")
+    return settings
+
+
+def read_adapters(
+    folder: Path, settings: Mapping[str, Any], bound: BoundTable
+) -> dict[str, Adapter]:
     """The adapter of each module, by its name in the family's table.
 
     Raises:
-      UserError: a tensor has no place in the model, is of another shape, or has no other half.
-    """
-    files, modules = open_files(folder), modules_of(match)
-    halves: dict[str, dict[str, np.ndarray]] = {}
-    called: dict[str, str] = {}
-    for name in files.names():
-        found = TENSOR.fullmatch(name)
-        module = found and _module(found[1], match, modules)
-        if not found or module is None:
-            raise _no_place(name, settings)
-        called[module] = found[1].removeprefix(PREFIX)
-        check_targeted(settings, called[module])
-        halves.setdefault(module, {})[found[2]] = files.read(name)
-    pairs = {}
-    for name, half in halves.items():
-        if half.keys() != {"A", "B"}:
-            raise UserError(f"adapter of {name}", "lacks one of its two tensors", "copy it again")
-        first, second = half["A"], half["B"]
-        wanted = (modules[name].inputs(match.sizes), modules[name].outputs(match.sizes))
-        shapes = (first.shape[:1] + wanted[:1], wanted[1:] + first.shape[:1])
-        if (first.shape, second.shape) != shapes:
-            there = f"is {list(first.shape)} and {list(second.shape)}"
-            raise UserError(
-                f"adapter of {name}", f"{there}, for a module {wanted[0]} -> {wanted[1]}"
-            )
-        scale = scale_of(settings, called[name], first.shape[0])
-        pairs[name] = Pair(first, second, scale)
-    if not pairs:
-        raise UserError(folder, "holds no adapter")
-    return pairs
-
-
-def _no_place(name: str, settings: Mapping[str, Any]) -> UserError:
-    """The error for a tensor that is no half of an adapter of this model."""
-    saved = settings.get("modules_to_save")
-    if isinstance(saved, list) and any(f".{module}." in f".{name}" for module in saved):
-        reason = "is of a whole module that was trained too (modules_to_save)"
-    else:
-        reason = "is no adapter of a projection of this model"
-    return UserError(f"tensor {name}", reason, MERGE)
-
-
-def open_files(folder: Path) -> TensorFiles:
-    """The adapter's tensors.
-
-    Raises:
-      UserError: there are none, or the file is damaged.
+      UserError: a tensor has no place in the model, is of another shape, or lacks its counterpart.
     """
     if not (folder / WEIGHTS).is_file():
         raise UserError(folder, f"has no {WEIGHTS}", "save the adapter as safetensors")
-    return TensorFiles(read_header(folder / WEIGHTS))
+    files, modules = TensorFiles(read_header(folder / WEIGHTS)), modules_of(bound)
+    halves: dict[str, dict[str, np.ndarray]] = {}
+    peft_names: dict[str, str] = {}
+    for name in files.names():
+        match = TENSOR.fullmatch(name)
+        module = match and _module_name(match[1], bound, modules)
+        if not match or not module:
+            raise _no_place(name, settings)
+        peft_names[module] = match[1].removeprefix(PREFIX)
+        check_targeted(settings, peft_names[module])
+        halves.setdefault(module, {})[match[2]] = files.read(name)
+    adapters = {}
+    for name, half in halves.items():
+        if half.keys() != {"A", "B"}:
+            raise UserError(f"adapter of {name}", "lacks one of its two tensors", "copy it again")
+        a, b = half["A"], half["B"]
+        inputs, outputs = modules[name].inputs(bound.sizes), modules[name].outputs(bound.sizes)
+        rank = a.shape[:1]
+        if (a.shape, b.shape) != ((*rank, inputs), (outputs, *rank)):
+            shapes = f"is {list(a.shape)} and {list(b.shape)}"
+            raise UserError(f"adapter of {name}", f"{shapes}, for a module {inputs} -> {outputs}")
+        adapters[name] = Adapter(a, b, scale_of(settings, peft_names[name], a.shape[0]))
+    if not adapters:
+        raise UserError(folder, "holds no adapter")
+    return adapters
 
 
-def lora_of(pairs: Mapping[str, Pair], modules: Mapping[str, Module]) -> LoraConfig:
-    """The config of a model with all these adapters: its targets, the largest rank, one scale."""
-    targets = {_target(part.leaf) for name in pairs for part in modules[name].parts}
-    order: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
-    rank = max(len(pair.first) for pair in pairs.values())
-    scale = next(iter(pairs.values())).scale
-    return LoraConfig(rank, scale * rank, tuple(one for one in order if one in targets))
-
-
-def adapters(
-    pairs: Mapping[str, Pair], shape: ModelConfig, match: Match, dtype: str | None
-) -> dict[str, jax.Array]:
-    """lora_a and lora_b of every dense layer that has them, by path; 0 where PEFT has none."""
-    assert shape.lora is not None
-    modules = modules_of(match)
-    flat = dict(flatten(Model(shape).abstract_params()))
-    kept = np.dtype(FLOATS[dtype]) if dtype else _only({p.first.dtype for p in pairs.values()})
-    found = {
-        f"{path}.{which}": np.zeros(flat[f"{path}.{which}"].shape, kept)
-        for path in adapted_leaves(shape)
-        for which in ("lora_a", "lora_b")
-    }
-    for name, pair in pairs.items():
-        second = pair.second
-        if pair.scale != shape.lora.scale:
-            second = second.astype(np.float32) * np.float32(pair.scale / shape.lora.scale)
-        for part in modules[name].parts:
-            a = read_layout(part.first, match.sizes, pair.first)
-            b = read_layout(part.second, match.sizes, second)
-            rank = a.shape[-1]
-            found[f"{part.leaf}.lora_a"][part.layer, ..., :rank] = a
-            found[f"{part.leaf}.lora_b"][part.layer, :rank] = b
-    for path, array in found.items():
-        check_range(path, array, np.dtype(np.float32))
-    return {path: jax.device_put(array, host()) for path, array in found.items()}
-
-
-def _module(name: str, match: Match, modules: Mapping[str, Module]) -> str | None:
+def _module_name(name: str, bound: BoundTable, modules: Mapping[str, Module]) -> str | None:
     """The table's name of a module that PEFT names."""
     known = {f"{module}.weight" for module in modules}
     for bare in (name.removeprefix(PREFIX), name.removeprefix(f"{PREFIX}transformer.")):
-        found = canonical(match.table, f"{bare}.weight", known).removesuffix(".weight")
-        if found in modules:
-            return found
+        module = bound.table.name(f"{bare}.weight", known).removesuffix(".weight")
+        if module in modules:
+            return module
     return None
 
 
-def _target(leaf: str) -> Target:
-    target: Target = leaf.rpartition(".")[2]  # type: ignore[assignment]  # as `LoraConfig` has them
-    return target
+def _no_place(name: str, settings: Mapping[str, Any]) -> UserError:
+    """The error for a tensor that is not of an adapter of this model."""
+    saved = settings.get("modules_to_save")
+    if isinstance(saved, list) and any(f".{module}." in f".{name}" for module in saved):
+        reason = "is of a module that was trained as a whole (modules_to_save)"
+    else:
+        reason = "is not of an adapter of a projection of this model"
+    return UserError(f"tensor {name}", reason, MERGE)
 
 
-def _only(dtypes: Iterable[np.dtype]) -> np.dtype:
-    """The one dtype; float32 where there are several."""
-    first, *others = dtypes
-    return np.dtype(np.float32) if others or first not in FLOATS.values() else first
+def check_targeted(settings: Mapping[str, Any], name: str) -> None:
+    """Refuses the adapter of a module that PEFT would not put one beside.
+
+    Args:
+      settings: of `read_settings`.
+      name: of the module, in the model that PEFT adapts.
+
+    Raises:
+      UserError: the settings do not include the module, or cannot be read.
+    """
+    if _matches_any(settings.get("exclude_modules"), name):
+        raise UserError(f"adapter of {name}", f"{ADAPTER} has it in exclude_modules", MERGE)
+    targets = settings.get("target_modules")
+    if targets not in (None, "all-linear") and not _matches_any(targets, name):
+        raise UserError(f"adapter of {name}", f"{ADAPTER} has no such target_modules", MERGE)
+    layers = settings.get("layers_to_transform")
+    if layers is None or layers == [] or isinstance(targets, str):
+        return
+    patterns = settings.get("layers_pattern") or r"[^.]*"
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    matches = (_match(rf"(?:^|.*?\.){part}\.(?P<idx>\d+)\.", name, part) for part in patterns)
+    layer = next((int(match["idx"]) for match in matches if match), None)
+    if layer not in (layers if isinstance(layers, list) else [layers]):
+        raise UserError(f"adapter of {name}", f"{ADAPTER} has no such layers_to_transform", MERGE)
+
+
+def _matches_any(targets: Any, name: str) -> bool:
+    """Whether a list of suffixes, or a regular expression, matches a module's name."""
+    if not targets:
+        return False
+    if isinstance(targets, str):
+        return bool(_match(rf"(?:{targets})\Z", name, targets))
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise UserError(ADAPTER, "its modules are not a list of names", "restore the file")
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _match(pattern: str, name: str, part: object) -> re.Match[str] | None:
+    """A match of a pattern, of which `part` comes from a file and is bounded first."""
+    if not isinstance(part, str) or len(part) > MAX_PATTERN or EXPLOSIVE.search(part):
+        raise UserError(
+            ADAPTER, f"its pattern {repr(part)[:60]} is too complex", "list the modules' names"
+        )
+    try:
+        return re.match(pattern, name)
+    except re.error as error:
+        reason = f"its pattern {repr(part)[:60]} is not a regular expression: {error}"
+        raise UserError(ADAPTER, reason, "restore the file") from error
+
+
+def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
+    """alpha / rank of a module (/ sqrt(rank) where rank-stabilised, arXiv:2312.03732).
+
+    Args:
+      settings: of `read_settings`.
+      name: of the module, in the model that PEFT adapts.
+      rank: of its tensors.
+
+    Raises:
+      UserError: the settings have another rank, or not a number.
+    """
+    stated = _module_setting(settings, "rank_pattern", name, settings.get("r", 8))
+    if stated != rank or not 1 <= rank <= MAX_RANK:
+        raise UserError(
+            f"adapter of {name}",
+            f"is of rank {rank}, but {ADAPTER} has {repr(stated)[:20]} (at most {MAX_RANK})",
+            "restore the file",
+        )
+    alpha = _module_setting(settings, "alpha_pattern", name, settings.get("lora_alpha", 8))
+    if type(alpha) not in (int, float) or not 0 < abs(alpha) < 2**31:
+        raise UserError(ADAPTER, f"lora_alpha of {name} is {repr(alpha)[:20]}", "restore the file")
+    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _module_setting(settings: Mapping[str, Any], field: str, name: str, default: Any) -> Any:
+    """A module's value: that of the first pattern that matches its name."""
+    for pattern, value in (settings.get(field) or {}).items():
+        if _match(rf"(.*\.)?({pattern})$", name, pattern):
+            return value
+    return default
+
+
+def lora_of(adapters: Mapping[str, Adapter], modules: Mapping[str, Module]) -> LoraConfig:
+    """The config of a model with all these adapters: their targets, largest rank, and one scale."""
+    targets = {part.path.rpartition(".")[2] for name in adapters for part in modules[name].parts}
+    order: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+    rank = max(len(adapter.a) for adapter in adapters.values())
+    scale = next(iter(adapters.values())).scale
+    return LoraConfig(rank, scale * rank, tuple(target for target in order if target in targets))
+
+
+def lora_arrays(
+    adapters: Mapping[str, Adapter], shape: ModelConfig, bound: BoundTable, dtype: str | None
+) -> dict[str, jax.Array]:
+    """lora_a and lora_b of every dense layer that has them, by path; 0 where PEFT has none."""
+    assert shape.lora is not None
+    modules = modules_of(bound)
+    shapes = {path: leaf.shape for path, leaf in flatten(Model(shape).abstract_params())}
+    first, *others = {adapter.a.dtype for adapter in adapters.values()}
+    stored = FLOATS["float32"] if others or first not in FLOATS.values() else first
+    kept = np.dtype(FLOATS[dtype]) if dtype else stored
+    arrays = {
+        f"{path}.{which}": np.zeros(shapes[f"{path}.{which}"], kept)
+        for path in adapted_layers(shape)
+        for which in ("lora_a", "lora_b")
+    }
+    for name, adapter in adapters.items():
+        scaled = adapter.b
+        if adapter.scale != shape.lora.scale:
+            scaled = scaled.astype(np.float32) * np.float32(adapter.scale / shape.lora.scale)
+        for part in modules[name].parts:
+            a = read_layout(part.a, bound.sizes, adapter.a)
+            b = read_layout(part.b, bound.sizes, scaled)
+            rank = a.shape[-1]
+            arrays[f"{part.path}.lora_a"][part.layer, ..., :rank] = a
+            arrays[f"{part.path}.lora_b"][part.layer, :rank] = b
+    for path, array in arrays.items():
+        check_overflow(path, array, FLOATS["float32"])
+    return {path: jax.device_put(array, host()) for path, array in arrays.items()}

@@ -1,162 +1,202 @@
 """A run's adapters in PEFT's format: adapter_config.json and adapter_model.safetensors."""
 
+import logging
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmjax.convert.exporting import write_json
-from llmjax.convert.folders import becoming
-from llmjax.convert.forms import Whole, form_of
-from llmjax.convert.hf.heads import Headed, choose_task
-from llmjax.convert.hf.layout import Sizes
-from llmjax.convert.hf.mapping import Match
-from llmjax.convert.hf.names import LAYER
-from llmjax.convert.hf.safetensors import TensorFiles, read_header
-from llmjax.convert.hf.safetensors_writing import write_file
-from llmjax.convert.peft.adapters import Module, adapted_leaves, modules_of, write_layout
-from llmjax.convert.peft.base import base_name
+from llmjax.convert.exporting import Exporter, ExportSource, num_parameters
+from llmjax.convert.families.family import HeadKind
+from llmjax.convert.hf.classes import ModelWithHead, PlainModel, choose_task, export_form
+from llmjax.convert.hf.config import write_json
+from llmjax.convert.hf.mapping import BoundTable
+from llmjax.convert.hf.names import LAYER, Sizes
+from llmjax.convert.hf.safetensors import TensorFiles, read_header, write_file
+from llmjax.convert.params import flatten, stored_params, unflatten, without_adapters
+from llmjax.convert.peft.adapters import (
+    PREFIX,
+    WEIGHTS,
+    Module,
+    adapted_layers,
+    is_untouched,
+    modules_of,
+    write_layout,
+)
 from llmjax.convert.sources import ADAPTER
-from llmjax.convert.stored import stored_params, without_adapters
-from llmjax.convert.tensors import FLOATS, Planned
-from llmjax.convert.trees import flatten, unflatten
-from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.convert.tensors import FLOATS, LazyTensor
 from llmjax.errors import UserError
-from llmjax.model.checks import resolve
-from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
+from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
-from llmjax.run.origin import read_origin
+from llmjax.run.origin import Origin
+from llmjax.run.parameters import run_tasks
 
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What PEFT puts before the names of a model's modules."""
-KINDS = {"text": "SEQ_CLS", "tokens": "TOKEN_CLS", "answers": "QUESTION_ANS"}
+log = logging.getLogger(__name__)
+TASK_TYPES: dict[HeadKind, str] = {
+    "SequenceClassification": "SEQ_CLS",
+    "TokenClassification": "TOKEN_CLS",
+    "QuestionAnswering": "QUESTION_ANS",
+}
 
 
-def export_peft(
-    run: str | Path,
-    out: str | Path,
-    *,
-    dtype: str | None = None,
-    step: int | None = None,
-    task: str | None = None,
-) -> Path:
-    """Writes the adapters alone, with the head of a task where there is one; see `export`.
+@dataclass(frozen=True)
+class PeftExporter(Exporter):
+    """Writes the adapters alone, with the head of a task where there is one."""
 
-    Raises:
-      UserError: the run has no adapters, or what `export` refuses.
-    """
-    opened = Run.open(run)
-    tokenizer = load_tokenizer(opened.tokenizer)
-    before = opened.config()
-    shape = resolve(before.model, tokenizer.vocab_size)
-    if shape.lora is None:
-        raise UserError(opened.folder, "has no adapters", "export it --to hf")
-    origin = read_origin(opened.folder)
-    chosen = choose_task(run_tasks(opened, before, tokenizer, shape), task)
-    form = form_of(without_adapters(shape), chosen, origin.model_type if origin else None)
-    with becoming(Path(out)) as folder:
-        params = stored_params(opened, shape, step)
-        match = Match(form.family.table, Model(without_adapters(form.shape)))
+    task: str | None = None
+    """Whose head is written, where a run has several."""
+
+    def write(self, source: ExportSource, out: Path) -> None:
+        shape = source.shape
+        if shape.lora is None:
+            raise UserError(source.run.folder, "has no adapters", "export it --to hf")
+        tasks = run_tasks(source.run, source.config, source.tokenizer, shape)
+        task = choose_task(tasks, self.task)
+        form = export_form(source.merged_shape, task, source.model_type)
+        params = stored_params(source.run, shape, source.step)
+        bound = BoundTable(form.family.table, Model(without_adapters(form.shape)))
+        adapted = adapted_layers(shape)
         modules = {
             name: module
-            for name, module in modules_of(match).items()
-            if any(part.leaf in adapted_leaves(shape) for part in module.parts)
+            for name, module in modules_of(bound).items()
+            if any(part.path in adapted for part in module.parts)
         }
-        tensors = planned(modules, form, params, match.sizes, dtype)
-        tensors += head_tensors(form, params, dtype)
-        write_file(folder / WEIGHTS, tensors)
-        ranks = {name: _rank(tensors, form, name) for name in modules}
-        settings = peft_config(shape.lora, modules, ranks, form, match)
-        settings["base_model_name_or_path"] = base_name(before, origin)
-        write_json(folder / ADAPTER, settings)
-        written = TensorFiles(read_header(folder / WEIGHTS))
+        arrays = {path: np.asarray(leaf) for path, leaf in flatten(params) if ".lora_" in path}
+        pairs = {name: adapter_of(module, arrays, bound.sizes) for name, module in modules.items()}
+        tensors = adapter_tensors(pairs, form, source.dtype)
+        tensors += head_tensors(form, params, source.dtype)
+        write_file(out / WEIGHTS, tensors)
+        ranks = {name: len(a) for name, (a, _) in pairs.items()}
+        config = peft_config(shape.lora, modules, ranks, form, bound)
+        config["base_model_name_or_path"] = base_name(source.config, source.origin)
+        write_json(out / ADAPTER, config)
+        written = TensorFiles(read_header(out / WEIGHTS))
         for tensor in tensors:
             if not np.array_equal(written.read(tensor.name), tensor.make()):
                 raise UserError(f"tensor {tensor.name}", "does not read back as it was written")
-    return Path(out)
+
+    def summary(self, out: Path) -> dict[str, Any]:
+        return {
+            "parameters": num_parameters(TensorFiles(read_header(out / WEIGHTS))),
+            "next": f"peft.PeftModel.from_pretrained(model, {str(out)!r})",
+        }
 
 
-def planned(
-    modules: Mapping[str, Module],
-    form: Whole | Headed,
-    params: Params,
-    sizes: Sizes,
-    dtype: str | None,
-) -> list[Planned]:
-    """A and B of every module that has an adapter."""
-    flat = {path: np.asarray(leaf) for path, leaf in flatten(params) if ".lora_" in path}
-    found = []
-    for name, module in modules.items():
-        pair = adapter_of(module, flat, sizes)
-        for which, array in zip(("lora_A", "lora_B"), pair, strict=True):
-            kept = array.astype(FLOATS[dtype]) if dtype else array
-            tensor = f"{PREFIX}{form.called(name)}.{which}.weight"
-            found.append(Planned(tensor, kept.shape, kept.dtype, partial(np.array, kept)))
-    return found
+def base_name(config: Config, origin: Origin | None) -> str | None:
+    """base_model_name_or_path; None, with a warning that says what to do, where the adapters are
+    not on a model as it was published, or PEFT has no name for it.
+
+    Args:
+      config: of a run with adapters.
+      origin: where its model was imported from.
+    """
+    base = config.init_from
+    if origin is None or not origin.source or (base and not is_untouched(Run(Path(base)))):
+        why = f"{base or 'the base model'} is not a model as it was published"
+    elif not _can_be_loaded(origin):
+        why = f"PEFT cannot load {origin.source}"
+    else:
+        return origin.source
+    if base:
+        name = shlex.quote(base)
+        fix = f"run llmjax export {name} FOLDER --to hf, and load the adapters onto that folder"
+    else:
+        fix = "load the adapters onto a folder of it"
+    log.warning("base_model_name_or_path is left empty, as %s; %s", why, fix)
+    return None
+
+
+def _can_be_loaded(origin: Origin) -> bool:
+    """Whether the source is a folder or a name on the hub; PEFT has a field of its own for a
+    revision."""
+    if origin.format != "hf" or origin.source.startswith("sample:"):
+        return False
+    return "@" not in origin.source or Path(origin.source).is_dir()
 
 
 def adapter_of(
-    module: Module, flat: Mapping[str, np.ndarray], sizes: Sizes
+    module: Module, arrays: Mapping[str, np.ndarray], sizes: Sizes
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Their A and B. Where a module holds several of our kernels, their adapters stand side by side
+    """PEFT's A and B. Where a module holds several of our kernels, their adapters are concatenated
     along the rank: each has columns of B of its own, or all share one A."""
-    firsts, seconds = [], []
+    a_parts, b_parts = [], []
     for part in module.parts:
-        if f"{part.leaf}.lora_a" in flat:
-            first, second = (flat[f"{part.leaf}.lora_{which}"][part.layer] for which in "ab")
-            firsts.append(write_layout(part.first, sizes, first))
-            seconds.append(write_layout(part.second, sizes, second))
-    if all(np.array_equal(firsts[0], other) for other in firsts[1:]):
-        return firsts[0], np.sum(seconds, axis=0, dtype=seconds[0].dtype)
-    return np.concatenate(firsts, axis=0), np.concatenate(seconds, axis=1)
+        if f"{part.path}.lora_a" in arrays:
+            a, b = (arrays[f"{part.path}.lora_{which}"][part.layer] for which in "ab")
+            a_parts.append(write_layout(part.a, sizes, a))
+            b_parts.append(write_layout(part.b, sizes, b))
+    if all(np.array_equal(a_parts[0], a) for a in a_parts[1:]):
+        return a_parts[0], np.sum(b_parts, axis=0, dtype=b_parts[0].dtype)
+    return np.concatenate(a_parts, axis=0), np.concatenate(b_parts, axis=1)
 
 
-def head_tensors(form: Whole | Headed, params: Params, dtype: str | None) -> list[Planned]:
+def adapter_tensors(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    form: PlainModel | ModelWithHead,
+    dtype: str | None,
+) -> list[LazyTensor]:
+    """A and B of each module."""
+    tensors = []
+    for name, pair in pairs.items():
+        for which, array in zip(("lora_A", "lora_B"), pair, strict=True):
+            array = array.astype(FLOATS[dtype]) if dtype else array
+            tensor = f"{PREFIX}{form.published_name(name)}.{which}.weight"
+            tensors.append(LazyTensor(tensor, array.shape, array.dtype, partial(np.array, array)))
+    return tensors
+
+
+def head_tensors(
+    form: PlainModel | ModelWithHead, params: Params, dtype: str | None
+) -> list[LazyTensor]:
     """The head's own parameters."""
-    if isinstance(form, Whole):
+    if isinstance(form, PlainModel):
         return []
-    own = {row.name for row in form.top.rows() if form.head.neck != "pooler" or "out" in row.leaf}
+    pools = form.head.neck == "pooler"
+    head = {row.tensor for row in form.task_class.rows() if not pools or "out" in row.param}
     plain = {path: leaf for path, leaf in flatten(params) if ".lora_" not in path}
-    plan = form.tensors(unflatten(plain), dtype)
-    return [replace(one, name=f"{PREFIX}{one.name}") for one in plan if one.name in own]
+    tensors = form.tensors(unflatten(plain), dtype)
+    return [replace(tensor, name=PREFIX + tensor.name) for tensor in tensors if tensor.name in head]
 
 
 def peft_config(
     lora: LoraConfig,
     modules: Mapping[str, Module],
     ranks: Mapping[str, int],
-    form: Whole | Headed,
-    match: Match,
+    form: PlainModel | ModelWithHead,
+    bound: BoundTable,
 ) -> dict[str, Any]:
-    """adapter_config.json, but for the base model's name. A rank other than the run's is that of
+    """adapter_config.json, without the base model's name. A rank other than the run's is that of
     several adapters in one module, whose alpha grows with it."""
-    others = [row.name.removesuffix(".weight") for row in match.table.rows]
-    if isinstance(form, Headed):
-        others += [row.name.removesuffix(".weight") for row in form.top.rows()]
-    wide = {name: rank for name, rank in ranks.items() if rank != lora.rank}
-    wide_names = {re.escape(form.called(name)): rank for name, rank in wide.items()}
-    saved = form.saved_modules() if isinstance(form, Headed) else None
+    others = [row.tensor.removesuffix(".weight") for row in bound.table.rows]
+    if isinstance(form, ModelWithHead):
+        others += [row.tensor.removesuffix(".weight") for row in form.task_class.rows()]
+    rank_pattern = {
+        re.escape(form.published_name(name)): rank
+        for name, rank in ranks.items()
+        if rank != lora.rank
+    }
     return {
         "peft_type": "LORA",
-        "task_type": _task_type(form, form.shape),
+        "task_type": _task_type(form),
         "r": lora.rank,
-        "lora_alpha": _whole(lora.alpha),
+        "lora_alpha": _plain_number(lora.alpha),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": all(module.transposed for module in modules.values()),
         "target_modules": target_names(modules, others, form),
-        "modules_to_save": saved,
-        "rank_pattern": wide_names,
-        "alpha_pattern": {name: _whole(lora.scale * rank) for name, rank in wide_names.items()},
+        "modules_to_save": form.saved_modules() if isinstance(form, ModelWithHead) else None,
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": {
+            name: _plain_number(lora.scale * rank) for name, rank in rank_pattern.items()
+        },
         "use_rslora": False,
         "use_dora": False,
         "inference_mode": True,
@@ -164,40 +204,36 @@ def peft_config(
 
 
 def target_names(
-    modules: Mapping[str, Module], others: Sequence[str], form: Whole | Headed
+    modules: Mapping[str, Module], others: Sequence[str], form: PlainModel | ModelWithHead
 ) -> list[str]:
-    """The shortest ends of names that mean these modules and no others; else whole names."""
+    """The shortest suffixes of names that match these modules and no others; else whole names."""
     wanted = {module.pattern for module in modules.values()}
-    free = set(others) - wanted
-    found: list[str] = []
+    unwanted = set(others) - wanted
+    targets: list[str] = []
     for pattern in sorted(wanted):
         words = pattern.partition(f"{LAYER}.")[2].split(".")
-        ends = (".".join(words[-count:]) for count in range(1, len(words) + 1))
-        end = next((e for e in ends if not any(_ends(other, e) for other in free)), None)
-        if end is None:
-            found += [form.called(m.name) for m in modules.values() if m.pattern == pattern]
-        elif end not in found:
-            found.append(end)
-    return found
+        suffixes = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+        suffix = next((s for s in suffixes if not any(_ends(name, s) for name in unwanted)), None)
+        if suffix is None:
+            names = (module.name for module in modules.values() if module.pattern == pattern)
+            targets += map(form.published_name, names)
+        elif suffix not in targets:
+            targets.append(suffix)
+    return targets
 
 
-def _ends(name: str, end: str) -> bool:
-    return name == end or name.endswith(f".{end}")
+def _ends(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith(f".{suffix}")
 
 
-def _task_type(form: Whole | Headed, shape: ModelConfig) -> str:
-    if isinstance(form, Headed):
-        return KINDS[form.use]
-    if shape.is_encoder_decoder:
+def _task_type(form: PlainModel | ModelWithHead) -> str:
+    if isinstance(form, ModelWithHead):
+        return TASK_TYPES[form.kind]
+    if form.shape.is_encoder_decoder:
         return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if shape.num_decoder_layers else "FEATURE_EXTRACTION"
+    return "CAUSAL_LM" if form.shape.num_decoder_layers else "FEATURE_EXTRACTION"
 
 
-def _rank(tensors: Sequence[Planned], form: Whole | Headed, name: str) -> int:
-    wanted = f"{PREFIX}{form.called(name)}.lora_A.weight"
-    return next(tensor.shape[0] for tensor in tensors if tensor.name == wanted)
-
-
-def _whole(number: float) -> int | float:
-    """Integers as such, as PEFT writes them."""
+def _plain_number(number: float) -> int | float:
+    """Whole numbers as integers, as PEFT writes them."""
     return int(number) if number == int(number) else number

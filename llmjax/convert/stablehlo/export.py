@@ -1,124 +1,93 @@
-"""A run as programs that any machine with jax and numpy runs: StableHLO, by jax.export.
+"""A run as programs that any machine with jax and numpy can run: StableHLO, by jax.export.
 
 The folder holds the programs (for chosen platforms, any number of rows and any lengths), the
 weights in safetensors, the tokenizer, manifest.json and load.py.
 """
 
 import importlib.util
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmjax.convert.folders import becoming
-from llmjax.convert.hf.safetensors_writing import write_file
+from llmjax.convert.exporting import Exporter, ExportSource
+from llmjax.convert.hf.config import write_json
+from llmjax.convert.hf.safetensors import write_file
+from llmjax.convert.params import model_params
 from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
-from llmjax.convert.stored import model_params, without_adapters
-from llmjax.convert.tensors import Planned
-from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.convert.tensors import LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.model.checks import resolve
 from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.params import Params, unstack_layers
-from llmjax.run.folder import Run
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 LOADER = "load.py"
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""By how much the programs' logits may differ from the model's, in their standard deviations."""
+"""How much the programs' logits may differ from the model's, in their standard deviations."""
 
 
-def export_stablehlo(
-    run: Path | str,
-    out: Path | str,
-    *,
-    platforms: Sequence[str] | None = None,
-    dtype: str | None = None,
-    step: int | None = None,
-) -> Path:
-    """Writes the folder `out`, which must not exist, and tries it.
+@dataclass(frozen=True)
+class StableHloExporter(Exporter):
+    """Writes programs, weights, tokenizer, manifest and loader, and compares their logits.
 
     A decoder becomes the programs prefill and decode, an encoder hidden and forward, an
-    encoder-decoder encode and decode.
-
-    Args:
-      run: a run folder.
-      out: what to write.
-      platforms: of cpu, cuda and tpu; None for all that the model lowers for.
-      dtype: float32 or bfloat16, of weights and products; None for those of the run.
-      step: which checkpoint; None for the newest.
-
-    Returns:
-      `out`.
-
-    Raises:
-      UserError: `out` exists or cannot be written, the run cannot be read, or it does not lower for
-        a platform.
+    encoder-decoder encode and decode. The dtype is that of weights and products.
     """
-    check_installed()
-    with becoming(Path(out)) as folder:
-        model, params, tokenizer = _opened(Path(run), step, dtype)
+
+    platforms: Sequence[str] | None = None
+    """Of cpu, cuda and tpu; None for all that the model can be lowered for."""
+    dtypes: ClassVar = get_args(Dtype)
+
+    def check(self) -> None:
+        if importlib.util.find_spec("flatbuffers") is None:  # with which jax.export writes
+            raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
+
+    def write(self, source: ExportSource, out: Path) -> None:
+        model, params = _unstacked_model(source)
         weights = flat(params)
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
-        found = programs(model)
-        able = choose_platforms(found, shapes, platforms)
-        described = {}
-        for program in found:
-            described[program.name] = _write_program(folder, program, shapes, able)
-        write_file(folder / WEIGHTS, [_planned(name, weights[name]) for name in sorted(weights)])
-        manifest = _manifest(model, tokenizer, described, shapes, able)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
-        tokenizer.save(folder / "tokenizer")
-        shutil.copyfile(Path(__file__).with_name("load.py"), folder / LOADER)
-        _copy_flatbuffers(folder / "packages" / "flatbuffers")
-        _check(folder, model, params, able)
-    return Path(out)
+        model_programs = programs(model)
+        platforms = choose_platforms(model_programs, shapes, self.platforms)
+        described = {
+            program.name: _write_program(out, program, shapes, platforms)
+            for program in model_programs
+        }
+        write_file(out / WEIGHTS, [_lazy_tensor(name, weights[name]) for name in sorted(weights)])
+        manifest = _manifest(model, source.tokenizer, described, shapes, platforms)
+        write_json(out / "manifest.json", manifest)
+        source.tokenizer.save(out / "tokenizer")
+        shutil.copyfile(Path(__file__).with_name("load.py"), out / LOADER)
+        _copy_flatbuffers(out / "packages" / "flatbuffers")
+        _check(out, model, params, platforms)
 
 
-def check_installed() -> None:
-    """Checks that programs can be written at all.
+def _unstacked_model(source: ExportSource) -> tuple[Model, Params]:
+    """The model with the attention that lowers for every platform, parameters layer by layer.
 
-    Raises:
-      UserError: flatbuffers, which jax.export writes with, is not installed.
+    A step multiplies with a layer's weights as they are; stacked ones it would slice each time.
     """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
-
-
-def _opened(run: Path, step: int | None, dtype: str | None) -> tuple[Model, Params, Tokenizer]:
-    """A run's model with the attention that lowers for every platform, parameters layer by layer.
-
-    A step multiplies with a layer's weights as they lie; stacked ones it would cut out each time.
-    """
-    if dtype not in (None, *get_args(Dtype)):
-        raise UserError(f"dtype {dtype}", "programs do not compute in it", "float32 or bfloat16")
-    folder = Run.open(run)
-    tokenizer = load_tokenizer(folder.tokenizer)
-    config = folder.config()
-    shape = resolve(config.model, tokenizer.vocab_size)
-    params = model_params(folder, shape, step, dtype)
-    compute = replace(config.compute, attention="reference", remat="none")
+    dtype = source.dtype
+    params = model_params(source.run, source.shape, source.step, dtype)
+    compute = replace(source.config.compute, attention="reference", remat="none")
     if dtype is not None:
         compute = replace(compute, dtype=cast(Dtype, dtype))
         params = jax.tree.map(lambda x: x.astype(dtype), params)
-    return Model(without_adapters(shape), compute), unstack_layers(params), tokenizer
+    return Model(source.merged_shape, compute), unstack_layers(params)
 
 
 def _write_program(
     folder: Path, program: Program, weights: Named, platforms: Sequence[str]
 ) -> dict[str, Any]:
-    """Writes one program; returns what the manifest says of it."""
+    """Writes a program; returns its entry in the manifest."""
     lowered = program.lowered(weights, platforms)
     file = f"{program.name}.jax"
     (folder / file).write_bytes(lowered.serialize())
@@ -143,8 +112,8 @@ def _described(named: Named) -> dict[str, Any]:
     }
 
 
-def _planned(name: str, array: jax.Array) -> Planned:
-    return Planned(name, array.shape, np.dtype(array.dtype), lambda: np.asarray(array))
+def _lazy_tensor(name: str, array: jax.Array) -> LazyTensor:
+    return LazyTensor(name, array.shape, np.dtype(array.dtype), lambda: np.asarray(array))
 
 
 def _manifest(
@@ -182,7 +151,7 @@ def _manifest(
 
 
 def _copy_flatbuffers(folder: Path) -> None:
-    """The few files with which jax.export reads programs, so that nothing need be installed."""
+    """The few files that jax.export needs to read programs, so that nothing has to be installed."""
     import flatbuffers
 
     folder.mkdir(parents=True)
@@ -218,10 +187,10 @@ def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str])
 
 
 def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the model and of the exported programs, for the same made-up tokens."""
+    """Logits of the model and of the exported programs, for the same random tokens."""
     config = model.config
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 6), np.int32)
-    ones, places = np.ones_like(tokens), np.broadcast_to(np.arange(6), (2, 6))
+    ones, positions = np.ones_like(tokens), np.broadcast_to(np.arange(6), (2, 6))
     if "forward" in exported.programs:
         inputs = {"tokens": tokens, "segments": ones}
         if config.token_types:
@@ -229,18 +198,18 @@ def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, 
         theirs = exported.run("forward", {}, **inputs)[0]["logits"]
         ours = jax.jit(model.apply)(params, **jax.tree.map(jnp.asarray, inputs))
         return np.asarray(ours), np.asarray(theirs)
-    state, found, first = exported.empty(b=2, s=8), [], 0
+    state, logits, first = exported.empty(b=2, s=8), [], 0
     rest: dict[str, Any] = {}
     if "encode" in exported.programs:
         state |= exported.run("encode", {}, tokens=tokens, segments=ones)[1]
         rest = {"encoder_tokens": jnp.asarray(tokens)}
     else:
-        prompt = {"tokens": tokens[:, :4], "positions": places[:, :4], "last": [3, 3]}
+        prompt = {"tokens": tokens[:, :4], "positions": positions[:, :4], "last": [3, 3]}
         out, state = exported.run("prefill", state, **prompt)
-        found, first = [out["logits"]], 4
+        logits, first = [out["logits"]], 4
     for i in range(first, 6):
-        step = {"tokens": tokens[:, i : i + 1], "positions": places[:, i : i + 1]}
+        step = {"tokens": tokens[:, i : i + 1], "positions": positions[:, i : i + 1]}
         out, state = exported.run("decode", state, **step)
-        found.append(out["logits"])
+        logits.append(out["logits"])
     ours = jax.jit(model.apply)(params, jnp.asarray(tokens), **rest)
-    return np.asarray(ours)[:, -len(found) :], np.stack(found, axis=1)
+    return np.asarray(ours)[:, -len(logits) :], np.stack(logits, axis=1)

@@ -1,9 +1,10 @@
-"""Runs the programs of this folder; needs jax and numpy alone.
+"""Runs the programs of this folder; needs only jax and numpy.
 
     python load.py 504 338 2391 --new 20
 
-writes the ids that follow these, the likeliest one each time. As a library: `Exported().generate`,
-or `Exported().run` for one program of manifest.json, which says what each takes and returns.
+writes the ids that follow these, the most likely one each time. As a library:
+`Exported().generate`, or `Exported().run` for a program of manifest.json, which describes what each
+takes and returns.
 """
 
 import argparse
@@ -27,20 +28,20 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 def read_weights(path: Path) -> dict[str, jax.Array]:
-    """All tensors of a safetensors file: length of the header, header, numbers."""
+    """All tensors of a safetensors file: the header's length, the header, the numbers."""
     raw = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    found = {}
+    weights = {}
     for name, entry in json.loads(raw[8:start].tobytes()).items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
             numbers = raw[start + first : start + last].view(DTYPES[entry["dtype"]])
-            found[name] = jnp.array(numbers.reshape(entry["shape"]))
-    return found
+            weights[name] = jnp.array(numbers.reshape(entry["shape"]))
+    return weights
 
 
 class Exported:
-    """The programs, their weights and what manifest.json says."""
+    """The programs, their weights and manifest.json."""
 
     def __init__(self, folder: Path = HERE):
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -51,12 +52,12 @@ class Exported:
             self.programs[name] = jax.jit(call, donate_argnums=1)
 
     def run(self, name: str, state: dict[str, Any], **inputs: Any) -> tuple[dict, dict]:
-        """One program's outputs and its state, which replaces the one given."""
+        """A program's outputs and its state, which replaces the given one."""
         arrays = {key: jnp.asarray(value, jnp.int32) for key, value in inputs.items()}
         return self.programs[name](self.weights, state, arrays)
 
     def empty(self, **sizes: int) -> dict[str, jax.Array]:
-        """What a decoder remembers at first; the sizes are those left open in the manifest."""
+        """An empty decoder cache; the sizes are those left open in the manifest."""
         state = self.manifest["programs"]["decode"]["state"]
         return {
             name: jnp.zeros([sizes.get(n, n) for n in of["shape"]], of["dtype"])
@@ -65,7 +66,7 @@ class Exported:
         }
 
     def generate(self, prompts: Sequence[Sequence[int]], new: int) -> list[list[int]]:
-        """The likeliest continuation of each, up to `new` ids or the end of the text.
+        """The most likely continuation of each, up to `new` ids or the end of the text.
 
         An encoder-decoder reads the prompts with its encoder.
         """
@@ -81,9 +82,9 @@ class Exported:
             out, state = self.run("decode", state, tokens=first[:, None], positions=at[:, None])
         else:
             state = self.empty(b=len(prompts), s=int(width) + new)
-            places = np.broadcast_to(np.arange(width), tokens.shape)
+            positions = np.broadcast_to(np.arange(width), tokens.shape)
             last = lengths - 1
-            out, state = self.run("prefill", state, tokens=tokens, positions=places, last=last)
+            out, state = self.run("prefill", state, tokens=tokens, positions=positions, last=last)
             at = last
         ids = []
         for _ in range(new):
@@ -103,19 +104,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Continues token ids.")
     parser.add_argument("ids", type=int, nargs="+", help="of the prompt")
     parser.add_argument("--new", type=int, default=20, help="how many ids at most")
-    given = parser.parse_args()
+    args = parser.parse_args()
     exported = Exported()
     if "decode" in exported.programs:
-        found = exported.generate([given.ids], given.new)[0]
-    else:  # an encoder: the likeliest id at every place
-        rows = np.array([given.ids + [0] * (len(given.ids) == 1)])
+        ids = exported.generate([args.ids], args.new)[0]
+    else:  # an encoder: the most likely id at every position
+        rows = np.array([args.ids + [0] * (len(args.ids) == 1)])
         inputs = {
             name: np.zeros_like(rows) for name in exported.manifest["programs"]["forward"]["inputs"]
         }
-        inputs |= {"tokens": rows, "segments": (np.arange(rows.shape[1]) < len(given.ids))[None]}
+        inputs |= {"tokens": rows, "segments": (np.arange(rows.shape[1]) < len(args.ids))[None]}
         out, _ = exported.run("forward", {}, **inputs)
-        found = np.asarray(out["logits"].argmax(-1))[0, : len(given.ids)].tolist()
-    print(*found)
+        ids = np.asarray(out["logits"].argmax(-1))[0, : len(args.ids)].tolist()
+    print(*ids)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A model's functions as programs of named arrays, traced for any number of rows and tokens.
 
 Every program is a function (weights, state, inputs) -> (outputs, state) of flat dictionaries. The
-state is what a decoder remembers; each step takes the last one's.
+state is a decoder's cache; each step takes the one before it returned.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from llmjax.convert.params import unflatten
 from llmjax.errors import UserError
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
@@ -25,24 +26,25 @@ Named = dict[str, Any]
 
 
 def cpu() -> jax.Device:
-    """The CPU, for which programs are traced, and on which they are tried.
+    """The CPU, for which programs are traced, and on which they are tested.
 
     Raises:
-      UserError: JAX was told to leave it out.
+      UserError: JAX_PLATFORMS leaves it out.
     """
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
-        chosen = jax.config.values["jax_platforms"]
-        fix = f"set JAX_PLATFORMS={chosen},cpu"
+        platforms = jax.config.values["jax_platforms"]
         raise UserError(
-            f"JAX_PLATFORMS={chosen}", "leaves out the CPU, for which programs are traced", fix
+            f"JAX_PLATFORMS={platforms}",
+            "leaves out the CPU, for which programs are traced",
+            f"set JAX_PLATFORMS={platforms},cpu",
         ) from error
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is exported under one name."""
+    """A program and the shapes of its arguments."""
 
     name: str
     run: Callable[[Named, Named, Named], tuple[Named, Named]]
@@ -50,12 +52,11 @@ class Program:
     inputs: Named
 
     def lowered(self, weights: Named, platforms: Sequence[str]) -> export.Exported:
-        """The program for these platforms.
-
-        It is traced for a CPU, whose special cases are right everywhere.
+        """The program for these platforms, traced for a CPU, whose special cases are right
+        everywhere.
 
         Raises:
-          UserError: JAX was told to leave out the CPU.
+          UserError: as `cpu`.
         """
         with jax.default_device(cpu()):
             traced = export.export(jax.jit(self.run), platforms=platforms)
@@ -63,9 +64,8 @@ class Program:
 
 
 def programs(model: Model) -> list[Program]:
-    """All that a model of this kind can be asked for.
-
-    The model's attention must be the reference one, which alone lowers for every platform.
+    """The programs of a model, whose attention must be the reference one: it alone lowers for every
+    platform.
     """
     if not model.config.num_decoder_layers:
         return _encoder(model)
@@ -73,59 +73,49 @@ def programs(model: Model) -> list[Program]:
 
 
 def choose_platforms(
-    found: Sequence[Program], weights: Named, wanted: Sequence[str] | None
+    model_programs: Sequence[Program], weights: Named, wanted: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The platforms that all programs lower for, of those wanted (None: any that we know).
+    """The platforms that all programs lower for, of those wanted (None: of all).
 
     Raises:
-      UserError: one that was asked for does not, or is unknown.
+      UserError: they do not lower for a wanted one, or it is unknown.
     """
     if wanted is not None and (unknown := [name for name in wanted if name not in PLATFORMS]):
-        known = ", ".join(PLATFORMS)
-        raise UserError(f"platform {', '.join(unknown)}", "is unknown", f"known are {known}")
+        supported = ", ".join(PLATFORMS)
+        raise UserError(f"platform {', '.join(unknown)}", "is unknown", f"choose {supported}")
     with contextlib.suppress(NotImplementedError):
-        found[-1].lowered(weights, wanted or PLATFORMS)
+        model_programs[-1].lowered(weights, wanted or PLATFORMS)
         return tuple(wanted or PLATFORMS)
-    able = []
+    supported_here = []
     for platform in wanted or PLATFORMS:
         try:
-            found[-1].lowered(weights, [platform])
+            model_programs[-1].lowered(weights, [platform])
         except NotImplementedError as error:
             if wanted is not None:
-                raise UserError(f"platform {platform}", f"cannot be had: {error}") from error
+                raise UserError(f"platform {platform}", f"is not supported: {error}") from error
         else:
-            able.append(platform)
-    return tuple(able)
+            supported_here.append(platform)
+    return tuple(supported_here)
 
 
 def flat(tree: Any) -> Named:
     """The leaves of a tree by their dotted paths."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_dotted(path): leaf for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def nested(named: Named) -> Params:
     """The inverse of `flat` for dictionaries and tuples in dictionaries."""
-    tree: Params = {}
-    for name, leaf in named.items():
-        *parents, last = name.split(".")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = leaf
-    return _with_tuples(tree)
+    tree: Params = _with_tuples(unflatten(named))
+    return tree
 
 
 def _with_tuples(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
-    found = {name: _with_tuples(inner) for name, inner in tree.items()}
-    numbered = bool(found) and all(name.isdigit() for name in found)
-    return tuple(found[str(i)] for i in range(len(found))) if numbered else found
-
-
-def _dotted(path: Sequence[Any]) -> str:
-    return jax.tree_util.keystr(tuple(path), simple=True, separator=".")
+    nodes = {name: _with_tuples(inner) for name, inner in tree.items()}
+    numbered = bool(nodes) and all(name.isdigit() for name in nodes)
+    return tuple(nodes[str(i)] for i in range(len(nodes))) if numbered else nodes
 
 
 def _tokens(*shape: Any) -> jax.ShapeDtypeStruct:
@@ -144,8 +134,8 @@ def _symbols(model: Model, names: str) -> tuple[Any, ...]:
     return tuple(export.symbolic_shape(names, constraints=limits))
 
 
-def _remembering(model: Model, empty: Cache) -> Callable[[Named, Named, Named], Any]:
-    """Reads tokens at positions; the logits are those of each row's last one."""
+def _cached(model: Model, empty: Cache) -> Callable[[Named, Named, Named], Any]:
+    """Reads tokens at positions into the cache; returns the logits of each row's last one."""
     tree = jax.tree.structure(empty)
 
     def run(weights: Named, state: Named, inputs: Named) -> tuple[Named, Named]:
@@ -162,26 +152,28 @@ def _decoder(model: Model) -> list[Program]:
     b, t, s = _symbols(model, "b, t, s")
     empty = jax.eval_shape(lambda: model.init_cache(b, s))
     prompt = {"tokens": _tokens(b, t), "positions": _tokens(b, t), "last": _tokens(b)}
-    prefill = Program("prefill", _remembering(model, empty), flat(empty), prompt)
-    b, s = _symbols(model, "b, s")  # a size that a program has not may not limit it
+    prefill = Program("prefill", _cached(model, empty), flat(empty), prompt)
+    b, s = _symbols(
+        model, "b, s"
+    )  # a program must not be constrained by a size that it does not have
     empty = jax.eval_shape(lambda: model.init_cache(b, s))
     return [prefill, _step(model, empty, b)]
 
 
 def _step(model: Model, empty: Cache, rows: Any) -> Program:
     inputs = {"tokens": _tokens(rows, 1), "positions": _tokens(rows, 1)}
-    return Program("decode", _remembering(model, empty), flat(empty), inputs)
+    return Program("decode", _cached(model, empty), flat(empty), inputs)
 
 
 def _encoder_decoder(model: Model) -> list[Program]:
-    def remember(params: Params, tokens: Any, segments: Any, length: Any) -> Cache:
+    def fill_cache(params: Params, tokens: Any, segments: Any, length: Any) -> Cache:
         encoded = model.encode(params, tokens, segments)
         return model.init_cache(
             tokens.shape[0], length, encoded=encoded, encoder_segments=segments, params=params
         )
 
     def encode(weights: Named, state: Named, inputs: Named) -> tuple[Named, Named]:
-        cache = remember(nested(weights), inputs["tokens"], inputs["segments"], 1)
+        cache = fill_cache(nested(weights), inputs["tokens"], inputs["segments"], 1)
         return {}, flat(replace(cache, keys=(), values=()))
 
     b, e = _symbols(model, "b, e")
@@ -189,7 +181,7 @@ def _encoder_decoder(model: Model) -> list[Program]:
     first = Program("encode", encode, {}, source)
     b, s, e = _symbols(model, "b, s, e")
     rows = (_tokens(b, e), _tokens(b, e))
-    empty = jax.eval_shape(partial(remember, length=s), model.abstract_params(), *rows)
+    empty = jax.eval_shape(partial(fill_cache, length=s), model.abstract_params(), *rows)
     return [first, _step(model, empty, b)]
 
 
@@ -200,8 +192,8 @@ def _encoder(model: Model) -> list[Program]:
         inputs["token_types"] = _tokens(b, t)
 
     def hidden(weights: Named, state: Named, inputs: Named) -> tuple[Named, Named]:
-        found = model.hidden(nested(weights), **inputs)
-        return {"hidden": found.astype(jnp.float32)}, {}
+        states = model.hidden(nested(weights), **inputs)
+        return {"hidden": states.astype(jnp.float32)}, {}
 
     def logits(weights: Named, state: Named, inputs: Named) -> tuple[Named, Named]:
         return {"logits": model.apply(nested(weights), **inputs)}, {}

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on, on stderr: a progress bar, or a line at a time.
+"""What a person sees of a run, on stderr: a progress bar, or a line at a time.
 
 Nobody may be there to see it: a terminal that was closed, a pipe whose reader has gone. The run
-goes on all the same.
+continues all the same.
 """
 
 import contextlib
@@ -10,6 +10,12 @@ from typing import Any, Literal, Protocol
 
 from llmjax.metrics.names import in_words, task_metrics, value_in_words
 from llmjax.run.telemetry.sinks import Record
+
+# What a training line shows in its own way, or not at all; other figures follow by their names.
+SHOWN_APART = frozenset(
+    "step time epoch tokens skipped loss bits_per_byte accuracy learning_rate gradient_norm "
+    "tokens_per_second model_flops_per_second mfu data_wait_share device_memory_bytes".split()
+)
 
 
 class Display(Protocol):
@@ -134,9 +140,9 @@ def describe(record: Record) -> str:
     """The figures of a record with their units; what is not known is n/a."""
     if record["kind"] == "eval":
         if tasks := task_metrics(record):
-            return f"held out: {_of_tasks(record, tasks)}"
+            return f"validation: {_of_tasks(record, tasks)}"
         return (
-            f"held out: {_shown(record, 'loss', '{:.4f}')} nats/token  "
+            f"validation: {_shown(record, 'loss', '{:.4f}')} nats/token  "
             f"{_quality(record, '{:.4f}', '{:.2%}')}"
         )
     shown = (
@@ -144,7 +150,8 @@ def describe(record: Record) -> str:
         _quality(record, "{:.3f}", "{:.1%}"),
         f"lr {_shown(record, 'learning_rate', '{:.2e}')}",
         f"grad {_shown(record, 'gradient_norm', '{:.3g}')}",
-        f"{si(record.get('tokens_per_second'))}tok/s",
+        *_further(record),
+        f"{short_count(record.get('tokens_per_second'))} tok/s",
         f"{si(record.get('model_flops_per_second'))}FLOP/s",
         f"MFU {_shown(record, 'mfu', '{:.1%}')}",
         f"data wait {_shown(record, 'data_wait_share', '{:.1%}')}",
@@ -160,8 +167,8 @@ def _of_tasks(record: Record, tasks: dict[str, list[str]]) -> str:
     shown = []
     for name in [*named, *(["loss"] if "loss" not in named else [])]:
         task, value = name.rpartition(".")[0], record.get(name)
-        told = "n/a" if value is None else value_in_words(name, value)
-        shown.append(f"{task} {in_words(name)} {told}".strip())
+        text = "n/a" if value is None else value_in_words(name, value)
+        shown.append(f"{task} {in_words(name)} {text}".strip())
     return "  ".join(shown)
 
 
@@ -169,8 +176,27 @@ def _quality(record: Record, bits: str, share: str) -> str:
     """Bits per byte; where there are none, the accuracy; nothing where that is unknown too."""
     if record.get("bits_per_byte") is None and record.get("loss") is not None:
         known = record.get("accuracy") is not None
-        return f"{_shown(record, 'accuracy', share)} right" if known else ""
+        return f"accuracy {_shown(record, 'accuracy', share)}" if known else ""
     return f"{_shown(record, 'bits_per_byte', bits)} bits/byte"
+
+
+def _further(record: Record) -> list[str]:
+    """What else losses name, such as a z-loss: their means by their own names."""
+    return [
+        f"{name.replace('_', ' ')} {value:.4f}"
+        for name, value in record.items()
+        if name not in SHOWN_APART and isinstance(value, float)
+    ]
+
+
+def short_count(value: float | None) -> str:
+    """How many, in three digits: 12300 is "12.3k", 4.86e9 is "4.86B"."""
+    if value is None:
+        return "n/a"
+    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def si(value: float | None) -> str:

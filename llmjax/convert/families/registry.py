@@ -1,0 +1,79 @@
+"""The families of published models, by model_type: a file with a table and a line here for each."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from llmjax.convert.families.family import Family
+from llmjax.convert.hf.config import shortened
+from llmjax.errors import UserError
+from llmjax.model.config import ModelConfig
+from llmjax.registry import Registry
+
+_REGISTRY: Registry[Family] = Registry(
+    "model_type",
+    {
+        "llama": "llmjax.convert.families.llama:LLAMA",
+        "qwen3": "llmjax.convert.families.llama:QWEN3",
+        "qwen2": "llmjax.convert.families.llama:QWEN2",
+        "mistral": "llmjax.convert.families.llama:MISTRAL",
+        "gpt2": "llmjax.convert.families.gpt:GPT2",
+        "smollm3": "llmjax.convert.families.llama:SMOLLM3",
+        "olmo2": "llmjax.convert.families.llama:OLMO2",
+        "gemma": "llmjax.convert.families.llama:GEMMA",
+        "gemma2": "llmjax.convert.families.llama:GEMMA2",
+        "gemma3_text": "llmjax.convert.families.llama:GEMMA3",
+        "phi3": "llmjax.convert.families.gpt:PHI3",
+        "gpt_neox": "llmjax.convert.families.gpt:GPT_NEOX",
+        "bert": "llmjax.convert.families.bert:BERT",
+        "roberta": "llmjax.convert.families.bert:ROBERTA",
+        "xlm-roberta": "llmjax.convert.families.bert:XLM_ROBERTA",
+        "distilbert": "llmjax.convert.families.bert:DISTILBERT",
+        "modernbert": "llmjax.convert.families.bert:MODERNBERT",
+        "t5": "llmjax.convert.families.t5:T5",
+        "mt5": "llmjax.convert.families.t5:MT5",
+    },
+)
+FAMILIES = cast("Mapping[str, Family]", _REGISTRY)  # its values are instances
+"""model_type -> family. A model is exported as the first that can express it; those that most
+programs read come first."""
+
+
+def family_of(values: Mapping[str, Any], where: object = "config.json") -> Family:
+    """The family of a config.json.
+
+    Raises:
+      UserError: it is not supported.
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UserError(
+            where,
+            f"model_type {shortened(repr(model_type))} is not supported",
+            f"supported are {', '.join(sorted(FAMILIES))}",
+        )
+    return FAMILIES[model_type]
+
+
+def family_for(config: ModelConfig, preferred: str | None = None) -> Family:
+    """A family that expresses an architecture exactly.
+
+    Args:
+      config: the architecture.
+      preferred: model_type to try first.
+
+    Raises:
+      UserError: there is none; names the fields that the closest family does not support.
+    """
+    unsupported: dict[str, list[str]] = {}
+    for model_type in sorted(FAMILIES, key=lambda name: name != preferred):
+        family = FAMILIES[model_type]
+        unsupported[model_type] = family.unsupported(config)
+        if not unsupported[model_type]:
+            return family
+    closest, fields = min(unsupported.items(), key=lambda item: len(item[1]))
+    raise UserError(
+        "model",
+        f"no published family has this architecture; the closest, {closest}, does not support "
+        + ", ".join(fields),
+        "the StableHLO export takes any model",
+    )

@@ -1,0 +1,321 @@
+"""Fields of a config.json about attention: rotary positions, and windows layer by layer."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmjax.convert.hf.config import HFConfig, as_float
+from llmjax.model.config import ModelConfig
+from llmjax.model.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeScaling,
+    Unscaled,
+    YarnScaling,
+)
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Values of layer_types."""
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Base, scaling and fraction of rotary positions, in both formats.
+
+    Older files have rope_theta and rope_scaling; those of Transformers 5 have all of it in
+    rope_parameters. The older format is written: every version and engine reads it.
+    """
+
+    theta: float = 10000.0
+    """Where the file does not have it."""
+    fraction: float | None = 1.0
+    """Likewise, of the dimensions that are rotated; None where the family rotates all."""
+    theta_name: str = "rope_theta"
+    fraction_name: str = "partial_rotary_factor"
+    renamed: tuple[tuple[str, str], ...] = (("su", "longrope"),)
+    """Types of scaling that have had other names."""
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        theta = hf.get(self.theta_name, float, None)
+        fraction = hf.get(self.fraction_name, float, None) if self.fraction is not None else None
+        scaling = hf.get("rope_scaling", dict, None)
+        parameters = hf.get("rope_parameters", dict, {})
+        old = HFConfig(scaling or parameters, where=f"{hf.where}: rope_scaling")
+        new = HFConfig(parameters, where=f"{hf.where}: rope_parameters")
+        theta = new.get("rope_theta", float, self.theta) if theta is None else theta
+        config: dict[str, Any] = {"rope_theta": float(old.get("rope_theta", float, theta))}
+        if self.fraction is not None:
+            name = "partial_rotary_factor"
+            fraction = new.get(name, float, self.fraction) if fraction is None else fraction
+            config["rotary_fraction"] = float(old.get(name, float, fraction))
+        config["rope_scaling"] = read_scaling(old, hf, dict(self.renamed))
+        return config
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        values = {self.theta_name: config.rope_theta, **write_scaling(config.rope_scaling)}
+        if self.fraction is not None:
+            values[self.fraction_name] = config.rotary_fraction
+        return values
+
+
+@dataclass(frozen=True)
+class TwoRotary:
+    """For families whose windowed layers have a base of their own (Gemma 3, ModernBERT)."""
+
+    theta: float
+    theta_name: str
+    window_theta: float
+    window_theta_name: str
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        theta = hf.get(self.theta_name, float, self.theta)
+        window_theta = hf.get(self.window_theta_name, float, self.window_theta)
+        parameters = hf.get("rope_parameters", dict, {})
+        scaling = hf.get("rope_scaling", dict, None)
+        new = HFConfig(parameters, where=f"{hf.where}: rope_parameters")
+        full = new.get(FULL, dict, {})
+        old = HFConfig(full | (scaling or {}), where=f"{hf.where}: rope_scaling")
+        window = HFConfig(new.get(SLIDING, dict, {}), where=f"{hf.where}: {SLIDING}")
+        if not isinstance(read_scaling(window, hf, {}), Unscaled):
+            raise hf.error("rope_parameters", parameters, "windowed layers cannot be scaled")
+        return {
+            "rope_theta": float(old.get("rope_theta", float, theta)),
+            "rope_scaling": read_scaling(old, hf, {}),
+            "window_rope_theta": float(window.get("rope_theta", float, window_theta)),
+        }
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        window = config.window_rope_theta
+        return {
+            self.theta_name: config.rope_theta,
+            self.window_theta_name: config.rope_theta if window is None else window,
+            **write_scaling(config.rope_scaling),
+        }
+
+
+def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> RopeScaling:
+    """The scaling that a rope_scaling object describes.
+
+    Args:
+      values: the object.
+      hf: the config.json around it.
+      renamed: other names of types.
+
+    Raises:
+      UserError: its type or a field of it is not supported.
+    """
+    kind = values.get("rope_type", str, None) or values.get("type", str, "default")
+    values.names_read.add("type")
+    kind = renamed.get(kind, kind)
+    max_length = hf.values.get("max_position_embeddings")
+    outside = hf.get("original_max_position_embeddings", int, None)
+
+    def original() -> int:
+        inside = values.get("original_max_position_embeddings", int, None)
+        length = outside or inside or max_length or 0
+        if length < 2:
+            raise values.error("original_max_position_embeddings", length, "it is too short")
+        return int(length)
+
+    scaling: RopeScaling
+    match kind:
+        case "default":
+            scaling = Unscaled()
+            values.names_read.update(("factor", "original_max_position_embeddings"))
+        case "linear":
+            scaling = LinearScaling(values.get("factor", float))
+        case "llama3":
+            low = values.get("low_freq_factor", float, 1.0)
+            high = values.get("high_freq_factor", float, 4.0)
+            if low >= high:
+                raise values.error("low_freq_factor", low, "it must be below high_freq_factor")
+            scaling = Llama3Scaling(values.get("factor", float), original(), low, high)
+        case "yarn":
+            scaling = _read_yarn(values, original(), max_length)
+        case "longrope":
+            scaling = _read_longrope(values, original())
+        case _:
+            supported = "default, linear, llama3, yarn, longrope"
+            raise values.error("rope_type", kind, f"supported are {supported}")
+    values.check_no_others(frozenset({"rope_theta", "partial_rotary_factor"}))
+    return scaling
+
+
+def _read_yarn(values: HFConfig, original: int, max_length: int | None) -> YarnScaling:
+    factor = values.get("factor", float, float(max_length or original) / original)
+    attention = values.get("attention_factor", float, None)
+    mscale, mscale_all = (values.get(name, float, None) for name in ("mscale", "mscale_all_dim"))
+    if attention is None and mscale and mscale_all and factor > 1:
+        log = math.log(factor)
+        attention = (0.1 * mscale * log + 1.0) / (0.1 * mscale_all * log + 1.0)
+    return YarnScaling(
+        factor=factor,
+        original_length=original,
+        beta_fast=values.get("beta_fast", float, 32.0),
+        beta_slow=values.get("beta_slow", float, 1.0),
+        attention_factor=attention,
+        truncate=values.get("truncate", bool, True),
+    )
+
+
+def _read_longrope(values: HFConfig, original: int) -> LongRopeScaling:
+    short, long = (_factors(values, name) for name in ("short_factor", "long_factor"))
+    factor = values.get("factor", float, None)
+    attention = values.get("attention_factor", float, None)
+    if attention is None and factor is not None:
+        grown = math.log(factor) / math.log(original) if factor > 1 else 0.0
+        attention = math.sqrt(1 + grown)
+    return LongRopeScaling(short, long, original, attention)
+
+
+def _factors(values: HFConfig, name: str) -> tuple[float, ...]:
+    numbers = values.get(name, list)
+    if not all(type(number) in (int, float) for number in numbers) or not numbers:
+        raise values.error(name, numbers, "it must be a list of numbers")
+    factors = tuple(map(as_float, numbers))
+    if not all(0 < factor < math.inf for factor in factors):
+        raise values.error(name, numbers, "its numbers must be positive and finite")
+    return factors
+
+
+def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    """rope_scaling as older files have it; null where nothing is scaled."""
+    values: dict[str, Any]
+    match scaling:
+        case Unscaled():
+            return {"rope_scaling": None}
+        case LinearScaling():
+            values = {"rope_type": "linear", "factor": scaling.factor}
+        case Llama3Scaling():
+            values = {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low_frequency_factor,
+                "high_freq_factor": scaling.high_frequency_factor,
+            }
+        case YarnScaling():
+            values = {
+                "rope_type": "yarn",
+                "factor": scaling.factor,
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+                "attention_factor": scaling.attention_factor,
+                "truncate": scaling.truncate,
+            }
+        case LongRopeScaling():
+            values = {
+                "rope_type": "longrope",
+                "short_factor": list(scaling.short_factors),
+                "long_factor": list(scaling.long_factors),
+                "attention_factor": scaling.attention_factor,
+            }
+    values["type"] = values["rope_type"]  # the key's name before 2024
+    if (original := getattr(scaling, "original_length", None)) is not None:
+        values["original_max_position_embeddings"] = original
+    return {"rope_scaling": {name: value for name, value in values.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Window:
+    """The same window in every layer."""
+
+    default: int | None
+    """Where the file does not have the field; null in the file means no window."""
+    name: str = "sliding_window"
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        default = None if self.name in hf.values else self.default
+        return {"window": hf.get(self.name, int, default)}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        return {self.name: config.window}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows in some layers, by layer_types or a pattern."""
+
+    name: str = "sliding_window"
+    default: int | None = None
+    every: int | None = None
+    """Without layer_types, every so many layers one has no window."""
+    first: bool = False
+    """Whether that is the first of them, not the last."""
+    every_name: str | None = None
+    """Field that holds `every`."""
+    switch: str | None = None
+    """Field that must be true for there to be windows at all."""
+    from_layer: str | None = None
+    """Field with the first layer that has a window, where no layer_types are given."""
+    halved: bool = False
+    """The file's width is that of both sides together, without the token itself."""
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        width = hf.get(self.name, int, None if self.name in hf.values else self.default)
+        on = self.switch is None or hf.get(self.switch, bool, False)
+        layers = num_layers(hf)
+        types = hf.get("layer_types", list, self._pattern(hf, layers))
+        if len(types) != layers or any(kind not in (FULL, SLIDING) for kind in types):
+            raise hf.error("layer_types", types, f"one of {FULL}, {SLIDING} for each layer")
+        if not on or width is None or SLIDING not in types:
+            return {"window": None, "global_layers": ()}
+        window = width // 2 + 1 if self.halved else width
+        full = tuple(i for i, kind in enumerate(types) if kind == FULL)
+        return {"window": window, "global_layers": full}
+
+    def _pattern(self, hf: HFConfig, layers: int) -> list[str]:
+        every, begin = self.every, 0
+        if self.every_name is not None:
+            every = hf.get(self.every_name, int, every)
+        if self.from_layer is not None:
+            begin = hf.get(self.from_layer, int, layers)
+        at = 0 if self.first or not every else every - 1
+        return [
+            FULL if i < begin or (every and i % every == at) else SLIDING for i in range(layers)
+        ]
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        layers = max(config.num_encoder_layers, config.num_decoder_layers)
+        window, full = config.window, set(config.global_layers)
+        full = set(range(layers)) if window is None else full
+        width = self.default if window is None else 2 * (window - 1) if self.halved else window
+        values: dict[str, Any] = {
+            self.name: width,
+            "layer_types": [FULL if i in full else SLIDING for i in range(layers)],
+        }
+        if self.switch is not None:
+            values[self.switch] = window is not None
+        if self.from_layer is not None and window is not None:
+            values[self.from_layer] = next((i for i in range(layers) if i not in full), layers)
+        if self.every_name is not None:
+            for n in range(1, layers + 1):
+                if full == set(range(0 if self.first else n - 1, layers, n)):
+                    values[self.every_name] = n
+        return values
+
+
+@dataclass(frozen=True)
+class Unrotated:
+    """Layers without rotary positions (SmolLM3): a list with 0 for each, or one in so many."""
+
+    every: int = 4
+
+    def read(self, hf: HFConfig) -> dict[str, Any]:
+        every = hf.get("no_rope_layer_interval", int, self.every)
+        layers = num_layers(hf)
+        pattern = [int((i + 1) % every != 0) for i in range(layers)]
+        rotated = hf.get("no_rope_layers", list, pattern)
+        if len(rotated) != layers or any(flag not in (0, 1) for flag in rotated):
+            raise hf.error("no_rope_layers", rotated, "it must have 0 or 1 for each layer")
+        return {"unrotated_layers": tuple(i for i, on in enumerate(rotated) if not on)}
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        layers = range(config.num_decoder_layers)
+        return {"no_rope_layers": [int(i not in config.unrotated_layers) for i in layers]}
+
+
+def num_layers(hf: HFConfig) -> int:
+    """How many layers a config.json states."""
+    return int(hf.get("num_hidden_layers", int))

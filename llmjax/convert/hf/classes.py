@@ -1,0 +1,222 @@
+"""A run's model as one of Transformers' classes: as it is, or with the head of one task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from llmjax.convert.families.family import Family, HeadKind, TaskClass
+from llmjax.convert.families.registry import family_for
+from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
+from llmjax.convert.hf.names import NameTable
+from llmjax.convert.tensors import LazyTensor
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
+from llmjax.model.config import ModelConfig
+from llmjax.model.model import Model
+from llmjax.model.params import Params
+from llmjax.tasks.config import TaskConfig, name_of
+from llmjax.tasks.heads import Head
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import Task
+
+TASK_HEADS: dict[str, tuple[HeadKind, str | None]] = {
+    "classification": ("SequenceClassification", "single_label_classification"),
+    "multilabel": ("SequenceClassification", "multi_label_classification"),
+    "regression": ("SequenceClassification", "regression"),
+    "token_classification": ("TokenClassification", None),
+    "extractive_qa": ("QuestionAnswering", None),
+}
+"""Kind of a task -> kind of its head in Transformers, and its problem_type."""
+NOT_IN_TASK_CLASSES = ("unembedding", "unembedding_bias", "transform", "pooler", "heads")
+"""Parameters that a class for a task lacks, unless its head consists of them."""
+
+
+@dataclass(frozen=True)
+class PlainModel:
+    """A model as it was published, with or without what it writes text or fills masks by.
+
+    Attributes:
+      family: of the model.
+      shape: the architecture in its config.json.
+    """
+
+    family: Family
+    shape: ModelConfig
+
+    def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
+        """What to write of the parameters, in a dtype or in their own."""
+        plan = lazy_tensors(params, BoundTable(self.family.table, Model(self.shape)), dtype)
+        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in plan]
+
+    def published_name(self, name: str) -> str:
+        """The name of a tensor or module of the family's table; a base model has no prefix."""
+        base = bool(self.family.base_architecture) and not self.shape.unembed_transform
+        return name.removeprefix(self.family.table.prefix) if base else name
+
+
+@dataclass(frozen=True)
+class AbstractModel:
+    """Parameters and a config, for `BoundTable`."""
+
+    config: ModelConfig
+    abstract_params: Callable[[], Params]
+
+
+@dataclass(frozen=True)
+class ModelWithHead:
+    """A model with the head of one task.
+
+    Attributes:
+      family: of the model.
+      shape: the architecture in its config.json.
+      task_class: of Transformers.
+      head: ours.
+      name: of the task.
+      kind: of the head.
+    """
+
+    family: Family
+    shape: ModelConfig
+    task_class: TaskClass
+    head: Head
+    name: str
+    kind: HeadKind
+
+    def published_name(self, name: str) -> str:
+        """The name in this class of a tensor or module of the family's table."""
+        return self.task_class.name(self.family.table, name)
+
+    def saved_modules(self) -> list[str]:
+        """The modules with the head's own parameters."""
+        names = [self.task_class.out]
+        if self.task_class.dense and self.head.neck != "pooler":
+            names.append(self.task_class.dense.removeprefix(self.family.table.prefix))
+        return sorted({name.partition(".")[0] for name in names})
+
+    def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
+        """What to write of the model's merged parameters and its heads', in a dtype or theirs."""
+        parts = self.parts(params)
+
+        def abstract() -> Params:
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), parts)
+
+        plan = lazy_tensors(parts, self.bound(abstract), dtype)
+        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in plan]
+
+    def config_fields(self, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What config.json states about the head: labels, and what its outputs mean."""
+        architectures = [self.task_class.architecture]
+        fields = {"architectures": architectures, **label_fields(task.config, task.metadata)}
+        if self.shape.num_decoder_layers:
+            fields["pad_token_id"] = tokenizer.pad_id  # the last token before padding is classified
+        if self.family.model_type == "modernbert":
+            fields["classifier_pooling"] = "cls"
+        return fields
+
+    def bound(self, abstract_params: Callable[[], Params]) -> BoundTable:
+        """The names of the parameters that `parts` returns."""
+        model = AbstractModel(self.shape, abstract_params)
+        return BoundTable(self.table, model, {"o": self.head.outputs})
+
+    @property
+    def table(self) -> NameTable:
+        """The names of the family's parameters, and of the head's under "head"."""
+        rows = (*self.family.table.rows, *self.task_class.rows())
+        if self.task_class.pools:
+            rows = tuple(row for row in rows if not row.param.startswith("pooler."))
+        return replace(self.family.table, rows=rows)
+
+    def parts(self, params: Params) -> Params:
+        """The parameters that the class has, its head's under "head"."""
+        head = params["heads"][self.name]
+        parts = {name: value for name, value in params.items() if name not in NOT_IN_TASK_CLASSES}
+        if self.head.neck == "transform":
+            parts["transform"] = params["transform"]
+        if self.head.neck == "pooler":
+            head = head | {"dense": params["pooler"]}
+        return parts | {"head": head}
+
+
+def export_form(
+    shape: ModelConfig, task: Task | None, preferred: str | None
+) -> PlainModel | ModelWithHead:
+    """The class as which a model is exported: with its task's head, or as it is.
+
+    Args:
+      shape: the model's, without adapters.
+      task: whose head is exported; None for none.
+      preferred: model_type to try first.
+
+    Raises:
+      UserError: no published class computes the same.
+    """
+    if task is not None and task.head is not None:
+        return model_with_head(task, shape, preferred)
+    if task is not None and task.config.kind == "similarity" and not shape.num_decoder_layers:
+        # Its masked-word head is left out.
+        shape = replace(shape, unembed_transform=False, unembed_bias=False, tie_embeddings=True)
+    return PlainModel(family_for(shape, preferred), shape)
+
+
+def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> ModelWithHead:
+    """The class for a task's head; as `export_form`."""
+    head, name = task.head, name_of(task.config)
+    if head is None or task.config.kind not in TASK_HEADS:
+        raise UserError(f"task {name}", "has no head")
+    kind, _ = TASK_HEADS[task.config.kind]
+    transform = head.neck == "transform"
+    body = replace(
+        shape,
+        pooler=False,
+        unembed_transform=transform,
+        unembed_bias=shape.unembed_bias and transform,
+    )
+    if not shape.num_decoder_layers and not transform:
+        body = replace(body, tie_embeddings=True)
+    family = family_for(body, preferred)
+    fix = "llmjax predict takes any head"
+    if kind not in family.task_classes:
+        reason = f"Transformers has no {family.model_type} class for {kind}"
+        raise UserError(f"task {name}", reason, fix)
+    task_class = family.task_classes[kind]
+    if head.neck not in task_class.necks or head.bias != task_class.bias:
+        reason = f"its head ({head.neck}) differs from that of {task_class.architecture}"
+        raise UserError(f"task {name}", reason, fix)
+    return ModelWithHead(
+        family, replace(body, pooler=task_class.pools), task_class, head, name, kind
+    )
+
+
+def choose_task(tasks: Sequence[Task], name: str | None) -> Task | None:
+    """The task of this name, or the only one; None where there are none.
+
+    Raises:
+      UserError: there is no such task, or there are several and none is named.
+    """
+    by_name = {name_of(task.config): task for task in tasks}
+    if name is not None:
+        if name not in by_name:
+            fix = f"it has {', '.join(by_name)}" if by_name else "it was trained on text alone"
+            raise UserError(f"task {name}", "this run has no such task", fix)
+        return by_name[name]
+    if len(by_name) > 1:
+        raise UserError("this run", f"has {len(by_name)} tasks", f"--task: {', '.join(by_name)}")
+    return next(iter(by_name.values()), None)
+
+
+def label_fields(config: TaskConfig, facts: TaskMetadata) -> dict[str, Any]:
+    """id2label, label2id and problem_type."""
+    labels: tuple[str, ...] = facts.labels
+    if config.kind == "regression":
+        labels = config.target_columns
+    elif config.kind == "extractive_qa":
+        labels = ("start", "end")
+    fields: dict[str, Any] = {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+    _, problem = TASK_HEADS[config.kind]
+    return fields if problem is None else fields | {"problem_type": problem}

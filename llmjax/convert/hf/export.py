@@ -1,0 +1,154 @@
+"""A run as a Hugging Face folder: what Transformers, vLLM, SGLang and TGI read."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmjax.convert.exporting import Exporter, ExportSource, num_parameters
+from llmjax.convert.families.family import Family, canonical
+from llmjax.convert.families.registry import family_of
+from llmjax.convert.hf.classes import ModelWithHead, choose_task, export_form
+from llmjax.convert.hf.config import read_object, write_json
+from llmjax.convert.hf.safetensors import SHARD_BYTES, open_folder, write_folder
+from llmjax.convert.hf.sentence import SentenceConfig, from_origin, write_sentence
+from llmjax.convert.hf.tokenizer import export_tokenizer
+from llmjax.convert.params import merged_params
+from llmjax.convert.tensors import LazyTensor, TensorSource
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
+from llmjax.model.config import ModelConfig
+from llmjax.run.origin import Origin, Pooling
+from llmjax.run.parameters import run_tasks
+from llmjax.tasks.task import Task
+from llmjax.version import __version__
+
+NOT_KEPT = frozenset(
+    """rope_parameters quantization_config auto_map _name_or_path transformers_version
+    transformers_weights""".split()
+)
+"""Fields of an origin's config.json that are written otherwise, or that no longer hold."""
+
+
+@dataclass(frozen=True)
+class HFExporter(Exporter):
+    """Writes a Hugging Face folder, reads it back and compares every number."""
+
+    max_shard_bytes: int = SHARD_BYTES
+    """Of tensors in a file, above which there are several."""
+    task: str | None = None
+    """Whose head is written, where a run has several."""
+
+    def check(self) -> None:
+        if self.max_shard_bytes < 1:
+            raise UserError(f"max_shard_bytes {self.max_shard_bytes}", "must be positive")
+
+    def write(self, source: ExportSource, out: Path) -> None:
+        tokenizer, shape, origin = source.tokenizer, source.shape, source.origin
+        tasks = run_tasks(source.run, source.config, tokenizer, shape)
+        task = choose_task(tasks, self.task)
+        form = export_form(source.merged_shape, task, source.model_type)
+        params = merged_params(source.run, shape, source.step, source.dtype)
+        tensors = form.tensors(params, source.dtype)
+        write_folder(out, tensors, self.max_shard_bytes)
+        dtype = source.dtype or np.dtype(params["embedding"]["rows"].dtype).name
+        config = hf_config(form.family, form.shape, tokenizer, origin, dtype)
+        if isinstance(form, ModelWithHead):
+            assert task is not None
+            config |= form.config_fields(task, tokenizer)
+        elif shape.num_decoder_layers:
+            write_json(out / "generation_config.json", generation_config(config, origin))
+        write_json(out / "config.json", config)
+        export_tokenizer(
+            tokenizer,
+            out,
+            max_length=shape.max_length,
+            model_type=form.family.model_type,
+        )
+        sentence = sentence_config(source, task)
+        if sentence is not None:
+            write_sentence(out, sentence, shape.d_model)
+        read_back(out, form.family, form.shape, tensors)
+
+    def summary(self, out: Path) -> dict[str, Any]:
+        config = read_object(out / "config.json")
+        name = config["architectures"][0]
+        load = f"import transformers; transformers.{name}.from_pretrained({str(out)!r})"
+        return {
+            "family": config["model_type"],
+            "architecture": name,
+            "dtype": config["dtype"],
+            "parameters": num_parameters(open_folder(out)),
+            "next": f"python -c {shlex.quote(load)}",
+        }
+
+
+def hf_config(
+    family: Family, shape: ModelConfig, tokenizer: Tokenizer, origin: Origin | None, dtype: str
+) -> dict[str, Any]:
+    """The config.json: the origin's, where the family is the same, updated with what holds now."""
+    config: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    if shape.is_encoder_decoder:
+        config |= {"decoder_start_token_id": tokenizer.pad_id, "is_encoder_decoder": True}
+    if origin is not None and origin.model_type == family.model_type:
+        config |= {name: value for name, value in origin.config.items() if name not in NOT_KEPT}
+    config |= family.write_config(shape)
+    return config | {"dtype": dtype, "torch_dtype": dtype, "llmjax_version": __version__}
+
+
+def generation_config(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
+    """The generation_config.json: the origin's, or the special tokens."""
+    if origin is not None and origin.generation_config is not None:
+        return origin.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def sentence_config(source: ExportSource, task: Task | None) -> SentenceConfig | None:
+    """How the model makes embeddings, where it is for that: as its task trained it, or as it was
+    published."""
+    origin = source.origin
+    if task is not None and task.config.kind == "similarity":
+        pooling: Pooling = "mean" if source.shape.num_encoder_layers else "last"
+        length = max(1, source.config.data.length // 2)  # the two texts of a pair share a row
+        return SentenceConfig("", pooling, normalize=True, length=length)
+    if task is not None or origin is None or origin.pooling is None:
+        return None
+    return from_origin(origin)
+
+
+def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[LazyTensor]) -> None:
+    """Checks that the folder holds what it should, bit for bit.
+
+    Raises:
+      UserError: it does not.
+    """
+    written = open_folder(folder)
+    config = read_object(folder / "config.json")
+    if canonical(family_of(config).read_config(config, written)) != canonical(shape):
+        raise UserError(folder / "config.json", "does not read back as the model that it is of")
+    if sorted(written.names()) != sorted(tensor.name for tensor in tensors):
+        raise UserError(folder, "does not hold the tensors that were written", "check the disk")
+    for name in different(written, tensors):
+        raise UserError(f"tensor {name}", "does not read back as it was written", "check the disk")
+
+
+def different(written: TensorSource, tensors: list[LazyTensor]) -> Iterator[str]:
+    """Names of tensors that differ from what was to be written."""
+    for tensor in tensors:
+        stored, wanted = written.read(tensor.name), tensor.make()
+        same_type = (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape)
+        if not same_type or not np.array_equal(_bits(stored), _bits(wanted)):
+            yield tensor.name
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The same bytes as integers: a NaN equals itself, 0.0 is not -0.0."""
+    return array.view(np.dtype(f"u{array.itemsize}"))

@@ -1,0 +1,207 @@
+"""Pre-training: windows of text, by an objective."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from llmjax.data.loader import CorpusFeed, Feed
+from llmjax.data.objectives.config import Objective
+from llmjax.data.order import steps_per_epoch
+from llmjax.data.progress import terminal_progress
+from llmjax.data.text.corpus import Corpus, Document, prepare, validation_documents
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.errors import UserError
+from llmjax.losses.loss import Loss, with_bits_per_byte
+from llmjax.losses.token_loss import token_loss
+from llmjax.model.model import Model
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.run.telemetry.display import short_count
+from llmjax.scoring.documents import score_documents
+from llmjax.scoring.hidden import has_targets, score_hidden
+from llmjax.scoring.totals import Totals
+from llmjax.state import Tree
+from llmjax.step import Batch, LossFunction
+from llmjax.training.workload import EvalResult
+
+FIRST_ROWS = 256
+"""Rows in which there must be something to be predicted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """A corpus, and what is to be predicted of it from what."""
+
+    config: Config
+    tokenizer: Tokenizer
+    corpus: Corpus
+    objective: Objective
+    model: Model
+
+    has_lm_head = True
+
+    @property
+    def fingerprint(self) -> str:
+        return self.corpus.fingerprint
+
+    @cached_property
+    def steps_per_epoch(self) -> float:
+        return steps_per_epoch(self.corpus, self.config.data)
+
+    @property
+    def is_finite(self) -> bool:
+        return self.config.data.on_exhaustion == "stop"
+
+    @property
+    def losses(self) -> tuple[LossFunction, ...]:
+        config, has_dropout = self.config.loss, self.model.compute.dropout > 0
+        unused = self.model.config.vocab_size - self.tokenizer.vocab_size
+        token_bytes = np.pad(self.tokenizer.token_bytes().astype(np.int32), (0, unused))
+
+        def objective(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
+            loss = token_loss(
+                self.model,
+                params,
+                batch,
+                dropout_key=key if has_dropout else None,
+                z_loss=config.z_loss,
+                label_smoothing=config.label_smoothing,
+            )
+            if not self.config.objective.is_causal:
+                return loss
+            return with_bits_per_byte(
+                loss, batch["targets"], batch["weights"], jnp.asarray(token_bytes)
+            )
+
+        return (objective,)
+
+    def feed(self) -> Feed:
+        return CorpusFeed(self.corpus, self.config.data, self.config.seed, self.objective)
+
+    def evaluates_part(self, metric: str | None) -> bool:
+        return self.config.evaluation.max_tokens is not None
+
+    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
+        """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
+        documents = self._heldout(whole)
+        if not documents:
+            return None
+        score = self._score_all if self.config.objective.is_causal else self._score_hidden
+        found = score(params, documents, self._context, mesh)
+        sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
+        return EvalResult(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
+
+    @property
+    def _context(self) -> int:
+        """Tokens of a window in which held-out text is scored."""
+        longest = min(self.model.config.max_length, self.config.data.length)
+        return self.config.evaluation.context or longest
+
+    def _heldout(self, whole: bool) -> list[Document]:
+        documents = list(validation_documents(self.corpus))
+        limit = self.config.evaluation.max_tokens
+        return documents if limit is None or whole else _first(documents, limit)
+
+    def before_first_step(self, params: Tree, mesh: Mesh) -> "Pretraining":
+        return self
+
+    def write_metadata(self, run: Run) -> None:
+        pass
+
+    def check_targets(self) -> None:
+        """Checks that the objective leaves something to be predicted, of what is learned from and
+        of what is held out: rows or documents can be too short for it.
+
+        Raises:
+          UserError: nothing of the first rows, or of the held-out documents.
+        """
+        kind, length = self.config.objective.kind, self.config.data.length
+        feed, batch = self.feed(), self.config.data.batch_size
+        steps = -(-FIRST_ROWS // batch)
+        steps = steps if feed.steps is None else min(steps, feed.steps)
+        rows = range(min(batch, FIRST_ROWS))
+        if steps and not any(feed.read(step, rows)["weights"].any() for step in range(steps)):
+            raise UserError(
+                f"objective {kind}",
+                f"leaves nothing to be predicted in the first {steps * len(rows)} rows of {length} "
+                "tokens",
+                "raise data.length, or give longer documents",
+            )
+        documents = [] if self.config.objective.is_causal else self._heldout(whole=False)
+        if documents and not has_targets(self.objective, documents, self._context):
+            raise UserError(
+                f"objective {kind}",
+                f"leaves nothing to be predicted in held-out rows of {self._context} tokens",
+                "raise evaluation.context, or data.validation_fraction, or give longer documents",
+            )
+
+    def _score_all(
+        self, params: Tree, documents: list[Document], context: int, mesh: Mesh
+    ) -> Totals:
+        return score_documents(
+            self.model,
+            params,
+            self.tokenizer,
+            documents,
+            context=context,
+            stride=self.config.evaluation.stride,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=mesh,
+        )
+
+    def _score_hidden(
+        self, params: Tree, documents: list[Document], context: int, mesh: Mesh
+    ) -> Totals:
+        return score_hidden(
+            self.model,
+            params,
+            self.objective,
+            documents,
+            context=context,
+            batch_size=self.config.evaluation.batch_size,
+            mesh=mesh,
+        )
+
+    def data_facts(self) -> dict[str, Any]:
+        corpus = self.corpus
+        heldout = [
+            (len(document.tokens), document.bytes) for document in validation_documents(corpus)
+        ]
+        return {
+            "train_documents": corpus.num_documents,
+            "train_bytes": corpus.num_bytes,
+            "train_tokens": corpus.num_tokens,
+            "heldout_documents": len(heldout),
+            "heldout_bytes": sum(size for _, size in heldout),
+            "heldout_tokens": sum(count for count, _ in heldout),
+        }
+
+    def headline(self) -> str:
+        return f"{short_count(self.corpus.num_tokens)} tokens of text"
+
+
+def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
+    """The tokenizer and the text of a run, made or found in the cache.
+
+    Raises:
+      UserError: as `data.prepare`.
+    """
+    with terminal_progress() as progress:
+        pieces = config.objective.control_pieces
+        return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
+
+
+def _first(documents: list[Document], tokens: int) -> list[Document]:
+    """The first documents, up to the one that brings them to `tokens`."""
+    taken: list[Document] = []
+    for document in documents:
+        if tokens <= 0:
+            break
+        taken.append(document)
+        tokens -= len(document.tokens)
+    return taken
