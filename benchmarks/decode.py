@@ -31,7 +31,7 @@ from llmjax.convert.exporting import export
 from llmjax.decoding.config import DecodingConfig
 from llmjax.decoding.rows import Row
 from llmjax.decoding.steps import generate_tokens
-from llmjax.training.devices import keep_freed_memory
+from llmjax.training.processes import keep_freed_memory
 
 PROMPT = 16
 BATCHES = (1, 16)

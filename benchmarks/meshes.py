@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import llmjax
-import llmjax.training
+import llmjax.training.train
 from llmjax.data.loader import Loader, batch_at
 from llmjax.data.text.corpus import prepare
 from llmjax.parallel.mesh import MeshConfig
@@ -69,7 +69,7 @@ def digest(batch: dict) -> str:
 
 def train_here(folder: Path) -> None:
     """One process: trains `folder`/config.json and adds what it saw to `folder`/batches.json."""
-    llmjax.training.Loader = Recording  # type: ignore[attr-defined]
+    llmjax.training.train.Loader = Recording  # type: ignore[attr-defined]
     llmjax.train(from_json((folder / "config.json").read_text()))
     if jax.process_index() == 0:
         path = folder / "batches.json"

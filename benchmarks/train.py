@@ -35,7 +35,7 @@ from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, place
 from llmjax.state import make_state
 from llmjax.step import make_train_step
-from llmjax.training.devices import keep_freed_memory
+from llmjax.training.processes import keep_freed_memory
 
 
 def config_of(shape: Shape) -> ModelConfig:

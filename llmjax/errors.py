@@ -14,7 +14,7 @@ def _escaped(character: str) -> str:
 
 
 class UserError(Exception):
-    """A mistake of the user's: what is wrong, why, and how to mend it.
+    """A mistake of the user's: what is wrong, why, and how to fix it.
 
     The command line prints it as one line and exits with code 2.
 
@@ -31,7 +31,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """Training was stopped by a signal; the same command goes on.
+    """Training was stopped by a signal; the same command resumes it.
 
     The command line exits with code 75.
 
@@ -45,17 +45,17 @@ class Stopped(Exception):
     def __init__(self, step: int | None, signal: str, trained: bool = True, alone: bool = False):
         self.step, self.signal, self.alone = step, signal, alone
         if trained:
-            line = f"saved step {step}; start the same command again to go on"
+            line = f"saved step {step}; start the same command again to resume"
         elif step is None:
             line = "nothing was trained yet; start the same command again to begin"
         else:
-            line = f"nothing was trained since step {step}; start the same command again to go on"
+            line = f"nothing was trained since step {step}; start the same command again to resume"
         super().__init__(f"{signal}: {line}")
 
 
-DONE, FAULT, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
-"""Exit codes: as expected; a fault of ours; the user's mistake; stopped by a signal, and the same
-command goes on; interrupted without saving."""
+DONE, INTERNAL_ERROR, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes: done; an internal error; the user's mistake; stopped by a signal with a checkpoint
+saved; interrupted without saving."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -64,4 +64,4 @@ def exit_code(error: BaseException) -> int:
         return MISTAKE
     if isinstance(error, Stopped):
         return STOPPED
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAULT
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL_ERROR

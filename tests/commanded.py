@@ -13,11 +13,11 @@ from pathlib import Path
 
 from llmjax import cli
 from llmjax.scoring import documents
-from llmjax.training import loop
+from llmjax.training import trainer
 
 
 def after_step(number: int, send) -> None:
-    after = loop.Loop._after
+    after = trainer.Trainer._after
 
     def sending(self, step, save):
         after(self, step, save)
@@ -25,7 +25,7 @@ def after_step(number: int, send) -> None:
             self._checkpoints.wait()
             send()
 
-    loop.Loop._after = sending
+    trainer.Trainer._after = sending
 
 
 def before_batch(number: int, send) -> None:

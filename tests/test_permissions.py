@@ -15,8 +15,8 @@ from llmjax.reporting.report import report
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.training import train
-from llmjax.training.beginning import take_tokenizer
+from llmjax.training.initialization import take_tokenizer
+from llmjax.training.train import train
 
 
 @pytest.fixture(params=[0o027, 0o002])

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-import llmjax.training
+import llmjax.training.train
 import runs
 from llmjax.data.loader import Loader
 from llmjax.run.config.storage import from_json
@@ -32,10 +32,10 @@ class Recording(Loader):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-    llmjax.training.Loader = Recording
+    llmjax.training.train.Loader = Recording
     for path in map(Path, sys.argv[2:]):
         Recording.seen = {}
-        llmjax.training.train(from_json(path.read_text()))
+        llmjax.training.train.train(from_json(path.read_text()))
         world = {"processes": jax.process_count(), "devices": jax.device_count()}
         seen = {"batches": Recording.seen, **world}
         path.with_suffix(f".{jax.process_index()}").write_text(json.dumps(seen))

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from llmjax.cli.registry import COMMANDS
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
-from llmjax.errors import DONE, FAULT, INTERRUPTED, MISTAKE, STOPPED, Stopped, UserError, printable
+from llmjax.errors import (
+    DONE,
+    INTERNAL_ERROR,
+    INTERRUPTED,
+    MISTAKE,
+    STOPPED,
+    Stopped,
+    UserError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from llmjax.cli.command import Command
@@ -102,7 +111,7 @@ def _exit_code(words: list[str], debug: bool) -> int:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         how = "this traceback" if debug else "the traceback that --debug shows"
         _log_line(f"internal error: {what[:500]}; please report {how} to the developers of llmjax")
-        return FAULT
+        return INTERNAL_ERROR
 
 
 def _dispatch(words: list[str]) -> int:

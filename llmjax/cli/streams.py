@@ -2,7 +2,7 @@
 
 - A descriptor that is closed is given to /dev/null, or the next file that is opened would get its
   number, and with it all that libraries write to "stderr".
-- stdout: what its encoding lacks is escaped. A write that fails raises `OutputError`, which is told
+- stdout: what its encoding lacks is escaped. A write that fails raises `OutputError`, which differs
   from errors of other files. Where it is closed, results go nowhere.
 - stderr: what cannot be written is dropped: no work is lost because nobody reads its log.
 - stdin: reading it where it is closed is a `UserError`.

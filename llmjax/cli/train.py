@@ -15,7 +15,7 @@ from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.json_documents import json_lines
-from llmjax.training import train
+from llmjax.training.train import train
 
 FIGURES = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
 

@@ -14,7 +14,7 @@ from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, stored_network
+from llmjax.run.parameters import read_parameters, resolve_step, stored_parameters
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
@@ -58,21 +58,21 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
     Args:
       run: the run.
       shape: its model's.
-      step: which checkpoint; None as `chosen_step`.
+      step: which checkpoint; None as `resolve_step`.
 
     Raises:
-      UserError: as `chosen_step` and `read_network`.
+      UserError: as `resolve_step` and `read_parameters`.
     """
     sharding = jax.sharding.SingleDeviceSharding(host())
-    step = chosen_step(run, run.config(), step)
-    stored = stored_network(run, step)
+    step = resolve_step(run, run.config(), step)
+    stored = stored_parameters(run, step)
     wanted = dict(flatten(Model(shape).abstract_params()))
     wanted |= {path: leaf for path, leaf in stored.items() if path.startswith(f"{HEADS}.")}
     abstract = {
         path: jax.ShapeDtypeStruct(leaf.shape, stored.get(path, leaf).dtype, sharding=sharding)
         for path, leaf in wanted.items()
     }
-    return read_network(run, step, unflatten(abstract))
+    return read_parameters(run, step, unflatten(abstract))
 
 
 def merged_params(

@@ -149,7 +149,7 @@ class Loader:
         Raises:
           UserError: the batch does not divide over the mesh.
         """
-        self._feed, self._mesh, self._stops = feed, mesh, stops
+        self.feed, self._mesh, self._stops = feed, mesh, stops
         self._rows: Sequence[int] = range(feed.batch_size)
         if mesh is not None:
             check_batch("the batch", feed.specs, mesh)
@@ -174,9 +174,9 @@ class Loader:
         return self
 
     def __next__(self) -> tuple[int, Batch]:
-        if self._feed.steps is not None and self._step >= self._feed.steps:
+        if self.feed.steps is not None and self._step >= self.feed.steps:
             if not self._stops:
-                self._feed.read(self._step, ())
+                self.feed.read(self._step, ())
             raise StopIteration
         began = time.perf_counter()
         batch = next(self._batches)
@@ -191,15 +191,15 @@ class Loader:
     def _prefetch(self) -> Any:
         import grain
 
-        last = 1 << 60 if self._feed.steps is None else self._feed.steps
+        last = 1 << 60 if self.feed.steps is None else self.feed.steps
         steps = grain.MapDataset.range(self._step, max(self._step + 1, last))
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._ahead)
         return iter(steps.map(self._make).to_iter_dataset(options))
 
     def _make(self, step: int) -> Batch:
         step = int(step)
-        arrays = self._feed.read(step, self._rows)
-        return place_batch(arrays, self._feed.specs[self._feed.task(step)], self._mesh)
+        arrays = self.feed.read(step, self._rows)
+        return place_batch(arrays, self.feed.specs[self.feed.task(step)], self._mesh)
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> list[int]:

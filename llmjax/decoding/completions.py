@@ -137,7 +137,7 @@ class _Session(NamedTuple):
             limit = min(self.config.max_new_tokens, room)
             digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
             for sample in range(samples):
-                # A prompt given twice goes on with further samples.
+                # A prompt given twice gets further samples.
                 row = Row(tokens, limit, (digest, numbers[digest]))
                 numbers[digest] += 1
                 place = number * self.config.samples + sample

@@ -64,7 +64,7 @@ def start(
 ) -> State:
     """Fills the cache with the prompts, or where there is an encoder, with what it makes of them.
 
-    A decoder goes on from its prompt; an encoder-decoder writes from BOS on. The batch is rounded
+    A decoder continues its prompt; an encoder-decoder writes from BOS on. The batch is rounded
     up to a power of two that the mesh divides, with rows that are done from the start.
     """
     padding = bucket(len(rows), 1 if mesh is None else axis_size(mesh, "batch")) - len(rows)

@@ -110,7 +110,7 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """The tokens of a text; framed as the model expects texts, unless told not to."""
+        """The tokens of a text; framed as the model expects texts, unless asked not to."""
         tokenizer = self.lm.tokenizer
         ids, before = tokenizer.encode_marked(string), list(tokenizer.prefix)
         if add_special_tokens is False:

@@ -24,7 +24,7 @@ from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshar
 from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.scoring.documents import score_text
 from llmjax.scoring.totals import TextScore
 
@@ -236,8 +236,8 @@ def load(run: str | Path, options: LoadOptions) -> LanguageModel:
 
     with use_mesh(mesh):
         abstract = jax.tree.map(held, network.abstract_params())
-    step = chosen_step(folder, config, options.step)
-    params = read_network(folder, step, abstract)
+    step = resolve_step(folder, config, options.step)
+    params = read_parameters(folder, step, abstract)
     heads = params.pop("heads", {})
     with use_mesh(mesh):
         params = unstack_layers(params)

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -89,7 +91,7 @@ def _facts(session: Session) -> dict[str, dict[str, Any]]:
             "vocab_size": session.model.config.vocab_size,
             "flops_per_token": session.flops_per_token,
         },
-        "data": session.lesson.facts(),
+        "data": session.workload.data_facts(),
     }
 
 
@@ -112,8 +114,48 @@ def _headline(session: Session) -> str:
     known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
     return (
         f"{session.run.folder}: {short_count(count)} parameters{learning}, "
-        f"{session.lesson.headline()}, "
+        f"{session.workload.headline()}, "
         f"{devices}\n"
         f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
         f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
     )
+
+
+WARMUP = 5  # steps before the trace: compilation and the first waits are not what one looks for
+
+
+class Profile:
+    """Traces a number of steps of process 0, from the sixth of this start on."""
+
+    def __init__(self, folder: Path, steps: int):
+        self._folder = folder
+        self._steps = steps if jax.process_index() == 0 else 0
+        self._running = False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def before(self, step: int, wait: Callable[[], object]) -> None:
+        """Starts or ends the trace where it is due.
+
+        Args:
+          step: of this start, from 0; about to be taken.
+          wait: returns when the devices have nothing to do.
+        """
+        if self._steps and step == WARMUP:
+            wait()
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step == WARMUP + self._steps:
+            wait()
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()

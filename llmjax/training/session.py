@@ -1,6 +1,7 @@
-"""What a run works with: its folder, lesson, model, devices and optimizer, all checked."""
+"""What a run works with: its folder, workload, model, devices and optimizer, all checked."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,19 +24,21 @@ from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config
+from llmjax.run.environment import memory
 from llmjax.run.folder import Run
-from llmjax.state import Tree, split
+from llmjax.state import TrainState, Tree, split
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of
-from llmjax.tasks.prepared import read_rows
-from llmjax.tasks.task import Setting
-from llmjax.tasks.texts import texts_of
-from llmjax.training.beginning import take_tokenizer
-from llmjax.training.lesson import Lesson
-from llmjax.training.references import remembered
-from llmjax.training.task_lesson import TaskLesson, prepare_tasks
-from llmjax.training.template import with_template
-from llmjax.training.text_lesson import TextLesson, prepared
+from llmjax.tasks.split import read_rows, texts_of
+from llmjax.tasks.task import TaskContext, network_of
+from llmjax.training.finetuning import (
+    Finetuning,
+    prepare_tasks,
+    with_stored_references,
+    with_template,
+)
+from llmjax.training.initialization import take_tokenizer
+from llmjax.training.pretraining import Pretraining, prepare_text
+from llmjax.training.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Session:
     config: Config
     run: Run
     tokenizer: Tokenizer
-    lesson: Lesson
+    workload: Workload
     network: Network
     mesh: Mesh
     optimizer: Optimizer
@@ -78,7 +81,7 @@ class Session:
         told = flops_per_token(
             config,
             self.config.data.length,
-            unembeds=self.lesson.unembeds,
+            unembeds=self.workload.has_lm_head,
             through=not isinstance(tune, TrainHeads),
         )
         return told / readers
@@ -91,8 +94,8 @@ class Session:
             seed=self.config.seed,
             batch_size=data.batch_size,
             length=data.length,
-            corpus=self.lesson.fingerprint,
-            epoch=step / max(self.lesson.steps_per_epoch, 1e-9),
+            corpus=self.workload.fingerprint,
+            epoch=step / max(self.workload.steps_per_epoch, 1e-9),
         )
 
     def check_same_batches(self, progress: TrainProgress) -> None:
@@ -121,45 +124,47 @@ def open_session(config: Config, run: Run) -> Session:
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
-        opened = _open_lesson(config, run)
+        opened = _open_workload(config, run)
     wait_for_all("text prepared")  # the other processes then find it in the cache
-    tokenizer, lesson, network = opened if jax.process_index() == 0 else _open_lesson(config, run)
+    tokenizer, workload, network = (
+        opened if jax.process_index() == 0 else _open_workload(config, run)
+    )
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
     parts = config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
-    for spec in lesson.feed().specs:
+    for spec in workload.feed().specs:
         for array in spec.values():  # the model splits what is split by length further
             split_by = ["residual" if axis == "length" else axis for axis in array.axes]
             check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
-    steps = _run_length(config, lesson)
+    steps = _run_length(config, workload)
     axes = network.logical_axes()
     rates = lr_multipliers(config.tune, network.abstract_params(), axes)
     learning = trainable_mask(rates)
     own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
     optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
-    return Session(config, run, tokenizer, lesson, network, mesh, optimizer, learning, steps)
+    return Session(config, run, tokenizer, workload, network, mesh, optimizer, learning, steps)
 
 
-def _open_lesson(config: Config, run: Run) -> tuple[Tokenizer, Lesson, Network]:
+def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:
     """The tokenizer, what is learnt, and the network that learns it."""
     if not config.tasks:
-        tokenizer, corpus = prepared(config, run)
+        tokenizer, corpus = prepare_text(config, run)
         model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
         encodes = model.config.is_encoder_decoder
         objective = make_objective(config.objective, tokenizer, encodes=encodes)
-        lesson = TextLesson(config, tokenizer, corpus, objective, model)
-        lesson.check_targets()
-        return tokenizer, lesson, Network(model)
+        workload = Pretraining(config, tokenizer, corpus, objective, model)
+        workload.check_targets()
+        return tokenizer, workload, Network(model)
     rows = [read_rows(task) for task in config.tasks]
     tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
-    setting = Setting(tokenizer, model.config, config.data.length)
-    tasks = remembered(prepare_tasks(config, setting, rows), run)
+    context = TaskContext(tokenizer, model.config, config.data.length)
+    tasks = with_stored_references(prepare_tasks(config, context, rows), run)
     network = network_of(model, [part.task for part in tasks])
-    return tokenizer, TaskLesson(config, model, tasks), network
+    return tokenizer, Finetuning(config, model, tasks), network
 
 
 def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> Tokenizer:
@@ -174,18 +179,62 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
     return tokenizer
 
 
-def _run_length(config: Config, lesson: Lesson) -> int:
-    epoch = lesson.steps_per_epoch
+def _run_length(config: Config, workload: Workload) -> int:
+    epoch = workload.steps_per_epoch
     wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
     if config.epochs is not None and (problems := config.optimizer.problems(wanted)):
         raise ConfigError([f"{one} ({config.epochs:g} epochs are {wanted})" for one in problems])
-    limit = lesson.feed().steps
+    limit = workload.feed().steps
     if limit is None or wanted <= limit:
         return wanted
-    if not lesson.stops:
+    if not workload.is_finite:
         raise UserError(
             f"steps {wanted}",
             f"the text is exhausted after {limit}, and data.on_exhaustion is error",
             f"set steps to {limit}, add text, or let it stop or repeat",
         )
     return limit
+
+
+def check_memory(state: TrainState, mesh: Mesh) -> None:
+    """Checks that parameters, their gradients and the optimizer's state fit the devices.
+
+    Args:
+      state: shapes, dtypes and shardings.
+      mesh: the devices; those of a CPU share the machine's memory.
+
+    Raises:
+      UserError: they take more memory than there is.
+    """
+    needed = _bytes((state.params, state.params, state.opt_state))
+    available = _available(mesh)
+    if available is not None and needed > available:
+        raise UserError(
+            "model",
+            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device, "
+            f"which has {_gib(available)}",
+            "make the model smaller (d_model, layers, vocab_size), or split it over more devices "
+            "(mesh.fsdp)",
+        )
+
+
+def _bytes(tree: object) -> int:
+    """Bytes of a tree on one device: those of a shard of each leaf."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _available(mesh: Mesh) -> int | None:
+    """Bytes of one device's memory; None where nobody can tell."""
+    devices = [one for one in mesh.devices.flat if one.process_index == jax.process_index()]
+    if devices[0].platform == "cpu":
+        total = memory()
+        return None if total is None else total // len(devices)
+    stats = devices[0].memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"

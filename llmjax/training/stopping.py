@@ -1,4 +1,4 @@
-"""Signals, and how processes agree on what they ask for."""
+"""Signals, and how processes agree to stop or save."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,10 +16,46 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llmjax.run.telemetry.display import to_stderr
-from llmjax.training.standing import Standing
 
 ABANDONED = 130
 """The exit code after a third signal, as a shell gives it after Ctrl-C."""
+
+
+@dataclass
+class StartStatus:
+    """Changes as the run goes on; other threads read it."""
+
+    step: int = 0
+    """The step that is being taken, or was taken last."""
+    saved: int | None = None
+    """The newest checkpoint; None: there is none."""
+    trained: bool = False
+    """Whether this start has finished a step."""
+    measuring: str = ""
+    """What is being measured or written after the step, in a few words; empty: nothing."""
+
+    def doing(self) -> str:
+        """What is under way, as "finishing step 4"."""
+        if self.measuring:
+            return f"leaving the {self.measuring} of step {self.step}"
+        return f"finishing step {self.step}"
+
+    def lost(self) -> str:
+        """What is lost without a further checkpoint, in the plural."""
+        return "all steps" if self.saved is None else f"the steps since checkpoint {self.saved}"
+
+    def kept(self) -> str:
+        """What there is, where this start has trained nothing."""
+        if self.saved is None:
+            return "nothing was trained yet"
+        return f"nothing was trained since checkpoint {self.saved}"
+
+    def resumes(self) -> str:
+        """Where the same command resumes."""
+        command = "start the same command again to"
+        if self.saved is None:
+            return f"{command} begin again"
+        return f"{command} resume from step {self.saved}"
 
 
 class StoppedEarly(KeyboardInterrupt):
@@ -35,7 +72,7 @@ class StopSignal:
     Only a program's main thread can listen to signals: in another one nothing is caught.
     """
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: StartStatus) -> None:
         """Args:
         standing: what is said of the run.
         """
@@ -128,7 +165,7 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
-class Agreement:
+class HostConsensus:
     """What any process asks for, all do, after the same step.
 
     Each step every process hands in its wishes; the devices compute which were voiced by anyone,

@@ -97,7 +97,7 @@ def test_a_training_stopped_by_a_signal_exits_with_75(capsys, monkeypatch, tmp_p
     stub(monkeypatch, "train", train)
     code, out, err = run(capsys, "train", "smoke", "--run-dir", str(tmp_path))
     assert (code, out) == (75, "")
-    assert err == ["llmjax: SIGTERM: saved step 7; start the same command again to go on"]
+    assert err == ["llmjax: SIGTERM: saved step 7; start the same command again to resume"]
 
 
 def test_a_reader_that_leaves_is_no_fault():

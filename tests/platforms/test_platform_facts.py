@@ -10,7 +10,7 @@ from llmjax.compression import fingerprint, plan
 from llmjax.run import environment
 from llmjax.run.config.files import load_config_file
 from llmjax.run.telemetry import hardware
-from llmjax.training import devices
+from llmjax.training import processes
 
 H100, UNKNOWN = "NVIDIA H100 80GB HBM3", "NVIDIA Something New"
 
@@ -60,10 +60,10 @@ def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkey
 def test_freed_memory_is_kept_on_a_cpu_alone(backend, tmp_path, monkeypatch):
     """There a step's buffers are the C library's."""
     kept = []
-    monkeypatch.setattr(devices, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(processes, "keep_freed_memory", lambda: kept.append(True))
     here = [SimpleNamespace(platform=backend)]
-    monkeypatch.setattr(devices, "all_devices", lambda: here)
+    monkeypatch.setattr(processes, "all_devices", lambda: here)
     config = load_config_file("smoke")
     data = dataclasses.replace(config.data, cache_dir=str(tmp_path))
-    devices.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))
+    processes.start_devices(dataclasses.replace(config, cpu_devices=None, data=data))
     assert kept == [True] * (backend == "cpu")

@@ -16,10 +16,11 @@ from llmjax.model.checks import resolve
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.run.origin import Origin, read_origin, write_origin
-from llmjax.tasks.config import ClassificationTask
-from llmjax.tasks.opening import read_facts
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import name_of
+from llmjax.tasks.metadata import read_metadata
 from task_runs import tasked
 
 ROWS = [{"text": text, "label": label} for text, label in (("fine", "good"), ("poor", "bad"))]
@@ -29,9 +30,11 @@ def opened(run: Run):
     """All that decides what the run's model answers, but its parameters."""
     config = run.config()
     tokenizer = load_tokenizer(run.tokenizer)
-    facts = [one.to_dict() for one in read_facts(run.tasks, config.tasks)]
+    facts = [
+        one.to_dict() for one in read_metadata(run.tasks, [name_of(task) for task in config.tasks])
+    ]
     origin = read_origin(run.folder)
-    step = chosen_step(run, config, None)
+    step = resolve_step(run, config, None)
     return config, tokenizer.fingerprint, tokenizer.chat_template, facts, origin, step
 
 
@@ -39,8 +42,8 @@ def parameters(run: Run):
     config, tokenizer = run.config(), load_tokenizer(run.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
     network = run_network(run, config, tokenizer, shape)
-    step = chosen_step(run, config, None)
-    found = read_network(run, step, network.abstract_params())
+    step = resolve_step(run, config, None)
+    found = read_parameters(run, step, network.abstract_params())
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(found)}
 
 
@@ -52,7 +55,7 @@ def run(tmp_path_factory):
     write_origin(run.folder, Origin(format="hf", source="a/b", pooling="cls", length=12))
     config, tokenizer = run.config(), load_tokenizer(run.tokenizer)
     network = run_network(run, config, tokenizer, resolve(config.model, tokenizer.vocab_size))
-    params = read_network(run, 0, network.abstract_params())
+    params = read_parameters(run, 0, network.abstract_params())
     name = sorted(params)[0]
     frozen = {name: params.pop(name)}
     shutil.rmtree(run.checkpoints)

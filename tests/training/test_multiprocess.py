@@ -24,7 +24,7 @@ from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.training import train
+from llmjax.training.train import train
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)
 PATH = os.pathsep.join(map(str, (tiny.HERE, tiny.HERE.parent)))

@@ -33,7 +33,8 @@ from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import make_state
 from llmjax.step import make_train_step
-from llmjax.training import loop, train
+from llmjax.training import trainer
+from llmjax.training.train import train
 
 SHAPE = replace(tiny.CONFIG, max_length=32)
 ENCODER = replace(SHAPE, num_encoder_layers=2, num_decoder_layers=0, unembed_transform=True)
@@ -151,7 +152,7 @@ def test_a_masked_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
     whole = masked(tmp_path / "whole")
     halves = replace(whole, run_dir=str(tmp_path / "halves" / "run"))
     train(whole)
-    save = loop.Loop._save
+    save = trainer.Trainer._save
 
     def stopping(self, at, *rest):
         save(self, at, *rest)
@@ -159,7 +160,7 @@ def test_a_masked_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_save", stopping)
+        patch.setattr(trainer.Trainer, "_save", stopping)
         with pytest.raises(Stop):
             train(halves)
     train(halves)

@@ -25,9 +25,9 @@ from llmjax.run.folder import Run
 from llmjax.run.telemetry import display
 from llmjax.scoring import documents
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.training import loop, session, train
-from llmjax.training.standing import Standing
-from llmjax.training.stopping import StoppedEarly, StopSignal
+from llmjax.training import session, trainer
+from llmjax.training.stopping import StartStatus, StoppedEarly, StopSignal
+from llmjax.training.train import train
 
 
 def send(number: int = signal.SIGTERM) -> None:
@@ -43,7 +43,7 @@ def until(lines: list[str], count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def listening(standing: Standing):
+def listening(standing: StartStatus):
     """An open StopSignal of a run that is under way, and what it has said."""
     lines: list[str] = []
     with StopSignal(standing) as stop:
@@ -52,7 +52,7 @@ def listening(standing: Standing):
 
 
 def test_a_first_signal_says_what_is_finished_and_what_a_second_one_costs():
-    with listening(Standing(step=7, saved=4)) as (stop, lines):
+    with listening(StartStatus(step=7, saved=4)) as (stop, lines):
         stop.finish_first()
         send(signal.SIGINT)
         assert stop.name == "SIGINT"
@@ -69,7 +69,7 @@ def test_a_first_signal_says_what_is_finished_and_what_a_second_one_costs():
 
 
 def test_sigterm_says_the_same_in_its_own_words():
-    with listening(Standing(step=1, measuring="evaluation")) as (stop, lines):
+    with listening(StartStatus(step=1, measuring="evaluation")) as (stop, lines):
         stop.finish_first()
         send()
         assert until(lines, 1) == [
@@ -79,7 +79,7 @@ def test_sigterm_says_the_same_in_its_own_words():
 
 
 def test_before_training_a_signal_stops_at_once():
-    with listening(Standing()) as (stop, lines):
+    with listening(StartStatus()) as (stop, lines):
         with pytest.raises(StoppedEarly):
             send()
         assert stop.name == "SIGTERM"
@@ -93,7 +93,7 @@ def test_a_signal_needs_no_stderr(stderr, monkeypatch):
         pass
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", None if stderr == "none" else closed)
-        with StopSignal(Standing(step=1)) as stop:
+        with StopSignal(StartStatus(step=1)) as stop:
             stop.finish_first()
             send()
             assert stop.name == "SIGTERM"
@@ -184,7 +184,7 @@ def config_file(folder, config) -> str:
 
 
 def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypatch, command):
-    after = loop.Loop._after
+    after = trainer.Trainer._after
 
     def interrupt(self, step, save):
         after(self, step, save)
@@ -195,7 +195,7 @@ def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypat
             send(signal.SIGINT)
             time.sleep(1)  # until it is handled
 
-    monkeypatch.setattr(loop.Loop, "_after", interrupt)
+    monkeypatch.setattr(trainer.Trainer, "_after", interrupt)
     code, _, lines = command("train", config_file(tmp_path, runs.config(tmp_path)))
     assert code == 130
     assert lines[0].startswith("llmjax: SIGINT received: finishing step 3 and saving")

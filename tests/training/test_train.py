@@ -24,7 +24,8 @@ from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import abstract_state
-from llmjax.training import loop, stopping, train
+from llmjax.training import stopping, trainer
+from llmjax.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_samples_follow_their_prompts(run):
 def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
     tmp_path, monkeypatch
 ):
-    make = loop.make_train_step
+    make = trainer.make_train_step
 
     def breaking(loss_function, *args, **kwargs):
         def loss(params, batch, key):
@@ -103,7 +104,7 @@ def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
 
     config = runs.config(tmp_path, max_skipped_steps=3)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", breaking)
+        patch.setattr(trainer, "make_train_step", breaking)
         with pytest.raises(UserError, match="not finite for 3 steps in a row"):
             train(config)
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -179,7 +180,7 @@ def test_an_unwritable_folder_is_refused(tmp_path):
 
 
 def test_an_agreement_among_one_is_at_once():
-    agree = stopping.Agreement(tiny.one_device(), wishes=2)
+    agree = stopping.HostConsensus(tiny.one_device(), wishes=2)
     assert agree(True, False) == (True, False)
     assert agree(False, False) == (False, False)
 
@@ -188,7 +189,7 @@ def test_an_agreement_among_many_is_read_one_step_late(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     mesh = tiny.make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        agree = stopping.Agreement(mesh, wishes=2)
+        agree = stopping.HostConsensus(mesh, wishes=2)
         assert agree(True, False) == (False, False)
         assert agree(False, False) == (True, False)
         assert agree(False, False) == (False, False)

@@ -21,8 +21,8 @@ from llmjax.convert.tensors import LazyTensor, TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.run.network import run_tasks
 from llmjax.run.origin import Origin, Pooling
+from llmjax.run.parameters import run_tasks
 from llmjax.tasks.task import Task
 from llmjax.version import __version__
 

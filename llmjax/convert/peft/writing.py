@@ -36,8 +36,8 @@ from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import run_tasks
 from llmjax.run.origin import Origin
+from llmjax.run.parameters import run_tasks
 
 log = logging.getLogger(__name__)
 TASK_TYPES: dict[HeadKind, str] = {

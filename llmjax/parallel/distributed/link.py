@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import NamedTuple
 
-from llmjax.errors import FAULT, Stopped, UserError, exit_code
+from llmjax.errors import INTERNAL_ERROR, Stopped, UserError, exit_code
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 from llmjax.parallel.distributed.roll_call import Present
 
@@ -106,7 +106,7 @@ class Link:
         try:
             message = connection.receive()
         except (Lost, UserError):
-            self._lose(process, FAULT, "")
+            self._lose(process, INTERNAL_ERROR, "")
             return True
         gone, code = message.get("gone"), message.get("code")
         if isinstance(gone, int) and isinstance(code, int) and 0 <= gone < len(self._members):

@@ -27,14 +27,14 @@ from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction
-from llmjax.training.lesson import Heldout
+from llmjax.training.workload import EvalResult
 
 FIRST_ROWS = 256
 """Rows in which there must be something to be predicted."""
 
 
 @dataclass(frozen=True, eq=False)
-class TextLesson:
+class Pretraining:
     """A corpus, and what is to be predicted of it from what."""
 
     config: Config
@@ -43,8 +43,7 @@ class TextLesson:
     objective: Objective
     model: Model
 
-    unembeds = True
-    tells = True
+    has_lm_head = True
 
     @property
     def fingerprint(self) -> str:
@@ -55,12 +54,8 @@ class TextLesson:
         return steps_per_epoch(self.corpus, self.config.data)
 
     @property
-    def stops(self) -> bool:
+    def is_finite(self) -> bool:
         return self.config.data.on_exhaustion == "stop"
-
-    @property
-    def priced(self) -> bool:
-        return self.config.objective.is_causal
 
     @property
     def losses(self) -> tuple[LossFunction, ...]:
@@ -77,7 +72,7 @@ class TextLesson:
                 z_loss=config.z_loss,
                 label_smoothing=config.label_smoothing,
             )
-            if not self.priced:
+            if not self.config.objective.is_causal:
                 return loss
             return with_bits_per_byte(
                 loss, batch["targets"], batch["weights"], jnp.asarray(token_bytes)
@@ -88,21 +83,18 @@ class TextLesson:
     def feed(self) -> Feed:
         return CorpusFeed(self.corpus, self.config.data, self.config.seed, self.objective)
 
-    def task(self, step: int) -> int:
-        return 0
-
-    def samples(self, metric: str | None) -> bool:
+    def evaluates_part(self, metric: str | None) -> bool:
         return self.config.evaluation.max_tokens is not None
 
-    def score(self, params: Tree, mesh: Mesh, whole: bool) -> Heldout | None:
+    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
         """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
         documents = self._heldout(whole)
         if not documents:
             return None
-        score = self._priced if self.priced else self._drawn
+        score = self._score_all if self.config.objective.is_causal else self._score_hidden
         found = score(params, documents, self._context, mesh)
         sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
-        return Heldout(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
+        return EvalResult(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
 
     @property
     def _context(self) -> int:
@@ -114,6 +106,12 @@ class TextLesson:
         documents = list(validation_documents(self.corpus))
         limit = self.config.evaluation.max_tokens
         return documents if limit is None or whole else _first(documents, limit)
+
+    def before_first_step(self, params: Tree, mesh: Mesh) -> "Pretraining":
+        return self
+
+    def write_metadata(self, run: Run) -> None:
+        pass
 
     def check_targets(self) -> None:
         """Checks that the objective leaves something to be predicted, of what is learned from and
@@ -134,7 +132,7 @@ class TextLesson:
                 "tokens",
                 "raise data.length, or give longer documents",
             )
-        documents = [] if self.priced else self._heldout(whole=False)
+        documents = [] if self.config.objective.is_causal else self._heldout(whole=False)
         if documents and not has_targets(self.objective, documents, self._context):
             raise UserError(
                 f"objective {kind}",
@@ -142,7 +140,9 @@ class TextLesson:
                 "raise evaluation.context, or data.validation_fraction, or give longer documents",
             )
 
-    def _priced(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
+    def _score_all(
+        self, params: Tree, documents: list[Document], context: int, mesh: Mesh
+    ) -> Totals:
         return score_documents(
             self.model,
             params,
@@ -154,7 +154,9 @@ class TextLesson:
             mesh=mesh,
         )
 
-    def _drawn(self, params: Tree, documents: list[Document], context: int, mesh: Mesh) -> Totals:
+    def _score_hidden(
+        self, params: Tree, documents: list[Document], context: int, mesh: Mesh
+    ) -> Totals:
         return score_hidden(
             self.model,
             params,
@@ -165,7 +167,7 @@ class TextLesson:
             mesh=mesh,
         )
 
-    def facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
         corpus = self.corpus
         heldout = [
             (len(document.tokens), document.bytes) for document in validation_documents(corpus)
@@ -183,7 +185,7 @@ class TextLesson:
         return f"{short_count(self.corpus.num_tokens)} tokens of text"
 
 
-def prepared(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
+def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
     """The tokenizer and the text of a run, made or found in the cache.
 
     Raises:

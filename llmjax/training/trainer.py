@@ -1,14 +1,16 @@
-"""The loop: batches in, steps out; metrics read one step late, so that no device waits for them."""
+"""The training loop: batches in, steps out. Metrics are read one step late: no device waits."""
 
 import contextlib
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 
 from llmjax.data.loader import Loader
+from llmjax.decoding.completions import stream_completions
 from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
@@ -17,18 +19,18 @@ from llmjax.run.telemetry.hardware import memory_bytes, peak_flops
 from llmjax.run.telemetry.throughput import Throughput
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
-from llmjax.training.heldout import measured_cost, write_samples
-from llmjax.training.profile import Profile
-from llmjax.training.reporter import Reporter
+from llmjax.tasks.task import body
+from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
-from llmjax.training.stopping import Agreement, StopSignal
+from llmjax.training.stopping import HostConsensus, StopSignal
+from llmjax.training.workload import EvalResult
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
 """Keys of every record of training in metrics.jsonl, None where a loss does not name them."""
 
 
-class Loop:
-    """Takes a run from where it stands to its last step."""
+class Trainer:
+    """Takes a run from where it is to its last step."""
 
     def __init__(
         self,
@@ -47,8 +49,8 @@ class Loop:
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._standing = frozen, signal, signal.standing
-        self._agree = Agreement(session.mesh, wishes=2)
-        self._stops = self._saves = False  # what all processes have agreed on
+        self._agree = HostConsensus(session.mesh, wishes=2)
+        self._stops = self._saves = False  # what all processes agreed on
         self._pending: tuple[int, StepMetrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
@@ -65,7 +67,7 @@ class Loop:
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
         """
         session, config, first = self.session, self.session.config, self.progress.step
-        steps = [self._program(loss) for loss in session.lesson.losses]
+        steps = [self._program(loss) for loss in session.workload.losses]
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
         with profile:
@@ -75,7 +77,7 @@ class Loop:
             for before, batch in self._loader:
                 step = self._standing.step = before + 1
                 profile.before(before - first, self._wait)
-                take_step = steps[session.lesson.task(before)]
+                take_step = steps[self._loader.feed.task(before)]
                 self.state, metrics = take_step(self.state, batch, self._frozen)
                 self._hand_on((step, metrics))
                 self._look_up(self._save_is_late())
@@ -225,7 +227,7 @@ class Loop:
         and compares with earlier measurements."""
         session, config = self.session, self.session.config.evaluation
         with self._paused():
-            score = session.lesson.score(self.params, session.mesh, whole)
+            score = session.workload.evaluate(self.params, session.mesh, whole)
             if score is None:
                 return None
             self._reporter.write(
@@ -233,7 +235,7 @@ class Loop:
             )
             self._reporter.details(step, score.details)
         cost = measured_cost(score, config.metric)
-        if whole and session.lesson.samples(config.metric):
+        if whole and session.workload.evaluates_part(config.metric):
             return None
         self.progress = self.progress.update_best(cost)
         return cost if cost is not None and math.isfinite(cost) else None
@@ -280,9 +282,41 @@ class Loop:
             f"step {self.progress.step}",
             f"loss or gradient was not finite for {limit} steps in a row",
             f"checkpoint {self.progress.step} holds the parameters from before them: the same "
-            "command goes on from there, a new run might want a lower learning rate",
+            "command resumes from there; a new run may need a lower learning rate",
         )
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def measured_cost(score: EvalResult, metric: str | None) -> float | None:
+    """What is to be small of a measurement.
+
+    Raises:
+      UserError: it has no such figure.
+    """
+    try:
+        return score.cost(metric)
+    except KeyError as error:
+        known = ", ".join(["loss", *score.larger_is_better])
+        raise UserError(
+            f"evaluation.metric {metric}", "is not measured here", f"choose one of {known}"
+        ) from error
+
+
+def write_samples(session: Session, params: Any) -> list[tuple[str, str]]:
+    """(prompt, text) of each prompt of the config."""
+    config = session.config.samples
+    texts = [""] * len(config.prompts) * config.decoding.samples
+    pieces = stream_completions(
+        session.model,
+        body(params),
+        session.tokenizer,
+        config.prompts,
+        config.decoding,
+        session.mesh,
+    )
+    for piece in pieces:
+        texts[piece.row] += piece.text
+    return [(config.prompts[i // config.decoding.samples], text) for i, text in enumerate(texts)]

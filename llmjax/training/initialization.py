@@ -18,14 +18,14 @@ from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.checkpoint.reading import restore_params, stored_leaves, wait_for_all
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.run.network import chosen_step, read_network, run_network
 from llmjax.run.origin import read_origin, write_origin
+from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.state import Tree, join, split
 from llmjax.storage.writing import new_folder_mode
 from llmjax.tasks.heads import Network
 
 
-def adopted(config: Config) -> Config:
+def resolve_init_from(config: Config) -> Config:
     """The config with the model and the tokenizer of the run that it begins with.
 
     Raises:
@@ -88,7 +88,7 @@ def _taken(base: Run) -> Tree:
     config, tokenizer = base.config(), load_tokenizer(base.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
     theirs = run_network(base, config, tokenizer, shape)
-    found = read_network(base, chosen_step(base, config, None), theirs.abstract_params())
+    found = read_parameters(base, resolve_step(base, config, None), theirs.abstract_params())
     found.pop("heads", None)
     if shape.lora is None:
         return found

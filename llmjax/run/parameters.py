@@ -1,6 +1,6 @@
-"""A run's model as it was trained: with the heads of its tasks, its frozen parts beside the rest.
+"""The parameters of a run: its model with the heads of its tasks, trained and frozen ones.
 
-Parameters that do not learn are written once, to RUN/frozen/0; checkpoints hold those that do.
+Frozen parameters are written once, to RUN/frozen/0; checkpoints hold the trained ones.
 """
 
 from typing import Any
@@ -10,30 +10,32 @@ import jax
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
-from llmjax.run.checkpoint.files import steps as finished
+from llmjax.run.checkpoint.files import steps
 from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.checkpoint.reading import complete_step, read_params, stored_leaves
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree, join, split
+from llmjax.tasks.config import name_of
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of, open_task, read_facts
-from llmjax.tasks.task import Setting, Task
+from llmjax.tasks.metadata import read_metadata
+from llmjax.tasks.task import Task, TaskContext, network_of
 
 
 def run_tasks(
     run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConfig
 ) -> tuple[Task, ...]:
-    """The tasks of a run, with what they found in its examples.
+    """The tasks of a run, with the metadata of its examples.
 
     Raises:
       UserError: its tasks.json is missing or damaged.
     """
     if not config.tasks:
         return ()
-    setting = Setting(tokenizer, shape, config.data.length)
-    facts = read_facts(run.tasks, config.tasks)
-    return tuple(map(open_task, config.tasks, [setting] * len(facts), facts))
+    context = TaskContext(tokenizer, shape, config.data.length)
+    metadata = read_metadata(run.tasks, [name_of(task) for task in config.tasks])
+    opened = zip(config.tasks, metadata, strict=True)
+    return tuple(task.open(context, stored) for task, stored in opened)
 
 
 def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConfig) -> Network:
@@ -45,7 +47,7 @@ def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConf
     return network_of(Model(shape, config.compute), run_tasks(run, config, tokenizer, shape))
 
 
-def chosen_step(run: Run, config: Config, step: int | None) -> int:
+def resolve_step(run: Run, config: Config, step: int | None) -> int:
     """The step of a complete checkpoint.
 
     Args:
@@ -59,19 +61,19 @@ def chosen_step(run: Run, config: Config, step: int | None) -> int:
     """
     if step is None and config.evaluation.metric is not None:
         folder = run.checkpoints
-        costs = {one: read_progress(folder, one).heldout_loss for one in finished(folder)}
-        scored = [(cost, -one) for one, cost in costs.items() if cost is not None]
+        costs = {number: read_progress(folder, number).heldout_loss for number in steps(folder)}
+        scored = [(cost, -number) for number, cost in costs.items() if cost is not None]
         if scored:
             step = -min(scored)[1]
     return complete_step(run.checkpoints, step)
 
 
-def read_network(run: Run, step: int, abstract: Tree) -> Tree:
-    """All parameters of a verified checkpoint, those that never learnt included.
+def read_parameters(run: Run, step: int, abstract: Tree) -> Tree:
+    """All parameters of a verified checkpoint, the frozen ones included.
 
     Args:
       run: the run.
-      step: see `chosen_step`.
+      step: see `resolve_step`.
       abstract: shapes, dtypes and shardings wanted, of the whole network.
 
     Raises:
@@ -80,14 +82,14 @@ def read_network(run: Run, step: int, abstract: Tree) -> Tree:
     # The first checkpoint of an import holds everything.
     names = frozen_names(run) - stored_leaves(run.checkpoints, step).keys()
     if not names:
-        found: Tree = read_params(run.checkpoints, step, abstract)
-        return found
-    rest, learning = split(abstract, named(abstract, names))
+        params: Tree = read_params(run.checkpoints, step, abstract)
+        return params
+    rest, trained = split(abstract, is_among(abstract, names))
     frozen = read_params(run.frozen, complete_step(run.frozen, 0), rest)
-    return join(read_params(run.checkpoints, step, learning), frozen)
+    return join(read_params(run.checkpoints, step, trained), frozen)
 
 
-def stored_network(run: Run, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+def stored_parameters(run: Run, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     """All parameters as they are stored, by their dotted paths; none is read."""
     frozen = stored_leaves(run.frozen, 0) if run.frozen.is_dir() else {}
     return frozen | stored_leaves(run.checkpoints, step)
@@ -98,7 +100,7 @@ def frozen_names(run: Run) -> frozenset[str]:
     return frozenset(stored_leaves(run.frozen, 0)) if run.frozen.is_dir() else frozenset()
 
 
-def named(tree: Tree, names: frozenset[str]) -> Tree:
+def is_among(tree: Tree, names: frozenset[str]) -> Tree:
     """The tree of bools that says which leaves are among those named by dotted path."""
 
     def is_named(path: Any, leaf: Any) -> bool:
