@@ -1,4 +1,4 @@
-"""What training changes: the step, the parameters and the optimizer's state; sharded from birth."""
+"""What training changes: step, parameters and optimizer state, sharded from the start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

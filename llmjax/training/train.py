@@ -68,9 +68,9 @@ class NewFolder:
 
 
 def train(config: Config) -> Path:
-    """Trains a model, or goes on where its run folder stands.
+    """Trains a model, or resumes the run in its folder.
 
-    A run that goes on takes the same batches as one that was never interrupted, on any mesh and any
+    A resumed run takes the same batches as one that was never interrupted, on any mesh and any
     number of processes; on the same mesh its parameters are the same, bit for bit.
 
     Args:
@@ -82,7 +82,7 @@ def train(config: Config) -> Path:
 
     Raises:
       UserError: the config, the data, the devices or the folder cannot be used; or memory runs out.
-      Stopped: SIGTERM or SIGINT came; the step is saved, and the same call goes on.
+      Stopped: SIGTERM or SIGINT came; the step is saved, and the same call resumes from it.
       KeyboardInterrupt: a second one came; what was trained since the last checkpoint is lost.
     """
     with StopSignal(StartStatus()) as signal:
@@ -206,7 +206,7 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Trai
 
 
 def _frozen(session: Session) -> Tree:
-    """The parameters that do not learn, as they were written at the beginning."""
+    """The parameters that are not trained, as written at the start."""
     if not session.is_partial:
         return {}
     with jax.set_mesh(session.mesh):
