@@ -21,7 +21,7 @@ from benchmarks.turns import SPEED, take_turns
 from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import Row, read_tables
 from llmjax.metrics.texts import extractive_answers as answers
-from llmjax.tasks.config import AnswerTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 
 LENGTH, STRIDE, WINDOWS, LONGEST = 384, 128, 8, 30
 FIGURES = ("exact_match", "f1")
@@ -41,7 +41,7 @@ def divided(path: Path, folder: Path) -> tuple[str, str]:
 
 def ours(args: argparse.Namespace, train: str, dev: str, folder: str) -> dict[str, float]:
     """Trains here."""
-    task = AnswerTask(
+    task = ExtractiveQATask(
         train=(FileTable((train,)),),
         dev=(FileTable((dev,)),),
         stride=STRIDE,

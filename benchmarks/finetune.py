@@ -19,7 +19,8 @@ from benchmarks.recipe import add_arguments, trained_here, trainer_options
 from benchmarks.turns import SPEED, take_turns
 from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables
-from llmjax.tasks.config import ClassificationTask, RegressionTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
 
 LENGTH = 96
 

@@ -12,12 +12,12 @@ Figure:   see docs/tasks.md
 
 from llmjax import (
     AdamWConfig,
-    AnswerTask,
     CheckpointConfig,
     ComputeConfig,
     Config,
     DataConfig,
     EvaluationConfig,
+    ExtractiveQATask,
     FileTable,
     ScheduleConfig,
 )
@@ -30,7 +30,9 @@ def config() -> Config:
         init_from="runs/minilm",
         epochs=3,
         compute=ComputeConfig(dropout=0.1),
-        tasks=(AnswerTask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),),
+        tasks=(
+            ExtractiveQATask(train=(FileTable(("data/train.json",)),), stride=128, group="context"),
+        ),
         data=DataConfig(batch_size=8, length=384),
         optimizer=AdamWConfig(
             learning_rate=1e-4,

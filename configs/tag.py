@@ -19,7 +19,7 @@ from llmjax import (
     EvaluationConfig,
     FileTable,
     ScheduleConfig,
-    TokenTask,
+    TokenClassificationTask,
 )
 
 
@@ -30,7 +30,7 @@ def config() -> Config:
         init_from="runs/minilm",
         epochs=5,
         compute=ComputeConfig(dropout=0.1),
-        tasks=(TokenTask(train=(FileTable(("data/train.jsonl",)),)),),
+        tasks=(TokenClassificationTask(train=(FileTable(("data/train.jsonl",)),)),),
         data=DataConfig(batch_size=8, length=256),
         optimizer=AdamWConfig(
             learning_rate=2e-4,

@@ -99,33 +99,15 @@ from .run.config.schema import SamplesConfig as SamplesConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
-from .tasks.config import (
-    AnswerTask as AnswerTask,
-)
-from .tasks.config import (
-    ChatTask as ChatTask,
-)
-from .tasks.config import (
-    ClassificationTask as ClassificationTask,
-)
-from .tasks.config import (
-    MultiLabelTask as MultiLabelTask,
-)
-from .tasks.config import (
-    PreferenceTask as PreferenceTask,
-)
-from .tasks.config import (
-    RegressionTask as RegressionTask,
-)
-from .tasks.config import (
-    SequenceTask as SequenceTask,
-)
-from .tasks.config import (
-    SimilarityTask as SimilarityTask,
-)
-from .tasks.config import (
-    TokenTask as TokenTask,
-)
+from .tasks.chat import ChatTask as ChatTask
+from .tasks.classification import ClassificationTask as ClassificationTask
+from .tasks.extractive_qa import ExtractiveQATask as ExtractiveQATask
+from .tasks.multilabel import MultiLabelTask as MultiLabelTask
+from .tasks.preference import PreferenceTask as PreferenceTask
+from .tasks.regression import RegressionTask as RegressionTask
+from .tasks.sequence import SequenceTask as SequenceTask
+from .tasks.similarity import SimilarityTask as SimilarityTask
+from .tasks.token_classification import TokenClassificationTask as TokenClassificationTask
 from .training.train import train as train
 
 __version__: str

@@ -113,7 +113,7 @@ def is_wild(value: Any) -> bool:
 def _problem(field: str, value: float) -> Iterator[str]:
     if isinstance(value, int):
         most = MOST.get(field, LARGEST_BYTES if field.endswith("bytes") else LARGEST_INTEGER)
-        # Python refuses to spell integers of thousands of digits.
+        # Python refuses to write integers of thousands of digits.
         shown = value if abs(value) < 10**20 else f"an integer of {value.bit_length()} bits"
         if value > most:
             yield f"{shown} is more than {most}, the largest that can be set"

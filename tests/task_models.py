@@ -11,10 +11,9 @@ from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.parallel.mesh import MeshConfig, make_mesh
-from llmjax.tasks.opening import find_facts, network_of, open_task
 from llmjax.tasks.packing import lay_out, pack, shape_of
-from llmjax.tasks.running import outputs
-from llmjax.tasks.task import Setting
+from llmjax.tasks.predict import compute_outputs
+from llmjax.tasks.task import TaskContext, network_of
 
 ENCODER = ModelConfig(
     d_model=32, num_encoder_layers=2, num_decoder_layers=0, num_heads=2, d_ff=64, gated=False
@@ -30,21 +29,26 @@ def opened(config, rows, tokenizer=None, model=ENCODER, length=LENGTH):
     """(task, network) with the facts of these rows."""
     tokenizer = tokenizer or BytesTokenizer()
     resolved = resolve(model, tokenizer.vocab_size)
-    task = open_task(config, Setting(tokenizer, resolved, length), find_facts(config, rows))
+    task = config.open(TaskContext(tokenizer, resolved, length), config.find_metadata(rows))
     return task, network_of(Model(resolved), [task])
+
+
+def arrays_of(examples, shape):
+    """The arrays of examples in as few rows as they take, in order."""
+    return lay_out(examples, pack(examples, range(len(examples)), shape), shape)
 
 
 def trained(task, network, examples, steps, rate=3e-3):
     """Parameters after so many steps on all examples at once."""
-    encodes = task.setting.model.is_encoder_decoder
-    shape = shape_of(examples, task.setting.length, encodes=encodes)
-    arrays = lay_out(examples, pack(examples, range(len(examples)), shape), shape)
+    encodes = task.context.model.is_encoder_decoder
+    shape = shape_of(examples, task.context.length, encodes=encodes)
+    arrays = arrays_of(examples, shape)
     optimizer = optax.adam(rate)
     params = jax.jit(network.init)(jax.random.key(0))
 
     def mean(params):
         loss = task.loss(network.model, params, arrays, None)
-        return loss.total / loss.weight
+        return loss.objective / loss.weight
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state):
@@ -60,9 +64,7 @@ def trained(task, network, examples, steps, rate=3e-3):
 def predicted(task, network, params, rows, examples=None):
     """The task's predictions for rows."""
     examples = examples or task.examples(rows)
-    encodes = task.setting.model.is_encoder_decoder
-    shape = shape_of(examples, task.setting.length, encodes=encodes)
-    found = outputs(task, network.model, params, examples, shape, 4, None)
+    found = compute_outputs(task, network.model, params, examples, 4, None)
     return task.predictions(rows, examples, found, None)
 
 

@@ -17,8 +17,8 @@ from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.tasks.config import name_of
-from llmjax.tasks.opening import find_facts, network_of, open_task, to_json
-from llmjax.tasks.task import Setting
+from llmjax.tasks.metadata import metadata_json
+from llmjax.tasks.task import TaskContext, network_of
 from untrained import drawn
 
 LENGTH = 64
@@ -80,8 +80,8 @@ def tasked(folder: Path, task, rows: list, model: ModelConfig = ENCODER, **chang
     tokenizer = BytesTokenizer()
     tokenizer.save(run.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
-    facts = find_facts(task, [Row(f"row {number}", row) for number, row in enumerate(rows)])
-    run.tasks.write_text(to_json({name_of(task): facts}))
-    network = network_of(Model(shape), [open_task(task, Setting(tokenizer, shape, LENGTH), facts)])
+    facts = task.find_metadata([Row(f"row {number}", row) for number, row in enumerate(rows)])
+    run.tasks.write_text(metadata_json({name_of(task): facts}))
+    network = network_of(Model(shape), [task.open(TaskContext(tokenizer, shape, LENGTH), facts)])
     save_params(run.checkpoints, drawn(network, 1, spread=0.1))
     return run

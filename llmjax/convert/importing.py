@@ -34,8 +34,8 @@ from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin, write_origin
 from llmjax.storage.writing import atomic_folder
 from llmjax.tasks.config import name_of
-from llmjax.tasks.opening import to_json as to_facts_json
-from llmjax.tasks.task import Setting
+from llmjax.tasks.metadata import metadata_json
+from llmjax.tasks.task import TaskContext
 
 MAX_ROW = 1024
 """Length of the rows that an imported model is trained and scored on, unless its config is changed;
@@ -105,7 +105,7 @@ def _fill(
     )
     imported = None
     if head is not None:
-        setting = Setting(tokenizer, shape, length)
+        setting = TaskContext(tokenizer, shape, length)
         imported = read_with_head(source, values, head, family, setting, dtype=dtype, mesh=mesh)
     if imported is None:
         bound = BoundTable(family.table, Model(shape))
@@ -113,7 +113,7 @@ def _fill(
     else:
         params = imported.params
         config = replace(config, tasks=(imported.task,))
-        text = to_facts_json({name_of(imported.task): imported.facts})
+        text = metadata_json({name_of(imported.task): imported.facts})
         Run(folder).tasks.write_text(text, encoding="utf-8")
     config = replace(config, compute=ComputeConfig(dtype=suitable_dtype(params)))
     write_run(folder, config, params, tokenizer, origin_of(published))

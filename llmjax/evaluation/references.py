@@ -1,5 +1,5 @@
-"""What a run's model said of pairs of answers as its training began, for pairs that it was not
-trained on: without that, a margin says nothing (see `tasks.preference`)."""
+"""What the initial model of a run says of examples that it was not trained on, for tasks whose
+loss compares the two: without that, a margin means nothing (see `tasks.preference`)."""
 
 import itertools
 import logging
@@ -17,25 +17,23 @@ from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.run.folder import Run
-from llmjax.tasks.config import name_of
-from llmjax.tasks.example import Example
-from llmjax.tasks.preference import Preference
+from llmjax.tasks.examples import Example
 from llmjax.tasks.task import Task
 
 log = logging.getLogger(__name__)
 COMPARED = 8
-"""Rows by which a run that may have changed since is known."""
-APART = 0.05
+"""Examples by which a changed initial run is detected."""
+TOLERANCE = 0.05
 """Share of their log-likelihoods that rounding may account for."""
 
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """The references of a task's pairs; the model that they are of is read when it is needed.
+    """The references of a task's examples; the initial model is read when it is needed.
 
     Attributes:
-      lm: the run's model as it is now.
-      task: one of the run's; those that compare no answers need no references.
+      lm: the run's model.
+      task: one of the run's; most need no references.
       batch_size: rows of tokens at once.
     """
 
@@ -44,31 +42,31 @@ class References:
     batch_size: int
 
     def of(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples; pairs of answers with what the model said of them as training began.
+        """The examples, with what the initial model says of them where the task needs it.
 
         Raises:
-          UserError: there are new pairs, and that model cannot be had any more.
+          UserError: there are new examples, and the initial model is gone.
         """
         task = self.task
-        if not isinstance(task, Preference) or all(example.place for example in examples):
+        if not any(map(task.lacks_reference, examples)):
             return list(examples)
         try:
-            model, params = self._begun
-            self._check_same(task, model, params)
+            model, params = self._initial
+            self._check_same(model, params)
         except UserError as error:
             reason = f"has no references for pairs that it was not trained on: {error}"
-            raise UserError(f"task {name_of(task.config)}", reason) from error
-        return self._referred(task, model, params, examples)
+            raise UserError(f"task {task.name}", reason) from error
+        return self._with_references(task, model, params, examples)
 
-    def _referred(
-        self, task: Preference, model: Model, params: Params, examples: Sequence[Example]
+    def _with_references(
+        self, task: Task, model: Model, params: Params, examples: Sequence[Example]
     ) -> list[Example]:
-        new, size = [one for one in examples if not one.place], self.batch_size
-        facts = task.refer(model, params, new, batch_size=size, mesh=self.lm.mesh)
-        return replace(task, facts=facts).referred(examples)
+        new = [example for example in examples if task.lacks_reference(example)]
+        metadata = task.reference(model, params, new, batch_size=self.batch_size, mesh=self.lm.mesh)
+        return replace(task, metadata=metadata).with_references(examples)
 
     @cached_property
-    def _begun(self) -> tuple[Model, Params]:
+    def _initial(self) -> tuple[Model, Params]:
         """The model with the parameters of step 0."""
         lm, config = self.lm, self.lm.config
         if config.init_from is None:
@@ -80,28 +78,28 @@ class References:
         first = load(config.init_from, mesh=lm.mesh)
         return Model(first.model.config, lm.model.compute), first.params
 
-    def _check_same(self, task: Preference, model: Model, params: Params) -> None:
-        """Raises UserError where the run to begin with is another by now, as some of the pairs that
-        this run was trained on tell."""
-        base, known = self.lm.config.init_from, self._own
-        if base is None or self.lm.model.config.lora is not None or not known:
+    def _check_same(self, model: Model, params: Params) -> None:
+        """Raises UserError where the initial run has changed since, as some of the examples that
+        this run was trained on show."""
+        base, stored, task = self.lm.config.init_from, self._trained_on, self.task
+        if base is None or self.lm.model.config.lora is not None or not stored:
             return
-        blank = replace(task, facts=replace(task.facts, references=()))
-        again = self._referred(blank, model, params, blank.referred(known))
-        then, now = (np.array([one.target for one in group]) for group in (known, again))
-        if np.abs(then - now).sum() > APART * np.abs(then).sum():
+        blank = replace(task, metadata=replace(task.metadata, references=()))
+        again = self._with_references(blank, model, params, blank.with_references(stored))
+        then, now = (np.array([example.target for example in group]) for group in (stored, again))
+        if np.abs(then - now).sum() > TOLERANCE * np.abs(then).sum():
             raise UserError(base, "has changed since this run began with it", "restore it")
 
     @cached_property
-    def _own(self) -> list[Example]:
-        """A few of the pairs that the run was trained on, where their tables are still there."""
+    def _trained_on(self) -> list[Example]:
+        """A few of the examples that the run was trained on, where their tables still exist."""
         rows = itertools.chain.from_iterable(map(read_table, self.task.config.train))
         try:
-            some = self.task.examples(list(itertools.islice(rows, COMPARED)))
+            examples = self.task.examples(list(itertools.islice(rows, COMPARED)))
         except UserError as error:
-            log.warning("whether %s has changed is not known: %s", self.lm.config.init_from, error)
+            log.warning("cannot tell whether %s has changed: %s", self.lm.config.init_from, error)
             return []
-        return [one for one in some if one.place]
+        return [example for example in examples if not self.task.lacks_reference(example)]
 
 
 def _without_adapters(params: Params) -> Params:

@@ -1,4 +1,4 @@
-"""The verb `evaluate` on a run of tasks: the accepted figures of each, with intervals."""
+"""The command `evaluate` on a fine-tuned run: the accepted metrics of each task, with intervals."""
 
 import logging
 import math
@@ -18,10 +18,10 @@ from llmjax.run.config.build import ConfigError, build
 from llmjax.run.config.overrides import parse
 from llmjax.run.folder import Run
 from llmjax.run.parameters import run_tasks
-from llmjax.tasks.config import name_of
-from llmjax.tasks.findings import HELD_OUT, findings
+from llmjax.tasks.examples import encode
 from llmjax.tasks.overrides import NO_OVERRIDES, TaskOverrides, apply_overrides
-from llmjax.tasks.prepared import Answered, answer, encode, read_rows
+from llmjax.tasks.predict import VALIDATION_SET, TaskResult, evaluate
+from llmjax.tasks.split import read_rows
 from llmjax.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -31,53 +31,52 @@ MOST_LABELS = 12
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """What an evaluation of a task found; print it for a table.
+    """The evaluation of one task; print it for a table.
 
     Attributes:
       run: the run folder.
       step: of the checkpoint.
-      task: which one.
+      task: its name.
       data: where the rows are from.
-      answered: rows, predictions, figures.
-      seconds: wall-clock time of reading, encoding, compiling, answering and measuring.
-      found: figures, tables and the worst mistakes as plain data.
+      result: rows, predictions, metrics.
+      seconds: wall-clock time of reading, encoding, compiling, predicting and evaluating.
+      details: metrics, tables and the worst mistakes as plain data.
     """
 
     run: str
     step: int
     task: str
     data: str
-    answered: Answered
+    result: TaskResult
     seconds: float
-    found: dict[str, Any]
+    details: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and for the report page."""
         about = {"run": self.run, "step": self.step, "task": self.task}
-        return {**about, **self.found, "seconds": self.seconds}
+        return {**about, **self.details, "seconds": self.seconds}
 
     def __str__(self) -> str:
-        rows = len(self.answered.rows)
-        lines = [f"{self.run} at step {self.step}, task {self.task}, on {self.data}"]
-        measures = self.answered.measures
-        for figure in measures.metrics if measures else ():
-            lines.append(f"  {figure.name:22}{in_words(figure)}")
-        if not measures or all(figure.name != "loss" for figure in measures.metrics):
-            lines.append(f"  {'loss':22}{self.answered.sums.loss:.4f}")
-        lines.append(f"  {'rows':22}{rows:,}")
-        lines.append(f"  {'time':22}{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s")
-        if measures and measures.signature:
-            lines.append(f"  {'signature':22}{measures.signature}")
-        if measures and "threshold" in measures.tables:
-            lines.append(f"  {'best threshold':22}{_threshold(measures.tables['threshold'])}")
-        if measures and "confusion" in measures.tables:
-            lines += ["", *_confusion(measures.tables["confusion"])]
+        rows, metrics = len(self.result.rows), self.result.metrics
+        fields = {metric.name: in_words(metric) for metric in (metrics.metrics if metrics else ())}
+        fields.setdefault("loss", f"{self.result.totals.loss:.4f}")
+        fields["rows"] = f"{rows:,}"
+        fields["time"] = f"{self.seconds:.1f} s, {rows / self.seconds:,.1f} rows/s"
+        if metrics and metrics.signature:
+            fields["signature"] = metrics.signature
+        tables = metrics.tables if metrics else {}
+        if "threshold" in tables:
+            fields["best threshold"] = _threshold(tables["threshold"])
+        title = f"{self.run} at step {self.step}, task {self.task}, on {self.data}"
+        lines = [title, *(f"  {name:22}{value}" for name, value in fields.items())]
+        if "confusion" in tables:
+            lines += ["", *_confusion(tables["confusion"])]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class TaskEvaluations:
-    """What an evaluation of several tasks found; print it for tables.
+    """The evaluations of a run's tasks; print them for tables.
 
     Attributes:
       run: the run folder.
@@ -92,15 +91,15 @@ class TaskEvaluations:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {"run": self.run, "tasks": {one.task: one.to_dict() for one in self.tasks}}
+        return {"run": self.run, "tasks": {each.task: each.to_dict() for each in self.tasks}}
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.tasks))
 
 
-def in_words(figure: Metric) -> str:
-    """A figure with its interval."""
-    return f"{figure.value:.4f}   ({figure.low:.4f} to {figure.high:.4f})"
+def in_words(metric: Metric) -> str:
+    """A metric with its interval."""
+    return f"{metric.value:.4f}   ({metric.low:.4f} to {metric.high:.4f})"
 
 
 def evaluate_tasks(
@@ -112,54 +111,64 @@ def evaluate_tasks(
     overrides: TaskOverrides = NO_OVERRIDES,
     progress: Progress = no_progress,
 ) -> TaskEvaluations:
-    """Metrics a run's tasks on what they hold out, or one of them on other rows.
+    """Evaluates a run's tasks on their validation sets, or one of them on other rows.
 
-    What is measured on the tasks' own rows, told as the run has it, is also kept as
-    RUN/measures.json, for the report.
+    What the validation sets give without overrides is also stored as RUN/measures.json, for the
+    report.
 
     Args:
-      lm: a model in hand.
-      data: tables, or names of their files; empty: what each task holds out.
+      lm: a loaded model.
+      data: tables, or names of their files; empty: each task's validation set.
       task: which one; None: all, or with `data` the only one.
       batch_size: rows of tokens at once; None: as the run evaluates.
       overrides: what differs from the run's config.
-      progress: told how far things are.
+      progress: receives how far things are.
 
     Raises:
-      UserError: no such task, or rows that cannot be read or lack answers; a batch of no rows.
+      UserError: no such task, or rows that cannot be read or lack targets; a batch of no rows.
     """
-    size = rows_at_once(lm, batch_size)
-    found: list[TaskEvaluation] = []
-    for one in apply_overrides(chosen_tasks(lm, task, single=bool(data)), overrides):
-        name, began = name_of(one.config), time.perf_counter()
-        progress(f"Measuring {name}", len(found), None)
-        rows = read_tables(as_tables(data)) if data else read_rows(one.config)[1]
+    size = evaluation_batch_size(lm, batch_size)
+    evaluations: list[TaskEvaluation] = []
+    for chosen in apply_overrides(choose_tasks(lm, task, single=bool(data)), overrides):
+        began = time.perf_counter()
+        progress(f"Evaluating {chosen.name}", len(evaluations), None)
+        rows = read_tables(as_tables(data)) if data else read_rows(chosen.config)[1]
         if not rows:
-            raise UserError(f"task {name}", "holds out no rows", "name a table with --data")
-        examples = References(lm, one, size).of(encode(one, rows, "measure on"))
-        told = answer(
-            one, lm.model, lm.network_params, rows, examples, batch_size=size, mesh=lm.mesh
+            reason, fix = "has no validation set", "name a table with --data"
+            raise UserError(f"task {chosen.name}", reason, fix)
+        examples = References(lm, chosen, size).of(encode(chosen, rows, "evaluate"))
+        result = evaluate(
+            chosen, lm.model, lm.network_params, rows, examples, batch_size=size, mesh=lm.mesh
         )
-        where = ", ".join(map(_named, data)) or HELD_OUT
+        source = ", ".join(map(_named, data)) or VALIDATION_SET
         seconds = time.perf_counter() - began
-        plain = findings(one.config, told, where)
-        found.append(TaskEvaluation(lm.config.run_dir, lm.step, name, where, told, seconds, plain))
-    if not data and overrides == NO_OVERRIDES:
-        _keep(Run.open(lm.config.run_dir), found)
-    return TaskEvaluations(lm.config.run_dir, tuple(found))
+        evaluations.append(
+            TaskEvaluation(
+                lm.config.run_dir,
+                lm.step,
+                chosen.name,
+                source,
+                result,
+                seconds,
+                result.to_dict(chosen.config, source),
+            )
+        )
+    if not data and not overrides.given:
+        _store(Run.open(lm.config.run_dir), evaluations)
+    return TaskEvaluations(lm.config.run_dir, tuple(evaluations))
 
 
-def _keep(run: Run, found: Sequence[TaskEvaluation]) -> None:
-    """Writes measures.json; a folder that is only read gives its figures all the same."""
+def _store(run: Run, evaluations: Sequence[TaskEvaluation]) -> None:
+    """Writes measures.json; a read-only folder gives its metrics all the same."""
     try:
-        run.keep_measures({one.task: one.to_dict() for one in found})
+        run.keep_measures({each.task: each.to_dict() for each in evaluations})
     except OSError as error:
         reason = error.strerror or error
         log.warning("%s cannot be written (%s): the report lacks these", run.measures, reason)
 
 
-def rows_at_once(lm: LanguageModel, batch_size: int | None) -> int:
-    """The size of a batch as it is asked for, or as the run evaluates.
+def evaluation_batch_size(lm: LanguageModel, batch_size: int | None) -> int:
+    """The batch size that is asked for, or that of the run's evaluations.
 
     Raises:
       UserError: it is not positive.
@@ -171,7 +180,7 @@ def rows_at_once(lm: LanguageModel, batch_size: int | None) -> int:
     return batch_size
 
 
-def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[Task]:
+def choose_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[Task]:
     """The tasks of a run, or the one of that name.
 
     Raises:
@@ -179,14 +188,14 @@ def chosen_tasks(lm: LanguageModel, name: str | None, *, single: bool) -> list[T
     """
     run = lm.config.run_dir
     tasks = run_tasks(Run.open(run), lm.config, lm.tokenizer, lm.model.config)
-    names = [name_of(task.config) for task in tasks]
+    names = [task.name for task in tasks]
     if not tasks:
         raise UserError(run, "is a run without tasks", "train one that has some")
     if name is None and single and len(tasks) > 1:
         raise UserError(run, f"has several tasks: {', '.join(names)}", "choose one with --task")
     if name is not None and name not in names:
         raise UserError(f"task {name}", f"is none of this run's: {', '.join(names)}")
-    return [task for task in tasks if name in (None, name_of(task.config))]
+    return [task for task in tasks if name in (None, task.name)]
 
 
 def as_tables(data: Sequence[Any]) -> list[Table]:
@@ -195,7 +204,7 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
     Raises:
       UserError: something else.
     """
-    found: list[Table] = []
+    tables: list[Table] = []
     for number, item in enumerate(data):
         name, problems = f"data.{number}", list[str]()
         try:
@@ -206,8 +215,8 @@ def as_tables(data: Sequence[Any]) -> list[Table]:
         table = build(AnyTable, value, name, problems)
         if problems:
             raise ConfigError(problems)
-        found.append(table)
-    return found
+        tables.append(table)
+    return tables
 
 
 def _named(data: str | Path | Table) -> str:
@@ -218,7 +227,7 @@ def _named(data: str | Path | Table) -> str:
 
 
 def _threshold(table: dict[str, Any]) -> str:
-    """Where no answer would best begin to be given; rounded up, so that no row changes sides."""
+    """The thresholds with the best metrics; rounded up, so that no row changes sides."""
     return ", ".join(
         f"{math.ceil(1e4 * best['at']) / 1e4:.4f} for {name} ({best['value']:.4f})"
         for name, best in table.items()
@@ -226,7 +235,7 @@ def _threshold(table: dict[str, Any]) -> str:
 
 
 def _confusion(table: dict[str, Any]) -> list[str]:
-    """Truth in rows, what was told in columns; of many labels the most frequent, most first."""
+    """True labels in rows, predicted ones in columns; of many labels the most frequent."""
     every, matrix = list(table["labels"]), table["counts"]
     shown = list(range(len(every)))
     note = []
@@ -235,7 +244,9 @@ def _confusion(table: dict[str, Any]) -> list[str]:
         note = [f"  the {MOST_LABELS} most frequent of {len(every):,} labels"]
     labels = [every[k] for k in shown]
     width = max(8, *(len(label) + 1 for label in labels))
-    head = "  truth \\ told".ljust(18) + "".join(f"{label[:width]:>{width}}" for label in labels)
+    head = "  true \\ predicted".ljust(18) + "".join(
+        f"{label[:width]:>{width}}" for label in labels
+    )
     body = [
         f"  {every[k][:15]:16}" + "".join(f"{matrix[k][other]:>{width},}" for other in shown)
         for k in shown

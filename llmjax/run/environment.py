@@ -3,7 +3,7 @@
     {"model": {...}, "data": {...},
      "sessions": [{"started": ..., "command": ..., "versions": {...}, ...}, ...]}
 
-Each start of the training appends a session, so that a run which went on elsewhere says so.
+Each start of the training appends a session: a run may resume on another machine.
 """
 
 import json
@@ -66,10 +66,10 @@ def session() -> dict[str, Any]:
 
 
 def record(path: Path, *, model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Appends this session to the file at `path`, and stores the run's facts anew.
+    """Appends this session to the file at `path`, and replaces the counts.
 
-    Call it in one process of a run. A file that cannot be read is begun anew: it informs, no
-    result rests on it.
+    Call it in one process of a run. A file that cannot be read is replaced: no result
+    depends on it.
 
     Args:
       path: RUN/environment.json.

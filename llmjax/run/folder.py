@@ -1,16 +1,16 @@
-"""The run folder: what is in it, who may open it, who may go on with it.
+"""The run folder: what is in it, who may open it, who may resume it.
 
 config.json       the whole resolved config, with llmjax's version and a format number
 tokenizer/        everything needed to encode and decode
 checkpoints/STEP/ finished checkpoints
-frozen/0/         parameters that do not learn, where some do not
-tasks.json        labels and the like, that tasks found in their examples
+frozen/0/         frozen parameters, where there are any
+tasks.json        task metadata, such as labels, from the examples
 metrics.jsonl     a line per logged step
-samples.jsonl     text written while training
+samples.jsonl     text generated while training
 environment.json  versions, machine, command and counts of the data, at every start
-measures.json     the tasks' figures, tables and worst mistakes, as last measured
-compression.json  what the last archive came to, and what its tokens cost
-baselines.json    the compressors' figures on the held-out text, as last reported
+measures.json     the tasks' latest metrics, tables and worst mistakes
+compression.json  sizes of the last archive, and the costs of its tokens
+baselines.json    classical compressors on the validation text
 tensorboard/  profile/  report.html
 origin.json       where an imported model comes from, and its own config
 """
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def frozen(self) -> Path:
-        """Folder of the parameters that do not learn, a checkpoint of step 0; may be missing."""
+        """Folder of the frozen parameters, a checkpoint of step 0; may be missing."""
         return self.folder / "frozen"
 
     @property
     def tasks(self) -> Path:
-        """What tasks found in their examples; missing where text is learnt."""
+        """Metadata of the tasks; missing where the run trains on text."""
         return self.folder / "tasks.json"
 
     @property
@@ -114,10 +114,10 @@ class Run:
 
     @classmethod
     def create(cls, config: Config) -> "Run":
-        """The run folder of `config`: made new, or one of the same config that is to go on.
+        """The run folder of `config`: a new one, or one of the same config, which resumes.
 
         Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
-        run that never took a step (its data could not be read, say) is begun anew with any config,
+        run that never took a step (its data could not be read, say) starts over with any config,
         and an imported model is trained on text with any of the same model and tokenizer.
 
         Raises:

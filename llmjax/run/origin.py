@@ -19,7 +19,7 @@ largest of each number, their sum by the root of how many they are, or their mea
 
 @dataclass(frozen=True)
 class Origin:
-    """What a published model says that a run's config has no place for."""
+    """What a published model says beyond a run's config."""
 
     format: str = ""
     """hf or gguf."""

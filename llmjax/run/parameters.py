@@ -16,9 +16,10 @@ from llmjax.run.checkpoint.reading import complete_step, read_params, stored_lea
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree, join, split
+from llmjax.tasks.config import name_of
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import network_of, open_task, read_facts
-from llmjax.tasks.task import Setting, Task
+from llmjax.tasks.metadata import read_metadata
+from llmjax.tasks.task import Task, TaskContext, network_of
 
 
 def run_tasks(
@@ -31,9 +32,10 @@ def run_tasks(
     """
     if not config.tasks:
         return ()
-    setting = Setting(tokenizer, shape, config.data.length)
-    facts = read_facts(run.tasks, config.tasks)
-    return tuple(map(open_task, config.tasks, [setting] * len(facts), facts))
+    context = TaskContext(tokenizer, shape, config.data.length)
+    metadata = read_metadata(run.tasks, [name_of(task) for task in config.tasks])
+    opened = zip(config.tasks, metadata, strict=True)
+    return tuple(task.open(context, stored) for task, stored in opened)
 
 
 def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConfig) -> Network:

@@ -1,9 +1,9 @@
-"""Conversations: what the assistant says in them is learnt."""
+"""Conversations: the model learns what the assistant says in them."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -13,121 +13,136 @@ from llmjax.errors import UserError
 from llmjax.losses.loss import Loss
 from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.tasks.config import ChatTask, name_of
-from llmjax.tasks.continuing import marked
-from llmjax.tasks.conversations import PLAIN, Speller, Spelt, spelling
-from llmjax.tasks.example import Example
+from llmjax.tasks.config import TaskConfig
+from llmjax.tasks.continuation import slot_totals, span_segment
+from llmjax.tasks.conversations import PLAIN, ChatEncoder, EncodedChat, naming_row
+from llmjax.tasks.examples import NO_TARGET, Example
 from llmjax.tasks.messages import ASSISTANT, context_at, messages_at
-from llmjax.tasks.sums import told_in_slots
-from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write, body
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import (
+    Batch,
+    ExampleOutputs,
+    Generate,
+    Outputs,
+    Task,
+    TaskContext,
+    body,
+    require_decoder,
+)
+
+if TYPE_CHECKING:
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
-NOTHING = np.zeros(0, np.float32)
 NEW_TOKENS = 256
 """The longest answer that is written where a conversation waits for one; at most half a row."""
 
 
-@dataclass(frozen=True, eq=False)
-class Chat:
-    """Conversations in the model's chat template; only what the assistant says is learnt."""
+@dataclass(frozen=True)
+class ChatTask(TaskConfig):
+    """Conversations in the model's chat template; only what the assistant says has weight."""
 
-    setting: Setting
-    facts: Facts
+    messages: str = "messages"
+    """Column of a list of {"role": ..., "content": ...}."""
+    tools: str | None = "tools"
+    """Column of the functions that the model may call: a list of JSON schemas, where there is such
+    a column."""
+    documents: str | None = None
+    """Column of a list of documents that the template reads; none: there are none."""
+    kind: Literal["chat"] = "chat"
+
+    uses_chat_template: ClassVar[bool] = True
+    rows_are: ClassVar[str] = "conversations"
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return (self.messages,)
+
+    def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
+        """The template for tokenizers that have none."""
+        for row in rows:
+            roles = [message["role"] for message in messages_at(row, self.messages)]
+            if ASSISTANT not in roles:
+                where = f"{row.place}, column {self.messages!r}"
+                raise UserError(where, "the assistant says nothing", "remove the row")
+        return TaskMetadata(chat_template=PLAIN)
+
+    def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
+        return ("loss", "perplexity", "accuracy")
+
+    def open(self, context: TaskContext, metadata: TaskMetadata) -> "Chat":
+        return Chat(context, metadata, self)
+
+
+@dataclass(frozen=True, eq=False)
+class Chat(Task):
+    """Conversations in the model's chat template; only what the assistant says has weight."""
+
     config: ChatTask
-    paired = False
-    outputs_per_target = 0
-    head = None
 
     def __post_init__(self) -> None:
-        only_decoders(self.config, self.setting)
-
-    @staticmethod
-    def find(config: ChatTask, rows: Sequence[Row]) -> Facts:
-        """The template of tokenizers that have none.
-
-        Raises:
-          UserError: a row without messages, or in which the assistant says nothing.
-        """
-        for row in rows:
-            if all(one["role"] != ASSISTANT for one in messages_at(row, config.messages)):
-                where = f"{row.place}, column {config.messages!r}"
-                raise UserError(where, "the assistant says nothing", "remove the row")
-        return Facts(chat_template=PLAIN)
+        require_decoder(self.name, self.context.model, alone=True)
 
     @property
     def template(self) -> str:
-        """How messages are spelt."""
-        return self.setting.tokenizer.chat_template or self.facts.chat_template or PLAIN
+        """How messages become text."""
+        return self.context.tokenizer.chat_template or self.metadata.chat_template or PLAIN
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """A conversation is one example; see `Speller.spell` for when it is several."""
-        found, cut = list[Example](), 0
-        with Speller(self.setting.tokenizer, self.template) as speller:
+        """A conversation is one example; see `ChatEncoder.encode` for when it is several."""
+        examples, cut, length = list[Example](), 0, self.context.length
+        with ChatEncoder(self.context.tokenizer, self.template) as encoder:
             for number, row in enumerate(rows):
                 messages = messages_at(row, self.config.messages)
                 context = context_at(row, self.config.tools, self.config.documents)
                 waits = messages[-1]["role"] != ASSISTANT
-                with spelling(row):
-                    prompt = speller.prompt(messages, context) if waits else None
-                    spelt = speller.spell(messages, context) or [Spelt(prompt or [], [])]
-                for one in spelt:
-                    fitted = fit(one, self.setting.length)
-                    cut += fitted is not one
-                    segment = marked(fitted.tokens, fitted.spans)
-                    found.append(Example((segment,), NOTHING, 1.0, number, prompt))
+                with naming_row(row):
+                    prompt = encoder.prompt(messages, context) if waits else None
+                    chats = encoder.encode(messages, context) or [EncodedChat(prompt or [], [])]
+                for chat in chats:
+                    fitted = chat.fitted(length)
+                    cut += fitted is not chat
+                    segment = span_segment(fitted.tokens, fitted.spans)
+                    examples.append(Example((segment,), NO_TARGET, 1.0, number, prompt))
         if cut:
-            length = self.setting.length
             log.warning("%d of %d conversations are cut to %d tokens", cut, len(rows), length)
-        return found
+        return examples
 
-    def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
+    def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         return token_loss(model, body(params), batch, dropout_key=key)
 
-    def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
-        nats, hits, weights = told_in_slots(model, params, batch)
-        return Outputs({"nats": nats, "correct": hits, "tokens": weights}, {})
+    def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
+        nll, correct, tokens = slot_totals(model, params, batch)
+        return Outputs(slots={"nats": nll, "correct": correct, "tokens": tokens})
 
     def predictions(
-        self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
+        self,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        outputs: Sequence[ExampleOutputs],
+        generate: Generate,
     ) -> list[dict[str, Any]]:
-        """What the assistant's words cost; an answer, where a conversation waits for one."""
-        told: list[dict[str, Any]] = [{} for _ in rows]
-        for example, one in zip(examples, found, strict=True):
-            if one["tokens"]:
-                for name, value in one.items():
-                    told[example.row][name] = told[example.row].get(name, 0.0) + float(value)
-        asked = {one.row: one.place for one in examples if one.place is not None}
-        most = min(NEW_TOKENS, self.setting.length // 2)
-        prompts = [prompt[most - self.setting.length :] for prompt in asked.values()]  # type: ignore[index]
-        for row, text in zip(asked, write(prompts, most, 1) if asked else [], strict=True):
-            told[row]["text"] = text.strip()
-        return told
+        """How likely the assistant's words are; an answer, where a conversation waits for one."""
+        predictions: list[dict[str, Any]] = [{} for _ in rows]
+        for example, output in zip(examples, outputs, strict=True):
+            prediction = predictions[example.row]
+            for name, value in output.items() if output["tokens"] else ():
+                prediction[name] = prediction.get(name, 0.0) + float(value)
+        prompts: dict[int, Any] = {
+            example.row: example.details for example in examples if example.details is not None
+        }
+        most = min(NEW_TOKENS, self.context.length // 2)
+        fitted = [prompt[most - self.context.length :] for prompt in prompts.values()]
+        for row, text in zip(prompts, generate(fitted, most, 1) if fitted else [], strict=True):
+            predictions[row]["text"] = text.strip()
+        return predictions
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.texts import language
 
-        columns = ("nats", "tokens", "correct")
-        return language(
-            *(np.array([one.get(name, 0.0) for one in predictions]) for name in columns)
+        nll, tokens, correct = (
+            np.array([prediction.get(name, 0.0) for prediction in predictions])
+            for name in ("nats", "tokens", "correct")
         )
-
-
-def fit(spelt: Spelt, length: int) -> Spelt:
-    """As much of a conversation as a row takes: its beginning, or where the assistant is silent in
-    that, its end. What has room comes back as it is."""
-    most = length + 1  # the last token is told, never read
-    if len(spelt.tokens) <= most:
-        return spelt
-    silent = not any(first < most for first, _ in spelt.spans)
-    start = len(spelt.tokens) - most if silent else 0
-    spans = [(max(first - start, 0), min(end - start, most)) for first, end in spelt.spans]
-    return Spelt(spelt.tokens[start : start + most], [(a, b) for a, b in spans if a < b])
-
-
-def only_decoders(config: Any, setting: Setting) -> None:
-    """Raises UserError where the model is no decoder alone."""
-    if setting.model.num_encoder_layers or not setting.model.num_decoder_layers:
-        reason = "only a decoder reads and writes in turn"
-        raise UserError(f"task {name_of(config)}", reason, "begin with a decoder")
+        return language(nll, tokens, correct)

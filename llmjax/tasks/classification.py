@@ -1,8 +1,8 @@
 """One of several labels for a text or a pair of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,86 +12,107 @@ from llmjax.data.tables.table import Row
 from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.tasks.config import ClassificationTask, name_of
-from llmjax.tasks.example import Example
-from llmjax.tasks.heads import Head
-from llmjax.tasks.labels import label_at, labels_of, number_of
-from llmjax.tasks.of_texts import OfTexts
-from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
-from llmjax.tasks.texts import read_texts
+from llmjax.tasks.config import name_of
+from llmjax.tasks.examples import Example
+from llmjax.tasks.labels import label_at, label_metadata, label_number
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import ExampleOutputs, Generate, TaskContext
+from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
+
+
+@dataclass(frozen=True)
+class ClassificationTask(TextTaskConfig):
+    """One of several labels for a text, or for a pair of texts; softmax cross-entropy."""
+
+    label: str = "label"
+    """Column of the label: text or integers."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: each label weighs in inverse proportion to how often it occurs."""
+    label_smoothing: float = 0.0
+    """Probability of the target that is spread evenly over all labels."""
+    kind: Literal["classification"] = "classification"
+
+    imbalance_advice: ClassVar[str] = "class_weights balanced may help"
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        return (self.label,)
+
+    def labels_of(self, row: Row) -> list[str]:
+        return [label_at(row, self.label)]
+
+    def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
+        """The labels, in order; numbers by their size."""
+        labels = (label for row in rows for label in self.labels_of(row))
+        return label_metadata(name_of(self), self.label, labels)
+
+    def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
+        return ("accuracy", "f1_macro", "f1_micro", "matthews", "loss")
+
+    def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
+        (truth,), label, probability = (
+            self.labels_of(row),
+            prediction["label"],
+            prediction["probability"],
+        )
+        return None if truth == label else (probability, truth, f"{label} ({probability:.0%})")
+
+    def open(self, context: TaskContext, metadata: TaskMetadata) -> "Classification":
+        return Classification(context, metadata, self)
+
+    def problems(self) -> Any:
+        if not 0 <= self.label_smoothing < 1:
+            yield f"label_smoothing: {self.label_smoothing} is not in [0, 1)"
 
 
 @dataclass(frozen=True, eq=False)
-class Classification(OfTexts):
+class Classification(TextTask):
     """One of several labels for a text or a pair of texts."""
 
     config: ClassificationTask
-    outputs_per_target = 1
-
-    @staticmethod
-    def find(config: ClassificationTask, rows: Sequence[Row]) -> Facts:
-        """The labels that there are, in order; numbers by their size.
-
-        Raises:
-          UserError: a row without a label, or fewer than two labels.
-        """
-        return labels_of(
-            name_of(config), config.label, (label_at(row, config.label) for row in rows)
-        )
 
     @property
-    def head(self) -> Head:
-        return self.text_head(self.config, len(self.facts.labels))
+    def num_outputs(self) -> int:
+        return len(self.metadata.labels)
 
-    def examples(self, rows: Sequence[Row]) -> list[Example]:
-        config, labels = self.config, self.facts.labels
-        segments = read_texts(self.setting, rows, config.text, config.pair)
-        known = {label: number for number, label in enumerate(labels)}
-        weights = self._class_weights()
-        found = []
-        for number, (row, segment) in enumerate(zip(rows, segments, strict=True)):
-            target, weight = -1, 0.0
-            if config.label in row.values:
-                target = number_of(row, label_at(row, config.label), known)
-                weight = weights[target]
-            found.append(Example((segment,), np.array([target], np.float32), weight, number))
-        return found
+    def target(self, row: Row) -> tuple[Sequence[float], float]:
+        number = label_number(row, label_at(row, self.config.label), self.metadata)
+        counts = self.metadata.counts
+        balanced = self.config.class_weights == "balanced"
+        return [number], sum(counts) / (len(counts) * counts[number]) if balanced else 1.0
 
-    def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
-        logits = self.logits(self.config, self.head, model, params, batch, key)
-        targets = batch["slot_targets"][..., 0].astype(jnp.int32)
-        smoothing = self.config.label_smoothing
-        return softmax_cross_entropy(logits, targets, batch["slot_weights"], smoothing)
+    def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
+        numbers, smoothing = targets[..., 0].astype(jnp.int32), self.config.label_smoothing
+        return softmax_cross_entropy(logits, numbers, weights, smoothing)
 
-    def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
-        logits = self.logits(self.config, self.head, model, params, batch, None)
-        return Outputs(slots={"probabilities": jax.nn.softmax(logits, axis=-1)})
+    def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
+        return {"probabilities": jax.nn.softmax(logits, axis=-1)}
 
     def predictions(
-        self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
+        self,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        outputs: Sequence[ExampleOutputs],
+        generate: Generate,
     ) -> list[dict[str, Any]]:
-        labels, told = self.facts.labels, []
-        for one in found:
-            shares = one["probabilities"]
-            best = int(shares.argmax())
-            each = dict(zip(labels, map(float, shares), strict=True))
-            told.append(
-                {"label": labels[best], "probability": each[labels[best]], "probabilities": each}
+        labels, predictions = self.metadata.labels, []
+        for output in outputs:
+            probabilities = dict(zip(labels, map(float, output["probabilities"]), strict=True))
+            label = labels[int(output["probabilities"].argmax())]
+            predictions.append(
+                {
+                    "label": label,
+                    "probability": probabilities[label],
+                    "probabilities": probabilities,
+                }
             )
-        return told
+        return predictions
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.labels import classification
 
-        known = {label: number for number, label in enumerate(self.facts.labels)}
-        truth = [number_of(row, label_at(row, self.config.label), known) for row in rows]
-        shares = [list(one["probabilities"].values()) for one in predictions]
-        return classification(self.facts.labels, np.array(truth), np.array(shares))
-
-    def _class_weights(self) -> list[float]:
-        counts = self.facts.counts
-        if self.config.class_weights == "none":
-            return [1.0] * len(counts)
-        return [sum(counts) / (len(counts) * count) for count in counts]
+        targets = [
+            label_number(row, label_at(row, self.config.label), self.metadata) for row in rows
+        ]
+        probabilities = [list(prediction["probabilities"].values()) for prediction in predictions]
+        return classification(self.metadata.labels, np.array(targets), np.array(probabilities))

@@ -17,7 +17,7 @@ from llmjax.data.chat_template.template import (
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
-from llmjax.tasks.messages import ASSISTANT, Message, flat, has_parts, spelt_arguments, with_objects
+from llmjax.tasks.messages import ASSISTANT, Message, flat, has_parts, text_arguments, with_objects
 from llmjax.tasks.turns import Turns, require_calls
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ PLAIN = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-"""How messages are spelt where the tokenizer does not say it: each behind a line with its role,
+"""How messages become text where the tokenizer has no template: each behind a line with its role,
 the assistant's ended by the end of text; tools and calls of them as JSON."""
 
 
-class Spelt(NamedTuple):
+class EncodedChat(NamedTuple):
     """A conversation as the model reads it.
 
     Attributes:
@@ -45,9 +45,20 @@ class Spelt(NamedTuple):
     tokens: list[int]
     spans: list[tuple[int, int]]
 
+    def fitted(self, length: int) -> "EncodedChat":
+        """As much as a row takes: the beginning, or where the assistant says nothing in that, the
+        end. What fits is returned as it is."""
+        most = length + 1  # the last token is predicted, never read
+        if len(self.tokens) <= most:
+            return self
+        silent = not any(first < most for first, _ in self.spans)
+        start = len(self.tokens) - most if silent else 0
+        spans = [(max(first - start, 0), min(end - start, most)) for first, end in self.spans]
+        return EncodedChat(self.tokens[start : start + most], [(a, b) for a, b in spans if a < b])
 
-class Speller:
-    """Spells conversations in one template; use it in a `with`."""
+
+class ChatEncoder:
+    """Encodes conversations by one chat template; use it in a `with`."""
 
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
@@ -55,7 +66,7 @@ class Speller:
         self._context, self._now, self._warned = MESSAGES_ALONE, time.time(), False
         self._turns = Turns(self._text, tuple(tokenizer.special_tokens))
 
-    def __enter__(self) -> "Speller":
+    def __enter__(self) -> "ChatEncoder":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,13 +81,13 @@ class Speller:
         text = self._text(self._begin(messages, context), True)
         return self._tokenizer.encode_marked(text)
 
-    def spell(
+    def encode(
         self,
         messages: Sequence[Message],
         context: Context = MESSAGES_ALONE,
         *,
         last: bool = False,
-    ) -> list[Spelt]:
+    ) -> list[EncodedChat]:
         """The conversation, with what the assistant says in it.
 
         What a template surrounds with {% generation %} is what the assistant says. Without such
@@ -99,15 +110,15 @@ class Speller:
         if not turns:
             return []
         if self._template.marks_generation:
-            spelt, text = self._generated(messages, turns[0] if last else 0)
+            chat, text = self._generated(messages, turns[0] if last else 0)
             for turn in turns:
                 require_calls(messages, turn, text)
-            return [spelt]
+            return [chat]
         whole = self._text(messages, False)
-        found = [self._turns.find(messages, turn) for turn in turns]
-        if all(whole.startswith(text[:end]) for text, _, end in found):
-            return [self._cut(whole, [(first, end) for _, first, end in found])]
-        return [self._cut(text[:end], [(first, end)]) for text, first, end in found]
+        located = [self._turns.find(messages, turn) for turn in turns]
+        if all(whole.startswith(text[:end]) for text, _, end in located):
+            return [self._cut(whole, [(first, end) for _, first, end in located])]
+        return [self._cut(text[:end], [(first, end)]) for text, first, end in located]
 
     def _begin(self, messages: Sequence[Message], context: Context) -> list[Message]:
         """The messages as this template reads them; all renderings until the next call are of this
@@ -139,17 +150,17 @@ class Speller:
     def _wants_objects(self, messages: Sequence[Message]) -> bool:
         """Whether arguments of tool calls that are JSON texts must become objects, for the template
         refuses them or would quote them once more."""
-        spelt = spelt_arguments(messages)
-        if not spelt:
+        texts = text_arguments(messages)
+        if not texts:
             return False
         try:
             text = self._text(messages, False)
         except UserError:
             return True
-        quoted = (json.dumps(one, ensure_ascii=way) for one in spelt for way in (True, False))
+        quoted = (json.dumps(one, ensure_ascii=way) for one in texts for way in (True, False))
         return any(one in text for one in quoted)
 
-    def _generated(self, messages: Sequence[Message], turn: int) -> tuple[Spelt, str]:
+    def _generated(self, messages: Sequence[Message], turn: int) -> tuple[EncodedChat, str]:
         """With what stands in the template's {% generation %} blocks from a turn on; and the text
         in them."""
         text, spans = self._blocks(messages)
@@ -167,7 +178,7 @@ class Speller:
     def _blocks(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         return self._template.generated(messages, context=self._context, now=self._now)
 
-    def _cut(self, text: str, spans: Sequence[tuple[int, int]]) -> Spelt:
+    def _cut(self, text: str, spans: Sequence[tuple[int, int]]) -> EncodedChat:
         """Tokens of a text, of which none crosses an end of a span where this can be had."""
         tokens: list[int] = []
         found, at, encode = [], 0, self._tokenizer.encode_marked
@@ -182,14 +193,14 @@ class Speller:
                 at = stop
                 edges.append(len(tokens))
             found.append((edges[0], edges[1]))
-        return Spelt(tokens, found[:-1])
+        return EncodedChat(tokens, found[:-1])
 
 
 @contextmanager
-def spelling(row: Row) -> Iterator[None]:
+def naming_row(row: Row) -> Iterator[None]:
     """Says of which row a template refuses the messages."""
     try:
         yield
     except UserError as error:
-        fix = "mend or remove the row" + (f", or {error.fix}" if error.fix else "")
+        fix = "fix or remove the row" + (f", or {error.fix}" if error.fix else "")
         raise UserError(f"{row.place}: {error.thing}", error.reason, fix) from error

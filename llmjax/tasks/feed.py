@@ -1,92 +1,171 @@
-"""Batches of several tasks: which task has a step, and which examples are in its rows."""
+"""Batches of several tasks: which task has a step, and which examples are in its rows.
+
+A batch is a function of (seed, step), found without going through the steps before it.
+"""
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from llmjax.data.batch import Arrays
-from llmjax.tasks.example import Example
-from llmjax.tasks.packing import Shape, lay_out, pack
+from llmjax.tasks.examples import Example
+from llmjax.tasks.packing import RowShape, lay_out, pack
 
-# Tell what is drawn for a step from what is drawn for an epoch of a task.
-STEP, EPOCH = 0x537465, 0x45706F
+# What is drawn: which task has a step, or the order of a task's examples in an epoch.
+STEP_STREAM, EPOCH_STREAM = 0x537465, 0x45706F
+BLOCK = 1 << 14
+"""Steps whose tasks are drawn at once."""
+
+
+class Source(NamedTuple):
+    """A task as the feed reads it.
+
+    Attributes:
+      examples: its training set.
+      shape: of its rows.
+      weight: its share of the steps, relative to the others' weights.
+      repack: see `TaskConfig.repack`.
+    """
+
+    examples: Sequence[Example]
+    shape: RowShape
+    weight: float = 1.0
+    repack: bool = False
 
 
 class TaskFeed:
     """The batches of a run (a `data.loader.Feed`): each step has one task, drawn by weight, and
-    the next rows of that task's endless stream. A function of examples, seed and step alone."""
+    the next rows of that task's endless stream of epochs."""
 
-    def __init__(
-        self,
-        examples: Sequence[Sequence[Example]],
-        shapes: Sequence[Shape],
-        weights: Sequence[float],
-        batch_size: int,
-        seed: int,
-    ):
+    def __init__(self, sources: Sequence[Source], batch_size: int, seed: int):
         """Args:
-        examples: of each task.
-        shapes: of each task's rows.
-        weights: of each task.
+        sources: the tasks.
         batch_size: rows in a batch.
-        seed: of all order.
+        seed: decides all order.
         """
-        self._examples, self._shapes, self._seed = examples, shapes, seed
-        self._shares = np.cumsum(weights) / np.sum(weights)
-        self._drawn = np.random.default_rng((seed, STEP))
-        self._tasks: list[int] = []
-        self._before: list[int] = []
-        self._counts = [0] * len(examples)
-        self._rows: list[list[list[int]]] = [[] for _ in examples]
-        self._epochs = [0] * len(examples)
+        self._sources, self._seed = sources, seed
+        self._turns = _Turns([source.weight for source in sources], seed)
+        self._rows: list[_Rows] = [
+            (_RepackedRows if source.repack else _PackedRows)(source, (seed, EPOCH_STREAM, number))
+            for number, source in enumerate(sources)
+        ]
         self._lock = threading.Lock()
         self.batch_size = batch_size
-        self.specs = tuple(shape.spec(batch_size) for shape in shapes)
+        self.specs = tuple(source.shape.spec(batch_size) for source in sources)
         self.steps = None
 
     def task(self, step: int) -> int:
         """The number of the task that has this step."""
         with self._lock:
-            return self._place(step)[0]
+            return self._turns[step][0]
 
     def read(self, step: int, rows: Sequence[int]) -> Arrays:
         """Some rows of a step's arrays (see `packing.lay_out`)."""
         with self._lock:
-            task, before = self._place(step)
+            task, before = self._turns[step]
             first = before * self.batch_size
-            stream = self._stream(task, first + self.batch_size)
-            chosen = [stream[first + row] for row in rows]
-        return lay_out(self._examples[task], chosen, self._shapes[task])
-
-    def rows_of_an_epoch(self, task: int) -> int:
-        """Rows in a task's first pass through its examples."""
-        return len(self._packed(task, 0))
+            numbers = [self._rows[task][first + row] for row in rows]
+        source = self._sources[task]
+        return lay_out(source.examples, numbers, source.shape)
 
     def epoch_steps(self) -> float:
         """Steps in which all tasks' examples together come once."""
-        rows = sum(self.rows_of_an_epoch(task) for task in range(len(self._examples)))
-        return rows / self.batch_size
+        return sum(rows.per_epoch for rows in self._rows) / self.batch_size
 
-    def _place(self, step: int) -> tuple[int, int]:
-        """The task of a step, and how many steps it had before."""
-        while len(self._tasks) <= step:
-            task = int(np.searchsorted(self._shares, self._drawn.random(), side="right"))
-            task = min(task, len(self._shares) - 1)
-            self._tasks.append(task)
-            self._before.append(self._counts[task])
-            self._counts[task] += 1
-        return self._tasks[step], self._before[step]
 
-    def _stream(self, task: int, rows: int) -> list[list[int]]:
-        """The task's rows, at least so many."""
-        while len(self._rows[task]) < rows:
-            self._rows[task] += self._packed(task, self._epochs[task])
-            self._epochs[task] += 1
-        return self._rows[task]
+class _Turns:
+    """Which task has a step, and how many steps that task had before."""
 
-    def _packed(self, task: int, epoch: int) -> list[list[int]]:
-        generator = np.random.default_rng((self._seed, EPOCH, task, epoch))
-        examples, shape = self._examples[task], self._shapes[task]
-        rows = pack(examples, generator.permutation(len(examples)).tolist(), shape)
-        return [rows[place] for place in generator.permutation(len(rows))]
+    def __init__(self, weights: Sequence[float], seed: int):
+        self._bounds, self._seed = np.cumsum(weights) / np.sum(weights), seed
+        self._before = [np.zeros(len(weights), np.int64)]  # steps of each task before each block
+        self._last: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def __getitem__(self, step: int) -> tuple[int, int]:
+        if len(self._bounds) == 1:
+            return 0, step
+        number, place = divmod(step, BLOCK)
+        while len(self._before) <= number:
+            counts = np.bincount(self._block(len(self._before) - 1), minlength=len(self._bounds))
+            self._before.append(self._before[-1] + counts)
+        tasks = self._block(number)
+        task = int(tasks[place])
+        return task, int(self._before[number][task] + np.sum(tasks[:place] == task))
+
+    def _block(self, number: int) -> np.ndarray:
+        """The tasks of steps number * BLOCK and on, int [BLOCK]."""
+        if self._last[0] != number:
+            bits = np.random.PCG64(np.random.SeedSequence((self._seed, STEP_STREAM)))
+            drawn = np.random.Generator(bits.advance(number * BLOCK)).random(BLOCK)
+            tasks = np.searchsorted(self._bounds, drawn, side="right")
+            self._last = (number, np.minimum(tasks, len(self._bounds) - 1))
+        return self._last[1]
+
+
+class _Rows(Protocol):
+    """A task's endless stream of rows, each the numbers of its examples."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Rows of the first epoch."""
+
+    def __getitem__(self, row: int) -> list[int]: ...
+
+
+class _PackedRows:
+    """Rows that are packed once. Later epochs exchange examples of equal size at random, so that
+    all epochs have equally many rows, and shuffle the rows."""
+
+    def __init__(self, source: Source, key: tuple[int, ...]):
+        self._key, self._count = key, len(source.examples)
+        first = _packed(source, key, 0)
+        self.per_epoch = len(first)
+        self._cuts = np.cumsum([len(row) for row in first])[:-1]
+        self._order = np.concatenate([np.asarray(row, np.int64) for row in first])
+        classes: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for place, number in enumerate(self._order):
+            example = source.examples[number]
+            classes[example.length, example.source_length].append(place)
+        self._classes = [np.array(places) for places in classes.values() if len(places) > 1]
+        self._epoch = (0, first)
+
+    def __getitem__(self, row: int) -> list[int]:
+        epoch, place = divmod(row, self.per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._shuffled(epoch))
+        return self._epoch[1][place]
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        if epoch == 0:
+            return [row.tolist() for row in np.split(self._order, self._cuts)]
+        generator, order = np.random.default_rng((*self._key, epoch)), self._order.copy()
+        for places in self._classes:
+            order[places] = order[generator.permutation(places)]
+        rows = np.split(order, self._cuts)
+        return [rows[place].tolist() for place in generator.permutation(len(rows))]
+
+
+class _RepackedRows:
+    """Rows that are packed again for every epoch: finding a row takes all epochs before it."""
+
+    def __init__(self, source: Source, key: tuple[int, ...]):
+        self._source, self._key = source, key
+        self._rows, self._epochs = _packed(source, key, 0), 1
+        self.per_epoch = len(self._rows)
+
+    def __getitem__(self, row: int) -> list[int]:
+        while len(self._rows) <= row:
+            self._rows += _packed(self._source, self._key, self._epochs)
+            self._epochs += 1
+        return self._rows[row]
+
+
+def _packed(source: Source, key: tuple[int, ...], epoch: int) -> list[list[int]]:
+    """An epoch's rows: the examples packed in random order, the rows shuffled."""
+    generator = np.random.default_rng((*key, epoch))
+    order = generator.permutation(len(source.examples)).tolist()
+    rows = pack(source.examples, order, source.shape)
+    return [rows[place] for place in generator.permutation(len(rows))]

@@ -1,21 +1,21 @@
-"""What stands on a model for a task, and both together as one thing that is trained."""
+"""Heads of tasks, and a model with its heads as one network to train."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import dropout
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.model.products import dense
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
+
+if TYPE_CHECKING:
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
 
 Neck = Literal["none", "pooler", "tanh", "relu", "transform"]
 """What a state goes through before the last projection: nothing; the model's own pooler (BERT); a
@@ -39,27 +39,35 @@ class Head:
     def declared(self, config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Axes]]:
         """Dotted name -> shape and logical axes of each parameter."""
         d = config.d_model
-        found: dict[str, tuple[tuple[int, ...], Axes]] = {
+        specs: dict[str, tuple[tuple[int, ...], Axes]] = {
             "out.kernel": ((d, self.outputs), ("embed", None))
         }
         if self.bias:
-            found["out.bias"] = ((self.outputs,), (None,))
+            specs["out.bias"] = ((self.outputs,), (None,))
         if self.neck in ("tanh", "relu"):
-            found |= {"dense.kernel": ((d, d), ("embed", None)), "dense.bias": ((d,), (None,))}
-        return found
+            specs |= {"dense.kernel": ((d, d), ("embed", None)), "dense.bias": ((d,), (None,))}
+        return specs
 
     def __call__(
-        self, model: Model, params: Params, own: Params, states: jax.Array, key: jax.Array | None
+        self,
+        model: "Model",
+        params: "Params",
+        head_params: "Params",
+        states: jax.Array,
+        key: jax.Array | None,
     ) -> jax.Array:
         """[B, N, D] states, whole along N -> [B, N, outputs] float32.
 
         Args:
           model: whose states they are.
           params: the model's parameters; heads beside them do not count.
-          own: this head's.
+          head_params: this head's.
           states: of tokens, or of whole texts.
           key: for dropout, at the model's rate; None: none.
         """
+        from llmjax.model.layers import dropout
+        from llmjax.model.products import dense
+
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = mesh.reshard(states, "batch", None, None)
         plain, dtype = ("batch", None, None), model.compute.dtype
@@ -70,11 +78,11 @@ class Head:
             x = model.lm_head_input(body, x)
         elif self.neck != "none":
             x = dropout(x, model.compute.dropout, keys[0]) if self.neck == "tanh" else x
-            own_dense = own["dense"]
+            layer = head_params["dense"]
             x = dense(
                 x,
-                own_dense["kernel"],
-                own_dense["bias"],
+                layer["kernel"],
+                layer["bias"],
                 axes=("embed", None),
                 out=plain,
                 dtype=dtype,
@@ -83,8 +91,8 @@ class Head:
         x = dropout(mesh.reshard(x, *plain), model.compute.dropout, keys[1])
         return dense(
             x,
-            own["out"]["kernel"],
-            own["out"].get("bias"),
+            head_params["out"]["kernel"],
+            head_params["out"].get("bias"),
             axes=("embed", None),
             out=plain,
             dtype=dtype,
@@ -129,10 +137,10 @@ class Network:
     Its parameters are the model's, with each head's under "heads" and the task's name.
     """
 
-    model: Model
+    model: "Model"
     heads: tuple[tuple[str, Head], ...] = ()
 
-    def init(self, key: jax.Array) -> Params:
+    def init(self, key: jax.Array) -> "Params":
         """Draws the parameters as `Model.init` does; heads' weights are normal with its deviation.
 
         Raises:
@@ -143,7 +151,7 @@ class Network:
             return params
         std, heads = self.model.compute.init_std, {}
         for number, (name, head) in enumerate(self.heads):
-            own = jax.random.fold_in(key, number)
+            head_key = jax.random.fold_in(key, number)
             flat = {}
             for index, (path, (shape, axes)) in enumerate(head.declared(self.model.config).items()):
                 sharding = mesh.out_sharding(*axes)
@@ -151,12 +159,12 @@ class Network:
                     start = jnp.array(head.start if path == "out.bias" and head.start else 0.0)
                     flat[path] = jnp.broadcast_to(start.astype(jnp.float32), shape)
                 else:
-                    drawn = jax.random.fold_in(own, index)
+                    drawn = jax.random.fold_in(head_key, index)
                     flat[path] = std * jax.random.normal(drawn, shape, out_sharding=sharding)
             heads[name] = _nested(flat)
         return params | {"heads": heads}
 
-    def abstract_params(self) -> Params:
+    def abstract_params(self) -> "Params":
         """Shapes and dtypes, with shardings where a mesh is set; see `Model.abstract_params`."""
         params = self.model.abstract_params()
         place = jax.sharding.get_mesh() if mesh.has_mesh() else None
@@ -167,17 +175,19 @@ class Network:
 
         return self._with_heads(params, leaf)
 
-    def logical_axes(self) -> Params:
+    def logical_axes(self) -> "Params":
         """The tree with a tuple of names at each leaf."""
         return self._with_heads(self.model.logical_axes(), lambda shape, axes: axes)
 
     def num_params(self) -> int:
         """How many numbers the parameters hold."""
         heads = (head.declared(self.model.config).values() for _, head in self.heads)
-        own = sum(prod(shape) for declared in heads for shape, _ in declared)
-        return self.model.num_params() + own
+        in_heads = sum(prod(shape) for declared in heads for shape, _ in declared)
+        return self.model.num_params() + in_heads
 
-    def _with_heads(self, params: Params, leaf: Callable[[tuple[int, ...], Axes], Any]) -> Params:
+    def _with_heads(
+        self, params: "Params", leaf: Callable[[tuple[int, ...], Axes], Any]
+    ) -> "Params":
         if not self.heads:
             return params
         config = self.model.config
@@ -188,13 +198,13 @@ class Network:
         return params | {"heads": heads}
 
 
-def _nested(flat: Mapping[str, Any]) -> Params:
+def _nested(flat: Mapping[str, Any]) -> "Params":
     """{"a.b": x} -> {"a": {"b": x}}."""
-    found: Params = {}
+    nested: Params = {}
     for path, value in flat.items():
         *above, last = path.split(".")
-        node = found
+        node = nested
         for name in above:
             node = node.setdefault(name, {})
         node[last] = value
-    return found
+    return nested

@@ -45,7 +45,7 @@ def context_at(row: Row, tools: str | None, documents: str | None) -> Context:
     column, or where it is empty, the conversation has none.
 
     Raises:
-      UserError: a column holds no list of objects, nor JSON that spells one.
+      UserError: a column holds no list of objects, nor JSON of one.
     """
     return Context(_objects_at(row, tools), _objects_at(row, documents))
 
@@ -87,7 +87,7 @@ def with_objects(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def spelt_arguments(messages: Sequence[Message]) -> list[str]:
+def text_arguments(messages: Sequence[Message]) -> list[str]:
     """The arguments of tool calls that are JSON texts instead of objects."""
     every = (call.get("arguments") for one in messages for call in calls_of(one))
     return [arguments for arguments in every if isinstance(arguments, str)]

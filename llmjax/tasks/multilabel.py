@@ -1,8 +1,8 @@
 """Any number of labels for a text or a pair of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -11,84 +11,94 @@ from llmjax.data.tables.table import Row, list_at
 from llmjax.losses.labels import sigmoid_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.tasks.config import MultiLabelTask, name_of
-from llmjax.tasks.example import Example
-from llmjax.tasks.heads import Head
-from llmjax.tasks.labels import label_of, labels_of, number_of
-from llmjax.tasks.of_texts import OfTexts
-from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
-from llmjax.tasks.texts import read_texts
+from llmjax.tasks.config import name_of
+from llmjax.tasks.examples import Example
+from llmjax.tasks.labels import as_label, label_metadata, label_number
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import ExampleOutputs, Generate, TaskContext
+from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
+
+
+@dataclass(frozen=True)
+class MultiLabelTask(TextTaskConfig):
+    """Any number of labels for a text, or for a pair of texts; sigmoid cross-entropy of each."""
+
+    labels: str = "labels"
+    """Column of the labels: a list, or text with separators."""
+    separator: str = ","
+    """Between labels in text."""
+    kind: Literal["multilabel"] = "multilabel"
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        return (self.labels,)
+
+    def labels_of(self, row: Row) -> list[str]:
+        values = list_at(row, self.labels, self.separator)
+        return [as_label(row, self.labels, value) for value in values]
+
+    def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
+        """The labels, in order."""
+        labels = (label for row in rows for label in self.labels_of(row))
+        return label_metadata(name_of(self), self.labels, labels)
+
+    def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
+        return ("f1_micro", "f1_macro", "exact_match", "loss")
+
+    def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
+        truth = set(self.labels_of(row))
+        wrong = truth ^ set(prediction["labels"])
+        if not wrong:
+            return None
+        return float(len(wrong)), ", ".join(sorted(truth)), ", ".join(prediction["labels"])
+
+    def open(self, context: TaskContext, metadata: TaskMetadata) -> "MultiLabel":
+        return MultiLabel(context, metadata, self)
 
 
 @dataclass(frozen=True, eq=False)
-class MultiLabel(OfTexts):
+class MultiLabel(TextTask):
     """Any number of labels for a text or a pair of texts."""
 
     config: MultiLabelTask
 
-    @staticmethod
-    def find(config: MultiLabelTask, rows: Sequence[Row]) -> Facts:
-        """The labels that there are, in order.
-
-        Raises:
-          UserError: a row without the column, or fewer than two labels.
-        """
-        every = (label for row in rows for label in _labels_at(row, config))
-        return labels_of(name_of(config), config.labels, every)
+    @property
+    def num_outputs(self) -> int:
+        return len(self.metadata.labels)
 
     @property
-    def outputs_per_target(self) -> int:
-        return len(self.facts.labels)
+    def target_size(self) -> int:
+        return len(self.metadata.labels)
 
-    @property
-    def head(self) -> Head:
-        return self.text_head(self.config, len(self.facts.labels))
+    def target(self, row: Row) -> tuple[np.ndarray, float]:
+        target = np.zeros(self.target_size, np.float32)
+        for label in self.config.labels_of(row):
+            target[label_number(row, label, self.metadata)] = 1.0
+        return target, 1.0
 
-    def examples(self, rows: Sequence[Row]) -> list[Example]:
-        segments = read_texts(self.setting, rows, self.config.text, self.config.pair)
-        found = []
-        for number, (row, segment) in enumerate(zip(rows, segments, strict=True)):
-            there = self.config.labels in row.values
-            target = self._target(row) if there else np.zeros(len(self.facts.labels), np.float32)
-            found.append(Example((segment,), target, float(there), number))
-        return found
+    def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
+        return sigmoid_cross_entropy(logits, targets, weights)
 
-    def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
-        logits = self.logits(self.config, self.head, model, params, batch, key)
-        return sigmoid_cross_entropy(logits, batch["slot_targets"], batch["slot_weights"])
-
-    def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
-        logits = self.logits(self.config, self.head, model, params, batch, None)
-        return Outputs(slots={"probabilities": jax.nn.sigmoid(logits)})
+    def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
+        return {"probabilities": jax.nn.sigmoid(logits)}
 
     def predictions(
-        self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
+        self,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        outputs: Sequence[ExampleOutputs],
+        generate: Generate,
     ) -> list[dict[str, Any]]:
-        told = []
-        for one in found:
-            shares = dict(zip(self.facts.labels, map(float, one["probabilities"]), strict=True))
-            likely = [label for label, share in shares.items() if share > 0.5]
-            told.append({"labels": likely, "probabilities": shares})
-        return told
+        names, predictions = self.metadata.labels, []
+        for output in outputs:
+            probabilities = dict(zip(names, map(float, output["probabilities"]), strict=True))
+            labels = [label for label, value in probabilities.items() if value > 0.5]
+            predictions.append({"labels": labels, "probabilities": probabilities})
+        return predictions
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.labels import multilabel
 
-        truth = np.array([self._target(row) for row in rows])
-        shares = np.array([list(one["probabilities"].values()) for one in predictions])
-        return multilabel(self.facts.labels, truth, shares)
-
-    def _target(self, row: Row) -> np.ndarray:
-        known = {label: number for number, label in enumerate(self.facts.labels)}
-        target = np.zeros(len(known), np.float32)
-        for label in _labels_at(row, self.config):
-            target[number_of(row, label, known)] = 1.0
-        return target
-
-
-def _labels_at(row: Row, config: MultiLabelTask) -> list[str]:
-    """The labels of a row; UserError where one is none."""
-    values = list_at(row, config.labels, config.separator)
-    return [label_of(row, config.labels, value) for value in values]
+        targets = np.array([self.target(row)[0] for row in rows])
+        probabilities = [list(prediction["probabilities"].values()) for prediction in predictions]
+        return multilabel(self.metadata.labels, targets, np.array(probabilities))

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.tasks.config import name_of
-from llmjax.tasks.opening import open_task
 from llmjax.tasks.task import Task
 
 
@@ -41,7 +39,7 @@ def apply_overrides(tasks: Sequence[Task], overrides: TaskOverrides) -> list[Tas
         raise UserError("no_answer_threshold", "is not a number")
     for name in overrides.given:
         if not any(hasattr(task.config, name) for task in tasks):
-            names = ", ".join(name_of(task.config) for task in tasks)
+            names = ", ".join(task.name for task in tasks)
             raise UserError(name, f"has no meaning for the task {names}", "leave it out")
     return [_changed(task, overrides) for task in tasks]
 
@@ -51,4 +49,4 @@ def _changed(task: Task, overrides: TaskOverrides) -> Task:
     changes = {name: value for name, value in overrides.given.items() if name in names}
     if not changes:
         return task
-    return open_task(replace(task.config, **changes), task.setting, task.facts)
+    return replace(task.config, **changes).open(task.context, task.metadata)

@@ -1,4 +1,4 @@
-"""Examples side by side in rows: a plan of which, and the arrays of a row.
+"""Examples packed side by side into rows: which share a row, and the arrays of a row.
 
 Rows have one length, so one program is compiled; an example sees itself alone, so nothing but the
 order of sums tells a packed example from one that has the row for itself.
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmjax.data.batch import Arrays, ArraySpec, BatchSpec, per_row, per_token
-from llmjax.tasks.example import Example
+from llmjax.tasks.examples import Example
 
 OPEN_ROWS = 32
 """How many rows may still be filled at a time."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class RowShape:
     """What a row holds.
 
     Attributes:
@@ -53,7 +53,7 @@ class Shape:
         return spec
 
 
-def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shape:
+def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> RowShape:
     """The shape of rows of `length` tokens for such examples, all from one task.
 
     A row has room for as many examples as it could hold of the shorter ones.
@@ -61,7 +61,7 @@ def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shap
     first = examples[0]
     sizes = [max(example.length, example.source_length, 1) for example in examples]
     short = max(1, int(np.quantile(sizes, 0.25)))
-    return Shape(
+    return RowShape(
         length=length,
         source=length if encodes else 0,
         slots=max(1, min(length // short, len(examples))),
@@ -71,7 +71,7 @@ def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> Shap
     )
 
 
-def pack(examples: Sequence[Example], order: Sequence[int], shape: Shape) -> list[list[int]]:
+def pack(examples: Sequence[Example], order: Sequence[int], shape: RowShape) -> list[list[int]]:
     """Which examples share a row: in this order, each where the least room is left that does.
 
     Args:
@@ -103,7 +103,7 @@ def pack(examples: Sequence[Example], order: Sequence[int], shape: Shape) -> lis
     return done + [held for _, _, held in rows]
 
 
-def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: Shape) -> Arrays:
+def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: RowShape) -> Arrays:
     """The arrays of rows. Slot e holds segment e + 1, or of pairs segments 2e + 1 and 2e + 2.
 
     Args:

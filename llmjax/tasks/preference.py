@@ -1,10 +1,10 @@
-"""The better of two answers, against the model as it began (DPO, arXiv:2305.18290)."""
+"""The better of two answers, against the initial model (DPO, arXiv:2305.18290)."""
 
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,166 +15,203 @@ from llmjax.data.tables.table import Row, text_at
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss, likelihood_loss
 from llmjax.metrics.metric import Metrics
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.tasks.chat import fit, only_decoders
-from llmjax.tasks.config import PreferenceTask
-from llmjax.tasks.continuing import after, marked, written
-from llmjax.tasks.conversations import PLAIN, Speller, spelling
-from llmjax.tasks.example import Example, Segment
+from llmjax.tasks.config import TaskConfig, not_positive
+from llmjax.tasks.continuation import continuation, encode_after, segment_nll, span_segment
+from llmjax.tasks.conversations import PLAIN, ChatEncoder, naming_row
+from llmjax.tasks.examples import Example, Segment
 from llmjax.tasks.messages import ASSISTANT, Message, checked, context_at
-from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import outputs
-from llmjax.tasks.sums import segment_nats
-from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import (
+    Batch,
+    ExampleOutputs,
+    Generate,
+    Outputs,
+    Task,
+    TaskContext,
+    require_decoder,
+)
+
+if TYPE_CHECKING:
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
+NO_REFERENCE = np.zeros(2, np.float32)
+
+
+@dataclass(frozen=True)
+class PreferenceTask(TaskConfig):
+    """The better of two answers, against the initial model (DPO, arXiv:2305.18290)."""
+
+    prompt: str = "prompt"
+    """Column of what is answered: text, or a list of messages."""
+    chosen: str = "chosen"
+    """Column of the better answer: text, or a list of messages."""
+    rejected: str = "rejected"
+    """Column of the worse answer: text, or a list of messages."""
+    tools: str | None = "tools"
+    """Column of the functions that the model may call: a list of JSON schemas, where there is such
+    a column."""
+    documents: str | None = None
+    """Column of a list of documents that the template reads; none: there are none."""
+    beta: float = 0.1
+    """How strongly the model is kept close to the initial one."""
+    kind: Literal["preference"] = "preference"
+
+    uses_initial_model: ClassVar[bool] = True
+    rows_are: ClassVar[str] = "prompts with two answers each"
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return (self.prompt, self.chosen, self.rejected)
+
+    def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
+        """The template for tokenizers that have none."""
+        return TaskMetadata(chat_template=PLAIN)
+
+    def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
+        return ("accuracy", "loss", "margin")
+
+    def open(self, context: TaskContext, metadata: TaskMetadata) -> "Preference":
+        return Preference(context, metadata, self)
+
+    def problems(self) -> Iterator[str]:
+        yield from not_positive(self, "beta")
 
 
 @dataclass(frozen=True, eq=False)
-class Preference:
+class Preference(Task):
     """The better of two answers.
 
-    An example is both, each after its prompt; its target is the log-likelihood that the model gave
-    each as training began. Those are among the facts, by the examples' tokens (see `refer`);
-    answers without them are compared by their likelihood alone.
+    An example is both, each after its prompt; its target is the log-likelihood of each under the
+    initial model. Those are in the metadata, by the examples' tokens (see `reference`); answers
+    without them are compared by their likelihood alone. An example's details say whether it has
+    them.
     """
 
-    setting: Setting
-    facts: Facts
     config: PreferenceTask
-    paired = True
-    outputs_per_target = 2
-    head = None
 
     def __post_init__(self) -> None:
-        only_decoders(self.config, self.setting)
-
-    @staticmethod
-    def find(config: PreferenceTask, rows: Sequence[Row]) -> Facts:
-        """The template of tokenizers that have none."""
-        return Facts(chat_template=PLAIN)
+        require_decoder(self.name, self.context.model, alone=True)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """Pairs of equal answers weigh nothing."""
-        found, cut, equal = [], 0, list[str]()
+        """Pairs of equal answers have weight 0."""
+        examples, cut, equal = [], 0, list[str]()
         for number, (segments, shortened) in enumerate(self._pairs(rows)):
             cut += shortened
             if segments[0] == segments[1]:
                 equal.append(rows[number].place)
             weight = float(segments[0] != segments[1])
-            found.append(Example(segments, np.zeros(2, np.float32), weight, number))
-        length = self.setting.length // 2
+            examples.append(Example(segments, NO_REFERENCE, weight, number))
+        length = self.context.length // 2
         if cut:
             log.warning("%d of %d pairs have an answer cut to %d tokens", cut, len(rows), length)
         if equal:
             what = f"whose answers are equal within {length} tokens, which teach nothing"
             log.warning("%d of %d pairs %s (the first: %s)", len(equal), len(rows), what, equal[0])
-        return self.referred(found)
+        return self.with_references(examples)
 
-    def referred(self, examples: Sequence[Example]) -> list[Example]:
-        """The same examples, with what the facts know of their answers; place says whether."""
-        known = {key: np.array(told, np.float32) for key, *told in self.facts.references}
-        found = [known.get(digest(example.segments)) for example in examples]
+    def with_references(self, examples: Sequence[Example]) -> list[Example]:
+        references = {key: values for key, *values in self.metadata.references}
+        stored = [references.get(digest(example.segments)) for example in examples]
         return [
-            example._replace(target=np.zeros(2, np.float32), place=False)
-            if told is None
-            else example._replace(target=told, place=True)
-            for example, told in zip(examples, found, strict=True)
+            example._replace(
+                target=NO_REFERENCE if values is None else np.array(values, np.float32),
+                details=values is not None,
+            )
+            for example, values in zip(examples, stored, strict=True)
         ]
 
-    def refer(
+    def lacks_reference(self, example: Example) -> bool:
+        return not example.details
+
+    def reference(
         self,
-        model: Model,
-        params: Params,
+        model: "Model",
+        params: "Params",
         examples: Sequence[Example],
         *,
         batch_size: int,
         mesh: Mesh | None,
-    ) -> Facts:
-        """The facts with what a model says of examples: those to learn from, and to measure on.
+    ) -> TaskMetadata:
+        from llmjax.tasks.predict import compute_outputs
 
-        Args:
-          model: the model.
-          params: as training begins.
-          examples: all whose references are wanted.
-          batch_size: rows of tokens at once.
-          mesh: where params live; None for one device.
-        """
-        length = self.setting.length
-        shape = shape_of(examples, length, encodes=model.config.is_encoder_decoder)
-        found = outputs(self, model, params, examples, shape, batch_size, mesh)
-        known = {key: (key, chosen, rejected) for key, chosen, rejected in self.facts.references}
-        for example, one in zip(examples, found, strict=True):
-            key, (chosen, rejected) = digest(example.segments), one["log_likelihoods"].tolist()
-            known[key] = (key, chosen, rejected)
-        return replace(self.facts, references=tuple(known.values()))
+        outputs = compute_outputs(self, model, params, examples, batch_size, mesh)
+        references = {reference[0]: reference for reference in self.metadata.references}
+        for example, output in zip(examples, outputs, strict=True):
+            key, (chosen, rejected) = digest(example.segments), output["log_likelihoods"].tolist()
+            references[key] = (key, chosen, rejected)
+        return replace(self.metadata, references=tuple(references.values()))
 
-    def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
+    def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         """-log sigmoid(beta x (the better answer's gain - the worse one's))."""
-        gains = self._likelihoods(model, params, batch, key) - batch["slot_targets"]
+        gains = self._log_likelihoods(model, params, batch, key) - batch["slot_targets"]
         margins = self.config.beta * (gains[..., 0] - gains[..., 1])
         weights = batch["slot_weights"]
         live = weights > 0
-        nats = jnp.where(live, weights * jax.nn.softplus(-margins), 0.0).sum()
-        right = jnp.where(live, weights * 0.5 * (1 + jnp.sign(margins)), 0.0).sum()
-        return likelihood_loss(nats, nats, weights.sum(), right)
+        nll = jnp.where(live, weights * jax.nn.softplus(-margins), 0.0).sum()
+        correct = jnp.where(live, weights * 0.5 * (1 + jnp.sign(margins)), 0.0).sum()
+        return likelihood_loss(nll, nll, weights.sum(), correct)
 
-    def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
-        return Outputs({"log_likelihoods": self._likelihoods(model, params, batch, None)}, {})
+    def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
+        return Outputs({"log_likelihoods": self._log_likelihoods(model, params, batch, None)})
 
     def predictions(
-        self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
+        self,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        outputs: Sequence[ExampleOutputs],
+        generate: Generate,
     ) -> list[dict[str, Any]]:
         """Each answer's log-likelihood, and how much more the better one's reward is."""
-        told = []
-        for example, one in zip(examples, found, strict=True):
-            gains = one["log_likelihoods"] - example.target
-            chosen, rejected = map(float, one["log_likelihoods"])
-            told.append(
+        predictions = []
+        for example, output in zip(examples, outputs, strict=True):
+            gains = output["log_likelihoods"] - example.target
+            chosen, rejected = map(float, output["log_likelihoods"])
+            predictions.append(
                 {
                     "chosen": chosen,
                     "rejected": rejected,
                     "margin": self.config.beta * float(gains[0] - gains[1]),
-                    "against_reference": bool(example.place),
+                    "against_reference": bool(example.details),
                 }
             )
-        return told
+        return predictions
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.numbers import preference
 
-        return preference(np.array([one["margin"] for one in predictions]))
+        return preference(np.array([prediction["margin"] for prediction in predictions]))
 
-    def _likelihoods(
-        self, model: Model, params: Params, batch: Batch, key: jax.Array | None
+    def _log_likelihoods(
+        self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
     ) -> jax.Array:
         """[R, E, 2] float32: of the better answer, of the worse."""
-        nats = segment_nats(model, params, batch, key, segments=2)
-        return -nats.reshape(nats.shape[0], -1, 2)
+        nll = segment_nll(model, params, batch, key, segments=2)
+        return -nll.reshape(nll.shape[0], -1, 2)
 
     def _pairs(self, rows: Sequence[Row]) -> Iterator[tuple[tuple[Segment, Segment], bool]]:
         """Both answers of each row, and whether one of them is cut."""
-        template = self.setting.tokenizer.chat_template or self.facts.chat_template or PLAIN
-        with Speller(self.setting.tokenizer, template) as speller:
+        template = self.context.tokenizer.chat_template or self.metadata.chat_template or PLAIN
+        with ChatEncoder(self.context.tokenizer, template) as encoder:
             for row in rows:
-                columns = (self.config.chosen, self.config.rejected)
-                (a, first), (b, second) = (self._segment(row, one, speller) for one in columns)
-                yield (a, b), first or second
+                first, first_cut = self._segment(row, self.config.chosen, encoder)
+                second, second_cut = self._segment(row, self.config.rejected, encoder)
+                yield (first, second), first_cut or second_cut
 
-    def _segment(self, row: Row, column: str, speller: Speller) -> tuple[Segment, bool]:
-        half = self.setting._replace(length=max(1, self.setting.length // 2))
+    def _segment(self, row: Row, column: str, encoder: ChatEncoder) -> tuple[Segment, bool]:
+        half = self.context._replace(length=max(1, self.context.length // 2))
         messages = self._messages(row, column)
         if messages is not None:
             context = context_at(row, self.config.tools, self.config.documents)
-            with spelling(row):
-                (spelt,) = speller.spell(messages, context, last=True)
-            fitted = fit(spelt, half.length)
-            return marked(fitted.tokens, fitted.spans), fitted is not spelt
+            with naming_row(row):
+                (chat,) = encoder.encode(messages, context, last=True)
+            fitted = chat.fitted(half.length)
+            return span_segment(fitted.tokens, fitted.spans), fitted is not chat
         prompt, tokenizer = text_at(row, self.config.prompt), half.tokenizer
         ids = tokenizer.encode(prompt)
-        one = written(half, ids, after(tokenizer, prompt, ids, text_at(row, column)))
-        return one.segment, one.cut
+        text = continuation(half, ids, encode_after(tokenizer, prompt, ids, text_at(row, column)))
+        return text.segment, text.cut
 
     def _messages(self, row: Row, column: str) -> list[Message] | None:
         """The conversation that ends with an answer; None where all is text.
@@ -185,23 +222,23 @@ class Preference:
         if not isinstance(prompt, list) and not isinstance(answer, list):
             return None
         if isinstance(answer, list):
-            said = checked(row, column, answer)
+            messages = checked(row, column, answer)
         else:
-            said = [{"role": ASSISTANT, "content": text_at(row, column)}]
-        if said[-1]["role"] != ASSISTANT:
+            messages = [{"role": ASSISTANT, "content": text_at(row, column)}]
+        if messages[-1]["role"] != ASSISTANT:
             where = f"{row.place}, column {column!r}"
-            raise UserError(where, "does not end with the assistant", "mend the row")
-        if said[0]["role"] != ASSISTANT:
-            return said
+            raise UserError(where, "does not end with the assistant", "fix the row")
+        if messages[0]["role"] != ASSISTANT:
+            return messages
         if isinstance(prompt, list):
-            return [*checked(row, self.config.prompt, prompt), *said]
-        return [{"role": "user", "content": text_at(row, self.config.prompt)}, *said]
+            return [*checked(row, self.config.prompt, prompt), *messages]
+        return [{"role": "user", "content": text_at(row, self.config.prompt)}, *messages]
 
 
 def digest(segments: Sequence[Segment]) -> str:
     """Names an example by what is read and what counts."""
-    found = hashlib.blake2b(digest_size=12)
+    state = hashlib.blake2b(digest_size=12)
     for segment in segments:
         for part in (segment.tokens, segment.targets, segment.weights):
-            found.update(np.asarray(part, np.float32).tobytes() + b"|")
-    return found.hexdigest()
+            state.update(np.asarray(part, np.float32).tobytes() + b"|")
+    return state.hexdigest()

@@ -1,8 +1,8 @@
 """A number for a text or a pair of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -12,74 +12,83 @@ from llmjax.errors import UserError
 from llmjax.losses.labels import mean_squared_error
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.tasks.config import RegressionTask
-from llmjax.tasks.example import Example
-from llmjax.tasks.heads import Head
-from llmjax.tasks.of_texts import OfTexts
-from llmjax.tasks.task import Batch, Facts, Found, Outputs, Write
-from llmjax.tasks.texts import read_texts
+from llmjax.tasks.examples import Example
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import ExampleOutputs, Generate, TaskContext
+from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
 
-LARGEST = 1e18
-"""Magnitude of targets; the sum of squares of larger ones overflows float32."""
+MAX_MAGNITUDE = 1e18
+"""The sum of squares of larger targets overflows float32."""
+
+
+@dataclass(frozen=True)
+class RegressionTask(TextTaskConfig):
+    """A number for a text, or for a pair of texts; mean squared error."""
+
+    target: str = "score"
+    """Column of the number."""
+    kind: Literal["regression"] = "regression"
+
+    has_accuracy: ClassVar[bool] = False
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        return (self.target,)
+
+    def number_of(self, row: Row) -> float:
+        """The target of a row; UserError where it has none, or one beyond MAX_MAGNITUDE."""
+        number = number_at(row, self.target)
+        if abs(number) > MAX_MAGNITUDE:
+            where = f"{row.place}, column {self.target!r}"
+            raise UserError(where, f"{number:g} is beyond {MAX_MAGNITUDE:g}", "scale the column")
+        return number
+
+    def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
+        """The mean of the numbers, as which the head's bias begins."""
+        return TaskMetadata(mean=float(np.mean([self.number_of(row) for row in rows])))
+
+    def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
+        return ("pearson", "spearman", "mean_squared_error", "mean_absolute_error")
+
+    def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
+        truth, value = number_at(row, self.target), prediction["value"]
+        return abs(truth - value), f"{truth:g}", f"{value:.3g}"
+
+    def open(self, context: TaskContext, metadata: TaskMetadata) -> "Regression":
+        return Regression(context, metadata, self)
 
 
 @dataclass(frozen=True, eq=False)
-class Regression(OfTexts):
+class Regression(TextTask):
     """A number for a text or a pair of texts."""
 
     config: RegressionTask
-    outputs_per_target = 1
-
-    @staticmethod
-    def find(config: RegressionTask, rows: Sequence[Row]) -> Facts:
-        """The mean of the numbers, where the head begins.
-
-        Raises:
-          UserError: a row without a number, or with one beyond LARGEST.
-        """
-        numbers = [_target(row, config.target) for row in rows]
-        return Facts(mean=float(np.mean(numbers)))
+    num_outputs = 1
 
     @property
-    def head(self) -> Head:
-        return self.text_head(self.config, 1, (self.facts.mean,))
+    def initial_bias(self) -> tuple[float, ...]:
+        return (self.metadata.mean,)
 
-    def examples(self, rows: Sequence[Row]) -> list[Example]:
-        segments = read_texts(self.setting, rows, self.config.text, self.config.pair)
-        found = []
-        for number, (row, segment) in enumerate(zip(rows, segments, strict=True)):
-            there = self.config.target in row.values
-            target = _target(row, self.config.target) if there else 0.0
-            one = Example((segment,), np.array([target], np.float32), float(there), number)
-            found.append(one)
-        return found
+    def target(self, row: Row) -> tuple[Sequence[float], float]:
+        return [self.config.number_of(row)], 1.0
 
-    def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
-        told = self.logits(self.config, self.head, model, params, batch, key)[..., 0]
-        targets, weights = batch["slot_targets"][..., 0], batch["slot_weights"]
-        return mean_squared_error(told, targets, weights)
+    def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
+        return mean_squared_error(logits[..., 0], targets[..., 0], weights)
 
-    def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
-        told = self.logits(self.config, self.head, model, params, batch, None)
-        return Outputs(slots={"value": told[..., 0]})
+    def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
+        return {"value": logits[..., 0]}
 
     def predictions(
-        self, rows: Sequence[Row], examples: Sequence[Example], found: Sequence[Found], write: Write
+        self,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        outputs: Sequence[ExampleOutputs],
+        generate: Generate,
     ) -> list[dict[str, Any]]:
-        return [{"value": float(one["value"])} for one in found]
+        return [{"value": float(output["value"])} for output in outputs]
 
-    def measure(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.numbers import regression
 
-        truth = np.array([number_at(row, self.config.target) for row in rows])
-        return regression(truth, np.array([one["value"] for one in predictions]))
-
-
-def _target(row: Row, column: str) -> float:
-    number = number_at(row, column)
-    if abs(number) > LARGEST:
-        where = f"{row.place}, column {column!r}"
-        raise UserError(where, f"{number:g} is beyond {LARGEST:g}", "scale the column")
-    return number
+        targets = np.array([number_at(row, self.config.target) for row in rows])
+        return regression(targets, np.array([prediction["value"] for prediction in predictions]))

@@ -1,109 +1,151 @@
 """A text from a text: translation, summaries, answers."""
 
 import logging
-from collections import abc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.errors import UserError
 from llmjax.losses.loss import Loss
 from llmjax.losses.token_loss import token_loss
 from llmjax.metrics.metric import Metrics
-from llmjax.model.model import Model
-from llmjax.model.params import Params
-from llmjax.tasks.config import SequenceTask, name_of
-from llmjax.tasks.continuing import Written, after, written
-from llmjax.tasks.example import Example
-from llmjax.tasks.task import Batch, Facts, Found, Outputs, Setting, Write, body
+from llmjax.tasks.config import TaskConfig, not_positive
+from llmjax.tasks.continuation import Continuation, continuation, encode_after
+from llmjax.tasks.examples import NO_TARGET, Example
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import (
+    Batch,
+    ExampleOutputs,
+    Generate,
+    Task,
+    TaskContext,
+    body,
+    require_decoder,
+)
+
+if TYPE_CHECKING:
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
 
 log = logging.getLogger(__name__)
-NOTHING = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class SequenceTask(TaskConfig):
+    """A text from a text: translation, summaries. An encoder-decoder reads and writes; a decoder
+    continues the prompt."""
+
+    source: str = "source"
+    """Column of the text that is given."""
+    target: str = "target"
+    """Column of the text that is to be written."""
+    prompt: str = "{}"
+    """What is read: the source stands for {}."""
+    beams: int = 1
+    """Hypotheses kept side by side when the written text is evaluated; 1: greedy."""
+    max_new_tokens: int = 128
+    """Longest text that is written then."""
+    measure: int | None = None
+    """While training, write for this many of the validation rows only; None: all, 0: none."""
+    bleu_tokenize: Literal["13a", "intl", "zh", "char"] = "13a"
+    """How BLEU finds words, by sacrebleu's names; zh or char where no blanks stand between them."""
+    label_smoothing: float = 0.0
+    """Probability of each target that is spread evenly over the vocabulary."""
+    kind: Literal["sequence"] = "sequence"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        return (self.target,)
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return (self.source, self.target)
+
+    @property
+    def eval_limit(self) -> int | None:
+        return self.measure
+
+    def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
+        return ("bleu", "chrf", "exact_match")
+
+    def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
+        from llmjax.metrics.texts import sentence_chrf
+
+        truth = str(row.values[self.target])
+        chrf = sentence_chrf(truth, prediction["text"])
+        return (100 - chrf, truth, prediction["text"]) if chrf < 100 else None
+
+    def open(self, context: TaskContext, metadata: TaskMetadata) -> "SequenceToSequence":
+        return SequenceToSequence(context, metadata, self)
+
+    def problems(self) -> Iterator[str]:
+        if not 0 <= self.label_smoothing < 1:
+            yield f"label_smoothing: {self.label_smoothing} is not in [0, 1)"
+        yield from not_positive(self, "beams", "max_new_tokens")
+        if self.measure is not None and self.measure < 0:
+            yield f"measure: {self.measure} is negative"
+        if self.prompt.count("{}") != 1:
+            yield f"prompt: {self.prompt!r} must have {{}} once, where the source goes"
 
 
 @dataclass(frozen=True, eq=False)
-class Sequence:
-    """A text from a text. An encoder-decoder reads the one and writes the other; a decoder goes on
-    from the one, and learns the other alone."""
+class SequenceToSequence(Task):
+    """A text from a text. An encoder-decoder reads the one and writes the other; a decoder
+    continues the one, and is trained on the other alone."""
 
-    setting: Setting
-    facts: Facts
     config: SequenceTask
-    paired = False
-    outputs_per_target = 0
-    head = None
 
     def __post_init__(self) -> None:
-        need_decoder(self.config, self.setting)
+        require_decoder(self.name, self.context.model)
 
-    @staticmethod
-    def find(config: SequenceTask, rows: abc.Sequence[Row]) -> Facts:
-        """Nothing; but a row without its text is an error.
-
-        Raises:
-          UserError: a row without source or target.
-        """
-        for row in rows:
-            text_at(row, config.source), text_at(row, config.target)
-        return Facts()
-
-    def examples(self, rows: abc.Sequence[Row]) -> list[Example]:
-        found, cut = [], 0
-        for number, (row, ids) in enumerate(zip(rows, self._encoded(rows), strict=True)):
-            one = self._written(row, ids)
-            cut += one.cut
-            found.append(Example((one.segment,), NOTHING, 1.0, number, one.prompt))
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        examples, cut = [], 0
+        prompts = [self._prompt(row) for row in rows]
+        encoded = self.context.tokenizer.encode_batch(prompts)
+        for number, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
+            text = self._continuation(row, prompts[number], ids)
+            cut += text.cut
+            examples.append(Example((text.segment,), NO_TARGET, 1.0, number, text.prompt))
         if cut:
-            log.warning("%d of %d texts are cut to %d tokens", cut, len(rows), self.setting.length)
-        return found
+            length = self.context.length
+            log.warning("%d of %d texts are cut to %d tokens", cut, len(rows), length)
+        return examples
 
-    def loss(self, model: Model, params: Params, batch: Batch, key: jax.Array | None) -> Loss:
+    def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         smoothing = self.config.label_smoothing
         return token_loss(model, body(params), batch, dropout_key=key, label_smoothing=smoothing)
 
-    def outputs(self, model: Model, params: Params, batch: Batch) -> Outputs:
-        return Outputs({}, {})
-
     def predictions(
         self,
-        rows: abc.Sequence[Row],
-        examples: abc.Sequence[Example],
-        found: abc.Sequence[Found],
-        write: Write,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        outputs: Sequence[ExampleOutputs],
+        generate: Generate,
     ) -> list[dict[str, Any]]:
-        prompts = [example.place for example in examples]
-        texts = write(prompts, self.config.max_new_tokens, self.config.beams)  # type: ignore[arg-type]
+        prompts: list[Any] = [example.details for example in examples]
+        texts = generate(prompts, self.config.max_new_tokens, self.config.beams)
         return [{"text": text.strip()} for text in texts]
 
-    def measure(
-        self, rows: abc.Sequence[Row], predictions: abc.Sequence[dict[str, Any]]
-    ) -> Metrics:
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.texts import translation
 
         references = [text_at(row, self.config.target) for row in rows]
-        written = [one["text"] for one in predictions]
-        return translation(references, written, self.config.bleu_tokenize)
+        texts = [prediction["text"] for prediction in predictions]
+        return translation(references, texts, self.config.bleu_tokenize)
 
     def _prompt(self, row: Row) -> str:
         return self.config.prompt.replace("{}", text_at(row, self.config.source))
 
-    def _encoded(self, rows: abc.Sequence[Row]) -> list[list[int]]:
-        return self.setting.tokenizer.encode_batch([self._prompt(row) for row in rows])
-
-    def _written(self, row: Row, ids: list[int]) -> Written:
+    def _continuation(self, row: Row, prompt: str, ids: list[int]) -> Continuation:
         if self.config.target not in row.values:
-            return written(self.setting, ids, None)
-        target, tokenizer = text_at(row, self.config.target), self.setting.tokenizer
-        if self.setting.model.is_encoder_decoder:
-            return written(self.setting, ids, tokenizer.encode(target))
-        return written(self.setting, ids, after(tokenizer, self._prompt(row), ids, target))
-
-
-def need_decoder(config: Any, setting: Setting) -> None:
-    """Raises UserError where the model writes no text."""
-    if not setting.model.num_decoder_layers:
-        reason = "an encoder writes no text"
-        raise UserError(f"task {name_of(config)}", reason, "use a decoder or an encoder-decoder")
+            return continuation(self.context, ids, None)
+        target, tokenizer = text_at(row, self.config.target), self.context.tokenizer
+        if self.context.model.is_encoder_decoder:
+            return continuation(self.context, ids, tokenizer.encode(target))
+        return continuation(self.context, ids, encode_after(tokenizer, prompt, ids, target))

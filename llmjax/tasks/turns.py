@@ -154,10 +154,10 @@ class _Marks:
     @cached_property
     def found(self) -> Marks:
         """Those that can be found."""
-        known = Marks(before=0) if len(self._messages) == 1 else Marks()
+        partial = Marks(before=0) if len(self._messages) == 1 else Marks()
         said = self._messages[-1].get("content")
         if not text_of(said).strip():
-            return known._replace(before=self._places(None, before=True).before)
+            return partial._replace(before=self._places(None, before=True).before)
         # White space around the content is part of the turn unless the template drops it.
         blank = len(said) - len(said.lstrip()) if isinstance(said, str) else 0
         for start, before in itertools.product(sorted({0, blank}), (True, False)):

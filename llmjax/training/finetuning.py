@@ -21,17 +21,15 @@ from llmjax.run.folder import Run
 from llmjax.state import Tree
 from llmjax.step import Batch, LossFunction
 from llmjax.storage.writing import write_atomically
-from llmjax.tasks.config import ChatTask, SequenceTask, TaskConfig, name_of
+from llmjax.tasks.config import check_metric, name_of
 from llmjax.tasks.conversations import PLAIN
-from llmjax.tasks.example import Example
-from llmjax.tasks.feed import TaskFeed
-from llmjax.tasks.figures import check_metric
-from llmjax.tasks.findings import HELD_OUT, findings
-from llmjax.tasks.opening import open_task, read_facts, require_answers, to_json
-from llmjax.tasks.packing import Shape
-from llmjax.tasks.preference import Preference
-from llmjax.tasks.prepared import answer, encode, fingerprint, notes, opened, shape, teaching
-from llmjax.tasks.task import Facts, Setting, Task
+from llmjax.tasks.examples import Example, encode, fingerprint, trainable
+from llmjax.tasks.feed import Source, TaskFeed
+from llmjax.tasks.metadata import TaskMetadata, metadata_json, read_metadata
+from llmjax.tasks.packing import RowShape
+from llmjax.tasks.predict import VALIDATION_SET, evaluate, row_shape
+from llmjax.tasks.split import describe, require_targets
+from llmjax.tasks.task import Task, TaskContext
 from llmjax.training.workload import EvalResult
 
 
@@ -43,15 +41,15 @@ class Part:
       task: what is done with them.
       rows: what it is measured on.
       heldout: these rows, encoded.
-      learnt: what it is learnt from.
+      train_set: what it is trained on.
       shape: of the rows of tokens of that.
     """
 
     task: Task
     rows: list[Row]
     heldout: list[Example]
-    learnt: list[Example]
-    shape: Shape
+    train_set: list[Example]
+    shape: RowShape
 
     @property
     def name(self) -> str:
@@ -74,7 +72,7 @@ class Finetuning:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint([part.learnt for part in self.parts])
+        return fingerprint([part.train_set for part in self.parts])
 
     @cached_property
     def steps_per_epoch(self) -> float:
@@ -88,7 +86,7 @@ class Finetuning:
         return self._feed
 
     def evaluates_part(self, metric: str | None) -> bool:
-        limits = [_limit(part.task.config) for part in self.parts]
+        limits = [part.task.config.eval_limit for part in self.parts]
         return metric not in (None, "loss") and any(limit is not None for limit in limits)
 
     def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
@@ -101,7 +99,7 @@ class Finetuning:
             if not part.rows:
                 continue
             prefix = f"{part.name}." if len(self.parts) > 1 else ""
-            told = answer(
+            result = evaluate(
                 part.task,
                 self.model,
                 params,
@@ -109,17 +107,21 @@ class Finetuning:
                 part.heldout,
                 batch_size=self.config.evaluation.batch_size,
                 mesh=mesh,
-                measured=None if whole else _limit(part.task.config),
+                limit=None if whole else part.task.config.eval_limit,
             )
-            losses.append(told.sums.loss)
-            figures[f"{prefix}loss"] = told.sums.loss
-            for figure in told.measures.metrics if told.measures else ():
-                figures[prefix + figure.name] = figure.value
-                larger[prefix + figure.name] = figure.larger_is_better
+            losses.append(result.totals.loss)
+            figures[f"{prefix}loss"] = result.totals.loss
+            for metric in result.metrics.metrics if result.metrics else ():
+                figures[prefix + metric.name] = metric.value
+                larger[prefix + metric.name] = metric.larger_is_better
             figures[f"{prefix}examples"] = len(part.rows)
-            all_rows = len(told.rows) == len(part.rows)
-            which = HELD_OUT if all_rows else f"the first {len(told.rows):,} rows of {HELD_OUT}"
-            details[part.name] = findings(part.task.config, told, which)
+            all_rows = len(result.rows) == len(part.rows)
+            which = (
+                VALIDATION_SET
+                if all_rows
+                else f"the first {len(result.rows):,} rows of {VALIDATION_SET}"
+            )
+            details[part.name] = result.to_dict(part.task.config, which)
         if not losses:
             return None
         return EvalResult(sum(losses) / len(losses), figures, larger, details)
@@ -128,10 +130,12 @@ class Finetuning:
         return {
             part.name: {
                 "kind": part.task.config.kind,
-                "train_examples": len(part.learnt),
-                "train_tokens": sum(example.length for example in part.learnt),
+                "train_examples": len(part.train_set),
+                "train_tokens": sum(example.length for example in part.train_set),
                 "heldout_rows": len(part.rows),
-                "labels": dict(zip(part.task.facts.labels, part.task.facts.counts, strict=True)),
+                "labels": dict(
+                    zip(part.task.metadata.labels, part.task.metadata.counts, strict=True)
+                ),
             }
             for part in self.parts
         }
@@ -140,7 +144,9 @@ class Finetuning:
         lines = [
             note
             for part in self.parts
-            for note in notes(part.task.config, part.task.facts, len(part.learnt), len(part.rows))
+            for note in describe(
+                part.task.config, part.task.metadata, len(part.train_set), len(part.rows)
+            )
         ]
         return "\n".join(lines)
 
@@ -148,11 +154,11 @@ class Finetuning:
         """With the references of pairs of answers: their likelihoods by the untrained model."""
         parts = []
         for part in self.parts:
-            if isinstance(part.task, Preference):
-                metadata = part.task.refer(
+            if part.task.config.uses_initial_model:
+                metadata = part.task.reference(
                     self.model,
                     params,
-                    [*part.learnt, *part.heldout],
+                    [*part.train_set, *part.heldout],
                     batch_size=self.config.evaluation.batch_size,
                     mesh=mesh,
                 )
@@ -163,7 +169,7 @@ class Finetuning:
 
     def write_metadata(self, run: Run) -> None:
         """Writes what the tasks found in their examples, references included, to the run."""
-        metadata = to_json({part.name: part.task.facts for part in self.parts})
+        metadata = metadata_json({part.name: part.task.metadata for part in self.parts})
         try:
             write_atomically(run.tasks, metadata)
         except OSError as error:
@@ -180,28 +186,24 @@ class Finetuning:
     @cached_property
     def _feed(self) -> TaskFeed:
         return TaskFeed(
-            [part.learnt for part in self.parts],
-            [part.shape for part in self.parts],
-            [part.task.config.weight for part in self.parts],
+            [
+                Source(part.train_set, part.shape, part.task.config.weight, part.task.config.repack)
+                for part in self.parts
+            ],
             self.config.data.batch_size,
             self.config.seed,
         )
 
 
-def _limit(config: TaskConfig) -> int | None:
-    """How many rows are answered in the midst of training; None: all."""
-    return config.measure if isinstance(config, SequenceTask) else None
-
-
 def prepare_tasks(
-    config: Config, setting: Setting, rows: Sequence[tuple[list[Row], list[Row]]]
+    config: Config, context: TaskContext, rows: Sequence[tuple[list[Row], list[Row]]]
 ) -> tuple[Part, ...]:
     """The tasks with their examples.
 
     Args:
       config: of the run.
-      setting: where the tasks are done.
-      rows: of each, those to learn from and those to measure on.
+      context: of the tasks.
+      rows: of each, the training and the validation set.
 
     Raises:
       UserError: a row cannot be used, a task does not suit the model, or the figure to go by is not
@@ -209,14 +211,14 @@ def prepare_tasks(
     """
     parts = []
     for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
-        task = opened(one, setting, learnt)
-        examples = teaching(task, learnt, encode(task, learnt, "learn from"))
-        require_answers(one, learnt, dev)
-        heldout = encode(task, dev, "measure on") if dev else []
+        task = one.open(context, one.find_metadata(learnt))
+        examples = trainable(task, learnt, encode(task, learnt, "train on"))
+        require_targets(one, learnt, dev)
+        heldout = encode(task, dev, "evaluate") if dev else []
         if heldout:
             # All stay, for each belongs to a row; but none of them may count.
-            teaching(task, dev, heldout)
-        parts.append(Part(task, dev, heldout, examples, shape(task, examples)))
+            trainable(task, dev, heldout)
+        parts.append(Part(task, dev, heldout, examples, row_shape(task, examples)))
     _check_measured(config, parts)
     return tuple(parts)
 
@@ -224,7 +226,7 @@ def prepare_tasks(
 def _check_measured(config: Config, parts: Sequence[Part]) -> None:
     """Checks that the figure to go by is measured, of some task that holds something out."""
     metric, patience = config.evaluation.metric, config.evaluation.patience
-    measured = [(part.task.config, part.task.facts) for part in parts if part.rows]
+    measured = [(part.task.config, part.task.metadata) for part in parts if part.rows]
     if measured:
         check_metric(metric, measured, several=len(parts) > 1)
     elif metric is not None or patience:
@@ -238,30 +240,29 @@ def _check_measured(config: Config, parts: Sequence[Part]) -> None:
 
 def with_stored_references(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
     """The parts with the references that the run kept, where it did."""
-    if not run.tasks.is_file() or not any(isinstance(one.task, Preference) for one in parts):
+    if not run.tasks.is_file() or not any(part.task.config.uses_initial_model for part in parts):
         return tuple(parts)
-    facts = read_facts(run.tasks, [part.task.config for part in parts])
-    return tuple(map(_with_references, parts, facts))
+    metadata = read_metadata(run.tasks, [part.name for part in parts])
+    return tuple(map(_with_references, parts, metadata))
 
 
-def _with_references(part: Part, facts: Facts) -> Part:
+def _with_references(part: Part, stored: TaskMetadata) -> Part:
     task = part.task
-    if not isinstance(task, Preference):
+    if not task.config.uses_initial_model:
         return part
-    kept = replace(task.facts, references=facts.references)
-    again = open_task(task.config, task.setting, kept)
-    assert isinstance(again, Preference)
-    heldout, learnt = again.referred(part.heldout), again.referred(part.learnt)
-    return replace(part, task=again, heldout=heldout, learnt=learnt)
+    metadata = replace(task.metadata, references=stored.references)
+    again = task.config.open(task.context, metadata)
+    heldout, train_set = again.with_references(part.heldout), again.with_references(part.train_set)
+    return replace(part, task=again, heldout=heldout, train_set=train_set)
 
 
 def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
-    """The run's tokenizer; with a template, kept beside it, where conversations are learnt.
+    """The run's tokenizer; with a template, kept beside it, where the run trains on conversations.
 
     Raises:
       UserError: the run's folder cannot be written.
     """
-    chats = any(isinstance(task, ChatTask) for task in config.tasks)
+    chats = any(task.uses_chat_template for task in config.tasks)
     if not chats or tokenizer.chat_template is not None:
         return tokenizer
     keep_chat_template(run.tokenizer, PLAIN)

@@ -25,39 +25,42 @@ from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.run.parameters import run_tasks
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    SequenceTask,
-    SimilarityTask,
-    TokenTask,
-    name_of,
-)
-from llmjax.tasks.opening import open_task
-from llmjax.tasks.opening import to_json as facts_json
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import name_of
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.metadata import TaskMetadata, metadata_json
+from llmjax.tasks.multilabel import MultiLabelTask
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import arrays_of
-from llmjax.tasks.task import Facts, Setting
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.similarity import SimilarityTask
+from llmjax.tasks.task import TaskContext
+from llmjax.tasks.token_classification import TokenClassificationTask
+from task_models import arrays_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TASKS = (ClassificationTask(), MultiLabelTask(), RegressionTask(), TokenTask(), AnswerTask())
+TASKS = (
+    ClassificationTask(),
+    MultiLabelTask(),
+    RegressionTask(),
+    TokenClassificationTask(),
+    ExtractiveQATask(),
+)
 FACTS = {
-    "classification": Facts(labels=("bad", "fair", "good"), counts=(1, 1, 1)),
-    "multilabel": Facts(labels=("red", "green", "blue", "grey"), counts=(1, 1, 1, 1)),
-    "regression": Facts(mean=2.5),
-    "tokens": Facts(labels=("O", "B-X", "I-X"), counts=(1, 1, 1)),
-    "answers": Facts(labels=("answered", "unanswered"), counts=(1, 0)),
+    "classification": TaskMetadata(labels=("bad", "fair", "good"), counts=(1, 1, 1)),
+    "multilabel": TaskMetadata(labels=("red", "green", "blue", "grey"), counts=(1, 1, 1, 1)),
+    "regression": TaskMetadata(mean=2.5),
+    "token_classification": TaskMetadata(labels=("O", "B-X", "I-X"), counts=(1, 1, 1)),
+    "extractive_qa": TaskMetadata(labels=("answered", "unanswered"), counts=(1, 0)),
 }
 CLASSES = {
     "classification": "SequenceClassification",
     "multilabel": "SequenceClassification",
     "regression": "SequenceClassification",
-    "tokens": "TokenClassification",
-    "answers": "QuestionAnswering",
+    "token_classification": "TokenClassification",
+    "extractive_qa": "QuestionAnswering",
 }
 TEXTS = ["A short one", "Another text, and a longer one than the first", "né 🙂"]
 # Each family once.
@@ -75,8 +78,8 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
     tokenizer = load_tokenizer(there.tokenizer)
     tokenizer.save(run.tokenizer)
     run.config_path.write_text(to_json(config))
-    facts = {name_of(task): FACTS.get(task.kind, Facts()) for task in tasks}
-    (folder / "tasks.json").write_text(facts_json(facts))
+    facts = {name_of(task): FACTS.get(task.kind, TaskMetadata()) for task in tasks}
+    (folder / "tasks.json").write_text(metadata_json(facts))
     (folder / "origin.json").write_bytes((base / "origin.json").read_bytes())
     shape = resolve(config.model, tokenizer.vocab_size)
     params = dict(flatten(stored_params(there, replace(shape, lora=None), None)))
@@ -156,12 +159,12 @@ def read_by(model, pad, examples):
 
 # Of these families Transformers has no such class.
 MISSING = {
-    "tokens": ("olmo2", "gemma3"),
-    "answers": ("olmo2", "gemma", "gemma2", "gemma3", "phi3"),
+    "token_classification": ("olmo2", "gemma3"),
+    "extractive_qa": ("olmo2", "gemma", "gemma2", "gemma3", "phi3"),
 }
 
 
-@pytest.mark.parametrize("name", ["tokens", "answers"])
+@pytest.mark.parametrize("name", ["token_classification", "extractive_qa"])
 def test_tokens_are_told_the_same(run, tmp_path, name):
     if run.folder.parent.name[:-1] in MISSING[name]:
         with pytest.raises(UserError, match=f"class for {CLASSES[name]}"):
@@ -172,13 +175,15 @@ def test_tokens_are_told_the_same(run, tmp_path, name):
     model = auto.from_pretrained(tmp_path / "out").eval()
     tokenizer, task, examples, told = ours(run, name)
     there = read_by(model, tokenizer.pad_id, examples)
-    if name == "tokens":
+    if name == "token_classification":
         wanted = torch.softmax(there.logits, -1).numpy()
-        assert model.config.id2label == dict(enumerate(task.facts.labels))
+        assert model.config.id2label == dict(enumerate(task.metadata.labels))
     else:
         wanted = torch.stack([there.start_logits, there.end_logits], -1).numpy()
     for row, example in enumerate(examples):
-        here = told[row]["probabilities" if name == "tokens" else "logits"][: example.length]
+        here = told[row]["probabilities" if name == "token_classification" else "logits"][
+            : example.length
+        ]
         expected = wanted[row, : example.length]
         np.testing.assert_allclose(here, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -238,7 +243,7 @@ def test_a_head_that_no_class_has_is_refused(bases):
     tokenizer = load_tokenizer(run.tokenizer)
     shape = resolve(run.config().model, tokenizer.vocab_size)
     bare = replace(shape, unembed_transform=False, unembed_bias=False)
-    task = open_task(TASKS[0], Setting(tokenizer, bare, LENGTH), FACTS["classification"])
+    task = TASKS[0].open(TaskContext(tokenizer, bare, LENGTH), FACTS["classification"])
     with pytest.raises(UserError, match=r"head .tanh. is not what ModernBertForSequence"):
         model_with_head(task, bare, "modernbert")
 

@@ -12,16 +12,14 @@ from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
 from llmjax.inference.language_model import load
-from llmjax.tasks.config import (
-    AnswerTask,
-    ChatTask,
-    ClassificationTask,
-    MultiLabelTask,
-    PreferenceTask,
-    RegressionTask,
-    SequenceTask,
-    TokenTask,
-)
+from llmjax.tasks.chat import ChatTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.preference import PreferenceTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.token_classification import TokenClassificationTask
 from task_runs import DECODER, ENCODER, table, tasked
 
 ASKED = {"question": "Where?", "context": "In Oslo."}
@@ -45,13 +43,13 @@ KINDS = {
         ("score", [None, "", "many"]),
     ),
     "tokens": (
-        TokenTask(),
+        TokenClassificationTask(),
         ENCODER,
         [{"tokens": "a b", "tags": "X Y"}, {"tokens": "b", "tags": "Y"}],
         ("tags", [None, "", "X Y X", "NEW"]),
     ),
     "answers": (
-        AnswerTask(stride=8),
+        ExtractiveQATask(stride=8),
         ENCODER,
         [{**ASKED, "answers": [{"text": "Oslo", "answer_start": 3}]}],
         ("answers", [None, "Oslo", [{"text": "Rome", "answer_start": 3}]]),

@@ -16,11 +16,10 @@ from llmjax.model.checks import resolve
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.run.checkpoint.checkpoints import save_params
-from llmjax.tasks.config import PreferenceTask
-from llmjax.tasks.opening import to_json
-from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import outputs
-from task_runs import DECODER, LENGTH, begun, table, tasked
+from llmjax.tasks.metadata import metadata_json
+from llmjax.tasks.predict import compute_outputs
+from llmjax.tasks.preference import PreferenceTask
+from task_runs import DECODER, begun, table, tasked
 from untrained import drawn
 
 TASK = PreferenceTask(beta=0.5)
@@ -36,17 +35,17 @@ def run_of(folder, model=DECODER, **changes):
     lm = load(run.folder)
     (task,) = tasks_of(lm)
     first = load(base.folder)
-    facts = task.refer(
+    facts = task.reference(
         first.model, first.params, task.examples(rows_of(PAIRS)), batch_size=4, mesh=None
     )
-    run.tasks.write_text(to_json({"preference": facts}))
+    run.tasks.write_text(metadata_json({"preference": facts}))
     return run, base
 
 
 def tasks_of(lm):
-    from llmjax.evaluation.task_evaluation import chosen_tasks
+    from llmjax.evaluation.task_evaluation import choose_tasks
 
-    return chosen_tasks(lm, None, single=True)
+    return choose_tasks(lm, None, single=True)
 
 
 def rows_of(values):
@@ -58,8 +57,7 @@ def rows_of(values):
 def likelihoods(task, lm, params=None, model=None):
     """[rows, (better, worse)] of OTHERS."""
     examples = task.examples(rows_of(OTHERS))
-    shape = shape_of(examples, LENGTH, encodes=False)
-    found = outputs(task, model or lm.model, params or lm.params, examples, shape, 4, None)
+    found = compute_outputs(task, model or lm.model, params or lm.params, examples, 4, None)
     return np.array([one["log_likelihoods"] for one in found])
 
 
@@ -80,7 +78,7 @@ def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):
     (task,) = tasks_of(lm)
     wanted = expected(likelihoods(task, lm), likelihoods(task, load(base.folder)))
     assert margins(run, tmp_path) == pytest.approx(wanted, rel=1e-4)
-    found = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].answered.measures
+    found = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].result.metrics
     assert found["margin"].value == pytest.approx(wanted.mean(), rel=1e-4)
 
 
@@ -90,7 +88,7 @@ def test_before_anything_is_learnt_the_loss_is_the_logarithm_of_2_on_any_pairs(t
     shutil.copytree(base.checkpoints, run.checkpoints)
     (run.checkpoints / "0").rename(run.checkpoints / "5")
     found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
-    figures = found.tasks[0].answered.measures
+    figures = found.tasks[0].result.metrics
     assert figures["loss"].value == pytest.approx(math.log(2), abs=1e-5)
     assert figures["margin"].value == pytest.approx(0, abs=1e-4)
 
@@ -147,5 +145,5 @@ def test_a_run_of_new_parameters_says_what_it_lacks(tmp_path):
 def test_an_import_that_was_trained_in_its_folder_began_with_its_first_checkpoint(tmp_path):
     run = tasked(tmp_path, TASK, PAIRS, DECODER)
     found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
-    assert found.tasks[0].answered.measures["loss"].value == pytest.approx(math.log(2), abs=1e-5)
+    assert found.tasks[0].result.metrics["loss"].value == pytest.approx(math.log(2), abs=1e-5)
     assert json.loads(run.tasks.read_text())["preference"]["references"] == []

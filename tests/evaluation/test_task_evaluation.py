@@ -10,7 +10,9 @@ from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
 from llmjax.inference.language_model import load
 from llmjax.run import folder as run_module
-from llmjax.tasks.config import AnswerTask, ClassificationTask, SequenceTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.sequence import SequenceTask
 from task_runs import DECODER, tasked
 
 
@@ -23,7 +25,7 @@ def rows_of(counts):
 def matrix(text):
     """The lines below the words of the confusion matrix, and its labels."""
     lines = text.split("\n\n")[1].splitlines()
-    return lines[0].split("told")[1].split(), [line.split() for line in lines[1:]], lines[-1]
+    return lines[0].split("predicted")[1].split(), [line.split() for line in lines[1:]], lines[-1]
 
 
 def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, command):
@@ -63,7 +65,7 @@ QUESTIONS = [{**ASKED, "answers": known} for known in (OSLO, [], OSLO, [])]
 
 
 def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
-    run = tasked(tmp_path, AnswerTask(stride=8), QUESTIONS)
+    run = tasked(tmp_path, ExtractiveQATask(stride=8), QUESTIONS)
     kept = str(run.folder)
     code, out, _ = command("evaluate", kept)
     (line,) = (line for line in out.splitlines() if line.startswith("  best threshold"))
@@ -73,27 +75,29 @@ def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
     before = run.measures.read_bytes()
     for threshold, answered in (("-1e6", 0), ("1e6", 4)):
         words = ("--no-answer-threshold", threshold, "--json")
-        found = json.loads(command("evaluate", kept, *words)[1])["tasks"]["answers"]["metrics"]
+        tasks = json.loads(command("evaluate", kept, *words)[1])["tasks"]
+        found = tasks["extractive_qa"]["metrics"]
         assert found["unanswered_accuracy"]["value"] == (0 if answered else 1)
         told = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
         assert sum(bool(one["answer"]) for one in told) == answered
     assert run.measures.read_bytes() == before, "the report is of the run as it stands"
 
 
-def test_beams_may_be_set(tmp_path, monkeypatch):
-    rows = [{"source": "one", "target": "eins"}]
-    lm = load(tasked(tmp_path, SequenceTask(max_new_tokens=2), rows, DECODER).folder)
-    seen = []
-
-    def write(prompts, most, beams):
-        seen.append(beams)
-        return ["x" for _ in prompts]
-
-    monkeypatch.setattr("llmjax.tasks.prepared.writer", lambda *_: write)
-    evaluate(lm, beams=3)
-    list(predict(lm, text=["one"], beams=2))
-    evaluate(lm)
-    assert seen == [3, 2, 1]
+def test_beams_may_be_set(tmp_path):
+    rows = [{"source": word, "target": word[::-1]} for word in ("one", "two", "three", "four")]
+    lm = load(tasked(tmp_path, SequenceTask(max_new_tokens=4), rows, DECODER).folder)
+    written = {}
+    for beams in (1, 3):
+        sources = [row["source"] for row in rows]
+        options = {"max_new_tokens": 4, "temperature": 0.0, "beams": beams}
+        texts = [completion.text.strip() for completion in lm.generate(sources, **options)]
+        evaluated = evaluate(lm, beams=beams).tasks[0].result.predictions
+        predicted = list(predict(lm, [tmp_path / "rows.jsonl"], beams=beams))
+        assert [prediction["text"] for prediction in evaluated] == texts
+        assert [prediction["text"] for prediction in predicted] == texts
+        written[beams] = texts
+    assert written[1] != written[3]
+    assert [p["text"] for p in evaluate(lm).tasks[0].result.predictions] == written[1]
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,12 @@ from llmjax.model.families import bert_base
 from llmjax.model.model import Model
 from llmjax.run.origin import Pooling
 from llmjax.tasks import running
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    TokenTask,
-)
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.multilabel import MultiLabelTask
 from llmjax.tasks.packing import shape_of
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.token_classification import TokenClassificationTask
 from task_models import opened, rows_of
 
 B, T = 8, 128
@@ -40,9 +38,9 @@ TASKS = {
         [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}],
     ),
     "regression": (RegressionTask(), [{"text": "a", "score": 1.0}, {"text": "b", "score": 2.0}]),
-    "tokens": (TokenTask(), [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]),
+    "tokens": (TokenClassificationTask(), [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]),
     "answers": (
-        AnswerTask(),
+        ExtractiveQATask(),
         [{"question": "q", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}}],
     ),
 }

@@ -27,9 +27,8 @@ from llmjax.run.config.files import load_config_file, presets
 from llmjax.state import TrainState, split
 from llmjax.step import make_train_step
 from llmjax.tasks.heads import Network
-from llmjax.tasks.opening import find_facts, network_of, open_task
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.task import Setting
+from llmjax.tasks.task import TaskContext, network_of
 from task_models import rows_of
 
 LENGTH, ROWS = 256, 16
@@ -109,10 +108,10 @@ def task_step(config, task_config, model):
     tokenizer = BytesTokenizer()
     model = Model(resolve(model, tokenizer.vocab_size), config.compute)
     rows = rows_of(*EXAMPLES[task_config.kind])
-    facts = find_facts(task_config, rows)
+    facts = task_config.find_metadata(rows)
     if task_config.kind == "preference":
         facts = replace(facts, references={})
-    task = open_task(task_config, Setting(tokenizer, model.config, LENGTH), facts)
+    task = task_config.open(TaskContext(tokenizer, model.config, LENGTH), facts)
     examples = task.examples(rows)
     shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
 

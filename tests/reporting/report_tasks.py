@@ -8,7 +8,8 @@ from typing import Any
 from run_folders import START, RunMaker
 
 from llmjax.model.config import ModelConfig
-from llmjax.tasks.config import ClassificationTask, RegressionTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
 
 TOPIC, SCORE = ClassificationTask(name="topic"), RegressionTask(name="score")
 LABELS = ["news", "sport", "<b>law</b>"]

@@ -16,7 +16,8 @@ from llmjax.run.config.checks import MAY_CHANGE, differences
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
-from llmjax.tasks.config import AnswerTask, ClassificationTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_fields_that_may_change_exist():
 
 def test_how_tasks_tell_their_answers_may_change(config):
     def run_of(**fields):
-        return dataclasses.replace(config, tasks=(AnswerTask(**fields),))
+        return dataclasses.replace(config, tasks=(ExtractiveQATask(**fields),))
 
     (Run.create(run_of()).checkpoints / "10").mkdir(parents=True)
     other = run_of(no_answer_threshold=1.5)

@@ -18,8 +18,9 @@ from llmjax.run.checkpoint.progress import read_progress
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin, write_origin
 from llmjax.run.parameters import read_parameters, resolve_step, run_network
-from llmjax.tasks.config import ClassificationTask
-from llmjax.tasks.opening import read_facts
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import name_of
+from llmjax.tasks.metadata import read_metadata
 from task_runs import tasked
 
 ROWS = [{"text": text, "label": label} for text, label in (("fine", "good"), ("poor", "bad"))]
@@ -29,7 +30,9 @@ def opened(run: Run):
     """All that decides what the run's model answers, but its parameters."""
     config = run.config()
     tokenizer = load_tokenizer(run.tokenizer)
-    facts = [one.to_dict() for one in read_facts(run.tasks, config.tasks)]
+    facts = [
+        one.to_dict() for one in read_metadata(run.tasks, [name_of(task) for task in config.tasks])
+    ]
     origin = read_origin(run.folder)
     step = resolve_step(run, config, None)
     return config, tokenizer.fingerprint, tokenizer.chat_template, facts, origin, step

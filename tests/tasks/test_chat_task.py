@@ -11,13 +11,11 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.parallel.mesh import use_mesh
-from llmjax.tasks.config import ChatTask
-from llmjax.tasks.conversations import PLAIN, Speller
-from llmjax.tasks.packing import shape_of
-from llmjax.tasks.prepared import teaching
-from llmjax.tasks.running import outputs, score
-from llmjax.tasks.task import Facts
-from llmjax.tasks.writing import writer
+from llmjax.tasks.chat import ChatTask
+from llmjax.tasks.conversations import PLAIN, ChatEncoder
+from llmjax.tasks.examples import trainable
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.predict import compute_outputs, generator, total_loss
 from task_models import eight_devices, opened, predicted, rows_of, trained
 
 DECODER = ModelConfig(num_decoder_layers=2, d_model=32, num_heads=2, d_ff=64)
@@ -73,13 +71,13 @@ def test_only_what_the_assistant_says_counts(template):
 def test_answers_stand_behind_what_the_model_reads_before_it_answers():
     tokenizer = BytesTokenizer(chat_template=MARKED)
     messages = ROWS[0].values["messages"]
-    with Speller(tokenizer, MARKED) as speller:
-        (spelt,) = speller.spell(messages)
-        for (first, end), turn in zip(spelt.spans, (1, 3), strict=True):
-            assert spelt.tokens[:first] == speller.prompt(messages[:turn])
-            assert spelt.tokens[end - 1] == EOS
-        (last,) = speller.spell(messages, last=True)
-        assert last.spans == spelt.spans[1:]
+    with ChatEncoder(tokenizer, MARKED) as encoder:
+        (chat,) = encoder.encode(messages)
+        for (first, end), turn in zip(chat.spans, (1, 3), strict=True):
+            assert chat.tokens[:first] == encoder.prompt(messages[:turn])
+            assert chat.tokens[end - 1] == EOS
+        (last,) = encoder.encode(messages, last=True)
+        assert last.spans == chat.spans[1:]
 
 
 def test_a_template_that_forgets_makes_an_example_of_each_answer():
@@ -117,11 +115,11 @@ def test_conversations_without_an_answer_within_the_length_are_left_out_by_name(
     task, _ = opened(CONFIG, rows, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
     examples = task.examples(rows)
     assert [sum(example.segments[0].weights) > 0 for example in examples] == [True, False, False]
-    assert [one.row for one in teaching(task, rows, examples)] == [0]
+    assert [one.row for one in trainable(task, rows, examples)] == [0]
     wanted = "2 of 3 examples have no target within 160 tokens (the first: table line 2): left out"
     assert wanted in caplog.text
     with pytest.raises(UserError, match="2 of 2 examples have no target within 160 tokens"):
-        teaching(task, rows, examples[1:])
+        trainable(task, rows, examples[1:])
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +131,7 @@ def started():
 def test_figures_are_the_models_own_packed_or_not(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    shape = shape_of(examples, LENGTH, encodes=False)
-    found = outputs(task, network.model, params, examples, shape, 1, None)
+    found = compute_outputs(task, network.model, params, examples, 1, None)
     for example, one in zip(examples, found, strict=True):
         (segment,) = example.segments
         logits = network.model.apply(params, jnp.array([segment.tokens]))[0]
@@ -144,16 +141,16 @@ def test_figures_are_the_models_own_packed_or_not(started):
         assert one["nats"] == pytest.approx((nats * weights).sum(), rel=1e-5)
         assert one["correct"] == (hits * weights).sum()
         assert one["tokens"] == weights.sum()
-    sums = score(task, network.model, params, examples, shape, 1, None)
-    assert sums.nats == pytest.approx(sum(float(one["nats"]) for one in found), rel=1e-5)
-    measures = task.measure(ROWS, predicted(task, network, params, ROWS))
+    sums = total_loss(task, network.model, params, examples, 1, None)
+    assert sums.nll == pytest.approx(sum(float(one["nats"]) for one in found), rel=1e-5)
+    measures = task.metrics(ROWS, predicted(task, network, params, ROWS))
     assert measures["loss"].value == pytest.approx(sums.loss, rel=1e-5)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
-    sharded = score(task, network.model, shared, examples, shape, 8, mesh)
-    assert sharded.nats == pytest.approx(sums.nats, rel=1e-5)
-    many = outputs(task, network.model, shared, examples, shape, 8, mesh)
+    sharded = total_loss(task, network.model, shared, examples, 8, mesh)
+    assert sharded.nll == pytest.approx(sums.nll, rel=1e-5)
+    many = compute_outputs(task, network.model, shared, examples, 8, mesh)
     assert many[0]["nats"] == pytest.approx(float(found[0]["nats"]), rel=1e-5)
 
 
@@ -161,11 +158,10 @@ def test_words_of_users_change_nothing_that_is_learnt(started):
     """A target without weight has no derivative."""
     task, network, params = started
     example = task.examples(ROWS)[:1]
-    shape = shape_of(example, LENGTH, encodes=False)
     (segment,) = example[0].segments
     other = [t if w else 7 for t, w in zip(segment.targets, segment.weights, strict=True)]
     changed = [example[0]._replace(segments=(segment._replace(targets=other),))]
-    sums = [score(task, network.model, params, one, shape, 1, None) for one in (example, changed)]
+    sums = [total_loss(task, network.model, params, one, 1, None) for one in (example, changed)]
     assert sums[0] == sums[1]
 
 
@@ -175,19 +171,18 @@ def test_a_conversation_that_waits_is_answered():
     params = trained(task, network, task.examples(rows), 80, 1e-2)
     asked = rows_of({"messages": said("a")}, {"messages": said("b", "no")}, {"messages": said("b")})
     examples = task.examples(asked)
-    shape = shape_of(examples, LENGTH, encodes=False)
-    found = outputs(task, network.model, params, examples, shape, 4, None)
-    write = writer(network.model, params, task.setting.tokenizer, None, 4)
+    found = compute_outputs(task, network.model, params, examples, 4, None)
+    write = generator(network.model, params, task.context.tokenizer, None, 4)
     answers = task.predictions(asked, examples, found, write)
     assert [one.get("text") for one in answers] == ["yes", None, "no"]
     assert answers[0] == {"text": "yes"}
-    assert task.measure(asked, answers)["loss"].value < 1
+    assert task.metrics(asked, answers)["loss"].value < 1
 
 
 def test_facts_keep_the_template_for_tokenizers_without_one():
     task, _ = opened(CONFIG, ROWS, BytesTokenizer(), DECODER, LENGTH)
     assert task.template == PLAIN
-    assert Facts.from_dict(task.facts.to_dict()) == task.facts
+    assert TaskMetadata.from_dict(task.metadata.to_dict()) == task.metadata
     task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
     assert task.template == MARKED
 

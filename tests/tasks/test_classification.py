@@ -12,13 +12,13 @@ import pytest
 from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables
 from llmjax.errors import UserError
-from llmjax.tasks.config import ClassificationTask, MultiLabelTask
-from llmjax.tasks.labels import LONGEST
-from llmjax.tasks.opening import find_facts
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.labels import MAX_CHARACTERS as LONGEST
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.multilabel import MultiLabelTask
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import arrays_of, outputs, score
-from llmjax.tasks.task import Facts
-from task_models import LENGTH, opened, predicted, rows_of, trained
+from llmjax.tasks.predict import compute_outputs, total_loss
+from task_models import LENGTH, arrays_of, opened, predicted, rows_of, trained
 
 ROWS = rows_of(
     {"text": "good", "label": "yes"},
@@ -63,9 +63,9 @@ def logits_of(task, network, params, rows):
 
 def test_labels_are_counted_in_order():
     task, _ = opened(ClassificationTask(), ROWS)
-    assert (task.facts.labels, task.facts.counts) == (LABELS, (1, 1, 4))
+    assert (task.metadata.labels, task.metadata.counts) == (LABELS, (1, 1, 4))
     numbers = rows_of(*({"text": "a", "label": label} for label in (10, 9, 9, 10, -1)))
-    assert opened(ClassificationTask(), numbers)[0].facts.labels == ("-1", "9", "10")
+    assert opened(ClassificationTask(), numbers)[0].metadata.labels == ("-1", "9", "10")
 
 
 def test_balanced_classes_weigh_alike_by_hand():
@@ -102,7 +102,7 @@ def test_smoothing_is_that_of_optax(smoothing):
 
 def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
     task, network, params = begun(MultiLabelTask(), TOPICS)
-    assert task.facts.labels == ("x", "y", "z")
+    assert task.metadata.labels == ("x", "y", "z")
     examples = task.examples(TOPICS)
     np.testing.assert_array_equal([one.target for one in examples], TARGETS)
     told = predicted(task, network, params, TOPICS)
@@ -135,13 +135,13 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
     examples = task.examples(rows)
     blank = task.examples(rows_of({"text": "what is this?"}))
     assert blank[0].weight == 0
-    packed = score(task, network.model, params, examples, shape(examples), 2, None)
-    alone = [score(task, network.model, params, [one], shape([one]), 1, None) for one in examples]
+    packed = total_loss(task, network.model, params, examples, 2, None)
+    alone = [total_loss(task, network.model, params, [one], 1, None) for one in examples]
     more = [*examples, *blank]
-    with_blank = score(task, network.model, params, more, shape(more), 2, None)
+    with_blank = total_loss(task, network.model, params, more, 2, None)
     for sums in (with_blank, type(packed)(*map(sum, zip(*alone, strict=True)))):
         assert sums == pytest.approx(packed, rel=1e-4)
-    found = outputs(task, network.model, params, examples, shape(examples), 2, None)
+    found = compute_outputs(task, network.model, params, examples, 2, None)
     assert len(found) == len(rows)
 
 
@@ -152,7 +152,7 @@ def test_it_is_learnt(config, rows):
     task, network = opened(config, rows)
     params = trained(task, network, task.examples(rows), 60)
     told = predicted(task, network, params, rows)
-    figures = task.measure(rows, told)
+    figures = task.metrics(rows, told)
     assert figures["f1_macro"].value == 1
 
 
@@ -166,7 +166,21 @@ def test_what_is_wrong_is_said():
         task.examples(rows_of({"text": "a", "label": "new"}))
 
 
-ODD = ["--1", "-", "01", "1", "-1", "1.0", "True", "²", "9" * LONGEST, "a b", "none", "NaN", "é,"]
+ODD = [
+    "--1",
+    "-",
+    "01",
+    "1",
+    "-1",
+    "1.0",
+    "True",
+    "²",
+    "9" * LONGEST,
+    "a b",
+    "none",
+    "NaN",
+    "é,",
+]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
@@ -186,8 +200,8 @@ def test_labels_are_what_the_table_says(tmp_path, ending):
             writer.writeheader()
             writer.writerows(values)
     rows = read_tables([FileTable((str(path),))])
-    facts = Facts.from_dict(
-        json.loads(json.dumps(find_facts(ClassificationTask(), rows).to_dict()))
+    facts = TaskMetadata.from_dict(
+        json.loads(json.dumps(ClassificationTask().find_metadata(rows).to_dict()))
     )
     assert sorted(facts.labels) == sorted(ODD)
     assert set(facts.counts) == {1}
@@ -200,14 +214,14 @@ def test_a_label_is_predicted_as_it_is_written():
     params = trained(task, network, task.examples(rows), 60)
     told = predicted(task, network, params, rows)
     assert [one["label"] for one in told] == odd
-    assert task.measure(rows, told)["accuracy"].value == 1
+    assert task.metrics(rows, told)["accuracy"].value == 1
 
 
 @pytest.mark.parametrize("labels", [("1", "01"), ("01", "1")])
 def test_the_order_of_labels_is_not_that_of_rows(labels):
     rows = rows_of(*({"text": "a", "label": label} for label in (*labels, "--1")))
-    assert find_facts(ClassificationTask(), rows).labels == ("--1", "01", "1")
-    assert find_facts(ClassificationTask(), rows[:2]).labels == ("01", "1")
+    assert ClassificationTask().find_metadata(rows).labels == ("--1", "01", "1")
+    assert ClassificationTask().find_metadata(rows[:2]).labels == ("01", "1")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,7 @@ def test_what_is_no_label_is_named(label, reason):
         if column == "labels":
             given = rows_of(*({"text": "a", "labels": [one.values["label"]]} for one in rows))
         with pytest.raises(UserError) as caught:
-            find_facts(config, given)
+            config.find_metadata(given)
         assert str(caught.value).startswith(f"table line 2, column {column}: ")
         assert reason in str(caught.value)
         assert len(str(caught.value)) < 200

@@ -4,13 +4,13 @@ outputs are those of one device."""
 import jax
 import numpy as np
 import pytest
-from test_writing_runs import ROWS, TASKS
+from test_generation_runs import ROWS, TASKS
 
 from llmjax.model.config import ModelConfig
 from llmjax.parallel.mesh import MeshConfig, make_mesh, place, use_mesh
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import arrays_of, outputs, score
-from task_models import opened, rows_of
+from llmjax.tasks.predict import compute_outputs, total_loss
+from task_models import arrays_of, opened, rows_of
 
 SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
 DECODER = ModelConfig(num_decoder_layers=1, **SIZES)
@@ -38,13 +38,13 @@ def test_as_on_one_device(kind, model):
     with use_mesh(mesh):
         shared = init(jax.random.key(1))
 
-    alone = score(task, network.model, params, examples, shape, 4, None)
-    many = score(task, network.model, shared, examples, shape, 4, mesh)
-    assert many.nats == pytest.approx(alone.nats, rel=1e-5)
+    alone = total_loss(task, network.model, params, examples, 4, None)
+    many = total_loss(task, network.model, shared, examples, 4, mesh)
+    assert many.nll == pytest.approx(alone.nll, rel=1e-5)
     assert (many.weight, many.correct) == (alone.weight, alone.correct)
 
     found, wanted = (
-        outputs(task, network.model, p, examples, shape, 4, m)
+        compute_outputs(task, network.model, p, examples, 4, m)
         for p, m in ((shared, mesh), (params, None))
     )
     for one, other in zip(found, wanted, strict=True):

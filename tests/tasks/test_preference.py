@@ -1,6 +1,7 @@
 """Preferences: the loss begins at ln 2, and falls by making the better answer likelier."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,12 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.parallel.mesh import use_mesh
-from llmjax.tasks.config import PreferenceTask
-from llmjax.tasks.opening import open_task
+from llmjax.tasks.examples import trainable
+from llmjax.tasks.metadata import TaskMetadata
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.prepared import teaching
-from llmjax.tasks.running import arrays_of, outputs, score
-from llmjax.tasks.task import Facts
-from task_models import LENGTH, eight_devices, opened, predicted, rows_of
+from llmjax.tasks.predict import compute_outputs, total_loss
+from llmjax.tasks.preference import PreferenceTask
+from task_models import LENGTH, arrays_of, eight_devices, opened, predicted, rows_of
 
 DECODER = ModelConfig(num_decoder_layers=2, d_model=32, num_heads=2, d_ff=64)
 CONFIG = PreferenceTask(beta=0.3)
@@ -38,8 +38,8 @@ def started():
     task, network = opened(CONFIG, ROWS, model=DECODER)
     params = jax.jit(network.init)(jax.random.key(1))
     params = jax.tree.map(lambda x: 3 * x, params)  # far from even odds
-    facts = task.refer(network.model, params, task.examples(ROWS), batch_size=1, mesh=None)
-    return open_task(CONFIG, task.setting, facts), network, params
+    facts = task.reference(network.model, params, task.examples(ROWS), batch_size=1, mesh=None)
+    return CONFIG.open(task.context, facts), network, params
 
 
 def moved(params, key=5):
@@ -103,14 +103,14 @@ def test_at_step_0_the_loss_is_the_logarithm_of_2(started):
     task, network, params = started
     examples = task.examples(ROWS)
     for rows in (1, 3):
-        shape = shape_of(examples, LENGTH * rows, encodes=False)
-        sums = score(task, network.model, params, examples, shape, 1, None)
+        wide = replace(task, context=task.context._replace(length=LENGTH * rows))
+        sums = total_loss(wide, network.model, params, examples, 1, None)
         assert sums.weight == 3
         assert sums.loss == pytest.approx(math.log(2), abs=1e-6)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.device_put(params, jax.tree.map(lambda x: x.sharding, network_params(network)))
-    sharded = score(task, network.model, shared, examples, shape, 8, mesh)
+    sharded = total_loss(task, network.model, shared, examples, 8, mesh)
     assert sharded.loss == pytest.approx(math.log(2), abs=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_a_step_makes_the_better_answer_likelier(started):
     after = jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient)
     told = predicted(task, network, after, ROWS)
     assert np.mean([one["margin"] for one in told]) > 0
-    measures = task.measure(ROWS, told)
+    measures = task.metrics(ROWS, told)
     assert measures["margin"].value > 0
     assert measures["loss"].value < math.log(2)
 
@@ -159,8 +159,8 @@ def test_a_step_makes_the_better_answer_likelier(started):
 def test_packed_is_as_alone(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    shape = shape_of(examples, 3 * LENGTH, encodes=False)
-    packed = outputs(task, network.model, params, examples, shape, 1, None)
+    wide = replace(task, context=task.context._replace(length=3 * LENGTH))
+    packed = compute_outputs(wide, network.model, params, examples, 1, None)
     for example, one in zip(examples, packed, strict=True):
         wanted = [float(likelihood(network, params, segment)) for segment in example.segments]
         np.testing.assert_allclose(one["log_likelihoods"], wanted, rtol=1e-5)
@@ -168,20 +168,20 @@ def test_packed_is_as_alone(started):
 
 def test_references_are_kept_and_found_again(started):
     task, network, params = started
-    facts = Facts.from_dict(task.facts.to_dict())
-    assert facts == task.facts
+    facts = TaskMetadata.from_dict(task.metadata.to_dict())
+    assert facts == task.metadata
     assert len(facts.references) == 3
-    again = open_task(CONFIG, task.setting, facts).examples(ROWS[::-1])
+    again = CONFIG.open(task.context, facts).examples(ROWS[::-1])
     found = {example.row: example for example in task.examples(ROWS)}
     for example in again:
         np.testing.assert_array_equal(example.target, found[2 - example.row].target)
-        assert example.place is True
+        assert example.details is True
     other = rows_of({"prompt": "New? ", "chosen": "a", "rejected": "b"})
     (told,) = predicted(task, network, params, other)
     assert not told["against_reference"]
     assert told["margin"] == pytest.approx(0.3 * (told["chosen"] - told["rejected"]), rel=1e-5)
     more = task.examples(other)
-    both = task.refer(network.model, params, more, batch_size=1, mesh=None)
+    both = task.reference(network.model, params, more, batch_size=1, mesh=None)
     assert len(both.references) == 4
 
 
@@ -193,12 +193,11 @@ def test_equal_answers_teach_nothing_and_are_named(caplog):
     assert [example.weight for example in examples] == [1, 0, 0]
     assert "2 of 3 pairs whose answers are equal" in caplog.text
     assert "(the first: table line 2)" in caplog.text
-    assert [example.row for example in teaching(task, rows, examples)] == [0]
+    assert [example.row for example in trainable(task, rows, examples)] == [0]
     params = jax.jit(network.init)(jax.random.key(1))
-    shape = shape_of(examples, LENGTH, encodes=False)
-    assert score(task, network.model, params, examples, shape, 1, None).weight == 1
+    assert total_loss(task, network.model, params, examples, 1, None).weight == 1
     with pytest.raises(UserError, match="all 2 examples weigh nothing"):
-        teaching(task, rows, examples[1:])
+        trainable(task, rows, examples[1:])
 
 
 def test_long_answers_are_cut_to_half_a_row(caplog):

@@ -6,10 +6,10 @@ import pytest
 
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import use_mesh
-from llmjax.tasks.config import RegressionTask
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import arrays_of, score
-from task_models import LENGTH, eight_devices, opened, predicted, rows_of, trained
+from llmjax.tasks.predict import total_loss
+from llmjax.tasks.regression import RegressionTask
+from task_models import LENGTH, arrays_of, eight_devices, opened, predicted, rows_of, trained
 
 ROWS = rows_of(
     {"text": "one", "pair": "eins", "score": 1},
@@ -37,7 +37,7 @@ def values(task, network, params):
 
 def test_the_head_begins_at_the_mean(started):
     task, network, params = started
-    assert task.facts.mean == pytest.approx(TRUTH.mean())
+    assert task.metadata.mean == pytest.approx(TRUTH.mean())
     assert np.abs(values(task, network, params) - TRUTH.mean()).max() < 1
 
 
@@ -55,7 +55,7 @@ def test_the_loss_is_the_sum_of_squares_by_hand(started):
     )
     assert float(loss.weight) == 3
     assert loss.sums.keys() == {"loss"}
-    found = task.measure(ROWS, predicted(task, network, params, ROWS))
+    found = task.metrics(ROWS, predicted(task, network, params, ROWS))
     assert found["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
 
 
@@ -68,12 +68,12 @@ def test_examples_add_up_by_their_weights(started):
     squares = (values(task, network, params) - TRUTH) ** 2
     wanted = (squares[0] + 3 * squares[1], 4, 0)
     for rows in (1, 2):
-        sums = score(task, network.model, params, examples, shape(examples), rows, None)
+        sums = total_loss(task, network.model, params, examples, rows, None)
         assert sums == pytest.approx(wanted, rel=1e-4)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
-    sums = score(task, network.model, shared, examples, shape(examples), 8, mesh)
+    sums = total_loss(task, network.model, shared, examples, 8, mesh)
     assert sums == pytest.approx(wanted, rel=1e-4)
 
 

@@ -9,11 +9,10 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.parallel.mesh import use_mesh
-from llmjax.tasks.config import SequenceTask
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import arrays_of, score
-from llmjax.tasks.writing import writer
-from task_models import LENGTH, eight_devices, opened, rows_of, trained
+from llmjax.tasks.predict import generator, total_loss
+from llmjax.tasks.sequence import SequenceTask
+from task_models import LENGTH, arrays_of, eight_devices, opened, rows_of, trained
 
 SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
 BOTH = ModelConfig(num_encoder_layers=1, num_decoder_layers=1, **SIZES)
@@ -31,7 +30,7 @@ BOS, EOS = BytesTokenizer().bos_id, BytesTokenizer().eos_id
 def test_an_encoder_decoder_reads_the_source_and_tells_the_target():
     task, _ = opened(CONFIG, ROWS, model=BOTH)
     (segment,) = task.examples(ROWS)[0].segments
-    tokenizer = task.setting.tokenizer
+    tokenizer = task.context.tokenizer
     assert list(segment.source) == tokenizer.wrap([*b"one>"])[0]
     assert list(segment.tokens) == [BOS, *b"eins"]
     assert list(segment.targets) == [*b"eins", EOS]
@@ -45,7 +44,7 @@ def test_a_decoder_learns_the_target_alone():
     assert list(segment.tokens) == [BOS, *b"one>eins"]
     assert list(segment.targets) == [*b"one>eins", EOS]
     assert segment.weights == [0] * 4 + [1] * 5
-    assert example.place == [BOS, *b"one>"]
+    assert example.details == [BOS, *b"one>"]
 
 
 @MODELS
@@ -86,30 +85,28 @@ def test_the_loss_is_the_models_own(started):
     logs = np.asarray(jax.nn.log_softmax(logits))
     told = logs[np.arange(example.length), segment.targets]
     nats = -(told * np.array(segment.weights)).sum()
-    shape = shape_of([example], LENGTH, encodes=bool(given))
-    sums = score(task, network.model, params, [example], shape, 1, None)
+    sums = total_loss(task, network.model, params, [example], 1, None)
     assert sums.weight == 5
-    assert sums.nats == pytest.approx(nats, rel=1e-5)
+    assert sums.nll == pytest.approx(nats, rel=1e-5)
 
 
 def test_neighbours_in_a_row_and_devices_change_nothing(started):
     task, network, params = started
     examples, model = task.examples(ROWS), network.model
-    shape = shape_of(examples, LENGTH, encodes=model.config.is_encoder_decoder)
-    packed = score(task, model, params, examples, shape, 2, None)
-    alone = [score(task, model, params, [example], shape, 1, None) for example in examples]
-    assert packed.nats == pytest.approx(sum(one.nats for one in alone), rel=1e-5)
+    packed = total_loss(task, model, params, examples, 2, None)
+    alone = [total_loss(task, model, params, [example], 1, None) for example in examples]
+    assert packed.nll == pytest.approx(sum(one.nats for one in alone), rel=1e-5)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
-    sharded = score(task, model, shared, examples, shape, 8, mesh)
-    assert sharded.nats == pytest.approx(packed.nats, rel=1e-5)
+    sharded = total_loss(task, model, shared, examples, 8, mesh)
+    assert sharded.nll == pytest.approx(packed.nll, rel=1e-5)
 
 
 def test_smoothing_changes_the_objective_and_not_the_nats(started):
     task, network, params = started
     config = SequenceTask(prompt="{}>", label_smoothing=0.2)
-    smooth, _ = opened(config, ROWS, model=task.setting.model)
+    smooth, _ = opened(config, ROWS, model=task.context.model)
     examples = task.examples(ROWS)
     encodes = network.model.config.is_encoder_decoder
     arrays = arrays_of(examples, shape_of(examples, LENGTH, encodes=encodes))
@@ -124,10 +121,10 @@ def test_pairs_are_learnt_and_written(model):
     task, network = opened(CONFIG, ROWS, model=model)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 150, 1e-2)
-    write = writer(network.model, params, task.setting.tokenizer, None, 4)
+    write = generator(network.model, params, task.context.tokenizer, None, 4)
     told = task.predictions(ROWS, examples, [{}] * 3, write)
     assert [one["text"] for one in told] == ["eins", "zwei", "drei"]
-    measures = task.measure(ROWS, told)
+    measures = task.metrics(ROWS, told)
     assert measures["exact_match"].value == 1
     assert "BLEU" in measures.signature
 
@@ -136,7 +133,7 @@ def test_pairs_are_learnt_and_written(model):
 def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
     rows = rows_of({"source": "hello", "target": "你好世界啊"})
     task, _ = opened(SequenceTask(bleu_tokenize=tokenize), rows, model=DECODER)
-    found = task.measure(rows, [{"text": "你好世界吗"}])
+    found = task.metrics(rows, [{"text": "你好世界吗"}])
     assert found["bleu"].value == pytest.approx(bleu, abs=0.01)
     assert f"tok:{tokenize}|" in found.signature
 

@@ -7,10 +7,19 @@ import pytest
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.parallel.mesh import place, use_mesh
-from llmjax.tasks.config import SimilarityTask
 from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import arrays_of, outputs, score
-from task_models import ENCODER, LENGTH, eight_devices, opened, predicted, rows_of, trained
+from llmjax.tasks.predict import compute_outputs, total_loss
+from llmjax.tasks.similarity import SimilarityTask
+from task_models import (
+    ENCODER,
+    LENGTH,
+    arrays_of,
+    eight_devices,
+    opened,
+    predicted,
+    rows_of,
+    trained,
+)
 
 SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
 DECODER = ModelConfig(num_decoder_layers=1, **SIZES)
@@ -27,8 +36,7 @@ def started(request):
 
 
 def vectors(task, network, params, examples):
-    shape = shape_of(examples, LENGTH, encodes=network.model.config.is_encoder_decoder)
-    found = outputs(task, network.model, params, examples, shape, 4, None)
+    found = compute_outputs(task, network.model, params, examples, 4, None)
     return (np.array([one[name] for one in found]) for name in ("first", "second"))
 
 
@@ -54,15 +62,14 @@ def test_the_loss_is_over_the_whole_batch(started, both):
         return (np.log(np.exp(logits).sum(1)) - logits.diagonal()).sum()
 
     wanted = (nats(logits) + nats(logits.T)) / 2 if both else nats(logits)
-    shape = shape_of(examples, LENGTH, encodes=network.model.config.is_encoder_decoder)
-    found = score(task, network.model, params, examples, shape, 8, None)
+    found = total_loss(task, network.model, params, examples, 8, None)
     assert found.weight == len(ROWS)
-    assert found.nats == pytest.approx(wanted, rel=1e-4)
+    assert found.nll == pytest.approx(wanted, rel=1e-4)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
-    sharded = score(task, network.model, shared, examples, shape, 8, mesh)
-    assert sharded.nats == pytest.approx(wanted, rel=1e-4)
+    sharded = total_loss(task, network.model, shared, examples, 8, mesh)
+    assert sharded.nll == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -91,12 +98,11 @@ def test_equal_texts_are_no_negatives(both):
     wanted = nats(logits, negatives)
     if both:
         wanted = (wanted + nats(logits.T, back)) / 2
-    shape = shape_of(examples, LENGTH, encodes=False)
-    assert score(task, network.model, params, examples, shape, 8, None).nats == pytest.approx(
+    assert total_loss(task, network.model, params, examples, 8, None).nll == pytest.approx(
         wanted, rel=1e-4
     )
     if not both:
-        measures = task.measure(rows, predicted(task, network, params, rows, examples))
+        measures = task.metrics(rows, predicted(task, network, params, rows, examples))
         assert measures["loss"].value == pytest.approx(wanted / 4, rel=1e-4)
 
 
@@ -105,9 +111,8 @@ def test_a_pair_that_comes_twice_costs_nothing_and_is_found():
     task, network = opened(CONFIG, rows)
     params = jax.jit(network.init)(jax.random.key(1))
     examples = task.examples(rows)
-    shape = shape_of(examples, LENGTH, encodes=False)
-    assert score(task, network.model, params, examples, shape, 8, None).nats == pytest.approx(0)
-    measures = task.measure(rows, predicted(task, network, params, rows, examples))
+    assert total_loss(task, network.model, params, examples, 8, None).nll == pytest.approx(0)
+    measures = task.metrics(rows, predicted(task, network, params, rows, examples))
     assert measures["accuracy"].value == 1
     assert measures["mean_reciprocal_rank"].value == 1
 
@@ -141,7 +146,7 @@ def test_pairs_come_near_each_other():
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 60)
     told = predicted(task, network, params, ROWS, examples)
-    measures = task.measure(ROWS, told)
+    measures = task.metrics(ROWS, told)
     assert measures["accuracy"].value == 1
     assert measures["loss"].value < 0.1
     assert told[0]["similarity"] > 0.5

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from llmjax.data.chat_template.template import Context
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.errors import UserError
-from llmjax.tasks.conversations import PLAIN, Speller
+from llmjax.tasks.conversations import PLAIN, ChatEncoder
 
 NAMES = {"bos_token": "<bos>", "eos_token": "</s>"}
 
@@ -44,18 +44,18 @@ def bot(text, **more):
     return {"role": "assistant", "content": text, **more}
 
 
-def said(tokenizer, spelt):
+def said(tokenizer, chat):
     """The texts of the spans of each conversation."""
     inner = letters()
     return [
         [inner.decode(one.tokens[a:b], skip_special_tokens=False) for a, b in one.spans]
-        for one in spelt
+        for one in chat
     ]
 
 
-def spell(tokenizer, template, messages, context=None, **options):
-    with Speller(tokenizer, template) as speller:
-        return speller.spell(messages, context or Context(), **options)
+def encoded(tokenizer, template, messages, context=None, **options):
+    with ChatEncoder(tokenizer, template) as encoder:
+        return encoder.encode(messages, context or Context(), **options)
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -75,40 +75,40 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_answers_and_what_ends_them(tokenizer, name):
-    spelt = spell(tokenizer, plain(TEMPLATES[name]), TALK)
-    assert said(tokenizer, spelt) == [ANSWERS[name]]
+    chat = encoded(tokenizer, plain(TEMPLATES[name]), TALK)
+    assert said(tokenizer, chat) == [ANSWERS[name]]
 
 
 def test_thoughts_that_only_the_last_turn_keeps(tokenizer):
     """Each answer is learned as the model would give it: with its thoughts, after prompts without
     those of earlier turns."""
     talk = [user("Hi"), bot(THOUGHT + "A"), user("Why?"), bot(THOUGHT + "B")]
-    spelt = spell(tokenizer, plain(QWEN3), talk)
-    assert said(tokenizer, spelt) == [[THOUGHT + "A<|im_end|>"], [THOUGHT + "B<|im_end|>"]]
-    read = letters().decode(spelt[1].tokens, skip_special_tokens=False)
+    chat = encoded(tokenizer, plain(QWEN3), talk)
+    assert said(tokenizer, chat) == [[THOUGHT + "A<|im_end|>"], [THOUGHT + "B<|im_end|>"]]
+    read = letters().decode(chat[1].tokens, skip_special_tokens=False)
     assert read.startswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n")
-    (spelt,) = spell(tokenizer, plain(QWEN3), talk[2:])
+    (chat,) = encoded(tokenizer, plain(QWEN3), talk[2:])
     given = [user("Why?"), bot("B", reasoning_content="Hm.")]
-    assert spell(tokenizer, plain(QWEN3), given) == [spelt]
+    assert encoded(tokenizer, plain(QWEN3), given) == [chat]
     given = [user("Why?"), bot("B", thinking="Hm.")]
-    assert spell(tokenizer, plain(QWEN3), given) == [spelt]
+    assert encoded(tokenizer, plain(QWEN3), given) == [chat]
 
 
 @pytest.mark.parametrize("answer", ["<b>A</b>", "A", "<", "think>", "  A\n", "see </think>< B"])
 def test_a_prompt_that_the_answers_do_not_continue(tokenizer, answer):
     """R1's prompt ends with <think>, which its template leaves out of answers."""
-    with Speller(tokenizer, plain(R1)) as speller:
+    with ChatEncoder(tokenizer, plain(R1)) as encoder:
         for thought in ("", THOUGHT, "a</think>"):
-            spelt = speller.spell([user("1 < 2"), bot(thought + answer)])
+            chat = encoder.encode([user("1 < 2"), bot(thought + answer)])
             wanted = (thought + answer).split("</think>")[-1] + "<|end_of_sentence|>"
-            assert said(tokenizer, spelt) == [[wanted]]
+            assert said(tokenizer, chat) == [[wanted]]
 
 
 def test_history_that_changes_once_it_is_answered(tokenizer):
     """Mistral's first templates say the system's text in the last message alone, if it is the
     user's."""
-    spelt = spell(tokenizer, plain(TEMPLATES["mistral"]), [SYSTEM, *TALK])
-    assert said(tokenizer, spelt) == [ANSWERS["mistral"]]
+    chat = encoded(tokenizer, plain(TEMPLATES["mistral"]), [SYSTEM, *TALK])
+    assert said(tokenizer, chat) == [ANSWERS["mistral"]]
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "r1", "phi", "zephyr", "smollm2"])
@@ -116,9 +116,9 @@ def test_two_answers_in_a_row_and_an_answer_first(tokenizer, name):
     first, second = ANSWERS[name]
     template = plain(TEMPLATES[name])
     row = [user("Hi"), bot("Hello!"), bot("Because\nso.")]
-    assert said(tokenizer, spell(tokenizer, template, row)) == [[first, second]]
+    assert said(tokenizer, encoded(tokenizer, template, row)) == [[first, second]]
     opening = [bot("Hello!"), user("Why?"), bot("Because\nso.")]
-    assert said(tokenizer, spell(tokenizer, template, opening)) == [[first, second]]
+    assert said(tokenizer, encoded(tokenizer, template, opening)) == [[first, second]]
 
 
 def test_no_prompt_where_an_answer_follows_an_answer(tokenizer):
@@ -128,7 +128,7 @@ def test_no_prompt_where_an_answer_follows_an_answer(tokenizer):
         "<|im_start|>assistant\n{% endif %}"
     )
     row = [user("Hi"), bot("<|im_start|>assistant\nA"), bot("B")]
-    found = said(tokenizer, spell(tokenizer, template, row))
+    found = said(tokenizer, encoded(tokenizer, template, row))
     assert found == [["<|im_start|>assistant\nA<|im_end|>", "B<|im_end|>"]]
 
 
@@ -138,26 +138,26 @@ def test_an_end_of_several_tokens_is_whole(tokenizer):
         "{% if m.role == 'assistant' %}<|end|>{% endif %}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    found = said(tokenizer, spell(tokenizer, template, TALK))
+    found = said(tokenizer, encoded(tokenizer, template, TALK))
     assert found == [["Hello!<|end|><|im_end|>", "Because\nso.<|end|><|im_end|>"]]
 
 
 def test_content_that_is_changed_all_over(tokenizer):
     upper = R1.replace("{{- content +", "{{- content | upper +")
-    found = said(tokenizer, spell(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
+    found = said(tokenizer, encoded(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
     assert found == [["<X> Y<|end_of_sentence|>"]]
     backwards = R1.replace("{{- content +", "{{- content | reverse +")
     with pytest.raises(UserError, match="does not tell what of message 2") as caught:
-        spell(tokenizer, plain(backwards), [user("a"), bot("abc <")])
+        encoded(tokenizer, plain(backwards), [user("a"), bot("abc <")])
     assert "{% generation %}" in str(caught.value)
 
 
 def test_only_the_last_answer(tokenizer):
     for name, template in TEMPLATES.items():
         for one in (template, plain(template)):
-            (spelt,) = spell(tokenizer, one, TALK, last=True)
+            (chat,) = encoded(tokenizer, one, TALK, last=True)
             wanted = ANSWERS.get(name, [THOUGHT.replace("Hm.", "") + "Because\nso.<|im_end|>"])
-            assert said(tokenizer, [spelt]) == [wanted[-1:]], name
+            assert said(tokenizer, [chat]) == [wanted[-1:]], name
 
 
 CALLS = [
@@ -176,25 +176,25 @@ def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
     context = Context(TOOLS)
     call = '<tool_call>\n{"name": "rain", "arguments": {"at": "Oslo é"}}\n</tool_call><|im_end|>'
     nothing = "<think>\n\n</think>\n\n"
-    found = said(tokenizer, spell(tokenizer, plain(QWEN3), called(CALLS), context))
+    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS), context))
     assert found == [[nothing + call], [nothing + "Yes.<|im_end|>"]]
-    found = said(tokenizer, spell(tokenizer, plain(QWEN3), called(CALLS, "Well."), context))
+    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS, "Well."), context))
     assert found[0] == [nothing + "Well.\n" + call]
-    found = said(tokenizer, spell(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
+    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
     assert found[0] == [nothing + call.replace('"at": ', '"at":')]
     call = '{"name": "rain", "parameters": {"at": "Oslo é"}}<|eot_id|>'
     for calls in (CALLS, SPELT_CALLS):  # tojson would quote the text of JSON once more
-        spelt = spell(tokenizer, plain(TEMPLATES["llama3"]), called(calls), context)
-        assert said(tokenizer, spelt) == [[call, "Yes.<|eot_id|>"]]
-        text = letters().decode(spelt[0].tokens)
+        chat = encoded(tokenizer, plain(TEMPLATES["llama3"]), called(calls), context)
+        assert said(tokenizer, chat) == [[call, "Yes.<|eot_id|>"]]
+        text = letters().decode(chat[0].tokens)
         assert "Given these functions" in text
         assert '"name": "rain"' in text
-    found = said(tokenizer, spell(tokenizer, PLAIN, called(CALLS), context))
+    found = said(tokenizer, encoded(tokenizer, PLAIN, called(CALLS), context))
     assert [one.count("rain") for one in found[0]] == [1, 0]
     assert "reads no tools" not in caplog.text
     for template in (plain(TEMPLATES["zephyr"]), TEMPLATES["zephyr"]):
         with pytest.raises(UserError, match="leaves out the tool calls of message 2"):
-            spell(tokenizer, template, called(CALLS, ""), context)
+            encoded(tokenizer, template, called(CALLS, ""), context)
     assert "the chat template reads no tools" in caplog.text
 
 
@@ -207,7 +207,7 @@ SHAPES = {
     "first": [bot("A"), user("Hi"), bot("B")],
     "thoughts": [user("Hi"), bot(THOUGHT + "A"), user("Why?"), bot(THOUGHT + "B")],
     "calls": called(CALLS),
-    "spelt calls": called(SPELT_CALLS, "Well."),
+    "chat calls": called(SPELT_CALLS, "Well."),
 }
 HISTORY = {("qwen3", shape) for shape in SHAPES}
 """Where the template's answers depend on what follows: without blocks they are several
@@ -217,7 +217,10 @@ conversations."""
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_spans_are_those_of_transformers(tokenizer, theirs, name):
     template = TEMPLATES[name].replace("%d %b %Y %H:%M:%S", "%Y")
-    with Speller(tokenizer, template) as ours, Speller(tokenizer, plain(template)) as without:
+    with (
+        ChatEncoder(tokenizer, template) as ours,
+        ChatEncoder(tokenizer, plain(template)) as without,
+    ):
         for shape, messages in SHAPES.items():
             tools = TOOLS if "calls" in shape else None
             context = Context(tools)
@@ -231,24 +234,24 @@ def test_spans_are_those_of_transformers(tokenizer, theirs, name):
                 )
             except (jinja2.TemplateError, TypeError):
                 with pytest.raises(UserError, match="the chat template"):
-                    ours.spell(messages, context)
+                    ours.encode(messages, context)
                 continue
-            if name == "llama3" and shape == "spelt calls":
+            if name == "llama3" and shape == "chat calls":
                 # The text of JSON is quoted once more: not so here.
                 assert '\\"at\\"' in theirs.decode(wanted["input_ids"])
                 continue
             if tools and name not in ("qwen3", "llama3"):
                 continue
-            spelt = ours.spell(messages, context)
+            chat = ours.encode(messages, context)
             masks = (wanted["input_ids"], wanted["assistant_masks"])
-            assert [masked(one) for one in spelt] == [masks], shape
+            assert [masked(one) for one in chat] == [masks], shape
             if (name, shape) not in HISTORY:
-                assert without.spell(messages, context) == spelt, shape
+                assert without.encode(messages, context) == chat, shape
 
 
-def masked(spelt):
-    inside = {n for first, end in spelt.spans for n in range(first, end)}
-    return spelt.tokens, [int(n in inside) for n in range(len(spelt.tokens))]
+def masked(chat):
+    inside = {n for first, end in chat.spans for n in range(first, end)}
+    return chat.tokens, [int(n in inside) for n in range(len(chat.tokens))]
 
 
 def test_parts_of_text(tokenizer, theirs):
@@ -259,14 +262,14 @@ def test_parts_of_text(tokenizer, theirs):
         "{% endif %}<|im_end|>\n{% endfor %}"
     )
     wanted = theirs.apply_chat_template(parts, chat_template=reads, return_dict=True)["input_ids"]
-    (spelt,) = spell(tokenizer, reads, parts)
-    assert spelt.tokens == wanted
+    (chat,) = encoded(tokenizer, reads, parts)
+    assert chat.tokens == wanted
     # One that reads none would write Python's form of a list.
-    (spelt,) = spell(tokenizer, plain(TEMPLATES["phi"]), parts)
-    assert letters().decode(spelt.tokens, skip_special_tokens=False).startswith("<|user|>\nHi you<")
+    (chat,) = encoded(tokenizer, plain(TEMPLATES["phi"]), parts)
+    assert letters().decode(chat.tokens, skip_special_tokens=False).startswith("<|user|>\nHi you<")
     answer = [{"type": "text", "text": "A "}, {"type": "text", "text": "B"}]
-    (spelt,) = spell(tokenizer, reads, [bot("first"), user("Hi"), bot(answer)])
-    assert said(tokenizer, [spelt])[0][1] == "<|im_start|>assistant\nA B<|im_end|>"
+    (chat,) = encoded(tokenizer, reads, [bot("first"), user("Hi"), bot(answer)])
+    assert said(tokenizer, [chat])[0][1] == "<|im_start|>assistant\nA B<|im_end|>"
     prompts = reads + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    (spelt,) = spell(tokenizer, prompts, [user("Hi"), bot(answer)])
-    assert said(tokenizer, [spelt]) == [["A B<|im_end|>"]]
+    (chat,) = encoded(tokenizer, prompts, [user("Hi"), bot(answer)])
+    assert said(tokenizer, [chat]) == [["A B<|im_end|>"]]

@@ -31,18 +31,15 @@ from llmjax.run.config.schema import SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import abstract_state, make_state
 from llmjax.step import make_train_step
-from llmjax.tasks.config import (
-    AnswerTask,
-    ChatTask,
-    ClassificationTask,
-    RegressionTask,
-    SequenceTask,
-    SimilarityTask,
-    TokenTask,
-)
-from llmjax.tasks.opening import find_facts, open_task
-from llmjax.tasks.prepared import encode, teaching
-from llmjax.tasks.task import Setting
+from llmjax.tasks.chat import ChatTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.examples import encode, trainable
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.similarity import SimilarityTask
+from llmjax.tasks.task import TaskContext
+from llmjax.tasks.token_classification import TokenClassificationTask
 from llmjax.training.session import check_memory
 from llmjax.training.train import train
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, tasked
@@ -182,9 +179,9 @@ def test_what_no_machine_can_hold_is_refused_before_it_is_made(size):
 
 READERS = {
     "classification": (ClassificationTask(), ENCODER, {"text": "ab", "label": "x"}, 2),
-    "tokens": (TokenTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
+    "tokens": (TokenClassificationTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
     "answers": (
-        AnswerTask(),
+        ExtractiveQATask(),
         ENCODER,
         {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
         4,
@@ -197,11 +194,11 @@ READERS = {
 def task_in_rows(task, model, rows, length):
     """The task in rows of `length` tokens, and the rows as read from a table."""
     tokenizer = BytesTokenizer()
-    setting = Setting(tokenizer, resolve(model, tokenizer.vocab_size), length)
+    setting = TaskContext(tokenizer, resolve(model, tokenizer.vocab_size), length)
     read = [Row(f"row {number}", row) for number, row in enumerate(rows)]
     other = [Row("another", {"label": "y", "tags": "X", "tokens": "b", "text": "c"})]
-    asks = isinstance(task, (ClassificationTask, TokenTask))
-    return open_task(task, setting, find_facts(task, read + other * asks)), read
+    asks = isinstance(task, (ClassificationTask, TokenClassificationTask))
+    return task.open(setting, task.find_metadata(read + other * asks)), read
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -225,7 +222,7 @@ def test_conversations_cut_before_the_assistant_speaks_are_refused():
     opened, rows = task_in_rows(ChatTask(), DECODER, [{"messages": words}], 1)
     examples = encode(opened, rows, "learn from")
     with pytest.raises(UserError, match="1 of 1 examples have no target within 1 tokens"):
-        teaching(opened, rows, examples)
+        trainable(opened, rows, examples)
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -22,16 +22,14 @@ from llmjax.errors import UserError
 from llmjax.optimizers.trainable import TrainHeads
 from llmjax.run.folder import Run
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import (
-    AnswerTask,
-    ChatTask,
-    ClassificationTask,
-    MultiLabelTask,
-    PreferenceTask,
-    RegressionTask,
-    SequenceTask,
-    TokenTask,
-)
+from llmjax.tasks.chat import ChatTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.preference import PreferenceTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.token_classification import TokenClassificationTask
 from llmjax.training.train import train
 from task_runs import DECODER, ENCODER_DECODER
 
@@ -41,9 +39,14 @@ pytestmark = pytest.mark.usefixtures("devices")
 ANSWERED = {
     "multilabel": (MultiLabelTask(), {"text": "ab", "labels": "a,b"}, {"labels": "c"}, "labels"),
     "regression": (RegressionTask(), {"text": "ab", "score": 1.0}, {}, "score"),
-    "tokens": (TokenTask(), {"tokens": "a b", "tags": "O O"}, {"tags": "O X"}, "tags"),
+    "tokens": (
+        TokenClassificationTask(),
+        {"tokens": "a b", "tags": "O O"},
+        {"tags": "O X"},
+        "tags",
+    ),
     "answers": (
-        AnswerTask(),
+        ExtractiveQATask(),
         {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
         {},
         "answers",

@@ -17,6 +17,7 @@ from llmjax.data.tables.files import FileTable
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
+from llmjax.metrics.metric import Metric, Metrics
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.lora import LoraConfig, merged
@@ -32,14 +33,11 @@ from llmjax.run.folder import Run
 from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask, RegressionTask, SequenceTask
-from llmjax.tasks.example import Example, Segment
-from llmjax.tasks.feed import TaskFeed
-from llmjax.tasks.packing import shape_of
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
 from llmjax.training import session
-from llmjax.training.finetuning import Finetuning
 from llmjax.training.train import train
-from llmjax.training.workload import EvalResult
 from runs import metrics
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, begun
 from tiny import equal
@@ -55,14 +53,13 @@ PLAIN = SgdConfig(
 
 @pytest.fixture
 def devices(monkeypatch):
-    """Call it with a number to train on that many devices; else it is one. Nothing is measured."""
+    """Call it with a number to train on that many devices; else it is one."""
 
     def use(count: int) -> None:
         some = partial(make_mesh, devices=jax.devices()[:count])
         monkeypatch.setattr(session, "make_mesh", some)
 
     use(1)
-    monkeypatch.setattr(Finetuning, "score", lambda *_: None)
     return use
 
 
@@ -85,12 +82,17 @@ def table(folder, name, **columns):
 
 def labels(folder, **fields):
     train = table(folder, "labels", label=lambda word: word[0])
-    return ClassificationTask(train=train, dev=train, **fields)
+    return ClassificationTask(train=train, **{"dev_fraction": 0.0} | fields)
 
 
 def numbers(folder, **fields):
     train = table(folder, "numbers", score=lambda word: ord(word[1]) - ord("w"))
-    return RegressionTask(train=train, dev=train, **fields)
+    return RegressionTask(train=train, **{"dev_fraction": 0.0} | fields)
+
+
+def validated(task):
+    """The task, evaluated on its training set."""
+    return replace(task, dev=task.train)
 
 
 def config(folder, *tasks, run="run", model=SMALL, **changes):
@@ -145,7 +147,7 @@ def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, devices):
 
 def reversed_words(folder):
     rows = table(folder, "reversed", back=lambda word: word[::-1])
-    return SequenceTask(train=rows, dev=rows, source="text", target="back", measure=0)
+    return SequenceTask(train=rows, source="text", target="back", dev_fraction=0.0)
 
 
 @pytest.mark.parametrize(
@@ -271,26 +273,21 @@ def test_lower_layers_learn_slower(tmp_path, devices, base):
         np.testing.assert_allclose(slower, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_tasks_are_drawn_by_weight():
-    examples = [Example((Segment([n]),), np.zeros(1, np.float32), 1.0, n) for n in range(8)]
-    shape = shape_of(examples, 4, encodes=False)
-    feeds = [TaskFeed([examples] * 2, [shape] * 2, [3.0, 1.0], 2, seed=1) for _ in range(2)]
-    drawn = [feeds[0].task(step) for step in range(2000)]
-    assert np.mean(drawn) == pytest.approx(0.25, abs=3 * math.sqrt(0.25 * 0.75 / 2000))
-    # Whoever asks, in whatever order, is told the same.
-    assert [feeds[1].task(step) for step in reversed(range(2000))] == drawn[::-1]
+def accuracies(monkeypatch, *values):
+    """The accuracies of evaluations, one after the other."""
+    each = iter(values)
+
+    def classification(labels, targets, probabilities):
+        return Metrics((Metric("accuracy", next(each), 0.0, 1.0),), len(targets))
+
+    monkeypatch.setattr("llmjax.metrics.labels.classification", classification)
 
 
 def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, monkeypatch, caplog):
-    told = iter([0.5, 0.9, 0.8, 0.7, 1.0])
-
-    def score(*_):
-        return EvalResult(1.0, {"accuracy": next(told)}, {"accuracy": True})
-
-    monkeypatch.setattr(Finetuning, "score", score)
+    accuracies(monkeypatch, 0.5, 0.9, 0.8, 0.7, 1.0)
     stops = config(
         tmp_path,
-        labels(tmp_path),
+        validated(labels(tmp_path)),
         steps=9,
         checkpoint=CheckpointConfig(every=1, keep_last=1, keep_best=1),
         evaluation=EvaluationConfig(every=1, batch_size=8, metric="accuracy", patience=2),
@@ -317,16 +314,6 @@ def test_a_refused_run_keeps_what_its_predictions_are_named_by(tmp_path, devices
     assert Run(tmp_path / "run").tasks.read_bytes() == facts
 
 
-def accuracies(monkeypatch, *told):
-    """What evaluations find, one after the other."""
-    each = iter(told)
-
-    def score(*_):
-        return EvalResult(1.0, {"accuracy": next(each)}, {"accuracy": True})
-
-    monkeypatch.setattr(Finetuning, "score", score)
-
-
 @pytest.mark.parametrize(("keep_best", "kept"), [(1, [3, 5]), (0, [5])])
 def test_the_best_is_kept_where_no_checkpoint_was_due(
     tmp_path, devices, monkeypatch, keep_best, kept
@@ -335,7 +322,7 @@ def test_the_best_is_kept_where_no_checkpoint_was_due(
     run = train(
         config(
             tmp_path,
-            labels(tmp_path),
+            validated(labels(tmp_path)),
             steps=5,
             checkpoint=CheckpointConfig(every=0, keep_last=1, keep_best=keep_best),
             evaluation=EvaluationConfig(every=1, batch_size=8, metric="accuracy"),
@@ -347,16 +334,16 @@ def test_the_best_is_kept_where_no_checkpoint_was_due(
 
 def test_what_was_learnt_is_saved_where_measuring_fails(tmp_path, devices, monkeypatch):
     def broken(*_):
-        raise ValueError("no figures today")
+        raise ValueError("no metrics today")
 
-    monkeypatch.setattr(Finetuning, "score", broken)
-    measures = EvaluationConfig(every=2, batch_size=8)
-    goes_on = config(tmp_path, labels(tmp_path), steps=3, evaluation=measures)
-    with pytest.raises(ValueError, match="no figures today"):
-        train(goes_on)
+    every_2 = EvaluationConfig(every=2, batch_size=8)
+    run = config(tmp_path, validated(labels(tmp_path)), steps=3, evaluation=every_2)
+    with monkeypatch.context() as patch:
+        patch.setattr("llmjax.metrics.labels.classification", broken)
+        with pytest.raises(ValueError, match="no metrics today"):
+            train(run)
     assert Run(tmp_path / "run").steps() == [2]
-    monkeypatch.setattr(Finetuning, "score", lambda *_: None)
-    train(goes_on)
+    train(run)
     assert Run(tmp_path / "run").steps() == [2, 3]
 
 

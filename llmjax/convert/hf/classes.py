@@ -19,14 +19,15 @@ from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.heads import Head
-from llmjax.tasks.task import Facts, Task
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.task import Task
 
 TASK_HEADS: dict[str, tuple[HeadKind, str | None]] = {
     "classification": ("SequenceClassification", "single_label_classification"),
     "multilabel": ("SequenceClassification", "multi_label_classification"),
     "regression": ("SequenceClassification", "regression"),
-    "tokens": ("TokenClassification", None),
-    "answers": ("QuestionAnswering", None),
+    "token_classification": ("TokenClassification", None),
+    "extractive_qa": ("QuestionAnswering", None),
 }
 """Kind of a task -> kind of its head in Transformers, and its problem_type."""
 NOT_IN_TASK_CLASSES = ("unembedding", "unembedding_bias", "transform", "pooler", "heads")
@@ -108,7 +109,7 @@ class ModelWithHead:
     def config_fields(self, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
         """What config.json states about the head: labels, and what its outputs mean."""
         architectures = [self.task_class.architecture]
-        fields = {"architectures": architectures, **label_fields(task.config, task.facts)}
+        fields = {"architectures": architectures, **label_fields(task.config, task.metadata)}
         if self.shape.num_decoder_layers:
             fields["pad_token_id"] = tokenizer.pad_id  # the last token before padding is classified
         if self.family.model_type == "modernbert":
@@ -206,12 +207,12 @@ def choose_task(tasks: Sequence[Task], name: str | None) -> Task | None:
     return next(iter(by_name.values()), None)
 
 
-def label_fields(config: TaskConfig, facts: Facts) -> dict[str, Any]:
+def label_fields(config: TaskConfig, facts: TaskMetadata) -> dict[str, Any]:
     """id2label, label2id and problem_type."""
     labels: tuple[str, ...] = facts.labels
     if config.kind == "regression":
-        labels = (config.target,)
-    elif config.kind == "answers":
+        labels = config.target_columns
+    elif config.kind == "extractive_qa":
         labels = ("start", "end")
     fields: dict[str, Any] = {
         "id2label": {str(number): label for number, label in enumerate(labels)},

@@ -21,16 +21,14 @@ from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    TaskConfig,
-    TokenTask,
-)
-from llmjax.tasks.opening import network_of, open_task
-from llmjax.tasks.task import Facts, Setting
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.config import TaskConfig
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.task import TaskContext, network_of
+from llmjax.tasks.token_classification import TokenClassificationTask
 
 log = logging.getLogger(__name__)
 WITH_HEADS = ("bert", "roberta", "xlm-roberta", "distilbert")
@@ -60,7 +58,7 @@ class ImportedHead:
 
     params: Params
     task: TaskConfig
-    facts: Facts
+    facts: TaskMetadata
 
 
 def published_head(family: Family, architecture: str | None) -> PublishedHead | None:
@@ -76,7 +74,7 @@ def read_with_head(
     values: Mapping[str, Any],
     published: PublishedHead,
     family: Family,
-    setting: Setting,
+    setting: TaskContext,
     *,
     dtype: str | None,
     mesh: jax.sharding.Mesh | None,
@@ -98,7 +96,7 @@ def read_with_head(
     task_class = published.task_class
     try:
         config, facts = _task_of(values, published, _num_outputs(source, task_class), family)
-        task = open_task(config, setting, facts)
+        task = config.open(setting, facts)
         form = model_with_head(task, setting.model, family.model_type)
         if form.family is not family or form.task_class is not task_class:
             raise UserError(task_class.architecture, "does not match its config.json")
@@ -125,7 +123,7 @@ def _num_outputs(source: TensorSource, task_class: TaskClass) -> int:
 
 def _task_of(
     values: Mapping[str, Any], published: PublishedHead, outputs: int, family: Family
-) -> tuple[TaskConfig, Facts]:
+) -> tuple[TaskConfig, TaskMetadata]:
     """The task of a class and its config.json, as Transformers reads them."""
     if family.model_type not in WITH_HEADS:
         raise UserError(
@@ -134,11 +132,11 @@ def _task_of(
     if published.kind == "QuestionAnswering":
         if outputs != 2:
             raise UserError("its head", f"has {outputs} outputs, not a start and an end")
-        return AnswerTask(), Facts(labels=("answered", "unanswered"), counts=(1, 0))
+        return ExtractiveQATask(), TaskMetadata(labels=("answered", "unanswered"), counts=(1, 0))
     labels = _labels(values, outputs)
-    facts = Facts(labels=labels, counts=(1,) * outputs)
+    facts = TaskMetadata(labels=labels, counts=(1,) * outputs)
     if published.kind == "TokenClassification":
-        return TokenTask(), facts
+        return TokenClassificationTask(), facts
     problem = values.get("problem_type")
     if problem is None:
         problem = "regression" if outputs == 1 else "single_label_classification"
@@ -147,7 +145,7 @@ def _task_of(
             if outputs != 1:
                 raise UserError("problem_type regression", f"has {outputs} outputs, not one")
             target = labels[0] if re.fullmatch(r"[A-Za-z_]\w{0,50}", labels[0]) else "score"
-            return RegressionTask(target="score" if target == "LABEL_0" else target), Facts()
+            return RegressionTask(target="score" if target == "LABEL_0" else target), TaskMetadata()
         case "multi_label_classification":
             return MultiLabelTask(), facts
         case "single_label_classification":

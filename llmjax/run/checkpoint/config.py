@@ -14,7 +14,7 @@ class CheckpointConfig:
     keep_last: int = 3
     """The newest ones are kept: this many."""
     keep_best: int = 1
-    """Of those saved right after an evaluation, the ones of lowest held-out loss are kept, or of
+    """Of those saved right after an evaluation, the ones of lowest validation loss are kept, or of
     the best evaluation.metric; where that is named, each one better than all before is saved."""
 
 

@@ -110,7 +110,7 @@ class Row:
 
 
 def flag(path: Path) -> str:
-    """The command-line spelling of a field: `--optimizer.learning-rate`."""
+    """A field as a command-line option: `--optimizer.learning-rate`."""
     return "--" + ".".join(path).replace("_", "-")
 
 

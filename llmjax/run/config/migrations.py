@@ -33,7 +33,7 @@ def _families(config: Plain) -> Plain:
 
 
 def _tasks(config: Plain) -> Plain:
-    """2 -> 3: tasks, and what goes with them; older runs learnt from text, with all parameters."""
+    """2 -> 3: tasks, and what goes with them; older runs trained all parameters on text."""
     absent: Plain = {
         "epochs": None,
         "init_from": None,
@@ -45,8 +45,8 @@ def _tasks(config: Plain) -> Plain:
     return absent | config | {"model": model, "evaluation": evaluation}
 
 
-def _telling(config: Plain) -> Plain:
-    """3 -> 4: tasks got what was fixed before in how they tell and measure their answers."""
+def _task_settings(config: Plain) -> Plain:
+    """3 -> 4: tasks got settings of predictions and metrics that had been fixed."""
     absent: dict[str, Plain] = {
         "answers": {"no_answer_threshold": 0.0},
         "sequence": {"bleu_tokenize": "13a"},
@@ -57,14 +57,28 @@ def _telling(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: the field's words, and protocols that are open."""
-    return _validation(_compute(config))
+    return _renamed_tasks(_validation(_compute(config)))
+
+
+def _renamed_tasks(config: Plain) -> Plain:
+    """Two kinds of tasks got other names, which heads and metrics keep; rows were packed again in
+    every epoch."""
+    kinds = {"tokens": "token_classification", "answers": "extractive_qa"}
+    tasks = [
+        task
+        | {"repack": True, "kind": kinds.get(task["kind"], task["kind"])}
+        | ({"name": task["name"] or task["kind"]} if task["kind"] in kinds else {})
+        for task in config["tasks"]
+    ]
+    return config | {"tasks": tasks}
 
 
 def _compute(config: Plain) -> Plain:
-    """How a model is computed became a section of its own."""
+    """How a model is computed became a section of its own; its MLPs may differ in width."""
     model = dict(config["model"])
     compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
-    return config | {"model": model, "compute": compute | {"dtype": model.pop("compute_dtype")}}
+    compute["dtype"] = model.pop("compute_dtype")
+    return config | {"model": model | {"layer_d_ff": []}, "compute": compute}
 
 
 def _validation(config: Plain) -> Plain:
@@ -78,7 +92,7 @@ def _validation(config: Plain) -> Plain:
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     1: _families,
     2: _tasks,
-    3: _telling,
+    3: _task_settings,
     4: _redesign,
 }
 """Format -> the migration from it."""

@@ -19,11 +19,12 @@ from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import TaskConfig
+from llmjax.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """Text written while training, to see the model learn."""
+    """Text generated while training."""
 
     every: int = 0
     """Steps between samples. 0: none."""
@@ -38,17 +39,17 @@ class Config:
     """Everything that decides a run. What it leaves behind is one folder, `run_dir`."""
 
     run_dir: str = "runs/default"
-    """The run folder: made when it is not there. A run of the same config in it goes on; steps,
+    """The run folder: made when it is not there. A run of the same config in it resumes; steps,
     compute, mesh, accumulation, checkpoint, evaluation, samples and log may differ."""
     seed: int = 0
     """Decides initial parameters, order of data and dropout."""
     steps: int = 1000
     """Updates of the parameters, over the whole run."""
     epochs: float | None = None
-    """Passes through what is learnt from, instead of steps; None: steps."""
+    """Passes through the training set, instead of steps; None: steps."""
     init_from: str | None = None
-    """A run folder, trained or imported, whose model, tokenizer and parameters this run begins
-    with. Of `model` only lora and pooler then count."""
+    """A run folder, trained or imported, whose model, tokenizer and parameters this run starts
+    from. Of `model` only lora and pooler then count."""
     max_skipped_steps: int = 10
     """A step whose loss or gradient is not finite changes nothing; after this many in a row the run
     stops with an error."""
@@ -60,13 +61,13 @@ class Config:
     """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is read, and the batches made of it."""
-    tasks: tuple[TaskConfig, ...] = ()
-    """Examples to learn from instead of text, each task with its own head; `data` then says only
+    tasks: tuple[Annotated[TaskConfig, TASKS], ...] = ()
+    """Examples to train on instead of text, each task with its own head; `data` then says only
     how large batches are, and rows are packed with whole examples. None: text of `data`."""
     tune: TrainableConfig = field(default_factory=TrainAll)
-    """Which parameters learn."""
+    """Which parameters are trained."""
     objective: Annotated[ObjectiveConfig, OBJECTIVES] = field(default_factory=CausalConfig)
-    """What is to be predicted from what; drawn afresh in every epoch, a function of the seed."""
+    """What is predicted from what; sampled again in every epoch, a function of the seed."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """How gradients become updates."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -78,8 +79,8 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When the state is saved, and which states are kept."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """When and how held-out text is scored."""
+    """When and how the validation set is scored."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
-    """Text written while training."""
+    """Text generated while training."""
     log: LogConfig = field(default_factory=LogConfig)
     """What is reported, how often, and to whom."""

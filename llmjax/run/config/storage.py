@@ -1,10 +1,10 @@
-"""A config as JSON: `{"format": 2, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
+"""A config as JSON: `{"format": 5, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
 
-The format number is part of the contract with every run folder ever written. Whoever adds, removes
-or renames a field of a config raises FORMAT by one and adds a migration from the number before, so
-that an old folder still means what it meant. Nothing is filled in silently: a file whose fields are
-not exactly those of its format is refused by name, and one whose checksum differs, too. One without
-a checksum is read as it is: older versions wrote none, and whoever edits a config removes it.
+Adding, removing or renaming a field of a config raises FORMAT by one, with a migration from the
+number before (see `migrations`), so that an old folder still means what it meant. Nothing is filled
+in silently: a file whose fields are not exactly those of its format is refused by name, and one
+whose checksum differs, too. One without a checksum is read as it is: older versions wrote none, and
+whoever edits a config removes it.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def from_json(text: str, name: str = "config.json") -> Config:
         raise UserError(name, reason, f"make a run of it: llmjax import {Path(name).parent} RUN")
     number = document.get("format") if isinstance(document, Mapping) else None
     if type(number) is not int or not isinstance(document.get("config"), dict):
-        raise UserError(name, "has no format number and config", "it is no config of llmjax")
+        raise UserError(name, "has no format number and config", "it is not a config of llmjax")
     writer = document.get("llmjax", "unknown")
     if number > FORMAT:
         raise UserError(

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on, on stderr: a progress bar, or a line at a time.
+"""What a person sees of a run, on stderr: a progress bar, or a line at a time.
 
 Nobody may be there to see it: a terminal that was closed, a pipe whose reader has gone. The run
-goes on all the same.
+continues all the same.
 """
 
 import contextlib

@@ -25,13 +25,11 @@ from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.fields import element, hints, members
 from llmjax.run.config.schema import Config
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    PreferenceTask,
-    SequenceTask,
-    SimilarityTask,
-)
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.preference import PreferenceTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.similarity import SimilarityTask
 
 MODEL = ModelConfig(d_model=16, num_decoder_layers=1, num_heads=2, d_ff=8, max_length=64)
 ENCODER = replace(MODEL, num_encoder_layers=1, num_decoder_layers=0)
@@ -66,7 +64,7 @@ PARTS = (
         ("tasks", replace(GOOD, model=model, tasks=(replace(task, train=TRAIN),)))
         for model, task in (
             (ENCODER, ClassificationTask()),
-            (ENCODER, AnswerTask()),
+            (ENCODER, ExtractiveQATask()),
             (ENCODER, SimilarityTask()),
             (BOTH, SequenceTask()),
             (MODEL, PreferenceTask()),
@@ -141,7 +139,7 @@ def test_the_configs_of_this_test_are_good_themselves():
 def test_every_limit_is_of_a_field_that_exists():
     names = {path[-1] for _, path in PLACES}
     # Of the command line alone; and of samples, a group beside the field of its decoding.
-    assert set(MOST) - names <= {"lanes"}
+    assert set(MOST) - names <= {"streams"}
     assert set(RANGES) <= names
 
 

@@ -17,7 +17,9 @@ from llmjax.model.lora import LoraConfig
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
-from llmjax.tasks.config import ClassificationTask, RegressionTask, SequenceTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.sequence import SequenceTask
 
 
 def changed(*words: str) -> Toy:

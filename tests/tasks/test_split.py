@@ -3,22 +3,23 @@
 import pytest
 
 from llmjax.data.tables.table import split_rows
-from llmjax.tasks.config import (
-    AnswerTask,
-    ClassificationTask,
-    MultiLabelTask,
-    RegressionTask,
-    TokenTask,
-)
-from llmjax.tasks.division import divide
-from llmjax.tasks.prepared import notes
-from llmjax.tasks.task import Facts
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.multilabel import MultiLabelTask
+from llmjax.tasks.regression import RegressionTask
+from llmjax.tasks.split import describe, split_by_content
+from llmjax.tasks.token_classification import TokenClassificationTask
 from task_models import rows_of
 
 KINDS = {
     "classification": (ClassificationTask(dev_fraction=0.3), "label", lambda label: label),
     "multilabel": (MultiLabelTask(dev_fraction=0.3), "labels", lambda label: f"common, {label}"),
-    "tokens": (TokenTask(tokens="text", dev_fraction=0.3), "tags", lambda label: f"O {label} O"),
+    "tokens": (
+        TokenClassificationTask(tokens="text", dev_fraction=0.3),
+        "tags",
+        lambda label: f"O {label} O",
+    ),
 }
 
 
@@ -45,36 +46,36 @@ def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
     )
     rows = table(column, spelt, {chosen: "rare"})
     plain_learnt, plain_dev = split_rows(rows, 0.3)
-    learnt, dev = divide(task, rows)
+    learnt, dev = split_by_content(task, rows)
     assert numbers(learnt) == numbers(plain_learnt) | {chosen}
     assert numbers(dev) == numbers(plain_dev) - {chosen}
-    assert divide(task, rows) == (learnt, dev)
-    again = divide(task, rows[::-1])
+    assert split_by_content(task, rows) == (learnt, dev)
+    again = split_by_content(task, rows[::-1])
     assert (numbers(again[0]), numbers(again[1])) == (numbers(learnt), numbers(dev))
 
 
 def test_where_all_labels_are_learnt_contents_alone_decide():
     task, column, spelt = KINDS["classification"]
     rows = table(column, spelt, {})
-    assert divide(task, rows) == split_rows(rows, 0.3)
+    assert split_by_content(task, rows) == split_rows(rows, 0.3)
     numbers = RegressionTask(dev_fraction=0.3)
-    assert divide(numbers, rows) == split_rows(rows, 0.3)
+    assert split_by_content(numbers, rows) == split_rows(rows, 0.3)
 
 
 def test_groups_stay_together_when_a_label_moves_one():
     task = ClassificationTask(dev_fraction=0.3, group="group")
     rows = table("label", str, {})
     first = min(numbers(split_rows(rows, 0.3, "group")[1]))
-    learnt, dev = divide(task, table("label", str, {first: "rare"}))
+    learnt, dev = split_by_content(task, table("label", str, {first: "rare"}))
     assert numbers(learnt) >= {first, first + 1, first + 2}
     assert dev
     assert not {row.values["group"] for row in learnt} & {row.values["group"] for row in dev}
 
 
 def test_only_what_has_class_weights_is_told_of_them():
-    facts = Facts(labels=("many", "few"), counts=(99, 1))
-    (_, _, told) = notes(ClassificationTask(), facts, 90, 10)
+    facts = TaskMetadata(labels=("many", "few"), counts=(99, 1))
+    (_, _, told) = describe(ClassificationTask(), facts, 90, 10)
     assert told == "rare labels: few; class_weights balanced may help"
-    assert notes(TokenTask(), facts, 90, 10)[-1] == "rare labels: few"
-    version_1 = Facts(labels=("answered", "unanswered"), counts=(50, 0))
-    assert not any("rare" in note for note in notes(AnswerTask(), version_1, 90, 10))
+    assert describe(TokenClassificationTask(), facts, 90, 10)[-1] == "rare labels: few"
+    version_1 = TaskMetadata(labels=("answered", "unanswered"), counts=(50, 0))
+    assert not any("rare" in note for note in describe(ExtractiveQATask(), version_1, 90, 10))

@@ -1,4 +1,4 @@
-"""Questions and contexts as windows, and the answers that they hold."""
+"""Questions with their contexts in overlapping windows, and the answers that a window holds."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ Span = tuple[int, int]
 """Characters first ... end - 1 of a context."""
 
 
-class Window(NamedTuple):
+class ContextWindow(NamedTuple):
     """A part of a context, behind its question, as the model reads it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Window(NamedTuple):
         return answer[0] + move, answer[1] + move
 
 
-def tokens_of(answer: Span, places: Sequence[Span]) -> tuple[int, int] | None:
+def answer_tokens(answer: Span, places: Sequence[Span]) -> tuple[int, int] | None:
     """The first and the last token that stand for a character of the answer; None: none does."""
     within = [
         number
@@ -57,31 +57,31 @@ def windows(
     places: Sequence[Span],
     length: int,
     stride: int,
-) -> Iterator[Window]:
+) -> Iterator[ContextWindow]:
     """Cuts a context into windows that overlap, so that each fits a row behind the question.
 
     Args:
       tokenizer: which knows what stands around them.
-      question: its tokens; short enough to leave room for some of the context.
+      question: its tokens; short enough to leave space for some of the context.
       context: its tokens.
       places: the characters that each of these stands for.
       length: tokens of a row.
       stride: tokens that neighbours share; half a window at most.
     """
-    room = max(1, length - len(tokenizer.wrap(question, [])[0]))
-    step = max(1, room - min(stride, room // 2))
+    space = max(1, length - len(tokenizer.wrap(question, [])[0]))
+    step = max(1, space - min(stride, space // 2))
     start = tokenizer.wrap(question, [-1])[0].index(-1)
     spans = np.array(places, np.int32).reshape(-1, 2)
     first = 0
     while True:
-        tokens, types = tokenizer.wrap(question, context[first : first + room])
-        yield Window(tokens, types, start, first, spans[first : first + room])
-        if first + room >= len(context):
+        tokens, types = tokenizer.wrap(question, context[first : first + space])
+        yield ContextWindow(tokens, types, start, first, spans[first : first + space])
+        if first + space >= len(context):
             return
         first += step
 
 
-def known_answers(row: Row, column: str, context: str) -> list[Span]:
+def true_answers(row: Row, column: str, context: str) -> list[Span]:
     """The true answers of a row, none where the context has none.
 
     They are {"text": [...], "answer_start": [...]}, or a list of objects with one of each.
@@ -94,19 +94,19 @@ def known_answers(row: Row, column: str, context: str) -> list[Span]:
     if column not in row.values:
         reason = f"has no column {column!r}"
         raise UserError(row.place, reason, f"its columns are {', '.join(row.values)}")
-    found = []
+    answers = []
     for text, first in _pairs(row.values[column], place):
         if not isinstance(text, str) or isinstance(first, bool) or not isinstance(first, int):
             reason = f"{text!r} at {first!r} is no text with its first character's number"
-            raise UserError(place, reason, "mend it")
+            raise UserError(place, reason, "fix it")
         if context[max(first, 0) : first + len(text)] != text:
             near = context.find(text)
             fix = f"it stands at {near}" if near >= 0 else "the context does not hold it"
             reason = f"{text[:40]!r} does not stand at character {first} of the context"
             raise UserError(place, reason, fix)
         if text.strip():
-            found.append((first, first + len(text)))
-    return found
+            answers.append((first, first + len(text)))
+    return answers
 
 
 def _pairs(value: Any, place: str) -> list[tuple[Any, Any]]:
@@ -128,7 +128,9 @@ class Candidate(NamedTuple):
     span: Span | None
 
 
-def candidates(window: Window, logits: np.ndarray, count: int, longest: int) -> list[Candidate]:
+def candidates(
+    window: ContextWindow, logits: np.ndarray, count: int, longest: int
+) -> list[Candidate]:
     """The best answers in a window, at most `count`, the best first.
 
     Args:

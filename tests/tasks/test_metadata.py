@@ -3,18 +3,16 @@
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.tasks.config import ClassificationTask
-from llmjax.tasks.opening import read_facts, to_json
-from llmjax.tasks.task import Facts
+from llmjax.tasks.metadata import TaskMetadata, metadata_json, read_metadata
 
-CONFIGS = [ClassificationTask()]
+NAMES = ["classification"]
 
 
 def test_facts_are_read_back(tmp_path):
-    facts = Facts(labels=("--1", "é", "01"), counts=(1, 2, 3))
+    facts = TaskMetadata(labels=("--1", "é", "01"), counts=(1, 2, 3))
     path = tmp_path / "tasks.json"
-    path.write_text(to_json({"classification": facts}), encoding="utf-8")
-    assert read_facts(path, CONFIGS) == [facts]
+    path.write_text(metadata_json({"classification": facts}), encoding="utf-8")
+    assert read_metadata(path, NAMES) == [facts]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +23,6 @@ def test_damaged_facts_are_one_line(tmp_path, content):
     path = tmp_path / "tasks.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"tasks\.json: .*; restore it from a copy"):
-        read_facts(path, CONFIGS)
+        read_metadata(path, NAMES)
     with pytest.raises(UserError, match=r"absent\.json: cannot be read"):
-        read_facts(tmp_path / "absent.json", CONFIGS)
+        read_metadata(tmp_path / "absent.json", NAMES)

@@ -19,7 +19,8 @@ from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.run.telemetry.display import describe
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ClassificationTask, RegressionTask
+from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.regression import RegressionTask
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,11 @@ from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.tasks.config import ChatTask, PreferenceTask, SequenceTask, SimilarityTask
+from llmjax.tasks.chat import ChatTask
 from llmjax.tasks.conversations import PLAIN
+from llmjax.tasks.preference import PreferenceTask
+from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.similarity import SimilarityTask
 
 SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64, "max_length": 64}
 WORDS = [f"{a}{b}" for a in "abcd" for b in "wxyz"]

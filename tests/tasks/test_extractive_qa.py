@@ -9,15 +9,14 @@ import pytest
 
 from llmjax.errors import UserError
 from llmjax.losses.labels import softmax_cross_entropy
-from llmjax.tasks.config import AnswerTask
-from llmjax.tasks.opening import open_task
+from llmjax.tasks.answer_spans import ContextWindow, answer_tokens, candidates, true_answers
+from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.packing import lay_out, pack, shape_of
-from llmjax.tasks.running import outputs, score
-from llmjax.tasks.spans import Window, candidates, known_answers, tokens_of
+from llmjax.tasks.predict import compute_outputs, total_loss
 from llmjax.tasks.task import body
 from task_models import eight_devices, opened, predicted, rows_of, trained
 
-CONFIG = AnswerTask(stride=8, max_answer_tokens=6, candidates=5)
+CONFIG = ExtractiveQATask(stride=8, max_answer_tokens=6, candidates=5)
 
 
 def row(question, context, answer=None, **more):
@@ -48,8 +47,8 @@ def started():
 
 def test_what_is_found_in_the_rows(started):
     task, _, _ = started
-    assert task.facts.labels == ("answered", "unanswered")
-    assert task.facts.counts == (2, 1)
+    assert task.metadata.labels == ("answered", "unanswered")
+    assert task.metadata.counts == (2, 1)
     assert task.may_be_silent
     assert task.head.outputs == 2
 
@@ -61,13 +60,13 @@ def test_windows_cover_the_context_and_share_tokens(started):
     assert len(parts) > 1
     reached = 0
     for example in parts:
-        window = example.place
+        window = example.details
         assert example.length <= 48
         assert window.first == 0 or reached - window.first == 8
         reached = window.first + len(window.places)
-        text = task.setting.tokenizer.decode(window.tokens[window.start :])
+        text = task.context.tokenizer.decode(window.tokens[window.start :])
         assert text == context.encode()[window.first : reached].decode(errors="replace")
-        assert task.setting.tokenizer.decode(window.tokens[: window.start]) == "Wo?"
+        assert task.context.tokenizer.decode(window.tokens[: window.start]) == "Wo?"
     assert reached == len(context.encode())
 
 
@@ -76,20 +75,20 @@ def test_a_window_that_holds_the_answer_points_at_it(started):
     spelt = {0: set(), 1: set(), 2: set()}
     for example in task.examples(ROWS):
         first, last = example.target.astype(int)
-        whole = b"Berlin" in task.setting.tokenizer.decode_bytes(example.segments[0].tokens)
+        whole = b"Berlin" in task.context.tokenizer.decode_bytes(example.segments[0].tokens)
         if example.row == 0:
             assert whole == bool(first)
         tokens = example.segments[0].tokens[first : last + 1]
-        spelt[example.row].add(task.setting.tokenizer.decode(tokens) if first else None)
+        spelt[example.row].add(task.context.tokenizer.decode(tokens) if first else None)
     assert spelt == {0: {"Berlin", None}, 1: {"Café"}, 2: {None}}
 
 
 def test_an_answer_has_the_tokens_that_stand_for_any_of_it():
     places = [(0, 3), (3, 3), (3, 6), (6, 7), (7, 12)]
-    assert tokens_of((3, 6), places) == (2, 2)
-    assert tokens_of((4, 8), places) == (2, 4)
-    assert tokens_of((12, 14), places) is None
-    window = Window([], [], 5, 2, np.array(places[2:4]))
+    assert answer_tokens((3, 6), places) == (2, 2)
+    assert answer_tokens((4, 8), places) == (2, 4)
+    assert answer_tokens((12, 14), places) is None
+    window = ContextWindow([], [], 5, 2, np.array(places[2:4]))
     assert window.target((2, 3)) == (5, 6)
     assert window.target((1, 3)) == window.target((2, 4)) == window.target(None) == (0, 0)
 
@@ -97,8 +96,7 @@ def test_an_answer_has_the_tokens_that_stand_for_any_of_it():
 def test_the_loss_is_the_mean_cross_entropy_of_both_ends_in_the_own_window(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    shape = shape_of(examples, 48, encodes=False)
-    found = outputs(task, network.model, params, examples, shape, 2, None)
+    found = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
     for example, one in zip(examples, found, strict=True):
         shares = jax.nn.log_softmax(one["logits"], axis=0)
@@ -106,22 +104,21 @@ def test_the_loss_is_the_mean_cross_entropy_of_both_ends_in_the_own_window(start
             target = int(example.target[k])
             nats -= float(shares[target, k]) / 2
             hits += float(one["logits"][:, k].argmax() == target) / 2
-    sums = score(task, network.model, params, examples, shape, 2, None)
+    sums = total_loss(task, network.model, params, examples, 2, None)
     assert sums.weight == len(examples)
-    assert sums.nats == pytest.approx(nats, rel=1e-5)
+    assert sums.nll == pytest.approx(nats, rel=1e-5)
     assert sums.correct == pytest.approx(hits)
 
 
 def test_neighbours_in_a_row_and_devices_change_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    shape = shape_of(examples, 48, encodes=False)
-    packed = outputs(task, network.model, params, examples, shape, 2, None)
+    packed = compute_outputs(task, network.model, params, examples, 2, None)
     for example, one in zip(examples, packed, strict=True):
-        (alone,) = outputs(task, network.model, params, [example], shape, 1, None)
+        (alone,) = compute_outputs(task, network.model, params, [example], 1, None)
         assert alone["logits"] == pytest.approx(one["logits"], abs=1e-5)
-    whole = score(task, network.model, params, examples, shape, 8, None)
-    shared = score(task, network.model, params, examples, shape, 8, eight_devices())
+    whole = total_loss(task, network.model, params, examples, 8, None)
+    shared = total_loss(task, network.model, params, examples, 8, eight_devices())
     assert shared == pytest.approx(whole, rel=1e-5)
 
 
@@ -148,7 +145,10 @@ def test_candidates_are_the_best_of_all_pairs():
     random = np.random.default_rng(0)
     places = np.array([(at, at + 1) for at in range(7)])
     places[3] = (3, 3)
-    window, logits = Window([], [], 2, 0, places), random.normal(size=(10, 2)).astype(np.float32)
+    window, logits = (
+        ContextWindow([], [], 2, 0, places),
+        random.normal(size=(10, 2)).astype(np.float32),
+    )
     part = logits[2:9].astype(float)
     pairs = [
         (part[i, 0] + part[j, 1], (i, j + 1))
@@ -197,7 +197,7 @@ def test_predictions_speak_of_the_context(started):
     spans = [(c["answer"], c["start"]) for c in first["candidates"]]
     assert len(set(spans)) == len(spans), "windows share tokens, not candidates"
     json.dumps([first, second, third], allow_nan=False)
-    found = task.measure(ROWS, [first, second, third])
+    found = task.metrics(ROWS, [first, second, third])
     assert found["exact_match"].value == found["unanswered_accuracy"].value == 1
     assert found.tables["threshold"]["f1"]["value"] == 1
 
@@ -208,32 +208,32 @@ def test_where_every_question_has_an_answer_one_is_always_given():
     assert all(one["answer"] for one in told)
     assert all(one["none_score"] > 0 for one in told)
     assert all(2 <= len(one["candidates"]) <= 5 for one in told)
-    names = [figure.name for figure in task.measure(ROWS[:2], told).figures]
+    names = [figure.name for figure in task.metrics(ROWS[:2], told).metrics]
     assert names == ["f1", "exact_match"]
-    assert not task.measure(ROWS, told_by(task, ROWS, truly)).tables, "no threshold matters"
+    assert not task.metrics(ROWS, told_by(task, ROWS, truly)).tables, "no threshold matters"
 
 
 def test_the_threshold_is_where_answers_are_dropped(started):
     task, _, _ = started
     for threshold, answered in ((17.9, False), (18.0, True)):
         config = replace(CONFIG, no_answer_threshold=threshold)
-        other = open_task(config, task.setting, task.facts)
+        other = config.open(task.context, task.metadata)
         third = told_by(other, ROWS, truly)[2]
         assert third["none_score"] == 18
         assert bool(third["answer"]) == answered
         assert (third["start"] is not None) == answered
     config = replace(CONFIG, no_answer_threshold=-99.0)
-    silent = told_by(open_task(config, task.setting, task.facts), ROWS, truly)
+    silent = told_by(config.open(task.context, task.metadata), ROWS, truly)
     assert [one["answer"] for one in silent] == ["", "", ""]
 
 
 def test_the_best_threshold_is_reached_by_setting_it(started):
     task, network, params = started
     told = predicted(task, network, params, ROWS)
-    best = task.measure(ROWS, told).tables["threshold"]["f1"]
+    best = task.metrics(ROWS, told).tables["threshold"]["f1"]
     config = replace(CONFIG, no_answer_threshold=best["at"])
-    other = open_task(config, task.setting, task.facts)
-    found = other.measure(ROWS, predicted(other, network, params, ROWS))
+    other = config.open(task.context, task.metadata)
+    found = other.metrics(ROWS, predicted(other, network, params, ROWS))
     assert found["f1"].value == pytest.approx(best["value"])
 
 
@@ -244,7 +244,7 @@ def test_rows_without_answers_have_no_weight(started):
     assert example.weight == 0
     assert set(predicted(task, network, params, rows)[0]) >= {"answer", "probability"}
     with pytest.raises(UserError, match="table line 1: has no column 'answers'"):
-        task.measure(rows, [{"answer": "", "best": "", "none_score": 0.0}])
+        task.metrics(rows, [{"answer": "", "best": "", "none_score": 0.0}])
 
 
 def test_long_questions_leave_room_for_the_context(caplog):
@@ -263,7 +263,7 @@ def test_it_is_learnt():
     params = trained(task, network, task.examples(rows), 120)
     told = predicted(task, network, params, rows)
     assert [one["answer"] for one in told] == ["51", "72", "84", "33"]
-    assert task.measure(rows, told)["f1"].value == 1
+    assert task.metrics(rows, told)["f1"].value == 1
 
 
 @pytest.mark.parametrize(
@@ -280,14 +280,14 @@ def test_it_is_learnt():
 def test_answers_that_are_none(answers, message):
     (one,) = rows_of({"answers": answers})
     with pytest.raises(UserError, match="table line 1, column 'answers': " + message):
-        known_answers(one, "answers", "the cat sat")
+        true_answers(one, "answers", "the cat sat")
 
 
 def test_answers_as_a_list_of_objects():
     (one,) = rows_of(
         {"answers": [{"text": "cat", "answer_start": 4}, {"text": "", "answer_start": 0}]}
     )
-    assert known_answers(one, "answers", "the cat sat") == [(4, 7)]
+    assert true_answers(one, "answers", "the cat sat") == [(4, 7)]
 
 
 def test_tokens_of_no_choice_get_no_gradient():

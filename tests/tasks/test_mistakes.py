@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmjax.tasks.config import AnswerTask
-from llmjax.tasks.mistakes import mistakes
+from llmjax.tasks.extractive_qa import ExtractiveQATask
+from llmjax.tasks.predict import worst_mistakes
 from task_models import rows_of
 
 CONTEXT = "She was born in Oslo in 1910."
@@ -21,14 +21,14 @@ ASKED = {"question": "Where?", "context": CONTEXT}
 def test_answers_that_miss(answers):
     rows = rows_of({**ASKED, "answers": answers}, {**ASKED, "answers": answers})
     told = [{"answer": "in Oslo"}, {"answer": "born in"}]
-    (miss,) = mistakes(AnswerTask(), rows, told)
-    assert (miss.place, miss.text) == ("table line 2", "Where?")
-    assert (miss.truth, miss.told) == ("Oslo | in Oslo", "born in")
-    assert miss.cost == pytest.approx(0.5)
+    (miss,) = worst_mistakes(ExtractiveQATask(), rows, told)
+    assert (miss["place"], miss["text"]) == ("table line 2", "Where?")
+    assert (miss["truth"], miss["predicted"]) == ("Oslo | in Oslo", "born in")
+    assert miss["cost"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("nothing", [{"text": [], "answer_start": []}, []])
 def test_answers_where_there_is_none(nothing):
     rows = rows_of({**ASKED, "answers": nothing}, {**ASKED, "answers": nothing})
-    (miss,) = mistakes(AnswerTask(), rows, [{"answer": ""}, {"answer": "Oslo"}])
-    assert (miss.truth, miss.told, miss.cost) == ("(none)", "Oslo", 1)
+    (miss,) = worst_mistakes(ExtractiveQATask(), rows, [{"answer": ""}, {"answer": "Oslo"}])
+    assert (miss["truth"], miss["predicted"], miss["cost"]) == ("(none)", "Oslo", 1)

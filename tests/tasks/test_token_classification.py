@@ -10,12 +10,11 @@ from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.tasks.config import TokenTask
-from llmjax.tasks.packing import shape_of
-from llmjax.tasks.running import outputs, score
+from llmjax.tasks.predict import compute_outputs, total_loss
+from llmjax.tasks.token_classification import TokenClassificationTask
 from task_models import eight_devices, opened, predicted, rows_of, trained
 
-CONFIG = TokenTask()
+CONFIG = TokenClassificationTask()
 ROWS = rows_of(
     {"tokens": ["Ada", "Lovelace", "wrote", "notes"], "tags": ["B-PER", "I-PER", "O", "O"]},
     {"tokens": "in Zürich it rains", "tags": "O B-LOC O O"},
@@ -38,8 +37,8 @@ def wordpiece():
 
 def test_tags_and_how_often_they_occur():
     task, _ = opened(CONFIG, ROWS)
-    assert task.facts.labels == ("B-LOC", "B-PER", "I-PER", "O")
-    assert task.facts.counts == (1, 2, 1, 5)
+    assert task.metadata.labels == ("B-LOC", "B-PER", "I-PER", "O")
+    assert task.metadata.counts == (1, 2, 1, 5)
     assert task.head.outputs == 4
 
 
@@ -58,7 +57,7 @@ def test_the_first_token_of_each_word_has_its_tag():
 
 def test_words_stand_behind_a_space_where_the_tokenizer_writes_spaces():
     task, _ = opened(CONFIG, ROWS)
-    tokenizer = task.setting.tokenizer
+    tokenizer = task.context.tokenizer
     first, *_ = task.examples(ROWS)
     assert tokenizer.decode(first.segments[0].tokens) == " Ada Lovelace wrote notes"
     assert [tokenizer.piece_bytes(first.segments[0].tokens[at]) for at in first.place.places] == [
@@ -86,7 +85,7 @@ def test_a_word_that_the_tokenizer_drops_is_tagged_all_the_same():
     task, _ = opened(CONFIG, rows, wordpiece())
     (example,) = task.examples(rows)
     assert list(example.segments[0].tokens) == [1, 4, 0, 9, 2]
-    assert len(example.place.places) == 3
+    assert len(example.details.places) == 3
 
 
 @pytest.fixture(scope="module")
@@ -98,30 +97,28 @@ def started():
 def test_the_loss_is_the_cross_entropy_of_the_tags(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    shape = shape_of(examples, 48, encodes=False)
-    sums = score(task, network.model, params, examples, shape, 2, None)
-    found = outputs(task, network.model, params, examples, shape, 2, None)
+    sums = total_loss(task, network.model, params, examples, 2, None)
+    found = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
     for example, one in zip(examples, found, strict=True):
-        targets = np.array(example.segments[0].targets)[example.place.places]
-        shares = one["probabilities"][example.place.places]
+        targets = np.array(example.segments[0].targets)[example.details.places]
+        shares = one["probabilities"][example.details.places]
         nats -= np.log(shares[np.arange(len(targets)), targets]).sum()
         hits += (shares.argmax(-1) == targets).sum()
     assert sums.weight == 9
-    assert sums.nats == pytest.approx(nats, rel=1e-5)
+    assert sums.nll == pytest.approx(nats, rel=1e-5)
     assert sums.correct == hits
 
 
 def test_neighbours_in_a_row_and_devices_change_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    shape = shape_of(examples, 48, encodes=False)
-    packed = outputs(task, network.model, params, examples, shape, 2, None)
+    packed = compute_outputs(task, network.model, params, examples, 2, None)
     for example, one in zip(examples, packed, strict=True):
-        (alone,) = outputs(task, network.model, params, [example], shape, 1, None)
+        (alone,) = compute_outputs(task, network.model, params, [example], 1, None)
         assert alone["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
-    whole = score(task, network.model, params, examples, shape, 8, None)
-    shared = score(task, network.model, params, examples, shape, 8, eight_devices())
+    whole = total_loss(task, network.model, params, examples, 8, None)
+    shared = total_loss(task, network.model, params, examples, 8, eight_devices())
     assert shared == pytest.approx(whole, rel=1e-5)
 
 
@@ -134,7 +131,7 @@ def test_it_is_learnt_and_measured():
     assert told[0]["entities"] == [{"kind": "PER", "text": "Ada Lovelace", "first": 0, "last": 1}]
     assert told[1]["words"] == ["in", "Zürich", "it", "rains"]
     assert min(told[1]["probabilities"]) > 0.5
-    found = task.measure(ROWS, told)
+    found = task.metrics(ROWS, told)
     assert found.headline().name == "f1"
     assert found["f1"].value == found["accuracy"].value == 1
 
@@ -146,7 +143,7 @@ def test_rows_without_tags_have_no_weight(started):
     assert sum(example.segments[0].weights) == example.weight == 0
     assert len(predicted(task, network, params, rows)[0]["tags"]) == 2
     with pytest.raises(UserError, match="table line 1: has no column 'tags'"):
-        task.measure(rows, [{"tags": ["O", "O"]}])
+        task.metrics(rows, [{"tags": ["O", "O"]}])
 
 
 def test_tags_that_are_no_entities_are_measured_one_by_one():
@@ -154,7 +151,7 @@ def test_tags_that_are_no_entities_are_measured_one_by_one():
     task, network = opened(CONFIG, rows)
     told = predicted(task, network, jax.jit(network.init)(jax.random.key(0)), rows)
     assert "entities" not in told[0]
-    assert task.measure(rows, told).headline().name == "accuracy"
+    assert task.metrics(rows, told).headline().name == "accuracy"
 
 
 def test_what_is_wrong_is_said_in_a_line():

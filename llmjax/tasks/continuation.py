@@ -1,0 +1,130 @@
+"""Texts that follow others, as segments: what tasks of generation have in common."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llmjax.losses.token_loss import nll_at, token_nll
+from llmjax.parallel import mesh
+from llmjax.tasks.examples import Segment
+from llmjax.tasks.task import Batch, TaskContext, body
+from llmjax.tasks.token_tasks import slot_mask
+
+if TYPE_CHECKING:
+    from llmjax.data.tokenizers.tokenizer import Tokenizer
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
+
+
+class Continuation(NamedTuple):
+    """A text to write after another.
+
+    Attributes:
+      segment: what the model reads, with weight on the tokens of the text alone.
+      prompt: what it reads before it writes; of an encoder-decoder, the encoder's tokens.
+      cut: whether some of either text is left out.
+    """
+
+    segment: Segment
+    prompt: list[int]
+    cut: bool
+
+
+def encode_after(tokenizer: "Tokenizer", before: str, ids: Sequence[int], text: str) -> list[int]:
+    """The tokens of `text` where it follows `before`, whose tokens are `ids`.
+
+    They are those that the tokenizer gives both together, where these begin with `ids`; so the
+    text is tokenized as the model would write it.
+    """
+    both = tokenizer.encode(before + text)
+    return both[len(ids) :] if both[: len(ids)] == list(ids) else tokenizer.encode(text)
+
+
+def continuation(
+    context: TaskContext, before: Sequence[int], text: Sequence[int] | None
+) -> Continuation:
+    """A text and its end-of-text token after what stands before it.
+
+    Of what does not fit a row, the text's end goes first while it takes more than half of the row,
+    then the beginning of what a decoder reads before it, or the end of what an encoder reads.
+
+    Args:
+      context: of the task.
+      before: tokens without special ones.
+      text: tokens; None where it is not known: then nothing has weight.
+    """
+    if context.model.is_encoder_decoder:
+        return _encoder_decoder(context, before, text)
+    tokenizer, length = context.tokenizer, context.length
+    head = [*tokenizer.prefix, *before] or [tokenizer.bos_id]
+    if text is None:
+        kept = head[-length:]
+        segment = Segment(kept, targets=[0] * len(kept), weights=[0.0] * len(kept))
+        return Continuation(segment, kept, len(kept) < len(head))
+    tail = [*text, tokenizer.eos_id]
+    # The last token is predicted, never read.
+    most = max(length + 1 - len(head), (length + 1) // 2)
+    kept, tail_kept = head[-(length + 1 - min(most, len(tail))) :], tail[:most]
+    both = [*kept, *tail_kept]
+    weights = [0.0] * (len(kept) - 1) + [1.0] * len(tail_kept)
+    segment = Segment(both[:-1], targets=both[1:], weights=weights)
+    return Continuation(segment, kept, len(both) < len(head) + len(tail))
+
+
+def _encoder_decoder(
+    context: TaskContext, before: Sequence[int], text: Sequence[int] | None
+) -> Continuation:
+    tokenizer, length = context.tokenizer, context.length
+    space = max(1, length - len(tokenizer.wrap([])[0]))
+    source = tokenizer.wrap(list(before)[:space])[0] or [tokenizer.eos_id]
+    whole = [tokenizer.eos_id] if text is None else [*text, tokenizer.eos_id]
+    tail = whole[:length]
+    segment = Segment(
+        [tokenizer.bos_id, *tail[:-1]],
+        targets=tail,
+        weights=[0.0 if text is None else 1.0] * len(tail),
+        source=source,
+    )
+    return Continuation(segment, source, len(before) > space or len(tail) < len(whole))
+
+
+def span_segment(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Segment:
+    """A text in which the tokens of some spans, [first, end) each, are predicted from those
+    before."""
+    weights = np.zeros(len(ids), np.float32)
+    for first, end in spans:
+        weights[first:end] = 1
+    return Segment(list(ids[:-1]), targets=list(ids[1:]), weights=weights[1:].tolist())
+
+
+def segment_nll(
+    model: "Model", params: "Params", batch: Batch, key: jax.Array | None, *, segments: int = 1
+) -> jax.Array:
+    """Negative log-likelihood of each segment's weighted targets in nats, [R, E x segments]
+    float32."""
+    nll = token_nll(model, body(params), batch, dropout_key=key)
+    return _segment_sums(batch, nll, segments)
+
+
+def slot_totals(
+    model: "Model", params: "Params", batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Negative log-likelihood, correctly predicted tokens, and tokens of each slot, weighted:
+    [R, E] float32."""
+    rows, length = batch["inputs"].shape
+    places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+    nll, correct = nll_at(model, body(params), batch, places, batch["targets"])
+    values = (nll, correct.astype(jnp.float32), jnp.ones_like(nll))
+    return tuple(_segment_sums(batch, value) for value in values)  # type: ignore[return-value]
+
+
+def _segment_sums(batch: Batch, values: jax.Array, segments: int = 1) -> jax.Array:
+    """[R, L] values, weighted, to their sums over segments."""
+    weights = mesh.reshard(batch["weights"], "batch", None)
+    values = mesh.reshard(values, "batch", None)
+    weighted = jnp.where(weights > 0, weights * values, 0.0)
+    inside = slot_mask(batch, segments)
+    return jnp.where(inside, weighted[:, None, :], 0.0).sum(-1)

@@ -1,0 +1,58 @@
+"""What tasks learned about their training examples, kept with a run as tasks.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmjax.errors import UserError
+from llmjax.storage.checksums import check_checksum, with_checksum
+from llmjax.storage.json_documents import DOCUMENT, read_json
+
+
+@dataclass(frozen=True)
+class TaskMetadata:
+    """What a task has to know of its training examples."""
+
+    labels: tuple[str, ...] = ()
+    """In the order of the head's outputs."""
+    counts: tuple[int, ...] = ()
+    """How many of the examples have each label."""
+    mean: float = 0.0
+    """Mean of the target numbers."""
+    chat_template: str | None = None
+    """How messages become text, where the tokenizer has no template."""
+    references: tuple[tuple[str, float, float], ...] = ()
+    """(example, log-likelihoods of its two answers) under the initial model."""
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "TaskMetadata":
+        """The metadata that `to_dict` gave."""
+        lists = {name: tuple(stored[name]) for name in ("labels", "counts")}
+        lists["references"] = tuple(map(tuple, stored.get("references", ())))
+        return cls(**{**stored, **lists})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def metadata_json(metadata: Mapping[str, TaskMetadata]) -> str:
+    """The content of RUN/tasks.json: each task's metadata, by its name."""
+    plain = {name: item.to_dict() for name, item in metadata.items()}
+    return json.dumps(with_checksum(plain), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_metadata(path: Path, names: Sequence[str]) -> list[TaskMetadata]:
+    """The metadata of the tasks of these names, as a run stored them.
+
+    Raises:
+      UserError: the file is missing or damaged, was changed, or is of other tasks.
+    """
+    stored = read_json(path, limits=DOCUMENT, fix="restore it from a copy")
+    try:
+        plain = check_checksum(stored, path)
+        return [TaskMetadata.from_dict(plain[name]) for name in names]
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(path, f"cannot be used: {error!r}", "restore it from a copy") from error

@@ -1,0 +1,73 @@
+"""States of a packed batch's tokens, and what tasks with a head on each token have in common."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from llmjax.errors import UserError
+from llmjax.parallel import mesh
+from llmjax.tasks import heads
+from llmjax.tasks.heads import Head
+from llmjax.tasks.task import Batch, Task, body
+
+if TYPE_CHECKING:
+    from llmjax.model.model import Model
+    from llmjax.model.params import Params
+
+MODEL_INPUTS = (
+    "positions",
+    "segments",
+    "token_types",
+    "encoder_tokens",
+    "encoder_positions",
+    "encoder_segments",
+)
+
+
+def token_states(
+    model: "Model", params: "Params", batch: Batch, key: jax.Array | None
+) -> jax.Array:
+    """The last layer's state of each token, [R, L, D] in the compute dtype, rows whole."""
+    names = [name for name in MODEL_INPUTS if name != "token_types" or model.config.token_types]
+    inputs = {name: batch[name] for name in names if name in batch}
+    hidden = model.hidden(body(params), batch["inputs"], **inputs, dropout_key=key)
+    return mesh.reshard(hidden, "batch", None, None)
+
+
+def slot_mask(batch: Batch, segments: int = 1) -> jax.Array:
+    """bool [R, E x segments, L]: whether a token belongs to a segment."""
+    owner = mesh.reshard(batch["segments"], "batch", None)
+    numbers = jnp.arange(1, 1 + segments * batch["slot_weights"].shape[1])
+    return owner[:, None, :] == numbers[None, :, None]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTask(Task):
+    """One head on the state of each token."""
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Numbers that the head gives for each token."""
+
+    @property
+    def head(self) -> Head:
+        """Raises UserError where the model is an encoder-decoder."""
+        if self.context.model.is_encoder_decoder:
+            raise UserError(
+                f"task {self.name}",
+                "an encoder-decoder has no state for each token of a text that it reads",
+                "use an encoder or a decoder",
+            )
+        return heads.token_head(self.context.model, self.num_outputs)
+
+    def logits(
+        self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
+    ) -> jax.Array:
+        """[R, L, outputs] float32."""
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        states = token_states(model, params, batch, keys[0])
+        return self.head(model, params, params["heads"][self.name], states, keys[1])
