@@ -51,7 +51,7 @@ class StartStatus:
         return f"nothing was trained since checkpoint {self.saved}"
 
     def resumes(self) -> str:
-        """Where the same command goes on."""
+        """Where the same command resumes."""
         command = "start the same command again to"
         if self.saved is None:
             return f"{command} begin again"

@@ -68,9 +68,9 @@ class NewFolder:
 
 
 def train(config: Config) -> Path:
-    """Trains a model, or goes on where its run folder stands.
+    """Trains a model, or resumes the run in its folder.
 
-    A run that goes on takes the same batches as one that was never interrupted, on any mesh and any
+    A resumed run takes the same batches as one that was never interrupted, on any mesh and any
     number of processes; on the same mesh its parameters are the same, bit for bit.
 
     Args:
@@ -82,7 +82,7 @@ def train(config: Config) -> Path:
 
     Raises:
       UserError: the config, the data, the devices or the folder cannot be used; or memory runs out.
-      Stopped: SIGTERM or SIGINT came; the step is saved, and the same call goes on.
+      Stopped: SIGTERM or SIGINT came; the step is saved, and the same call resumes from it.
       KeyboardInterrupt: a second one came; what was trained since the last checkpoint is lost.
     """
     with StopSignal(StartStatus()) as signal:
@@ -186,7 +186,7 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Trai
     """The newest complete checkpoint; or step 0, with the parameters of an import, of init_from, or
     new ones. And the frozen parameters."""
     network, optimizer, mesh = session.network, session.optimizer, session.mesh
-    abstract = abstract_state(network, optimizer, mesh, session.learning)
+    abstract = abstract_state(network, optimizer, mesh, session.trainable)
     check_memory(abstract, mesh)
     restored = checkpoints.restore(abstract)
     if restored is not None:
@@ -199,16 +199,16 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Trai
         params = read_params(checkpoints.folder, step, whole)
     else:
         params = first_params(session.config, network, mesh)
-    learnt, rest = split(params, session.learning)
+    trained, rest = split(params, session.trainable)
     with jax.set_mesh(mesh):
         frozen = freeze(session.run, session.model.compute.dtype, network, rest) if rest else {}
-    return state_of(optimizer, learnt, mesh), session.progress(0), frozen
+    return state_of(optimizer, trained, mesh), session.progress(0), frozen
 
 
 def _frozen(session: Session) -> Tree:
-    """The parameters that do not learn, as they were written at the beginning."""
+    """The parameters that are not trained, as written at the start."""
     if not session.is_partial:
         return {}
     with jax.set_mesh(session.mesh):
-        rest = split(session.network.abstract_params(), session.learning)[1]
+        rest = split(session.network.abstract_params(), session.trainable)[1]
     return frozen_params(session.run, rest, session.mesh)

@@ -1,4 +1,4 @@
-"""The loop: batches in, steps out; metrics read one step late, so that no device waits for them."""
+"""The training loop: batches in, steps out. Metrics are read one step late: no device waits."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
 
 
 class Trainer:
-    """Takes a run from where it stands to its last step."""
+    """Takes a run from where it is to its last step."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Trainer:
         signal: StopSignal,
     ):
         """`progress` is of `state`, the loader's first batch is the one that comes next, and
-        `frozen` are the parameters that do not learn. `signal` asks for a stop; its standing is
+        `frozen` are the frozen parameters. `signal` asks for a stop; its standing is
         kept up to date."""
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._standing = frozen, signal, signal.standing
         self._agree = HostConsensus(session.mesh, wishes=2)
-        self._stops = self._saves = False  # what all processes have agreed on
+        self._stops = self._saves = False  # what all processes agreed on
         self._pending: tuple[int, StepMetrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
@@ -242,7 +242,7 @@ class Trainer:
 
     @property
     def params(self) -> Tree:
-        """All parameters, those that do not learn included."""
+        """All parameters, frozen ones included."""
         return join(self.state.params, self._frozen)
 
     def _sample(self, step: int) -> None:
@@ -282,7 +282,7 @@ class Trainer:
             f"step {self.progress.step}",
             f"loss or gradient was not finite for {limit} steps in a row",
             f"checkpoint {self.progress.step} holds the parameters from before them: the same "
-            "command goes on from there, a new run might want a lower learning rate",
+            "command resumes from there; a new run may need a lower learning rate",
         )
 
 

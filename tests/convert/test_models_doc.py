@@ -23,3 +23,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(compile(code, "docs/models.md", "exec"), {})
     assert capsys.readouterr().out == "(2, 384)\n"
+
+
+def test_families_are_registered_under_their_model_type():
+    assert all(family.model_type == name for name, family in FAMILIES.items())

@@ -16,7 +16,8 @@ from llmjax.data.loader import Loader, batch_at
 from llmjax.data.text.corpus import prepare
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh
-from llmjax.training import session, trainer
+from llmjax.run.checkpoint.checkpoints import Checkpoints
+from llmjax.training import session
 from llmjax.training.train import train
 
 
@@ -52,14 +53,14 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, step: int | None) -> None:
     """Ends the run right after the checkpoint of this step was handed over."""
-    save = trainer.Trainer._save
+    save = Checkpoints.save
 
-    def stopping(self, at, *rest):
-        save(self, at, *rest)
-        if at == step:
+    def stopping(self, state, progress):
+        save(self, state, progress)
+        if progress.step == step:
             raise Stop
 
-    monkeypatch.setattr(trainer.Trainer, "_save", stopping)
+    monkeypatch.setattr(Checkpoints, "save", stopping)
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +117,19 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     devices(2)
     config = beside(whole, tmp_path)
     config = replace(config, checkpoint=replace(config.checkpoint, every=100))
-    after = trainer.Trainer._after
 
-    def interrupt(self, step, save):
-        after(self, step, save)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+    class Interrupting(Loader):
+        """A signal comes with the batch of the fourth step."""
+
+        def __next__(self):
+            step, batch = super().__next__()
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step, batch
 
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_after", interrupt)
+        patch.setattr("llmjax.training.train.Loader", Interrupting)
         with pytest.raises(Stopped, match="SIGTERM: saved step 4; start the same command"):
             train(config)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
