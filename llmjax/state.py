@@ -34,7 +34,7 @@ class TrainState:
     step: jax.Array
     """int32 []: steps taken, those skipped included."""
     params: Tree
-    """The parameters that learn, laid out by their logical axes."""
+    """The parameters that are trained, laid out by their logical axes."""
     opt_state: Any
     """Optax state; moments are laid out as their parameters."""
 
@@ -74,7 +74,7 @@ def abstract_state(
       model: whose state it is.
       optimizer: its optimizer.
       mesh: the devices.
-      learning: the tree of bools that says which parameters learn; None: all.
+      learning: the tree of bools that says which parameters are trained; None: all.
 
     Raises:
       UserError: a parameter's dimension does not divide over the mesh.

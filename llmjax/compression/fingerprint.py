@@ -24,13 +24,23 @@ MAX_CHARACTERS = 500
 
 def model_fingerprint(lm: LanguageModel) -> str:
     """A hash of the architecture, the parameters as they are held, and their dtypes."""
-    fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
+    fields = _stored_fields(lm)
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(lm.params):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
+    """The architecture as archives have always hashed it: by the names of the first ones, and
+    without what was added since where that is at its default."""
+    fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
+    for name in ("layer_d_ff",):
+        if not fields[name]:
+            del fields[name]
+    return fields
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,7 @@ Means are taken once, over the global batch, so everything here is a sum with it
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,20 @@ def likelihood_loss(
     if correct is not None:
         sums["accuracy"] = Sum(correct, weight)
     return Loss(objective, weight, sums)
+
+
+def with_aux(loss: Loss, aux: Mapping[str, tuple[jax.Array, jax.Array]]) -> Loss:
+    """The loss with the mean of each of the model's named sums added, and each reported as well.
+
+    Args:
+      loss: of the predictions.
+      aux: name -> sum and weight, float32 [], such as a router's.
+    """
+    for name, (total, weight) in aux.items():
+        mean = total / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+        objective = loss.objective + loss.weight * mean
+        loss = Loss(objective, loss.weight, {**loss.sums, name: Sum(total, weight)})
+    return loss
 
 
 def with_bits_per_byte(

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.losses.fused import LossInputs, cross_entropy, nll_and_correct, nll_of
-from llmjax.losses.loss import Loss, likelihood_loss
+from llmjax.losses.loss import Loss, likelihood_loss, with_aux
 from llmjax.losses.scores import LogitConfig
 from llmjax.parallel.mesh import reshard
 
 if TYPE_CHECKING:
+    from llmjax.model.layers import Aux
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
@@ -39,17 +40,17 @@ def token_loss(
       z_loss: see `LossConfig`.
       label_smoothing: see `LossConfig`.
     """
-    inputs = _inputs(model, params, batch, dropout_key)
+    inputs, aux = _inputs(model, params, batch, dropout_key)
     logits = _logit_config(model, z_loss, label_smoothing)
     objective, nll, weight, correct = cross_entropy(inputs, batch["weights"], logits)
-    return likelihood_loss(objective, nll, weight, correct)
+    return with_aux(likelihood_loss(objective, nll, weight, correct), aux)
 
 
 def token_nll(
     model: "Model", params: "Params", batch: Batch, *, dropout_key: jax.Array | None = None
 ) -> jax.Array:
     """Negative log-likelihood of each target, [B, L] float32 nats, whatever its weight."""
-    return nll_of(_inputs(model, params, batch, dropout_key), _logit_config(model))
+    return nll_of(_inputs(model, params, batch, dropout_key)[0], _logit_config(model))
 
 
 def nll_at(
@@ -67,7 +68,7 @@ def nll_at(
     Returns:
       Nats [B, K] float32, and bool [B, K]: whether no token is likelier than the target.
     """
-    inputs = _inputs(model, params, {**batch, "targets": targets}, None)
+    inputs, _ = _inputs(model, params, {**batch, "targets": targets}, None)
     hidden = reshard(inputs.hidden, "batch", None, None)
     at = reshard(places, "batch", None)[..., None]
     chosen = inputs._replace(hidden=jnp.take_along_axis(hidden, at, axis=1))
@@ -76,12 +77,14 @@ def nll_at(
 
 def _inputs(
     model: "Model", params: "Params", batch: Batch, dropout_key: jax.Array | None
-) -> LossInputs:
+) -> tuple[LossInputs, "Aux"]:
+    """What the loss is computed from, and what the model's layers leave for it."""
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     rest = {name: batch[name] for name in names if name in batch}
-    hidden = model.hidden(params, batch["inputs"], **rest, dropout_key=dropout_key)
+    hidden, aux = model.hidden_and_aux(params, batch["inputs"], **rest, dropout_key=dropout_key)
     rows, bias = model.lm_head(params)
-    return LossInputs(model.lm_head_input(params, hidden), rows, bias, batch["targets"])
+    hidden = model.lm_head_input(params, hidden)
+    return LossInputs(hidden, rows, bias, batch["targets"]), aux
 
 
 def _logit_config(model: "Model", z_loss: float = 0.0, smoothing: float = 0.0) -> LogitConfig:

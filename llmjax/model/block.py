@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,12 @@ from flax import nnx
 
 from llmjax.model.attention import attention
 from llmjax.model.attention import cudnn as attention_cudnn
-from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layer_types import LayerType, turns_of
-from llmjax.model.layers import ATTENTION, ActivationSharding, Dense, Norm, adapter, dropout
+from llmjax.model.layer_types import LayerType, layer_frequencies
+from llmjax.model.layers import ATTENTION, ActivationSharding, Aux, Dense, Norm, adapter, dropout
 from llmjax.model.lora import Target
 from llmjax.model.mlp import MLP
 from llmjax.model.rope import rotate
@@ -103,7 +102,7 @@ class Attention(nnx.Module):
     def _rotate(self, x: jax.Array, context: BlockContext, kind: LayerType | None) -> jax.Array:
         if kind is None or not kind.rotates:
             return x
-        return rotate(x, context.positions, *turns_of(self.config, kind))
+        return rotate(x, context.positions, *layer_frequencies(self.config, kind))
 
     def mix(
         self,
@@ -116,20 +115,18 @@ class Attention(nnx.Module):
         cached: bool = False,
     ) -> jax.Array:
         """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
-        softcap = self.config.attention_softcap
+        softcap, backend = self.config.attention_softcap, self.compute.attention
         if cached:
-            backend = self.compute.attention
-            mixed = attention.attend_cached(
-                q, *kv, mask, bias, softcap=softcap, backend=backend, sharding=sharding
-            )
-            return self.out(mixed, sharding.stream())
+            inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias)
+            return self.out(attention.attend_cached(inputs, backend), sharding.stream())
         k, v = (mesh.reshard(x, "batch", None, "kv_heads", "head_dim") for x in kv)
-        attend: Callable[..., jax.Array] = partial(
-            attention.attend,
-            softcap=softcap,
-            backend=self.compute.attention,
-            sharding=sharding,
-        )
+
+        def attend(
+            q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, bias: jax.Array | None
+        ) -> jax.Array:
+            inputs = AttentionInputs(q, k, v, mask, sharding, softcap, bias)
+            return attention.attend(inputs, backend)
+
         if self.compute.remat == "attention":
             attend = jax.checkpoint(attend, policy=keeping(ATTENTION), prevent_cse=False)
         return self.out(attend(q, k, v, mask, bias), sharding.stream())
@@ -144,9 +141,11 @@ class Block(nnx.Module):
         compute: ComputeConfig,
         *,
         layers: int,
+        mlp_width: int,
         cross: bool,
         rngs: nnx.Rngs,
     ):
+        """`layers`: of the whole stack, which scale the first weights."""
         out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
         self.config, self.compute, self.cross = config, compute, cross
         self.attention = Attention(config, compute, out_std=out_std, rngs=rngs)
@@ -154,7 +153,7 @@ class Block(nnx.Module):
         if cross:
             self.cross_attention = Attention(config, compute, out_std=out_std, rngs=rngs)
             self.cross_attention_norm = Norm(config, d)
-        self.mlp = MLP(config, compute, out_std=out_std, rngs=rngs)
+        self.mlp = MLP(config, compute, width=mlp_width, out_std=out_std, rngs=rngs)
         self.mlp_norm = Norm(config, d)
         if config.norm_placement == "sandwich":
             self.attention_output_norm = Norm(config, d)
@@ -170,11 +169,12 @@ class Block(nnx.Module):
         cache: Cache | None,
         layer: int | None,
         key: jax.Array | None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """[B, L, D] -> [B, L, D], and the cache with this layer's keys and values written.
+    ) -> tuple[jax.Array, Cache | None, Aux]:
+        """[B, L, D] -> [B, L, D], the cache with this layer's keys and values, sums for the loss.
 
         `layer` is its number, which only a cache needs.
         """
+        aux: Aux = {}
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         sharding, cached = context.sharding, cache is not None
         steps = cached and not context.prefills
@@ -207,9 +207,14 @@ class Block(nnx.Module):
         y = self._residual(x, "attention", attend, sharding, keys[0], plain=not kind.normalises)
         if self.cross:
             y = self._residual(y, "cross_attention", attend_encoded, sharding, keys[1])
+
+        def mlp(h: jax.Array) -> jax.Array:
+            nonlocal aux
+            h, aux = self.mlp(h, sharding)
+            return h
+
         read = x if self.config.parallel_residual else y
-        mlp = partial(self.mlp, sharding=sharding)
-        return self._residual(y, "mlp", mlp, sharding, keys[2], read=read), cache
+        return self._residual(y, "mlp", mlp, sharding, keys[2], read=read), cache, aux
 
     def _residual(
         self,

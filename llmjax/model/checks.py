@@ -53,6 +53,10 @@ def _layer_problems(config: ModelConfig) -> Iterator[str]:
         chosen = getattr(config, name)
         if any(not 0 <= layer < max(layers) for layer in chosen):
             yield f"{name} {list(chosen)} are not all among the {max(layers)} layers"
+    if config.layer_d_ff and len(config.layer_d_ff) != max(layers):
+        yield f"layer_d_ff has {len(config.layer_d_ff)} widths for {max(layers)} layers"
+    if any(width < 1 for width in config.layer_d_ff):
+        yield f"layer_d_ff {list(config.layer_d_ff)} are not all positive"
     if config.global_layers and config.window is None:
         yield "global_layers has no meaning without window"
     if config.parallel_residual and (config.norm_placement != "pre" or min(layers) > 0):

@@ -42,6 +42,8 @@ class ModelConfig:
     """Width of a head; None for d_model / num_heads."""
     d_ff: int | None = None
     """Inner width of the MLP; None for 4 d_model, or 8/3 d_model rounded up to 64 where gated."""
+    layer_d_ff: tuple[int, ...] = ()
+    """Inner width of each layer's MLP, the first layer first; empty: the same in all."""
     activation: Activation = "silu"
     """Nonlinearity of the MLP."""
     gated: bool = True
@@ -69,9 +71,9 @@ class ModelConfig:
     token_types: int = 0
     """Kinds of segment that have an embedding of their own (BERT: 2)."""
     relative_buckets: int = 32
-    """Kinds of distance that relative positions tell unstacked."""
+    """Classes of distance that relative positions distinguish."""
     relative_max_distance: int = 128
-    """Distance from which all are one kind."""
+    """Distance from which all are of one class."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
     window_rope_theta: float | None = None

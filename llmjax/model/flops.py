@@ -1,7 +1,9 @@
 """How much arithmetic a token costs, by one stated accounting."""
 
+from collections.abc import Sequence
+
 from llmjax.model.config import ModelConfig
-from llmjax.model.layer_types import layer_types
+from llmjax.model.layer_types import LayerType, layer_types
 
 
 def flops_per_token(
@@ -28,29 +30,30 @@ def flops_per_token(
     """
     d, heads, k = config.d_model, config.num_heads, config.head_width
     projections = d * k * (2 * heads + 2 * config.kv_heads)
-    mlp = d * config.mlp_width * (3 if config.gated else 2)
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     layers = encoder + decoder
     kinds = (*layer_types(config, encoder), *layer_types(config, decoder))
     seen = sum(length if kind.window is None else min(length, kind.window) for kind in kinds)
     crossed = decoder if config.is_encoder_decoder else 0
-    weights = layers * (projections + mlp) + crossed * projections
+    mlp = sum(kind.mlp_width for kind in kinds) * d * (3 if config.gated else 2)
+    weights = (layers + crossed) * projections + mlp
     if unembeds:
         weights += d * config.vocab_size + d * d * config.unembed_transform
     beside = 6.0 if config.lora is None else 4.0
     each = beside if through else 2.0
     attended = heads * k * (seen + crossed * length)
     passes = 12.0 if through else 4.0
-    return each * weights + passes * attended + 6.0 * _adapters(config, layers, crossed)
+    return each * weights + passes * attended + 6.0 * _adapters(config, kinds, crossed)
 
 
-def _adapters(config: ModelConfig, layers: int, crossed: int) -> int:
+def _adapters(config: ModelConfig, kinds: Sequence[LayerType], crossed: int) -> int:
     """Weights of all adapters."""
     if config.lora is None:
         return 0
-    d, f, k = config.d_model, config.mlp_width, config.head_width
+    d, k = config.d_model, config.head_width
     kv = config.kv_heads * k
     wide = {"query": config.num_heads * k, "key": kv, "value": kv, "out": config.num_heads * k}
     attention = sum(d + wide[name] for name in config.lora.targets if name in wide)
-    mlp = sum(d + f for name in config.lora.targets if name not in wide)
-    return config.lora.rank * ((layers + crossed) * attention + layers * mlp)
+    in_mlp = sum(name not in wide for name in config.lora.targets)
+    mlp = in_mlp * sum(d + kind.mlp_width for kind in kinds)
+    return config.lora.rank * ((len(kinds) + crossed) * attention + mlp)

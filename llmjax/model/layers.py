@@ -22,6 +22,22 @@ ATTENTION = "attention"
 """Name of what a fused attention keeps for its backward pass: its output and log-sum-exp."""
 
 
+Aux = dict[str, tuple[jax.Array, jax.Array]]
+"""Sums that layers leave for the loss, such as that of a router: name -> sum and weight, float32
+scalars."""
+
+
+def add_aux(*parts: Aux) -> Aux:
+    """The sums of several layers, name by name."""
+    total: Aux = {}
+    for part in parts:
+        for name, (value, weight) in part.items():
+            if name in total:
+                value, weight = total[name][0] + value, total[name][1] + weight
+            total[name] = (value, weight)
+    return total
+
+
 @dataclass(frozen=True)
 class ActivationSharding:
     """How the activations of one call are split: the logical axes of their second dimension.

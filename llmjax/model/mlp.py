@@ -1,4 +1,4 @@
-"""The MLP: widen, activation, narrow."""
+"""The MLP: widen, activate, narrow."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from flax import nnx
 
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import Activation, ModelConfig
-from llmjax.model.layers import ActivationSharding, Dense, adapter
+from llmjax.model.layers import ActivationSharding, Aux, Dense, adapter
 from llmjax.model.lora import Target
 from llmjax.parallel.mesh import Axes
 
@@ -26,9 +26,15 @@ class MLP(nnx.Module):
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) where gated."""
 
     def __init__(
-        self, config: ModelConfig, compute: ComputeConfig, *, out_std: float, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        width: int,
+        out_std: float,
+        rngs: nnx.Rngs,
     ):
-        d, f = config.d_model, config.mlp_width
+        d, f = config.d_model, width
         self.gated, self.activation = config.gated, config.activation
         bias, dtype = config.mlp_bias, compute.dtype
 
@@ -41,12 +47,13 @@ class MLP(nnx.Module):
         self.up = project("up", (d, f), ("embed", "mlp"), compute.init_std)
         self.down = project("down", (f, d), ("mlp", "embed"), out_std)
 
-    def __call__(self, x: jax.Array, sharding: ActivationSharding) -> jax.Array:
-        """[B, L, D] split as `sharding.whole()` -> [B, L, D] split as `sharding.stream()`."""
+    def __call__(self, x: jax.Array, sharding: ActivationSharding) -> tuple[jax.Array, Aux]:
+        """[B, L, D] split as `sharding.whole()` -> [B, L, D] split as `sharding.stream()`, and
+        named sums for the loss, of which it has none."""
         up = self.up(x, sharding.mlp())
         gate = self.gate(x, sharding.mlp()) if self.gated else None
         inner = jax.checkpoint(self._activate, prevent_cse=False)(up, gate)
-        return self.down(inner, sharding.stream())
+        return self.down(inner, sharding.stream()), {}
 
     def _activate(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
         """In float32; the backward pass starts again from the two products."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,19 @@ from llmjax.model.block import BlockContext
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layers import DECODE, TRAIN, ActivationSharding
+from llmjax.model.layers import DECODE, TRAIN, ActivationSharding, Aux, add_aux
 from llmjax.model.params import Params, ParamSpec, param_specs, unstacked_layers
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
+
+
+class Hidden(NamedTuple):
+    """What a model computes of tokens before its LM head."""
+
+    states: jax.Array
+    """[B, L, D] in the compute dtype."""
+    aux: Aux
+    """Named sums for the loss."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Model:
         """How many numbers the parameters hold."""
         return sum(prod(spec.shape.shape) for spec in param_specs(self.config, self.compute).specs)
 
-    def hidden(
+    def hidden_and_aux(
         self,
         params: Params,
         tokens: jax.Array,
@@ -80,8 +90,8 @@ class Model:
         encoder_positions: jax.Array | None = None,
         encoder_segments: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """What the last layer says of each token: [B, L, D] in the compute dtype.
+    ) -> Hidden:
+        """The last layer's states [B, L, D] in the compute dtype, and named sums for the loss.
 
         Args:
           params: as from `init`.
@@ -103,14 +113,20 @@ class Model:
         module = self._module(params)
         if not self.config.num_decoder_layers:
             return self._encode(params, tokens, positions, segments, keys[0], token_types)
+        encoder_aux: Aux = {}
         context = self._context("tokens", tokens, positions, segments, causal=True)
         if encoder_tokens is not None:
             source = (encoder_tokens, encoder_positions, encoder_segments)
-            encoded = self._encode(params, *source, keys[0])
+            encoded, encoder_aux = self._encode(params, *source, keys[0])
             crossed = Mask(segments, encoder_segments, causal=False)
             context = replace(context, encoded=encoded, encoded_mask=crossed)
         x, unstacked = module.embed(tokens, TRAIN), unstacked_layers(params, "decoder")
-        return module.decoder(x, context, None, keys[1], unstacked)[0]
+        x, _, aux = module.decoder(x, context, None, keys[1], unstacked)
+        return Hidden(x, add_aux(encoder_aux, aux))
+
+    def hidden(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
+        """The states of `hidden_and_aux`, of the same arguments: [B, L, D] in the compute dtype."""
+        return self.hidden_and_aux(params, tokens, **inputs).states
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, [B, L, D] -> [B, L, V] float32, soft-capped."""
@@ -139,9 +155,9 @@ class Model:
             raise UserError("pool", "this model has no pooler")
         return jnp.tanh(self._module(params).pooler(states, DECODE.whole()))
 
-    def apply(self, params: Params, tokens: jax.Array, **rest: jax.Array | None) -> jax.Array:
-        """`logits(hidden(…))`, of the same arguments as `hidden`: [B, L, V] float32."""
-        return self.logits(params, self.hidden(params, tokens, **rest))
+    def apply(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
+        """`logits(hidden(…))`, of the same arguments as `hidden_and_aux`: [B, L, V] float32."""
+        return self.logits(params, self.hidden(params, tokens, **inputs))
 
     def lm_head(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
         """Weights [V, D] ("vocab", "embed") that map `lm_head_input` to logits, and a bias [V]."""
@@ -163,7 +179,7 @@ class Model:
         """
         if not self.config.num_encoder_layers:
             raise UserError("encode", "this model has no encoder")
-        return self._encode(params, tokens, positions, segments, None)
+        return self._encode(params, tokens, positions, segments, None).states
 
     def init_cache(
         self,
@@ -218,7 +234,7 @@ class Model:
         positions = mesh.reshard(positions, "batch", None)
         context = BlockContext(DECODE, positions, Mask(), prefills=True)
         x, unstacked = module.embed(tokens, DECODE), unstacked_layers(params, "decoder")
-        _, written = module.decoder(x, context, cache, None, unstacked)
+        _, written, _ = module.decoder(x, context, cache, None, unstacked)
         assert written is not None
         return written
 
@@ -253,7 +269,8 @@ class Model:
         module = self._module(params)
         context = BlockContext(DECODE, positions, Mask(index=positions), encoded_mask=encoded_mask)
         x = module.embed(tokens, DECODE)
-        x, written = module.decoder(x, context, cache, None, unstacked_layers(params, "decoder"))
+        unstacked = unstacked_layers(params, "decoder")
+        x, written, _ = module.decoder(x, context, cache, None, unstacked)
         assert written is not None
         if only is not None:
             x = jnp.take_along_axis(x, mesh.reshard(only, "batch")[:, None, None], axis=1)
@@ -261,12 +278,14 @@ class Model:
 
     def _module(self, params: Params) -> Transformer:
         """The module of these parameters; layers that come one by one are left out of it."""
-        planned = param_specs(self.config, self.compute)
+        specs = param_specs(self.config, self.compute)
+        shapes = None
         for name in ("encoder", "decoder"):
-            if unstacked_layers(params, name) is not None:
-                shapes = planned.tree(lambda spec: spec.shape)[name]["layers"]
-                params = params | {name: params[name] | {"layers": shapes}}
-        return nnx.merge(planned.graph, params)
+            if groups := unstacked_layers(params, name):
+                shapes = shapes or specs.tree(lambda spec: spec.shape)
+                stacked = {group: shapes[name][group] for group in groups}
+                params = params | {name: params[name] | stacked}
+        return nnx.merge(specs.graph, params)
 
     def _encode(
         self,
@@ -276,11 +295,13 @@ class Model:
         segments: jax.Array | None,
         key: jax.Array | None,
         token_types: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> Hidden:
         context = self._context("encoder_tokens", tokens, positions, segments, causal=False)
         context = replace(context, token_types=token_types)
         module, unstacked = self._module(params), unstacked_layers(params, "encoder")
-        return module.encoder(module.embed(tokens, TRAIN), context, None, key, unstacked)[0]
+        x = module.embed(tokens, TRAIN)
+        x, _, aux = module.encoder(x, context, None, key, unstacked)
+        return Hidden(x, aux)
 
     def _context(
         self,

@@ -10,6 +10,7 @@ from flax import nnx
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
+from llmjax.model.layer_types import is_group
 from llmjax.model.transformer import Transformer, split_layers
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -77,22 +78,26 @@ def unstack_layers(params: Params) -> Params:
     layer multiplies with lies in one piece. The stacked arrays are given up one after the other.
     """
     split = dict(params)
-    for name in {"encoder", "decoder"} & set(params):
-        leaves, tree = jax.tree.flatten(params[name]["layers"])
-        layers = [[] for _ in range(len(leaves[0]))]  # type: list[list[jax.Array]]
-        for leaf in leaves:
-            for layer, part in zip(layers, _split(leaf, len(leaf)), strict=True):
-                layer.append(part)
-            leaf.delete()
-        unstacked = tuple(jax.tree.unflatten(tree, layer) for layer in layers)
-        split[name] = params[name] | {"layers": unstacked}
+    for stack in {"encoder", "decoder"} & set(params):
+        groups = filter(is_group, params[stack])
+        split[stack] = params[stack] | {name: _unstacked(params[stack][name]) for name in groups}
     return split
+
+
+def _unstacked(stacked: Params) -> tuple[Params, ...]:
+    leaves, tree = jax.tree.flatten(stacked)
+    layers: list[list[jax.Array]] = [[] for _ in range(len(leaves[0]))]
+    for leaf in leaves:
+        for layer, part in zip(layers, _split(leaf, len(leaf)), strict=True):
+            layer.append(part)
+        leaf.delete()
+    return tuple(jax.tree.unflatten(tree, layer) for layer in layers)
 
 
 _split = jax.jit(split_layers, static_argnums=1)
 
 
-def unstacked_layers(params: Params, stack: str) -> tuple[Params, ...] | None:
-    """The layers of a stack, where they come one by one."""
-    layers = params.get(stack, {}).get("layers")
-    return layers if isinstance(layers, tuple) else None
+def unstacked_layers(params: Params, stack: str) -> dict[str, tuple[Params, ...]] | None:
+    """The layers of a stack by group, where they come one by one."""
+    groups = {name: part for name, part in params.get(stack, {}).items() if is_group(name)}
+    return groups if any(isinstance(part, tuple) for part in groups.values()) else None

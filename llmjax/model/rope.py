@@ -83,7 +83,7 @@ class LongRopeScaling:
 RopeScaling = Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
 
 
-def frequencies(
+def rope_frequencies(
     scaling: RopeScaling, theta: float, width: int, max_length: int
 ) -> tuple[np.ndarray, float]:
     """How far each pair turns in a position, and what queries and keys are multiplied by.
@@ -102,16 +102,16 @@ def frequencies(
     factor = 1.0
     match scaling:
         case Unscaled():
-            turns = plain
+            scaled = plain
         case LinearScaling():
-            turns = plain / scaling.factor
+            scaled = plain / scaling.factor
         case Llama3Scaling():
-            turns = _llama3(scaling, plain)
+            scaled = _llama3(scaling, plain)
         case YarnScaling():
-            turns, factor = _yarn(scaling, plain, theta, width)
+            scaled, factor = _yarn(scaling, plain, theta, width)
         case LongRopeScaling():
-            turns, factor = _longrope(scaling, plain, max_length)
-    return turns.astype(np.float32), factor
+            scaled, factor = _longrope(scaling, plain, max_length)
+    return scaled.astype(np.float32), factor
 
 
 def _llama3(scaling: Llama3Scaling, plain: np.ndarray) -> np.ndarray:
@@ -135,11 +135,11 @@ def _yarn(
     first, last = max(first, 0), min(last, width - 1)
     last = last + 0.001 if first == last else last
     divided = np.clip((np.arange(len(plain)) - first) / (last - first), 0.0, 1.0)
-    turns = divided * plain / scaling.factor + (1 - divided) * plain
+    scaled = divided * plain / scaling.factor + (1 - divided) * plain
     factor = scaling.attention_factor
     if factor is None:
         factor = 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
-    return turns, factor
+    return scaled, factor
 
 
 def _longrope(
@@ -154,17 +154,19 @@ def _longrope(
     return plain / np.asarray(factors, np.float64), factor
 
 
-def rotate(x: jax.Array, positions: jax.Array, turns: np.ndarray, factor: float = 1.0) -> jax.Array:
-    """Turns the first 2 x len(turns) dimensions of each head; i is paired with i + len(turns).
+def rotate(
+    x: jax.Array, positions: jax.Array, frequencies: np.ndarray, factor: float = 1.0
+) -> jax.Array:
+    """Rotates the first 2 n dimensions of each head; dimension i is paired with i + n.
 
     Args:
       x: [B, L, H, K] queries or keys.
       positions: [B, L] int32.
-      turns: [n] radians a position, from `frequencies`.
+      frequencies: [n] radians a position, from `rope_frequencies`.
       factor: multiplies what is turned.
     """
-    half = len(turns)
-    angle = positions[..., None, None].astype(jnp.float32) * turns
+    half = len(frequencies)
+    angle = positions[..., None, None].astype(jnp.float32) * frequencies
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     turned = [a * cos - b * sin, b * cos + a * sin]

@@ -1,11 +1,12 @@
 """The Transformer: stacks of layers over one table of embeddings, and the input of the LM head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from llmjax.model.attention.mask import Mask
@@ -14,15 +15,17 @@ from llmjax.model.block import Block, BlockContext, keeping
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig, Remat
 from llmjax.model.config import ModelConfig
-from llmjax.model.layer_types import LayerType, layer_pattern, layer_types
+from llmjax.model.layer_types import LayerType, layer_groups, layer_pattern, layer_types
 from llmjax.model.layers import (
     ATTENTION,
     DECODE,
     PRODUCT,
     ActivationSharding,
+    Aux,
     Dense,
     Norm,
     Table,
+    add_aux,
     constant,
     dropout,
     normal,
@@ -124,11 +127,19 @@ class Stack(nnx.Module):
         if config.embed_norm:
             self.embed_norm = Norm(config, d)
 
-        @nnx.vmap
-        def stacked(key: jax.Array) -> Block:
-            return Block(config, compute, layers=layers, cross=cross, rngs=nnx.Rngs(key))
+        def stacked(keys: jax.Array, width: int) -> Block:
+            def block(key: jax.Array) -> Block:
+                rngs = nnx.Rngs(key)
+                sizes = {"layers": layers, "mlp_width": width}
+                return Block(config, compute, **sizes, cross=cross, rngs=rngs)
 
-        self.layers = stacked(jax.random.split(rngs.params(), layers))
+            return nnx.vmap(block)(keys)
+
+        keys = jax.random.split(rngs.params(), layers)
+        self.groups = layer_groups(self.layer_types)
+        for name, numbers in self.groups.items():
+            chosen = keys if len(self.groups) == 1 else keys[np.array(numbers)]
+            setattr(self, name, stacked(chosen, self.layer_types[numbers[0]].mlp_width))
         if config.norm_placement != "post":
             self.norm = Norm(config, d)
 
@@ -138,12 +149,12 @@ class Stack(nnx.Module):
         context: BlockContext,
         cache: Cache | None,
         key: jax.Array | None,
-        unstacked: Sequence[Any] | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """Embedded tokens [B, L, D] -> the stack's output [B, L, D], and the cache.
+        unstacked: Mapping[str, Sequence[Any]] | None = None,
+    ) -> tuple[jax.Array, Cache | None, Aux]:
+        """Embedded tokens [B, L, D] -> the stack's output [B, L, D], the cache, the layers' sums.
 
-        `unstacked`: the layers' parameters one by one, to be used instead of the stacked ones. A
-        cache is written layer by layer, so with one the layers are always written out.
+        `unstacked`: each group's parameters layer by layer, to be used instead of the stacked
+        ones. A cache is written layer by layer, so with one the layers are always written out.
         """
         x = self._place(x, context)
         if self.config.positions == "relative":
@@ -152,26 +163,58 @@ class Stack(nnx.Module):
             context = replace(context, bias=bias)
         keys = [None] * 2 if key is None else list(jax.random.split(key))
         x = dropout(x, self.compute.dropout, keys[0])
-        count = len(self.layer_types)
-        layer_keys = None if keys[1] is None else jax.random.split(keys[1], count)
-        block, params = nnx.split(self.layers, nnx.Param)
+        layer_keys = None if keys[1] is None else jax.random.split(keys[1], len(self.layer_types))
+        graphs, params = self._split()
 
-        def body(carry: tuple, layer: tuple, kind: LayerType, number: int | None = None) -> tuple:
-            params, key = layer
-            return nnx.merge(block, params)(carry[0], context, kind, carry[1], number, key)
+        def body(
+            carry: tuple, layer: tuple, number: int, index: int | None = None
+        ) -> tuple[tuple, Aux]:
+            block = nnx.merge(graphs[self._group(number)], layer[0])
+            kind = self.layer_types[number]
+            x, cache, aux = block(carry[0], context, kind, carry[1], index, layer[1])
+            return (x, cache), aux
 
-        if unstacked is None and cache is not None:
-            unstacked = split_layers(params, count)
-        if unstacked is not None:
-            carry = (x, cache)
-            for index, (params, kind) in enumerate(zip(unstacked, self.layer_types, strict=True)):
-                layer_key = None if layer_keys is None else layer_keys[index]
-                carry = body(carry, (params, layer_key), kind, index)
-            x, cache = carry
+        if unstacked is None and cache is None:
+            stacked = {name: (part, layer_keys) for name, part in params.items()}
+            if layer_keys is not None and len(params) > 1:
+                stacked = {
+                    name: (part, layer_keys[np.array(self.groups[name])])
+                    for name, part in params.items()
+                }
+            walk = _Walk(body, self.layer_types, self.groups, self.compute.remat)
+            (x, cache), aux = walk.through((x, cache), stacked)
         else:
-            layers = (params, layer_keys)
-            x, cache = _through(body, (x, cache), layers, self.layer_types, self.compute.remat)
-        return (x if self.config.norm_placement == "post" else self.norm(x)), cache
+            carry, aux = (x, cache), {}
+            for number, layer in enumerate(self._one_by_one(params, unstacked)):
+                layer_key = None if layer_keys is None else layer_keys[number]
+                carry, more = body(carry, (layer, layer_key), number, number)
+                aux = add_aux(aux, more)
+            x, cache = carry
+        return (x if self.config.norm_placement == "post" else self.norm(x)), cache, aux
+
+    def _group(self, number: int) -> str:
+        """The name of the group that a layer belongs to."""
+        return next(name for name, numbers in self.groups.items() if number in numbers)
+
+    def _split(self) -> tuple[dict[str, nnx.GraphDef], dict[str, Any]]:
+        """Each group's module without its parameters, and its stacked parameters."""
+        parts = {name: nnx.split(getattr(self, name), nnx.Param) for name in self.groups}
+        return (
+            {name: graph for name, (graph, _) in parts.items()},
+            {name: params for name, (_, params) in parts.items()},
+        )
+
+    def _one_by_one(
+        self, params: Mapping[str, Any], unstacked: Mapping[str, Sequence[Any]] | None
+    ) -> list[Any]:
+        """The parameters of each layer, the first one first."""
+        if unstacked is None:
+            sizes = {name: len(numbers) for name, numbers in self.groups.items()}
+            unstacked = {name: split_layers(params[name], size) for name, size in sizes.items()}
+        layers: dict[int, Any] = {}
+        for name, numbers in self.groups.items():
+            layers |= dict(zip(numbers, unstacked[name], strict=True))
+        return [layers[number] for number in range(len(self.layer_types))]
 
     def _place(self, x: jax.Array, context: BlockContext) -> jax.Array:
         """Adds what the embedding of a token depends on beside the token."""
@@ -188,69 +231,121 @@ class Stack(nnx.Module):
         return self.embed_norm(x) if config.embed_norm else x
 
     def keys_values_of(
-        self, encoded: jax.Array, unstacked: Sequence[Any] | None = None
+        self, encoded: jax.Array, unstacked: Mapping[str, Sequence[Any]] | None = None
     ) -> list[tuple[jax.Array, jax.Array]]:
         """The encoder's output [B, E, D] as each layer's keys and values, [B, E, N, K]."""
-        block, params = nnx.split(self.layers, nnx.Param)
+        graphs, params = self._split()
         encoded = mesh.reshard(encoded, *DECODE.whole())
         context = BlockContext(DECODE, jnp.zeros(encoded.shape[:2], jnp.int32), Mask())
-
-        layers = split_layers(params, len(self.layer_types)) if unstacked is None else unstacked
-        blocks = (nnx.merge(block, layer) for layer in layers)
+        blocks = (
+            nnx.merge(graphs[self._group(number)], layer)
+            for number, layer in enumerate(self._one_by_one(params, unstacked))
+        )
         return [block.cross_attention.keys_values(encoded, context) for block in blocks]
 
 
-Body = Callable[[tuple, tuple, LayerType], tuple]
-"""(carry, layer, kind) -> carry."""
+Body = Callable[[tuple, tuple, int], tuple[tuple, Aux]]
+"""(carry, a layer's parameters and dropout key, its number) -> carry, the layer's sums."""
 
 
-def _through(
-    body: Body, carry: tuple, layers: tuple, kinds: tuple[LayerType, ...], remat: Remat
-) -> tuple:
-    """Takes the carry through all layers: a scan, which compiles one period of them for all.
+class _Walk(NamedTuple):
+    """The way of a carry through the layers of a stack, whose parameters come in groups."""
 
-    On a CPU a few layers are written out instead: there a scan copies each layer's weights out of
-    the stack and its activations into one, which takes a fifth of a training step.
-    """
-    count, (head, period, repeats) = len(kinds), layer_pattern(kinds)
-    if mesh.platform() == "cpu" and count <= UNROLLED:
-        head, repeats = count, 0
-    end = head + period * repeats
-    carry = _written_out(body, carry, layers, kinds, remat, (0, head))
-    if repeats:
+    body: Body
+    types: tuple[LayerType, ...]
+    groups: dict[str, tuple[int, ...]]
+    remat: Remat
 
-        def whole_period(carry: tuple, layers: tuple) -> tuple[tuple, None]:
-            for i in range(period):
-                layer = layers if period == 1 else jax.tree.map(lambda leaf, i=i: leaf[i], layers)
-                carry = _remat(body, kinds[head + i], remat, prevent_cse=False)(carry, layer)
-            return carry, None
+    def through(self, carry: tuple, layers: dict[str, tuple]) -> tuple[tuple, Aux]:
+        """Takes the carry through all layers: a scan, which compiles one period of them for all.
 
-        if (period, repeats) != (1, count):
-            shape = (repeats, period) if period > 1 else (repeats,)
-            layers_of = lambda leaf: leaf[head:end].reshape(*shape, *leaf.shape[1:])  # noqa: E731
-            periods = jax.tree.map(layers_of, layers)
-        else:
-            periods = layers
-        carry, _ = jax.lax.scan(whole_period, carry, periods)
-    return _written_out(body, carry, layers, kinds, remat, (end, count))
+        On a CPU a few layers are written out instead: there a scan copies each layer's weights out
+        of the stack and its activations into one, which takes a fifth of a training step.
+        """
+        count, (head, period, repeats) = len(self.types), layer_pattern(self.types)
+        if mesh.platform() == "cpu" and count <= UNROLLED:
+            head, repeats = count, 0
+        end = head + period * repeats
+        carry, aux = self._written_out(carry, layers, 0, head)
+        if repeats:
+            carry, sums = self._scanned(carry, layers, head, period, repeats)
+            aux = add_aux(aux, jax.tree.map(lambda x: x.sum(0), sums))
+        carry, rest = self._written_out(carry, layers, end, count)
+        return carry, add_aux(aux, rest)
 
+    def _scanned(
+        self, carry: tuple, layers: dict[str, tuple], head: int, period: int, repeats: int
+    ) -> tuple[tuple, Aux]:
+        """`repeats` periods of layers from number `head` on; sums have a leading axis of them."""
+        places = {name: self._places(name, head, head + period) for name in self.groups}
+        periods = {}
+        for name, part in layers.items():
+            start, end = self._places(name, head, head + period * repeats)
+            each = places[name][1] - places[name][0]
+            if (each, repeats) != (1, len(self.groups[name])) and each:
+                shape = (repeats, each) if each > 1 else (repeats,)
+                part = jax.tree.map(
+                    lambda leaf, start=start, end=end, shape=shape: leaf[start:end].reshape(
+                        *shape, *leaf.shape[1:]
+                    ),
+                    part,
+                )
+            if each:
+                periods[name] = part
 
-def _written_out(
-    body: Body,
-    carry: tuple,
-    layers: tuple,
-    kinds: tuple[LayerType, ...],
-    remat: Remat,
-    between: tuple[int, int],
-) -> tuple:
-    """The layers from one number to another, each with its own place in the program."""
-    start, end = between
-    if start == end:
-        return carry
-    some = jax.tree.map(lambda leaf: leaf[start:end], layers)
-    for kind, layer in zip(kinds[start:end], split_layers(some, end - start), strict=True):
-        carry = _remat(body, kind, remat, prevent_cse=True)(carry, layer)
-    return carry
+        def whole_period(carry: tuple, layers: dict[str, tuple]) -> tuple[tuple, Aux]:
+            aux: Aux = {}
+            for number in range(head, head + period):
+                name = self._name(number)
+                start, end = places[name]
+                layer, index = layers[name], self.groups[name].index(number) - start
+                if end - start > 1:
+                    layer = jax.tree.map(lambda leaf, index=index: leaf[index], layer)
+                carry, more = self._remat(number, prevent_cse=False)(carry, layer)
+                aux = add_aux(aux, more)
+            return carry, aux
+
+        return jax.lax.scan(whole_period, carry, periods)
+
+    def _written_out(
+        self, carry: tuple, layers: dict[str, tuple], start: int, end: int
+    ) -> tuple[tuple, Aux]:
+        """The layers from one number to another, each with its own place in the program."""
+        aux: Aux = {}
+        if start == end:
+            return carry, aux
+        split: dict[int, Any] = {}
+        for name, part in layers.items():
+            first, last = self._places(name, start, end)
+            if last > first:
+                some = jax.tree.map(lambda leaf, a=first, b=last: leaf[a:b], part)
+                numbers = self.groups[name][first:last]
+                split |= dict(zip(numbers, split_layers(some, last - first), strict=True))
+        for number in range(start, end):
+            carry, more = self._remat(number, prevent_cse=True)(carry, split[number])
+            aux = add_aux(aux, more)
+        return carry, aux
+
+    def _name(self, number: int) -> str:
+        return next(name for name, numbers in self.groups.items() if number in numbers)
+
+    def _places(self, name: str, start: int, end: int) -> tuple[int, int]:
+        """Which of a group's layers lie between two numbers: from one place to another."""
+        numbers = self.groups[name]
+        return sum(n < start for n in numbers), sum(n < end for n in numbers)
+
+    def _remat(
+        self, number: int, *, prevent_cse: bool
+    ) -> Callable[[tuple, tuple], tuple[tuple, Aux]]:
+        """`prevent_cse` where forward and backward pass are one program, which could join them."""
+
+        def one(carry: tuple, layer: tuple) -> tuple[tuple, Aux]:
+            return self.body(carry, layer, number)
+
+        if self.remat not in KEPT:
+            return one
+        policy = keeping(*KEPT[self.remat])
+        return jax.checkpoint(one, policy=policy, prevent_cse=prevent_cse)
 
 
 def split_layers(stacked: Any, count: int) -> list[Any]:
@@ -260,16 +355,3 @@ def split_layers(stacked: Any, count: int) -> list[Any]:
     return [
         jax.tree.unflatten(tree, [part[0] for part in parts]) for parts in zip(*split, strict=True)
     ]
-
-
-def _remat(
-    body: Body, kind: LayerType, remat: Remat, *, prevent_cse: bool
-) -> Callable[[tuple, tuple], tuple]:
-    """`prevent_cse` where forward and backward pass are one program, which could join the two."""
-
-    def one(carry: tuple, layer: tuple) -> tuple:
-        return body(carry, layer, kind)
-
-    if remat not in KEPT:
-        return one
-    return jax.checkpoint(one, policy=keeping(*KEPT[remat]), prevent_cse=prevent_cse)

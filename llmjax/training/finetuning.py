@@ -41,14 +41,14 @@ class Part:
       task: what is done with them.
       rows: what it is measured on.
       heldout: these rows, encoded.
-      learnt: what it is learnt from.
+      train_set: what it is trained on.
       shape: of the rows of tokens of that.
     """
 
     task: Task
     rows: list[Row]
     heldout: list[Example]
-    learnt: list[Example]
+    train_set: list[Example]
     shape: RowShape
 
     @property
@@ -72,7 +72,7 @@ class Finetuning:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint([part.learnt for part in self.parts])
+        return fingerprint([part.train_set for part in self.parts])
 
     @cached_property
     def steps_per_epoch(self) -> float:
@@ -130,8 +130,8 @@ class Finetuning:
         return {
             part.name: {
                 "kind": part.task.config.kind,
-                "train_examples": len(part.learnt),
-                "train_tokens": sum(example.length for example in part.learnt),
+                "train_examples": len(part.train_set),
+                "train_tokens": sum(example.length for example in part.train_set),
                 "heldout_rows": len(part.rows),
                 "labels": dict(
                     zip(part.task.metadata.labels, part.task.metadata.counts, strict=True)
@@ -145,7 +145,7 @@ class Finetuning:
             note
             for part in self.parts
             for note in describe(
-                part.task.config, part.task.metadata, len(part.learnt), len(part.rows)
+                part.task.config, part.task.metadata, len(part.train_set), len(part.rows)
             )
         ]
         return "\n".join(lines)
@@ -158,7 +158,7 @@ class Finetuning:
                 metadata = part.task.reference(
                     self.model,
                     params,
-                    [*part.learnt, *part.heldout],
+                    [*part.train_set, *part.heldout],
                     batch_size=self.config.evaluation.batch_size,
                     mesh=mesh,
                 )
@@ -187,7 +187,7 @@ class Finetuning:
     def _feed(self) -> TaskFeed:
         return TaskFeed(
             [
-                Source(part.learnt, part.shape, part.task.config.weight, part.task.config.repack)
+                Source(part.train_set, part.shape, part.task.config.weight, part.task.config.repack)
                 for part in self.parts
             ],
             self.config.data.batch_size,
@@ -203,7 +203,7 @@ def prepare_tasks(
     Args:
       config: of the run.
       context: of the tasks.
-      rows: of each, those to learn from and those to measure on.
+      rows: of each, the training and the validation set.
 
     Raises:
       UserError: a row cannot be used, a task does not suit the model, or the figure to go by is not
@@ -252,12 +252,12 @@ def _with_references(part: Part, stored: TaskMetadata) -> Part:
         return part
     metadata = replace(task.metadata, references=stored.references)
     again = task.config.open(task.context, metadata)
-    heldout, learnt = again.with_references(part.heldout), again.with_references(part.learnt)
-    return replace(part, task=again, heldout=heldout, learnt=learnt)
+    heldout, train_set = again.with_references(part.heldout), again.with_references(part.train_set)
+    return replace(part, task=again, heldout=heldout, train_set=train_set)
 
 
 def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
-    """The run's tokenizer; with a template, kept beside it, where conversations are learnt.
+    """The run's tokenizer; with a template, kept beside it, where the run trains on conversations.
 
     Raises:
       UserError: the run's folder cannot be written.

@@ -104,7 +104,7 @@ def _has(tree: Tree, other: Tree) -> Tree:
 
 
 def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
-    """Writes the parameters that do not learn, matrices in the compute dtype, and gives them back
+    """Writes the frozen parameters, matrices in the compute dtype, and gives them back
     as they are read.
 
     Raises:

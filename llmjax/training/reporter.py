@@ -87,7 +87,7 @@ def _facts(session: Session) -> dict[str, dict[str, Any]]:
     return {
         "model": {
             "parameters": session.network.num_params(),
-            "learning": learning_count(session),
+            "learning": trainable_count(session),
             "vocab_size": session.model.config.vocab_size,
             "flops_per_token": session.flops_per_token,
         },
@@ -95,9 +95,9 @@ def _facts(session: Session) -> dict[str, dict[str, Any]]:
     }
 
 
-def learning_count(session: Session) -> int:
-    """How many numbers learn."""
-    shapes = split(session.network.abstract_params(), session.learning)[0]
+def trainable_count(session: Session) -> int:
+    """How many numbers are trained."""
+    shapes = split(session.network.abstract_params(), session.trainable)[0]
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -106,7 +106,7 @@ def _headline(session: Session) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
     device = jax.devices()[0]
     peak = peak_flops()
-    count, own = session.network.num_params(), learning_count(session)
+    count, own = session.network.num_params(), trainable_count(session)
     learning = "" if own == count else f" of which {own:,} are trained ({own / count:.2%})"
     name = device.device_kind if device.platform != "cpu" else "CPU"
     devices = f"{jax.device_count()} {name} device{'s' if jax.device_count() > 1 else ''}"

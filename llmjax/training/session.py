@@ -52,8 +52,8 @@ class Session:
     network: Network
     mesh: Mesh
     optimizer: Optimizer
-    learning: Tree
-    """The tree of bools that says which parameters learn."""
+    trainable: Tree
+    """The tree of bools that says which parameters are trained."""
     steps: int
     """Steps of the whole run: as configured, or what its epochs hold."""
 
@@ -69,8 +69,8 @@ class Session:
 
     @property
     def is_partial(self) -> bool:
-        """Whether some parameters do not learn."""
-        return not all(jax.tree.leaves(self.learning))
+        """Whether some parameters are frozen."""
+        return not all(jax.tree.leaves(self.trainable))
 
     @property
     def flops_per_token(self) -> float:
@@ -78,13 +78,13 @@ class Session:
         tokens (as if they read equally many)."""
         config, tune = self.model.config, self.config.tune
         readers = 2 if config.is_encoder_decoder else 1
-        told = flops_per_token(
+        flops = flops_per_token(
             config,
             self.config.data.length,
             unembeds=self.workload.has_lm_head,
             through=not isinstance(tune, TrainHeads),
         )
-        return told / readers
+        return flops / readers
 
     def progress(self, step: int) -> TrainProgress:
         """Where the run stands before batch `step`, nothing counted yet."""
@@ -116,7 +116,7 @@ class Session:
 
 
 def open_session(config: Config, run: Run) -> Session:
-    """Prepares what is learnt, and checks model and mesh against each other.
+    """Prepares the workload, and checks model and mesh against each other.
 
     Raises:
       UserError: the data cannot be used, or sizes do not suit each other or the devices.
@@ -148,7 +148,7 @@ def open_session(config: Config, run: Run) -> Session:
 
 
 def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:
-    """The tokenizer, what is learnt, and the network that learns it."""
+    """The tokenizer, the workload, and the network that is trained."""
     if not config.tasks:
         tokenizer, corpus = prepare_text(config, run)
         model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
@@ -168,7 +168,7 @@ def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Netwo
 
 
 def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> Tokenizer:
-    """The tokenizer of the run, or one that is trained on the text to learn from."""
+    """The tokenizer of the run, or one trained on the training set."""
     if run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
     tokenizer = config.tokenizer.open()

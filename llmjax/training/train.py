@@ -186,7 +186,7 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Trai
     """The newest complete checkpoint; or step 0, with the parameters of an import, of init_from, or
     new ones. And the frozen parameters."""
     network, optimizer, mesh = session.network, session.optimizer, session.mesh
-    abstract = abstract_state(network, optimizer, mesh, session.learning)
+    abstract = abstract_state(network, optimizer, mesh, session.trainable)
     check_memory(abstract, mesh)
     restored = checkpoints.restore(abstract)
     if restored is not None:
@@ -199,10 +199,10 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Trai
         params = read_params(checkpoints.folder, step, whole)
     else:
         params = first_params(session.config, network, mesh)
-    learnt, rest = split(params, session.learning)
+    trained, rest = split(params, session.trainable)
     with jax.set_mesh(mesh):
         frozen = freeze(session.run, session.model.compute.dtype, network, rest) if rest else {}
-    return state_of(optimizer, learnt, mesh), session.progress(0), frozen
+    return state_of(optimizer, trained, mesh), session.progress(0), frozen
 
 
 def _frozen(session: Session) -> Tree:
@@ -210,5 +210,5 @@ def _frozen(session: Session) -> Tree:
     if not session.is_partial:
         return {}
     with jax.set_mesh(session.mesh):
-        rest = split(session.network.abstract_params(), session.learning)[1]
+        rest = split(session.network.abstract_params(), session.trainable)[1]
     return frozen_params(session.run, rest, session.mesh)

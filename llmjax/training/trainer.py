@@ -44,7 +44,7 @@ class Trainer:
         signal: StopSignal,
     ):
         """`progress` is of `state`, the loader's first batch is the one that comes next, and
-        `frozen` are the parameters that do not learn. `signal` asks for a stop; its standing is
+        `frozen` are the frozen parameters. `signal` asks for a stop; its standing is
         kept up to date."""
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
@@ -242,7 +242,7 @@ class Trainer:
 
     @property
     def params(self) -> Tree:
-        """All parameters, those that do not learn included."""
+        """All parameters, frozen ones included."""
         return join(self.state.params, self._frozen)
 
     def _sample(self, step: int) -> None:

@@ -8,6 +8,7 @@ import brotli
 import jax
 import pytest
 
+import llmjax
 from llmjax.compression import results
 from llmjax.compression.compress import compress
 from llmjax.compression.decompress import decompress
@@ -87,8 +88,10 @@ def test_modules_of_the_users_folder_are_not_run(run, tmp_path, monkeypatch):
 
 def test_a_checkout_is_found_from_anywhere(tmp_path):
     theirs = child_environment({"PATH": "/bin"}, "cpu")
-    words = [sys.executable, "-P", "-S", "-c", "import llmjax; print(llmjax.__version__)"]
-    assert subprocess.run(words, env=theirs, cwd=tmp_path, capture_output=True).returncode == 0
+    code = "import importlib.util; print(importlib.util.find_spec('llmjax').origin)"
+    words = [sys.executable, "-P", "-S", "-c", code]  # without any installed package
+    done = subprocess.run(words, env=theirs, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == llmjax.__file__
     both = child_environment({"PYTHONPATH": "/other"}, "cpu")["PYTHONPATH"].split(":")
     assert both[0] == theirs["PYTHONPATH"]
     assert both[-1] == "/other"

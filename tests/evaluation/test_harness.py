@@ -101,7 +101,8 @@ def test_settings_of_tasks_become_ours(caplog):
     "given", [{"max_gen_toks": "--1x"}, {"temperature": "0,5"}, {"max_tokens": [1]}]
 )
 def test_settings_that_are_no_numbers_are_named(given):
-    with pytest.raises(UserError, match=f"generation_kwargs, {next(iter(given))}: .* is no number"):
+    name = next(iter(given))
+    with pytest.raises(UserError, match=f"generation_kwargs, {name}: .* is not a number"):
         decoding(given, 7, 3)
 
 

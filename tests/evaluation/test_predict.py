@@ -136,7 +136,7 @@ TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
         (
             ClassificationTask(label="prompt"),
             {"text": "a", "prompt": "b"},
-            "2 texts: task classification is given 1: text; give --text once for each",
+            "2 texts: task classification reads 1: text; give --text once for each",
         ),
     ],
 )

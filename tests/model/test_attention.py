@@ -14,7 +14,7 @@ from llmjax.model.attention import blocked as attention_blocked
 from llmjax.model.attention import cudnn as attention_cudnn
 from llmjax.model.attention import splash as attention_splash
 from llmjax.model.attention import unrolled as attention_unrolled
-from llmjax.model.attention.mask import Mask, Rules
+from llmjax.model.attention.mask import AttentionInputs, BlockRules, Mask
 from llmjax.model.layers import DECODE, TRAIN
 from llmjax.parallel import mesh
 
@@ -81,7 +81,9 @@ def test_values(path, causal, window, softcap, segmented):
     if path == "unrolled" and softcap is not None:
         pytest.skip("it is not chosen for capped scores")
     mask = mask_of(causal, window, segmented)
-    out = jax.jit(lambda q, k, v: PATHS[path](q, k, v, mask, softcap, TRAIN))(*operands())
+    out = jax.jit(lambda q, k, v: PATHS[path](AttentionInputs(q, k, v, mask, TRAIN, softcap)))(
+        *operands()
+    )
     assert_close(out, textbook(*operands(), mask, softcap), 2e-6)
 
 
@@ -89,7 +91,7 @@ def gradients(path, mask, softcap, *args):
     weight = jax.random.normal(jax.random.key(9), args[0].shape)
 
     def total(*args):
-        return (path(*args, mask, softcap, TRAIN) * weight).sum()
+        return (path(AttentionInputs(*args, mask, TRAIN, softcap)) * weight).sum()
 
     return jax.jit(jax.grad(total, (0, 1, 2)))(*args)
 
@@ -112,7 +114,7 @@ def test_unrolled_gradients(causal, window, softcap, segmented):
 def test_who_sees_nothing_gets_zeros(path):
     """Padding at the end: no NaN there, in values or in gradients, nor anything from there."""
     mask = mask_of(True, None, True)
-    out = PATHS[path](*operands(), mask, None, TRAIN)
+    out = PATHS[path](AttentionInputs(*operands(), mask, TRAIN))
     assert not np.any(out[0, 20:])
     for gradient in gradients(PATHS[path], mask, None, *operands()):
         assert np.isfinite(gradient).all()
@@ -125,7 +127,7 @@ def test_cross_attention(path):
     q, k, v = operands(s=T - 6)
     keys = np.where(np.arange(T - 6) < [[9], [18]], 1, 0).astype(np.int32)
     mask = Mask(None, keys, causal=False)
-    out = PATHS[path](q, k, v, mask, None, TRAIN)
+    out = PATHS[path](AttentionInputs(q, k, v, mask, TRAIN))
     assert_close(out, textbook(q, k, v, mask, None), 2e-6)
 
 
@@ -134,21 +136,22 @@ def test_queries_at_given_places(path):
     """Decoding: queries of each row stand where its positions say."""
     q, k, v = operands(t=3)
     mask = Mask(index=np.array([[4, 5, 6], [17, 18, 30]], np.int32), window=7)
-    out = PATHS[path](q, k, v, mask, None, DECODE)
+    out = PATHS[path](AttentionInputs(q, k, v, mask, DECODE))
     assert_close(out, textbook(q, k, v, mask, None), 2e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_grouped_heads_are_repeated_heads(path):
     q, k, v = operands()
-    grouped = PATHS[path](q, k, v, Mask(), None, TRAIN)
-    repeated = PATHS[path](q, *(jnp.repeat(x, H // N, axis=2) for x in (k, v)), Mask(), None, TRAIN)
+    grouped = PATHS[path](AttentionInputs(q, k, v, Mask(), TRAIN))
+    k, v = (jnp.repeat(x, H // N, axis=2) for x in (k, v))
+    repeated = PATHS[path](AttentionInputs(q, k, v, Mask(), TRAIN))
     assert_close(grouped, repeated, 2e-6)
 
 
 def test_blocked_in_bfloat16():
     args = tuple(x.astype(jnp.bfloat16) for x in operands())
-    out = PATHS["blocked"](*args, Mask(), None, TRAIN)
+    out = PATHS["blocked"](AttentionInputs(*args, Mask(), TRAIN))
     assert out.dtype == jnp.bfloat16
     exact = textbook(*(x.astype(jnp.float32) for x in args), Mask(), None)
     assert_close(out.astype(jnp.float32), exact, 1e-2)
@@ -173,7 +176,7 @@ def test_blocked_makes_nothing_square():
     q, k, v = operands(1, 512, 512, 1, 1, 2)
 
     def largest(path):
-        total = lambda *args: path(*args, Mask(), None, TRAIN).sum()  # noqa: E731
+        total = lambda *args: path(AttentionInputs(*args, Mask(), TRAIN)).sum()  # noqa: E731
         return largest_array(jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, v).jaxpr)
 
     assert largest(attention.reference) >= 512 * 512
@@ -185,7 +188,7 @@ def test_blocked_makes_nothing_square():
 )
 def test_blocked_skips_what_no_query_sees(causal, window, blocks):
     q, k, v = operands(1, 32, 32, 1, 1, 2)
-    rules = Rules(causal, window, None, TRAIN, 8)
+    rules = BlockRules(causal, window, None, TRAIN, 8)
     rows = attention_blocked.Rows(jnp.arange(32)[None], None, None)
     cut = attention_blocked.tile(q, k, v, rows, rules)
     reached = [cut.reach(jnp.array(i), rules) for i in range(4)]
@@ -202,10 +205,11 @@ def test_meshes(name, path):
     expected = gradients(PATHS[path], mask, 3.0, q, k, v)
     keys = ("batch", None, "kv_heads", "head_dim")
 
-    def spread(q, k, v, mask, softcap, layout):
-        q = mesh.reshard(q, *layout.heads())
-        k, v = mesh.reshard(k, *keys), mesh.reshard(v, *keys)
-        return mesh.reshard(PATHS[path](q, k, v, mask, softcap, layout), None, None, None, None)
+    def spread(inputs):
+        q = mesh.reshard(inputs.q, *TRAIN.heads())
+        k, v = mesh.reshard(inputs.k, *keys), mesh.reshard(inputs.v, *keys)
+        out = PATHS[path](inputs._replace(q=q, k=k, v=v))
+        return mesh.reshard(out, None, None, None, None)
 
     with jax.set_mesh(mesh.make_mesh(MESHES[name])):
         assert_close(gradients(spread, mask, 3.0, q, k, v), expected, 1e-5)
@@ -219,16 +223,17 @@ def test_unrolled_on_a_mesh():
     expected = gradients(attention.reference, mask, None, q, k, v)
     whole = ("batch", None, "kv_heads", "head_dim")
 
-    def spread(q, k, v, mask, softcap, layout):
-        q, k, v = mesh.reshard(q, *layout.heads()), mesh.reshard(k, *whole), mesh.reshard(v, *whole)
-        out = PATHS["unrolled"](q, k, v, mask, softcap, layout)
+    def spread(inputs):
+        q = mesh.reshard(inputs.q, *TRAIN.heads())
+        k, v = mesh.reshard(inputs.k, *whole), mesh.reshard(inputs.v, *whole)
+        out = PATHS["unrolled"](inputs._replace(q=q, k=k, v=v))
         return mesh.reshard(out, None, None, None, None)
 
     with jax.set_mesh(mesh.make_mesh(MESHES["tensor"])):
-        assert attention_unrolled.suits(q, k, mask, None, TRAIN)
+        assert attention_unrolled.suits(AttentionInputs(q, k, v, mask, TRAIN))
         assert_close(gradients(spread, mask, None, q, k, v), expected, 1e-5)
     with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):
-        assert not attention_unrolled.suits(q, k, mask, None, TRAIN)
+        assert not attention_unrolled.suits(AttentionInputs(q, k, v, mask, TRAIN))
 
 
 def test_splash():
@@ -236,7 +241,7 @@ def test_splash():
     q, k, v = operands(1, 256, 256, 2, 1, 8)
     segments = np.repeat([[1, 1, 1, 2, 2, 3, 3, 0]], 32, axis=1).astype(np.int32)
     mask = Mask(segments, segments, None, True, 40)
-    assert attention_splash.suits(q, k, mask)
+    assert attention_splash.suits(AttentionInputs(q, k, v, mask, TRAIN))
     expected = gradients(attention.reference, mask, 2.0, q, k, v)
     assert_close(gradients(attention_splash.splash, mask, 2.0, q, k, v), expected, 1e-5)
 
@@ -244,12 +249,15 @@ def test_splash():
 def test_cudnn_is_refused_where_it_cannot_be():
     q, k, v = operands()
     with pytest.raises(UserError, match="cudnn"):
-        attention.attend(q, k, v, Mask(), backend="cudnn", layout=TRAIN)
+        attention.attend(AttentionInputs(q, k, v, Mask(), TRAIN), "cudnn")
 
 
 def test_cudnn_suits():
     q, k, _ = (x.astype(jnp.bfloat16) for x in operands(k=8))
-    suits = attention_cudnn.suits
+
+    def suits(q, k, mask, softcap):
+        return attention_cudnn.suits(AttentionInputs(q, k, k, mask, TRAIN, softcap))
+
     assert suits(q, k, mask_of(True, 5, True), None)
     assert not suits(q, k, Mask(), 1.0), "no soft-cap"
     assert suits(q, k, mask_of(False, 5, False), None), "a window both ways is part of its mask"
@@ -269,5 +277,5 @@ def test_every_backend_finds_a_path():
     q, k, v = operands(t=1, s=3)
     mask = Mask(index=np.full((B, 1), 2, np.int32))
     for backend in ("auto", "reference", "blocked", "splash"):
-        out = attention.attend(q, k, v, mask, backend=backend, layout=DECODE)
+        out = attention.attend(AttentionInputs(q, k, v, mask, DECODE), backend)
         assert_close(out, textbook(q, k, v, mask, None), 2e-6)

@@ -27,6 +27,7 @@ OTHER = {
     "num_kv_heads": 2,
     "head_dim": 8,
     "d_ff": 32,
+    "layer_d_ff": (32, 64),
     "activation": "silu",
     "gated": False,
     "norm": "rmsnorm",
@@ -76,6 +77,7 @@ OTHER_COMPUTE = {
 WINDOW = {"window": 3}
 NEEDS = {
     "max_length": {"positions": "learned"},
+    "layer_d_ff": {"num_encoder_layers": 2},
     "first_position": {"positions": "learned"},
     "relative_buckets": {"positions": "relative"},
     "relative_max_distance": {"positions": "relative"},
@@ -131,6 +133,8 @@ BAD = {
     "nan": ({"norm_epsilon": float("nan")}, "norm_epsilon must be positive"),
     "window": ({"window": 0}, "window must be positive or None"),
     "softcap": ({"logit_softcap": -1.0}, "logit_softcap"),
+    "widths": ({"layer_d_ff": (4,)}, "layer_d_ff has 1 widths for 2 layers"),
+    "width": ({"layer_d_ff": (4, 0)}, "are not all positive"),
     "word": ({"positions": "absolute"}, "positions must be one of learned, sinusoidal, rotary"),
     "layer": ({"window": 4, "global_layers": (7,)}, "global_layers .7. are not all among"),
     "no window": ({"global_layers": (0,)}, "no meaning without window"),

@@ -12,7 +12,7 @@ import pytest
 import pretend
 from llmjax.model.attention import attention
 from llmjax.model.attention import cudnn as attention_cudnn
-from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.layers import DECODE, TRAIN
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
@@ -23,10 +23,17 @@ CAUSAL = Mask()
 
 
 def traced(
-    t=T, s=T, width=WIDTH, dtype="bfloat16", mask=CAUSAL, softcap=None, backend="auto", layout=TRAIN
+    t=T,
+    s=T,
+    width=WIDTH,
+    dtype="bfloat16",
+    mask=CAUSAL,
+    softcap=None,
+    backend="auto",
+    sharding=TRAIN,
 ):
     """Attention and its derivative by all three operands, inside `pretend.devices`."""
-    rows = ("batch", layout.length)
+    rows = ("batch", sharding.length)
     q = pretend.array((4, t, HEADS, width), dtype, *rows, "heads", None)
     k, v = (pretend.array((4, s, KV, width), dtype, "batch", None, "kv_heads", None),) * 2
     segments = None
@@ -39,10 +46,8 @@ def traced(
     def total(q, k, v, segments):
         queries, keys = segments or (None, mask.key_segments)
         own = replace(mask, query_segments=queries, key_segments=keys)
-        out = attention.attend(
-            q, k, v, own, softcap=softcap, backend=backend, layout=layout
-        ).astype(jnp.float32)
-        return out.sum()
+        inputs = AttentionInputs(q, k, v, own, sharding, softcap)
+        return attention.attend(inputs, backend).astype(jnp.float32).sum()
 
     return jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, v, segments)
 
@@ -129,7 +134,7 @@ def test_what_splash_cannot_do_is_done_in_blocks(case, sizes):
 def test_short_rows_take_the_reference(platform):
     """Where no kernel takes them, and blocks would save nothing."""
     with pretend.devices(platform, **pretend.EIGHT):
-        one = traced(t=24, s=24, dtype="float32", layout=DECODE)
+        one = traced(t=24, s=24, dtype="float32", sharding=DECODE)
         assert not pretend.primitives(one.jaxpr)[BLOCKS]
         assert not pretend.kernels(one)
         pretend.lowered(one, platform)
@@ -185,7 +190,7 @@ def test_what_cudnn_is_asked_for(case, sizes):
             if laid:
                 q = mesh.reshard(q, *TRAIN.heads())
                 k, v = (mesh.reshard(x, *attention_cudnn.KEYS) for x in (k, v))
-            out = path(q, k, v, mask, None, TRAIN)
+            out = path(AttentionInputs(q, k, v, mask, TRAIN))
             out = mesh.reshard(out, None, None, None, None)
             return (out * weight).sum(), out
 

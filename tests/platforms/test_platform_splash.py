@@ -8,7 +8,7 @@ import pytest
 
 from llmjax.model.attention import attention
 from llmjax.model.attention import splash as attention_splash
-from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.layers import TRAIN
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig
@@ -37,7 +37,7 @@ def both(path, mask, weight, laid, q, k, v):
         if laid:
             q = mesh.reshard(q, *TRAIN.heads())
             k, v = (mesh.reshard(x, *attention_splash.KEYS) for x in (k, v))
-        out = mesh.reshard(path(q, k, v, mask, None, TRAIN), None, None, None, None)
+        out = mesh.reshard(path(AttentionInputs(q, k, v, mask, TRAIN)), None, None, None, None)
         return (out * weight).sum(), out
 
     (_, out), gradients = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(q, k, v)
@@ -51,7 +51,7 @@ def test_as_the_reference(case):
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = ((2, T, HEADS, WIDTH), (2, s, KV, WIDTH), (2, s, KV, WIDTH), (2, T, HEADS, WIDTH))
     *given, weight = (2 * jax.random.normal(key, x) for key, x in zip(keys, shapes, strict=True))
-    assert attention_splash.suits(given[0], given[1], mask)
+    assert attention_splash.suits(AttentionInputs(*given, mask, TRAIN))
     expected = jax.jit(partial(both, attention.reference, mask, weight, False))(*given)
     splash = partial(both, attention_splash.splash, mask, weight)
     if sizes is None:

@@ -250,7 +250,7 @@ def test_a_row_that_the_template_refuses_is_named():
         "{% endif %}" + MARKED
     )
     task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=template), DECODER, LENGTH)
-    line = "table line 2: the chat template: no system role; mend or remove the row"
+    line = "table line 2: the chat template: no system role; fix or remove the row"
     with pytest.raises(UserError, match=line):
         task.examples(ROWS)
 

@@ -162,7 +162,7 @@ def test_what_is_wrong_is_said():
     with pytest.raises(UserError, match="table line 1, column label: None is no label"):
         opened(ClassificationTask(), rows_of({"text": "a", "label": None}))
     task, _ = opened(ClassificationTask(), ROWS)
-    with pytest.raises(UserError, match="label 'new': is not among those that were learnt"):
+    with pytest.raises(UserError, match="label 'new': is not in the training set"):
         task.examples(rows_of({"text": "a", "label": "new"}))
 
 

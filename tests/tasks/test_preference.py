@@ -196,7 +196,7 @@ def test_equal_answers_teach_nothing_and_are_named(caplog):
     assert [example.row for example in trainable(task, rows, examples)] == [0]
     params = jax.jit(network.init)(jax.random.key(1))
     assert total_loss(task, network.model, params, examples, 1, None).weight == 1
-    with pytest.raises(UserError, match="all 2 examples weigh nothing"):
+    with pytest.raises(UserError, match="all 2 examples have weight 0"):
         trainable(task, rows, examples[1:])
 
 
@@ -215,7 +215,7 @@ def test_a_row_that_the_template_refuses_is_named():
     rows = [{"prompt": one, "chosen": [BLUE], "rejected": [GREEN]} for one in (MESSAGES, said)]
     tokenizer = BytesTokenizer(chat_template=refuses + TEMPLATE)
     task, _ = opened(CONFIG, rows_of(*rows), tokenizer, DECODER)
-    line = "table line 2: the chat template: users first; mend or remove the row"
+    line = "table line 2: the chat template: users first; fix or remove the row"
     with pytest.raises(UserError, match=line):
         task.examples(rows_of(*rows))
 

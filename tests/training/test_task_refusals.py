@@ -81,7 +81,7 @@ SAME = {"prompt": "a", "chosen": "b", "rejected": "b"}
     [
         (ChatTask(), [LATE], [SOON], r"1 of 1 examples have no target .*train\.jsonl line 1"),
         (ChatTask(), [SOON], [LATE], r"1 of 1 examples have no target .*dev\.jsonl line 1"),
-        (PreferenceTask(), [SAME, SAME], [], "all 2 examples weigh nothing"),
+        (PreferenceTask(), [SAME, SAME], [], "all 2 examples have weight 0"),
     ],
 )
 def test_examples_that_teach_nothing_are_named_before_training_begins(

@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.convert.gguf.file import GgufFile, dequantizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.model.rope import LinearScaling, Llama3Scaling, Unscaled, YarnScaling, frequencies
+from llmjax.model.rope import LinearScaling, Llama3Scaling, Unscaled, YarnScaling, rope_frequencies
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_MESSAGE = 400
@@ -159,7 +159,7 @@ def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[s
         lengths = (3 * kept + 1) * 2 * math.pi / plain
         original = round(float(np.median(lengths[blended])))
         guess = Llama3Scaling(highest, original)
-        scaled, _ = frequencies(guess, theta, width, config["max_position_embeddings"])
+        scaled, _ = rope_frequencies(guess, theta, width, config["max_position_embeddings"])
         if np.allclose(scaled, plain / divisors, rtol=1e-4, atol=0):
             return {
                 "rope_type": "llama3",
@@ -200,6 +200,6 @@ def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
 def llama3_divisors(scaling: Llama3Scaling, shape: ModelConfig) -> np.ndarray:
     """What the frequency of each pair is divided by, float32 [head_dim / 2]."""
     width, theta = shape.head_width, shape.rope_theta
-    plain, _ = frequencies(Unscaled(), theta, width, shape.max_length)
-    scaled, _ = frequencies(scaling, theta, width, shape.max_length)
+    plain, _ = rope_frequencies(Unscaled(), theta, width, shape.max_length)
+    scaled, _ = rope_frequencies(scaling, theta, width, shape.max_length)
     return (plain.astype(np.float64) / scaled).astype(np.float32)

@@ -6,64 +6,34 @@ import jax
 import jax.numpy as jnp
 
 from llmjax.errors import UserError
-from llmjax.model.attention import blocked as attention_blocked
-from llmjax.model.attention import cudnn as attention_cudnn
-from llmjax.model.attention import unrolled as attention_unrolled
-from llmjax.model.attention.mask import HIDDEN, Mask
+from llmjax.model.attention import blocked, cudnn, unrolled
+from llmjax.model.attention.mask import HIDDEN, AttentionInputs
 from llmjax.model.compute import AttentionBackend
-from llmjax.model.layers import ActivationSharding
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 
-Attend = Callable[
-    [jax.Array, jax.Array, jax.Array, Mask, float | None, ActivationSharding], jax.Array
-]
-"""A way to attend; takes and returns what `reference` does, without a bias."""
+Attend = Callable[[AttentionInputs], jax.Array]
+"""A way to attend; all but `reference` refuse a bias."""
 
 SMALL = 128 * 128
 """Scores of a head up to which the reference is used: there blocks save nothing."""
 
 
-def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    bias: jax.Array | None = None,
-    *,
-    softcap: float | None = None,
-    backend: AttentionBackend = "auto",
-    sharding: ActivationSharding,
-) -> jax.Array:
+def attend(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.Array:
     """softmax(q kᵀ / sqrt(K) + bias) v over the keys that the mask shows; zeros if it shows none.
 
     Args:
-      q: [B, T, H, K].
-      k: [B, S, N, K], where N divides H: query head h uses key head h // (H / N).
-      v: [B, S, N, K].
-      mask: who sees whom.
-      bias: [B or 1, H, T, S] float32, or None; only the reference takes one.
-      softcap: bounds the scores s as cap * tanh(s / cap).
+      inputs: queries, keys, values and mask.
       backend: which computation; all agree up to rounding.
-      sharding: how the queries' length is split; keys and values are whole.
 
     Returns:
       [B, T, H, K] in the dtype of q.
     """
-    if bias is not None:
-        return reference(q, k, v, mask, softcap, sharding, bias)
-    path = _choose(backend, q, k, mask, softcap, sharding)
-    return path(q, k, v, mask, softcap, sharding)
+    path = reference if inputs.bias is not None else _choose(backend, inputs)
+    return path(inputs)
 
 
-def _choose(
-    backend: AttentionBackend,
-    q: jax.Array,
-    k: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-) -> Attend:
+def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
     """The path a backend takes: its own where it suits, else one that always does."""
     if backend == "reference":
         return reference
@@ -71,65 +41,42 @@ def _choose(
     if backend == "cudnn" and platform != "gpu":
         raise UserError("attention cudnn", f"this is a {platform}", "choose auto")
     if backend == "cudnn" or (backend == "auto" and platform == "gpu"):
-        if attention_cudnn.suits(q, k, mask, softcap):
-            return attention_cudnn.cudnn
+        if cudnn.suits(inputs):
+            return cudnn.cudnn
     elif backend == "splash" or (backend == "auto" and platform == "tpu"):
-        from llmjax.model.attention import splash as attention_splash
+        from llmjax.model.attention import splash
 
-        if attention_splash.suits(q, k, mask):
-            return attention_splash.splash
+        if splash.suits(inputs):
+            return splash.splash
     elif backend == "blocked":
-        return attention_blocked.blocked
-    if q.shape[1] * k.shape[1] <= SMALL or q.shape[1] == 1:
+        return blocked.blocked
+    queries, keys = inputs.q.shape[1], inputs.k.shape[1]
+    if queries * keys <= SMALL or queries == 1:
         return reference
-    if backend == "auto" and attention_unrolled.suits(q, k, mask, softcap, sharding):
-        return attention_unrolled.unrolled
-    return attention_blocked.blocked
+    if backend == "auto" and unrolled.suits(inputs):
+        return unrolled.unrolled
+    return blocked.blocked
 
 
-def attend_cached(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    bias: jax.Array | None = None,
-    *,
-    softcap: float | None = None,
-    backend: AttentionBackend = "auto",
-    sharding: ActivationSharding,
-) -> jax.Array:
+def attend_cached(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.Array:
     """As `attend`, with keys [B, N, K, S] and values [B, N, S, K], as a cache holds them."""
-    blocks = backend != "reference" and bias is None and q.shape[1] > 1
-    if blocks and q.shape[1] * v.shape[2] > SMALL:
-        k, v = k.transpose(0, 3, 1, 2), v.swapaxes(1, 2)
-        return attention_blocked.blocked(q, k, v, mask, softcap, sharding)
-    return _attend_heads(q, k, v, mask, softcap, sharding, bias)
+    queries, keys = inputs.q.shape[1], inputs.v.shape[2]
+    in_blocks = backend != "reference" and inputs.bias is None and queries > 1
+    if in_blocks and queries * keys > SMALL:
+        k, v = inputs.k.transpose(0, 3, 1, 2), inputs.v.swapaxes(1, 2)
+        return blocked.blocked(inputs._replace(k=k, v=v))
+    return _attend_heads(inputs)
 
 
-def reference(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-    bias: jax.Array | None = None,
-) -> jax.Array:
+def reference(inputs: AttentionInputs) -> jax.Array:
     """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
-    k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
-    return _attend_heads(q, k, v, mask, softcap, sharding, bias)
+    k, v = inputs.k.transpose(0, 2, 3, 1), inputs.v.swapaxes(1, 2)
+    return _attend_heads(inputs._replace(k=k, v=v))
 
 
-def _attend_heads(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-    bias: jax.Array | None,
-) -> jax.Array:
+def _attend_heads(inputs: AttentionInputs) -> jax.Array:
     """`reference` of keys [B, N, K, S] and values [B, N, S, K]: two products, over all heads."""
+    q, k, v, mask, sharding, softcap, bias = inputs
     (b, t, h, width), (n, s) = q.shape, v.shape[1:3]
     group, length = h // n, sharding.length
     seen, dtype = mask.dense(t, s), q.dtype

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import HIDDEN, Mask, Rules
+from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
 from llmjax.model.layers import ATTENTION, ActivationSharding
 from llmjax.model.products import einsum
 from llmjax.parallel import mesh
@@ -46,26 +46,22 @@ class Tiles(NamedTuple):
     keys: int
     """S, before padding to whole blocks."""
 
-    def score(self, i: jax.Array, j: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+    def score(self, i: jax.Array, j: jax.Array, rules: BlockRules) -> tuple[jax.Array, jax.Array]:
         """Scores [B, N, G, block, block] of query block i and key block j, and which are seen."""
         s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
         if rules.softcap is not None:
             s = rules.softcap * jnp.tanh(s / rules.softcap)
         key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
         distance = self.rows.places[i][..., None] - key
+        queries, keys = self.rows.queries, self.rows.keys
+        queries = None if queries is None else queries[i][..., None]
+        keys = None if keys is None else keys[j][:, None, :]
         seen = jnp.broadcast_to(key < self.keys, distance.shape)
-        if rules.causal:
-            seen &= distance >= 0
-        if rules.window is not None:
-            seen &= jnp.abs(distance) < rules.window
-        if self.rows.keys is not None:
-            segment = self.rows.keys[j][:, None, :]
-            seen &= segment != 0
-            if self.rows.queries is not None:
-                seen &= segment == self.rows.queries[i][..., None]
+        shown = visible(distance, queries, keys, rules.causal, rules.window)
+        seen = seen if shown is None else seen & shown
         return s, seen[:, None, None]
 
-    def reach(self, i: jax.Array, rules: Rules) -> tuple[jax.Array | int, jax.Array | int]:
+    def reach(self, i: jax.Array, rules: BlockRules) -> tuple[jax.Array | int, jax.Array | int]:
         """The first key block that query block i may see, and the one after the last."""
         index, (blocks, block) = self.rows.places[i], (self.k.shape[0], self.k.shape[3])
         first: jax.Array | int = 0
@@ -106,7 +102,7 @@ def join_queries(x: jax.Array, length: int) -> jax.Array:
     return join(x.reshape(*x.shape[:3], -1, x.shape[-1]), length)
 
 
-def tile(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules) -> Tiles:
+def tile(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: BlockRules) -> Tiles:
     block, keys = min(rules.block, q.shape[1]), k.shape[1]
     width = min(rules.block, keys)
     parts = Rows(
@@ -118,32 +114,25 @@ def tile(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules) -> 
     return Tiles(cut_queries(q, k.shape[2], block), k, v, parts, keys)
 
 
-def blocked(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-    block: int | None = None,
-) -> jax.Array:
-    """As `attention.reference`: q [B, T, H, K], k and v [B, S, N, K] -> [B, T, H, K]."""
+def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
+    """As `attention.reference`, in blocks of `block` queries and keys."""
+    q, k, v, mask = inputs[:4]
     index = mask.index
     if index is None:
         index = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
     rows = Rows(index, mask.query_segments, mask.key_segments)
-    return _blocked(q, k, v, rows, Rules(mask.causal, mask.window, softcap, sharding, block))
+    return _blocked(q, k, v, rows, inputs.rules(block))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules) -> jax.Array:
+def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: BlockRules) -> jax.Array:
     return _forward(q, k, v, rows, rules)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: Rules
+    q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: BlockRules
 ) -> tuple[jax.Array, tuple]:
     heads, keys, index, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, index, index, ("batch", None))
@@ -152,7 +141,7 @@ def _forward(
     return out, (q, k, v, rows, out, lse)
 
 
-def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
+def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
     q, k, v, rows, out, lse = saved
     heads, keys, index, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, index, index, ("batch", None), heads, lse_axes, heads)
@@ -178,7 +167,7 @@ def _local_forward(
     queries: jax.Array | None,
     keys: jax.Array | None,
     *,
-    rules: Rules,
+    rules: BlockRules,
 ) -> tuple[jax.Array, jax.Array]:
     tiles = tile(q, k, v, Rows(index, queries, keys), rules)
 
@@ -216,7 +205,7 @@ def _local_backward(
     lse: jax.Array,
     dout: jax.Array,
     *,
-    rules: Rules,
+    rules: BlockRules,
 ) -> tuple[jax.Array, ...]:
     tiles = tile(q, k, v, Rows(index, queries, keys), rules)
     blocks, _, n, _, block, width = tiles.q.shape

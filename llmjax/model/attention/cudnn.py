@@ -5,8 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from llmjax.model.attention.mask import Mask
-from llmjax.model.layers import ActivationSharding
+from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
@@ -14,13 +13,14 @@ MASK_BYTES = 2**30
 """cuDNN takes segments as a [B, T, S] bias; on one device it may take this much memory."""
 
 
-def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None) -> bool:
+def suits(inputs: AttentionInputs) -> bool:
     """Whether cuDNN's flash attention computes this.
 
     On Ampere or later, half precision, heads up to 128 wide, no soft-cap, rows of even length and
     whole on each device; segments, and a window that is not causal, while their mask is of bearable
     size.
     """
+    q, k, _, mask = inputs[:4]
     (b, t, _, width), s = q.shape, k.shape[1]
     masked = mask.key_segments is not None or (mask.window is not None and not mask.causal)
     size = 2 * b * t * s // mesh.parts("batch")
@@ -29,7 +29,7 @@ def suits(q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None) -> bool
         and q.dtype == jnp.bfloat16
         and width % 8 == 0
         and width <= 128
-        and softcap is None
+        and inputs.softcap is None
         and mask.index is None
         and mesh.parts("length") == 1
         and t % 2 == 0
@@ -57,17 +57,9 @@ def is_forward(primitive: Any, *_: Any, **__: Any) -> bool:
     return str(primitive.name).startswith("dot_product_attention_fwd")
 
 
-def cudnn(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> jax.Array:
+def cudnn(inputs: AttentionInputs, implementation: Literal["cudnn", "xla"] = "cudnn") -> jax.Array:
     """As `attention.reference`, where `suits`; "xla" computes the same anywhere, for tests."""
-    del softcap
+    q, k, v, mask, sharding = inputs[:5]
     causal, window = mask.causal, mask.window
     near = (window - 1, 0) if causal and window is not None else None
     masked = None if causal else window  # cuDNN has no window ahead: that becomes part of its mask

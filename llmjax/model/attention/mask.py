@@ -1,4 +1,4 @@
-"""Who may see whom in attention."""
+"""What attention is computed from, and who may see whom in it."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -35,18 +35,10 @@ class Mask:
 
     def dense(self, queries: int, keys: int) -> jax.Array | None:
         """[B or 1, T, S] bool, or None where every query sees every key."""
-        seen = []
-        distance = self.distance(queries, keys)
-        if self.causal:
-            seen.append(distance >= 0)
-        if self.window is not None:
-            seen.append(jnp.abs(distance) < self.window)
-        if self.key_segments is not None:
-            key = mesh.reshard(self.key_segments, "batch", None)[:, None, :]
-            seen.append(key != 0)
-            if self.query_segments is not None:
-                seen.append(key == self.query_segments[:, :, None])
-        return jax.tree.reduce(jnp.logical_and, seen) if seen else None
+        key, query = self.key_segments, self.query_segments
+        key = None if key is None else mesh.reshard(key, "batch", None)[:, None, :]
+        query = None if query is None else query[:, :, None]
+        return visible(self.distance(queries, keys), query, key, self.causal, self.window)
 
     def distance(self, queries: int, keys: int) -> jax.Array:
         """[B or 1, T, S] int32: how far each key lies behind each query."""
@@ -54,8 +46,60 @@ class Mask:
         return index[:, :, None] - jnp.arange(keys)
 
 
-class Rules(NamedTuple):
-    """What is known while tracing."""
+def visible(
+    distance: jax.Array,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    causal: bool,
+    window: int | None,
+) -> jax.Array | None:
+    """Which keys each query sees, [..., T, S] bool; None where every query sees every key.
+
+    Args:
+      distance: [..., T, S] int32, how far each key lies behind each query.
+      query_segments: [..., T, 1] int32, as in `Mask`; without `key_segments` they do not count.
+      key_segments: [..., 1, S] int32.
+      causal: as in `Mask`.
+      window: as in `Mask`.
+    """
+    seen = []
+    if causal:
+        seen.append(distance >= 0)
+    if window is not None:
+        seen.append(jnp.abs(distance) < window)
+    if key_segments is not None:
+        seen.append(key_segments != 0)
+        if query_segments is not None:
+            seen.append(key_segments == query_segments)
+    return jax.tree.reduce(jnp.logical_and, seen) if seen else None
+
+
+class AttentionInputs(NamedTuple):
+    """What attention is computed from."""
+
+    q: jax.Array
+    """[B, T, H, K]."""
+    k: jax.Array
+    """[B, S, N, K], where N divides H: query head h uses key head h // (H / N)."""
+    v: jax.Array
+    """[B, S, N, K]."""
+    mask: Mask
+    """Which keys each query sees."""
+    sharding: ActivationSharding
+    """How the queries' length is split; keys and values are whole."""
+    softcap: float | None = None
+    """Bounds the scores s as cap * tanh(s / cap)."""
+    bias: jax.Array | None = None
+    """[B or 1, H, T, S] float32, added to the scores; only the reference takes one."""
+
+    def rules(self, block: int) -> "BlockRules":
+        """What is known while tracing, for a computation in blocks of this many tokens."""
+        mask = self.mask
+        return BlockRules(mask.causal, mask.window, self.softcap, self.sharding, block)
+
+
+class BlockRules(NamedTuple):
+    """What attention in blocks knows while tracing."""
 
     causal: bool
     window: int | None

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from llmjax.model.attention.mask import Mask
+from llmjax.model.attention.mask import AttentionInputs, Mask
 from llmjax.model.layers import ATTENTION, ActivationSharding
 from llmjax.parallel import mesh
 
@@ -18,26 +18,21 @@ BLOCK = 512
 """And at best as long as this."""
 
 
-def suits(q: jax.Array, k: jax.Array, mask: Mask) -> bool:
+def suits(inputs: AttentionInputs) -> bool:
     """Whether splash attention computes this: rows in whole blocks, queries in their own order.
 
     What is not masked at all cannot be split along the length (its tables would be empty).
     """
+    q, k, _, mask = inputs[:4]
     split = mesh.parts("length")
     whole = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
     masked = mask.causal or mask.window is not None
     return whole and mask.index is None and (masked or split == 1)
 
 
-def splash(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-) -> jax.Array:
+def splash(inputs: AttentionInputs) -> jax.Array:
     """As `attention.reference`, where `suits`; off TPUs it is interpreted, for tests."""
+    q, k, v, mask, sharding, softcap, _ = inputs
     (b, t, h, width), s = q.shape, k.shape[1]
     queries, keys = mask.query_segments, mask.key_segments
     if keys is not None and queries is None:  # all real keys are one document to every query

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from llmjax.model.attention.mask import HIDDEN, Mask, Rules
+from llmjax.model.attention.mask import HIDDEN, AttentionInputs, BlockRules, visible
 from llmjax.model.layers import ATTENTION, ActivationSharding
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
@@ -23,43 +23,34 @@ LONGEST = 1024
 """Tokens of a row up to which writing out is worth its compilation."""
 
 
-def suits(
-    q: jax.Array, k: jax.Array, mask: Mask, softcap: float | None, sharding: ActivationSharding
-) -> bool:
+def suits(inputs: AttentionInputs) -> bool:
     """Whether this computes it: self-attention on a CPU, whole rows on each device, no soft-cap."""
+    mask = inputs.mask
     return (
         mesh.platform() == "cpu"
-        and q.shape[1] == k.shape[1] <= LONGEST
+        and inputs.q.shape[1] == inputs.k.shape[1] <= LONGEST
         and mask.index is None
         and mask.query_segments is mask.key_segments
-        and softcap is None
-        and mesh.parts(sharding.length) == 1
+        and inputs.softcap is None
+        and mesh.parts(inputs.sharding.length) == 1
     )
 
 
-def unrolled(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    softcap: float | None,
-    sharding: ActivationSharding,
-    block: int = BLOCK,
-) -> jax.Array:
+def unrolled(inputs: AttentionInputs, block: int = BLOCK) -> jax.Array:
     """As `attention.reference`, where `suits`."""
-    rules = Rules(mask.causal, mask.window, softcap, sharding, block)
-    return _unrolled(q, k, v, mask.key_segments, rules)
+    q, k, v, mask = inputs[:4]
+    return _unrolled(q, k, v, mask.key_segments, inputs.rules(block))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _unrolled(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: Rules
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: BlockRules
 ) -> jax.Array:
     return _forward(q, k, v, segments, rules)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: Rules
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, rules: BlockRules
 ) -> tuple[jax.Array, tuple]:
     heads, keys, rows, lse_axes = _axes(rules.sharding)
     local = partial(_local_forward, rules=rules)
@@ -68,7 +59,7 @@ def _forward(
     return out, (q, k, v, segments, out, lse)
 
 
-def _backward(rules: Rules, saved: tuple, dout: jax.Array) -> tuple:
+def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
     heads, keys, rows, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, rows, heads, lse_axes, heads)
     run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
@@ -85,7 +76,7 @@ def _axes(sharding: ActivationSharding) -> tuple[Axes, Axes, Axes, Axes]:
 
 
 def _local_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, rules: Rules
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, rules: BlockRules
 ) -> tuple[jax.Array, jax.Array]:
     (_, length, heads, width), group = q.shape, q.shape[2] // k.shape[2]
     q, k, v = _heads_first(q), _heads_first(k, group), _heads_first(v, group)
@@ -112,7 +103,7 @@ def _local_backward(
     lse: jax.Array,
     dout: jax.Array,
     *,
-    rules: Rules,
+    rules: BlockRules,
 ) -> tuple[jax.Array, ...]:
     (_, length, heads, width), kv_heads = q.shape, k.shape[2]
     group = heads // kv_heads
@@ -139,7 +130,7 @@ def _local_backward(
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-def _blocks(length: int, rules: Rules, *, forward: bool) -> list[tuple[slice, slice]]:
+def _blocks(length: int, rules: BlockRules, *, forward: bool) -> list[tuple[slice, slice]]:
     """Blocks of queries and the keys that they may see; or of keys, and who may see them."""
     reach = length if rules.window is None else rules.window - 1
     found = []
@@ -153,19 +144,14 @@ def _blocks(length: int, rules: Rules, *, forward: bool) -> list[tuple[slice, sl
 
 
 def _seen(
-    queries: slice, keys: slice, segments: jax.Array | None, rules: Rules
+    queries: slice, keys: slice, segments: jax.Array | None, rules: BlockRules
 ) -> jax.Array | None:
     """[B or 1, queries, keys] bool; None where every query sees every key."""
     distance = jnp.arange(queries.start, queries.stop)[:, None] - jnp.arange(keys.start, keys.stop)
-    seen = []
-    if rules.causal:
-        seen.append(distance[None] >= 0)
-    if rules.window is not None:
-        seen.append(jnp.abs(distance)[None] < rules.window)
+    query, key = None, None
     if segments is not None:
-        key = segments[:, None, keys]
-        seen.append((segments[:, queries, None] == key) & (key != 0))
-    return jax.tree.reduce(jnp.logical_and, seen) if seen else None
+        query, key = segments[:, queries, None], segments[:, None, keys]
+    return visible(distance[None], query, key, rules.causal, rules.window)
 
 
 def _where(seen: jax.Array | None, x: jax.Array, otherwise: float) -> jax.Array:

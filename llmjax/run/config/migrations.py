@@ -74,10 +74,11 @@ def _renamed_tasks(config: Plain) -> Plain:
 
 
 def _compute(config: Plain) -> Plain:
-    """How a model is computed became a section of its own."""
+    """How a model is computed became a section of its own; its MLPs may differ in width."""
     model = dict(config["model"])
     compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
-    return config | {"model": model, "compute": compute | {"dtype": model.pop("compute_dtype")}}
+    compute["dtype"] = model.pop("compute_dtype")
+    return config | {"model": model | {"layer_d_ff": []}, "compute": compute}
 
 
 def _validation(config: Plain) -> Plain:

@@ -139,7 +139,7 @@ def test_the_configs_of_this_test_are_good_themselves():
 def test_every_limit_is_of_a_field_that_exists():
     names = {path[-1] for _, path in PLACES}
     # Of the command line alone; and of samples, a group beside the field of its decoding.
-    assert set(MOST) - names <= {"lanes"}
+    assert set(MOST) - names <= {"streams"}
     assert set(RANGES) <= names
 
 

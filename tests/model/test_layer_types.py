@@ -1,0 +1,122 @@
+"""Stacks as patterns of layer types."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from shapes import BOTH, LLAMA, batch, make, source, tokens
+
+from llmjax.losses.token_loss import token_loss
+from llmjax.model import block
+from llmjax.model.checks import resolve
+from llmjax.model.layer_types import layer_groups, layer_pattern, layer_types
+from llmjax.model.layers import add_aux
+from llmjax.model.mlp import MLP
+from llmjax.model.model import Model
+from llmjax.model.params import unstack_layers
+
+LONG = replace(LLAMA, num_decoder_layers=19, layer_d_ff=(48, *(16, 32, 32) * 6))
+"""A first layer of its own, then a period of three: long enough to be scanned."""
+SHORT = replace(LLAMA, num_decoder_layers=4, layer_d_ff=(48, 16, 16, 32))
+PAIR = replace(BOTH, num_encoder_layers=2, layer_d_ff=(16, 48))
+
+
+def test_the_shortest_period_after_a_head():
+    assert layer_pattern(layer_types(LONG, 19)) == (1, 3, 6)
+    assert layer_pattern(layer_types(LLAMA, 12)) == (0, 1, 12)
+    gemma = replace(LLAMA, window=4, global_layers=(5, 11), num_decoder_layers=14)
+    assert layer_pattern(layer_types(gemma, 14)) == (0, 6, 2)
+
+
+def test_layers_of_one_shape_are_one_group():
+    assert layer_groups(layer_types(LLAMA, 2)) == {"layers": (0, 1)}
+    assert layer_groups(layer_types(SHORT, 4)) == {
+        "layers_48": (0,),
+        "layers_16": (1, 2),
+        "layers_32": (3,),
+    }
+
+
+def widened(config, params):
+    """The same function with all MLPs of the largest width: what is added is zero."""
+    width, wide = max(config.layer_d_ff), dict(params)
+    for name in {"encoder", "decoder"} & set(params):
+        stack, types = dict(params[name]), layer_types(config, len(config.layer_d_ff))
+        layers: dict[int, dict] = {}
+        for group, numbers in layer_groups(types).items():
+            part = stack.pop(group)
+            for place, number in enumerate(numbers):
+                layers[number] = jax.tree.map(lambda x, place=place: x[place], part)
+        for layer in layers.values():
+            for projection, axis in (("gate", 1), ("up", 1), ("down", 0)):
+                if projection in layer["mlp"]:
+                    kernel = layer["mlp"][projection]["kernel"]
+                    room = [(0, 0), (0, 0)]
+                    room[axis] = (0, width - kernel.shape[axis])
+                    layer["mlp"][projection]["kernel"] = jnp.pad(kernel, room)
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(layers[i] for i in range(len(layers))))
+        wide[name] = stack | {"layers": stacked}
+    return Model(resolve(replace(config, layer_d_ff=(), d_ff=width), 32)), wide
+
+
+@pytest.mark.parametrize("config", [LONG, SHORT, PAIR], ids=["scanned", "unrolled", "both"])
+def test_widths_by_layer_compute_as_zeros_would(config):
+    model, params = make(config)
+    same, wide = widened(config, params)
+    given = source(config)
+    out = jax.jit(model.apply)(params, tokens(), **given)
+    np.testing.assert_allclose(out, jax.jit(same.apply)(wide, tokens(), **given), atol=2e-4)
+
+
+def test_widths_by_layer_decode_as_they_train():
+    model, params = make(SHORT)
+    expected = jax.jit(model.apply)(params, tokens())
+    split = unstack_layers(jax.tree.map(jnp.array, params))
+    positions = jnp.broadcast_to(jnp.arange(8), (8, 8))
+    for held in (params, split):
+        logits, _ = jax.jit(model.decode)(held, tokens(), positions, model.init_cache(8, 8))
+        np.testing.assert_allclose(logits, expected, atol=2e-4)
+
+
+def test_adding_aux():
+    one, two = jnp.float32(1), jnp.float32(2)
+    assert add_aux({}, {}) == {}
+    total = add_aux({"router": (one, two)}, {"router": (two, two), "other": (one, one)})
+    assert total == {"router": (3, 4), "other": (1, 1)}
+
+
+class Counting(MLP):
+    """An MLP that leaves a sum for the loss, as a router does."""
+
+    def __call__(self, x, sharding):
+        y, _ = super().__call__(x, sharding)
+        return y, {"zeros": (jnp.square(y.astype(jnp.float32)).sum(), jnp.float32(y.size))}
+
+
+@pytest.mark.parametrize("layers", [3, 19], ids=["unrolled", "scanned"])
+def test_what_a_layer_leaves_for_the_loss_arrives(layers, monkeypatch):
+    monkeypatch.setattr(block, "MLP", Counting)
+    config = replace(LLAMA, num_decoder_layers=layers, norm_epsilon=1e-6 * (1 + layers))
+    model, params = make(config)
+    states, aux = jax.jit(model.hidden_and_aux)(params, tokens())
+    total, weight = aux["zeros"]
+    assert weight == layers * states.size
+    assert total > 0
+    gradients = jax.grad(lambda p: model.hidden_and_aux(p, tokens()).aux["zeros"][0])(params)
+    assert jnp.abs(gradients["decoder"]["layers"]["mlp"]["down"]["kernel"]).max() > 0
+
+
+def test_it_is_added_to_the_loss_and_reported(monkeypatch):
+    plain = replace(LLAMA, norm_epsilon=3e-6)
+    model, params = make(plain)
+    before = token_loss(model, params, batch(plain))
+    monkeypatch.setattr(block, "MLP", Counting)
+    counted = replace(LLAMA, norm_epsilon=3e-6 * (1 + 1e-9))
+    model, params = make(counted)
+    after = token_loss(model, params, batch(counted))
+    total, weight = after.sums["zeros"]
+    added = (after.objective - before.objective) / before.weight
+    assert added == pytest.approx(float(total / weight), rel=1e-3)
+    assert before.sums.keys() == {"loss", "accuracy"}
