@@ -12,8 +12,8 @@ from test_task_training import (
     labels,
     numbers,
     reversed_words,
-    validated,
     table,
+    validated,
 )
 
 from llmjax.data.config import DataConfig
