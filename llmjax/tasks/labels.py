@@ -35,7 +35,7 @@ def as_label(row: Row, column: str, value: Any) -> str:
         raise UserError(where, f"{_short(value)} is no label", "give text or an integer")
     label = str(value).strip()
     if len(label) > MAX_CHARACTERS:
-        reason = f"a label of {len(label):,} characters: at most {MAX_CHARACTERS:,} are allowed"
+        reason = f"a label of {len(label):,} characters: at most {MAX_CHARACTERS:,} are read"
         raise UserError(where, reason, "name the column of the labels")
     return label
 

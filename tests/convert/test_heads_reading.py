@@ -93,7 +93,7 @@ def test_one_output_is_a_number(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"problem_type": "regression"}, "has 2 numbers"),
+        ({"problem_type": "regression"}, "has 2 outputs"),
         ({"problem_type": "ranking"}, "problem_type 'ranking'"),
         ({"id2label": {"0": "a"}}, "id2label"),
         ({"id2label": {"0": "a", "1": "a"}}, "id2label"),
@@ -116,11 +116,11 @@ def test_tags_and_answers(tmp_path):
     labels = {"id2label": {"0": "O", "1": "B-X", "2": "I-X"}}
     folder = small(tmp_path / "tags", "BertForTokenClassification", head, **labels)
     run = import_model(folder, tmp_path / "run")
-    assert Run.open(run).config().tasks[0].kind == "tokens"
+    assert Run.open(run).config().tasks[0].kind == "token_classification"
     head = {"qa_outputs.weight": drawn(2, 8), "qa_outputs.bias": drawn(2)}
     folder = small(tmp_path / "answers", "BertForQuestionAnswering", head)
     run = import_model(folder, tmp_path / "again")
-    assert Run.open(run).config().tasks[0].kind == "answers"
+    assert Run.open(run).config().tasks[0].kind == "extractive_qa"
 
 
 NAMES = ("bert", "roberta", "distilbert")
@@ -140,7 +140,7 @@ def trained(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["classification", "multilabel", "regression", "tokens", "answers"]
+    "name", ["classification", "multilabel", "regression", "token_classification", "extractive_qa"]
 )
 def test_what_was_exported_says_the_same_when_it_is_imported(trained, tmp_path, name):
     from test_heads import ours

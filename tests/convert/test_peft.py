@@ -174,7 +174,7 @@ def test_the_commands(llama, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["files"] == ["adapter_config.json", WEIGHTS]
     assert main(["import", adapter, str(tmp_path / "new")]) == 2
-    assert "holds adapters alone; --base RUN" in capsys.readouterr().err
+    assert "holds adapters alone; import it with --base RUN" in capsys.readouterr().err
     assert main(["import", adapter, str(tmp_path / "new"), "--base", str(llama.run)]) == 0
     np.testing.assert_array_equal(logits(tmp_path / "new"), logits(Path(run)))
     assert main(["export", run, str(tmp_path / "x"), "--to", "gguf", "--task", "one"]) == 2
@@ -286,7 +286,8 @@ def test_what_cannot_be_honoured_is_refused(llama, tmp_path):
     before = load_file(weights)
     first = next(iter(before))
     wrong = {
-        "no adapter of a projection": before | {"base_model.model.score.weight": before[first]},
+        "not of an adapter of a projection": before
+        | {"base_model.model.score.weight": before[first]},
         "lacks one of its two": {k: v for k, v in before.items() if k != first},
         "for a module": before | {first: before[first][:, 1:].copy()},
     }

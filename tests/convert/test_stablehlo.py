@@ -14,6 +14,7 @@ import llmjax
 from llmjax.convert.exporting import export
 from llmjax.convert.stablehlo.export import loader
 from llmjax.data.tokenizers.config import load_tokenizer
+from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
@@ -97,7 +98,7 @@ def run_of(tmp_path_factory):
         )
         run = Run.create(replace(config, data=replace(config.data, length=16)))
         write_atomically(run.config_path, to_json(config))
-        llmjax.data.tokenizers.tokenizer.BytesTokenizer().save(run.tokenizer)
+        BytesTokenizer().save(run.tokenizer)
         save(run, config, (5,))
         return run.folder
 

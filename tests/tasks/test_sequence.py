@@ -95,7 +95,7 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     examples, model = task.examples(ROWS), network.model
     packed = total_loss(task, model, params, examples, 2, None)
     alone = [total_loss(task, model, params, [example], 1, None) for example in examples]
-    assert packed.nll == pytest.approx(sum(one.nats for one in alone), rel=1e-5)
+    assert packed.nll == pytest.approx(sum(one.nll for one in alone), rel=1e-5)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))

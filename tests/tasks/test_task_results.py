@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import llmjax
@@ -20,6 +21,9 @@ from llmjax.run.telemetry.config import LogConfig
 from llmjax.run.telemetry.display import describe
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.classification import ClassificationTask
+from llmjax.tasks.examples import Example, Segment
+from llmjax.tasks.feed import Source, TaskFeed
+from llmjax.tasks.packing import shape_of
 from llmjax.tasks.regression import RegressionTask
 
 
@@ -66,7 +70,12 @@ def test_training_keeps_what_its_last_evaluation_found_as_evaluating_does(run):
 def test_records_know_no_accuracy_where_nothing_is_right_or_wrong(run):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     train = [line for line in lines if line["kind"] == "train"]
-    assert all(line["accuracy"] is None and line["bits_per_byte"] is None for line in train)
+    assert all(line["bits_per_byte"] is None for line in train)
+    example = Example((Segment([1]),), np.zeros(1, np.float32), 1.0, 0)
+    source = Source([example], shape_of([example], 32, encodes=False))
+    feed = TaskFeed([source, source], 8, run.config().seed)
+    sizes = [feed.task(line["step"] - 1) == 1 for line in train]
+    assert [line["accuracy"] is None for line in train] == sizes
     assert "n/a bits/byte" not in describe(train[0])
     assert "accuracy" not in describe(train[0])
 

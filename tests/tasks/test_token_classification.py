@@ -52,7 +52,7 @@ def test_the_first_token_of_each_word_has_its_tag():
     assert segment.targets == [0, 1, 2, 0, 3, 3, 0]
     # [CLS] in zur ##ich it rain ##s [SEP]
     assert second.segments[0].weights == [0, 1, 1, 0, 1, 1, 0, 0]
-    assert second.place.places.tolist() == [1, 2, 4, 5]
+    assert second.details.positions.tolist() == [1, 2, 4, 5]
 
 
 def test_words_stand_behind_a_space_where_the_tokenizer_writes_spaces():
@@ -60,9 +60,9 @@ def test_words_stand_behind_a_space_where_the_tokenizer_writes_spaces():
     tokenizer = task.context.tokenizer
     first, *_ = task.examples(ROWS)
     assert tokenizer.decode(first.segments[0].tokens) == " Ada Lovelace wrote notes"
-    assert [tokenizer.piece_bytes(first.segments[0].tokens[at]) for at in first.place.places] == [
-        b" "
-    ] * 4
+    assert [
+        tokenizer.piece_bytes(first.segments[0].tokens[at]) for at in first.details.positions
+    ] == [b" "] * 4
 
 
 def test_long_sentences_are_read_in_parts_of_whole_words(caplog):
@@ -85,7 +85,7 @@ def test_a_word_that_the_tokenizer_drops_is_tagged_all_the_same():
     task, _ = opened(CONFIG, rows, wordpiece())
     (example,) = task.examples(rows)
     assert list(example.segments[0].tokens) == [1, 4, 0, 9, 2]
-    assert len(example.details.places) == 3
+    assert len(example.details.positions) == 3
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_the_loss_is_the_cross_entropy_of_the_tags(started):
     found = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
     for example, one in zip(examples, found, strict=True):
-        targets = np.array(example.segments[0].targets)[example.details.places]
-        shares = one["probabilities"][example.details.places]
+        targets = np.array(example.segments[0].targets)[example.details.positions]
+        shares = one["probabilities"][example.details.positions]
         nats -= np.log(shares[np.arange(len(targets)), targets]).sum()
         hits += (shares.argmax(-1) == targets).sum()
     assert sums.weight == 9
@@ -162,10 +162,12 @@ def test_what_is_wrong_is_said_in_a_line():
     with pytest.raises(UserError, match="needs two labels or more"):
         opened(CONFIG, rows_of({"tokens": "a b", "tags": "O O"}))
     task, _ = opened(CONFIG, ROWS)
-    with pytest.raises(UserError, match=r"dev line 3: label 'B-ORG': is not among"):
+    with pytest.raises(UserError, match=r"dev line 3: label 'B-ORG': is not in the training set"):
         task.examples([Row("dev line 3", {"tokens": "a", "tags": "B-ORG"})])
     both = ModelConfig(d_model=32, num_encoder_layers=1, num_decoder_layers=1, num_heads=2)
-    with pytest.raises(UserError, match="task tokens: an encoder-decoder has no state for each"):
+    with pytest.raises(
+        UserError, match="task token_classification: an encoder-decoder has no state for each"
+    ):
         opened(CONFIG, ROWS, model=both)
 
 

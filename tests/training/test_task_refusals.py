@@ -13,6 +13,7 @@ from test_task_training import (
     numbers,
     reversed_words,
     table,
+    validated,
 )
 
 from llmjax.data.config import DataConfig
@@ -100,7 +101,7 @@ def test_examples_that_teach_nothing_are_named_before_training_begins(
 
 
 def test_figures_of_several_tasks_have_names_though_one_alone_is_measured(tmp_path):
-    tasks = labels(tmp_path), replace(numbers(tmp_path), dev=(), dev_fraction=0.0)
+    tasks = validated(labels(tmp_path)), numbers(tmp_path)
     by = EvaluationConfig(every=0, batch_size=8, metric="accuracy")
     with pytest.raises(UserError, match=r"choose one of loss, classification\.accuracy"):
         train(config(tmp_path, *tasks, evaluation=by))
