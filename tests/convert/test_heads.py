@@ -244,7 +244,7 @@ def test_a_head_that_no_class_has_is_refused(bases):
     shape = resolve(run.config().model, tokenizer.vocab_size)
     bare = replace(shape, unembed_transform=False, unembed_bias=False)
     task = TASKS[0].open(TaskContext(tokenizer, bare, LENGTH), FACTS["classification"])
-    with pytest.raises(UserError, match=r"head .tanh. is not what ModernBertForSequence"):
+    with pytest.raises(UserError, match=r"head .tanh. differs from that of ModernBertForSequence"):
         model_with_head(task, bare, "modernbert")
 
 
