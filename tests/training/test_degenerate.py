@@ -135,7 +135,7 @@ def test_parts_of_a_batch_may_be_one_row_on_each_device(devices):
     with jax.set_mesh(mesh):
         state, step = tiny.start(mesh, accumulate=4)
         whole = jax.jit(tiny.loss)(state.params, batch, None)
-        loss = step(state, batch)[1]["loss"]
+        loss = step(state, batch)[1].objective
         assert float(loss) == pytest.approx(float(whole.objective / whole.weight), rel=1e-5)
 
 
@@ -179,8 +179,8 @@ def test_what_no_machine_can_hold_is_refused_before_it_is_made(size):
 
 READERS = {
     "classification": (ClassificationTask(), ENCODER, {"text": "ab", "label": "x"}, 2),
-    "tokens": (TokenClassificationTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
-    "answers": (
+    "token_classification": (TokenClassificationTask(), ENCODER, {"tokens": "a", "tags": "O"}, 2),
+    "extractive_qa": (
         ExtractiveQATask(),
         ENCODER,
         {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},

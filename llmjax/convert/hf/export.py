@@ -44,7 +44,7 @@ class HFExporter(Exporter):
 
     def check(self) -> None:
         if self.max_shard_bytes < 1:
-            raise UserError(f"max_shard_bytes {self.max_shard_bytes}", "must be positive")
+            raise UserError(f"max_shard_bytes {self.max_shard_bytes}", "is not positive")
 
     def write(self, source: ExportSource, out: Path) -> None:
         tokenizer, shape, origin = source.tokenizer, source.shape, source.origin
