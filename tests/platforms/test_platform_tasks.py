@@ -38,8 +38,11 @@ TASKS = {
         [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}],
     ),
     "regression": (RegressionTask(), [{"text": "a", "score": 1.0}, {"text": "b", "score": 2.0}]),
-    "tokens": (TokenClassificationTask(), [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]),
-    "answers": (
+    "token_classification": (
+        TokenClassificationTask(),
+        [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}],
+    ),
+    "extractive_qa": (
         ExtractiveQATask(),
         [{"question": "q", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}}],
     ),

@@ -43,8 +43,8 @@ EXAMPLES = {
         {"sentence_A": "a", "sentence_B": "b", "relatedness_score": 1.0},
         {"sentence_A": "c", "sentence_B": "d", "relatedness_score": 2.0},
     ],
-    "tokens": [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}],
-    "answers": [
+    "token_classification": [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}],
+    "extractive_qa": [
         {"question": "q", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}},
     ],
     "sequence": [{"source": "a", "target": "b"}],

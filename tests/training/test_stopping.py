@@ -211,7 +211,7 @@ def test_a_signal_while_text_is_prepared_ends_with_75_and_leaves_nothing(
         send()
         raise AssertionError("not stopped")
 
-    monkeypatch.setattr(session, "prepared", preparing)
+    monkeypatch.setattr(session, "prepare_text", preparing)
     code, _, lines = command("train", config_file(tmp_path, runs.config(tmp_path)))
     assert code == 75
     assert lines[-1] == (
