@@ -11,6 +11,7 @@ import pytest
 
 import pretend
 from llmjax.data.tokenizers.table import BytesTokenizer
+from llmjax.losses.loss import with_bits_per_byte
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype, Remat
@@ -89,13 +90,16 @@ def step_of(network, loss, optimizer, learning=None, **options):
     return step, *jax.eval_shape(begin)
 
 
-def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, **options):
+def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes=None, **options):
     """A step of pre-training, traced."""
     model = Model(resolve(model, 512), compute)
 
     def loss(params, batch, key):
         dropped = key if model.compute.dropout else None
-        return token_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
+        loss = token_loss(model, params, batch, dropout_key=dropped, z_loss=1e-4)
+        if token_bytes is None:
+            return loss
+        return with_bits_per_byte(loss, batch["targets"], batch["weights"], token_bytes)
 
     encoder = LENGTH if model.config.is_encoder_decoder else 0
     step, state, _ = step_of(Network(model), loss, optimizer, **options)
