@@ -36,7 +36,7 @@ SMALL = {
 }
 MODELS = {"sample:minilm": ENCODER, "sample:smollm2-135m": DECODER}
 SAID = {
-    "runs/classify": ("accuracy", "f1_macro", "f1_micro", "matthews", "loss", "truth"),
+    "runs/classify": ("accuracy", "f1_macro", "f1_micro", "matthews", "loss", "true \\ predicted"),
     "runs/regress": ("pearson", "spearman", "mean_squared_error", "mean_absolute_error"),
     "runs/tag": ("f1", "precision", "recall", "accuracy"),
     "runs/answer": ("exact_match", "f1"),
