@@ -6,6 +6,7 @@ often, so that a check may agree with the others.
 """
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -35,3 +36,19 @@ def stoppable(check: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _check.reset(token)
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Within the block, this thread does not receive SIGINT; one that comes meanwhile follows it.
+
+    Processes that are started in the block never receive it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

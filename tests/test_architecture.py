@@ -48,7 +48,7 @@ KNOWN_TO = {
     "safetensors": {"convert"},
     "scipy": {"metrics"},
     "sentencepiece": {"convert", "data"},
-    "signal": {"training"},
+    "signal": {"interruption", "training"},
     "sklearn": {"metrics"},
     "tensorflow_datasets": {"data"},
     "tokenizers": {"convert", "data"},

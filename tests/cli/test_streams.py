@@ -124,7 +124,7 @@ def test_input_that_is_closed_or_binary():
     assert (done.returncode, done.stderr.decode()) == (2, said)
     done = shell("llmjax inspect - < $1", sys.executable)
     assert done.returncode == 2
-    assert b"is no llmjax archive" in done.stderr
+    assert b"is not an llmjax archive" in done.stderr
 
 
 def test_an_archive_for_a_closed_stdout_is_refused():

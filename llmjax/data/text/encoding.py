@@ -19,6 +19,7 @@ import numpy as np
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.interruption import interrupts_deferred
 
 BATCH_BYTES = 1 << 20
 """About how many bytes of text are tokenized at once."""
@@ -121,7 +122,8 @@ class _Process(SpawnProcess):
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
         try:
-            super().start()
+            with interrupts_deferred():  # a new process inherits it: Ctrl-C is for the owner
+                super().start()
         finally:
             sys.modules["__main__"] = main
 
