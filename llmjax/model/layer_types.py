@@ -76,6 +76,16 @@ def layer_groups(types: Sequence[LayerType]) -> dict[str, tuple[int, ...]]:
     }
 
 
+def stacked_layers(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """("encoder" or "decoder", name of a group of its layers) -> their numbers."""
+    stacks = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+    return {
+        (stack, group): numbers
+        for stack, layers in stacks.items()
+        for group, numbers in layer_groups(layer_types(config, layers)).items()
+    }
+
+
 def is_group(name: str) -> bool:
     """Whether parameters of this name in a stack are those of a group of its layers."""
     return name.split("_")[0] == "layers"

@@ -140,7 +140,7 @@ def open_session(config: Config, run: Run) -> Session:
             check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, workload)
     axes = network.logical_axes()
-    rates = lr_multipliers(config.tune, network.abstract_params(), axes)
+    rates = lr_multipliers(config.tune, network.model.config, network.abstract_params())
     learning = trainable_mask(rates)
     own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
     optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
