@@ -210,15 +210,15 @@ def prepare_tasks(
         measured.
     """
     parts = []
-    for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
-        task = one.open(context, one.find_metadata(learnt))
-        examples = trainable(task, learnt, encode(task, learnt, "train on"))
-        require_targets(one, learnt, dev)
-        heldout = encode(task, dev, "evaluate") if dev else []
+    for one, (train_rows, dev_rows) in zip(config.tasks, rows, strict=True):
+        task = one.open(context, one.find_metadata(train_rows))
+        examples = trainable(task, train_rows, encode(task, train_rows, "train on"))
+        require_targets(one, train_rows, dev_rows)
+        heldout = encode(task, dev_rows, "evaluate") if dev_rows else []
         if heldout:
             # All stay, for each belongs to a row; but none of them may count.
-            trainable(task, dev, heldout)
-        parts.append(Part(task, dev, heldout, examples, row_shape(task, examples)))
+            trainable(task, dev_rows, heldout)
+        parts.append(Part(task, dev_rows, heldout, examples, row_shape(task, examples)))
     _check_measured(config, parts)
     return tuple(parts)
 

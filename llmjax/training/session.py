@@ -158,7 +158,7 @@ def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Netwo
         workload.check_targets()
         return tokenizer, workload, Network(model)
     rows = [read_rows(task) for task in config.tasks]
-    tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
+    tokenizer = _task_tokenizer(config, run, [train_rows for train_rows, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
     context = TaskContext(tokenizer, model.config, config.data.length)
