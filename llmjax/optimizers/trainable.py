@@ -11,7 +11,7 @@ import numpy as np
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.layer_types import stacked_layers
-from llmjax.optimizers.param_kinds import Tree
+from llmjax.optimizers.config import Tree
 
 Path = tuple[str, ...]
 Groups = dict[Path, tuple[int, ...]]

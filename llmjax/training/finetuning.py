@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from llmjax.data.batch import Batch
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
@@ -19,7 +20,7 @@ from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree
-from llmjax.step import Batch, LossFunction
+from llmjax.step import LossFunction
 from llmjax.storage.writing import write_atomically
 from llmjax.tasks.config import check_metric, name_of
 from llmjax.tasks.conversations import PLAIN
