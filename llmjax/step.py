@@ -1,18 +1,17 @@
 """One update: a pure function of state and batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from llmjax.data.batch import Batch
 from llmjax.losses.loss import Loss, Sum
 from llmjax.optimizers.optimizer import Optimizer
 from llmjax.parallel import mesh
 from llmjax.state import TrainState, Tree, join
-
-Batch = Mapping[str, jax.Array]
 
 LossFunction = Callable[[Tree, Batch, jax.Array | None], Loss]
 """(all params, batch, dropout key or None) -> its loss."""

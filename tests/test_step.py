@@ -138,7 +138,7 @@ def test_long_gradients_are_clipped_to_the_limit():
 def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
     mesh = tiny.one_device() if config == MeshConfig() else make_mesh(config)
     axes, tune = tiny.MODEL.logical_axes(), TrainByPattern(("decoder.layers.1.*",))
-    rates = lr_multipliers(tune, tiny.MODEL.abstract_params(), axes)
+    rates = lr_multipliers(tune, tiny.MODEL.config, tiny.MODEL.abstract_params())
     learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
     flat = ScheduleConfig("constant", warmup_steps=0)
     sgd = SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)

@@ -98,11 +98,11 @@ class CorpusFeed:
         objective: what is to be predicted; None: every token from those before it.
         """
         check_data(config)
-        self._corpus, self._config, self._objective = corpus, config, objective
+        self._corpus, self._config = corpus, config
+        self._objective = objective or Causal(corpus.bos_id, corpus.pad_id)
         self._order = RowOrder(corpus, config, seed)
         self.batch_size = config.batch_size
-        made = self._objective or Causal(corpus.bos_id, corpus.pad_id)
-        self.specs = (made.spec(config.batch_size, config.length),)
+        self.specs = (self._objective.spec(config.batch_size, config.length),)
         endless = config.on_exhaustion == "repeat"
         self.steps = None if endless else steps_per_epoch(corpus, config)
 

@@ -5,7 +5,7 @@ shapes of their parameters (the width of the MLP). Those with parameters of the 
 stacked together, as one group of the stack.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -73,6 +73,21 @@ def layer_groups(types: Sequence[LayerType]) -> dict[str, tuple[int, ...]]:
     return {
         f"layers_{width}": tuple(i for i, layer in enumerate(types) if layer.mlp_width == width)
         for width in widths
+    }
+
+
+def group_of(groups: Mapping[str, Sequence[int]], number: int) -> str:
+    """The name of the group that a layer belongs to."""
+    return next(name for name, numbers in groups.items() if number in numbers)
+
+
+def stacked_layers(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """("encoder" or "decoder", name of a group of its layers) -> their numbers."""
+    stacks = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+    return {
+        (stack, group): numbers
+        for stack, layers in stacks.items()
+        for group, numbers in layer_groups(layer_types(config, layers)).items()
     }
 
 

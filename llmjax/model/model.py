@@ -110,7 +110,6 @@ class Model:
         """
         self._check_encoder(encoder_tokens is not None)
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-        module = self._module(params)
         if not self.config.num_decoder_layers:
             return self._encode(params, tokens, positions, segments, keys[0], token_types)
         encoder_aux: Aux = {}
@@ -120,7 +119,8 @@ class Model:
             encoded, encoder_aux = self._encode(params, *source, keys[0])
             crossed = Mask(segments, encoder_segments, causal=False)
             context = replace(context, encoded=encoded, encoded_mask=crossed)
-        x, unstacked = module.embed(tokens, TRAIN), unstacked_layers(params, "decoder")
+        module, unstacked = self._module(params), unstacked_layers(params, "decoder")
+        x = module.embed(tokens, TRAIN)
         x, _, aux = module.decoder(x, context, None, keys[1], unstacked)
         return Hidden(x, add_aux(encoder_aux, aux))
 

@@ -1,8 +1,8 @@
 """The Transformer: stacks of layers over one table of embeddings, and the input of the LM head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,14 @@ from flax import nnx
 
 from llmjax.model.attention.mask import Mask
 from llmjax.model.attention.relative import RelativeBias
-from llmjax.model.block import Block, BlockContext, keeping
+from llmjax.model.block import Block, BlockContext
 from llmjax.model.cache import Cache
-from llmjax.model.compute import ComputeConfig, Remat
+from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
-from llmjax.model.layer_types import LayerType, layer_groups, layer_pattern, layer_types
+from llmjax.model.layer_types import group_of, layer_groups, layer_types
+from llmjax.model.layer_walk import LayerWalk, split_layers
 from llmjax.model.layers import (
-    ATTENTION,
     DECODE,
-    PRODUCT,
     ActivationSharding,
     Aux,
     Dense,
@@ -92,13 +91,6 @@ def square(config: ModelConfig, compute: ComputeConfig, *, bias: bool, rngs: nnx
     return Dense((d, d), ("embed", None), bias=bias, std=std, dtype=dtype, rngs=rngs)
 
 
-KEPT: dict[Remat, tuple[str, ...]] = {"dots": (ATTENTION, PRODUCT), "full": (ATTENTION,)}
-"""What the backward pass of a layer is left with, beside the layer's input, by name."""
-
-UNROLLED = 16
-"""Layers up to which a stack is written out on a CPU, where that is faster than a scan."""
-
-
 class Stack(nnx.Module):
     """Layers stacked along a leading axis and scanned, between embedding and last norm."""
 
@@ -138,8 +130,8 @@ class Stack(nnx.Module):
         keys = jax.random.split(rngs.params(), layers)
         self.groups = layer_groups(self.layer_types)
         for name, numbers in self.groups.items():
-            chosen = keys if len(self.groups) == 1 else keys[np.array(numbers)]
-            setattr(self, name, stacked(chosen, self.layer_types[numbers[0]].mlp_width))
+            width = self.layer_types[numbers[0]].mlp_width
+            setattr(self, name, stacked(self._own(keys, name), width))
         if config.norm_placement != "post":
             self.norm = Norm(config, d)
 
@@ -169,19 +161,17 @@ class Stack(nnx.Module):
         def body(
             carry: tuple, layer: tuple, number: int, index: int | None = None
         ) -> tuple[tuple, Aux]:
-            block = nnx.merge(graphs[self._group(number)], layer[0])
+            block = nnx.merge(graphs[group_of(self.groups, number)], layer[0])
             kind = self.layer_types[number]
             x, cache, aux = block(carry[0], context, kind, carry[1], index, layer[1])
             return (x, cache), aux
 
         if unstacked is None and cache is None:
-            stacked = {name: (part, layer_keys) for name, part in params.items()}
-            if layer_keys is not None and len(params) > 1:
-                stacked = {
-                    name: (part, layer_keys[np.array(self.groups[name])])
-                    for name, part in params.items()
-                }
-            walk = _Walk(body, self.layer_types, self.groups, self.compute.remat)
+            stacked = {
+                name: (part, None if layer_keys is None else self._own(layer_keys, name))
+                for name, part in params.items()
+            }
+            walk = LayerWalk(body, self.layer_types, self.groups, self.compute.remat)
             (x, cache), aux = walk.through((x, cache), stacked)
         else:
             carry, aux = (x, cache), {}
@@ -192,9 +182,9 @@ class Stack(nnx.Module):
             x, cache = carry
         return (x if self.config.norm_placement == "post" else self.norm(x)), cache, aux
 
-    def _group(self, number: int) -> str:
-        """The name of the group that a layer belongs to."""
-        return next(name for name, numbers in self.groups.items() if number in numbers)
+    def _own(self, keys: jax.Array, group: str) -> jax.Array:
+        """Of a key for each layer those of a group's."""
+        return keys if len(self.groups) == 1 else keys[np.array(self.groups[group])]
 
     def _split(self) -> tuple[dict[str, nnx.GraphDef], dict[str, Any]]:
         """Each group's module without its parameters, and its stacked parameters."""
@@ -238,120 +228,7 @@ class Stack(nnx.Module):
         encoded = mesh.reshard(encoded, *DECODE.whole())
         context = BlockContext(DECODE, jnp.zeros(encoded.shape[:2], jnp.int32), Mask())
         blocks = (
-            nnx.merge(graphs[self._group(number)], layer)
+            nnx.merge(graphs[group_of(self.groups, number)], layer)
             for number, layer in enumerate(self._one_by_one(params, unstacked))
         )
         return [block.cross_attention.keys_values(encoded, context) for block in blocks]
-
-
-Body = Callable[[tuple, tuple, int], tuple[tuple, Aux]]
-"""(carry, a layer's parameters and dropout key, its number) -> carry, the layer's sums."""
-
-
-class _Walk(NamedTuple):
-    """The way of a carry through the layers of a stack, whose parameters come in groups."""
-
-    body: Body
-    types: tuple[LayerType, ...]
-    groups: dict[str, tuple[int, ...]]
-    remat: Remat
-
-    def through(self, carry: tuple, layers: dict[str, tuple]) -> tuple[tuple, Aux]:
-        """Takes the carry through all layers: a scan, which compiles one period of them for all.
-
-        On a CPU a few layers are written out instead: there a scan copies each layer's weights out
-        of the stack and its activations into one, which takes a fifth of a training step.
-        """
-        count, (head, period, repeats) = len(self.types), layer_pattern(self.types)
-        if mesh.platform() == "cpu" and count <= UNROLLED:
-            head, repeats = count, 0
-        end = head + period * repeats
-        carry, aux = self._written_out(carry, layers, 0, head)
-        if repeats:
-            carry, sums = self._scanned(carry, layers, head, period, repeats)
-            aux = add_aux(aux, jax.tree.map(lambda x: x.sum(0), sums))
-        carry, rest = self._written_out(carry, layers, end, count)
-        return carry, add_aux(aux, rest)
-
-    def _scanned(
-        self, carry: tuple, layers: dict[str, tuple], head: int, period: int, repeats: int
-    ) -> tuple[tuple, Aux]:
-        """`repeats` periods of layers from number `head` on; sums have a leading axis of them."""
-        places = {name: self._places(name, head, head + period) for name in self.groups}
-        periods = {}
-        for name, part in layers.items():
-            start, end = self._places(name, head, head + period * repeats)
-            each = places[name][1] - places[name][0]
-            if (each, repeats) != (1, len(self.groups[name])) and each:
-                shape = (repeats, each) if each > 1 else (repeats,)
-                part = jax.tree.map(
-                    lambda leaf, start=start, end=end, shape=shape: leaf[start:end].reshape(
-                        *shape, *leaf.shape[1:]
-                    ),
-                    part,
-                )
-            if each:
-                periods[name] = part
-
-        def whole_period(carry: tuple, layers: dict[str, tuple]) -> tuple[tuple, Aux]:
-            aux: Aux = {}
-            for number in range(head, head + period):
-                name = self._name(number)
-                start, end = places[name]
-                layer, index = layers[name], self.groups[name].index(number) - start
-                if end - start > 1:
-                    layer = jax.tree.map(lambda leaf, index=index: leaf[index], layer)
-                carry, more = self._remat(number, prevent_cse=False)(carry, layer)
-                aux = add_aux(aux, more)
-            return carry, aux
-
-        return jax.lax.scan(whole_period, carry, periods)
-
-    def _written_out(
-        self, carry: tuple, layers: dict[str, tuple], start: int, end: int
-    ) -> tuple[tuple, Aux]:
-        """The layers from one number to another, each with its own place in the program."""
-        aux: Aux = {}
-        if start == end:
-            return carry, aux
-        split: dict[int, Any] = {}
-        for name, part in layers.items():
-            first, last = self._places(name, start, end)
-            if last > first:
-                some = jax.tree.map(lambda leaf, a=first, b=last: leaf[a:b], part)
-                numbers = self.groups[name][first:last]
-                split |= dict(zip(numbers, split_layers(some, last - first), strict=True))
-        for number in range(start, end):
-            carry, more = self._remat(number, prevent_cse=True)(carry, split[number])
-            aux = add_aux(aux, more)
-        return carry, aux
-
-    def _name(self, number: int) -> str:
-        return next(name for name, numbers in self.groups.items() if number in numbers)
-
-    def _places(self, name: str, start: int, end: int) -> tuple[int, int]:
-        """Which of a group's layers lie between two numbers: from one place to another."""
-        numbers = self.groups[name]
-        return sum(n < start for n in numbers), sum(n < end for n in numbers)
-
-    def _remat(
-        self, number: int, *, prevent_cse: bool
-    ) -> Callable[[tuple, tuple], tuple[tuple, Aux]]:
-        """`prevent_cse` where forward and backward pass are one program, which could join them."""
-
-        def one(carry: tuple, layer: tuple) -> tuple[tuple, Aux]:
-            return self.body(carry, layer, number)
-
-        if self.remat not in KEPT:
-            return one
-        policy = keeping(*KEPT[self.remat])
-        return jax.checkpoint(one, policy=policy, prevent_cse=prevent_cse)
-
-
-def split_layers(stacked: Any, count: int) -> list[Any]:
-    """Trees of one layer each, out of a tree whose leaves have a leading axis of `count` layers."""
-    leaves, tree = jax.tree.flatten(stacked)
-    split = [jax.lax.split(leaf, (1,) * count) for leaf in leaves]
-    return [
-        jax.tree.unflatten(tree, [part[0] for part in parts]) for parts in zip(*split, strict=True)
-    ]

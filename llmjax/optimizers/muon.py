@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from llmjax.optimizers.config import OptimizerConfig, Tree
-from llmjax.optimizers.param_kinds import Axes, ParamKind, param_kinds
+from llmjax.optimizers.param_kinds import ParamKind, param_kinds
 from llmjax.parallel import mesh
+from llmjax.parallel.mesh import Axes
 
 # f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end in 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

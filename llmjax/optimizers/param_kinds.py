@@ -4,12 +4,11 @@ Layers are stacked along a leading axis; what is defined for one matrix is done 
 """
 
 from enum import StrEnum
-from typing import Any
 
 import jax
 
-Axes = tuple[str | None, ...]
-Tree = dict[str, Any]
+from llmjax.optimizers.config import Tree
+from llmjax.parallel.mesh import Axes
 
 
 class ParamKind(StrEnum):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from llmjax.optimizers.config import OptimizerConfig, Tree
-from llmjax.optimizers.param_kinds import Axes
+from llmjax.parallel.mesh import Axes
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,19 @@
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import numpy as np
 
 from llmjax.errors import UserError
-from llmjax.optimizers.param_kinds import Axes, Tree
+from llmjax.model.config import ModelConfig
+from llmjax.model.layer_types import stacked_layers
+from llmjax.optimizers.config import Tree
 
 Path = tuple[str, ...]
+Groups = dict[Path, tuple[int, ...]]
+"""Stack and group of its layers -> their numbers."""
 ADAPTERS = ("lora_a", "lora_b")
 
 
@@ -54,13 +58,13 @@ def trainable_problems(config: TrainableConfig, adapters: bool) -> Iterator[str]
         yield f"tune: {config.kind} does not go with model.lora: only the adapters are trained"
 
 
-def lr_multipliers(config: TrainableConfig, shapes: Tree, logical_axes: Tree) -> Tree:
+def lr_multipliers(config: TrainableConfig, model: ModelConfig, shapes: Tree) -> Tree:
     """The factor of each parameter's learning rate.
 
     Args:
       config: which parameters are trained.
+      model: whose parameters they are.
       shapes: the parameters' tree; heads lie under "heads", adapters are named lora_a and lora_b.
-      logical_axes: their axes.
 
     Returns:
       The tree of float32 arrays: [], or [layers, 1, ...] where layers differ. All 0: not trained.
@@ -69,23 +73,22 @@ def lr_multipliers(config: TrainableConfig, shapes: Tree, logical_axes: Tree) ->
       UserError: a pattern matches no parameter, or nothing is trained.
     """
     leaves, treedef = jax.tree.flatten_with_path(shapes)
-    axes = jax.tree.leaves(logical_axes, is_leaf=lambda item: isinstance(item, tuple))
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     paths = [tuple(name.split(".")) for name in names]
     adapters = any(path[-1] in ADAPTERS for path in paths)
     unused = set(config.patterns) if isinstance(config, TrainByPattern) else set()
-    depths = _depths(paths, [leaf for _, leaf in leaves])
+    groups = stacked_layers(model)
     multipliers = []
-    for path, (_, leaf), leaf_axes in zip(paths, leaves, axes, strict=True):
+    for path, (_, leaf) in zip(paths, leaves, strict=True):
         factor: float | np.ndarray
         if path[0] == "heads" or path[-1] in ADAPTERS:
             factor = 1.0
         elif adapters or isinstance(config, TrainHeads):
             factor = 0.0
         elif isinstance(config, TrainByPattern):
-            factor = _matches(path, leaf, leaf_axes, config.patterns, unused)
+            factor = _matches(path, groups, config.patterns, unused)
         else:
-            factor = _decayed(path, leaf, config.layer_decay, *depths)
+            factor = _decayed(path, groups, config.layer_decay, model)
         multipliers.append(_shaped(factor, leaf.ndim))
     if unused:
         raise UserError(
@@ -105,37 +108,27 @@ def trainable_mask(multipliers: Tree) -> Tree:
 
 
 def _matches(
-    path: Path, leaf: Any, axes: Axes, patterns: tuple[str, ...], unused: set[str]
+    path: Path, groups: Groups, patterns: tuple[str, ...], unused: set[str]
 ) -> float | np.ndarray:
     """1 where a pattern matches the parameter's name; for each layer of a stack."""
 
-    def matches(name: str) -> float:
-        hits = {pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
+    def matches(*name: str) -> float:
+        hits = {item for item in patterns if fnmatch.fnmatchcase(".".join(name), item)}
         unused.difference_update(hits)
         return float(bool(hits))
 
-    if axes[:1] != ("layers",):
-        return matches(".".join(path))
-    at = path.index("layers") + 1
-    names = [".".join((*path[:at], str(n), *path[at:])) for n in range(leaf.shape[0])]
-    return np.array([matches(name) for name in names])
+    if path[:2] not in groups:
+        return matches(*path)
+    stack, rest = path[0], path[2:]
+    return np.array([matches(stack, "layers", str(n), *rest) for n in groups[path[:2]]])
 
 
-def _depths(paths: list[Path], leaves: list[Any]) -> tuple[int, int]:
-    """Layers of the encoder and of the decoder."""
-    layers = {"encoder": 0, "decoder": 0}
-    for path, leaf in zip(paths, leaves, strict=True):
-        if path[:2] in (("encoder", "layers"), ("decoder", "layers")):
-            layers[path[0]] = leaf.shape[0]
-    return layers["encoder"], layers["decoder"]
-
-
-def _decayed(path: Path, leaf: Any, decay: float, encoder: int, decoder: int) -> float | np.ndarray:
+def _decayed(path: Path, groups: Groups, decay: float, model: ModelConfig) -> float | np.ndarray:
     """decay to the power of how many layers lie above, the decoder above the encoder."""
-    if path[:2] == ("decoder", "layers"):
-        return decay ** (decoder - np.arange(leaf.shape[0]))
-    if path[:2] == ("encoder", "layers"):
-        return decay ** (decoder + encoder - np.arange(leaf.shape[0]))
+    encoder, decoder = model.num_encoder_layers, model.num_decoder_layers
+    if path[:2] in groups:
+        layers = decoder if path[0] == "decoder" else decoder + encoder
+        return decay ** (layers - np.array(groups[path[:2]]))
     below = path[0] == "embedding" or path[1:2] in (("positions",), ("token_types",))
     return decay ** (decoder + encoder + 1) if below or path[1:2] == ("embed_norm",) else 1.0
 

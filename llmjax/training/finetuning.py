@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from llmjax.data.batch import Batch
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
@@ -19,7 +20,7 @@ from llmjax.model.model import Model
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.state import Tree
-from llmjax.step import Batch, LossFunction
+from llmjax.step import LossFunction
 from llmjax.storage.writing import write_atomically
 from llmjax.tasks.config import check_metric, name_of
 from llmjax.tasks.conversations import PLAIN
@@ -210,15 +211,15 @@ def prepare_tasks(
         measured.
     """
     parts = []
-    for one, (learnt, dev) in zip(config.tasks, rows, strict=True):
-        task = one.open(context, one.find_metadata(learnt))
-        examples = trainable(task, learnt, encode(task, learnt, "train on"))
-        require_targets(one, learnt, dev)
-        heldout = encode(task, dev, "evaluate") if dev else []
+    for one, (train_rows, dev_rows) in zip(config.tasks, rows, strict=True):
+        task = one.open(context, one.find_metadata(train_rows))
+        examples = trainable(task, train_rows, encode(task, train_rows, "train on"))
+        require_targets(one, train_rows, dev_rows)
+        heldout = encode(task, dev_rows, "evaluate") if dev_rows else []
         if heldout:
             # All stay, for each belongs to a row; but none of them may count.
-            trainable(task, dev, heldout)
-        parts.append(Part(task, dev, heldout, examples, row_shape(task, examples)))
+            trainable(task, dev_rows, heldout)
+        parts.append(Part(task, dev_rows, heldout, examples, row_shape(task, examples)))
     _check_measured(config, parts)
     return tuple(parts)
 

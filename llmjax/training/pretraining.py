@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from llmjax.data.batch import Batch
 from llmjax.data.loader import CorpusFeed, Feed
 from llmjax.data.objectives.config import Objective
 from llmjax.data.order import steps_per_epoch
@@ -26,7 +27,7 @@ from llmjax.scoring.documents import score_documents
 from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
-from llmjax.step import Batch, LossFunction
+from llmjax.step import LossFunction
 from llmjax.training.workload import EvalResult
 
 FIRST_ROWS = 256

@@ -140,7 +140,7 @@ def open_session(config: Config, run: Run) -> Session:
             check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, workload)
     axes = network.logical_axes()
-    rates = lr_multipliers(config.tune, network.abstract_params(), axes)
+    rates = lr_multipliers(config.tune, network.model.config, network.abstract_params())
     learning = trainable_mask(rates)
     own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
     optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
@@ -158,7 +158,7 @@ def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Netwo
         workload.check_targets()
         return tokenizer, workload, Network(model)
     rows = [read_rows(task) for task in config.tasks]
-    tokenizer = _task_tokenizer(config, run, [learnt for learnt, _ in rows])
+    tokenizer = _task_tokenizer(config, run, [train_rows for train_rows, _ in rows])
     tokenizer = with_template(tokenizer, config, run)
     model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
     context = TaskContext(tokenizer, model.config, config.data.length)

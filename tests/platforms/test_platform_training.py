@@ -71,8 +71,8 @@ def small(model, **changes):
 
 def step_of(network, loss, optimizer, learning=None, **options):
     """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
-    axes = network.logical_axes()
-    rates = lr_multipliers(learning, pretend.params_of(network), axes) if learning else None
+    axes, params = network.logical_axes(), pretend.params_of(network)
+    rates = lr_multipliers(learning, network.model.config, params) if learning else None
     learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
         learns = jax.tree.map(lambda share: bool(np.any(share)), rates)
