@@ -18,7 +18,7 @@ from llmjax.parallel.mesh import axis_size, reshard, use_mesh
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.examples import Example
 from llmjax.tasks.packing import RowShape, lay_out, pack, shape_of
-from llmjax.tasks.task import ExampleOutputs, Generate, Outputs, Task, body
+from llmjax.tasks.task import ExampleOutputs, Generate, Outputs, PredictionData, Task, body
 
 if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -132,7 +132,7 @@ def predict(
     """The prediction for each row, given its examples; see `evaluate`."""
     outputs = compute_outputs(task, model, params, examples, batch_size, mesh)
     generate = generator(model, params, task.context.tokenizer, mesh, batch_size)
-    return task.predictions(rows, examples, outputs, generate)
+    return task.predictions(PredictionData(rows, examples, outputs, generate))
 
 
 def worst_mistakes(

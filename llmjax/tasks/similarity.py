@@ -16,7 +16,7 @@ from llmjax.parallel import mesh
 from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.examples import Example
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import Batch, ExampleOutputs, Generate, Outputs, Task, TaskContext, body
+from llmjax.tasks.task import Batch, Outputs, PredictionData, Task, TaskContext, body
 from llmjax.tasks.text_tasks import read_texts
 from llmjax.tasks.token_tasks import slot_mask, token_states
 
@@ -98,19 +98,13 @@ class Similarity(Task):
         first, second = self._vectors(model, params, batch, None)
         return Outputs(slots={"first": first, "second": second})
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         return [
             {
                 "similarity": float(output["first"] @ output["second"]),
                 "vectors": [output["first"].tolist(), output["second"].tolist()],
             }
-            for output in outputs
+            for output in data.outputs
         ]
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
