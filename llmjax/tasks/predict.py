@@ -14,7 +14,7 @@ from llmjax.data.tables.table import Row
 from llmjax.interruption import between_batches
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
-from llmjax.parallel.mesh import axis_size, reshard, use_mesh
+from llmjax.parallel.mesh import reshard, rounded_up, use_mesh
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.examples import Example
 from llmjax.tasks.packing import RowShape, lay_out, pack, shape_of
@@ -248,8 +248,7 @@ def _batches(
     examples: Sequence[Example], shape: RowShape, batch_size: int, mesh: Mesh | None
 ) -> Iterator[tuple[list[list[int]], dict[str, jax.Array]]]:
     """All examples once: which rows hold which, and their arrays on the devices."""
-    parts = 1 if mesh is None else axis_size(mesh, "batch")
-    size = -(-batch_size // parts) * parts
+    size = rounded_up(batch_size, mesh, "batch")
     rows = pack(examples, range(len(examples)), shape)
     for first in range(0, len(rows), size):
         between_batches()
