@@ -204,9 +204,7 @@ def _paired(readings: Sequence[_Reading], rows: int, length: int, source_length:
             "inputs": _rows([reading.inputs for reading in group], rows, length),
             "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
             "encoder_tokens": _rows(sources, rows, source_length),
-            "encoder_segments": _rows(
-                [[1] * len(source) for source in sources], rows, source_length
-            ),
+            "encoder_segments": _rows([[1] * len(row) for row in sources], rows, source_length),
             "encoder_positions": np.tile(np.arange(source_length, dtype=np.int32), (rows, 1)),
         }
         targets = [
