@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.labels import NEVER, softmax_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.answer_spans import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANSWERED, UNANSWERED = "answered", "unanswered"
-NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 
 
 @dataclass(frozen=True)

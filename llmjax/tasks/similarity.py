@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.labels import NEVER, softmax_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.parallel import mesh
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
-NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 MAX_COMPARED = 1024
 """Pairs that are compared with each other in evaluation."""
 
