@@ -25,7 +25,6 @@ class RowShape:
       source: tokens of the encoder, in an encoder-decoder; else 0.
       slots: examples.
       targets: numbers in an example's target.
-      paired: whether an example has two segments.
       per_token: whether tokens have targets.
     """
 
@@ -33,7 +32,6 @@ class RowShape:
     source: int
     slots: int
     targets: int
-    paired: bool
     per_token: bool
 
     def spec(self, rows: int) -> BatchSpec:
@@ -66,7 +64,6 @@ def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> RowS
         source=length if encodes else 0,
         slots=max(1, min(length // short, len(examples))),
         targets=len(first.target),
-        paired=len(first.segments) == 2,
         per_token=first.segments[0].targets is not None,
     )
 
