@@ -13,7 +13,7 @@ from llmjax.model.model import Model
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from llmjax.tasks.packing import lay_out, pack, shape_of
 from llmjax.tasks.predict import compute_outputs
-from llmjax.tasks.task import TaskContext, network_of
+from llmjax.tasks.task import PredictionData, TaskContext, network_of
 
 ENCODER = ModelConfig(
     d_model=32, num_encoder_layers=2, num_decoder_layers=0, num_heads=2, d_ff=64, gated=False
@@ -65,7 +65,7 @@ def predicted(task, network, params, rows, examples=None):
     """The task's predictions for rows."""
     examples = examples or task.examples(rows)
     found = compute_outputs(task, network.model, params, examples, 4, None)
-    return task.predictions(rows, examples, found, None)
+    return task.predictions(PredictionData(rows, examples, found, None))
 
 
 def eight_devices():

@@ -143,10 +143,10 @@ def find_command(name: str) -> "Command[Any]":
       UserError: there is none; a similar one is suggested.
     """
     if name not in COMMANDS:
-        from difflib import get_close_matches
+        from llmjax.run.config.fields import nearest
 
-        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        near = nearest(name, COMMANDS)
+        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(COMMANDS)}"
         raise UserError(name, "no such command", hint)
     module, _, attribute = COMMANDS[name].target.partition(":")
     command: Command[Any] = getattr(importlib.import_module(module), attribute)

@@ -1,11 +1,11 @@
 """`llmjax embed`."""
 
 import sys
+from dataclasses import replace
 
 from llmjax.cli.command import Call, Command, Output, print_json
 from llmjax.errors import UserError
 from llmjax.inference.embed import EmbedOptions, all_texts, embed
-from llmjax.run.config.options import make_options
 
 
 def run(call: Call[EmbedOptions]) -> Output | None:
@@ -14,7 +14,7 @@ def run(call: Call[EmbedOptions]) -> Output | None:
     texts = all_texts(options)
     if not texts:
         raise UserError("embed", "there is no text", "give --text TEXT or --file FILE")
-    once = make_options(EmbedOptions, options, {"text": texts, "file": None})  # - is read once
+    once = replace(options, text=tuple(texts), file=None)  # - is read once
     vectors = embed(name, options=once)
     if options.out is not None:
         size = {"texts": len(texts), "width": vectors.shape[1]}

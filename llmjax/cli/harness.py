@@ -1,11 +1,11 @@
 """`llmjax harness`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError
 from llmjax.evaluation.harness import HarnessOptions, harness, table
-from llmjax.run.config.options import make_options
 from llmjax.run.folder import Run
 
 
@@ -16,7 +16,7 @@ def run(call: Call[HarnessOptions]) -> Output:
         raise UserError("harness", "there is no task", "give --tasks NAME,NAME")
     Run.open(name)
     out = str(Path(name) / "harness.json") if options.out is None else options.out
-    results = harness(name, options=make_options(HarnessOptions, options, {"out": out}))
+    results = harness(name, options=replace(options, out=out))
     return Output({"run": name, "out": out, "results": results["results"]}, table(results))
 
 

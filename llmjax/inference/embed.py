@@ -11,7 +11,6 @@ from typing import NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket, padded
 from llmjax.errors import UserError
@@ -20,7 +19,7 @@ from llmjax.inference.generate import read_prompts
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.parallel.mesh import place, reshard, rounded_up, use_mesh
 from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import Origin, Pooling, read_origin
 from llmjax.storage.cache_folders import write_file
@@ -188,9 +187,9 @@ def text_batch(
     limit = lm.model.config.max_length
     segments = padded([[1] * len(row) for row in tokens], limit)
     arrays = [padded(tokens, limit), segments, padded(types, limit)]
-    count = min(bucket(len(rows), 1), batch_size)
-    sizes = (1, 1) if lm.mesh is None else _parts(lm.mesh)
-    more = [(0, count - len(rows) + -count % sizes[0]), (0, -segments.shape[1] % sizes[1])]
+    count = rounded_up(min(bucket(len(rows), 1), batch_size), lm.mesh, "batch")
+    length = rounded_up(segments.shape[1], lm.mesh, "residual")
+    more = [(0, count - len(rows)), (0, length - segments.shape[1])]
     return TextBatch(*(place(np.pad(array, more), lm.mesh, "batch", None) for array in arrays))
 
 
@@ -214,10 +213,6 @@ def _encode(
         log.warning("%d of %d texts are cut to %d tokens", cut, len(texts), limit)
     rows = [tokenizer.wrap(ids[:room]) for ids in encoded]
     return [row if row[0] else ([tokenizer.bos_id], [0]) for row in rows]
-
-
-def _parts(mesh: Mesh) -> tuple[int, int]:
-    return axis_size(mesh, "batch"), axis_size(mesh, "residual")
 
 
 def _embedding_spec(lm: LanguageModel, options: EmbedOptions) -> EmbeddingSpec:

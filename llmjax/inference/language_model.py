@@ -20,7 +20,7 @@ from llmjax.model.compute import Dtype
 from llmjax.model.model import Model
 from llmjax.model.params import Params, unstack_layers
 from llmjax.parallel.devices import devices as all_devices
-from llmjax.parallel.mesh import MeshConfig, axis_size, make_mesh, place, reshard, use_mesh
+from llmjax.parallel.mesh import MeshConfig, make_mesh, place, reshard, rounded_up, use_mesh
 from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
@@ -182,11 +182,9 @@ class LanguageModel:
 
     def _place(self, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
         """Tokens and segments on the devices, padded to what the mesh divides."""
-        segments = np.ones_like(rows)
-        if self.mesh is not None:
-            parts = (axis_size(self.mesh, axis) for axis in ("batch", "residual"))
-            more = [(0, -size % n) for size, n in zip(rows.shape, parts, strict=True)]
-            rows, segments = np.pad(rows, more), np.pad(segments, more)
+        sizes = zip(rows.shape, ("batch", "residual"), strict=True)
+        more = [(0, rounded_up(size, self.mesh, axis) - size) for size, axis in sizes]
+        rows, segments = np.pad(rows, more), np.pad(np.ones_like(rows), more)
         return place(rows, self.mesh, "batch", None), place(segments, self.mesh, "batch", None)
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from llmjax.losses.loss import Loss, likelihood_loss
 
+NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
+
 
 def softmax_cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, smoothing: float = 0.0
@@ -12,7 +14,7 @@ def softmax_cross_entropy(
     """One label of several.
 
     Args:
-      logits: [..., C] float32; classes of -inf cannot be chosen.
+      logits: [..., C] float32; classes of -inf, or of `NEVER`, cannot be chosen.
       targets: [...] int32.
       weights: [...]; where one is 0, nothing is added.
       smoothing: share of the target that is spread evenly over all C (arXiv:1512.00567); only

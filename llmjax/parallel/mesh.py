@@ -242,6 +242,12 @@ def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axis: str) -> int:
     return math.prod(mesh.shape[name] for name in LOGICAL_TO_MESH[axis])
 
 
+def rounded_up(size: int, mesh: Mesh | None, axis: str) -> int:
+    """The next size that divides over the devices of the logical `axis`; None is one device."""
+    parts = 1 if mesh is None else axis_size(mesh, axis)
+    return -(-size // parts) * parts
+
+
 def check_divides(
     name: str,
     shape: Sequence[int],

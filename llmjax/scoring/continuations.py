@@ -19,7 +19,7 @@ from llmjax.errors import UserError
 from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.parallel.mesh import place, reshard, rounded_up, use_mesh
 from llmjax.scoring.windows import Batch, Window, pack
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -152,15 +152,15 @@ def continuation_batches(
     readings = list(_readings(model, pairs, bos_id))
     if not readings:
         return
-    length = bucket(max(len(reading.inputs) for reading in readings))
-    rows = min(batch_size, bucket(len(readings), 1))
-    multiple = 1
-    if mesh is not None:
-        multiple = axis_size(mesh, "residual")
-        rows += -rows % axis_size(mesh, "batch")
-        length += -length % multiple
-    lay_out = _paired if model.config.is_encoder_decoder else _packed
-    for arrays, targets in lay_out(readings, rows, length, multiple):
+    longest = bucket(max(len(reading.inputs) for reading in readings))
+    length = rounded_up(longest, mesh, "residual")
+    rows = rounded_up(min(batch_size, bucket(len(readings), 1)), mesh, "batch")
+    if model.config.is_encoder_decoder:
+        longest = bucket(max(len(reading.source) for reading in readings))
+        batches = _paired(readings, rows, length, rounded_up(longest, mesh, "residual"))
+    else:
+        batches = _packed(readings, rows, length)
+    for arrays, targets in batches:
         yield _with_targets(arrays, targets, rows, mesh)
 
 
@@ -181,7 +181,7 @@ def _scored(
         yield from _read(*pending)
 
 
-def _packed(readings: Iterable[_Reading], rows: int, length: int, multiple: int) -> _LaidOut:
+def _packed(readings: Iterable[_Reading], rows: int, length: int) -> _LaidOut:
     """Rows of a decoder: several readings in each, in order."""
     left = iter(list(readings))
     streams = (Window(np.array([*r.inputs, 0], np.int32), 0) for r in readings)
@@ -194,19 +194,18 @@ def _packed(readings: Iterable[_Reading], rows: int, length: int, multiple: int)
         yield {name: batch[name] for name in kept}, targets
 
 
-def _paired(readings: Sequence[_Reading], rows: int, length: int, multiple: int) -> _LaidOut:
-    """Rows of an encoder-decoder: one reading in each."""
-    longest = bucket(max(len(reading.source) for reading in readings))
-    longest += -longest % multiple
+def _paired(readings: Sequence[_Reading], rows: int, length: int, source_length: int) -> _LaidOut:
+    """Rows of an encoder-decoder, one reading in each: of `source_length` tokens for the
+    encoder, of `length` for the decoder."""
     for first in range(0, len(readings), rows):
         group = readings[first : first + rows]
         sources = [reading.source for reading in group]
         batch = {
             "inputs": _rows([reading.inputs for reading in group], rows, length),
             "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-            "encoder_tokens": _rows(sources, rows, longest),
-            "encoder_segments": _rows([[1] * len(source) for source in sources], rows, longest),
-            "encoder_positions": np.tile(np.arange(longest, dtype=np.int32), (rows, 1)),
+            "encoder_tokens": _rows(sources, rows, source_length),
+            "encoder_segments": _rows([[1] * len(row) for row in sources], rows, source_length),
+            "encoder_positions": np.tile(np.arange(source_length, dtype=np.int32), (rows, 1)),
         }
         targets = [
             _Target(row, len(reading.inputs) - len(tail), tail)
@@ -233,8 +232,7 @@ def _with_targets(
         size = len(target.tokens)
         slices.append((target.row, slice(filled[target.row], filled[target.row] + size)))
         filled[target.row] += size
-    width = bucket(max(filled))
-    width += -width % (1 if mesh is None else axis_size(mesh, "length"))
+    width = rounded_up(bucket(max(filled)), mesh, "length")
     places, targets = np.zeros((2, rows, width), np.int32)
     for target, where in zip(asked, slices, strict=True):
         places[where] = np.arange(target.start, target.start + len(target.tokens))

@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 
 from llmjax.data.text.corpus import Document
 from llmjax.data.tokenizers.tokenizer import Tokenizer, utf8
+from llmjax.decoding.rows import bucket
 from llmjax.errors import UserError
 from llmjax.interruption import between_batches
 from llmjax.losses.token_loss import token_nll
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.parallel.mesh import place, reshard, rounded_up, use_mesh
 from llmjax.scoring.totals import Score, ScoreAccumulator, TextScore
 from llmjax.scoring.windows import Slot, Window, cut_windows, pack
 
@@ -111,8 +112,8 @@ def score_text(
     if not text:
         raise UserError("text to score", "there is none", "give at least one byte of it")
     cut = list(cut_windows(sums.read(whole), tokenizer.bos_id, context, stride))
-    length = min(context, _power_of_two(max(16, *map(len, cut))))
-    rows = min(batch_size, _power_of_two(len(cut)))
+    length = min(context, bucket(max(map(len, cut))))
+    rows = min(batch_size, bucket(len(cut), 1))
     nats = []
     for window, values in window_nats(model, params, cut, length, rows, mesh):
         sums.add(window, values)
@@ -135,10 +136,7 @@ def window_nats(
     """
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}", "is not positive")
-    rows, length = batch_size, context
-    if mesh is not None:
-        rows = _round_up(rows, axis_size(mesh, "batch"))
-        length = _round_up(length, axis_size(mesh, "residual"))
+    rows, length = rounded_up(batch_size, mesh, "batch"), rounded_up(context, mesh, "residual")
     pending: tuple[jax.Array, list[Slot]] | None = None
     for batch, slots in pack(items, rows, length):
         between_batches()
@@ -182,11 +180,3 @@ def document_nats(model: Model, params: Params, batch: dict[str, jax.Array]) -> 
 def _read(nats: jax.Array, slots: list[Slot]) -> Iterator[tuple[Window, np.ndarray]]:
     values = np.asarray(nats, np.float64)
     return ((slot.window, slot.read(values)) for slot in slots)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

@@ -24,7 +24,7 @@ from llmjax.interruption import between_batches
 from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
-from llmjax.parallel.mesh import axis_size, place, reshard, use_mesh
+from llmjax.parallel.mesh import place, reshard, rounded_up, use_mesh
 from llmjax.scoring.totals import ByDocument, Totals
 
 SEED = 0x48656C64
@@ -88,9 +88,7 @@ def score_hidden(
     if not 1 <= context <= model.config.max_length:
         limit = model.config.max_length
         raise UserError(f"context {context}", "does not fit the model", f"choose 1 to {limit}")
-    rows = batch_size
-    if mesh is not None:
-        rows = -(-rows // axis_size(mesh, "batch")) * axis_size(mesh, "batch")
+    rows = rounded_up(batch_size, mesh, "batch")
     sums = np.zeros((len(held), 3))
     for batch, firsts in hidden_batches(token_store(held), objective, rows, context):
         between_batches()

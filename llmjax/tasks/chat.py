@@ -21,9 +21,8 @@ from llmjax.tasks.messages import ASSISTANT, context_at, messages_at
 from llmjax.tasks.metadata import TaskMetadata
 from llmjax.tasks.task import (
     Batch,
-    ExampleOutputs,
-    Generate,
     Outputs,
+    PredictionData,
     Task,
     TaskContext,
     body,
@@ -116,25 +115,20 @@ class Chat(Task):
         nll, correct, tokens = slot_totals(model, params, batch)
         return Outputs(slots={"nats": nll, "correct": correct, "tokens": tokens})
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         """How likely the assistant's words are; an answer, where a conversation waits for one."""
-        predictions: list[dict[str, Any]] = [{} for _ in rows]
-        for example, output in zip(examples, outputs, strict=True):
+        predictions: list[dict[str, Any]] = [{} for _ in data.rows]
+        for example, output in zip(data.examples, data.outputs, strict=True):
             prediction = predictions[example.row]
             for name, value in output.items() if output["tokens"] else ():
                 prediction[name] = prediction.get(name, 0.0) + float(value)
         prompts: dict[int, Any] = {
-            example.row: example.details for example in examples if example.details is not None
+            example.row: example.details for example in data.examples if example.details is not None
         }
         most = min(NEW_TOKENS, self.context.length // 2)
         fitted = [prompt[most - self.context.length :] for prompt in prompts.values()]
-        for row, text in zip(prompts, generate(fitted, most, 1) if fitted else [], strict=True):
+        texts = data.generate(fitted, most, 1) if fitted else []
+        for row, text in zip(prompts, texts, strict=True):
             predictions[row]["text"] = text.strip()
         return predictions
 

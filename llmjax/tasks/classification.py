@@ -1,6 +1,6 @@
 """One of several labels for a text or a pair of texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,10 +13,9 @@ from llmjax.losses.labels import softmax_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import name_of
-from llmjax.tasks.examples import Example
 from llmjax.tasks.labels import label_at, label_metadata, label_number
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import ExampleOutputs, Generate, TaskContext
+from llmjax.tasks.task import ExampleOutputs, TaskContext
 from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
 
 
@@ -50,17 +49,14 @@ class ClassificationTask(TextTaskConfig):
         return ("accuracy", "f1_macro", "f1_micro", "matthews", "loss")
 
     def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
-        (truth,), label, probability = (
-            self.labels_of(row),
-            prediction["label"],
-            prediction["probability"],
-        )
+        truth, label = label_at(row, self.label), prediction["label"]
+        probability = prediction["probability"]
         return None if truth == label else (probability, truth, f"{label} ({probability:.0%})")
 
     def open(self, context: TaskContext, metadata: TaskMetadata) -> "Classification":
         return Classification(context, metadata, self)
 
-    def problems(self) -> Any:
+    def problems(self) -> Iterator[str]:
         if not 0 <= self.label_smoothing < 1:
             yield f"label_smoothing: {self.label_smoothing} is not in [0, 1)"
 
@@ -88,25 +84,15 @@ class Classification(TextTask):
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         return {"probabilities": jax.nn.softmax(logits, axis=-1)}
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
-        labels, predictions = self.metadata.labels, []
-        for output in outputs:
-            probabilities = dict(zip(labels, map(float, output["probabilities"]), strict=True))
-            label = labels[int(output["probabilities"].argmax())]
-            predictions.append(
-                {
-                    "label": label,
-                    "probability": probabilities[label],
-                    "probabilities": probabilities,
-                }
-            )
-        return predictions
+    def prediction(self, outputs: ExampleOutputs) -> dict[str, Any]:
+        labels, values = self.metadata.labels, outputs["probabilities"]
+        probabilities = dict(zip(labels, map(float, values), strict=True))
+        label = labels[int(values.argmax())]
+        return {
+            "label": label,
+            "probability": probabilities[label],
+            "probabilities": probabilities,
+        }
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.labels import classification

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.labels import NEVER, softmax_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.answer_spans import (
@@ -26,7 +26,7 @@ from llmjax.tasks.answer_spans import (
 from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.examples import Example, Segment
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import Batch, ExampleOutputs, Generate, Outputs, TaskContext
+from llmjax.tasks.task import Batch, Outputs, PredictionData, TaskContext
 from llmjax.tasks.token_tasks import TokenTask, slot_mask
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANSWERED, UNANSWERED = "answered", "unanswered"
-NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 
 
 @dataclass(frozen=True)
@@ -166,24 +165,18 @@ class ExtractiveQA(TokenTask):
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         return Outputs(tokens={"logits": self.logits(model, params, batch, None)})
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         config = self.config
-        best: list[list[Candidate]] = [[] for _ in rows]
-        silent = np.full(len(rows), np.inf)
-        for example, output in zip(examples, outputs, strict=True):
+        best: list[list[Candidate]] = [[] for _ in data.rows]
+        silent = np.full(len(data.rows), np.inf)
+        for example, output in zip(data.examples, data.outputs, strict=True):
             window, logits, row = example.details, output["logits"], example.row
             assert isinstance(window, ContextWindow)
             best[row] += candidates(window, logits, config.candidates, config.max_answer_tokens)
             silent[row] = min(silent[row], none_score(logits))
         return [
             self._prediction(text_at(row, config.context), ranked, float(none))
-            for row, ranked, none in zip(rows, best, silent, strict=True)
+            for row, ranked, none in zip(data.rows, best, silent, strict=True)
         ]
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:

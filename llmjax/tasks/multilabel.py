@@ -12,10 +12,9 @@ from llmjax.losses.labels import sigmoid_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.tasks.config import name_of
-from llmjax.tasks.examples import Example
 from llmjax.tasks.labels import as_label, label_metadata, label_number
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import ExampleOutputs, Generate, TaskContext
+from llmjax.tasks.task import ExampleOutputs, TaskContext
 from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
 
 
@@ -82,19 +81,11 @@ class MultiLabel(TextTask):
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         return {"probabilities": jax.nn.sigmoid(logits)}
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
-        names, predictions = self.metadata.labels, []
-        for output in outputs:
-            probabilities = dict(zip(names, map(float, output["probabilities"]), strict=True))
-            labels = [label for label, value in probabilities.items() if value > 0.5]
-            predictions.append({"labels": labels, "probabilities": probabilities})
-        return predictions
+    def prediction(self, outputs: ExampleOutputs) -> dict[str, Any]:
+        values = map(float, outputs["probabilities"])
+        probabilities = dict(zip(self.metadata.labels, values, strict=True))
+        labels = [label for label, value in probabilities.items() if value > 0.5]
+        return {"labels": labels, "probabilities": probabilities}
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.labels import multilabel

@@ -14,11 +14,11 @@ from llmjax.data.tables.table import Row
 from llmjax.interruption import between_batches
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
-from llmjax.parallel.mesh import axis_size, reshard, use_mesh
+from llmjax.parallel.mesh import reshard, rounded_up, use_mesh
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.examples import Example
 from llmjax.tasks.packing import RowShape, lay_out, pack, shape_of
-from llmjax.tasks.task import ExampleOutputs, Generate, Outputs, Task, body
+from llmjax.tasks.task import ExampleOutputs, Generate, Outputs, PredictionData, Task, body
 
 if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -132,7 +132,7 @@ def predict(
     """The prediction for each row, given its examples; see `evaluate`."""
     outputs = compute_outputs(task, model, params, examples, batch_size, mesh)
     generate = generator(model, params, task.context.tokenizer, mesh, batch_size)
-    return task.predictions(rows, examples, outputs, generate)
+    return task.predictions(PredictionData(rows, examples, outputs, generate))
 
 
 def worst_mistakes(
@@ -248,8 +248,7 @@ def _batches(
     examples: Sequence[Example], shape: RowShape, batch_size: int, mesh: Mesh | None
 ) -> Iterator[tuple[list[list[int]], dict[str, jax.Array]]]:
     """All examples once: which rows hold which, and their arrays on the devices."""
-    parts = 1 if mesh is None else axis_size(mesh, "batch")
-    size = -(-batch_size // parts) * parts
+    size = rounded_up(batch_size, mesh, "batch")
     rows = pack(examples, range(len(examples)), shape)
     for first in range(0, len(rows), size):
         between_batches()

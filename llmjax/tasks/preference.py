@@ -23,9 +23,8 @@ from llmjax.tasks.messages import ASSISTANT, Message, checked, context_at
 from llmjax.tasks.metadata import TaskMetadata
 from llmjax.tasks.task import (
     Batch,
-    ExampleOutputs,
-    Generate,
     Outputs,
+    PredictionData,
     Task,
     TaskContext,
     require_decoder,
@@ -156,16 +155,10 @@ class Preference(Task):
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         return Outputs({"log_likelihoods": self._log_likelihoods(model, params, batch, None)})
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         """Each answer's log-likelihood, and how much more the better one's reward is."""
         predictions = []
-        for example, output in zip(examples, outputs, strict=True):
+        for example, output in zip(data.examples, data.outputs, strict=True):
             gains = output["log_likelihoods"] - example.target
             chosen, rejected = map(float, output["log_likelihoods"])
             predictions.append(

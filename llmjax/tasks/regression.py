@@ -12,9 +12,8 @@ from llmjax.errors import UserError
 from llmjax.losses.labels import mean_squared_error
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
-from llmjax.tasks.examples import Example
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import ExampleOutputs, Generate, TaskContext
+from llmjax.tasks.task import ExampleOutputs, TaskContext
 from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
 
 MAX_MAGNITUDE = 1e18
@@ -78,14 +77,8 @@ class Regression(TextTask):
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         return {"value": logits[..., 0]}
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
-        return [{"value": float(output["value"])} for output in outputs]
+    def prediction(self, outputs: ExampleOutputs) -> dict[str, Any]:
+        return {"value": float(outputs["value"])}
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.numbers import regression

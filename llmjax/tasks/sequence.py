@@ -17,8 +17,7 @@ from llmjax.tasks.examples import NO_TARGET, Example
 from llmjax.tasks.metadata import TaskMetadata
 from llmjax.tasks.task import (
     Batch,
-    ExampleOutputs,
-    Generate,
+    PredictionData,
     Task,
     TaskContext,
     body,
@@ -121,15 +120,9 @@ class SequenceToSequence(Task):
         smoothing = self.config.label_smoothing
         return token_loss(model, body(params), batch, dropout_key=key, label_smoothing=smoothing)
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
-        prompts: list[Any] = [example.details for example in examples]
-        texts = generate(prompts, self.config.max_new_tokens, self.config.beams)
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
+        prompts: list[Any] = [example.details for example in data.examples]
+        texts = data.generate(prompts, self.config.max_new_tokens, self.config.beams)
         return [{"text": text.strip()} for text in texts]
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:

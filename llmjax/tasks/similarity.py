@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmjax.data.tables.table import Row, text_at
-from llmjax.losses.labels import softmax_cross_entropy
+from llmjax.losses.labels import NEVER, softmax_cross_entropy
 from llmjax.losses.loss import Loss
 from llmjax.metrics.metric import Metrics
 from llmjax.parallel import mesh
 from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.examples import Example
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import Batch, ExampleOutputs, Generate, Outputs, Task, TaskContext, body
+from llmjax.tasks.task import Batch, Outputs, PredictionData, Task, TaskContext, body
 from llmjax.tasks.text_tasks import read_texts
 from llmjax.tasks.token_tasks import slot_mask, token_states
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from llmjax.model.model import Model
     from llmjax.model.params import Params
 
-NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 MAX_COMPARED = 1024
 """Pairs that are compared with each other in evaluation."""
 
@@ -98,19 +97,13 @@ class Similarity(Task):
         first, second = self._vectors(model, params, batch, None)
         return Outputs(slots={"first": first, "second": second})
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         return [
             {
                 "similarity": float(output["first"] @ output["second"]),
                 "vectors": [output["first"].tolist(), output["second"].tolist()],
             }
-            for output in outputs
+            for output in data.outputs
         ]
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:

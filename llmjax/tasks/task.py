@@ -61,6 +61,22 @@ Generate = Callable[[Sequence[Sequence[int]], int, int], list[str]]
 """(prompts' tokens, most new tokens, beams) -> the text that the model writes after each."""
 
 
+class PredictionData(NamedTuple):
+    """What predictions are made of.
+
+    Attributes:
+      rows: of a table.
+      examples: of these rows.
+      outputs: of these examples.
+      generate: writes text with the model.
+    """
+
+    rows: Sequence[Row]
+    examples: "Sequence[Example]"
+    outputs: Sequence[ExampleOutputs]
+    generate: Generate
+
+
 @dataclass(frozen=True, eq=False)
 class Task(ABC):
     """One kind of examples, on one model. Immutable; its functions of arrays are pure."""
@@ -96,21 +112,8 @@ class Task(ABC):
         return Outputs()
 
     @abstractmethod
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: "Sequence[Example]",
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
-        """The prediction for each row, as plain data.
-
-        Args:
-          rows: of a table.
-          examples: of these rows.
-          outputs: of these examples.
-          generate: writes text with the model.
-        """
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
+        """The prediction for each row, as plain data."""
 
     @abstractmethod
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> "Metrics":

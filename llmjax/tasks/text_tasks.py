@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from llmjax.tasks import heads
 from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.examples import Example, Segment
 from llmjax.tasks.heads import Head
-from llmjax.tasks.task import Batch, Outputs, Task, TaskContext
+from llmjax.tasks.task import Batch, ExampleOutputs, Outputs, PredictionData, Task, TaskContext
 from llmjax.tasks.token_tasks import slot_mask, token_states
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class TextTask(Task):
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
         """What predictions are made of, name -> [R, E, ...]."""
 
+    @abstractmethod
+    def prediction(self, outputs: ExampleOutputs) -> dict[str, Any]:
+        """The prediction for one text, from its part of `logits_outputs`."""
+
     @property
     def head(self) -> Head:
         """The head that published classifiers of the model's family have.
@@ -114,6 +118,9 @@ class TextTask(Task):
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         return Outputs(slots=self.logits_outputs(self.logits(model, params, batch, None)))
+
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
+        return [self.prediction(outputs) for outputs in data.outputs]
 
     def logits(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None

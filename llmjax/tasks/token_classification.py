@@ -18,7 +18,7 @@ from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.examples import NO_TARGET, Example, Segment
 from llmjax.tasks.labels import as_label, label_metadata, label_number
 from llmjax.tasks.metadata import TaskMetadata
-from llmjax.tasks.task import Batch, ExampleOutputs, Generate, Outputs, TaskContext
+from llmjax.tasks.task import Batch, Outputs, PredictionData, TaskContext
 from llmjax.tasks.token_tasks import TokenTask
 
 if TYPE_CHECKING:
@@ -135,17 +135,12 @@ class TokenClassification(TokenTask):
         logits = self.logits(model, params, batch, None)
         return Outputs(tokens={"probabilities": jax.nn.softmax(logits, axis=-1)})
 
-    def predictions(
-        self,
-        rows: Sequence[Row],
-        examples: Sequence[Example],
-        outputs: Sequence[ExampleOutputs],
-        generate: Generate,
-    ) -> list[dict[str, Any]]:
+    def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         predictions: list[dict[str, Any]] = [
-            {"words": self.config.words_of(row), "tags": [], "probabilities": []} for row in rows
+            {"words": self.config.words_of(row), "tags": [], "probabilities": []}
+            for row in data.rows
         ]
-        for example, output in zip(examples, outputs, strict=True):
+        for example, output in zip(data.examples, data.outputs, strict=True):
             assert isinstance(example.details, Words)
             probabilities = output["probabilities"][example.details.positions]
             best, prediction = probabilities.argmax(-1), predictions[example.row]

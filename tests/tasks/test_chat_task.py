@@ -16,6 +16,7 @@ from llmjax.tasks.conversations import PLAIN, ChatEncoder
 from llmjax.tasks.examples import trainable
 from llmjax.tasks.metadata import TaskMetadata
 from llmjax.tasks.predict import compute_outputs, generator, total_loss
+from llmjax.tasks.task import PredictionData
 from task_models import eight_devices, opened, predicted, rows_of, trained
 
 DECODER = ModelConfig(num_decoder_layers=2, d_model=32, num_heads=2, d_ff=64)
@@ -173,7 +174,7 @@ def test_a_conversation_that_waits_is_answered():
     examples = task.examples(asked)
     found = compute_outputs(task, network.model, params, examples, 4, None)
     write = generator(network.model, params, task.context.tokenizer, None, 4)
-    answers = task.predictions(asked, examples, found, write)
+    answers = task.predictions(PredictionData(asked, examples, found, write))
     assert [one.get("text") for one in answers] == ["yes", None, "no"]
     assert answers[0] == {"text": "yes"}
     assert task.metrics(asked, answers)["loss"].value < 1

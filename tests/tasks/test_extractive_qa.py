@@ -13,7 +13,7 @@ from llmjax.tasks.answer_spans import ContextWindow, answer_tokens, candidates, 
 from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.packing import lay_out, pack, shape_of
 from llmjax.tasks.predict import compute_outputs, total_loss
-from llmjax.tasks.task import body
+from llmjax.tasks.task import PredictionData, body
 from task_models import eight_devices, opened, predicted, rows_of, trained
 
 CONFIG = ExtractiveQATask(stride=8, max_answer_tokens=6, candidates=5)
@@ -170,7 +170,7 @@ def told_by(task, rows, choose):
         first, last, logit = choose(example)
         logits[first, 0] = logits[last, 1] = logit
         found.append({"logits": logits})
-    return task.predictions(rows, examples, found, None)
+    return task.predictions(PredictionData(rows, examples, found, None))
 
 
 def truly(example):

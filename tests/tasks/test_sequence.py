@@ -12,6 +12,7 @@ from llmjax.parallel.mesh import use_mesh
 from llmjax.tasks.packing import shape_of
 from llmjax.tasks.predict import generator, total_loss
 from llmjax.tasks.sequence import SequenceTask
+from llmjax.tasks.task import PredictionData
 from task_models import LENGTH, arrays_of, eight_devices, opened, rows_of, trained
 
 SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64}
@@ -122,7 +123,7 @@ def test_pairs_are_learnt_and_written(model):
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 150, 1e-2)
     write = generator(network.model, params, task.context.tokenizer, None, 4)
-    told = task.predictions(ROWS, examples, [{}] * 3, write)
+    told = task.predictions(PredictionData(ROWS, examples, [{}] * 3, write))
     assert [one["text"] for one in told] == ["eins", "zwei", "drei"]
     measures = task.metrics(ROWS, told)
     assert measures["exact_match"].value == 1
