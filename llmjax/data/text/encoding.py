@@ -18,7 +18,6 @@ import numpy as np
 
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.errors import UserError
 from llmjax.interruption import interrupts_deferred
 
 BATCH_BYTES = 1 << 20
@@ -79,7 +78,7 @@ class EncodingPool:
             for texts in itertools.chain(first, batches):
                 yield texts, encode_documents(self._tokenizer, texts)
             return
-        pending: deque[tuple[list[bytes], Future[Encoded | _Refused]]] = deque()
+        pending: deque[tuple[list[bytes], Future[Encoded]]] = deque()
         for texts in itertools.chain(first, batches):
             pending.append((texts, self._pool.submit(_encode, texts)))
             if len(pending) > 2 * self._workers:
@@ -88,24 +87,11 @@ class EncodingPool:
             yield _result(*pending.popleft())
 
 
-class _Refused(NamedTuple):
-    """The parts of a UserError, which cannot be pickled itself."""
-
-    thing: str
-    reason: str
-    fix: str
-
-
-def _result(
-    texts: list[bytes], future: "Future[Encoded | _Refused]"
-) -> tuple[list[bytes], Encoded]:
+def _result(texts: list[bytes], future: "Future[Encoded]") -> tuple[list[bytes], Encoded]:
     try:
-        result = future.result()
+        return texts, future.result()
     except BrokenProcessPool as error:
         raise RuntimeError("a tokenizing process was killed; is there enough memory?") from error
-    if isinstance(result, _Refused):
-        raise UserError(*result)
-    return texts, result
 
 
 def _cpus() -> int:
@@ -152,8 +138,5 @@ def _end_with_owner() -> None:
     os._exit(1)
 
 
-def _encode(texts: list[bytes]) -> Encoded | _Refused:
-    try:
-        return encode_documents(_worker_tokenizer, texts)
-    except UserError as error:
-        return _Refused(error.thing, error.reason, error.fix)
+def _encode(texts: list[bytes]) -> Encoded:
+    return encode_documents(_worker_tokenizer, texts)
