@@ -55,15 +55,16 @@ class EncodingPool:
         folder: where it is saved, for the other processes.
         workers: how many processes; 0: one per CPU.
         """
-        self._tokenizer, self._workers = tokenizer, workers or _cpus()
-        # Starts processes only when there is work for them.
-        self._pool = ProcessPoolExecutor(self._workers, _Context(), _start_worker, (str(folder),))
+        self._tokenizer, self._folder = tokenizer, folder
+        self._workers = workers or _cpus()
+        self._pool: ProcessPoolExecutor | None = None  # until there is work for several processes
 
     def __enter__(self) -> "EncodingPool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def encode(self, batches: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], Encoded]]:
         """Yields every batch with its tokens, in order; few batches are in memory at a time.
@@ -78,13 +79,18 @@ class EncodingPool:
             for texts in itertools.chain(first, batches):
                 yield texts, encode_documents(self._tokenizer, texts)
             return
+        pool = self._pool = self._pool or self._start()
         pending: deque[tuple[list[bytes], Future[Encoded]]] = deque()
         for texts in itertools.chain(first, batches):
-            pending.append((texts, self._pool.submit(_encode, texts)))
+            pending.append((texts, pool.submit(_encode, texts)))
             if len(pending) > 2 * self._workers:
                 yield _result(*pending.popleft())
         while pending:
             yield _result(*pending.popleft())
+
+    def _start(self) -> ProcessPoolExecutor:
+        arguments = (str(self._folder),)
+        return ProcessPoolExecutor(self._workers, _Context(), _start_worker, arguments)
 
 
 def _result(texts: list[bytes], future: "Future[Encoded]") -> tuple[list[bytes], Encoded]:
