@@ -1,5 +1,8 @@
 """What is raised on purpose: a user's mistake, and a stop that was asked for."""
 
+import copyreg
+from typing import Any
+
 
 def printable(text: str) -> str:
     """Text that is safe to print: control characters and unpaired surrogates are escaped."""
@@ -28,6 +31,10 @@ class UserError(Exception):
         self.thing, self.reason, self.fix = str(thing), reason, fix
         line = f"{self.thing}: {reason}" + (f"; {fix}" if fix else "")
         super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied without `__init__`, whose arguments differ from class to class."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class Stopped(Exception):

@@ -163,7 +163,7 @@ def exporter_for(options: ExportOptions) -> Exporter:
     if wrong := [
         f"--{name.replace('_', '-')}: only with --to {' or '.join(_formats_with(name))}"
         for name in values
-        if options.to not in _formats_with(name)
+        if not hasattr(exporter_class, name)
     ]:
         raise ConfigError(wrong)
     return exporter_class(**values)

@@ -1,9 +1,7 @@
-"""A run's parameters: as a flat dict, as its checkpoint holds them, with adapters merged."""
+"""A run's parameters: as its checkpoint holds them, or with adapters merged."""
 
 import logging
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,33 +11,13 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, merged
 from llmjax.model.model import Model
 from llmjax.model.params import Params
+from llmjax.model.trees import flatten, unflatten
 from llmjax.run.folder import Run
 from llmjax.run.parameters import read_parameters, resolve_step, stored_parameters
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
 """Key of the tasks' parameters beside the model's."""
-
-
-def flatten(tree: Params, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of each leaf."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
-
-
-def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The nested dict of leaves by dotted path."""
-    tree: Params = {}
-    for path, value in flat.items():
-        *outer, last = path.split(".")
-        node = tree
-        for name in outer:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return tree
 
 
 def host() -> jax.Device:

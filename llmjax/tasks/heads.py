@@ -1,6 +1,6 @@
 """Heads of tasks, and a model with its heads as one network to train."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
+from llmjax.model.trees import unflatten
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
@@ -161,7 +162,7 @@ class Network:
                 else:
                     drawn = jax.random.fold_in(head_key, index)
                     flat[path] = std * jax.random.normal(drawn, shape, out_sharding=sharding)
-            heads[name] = _nested(flat)
+            heads[name] = unflatten(flat)
         return params | {"heads": heads}
 
     def abstract_params(self) -> "Params":
@@ -192,19 +193,7 @@ class Network:
             return params
         config = self.model.config
         heads = {
-            name: _nested({path: leaf(*item) for path, item in head.declared(config).items()})
+            name: unflatten({path: leaf(*item) for path, item in head.declared(config).items()})
             for name, head in self.heads
         }
         return params | {"heads": heads}
-
-
-def _nested(flat: Mapping[str, Any]) -> "Params":
-    """{"a.b": x} -> {"a": {"b": x}}."""
-    nested: Params = {}
-    for path, value in flat.items():
-        *above, last = path.split(".")
-        node = nested
-        for name in above:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return nested

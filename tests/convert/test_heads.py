@@ -13,7 +13,7 @@ from llmjax.convert.exporting import export
 from llmjax.convert.hf.classes import model_with_head
 from llmjax.convert.hf.safetensors import open_folder
 from llmjax.convert.importing import import_model
-from llmjax.convert.params import flatten, stored_params, unflatten
+from llmjax.convert.params import stored_params
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
@@ -21,6 +21,7 @@ from llmjax.inference.embed import embed
 from llmjax.model.checks import resolve
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
+from llmjax.model.trees import flatten, unflatten
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run

@@ -18,7 +18,7 @@ import untrained
 from llmjax.cli import main
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
-from llmjax.convert.params import flatten, merge, stored_params, unflatten
+from llmjax.convert.params import merge, stored_params
 from llmjax.convert.peft.reading import import_adapter
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import load_tokenizer
@@ -26,6 +26,7 @@ from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
+from llmjax.model.trees import flatten, unflatten
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import SgdConfig
 from llmjax.run.checkpoint.checkpoints import save_params

@@ -1,6 +1,7 @@
 """A run's tokenizer as the metadata of a GGUF file."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
@@ -17,12 +18,12 @@ from llmjax.convert.gguf.tokenizer import (
     tokenizer_files,
 )
 from llmjax.convert.hf.tokenizer import tokenizer_json
+from llmjax.data.tokenizers.huggingface.file import steps_of
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
 NORMAL = 1
-SPACE = "\u2581"
 PROBES = (
     "The quick brown fox didn't jump 1234567 times.\n\n\tdef f(x):\r\n    return x**2  # ok\n",
     "Größe, élève, 你好世界, привет, 😀👍🏽, naïve  double  spaces   and trailing ",
@@ -130,7 +131,7 @@ def _scored(
     spec: dict[str, Any], tokens: list[str], types: list[int], merges: list[tuple[str, ...]]
 ) -> dict[str, Any]:
     """SentencePiece's scores, from the order of merges."""
-    kinds = [step["type"] for step in _steps(spec.get("normalizer"), "normalizers")]
+    kinds = [step["type"] for step in steps_of(spec.get("normalizer"))]
     if not spec["model"].get("byte_fallback") or spec.get("pre_tokenizer") is not None:
         raise _impossible("it is neither byte-level nor like SentencePiece")
     if not set(kinds) <= {"Prepend", "Replace"}:
@@ -157,12 +158,12 @@ def _scored(
 
 
 def _is_byte_level(spec: dict[str, Any]) -> bool:
-    steps = _steps(spec.get("pre_tokenizer"), "pretokenizers")
+    steps = steps_of(spec.get("pre_tokenizer"))
     return any(step["type"] == "ByteLevel" for step in steps)
 
 
 def _prefixed(spec: dict[str, Any]) -> bool:
-    steps = _steps(spec.get("pre_tokenizer"), "pretokenizers")
+    steps = steps_of(spec.get("pre_tokenizer"))
     return any(step.get("add_prefix_space") for step in steps)
 
 
@@ -170,26 +171,18 @@ def _pre_tokenizer_of(spec: dict[str, Any]) -> str:
     """llama.cpp's name for how a tokenizer.json splits text."""
     model = spec["model"]
     wanted = (
-        [_plain(step) for step in _steps(spec.get("pre_tokenizer"), "pretokenizers")],
-        [step["type"] for step in _steps(spec.get("normalizer"), "normalizers")],
+        [_plain(step) for step in steps_of(spec.get("pre_tokenizer"))],
+        [step["type"] for step in steps_of(spec.get("normalizer"))],
         bool(model.get("ignore_merges")),
     )
     for name, candidate in PRE_TOKENIZERS.items():
         state = json.loads(pre_tokenizer_steps(candidate, _prefixed(spec)).__getstate__())
-        steps = [_plain(step) for step in _steps(state, "pretokenizers")]
+        steps = [_plain(step) for step in steps_of(state)]
         if wanted == (steps, ["NFC"] * candidate.nfc, candidate.whole_words):
             return name
     raise _impossible("llama.cpp has no name for how it splits text into words")
 
 
-def _steps(step: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    if step is None:
-        return []
-    if step["type"] == "Sequence":
-        return [part for nested in step[inner] for part in _steps(nested, inner)]
-    return [step]
-
-
-def _plain(step: dict[str, Any]) -> dict[str, Any]:
+def _plain(step: Mapping[str, Any]) -> dict[str, Any]:
     """The step without what does not change ids."""
     return {name: value for name, value in step.items() if name != "trim_offsets"}

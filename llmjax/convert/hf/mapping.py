@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from llmjax.convert.hf.names import LAYER, NameRow, NameTable, Sizes, axis_sizes
-from llmjax.convert.params import flatten, host, unflatten
+from llmjax.convert.params import host
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -25,6 +25,7 @@ from llmjax.convert.tensors import (
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
 from llmjax.model.params import Params
+from llmjax.model.trees import flatten, unflatten
 from llmjax.parallel.mesh import use_mesh
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.names import LAYER, Layout, NameRow, Sizes
-from llmjax.convert.params import flatten
 from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
+from llmjax.model.trees import flatten
 from llmjax.run.folder import Run
 from llmjax.run.origin import read_origin
 

@@ -20,7 +20,7 @@ from llmjax.convert.hf.config import read_object
 from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.safetensors import TensorFiles, read_header
 from llmjax.convert.importing import write_run
-from llmjax.convert.params import HEADS, flatten, host, stored_params, unflatten
+from llmjax.convert.params import HEADS, host, stored_params
 from llmjax.convert.peft.adapters import (
     PREFIX,
     WEIGHTS,
@@ -38,6 +38,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig, Target
 from llmjax.model.model import Model
+from llmjax.model.trees import flatten, unflatten
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin
 from llmjax.storage.writing import atomic_folder

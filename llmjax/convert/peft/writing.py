@@ -18,7 +18,7 @@ from llmjax.convert.hf.config import write_json
 from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.names import LAYER, Sizes
 from llmjax.convert.hf.safetensors import TensorFiles, read_header, write_file
-from llmjax.convert.params import flatten, stored_params, unflatten, without_adapters
+from llmjax.convert.params import stored_params, without_adapters
 from llmjax.convert.peft.adapters import (
     PREFIX,
     WEIGHTS,
@@ -34,6 +34,7 @@ from llmjax.errors import UserError
 from llmjax.model.lora import LoraConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
+from llmjax.model.trees import flatten, unflatten
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from llmjax.convert.params import unflatten
 from llmjax.errors import UserError
 from llmjax.model.cache import Cache
 from llmjax.model.model import Model
 from llmjax.model.params import Params
+from llmjax.model.trees import unflatten
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Named = dict[str, Any]

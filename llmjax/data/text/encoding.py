@@ -18,7 +18,6 @@ import numpy as np
 
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.errors import UserError
 from llmjax.interruption import interrupts_deferred
 
 BATCH_BYTES = 1 << 20
@@ -56,15 +55,16 @@ class EncodingPool:
         folder: where it is saved, for the other processes.
         workers: how many processes; 0: one per CPU.
         """
-        self._tokenizer, self._workers = tokenizer, workers or _cpus()
-        # Starts processes only when there is work for them.
-        self._pool = ProcessPoolExecutor(self._workers, _Context(), _start_worker, (str(folder),))
+        self._tokenizer, self._folder = tokenizer, folder
+        self._workers = workers or _cpus()
+        self._pool: ProcessPoolExecutor | None = None  # until there is work for several processes
 
     def __enter__(self) -> "EncodingPool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def encode(self, batches: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], Encoded]]:
         """Yields every batch with its tokens, in order; few batches are in memory at a time.
@@ -79,33 +79,25 @@ class EncodingPool:
             for texts in itertools.chain(first, batches):
                 yield texts, encode_documents(self._tokenizer, texts)
             return
-        pending: deque[tuple[list[bytes], Future[Encoded | _Refused]]] = deque()
+        pool = self._pool = self._pool or self._start()
+        pending: deque[tuple[list[bytes], Future[Encoded]]] = deque()
         for texts in itertools.chain(first, batches):
-            pending.append((texts, self._pool.submit(_encode, texts)))
+            pending.append((texts, pool.submit(_encode, texts)))
             if len(pending) > 2 * self._workers:
                 yield _result(*pending.popleft())
         while pending:
             yield _result(*pending.popleft())
 
-
-class _Refused(NamedTuple):
-    """The parts of a UserError, which cannot be pickled itself."""
-
-    thing: str
-    reason: str
-    fix: str
+    def _start(self) -> ProcessPoolExecutor:
+        arguments = (str(self._folder),)
+        return ProcessPoolExecutor(self._workers, _Context(), _start_worker, arguments)
 
 
-def _result(
-    texts: list[bytes], future: "Future[Encoded | _Refused]"
-) -> tuple[list[bytes], Encoded]:
+def _result(texts: list[bytes], future: "Future[Encoded]") -> tuple[list[bytes], Encoded]:
     try:
-        result = future.result()
+        return texts, future.result()
     except BrokenProcessPool as error:
         raise RuntimeError("a tokenizing process was killed; is there enough memory?") from error
-    if isinstance(result, _Refused):
-        raise UserError(*result)
-    return texts, result
 
 
 def _cpus() -> int:
@@ -152,8 +144,5 @@ def _end_with_owner() -> None:
     os._exit(1)
 
 
-def _encode(texts: list[bytes]) -> Encoded | _Refused:
-    try:
-        return encode_documents(_worker_tokenizer, texts)
-    except UserError as error:
-        return _Refused(error.thing, error.reason, error.fix)
+def _encode(texts: list[bytes]) -> Encoded:
+    return encode_documents(_worker_tokenizer, texts)

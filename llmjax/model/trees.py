@@ -1,0 +1,25 @@
+"""Nested dicts of parameters as flat ones, by dotted paths, and back."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each leaf."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of leaves by dotted path."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *outer, last = path.split(".")
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return tree
