@@ -44,9 +44,6 @@ def interrupts_deferred() -> Iterator[None]:
 
     Processes that are started in the block never receive it.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

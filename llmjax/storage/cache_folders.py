@@ -1,6 +1,7 @@
 """Cached folders and files: they appear under their name only when complete."""
 
 import contextlib
+import fcntl
 import logging
 import shutil
 import tempfile
@@ -132,11 +133,6 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
     False at once.
     """
     path = folder.with_name(f".{folder.name}.lock")
-    try:
-        import fcntl
-    except ImportError:  # not a Unix
-        yield False
-        return
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
