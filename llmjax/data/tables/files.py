@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from llmjax.data.tables.delimited import read_csv, read_tsv, text_lines
 from llmjax.data.tables.table import Row, Table
@@ -28,6 +28,9 @@ class FileTable(Table):
     constants: tuple[tuple[str, str], ...] = ()
     """(column, value) pairs that every row of these files has besides."""
     kind: Literal["table"] = "table"
+    endings: ClassVar[tuple[str, ...]] = tuple(
+        ".csv .tsv .tab .txt .json .jsonl .ndjson .parquet".split()
+    )
 
     @property
     def location(self) -> str:

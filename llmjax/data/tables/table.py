@@ -9,7 +9,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 from llmjax.data.text.split import HASHES, document_hash
 from llmjax.errors import UserError
@@ -35,6 +35,9 @@ class Row(NamedTuple):
 
 class Table(ABC):
     """Where rows with named columns are read. Subclasses are frozen dataclasses."""
+
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Endings of file names that mean this kind on the command line."""
 
     @property
     @abstractmethod

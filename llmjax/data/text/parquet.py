@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 from llmjax.data.text.reading import LARGEST_DOCUMENT, compressed, expand, read_blocks
 from llmjax.data.text.source import FileSource
@@ -28,6 +28,7 @@ class ParquetSource(FileSource):
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["parquet"] = "parquet"
+    endings: ClassVar[tuple[str, ...]] = (".parquet",)
 
     @property
     def reading(self) -> tuple[object, ...]:

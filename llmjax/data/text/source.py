@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 from llmjax.data.text.reading import compressed, expand
 from llmjax.errors import UserError
@@ -48,6 +48,9 @@ class Identity:
 
 class Source(ABC):
     """Where documents are read. Subclasses are frozen dataclasses."""
+
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Endings of file names that mean this kind on the command line."""
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from llmjax.data.text.reading import decode, expand, read_chunks, read_lines, read_whole
 from llmjax.data.text.source import FileSource
@@ -66,6 +66,7 @@ class JsonlSource(FileSource):
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["jsonl"] = "jsonl"
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
 
     @property
     def reading(self) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from llmjax.data.tokenizers.folder import read_chat_template, read_description
 from llmjax.errors import UserError
@@ -24,6 +24,9 @@ LOWEST_COVERAGE = 0.98
 
 class TokenizerConfig(ABC):
     """What tokenizer to use. Subclasses are frozen dataclasses."""
+
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Endings of file names that mean this kind on the command line."""
 
     @property
     @abstractmethod
@@ -118,6 +121,7 @@ class SentencePieceConfig(TokenizerConfig):
     path: str | None = None
     """An existing .model file to use instead of training one."""
     kind: Literal["sentencepiece"] = "sentencepiece"
+    endings: ClassVar[tuple[str, ...]] = (".model",)
 
     def problems(self) -> list[str]:
         if self.path is not None:
@@ -163,6 +167,7 @@ class HuggingFaceTokenizerConfig(TokenizerConfig):
     pad_token: str | None = None
     """As bos_token; without one, padding uses EOS (its weight is zero)."""
     kind: Literal["huggingface"] = "huggingface"
+    endings: ClassVar[tuple[str, ...]] = (".json",)
 
     def open(self) -> "Tokenizer":
         from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer

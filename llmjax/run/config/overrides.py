@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from llmjax.data.tables.files import FileTable
-from llmjax.data.text.parquet import ParquetSource
-from llmjax.data.text.text_files import JsonlSource, TextSource
-from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, SentencePieceConfig
+from llmjax.data.text.reading import DECOMPRESSORS
+from llmjax.data.text.text_files import TextSource
 from llmjax.run.config.build import ConfigError, build, leaf_type, plain, shown
 from llmjax.run.config.fields import (
     Path,
@@ -28,11 +26,6 @@ from llmjax.run.config.fields import (
 )
 
 T = TypeVar("T")
-
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
-PATHS = {".jsonl": JsonlSource, ".ndjson": JsonlSource, ".parquet": ParquetSource}
-PATH = {".json": HuggingFaceTokenizerConfig, ".model": SentencePieceConfig}
 
 HELP = """\
 --optimizer.learning-rate 3e-4         a field, by its dotted name
@@ -278,16 +271,11 @@ def _given(cls: type, head: str, word: str, parts: list[str]) -> dict[str, list[
 def _by_file(word: str, classes: Collection[type]) -> Any:
     """The one of `classes` that a file's name stands for; None for a bare word."""
     name = word.lower()
-    for ending in COMPRESSED:
+    for ending in DECOMPRESSORS:
         name = name.removesuffix(ending)
-    for suffix, many in PATHS.items():
-        if many in classes and name.endswith(suffix):
-            return many(paths=(word,))
-    for suffix, one in PATH.items():
-        if one in classes and name.endswith(suffix):
-            return one(path=word)
-    if FileTable in classes and name.endswith(TABLES):
-        return FileTable(paths=(word,))
+    for cls in classes:
+        if name.endswith(getattr(cls, "endings", ())):
+            return cls(paths=(word,)) if "paths" in hints(cls) else cls(path=word)
     if TextSource in classes and (any(mark in word for mark in "./*?") or FilePath(word).exists()):
         return TextSource(paths=(word,))
     return None
