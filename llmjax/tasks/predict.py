@@ -182,7 +182,7 @@ def total_loss(
     totals = np.zeros(3)
     for _, batch in _batches(examples, row_shape(task, examples), batch_size, mesh):
         with use_mesh(mesh):
-            loss = _loss(task, model, params, batch)
+            loss = packed_loss(task, model, params, batch)
         correct = loss.sums["accuracy"].total if "accuracy" in loss.sums else 0.0
         totals += np.array([*loss.sums["loss"], correct], np.float64)
     return LossTotals(*totals.tolist())
@@ -200,7 +200,7 @@ def compute_outputs(
     outputs: list[ExampleOutputs] = [{} for _ in examples]
     for rows, batch in _batches(examples, row_shape(task, examples), batch_size, mesh):
         with use_mesh(mesh):
-            arrays = jax.device_get(_outputs(task, model, params, batch))
+            arrays = jax.device_get(packed_outputs(task, model, params, batch))
         for row, numbers in enumerate(rows):
             start = 0
             for slot, number in enumerate(numbers):
@@ -258,13 +258,16 @@ def _batches(
 
 
 @partial(jax.jit, static_argnames=("task", "model"))
-def _loss(task: Task, model: "Model", params: "Params", batch: dict[str, jax.Array]) -> Loss:
+def packed_loss(task: Task, model: "Model", params: "Params", batch: dict[str, jax.Array]) -> Loss:
+    """The compiled loss of packed examples, without dropout."""
     return task.loss(model, params, batch, None)
 
 
 @partial(jax.jit, static_argnames=("task", "model"))
-def _outputs(task: Task, model: "Model", params: "Params", batch: dict[str, jax.Array]) -> Outputs:
-    """Whole on every device."""
+def packed_outputs(
+    task: Task, model: "Model", params: "Params", batch: dict[str, jax.Array]
+) -> Outputs:
+    """The compiled outputs of packed examples, whole on every device."""
     outputs = task.outputs(model, params, batch)
     outputs = Outputs(dict(outputs.slots), dict(outputs.tokens))
     return jax.tree.map(lambda x: reshard(x, *[None] * x.ndim), outputs)

@@ -21,7 +21,7 @@ from llmjax.model.rope import (
     Llama3Scaling,
     LongRopeScaling,
     YarnScaling,
-    frequencies,
+    rope_frequencies,
 )
 
 TOKENS = np.arange(40, dtype=np.int32).reshape(2, 20) * 7 % 96
@@ -107,12 +107,12 @@ def test_rope_scaling_of_each_kind(tmp_path):
     assert scaling({kind: "linear", factor: 4.0}) == LinearScaling(4.0)
     assert scaling({kind: "yarn", factor: 4.0, original: 32}) == YarnScaling(4.0, 32)
     wanted = Llama3Scaling(8.0, 8192)
-    plain, _ = frequencies(LinearScaling(1.0), 10000.0, 16, 64)
-    turns, _ = frequencies(wanted, 10000.0, 16, 64)
+    plain, _ = rope_frequencies(LinearScaling(1.0), 10000.0, 16, 64)
+    turns, _ = rope_frequencies(wanted, 10000.0, 16, 64)
     assert scaling({}, {"rope_freqs.weight": plain / turns}) == wanted
     odd = np.linspace(1, 3, 8).astype(np.float32)
     found = scaling({}, {"rope_freqs.weight": odd})
-    np.testing.assert_allclose(frequencies(found, 10000.0, 16, 64)[0], plain / odd, rtol=1e-6)
+    np.testing.assert_allclose(rope_frequencies(found, 10000.0, 16, 64)[0], plain / odd, rtol=1e-6)
     factors = {
         f"rope_factors_{n}.weight": np.full(4, f, np.float32)
         for n, f in (("long", 2.0), ("short", 1.5))

@@ -10,7 +10,7 @@ from llmjax.convert.families.registry import FAMILIES, family_for, family_of
 from llmjax.errors import UserError
 from llmjax.model import families
 from llmjax.model.config import ModelConfig
-from llmjax.model.rope import Llama3Scaling, LongRopeScaling, Unscaled, frequencies
+from llmjax.model.rope import Llama3Scaling, LongRopeScaling, Unscaled, rope_frequencies
 
 
 class Names:
@@ -351,6 +351,6 @@ def test_junk_in_scalings_is_refused_or_can_be_computed(scaling):
                 found = understood("Llama 3.2", rope_scaling=scaling | {field: junk})
             except UserError:
                 continue
-            turns, factor = frequencies(found.rope_scaling, found.rope_theta, 16, 4096)
+            turns, factor = rope_frequencies(found.rope_scaling, found.rope_theta, 16, 4096)
             assert np.isfinite(turns).all()
             assert factor > 0

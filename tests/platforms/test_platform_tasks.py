@@ -13,11 +13,11 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.families import bert_base
 from llmjax.model.model import Model
 from llmjax.run.origin import Pooling
-from llmjax.tasks import running
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.multilabel import MultiLabelTask
 from llmjax.tasks.packing import shape_of
+from llmjax.tasks.predict import packed_loss, packed_outputs
 from llmjax.tasks.regression import RegressionTask
 from llmjax.tasks.token_classification import TokenClassificationTask
 from task_models import opened, rows_of
@@ -88,7 +88,7 @@ def test_heads(kind, platform):
         spec = shape.spec(B)
         batch = {name: pretend.array(x.shape, x.dtype, *x.axes) for name, x in spec.items()}
         params = pretend.params_of(network)
-        for program in (running._loss, running._outputs):
+        for program in (packed_loss, packed_outputs):
             traced = program.trace(task, network.model, params, batch)
             check(traced, platform, "float32")
 

@@ -44,7 +44,7 @@ CASES = {
     "masked": (ENCODER, Masked(MaskedConfig(), vocabulary())),
     "prefix": (SHAPE, Prefix(Causal(BOS, PAD))),
     "span": (BOTH, Spans(SPAN, vocabulary())),
-    "mixture": (BOTH, Mixture([Spans(SPAN, vocabulary()), Continuation(vocabulary())], [1, 1], 0)),
+    "mixture": (BOTH, Mixture([Spans(SPAN, vocabulary()), Continuation(vocabulary())], [1, 1])),
 }
 
 
