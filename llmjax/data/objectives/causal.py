@@ -8,7 +8,7 @@ import numpy as np
 from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.config import Objective, PartConfig
 from llmjax.data.objectives.vocabulary import Vocabulary
-from llmjax.data.objectives.windows import Keys, Windows, cut_places, row_spec
+from llmjax.data.objectives.windows import Keys, Windows, row_spec, split_points
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ class Prefix:
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         arrays = self.causal.batch(windows, keys)
         for row, key in enumerate(keys):
-            cuts = cut_places(windows.segments[row], key)[windows.segments[row]]
+            cuts = split_points(windows.segments[row], key)[windows.segments[row]]
             arrays["weights"][row, (cuts == 0) | (windows.positions[row] < cuts)] = 0.0
         return arrays

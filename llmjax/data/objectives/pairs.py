@@ -10,7 +10,7 @@ from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.causal import Causal, Prefix
 from llmjax.data.objectives.config import Objective, PartConfig, sentinel
 from llmjax.data.objectives.vocabulary import Vocabulary, as_read, missing_token
-from llmjax.data.objectives.windows import Keys, Windows, cut_places, pair_spec
+from llmjax.data.objectives.windows import Keys, Windows, pair_spec, split_points
 
 MULTIPLE = 16
 """The decoder's rows are rounded up to this where they can be, to divide over devices."""
@@ -173,7 +173,7 @@ class Continuation:
         tokens, first, segments, positions = (
             array[0] for array in (window.tokens, window.first, window.segments, window.positions)
         )
-        cuts = cut_places(segments, key)
+        cuts = split_points(segments, key)
         given = (positions < cuts[segments]) & (cuts[segments] > 0)
         written = (positions >= cuts[segments]) & (cuts[segments] > 0)
         source, owners = tokens[given], segments[given]
