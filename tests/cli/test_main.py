@@ -26,7 +26,12 @@ def test_help_lists_the_commands_and_starts_nothing():
 
 
 def test_help_does_not_import_jax():
-    code = "import sys; from llmjax.cli.main import main; main(['--help']); assert 'jax' not in sys.modules"
+    code = (
+        "import sys\n"
+        "from llmjax.cli.main import main\n"
+        "main(['--help'])\n"
+        "assert 'jax' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
