@@ -9,7 +9,7 @@ import pytest
 import sentence_folders
 from safetensors.numpy import load_file, save_file
 
-from llmjax.cli import main
+from llmjax.cli.main import main
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
 from llmjax.inference.embed import embed
