@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from llmjax import cli
+from llmjax.cli.main import main
 from llmjax.scoring import documents
 from llmjax.training import trainer
 
@@ -51,4 +51,4 @@ if __name__ == "__main__":
         "from llmjax.run.config.storage import from_json\n"
         f"def config():\n    return from_json({text!r})\n"
     )
-    sys.exit(cli.main(["train", str(config)]))
+    sys.exit(main(["train", str(config)]))
