@@ -153,7 +153,7 @@ def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Netwo
         tokenizer, corpus = prepare_text(config, run)
         model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
         encodes = model.config.is_encoder_decoder
-        objective = make_objective(config.objective, tokenizer, encodes=encodes)
+        objective = make_objective(config.objective, tokenizer, is_encoder_decoder=encodes)
         workload = Pretraining(config, tokenizer, corpus, objective, model)
         workload.check_targets()
         return tokenizer, workload, Network(model)
