@@ -2,7 +2,7 @@
 
 import sys
 
-from llmjax.cli import main
+from llmjax.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

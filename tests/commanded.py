@@ -11,13 +11,13 @@ import signal
 import sys
 from pathlib import Path
 
-from llmjax import cli
+from llmjax.cli.main import main
 from llmjax.scoring import documents
 from llmjax.training import trainer
 
 
 def after_step(number: int, send) -> None:
-    after = trainer.Trainer._after
+    after = trainer.Trainer._after_step
 
     def sending(self, step, save):
         after(self, step, save)
@@ -25,7 +25,7 @@ def after_step(number: int, send) -> None:
             self._checkpoints.wait()
             send()
 
-    trainer.Trainer._after = sending
+    trainer.Trainer._after_step = sending
 
 
 def before_batch(number: int, send) -> None:
@@ -51,4 +51,4 @@ if __name__ == "__main__":
         "from llmjax.run.config.storage import from_json\n"
         f"def config():\n    return from_json({text!r})\n"
     )
-    sys.exit(cli.main(["train", str(config)]))
+    sys.exit(main(["train", str(config)]))

@@ -36,10 +36,10 @@ def _forget_programs():
 @pytest.fixture
 def command(capsys):
     """Runs a command line in this process: exit code, stdout, lines of stderr."""
-    from llmjax import cli
+    from llmjax.cli.main import main
 
     def run(*argv):
-        code = cli.main(argv)
+        code = main(argv)
         out, err = capsys.readouterr()
         return code, out, err.splitlines()
 

@@ -34,7 +34,7 @@ def run(steps: list[dict], folder: Path, stdin: str = "") -> None:
 def _main(path: str) -> None:
     import jax
 
-    from llmjax.cli import main
+    from llmjax.cli.main import main
 
     assert jax.device_count() == 1
     given = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from llmjax.cli import main
+from llmjax.cli.main import main
 from llmjax.parallel.mesh import make_mesh
 from llmjax.training import session
 from task_runs import DECODER, ENCODER, begun

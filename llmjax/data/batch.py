@@ -1,4 +1,4 @@
-"""What a batch holds: the shape, dtype and logical axes of each array."""
+"""Batch specs: the shape, dtype and logical axes of each array of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -10,47 +10,47 @@ from jax.sharding import Mesh
 from llmjax.parallel.mesh import Axes, check_divides, named_sharding
 
 Arrays: TypeAlias = dict[str, np.ndarray]
-"""A batch, or some of its rows, on the host."""
+"""A batch, or some of its rows, as host arrays."""
 Batch: TypeAlias = Mapping[str, jax.Array]
-"""A batch on the devices."""
+"""A batch as device arrays."""
 
 
 class ArraySpec(NamedTuple):
-    """One array of a batch; its first dimension is the row."""
+    """Spec of one array of a batch; its first dimension is the row."""
 
     shape: tuple[int, ...]
-    """Of the global array."""
+    """Global shape."""
     dtype: str
-    """NumPy's name, as "int32"."""
+    """NumPy dtype name, such as "int32"."""
     axes: Axes
-    """Logical axes, one a dimension (see `parallel.mesh`)."""
+    """Logical axis of each dimension (see `parallel.mesh`)."""
     padding: int = 0
-    """What stands where a row holds nothing."""
+    """Fill value of padding."""
 
     def blank(self, rows: int) -> np.ndarray:
-        """So many rows that hold nothing."""
+        """An array of `rows` rows of padding."""
         return np.full((rows, *self.shape[1:]), self.padding, self.dtype)
 
 
 BatchSpec: TypeAlias = Mapping[str, ArraySpec]
-"""Name -> array. The loader and evaluation lay batches out by it; names mean nothing to them."""
+"""Name -> spec. The loader and evaluation shard batches by it and attach no meaning to names."""
 
 
 def per_token(rows: int, length: int, dtype: str = "int32", padding: int = 0) -> ArraySpec:
-    """An array with a number for each token: [rows, length], split over both."""
+    """Spec of an array of one number per token: [rows, length], sharded along both."""
     return ArraySpec((rows, length), dtype, ("batch", "length"), padding)
 
 
 def per_row(rows: int, *shape: int, dtype: str = "float32") -> ArraySpec:
-    """An array [rows, *shape] that is split over its rows alone."""
+    """Spec of an array [rows, *shape], sharded along its rows only."""
     return ArraySpec((rows, *shape), dtype, ("batch", *[None] * len(shape)))
 
 
 def check_batch(name: str, specs: Sequence[BatchSpec], mesh: Mesh) -> None:
-    """Checks that batches divide over a mesh.
+    """Checks that batches divide evenly over a mesh.
 
     Raises:
-      UserError: one does not; it is called `name` there.
+      UserError: one does not; the message calls it `name`.
     """
     for spec in specs:
         for array in spec.values():
@@ -58,12 +58,12 @@ def check_batch(name: str, specs: Sequence[BatchSpec], mesh: Mesh) -> None:
 
 
 def place_batch(arrays: Arrays, spec: BatchSpec, mesh: Mesh | None) -> dict[str, jax.Array]:
-    """The arrays on the devices of `mesh` by their spec; None: on the default device.
+    """Moves a batch to the devices of `mesh`, sharded by its spec.
 
     Args:
-      arrays: on the host, the rows that this process's devices hold, in order.
+      arrays: the rows held by this process's devices, in order.
       spec: of the global batch.
-      mesh: of all processes' devices.
+      mesh: over the devices of all processes; None: the default device.
     """
     if mesh is None:
         return {name: jax.device_put(values) for name, values in arrays.items()}

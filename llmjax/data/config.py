@@ -1,4 +1,4 @@
-"""What to read, how to batch it: a frozen value, cheap to import."""
+"""Data sources and batching: a frozen dataclass, cheap to import."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,37 +12,37 @@ from llmjax.limits import MAX_BATCH_TOKENS
 
 @dataclass(frozen=True)
 class DataConfig:
-    """From sources to global batches. A batch is a function of (corpus, this, seed, step) alone."""
+    """Sources and batching. A batch is a function of (corpus, config, seed, step) alone."""
 
     sources: tuple[AnySource, ...] = field(default_factory=lambda: (EmbeddedSource(),))
     """Mixed row by row in proportion to their weights."""
     batch_size: int = 16
-    """Rows in a global batch, over all devices of all processes."""
+    """Rows per global batch, over all devices of all processes."""
     length: int = 256
-    """Tokens in a row."""
+    """Tokens per row."""
     validation_fraction: float = 0.05
-    """Documents whose content hash falls below this share are the validation set. 0: none."""
+    """Documents whose content hash is below this fraction form the validation set. 0: none."""
     validation_max_bytes: int = 1 << 20
-    """At most this many UTF-8 bytes of each source are for validation: those of lowest hash."""
+    """Validation text per source in UTF-8 bytes, at most: the documents of lowest hash."""
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
     """After a source's epoch: reshuffle and continue, end the run, or stop with an error."""
     cache_dir: str | None = None
-    """Tokenized text; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
+    """Cache of tokens; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
     workers: int = 0
-    """Processes that tokenize. 0: one per CPU."""
+    """Tokenizing processes. 0: one per CPU."""
     prefetch: int = 4
-    """Batches prepared ahead of the step that takes them."""
+    """Batches prepared ahead of the training step."""
 
 
 def data_problems(config: DataConfig) -> list[str]:
-    """Everything wrong with the values of `config`, a line each; nothing is read from disk."""
+    """Every problem with the values of `config`, one line each; nothing is read from disk."""
     weights = [source.weight for source in config.sources]
     tokens = config.batch_size * config.length
     checks = {
         "sources: give at least one": bool(config.sources),
         "sources: every weight must be a positive number": all(0 < w < 1e30 for w in weights),
         f"batch_size: {config.batch_size} is not positive": config.batch_size > 0,
-        # Of one token nothing attends, and JAX 0.12 does not differentiate such rows on a mesh.
+        # JAX 0.12 cannot differentiate attention over a single token on a mesh.
         f"length: {config.length} is less than 2, the shortest rows": config.length > 1,
         f"validation_fraction: {config.validation_fraction} is not in [0, 1)": (
             0 <= config.validation_fraction < 1
@@ -55,14 +55,14 @@ def data_problems(config: DataConfig) -> list[str]:
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }
-    problems = [problem for problem, fine in checks.items() if not fine]
+    problems = [problem for problem, passed in checks.items() if not passed]
     for source in config.sources:
         problems += [f"sources: {problem}" for problem in source.problems()]
     return [f"data.{problem}" for problem in dict.fromkeys(problems)]
 
 
 def check_data(config: DataConfig, tokenizer: TokenizerConfig | None = None) -> None:
-    """Raises a UserError that lists every problem of both configs."""
+    """Raises a UserError listing every problem of both configs."""
     problems = data_problems(config)
     if tokenizer is not None:
         problems += [f"tokenizer.{problem}" for problem in tokenizer.problems()]

@@ -1,4 +1,4 @@
-"""Global batches: which rows, their contents, and their arrays on the mesh, ready in time."""
+"""Global batches: row selection, contents and device arrays, prefetched."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from llmjax.data.batch import Arrays, Batch, BatchSpec, check_batch, place_batch
 from llmjax.data.config import DataConfig, check_data
 from llmjax.data.objectives.causal import Causal
 from llmjax.data.objectives.config import Objective
-from llmjax.data.objectives.windows import windows
+from llmjax.data.objectives.windows import read_windows
 from llmjax.data.order import RowOrder, steps_per_epoch
 from llmjax.data.text.corpus import Corpus
 from llmjax.errors import UserError
@@ -25,8 +25,8 @@ def batch_at(
     """The global batch of a step: rows [step * B, (step + 1) * B) of the endless stream of rows.
 
     Returns:
-      The objective's arrays; of the causal one, which None means, inputs, targets, segments,
-      positions int32 [B, L] and weights float32 [B, L].
+      The objective's arrays; for None, the causal objective: inputs, targets, segments, positions
+      int32 [B, L] and weights float32 [B, L].
     """
     rows = range(config.batch_size)
     return read_rows(corpus, config, RowOrder(corpus, config, seed), step, rows, objective)
@@ -40,62 +40,63 @@ def read_rows(
     rows: Sequence[int],
     objective: Objective | None = None,
 ) -> Arrays:
-    """The given rows of the global batch of a step; nothing else is read."""
+    """The given rows of a step's global batch; nothing else is read."""
     objective = objective or Causal(corpus.bos_id, corpus.pad_id)
     numbers = [step * config.batch_size + row for row in rows]
-    found = [order[number] for number in numbers]
-    sources = np.array([row.source for row in found])
-    starts = np.array([row.start for row in found], np.int64)
-    sizes = np.array([row.size for row in found], np.int64)
+    spans = [order[number] for number in numbers]
+    sources = np.array([span.source for span in spans])
+    starts = np.array([span.start for span in spans], np.int64)
+    sizes = np.array([span.size for span in spans], np.int64)
     batch: Arrays = {}
     for source in np.unique(sources):
-        own = np.flatnonzero(sources == source)
-        cut = windows(corpus.train[source], starts[own], sizes[own], config.length)
-        keys = [order.key(numbers[row]) for row in own]
-        for name, values in objective.batch(cut, keys).items():
+        selected = np.flatnonzero(sources == source)
+        store = corpus.train[source]
+        windows = read_windows(store, starts[selected], sizes[selected], config.length)
+        keys = [order.key(numbers[row]) for row in selected]
+        for name, values in objective.batch(windows, keys).items():
             if name not in batch:
                 batch[name] = np.zeros((len(rows), *values.shape[1:]), values.dtype)
-            batch[name][own] = values
+            batch[name][selected] = values
     return batch
 
 
 class Feed(Protocol):
-    """Global batches by the row: what a loader reads. A pure function of steps and rows."""
+    """The rows of global batches, as a pure function of step and row."""
 
     @property
     def batch_size(self) -> int:
-        """Rows of a global batch."""
+        """Rows per global batch."""
 
     @property
     def specs(self) -> Sequence[BatchSpec]:
-        """What the batches hold, of each kind of batch."""
+        """The spec of each kind of batch."""
 
     @property
     def steps(self) -> int | None:
-        """After how many steps there is nothing left; None: never."""
+        """Number of steps until the feed is exhausted; None: it never is."""
 
     def task(self, step: int) -> int:
-        """Which of the specs the batch of a step has."""
+        """Index into `specs` of a step's batch."""
 
     def read(self, step: int, rows: Sequence[int]) -> Arrays:
-        """These rows of a step's arrays.
+        """The given rows of a step's batch.
 
         Raises:
-          UserError: there is nothing left, and that is a mistake.
+          UserError: the feed is exhausted, and that is an error.
         """
 
 
 class CorpusFeed:
-    """Packed windows of a corpus, as an objective makes them."""
+    """Packed windows of a corpus, turned into batches by an objective."""
 
     def __init__(
         self, corpus: Corpus, config: DataConfig, seed: int, objective: Objective | None = None
     ):
         """Args:
-        corpus: what `prepare` made.
-        config: the same config.
-        seed: of the order.
-        objective: what is to be predicted; None: every token from those before it.
+        corpus: from `prepare`.
+        config: the config it was prepared with.
+        seed: of the row order.
+        objective: what is predicted; None: every token from those before it.
         """
         check_data(config)
         self._corpus, self._config = corpus, config
@@ -122,10 +123,10 @@ class CorpusFeed:
 
 
 class Loader:
-    """Iterates over (step, batch); batches are made ahead in threads.
+    """Iterates over (step, batch), prefetching in threads.
 
-    A batch depends on the feed and the step alone: not on the mesh, the number of processes, or
-    where the iteration began. Each process reads only the rows that its devices hold.
+    A batch depends only on the feed and the step: not on the mesh, the number of processes, or
+    the first step. Each process reads only the rows that its devices hold.
 
     Use as a context manager, which ends the threads.
     """
@@ -140,11 +141,11 @@ class Loader:
         stops: bool = True,
     ):
         """Args:
-          feed: what is read.
-          mesh: how the global arrays are laid out; None: on the default device.
+          feed: source of the batches.
+          mesh: over which the global arrays are sharded; None: the default device.
           start_step: the first step to yield.
-          prefetch: batches made ready ahead of the step that takes them.
-          stops: whether the iteration ends with the feed; else reading on is a mistake.
+          prefetch: batches prepared ahead of the one yielded next.
+          stops: whether iteration ends with the feed; otherwise reading past its end is an error.
 
         Raises:
           UserError: the batch does not divide over the mesh.
@@ -157,7 +158,7 @@ class Loader:
         self._step, self._ahead = start_step, prefetch
         self._batches = self._prefetch()
         self.wait_seconds = 0.0
-        """Time that `next` has waited for batches, so far."""
+        """Total time that `next` has waited for batches."""
 
     def __enter__(self) -> "Loader":
         return self
@@ -178,9 +179,9 @@ class Loader:
             if not self._stops:
                 self.feed.read(self._step, ())
             raise StopIteration
-        began = time.perf_counter()
+        start = time.perf_counter()
         batch = next(self._batches)
-        self.wait_seconds += time.perf_counter() - began
+        self.wait_seconds += time.perf_counter() - start
         self._step += 1
         return self._step - 1, batch
 
@@ -191,8 +192,8 @@ class Loader:
     def _prefetch(self) -> Any:
         import grain
 
-        last = 1 << 60 if self.feed.steps is None else self.feed.steps
-        steps = grain.MapDataset.range(self._step, max(self._step + 1, last))
+        end = 1 << 60 if self.feed.steps is None else self.feed.steps
+        steps = grain.MapDataset.range(self._step, max(self._step + 1, end))
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._ahead)
         return iter(steps.map(self._make).to_iter_dataset(options))
 
@@ -203,6 +204,6 @@ class Loader:
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> list[int]:
-    """The rows of a global batch that this process's devices hold, in order."""
+    """Rows of a global batch held by this process's devices, in order."""
     blocks = sharding.addressable_devices_indices_map((rows,)).values()
     return sorted({row for index in blocks if index for row in range(*index[0].indices(rows))})

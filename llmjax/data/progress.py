@@ -1,4 +1,4 @@
-"""How far a long preparation is: a callback, and a bar on the terminal."""
+"""Progress of long preparations: a callback, and a progress bar on the terminal."""
 
 import contextlib
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called as progress(what is being done, bytes done, bytes in all or None)."""
+"""Called as progress(stage, bytes done, total bytes or None)."""
 
 
 def no_progress(stage: str, done: int, total: int | None) -> None:
@@ -16,7 +16,7 @@ def no_progress(stage: str, done: int, total: int | None) -> None:
 
 @contextlib.contextmanager
 def terminal_progress() -> Iterator[Progress]:
-    """A bar on stderr where that is a terminal; elsewhere a line every ten seconds."""
+    """A progress bar if stderr is a terminal; otherwise a line every ten seconds."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield _lines()
         return
@@ -56,7 +56,7 @@ def _lines() -> Progress:
         if sys.stderr is not None and time.monotonic() - last >= 10:
             last = time.monotonic()
             share = f" ({min(100, 100 * done // total)} %)" if total else ""
-            with contextlib.suppress(OSError, ValueError):  # nobody may be there to see it
+            with contextlib.suppress(OSError, ValueError):  # stderr may be closed
                 print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
 
     return show

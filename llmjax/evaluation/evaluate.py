@@ -194,7 +194,7 @@ def _score_hidden(
     if options.stride is not None:
         raise UserError(f"stride {options.stride}", "only causal models are scored in windows")
     encodes, config = lm.model.config.is_encoder_decoder, lm.config.evaluation
-    objective = make_objective(lm.config.objective, lm.tokenizer, encodes=encodes)
+    objective = make_objective(lm.config.objective, lm.tokenizer, is_encoder_decoder=encodes)
     documents = (_joined(list(pieces)) for pieces in streams)
     return score_hidden(
         lm.model,

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from llmjax.data.batch import Arrays
 from llmjax.data.objectives.config import Objective
-from llmjax.data.objectives.windows import windows
+from llmjax.data.objectives.windows import read_windows
 from llmjax.data.text.corpus import Document
 from llmjax.data.text.store import TokenStore
 from llmjax.errors import UserError
@@ -135,7 +135,7 @@ def hidden_batches(
         if starts[0] >= store.num_tokens:
             return
         sizes = np.clip(store.num_tokens - starts, 0, length)
-        cut = windows(store, starts % store.num_tokens, sizes, length)
+        cut = read_windows(store, starts % store.num_tokens, sizes, length)
         firsts = np.searchsorted(store.offsets, starts % store.num_tokens, side="right") - 1
         yield objective.batch(cut, [(SEED, first + row) for row in range(rows)]), firsts
 

@@ -1,1 +1,1 @@
-"""Files read within limits, and written whole or not at all."""
+"""Bounded reads, atomic writes, checksums and caches."""

@@ -1,4 +1,4 @@
-"""Whole files, read only where they are regular files of bounded size, and texts in UTF-8."""
+"""Bounded reads of regular files, and UTF-8 decoding."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ from typing import BinaryIO
 from llmjax.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
-"""The byte order mark in UTF-8: a sign of the encoding, and no part of the text."""
+"""The UTF-8 byte order mark; not part of the text."""
 
-# The longer ones first: that of UTF-32 begins like that of UTF-16.
+# Longest first: the UTF-32 mark starts with the UTF-16 one.
 _MARKS = {
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
@@ -22,10 +22,10 @@ _MARKS = {
 
 
 def other_encoding(start: bytes) -> str | None:
-    """The encoding that a byte order mark names where it is not UTF-8, in a few words.
+    """Describe the encoding if a byte order mark says it is not UTF-8; else None.
 
     Args:
-      start: at least the first four bytes of a text, where it has as many.
+      start: the first four bytes of a text, or all of a shorter one.
     """
     for mark, name in _MARKS.items():
         if start.startswith(mark):
@@ -37,7 +37,7 @@ MIB = 2**20
 
 
 def size_text(size: int) -> str:
-    """A number of bytes as people write it: 512 bytes, 3.5 KiB, 64 MiB."""
+    """Format a size in bytes: 512 bytes, 3.5 KiB, 64 MiB."""
     amount = float(size)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if amount < 1024 or unit == "GiB":
@@ -47,18 +47,18 @@ def size_text(size: int) -> str:
 
 
 def read_bytes(path: str | Path, limit: int, *, fix: str = "check the file") -> bytes:
-    """The contents of a regular file of at most `limit` bytes.
+    """Read a regular file of at most `limit` bytes.
 
-    The kind and the size are looked at before anything is read, so a FIFO, a device or an enormous
-    file costs neither time nor memory; a file that grows meanwhile is refused as well.
+    File type and size are checked before reading, so a FIFO, a device or a huge file costs neither
+    time nor memory. A file that grows past the limit during the read is refused as well.
 
     Args:
       path: the file.
       limit: in bytes.
-      fix: what the message advises.
+      fix: advice for the error message.
 
     Raises:
-      UserError: it does not exist, is no regular file, is larger than `limit`, or cannot be read.
+      UserError: the file is missing, not regular, larger than `limit`, or unreadable.
     """
     with regular_file(path, fix=fix) as file:
         size = os.fstat(file.fileno()).st_size
@@ -66,19 +66,19 @@ def read_bytes(path: str | Path, limit: int, *, fix: str = "check the file") -> 
             data = file.read(limit + 1)
             if len(data) <= limit:
                 return data
-        found = size_text(max(size, limit + 1))
-        raise UserError(path, f"is {found}, and at most {size_text(limit)} are read", fix)
+        actual = size_text(max(size, limit + 1))
+        raise UserError(path, f"is {actual}, and at most {size_text(limit)} are read", fix)
 
 
 @contextlib.contextmanager
 def regular_file(path: str | Path, *, fix: str = "check the file") -> Iterator[BinaryIO]:
-    """A regular file, open for reading; a FIFO or a device is refused without waiting for it.
+    """Open a regular file for reading; FIFOs and devices are refused without blocking.
 
     Raises:
-      UserError: it does not exist, is no regular file, or cannot be read, also within the block.
+      UserError: the file is missing, not regular, or unreadable, including inside the block.
     """
     try:
-        # Opening a FIFO would wait for its writer without O_NONBLOCK.
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -91,10 +91,10 @@ def regular_file(path: str | Path, *, fix: str = "check the file") -> Iterator[B
 
 
 def read_text(path: str | Path, limit: int, *, fix: str = "check the file") -> str:
-    """As `read_bytes`, decoded as UTF-8; a byte order mark at the beginning is dropped.
+    """Read a UTF-8 file with `read_bytes`, dropping a leading byte order mark.
 
     Raises:
-      UserError: as `read_bytes`; also when it is not UTF-8.
+      UserError: as `read_bytes`; also if it is not UTF-8.
     """
     data = read_bytes(path, limit, fix=fix)
     if encoding := other_encoding(data[:4]):

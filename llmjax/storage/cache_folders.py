@@ -1,4 +1,4 @@
-"""Cached folders and files: they appear under their name only when complete."""
+"""Cached folders and files, which appear under their final name only when complete."""
 
 import contextlib
 import fcntl
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Damaged(UserError):
-    """A folder of a cache is not as it was written.
+    """A cached folder is damaged.
 
     Args:
-      folder: which.
-      why: in a few words.
+      folder: the folder.
+      why: short description of the damage.
     """
 
     def __init__(self, folder: Path, why: str):
@@ -31,7 +31,7 @@ class Damaged(UserError):
 
 @contextlib.contextmanager
 def unwritable_is_user_error(path: Path) -> Iterator[None]:
-    """Turns a full disk or a folder without permission into a UserError that names `path`."""
+    """Turn an OSError (disk full, permission denied) into a UserError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -41,10 +41,10 @@ def unwritable_is_user_error(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file, and the folders above it; readers see the old content or the new.
+    """Write a file atomically, creating its parent folders.
 
     Raises:
-      UserError: the place cannot be written.
+      UserError: the path cannot be written.
     """
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,35 +52,35 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Makes the folder `path` from what `fill` writes into a temporary folder beside it.
+    """Create the folder `path`: `fill` writes a temporary folder beside it, which is then renamed.
 
-    Where several processes make the same folder, the first to finish wins and the others' work is
-    discarded. An exception, or a kill, leaves nothing under the name `path`.
+    If several processes create the same folder, the first to finish wins and the others discard
+    their work. After an exception or a kill, `path` does not exist.
 
     Raises:
-      UserError: the place cannot be written.
+      UserError: the path cannot be written.
     """
     with unwritable_is_user_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = _marks(path)
+        prefix, suffix = _temporary_affixes(path)
         temporary = Path(tempfile.mkdtemp(suffix, prefix, path.parent))
         try:
             fill(temporary)
-            temporary.chmod(new_folder_mode())  # mkdtemp's folder is private
+            temporary.chmod(new_folder_mode())  # mkdtemp creates private folders
             try:
                 temporary.rename(path)
             except OSError:
-                if not path.is_dir():  # not the race above
+                if not path.is_dir():  # else another process was first
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes `folder` where it is missing; of several processes one works, the others wait."""
+    """Create `folder` if it is missing; one process builds it while the others wait."""
     if folder.is_dir():
         return
-    with one_at_a_time(folder) as locked:
+    with folder_lock(folder) as locked:
         if not folder.is_dir():
             if locked:
                 _remove_leftovers(folder)
@@ -88,11 +88,12 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 def open_or_build(folder: Path, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
-    """What `read` makes of `folder`, which is built where it is missing, and rebuilt with a warning
-    where `read` finds it damaged.
+    """Return `read(folder)`, building the folder first if it is missing.
+
+    If `read` raises Damaged, the folder is rebuilt with a warning.
 
     Raises:
-      Damaged: it is also damaged right after it was built.
+      Damaged: the folder is still damaged after the rebuild.
       UserError: as make_folder, and what `build` and `read` raise.
     """
     build_once(folder, build)
@@ -100,14 +101,14 @@ def open_or_build(folder: Path, build: Callable[[Path], None], read: Callable[[P
     try:
         return read(folder)
     except Damaged as error:
-        log.warning("%s: %s; it is rebuilt", folder, error.reason)
+        log.warning("%s: %s; rebuilding it", folder, error.reason)
         _discard(folder, identity)
     build_once(folder, build)
     return read(folder)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Differs from that of a folder of this name before or after it."""
+    """Inode and change time, which tell a folder from a replacement of the same name."""
     try:
         status = folder.stat()
     except OSError:
@@ -116,9 +117,9 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _discard(folder: Path, identity: tuple[int, int] | None) -> None:
-    """Removes a damaged folder, unless another process has replaced it since."""
-    prefix, suffix = _marks(folder)
-    with one_at_a_time(folder), unwritable_is_user_error(folder):
+    """Remove a damaged folder, unless another process has replaced it since."""
+    prefix, suffix = _temporary_affixes(folder)
+    with folder_lock(folder), unwritable_is_user_error(folder):
         if identity is not None and _identity(folder) == identity:
             doomed = Path(tempfile.mkdtemp(suffix, prefix, folder.parent))
             folder.rename(doomed / folder.name)
@@ -126,11 +127,11 @@ def _discard(folder: Path, identity: tuple[int, int] | None) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[bool]:
-    """A lock for making `folder`, freed by the system when its holder dies.
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold the lock for building `folder`; the kernel releases it if the process dies.
 
-    Saves work only: `make_folder` is safe without it. Where the file system cannot lock, yields
-    False at once.
+    The lock only saves work: `make_folder` is safe without it. If the file system does not support
+    locks, yields False at once.
     """
     path = folder.with_name(f".{folder.name}.lock")
     with unwritable_is_user_error(path):
@@ -146,12 +147,12 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed makers of `path` left; for where no other can be at work."""
-    prefix, suffix = _marks(path)
+    """Remove temporary folders of killed processes; call only while holding the lock."""
+    prefix, suffix = _temporary_affixes(path)
     for leftover in path.parent.glob(f"{prefix}*{suffix}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _marks(path: Path) -> tuple[str, str]:
-    """How the names of temporary folders for `path` begin and end."""
+def _temporary_affixes(path: Path) -> tuple[str, str]:
+    """Prefix and suffix of the names of temporary folders for `path`."""
     return f".{path.name}.", ".tmp"

@@ -1,8 +1,7 @@
-"""Checksums: inside a JSON object, and of all files of a folder.
+"""Checksums of JSON objects and of the files in a folder.
 
-A damaged or changed object, or folder, is refused. This is no defence against someone who means
-harm: whoever can change the data can change its checksum, too. CRC-32 finds every burst of flipped
-bits up to 32 long and misses other damage once in 4e9.
+They detect accidental damage, not tampering: whoever can change the data can change its checksum.
+CRC-32 detects every burst of flipped bits up to 32 long and misses other damage once in 4e9.
 """
 
 import hashlib
@@ -19,37 +18,37 @@ from llmjax.storage.json_documents import read_json
 from llmjax.storage.writing import write_atomically
 
 CHECKSUM = "checksum"
-"""The name under which an object carries its checksum."""
+"""The key of an object's checksum."""
 
 
 def with_checksum(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The object with its checksum as the last member."""
+    """Return the object with its checksum as the last member."""
     rest = {name: value for name, value in document.items() if name != CHECKSUM}
     return {**rest, CHECKSUM: _checksum(rest)}
 
 
 def check_checksum(document: Mapping[str, Any], name: object) -> dict[str, Any]:
-    """The object without its checksum, which is compared; one that has none is taken as it is.
+    """Verify an object's checksum, if it has one, and return the object without it.
 
     Args:
-      document: what was read.
+      document: the object as read.
       name: its path, for messages.
 
     Raises:
-      UserError: it is not as it was written.
+      UserError: the checksum does not match.
     """
     rest = {key: value for key, value in document.items() if key != CHECKSUM}
     if CHECKSUM in document and document[CHECKSUM] != _checksum(rest):
         raise UserError(
             name,
             "was changed after it was written (its checksum differs)",
-            f'restore it from a copy or, if the change is meant, remove "{CHECKSUM}" from it',
+            f'restore it from a copy or, if you changed it on purpose, remove "{CHECKSUM}" from it',
         )
     return rest
 
 
 def _checksum(document: Mapping[str, Any]) -> str:
-    """Of the values, however they are laid out in the file."""
+    """SHA-256 of the values, independent of the file's formatting."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -59,14 +58,14 @@ CHUNK = 1 << 22
 
 
 def write_manifest(folder: Path, without: Collection[str] = ()) -> None:
-    """Writes `folder`/checksums.json: relative path -> [bytes, CRC-32] of every file in it.
+    """Write `folder`/checksums.json: relative path -> [bytes, CRC-32] of every file.
 
     Args:
       folder: complete, but not yet visible under its final name.
-      without: names of files that are left out.
+      without: names of files to leave out.
 
     Raises:
-      OSError: a file cannot be read, or the folder not be written.
+      OSError: a file cannot be read, or the manifest cannot be written.
     """
     files = _files(folder, without)
     with ThreadPoolExecutor() as pool:
@@ -83,45 +82,50 @@ def find_damage(
     parts: int = 1,
     without: Collection[str] = (),
 ) -> str | None:
-    """What is wrong with a folder's files, in a few words; None if they are as written.
+    """Verify a folder against its checksums.json.
 
     Args:
-      folder: holds checksums.json.
-      item: check only the files of this folder in it; None for all.
-      part, parts: check only every `parts`-th file, from `part` on: processes share the work.
-      without: names of files that were left out.
+      folder: the folder.
+      item: verify only this subfolder; None for everything.
+      part, parts: verify only every `parts`-th file, starting at `part`, to share the work among
+        processes.
+      without: names of files that the manifest leaves out.
+
+    Returns:
+      A short description of the first problem; None if the files are intact.
     """
     try:
         expected = read_json(folder / MANIFEST)
     except UserError as error:
-        there = os.path.lexists(folder / MANIFEST)
+        exists = os.path.lexists(folder / MANIFEST)
         return (
-            f"its {MANIFEST} cannot be used: {error.reason}" if there else f"it has no {MANIFEST}"
+            f"its {MANIFEST} cannot be used: {error.reason}" if exists else f"it has no {MANIFEST}"
         )
     if not _is_manifest(expected):
         return f"its {MANIFEST} is damaged"
-    # Those beside the folders in it, and hidden ones, may be the user's or the system's.
-    inside = [name for name in _files(folder, without) if "/" in name and "/." not in name]
-    if unknown := next((name for name in inside if name not in expected), None):
+    # Files at the top level and hidden files may belong to the user or the system.
+    stored = [name for name in _files(folder, without) if "/" in name and "/." not in name]
+    if unknown := next((name for name in stored if name not in expected), None):
         return f"{unknown} is not listed in its {MANIFEST}"
-    chosen = [(name, sums) for name, sums in expected.items() if item in (None, name.split("/")[0])]
-    if not chosen:
+    listed = [(name, sums) for name, sums in expected.items() if item in (None, name.split("/")[0])]
+    if not listed:
         return f"its {MANIFEST} lists nothing" + (f" of {item}" if item else "")
-    mine = chosen[part::parts]
     with ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda item: _differs(folder / item[0], item[1]), mine)
+        problems = pool.map(
+            lambda entry: _file_damage(folder / entry[0], entry[1]), listed[part::parts]
+        )
         return next(filter(None, problems), None)
 
 
 def _is_manifest(value: object) -> bool:
-    """Whether it is {path: [bytes, CRC-32]}."""
+    """Whether a value is {path: [bytes, CRC-32]}."""
     return isinstance(value, dict) and all(
         isinstance(sums, list) and [type(number) for number in sums] == [int, int]
         for sums in value.values()
     )
 
 
-def _differs(path: Path, expected: list[int]) -> str | None:
+def _file_damage(path: Path, expected: list[int]) -> str | None:
     try:
         if path.stat().st_size != expected[0]:
             return f"{path.name} has {path.stat().st_size} bytes instead of {expected[0]}"
@@ -131,6 +135,7 @@ def _differs(path: Path, expected: list[int]) -> str | None:
 
 
 def _file_checksum(path: Path) -> list[int]:
+    """[bytes, CRC-32]."""
     size = crc = 0
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
@@ -139,6 +144,6 @@ def _file_checksum(path: Path) -> list[int]:
 
 
 def _files(folder: Path, without: Collection[str]) -> list[str]:
-    left_out = {MANIFEST, *without}
-    inside = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(str(path.relative_to(folder)) for path in inside if path.name not in left_out)
+    excluded = {MANIFEST, *without}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in paths if path.name not in excluded)

@@ -1,7 +1,7 @@
-"""JSON within limits of size, number of values and depth: the one reader of all JSON.
+"""The JSON parser of llmjax, with limits on size, number of values and depth.
 
-Python's own parser turns three bytes (`[],`) into 64, and fails in its own way where values are
-nested too deep. Here a document is measured before a value of it is made.
+Python's parser turns three bytes (`[],`) into 64 and raises RecursionError on deep nesting, so a
+document is measured before any value is created.
 """
 
 import json
@@ -17,21 +17,21 @@ from llmjax.storage.bounded import MIB, other_encoding, read_bytes, regular_file
 
 @dataclass(frozen=True)
 class JsonLimits:
-    """What is parsed at most."""
+    """Upper bounds on what is parsed."""
 
     size: int
     """Bytes of the text."""
     marks: int
-    """Commas, colons and opening brackets: no document has more values than these and one. Those
-    inside strings count too. Each costs at most about 100 bytes of memory."""
+    """Commas, colons and opening brackets, including those inside strings: a document has at most
+    one more value than these. Each value takes up to about 100 bytes of memory."""
     depth: int = 100
-    """Containers within containers."""
+    """Nesting of containers."""
 
 
 SETTINGS = JsonLimits(size=16 * MIB, marks=1_000_000)
-"""Descriptions and settings: config.json, manifests, records of a run."""
+"""Settings: config.json, manifests, records of a run."""
 DOCUMENT = JsonLimits(size=256 * MIB, marks=10_000_000)
-"""Tables and vocabularies; the largest published tokenizer.json have about 35 MB."""
+"""Tables and vocabularies; the largest published tokenizer.json files have about 35 MB."""
 RECORD = JsonLimits(size=64 * MIB, marks=1_000_000)
 """One line of a JSON Lines file."""
 
@@ -44,17 +44,17 @@ def parse_json(
     unique: bool = False,
     fix: str = "check the file",
 ) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
       text: JSON; bytes are UTF-8, with or without a byte order mark.
-      name: the path or place, for messages.
-      limits: what is parsed at most.
-      unique: refuse objects that have a name twice, instead of taking the last.
-      fix: what the message advises.
+      name: its path, or path and line, for messages.
+      limits: upper bounds on what is parsed.
+      unique: refuse objects with duplicate names instead of keeping the last value.
+      fix: advice for the error message.
 
     Raises:
-      UserError: it is too large or nested too deep, not UTF-8, or not JSON.
+      UserError: the text is too large, nested too deep, not UTF-8, or not JSON.
     """
     if len(text) > limits.size:
         reason = (
@@ -73,7 +73,7 @@ def parse_json(
         raise _too_deep(name, limits, fix) from error
     except UnicodeDecodeError as error:
         raise UserError(name, f"is not UTF-8: {error.reason} at {error.start}", fix) from error
-    except ValueError as error:  # JSONDecodeError, an integer of too many digits, a name twice
+    except ValueError as error:  # JSONDecodeError, too many digits, a duplicate name
         raise UserError(name, f"is not JSON: {error}", fix) from error
     if marks > limits.depth and _is_deeper(value, limits.depth):
         raise _too_deep(name, limits, fix)
@@ -87,10 +87,10 @@ def read_json(
     unique: bool = False,
     fix: str = "check the file",
 ) -> Any:
-    """The value of a JSON file.
+    """Parse a JSON file.
 
     Raises:
-      UserError: as `parse_json`; also when it is missing, not a regular file, or unreadable.
+      UserError: as `parse_json`; also if the file is missing, not regular, or unreadable.
     """
     data = read_bytes(path, limits.size, fix=fix)
     return parse_json(data, path, limits=limits, unique=unique, fix=fix)
@@ -107,7 +107,7 @@ def _too_deep(name: object, limits: JsonLimits, fix: str) -> UserError:
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether containers are nested more than `depth` deep; looks at one level after the other."""
+    """Whether containers are nested more than `depth` deep, level by level without recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(depth):
         level = [child for parent in level for child in _children(parent)]
@@ -125,34 +125,33 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the name {twice!r} stands twice in one object")
+        duplicate = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {duplicate!r} appears twice in one object")
     return result
 
 
 def json_lines(
     path: str | Path, *, limits: JsonLimits = RECORD, fix: str = "check the file"
 ) -> Iterator[tuple[bytes, Any]]:
-    """Each line with its value; empty lines are left out.
+    """Yield each line of a JSON Lines file with its value, skipping empty lines.
 
-    A line that a killed process left half-written, that is longer than the limits, or that is
-    something else than JSON comes as (b"", None); the next one is read as ever. At most one line is
-    held.
+    A line that is truncated, too long or not JSON is yielded as (b"", None), and reading continues
+    with the next. Only one line is held in memory.
 
     Args:
       path: a regular file.
-      limits: of a line.
-      fix: what the message advises.
+      limits: for each line.
+      fix: advice for the error message.
 
     Raises:
-      UserError: it does not exist, is no regular file, or cannot be read.
+      UserError: the file is missing, not regular, or unreadable.
     """
     with regular_file(path, fix=fix) as file:
         while line := file.readline(limits.size + 1):
-            whole = line.endswith(b"\n") or len(line) <= limits.size
+            fits = line.endswith(b"\n") or len(line) <= limits.size
             while not (line.endswith(b"\n") or len(line) <= limits.size):
-                line = file.readline(limits.size + 1)  # the rest of one that is too long
-            if not whole:
+                line = file.readline(limits.size + 1)  # skip the rest of an overlong line
+            if not fits:
                 yield b"", None
             elif line.strip():
                 try:
@@ -161,19 +160,19 @@ def json_lines(
                     yield b"", None
 
 
-_HALVES = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
-    """The JSON of plain data, with characters as they are.
+    """Serialize plain data as JSON without escaping non-ASCII characters.
 
-    Halves of characters, by which Python keeps the bytes of names that are not UTF-8, are escaped,
-    so that the text can be written and a reader gets the same name back.
+    Lone surrogates, with which Python represents file names that are not UTF-8, are escaped: the
+    text can be encoded as UTF-8, and a reader gets the same name back.
 
     Args:
       value: plain data.
-      indent: spaces of a level; None for a single line.
-      ascii_only: escape all that is not ASCII.
+      indent: spaces per level; None for a single line.
+      ascii_only: escape everything but ASCII.
     """
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

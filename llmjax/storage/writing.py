@@ -1,4 +1,4 @@
-"""Where and how files are written: readers see them either as they were or complete."""
+"""Atomic writes: readers see the old content or the complete new one, never a part."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from llmjax.errors import UserError
 
 
 def new_file_mode() -> int:
-    """The permissions of a new file under the process's umask: 0o644 under the usual 0o022."""
+    """Permissions of a new file under the process's umask: 0o644 for the usual 0o022."""
     return 0o666 & ~umask()
 
 
 def new_folder_mode() -> int:
-    """The permissions of a new folder under the process's umask."""
+    """Permissions of a new folder under the process's umask."""
     return 0o777 & ~umask()
 
 
 def umask() -> int:
-    """The process's umask; only by setting it can it be asked for."""
+    """The process's umask: from /proc, since os.umask can only read it by setting it."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             for line in status:
@@ -35,10 +35,10 @@ def umask() -> int:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Writes a file beside `path`, then renames: readers see the old or the new.
+    """Write a temporary file beside `path`, then rename it.
 
     Args:
-      path: the file; its permissions are those that the umask gives a new file.
+      path: the file; it gets the permissions of a new file.
       data: text is written as UTF-8.
 
     Raises:
@@ -58,7 +58,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A new folder that gets the name `out` when the block succeeds, and is removed when it fails.
+    """A new folder that is renamed to `out` if the block succeeds and removed if it fails.
 
     Raises:
       UserError: `out` exists, or cannot be written.
@@ -67,7 +67,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
         try:
             yield folder
-            folder.chmod(new_folder_mode())  # mkdtemp's folder is private
+            folder.chmod(new_folder_mode())  # mkdtemp creates private folders
             folder.rename(out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -75,14 +75,14 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_file(out: Path) -> Iterator[Path]:
-    """A new, empty file that gets the name `out` when the block succeeds; as `atomic_folder`."""
+    """A new, empty file that is renamed to `out` if the block succeeds; as `atomic_folder`."""
     with _parent_of_new(out) as parent:
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=parent)
         os.close(handle)
         file = Path(name)
         try:
             yield file
-            file.chmod(new_file_mode())  # mkstemp's file is private
+            file.chmod(new_file_mode())  # mkstemp creates private files
             file.rename(out)
         finally:
             file.unlink(missing_ok=True)
@@ -90,10 +90,10 @@ def atomic_file(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _parent_of_new(out: Path) -> Iterator[Path]:
-    """The folder of `out`, which must not exist yet; the folder is made where it is missing."""
+    """The parent of `out`, created if missing; `out` itself must not exist."""
     try:
         if out.exists() or out.is_symlink():
-            raise UserError(out, "exists already", "choose another name, or remove it")
+            raise UserError(out, "already exists", "choose another name, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
         yield out.parent
     except OSError as error:
@@ -101,16 +101,16 @@ def _parent_of_new(out: Path) -> Iterator[Path]:
 
 
 def check_utf8(path: str | Path) -> None:
-    """Tells beforehand what tensorstore, which writes checkpoints, would fail at.
+    """Check that a path is valid UTF-8, which TensorStore needs to write checkpoints.
 
     Args:
-      path: counts with all folders above it.
+      path: checked as an absolute path.
 
     Raises:
-      UserError: it has bytes that are not UTF-8, or a NUL.
+      UserError: the path is not UTF-8, or contains a NUL.
     """
     if "\0" in str(path):
-        raise UserError(repr(str(path)), "has a NUL, which no name can have")
+        raise UserError(repr(str(path)), "has a NUL, which no file name can contain")
     try:
         str(Path(path).absolute()).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -119,9 +119,9 @@ def check_utf8(path: str | Path) -> None:
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
-    """The folder of caches: as configured, or where the environment says (see DataConfig)."""
+    """The cache folder: as configured, else from the environment (see DataConfig)."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
-    if own := os.environ.get("LLMJAX_CACHE"):
-        return Path(own).expanduser()
+    if variable := os.environ.get("LLMJAX_CACHE"):
+        return Path(variable).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmjax"

@@ -4,13 +4,13 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from llmjax import cli
+from llmjax.cli.main import find_command, main
 from llmjax.cli.registry import COMMANDS
 
 
 def run(capsys, *argv: str) -> tuple[int, str, list[str]]:
     """Exit code, stdout, lines of stderr."""
-    code = cli.main(argv)
+    code = main(argv)
     out, err = capsys.readouterr()
     return code, out, err.splitlines()
 
@@ -29,5 +29,5 @@ def stub(monkeypatch, name: str, function) -> None:
 def replace_run(monkeypatch, name: str, run) -> None:
     """Puts another `run` in the place of a command's."""
     module, _, attribute = COMMANDS[name].target.partition(":")
-    command = replace(cli.find_command(name), run=run)
+    command = replace(find_command(name), run=run)
     monkeypatch.setattr(f"{module}.{attribute}", command)

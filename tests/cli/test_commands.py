@@ -8,7 +8,7 @@ import pytest
 from command import run, stub
 
 import llmjax
-from llmjax.cli import find_command
+from llmjax.cli.main import find_command
 from llmjax.cli.registry import COMMANDS, Entry
 from llmjax.run.config.fields import rows
 from llmjax.run.folder import Run

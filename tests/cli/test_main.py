@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import process, replace_run, run, stub
 
-from llmjax import cli
+from llmjax.cli.main import main
 from llmjax.cli.registry import COMMANDS
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.memory import FEWER
@@ -27,7 +27,10 @@ def test_help_lists_the_commands_and_starts_nothing():
 
 def test_help_does_not_import_jax():
     code = (
-        "import sys; from llmjax.cli import main; main(['--help']); assert 'jax' not in sys.modules"
+        "import sys\n"
+        "from llmjax.cli.main import main\n"
+        "main(['--help'])\n"
+        "assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -133,7 +136,7 @@ def test_no_memory_is_a_line_about_sizes(capsys, monkeypatch, error):
 
 def test_where_stderr_is_closed_no_file_of_ours_gets_its_number(tmp_path):
     program = (
-        "import sys; from llmjax.cli import main; main(['--version']); "
+        "import sys; from llmjax.cli.main import main; main(['--version']); "
         f"print(open({str(tmp_path / 'file')!r}, 'w').fileno() > 2, main(['nonsense']))"
     )
     done = subprocess.run(
@@ -158,4 +161,4 @@ def test_the_exit_code_counts_where_nobody_reads_stderr(monkeypatch):
 
     replace_run(monkeypatch, "report", stopped)
     monkeypatch.setattr(sys, "stderr", Gone())
-    assert cli.main(["report", "x"]) == 75
+    assert main(["report", "x"]) == 75

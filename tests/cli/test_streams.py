@@ -47,14 +47,14 @@ def test_a_full_stdout_is_one_line(archive, command):
 def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
     code = (
         "import sys\n"
-        "from llmjax import cli\n"
+        "from llmjax.cli.main import main\n"
         "from llmjax.errors import UserError\n"
         "import llmjax.cli.report as module\n"
         "def report(run, options):\n"
         "    print('x' * int(sys.argv[1]))\n"
         "    raise UserError('x', 'wrong')\n"
         "module.report = report\n"
-        "sys.exit(cli.main(['report', 'x']))"
+        "sys.exit(main(['report', 'x']))"
     )
     for size, said in ((1, "llmjax: error: x: wrong\n"), (100_000, NO_SPACE)):
         command = f"env -u PYTHONUNBUFFERED {sys.executable}"
@@ -180,10 +180,10 @@ def test_exits_pass(monkeypatch):
         raise SystemExit(3)
 
     stub(monkeypatch, "report", report)
-    from llmjax import cli
+    from llmjax.cli.main import main
 
     with pytest.raises(SystemExit):
-        cli.main(["report", "x"])
+        main(["report", "x"])
 
 
 def test_streams_that_are_not_the_process_s_own_stay(monkeypatch):

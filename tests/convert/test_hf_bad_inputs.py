@@ -89,7 +89,7 @@ def refused(folder, *words):
 
 def test_the_model_itself_can_be_imported(folder, tmp_path):
     import_model(folder, tmp_path / "run")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         import_model(folder, tmp_path / "run")
 
 
@@ -129,7 +129,7 @@ def test_tensor_twice(folder):
     entry = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
     text = f'{{"x":{entry},"x":{entry}}}'.encode()
     (folder / SINGLE).write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
-    refused(folder, "'x' stands twice")
+    refused(folder, "'x' appears twice")
 
 
 def test_tensor_missing(folder):
@@ -279,7 +279,7 @@ def test_sentence_parts_that_are_not_supported(folder):
 def test_export_refuses_and_leaves_nothing(folder, tmp_path):
     run = import_model(folder, tmp_path / "run")
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export(run, tmp_path / "out")
     with pytest.raises(UserError, match="dtype"):
         export(run, tmp_path / "out2", dtype="int3")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import llmjax
 import untrained
-from llmjax.cli import main
+from llmjax.cli.main import main
 from llmjax.convert.exporting import export
 from llmjax.convert.importing import import_model
 from llmjax.convert.params import merge, stored_params

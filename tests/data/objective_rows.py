@@ -3,7 +3,7 @@
 import numpy as np
 
 from llmjax.data.objectives.vocabulary import Vocabulary
-from llmjax.data.objectives.windows import Windows, windows
+from llmjax.data.objectives.windows import Windows, read_windows
 from llmjax.data.text.store import TokenStore
 
 PAD, BOS, EOS, MASK = 0, 1, 2, 3
@@ -32,7 +32,7 @@ def cut(sizes: list[int], rows: int, length: int, seed: int = 0) -> Windows:
     store = TokenStore(tokens, offsets, zeros, zeros[1:].view(np.uint64))
     real = np.full(rows, length)
     real[-1] = max(1, length // 2)
-    return windows(store, np.arange(rows) * length, real, length)
+    return read_windows(store, np.arange(rows) * length, real, length)
 
 
 def keys(rows: int, seed: int = 0) -> list[tuple[int, ...]]:

@@ -166,7 +166,7 @@ def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
     file.write_bytes(file.read_bytes()[:-2])
     assert everything(config) == first
     assert "the cache is damaged: its files do not fit together" in caplog.text
-    assert "it is rebuilt" in caplog.text
+    assert "rebuilding it" in caplog.text
     (file.parents[1] / "description.json").unlink()
     assert everything(config) == first
     assert len(builds) == 3
@@ -229,7 +229,7 @@ def test_a_damaged_tokenizer_of_the_cache_is_trained_again(config, caplog):
         file.write_bytes(content[:30] + bytes([content[30] ^ 2]) + content[31:])
     shutil.rmtree(Path(config.cache_dir, "tokens"))
     assert prepare(config, tokenizer)[0].fingerprint == first.fingerprint
-    assert caplog.text.count("it is rebuilt") == 2
+    assert caplog.text.count("rebuilding it") == 2
 
 
 PREPARE = """

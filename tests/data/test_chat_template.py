@@ -117,7 +117,7 @@ def test_blocks_of_what_the_model_writes(template, spans):
 
 def test_blocks_whose_text_depends_on_their_marks_are_refused():
     template = "{% set x %}{% generation %} b {% endgeneration %}{% endset %}{{ x | trim }}"
-    with ChatTemplate(template, {}) as one, pytest.raises(UserError, match="changes what stands"):
+    with ChatTemplate(template, {}) as one, pytest.raises(UserError, match="changes the text of"):
         one.generated(MESSAGES)
 
 

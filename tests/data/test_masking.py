@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, MASK, cut, keys, vocabulary
 from llmjax.data.objectives.masked import Masked, MaskedConfig
-from llmjax.data.objectives.vocabulary import as_read, vocabulary_of, words_of
+from llmjax.data.objectives.vocabulary import encoder_input, vocabulary_of, word_numbers
 from llmjax.data.tokenizers.config import BytesConfig
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -22,7 +22,7 @@ def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(sizes, leads,
     windows = cut(sizes, 3, length)
     batch = masked(windows, MaskedConfig(whole_words=whole), leads)
     seen, wanted, weights = batch["inputs"], batch["targets"], batch["weights"]
-    np.testing.assert_array_equal(wanted, as_read(windows, vocabulary(leads)))
+    np.testing.assert_array_equal(wanted, encoder_input(windows, vocabulary(leads)))
     assert set(weights.ravel().tolist()) <= {0.0, 1.0}
     assert (wanted[weights > 0] >= FIRST).all(), "a special token is to be predicted"
     assert (windows.segments[weights > 0] > 0).all(), "padding is to be predicted"
@@ -61,7 +61,7 @@ def test_other_shares_are_taken_as_they_are_given():
 def test_whole_words_are_never_split(sizes, length, seed):
     windows = cut(sizes, 2, length, seed)
     batch = masked(windows, MaskedConfig(share=0.4, whole_words=True), seed=seed)
-    words = words_of(batch["targets"], windows.segments, vocabulary())
+    words = word_numbers(batch["targets"], windows.segments, vocabulary())
     for row in range(2):
         for word in set(words[row].tolist()):
             assert len(set(batch["weights"][row, words[row] == word].tolist())) == 1
@@ -71,7 +71,7 @@ def test_single_tokens_do_split_words():
     """What the test above tests could fail."""
     windows = cut([300] * 10, 10, 200)
     batch = masked(windows)
-    words = words_of(batch["targets"], windows.segments, vocabulary())
+    words = word_numbers(batch["targets"], windows.segments, vocabulary())
     parts = [set(batch["weights"][0, words[0] == word].tolist()) for word in set(words[0].tolist())]
     assert any(len(part) == 2 for part in parts)
 
@@ -81,7 +81,7 @@ def test_words_of_real_text():
     assert tokenizer is not None
     text = "Don't x_1 = 你好é!"
     tokens = np.array([[tokenizer.bos_id, *tokenizer.encode(text)]])
-    words = words_of(tokens, np.ones_like(tokens), vocabulary_of(tokenizer))[0, 1:]
+    words = word_numbers(tokens, np.ones_like(tokens), vocabulary_of(tokenizer))[0, 1:]
     data = text.encode()
     found = [bytes(b for b, w in zip(data, words, strict=True) if w == n) for n in sorted({*words})]
     expected = ["Don", "'", "t", " ", "x_1", " ", "=", " ", "你", "好é", "!"]
@@ -98,7 +98,7 @@ def test_each_key_draws_anew_and_the_same_key_the_same():
 
 def test_text_begins_with_bos_or_ends_with_eos_as_the_tokenizer_says():
     windows = cut([2, 3], 1, 14)
-    assert as_read(windows, vocabulary(leads=True))[0].tolist().count(BOS) == 2
-    assert EOS not in as_read(windows, vocabulary(leads=True))
-    read = as_read(windows, vocabulary(leads=False))[0]
+    assert encoder_input(windows, vocabulary(leads=True))[0].tolist().count(BOS) == 2
+    assert EOS not in encoder_input(windows, vocabulary(leads=True))
+    read = encoder_input(windows, vocabulary(leads=False))[0]
     assert [read[2], read[6]] == [EOS, EOS]

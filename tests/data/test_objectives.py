@@ -21,13 +21,13 @@ from llmjax.parallel.mesh import MeshConfig, make_mesh
 
 BYTES = BytesConfig().open()
 CAUSAL = Causal(BOS, PAD)
-MASKED = make(MaskedConfig(), BYTES, encodes=False)
+MASKED = make(MaskedConfig(), BYTES, is_encoder_decoder=False)
 OBJECTIVES = {
     "masked": MASKED,
-    "words": make(MaskedConfig(whole_words=True), BYTES, encodes=False),
-    "prefix": make(PrefixConfig(), BYTES, encodes=False),
+    "words": make(MaskedConfig(whole_words=True), BYTES, is_encoder_decoder=False),
+    "prefix": make(PrefixConfig(), BYTES, is_encoder_decoder=False),
     "span": Spans(SpanConfig(), vocabulary()),
-    "cut": make(PrefixConfig(), BYTES, encodes=True),
+    "cut": make(PrefixConfig(), BYTES, is_encoder_decoder=True),
 }
 OBJECTIVES["mixture"] = Mixture([OBJECTIVES["span"], OBJECTIVES["cut"]], [1.0, 2.0])
 
@@ -138,20 +138,20 @@ def test_a_tokenizer_trained_for_an_objective_has_its_pieces(lines, small, tmp_p
         tokenizer.decode(tokenizer.encode("a <mask> b <extra_id_0>")) == "a <mask> b <extra_id_0>"
     )
     assert not set(tokenizer.encode("<mask><extra_id_0>")) & {*tokenizer.special_tokens.values()}
-    spans = make(SpanConfig(sentinels=5), tokenizer, encodes=True)
+    spans = make(SpanConfig(sentinels=5), tokenizer, is_encoder_decoder=True)
     assert spans.vocabulary.sentinels.tolist() == [
         tokenizer.special_tokens[f"<extra_id_{i}>"] for i in range(5)
     ]
     with pytest.raises(UserError, match="has no mask token"):
-        make(MaskedConfig(), plain, encodes=False)
+        make(MaskedConfig(), plain, is_encoder_decoder=False)
     with pytest.raises(UserError, match=r"no 9 sentinels \(it has 5\)"):
-        make(SpanConfig(sentinels=9), tokenizer, encodes=True)
+        make(SpanConfig(sentinels=9), tokenizer, is_encoder_decoder=True)
 
 
 def test_bytes_have_a_mask_and_no_sentinels():
     assert MASKED.vocabulary.mask == BYTES.mask_id
     with pytest.raises(UserError, match="sentinels"):
-        make(SpanConfig(), BYTES, encodes=True)
+        make(SpanConfig(), BYTES, is_encoder_decoder=True)
 
 
 @pytest.mark.parametrize(

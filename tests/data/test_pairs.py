@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data.objective_rows import BOS, EOS, FIRST, PAD, SENTINELS, cut, keys, vocabulary
 from llmjax.data.objectives.pairs import Continuation, SpanConfig, Spans
-from llmjax.data.objectives.vocabulary import as_read
+from llmjax.data.objectives.vocabulary import encoder_input
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
@@ -60,7 +60,7 @@ def test_the_text_can_be_rebuilt_from_inputs_and_targets(sizes, leads, length, d
     config = SpanConfig(density, mean, sentinels=8)
     batch = spans(windows, config, leads)
     check_layout(batch, Spans(config, vocabulary()), length)
-    read = as_read(windows, vocabulary(leads))
+    read = encoder_input(windows, vocabulary(leads))
     for row, segments in enumerate(windows.segments):
         for segment in set(segments[segments > 0].tolist()):
             target = of(batch, "targets", row, segment)

@@ -208,7 +208,7 @@ def test_deep_and_ambiguous_json(tmp_path):
     path = tmp_path / "a.jsonl"
     for line, message in [
         ("[" * 100_000, r"a\.jsonl:1: has JSON nested more than 100 deep"),
-        ('{"text": "a", "text": "b"}', r"a\.jsonl:1: .*the name 'text' stands twice"),
+        ('{"text": "a", "text": "b"}', r"a\.jsonl:1: .*the name 'text' appears twice"),
         ('{"text": "a", "n": ' + "9" * 5000 + "}", r"a\.jsonl:1: is not JSON"),
     ]:
         path.write_text(line)

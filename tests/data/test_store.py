@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmjax.data.objectives.windows import windows
+from llmjax.data.objectives.windows import read_windows
 from llmjax.data.text import store
 from llmjax.data.text.store import (
     ChecksummedFile,
@@ -92,9 +92,9 @@ def flip(path, at):
 def test_a_large_store_is_verified_where_it_is_read(large):
     flip(large / "tokens.bin", 2 * 50_000)
     found = open_store(large, np.dtype("<u2"))
-    assert found.at(np.array([[0, 5], [7, 80_000]])).tolist() == [[0, 5], [7, 20_000]]
+    assert found.take(np.array([[0, 5], [7, 80_000]])).tolist() == [[0, 5], [7, 20_000]]
     with pytest.raises(Damaged, match=r"tokens\.bin fails its checksum in bytes 65,536 to 131,072"):
-        windows(found, np.array([3, 49_990]), np.array([20, 20]), 20)
+        read_windows(found, np.array([3, 49_990]), np.array([20, 20]), 20)
     with pytest.raises(Damaged, match=r"tokens\.crc is missing"):
         open_store(large, np.dtype("<u2"))
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmjax.data.objectives.causal import Causal
-from llmjax.data.objectives.windows import windows
+from llmjax.data.objectives.windows import read_windows
 from llmjax.data.text.store import TokenStore
 
 BOS, EOS, PAD = 901, 900, 902
@@ -52,14 +52,14 @@ def test_windows_equal_the_slow_account(sizes, data, length):
     row = st.tuples(st.integers(0, total - 1), st.integers(1, min(total, length)))
     rows = data.draw(st.lists(row, min_size=1, max_size=5))
     starts, real = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    batch = Causal(BOS, PAD).batch(windows(store, starts, real, length), ())
+    batch = Causal(BOS, PAD).batch(read_windows(store, starts, real, length), ())
     for index, (start, size) in enumerate(rows):
         expected = slow_row(store, start, size, length)
         assert {name: values[index].tolist() for name, values in batch.items()} == expected
 
 
 def test_types_and_shapes():
-    cut = windows(store_of([3, 2]), np.array([0, 2]), np.array([4, 3]), 4)
+    cut = read_windows(store_of([3, 2]), np.array([0, 2]), np.array([4, 3]), 4)
     batch = Causal(BOS, PAD).batch(cut, ())
     assert {values.shape for values in batch.values()} == {(2, 4)}
     kinds = {name: values.dtype for name, values in batch.items()}
@@ -69,7 +69,9 @@ def test_types_and_shapes():
 
 def test_an_example_to_read():
     """Documents 1 2 3 EOS and 4 5 EOS; a row that begins in the first."""
-    batch = Causal(BOS, PAD).batch(windows(store_of([3, 2]), np.array([1]), np.array([7]), 8), ())
+    batch = Causal(BOS, PAD).batch(
+        read_windows(store_of([3, 2]), np.array([1]), np.array([7]), 8), ()
+    )
     assert batch["inputs"].tolist() == [[1, 2, 3, BOS, 4, 5, BOS, PAD]]
     assert batch["targets"].tolist() == [[2, 3, EOS, 4, 5, EOS, 1, PAD]]
     assert batch["segments"].tolist() == [[1, 1, 1, 2, 2, 2, 3, 0]]

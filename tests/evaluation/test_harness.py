@@ -215,7 +215,7 @@ def test_without_the_extra_one_line_says_which(tmp_path):
     run = make_run(tmp_path).folder
     code = f"""import sys
 sys.modules["lm_eval"] = None
-from llmjax.cli import main
+from llmjax.cli.main import main
 sys.exit(main(["harness", {str(run)!r}, "--tasks", "arc_easy"]))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

@@ -7,7 +7,7 @@ import os
 import jax
 import pytest
 
-from llmjax.cli import main
+from llmjax.cli.main import main
 from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict

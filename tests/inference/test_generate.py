@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         of("w.txt", "ab".encode("utf-16"))
     with pytest.raises(UserError, match=r"d\.jsonl:1: has JSON nested more than 100 deep"):
         of("d.jsonl", b"[" * 100_000)
-    with pytest.raises(UserError, match=r"t\.jsonl:1: .*the name 'prompt' stands twice"):
+    with pytest.raises(UserError, match=r"t\.jsonl:1: .*the name 'prompt' appears twice"):
         of("t.jsonl", b'{"prompt": "a", "prompt": "b"}')
     with pytest.raises(UserError, match=r"none\.txt"):
         read_prompts(tmp_path / "none.txt")

@@ -10,8 +10,8 @@ import pytest
 
 import llmjax.cli.embed
 import tiny
-from llmjax.cli import main
 from llmjax.cli.embed import EMBED
+from llmjax.cli.main import main
 from llmjax.errors import UserError
 from llmjax.parallel.devices import devices, platform_mistake
 from llmjax.parallel.mesh import MeshConfig, make_mesh

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import runs
-from llmjax.cli import find_command, main
+from llmjax.cli.main import find_command, main
 from llmjax.cli.registry import COMMANDS
 from llmjax.errors import UserError
 from llmjax.parallel.memory import FEWER, TRAINING, enough_memory, memory_mistake

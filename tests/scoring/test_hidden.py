@@ -36,7 +36,7 @@ DOCUMENTS = [
 def case(request):
     objective, shape = CASES[request.param]
     model = Model(resolve(ModelConfig(**SIZES, **shape), BYTES.vocab_size))
-    hides = make_objective(objective, BYTES, encodes=model.config.is_encoder_decoder)
+    hides = make_objective(objective, BYTES, is_encoder_decoder=model.config.is_encoder_decoder)
     return model, drawn(model), hides
 
 

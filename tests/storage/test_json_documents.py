@@ -62,7 +62,7 @@ def test_what_is_no_json_is_one_line(text, reason):
 
 def test_names_twice_are_refused_where_asked():
     assert parse_json('{"a": 1, "a": 2}', "x") == {"a": 2}
-    with pytest.raises(UserError, match="'a' stands twice"):
+    with pytest.raises(UserError, match="'a' appears twice"):
         parse_json('{"b": {"a": 1, "c": 0, "a": 2}}', "x", unique=True)
 
 

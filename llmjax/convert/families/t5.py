@@ -120,7 +120,7 @@ def _family(model_type: str, architecture: str, mlp: str, output: Field) -> Fami
             Renamed("relative_max_distance", "relative_attention_max_distance", int, 128),
             Renamed("norm_epsilon", "layer_norm_epsilon", float, 1e-6),
             FeedForward(mlp),
-            Tied("lm_head.weight", "shared.weight", True, always_where_alone=True),
+            Tied("lm_head.weight", "shared.weight", True, tied_without_head=True),
             output,
             Required("is_decoder", (False,)),
             Required("is_encoder_decoder", (True,)),

@@ -1,1 +1,1 @@
-"""Chat templates: messages as the text that a model was trained on."""
+"""Chat templates: messages to the text format that a model was trained on."""

@@ -1,7 +1,7 @@
-"""Renders templates of strangers, in a process of its own that may be killed.
+"""Renders untrusted chat templates in a separate process, which its parent may kill.
 
-Run as a file by `llmjax.data.chat_template.template`: JSON objects in and out, one a line. Needs
-only jinja2.
+Run as a script by `llmjax.data.chat_template.template`: JSON objects in and out, one per line.
+Needs only jinja2.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 MEMORY = 1 << 30  # bytes of address space
-SECONDS = 10  # of processor time for a template, should nobody be there to kill this process
+SECONDS = 10  # of CPU time per template, in case no parent is left to kill this process
 LONGEST = 1 << 24  # characters of a rendered text
-PROBLEM = 500  # characters of a message
+PROBLEM = 500  # characters of an error message
 
 
 class Generation(Extension):
-    """{% generation %} ... {% endgeneration %} surrounds what the model wrote.
+    """{% generation %} ... {% endgeneration %} encloses what the model wrote.
 
-    The text inside is written as it is, between `marks`, which are empty unless the places of these
-    blocks are asked for. The body is a scope of its own, as in Transformers.
+    The enclosed text is rendered unchanged between `marks`, which are empty unless the spans of
+    these blocks are requested. The body has its own scope, as in Transformers.
     """
 
-    tags = {"generation"}  # noqa: RUF012 (jinja2's own way)
+    tags = {"generation"}  # noqa: RUF012 (jinja2's interface)
     marks = ("", "")
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """A call of `_marked` with the statements inside."""
+        """Wraps the enclosed statements in a call of `_marked`."""
         line = next(parser.stream).lineno
         body = list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
@@ -47,7 +47,7 @@ class Generation(Extension):
 
 
 class PublicNamespace(Namespace):
-    """Holds no attribute whose name begins with an underscore."""
+    """Rejects attributes whose name begins with an underscore."""
 
     def __init__(*args: Any, **values: Any) -> None:  # so that `self` may be the name of a value
         attributes = dict(*args[1:], **values)
@@ -66,7 +66,7 @@ def _require_public(name: Any) -> None:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Refuses what is unsafe at once, also where its value is never used."""
+    """Raises on unsafe access at once, even if its value is never used."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         """Raises SecurityError."""
@@ -74,7 +74,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def environment() -> Sandbox:
-    """What chat templates expect to find."""
+    """The Jinja environment that chat templates expect."""
     sandbox = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
@@ -92,7 +92,7 @@ def to_json(
     separators: Sequence[str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is: jinja2's own filter would escape for HTML."""
+    """Plain JSON: jinja2's own filter escapes it for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -103,22 +103,22 @@ def to_json(
 
 
 def refuse(message: str) -> NoReturn:
-    """What a template calls for messages that it does not take."""
+    """`raise_exception`, which templates call to reject messages."""
     raise TemplateError(message)
 
 
 @lru_cache(maxsize=4)
-def compiled(template: str) -> Template:
-    """A template that is ready: compiling it takes many times as long as rendering it."""
+def compile_template(template: str) -> Template:
+    """Compiles a template; cached, as this takes many times as long as rendering it."""
     return environment().from_string(template)
 
 
 class TooLongError(Exception):
-    """More text than LONGEST."""
+    """The rendered text exceeds LONGEST."""
 
 
-def written(template: Template, values: dict[str, Any]) -> str:
-    """The text; raises TooLongError as soon as there is too much of it."""
+def render_bounded(template: Template, values: dict[str, Any]) -> str:
+    """Renders a template; raises TooLongError as soon as the text exceeds LONGEST."""
     parts, size = list[str](), 0
     for part in template.generate(values):
         parts.append(part)
@@ -128,13 +128,13 @@ def written(template: Template, values: dict[str, Any]) -> str:
     return "".join(parts)
 
 
-def rendered(request: dict[str, Any]) -> dict[str, Any]:
-    """{"text": ...}; where "generation" is asked for, also "spans": [first, end) of each block."""
-    template = compiled(request["template"])
-    # One time for all renderings of a conversation: they are compared with each other.
+def render(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns {"text": ...}; if "generation" is requested, also "spans": [first, end) per block."""
+    template = compile_template(request["template"])
+    # The same time for all renderings of a conversation, which are compared with each other.
     now = datetime.fromtimestamp(request["now"]) if request.get("now") else datetime.now()
     values = {"strftime_now": lambda form: now.strftime(form), **request["values"]}
-    text = written(template, values)
+    text = render_bounded(template, values)
     if not request.get("generation"):
         return {"text": text}
     token = secrets.token_hex(8)
@@ -142,38 +142,38 @@ def rendered(request: dict[str, Any]) -> dict[str, Any]:
     extension = next(e for e in template.environment.extensions.values() if type(e) is Generation)
     extension.marks = marks
     try:
-        again = written(template, values)
+        marked = render_bounded(template, values)
     finally:
         extension.marks = ("", "")
-    if again.replace(marks[0], "").replace(marks[1], "") != text:
-        return {"problem": "changes what stands in its {% generation %} blocks after them"}
-    return {"text": text, "spans": spans_between(again, marks)}
+    if marked.replace(marks[0], "").replace(marks[1], "") != text:
+        return {"problem": "changes the text of its {% generation %} blocks after them"}
+    return {"text": text, "spans": spans_between(marked, marks)}
 
 
 def spans_between(text: str, marks: tuple[str, str]) -> list[tuple[int, int]]:
-    """Where the text between marks stands once they are left out; of nested ones the outermost."""
-    spans, depth, first, at, removed = list[tuple[int, int]](), 0, 0, 0, 0
+    """Spans between marks, in the text without the marks; of nested ones the outermost."""
+    spans, depth, first, start, removed = list[tuple[int, int]](), 0, 0, 0, 0
     while True:
-        begin, end = (text.find(mark, at) for mark in marks)
+        begin, end = (text.find(mark, start) for mark in marks)
         if begin < 0 and end < 0:
             return spans
         opens = begin >= 0 and (end < 0 or begin < end)
-        place = begin if opens else end
+        position = begin if opens else end
         if opens and depth == 0:
-            first = place - removed
+            first = position - removed
         depth += 1 if opens else -1
-        if depth == 0 and place - removed > first:
-            spans.append((first, place - removed))
-        at = place + len(marks[0])
+        if depth == 0 and position - removed > first:
+            spans.append((first, position - removed))
+        start = position + len(marks[0])
         removed += len(marks[0])
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """As `rendered`, or {"problem": ...}."""
+    """`render`, with errors as {"problem": ...}."""
     try:
-        return rendered(request)
+        return render(request)
     except SecurityError as error:
-        return {"problem": one_line(f"does what a template may not: {error}")}
+        return {"problem": one_line(f"does what the sandbox forbids: {error}")}
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         return {"problem": one_line(error) + (f" (line {line})" if line else "")}
@@ -182,20 +182,20 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"problem": "needs too much memory"}
     except RecursionError:
-        return {"problem": "calls itself without end"}
+        return {"problem": "recurses without end"}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         return {"problem": one_line(f"fails: {type(error).__name__}: {error}")}
 
 
 def one_line(message: object) -> str:
-    """A message, which may be the template's own, as a short line of printable text."""
+    """Shortens a message, which may be the template's own, to one line of printable text."""
     words = str(message)[: 4 * PROBLEM].split()
     text = "".join(c if c.isprintable() else "?" for c in " ".join(words))
     return text if len(text) <= PROBLEM else f"{text[:PROBLEM]}..."
 
 
 def limit() -> None:
-    """Bounds this process, where the system can."""
+    """Limits memory and CPU time of this process, if the system supports it."""
     try:
         import resource
     except ImportError:  # not a Unix
@@ -203,13 +203,13 @@ def limit() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(usage.ru_utime + usage.ru_stime) + SECONDS
     for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, seconds)):
-        # Where the system refuses, it bounds the process more tightly already, or cannot at all.
+        # Refused where the limit is already lower, or not supported.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
 
 
 def main() -> None:
-    """Answers until its input ends."""
+    """Answers requests until stdin ends."""
     print("{}", flush=True)
     for line in sys.stdin:
         limit()

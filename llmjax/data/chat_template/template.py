@@ -1,7 +1,7 @@
-"""Messages as the text that a model was trained on, by the model's own Jinja template.
+"""Messages to text by the model's own chat template (Jinja).
 
-A template comes with the model, from anyone. It is rendered in jinja2's sandbox, and in a process
-of its own with bounded time, memory and output: a loop without end is killed, not waited for.
+Templates come with models and are untrusted: they are rendered in jinja2's sandbox, in a separate
+process whose time, memory and output are bounded.
 """
 
 import contextlib
@@ -23,23 +23,24 @@ from llmjax.storage.json_documents import JsonLimits, parse_json
 
 Message = Mapping[str, Any]
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names under which messages hold reasoning; templates read the first or the second."""
+"""Keys under which messages hold reasoning; templates read the first or the second."""
 SECONDS = 3.0
-"""For one rendering; a real one takes milliseconds."""
+"""Time limit of a rendering; real ones take milliseconds."""
 START = 60.0
-"""For the process to start, on a busy machine."""
+"""Time limit for starting the process, on a busy machine."""
 ANSWER = JsonLimits(size=256 << 20, marks=256 << 20, depth=5)
-"""What is read of the process's answer: 16 million characters of text, each at most 12 bytes of
-JSON, and some spans. The marks of the text itself count too, so there may be as many."""
+"""Limits of the process's answer: 16 million characters of text, each at most 12 bytes of JSON, and
+some spans. The text itself may consist of marks, so as many are allowed."""
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
 class Context(NamedTuple):
-    """What templates read beside the messages; None where there is none.
+    """What templates read besides the messages.
 
     Attributes:
-      tools: JSON schemas of functions that the model may call.
-      documents: objects, such as {"title": ..., "text": ...}, that the model may quote.
+      tools: JSON schemas of functions that the model may call; None without tools.
+      documents: objects, such as {"title": ..., "text": ...}, that the model may quote; None
+        without documents.
     """
 
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -57,7 +58,7 @@ def render(
     special_tokens: Mapping[str, str] | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """The text of a conversation.
+    """Renders a conversation.
 
     Args:
       template: Jinja.
@@ -67,7 +68,7 @@ def render(
       tools: JSON schemas of functions that the model may call.
 
     Raises:
-      UserError: the template is wrong, unsafe, takes too long or too much, or refuses the messages.
+      UserError: the template is invalid, unsafe or too expensive, or rejects the messages.
     """
     with ChatTemplate(template, special_tokens or {}) as renderer:
         context = Context(tools)
@@ -77,7 +78,7 @@ def render(
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """The names by which templates know a tokenizer's special tokens."""
+    """A tokenizer's special tokens under the names that templates use, such as bos_token."""
     names = {token: name for name, token in tokenizer.special_tokens.items()}
     roles = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     by_role = {f"{role}_token": names[token] for role, token in roles.items() if token in names}
@@ -87,12 +88,12 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 class ChatTemplate:
-    """A template with a process that renders it; close it, or use it in a `with`."""
+    """A template and the process that renders it. Use as a context manager, or `close` it."""
 
     def __init__(
         self, template: str, special_tokens: Mapping[str, str], *, seconds: float = SECONDS
     ):
-        """`seconds`: how long one rendering may take."""
+        """`seconds` is the time limit of a rendering."""
         self._template, self._special, self._seconds = template, dict(special_tokens), seconds
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -106,11 +107,11 @@ class ChatTemplate:
 
     @property
     def marks_generation(self) -> bool:
-        """Whether it says with {% generation %} blocks what the model writes."""
+        """Whether the template has {% generation %} blocks around what the model writes."""
         return GENERATION.search(self._template) is not None
 
     def mentions(self, name: str) -> bool:
-        """Whether a variable or key of this name may be read."""
+        """Whether the template may read a variable or key of this name."""
         return name in self._template
 
     def render(
@@ -123,7 +124,7 @@ class ChatTemplate:
     ) -> str:
         """As the function `render`.
 
-        `now` is the time that the template sees, in seconds since 1970; None: the present one.
+        `now` is the time that the template sees, in seconds since the epoch; None: the current one.
         """
         values = self._values(messages, add_generation_prompt, context)
         return str(self._answer({"values": values, "now": now})["text"])
@@ -135,8 +136,8 @@ class ChatTemplate:
         context: Context = MESSAGES_ALONE,
         now: float | None = None,
     ) -> tuple[str, list[tuple[int, int]]]:
-        """The text without generation prompt, and which characters of it, [first, end) each, stand
-        in {% generation %} blocks: Transformers' return_assistant_tokens_mask.
+        """The text without generation prompt, and the character spans [first, end) of its
+        {% generation %} blocks (Transformers' return_assistant_tokens_mask).
 
         Raises:
           UserError: as `render`.
@@ -151,7 +152,7 @@ class ChatTemplate:
         tools, documents = (None if part is None else list(part) for part in context)
         return {
             **self._special,
-            "messages": normalized(messages),
+            "messages": normalize_messages(messages),
             "add_generation_prompt": add_generation_prompt,
             "tools": tools,
             "documents": documents,
@@ -160,7 +161,7 @@ class ChatTemplate:
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             line = json.dumps({"template": self._template, **request}, default=placeholder)
-        except (TypeError, ValueError) as error:  # keys that are no text, or a cycle
+        except (TypeError, ValueError) as error:  # keys that are not strings, or a cycle
             raise UserError("the messages", f"are not JSON: {error}", "check the row") from error
         answer = self._ask(line.encode() + b"\n")
         if "text" not in answer:
@@ -168,7 +169,7 @@ class ChatTemplate:
         return answer
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kills the process."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
@@ -182,7 +183,7 @@ class ChatTemplate:
         try:
             child = self._child or self._start()
             assert child.stdin is not None
-            # The child reads all of a request before it renders: this cannot block for long.
+            # The child reads the request completely before rendering: this cannot block for long.
             child.stdin.write(request)
             child.stdin.flush()
             return self._read(child, self._seconds)
@@ -192,7 +193,7 @@ class ChatTemplate:
         except TimeoutError:
             self.close()
             return {"problem": f"takes longer than {self._seconds:g} seconds"}
-        except BaseException:  # an interrupt: what the child answers later must not be read
+        except BaseException:  # an interrupt: the child's late answer must not be read
             self.close()
             raise
 
@@ -203,13 +204,13 @@ class ChatTemplate:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a conversation is not for it
+            start_new_session=True,  # keeps Ctrl-C in a conversation from the child
         )
         self._read(self._child, START)
         return self._child
 
     def _read(self, child: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-        """Its next line; raises TimeoutError or EOFError where none comes."""
+        """Reads the child's next answer; raises TimeoutError or EOFError if there is none."""
         assert child.stdout is not None
         end, parts, size = time.monotonic() + seconds, list[bytes](), 0
         with selectors.DefaultSelector() as selector:
@@ -228,9 +229,9 @@ class ChatTemplate:
         return answer
 
 
-def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages without keys whose value is None (templates check whether a key is there), and
-    with reasoning under the names that templates read."""
+def normalize_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Drops keys whose value is None (templates test whether a key is present), and copies
+    reasoning to the keys that templates read."""
     result = []
     for message in messages:
         fields = {key: value for key, value in message.items() if value is not None}
@@ -242,5 +243,5 @@ def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def placeholder(value: object) -> str:
-    """What a template sees of a value that JSON has no form for (bytes, dates): its type."""
+    """Stands for a value that JSON cannot represent (bytes, dates): its type."""
     return f"<{type(value).__name__}>"

@@ -1,1 +1,1 @@
-"""What is predicted from what: causal, masked, span, prefix, and mixtures of these."""
+"""Training objectives: causal, masked, span, prefix, and mixtures of these."""

@@ -1,4 +1,4 @@
-"""Every token from those before it; and the same with a part of each document given."""
+"""Causal language modelling, also with a prefix of each document given."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,7 +8,7 @@ import numpy as np
 from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.config import Objective, PartConfig
 from llmjax.data.objectives.vocabulary import Vocabulary
-from llmjax.data.objectives.windows import Keys, Windows, cut_places, row_spec
+from llmjax.data.objectives.windows import Keys, Windows, row_spec, split_points
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CausalConfig(PartConfig):
 
 @dataclass(frozen=True)
 class Causal:
-    """Every token from those before it in its document; a document's first from BOS."""
+    """Predicts every token from those before it in its document; the first one from BOS."""
 
     bos_id: int
     pad_id: int
@@ -48,7 +48,7 @@ class Causal:
 
 @dataclass(frozen=True)
 class Prefix:
-    """As Causal, with weight only after a random place of each document of a row."""
+    """Causal, with weight only after a random split point of each document of a row."""
 
     causal: Causal
 
@@ -58,6 +58,6 @@ class Prefix:
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
         arrays = self.causal.batch(windows, keys)
         for row, key in enumerate(keys):
-            cuts = cut_places(windows.segments[row], key)[windows.segments[row]]
-            arrays["weights"][row, (cuts == 0) | (windows.positions[row] < cuts)] = 0.0
+            splits = split_points(windows.segments[row], key)[windows.segments[row]]
+            arrays["weights"][row, (splits == 0) | (windows.positions[row] < splits)] = 0.0
         return arrays

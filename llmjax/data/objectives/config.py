@@ -1,8 +1,8 @@
-"""Objectives: what is predicted from what. The base of their configs, and the registry.
+"""Training objectives: the base classes of their configs, and the registry.
 
-An objective is a frozen dataclass of its settings, derived from `PartConfig`, whose `build` gives
-what turns windows of the stream of text into batches. A new one is a file with such a class and a
-line here.
+An objective is a frozen dataclass of its settings, derived from `PartConfig`; `build` returns the
+object that turns windows of the token stream into batches. To add one, add a file with such a class
+and a line here.
 """
 
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from llmjax.data.objectives.windows import Keys, Windows
 
 MASK = "<mask>"
-"""The piece that a tokenizer trained here gets for masks."""
+"""The mask token of tokenizers trained here."""
 
 
 def sentinel(number: int) -> str:
-    """The piece that stands for span `number` of a document, as T5 writes it."""
+    """The token that stands for span `number` of a document, as in T5."""
     return f"<extra_id_{number}>"
 
 
 class Objective(Protocol):
     """A pure function from windows to batches.
 
-    What it draws for a row depends on the row's key alone: the seed and the row's number in the
-    endless stream of rows. So every epoch draws differently, every process and restart the same.
+    A row's random numbers depend only on its key: the seed and the row's number in the endless
+    stream of rows. So each epoch draws different ones, each process and restart the same.
     """
 
     def spec(self, rows: int, length: int) -> BatchSpec:
-        """What a batch of so many windows of `length` tokens holds."""
+        """The spec of a batch of `rows` windows of `length` tokens."""
 
     def batch(self, windows: "Windows", keys: "Keys") -> Arrays:
         """inputs, targets, segments, positions int32 [R, L] and weights float32 [R, L]; for an
@@ -42,33 +42,32 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is predicted from what."""
+    """The training objective: what is predicted from what."""
 
     is_causal: ClassVar[bool] = False
-    """Whether every token of a text is predicted from those before it: a text then has bits per
-    byte."""
+    """Whether every token is predicted from those before it, so that texts have bits per byte."""
 
     if TYPE_CHECKING:
 
         @property
         def kind(self) -> str:
-            """A field of each class, with its name as the default."""
+            """A field of each subclass, whose default is its name."""
 
     @property
     def control_pieces(self) -> tuple[str, ...]:
-        """Special tokens, beside BOS and the like, that the tokenizer must have."""
+        """Special tokens that the tokenizer needs in addition to BOS and the like."""
         return ()
 
     def problems(self, encoder: int, decoder: int) -> Iterator[str]:
-        """Everything wrong with the values, for a model of so many layers."""
+        """Every problem with the values, for a model of so many layers."""
         return iter(())
 
-    def build(self, vocabulary: "Vocabulary", encodes: bool) -> Objective:
-        """The objective for a tokenizer's vocabulary.
+    def build(self, vocabulary: "Vocabulary", is_encoder_decoder: bool) -> Objective:
+        """Builds the objective.
 
         Args:
           vocabulary: of the run's tokenizer.
-          encodes: whether the model is an encoder-decoder.
+          is_encoder_decoder: whether the model is one.
 
         Raises:
           UserError: the vocabulary lacks a token that the objective needs.
@@ -81,13 +80,13 @@ class PartConfig(ObjectiveConfig):
     """An objective that can be part of a mixture."""
 
     weight: float = field(default=1.0, kw_only=True)
-    """Share of the rows in a mixture, relative to the other parts' weights."""
+    """Share of rows in a mixture, relative to the other parts' weights."""
 
     models: ClassVar[tuple[str, ...]] = ("decoder",)
-    """The kinds of model that it trains: decoder, encoder, encoder-decoder."""
+    """The types of model that it trains: decoder, encoder, encoder-decoder."""
 
     def value_problems(self) -> Iterator[str]:
-        """What is wrong with the values whatever the model, each as ".field: what"."""
+        """Problems with the values for any model, each as ".field: problem"."""
         if not 0 < self.weight < 1e30:
             yield f".weight: {self.weight} is not a positive number"
 
@@ -97,9 +96,9 @@ class PartConfig(ObjectiveConfig):
         model = "-".join(name for name, layers in stacks.items() if layers > 0)
         if model and model not in self.models:
             suitable = [kind for kind, part in PARTS.items() if model in part.models]
-            wanted = " or ".join(self.models)
+            required = " or ".join(self.models)
             yield (
-                f"{path}: {self.kind} needs {_article(wanted)} {wanted}, the model is "
+                f"{path}: {self.kind} needs {_article(required)} {required}, the model is "
                 f"{_article(model)} {model} (model.num_encoder_layers {encoder}, "
                 f"model.num_decoder_layers {decoder}), which trains by {' or '.join(suitable)}"
             )

@@ -1,4 +1,4 @@
-"""BERT's objective: some tokens are hidden, and predicted from those around them."""
+"""Masked language modelling: hidden tokens are predicted from those around them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.config import MASK, Objective, PartConfig
-from llmjax.data.objectives.vocabulary import Vocabulary, as_read, missing_token, words_of
+from llmjax.data.objectives.vocabulary import Vocabulary, encoder_input, missing_token, word_numbers
 from llmjax.data.objectives.windows import Keys, Windows, row_spec
 
 
@@ -17,14 +17,14 @@ class MaskedConfig(PartConfig):
     """Hidden tokens from all around them (BERT, arXiv:1810.04805). For encoders."""
 
     share: float = 0.15
-    """Share of a row's tokens of text that are to be predicted."""
+    """Share of a row's text tokens that are predicted."""
     masked: float = 0.8
-    """Share of those that the model sees as the mask token."""
+    """Share of those that are replaced by the mask token."""
     random: float = 0.1
-    """Share of those that it sees as any other token; the rest stays as it is."""
+    """Share of those that are replaced by a random token; the rest are left unchanged."""
     whole_words: bool = False
-    """Whether all tokens of a word are chosen together, or none (words longer than a row's share:
-    none). A CJK character is a word."""
+    """Whether the tokens of a word are hidden all together or not at all (words longer than a row's
+    share: not at all). A CJK character is a word."""
     kind: Literal["masked"] = "masked"
 
     models: ClassVar = ("encoder",)
@@ -38,9 +38,10 @@ class MaskedConfig(PartConfig):
         if not 0 < self.share < 1:
             yield f".share: {self.share} is not between 0 and 1"
         if min(self.masked, self.random) < 0 or not self.masked + self.random <= 1 + 1e-9:
-            yield f".masked: {self.masked} and random {self.random} must be shares of one whole"
+            sizes = f"{self.masked} and random {self.random}"
+            yield f".masked: {sizes} must be shares that add up to at most 1"
 
-    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+    def build(self, vocabulary: Vocabulary, is_encoder_decoder: bool) -> Objective:
         if vocabulary.mask is None:
             raise missing_token("mask token", MASK)
         return Masked(self, vocabulary)
@@ -58,23 +59,23 @@ class Masked:
         return row_spec(rows, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
-        """As Causal.batch; targets are the tokens themselves, and the hidden ones have weight 1."""
+        """As Causal.batch; targets are the tokens themselves, and hidden ones have weight 1."""
         vocabulary = self.vocabulary
-        targets = as_read(windows, vocabulary)
-        free = vocabulary.text[targets] & (windows.segments > 0)
-        words = words_of(targets, windows.segments, vocabulary)
+        targets = encoder_input(windows, vocabulary)
+        is_text = vocabulary.text[targets] & (windows.segments > 0)
+        words = word_numbers(targets, windows.segments, vocabulary)
         assert vocabulary.mask is not None
         inputs, weights = targets.copy(), np.zeros(targets.shape, np.float32)
-        ordinary = np.flatnonzero(vocabulary.text)
+        text_ids = np.flatnonzero(vocabulary.text)
         for row, key in enumerate(keys):
             generator = np.random.default_rng(key)
-            places = self._places(generator, np.flatnonzero(free[row]), words[row])
-            seen = generator.random(len(places))
-            others = generator.choice(ordinary, len(places))
+            hidden = self._hidden_columns(generator, np.flatnonzero(is_text[row]), words[row])
+            uniform = generator.random(len(hidden))
+            random_ids = generator.choice(text_ids, len(hidden))
             masked, random = self.config.masked, self.config.masked + self.config.random
-            shown = np.where(seen < random, others, inputs[row, places])
-            inputs[row, places] = np.where(seen < masked, vocabulary.mask, shown)
-            weights[row, places] = 1.0
+            unmasked = np.where(uniform < random, random_ids, inputs[row, hidden])
+            inputs[row, hidden] = np.where(uniform < masked, vocabulary.mask, unmasked)
+            weights[row, hidden] = 1.0
         return {
             "inputs": inputs,
             "targets": targets,
@@ -83,14 +84,14 @@ class Masked:
             "positions": windows.positions,
         }
 
-    def _places(
-        self, generator: np.random.Generator, free: np.ndarray, words: np.ndarray
+    def _hidden_columns(
+        self, generator: np.random.Generator, columns: np.ndarray, words: np.ndarray
     ) -> np.ndarray:
-        """Which of the `free` places of a row are hidden: their share, at least one where any."""
-        left = max(1, round(self.config.share * len(free))) if len(free) else 0
+        """Chooses the columns to hide among those of text: the configured share, at least one."""
+        left = max(1, round(self.config.share * len(columns))) if len(columns) else 0
         if not self.config.whole_words:
-            return generator.choice(free, left, replace=False)
-        _, word, sizes = np.unique(words[free], return_inverse=True, return_counts=True)
+            return generator.choice(columns, left, replace=False)
+        _, word, sizes = np.unique(words[columns], return_inverse=True, return_counts=True)
         chosen = np.zeros(len(sizes), bool)
         for number in generator.permutation(len(sizes)):
             if left == 0:
@@ -98,4 +99,4 @@ class Masked:
             if sizes[number] <= left:
                 chosen[number] = True
                 left -= int(sizes[number])
-        return free[chosen[word]]
+        return columns[chosen[word]]

@@ -1,4 +1,4 @@
-"""A mixture of objectives, drawn row by row."""
+"""A mixture of objectives, sampled row by row."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from llmjax.data.objectives.windows import Keys, Windows
 
 @dataclass(frozen=True)
 class MixtureConfig(ObjectiveConfig):
-    """Each row of the global batch has one of several objectives, drawn by weight."""
+    """An objective for each row of the global batch, sampled by weight."""
 
     parts: tuple[Annotated[PartConfig, PARTS], ...] = field(
         default_factory=lambda: (SpanConfig(), PrefixConfig())
     )
-    """The objectives; all must suit the model."""
+    """The objectives; each must suit the model."""
     kind: Literal["mixture"] = "mixture"
 
     @property
@@ -34,14 +34,14 @@ class MixtureConfig(ObjectiveConfig):
         for number, part in enumerate(self.parts):
             yield from part.problems(encoder, decoder, f"objective.parts.{number}")
 
-    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
-        parts = [part.build(vocabulary, encodes) for part in self.parts]
+    def build(self, vocabulary: Vocabulary, is_encoder_decoder: bool) -> Objective:
+        parts = [part.build(vocabulary, is_encoder_decoder) for part in self.parts]
         return Mixture(parts, [part.weight for part in self.parts])
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """For each row one of several objectives, drawn by weight."""
+    """One of several objectives for each row, sampled by weight."""
 
     parts: Sequence[Objective]
     weights: Sequence[float]
@@ -67,7 +67,7 @@ class Mixture:
         return batch
 
     def choose(self, keys: Keys) -> np.ndarray:
-        """The number of the objective of each row."""
+        """The index of each row's objective."""
         ends = np.cumsum(self.weights) / np.sum(self.weights)
-        drawn = [np.random.default_rng((*key, 1)).random() for key in keys]
-        return np.minimum(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)
+        samples = [np.random.default_rng((*key, 1)).random() for key in keys]
+        return np.minimum(np.searchsorted(ends, samples, side="right"), len(ends) - 1)

@@ -1,4 +1,5 @@
-"""Rows for encoder-decoders: of each document in a row, some is given and some is written."""
+"""Objectives of encoder-decoders: the encoder reads a part of each document, the decoder writes
+the rest."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,23 +10,23 @@ import numpy as np
 from llmjax.data.batch import Arrays, BatchSpec
 from llmjax.data.objectives.causal import Causal, Prefix
 from llmjax.data.objectives.config import Objective, PartConfig, sentinel
-from llmjax.data.objectives.vocabulary import Vocabulary, as_read, missing_token
-from llmjax.data.objectives.windows import Keys, Windows, cut_places, pair_spec
+from llmjax.data.objectives.vocabulary import Vocabulary, encoder_input, missing_token
+from llmjax.data.objectives.windows import Keys, Windows, pair_spec, split_points
 
 MULTIPLE = 16
-"""The decoder's rows are rounded up to this where they can be, to divide over devices."""
+"""The decoder's rows are rounded up to a multiple of this if possible, to divide over devices."""
 
 
 @dataclass(frozen=True)
 class SpanConfig(PartConfig):
-    """Spans that were left out of a text (T5, arXiv:1910.10683). For encoder-decoders."""
+    """Span corruption (T5, arXiv:1910.10683). For encoder-decoders."""
 
     density: float = 0.15
-    """Share of a row's tokens of text that are left out."""
+    """Share of a row's text tokens that are removed."""
     mean_length: float = 3.0
-    """Tokens in a span, on average."""
+    """Mean number of tokens per span."""
     sentinels: int = 100
-    """Tokens that stand for spans, and so the most spans of a document in a row."""
+    """Number of sentinel tokens, hence the maximum number of spans per document of a row."""
     kind: Literal["span"] = "span"
 
     models: ClassVar = ("encoder-decoder",)
@@ -43,33 +44,33 @@ class SpanConfig(PartConfig):
         if self.sentinels < 1:
             yield f".sentinels: {self.sentinels} is not positive"
 
-    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
+    def build(self, vocabulary: Vocabulary, is_encoder_decoder: bool) -> Objective:
         available = len(vocabulary.sentinels)
         if available < self.sentinels:
-            wanted = f"{self.sentinels} sentinels (it has {available})"
-            raise missing_token(wanted, f"{sentinel(0)} and so on")
+            required = f"{self.sentinels} sentinels (it has {available})"
+            raise missing_token(required, f"{sentinel(0)} and so on")
         return Spans(self, vocabulary)
 
 
 @dataclass(frozen=True)
 class PrefixConfig(PartConfig):
-    """Each document of a row is cut at a random place: its rest from its beginning. For
-    encoder-decoders; and for decoders, where the rest alone has weight."""
+    """The rest of each document from its beginning, split at a random point. For encoder-decoders,
+    and for decoders, where only the rest has weight."""
 
     kind: Literal["prefix"] = "prefix"
 
     models: ClassVar = ("encoder-decoder", "decoder")
 
-    def build(self, vocabulary: Vocabulary, encodes: bool) -> Objective:
-        if encodes:
+    def build(self, vocabulary: Vocabulary, is_encoder_decoder: bool) -> Objective:
+        if is_encoder_decoder:
             return Continuation(vocabulary)
         return Prefix(Causal(vocabulary.bos, vocabulary.pad))
 
 
 class Pair(NamedTuple):
-    """One row: what the encoder reads and what the decoder writes, int [n] and [m] each.
+    """One row of the encoder (source, int [n]) and of the decoder (target, int [m]).
 
-    Tokens of the same document have the same segment; segments rise.
+    Segments number the documents, in ascending order.
     """
 
     source: np.ndarray
@@ -83,15 +84,15 @@ class Spans:
     """T5's span corruption (arXiv:1910.10683, section 3.1.4); see SpanConfig.
 
     `a b c d e` becomes `a <extra_id_0> d e` for the encoder, and `<extra_id_0> b c EOS` for the
-    decoder. A span ends where its document does; sentinels count from 0 in each document.
+    decoder. No span crosses documents; sentinels count from 0 in each document.
     """
 
     config: SpanConfig
     vocabulary: Vocabulary
 
     def spec(self, rows: int, length: int) -> BatchSpec:
-        """A decoder's row has room for a row's share of noise, a sentinel for each span, and EOS of
-        several documents; of a row of very many documents the last spans are left in place.
+        """A decoder's row has room for the noise tokens of a row, a sentinel per span, and several
+        EOS; in a row of very many documents the last spans are not removed.
         """
         noise, spans = self._amounts(length)
         needed = noise + spans + max(4, length // 64)
@@ -99,64 +100,66 @@ class Spans:
         return pair_spec(rows, target, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
-        """See `laid_out`."""
-        tokens = as_read(windows, self.vocabulary)
+        """See `pad_pairs`."""
+        tokens = encoder_input(windows, self.vocabulary)
         spec = self.spec(*tokens.shape)
         rows = []
         for row, segments, key in zip(tokens, windows.segments, keys, strict=True):
-            free = np.flatnonzero(self.vocabulary.text[row] & (segments > 0))
+            columns = np.flatnonzero(self.vocabulary.text[row] & (segments > 0))
             noise = np.zeros(len(row), bool)
-            noise[free] = self._noise(np.random.default_rng(key), len(free))
+            noise[columns] = self._noise(np.random.default_rng(key), len(columns))
             rows.append(self._pair(row, segments, noise, spec["targets"].shape[1]))
-        return laid_out(rows, spec, self.vocabulary)
+        return pad_pairs(rows, spec, self.vocabulary)
 
     def _amounts(self, tokens: int) -> tuple[int, int]:
-        """How many of two or more tokens are left out, and in how many spans."""
+        """The number of noise tokens and of spans among two or more tokens."""
         noise = min(max(round(tokens * self.config.density), 1), max(tokens - 1, 1))
         spans = min(round(noise / self.config.mean_length), tokens - noise)
         return noise, max(1, spans)
 
     def _noise(self, generator: np.random.Generator, tokens: int) -> np.ndarray:
-        """bool [tokens]: spans of random lengths, with stretches of random lengths before each."""
+        """A random noise mask, bool [tokens]: alternating runs of text and noise."""
         if tokens < 2:
             return np.zeros(tokens, bool)
         noise, spans = self._amounts(tokens)
-        kept = _parts(generator, tokens - noise, spans)
-        lengths = np.stack([kept, _parts(generator, noise, spans)], axis=1).ravel()
+        kept = _random_partition(generator, tokens - noise, spans)
+        lengths = np.stack([kept, _random_partition(generator, noise, spans)], axis=1).ravel()
         return np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
 
     def _pair(self, row: np.ndarray, segments: np.ndarray, noise: np.ndarray, room: int) -> Pair:
-        """One row; its spans of `noise` are moved to the decoder, as far as they fit there."""
+        """Moves the spans of `noise` of a row to the decoder, as far as they fit there."""
         sentinels = self.vocabulary.sentinels[: self.config.sentinels]
         source, kept = row.copy(), segments > 0
-        written: list[int] = []
-        owners: list[int] = []
+        target: list[int] = []
+        target_segments: list[int] = []
         number = 0
         for begin, end in _runs(noise, segments):
-            owner = int(segments[begin])
-            fresh = not owners or owners[-1] != owner
-            number = 0 if fresh else number
-            # Its sentinel, itself, and EOS of the document before it and of its own.
-            if len(written) + 1 + end - begin + fresh + 1 > room or number == len(sentinels):
+            segment = int(segments[begin])
+            is_new = not target_segments or target_segments[-1] != segment
+            number = 0 if is_new else number
+            # The sentinel, the span, EOS of the previous document and of this one.
+            if len(target) + 1 + end - begin + is_new + 1 > room or number == len(sentinels):
                 continue
-            if fresh and owners:
-                written.append(self.vocabulary.eos)
-                owners.append(owners[-1])
-            written += [int(sentinels[number]), *row[begin:end].tolist()]
-            owners += [owner] * (1 + end - begin)
+            if is_new and target_segments:
+                target.append(self.vocabulary.eos)
+                target_segments.append(target_segments[-1])
+            target += [int(sentinels[number]), *row[begin:end].tolist()]
+            target_segments += [segment] * (1 + end - begin)
             source[begin] = sentinels[number]
             kept[begin + 1 : end] = False
             number += 1
-        if owners:
-            written.append(self.vocabulary.eos)
-            owners.append(owners[-1])
-        return Pair(source[kept], segments[kept], np.array(written, int), np.array(owners, int))
+        if target_segments:
+            target.append(self.vocabulary.eos)
+            target_segments.append(target_segments[-1])
+        return Pair(
+            source[kept], segments[kept], np.array(target, int), np.array(target_segments, int)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Continuation:
-    """Each document of a row is cut at a random place: the encoder reads its beginning, the decoder
-    writes the rest. One of which the row holds a single token is left out."""
+    """Splits each document of a row at a random point: the encoder reads the beginning, the decoder
+    writes the rest. Documents with a single token in the row are dropped."""
 
     vocabulary: Vocabulary
 
@@ -165,32 +168,32 @@ class Continuation:
         return pair_spec(rows, length, length, self.vocabulary.pad)
 
     def batch(self, windows: Windows, keys: Keys) -> Arrays:
-        """See `laid_out`."""
+        """See `pad_pairs`."""
         rows = [self._pair(windows.take(np.array([row])), key) for row, key in enumerate(keys)]
-        return laid_out(rows, self.spec(*windows.tokens.shape), self.vocabulary)
+        return pad_pairs(rows, self.spec(*windows.tokens.shape), self.vocabulary)
 
     def _pair(self, window: Windows, key: tuple[int, ...]) -> Pair:
         tokens, first, segments, positions = (
             array[0] for array in (window.tokens, window.first, window.segments, window.positions)
         )
-        cuts = cut_places(segments, key)
-        given = (positions < cuts[segments]) & (cuts[segments] > 0)
-        written = (positions >= cuts[segments]) & (cuts[segments] > 0)
-        source, owners = tokens[given], segments[given]
+        splits = split_points(segments, key)[segments]
+        is_source = (positions < splits) & (splits > 0)
+        is_target = (positions >= splits) & (splits > 0)
+        source, source_segments = tokens[is_source], segments[is_source]
         if self.vocabulary.leads:
-            begins = np.flatnonzero(first[given])
+            begins = np.flatnonzero(first[is_source])
             source = np.insert(source, begins, self.vocabulary.bos)
-            owners = np.insert(owners, begins, owners[begins])
-        return Pair(source, owners, tokens[written], segments[written])
+            source_segments = np.insert(source_segments, begins, source_segments[begins])
+        return Pair(source, source_segments, tokens[is_target], segments[is_target])
 
 
-def laid_out(rows: Sequence[Pair], spec: BatchSpec, vocabulary: Vocabulary) -> Arrays:
-    """Rows side by side, padded.
+def pad_pairs(rows: Sequence[Pair], spec: BatchSpec, vocabulary: Vocabulary) -> Arrays:
+    """Pads rows into a batch.
 
     Returns:
-      encoder_tokens, encoder_segments, encoder_positions int32 [R, S]; inputs, targets, segments,
-      positions int32 [R, T] and weights float32 [R, T], 1 at each target, for the decoder, whose
-      inputs are BOS and the targets before.
+      encoder_tokens, encoder_segments, encoder_positions int32 [R, S]; for the decoder inputs (the
+      targets shifted right behind BOS), targets, segments, positions int32 [R, T] and weights
+      float32 [R, T], 1 at each target.
     """
     batch = {name: array.blank(len(rows)) for name, array in spec.items()}
     for row, pair in enumerate(rows):
@@ -199,24 +202,24 @@ def laid_out(rows: Sequence[Pair], spec: BatchSpec, vocabulary: Vocabulary) -> A
         batch["encoder_segments"][row, :source] = pair.source_segments
         batch["targets"][row, :target] = pair.target
         batch["segments"][row, :target] = pair.target_segments
-    owners = batch["segments"]
+    segments = batch["segments"]
     batch["encoder_positions"] = _positions(batch["encoder_segments"])
-    batch["positions"] = positions = _positions(owners)
+    batch["positions"] = positions = _positions(segments)
     shifted = np.roll(batch["targets"], 1, axis=1)
     inputs = np.where(positions == 0, vocabulary.bos, shifted)
-    batch["inputs"] = np.where(owners > 0, inputs, vocabulary.pad).astype(np.int32)
-    batch["weights"] = (owners > 0).astype(np.float32)
+    batch["inputs"] = np.where(segments > 0, inputs, vocabulary.pad).astype(np.int32)
+    batch["weights"] = (segments > 0).astype(np.float32)
     return batch
 
 
-def _parts(generator: np.random.Generator, whole: int, parts: int) -> np.ndarray:
-    """A random way to write `whole` as a sum of so many positive numbers, all equally likely."""
-    cuts = 1 + np.sort(generator.choice(whole - 1, parts - 1, replace=False))
-    return np.diff(cuts, prepend=0, append=whole)
+def _random_partition(generator: np.random.Generator, total: int, parts: int) -> np.ndarray:
+    """Draws a composition of `total` into `parts` positive numbers, uniformly."""
+    ends = 1 + np.sort(generator.choice(total - 1, parts - 1, replace=False))
+    return np.diff(ends, prepend=0, append=total)
 
 
 def _runs(noise: np.ndarray, segments: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(begin, end) of each stretch of noise within a document."""
+    """(begin, end) of each run of noise within a document."""
     joined = np.zeros(len(noise) + 1, bool)
     joined[1:-1] = noise[1:] & noise[:-1] & (segments[1:] == segments[:-1])
     begins = np.flatnonzero(noise & ~joined[:-1])
@@ -225,7 +228,7 @@ def _runs(noise: np.ndarray, segments: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:
-    """int32 [R, L]: count from 0 in each segment; 0 in padding."""
+    """Positions from 0 in each segment, int32 [R, L]; 0 in padding."""
     columns = np.broadcast_to(np.arange(segments.shape[1]), segments.shape)
     begins = np.ones(segments.shape, bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]

@@ -1,4 +1,4 @@
-"""What objectives need to know of a tokenizer: which tokens are text, which are control tokens."""
+"""The properties of a tokenizer that objectives depend on."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ class Vocabulary:
 
     Attributes:
       bos, eos, pad: ids, as in Tokenizer.
-      mask: id of the mask token; None where there is none.
+      mask: id of the mask token; None if there is none.
       sentinels: int32 [n], ids of <extra_id_0>, <extra_id_1>, ...
-      leads: whether a model reads BOS before a text; else it reads EOS behind it.
+      leads: whether the model expects BOS before a text; otherwise EOS after it.
       text: bool [V], tokens that stand for bytes of text: all but the special ones.
-      opens: bool [V], tokens that begin a word wherever they stand (a space, a punctuation mark, a
-        CJK character, a special token).
-      closes: bool [V], tokens after which a word begins.
+      opens: bool [V], tokens that always begin a word (a space, a punctuation mark, a CJK
+        character, a special token).
+      closes: bool [V], tokens after which a new word begins.
     """
 
     bos: int
@@ -37,7 +37,7 @@ class Vocabulary:
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """The properties of a tokenizer."""
+    """Reads the properties of a tokenizer."""
     special = tokenizer.special_tokens
     sentinels: list[int] = []
     while (token := special.get(sentinel(len(sentinels)))) is not None:
@@ -60,7 +60,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def missing_token(what: str, piece: str) -> UserError:
-    """The mistake of a tokenizer without a token that the run's objective needs."""
+    """The error for a tokenizer that lacks a token of the run's objective."""
     return UserError(
         "this tokenizer",
         f"has no {what} for the run's objective",
@@ -73,10 +73,10 @@ def _in_word(byte: int) -> bool:
     return byte >= 0x80 or byte == 0x5F or chr(byte).isalnum()
 
 
-def as_read(windows: Windows, vocabulary: Vocabulary) -> np.ndarray:
-    """Tokens as an encoder reads them, int32 [R, L]: BOS before each document, or EOS behind it.
+def encoder_input(windows: Windows, vocabulary: Vocabulary) -> np.ndarray:
+    """The encoder's input, int32 [R, L]: BOS before each document, or EOS after it.
 
-    Of a document that began in an earlier row, the last token of that row stands in BOS's place.
+    For a document that began in an earlier row, that row's last token takes the place of BOS.
     """
     tokens = windows.tokens
     if vocabulary.leads:
@@ -84,22 +84,24 @@ def as_read(windows: Windows, vocabulary: Vocabulary) -> np.ndarray:
     return np.where(windows.segments > 0, tokens, vocabulary.pad).astype(np.int32)
 
 
-def words_of(tokens: np.ndarray, segments: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """The number, in its row, of the word that each token belongs to: int64 [R, L]."""
+def word_numbers(tokens: np.ndarray, segments: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Each token's word as its number in the row, int64 [R, L]."""
     begins = vocabulary.opens[tokens]
     begins[:, 1:] |= vocabulary.closes[tokens[:, :-1]] | (segments[:, 1:] != segments[:, :-1])
     return np.cumsum(begins, axis=1)
 
 
-def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer, *, encodes: bool) -> Objective:
-    """The objective of a config.
+def make_objective(
+    config: ObjectiveConfig, tokenizer: Tokenizer, *, is_encoder_decoder: bool
+) -> Objective:
+    """Builds the objective of a config.
 
     Args:
       config: checked.
       tokenizer: of the text.
-      encodes: whether the model is an encoder-decoder.
+      is_encoder_decoder: whether the model is one.
 
     Raises:
-      UserError: the tokenizer lacks a mask token or sentinels.
+      UserError: the tokenizer lacks the mask token or sentinels.
     """
-    return config.build(vocabulary_of(tokenizer), encodes)
+    return config.build(vocabulary_of(tokenizer), is_encoder_decoder)

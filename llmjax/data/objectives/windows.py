@@ -1,4 +1,4 @@
-"""Rows as windows of the stream of documents. Pure NumPy; memory in proportion to the rows."""
+"""Rows as windows of the token stream. Pure NumPy; memory is proportional to the rows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,47 +9,48 @@ from llmjax.data.batch import BatchSpec, per_token
 from llmjax.data.text.store import TokenStore
 
 Keys = Sequence[tuple[int, ...]]
-"""For each row the numbers that seed what is drawn for it."""
+"""The seed of each row's random numbers."""
 
 
 class Windows(NamedTuple):
-    """R rows of L tokens of the stream."""
+    """R windows of L tokens each."""
 
     tokens: np.ndarray
     """int32 [R, L]."""
     previous: np.ndarray
-    """int32 [R, L]: the token before each in the stream; another document's where `first`."""
+    """int32 [R, L]: the preceding token in the stream; of another document where `first`."""
     first: np.ndarray
-    """bool [R, L]: begins a document."""
+    """bool [R, L]: whether the token begins a document."""
     segments: np.ndarray
-    """int32 [R, L]: documents of the row count from 1; 0 is padding."""
+    """int32 [R, L]: the document's number in the row, from 1; 0 in padding."""
     positions: np.ndarray
-    """int32 [R, L]: count from 0 in every segment; 0 in padding."""
+    """int32 [R, L]: from 0 in every segment; 0 in padding."""
 
     def take(self, rows: np.ndarray) -> "Windows":
-        """Some of the rows."""
+        """The given rows."""
         return Windows(*(array[rows] for array in self))
 
 
-def windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: int) -> Windows:
-    """Cuts windows out of a store, whose end is followed by its beginning.
+def read_windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: int) -> Windows:
+    """Reads windows of a store, whose end is followed by its beginning.
 
     Args:
       store: at least one token.
-      starts: int64 [R], where in the stream each row begins.
-      sizes: int64 [R], how many of its tokens are real; the rest is padding.
+      starts: int64 [R], offset of each row.
+      sizes: int64 [R], tokens of each row; the rest is padding.
       length: L.
     """
     columns = np.arange(length)
-    at = (starts[:, None] + np.arange(-1, length)) % store.num_tokens
-    tokens = store.at(at)
+    indices = (starts[:, None] + np.arange(-1, length)) % store.num_tokens
+    tokens = store.take(indices)
     real = columns < sizes[:, None]
-    at = at[:, 1:]
-    # The document of each place; offsets[d] is where document d begins.
-    document = np.searchsorted(store.offsets, at.ravel(), side="right").reshape(at.shape) - 1
-    first = at == store.offsets[document]
+    indices = indices[:, 1:]
+    # The document of each token; offsets[d] is where document d begins.
+    document = np.searchsorted(store.offsets, indices.ravel(), side="right") - 1
+    document = document.reshape(indices.shape)
+    first = indices == store.offsets[document]
     boundary = first.copy()
-    boundary[:, 0] = True  # the middle of a document, if need be
+    boundary[:, 0] = True  # possibly within a document
     begin = np.maximum.accumulate(np.where(boundary, columns, 0), axis=1)
     return Windows(
         tokens=tokens[:, 1:],
@@ -60,10 +61,10 @@ def windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: in
     )
 
 
-def cut_places(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Where each document of a row is cut, int64 [its highest segment + 1].
+def split_points(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    """Draws the position at which each document of a row is split, int64 [highest segment + 1].
 
-    Of n tokens, 1 to n - 1 are before the cut; 0 stands for segments of a single token and padding.
+    1 to n - 1 for a document of n tokens; 0 for padding and documents of a single token.
     """
     sizes = np.bincount(segments)
     sizes[0] = 0
@@ -72,7 +73,7 @@ def cut_places(segments: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
 
 
 def row_spec(rows: int, length: int, pad: int) -> BatchSpec:
-    """Of a batch for one stack: inputs, targets, weights, segments, positions [rows, length]."""
+    """BatchSpec of a single stack: inputs, targets, weights, segments, positions [rows, length]."""
     tokens, numbers = per_token(rows, length, padding=pad), per_token(rows, length)
     return {
         "inputs": tokens,
@@ -84,7 +85,7 @@ def row_spec(rows: int, length: int, pad: int) -> BatchSpec:
 
 
 def pair_spec(rows: int, target: int, source: int, pad: int) -> BatchSpec:
-    """Of a batch for an encoder-decoder: `row_spec` for the decoder, and what the encoder reads."""
+    """BatchSpec of an encoder-decoder: `row_spec` for the decoder, and the encoder's arrays."""
     numbers = per_token(rows, source)
     return {
         **row_spec(rows, target, pad),

@@ -213,7 +213,7 @@ def validation_documents(corpus: Corpus) -> Iterator[Document]:
     for source, kept in _validation(corpus):
         store = source.validation
         for d in kept:
-            tokens = store.at(np.arange(store.offsets[d], store.offsets[d + 1]))
+            tokens = store.take(np.arange(store.offsets[d], store.offsets[d + 1]))
             yield Document(tokens, int(store.byte_offsets[d + 1] - store.byte_offsets[d]))
 
 

@@ -1,7 +1,7 @@
-"""Tokenized documents on disk, memory-mapped: never more in memory than is being read.
+"""Tokenized documents on disk, memory-mapped.
 
-Large files are verified by the block, where they are read. Beside `tokens.bin` lies `tokens.crc`:
-the file's size as int64, then the CRC-32 of each block.
+Large files are verified block by block as they are read. `tokens.crc` holds the size of
+`tokens.bin` as int64, then the CRC-32 of each block.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from llmjax.storage.cache_folders import Damaged
 from llmjax.storage.checksums import find_damage, write_manifest
 from llmjax.storage.json_documents import read_json
 
-# Part of every cache's key: raise it when the files change, or the way text becomes documents.
+# Part of every cache key: increment it when the files or the splitting into documents change.
 FORMAT = 2
 _DESCRIPTION = "description.json"
 _KINDS = {"offsets": "<i8", "byte_offsets": "<i8", "hashes": "<u8"}
 _CHECKED_BY_BLOCK = [f"{name}.bin" for name in ("tokens", *_KINDS)]
 
 VERIFIED_AT_ONCE = 1 << 30
-"""Bytes of tokens up to which a store is verified completely when it is opened, so that a damaged
-one is rebuilt at once. Of a larger one, each block is verified before it is first used."""
+"""Stores of up to this many bytes of tokens are verified completely when opened, so that a damaged
+one is rebuilt at once. In larger ones each block is verified before its first use."""
 BLOCK = 1 << 16
-"""Bytes of a block: few enough that a row of a batch costs little more than itself."""
+"""Bytes per block: small, so that reading a row verifies little beyond it."""
 SUFFIX = ".crc"
-_BATCH = 64  # blocks that a thread verifies in one go
+_BATCH = 64  # blocks that a thread verifies at a time
 
 
 class ChecksummedFile:
-    """A file that is written once, from its beginning to its end, with its checksums."""
+    """Writes a file sequentially, with its checksums."""
 
     def __init__(self, path: Path):
         self._path, self._file = path, path.open("wb")
@@ -57,7 +57,7 @@ class ChecksummedFile:
                 self._sum = 0
 
     def close(self) -> None:
-        """Makes sure that all of it, and then its checksums, are on the disk."""
+        """Flushes the file, and then its checksums, to disk."""
         if self._size % BLOCK:
             self._sums.append(self._sum)
         _finish(self._file)
@@ -73,18 +73,18 @@ def _finish(file: BinaryIO) -> None:
 
 
 class VerifiedBlocks:
-    """A mapped file, each block of which is verified before it is first used. Safe in threads."""
+    """A mapped file whose blocks are verified before their first use. Thread-safe."""
 
     def __init__(self, path: Path, data: np.ndarray):
         """Args:
-          path: what ChecksummedFile wrote.
-          data: its content, any type of items whose size divides BLOCK.
+          path: written by ChecksummedFile.
+          data: its content, of any dtype whose size divides BLOCK.
 
         Raises:
           Damaged: the checksums are missing, or belong to a file of another size.
         """
         self._path = path
-        self._items = BLOCK // data.itemsize  # in a block
+        self._items = BLOCK // data.itemsize  # per block
         self._bytes = data.view(np.uint8)
         try:
             stored = path.with_suffix(SUFFIX).read_bytes()
@@ -98,7 +98,7 @@ class VerifiedBlocks:
         self._all = count == 0
 
     def verify_all(self) -> None:
-        """Verifies the whole file, in several threads. Raises Damaged where it differs."""
+        """Verifies the whole file in several threads. Raises Damaged if a checksum differs."""
         count = len(self._sums)
         batches = [range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH)]
         if len(batches) > 1:
@@ -108,16 +108,17 @@ class VerifiedBlocks:
             self._verify_batch(batches[0])
         self._all = True
 
-    def verify(self, places: np.ndarray) -> None:
-        """Verifies the blocks that hold the items at `places` where that was not done before.
+    def verify(self, indices: np.ndarray) -> None:
+        """Verifies the blocks that hold the items at `indices`, if not verified before.
 
         Raises:
-          Damaged: one differs. The checksums are removed, so that the cache is not opened again.
+          Damaged: a checksum differs. The checksums are removed, so that the cache is not opened
+            again.
         """
         if self._all:
             return
         touched = np.zeros(len(self._sums), bool)
-        touched[np.ravel(places) // self._items] = True
+        touched[np.ravel(indices) // self._items] = True
         try:
             for block in np.flatnonzero(touched & ~self._verified).tolist():
                 self._verify(block)
@@ -134,8 +135,8 @@ class VerifiedBlocks:
         start = block * BLOCK
         data = self._bytes[start : start + BLOCK]
         if zlib.crc32(data) != self._sums[block]:  # type: ignore[arg-type]
-            place = f"{start:,} to {start + len(data):,}"
-            raise self._damaged(f"{self._path.name} fails its checksum in bytes {place}")
+            span = f"{start:,} to {start + len(data):,}"
+            raise self._damaged(f"{self._path.name} fails its checksum in bytes {span}")
         self._verified[block] = True
 
     def _damaged(self, why: str) -> Damaged:
@@ -155,21 +156,21 @@ class TokenStore:
     hashes: np.ndarray
     """uint64 [documents]: `document_hash` of each."""
     blocks: VerifiedBlocks | None = None
-    """The checksums of `tokens`; None of a store that is in memory."""
+    """The checksums of `tokens`; None for a store in memory."""
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """int32, shaped like `places`: the tokens there.
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The tokens at `indices`: int32, of the same shape.
 
         Raises:
-          UserError: they are no longer as they were written.
+          UserError: the file was damaged since it was written.
         """
         if self.blocks is not None:
-            self.blocks.verify(places)
-        return self.tokens[places].astype(np.int32)
+            self.blocks.verify(indices)
+        return self.tokens[indices].astype(np.int32)
 
     @property
     def num_tokens(self) -> int:
-        """With the EOS of each document."""
+        """Including the EOS of each document."""
         return len(self.tokens)
 
     @property
@@ -188,12 +189,12 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class StoreWriter:
-    """Appends documents to the files of a store; `close` makes them complete."""
+    """Writes a store by appending documents; `close` completes it."""
 
     def __init__(self, folder: Path, vocab_size: int):
         """Args:
-        folder: made for it.
-        vocab_size: ids are below it.
+        folder: must not exist; it is created.
+        vocab_size: upper bound of the ids.
         """
         folder.mkdir(parents=True)
         self._vocab_size, self._dtype = vocab_size, token_dtype(vocab_size)
@@ -232,16 +233,16 @@ class StoreWriter:
         self.num_documents += len(counts)
 
     def close(self) -> None:
-        """Writes what is left of all files to the disk."""
+        """Flushes all files to disk."""
         for file in self._files.values():
             file.close()
 
 
 def open_store(folder: Path, dtype: np.dtype) -> TokenStore:
-    """Maps the files that a StoreWriter wrote; see VERIFIED_AT_ONCE.
+    """Maps the files of a StoreWriter; see VERIFIED_AT_ONCE.
 
     Raises:
-      Damaged: they are not as they were written.
+      Damaged: they do not match their checksums.
     """
     tokens, blocks = _map(folder / "tokens.bin", dtype)
     arrays = {name: _map(folder / f"{name}.bin", np.dtype(kind)) for name, kind in _KINDS.items()}
@@ -261,7 +262,7 @@ def open_store(folder: Path, dtype: np.dtype) -> TokenStore:
 
 def _map(path: Path, dtype: np.dtype) -> tuple[np.ndarray, VerifiedBlocks]:
     try:
-        empty = path.stat().st_size == 0  # nothing cannot be mapped
+        empty = path.stat().st_size == 0  # an empty file cannot be mapped
         array = np.zeros(0, dtype) if empty else np.asarray(np.memmap(path, dtype, mode="r"))
     except (OSError, ValueError) as error:
         why = f"its files do not fit together: {path.name}: {error}"
@@ -270,17 +271,17 @@ def _map(path: Path, dtype: np.dtype) -> tuple[np.ndarray, VerifiedBlocks]:
 
 
 def close_cache(folder: Path, description: dict[str, Any]) -> None:
-    """Completes a folder of stores and other files: writes its description and checksums."""
+    """Completes a cache folder: writes its description and checksums."""
     content = json.dumps({"format": FORMAT, **description}, indent=1)
     (folder / _DESCRIPTION).write_text(content + "\n")
     write_manifest(folder, _CHECKED_BY_BLOCK)
 
 
 def open_cache(folder: Path) -> dict[str, Any]:
-    """The description of a cache, all of whose files but those of stores are verified.
+    """Reads a cache's description after verifying all its files but those of stores.
 
     Raises:
-      Damaged: one is missing, or not as it was written.
+      Damaged: a file is missing or does not match its checksum.
     """
     if why := find_damage(folder, without=_CHECKED_BY_BLOCK):
         raise Damaged(folder, why)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from llmjax.data.text.python_docs import python_fingerprint
 from llmjax.data.text.source import Identity, Source, identify_files, identify_settings
 from llmjax.errors import UserError
-from llmjax.storage.cache_folders import Damaged, one_at_a_time, open_or_build
+from llmjax.storage.cache_folders import Damaged, folder_lock, open_or_build
 from llmjax.storage.checksums import find_damage, write_manifest
 from llmjax.storage.writing import cache_root
 
@@ -103,7 +103,7 @@ def prepared(name: str, data_dir: str | None) -> Any:
         raise UserError(name, "is a hub data set", "use a source of kind 'hub'")
     builder = _builder(name, data_dir)
     if not builder.is_prepared() and "://" not in str(builder.data_dir):
-        with one_at_a_time(Path(builder.data_dir)):
+        with folder_lock(Path(builder.data_dir)):
             builder = _builder(name, data_dir)  # another process may have prepared it meanwhile
             _download(builder, name)
     elif not builder.is_prepared():

@@ -77,7 +77,7 @@ def _verify(folder: Path, expected: object) -> None:
         if _checksum(read_bytes(folder / name, DOCUMENT.size)) != expected.get(name):
             fix = "restore them"
             if name == CHAT_TEMPLATE:
-                fix += f' or, if the change is meant, remove "{CHECKSUM}" from {DESCRIPTION}'
+                fix += f' or, if you changed it on purpose, remove "{CHECKSUM}" from {DESCRIPTION}'
             raise UserError(folder, f"the tokenizer's files were changed: {name}", fix)
 
 
