@@ -81,7 +81,7 @@ class Input:
 
 
 def _read_exactly(file: BinaryIO, length: int, size: int, name: str | Path) -> Iterator[bytes]:
-    """Yields `length` bytes, at most `size` at a time; raises UserError if the file has another size."""
+    """Yields blocks of at most `size` bytes; raises UserError unless they add up to `length`."""
     remaining = length
     while True:
         with _read_errors(name):
