@@ -1,11 +1,11 @@
-"""What is raised on purpose: a user's mistake, and a stop that was asked for."""
+"""Errors raised on purpose: a user's mistake, or a stop by a signal."""
 
 import copyreg
 from typing import Any
 
 
 def printable(text: str) -> str:
-    """Text that is safe to print: control characters and unpaired surrogates are escaped."""
+    """Escapes control characters and unpaired surrogates, so that text is safe to print."""
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
@@ -17,14 +17,14 @@ def _escaped(character: str) -> str:
 
 
 class UserError(Exception):
-    """A mistake of the user's: what is wrong, why, and how to fix it.
+    """A user's mistake: what is wrong, why, and how to fix it.
 
     The command line prints it as one line and exits with code 2.
 
     Args:
-      thing: what is wrong: a path, a field, a tensor's name.
+      thing: the path, field or tensor that is wrong.
       reason: why it cannot be used, in a few words.
-      fix: what to do about it; may be empty when the reason says it all.
+      fix: what to do about it; empty if the reason implies it.
     """
 
     def __init__(self, thing: object, reason: str, fix: str = ""):
@@ -33,7 +33,7 @@ class UserError(Exception):
         super().__init__(" ".join(line.split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied without `__init__`, whose arguments differ from class to class."""
+        """Copies without calling `__init__`, whose arguments differ between subclasses."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -43,10 +43,10 @@ class Stopped(Exception):
     The command line exits with code 75.
 
     Args:
-      step: of the newest checkpoint; None: there is none.
-      signal: what came, such as "SIGTERM".
-      trained: whether that checkpoint was saved because of it; else nothing was trained since.
-      alone: whether, of several processes, this one stops without having agreed with the others.
+      step: of the newest checkpoint; None if there is none.
+      signal: its name, such as "SIGTERM".
+      trained: whether that checkpoint was saved on the signal; else nothing was trained since.
+      alone: whether this process, one of several, stops without the agreement of the others.
     """
 
     def __init__(self, step: int | None, signal: str, trained: bool = True, alone: bool = False):
@@ -66,7 +66,7 @@ saved; interrupted without saving."""
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of a command that ends with this error."""
+    """Returns the exit code of a command that ends with this error."""
     if isinstance(error, UserError):
         return MISTAKE
     if isinstance(error, Stopped):

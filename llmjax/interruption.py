@@ -1,8 +1,7 @@
-"""Long work that can be stopped between its batches.
+"""Interruption of long work between its batches.
 
-Whoever goes through many batches calls `between_batches` before each; whoever must be able to stop
-that work sets the check that is made there. With several processes all of them call it equally
-often, so that a check may agree with the others.
+Loops over batches call `between_batches` before each one; a caller that may stop them installs the
+check it runs. All processes of a run call it equally often, so a check may be a collective.
 """
 
 import contextlib
@@ -14,14 +13,14 @@ _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None
 
 
 class Interrupted(Exception):
-    """Raised by a check to stop the work; nothing of it is kept."""
+    """Raised by a check to stop the work; partial results are discarded."""
 
 
 def between_batches() -> None:
-    """Makes the check that is set; without one, does nothing.
+    """Runs the installed check, if there is one.
 
     Raises:
-      Interrupted: the work is to stop.
+      Interrupted: the check stops the work.
     """
     check = _check.get()
     if check is not None:
@@ -30,7 +29,7 @@ def between_batches() -> None:
 
 @contextlib.contextmanager
 def stoppable(check: Callable[[], None]) -> Iterator[None]:
-    """Within the block, `between_batches` calls `check`, which raises Interrupted to stop."""
+    """Installs `check`, run by `between_batches`; it raises Interrupted to stop the work."""
     token = _check.set(check)
     try:
         yield
@@ -40,9 +39,9 @@ def stoppable(check: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Within the block, this thread does not receive SIGINT; one that comes meanwhile follows it.
+    """Defers SIGINT in this thread until the block ends.
 
-    Processes that are started in the block never receive it.
+    Processes started in the block never receive it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,9 +1,8 @@
-"""The range of every number that a user may set, beyond what the number means.
+"""Bounds of every number that a user may set.
 
-A field is known by its name, which means the same in every config. Sizes have a limit so that a
-slip of the keyboard is refused before it takes the memory of the machine; the limits lie far above
-what anyone has trained. Numbers that are computed with have a range in which float32 neither
-overflows nor loses them.
+Fields are identified by name, which means the same in every config. Sizes are limited, far above
+any published model, so that a typo is refused before it exhausts memory. Other numbers are limited
+to the range in which float32 neither overflows nor underflows.
 """
 
 import dataclasses
@@ -12,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LARGEST_INTEGER = 2**31 - 1
-"""Devices count in int32. Fields in bytes, which the host counts, may be larger."""
+"""Devices count in int32; sizes in bytes, which the host counts, may be larger."""
 LARGEST_BYTES = 2**53
-"""A pebibyte and more; exact as a float too."""
+"""8 PiB; exact as a float64 too."""
 LARGEST_NUMBER, SMALLEST_NUMBER = 1e30, 1e-30
-"""Magnitudes, beside 0, that float32 holds with room to compute."""
+"""Magnitudes, besides 0, that float32 represents with headroom."""
 MAX_BATCH_TOKENS = 2**28
-"""Tokens of a batch: rows x length. The largest batches of published runs have some 2**27."""
+"""Rows x length of a batch; the largest published runs use about 2**27."""
 
-MOST: Mapping[str, int] = {
+MAX_SIZES: Mapping[str, int] = {
     "vocab_size": 2**24,
     "max_length": 2**24,
     "length": 2**24,
@@ -49,7 +48,7 @@ MOST: Mapping[str, int] = {
     "streams": 2**16,
     "seed": 2**32 - 1,
 }
-"""Largest values of sizes, by the field's name."""
+"""Field name -> largest value of a size."""
 
 RANGES: Mapping[str, tuple[float, float]] = {
     "norm_epsilon": (SMALLEST_NUMBER, 1.0),
@@ -75,16 +74,16 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "repetition_penalty": (1e-9, 1e9),
     "length_penalty": (SMALLEST_NUMBER, 100.0),
 }
-"""Least and largest values, beside 0, of numbers that are computed with, by the field's name."""
+"""Field name -> smallest and largest value, besides 0, of other numbers."""
 
 
 def number_problems(value: Any, prefix: str = "") -> Iterator[str]:
-    """Every number of a config outside its range, a line each, named by its dotted name.
+    """Yields a line for each number of a config that is out of range, with its dotted name.
 
     Args:
-      value: a dataclass whose fields have values of their types; groups and lists of groups are
-        gone through.
-      prefix: stands before the names.
+      value: a dataclass with values of the declared types; nested dataclasses and lists of them
+        are checked too.
+      prefix: prepended to the names.
     """
     if isinstance(value, tuple | list):
         for index, item in enumerate(value):
@@ -100,7 +99,7 @@ def number_problems(value: Any, prefix: str = "") -> Iterator[str]:
 
 
 def is_wild(value: Any) -> bool:
-    """Whether a config has a number that nothing can be computed with, not even other checks."""
+    """Whether a config has a number so wild that other checks cannot compute with it."""
     if dataclasses.is_dataclass(value):
         return any(is_wild(getattr(value, item.name)) for item in dataclasses.fields(value))
     if isinstance(value, tuple | list):
@@ -112,18 +111,20 @@ def is_wild(value: Any) -> bool:
 
 def _problem(field: str, value: float) -> Iterator[str]:
     if isinstance(value, int):
-        most = MOST.get(field, LARGEST_BYTES if field.endswith("bytes") else LARGEST_INTEGER)
+        largest = MAX_SIZES.get(
+            field, LARGEST_BYTES if field.endswith("bytes") else LARGEST_INTEGER
+        )
         # Python refuses to write integers of thousands of digits.
         shown = value if abs(value) < 10**20 else f"an integer of {value.bit_length()} bits"
-        if value > most:
-            yield f"{shown} is more than {most}, the largest that can be set"
-        elif value < -most:
-            yield f"{shown} is less than {-most}, the least that can be set"
+        if value > largest:
+            yield f"{shown} is more than {largest}, the maximum"
+        elif value < -largest:
+            yield f"{shown} is less than {-largest}, the minimum"
     elif not math.isfinite(value):
         yield f"{value} is not a finite number"
     elif field in RANGES and value != 0:
-        least, most_number = RANGES[field]
-        if value > most_number or 0 < value < least:
-            yield f"{value} is not between {least:g} and {most_number:g}"
+        low, high = RANGES[field]
+        if value > high or 0 < value < low:
+            yield f"{value} is not between {low:g} and {high:g}"
     elif abs(value) > LARGEST_NUMBER or 0 < abs(value) < SMALLEST_NUMBER:
         yield f"{value} is not between {SMALLEST_NUMBER:g} and {LARGEST_NUMBER:g} in magnitude"

@@ -1,8 +1,7 @@
-"""Registries: the kinds of one thing by name, each in a file of its own.
+"""Registries of classes by kind.
 
-A kind is added by one file and one line in its registry. A config field that takes any of them is
-annotated with the registry (`Annotated[Objective, OBJECTIVES]`); its values are told apart by their
-`kind`.
+A kind is one file and one line in its registry. A config field that takes any kind is annotated
+with the registry (`Annotated[Objective, OBJECTIVES]`); its values are discriminated by `kind`.
 """
 
 import importlib
@@ -16,24 +15,24 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """Kind -> class. A class's module is imported when the kind is first asked for."""
+    """Kind -> class; a class's module is imported on first access."""
 
     def __init__(self, noun: str, classes: Mapping[str, str]):
         """
         Args:
-          noun: what one of them is called in messages.
-          classes: kind -> "module:Class", in the order in which help lists them.
+          noun: what messages call an entry.
+          classes: kind -> "module:Class", in the order help lists them.
         """
         self.noun, self._classes = noun, dict(classes)
 
     def __getitem__(self, kind: str) -> type[T]:
         """
         Raises:
-          UserError: there is no such kind; a similar one is suggested.
+          UserError: the kind does not exist; a similar one is suggested.
         """
         if kind not in self._classes:
-            near = get_close_matches(kind, self._classes, 1)
-            fix = f"did you mean {near[0]}?" if near else "choose " + ", ".join(self._classes)
+            similar = get_close_matches(kind, self._classes, 1)
+            fix = f"did you mean {similar[0]}?" if similar else "choose " + ", ".join(self._classes)
             raise UserError(f"{self.noun} {kind}", "does not exist", fix)
         module, _, name = self._classes[kind].partition(":")
         registered: type[T] = getattr(importlib.import_module(module), name)
@@ -51,5 +50,5 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    def __hash__(self) -> int:  # as typing wants of what stands in an annotation
+    def __hash__(self) -> int:  # annotations must be hashable
         return id(self)

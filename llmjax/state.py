@@ -1,4 +1,4 @@
-"""What training changes: step, parameters and optimizer state, sharded from the start."""
+"""The train state: step, parameters and optimizer state, created sharded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,40 +13,40 @@ from llmjax.optimizers.optimizer import Optimizer
 Tree = dict[str, Any]
 
 
-class Network(Protocol):
-    """What has parameters: a model, or a model with heads."""
+class Parametrized(Protocol):
+    """A model, or a model with heads."""
 
     def init(self, key: jax.Array) -> Tree:
-        """Draws them."""
+        """Initializes the parameters."""
 
     def abstract_params(self) -> Tree:
-        """Their shapes and dtypes, with shardings where a mesh is set."""
+        """Returns their shapes and dtypes, with shardings where a mesh is set."""
 
     def logical_axes(self) -> Tree:
-        """Their logical axes."""
+        """Returns their logical axes."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """A pytree; float32 but for the step and the optimizer's counters."""
+    """A pytree, in float32 except for the step and the optimizer's counters."""
 
     step: jax.Array
-    """int32 []: steps taken, those skipped included."""
+    """int32 []: steps taken, including skipped ones."""
     params: Tree
-    """The parameters that are trained, laid out by their logical axes."""
+    """The trained parameters, sharded by their logical axes."""
     opt_state: Any
-    """Optax state; moments are laid out as their parameters."""
+    """Optax state; moments are sharded like their parameters."""
 
 
-def init_state(model: Network, optimizer: Optimizer, key: jax.Array) -> TrainState:
-    """Step 0 (pure; run it inside `jax.jit`)."""
+def init_state(model: Parametrized, optimizer: Optimizer, key: jax.Array) -> TrainState:
+    """Creates the state of step 0 (pure; run it inside `jax.jit`)."""
     params = model.init(key)
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
-def make_state(model: Network, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
-    """Step 0 on the devices of `mesh`: no array ever exists whole where it is to be split.
+def make_state(model: Parametrized, optimizer: Optimizer, seed: int, mesh: Mesh) -> TrainState:
+    """Creates the state of step 0 on `mesh`; sharded arrays never exist unsharded.
 
     Raises:
       UserError: a parameter's dimension does not divide over the mesh.
@@ -56,70 +56,70 @@ def make_state(model: Network, optimizer: Optimizer, seed: int, mesh: Mesh) -> T
 
 
 def state_of(optimizer: Optimizer, params: Tree, mesh: Mesh) -> TrainState:
-    """Step 0 of training that begins with these parameters; their arrays are used, not copied."""
+    """Creates the state of step 0 from existing parameters, whose arrays are donated."""
 
-    def begin(params: Tree) -> TrainState:
+    def create(params: Tree) -> TrainState:
         return TrainState(jnp.int32(0), params, optimizer.init(params))
 
     with jax.set_mesh(mesh):
-        return jax.jit(begin, donate_argnums=0)(params)
+        return jax.jit(create, donate_argnums=0)(params)
 
 
 def abstract_state(
-    model: Network, optimizer: Optimizer, mesh: Mesh, learning: Tree | None = None
+    model: Parametrized, optimizer: Optimizer, mesh: Mesh, trainable: Tree | None = None
 ) -> TrainState:
-    """Shapes, dtypes and shardings on `mesh` of the state, for restoring it; computes nothing.
+    """Shapes, dtypes and shardings of the state on `mesh`, for restoring it.
 
     Args:
-      model: whose state it is.
+      model: has the parameters.
       optimizer: its optimizer.
       mesh: the devices.
-      learning: the tree of bools that says which parameters are trained; None: all.
+      trainable: tree of bools, whether a parameter is trained; None: all are.
 
     Raises:
       UserError: a parameter's dimension does not divide over the mesh.
     """
 
-    def begin() -> TrainState:
+    def create() -> TrainState:
         params = model.init(jax.random.key(0))
-        params = params if learning is None else split(params, learning)[0]
+        params = params if trainable is None else split(params, trainable)[0]
         return TrainState(jnp.int32(0), params, optimizer.init(params))
 
     with jax.set_mesh(mesh):
-        state = jax.eval_shape(begin)
+        state = jax.eval_shape(create)
     return jax.tree.map(lambda leaf: _on(mesh, leaf), state)
 
 
-def split(tree: Tree, chosen: Tree) -> tuple[Tree, Tree]:
-    """The chosen leaves of a tree of dicts, and the others; branches without leaves are left out.
+def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
+    """Splits a tree of dicts into the leaves where `mask` is true and the rest.
 
     Args:
-      tree: with any leaves.
-      chosen: the same tree, of bools.
+      tree: with any leaves; branches that would be empty are left out.
+      mask: the same tree with bools as leaves.
     """
-    ours: Tree = {}
-    others: Tree = {}
+    selected: Tree = {}
+    rest: Tree = {}
     for name, value in tree.items():
-        if isinstance(chosen[name], Mapping):
-            parts = split(value, chosen[name])
+        if isinstance(mask[name], Mapping):
+            parts = split(value, mask[name])
         else:
-            parts = (value, {}) if chosen[name] else ({}, value)
-        for side, part in zip((ours, others), parts, strict=True):
+            parts = (value, {}) if mask[name] else ({}, value)
+        for side, part in zip((selected, rest), parts, strict=True):
             if not (isinstance(part, Mapping) and not part):
                 side[name] = part
-    return ours, others
+    return selected, rest
 
 
-def join(one: Tree, other: Tree) -> Tree:
-    """What `split` divided, as one tree again."""
-    found = dict(one)
-    for name, value in other.items():
-        both = name in found and isinstance(value, Mapping)
-        found[name] = join(found[name], value) if both else value
-    return found
+def join(a: Tree, b: Tree) -> Tree:
+    """Merges the two trees of `split`."""
+    merged = dict(a)
+    for name, value in b.items():
+        both = name in merged and isinstance(value, Mapping)
+        merged[name] = join(merged[name], value) if both else value
+    return merged
 
 
 def _on(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """Tracing knows an abstract mesh; what is restored needs the devices."""
+    """Replaces the abstract mesh of tracing by the devices, which restoring needs."""
     spec = getattr(leaf.sharding, "spec", PartitionSpec())
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))

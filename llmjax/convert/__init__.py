@@ -1,1 +1,1 @@
-"""Models in and out: what others published becomes a run folder, and a run what others load."""
+"""Import published models as run folders, and export runs to other formats."""

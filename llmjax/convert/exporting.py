@@ -1,6 +1,6 @@
-"""A run's model in the formats of other programs: a registry of exporters, and `export`.
+"""Export a run's model to other formats: a registry of exporters, and `export`.
 
-A format is a subclass of `Exporter` in a file of its own and a line in EXPORTERS.
+To add a format, subclass `Exporter` in a new file and add a line to EXPORTERS.
 """
 
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ from llmjax.storage.writing import atomic_file, atomic_folder
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What is exported.
+    """A run to export.
 
     Attributes:
       run: the run.
       config: its config.
-      shape: its model's architecture, with adapters where it has them.
+      shape: its model's architecture, including any adapters.
       tokenizer: its tokenizer.
-      origin: where its model was imported from; None for one trained here.
-      step: which checkpoint; None for the best or newest one.
-      dtype: of the weights; None for what they are stored in.
+      origin: where its model was imported from; None if it was trained here.
+      step: the checkpoint; None for the best or newest one.
+      dtype: dtype to write weights in; None for the stored dtype.
     """
 
     run: Run
@@ -49,36 +49,36 @@ class ExportSource:
 
     @property
     def merged_shape(self) -> ModelConfig:
-        """The architecture with adapters merged."""
+        """The architecture with adapters merged into the weights."""
         return without_adapters(self.shape)
 
     @property
     def model_type(self) -> str | None:
-        """The family that it was imported as."""
+        """The `model_type` it was imported as; None if it was trained here."""
         return self.origin.model_type if self.origin else None
 
 
 class Exporter:
-    """A format. Subclasses are frozen dataclasses, whose fields are the format's own options."""
+    """An export format. Subclasses are frozen dataclasses whose fields are the format's options."""
 
     dtypes: ClassVar[tuple[str, ...]] = tuple(FLOATS)
-    """That weights may be written in."""
+    """Dtypes that weights can be written in."""
     single_file: ClassVar[bool] = False
-    """Whether it writes a file, not a folder."""
+    """Whether the output is one file instead of a folder."""
 
     def check(self) -> None:
-        """Raises a UserError where an option is invalid or a library is missing."""
+        """Raise a UserError if an option is invalid or a library is missing."""
 
     def write(self, source: ExportSource, out: Path) -> None:
-        """Writes into `out`, an empty folder or file, and reads it back.
+        """Write into `out`, an empty folder or file, and verify it by reading it back.
 
         Raises:
-          UserError: the format cannot express the model, or the disk is damaged.
+          UserError: the format cannot express the model, or verification fails.
         """
         raise NotImplementedError
 
     def summary(self, out: Path) -> dict[str, Any]:
-        """What `llmjax export` reports beside the files' names and sizes."""
+        """Fields that `llmjax export` reports in addition to file names and sizes."""
         return {}
 
 
@@ -95,36 +95,36 @@ EXPORTERS: Registry[Exporter] = Registry(
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of export."""
+    """Options of `export`."""
 
     to: str = "hf"
     """hf: a folder for Transformers, vLLM, SGLang, TGI; peft: the adapters alone; gguf: a file for
-    llama.cpp and programs that read its format; stablehlo: programs that need only jax and numpy.
-    Adapters are merged in all but peft."""
+    llama.cpp and compatible programs; stablehlo: programs that need only jax and numpy. All but
+    peft merge adapters into the weights."""
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None
-    """Of the weights; none: as they are stored. q8_0 in gguf alone."""
+    """Of the weights; none: as stored. q8_0 for gguf only."""
     step: int | None = None
-    """Which checkpoint; none: the best by evaluation.metric, where the run has one, else the newest
-    complete one."""
+    """Checkpoint to export; none: the best by evaluation.metric, if the run has one, else the
+    newest complete one."""
     task: str | None = None
-    """hf, peft: the task whose head is written, where a run has several."""
+    """hf, peft: the task whose head is exported, if the run has several."""
     max_shard_bytes: int | None = None
-    """hf: bytes of tensors in a file, above which there are several; none: 5,000,000,000."""
+    """hf: split the weights into files of at most so many bytes; none: 5,000,000,000."""
     platforms: tuple[str, ...] = ()
-    """stablehlo: of cpu, cuda, tpu; without any, all that the model can be compiled for."""
+    """stablehlo: any of cpu, cuda, tpu; by default all that the model can be lowered for."""
 
 
 FORMAT_OPTIONS = ("task", "max_shard_bytes", "platforms")
-"""Options that only some formats have: those whose exporter has a field of that name."""
+"""Options of some formats only: those whose exporter has a field of the same name."""
 
 
 @keyword_options()
 def export(run: str | Path, out: str | Path, options: ExportOptions) -> Path:
-    """Writes a run's model in another format; nothing is left behind where that fails.
+    """Export a run's model to another format. A failed export leaves nothing behind.
 
     Args:
       run: the run folder.
-      out: the folder (gguf: the file) to write; it must not exist.
+      out: the folder (gguf: file) to write; it must not exist.
       options: fields of ExportOptions, also as keywords.
 
     Returns:
@@ -152,10 +152,10 @@ def export(run: str | Path, out: str | Path, options: ExportOptions) -> Path:
 
 
 def exporter_for(options: ExportOptions) -> Exporter:
-    """The exporter of a format, with its own options.
+    """The exporter of a format, with the options of that format.
 
     Raises:
-      UserError: there is no such format, or it lacks an option.
+      UserError: the format does not exist or lacks a given option.
     """
     exporter_class = EXPORTERS[options.to]
     values = {name: getattr(options, name) for name in FORMAT_OPTIONS}
@@ -174,18 +174,18 @@ def _formats_with(option: str) -> list[str]:
 
 
 def summary(out: str | Path, to: str) -> dict[str, Any]:
-    """What an export wrote, in short."""
-    place = Path(out)
-    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    """Summarize an export: its files, their total size and the exporter's own fields."""
+    root = Path(out)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     return {
         "out": str(out),
         "to": to,
-        "files": [str(p.relative_to(place)) if p != place else p.name for p in files],
+        "files": [str(p.relative_to(root)) if p != root else p.name for p in files],
         "bytes": sum(path.stat().st_size for path in files),
-        **EXPORTERS[to]().summary(place),
+        **EXPORTERS[to]().summary(root),
     }
 
 
 def num_parameters(tensors: TensorSource) -> int:
-    """How many numbers tensors hold together."""
+    """The total number of elements."""
     return sum(int(np.prod(tensors.shape(name))) for name in tensors.names())

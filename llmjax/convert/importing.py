@@ -1,4 +1,4 @@
-"""A published model becomes a run folder, as if it had been trained here."""
+"""Import a published model as a run folder."""
 
 import shlex
 from collections.abc import Mapping
@@ -38,37 +38,36 @@ from llmjax.tasks.metadata import metadata_json
 from llmjax.tasks.task import TaskContext
 
 MAX_ROW = 1024
-"""Length of the rows that an imported model is trained and scored on, unless its config is changed;
-shorter where the model's context is."""
+"""Default row length for training and scoring an imported model; less if its context is shorter."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Options of import_model."""
+    """Options of `import_model`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """What parameters are stored in; none: as in the source (quantised ones: float32)."""
+    """Dtype to store parameters in; none: as in the source (float32 for quantised tensors)."""
     mesh: MeshConfig | None = ONE_DEVICE
-    """Devices that each read their share of the model."""
+    """Devices, each of which reads its own shards of the model."""
 
 
 @keyword_options()
 def import_model(source: str | Path, run: str | Path, options: ImportOptions) -> Path:
-    """Makes a run folder of a published model.
+    """Import a published model as a run folder.
 
-    Tensors are read one by one, each device's shard by itself: the model is never held twice.
+    Tensors are read one by one, each device's shard separately, so memory never holds two copies of
+    the model. A failed import leaves nothing behind.
 
     Args:
-      source: a Hugging Face folder, a name on its hub, a .gguf file, or sample:NAME.
-      run: the folder to make.
+      source: a Hugging Face folder, a name on the hub, a .gguf file, or sample:NAME.
+      run: the folder to create.
       options: fields of ImportOptions, also as keywords.
 
     Returns:
       The run folder.
 
     Raises:
-      UserError: the source is damaged, or has what llmjax does not support; or the folder exists or
-        cannot be written. Then nothing is left behind.
+      UserError: the source is damaged or not supported, or the folder exists or cannot be written.
     """
     dtype = options.dtype
     if dtype is not None and dtype not in FLOATS:
@@ -87,7 +86,7 @@ def _fill(
     dtype: str | None,
     mesh: jax.sharding.Mesh | None,
 ) -> None:
-    """Fills an empty folder as the run `target` of a published model."""
+    """Write the run of a published model into the empty `folder`, which will be named `target`."""
     values, source = published.config, published.tensors
     family = family_of(values, published.where)
     head = published_head(family, architecture_of(values, published.where))
@@ -105,15 +104,15 @@ def _fill(
     )
     imported = None
     if head is not None:
-        setting = TaskContext(tokenizer, shape, length)
-        imported = read_with_head(source, values, head, family, setting, dtype=dtype, mesh=mesh)
+        context = TaskContext(tokenizer, shape, length)
+        imported = read_with_head(source, values, head, family, context, dtype=dtype, mesh=mesh)
     if imported is None:
         bound = BoundTable(family.table, Model(shape))
         params = read_params(body, bound, dtype=dtype, mesh=mesh)
     else:
         params = imported.params
         config = replace(config, tasks=(imported.task,))
-        text = metadata_json({name_of(imported.task): imported.facts})
+        text = metadata_json({name_of(imported.task): imported.metadata})
         Run(folder).tasks.write_text(text, encoding="utf-8")
     config = replace(config, compute=ComputeConfig(dtype=suitable_dtype(params)))
     write_run(folder, config, params, tokenizer, origin_of(published))
@@ -122,10 +121,10 @@ def _fill(
 def write_run(
     folder: Path, config: Config, params: Params, tokenizer: Tokenizer, origin: Origin
 ) -> None:
-    """Fills an empty folder as a run's, and reads it back.
+    """Write a run into an empty folder, and verify it by reading it back.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: verification fails.
     """
     run = Run(folder)
     tokenizer.save(run.tokenizer)
@@ -133,13 +132,13 @@ def write_run(
     write_origin(folder, origin)
     save_params(run.checkpoints, params)
     if reason := files.damage(run.checkpoints, 0):
-        raise UserError(folder, f"was not written as it should be: {reason}", "check the disk")
+        raise UserError(folder, f"was not written correctly: {reason}", "check the disk")
     if run.config() != config or load_tokenizer(run.tokenizer).fingerprint != tokenizer.fingerprint:
         raise UserError(folder, "does not read back as it was written", "check the disk")
 
 
 def origin_of(published: Published) -> Origin:
-    """What origin.json stores."""
+    """The contents of origin.json."""
     return Origin(
         format=published.format,
         source=published.source,
@@ -152,10 +151,10 @@ def origin_of(published: Published) -> Origin:
 
 
 def architecture_of(values: Mapping[str, Any], where: object = "config.json") -> str | None:
-    """The class that a config.json names first; None where it names none.
+    """The first class in a config.json's `architectures`; None if there is none.
 
     Raises:
-      UserError: its architectures are not names.
+      UserError: `architectures` is not a list of names.
     """
     names = values.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -164,13 +163,13 @@ def architecture_of(values: Mapping[str, Any], where: object = "config.json") ->
 
 
 def suitable_dtype(params: Params) -> Dtype:
-    """The compute dtype that suits the parameters: bfloat16 where they are."""
+    """The compute dtype for the parameters: their own, if it is supported, else float32."""
     stored = np.dtype(params["embedding"]["rows"].dtype).name
     return next((name for name in get_args(Dtype) if name == stored), "float32")
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """What an imported run folder holds, in short."""
+    """Summarize an imported run: its source, model, size and a command to try next."""
     opened, origin = Run.open(run), read_origin(run)
     assert origin is not None
     config = opened.config()

@@ -1,4 +1,4 @@
-"""A run's parameters: as its checkpoint holds them, or with adapters merged."""
+"""Read a run's parameters on the host, optionally with adapters merged."""
 
 import logging
 from dataclasses import replace
@@ -17,38 +17,38 @@ from llmjax.run.parameters import read_parameters, resolve_step, stored_paramete
 
 log = logging.getLogger(__name__)
 HEADS = "heads"
-"""Key of the tasks' parameters beside the model's."""
+"""Key of the task heads' parameters, beside the model's."""
 
 
-def host() -> jax.Device:
-    """The device of the host's memory: a model that is converted need not fit a GPU."""
+def host_device() -> jax.Device:
+    """The CPU device if JAX has one: a model being converted need not fit on a GPU."""
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
+    except RuntimeError:  # excluded by JAX_PLATFORMS
         return jax.local_devices()[0]
 
 
 def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
-    """A run's parameters in the host's memory, in the dtypes that they are stored in.
+    """A run's parameters in host memory, in their stored dtypes.
 
-    Those of heads, if there are any, lie under "heads".
+    The parameters of heads, if any, are under "heads".
 
     Args:
       run: the run.
-      shape: its model's.
-      step: which checkpoint; None as `resolve_step`.
+      shape: the architecture of its model.
+      step: the checkpoint; None as in `resolve_step`.
 
     Raises:
       UserError: as `resolve_step` and `read_parameters`.
     """
-    sharding = jax.sharding.SingleDeviceSharding(host())
+    sharding = jax.sharding.SingleDeviceSharding(host_device())
     step = resolve_step(run, run.config(), step)
     stored = stored_parameters(run, step)
-    wanted = dict(flatten(Model(shape).abstract_params()))
-    wanted |= {path: leaf for path, leaf in stored.items() if path.startswith(f"{HEADS}.")}
+    leaves = dict(flatten(Model(shape).abstract_params()))
+    leaves |= {path: leaf for path, leaf in stored.items() if path.startswith(f"{HEADS}.")}
     abstract = {
         path: jax.ShapeDtypeStruct(leaf.shape, stored.get(path, leaf).dtype, sharding=sharding)
-        for path, leaf in wanted.items()
+        for path, leaf in leaves.items()
     }
     return read_parameters(run, step, unflatten(abstract))
 
@@ -56,9 +56,9 @@ def stored_params(run: Run, shape: ModelConfig, step: int | None) -> Params:
 def merged_params(
     run: Run, shape: ModelConfig, step: int | None, dtype: str | None = None
 ) -> Params:
-    """As `stored_params`, with adapters merged: those of `without_adapters(shape)`, and heads.
+    """As `stored_params`, with adapters merged: parameters of `without_adapters(shape)`, and heads.
 
-    `dtype` is what they will be written in; None for what they are stored in.
+    `dtype` is the dtype that they will be written in; None for the stored dtype.
     """
     params = stored_params(run, shape, step)
     return params if shape.lora is None else merge(params, shape.lora, wide=dtype is not None)
@@ -67,7 +67,7 @@ def merged_params(
 def model_params(
     run: Run, shape: ModelConfig, step: int | None, dtype: str | None = None
 ) -> Params:
-    """As `merged_params`, without heads; a warning says so where there are any."""
+    """As `merged_params`, without heads; logs a warning if there are any."""
     params = merged_params(run, shape, step, dtype)
     if heads := params.pop(HEADS, None):
         log.warning("%s: heads (%s) are not written in this format", run.folder, ", ".join(heads))
@@ -75,12 +75,12 @@ def model_params(
 
 
 def without_adapters(shape: ModelConfig) -> ModelConfig:
-    """The architecture of a model whose adapters are merged."""
+    """The architecture after merging adapters."""
     return replace(shape, lora=None)
 
 
 def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
-    """As `merged`, of arrays in the host's memory; `wide` keeps the sums in float32.
+    """Merge adapters into kernels in host memory; `wide` keeps the sums in float32.
 
     Raises:
       UserError: a sum overflows float16.
@@ -93,7 +93,7 @@ def merge(params: Params, lora: LoraConfig, *, wide: bool = False) -> Params:
 
 
 def _widened(params: Params) -> Params:
-    """With kernels in float32 where they have adapters."""
+    """The parameters with adapted kernels cast to float32."""
     wide = {"kernel"} if "lora_a" in params else set()
     return {
         name: _widened(value)

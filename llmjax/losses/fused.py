@@ -1,14 +1,14 @@
 """Cross-entropy fused with the language-model head.
 
-Logits exist for one chunk of tokens at a time, and the forward pass of a derivative leaves the
-gradients behind, so no [B, L, V] array is ever kept. Each device works on its own tokens and its
-own part of the vocabulary; what they exchange is a maximum and two sums for each token, and
-one reduction of the gradients at the end.
+Logits exist for one chunk of tokens at a time, and the forward pass of a derivative computes the
+gradients too, so no [B, L, V] array is ever kept. Each device works on its own tokens and its own
+part of the vocabulary; devices exchange a maximum and two sums per token, and reduce the gradients
+once at the end.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 CHUNK_BYTES = 2**26
-"""About how large one chunk's float32 logits may be on a device."""
+"""Approximate size of a chunk's float32 logits on a device."""
 
 CHUNK_TOKENS = 1024
-"""How many tokens a chunk has at least, so that products stay large."""
+"""Minimum tokens of a chunk, so that products stay large."""
 
 TOKENS: Axes = ("batch", "length")
 HIDDEN: Axes = ("batch", "length", None)
@@ -30,12 +30,12 @@ ROWS: Axes = ("vocab", "embed")
 
 
 class LossInputs(NamedTuple):
-    """What a loss of tokens is computed from."""
+    """Inputs of a loss of tokens."""
 
     hidden: jax.Array
-    """[B, L, D], the model's output."""
+    """[B, L, D], the input of the LM head."""
     rows: jax.Array
-    """[V, D], the language-model head as stored."""
+    """[V, D], the LM head as stored."""
     bias: jax.Array | None
     """[V], its bias."""
     targets: jax.Array
@@ -47,94 +47,69 @@ def cross_entropy(inputs: LossInputs, weights: jax.Array, logits: LogitConfig) -
 
     Args:
       inputs: hidden states, head and targets.
-      weights: [B, L]; where one is 0, the token adds exactly nothing.
-      logits: how hidden states become logits, and these a loss.
+      weights: [B, L]; tokens of weight 0 add exactly nothing.
+      logits: how hidden states become logits, and logits a loss.
 
     Returns:
       [4] float32. Only the first has a derivative, by hidden, rows and bias.
     """
-    return _sums_and_gradients(*inputs, weights.astype(jnp.float32), logits)
+    return _sums_and_gradients(inputs, weights.astype(jnp.float32), logits)
 
 
 def nll_of(inputs: LossInputs, logits: LogitConfig) -> jax.Array:
     """Negative log-likelihood of each target, [B, L] float32.
 
-    Its derivative, by hidden, rows and bias, computes the logits once more.
+    Its derivative, by hidden, rows and bias, recomputes the logits.
     """
-    return _differentiable_nll(*inputs, logits)
+    return _differentiable_nll(inputs, logits)
 
 
 def nll_and_correct(inputs: LossInputs, logits: LogitConfig) -> tuple[jax.Array, jax.Array]:
-    """As nll_of, without derivative; and bool [B, L]: whether no token is likelier."""
-    hidden, rows, bias, targets = inputs
-    out = (TOKENS, TOKENS)
-    nll, correct = _over_devices(_nll, hidden, rows, bias, (targets,), logits, out)
+    """As `nll_of`, without derivative; and bool [B, L]: whether no token is more likely."""
+    nll, correct = _over_devices(_nll, inputs, (), logits, (TOKENS, TOKENS))
     return nll, correct
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _differentiable_nll(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    logits: LogitConfig,
-) -> jax.Array:
-    return nll_and_correct(LossInputs(hidden, rows, bias, targets), logits)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _differentiable_nll(inputs: LossInputs, logits: LogitConfig) -> jax.Array:
+    return nll_and_correct(inputs, logits)[0]
 
 
-def _keep(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    logits: LogitConfig,
-) -> tuple[jax.Array, tuple]:
-    return _differentiable_nll(hidden, rows, bias, targets, logits), (hidden, rows, bias, targets)
+def _nll_forward(inputs: LossInputs, logits: LogitConfig) -> tuple[jax.Array, LossInputs]:
+    return _differentiable_nll(inputs, logits), inputs
 
 
-def _redo(logits: LogitConfig, kept: tuple, cotangent: jax.Array) -> tuple:
-    """Sums weighted by the cotangent have the derivative that is wanted."""
+def _nll_backward(
+    logits: LogitConfig, inputs: LossInputs, cotangent: jax.Array
+) -> tuple[LossInputs]:
+    """The derivative is that of the sum weighted by the cotangent."""
     plain = logits._replace(z_loss=0.0, smoothing=0.0)
-    hidden, rows, bias, targets = kept
-    return *_forward(hidden, rows, bias, targets, cotangent, plain)[1], None
+    return (_forward(inputs, cotangent, plain)[1],)
 
 
-_differentiable_nll.defvjp(_keep, _redo)
+_differentiable_nll.defvjp(_nll_forward, _nll_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _sums_and_gradients(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
-    logits: LogitConfig,
-) -> jax.Array:
-    return _over_devices(_sums, hidden, rows, bias, (targets, weights), logits, ((None,),))[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _sums_and_gradients(inputs: LossInputs, weights: jax.Array, logits: LogitConfig) -> jax.Array:
+    return _over_devices(_sums, inputs, (weights,), logits, ((None,),))[0]
 
 
 def _forward(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
-    logits: LogitConfig,
-) -> tuple[jax.Array, list[jax.Array | None]]:
+    inputs: LossInputs, weights: jax.Array, logits: LogitConfig
+) -> tuple[jax.Array, LossInputs]:
+    """The sums, and the first one's gradients by the inputs."""
     out: tuple[Axes, ...] = ((None,), ("batch", "residual", None), ROWS, ("vocab",))
-    each = (targets, weights)
-    sums, *gradients = _over_devices(_gradients, hidden, rows, bias, each, logits, out)
-    return sums, [*gradients[:2], None if bias is None else gradients[2]]
+    sums, dhidden, drows, dbias = _over_devices(_gradients, inputs, (weights,), logits, out)
+    none: Any = None  # integers have no gradient
+    return sums, LossInputs(dhidden, drows, None if inputs.bias is None else dbias, none)
 
 
 def _backward(
-    logits: LogitConfig, gradients: list[jax.Array | None], cotangent: jax.Array
-) -> tuple:
+    logits: LogitConfig, gradients: LossInputs, cotangent: jax.Array
+) -> tuple[LossInputs, None]:
     scale = cotangent[0]
-    scaled = [None if g is None else (g * scale).astype(g.dtype) for g in gradients]
-    return *scaled, None, None
+    return jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients), None
 
 
 _sums_and_gradients.defvjp(_forward, _backward)
@@ -142,17 +117,18 @@ _sums_and_gradients.defvjp(_forward, _backward)
 
 def _over_devices(
     local: Callable,
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    each: tuple[jax.Array, ...],
+    inputs: LossInputs,
+    weights: tuple[jax.Array, ...],
     logits: LogitConfig,
     out_axes: Sequence[Axes],
 ) -> tuple[jax.Array, ...]:
-    """Runs `local` on each device's tokens (hidden, and the arrays of `each`) and vocabulary."""
-    axes = (HIDDEN, ROWS, ("vocab",), *(TOKENS for _ in each))
-    run = mesh.per_device(partial(local, logits=logits), axes, out_axes)
-    return run(hidden, rows, bias, *each)
+    """Runs `local(inputs, *weights, logits)` on each device's tokens and part of the vocabulary."""
+
+    def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return local(LossInputs(*arrays[:4]), *arrays[4:], logits)
+
+    axes = (HIDDEN, ROWS, ("vocab",), TOKENS, *(TOKENS for _ in weights))
+    return mesh.per_device(run, axes, out_axes)(*inputs, *weights)
 
 
 def _chunks(rows: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -164,31 +140,25 @@ def _chunks(rows: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
 
     def cut(x: jax.Array) -> jax.Array:
         flat = x.reshape(tokens, *x.shape[2:])
-        room = [(0, count * size - tokens)] + [(0, 0)] * (flat.ndim - 1)
-        return jnp.pad(flat, room).reshape(count, size, *flat.shape[1:])
+        padding = [(0, count * size - tokens)] + [(0, 0)] * (flat.ndim - 1)
+        return jnp.pad(flat, padding).reshape(count, size, *flat.shape[1:])
 
     return tuple(cut(x) for x in arrays)
 
 
 def _live(hidden: jax.Array, weights: jax.Array) -> jax.Array:
-    """Hidden states, zeroed where the weight is: NaN times 0 would be NaN."""
+    """Zeroes hidden states of weight 0, since NaN times 0 is NaN."""
     return jnp.where((weights != 0)[..., None], hidden, 0)
 
 
 def _sums_of(scores: Scores, weights: jax.Array, logits: LogitConfig) -> jax.Array:
-    each = (objective(scores, logits), scores.nll, 1.0, scores.correct)
-    return jnp.stack([jnp.where(weights != 0, weights * x, 0.0).sum() for x in each])
+    """[4] the chunk's objective, nll, weight and correct predictions."""
+    values = (objective(scores, logits), scores.nll, 1.0, scores.correct)
+    return jnp.stack([jnp.where(weights != 0, weights * x, 0.0).sum() for x in values])
 
 
-def _sums(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
-    *,
-    logits: LogitConfig,
-) -> tuple[jax.Array]:
+def _sums(inputs: LossInputs, weights: jax.Array, logits: LogitConfig) -> tuple[jax.Array]:
+    hidden, rows, bias, targets = inputs
     rows = mesh.all_gather(rows.astype(logits.dtype), None, "embed")
 
     def add(sums: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
@@ -202,14 +172,9 @@ def _sums(
 
 
 def _gradients(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    weights: jax.Array,
-    *,
-    logits: LogitConfig,
+    inputs: LossInputs, weights: jax.Array, logits: LogitConfig
 ) -> tuple[jax.Array, ...]:
+    hidden, rows, bias, targets = inputs
     rows = mesh.all_gather(rows.astype(logits.dtype), None, "embed")
 
     def add(carry: tuple, chunk: tuple) -> tuple[tuple, jax.Array]:
@@ -238,19 +203,13 @@ def _gradients(
     )
 
 
-def _nll(
-    hidden: jax.Array,
-    rows: jax.Array,
-    bias: jax.Array | None,
-    targets: jax.Array,
-    *,
-    logits: LogitConfig,
-) -> tuple[jax.Array, ...]:
+def _nll(inputs: LossInputs, logits: LogitConfig) -> tuple[jax.Array, ...]:
+    hidden, rows, bias, targets = inputs
     rows = mesh.all_gather(rows.astype(logits.dtype), None, "embed")
 
-    def each(chunk: tuple) -> tuple[jax.Array, jax.Array]:
+    def of_chunk(chunk: tuple) -> tuple[jax.Array, jax.Array]:
         scores = score(chunk[0], rows, bias, chunk[1], logits)
         return scores.nll, scores.correct
 
-    results = jax.lax.map(each, _chunks(len(rows), hidden, targets))
+    results = jax.lax.map(of_chunk, _chunks(len(rows), hidden, targets))
     return tuple(x.reshape(-1)[: targets.size].reshape(targets.shape) for x in results)

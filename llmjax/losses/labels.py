@@ -1,4 +1,4 @@
-"""Losses of labels and of numbers, each example with its weight."""
+"""Losses of labels and of numbers, weighted by example."""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ NEVER = -1e30  # a logit whose exponential is 0, and whose gradient is finite
 def softmax_cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, smoothing: float = 0.0
 ) -> Loss:
-    """One label of several.
+    """Cross-entropy of one label of several.
 
     Args:
-      logits: [..., C] float32; classes of -inf, or of `NEVER`, cannot be chosen.
+      logits: [..., C] float32; classes at -inf or `NEVER` are excluded.
       targets: [...] int32.
-      weights: [...]; where one is 0, nothing is added.
-      smoothing: share of the target that is spread evenly over all C (arXiv:1512.00567); only
-        where all can be chosen.
+      weights: [...]; examples of weight 0 add nothing.
+      smoothing: fraction of the target spread evenly over all C (arXiv:1512.00567); only where
+        no class is excluded.
 
     Returns:
       The loss, its objective smoothed, with the sums "loss" (nats) and "accuracy".
@@ -32,16 +32,15 @@ def softmax_cross_entropy(
 
 
 def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
-    """Any number of C labels; each is a choice by itself, an example's loss is their mean.
+    """Binary cross-entropy of C independent labels; an example's loss is their mean.
 
     Args:
       logits: [..., C] float32.
       targets: [..., C], 0 or 1.
-      weights: [...]; where one is 0, nothing is added.
+      weights: [...]; examples of weight 0 add nothing.
 
     Returns:
-      The loss, with the sums "loss" (nats) and "accuracy" (the share of labels predicted
-      correctly).
+      The loss, with the sums "loss" (nats) and "accuracy" (the fraction of correct labels).
     """
     targets = targets.astype(jnp.float32)
     nll = (jax.nn.softplus(logits) - targets * logits).mean(-1)
@@ -50,12 +49,12 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Ar
 
 
 def mean_squared_error(predictions: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
-    """Squared errors of numbers; the sum "loss" is their mean.
+    """Squared error of numbers; the sum "loss" is their mean.
 
     Args:
       predictions: any shape.
       targets: the same shape.
-      weights: the same shape; where it is 0, nothing is added, whatever the prediction.
+      weights: the same shape; predictions of weight 0, even NaN, add nothing.
     """
     weights = weights.astype(jnp.float32)
     live = weights != 0
@@ -65,7 +64,7 @@ def mean_squared_error(predictions: jax.Array, targets: jax.Array, weights: jax.
 
 
 def _loss(weights: jax.Array, objective: jax.Array, nll: jax.Array, correct: jax.Array) -> Loss:
-    """The loss of examples, each [...]."""
+    """The weighted loss of examples, each argument [...]."""
     weights = weights.astype(jnp.float32)
     live = weights > 0
 

@@ -1,6 +1,6 @@
-"""What a loss gives: one sum to differentiate, and named sums to report.
+"""Loss values: one sum to differentiate, and named sums to report.
 
-Means are taken once, over the global batch, so everything here is a sum with its weight.
+Means are taken once, over the global batch, so every value here is a sum with its weight.
 """
 
 import math
@@ -16,12 +16,12 @@ from llmjax.parallel.mesh import out_sharding
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What training minimises beside the cross-entropy."""
+    """Terms of the training objective besides the cross-entropy."""
 
     z_loss: float = 0.0
     """Weight of log(sum of exp(logits))^2, which keeps logits small (PaLM uses 1e-4)."""
     label_smoothing: float = 0.0
-    """Share of the target's probability spread evenly over the vocabulary."""
+    """Fraction of the target's probability spread evenly over the vocabulary."""
 
 
 class Sum(NamedTuple):
@@ -32,27 +32,27 @@ class Sum(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The loss of a batch, or of a part of one: all of it adds up over parts."""
+    """The loss of a batch or microbatch; every field adds up over microbatches."""
 
     objective: jax.Array
-    """What is differentiated, summed, float32 []."""
+    """Sum to differentiate, float32 []."""
     weight: jax.Array
-    """What it is divided by, over the global batch, float32 []."""
+    """Divisor of the objective over the global batch, float32 []."""
     sums: dict[str, Sum]
-    """What is reported, by the names of metrics.jsonl: "loss" (negative log-likelihood in nats, or
-    whatever else is comparable between runs) and any others."""
+    """Reported metrics by their names in metrics.jsonl: "loss" (negative log-likelihood in nats, or
+    another value that is comparable between runs) and any others."""
 
 
 def likelihood_loss(
     objective: jax.Array, nll: jax.Array, weight: jax.Array, correct: jax.Array | None = None
 ) -> Loss:
-    """The loss of predictions that have a likelihood.
+    """Makes the loss of predictions that have a likelihood.
 
     Args:
       objective: float32 [], summed.
       nll: negative log-likelihood of the targets, summed.
       weight: of the targets, summed.
-      correct: weights of correct predictions, summed; None: there is no right or wrong.
+      correct: weights of correct predictions, summed; None: no accuracy is reported.
     """
     sums = {"loss": Sum(nll, weight)}
     if correct is not None:
@@ -61,7 +61,7 @@ def likelihood_loss(
 
 
 def with_aux(loss: Loss, aux: Mapping[str, tuple[jax.Array, jax.Array]]) -> Loss:
-    """The loss with the mean of each of the model's named sums added, and each reported as well.
+    """Adds the mean of each of the model's named sums to the loss, and reports it.
 
     Args:
       loss: of the predictions.
@@ -77,13 +77,13 @@ def with_aux(loss: Loss, aux: Mapping[str, tuple[jax.Array, jax.Array]]) -> Loss
 def with_bits_per_byte(
     loss: Loss, targets: jax.Array, weights: jax.Array, token_bytes: jax.Array
 ) -> Loss:
-    """The loss with the sum "bits_per_byte" as well, where the targets are all of a text.
+    """Adds the sum "bits_per_byte" to a loss whose targets cover the whole text.
 
     Args:
       loss: with the sum "loss", in nats.
       targets: int32 [B, L].
       weights: float32 [B, L].
-      token_bytes: int32 [vocab], the UTF-8 bytes of text of each token.
+      token_bytes: int32 [vocab], UTF-8 bytes of each token's text.
     """
     sizes = token_bytes.at[targets].get(out_sharding=out_sharding("batch", "length"))
     size = jnp.sum(jnp.where(weights > 0, sizes, 0).astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""From hidden states to logits, to losses, to derivatives: one chunk of tokens at a time.
+"""Logits, losses and derivatives of one chunk of hidden states.
 
 These run inside `mesh.per_device`, on each device's part of the vocabulary.
 """
@@ -23,7 +23,7 @@ class LogitConfig(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What one chunk of n tokens says of this device's part of the vocabulary."""
+    """Scores of a chunk of n tokens over this device's V columns of the vocabulary."""
 
     z: jax.Array
     """[n, V] logits, float32."""
@@ -34,7 +34,7 @@ class Scores(NamedTuple):
     log_partition: jax.Array
     """[n] log of the sum of exp(z)."""
     column: jax.Array
-    """[n] where the target lies in this part, or out of range."""
+    """[n] the target's column in this part; out of range if it is in another."""
     nll: jax.Array
     """[n] negative log-likelihood of the target, nats."""
     correct: jax.Array
@@ -48,7 +48,7 @@ def score(
     targets: jax.Array,
     logits: LogitConfig,
 ) -> Scores:
-    """[n, D] hidden states and [V, D] rows of this device to scores."""
+    """Scores [n, D] hidden states by this device's rows [V, D]."""
     z = dot(hidden, rows, ((1,), (1,)), None)
     z = z if bias is None else z + bias
     z = z if logits.softcap is None else logits.softcap * jnp.tanh(z / logits.softcap)
@@ -67,7 +67,7 @@ def score(
 
 
 def objective(scores: Scores, logits: LogitConfig) -> jax.Array:
-    """[n] the loss of each token, with its z-loss and smoothing."""
+    """[n] the loss of each token, with z-loss and smoothing."""
     nll = scores.nll
     if logits.smoothing:
         mean = jax.lax.psum(scores.z.sum(-1), mesh.mesh_axes("vocab")) / logits.vocab
@@ -76,10 +76,10 @@ def objective(scores: Scores, logits: LogitConfig) -> jax.Array:
 
 
 def slope(scores: Scores, weights: jax.Array, logits: LogitConfig) -> jax.Array:
-    """[n, V] the weighted objective's derivative by the products of hidden and rows."""
+    """[n, V] derivative of the weighted objective by the products of hidden and rows."""
     gain = (1.0 + 2.0 * logits.z_loss * scores.log_partition) / scores.partition
-    hit = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
-    slope = scores.exp_scores * gain[:, None] - jnp.where(hit, 1.0 - logits.smoothing, 0.0)
+    is_target = jnp.arange(scores.z.shape[1]) == scores.column[:, None]
+    slope = scores.exp_scores * gain[:, None] - jnp.where(is_target, 1.0 - logits.smoothing, 0.0)
     slope = (slope - logits.smoothing / logits.vocab) * weights[:, None]
     if logits.softcap is not None:
         slope = slope * (1.0 - jnp.square(scores.z / logits.softcap))

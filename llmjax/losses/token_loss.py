@@ -36,7 +36,7 @@ def token_loss(
       batch: inputs, targets, segments, positions [B, L] int32 and weights [B, L] float32; for an
         encoder-decoder also encoder_tokens, and encoder_segments and encoder_positions where
         rows are padded or packed. A target of weight 0 adds exactly nothing.
-      dropout_key: None: no dropout.
+      dropout_key: for dropout; None: none.
       z_loss: see `LossConfig`.
       label_smoothing: see `LossConfig`.
     """
@@ -49,36 +49,36 @@ def token_loss(
 def token_nll(
     model: "Model", params: "Params", batch: Batch, *, dropout_key: jax.Array | None = None
 ) -> jax.Array:
-    """Negative log-likelihood of each target, [B, L] float32 nats, whatever its weight."""
+    """Negative log-likelihood of each target in nats, [B, L] float32; weights are ignored."""
     return nll_of(_inputs(model, params, batch, dropout_key)[0], _logit_config(model))
 
 
 def nll_at(
-    model: "Model", params: "Params", batch: Batch, places: jax.Array, targets: jax.Array
+    model: "Model", params: "Params", batch: Batch, indices: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """As token_nll, at some places of each row only: no logits are computed for the others.
+    """As `token_nll`, at some tokens of each row: logits are computed for these only.
 
     Args:
       model: the model.
       params: its parameters.
       batch: as for `token_loss`, without targets and weights.
-      places: int32 [B, K], where in its row.
-      targets: int32 [B, K], what is predicted there.
+      indices: int32 [B, K], tokens of each row.
+      targets: int32 [B, K], their targets.
 
     Returns:
-      Nats [B, K] float32, and bool [B, K]: whether no token is likelier than the target.
+      Nats [B, K] float32, and bool [B, K]: whether no token is more likely than the target.
     """
     inputs, _ = _inputs(model, params, {**batch, "targets": targets}, None)
     hidden = reshard(inputs.hidden, "batch", None, None)
-    at = reshard(places, "batch", None)[..., None]
-    chosen = inputs._replace(hidden=jnp.take_along_axis(hidden, at, axis=1))
-    return nll_and_correct(chosen, _logit_config(model))
+    indices = reshard(indices, "batch", None)[..., None]
+    selected = inputs._replace(hidden=jnp.take_along_axis(hidden, indices, axis=1))
+    return nll_and_correct(selected, _logit_config(model))
 
 
 def _inputs(
     model: "Model", params: "Params", batch: Batch, dropout_key: jax.Array | None
 ) -> tuple[LossInputs, "Aux"]:
-    """What the loss is computed from, and what the model's layers leave for it."""
+    """Runs the model: inputs of the loss, and the sums that layers add to it."""
     names = ("positions", "segments", "encoder_tokens", "encoder_positions", "encoder_segments")
     rest = {name: batch[name] for name in names if name in batch}
     hidden, aux = model.hidden_and_aux(params, batch["inputs"], **rest, dropout_key=dropout_key)

@@ -73,9 +73,7 @@ def parse_json(
         raise _too_deep(name, limits, fix) from error
     except UnicodeDecodeError as error:
         raise UserError(name, f"is not UTF-8: {error.reason} at {error.start}", fix) from error
-    except (
-        ValueError
-    ) as error:  # JSONDecodeError, an integer with too many digits, a duplicate name
+    except ValueError as error:  # JSONDecodeError, too many digits, a duplicate name
         raise UserError(name, f"is not JSON: {error}", fix) from error
     if marks > limits.depth and _is_deeper(value, limits.depth):
         raise _too_deep(name, limits, fix)

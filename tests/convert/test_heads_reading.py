@@ -105,7 +105,7 @@ def test_a_head_that_cannot_be_read_is_said_to_be_left_out(tmp_path, caplog, fie
     folder = classifier(["a", "b"], tmp_path / "there", **fields)
     with caplog.at_level(logging.WARNING):
         run = import_model(folder, tmp_path / "run")
-    assert "the head of BertForSequenceClassification is left out" in caplog.text
+    assert "the head of BertForSequenceClassification is not imported" in caplog.text
     assert words in caplog.text
     assert Run.open(run).config().tasks == ()
     assert embed(run, TEXTS).shape == (3, 8)
@@ -170,7 +170,7 @@ def test_bodies_of_other_classes_are_read_and_their_heads_said_to_be_left_out(
     hf_models.write_tokenizer(tmp_path / "there")
     with caplog.at_level(logging.WARNING):
         run = import_model(tmp_path / "there", tmp_path / "run")
-    assert f"the head of {kind}For{use} is left out" in caplog.text
+    assert f"the head of {kind}For{use} is not imported" in caplog.text
     base = model.base_model
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():

@@ -67,7 +67,9 @@ def test_another_file_of_that_name_is_refused(wheel, tmp_path, monkeypatch):
 
 def test_what_pip_cannot_fetch_is_one_line_with_its_reason(wheel, tmp_path):
     wheel.unlink()
-    with pytest.raises(UserError, match=r"pip cannot fetch it: No matching .*pip install --no-dep"):
+    with pytest.raises(
+        UserError, match=r"pip cannot download it: No matching .*pip install --no-dep"
+    ):
         sample_path("toy", str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*"))
 

@@ -1,1 +1,1 @@
-"""Folders as Hugging Face libraries write them: configs, weights, tokenizers, task heads."""
+"""Hugging Face folders: configs, weights, tokenizers, task heads."""

@@ -1,4 +1,4 @@
-"""Fields of a config.json about attention: rotary positions, and windows layer by layer."""
+"""Attention fields of a config.json: rotary positions and per-layer windows."""
 
 import math
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class Rotary:
-    """Base, scaling and fraction of rotary positions, in both formats.
+    """Base, scaling and fraction of rotary positions.
 
-    Older files have rope_theta and rope_scaling; those of Transformers 5 have all of it in
-    rope_parameters. The older format is written: every version and engine reads it.
+    Reads both formats: rope_theta and rope_scaling of older files, and rope_parameters of
+    Transformers 5. Writes the older one, which every version and engine reads.
     """
 
     theta: float = 10000.0
-    """Where the file does not have it."""
+    """Default base."""
     fraction: float | None = 1.0
-    """Likewise, of the dimensions that are rotated; None where the family rotates all."""
+    """Default fraction of rotated dimensions; None if the family always rotates all."""
     theta_name: str = "rope_theta"
     fraction_name: str = "partial_rotary_factor"
     renamed: tuple[tuple[str, str], ...] = (("su", "longrope"),)
-    """Types of scaling that have had other names."""
+    """Former names of scaling types -> current ones."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         theta = hf.get(self.theta_name, float, None)
@@ -62,7 +62,7 @@ class Rotary:
 
 @dataclass(frozen=True)
 class TwoRotary:
-    """For families whose windowed layers have a base of their own (Gemma 3, ModernBERT)."""
+    """Rotary bases of families whose windowed layers use a separate base (Gemma 3, ModernBERT)."""
 
     theta: float
     theta_name: str
@@ -96,25 +96,25 @@ class TwoRotary:
 
 
 def read_scaling(values: HFConfig, hf: HFConfig, renamed: Mapping[str, str]) -> RopeScaling:
-    """The scaling that a rope_scaling object describes.
+    """Read a rope_scaling object.
 
     Args:
       values: the object.
-      hf: the config.json around it.
-      renamed: other names of types.
+      hf: the config.json that contains it.
+      renamed: former names of types -> current ones.
 
     Raises:
-      UserError: its type or a field of it is not supported.
+      UserError: the type or a field is not supported.
     """
     kind = values.get("rope_type", str, None) or values.get("type", str, "default")
     values.names_read.add("type")
     kind = renamed.get(kind, kind)
     max_length = hf.values.get("max_position_embeddings")
-    outside = hf.get("original_max_position_embeddings", int, None)
+    top_level = hf.get("original_max_position_embeddings", int, None)
 
     def original() -> int:
-        inside = values.get("original_max_position_embeddings", int, None)
-        length = outside or inside or max_length or 0
+        nested = values.get("original_max_position_embeddings", int, None)
+        length = top_level or nested or max_length or 0
         if length < 2:
             raise values.error("original_max_position_embeddings", length, "it is too short")
         return int(length)
@@ -165,8 +165,8 @@ def _read_longrope(values: HFConfig, original: int) -> LongRopeScaling:
     factor = values.get("factor", float, None)
     attention = values.get("attention_factor", float, None)
     if attention is None and factor is not None:
-        grown = math.log(factor) / math.log(original) if factor > 1 else 0.0
-        attention = math.sqrt(1 + grown)
+        growth = math.log(factor) / math.log(original) if factor > 1 else 0.0
+        attention = math.sqrt(1 + growth)
     return LongRopeScaling(short, long, original, attention)
 
 
@@ -181,7 +181,7 @@ def _factors(values: HFConfig, name: str) -> tuple[float, ...]:
 
 
 def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
-    """rope_scaling as older files have it; null where nothing is scaled."""
+    """rope_scaling in the older format; null for unscaled positions."""
     values: dict[str, Any]
     match scaling:
         case Unscaled():
@@ -219,10 +219,10 @@ def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Window:
-    """The same window in every layer."""
+    """One window for all layers."""
 
     default: int | None
-    """Where the file does not have the field; null in the file means no window."""
+    """Window if the field is absent; null in the file means no window."""
     name: str = "sliding_window"
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
@@ -235,22 +235,22 @@ class Window:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows in some layers, by layer_types or a pattern."""
+    """Windows in some layers, given by layer_types or a pattern."""
 
     name: str = "sliding_window"
     default: int | None = None
     every: int | None = None
-    """Without layer_types, every so many layers one has no window."""
+    """Without layer_types: one of every so many layers has no window."""
     first: bool = False
-    """Whether that is the first of them, not the last."""
+    """Whether that layer is the first of its group; else the last."""
     every_name: str | None = None
     """Field that holds `every`."""
     switch: str | None = None
-    """Field that must be true for there to be windows at all."""
+    """Field that must be true to enable windows."""
     from_layer: str | None = None
-    """Field with the first layer that has a window, where no layer_types are given."""
+    """Without layer_types: field with the first layer that has a window."""
     halved: bool = False
-    """The file's width is that of both sides together, without the token itself."""
+    """Whether the file's width counts both sides together, without the token itself."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         width = hf.get(self.name, int, None if self.name in hf.values else self.default)
@@ -271,9 +271,10 @@ class Windows:
             every = hf.get(self.every_name, int, every)
         if self.from_layer is not None:
             begin = hf.get(self.from_layer, int, layers)
-        at = 0 if self.first or not every else every - 1
+        remainder = 0 if self.first or not every else every - 1
         return [
-            FULL if i < begin or (every and i % every == at) else SLIDING for i in range(layers)
+            FULL if i < begin or (every and i % every == remainder) else SLIDING
+            for i in range(layers)
         ]
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
@@ -298,7 +299,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Unrotated:
-    """Layers without rotary positions (SmolLM3): a list with 0 for each, or one in so many."""
+    """Layers without rotary positions (SmolLM3): zeros in a list, or one layer of every few."""
 
     every: int = 4
 
@@ -317,5 +318,5 @@ class Unrotated:
 
 
 def num_layers(hf: HFConfig) -> int:
-    """How many layers a config.json states."""
+    """The number of layers in a config.json."""
     return int(hf.get("num_hidden_layers", int))

@@ -1,4 +1,4 @@
-"""A run's model as one of Transformers' classes: as it is, or with the head of one task."""
+"""Express a run's model as a Transformers class, with or without the head of a task."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,17 +29,17 @@ TASK_HEADS: dict[str, tuple[HeadKind, str | None]] = {
     "token_classification": ("TokenClassification", None),
     "extractive_qa": ("QuestionAnswering", None),
 }
-"""Kind of a task -> kind of its head in Transformers, and its problem_type."""
+"""Task kind -> head kind in Transformers, and problem_type."""
 NOT_IN_TASK_CLASSES = ("unembedding", "unembedding_bias", "transform", "pooler", "heads")
-"""Parameters that a class for a task lacks, unless its head consists of them."""
+"""Parameters that task classes lack, unless they are part of the head."""
 
 
 @dataclass(frozen=True)
 class PlainModel:
-    """A model as it was published, with or without what it writes text or fills masks by.
+    """A model without a task head: a language model, a masked language model or a bare encoder.
 
     Attributes:
-      family: of the model.
+      family: the model's family.
       shape: the architecture in its config.json.
     """
 
@@ -47,19 +47,20 @@ class PlainModel:
     shape: ModelConfig
 
     def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
-        """What to write of the parameters, in a dtype or in their own."""
-        plan = lazy_tensors(params, BoundTable(self.family.table, Model(self.shape)), dtype)
-        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in plan]
+        """The tensors to write; `dtype` None keeps the parameters' dtypes."""
+        tensors = lazy_tensors(params, BoundTable(self.family.table, Model(self.shape)), dtype)
+        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in tensors]
 
     def published_name(self, name: str) -> str:
-        """The name of a tensor or module of the family's table; a base model has no prefix."""
+        """The published name of a tensor or module in the family's table, without the table's
+        prefix for a base model."""
         base = bool(self.family.base_architecture) and not self.shape.unembed_transform
         return name.removeprefix(self.family.table.prefix) if base else name
 
 
 @dataclass(frozen=True)
 class AbstractModel:
-    """Parameters and a config, for `BoundTable`."""
+    """A `ModelLike` of a config and a function that returns parameter shapes."""
 
     config: ModelConfig
     abstract_params: Callable[[], Params]
@@ -70,12 +71,12 @@ class ModelWithHead:
     """A model with the head of one task.
 
     Attributes:
-      family: of the model.
+      family: the model's family.
       shape: the architecture in its config.json.
-      task_class: of Transformers.
-      head: ours.
-      name: of the task.
-      kind: of the head.
+      task_class: the Transformers class.
+      head: the head in llmjax.
+      name: the task's name.
+      kind: the head's kind in Transformers.
     """
 
     family: Family
@@ -86,28 +87,28 @@ class ModelWithHead:
     kind: HeadKind
 
     def published_name(self, name: str) -> str:
-        """The name in this class of a tensor or module of the family's table."""
+        """The name that a tensor or module of the family's table has in this class."""
         return self.task_class.name(self.family.table, name)
 
     def saved_modules(self) -> list[str]:
-        """The modules with the head's own parameters."""
+        """The modules that hold the head's parameters."""
         names = [self.task_class.out]
         if self.task_class.dense and self.head.neck != "pooler":
             names.append(self.task_class.dense.removeprefix(self.family.table.prefix))
         return sorted({name.partition(".")[0] for name in names})
 
     def tensors(self, params: Params, dtype: str | None) -> list[LazyTensor]:
-        """What to write of the model's merged parameters and its heads', in a dtype or theirs."""
+        """The tensors to write of merged parameters and heads; `dtype` None keeps their dtypes."""
         parts = self.parts(params)
 
         def abstract() -> Params:
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), parts)
 
-        plan = lazy_tensors(parts, self.bound(abstract), dtype)
-        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in plan]
+        tensors = lazy_tensors(parts, self.bound(abstract), dtype)
+        return [replace(tensor, name=self.published_name(tensor.name)) for tensor in tensors]
 
     def config_fields(self, task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
-        """What config.json states about the head: labels, and what its outputs mean."""
+        """The fields of config.json about the head: labels and problem type."""
         architectures = [self.task_class.architecture]
         fields = {"architectures": architectures, **label_fields(task.config, task.metadata)}
         if self.shape.num_decoder_layers:
@@ -117,20 +118,20 @@ class ModelWithHead:
         return fields
 
     def bound(self, abstract_params: Callable[[], Params]) -> BoundTable:
-        """The names of the parameters that `parts` returns."""
+        """The name table bound to the parameters that `parts` returns."""
         model = AbstractModel(self.shape, abstract_params)
         return BoundTable(self.table, model, {"o": self.head.outputs})
 
     @property
     def table(self) -> NameTable:
-        """The names of the family's parameters, and of the head's under "head"."""
+        """The family's name table, plus the head's parameters under "head"."""
         rows = (*self.family.table.rows, *self.task_class.rows())
         if self.task_class.pools:
             rows = tuple(row for row in rows if not row.param.startswith("pooler."))
         return replace(self.family.table, rows=rows)
 
     def parts(self, params: Params) -> Params:
-        """The parameters that the class has, its head's under "head"."""
+        """The parameters of the class, with its head's under "head"."""
         head = params["heads"][self.name]
         parts = {name: value for name, value in params.items() if name not in NOT_IN_TASK_CLASSES}
         if self.head.neck == "transform":
@@ -143,26 +144,26 @@ class ModelWithHead:
 def export_form(
     shape: ModelConfig, task: Task | None, preferred: str | None
 ) -> PlainModel | ModelWithHead:
-    """The class as which a model is exported: with its task's head, or as it is.
+    """The Transformers class to export a model as.
 
     Args:
-      shape: the model's, without adapters.
-      task: whose head is exported; None for none.
+      shape: the architecture, without adapters.
+      task: the task whose head is exported; None for none.
       preferred: model_type to try first.
 
     Raises:
-      UserError: no published class computes the same.
+      UserError: no published class computes the same function.
     """
     if task is not None and task.head is not None:
         return model_with_head(task, shape, preferred)
     if task is not None and task.config.kind == "similarity" and not shape.num_decoder_layers:
-        # Its masked-word head is left out.
+        # Drop the masked-language-model head.
         shape = replace(shape, unembed_transform=False, unembed_bias=False, tie_embeddings=True)
     return PlainModel(family_for(shape, preferred), shape)
 
 
 def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> ModelWithHead:
-    """The class for a task's head; as `export_form`."""
+    """The class with a task's head; as `export_form`."""
     head, name = task.head, name_of(task.config)
     if head is None or task.config.kind not in TASK_HEADS:
         raise UserError(f"task {name}", "has no head")
@@ -177,7 +178,7 @@ def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> Mo
     if not shape.num_decoder_layers and not transform:
         body = replace(body, tie_embeddings=True)
     family = family_for(body, preferred)
-    fix = "llmjax predict takes any head"
+    fix = "llmjax predict supports any head"
     if kind not in family.task_classes:
         reason = f"Transformers has no {family.model_type} class for {kind}"
         raise UserError(f"task {name}", reason, fix)
@@ -191,10 +192,10 @@ def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> Mo
 
 
 def choose_task(tasks: Sequence[Task], name: str | None) -> Task | None:
-    """The task of this name, or the only one; None where there are none.
+    """The task with this name, or the only task; None if there are no tasks.
 
     Raises:
-      UserError: there is no such task, or there are several and none is named.
+      UserError: there is no such task, or there are several and no name is given.
     """
     by_name = {name_of(task.config): task for task in tasks}
     if name is not None:
@@ -207,9 +208,9 @@ def choose_task(tasks: Sequence[Task], name: str | None) -> Task | None:
     return next(iter(by_name.values()), None)
 
 
-def label_fields(config: TaskConfig, facts: TaskMetadata) -> dict[str, Any]:
+def label_fields(config: TaskConfig, metadata: TaskMetadata) -> dict[str, Any]:
     """id2label, label2id and problem_type."""
-    labels: tuple[str, ...] = facts.labels
+    labels: tuple[str, ...] = metadata.labels
     if config.kind == "regression":
         labels = config.target_columns
     elif config.kind == "extractive_qa":

@@ -1,8 +1,7 @@
-"""A published config.json as it is read: every field typed and in range, and none left unread.
+"""Read a published config.json: every field is type- and range-checked, and none is ignored.
 
-Anything may be in a file. A number out of range comes from a damaged or hostile one, and would make
-lists, divisions or arrays of any size before a tensor is looked at. A field that nothing reads is
-refused by name, unless it cannot change a number.
+The file is untrusted: a number out of range could create lists or arrays of any size before any
+tensor is read. A field that no family reads is refused by name, unless it cannot affect inference.
 """
 
 import json
@@ -16,27 +15,27 @@ from llmjax.errors import UserError
 from llmjax.storage.json_documents import read_json
 
 MAX_LAYERS = 10_000
-"""Lists of this length are made before any tensor is looked at."""
+"""Lists of this length are created before any tensor is read."""
 MAX_SIZE = 2**24
-"""Of widths, heads, vocabularies and tables."""
+"""Upper limit of widths, heads, vocabularies and tables."""
 MAX_POSITIONS = 2**30
 """Positions are int32; an import allocates nothing of this length."""
 MAX_INTEGER = 2**31 - 1
-"""Of integers without a range of their own."""
+"""Upper limit of integers that are not in RANGES."""
 MAX_SHOWN = 60
-"""Characters of a file's own text in a message."""
+"""Characters quoted from a file in a message."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `lowest` to `highest`; without `lowest` itself where it is `open`."""
+    """Numbers from `lowest` to `highest`; `open` excludes `lowest`."""
 
     lowest: float
     highest: float = math.inf
     open: bool = False
 
     def problem(self, value: float) -> str:
-        """What is wrong with a number; "" where nothing is."""
+        """Why a number is out of range; "" if it is not."""
         if value < self.lowest or (self.open and value == self.lowest):
             return f"it must be {'above' if self.open else 'at least'} {self.lowest:g}"
         if value > self.highest:
@@ -76,7 +75,7 @@ RANGES: dict[str, Range] = {
     )
     for name in names.split()
 }
-"""Fields of all families -> the numbers that they may have."""
+"""Numeric field, of any family -> its range."""
 
 IGNORED = frozenset(
     """
@@ -97,20 +96,21 @@ IGNORED = frozenset(
     tie_last_hidden_states transformers_weights unsloth_fixed unsloth_version llmjax_version
     """.split()
 )
-"""Fields of every family that do not change a forward pass in inference."""
+"""Fields, of any family, that do not affect the forward pass in inference."""
 
 NO_DEFAULT: Any = object()
 
 
 @dataclass
 class HFConfig:
-    """A config.json that is being read; records which fields were.
+    """A config.json being read, which tracks the fields that were read.
 
     Attributes:
       values: its fields.
       has: whether the model's files hold a tensor of this name, with or without the prefix.
       equal: whether two tensors exist and are equal.
       where: its path, for messages.
+      names_read: the fields that were read.
     """
 
     values: Mapping[str, Any]
@@ -123,13 +123,13 @@ class HFConfig:
         """A field's value; null counts as absent.
 
         Raises:
-          UserError: it is missing, of another type or out of range.
+          UserError: the value is missing, out of range or of the wrong type.
         """
         self.names_read.add(name)
         value = self.values.get(name)
         if value is None:
             if default is NO_DEFAULT:
-                raise UserError(self.where, f"has no {name}", "it is not a config of this family")
+                raise UserError(self.where, f"has no {name}", "check its model_type")
             return default
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if float in kinds and int not in kinds and type(value) is int:
@@ -146,10 +146,10 @@ class HFConfig:
         return UserError(self.where, f"{shortened(name)} is {shortened(repr(value))}: {why}")
 
     def check_no_others(self, ignored: frozenset[str] = frozenset()) -> None:
-        """Refuses fields that were not read and could change a number.
+        """Refuse fields that were not read and could affect inference.
 
         Raises:
-          UserError: names the first one.
+          UserError: there is such a field; names the first.
         """
         for name, value in self.values.items():
             skipped = self.names_read | ignored | IGNORED
@@ -159,20 +159,20 @@ class HFConfig:
 
 
 def range_problem(name: str, value: float) -> str:
-    """What is wrong with a field's number; "" where nothing is."""
+    """Why a field's number is out of range; "" if it is not."""
     if isinstance(value, float) and not math.isfinite(value):
         return "it must be finite"
-    usual = Range(-MAX_INTEGER, MAX_INTEGER) if isinstance(value, int) else Range(-math.inf)
-    return RANGES.get(name, usual).problem(value)
+    default = Range(-MAX_INTEGER, MAX_INTEGER) if isinstance(value, int) else Range(-math.inf)
+    return RANGES.get(name, default).problem(value)
 
 
 def shortened(text: str) -> str:
-    """A file's own text, for a message."""
+    """Text from a file, truncated for a message."""
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def as_float(value: int | float) -> float:
-    """The nearest float; infinity where there is none."""
+    """The nearest float; infinity for integers beyond its range."""
     try:
         return float(value)
     except OverflowError:
@@ -180,11 +180,10 @@ def as_float(value: int | float) -> float:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
+    """Read a JSON file that holds one object.
 
     Raises:
-      UserError: it does not, or is beyond the limits of `llmjax.storage.SETTINGS`, or cannot be
-        read.
+      UserError: it does not, exceeds the limits of `json_documents.SETTINGS`, or cannot be read.
     """
     value = read_json(path, fix="restore the file")
     if not isinstance(value, dict):
@@ -193,5 +192,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, indented."""
+    """Write indented JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

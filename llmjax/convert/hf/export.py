@@ -1,4 +1,4 @@
-"""A run as a Hugging Face folder: what Transformers, vLLM, SGLang and TGI read."""
+"""Export a run as a Hugging Face folder for Transformers, vLLM, SGLang and TGI."""
 
 import shlex
 from collections.abc import Iterator
@@ -30,17 +30,17 @@ NOT_KEPT = frozenset(
     """rope_parameters quantization_config auto_map _name_or_path transformers_version
     transformers_weights""".split()
 )
-"""Fields of an origin's config.json that are written otherwise, or that no longer hold."""
+"""Fields of the original config.json that are rewritten or no longer apply."""
 
 
 @dataclass(frozen=True)
 class HFExporter(Exporter):
-    """Writes a Hugging Face folder, reads it back and compares every number."""
+    """Writes a Hugging Face folder, reads it back and compares all tensors bit for bit."""
 
     max_shard_bytes: int = SHARD_BYTES
-    """Of tensors in a file, above which there are several."""
+    """Bytes of tensors per file."""
     task: str | None = None
-    """Whose head is written, where a run has several."""
+    """The task whose head is exported, if the run has several."""
 
     def check(self) -> None:
         if self.max_shard_bytes < 1:
@@ -89,7 +89,7 @@ class HFExporter(Exporter):
 def hf_config(
     family: Family, shape: ModelConfig, tokenizer: Tokenizer, origin: Origin | None, dtype: str
 ) -> dict[str, Any]:
-    """The config.json: the origin's, where the family is the same, updated with what holds now."""
+    """The config.json: that of the origin, if the family is the same, with current values."""
     config: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -104,7 +104,7 @@ def hf_config(
 
 
 def generation_config(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
-    """The generation_config.json: the origin's, or the special tokens."""
+    """The generation_config.json: that of the origin, else only the special tokens."""
     if origin is not None and origin.generation_config is not None:
         return origin.generation_config
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -112,12 +112,11 @@ def generation_config(config: dict[str, Any], origin: Origin | None) -> dict[str
 
 
 def sentence_config(source: ExportSource, task: Task | None) -> SentenceConfig | None:
-    """How the model makes embeddings, where it is for that: as its task trained it, or as it was
-    published."""
+    """How an embedding model computes embeddings, from its task or its origin; else None."""
     origin = source.origin
     if task is not None and task.config.kind == "similarity":
         pooling: Pooling = "mean" if source.shape.num_encoder_layers else "last"
-        length = max(1, source.config.data.length // 2)  # the two texts of a pair share a row
+        length = max(1, source.config.data.length // 2)  # a pair of texts shares a row
         return SentenceConfig("", pooling, normalize=True, length=length)
     if task is not None or origin is None or origin.pooling is None:
         return None
@@ -125,7 +124,7 @@ def sentence_config(source: ExportSource, task: Task | None) -> SentenceConfig |
 
 
 def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[LazyTensor]) -> None:
-    """Checks that the folder holds what it should, bit for bit.
+    """Verify that the folder holds the model's config and its tensors, bit for bit.
 
     Raises:
       UserError: it does not.
@@ -133,22 +132,22 @@ def read_back(folder: Path, family: Family, shape: ModelConfig, tensors: list[La
     written = open_folder(folder)
     config = read_object(folder / "config.json")
     if canonical(family_of(config).read_config(config, written)) != canonical(shape):
-        raise UserError(folder / "config.json", "does not read back as the model that it is of")
+        raise UserError(folder / "config.json", "does not read back as the exported model")
     if sorted(written.names()) != sorted(tensor.name for tensor in tensors):
         raise UserError(folder, "does not hold the tensors that were written", "check the disk")
-    for name in different(written, tensors):
+    for name in differing_tensors(written, tensors):
         raise UserError(f"tensor {name}", "does not read back as it was written", "check the disk")
 
 
-def different(written: TensorSource, tensors: list[LazyTensor]) -> Iterator[str]:
-    """Names of tensors that differ from what was to be written."""
+def differing_tensors(written: TensorSource, tensors: list[LazyTensor]) -> Iterator[str]:
+    """Names of written tensors that differ from the intended ones."""
     for tensor in tensors:
-        stored, wanted = written.read(tensor.name), tensor.make()
+        stored, expected = written.read(tensor.name), tensor.make()
         same_type = (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape)
-        if not same_type or not np.array_equal(_bits(stored), _bits(wanted)):
+        if not same_type or not np.array_equal(_bits(stored), _bits(expected)):
             yield tensor.name
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """The same bytes as integers: a NaN equals itself, 0.0 is not -0.0."""
+    """View floats as integers: NaN equals itself, and 0.0 differs from -0.0."""
     return array.view(np.dtype(f"u{array.itemsize}"))

@@ -1,4 +1,4 @@
-"""Fields of a config.json and of ModelConfig: declared once, read and written."""
+"""Two-way mappings between fields of config.json and of ModelConfig."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,31 +10,31 @@ from llmjax.model.config import ModelConfig
 
 
 class Field(Protocol):
-    """A part of a config, in both directions."""
+    """A two-way mapping of some fields."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
-        """Fields of ModelConfig.
+        """The fields of ModelConfig.
 
         Raises:
-          UserError: llmjax does not support what the config.json states.
+          UserError: llmjax does not support the value in config.json.
         """
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        """Fields of config.json. What they cannot express shows when they are read back."""
+        """The fields of config.json. Reading them back detects what they cannot express."""
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """A number or switch under two names."""
+    """A number or flag with a different name in each config."""
 
     fields: str
-    """Of ModelConfig, separated by spaces: all have this value."""
+    """Fields of ModelConfig that take the value, separated by spaces."""
     hf_name: str
     kind: type
     default: Any = NO_DEFAULT
-    """Where config.json does not have it."""
+    """Value if config.json lacks the field."""
     written_as: str = ""
-    """Property of ModelConfig to write instead of a field that may be None."""
+    """Property of ModelConfig to write, for a field that may be None."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         value = hf.get(self.hf_name, self.kind, self.default)
@@ -46,7 +46,7 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Constant:
-    """What holds for every model of a family and is in no config.json."""
+    """Fields of ModelConfig that are the same for a whole family, and not in config.json."""
 
     fields: Mapping[str, Any]
 
@@ -58,13 +58,13 @@ class Constant:
 
 
 def constant(**fields: Any) -> Constant:
-    """`Constant` with names as keywords."""
+    """Build a `Constant` from keywords."""
     return Constant(fields)
 
 
 @dataclass(frozen=True)
 class Required:
-    """A field of config.json that must have one of these values, or be absent; writes the first."""
+    """A field of config.json that must be absent or have one of these values; writes the first."""
 
     hf_name: str
     values: tuple[Any, ...]
@@ -92,18 +92,18 @@ ACTIVATIONS: dict[str, ActivationName] = {
     "swish": "silu",
     "relu": "relu",
 }
-"""Transformers' names -> ours; several are the same function."""
+"""Transformers' names -> llmjax's; some functions have several names."""
 assert set(ACTIVATIONS.values()) == set(get_args(ActivationName))
 
 
 @dataclass(frozen=True)
 class Activation:
-    """The MLP's nonlinearity."""
+    """The activation function of the MLP."""
 
     hf_name: str
     default: str
     tanh: str = "gelu_pytorch_tanh"
-    """The family's name for GELU's tanh approximation."""
+    """The name that the family uses for the tanh approximation of GELU."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         name = hf.get(self.hf_name, str, self.default)
@@ -118,7 +118,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Power:
-    """A field that is a power of config.json's, as 1 / sqrt(query_pre_attn_scalar)."""
+    """A field that is a power of one in config.json, such as 1 / sqrt(query_pre_attn_scalar)."""
 
     field: str
     hf_name: str
@@ -131,46 +131,46 @@ class Power:
     def write(self, config: ModelConfig) -> dict[str, Any]:
         value = getattr(config, self.field)
         base = float(config.head_width) if value is None else value ** (1 / self.power)
-        whole = round(base)
-        return {self.hf_name: whole if whole**self.power == value else base}
+        integer = round(base)
+        return {self.hf_name: integer if integer**self.power == value else base}
 
 
 @dataclass(frozen=True)
 class Equal:
-    """A field of config.json that must equal another one, as ModelConfig has one for both."""
+    """A field of config.json that must equal another one, since ModelConfig has one for both."""
 
     hf_name: str
-    other: Renamed | Activation
+    original: Renamed | Activation
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
-        if replace(self.other, hf_name=self.hf_name).read(hf) != self.other.read(hf):
+        if replace(self.original, hf_name=self.hf_name).read(hf) != self.original.read(hf):
             value = hf.values.get(self.hf_name)
-            raise hf.error(self.hf_name, value, f"llmjax needs it equal to {self.other.hf_name}")
+            raise hf.error(self.hf_name, value, f"llmjax needs it equal to {self.original.hf_name}")
         return {}
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        return replace(self.other, hf_name=self.hf_name).write(config)
+        return replace(self.original, hf_name=self.hf_name).write(config)
 
 
 @dataclass(frozen=True)
 class Tied:
     """Whether the logits use the embedding.
 
-    Config files are unreliable here: those of T5 1.1 state one thing, and another after
-    Transformers 5 has written them. Where both tensors exist, they decide.
+    Config files are unreliable here: T5 1.1's changes when Transformers 5 rewrites it. If the
+    model has both tensors, they decide.
     """
 
     head: str
     embedding: str
     default: bool
-    always_where_alone: bool = False
-    """A model without a head of its own is tied, whatever its config states."""
+    tied_without_head: bool = False
+    """Whether a model without a separate head is tied regardless of its config."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         tied = hf.get("tie_word_embeddings", bool, self.default)
         if hf.has(self.head):
             tied = tied and (hf.equal(self.head, self.embedding) or not hf.has(self.embedding))
-        elif self.always_where_alone:
+        elif self.tied_without_head:
             tied = True
         return {"tie_embeddings": tied}
 
@@ -180,14 +180,14 @@ class Tied:
 
 @dataclass(frozen=True)
 class EncoderHead:
-    """What an encoder has on top, as its tensors show: a masked-word head, a pooler."""
+    """The masked-language-model head and pooler of an encoder, detected by their tensors."""
 
     transform: str
-    """A tensor that only a masked-word head has."""
+    """A tensor that only a masked-language-model head has."""
     pooler: str = ""
     """A tensor that only a pooler has."""
     bias_field: str = ""
-    """Of config.json: whether the logits have a bias; "" where they always do."""
+    """Field of config.json: whether the logits have a bias; "" if they always do."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         head, bias = hf.has(self.transform), True

@@ -1,4 +1,4 @@
-"""A folder as on the Hugging Face hub, opened as a published model."""
+"""Open a folder in the layout of the Hugging Face hub."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class HFImporter(Importer):
-    """config.json, safetensors, tokenizer files; perhaps in a folder of sentence-transformers."""
+    """config.json, safetensors and tokenizer files, optionally of a sentence-transformers model."""
 
     @staticmethod
     def reads(path: Path) -> bool:
@@ -28,16 +28,16 @@ class HFImporter(Importer):
             (folder / name).exists() for name in ("config.json", ADAPTER, SINGLE, INDEX)
         )
         if has_adapters and not (has_config and any(has_weights)):
-            fix = "import it with --base RUN: of the model they are for"
+            fix = "import it with --base RUN, the run of its base model"
             raise UserError(path, "holds adapters alone", fix)
         if not has_config:
-            raise UserError(path, "has no config.json", "it is not the folder of a model")
+            raise UserError(path, "has no config.json", "give the folder of a model")
         config = read_object(folder / "config.json")
         tensors = open_folder(folder, config.get(NAMED))
         if has_adapters:
             log.warning(
-                "%s: the adapters beside the model (%s) are left out; import them with --base and "
-                "the new run",
+                "%s: the adapters beside the model (%s) are not imported; import them with --base "
+                "and the new run",
                 folder,
                 ADAPTER,
             )

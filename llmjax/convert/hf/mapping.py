@@ -1,4 +1,4 @@
-"""Parameters from tensors and tensors from parameters, by a family's table of names."""
+"""Convert between published tensors and parameters, using a family's name table."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from llmjax.convert.hf.names import LAYER, NameRow, NameTable, Sizes, axis_sizes
-from llmjax.convert.params import host
+from llmjax.convert.params import host_device
 from llmjax.convert.tensors import (
     FLOATS,
     Index,
@@ -30,7 +30,7 @@ from llmjax.parallel.mesh import use_mesh
 
 
 class ModelLike(Protocol):
-    """What has parameters of known shapes: a `Model`, or a model with a head."""
+    """A `Model`, or anything else with a config and parameters of known shapes."""
 
     @property
     def config(self) -> ModelConfig: ...
@@ -39,16 +39,16 @@ class ModelLike(Protocol):
 
 
 class BoundTable:
-    """A table of names and a model: every parameter with the tensors that hold it."""
+    """A name table bound to a model: each parameter with the tensors that hold it."""
 
     def __init__(self, table: NameTable, model: ModelLike, sizes: Sizes | None = None):
         """Args:
-          table: the names.
-          model: whose parameters they are.
-          sizes: of axes that a config does not determine.
+          table: the name table.
+          model: the model that has the parameters.
+          sizes: lengths of axes that the config does not determine.
 
         Raises:
-          UserError: the model has a parameter that the table does not have.
+          UserError: the table lacks a parameter of the model.
         """
         self.table, self.model = table, model
         self.sizes: Sizes = axis_sizes(model.config) | dict(sizes or {})
@@ -59,7 +59,7 @@ class BoundTable:
             raise UserError("model", f"has parameters without a published name: {min(unnamed)}")
 
     def tensors(self, row: NameRow) -> list[str | None]:
-        """The tensors of a row: one, or one for each layer (None where it has none)."""
+        """The tensor names of a row: one, or one per layer (None for layers without it)."""
         if LAYER not in row.tensor:
             return [row.tensor]
         return [
@@ -68,7 +68,7 @@ class BoundTable:
         ]
 
     def expected(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that the model consists of, with its shape."""
+        """Name -> shape of every tensor of the model."""
         return {
             name: row.layout.shape(self.sizes)
             for row in self.rows.values()
@@ -77,10 +77,13 @@ class BoundTable:
         }
 
     def locate(self, source: TensorSource) -> dict[str, str]:
-        """The table's name -> the source's name of each tensor; all of them are checked.
+        """Match the source's tensors to the table, checking all of them.
+
+        Returns:
+          Name in the table -> name in the source.
 
         Raises:
-          UserError: one is missing, left over, or of another shape or dtype.
+          UserError: a tensor is missing, unexpected, or of the wrong shape or dtype.
         """
         expected, located = self.expected(), dict[str, str]()
         copies, fallbacks = dict[str, str](), dict[str, str]()
@@ -89,7 +92,7 @@ class BoundTable:
             name = self.table.name(actual, known)
             if name in expected:
                 if name in located:
-                    raise UserError(f"tensor {actual}", f"is there twice, also as {located[name]}")
+                    raise UserError(f"tensor {actual}", f"also exists as {located[name]}")
                 located[name] = actual
             elif name in self.table.copies:
                 copies[actual] = self.table.copies[name]
@@ -128,12 +131,12 @@ def read_params(
     dtype: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Params:
-    """The parameters, one by one; each device's shard is read by itself.
+    """Read parameters one by one, and each device's shard separately.
 
     Args:
       source: the tensors.
       bound: their names and layouts.
-      dtype: of the parameters; None for what each is stored in.
+      dtype: of the parameters; None for their stored dtypes.
       mesh: the devices; None for the host.
 
     Raises:
@@ -142,12 +145,12 @@ def read_params(
     located = bound.locate(source)
     with use_mesh(mesh):
         abstract = dict(flatten(bound.model.abstract_params()))
-    on_host = SingleDeviceSharding(host())
+    on_host = SingleDeviceSharding(host_device())
     params: dict[str, jax.Array] = {}
     for path, row in bound.rows.items():
         names = [None if name is None else located[name] for name in bound.tensors(row)]
-        kept = np.dtype(FLOATS[dtype]) if dtype else _stored_dtype(source, names)
-        read = partial(_read_shard, source, bound, row, names, kept)
+        param_dtype = np.dtype(FLOATS[dtype]) if dtype else _stored_dtype(source, names)
+        read = partial(_read_shard, source, bound, row, names, param_dtype)
         sharding = abstract[path].sharding if mesh is not None else on_host
         params[path] = jax.make_array_from_callback(abstract[path].shape, sharding, read)
     return unflatten(params)
@@ -161,27 +164,27 @@ def _read_shard(
     dtype: np.dtype,
     index: Index,
 ) -> np.ndarray:
-    def fill(place: np.ndarray, name: str | None, index: Index) -> None:
+    def fill(target: np.ndarray, name: str | None, index: Index) -> None:
         if name is None:
-            place[...] = 1.0 if row.param.endswith(".scale") else 0.0
+            target[...] = 1.0 if row.param.endswith(".scale") else 0.0
         else:
             values = row.layout.read(bound.sizes, index, lambda part: source.read(name, part))
-            assign(place, values)
-            check_overflow(name, place, values.dtype)
+            assign(target, values)
+            check_overflow(name, target, values.dtype)
 
     shape = bound.params[row.param].shape
-    wanted = [range(n)[part] for n, part in zip(shape, index, strict=True)]
-    out = empty_aligned([len(indices) for indices in wanted], dtype)
+    ranges = [range(n)[part] for n, part in zip(shape, index, strict=True)]
+    out = empty_aligned([len(indices) for indices in ranges], dtype)
     if LAYER not in row.tensor:
         fill(out, names[0], index)
     else:
-        for place, layer in zip(out, wanted[0], strict=True):
-            fill(place, names[layer], index[1:])
+        for target, layer in zip(out, ranges[0], strict=True):
+            fill(target, names[layer], index[1:])
     return out
 
 
 def _stored_dtype(source: TensorSource, names: list[str | None]) -> np.dtype:
-    """What all layers are stored in; float32 where they differ."""
+    """The stored dtype of all layers; float32 if they differ."""
     first, *rest = {source.dtype(name) for name in names if name is not None}
     return first if not rest and first in FLOATS.values() else FLOATS["float32"]
 
@@ -189,26 +192,27 @@ def _stored_dtype(source: TensorSource, names: list[str | None]) -> np.dtype:
 def lazy_tensors(
     params: Params, bound: BoundTable, dtype: str | None = None
 ) -> Iterator[LazyTensor]:
-    """The published tensors of these parameters, each computed only when it is written.
+    """The published tensors of parameters, each computed only when it is written.
 
     Args:
       params: nested dict of arrays.
       bound: names and layouts.
-      dtype: what to write; None for what the arrays are in.
+      dtype: dtype to write; None for the arrays' dtypes.
     """
-    # Of arrays in the host's memory these are views.
+    # No copies: the arrays are in host memory.
     arrays = {path: np.asarray(array) for path, array in flatten(params)}
     by_name: dict[str, list[tuple[NameRow, int | None]]] = {}
     for row in bound.rows.values():
         for layer, name in enumerate(bound.tensors(row)):
             if name is not None:
-                at = layer if LAYER in row.tensor else None
-                by_name.setdefault(name, []).append((row, at))
+                number = layer if LAYER in row.tensor else None
+                by_name.setdefault(name, []).append((row, number))
     for name, parts in by_name.items():
         row = parts[0][0]
         shape = row.layout.shape(bound.sizes)
-        kept = np.dtype(FLOATS[dtype]) if dtype else arrays[row.param].dtype
-        yield LazyTensor(name, shape, kept, _maker(name, arrays, bound.sizes, parts, shape, kept))
+        out_dtype = np.dtype(FLOATS[dtype]) if dtype else arrays[row.param].dtype
+        make = _maker(name, arrays, bound.sizes, parts, shape, out_dtype)
+        yield LazyTensor(name, shape, out_dtype, make)
 
 
 def _maker(

@@ -1,11 +1,10 @@
-"""Weights in safetensors: files read lazily and in parts, written tensor by tensor, and which files
-of a folder they are in.
+"""safetensors: files read lazily and in parts, written tensor by tensor, and sharded folders.
 
-A file is the length of its header (8 bytes, little-endian), the header (JSON: name -> dtype, shape
-and the range of its bytes after the header) and the bytes. https://github.com/huggingface/safetensors
-The files of a folder are chosen as by `PreTrainedModel.from_pretrained` without a variant: the one
-that config.json names, or model.safetensors, or else those of model.safetensors.index.json. Others
-(a variant, an adapter, another program's form of the same weights) are never read instead.
+A file is the length of its header (8 bytes, little-endian), the header (JSON: name -> dtype, shape,
+byte range after the header) and the data. https://github.com/huggingface/safetensors
+The files of a folder are chosen as in `PreTrainedModel.from_pretrained` without a variant: the one
+that config.json names, else model.safetensors, else those of model.safetensors.index.json. Other
+files (a variant, an adapter, another program's copy of the weights) are never used instead.
 """
 
 import json
@@ -44,26 +43,26 @@ DTYPES: dict[str, np.dtype] = {
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 HEADER = JsonLimits(size=16 << 20, marks=1_000_000, depth=4)
-"""About 75,000 tensors; the largest published files have about 1,000."""
+"""Enough for about 75,000 tensors; the largest published files have about 1,000."""
 MAX_DIMENSIONS = 8
-"""Of a tensor; parameters have three at most."""
+"""Of a tensor; parameters have at most three."""
 MAX_NAME_LENGTH = 1_000
 """Characters of a tensor's name."""
 METADATA = "__metadata__"
 MAX_TENSORS = 200_000
-"""Of all files together; published models of the supported families have about 1,000."""
+"""In all files of a model; published models of the supported families have about 1,000."""
 SHARD_BYTES = 5_000_000_000
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NAMED = "transformers_weights"
-"""The field of config.json that names another file, or an index."""
+"""Field of config.json that names the weights file or index."""
 MAX_SHOWN = 3
-"""File names that a message lists."""
+"""File names listed in a message."""
 
 
 @dataclass(frozen=True)
 class TensorLocation:
-    """Where a tensor lies."""
+    """The location of a tensor in a file."""
 
     path: Path
     dtype: np.dtype
@@ -73,45 +72,45 @@ class TensorLocation:
 
     @property
     def end(self) -> int:
-        """Where its bytes end, from the start of the file."""
+        """End of its bytes, from the start of the file."""
         return self.offset + prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFiles:
-    """The tensors of one or several files (a `TensorSource`)."""
+    """A `TensorSource` of one or several files."""
 
-    def __init__(self, stored: dict[str, TensorLocation]):
-        self._stored = stored
+    def __init__(self, locations: dict[str, TensorLocation]):
+        self._locations = locations
 
     def names(self) -> list[str]:
-        return list(self._stored)
+        return list(self._locations)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._stored[name].shape
+        return self._locations[name].shape
 
     def dtype(self, name: str) -> np.dtype:
-        return self._stored[name].dtype
+        return self._locations[name].dtype
 
     def read(self, name: str, index: Index | None = None) -> np.ndarray:
-        stored = self._stored[name]
-        if 0 in stored.shape or not stored.shape:
-            return _read_small(stored)[index or ...]
+        tensor = self._locations[name]
+        if 0 in tensor.shape or not tensor.shape:
+            return _read_unmapped(tensor)[index or ...]
         try:
-            # Mapped for this read alone: pages of earlier tensors do not stay in memory.
-            mapped = np.memmap(stored.path, stored.dtype, "r", stored.offset, stored.shape)
+            # A new mapping per read, so that pages of earlier tensors do not stay in memory.
+            mapped = np.memmap(tensor.path, tensor.dtype, "r", tensor.offset, tensor.shape)
         except (OSError, ValueError) as error:
-            raise UserError(stored.path, f"cannot be read: {error}") from error
+            raise UserError(tensor.path, f"cannot be read: {error}") from error
         return np.array(mapped[index or ...])
 
 
 def read_header(path: Path) -> dict[str, TensorLocation]:
-    """The tensors of a file, checked against the file's size.
+    """Locate the tensors of a file, checked against the file's size.
 
-    As the reference implementation demands, the tensors fill all that follows the header, and no
-    two share a byte.
+    As in the reference implementation, tensors must cover all bytes after the header without
+    overlap.
 
     Raises:
-      UserError: it is damaged or not a safetensors file, or its header exceeds `HEADER`.
+      UserError: the file is damaged or not safetensors, or its header exceeds `HEADER`.
     """
     with regular_file(path, fix="download it again") as file:
         size = os.fstat(file.fileno()).st_size
@@ -126,13 +125,13 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
     if not isinstance(header, dict):
         raise UserError(path, "has a header that is not a JSON object", "download it again")
     header.pop(METADATA, None)
-    room = size - 8 - length
-    tensors = {name: _locate(path, name, entry, 8 + length, room) for name, entry in header.items()}
-    _check_places(path, tensors, 8 + length, room)
+    start, data_size = 8 + length, size - 8 - length
+    tensors = {name: _locate(path, name, entry, start, data_size) for name, entry in header.items()}
+    _check_coverage(path, tensors, start, data_size)
     return tensors
 
 
-def _locate(path: Path, name: str, entry: Any, start: int, room: int) -> TensorLocation:
+def _locate(path: Path, name: str, entry: Any, start: int, data_size: int) -> TensorLocation:
     if len(name) > MAX_NAME_LENGTH:
         raise UserError(
             path, f"has a tensor whose name is longer than {MAX_NAME_LENGTH} characters"
@@ -151,51 +150,55 @@ def _locate(path: Path, name: str, entry: Any, start: int, room: int) -> TensorL
         raise UserError(path, f"gives tensor {name} sizes that are not numbers")
     begin, end = offsets
     if min(*shape, begin, end - begin, 0) < 0:
-        raise UserError(path, f"gives tensor {name} sizes that are not numbers from 0 on")
+        raise UserError(path, f"gives tensor {name} sizes that are not numbers of at least 0")
     if prod(length for length in shape if length) >= 2**63:
         raise UserError(path, f"gives tensor {name} a shape of more than 2**63 elements")
     if end - begin != prod(shape) * DTYPES[code].itemsize:
         raise UserError(path, f"gives tensor {name} {end - begin} bytes, but shape {shape}"[:300])
-    if end > room:
-        raise UserError(path, f"is truncated: tensor {name} ends beyond it", "download it again")
+    if end > data_size:
+        raise UserError(
+            path, f"is truncated: tensor {name} extends past its end", "download it again"
+        )
     return TensorLocation(path, DTYPES[code], tuple(shape), start + begin)
 
 
-def _check_places(path: Path, tensors: dict[str, TensorLocation], start: int, room: int) -> None:
-    """Checks that tensors lie one after another, and fill the file."""
-    at, before = start, "the header"
+def _check_coverage(
+    path: Path, tensors: dict[str, TensorLocation], start: int, data_size: int
+) -> None:
+    """Check that the tensors cover the file without gaps or overlap."""
+    position, previous = start, "the header"
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].end)):
-        if tensor.offset != at:
-            what = "shares bytes with" if tensor.offset < at else "leaves bytes unused behind"
-            raise UserError(path, f"is damaged: tensor {name} {what} {before}", "download it again")
-        at, before = tensor.end, f"tensor {name}"
-    if at != start + room:
-        raise UserError(
-            path, f"has {start + room - at} bytes that no tensor uses", "download it again"
-        )
+        if tensor.offset != position:
+            what = "overlaps" if tensor.offset < position else "leaves unused bytes after"
+            reason = f"is damaged: tensor {name} {what} {previous}"
+            raise UserError(path, reason, "download it again")
+        position, previous = tensor.end, f"tensor {name}"
+    if position != start + data_size:
+        unused = start + data_size - position
+        raise UserError(path, f"has {unused} bytes that no tensor uses", "download it again")
 
 
 def _truncated(size: int) -> str:
     return f"is truncated or not a safetensors file: {size} bytes do not hold its header"
 
 
-def _read_small(stored: TensorLocation) -> np.ndarray:
-    """What cannot be mapped: a scalar, or a tensor without elements."""
-    with regular_file(stored.path, fix="download it again") as file:
-        file.seek(stored.offset)
-        content = file.read(prod(stored.shape) * stored.dtype.itemsize)
-    return np.frombuffer(content, stored.dtype).reshape(stored.shape).copy()
+def _read_unmapped(tensor: TensorLocation) -> np.ndarray:
+    """Read a scalar or an empty tensor, which np.memmap does not support."""
+    with regular_file(tensor.path, fix="download it again") as file:
+        file.seek(tensor.offset)
+        content = file.read(prod(tensor.shape) * tensor.dtype.itemsize)
+    return np.frombuffer(content, tensor.dtype).reshape(tensor.shape).copy()
 
 
 def write_folder(
     folder: Path, tensors: Sequence[LazyTensor], max_shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Writes model.safetensors; above a size several files and their index.
+    """Write model.safetensors, or several shards and their index.
 
     Args:
-      folder: where; it exists.
-      tensors: in this order.
-      max_shard_bytes: of tensors in a file; a single larger tensor has a file of its own.
+      folder: an existing folder.
+      tensors: in the order to write them.
+      max_shard_bytes: bytes of tensors per file; a larger tensor gets a file to itself.
 
     Raises:
       OSError: the folder cannot be written.
@@ -214,10 +217,10 @@ def write_folder(
 
 
 def write_file(path: Path, tensors: Sequence[LazyTensor]) -> None:
-    """Writes a file, header first, and waits until it is on disk.
+    """Write a file and flush it to disk.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     header: dict[str, object] = {METADATA: {"format": "pt"}}
     end = 0
@@ -229,7 +232,7 @@ def write_file(path: Path, tensors: Sequence[LazyTensor]) -> None:
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the data is aligned
+    text += b" " * (-len(text) % 8)  # aligns the data
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
@@ -253,14 +256,14 @@ def _shards(tensors: Sequence[LazyTensor], limit: int) -> list[list[LazyTensor]]
 
 
 def open_folder(folder: Path, named: object = None) -> TensorFiles:
-    """The tensors of a model's folder.
+    """Locate the tensors of a model's folder.
 
     Args:
       folder: has model.safetensors, or an index and the files that it names.
-      named: the field `NAMED` of config.json, where it has one.
+      named: value of the field `NAMED` of config.json, if it has one.
 
     Raises:
-      UserError: there are none, or a file is damaged, missing or outside of the folder.
+      UserError: there are no weights, or a file is damaged, missing or outside of the folder.
     """
     if named is not None:
         name = _inside(folder / "config.json", named)
@@ -273,8 +276,8 @@ def open_folder(folder: Path, named: object = None) -> TensorFiles:
         return _open_shards(folder / INDEX)
     if (folder / SINGLE).exists():
         raise UserError(folder / SINGLE, "is not a regular file", "download it again")
-    if others := sorted(path.name for path in folder.glob("*.safetensors")):
-        shown = ", ".join(others[:MAX_SHOWN]) + (", ..." if len(others) > MAX_SHOWN else "")
+    if files := sorted(path.name for path in folder.glob("*.safetensors")):
+        shown = ", ".join(files[:MAX_SHOWN]) + (", ..." if len(files) > MAX_SHOWN else "")
         raise UserError(
             folder,
             f"has neither {SINGLE} nor {INDEX}, but {shown}",
@@ -283,14 +286,14 @@ def open_folder(folder: Path, named: object = None) -> TensorFiles:
     if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
         raise UserError(
             pickled[0],
-            "is a pickle, which could run any program when it is read",
+            "is a pickle, which can execute code when it is loaded",
             "save the model as safetensors",
         )
     raise UserError(folder, f"has no {SINGLE}", "check that the download is complete")
 
 
 def _open_shards(path: Path) -> TensorFiles:
-    """The tensors of the files that an index names."""
+    """Locate the tensors of the files that an index names."""
     folder = path.parent
     weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -298,17 +301,17 @@ def _open_shards(path: Path) -> TensorFiles:
     if len(weight_map) > MAX_TENSORS:
         raise UserError(path, f"names more than {MAX_TENSORS:,} tensors")
     tensors: dict[str, TensorLocation] = {}
-    for shard in sorted(_names_of(path, weight_map)):
+    for shard in sorted(_shard_names(path, weight_map)):
         if not (folder / shard).is_file():
             raise UserError(
                 folder / shard, f"is missing, but {path.name} names it", "download it too"
             )
-        for name, stored in read_header(folder / shard).items():
+        for name, location in read_header(folder / shard).items():
             if name in tensors:
                 raise UserError(
                     f"tensor {name}", f"is both in {tensors[name].path.name} and in {shard}"
                 )
-            tensors[name] = stored
+            tensors[name] = location
         if len(tensors) > MAX_TENSORS:
             raise UserError(path, f"names files of more than {MAX_TENSORS:,} tensors")
     for name, shard in weight_map.items():
@@ -317,15 +320,15 @@ def _open_shards(path: Path) -> TensorFiles:
     return TensorFiles(tensors)
 
 
-def _names_of(path: Path, weight_map: dict[str, object]) -> set[str]:
+def _shard_names(path: Path, weight_map: dict[str, object]) -> set[str]:
     """The files that an index names."""
-    # Each distinct name is checked once: there may be 200,000 tensors.
+    # There may be 200,000 tensors: check each distinct name once.
     names = [name if isinstance(name, str) else _inside(path, name) for name in weight_map.values()]
     return {_inside(path, name) for name in set(names)}
 
 
 def _inside(path: Path, name: object) -> str:
-    """A file name that `path` gives, refused where it leads out of its folder."""
+    """Check that a file name given in `path` stays in the folder of `path`."""
     if not isinstance(name, str) or not name or PurePosixPath(name).name != name or "\\" in name:
         raise UserError(path, f"names the file {name!r}, which is not in its own folder")
     return name

@@ -20,7 +20,7 @@ from llmjax.convert.hf.config import read_object
 from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.safetensors import TensorFiles, read_header
 from llmjax.convert.importing import write_run
-from llmjax.convert.params import HEADS, host, stored_params
+from llmjax.convert.params import HEADS, host_device, stored_params
 from llmjax.convert.peft.adapters import (
     PREFIX,
     WEIGHTS,
@@ -323,4 +323,4 @@ def lora_arrays(
             arrays[f"{part.path}.lora_b"][part.layer, :rank] = b
     for path, array in arrays.items():
         check_overflow(path, array, FLOATS["float32"])
-    return {path: jax.device_put(array, host()) for path, array in arrays.items()}
+    return {path: jax.device_put(array, host_device()) for path, array in arrays.items()}

@@ -14,7 +14,7 @@ from llmjax.data.objectives.pairs import PrefixConfig, SpanConfig
 from llmjax.data.tables.files import FileTable
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import SentencePieceConfig
-from llmjax.limits import LARGEST_INTEGER, MOST, RANGES, number_problems
+from llmjax.limits import LARGEST_INTEGER, MAX_SIZES, RANGES, number_problems
 from llmjax.model import rope
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig
@@ -139,7 +139,7 @@ def test_the_configs_of_this_test_are_good_themselves():
 def test_every_limit_is_of_a_field_that_exists():
     names = {path[-1] for _, path in PLACES}
     # Of the command line alone; and of samples, a group beside the field of its decoding.
-    assert set(MOST) - names <= {"streams"}
+    assert set(MAX_SIZES) - names <= {"streams"}
     assert set(RANGES) <= names
 
 
