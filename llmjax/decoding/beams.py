@@ -100,7 +100,7 @@ def beam_search(
     )
     length = bucket(max(request.limit for request in requests))
     with use_mesh(mesh):
-        done = _search(
+        done = search(
             model, params, inputs, state.cache, state.tokens, beams=config.beams, length=length
         )
     arrays = [np.asarray(array) for array in done]
@@ -119,7 +119,7 @@ def _hypotheses(totals: np.ndarray, texts: np.ndarray, costs: np.ndarray) -> lis
 
 
 @partial(jax.jit, static_argnames=("model", "beams", "length"))
-def _search(
+def search(
     model: Model,
     params: Params,
     inputs: SearchInputs,
@@ -139,17 +139,17 @@ def _search(
     )
     shape = (tokens.shape[0], beams, length)
     empty = Beams(jnp.full(shape[:2], -jnp.inf), jnp.full(shape, -1, jnp.int32), jnp.zeros(shape))
-    search = SearchState(
+    state = SearchState(
         step=jnp.int32(0),
         cache=cache.take(jnp.repeat(jnp.arange(shape[0]), beams)),
         last=jnp.broadcast_to(tokens[:, None], shape[:2]),
         live=empty._replace(total=empty.total.at[:, 0].set(0.0)),
         done=empty,
     )
-    search = lax.while_loop(
-        partial(_is_open, inputs), partial(_advance, model, params, inputs), search
+    state = lax.while_loop(
+        partial(_is_open, inputs), partial(_advance, model, params, inputs), state
     )
-    return Beams(*(reshard(array, *(None,) * array.ndim) for array in search.done))
+    return Beams(*(reshard(array, *(None,) * array.ndim) for array in state.done))
 
 
 def _is_open(inputs: SearchInputs, search: SearchState) -> Array:

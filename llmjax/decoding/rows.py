@@ -81,11 +81,11 @@ def prefill(
         segments = padded([[1] * len(text) for text in texts], model.config.max_length)
         inputs = [place(array, mesh, "batch", None) for array in (sources, segments)]
         with use_mesh(mesh):
-            cache = _encode(model, params, *inputs, slots=slots)
+            cache = encode_prompts(model, params, *inputs, slots=slots)
     else:
         tokens = place(padded([prompt[:-1] for prompt in prompts], slots), mesh, "batch", None)
         with use_mesh(mesh):
-            cache = _prefill(model, params, tokens, slots=slots)
+            cache = fill_cache(model, params, tokens, slots=slots)
     seen = _occurrences(prompts, model.config.vocab_size) if remember else None
     return DecodeState(
         cache=cache,
@@ -128,12 +128,16 @@ def _occurrences(rows: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))
-def _prefill(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
+def fill_cache(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
+    """Build a decoder's cache of tokens, int32 [B, L]."""
     return model.prefill(params, tokens, slots)
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))
-def _encode(model: Model, params: Params, tokens: Array, segments: Array, *, slots: int) -> Cache:
+def encode_prompts(
+    model: Model, params: Params, tokens: Array, segments: Array, *, slots: int
+) -> Cache:
+    """Encode prompts, int32 [B, L], and build the decoder's empty cache for them."""
     encoded = model.encode(params, tokens, segments)
     return model.init_cache(
         tokens.shape[0], slots, encoded=encoded, encoder_segments=segments, params=params

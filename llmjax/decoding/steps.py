@@ -86,7 +86,7 @@ def generate_tokens(
     pending = None
     for _ in range(-(-max(request.limit for request in requests) // STEPS_PER_CALL)):
         with use_mesh(mesh):
-            state, running = _steps(model, params, state, inputs)
+            state, running = decode_steps(model, params, state, inputs)
         # The host reads a call's tokens while the next call runs.
         if pending is not None:
             new_tokens = _read(pending, len(requests))
@@ -114,7 +114,7 @@ def sampling_of(config: DecodingConfig) -> Sampling:
 
 
 @partial(jax.jit, static_argnames="model", donate_argnames="state")
-def _steps(
+def decode_steps(
     model: Model, params: Params, state: DecodeState, inputs: SamplingInputs
 ) -> tuple[DecodeState, tuple[Array, Array]]:
     """Run STEPS_PER_CALL steps; tokens and nats, [steps, B], are replicated on every process."""
