@@ -85,8 +85,8 @@ class Exported:
             state = self.empty(b=len(prompts), s=int(width) + new)
             positions = np.broadcast_to(np.arange(width), tokens.shape)
             position = lengths - 1
-            prompt = {"tokens": tokens, "positions": positions, "last": position}
-            out, state = self.run("prefill", state, **prompt)
+            inputs = {"tokens": tokens, "positions": positions, "last": position}
+            out, state = self.run("prefill", state, **inputs)
         ids = []
         for _ in range(new):
             ids.append(np.asarray(out["logits"].argmax(-1)))
