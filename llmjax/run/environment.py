@@ -54,7 +54,7 @@ def session() -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": _processor(),
-            "cores": _cores(),
+            "cores": cores(),
             "memory_bytes": memory(),
         },
         "devices": {
@@ -136,7 +136,7 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _cores() -> int:
+def cores() -> int:
     """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
