@@ -124,7 +124,7 @@ def test_weights_of_a_module_are_checked(tmp_path):
     weights = folder / "2_Dense" / "model.safetensors"
     for tensors in ({}, {"linear.weight": np.zeros((5, 8), "f4"), "x": np.zeros(1, "f4")}):
         save_file(tensors, weights)
-        with pytest.raises(UserError, match="left over, or missing"):
+        with pytest.raises(UserError, match="unexpected or missing"):
             import_model(folder, tmp_path / "run")
     shutil.move(weights, folder / "2_Dense" / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled"):
