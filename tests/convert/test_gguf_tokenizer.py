@@ -237,7 +237,7 @@ def test_rows_without_a_token_are_left_out(tmp_path):
     [
         ({"model": "bert"}, "bert"),
         ({"pre": "of-tomorrow"}, "of-tomorrow"),
-        ({"tokens": ["a", "a"]}, "twice"),
+        ({"tokens": ["a", "a"]}, "duplicate"),
         ({"token_type": [1]}, "token type"),
         ({"merges": ["a zzz"]}, "zzz"),
         ({"bos_token_id": 99999}, "99999"),

@@ -139,7 +139,7 @@ def test_tensor_missing(folder):
 
 def test_tensor_extra(folder):
     write_folder(folder, tensors(**{"model.layers.2.input_layernorm.weight": (D,)}))
-    refused(folder, "model.layers.2.input_layernorm.weight", "no place")
+    refused(folder, "model.layers.2.input_layernorm.weight", "not part of")
 
 
 def test_tensor_of_another_shape(folder):

@@ -274,7 +274,7 @@ def test_what_cannot_be_honoured_is_refused(llama, tmp_path):
     with pytest.raises(UserError, match="has no adapters"):
         export(llama.run, tmp_path / "none", to="peft")
     export(run, tmp_path / "adapter", to="peft")
-    with pytest.raises(UserError, match="has adapters already"):
+    with pytest.raises(UserError, match="already has adapters"):
         import_adapter(tmp_path / "adapter", tmp_path / "new", run)
     for field, value in {"use_dora": True, "bias": "all", "peft_type": "IA3"}.items():
         config = tmp_path / "adapter" / "adapter_config.json"
@@ -287,7 +287,7 @@ def test_what_cannot_be_honoured_is_refused(llama, tmp_path):
     before = load_file(weights)
     first = next(iter(before))
     wrong = {
-        "not of an adapter of a projection": before
+        "does not belong to an adapter of a projection": before
         | {"base_model.model.score.weight": before[first]},
         "lacks one of its two": {k: v for k, v in before.items() if k != first},
         "for a module": before | {first: before[first][:, 1:].copy()},

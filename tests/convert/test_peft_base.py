@@ -69,7 +69,7 @@ def test_adapters_on_a_model_with_others_merged_name_none(base, tmp_path, caplog
     first = adapted(tmp_path / "first", base)
     second = adapted(tmp_path / "second", first)
     assert named(second) is None
-    assert f"{first} is not a model as it was published" in caplog.text
+    assert f"{first} is not an unmodified published model" in caplog.text
     assert f"llmjax export {first} FOLDER --to hf" in caplog.text
 
 

@@ -209,6 +209,6 @@ def test_a_jax_without_the_cpu_is_refused(llama, tmp_path, monkeypatch):
         return there(*args, backend=backend, **rest)
 
     monkeypatch.setattr(jax, "local_devices", none)
-    with pytest.raises(UserError, match="leaves out the CPU"):
+    with pytest.raises(UserError, match="excludes the CPU"):
         export(llama, tmp_path / "out", to="stablehlo")
     assert not (tmp_path / "out").exists()

@@ -194,7 +194,7 @@ def test_no_flipped_bit_is_used(tmp_path, builds):
             broken[at] ^= 1 << generator.randrange(8)
             file.write_bytes(broken)
             try:
-                cache_module.open_source(place, "", np.dtype("<u2"))
+                cache_module.open_tokens(place, "", np.dtype("<u2"))
             except Damaged as error:
                 assert str(error.thing).startswith(str(place))  # noqa: PT017 (either is fine)
             else:  # a blank between words of the list of checksums

@@ -8,14 +8,12 @@ import pytest
 from llmjax.data.config import DataConfig
 from llmjax.data.text.corpus import (
     prepare,
-    tokenize_documents,
     train_tokenizer,
     validation_documents,
     validation_text,
 )
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
-from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.storage.writing import cache_root
 
@@ -185,12 +183,6 @@ def test_impossible_values_are_refused_together():
 def test_a_path_in_place_of_a_tuple_is_refused():
     with pytest.raises(UserError, match=r"paths 'a\.txt' is a string, not a tuple"):
         prepare(DataConfig((TextSource("a.txt"),)), BytesConfig())
-
-
-def test_any_text_becomes_documents():
-    documents = list(tokenize_documents(["é", "ab"], BytesTokenizer()))
-    assert [document.bytes for document in documents] == [2, 2]
-    assert documents[1].tokens.tolist() == [97, 98, 258]
 
 
 def test_where_caches_lie(monkeypatch, tmp_path):

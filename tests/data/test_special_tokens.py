@@ -175,7 +175,7 @@ def test_tokens_beyond_the_embedding_are_left_out(tmp_path):
 @pytest.mark.parametrize("odd", ["<x>", [1], [{"lstrip": True}], [{"content": 5}], 3])
 def test_odd_lists_are_refused(tmp_path, odd):
     path = folder(tmp_path, **listed(additional_special_tokens=odd))
-    with pytest.raises(UserError, match="has odd added tokens"):
+    with pytest.raises(UserError, match="has malformed added tokens"):
         import_tokenizer(path)
 
 

@@ -250,5 +250,5 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one of these files is needed: tokenizer\.json, vocab"):
         import_tokenizer(tmp_path)
     byte_level(tmp_path / "bloom", "bloom", ["</s>"])
-    with pytest.raises(UserError, match=r"does not tell how bloom cuts words"):
+    with pytest.raises(UserError, match=r"does not define how bloom splits words"):
         import_tokenizer(tmp_path / "bloom")

@@ -111,6 +111,6 @@ def test_masks_and_logits(platform, dtype, sizes):
             model = Model(resolve(config, 512), ComputeConfig(dtype=dtype))
             params = pretend.params_of(model, dtype)
             given = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
-            check(language_model._logits.trace(model, params, *given), platform, dtype)
+            check(language_model.compute_logits.trace(model, params, *given), platform, dtype)
             if config is ENCODER:
-                check(fill_mask._logits.trace(model, params, rows), platform, dtype)
+                check(fill_mask.mask_logits.trace(model, params, rows), platform, dtype)
