@@ -62,12 +62,12 @@ def byte_level(tmp_path) -> HuggingFaceTokenizerConfig:
 
 @pytest.fixture(scope="module")
 def tokenizers_by_kind(tmp_path_factory):
-    found = {"bytes": BytesTokenizer()}
+    tokenizers = {"bytes": BytesTokenizer()}
     for kind in ("bpe", "unigram"):
         config = SentencePieceConfig(322, kind, character_coverage=1.0)
-        found[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
-    found["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
-    return found
+        tokenizers[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
+    tokenizers["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
+    return tokenizers
 
 
 @pytest.fixture(params=["bytes", "bpe", "unigram", "byte_level"])
