@@ -1,4 +1,4 @@
-"""Chat templates: what Transformers makes of them; hostile ones refused in seconds."""
+"""Chat templates render as in Transformers; hostile ones are refused in seconds."""
 
 import time
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What is hidden, how, and what never is."""
+"""Masking: which tokens are hidden, how, and which never are."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,7 @@ def masked(windows, config=MaskedConfig(), leads=True, seed=0):  # noqa: B008 (f
 
 
 @given(SIZES, st.booleans(), st.booleans(), st.integers(1, 40))
-def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(
-    sizes, leads, whole_words, length
-):
+def test_only_hidden_text_has_weight_and_the_rest_is_unchanged(sizes, leads, whole_words, length):
     windows = cut(sizes, 3, length)
     batch = masked(windows, MaskedConfig(whole_words=whole_words), leads)
     inputs, targets, weights = batch["inputs"], batch["targets"], batch["weights"]
@@ -37,7 +35,7 @@ def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole_words):
+def test_80_percent_of_hidden_tokens_are_masks_and_10_random(whole_words):
     batch = masked(cut([300] * 80, 100, 200), MaskedConfig(whole_words=whole_words))
     hidden = batch["weights"] > 0
     inputs, targets = batch["inputs"][hidden], batch["targets"][hidden]
@@ -53,7 +51,7 @@ def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole_wo
     assert len(set(replaced.tolist())) > 100, "replaced by few tokens only"
 
 
-def test_other_shares_are_taken_as_they_are_given():
+def test_other_shares():
     batch = masked(cut([300] * 20, 20, 200), MaskedConfig(share=0.5, masked=0.0, random=1.0))
     hidden = batch["weights"] > 0
     assert hidden.sum() / hidden.size == pytest.approx(0.5, abs=0.05)
@@ -72,7 +70,7 @@ def test_whole_words_are_never_split(sizes, length, seed):
 
 
 def test_single_tokens_do_split_words():
-    """What the test above tests could fail."""
+    """Shows that the test above could fail."""
     windows = cut([300] * 10, 10, 200)
     batch = masked(windows)
     words = word_numbers(batch["targets"], windows.segments, vocabulary())
@@ -92,7 +90,7 @@ def test_words_of_real_text():
     assert [part.decode() for part in spans] == expected
 
 
-def test_each_key_draws_anew_and_the_same_key_the_same():
+def test_masks_depend_on_the_key_alone():
     windows = cut([300] * 4, 4, 100)
     first, again, second = (masked(windows, seed=seed) for seed in (1, 1, 2))
     for name in first:

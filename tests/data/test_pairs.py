@@ -1,4 +1,4 @@
-"""Nothing is lost between an encoder's rows and a decoder's."""
+"""No text is lost between encoder and decoder rows."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def of(batch, name, row, segment):
 
 
 def rebuilt(source: list[int], target: list[int]) -> list[int]:
-    """The text whose spans were left out."""
+    """The original text of a corrupted pair."""
     spans: dict[int, list[int]] = {}
     for token in target:
         if token in SENTINELS:
@@ -73,7 +73,7 @@ def test_the_text_can_be_rebuilt_from_inputs_and_targets(sizes, leads, length, d
 
 def test_spans_are_as_dense_and_as_long_as_asked_for():
     config = SpanConfig(density=0.15, mean_length=3.0, sentinels=8)
-    # One long document; sentinels enough for each row of 128: 19 tokens in 6 spans.
+    # One long document, with enough sentinels for each row of 128: 19 tokens in 6 spans.
     batch = spans(cut([100_000], 200, 128), config)
     marks = np.isin(batch["targets"], SENTINELS).sum()
     noise = (batch["targets"] >= FIRST).sum()

@@ -1,4 +1,4 @@
-"""What is for validation is a matter of content alone."""
+"""The validation split depends only on content."""
 
 import random
 
