@@ -12,13 +12,15 @@ FIRST, LAST = 12, 512
 """Text tokens: FIRST to LAST - 1."""
 
 
-def vocabulary(leads: bool = True, sentinels: int = len(SENTINELS), opening: int = 3) -> Vocabulary:
+def vocabulary(
+    starts_with_bos: bool = True, sentinels: int = len(SENTINELS), opening: int = 3
+) -> Vocabulary:
     """A vocabulary in which every `opening`-th text token begins a word."""
     ids = np.arange(LAST)
     text = ids >= FIRST
     opens = ~text | (ids % opening == 0)
     marks = np.array(SENTINELS[:sentinels], np.int32)
-    return Vocabulary(BOS, EOS, PAD, MASK, marks, leads, text, opens, ~text)
+    return Vocabulary(BOS, EOS, PAD, MASK, marks, starts_with_bos, text, opens, ~text)
 
 
 def cut(sizes: list[int], rows: int, length: int, seed: int = 0) -> Windows:

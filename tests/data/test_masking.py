@@ -13,16 +13,20 @@ from llmjax.data.tokenizers.config import BytesConfig
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
 
-def masked(windows, config=MaskedConfig(), leads=True, seed=0):  # noqa: B008 (frozen)
-    return Masked(config, vocabulary(leads)).batch(windows, keys(len(windows.tokens), seed))
+def masked(windows, config=MaskedConfig(), starts_with_bos=True, seed=0):  # noqa: B008 (frozen)
+    return Masked(config, vocabulary(starts_with_bos)).batch(
+        windows, keys(len(windows.tokens), seed)
+    )
 
 
 @given(SIZES, st.booleans(), st.booleans(), st.integers(1, 40))
-def test_only_hidden_text_has_weight_and_the_rest_is_unchanged(sizes, leads, whole_words, length):
+def test_only_hidden_text_has_weight_and_the_rest_is_unchanged(
+    sizes, starts_with_bos, whole_words, length
+):
     windows = cut(sizes, 3, length)
-    batch = masked(windows, MaskedConfig(whole_words=whole_words), leads)
+    batch = masked(windows, MaskedConfig(whole_words=whole_words), starts_with_bos)
     inputs, targets, weights = batch["inputs"], batch["targets"], batch["weights"]
-    np.testing.assert_array_equal(targets, encoder_input(windows, vocabulary(leads)))
+    np.testing.assert_array_equal(targets, encoder_input(windows, vocabulary(starts_with_bos)))
     assert set(weights.ravel().tolist()) <= {0.0, 1.0}
     assert (targets[weights > 0] >= FIRST).all(), "a special token is to be predicted"
     assert (windows.segments[weights > 0] > 0).all(), "padding is to be predicted"
@@ -100,7 +104,7 @@ def test_masks_depend_on_the_key_alone():
 
 def test_text_begins_with_bos_or_ends_with_eos_as_the_tokenizer_says():
     windows = cut([2, 3], 1, 14)
-    assert encoder_input(windows, vocabulary(leads=True))[0].tolist().count(BOS) == 2
-    assert EOS not in encoder_input(windows, vocabulary(leads=True))
-    read = encoder_input(windows, vocabulary(leads=False))[0]
+    assert encoder_input(windows, vocabulary(starts_with_bos=True))[0].tolist().count(BOS) == 2
+    assert EOS not in encoder_input(windows, vocabulary(starts_with_bos=True))
+    read = encoder_input(windows, vocabulary(starts_with_bos=False))[0]
     assert [read[2], read[6]] == [EOS, EOS]
