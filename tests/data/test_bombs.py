@@ -45,8 +45,8 @@ def outcome(form, path) -> tuple[str, int]:
     """What a process says that reads `path`, and by how many MiB that raised its memory."""
     command = [sys.executable, "-c", CHILD, form, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said, size = done.stdout.splitlines()
-    return said, int(size)
+    output, size = done.stdout.splitlines()
+    return output, int(size)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def zeros(tmp_path_factory):
     ],
 )
 def test_zeros_without_end(zeros, form, message, limit):
-    said, size = outcome(form, zeros)
-    assert message in said
+    output, size = outcome(form, zeros)
+    assert message in output
     assert size < limit
 
 
@@ -80,8 +80,8 @@ def test_a_value_that_is_repeated_without_end(tmp_path):
     """A dictionary of one value of 4 MB, of which there are 300."""
     repeated = pyarrow.DictionaryArray.from_arrays([0] * 300, ["x" * 4_000_000])
     parquet.write_table(pyarrow.table({"text": repeated}), tmp_path / "a.parquet")
-    said, size = outcome("parquet", tmp_path / "a.parquet")
-    assert said == "1200000000"
+    output, size = outcome("parquet", tmp_path / "a.parquet")
+    assert output == "1200000000"
     assert size < 800
 
 

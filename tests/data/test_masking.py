@@ -18,35 +18,39 @@ def masked(windows, config=MaskedConfig(), leads=True, seed=0):  # noqa: B008 (f
 
 
 @given(SIZES, st.booleans(), st.booleans(), st.integers(1, 40))
-def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(sizes, leads, whole, length):
+def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(
+    sizes, leads, whole_words, length
+):
     windows = cut(sizes, 3, length)
-    batch = masked(windows, MaskedConfig(whole_words=whole), leads)
-    seen, wanted, weights = batch["inputs"], batch["targets"], batch["weights"]
-    np.testing.assert_array_equal(wanted, encoder_input(windows, vocabulary(leads)))
+    batch = masked(windows, MaskedConfig(whole_words=whole_words), leads)
+    inputs, targets, weights = batch["inputs"], batch["targets"], batch["weights"]
+    np.testing.assert_array_equal(targets, encoder_input(windows, vocabulary(leads)))
     assert set(weights.ravel().tolist()) <= {0.0, 1.0}
-    assert (wanted[weights > 0] >= FIRST).all(), "a special token is to be predicted"
+    assert (targets[weights > 0] >= FIRST).all(), "a special token is to be predicted"
     assert (windows.segments[weights > 0] > 0).all(), "padding is to be predicted"
-    np.testing.assert_array_equal(seen[weights == 0], wanted[weights == 0])
-    free = (wanted >= FIRST) & (windows.segments > 0)
-    if not whole:
+    np.testing.assert_array_equal(inputs[weights == 0], targets[weights == 0])
+    free = (targets >= FIRST) & (windows.segments > 0)
+    if not whole_words:
         expected = [max(1, round(0.15 * n)) if n else 0 for n in free.sum(1)]
         assert weights.sum(1).tolist() == expected
     assert (weights.sum(1) <= np.maximum(1, np.round(0.15 * free.sum(1)))).all()
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole):
-    batch = masked(cut([300] * 80, 100, 200), MaskedConfig(whole_words=whole))
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole_words):
+    batch = masked(cut([300] * 80, 100, 200), MaskedConfig(whole_words=whole_words))
     hidden = batch["weights"] > 0
-    seen, wanted = batch["inputs"][hidden], batch["targets"][hidden]
+    inputs, targets = batch["inputs"][hidden], batch["targets"][hidden]
     count = hidden.sum()
     assert count / (batch["targets"] >= FIRST).sum() == pytest.approx(0.15, abs=0.005)
-    shares = np.array([(seen == MASK).sum(), ((seen != MASK) & (seen != wanted)).sum()]) / count
+    shares = (
+        np.array([(inputs == MASK).sum(), ((inputs != MASK) & (inputs != targets)).sum()]) / count
+    )
     deviation = np.sqrt(0.8 * 0.2 / count)
     assert shares == pytest.approx([0.8, 0.1], abs=5 * deviation)
-    others = seen[(seen != MASK) & (seen != wanted)]
-    assert others.min() >= FIRST
-    assert len(set(others.tolist())) > 100, "replaced by few tokens only"
+    replaced = inputs[(inputs != MASK) & (inputs != targets)]
+    assert replaced.min() >= FIRST
+    assert len(set(replaced.tolist())) > 100, "replaced by few tokens only"
 
 
 def test_other_shares_are_taken_as_they_are_given():
@@ -83,17 +87,17 @@ def test_words_of_real_text():
     tokens = np.array([[tokenizer.bos_id, *tokenizer.encode(text)]])
     words = word_numbers(tokens, np.ones_like(tokens), vocabulary_of(tokenizer))[0, 1:]
     data = text.encode()
-    found = [bytes(b for b, w in zip(data, words, strict=True) if w == n) for n in sorted({*words})]
+    spans = [bytes(b for b, w in zip(data, words, strict=True) if w == n) for n in sorted({*words})]
     expected = ["Don", "'", "t", " ", "x_1", " ", "=", " ", "你", "好é", "!"]
-    assert [part.decode() for part in found] == expected
+    assert [part.decode() for part in spans] == expected
 
 
 def test_each_key_draws_anew_and_the_same_key_the_same():
     windows = cut([300] * 4, 4, 100)
-    one, again, other = (masked(windows, seed=seed) for seed in (1, 1, 2))
-    for name in one:
-        np.testing.assert_array_equal(one[name], again[name])
-    assert (one["weights"] != other["weights"]).any(axis=1).all()
+    first, again, second = (masked(windows, seed=seed) for seed in (1, 1, 2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert (first["weights"] != second["weights"]).any(axis=1).all()
 
 
 def test_text_begins_with_bos_or_ends_with_eos_as_the_tokenizer_says():

@@ -21,7 +21,7 @@ from llmjax.data.tokenizers.config import (
 from llmjax.data.tokenizers.folder import (
     DESCRIPTION,
     FILES,
-    keep_chat_template,
+    add_chat_template,
 )
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizers.table import BytesTokenizer
@@ -62,12 +62,12 @@ def byte_level(tmp_path) -> HuggingFaceTokenizerConfig:
 
 @pytest.fixture(scope="module")
 def tokenizers_by_kind(tmp_path_factory):
-    found = {"bytes": BytesTokenizer()}
+    tokenizers = {"bytes": BytesTokenizer()}
     for kind in ("bpe", "unigram"):
         config = SentencePieceConfig(322, kind, character_coverage=1.0)
-        found[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
-    found["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
-    return found
+        tokenizers[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
+    tokenizers["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
+    return tokenizers
 
 
 @pytest.fixture(params=["bytes", "bpe", "unigram", "byte_level"])
@@ -182,7 +182,7 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
 def test_no_flipped_bit_is_used(tokenizers_by_kind, tmp_path, kind):
     tokenizer = tokenizers_by_kind[kind]
     tokenizer.save(tmp_path)
-    keep_chat_template(tmp_path, "{{ messages }}")
+    add_chat_template(tmp_path, "{{ messages }}")
     assert load_tokenizer(tmp_path).chat_template == "{{ messages }}"
     generator = random.Random(0)
     for path in sorted(tmp_path.iterdir()):

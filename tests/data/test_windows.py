@@ -30,15 +30,15 @@ def slow_row(store: TokenStore, start: int, size: int, length: int) -> dict[str,
     row = {name: [] for name in ("inputs", "targets", "weights", "segments", "positions")}
     segment, position = 0, 0
     for column in range(length):
-        place = (start + column) % len(store.tokens)
+        index = (start + column) % len(store.tokens)
         if column >= size:
             values = (PAD, PAD, 0.0, 0, 0)
         else:
-            new = place in begins
-            if new or column == 0:
+            is_first = index in begins
+            if is_first or column == 0:
                 segment, position = segment + 1, 0
-            before = BOS if new else int(store.tokens[place - 1])
-            values = (before, int(store.tokens[place]), 1.0, segment, position)
+            previous = BOS if is_first else int(store.tokens[index - 1])
+            values = (previous, int(store.tokens[index]), 1.0, segment, position)
             position += 1
         for name, value in zip(row, values, strict=True):
             row[name].append(value)
