@@ -232,7 +232,7 @@ class Block(nnx.Module):
         Args:
           x: [B, L, D], the residual stream.
           name: of the norm: `name`_norm, and `name`_output_norm in a sandwich.
-          change: sees rows as `sharding.whole()`.
+          change: sees rows as `sharding.gathered()`.
           sharding: how activations are split.
           key: for dropout.
           read: what is changed, if not x.
@@ -241,7 +241,7 @@ class Block(nnx.Module):
         place, norm = self.config.norm_placement, getattr(self, f"{name}_norm")
         h = x if read is None else read
         h = norm(h) if place in ("pre", "sandwich") and not plain else h
-        h = change(mesh.reshard(h, *sharding.whole()))
+        h = change(mesh.reshard(h, *sharding.gathered()))
         if place == "output":
             h = norm(h)
         elif place == "sandwich":

@@ -48,7 +48,7 @@ class MLP(nnx.Module):
         self.down = project("down", (f, d), ("mlp", "embed"), out_std)
 
     def __call__(self, x: jax.Array, sharding: ActivationSharding) -> tuple[jax.Array, Aux]:
-        """[B, L, D] split as `sharding.whole()` -> [B, L, D] split as `sharding.stream()`, and
+        """[B, L, D] split as `sharding.gathered()` -> [B, L, D] split as `sharding.stream()`, and
         named sums for the loss, of which it has none."""
         up = self.up(x, sharding.mlp())
         gate = self.gate(x, sharding.mlp()) if self.gated else None

@@ -80,7 +80,7 @@ class Transform(nnx.Module):
 
     def __call__(self, x: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """[B, L, D] -> [B, L, D], split as `sharding.stream()`."""
-        x = self.dense(mesh.reshard(x, *sharding.whole()), sharding.stream()).astype(jnp.float32)
+        x = self.dense(mesh.reshard(x, *sharding.gathered()), sharding.stream()).astype(jnp.float32)
         return self.norm(self.activation(x).astype(self.dense.dtype))
 
 
@@ -225,7 +225,7 @@ class Stack(nnx.Module):
     ) -> list[tuple[jax.Array, jax.Array]]:
         """The encoder's output [B, E, D] as each layer's keys and values, [B, E, N, K]."""
         graphs, params = self._split()
-        encoded = mesh.reshard(encoded, *DECODE.whole())
+        encoded = mesh.reshard(encoded, *DECODE.gathered())
         context = BlockContext(DECODE, jnp.zeros(encoded.shape[:2], jnp.int32), Mask())
         blocks = (
             nnx.merge(graphs[group_of(self.groups, number)], layer)

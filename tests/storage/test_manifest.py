@@ -1,4 +1,4 @@
-"""Checksums of a folder: whatever is changed, removed or no longer listed is noticed."""
+"""Checksums of a folder detect files that are changed, missing or not listed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Names that checkpoints can have."""
+"""Paths that checkpoints can be written to."""
 
 import os
 
@@ -20,8 +20,8 @@ def test_others_are_refused(tmp_path, name):
 
 
 def test_the_folders_above_count(tmp_path, monkeypatch):
-    place = os.path.join(tmp_path, os.fsdecode(b"a\xff"))
-    os.mkdir(place)
-    monkeypatch.chdir(place)
+    folder = os.path.join(tmp_path, os.fsdecode(b"a\xff"))
+    os.mkdir(folder)
+    monkeypatch.chdir(folder)
     with pytest.raises(UserError, match="rename it, or the folder above it"):
         check_utf8("run")
