@@ -57,8 +57,8 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
         elif os.path.exists(name):  # a pipe, which can be read only once, or a device
             raise UserError(name, "is not a regular file", "write its content to a file first")
         elif glob.has_magic(name):
-            found = glob.glob(name, recursive=True)
-            matches = sorted(match for match in found if Path(match).is_file())
+            names = glob.glob(name, recursive=True)
+            matches = sorted(match for match in names if Path(match).is_file())
             if not matches:
                 raise UserError(name, "matches no file", "check the pattern")
             files.update((Path(match), None) for match in matches)
