@@ -84,7 +84,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         score, intervals = self.score, _intervals(self.score)
-        words = score.words()
+        words = score.summary()
         first, *rest = words
         rows = {
             first: words[first] + intervals.get(first, ""),
