@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format name their base model only where they stand on it."""
+"""Exported adapters name their base model only if it is an unmodified import."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ HUB = Origin(format="hf", source="someone/model", model_type="llama")
 
 @pytest.fixture
 def base(tmp_path) -> Path:
-    """An import that nobody has trained."""
+    """An untrained import."""
     run = begun(tmp_path / "base", DECODER)
     write_origin(run.folder, HUB)
     return run.folder
 
 
 def adapted(folder: Path, init_from: Path | None, origin: Origin | None = HUB) -> Path:
-    """A run of the same model with adapters, as training would leave it."""
+    """A run of the same model with adapters, as after training."""
     run = begun(folder, DECODER)
     lora = LoraConfig(rank=2, targets=("query",))
     begin = None if init_from is None else str(init_from)
@@ -47,7 +47,7 @@ def adapted(folder: Path, init_from: Path | None, origin: Origin | None = HUB) -
 
 
 def named(run: Path) -> str | None:
-    """The base that exported adapters name."""
+    """The base model named by exported adapters."""
     out = export(run, run.with_name(f"{run.name}-peft"), to="peft")
     name: str | None = json.loads((out / "adapter_config.json").read_text())[
         "base_model_name_or_path"

@@ -1,4 +1,4 @@
-"""A stale cache can't be used, a half-made one can't be seen, makers don't disturb each other."""
+"""The token cache: keys, damage, interrupted and concurrent builds."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
 
 
 def everything(config):
-    """All that is read of a corpus."""
+    """The whole content of a corpus."""
     corpus = prepare(config, BytesConfig())[1]
     arrays = [
         getattr(store, name).tolist()
@@ -177,7 +177,7 @@ def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
 
 
 def test_no_flipped_bit_is_used(tmp_path, builds):
-    """In any byte of any file of a small cache."""
+    """Flips bits in every file of a small cache."""
     write_documents(tmp_path / "lines.txt", 12)
     source = TextSource((str(tmp_path / "lines.txt"),), split="line")
     folder = str(tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Chat templates: what Transformers makes of them; hostile ones refused in seconds."""
+"""Chat templates render as in Transformers; hostile ones are refused in seconds."""
 
 import time
 from datetime import datetime
@@ -89,9 +89,9 @@ def test_what_templates_find_is_what_transformers_gives_them():
         **names,
     )
     with ChatTemplate(TWISTED, names) as template:
-        assert template.marks_generation
+        assert template.has_generation_blocks
         context = Context(TOOLS, documents)
-        assert template.generated(TWISTED_MESSAGES, context=context) == (expected[0], spans[0])
+        assert template.render_spans(TWISTED_MESSAGES, context=context) == (expected[0], spans[0])
         options = {"add_generation_prompt": False, "context": context}
         assert template.render(TWISTED_MESSAGES, **options) == expected[0]
 
@@ -109,8 +109,8 @@ def test_what_templates_find_is_what_transformers_gives_them():
 )
 def test_blocks_of_what_the_model_writes(template, spans):
     with ChatTemplate(template, {}) as renderer:
-        assert renderer.marks_generation
-        text, blocks = renderer.generated(MESSAGES)
+        assert renderer.has_generation_blocks
+        text, blocks = renderer.render_spans(MESSAGES)
         assert blocks == spans
         assert text == renderer.render(MESSAGES)
 
@@ -121,7 +121,7 @@ def test_blocks_whose_text_depends_on_their_marks_are_refused():
         ChatTemplate(template, {}) as renderer,
         pytest.raises(UserError, match="changes the text of"),
     ):
-        renderer.generated(MESSAGES)
+        renderer.render_spans(MESSAGES)
 
 
 def test_the_time_is_the_callers():

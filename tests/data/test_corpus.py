@@ -1,4 +1,4 @@
-"""Training and validation sets never meet; every byte is counted."""
+"""Training and validation sets are disjoint; every byte is counted."""
 
 from dataclasses import replace
 
@@ -84,7 +84,7 @@ def test_a_limit_on_the_validation_set_gives_the_rest_to_training(lines, cache, 
 
 
 def test_a_limit_that_one_source_meets_holds_for_the_others(tmp_path, cache):
-    """The large source trains on documents that the small one, by itself, would validate on."""
+    """The large source trains on documents that the small one alone would validate on."""
     small = write_documents(tmp_path / "small.txt", 40, seed=1)
     large = write_documents(tmp_path / "large.txt", 400, seed=2)
     (tmp_path / "large.txt").write_text("".join(f"{text}\n" for text in large + small))
@@ -106,7 +106,7 @@ def test_no_validation_set_where_none_is_wanted(lines, cache):
 
 
 def test_the_tokenizer_is_trained_on_training_documents_only(tmp_path, lines, cache):
-    """Validation documents may change as they like: the tokenizer stays the same."""
+    """The tokenizer does not depend on validation documents."""
     config = config_of(cache, lines)
     texts = write_documents(tmp_path / "lines.txt", 200)
     validation = set(validation_texts(prepare(config, BytesConfig())[1]))

@@ -1,4 +1,4 @@
-"""Decoding with a tokenizer.json: the library's own text, whole and token by token."""
+"""Decoding equals that of the `tokenizers` library, at once and token by token."""
 
 import json
 
@@ -87,7 +87,7 @@ NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def content(decoder):
-    """A tokenizer.json of all pieces as they are, with special and added tokens."""
+    """A tokenizer.json of all pieces, with special and added tokens."""
     inner = Inner(
         models.WordLevel({piece: index for index, piece in enumerate([*PIECES, *SPECIAL])}, "a")
     )
@@ -98,13 +98,13 @@ def content(decoder):
 
 
 def opened(decoder):
-    """Ours and the library's own."""
+    """Our tokenizer and the library's."""
     text = content(decoder)
     return HuggingFaceTokenizer(text, NAMES), Inner.from_str(text.decode())
 
 
 def reference(inner, ids, skip=True):
-    """The library's text; where it breaks off, there is none."""
+    """The library's text; None if it panics."""
     try:
         return inner.decode(ids, skip_special_tokens=skip)
     except BaseException as error:
@@ -118,10 +118,10 @@ IDS = st.lists(st.integers(0, len(PIECES) + len(SPECIAL) + len(ADDED) - 1), max_
 
 @settings(max_examples=200, deadline=None)
 @given(decoder=DECODERS, ids=IDS)
-def test_text_is_the_librarys_own_whole_and_streamed(decoder, ids):
+def test_text_equals_the_librarys_at_once_and_streamed(decoder, ids):
     try:
         tokenizer, inner = opened(decoder)
-    except UserError:  # a step that the library breaks off over
+    except UserError:  # a step over which the library panics
         return
     expected = reference(inner, ids)
     if expected is None:

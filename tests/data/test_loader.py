@@ -65,7 +65,7 @@ def test_hosts_read_their_own_rows_of_the_same_batch(small, hosts):
 
 
 def test_only_the_rows_of_this_process_are_read():
-    """Of a mesh over eight devices, pretend that two are ours."""
+    """Pretends that this process holds two of the mesh's eight devices."""
     mesh = make_mesh(MeshConfig(fsdp=4, sequence=2))
     sharding = named_sharding(mesh, "batch")
     assert local_rows(sharding, 8) == list(range(8))
@@ -78,7 +78,7 @@ def test_only_the_rows_of_this_process_are_read():
     assert local_rows(Mine(), 8) == [2, 3]
 
 
-def test_going_on_at_a_step_gives_the_same_batches(small):
+def test_resuming_at_a_step_gives_the_same_batches(small):
     batches = take(*small, 9)
     resumed = take(*small, 4, start_step=5)
     assert [step for step, _ in resumed] == [5, 6, 7, 8]

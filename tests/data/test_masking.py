@@ -1,4 +1,4 @@
-"""What is hidden, how, and what never is."""
+"""Masking: which tokens are hidden, how, and which never are."""
 
 import numpy as np
 import pytest
@@ -13,18 +13,20 @@ from llmjax.data.tokenizers.config import BytesConfig
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
 
-def masked(windows, config=MaskedConfig(), leads=True, seed=0):  # noqa: B008 (frozen)
-    return Masked(config, vocabulary(leads)).batch(windows, keys(len(windows.tokens), seed))
+def masked(windows, config=MaskedConfig(), starts_with_bos=True, seed=0):  # noqa: B008 (frozen)
+    return Masked(config, vocabulary(starts_with_bos)).batch(
+        windows, keys(len(windows.tokens), seed)
+    )
 
 
 @given(SIZES, st.booleans(), st.booleans(), st.integers(1, 40))
-def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(
-    sizes, leads, whole_words, length
+def test_only_hidden_text_has_weight_and_the_rest_is_unchanged(
+    sizes, starts_with_bos, whole_words, length
 ):
     windows = cut(sizes, 3, length)
-    batch = masked(windows, MaskedConfig(whole_words=whole_words), leads)
+    batch = masked(windows, MaskedConfig(whole_words=whole_words), starts_with_bos)
     inputs, targets, weights = batch["inputs"], batch["targets"], batch["weights"]
-    np.testing.assert_array_equal(targets, encoder_input(windows, vocabulary(leads)))
+    np.testing.assert_array_equal(targets, encoder_input(windows, vocabulary(starts_with_bos)))
     assert set(weights.ravel().tolist()) <= {0.0, 1.0}
     assert (targets[weights > 0] >= FIRST).all(), "a special token is to be predicted"
     assert (windows.segments[weights > 0] > 0).all(), "padding is to be predicted"
@@ -37,7 +39,7 @@ def test_only_hidden_text_has_weight_and_all_else_is_seen_as_it_is(
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
-def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole_words):
+def test_80_percent_of_hidden_tokens_are_masks_and_10_random(whole_words):
     batch = masked(cut([300] * 80, 100, 200), MaskedConfig(whole_words=whole_words))
     hidden = batch["weights"] > 0
     inputs, targets = batch["inputs"][hidden], batch["targets"][hidden]
@@ -53,7 +55,7 @@ def test_of_the_hidden_80_percent_are_masks_10_other_tokens_and_10_left(whole_wo
     assert len(set(replaced.tolist())) > 100, "replaced by few tokens only"
 
 
-def test_other_shares_are_taken_as_they_are_given():
+def test_other_shares():
     batch = masked(cut([300] * 20, 20, 200), MaskedConfig(share=0.5, masked=0.0, random=1.0))
     hidden = batch["weights"] > 0
     assert hidden.sum() / hidden.size == pytest.approx(0.5, abs=0.05)
@@ -72,7 +74,7 @@ def test_whole_words_are_never_split(sizes, length, seed):
 
 
 def test_single_tokens_do_split_words():
-    """What the test above tests could fail."""
+    """Shows that the test above could fail."""
     windows = cut([300] * 10, 10, 200)
     batch = masked(windows)
     words = word_numbers(batch["targets"], windows.segments, vocabulary())
@@ -92,7 +94,7 @@ def test_words_of_real_text():
     assert [part.decode() for part in spans] == expected
 
 
-def test_each_key_draws_anew_and_the_same_key_the_same():
+def test_masks_depend_on_the_key_alone():
     windows = cut([300] * 4, 4, 100)
     first, again, second = (masked(windows, seed=seed) for seed in (1, 1, 2))
     for name in first:
@@ -102,7 +104,7 @@ def test_each_key_draws_anew_and_the_same_key_the_same():
 
 def test_text_begins_with_bos_or_ends_with_eos_as_the_tokenizer_says():
     windows = cut([2, 3], 1, 14)
-    assert encoder_input(windows, vocabulary(leads=True))[0].tolist().count(BOS) == 2
-    assert EOS not in encoder_input(windows, vocabulary(leads=True))
-    read = encoder_input(windows, vocabulary(leads=False))[0]
+    assert encoder_input(windows, vocabulary(starts_with_bos=True))[0].tolist().count(BOS) == 2
+    assert EOS not in encoder_input(windows, vocabulary(starts_with_bos=True))
+    read = encoder_input(windows, vocabulary(starts_with_bos=False))[0]
     assert [read[2], read[6]] == [EOS, EOS]

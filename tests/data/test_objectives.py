@@ -1,4 +1,4 @@
-"""Objectives: which one, of what, and that a batch stays a function of seed and step."""
+"""Objectives: configs, mixtures, and batches as functions of seed and step."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def objective(request):
     return OBJECTIVES[request.param]
 
 
-def test_the_loader_yields_what_batch_at_defines_and_goes_on_exactly(small, objective):
+def test_the_loader_yields_what_batch_at_defines_and_resumes_exactly(small, objective):
     from llmjax.data.loader import CorpusFeed, Loader
 
     def taken(start, count):
@@ -69,7 +69,7 @@ def test_any_mesh_holds_the_same_batch(small, objective):
     equal(batch, batch_at(*small, 5, step, objective))
 
 
-def test_every_epoch_and_every_seed_draws_afresh(small):
+def test_every_epoch_and_every_seed_draws_new_masks(small):
     corpus, config = small
     epoch_config = replace(config, batch_size=rows_per_epoch(corpus, config))
     hidden = []
@@ -79,7 +79,7 @@ def test_every_epoch_and_every_seed_draws_afresh(small):
     for first, second in [(0, 1), (0, 2)]:
         same = (hidden[first] * hidden[second]).sum() / hidden[first].sum()
         assert same < 0.25, "the same places are hidden again"
-    # Rows of equal text too: what is drawn hangs on the row's number.
+    # Also for rows of equal text: the random numbers depend on the row's number.
     windows = cut([500], 1, 400).take(np.zeros(2, int))
     batch = Masked(MaskedConfig(), vocabulary()).batch(windows, keys(2))
     assert (batch["weights"][0] != batch["weights"][1]).any()
@@ -172,12 +172,12 @@ def test_bytes_have_a_mask_and_no_sentinels():
         (SpanConfig(sentinels=0), (2, 2), "objective.sentinels: 0"),
     ],
 )
-def test_what_does_not_suit_is_named(objective, layers, expected):
+def test_unsuitable_objectives_are_named(objective, layers, expected):
     (problem,) = objective.problems(*layers)
     assert expected in problem
 
 
-def test_what_suits_passes():
+def test_suitable_objectives_pass():
     for objective, layers in [
         (CausalConfig(), (0, 2)),
         (PrefixConfig(), (0, 2)),

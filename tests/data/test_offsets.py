@@ -1,4 +1,4 @@
-"""Which characters a token stands for, whatever the tokenizer does to the text."""
+"""Character offsets of tokens, also for tokenizers that normalize the text."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The space before a text, with a SentencePiece model and settings that speak of it."""
+"""The space that SentencePiece models add before a text, and the settings that control it."""
 
 import json
 
@@ -12,7 +12,7 @@ KINDS = ("llama", "mistral")
 
 
 def model(path, kind, **settings):
-    """Llama's folder without a tokenizer.json, of one model or another."""
+    """Llama's folder without a tokenizer.json, for a given model type."""
     llama(path)
     config = path / "tokenizer_config.json"
     defaults = {"legacy": None, "add_bos_token": False} | settings
@@ -36,7 +36,7 @@ def test_settings_count_as_in_transformers(tmp_path, kind, space, legacy):
 
 
 def test_a_text_without_a_space_before_it(tmp_path):
-    """What Transformers 5.24 gives: Llama's own class goes by add_prefix_space."""
+    """As in Transformers 5.24: only Llama's class reads add_prefix_space."""
     with_space = import_tokenizer(model(tmp_path / "on", "llama"))
     without = import_tokenizer(model(tmp_path / "off", "llama", add_prefix_space=False))
     ignored = import_tokenizer(model(tmp_path / "mistral", "mistral", add_prefix_space=False))

@@ -1,4 +1,4 @@
-"""Files as streams: nothing lost, nothing silently cut short."""
+"""Files as streams: nothing is lost or silently truncated."""
 
 import bz2
 import gzip
@@ -93,7 +93,7 @@ def test_chunks_put_together_are_the_file(tmp_path_factory, content, size, block
     offset = 0
     for start, data in chunks:
         assert start == offset
-        data.decode("utf-8")  # whole characters
+        data.decode("utf-8")  # complete characters
         offset += len(data)
     assert all(len(data) >= min(size, 4) for _, data in chunks[:-1])
 

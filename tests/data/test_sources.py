@@ -1,4 +1,4 @@
-"""Sources give their documents, and say what is wrong and where when they cannot."""
+"""Sources yield their documents, and report errors with their location."""
 
 import gzip
 import json
@@ -225,7 +225,7 @@ def test_parquet_with_two_columns_of_one_name(tmp_path):
 
 
 def test_large_files_stream(tmp_path):
-    """The first document of 64 MB comes without the rest being read."""
+    """Yields the first document of 64 MB without reading the rest."""
     import tracemalloc
 
     with (tmp_path / "big.txt").open("w") as file:
@@ -243,7 +243,7 @@ def test_large_files_stream(tmp_path):
 
 
 def test_the_embedded_corpus(tmp_path_factory):
-    """Prepared by TFDS as ArrayRecord, without TensorFlow; the same every time."""
+    """TFDS prepares it as ArrayRecord without TensorFlow, deterministically."""
     cache = str(tmp_path_factory.mktemp("embedded"))
     found = list(EmbeddedSource().documents(cache))
     size = sum(len(text.encode()) for text in found)

@@ -1,4 +1,4 @@
-"""Tokens that only the files beside a tokenizer.json name: the same as in Transformers."""
+"""Special tokens from the other files of a tokenizer.json's folder, as in Transformers."""
 
 import json
 
@@ -40,7 +40,7 @@ def listed(**more):
     return {"config": NAMES | more}
 
 
-# What the files say, and the ids of the tokens that Transformers 5.24 then has.
+# Content of the files, and the ids of the tokens in Transformers 5.24.
 CASES = {
     "additional": (
         listed(additional_special_tokens=["<x>", "<in>", "<y>"]),
@@ -182,7 +182,7 @@ def test_odd_lists_are_refused(tmp_path, odd):
 
 
 def test_older_lists_of_objects_are_read(tmp_path):
-    """Version 4 of Transformers wrote them without a type into special_tokens_map.json."""
+    """Transformers 4 wrote them to special_tokens_map.json without a type."""
     path = folder(tmp_path, config=NAMES, special={"additional_special_tokens": [Y]})
     tokenizer = import_tokenizer(path)
     assert tokenizer.special_tokens["<y>"] == 259

@@ -1,11 +1,11 @@
-"""What is for validation is a matter of content alone."""
+"""The validation split depends only on content."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmjax.data.text.cache import Seen
+from llmjax.data.text.cache import SeenHashes
 from llmjax.data.text.split import (
     HASHES,
     HashSample,
@@ -48,13 +48,13 @@ def test_hashes_are_spread_evenly():
 def test_seen_is_exact_while_it_is_not_full():
     generator = random.Random(0)
     hashes = [generator.randrange(HASHES) for _ in range(3000)]
-    seen = Seen(buckets=1 << 12)
+    seen = SeenHashes(buckets=1 << 12)
     assert not any(seen.add(h) for h in hashes)
     assert all(seen.add(h) for h in hashes)
 
 
 def test_seen_forgets_the_oldest_and_never_claims_what_it_did_not_see():
-    seen = Seen(buckets=4, depth=2)
+    seen = SeenHashes(buckets=4, depth=2)
     hashes = [4 * i for i in range(1, 6)]  # all in one bucket
     assert not any(seen.add(h) for h in hashes)
     assert [seen.add(h) for h in hashes[-2:]] == [True, True]

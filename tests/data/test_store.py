@@ -1,4 +1,4 @@
-"""Documents on disk come back as they were written."""
+"""Token stores are read as they were written."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_ids_beyond_the_vocabulary_are_refused(tmp_path):
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    """A store that is verified where it is read: 90,000 tokens, in documents of 9."""
+    """A store of 90,000 tokens, in documents of 9, that is verified block by block."""
     monkeypatch.setattr(store, "VERIFIED_AT_ONCE", 1000)
     count = np.full(10_000, 9, np.int64)
     writer = StoreWriter(tmp_path / "store", 60_000)

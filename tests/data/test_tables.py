@@ -1,4 +1,4 @@
-"""Tables of every form, and one clear line for whatever is wrong with them."""
+"""Tables of every format, and one clear line for every error."""
 
 import bz2
 import csv
@@ -56,7 +56,7 @@ SQUAD = {
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes a file and names it as a table."""
+    """Writes a file and returns its table."""
 
     def write(name, content, **more):
         data = content if isinstance(content, bytes) else content.encode()

@@ -1,4 +1,4 @@
-"""Every tokenizer of ours: lossless, no special token out of text, whole after a save."""
+"""All tokenizers are lossless, encode no special tokens from text, and survive saving."""
 
 import json
 import random
@@ -37,7 +37,7 @@ TEXTS = [
 AWKWARD = st.sampled_from(
     [
         *("<s>", "</s>", "<pad>", "<unk>", "<0x41>", "<end>"),  # spell special tokens
-        *("\u2581", "\u2585", "\0", "\r\n", "\t", "  ", "\n\n    "),  # what SentencePiece treats
+        *("\u2581", "\u2585", "\0", "\r\n", "\t", "  ", "\n\n    "),  # SentencePiece treats these
         *("\ufffd", "\ufeff", "\U0001f600", "é", "e\u0301", "\u2028", "\x85"),
     ]
 )
@@ -247,7 +247,7 @@ def test_long_texts_are_encoded_in_parts(tokenizers_by_kind, monkeypatch):
 
 
 def existing_model(tmp_path, **options) -> SentencePieceConfig:
-    """A model as SentencePiece trains it by default: space in front, Unicode normalized."""
+    """A model of SentencePiece's defaults: leading space, Unicode normalization."""
     prefix = str(tmp_path / "model")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_prefix=prefix, vocab_size=60, minloglevel=2, **options
@@ -306,7 +306,7 @@ def test_names_of_special_tokens(tmp_path):
 
 
 def test_metaspace_with_byte_fallback(tmp_path):
-    """The way of Llama 2: a space in front, "▁" for spaces, bytes for rare characters."""
+    """As Llama 2: a leading space, "▁" for spaces, bytes for rare characters."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
     vocab |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     vocab |= {piece: 259 + i for i, piece in enumerate("▁abct")}

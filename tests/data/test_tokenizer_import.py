@@ -1,4 +1,4 @@
-"""Published tokenizers: the same ids as Transformers and SentencePiece, from whichever files."""
+"""Imported tokenizers of all formats give the ids of Transformers and SentencePiece."""
 
 import json
 
@@ -85,7 +85,7 @@ def test_older_files_give_the_ids_of_transformers(family):
     assert pair == reference.encode("the", "cat")
 
 
-def test_what_stands_around_a_text(family):
+def test_special_tokens_around_a_text(family):
     name, _, tokenizer = family
     expected = {
         "t5": ((), (1,)),
@@ -128,7 +128,7 @@ def test_saved_and_loaded_they_are_the_same(family, tmp_path):
 
 @pytest.mark.parametrize("user", [[], ["<mask>", "\n", "\n\n", "\u2581\u2581", "<h1>"]])
 def test_sentencepiece_models_encode_as_they_do_by_themselves(tmp_path, user):
-    """Gemma's way: no space in front, symbols of the user's that nothing cuts."""
+    """As Gemma: no leading space, user-defined symbols that are never split."""
     processor = sentencepiece_model(
         tmp_path / "tokenizer.model", **LLAMA, add_dummy_prefix=False, user_defined_symbols=user
     )
@@ -142,7 +142,7 @@ def test_sentencepiece_models_encode_as_they_do_by_themselves(tmp_path, user):
 
 
 def modern(folder, template=True):
-    """A byte-level tokenizer.json with added tokens of all kinds, and a hole among its ids."""
+    """A byte-level tokenizer.json with added tokens of all kinds, and a gap in its ids."""
     inner = Inner(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

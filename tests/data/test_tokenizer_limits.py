@@ -1,4 +1,4 @@
-"""Hostile tokenizers: refused in one line, before they cost memory or time."""
+"""Hostile tokenizers are refused in one line, before they take memory or time."""
 
 import json
 import resource
@@ -32,7 +32,7 @@ for folder in sys.argv[1:]:
         import_tokenizer(folder)
     except UserError as error:
         print(error)
-# Not getrusage: that still counts the process which started this one.
+# Not getrusage, which includes the parent process's memory before exec.
 status = open("/proc/self/status").read()
 print(status.split("VmHWM:")[1].split()[0])
 """
@@ -165,7 +165,7 @@ def test_the_largest_id_that_is_allowed(tmp_path):
 
 
 def test_published_normalizers_keep_to_the_limit(tmp_path):
-    """Those of ALBERT, CLIP and BERT, the longest sequences that are published."""
+    """ALBERT's, CLIP's and BERT's: the longest published sequences."""
     albert = [
         *(
             {"type": "Replace", "pattern": {"String": mark}, "content": '"'}
@@ -254,7 +254,7 @@ def test_files_too_large_are_not_read(tmp_path):
         SentencePieceConfig(path=str(tmp_path / "spiece.model")).open()
 
 
-def test_dropout_is_switched_off(tmp_path):
+def test_dropout_is_disabled(tmp_path):
     value = spec({**SMALL, "ab": 4, "aab": 5})
     value["model"] |= {"merges": [["a", "b"], ["a", "ab"]], "dropout": 0.9}
     write(tmp_path, value)
@@ -265,5 +265,5 @@ def test_dropout_is_switched_off(tmp_path):
     for tokenizer in opened:
         assert {tuple(tokenizer.encode("aab")) for _ in range(50)} == {(5,)}
         assert {tuple(tokenizer.encode_marked("aab")) for _ in range(50)} == {(5,)}
-    # What is saved and exported is deterministic too.
+    # Saved and exported tokenizers are deterministic too.
     assert json.loads(opened[0].content)["model"]["dropout"] is None

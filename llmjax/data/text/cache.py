@@ -31,7 +31,7 @@ _VALIDATION = "heldout"
 _TEXT = "heldout.txt"
 
 
-class Seen:
+class SeenHashes:
     """A set of hashes in a fixed 64 MiB: exact for the first million or so, then approximate.
 
     Each hash belongs to one of 2^20 buckets of 8; a full bucket evicts its oldest.
@@ -156,7 +156,7 @@ def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
 
 def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
     """Yields (hash, UTF-8 text) of each distinct document."""
-    seen = Seen()
+    seen = SeenHashes()
     for text in source.documents(cache_dir):
         data = text.encode("utf-8")
         hash_ = document_hash(data)

@@ -173,11 +173,11 @@ def _set_spaces(inner: Tokenizer, proto: Any, legacy: bool, prefix: bool = True)
     `prefix`: whether a space may be added before a text.
     """
     spec = proto.normalizer_spec
-    leads = prefix and spec.add_dummy_prefix
+    adds_space = prefix and spec.add_dummy_prefix
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
-    scheme = "always" if leads else "never"
+    scheme = "always" if adds_space else "never"
     if proto.trainer_spec.model_type == UNIGRAM and spec.remove_extra_whitespaces:
         inner.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -190,15 +190,15 @@ def _set_spaces(inner: Tokenizer, proto: Any, legacy: bool, prefix: bool = True)
         return
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if leads and not legacy:
+    if adds_space and not legacy:
         inner.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement=SPACE, prepend_scheme="first", split=False
         )
     else:
-        steps += [normalizers.Prepend(SPACE)] if leads else []
+        steps += [normalizers.Prepend(SPACE)] if adds_space else []
         steps.append(normalizers.Replace(" ", SPACE))
     inner.normalizer = normalizers.Sequence(steps) if steps else None
-    inner.decoder = _decoder(strips=leads)
+    inner.decoder = _decoder(strips=adds_space)
 
 
 def _decoder(*, strips: bool) -> decoders.Decoder:

@@ -64,7 +64,7 @@ class TokenizerMetadata:
         )
 
     @classmethod
-    def beside(cls, path: Path) -> "TokenizerMetadata":
+    def for_tokenizer(cls, path: Path) -> "TokenizerMetadata":
         """The metadata in the folder of a tokenizer.json, without those of a model.
 
         Raises:

@@ -118,7 +118,7 @@ class HuggingFaceTokenizer(TableTokenizer):
           names: of the special tokens; None: as stated by the other files of the folder.
         """
         path = path / TOKENIZER_FILE if path.is_dir() else path
-        content, metadata = read_tokenizer_json(path), TokenizerMetadata.beside(path)
+        content, metadata = read_tokenizer_json(path), TokenizerMetadata.for_tokenizer(path)
         spec = parse_tokenizer_json(content, path)
         with TranslatedErrors(path):
             content, spec = with_added_tokens(content, spec, metadata)
