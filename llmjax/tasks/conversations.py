@@ -108,7 +108,7 @@ class ChatEncoder:
         turns = turns[-1:] if last else turns
         if not turns:
             return []
-        if self._template.marks_generation:
+        if self._template.has_generation_blocks:
             chat, text = self._generated(messages, turns[0] if last else 0)
             for turn in turns:
                 require_calls(messages, turn, text)
@@ -178,7 +178,7 @@ class ChatEncoder:
         return self._cut(text, spans), "".join(text[first:end] for first, end in spans)
 
     def _blocks(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        return self._template.generated(messages, context=self._context, now=self._now)
+        return self._template.render_spans(messages, context=self._context, now=self._now)
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int]]) -> EncodedChat:
         """Tokenize a text so that, where possible, no token crosses a span boundary."""

@@ -74,7 +74,7 @@ class Head:
         plain, dtype = ("batch", None, None), model.compute.dtype
         body = {name: value for name, value in params.items() if name != "heads"}
         if self.neck == "pooler":
-            x = model.summarise(body, x)
+            x = model.pool_each(body, x)
         elif self.neck == "transform":
             x = model.lm_head_input(body, x)
         elif self.neck != "none":

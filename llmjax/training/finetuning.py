@@ -12,7 +12,7 @@ from llmjax.data.batch import Batch
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
-from llmjax.data.tokenizers.folder import keep_chat_template
+from llmjax.data.tokenizers.folder import add_chat_template
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss
@@ -265,5 +265,5 @@ def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
     chats = any(task.uses_chat_template for task in config.tasks)
     if not chats or tokenizer.chat_template is not None:
         return tokenizer
-    keep_chat_template(run.tokenizer, PLAIN)
+    add_chat_template(run.tokenizer, PLAIN)
     return load_tokenizer(run.tokenizer)

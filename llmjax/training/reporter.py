@@ -13,8 +13,8 @@ from llmjax.run import environment
 from llmjax.run.config.build import plain
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.display import Display, Silent, make_display, short_count, si, to_stderr
-from llmjax.run.telemetry.hardware import peak_flops
 from llmjax.run.telemetry.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from llmjax.run.telemetry.throughput import peak_flops
 from llmjax.state import split
 from llmjax.training.session import Session
 

@@ -81,8 +81,8 @@ class Session:
         flops = flops_per_token(
             config,
             self.config.data.length,
-            unembeds=self.workload.has_lm_head,
-            through=not isinstance(tune, TrainHeads),
+            lm_head=self.workload.has_lm_head,
+            backward=not isinstance(tune, TrainHeads),
         )
         return flops / stacks
 

@@ -15,8 +15,7 @@ from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.telemetry.hardware import memory_bytes, peak_flops
-from llmjax.run.telemetry.throughput import Throughput
+from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
 from llmjax.tasks.task import body

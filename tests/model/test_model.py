@@ -155,8 +155,8 @@ def test_flops_against_a_count_by_hand():
     assert flops_per_token(windowed, 8) == 6 * weights + 2 * 12 * 16 * 5
     inner, attended = weights - 16 * 32, 2 * 12 * 16 * 8
     whole = resolve(LLAMA, 32)
-    assert flops_per_token(whole, 8, unembeds=False) == 6 * inner + attended
-    assert flops_per_token(whole, 8, unembeds=False, through=False) == 2 * inner + attended / 3
+    assert flops_per_token(whole, 8, lm_head=False) == 6 * inner + attended
+    assert flops_per_token(whole, 8, lm_head=False, backward=False) == 2 * inner + attended / 3
     adapted = replace(whole, lora=LoraConfig(rank=3, targets=("query", "up")))
     added = 2 * 3 * (16 + 16 + 16 + 64)
     assert flops_per_token(adapted, 8) == 4 * weights + attended + 6 * added

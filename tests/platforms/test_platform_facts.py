@@ -9,7 +9,7 @@ import pytest
 from llmjax.compression import fingerprint, plan
 from llmjax.run import environment
 from llmjax.run.config.files import load_config_file
-from llmjax.run.telemetry import hardware
+from llmjax.run.telemetry import throughput
 from llmjax.training import processes
 
 H100, UNKNOWN = "NVIDIA H100 80GB HBM3", "NVIDIA Something New"
@@ -28,7 +28,7 @@ def devices_of(kinds, stats=None):
 )
 def test_peak_flops(kinds, peak, monkeypatch):
     monkeypatch.setattr(jax, "devices", devices_of(kinds))
-    assert hardware.peak_flops() == peak
+    assert throughput.peak_flops() == peak
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_peak_flops(kinds, peak, monkeypatch):
 def test_memory(stats, most, monkeypatch):
     """Some allocators count nothing, or not the peak."""
     monkeypatch.setattr(jax, "local_devices", devices_of([H100, H100], stats))
-    assert hardware.memory_bytes() == most
+    assert throughput.memory_bytes() == most
 
 
 def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):

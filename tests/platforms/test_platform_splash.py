@@ -51,7 +51,7 @@ def test_as_the_reference(case):
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = ((2, T, HEADS, WIDTH), (2, s, KV, WIDTH), (2, s, KV, WIDTH), (2, T, HEADS, WIDTH))
     *given, weight = (2 * jax.random.normal(key, x) for key, x in zip(keys, shapes, strict=True))
-    assert attention_splash.suits(AttentionInputs(*given, mask, TRAIN))
+    assert attention_splash.supports(AttentionInputs(*given, mask, TRAIN))
     expected = jax.jit(partial(both, attention.reference, mask, weight, False))(*given)
     splash = partial(both, attention_splash.splash, mask, weight)
     if sizes is None:

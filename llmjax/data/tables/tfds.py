@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmjax.data.tables.table import Row, Table
-from llmjax.data.text.tfds import examples, prepare_builder
+from llmjax.data.text.tfds import prepare_builder, read_examples
 from llmjax.errors import UserError
 
 
@@ -32,7 +32,7 @@ class TfdsTable(Table):
 
     def rows(self) -> Iterator[Row]:
         builder = prepare_builder(self.name, self.data_dir)
-        for number, example in enumerate(examples(builder, self.split, self.name)):
+        for number, example in enumerate(read_examples(builder, self.split, self.name)):
             place = f"{self.name} {self.split} example {number}"
             try:
                 yield Row(place, dict(_columns(builder.info.features, example, "")))

@@ -1,7 +1,5 @@
 """The cache of tokenized sources, keyed by a hash of everything the tokens depend on."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 from llmjax.data.config import DataConfig
 from llmjax.data.progress import Progress
 from llmjax.data.text.encoding import BATCH_BYTES, Encoded, EncodingPool, encode_documents
-from llmjax.data.text.source import Identity, Source
+from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HASHES, HashSample, document_hash
 from llmjax.data.text.store import (
     FORMAT,
@@ -33,7 +31,7 @@ _VALIDATION = "heldout"
 _TEXT = "heldout.txt"
 
 
-class Seen:
+class SeenHashes:
     """A set of hashes in a fixed 64 MiB: exact for the first million or so, then approximate.
 
     Each hash belongs to one of 2^20 buckets of 8; a full bucket evicts its oldest.
@@ -89,7 +87,7 @@ def tokenize_source(
     """
     inputs = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
     inputs += [validation_threshold(config), config.validation_max_bytes]
-    key = hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16).hexdigest()
+    key = json_digest(inputs)
     folder = cache_root(config.cache_dir) / "tokens" / key
 
     stage = f"Tokenizing the {source.kind} source"
@@ -158,7 +156,7 @@ def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
 
 def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
     """Yields (hash, UTF-8 text) of each distinct document."""
-    seen = Seen()
+    seen = SeenHashes()
     for text in source.documents(cache_dir):
         data = text.encode("utf-8")
         hash_ = document_hash(data)

@@ -1,7 +1,5 @@
 """Prepares a corpus: trains or loads the tokenizer, tokenizes the sources, checks the result."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from llmjax.data.text.cache import (
     validation_threshold,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
-from llmjax.data.text.source import Identity
+from llmjax.data.text.source import Identity, json_digest
 from llmjax.data.text.split import HASHES, HashSample
 from llmjax.data.text.store import TokenStore
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
@@ -73,8 +71,7 @@ class Corpus:
     @property
     def fingerprint(self) -> str:
         """A hash: equal on all hosts that hold the same tokens in the same order."""
-        keys = json.dumps([source.key for source in self.sources])
-        return hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
+        return json_digest([source.key for source in self.sources])
 
 
 def prepare(
@@ -101,8 +98,7 @@ def prepare(
         the vocabulary size.
     """
     check_data(config, tokenizer_config)
-    config = replace(config, sources=tuple(source.pinned() for source in config.sources))
-    identities = [source.identify(config.cache_dir) for source in config.sources]
+    config, identities = _pin_sources(config)
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
     if folder is not None and folder.is_dir():
         tokenizer = load_tokenizer(folder)
@@ -134,11 +130,16 @@ def train_tokenizer(
         size.
     """
     check_data(data, config)
-    data = replace(data, sources=tuple(source.pinned() for source in data.sources))
-    identities = [source.identify(data.cache_dir) for source in data.sources]
+    data, identities = _pin_sources(data)
     tokenizer = _train_or_load(config, data, identities, progress)
     tokenizer.save(folder)
     return tokenizer
+
+
+def _pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
+    """The config with its sources pinned to their current versions, and their identities."""
+    config = replace(config, sources=tuple(source.pinned() for source in config.sources))
+    return config, [source.identify(config.cache_dir) for source in config.sources]
 
 
 def _train_or_load(
@@ -153,8 +154,7 @@ def _train_or_load(
     values = asdict(config)  # type: ignore[call-overload]  # configs are dataclasses
     inputs = [2, values, [i.digest for i in identities], weights, validation_threshold(data)]
     inputs += [special_tokens] if special_tokens else []
-    key = hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16).hexdigest()
-    folder = cache_root(data.cache_dir) / "tokenizers" / key
+    folder = cache_root(data.cache_dir) / "tokenizers" / json_digest(inputs)
 
     def build(target: Path) -> None:
         texts = list(_sample(data, config.sample_bytes, identities, progress))

@@ -119,7 +119,7 @@ class FileSource(Source):
     """A source of local files."""
 
     paths: tuple[str, ...]
-    """Files and globs (`**` goes through folders)."""
+    """Files and globs (`**` matches nested folders)."""
 
     @property
     def location(self) -> str:
@@ -141,11 +141,14 @@ class FileSource(Source):
         """The settings that determine the documents of the files."""
 
 
+def json_digest(values: Sequence[object]) -> str:
+    """A hash of JSON values, for keys of the cache."""
+    return hashlib.blake2b(json.dumps(list(values)).encode(), digest_size=16).hexdigest()
+
+
 def identify_settings(settings: Sequence[object]) -> Identity:
     """Identifies a source by its settings alone."""
-    return Identity(
-        hashlib.blake2b(json.dumps(list(settings)).encode(), digest_size=16).hexdigest()
-    )
+    return Identity(json_digest(settings))
 
 
 def identify_files(
@@ -162,7 +165,7 @@ def identify_files(
     stats = tuple((path, _stat(path)) for path in paths)
     hashes = [[path.suffix.lower(), _file_hash(path, stat, cache_dir)] for path, stat in stats]
     size = sum(stat[0] for _, stat in stats) if text else None
-    return Identity(identify_settings([*settings, hashes]).digest, stats, size)
+    return Identity(json_digest([*settings, hashes]), stats, size)
 
 
 def _stat(path: Path) -> tuple[int, ...]:

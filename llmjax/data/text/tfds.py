@@ -149,7 +149,7 @@ def _unknown(name: str) -> UserError:
 
 def _records(builder: Any, split: str, field: tuple[str, ...], name: str) -> Iterator[str]:
     _check_field(builder, field, name)
-    for record in examples(builder, split, name):
+    for record in read_examples(builder, split, name):
         for key in field:
             record = record[key]
         try:
@@ -179,7 +179,7 @@ def _check_field(builder: Any, field: tuple[str, ...], name: str) -> None:
         raise UserError(name, reason, f"set field to one of: {fields}")
 
 
-def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
+def read_examples(builder: Any, split: str, name: str) -> Iterator[Any]:
     """Yields the examples of a split, or of a slice of one, as nested dicts of NumPy values.
 
     Raises:
@@ -210,16 +210,16 @@ def _array_records(rows: Any) -> Iterator[Any]:
         records = rows.__getitems__(list(range(start, min(start + count, len(rows)))))
         yield from records
         start += count
-        largest = max(largest, *map(_bytes, records))
+        largest = max(largest, *map(_num_bytes, records))
         count = max(1, min(READ_AHEAD, 2 * count, READ_AHEAD_BYTES // largest))
 
 
-def _bytes(value: Any) -> int:
+def _num_bytes(value: Any) -> int:
     """Approximate size of an example in bytes."""
     if isinstance(value, dict):
-        return sum(map(_bytes, value.values()))
+        return sum(map(_num_bytes, value.values()))
     if isinstance(value, list):
-        return sum(map(_bytes, value))
+        return sum(map(_num_bytes, value))
     return len(value) if isinstance(value, bytes | str) else getattr(value, "nbytes", 8)
 
 
