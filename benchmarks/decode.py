@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM
 import llmjax
 from llmjax.convert.exporting import export
 from llmjax.decoding.config import DecodingConfig
-from llmjax.decoding.rows import Row
+from llmjax.decoding.rows import Request
 from llmjax.decoding.steps import generate_tokens
 from llmjax.training.processes import keep_freed_memory
 
@@ -51,7 +51,7 @@ def ours(run: str, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
     config = DecodingConfig(max_new_tokens=tokens, temperature=0.0)
 
     def write() -> None:
-        work = [Row(list(map(int, prompt)), tokens) for prompt in given]
+        work = [Request(list(map(int, prompt)), tokens) for prompt in given]
         found = list(
             generate_tokens(lm.model, lm.params, work, config, tokenizer=endless)  # type: ignore[arg-type]
         )

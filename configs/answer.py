@@ -1,13 +1,13 @@
-"""The part of a text that answers a question: a published encoder, fine-tuned.
+"""Extractive question answering: fine-tunes a published encoder.
 
-Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
-Data:     data/train.json in SQuAD's form, version 1 or 2, or JSONL with the columns question,
-          context, answers. A tenth, whole contexts together, is for validation;
-          or --tasks.0.dev dev.json
+Start:    llmjax import sample:minilm runs/minilm     (or any other encoder)
+Data:     data/train.json in SQuAD format, version 1 or 2, or JSONL with the columns question,
+          context, answers. A tenth of the contexts is the validation set, unless --tasks.0.dev
+          dev.json names one.
 Command:  llmjax train answer
-          llmjax evaluate runs/answer       (exact match and F1, as SQuAD counts them)
+          llmjax evaluate runs/answer       (exact match and F1, as in SQuAD)
 Hardware: two CPU cores for a few thousand questions; an accelerator for all of SQuAD
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -24,7 +24,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Contexts in windows of 384 tokens, of which neighbours share 128."""
+    """Windows of 384 tokens of the context, overlapping by 128."""
     return Config(
         run_dir="runs/answer",
         init_from="runs/minilm",

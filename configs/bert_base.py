@@ -1,9 +1,9 @@
-"""BERT base (arXiv:1810.04805): 109M parameters, masked words of web text, no sentence pairs.
+"""BERT base (arXiv:1810.04805): 109M parameters, whole-word masking on web text, no sentence pairs.
 
 Command:  pip install 'llmjax[cuda13,hub]' && llmjax train bert_base
           on your own text: --data.sources "my/*.jsonl.zst"
-Hardware: one GPU of 24 GB or more; up to 16 share a batch as it is
-Figure:   not measured yet
+Hardware: one GPU of 24 GB or more; the batch splits over up to 16
+Results:  not measured yet
 """
 
 from dataclasses import replace

@@ -1,13 +1,13 @@
-"""Conversations: a pretrained decoder, fine-tuned on what the assistant says, with adapters (LoRA).
+"""Chat: fine-tunes a pretrained decoder on the assistant's replies, with LoRA adapters.
 
-Begin:    llmjax import sample:smollm2-135m runs/smollm2     (or any other decoder)
+Start:    llmjax import sample:smollm2-135m runs/smollm2     (or any other decoder)
 Data:     data/train.jsonl, a line {"messages": [{"role": "user", "content": ...}, {"role":
-          "assistant", "content": ...}, ...]} for each conversation. A twentieth is for validation.
-Command:  llmjax train chat     (all weights: --model.lora none, and a tenth of the rate)
-          llmjax evaluate runs/chat         (nats and perplexity of the assistant's words)
+          "assistant", "content": ...}, ...]} per conversation. A twentieth is the validation set.
+Command:  llmjax train chat     (all weights: --model.lora none and a tenth of the learning rate)
+          llmjax evaluate runs/chat         (nats and perplexity of the assistant's replies)
           llmjax chat runs/chat
 Hardware: two CPU cores for a few hundred conversations; any accelerator
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -26,7 +26,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Conversations of up to 512 tokens; adapters of rank 16 at every projection."""
+    """Conversations of up to 512 tokens; adapters of rank 16 on every projection."""
     return Config(
         run_dir="runs/chat",
         init_from="runs/smollm2",

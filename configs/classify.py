@@ -1,13 +1,14 @@
-"""One of several labels for a text: a published encoder, fine-tuned.
+"""Text classification: fine-tunes a published encoder.
 
-Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
-Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is for
-          validation. --tasks.0.train table:my.tsv,columns=text,label for a file without that line;
-          --tasks.0.text review --tasks.0.label stars for other columns; --tasks.0.dev dev.tsv
+Start:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
+Data:     data/train.tsv with a header line: text, label. A tenth is the validation set, unless
+          --tasks.0.dev dev.tsv names one. Without a header: --tasks.0.train
+          table:my.tsv,columns=text,label. Other columns: --tasks.0.text review --tasks.0.label
+          stars
 Command:  llmjax train classify
           llmjax evaluate runs/classify     (accuracy, F1, Matthews, with intervals)
 Hardware: two CPU cores, or any accelerator
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -24,7 +25,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """About 30 sentences a step, packed into rows of 128 tokens; the best checkpoint is kept."""
+    """About 30 sentences per step, packed into rows of 128 tokens; keeps the best checkpoint."""
     return Config(
         run_dir="runs/classify",
         init_from="runs/minilm",

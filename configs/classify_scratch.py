@@ -1,13 +1,12 @@
-"""Labels of texts from scratch, tokenizer and all: for languages that no model at hand reads, such
-as reviews in Chinese.
+"""Text classification from scratch, including the tokenizer: for languages without a pretrained
+model, such as Chinese reviews.
 
-Data:     data/train.tsv, whose first line names its columns: text, label. A tenth is for
-          validation, chosen by the contents of the rows.
-          Other columns: --tasks.0.text, --tasks.0.label
+Data:     data/train.tsv with a header line: text, label. A tenth, chosen by a hash of the rows, is
+          the validation set. Other columns: --tasks.0.text, --tasks.0.label
 Command:  llmjax train classify_scratch
           llmjax evaluate runs/classify_scratch     (accuracy, F1, Matthews, with intervals)
 Hardware: two CPU cores
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -26,7 +25,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """An encoder of 3.3M parameters with a vocabulary of 8000 pieces of the texts themselves."""
+    """An encoder of 3.3M parameters with a vocabulary of 8000 pieces, trained on the texts."""
     return Config(
         run_dir="runs/classify_scratch",
         epochs=6,

@@ -2,9 +2,9 @@
 
 Command:  pip install 'llmjax[cuda13,hub]' && llmjax train gpt2_124m
           on your own text: --data.sources "my/*.jsonl.zst"
-          on more GPUs, the same; with less memory: --optimizer.accumulate 64
-Hardware: one GPU of 24 GB or more; up to 16 share a batch as it is
-Figure:   not measured yet
+          the same on more GPUs; with less memory: --optimizer.accumulate 64
+Hardware: one GPU of 24 GB or more; the batch splits over up to 16
+Results:  not measured yet
 """
 
 from llmjax import (
@@ -23,7 +23,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Half a million tokens a step, in 32 parts."""
+    """Half a million tokens per step, in 32 microbatches."""
     return Config(
         run_dir="runs/gpt2_124m",
         steps=19_073,

@@ -1,9 +1,9 @@
-"""The shape of Llama 3.2 1B: 1.24B parameters, 25B tokens of web text (20 for each parameter).
+"""The shape of Llama 3.2 1B: 1.24B parameters, 25B tokens of web text (20 per parameter).
 
 Command:  pip install 'llmjax[cuda13,hub]' && llmjax train llama_1b
-          with a vocabulary that you have: --tokenizer path/to/tokenizer.json
-Hardware: eight GPUs of 80 GB, or a TPU slice of as much memory
-Figure:   not measured yet
+          with an existing tokenizer: --tokenizer path/to/tokenizer.json
+Hardware: eight GPUs of 80 GB, or a TPU slice with as much memory
+Results:  not measured yet
 """
 
 from llmjax import (
@@ -22,7 +22,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """A million tokens a step, in four parts; state and batch split over all devices."""
+    """A million tokens per step, in four microbatches; state and batch sharded over all devices."""
     return Config(
         run_dir="runs/llama_1b",
         steps=23_842,

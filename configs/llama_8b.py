@@ -1,10 +1,10 @@
-"""The shape of Llama 3.1 8B: 8.03B parameters, 160B tokens of web text (20 for each parameter).
+"""The shape of Llama 3.1 8B: 8.03B parameters, 160B tokens of web text (20 per parameter).
 
-Command:  on every host, llmjax train llama_8b; launch/README.md says how on SLURM and TPU pods
-          with a vocabulary that you have: --tokenizer path/to/tokenizer.json
-          8 GPUs a host, each host a unit of tensor parallelism: --mesh.tensor 8
-Hardware: 64 GPUs of 80 GB, or a TPU slice of as much memory
-Figure:   not measured yet
+Command:  on every host, llmjax train llama_8b; see launch/README.md for SLURM and TPU pods
+          with an existing tokenizer: --tokenizer path/to/tokenizer.json
+          tensor parallelism within hosts of 8 GPUs: --mesh.tensor 8
+Hardware: 64 GPUs of 80 GB, or a TPU slice with as much memory
+Results:  not measured yet
 """
 
 from llmjax import (
@@ -23,7 +23,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Four million tokens a step; state and batch split over all devices."""
+    """Four million tokens per step; state and batch sharded over all devices."""
     return Config(
         run_dir="runs/llama_8b",
         steps=38_147,

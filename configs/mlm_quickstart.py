@@ -1,9 +1,9 @@
-"""A small masked language model of the text that every Python carries: an encoder's first run.
+"""A small masked language model of the text that comes with Python: a first run of an encoder.
 
 Command:  llmjax train mlm_quickstart
 Hardware: 2 CPU cores
 Time:     measured once, niced, on 2 shared cores of an AMD EPYC: 11 min 24 s
-Expect:   19.8% of the masked tokens of the validation text predicted, 5.01 nats per hidden token
+Results:  19.8% of the masked tokens of the validation text predicted, 5.01 nats per masked token
 """
 
 from llmjax import (
@@ -20,7 +20,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """An encoder of 3.7M parameters on rows of 128 tokens, of which 15% are hidden; Muon."""
+    """An encoder of 3.7M parameters on rows of 128 tokens, of which 15% are masked; Muon."""
     return Config(
         run_dir="runs/mlm_quickstart",
         steps=250,

@@ -1,16 +1,16 @@
-"""An encoder pretrained on your own texts before it is fine-tuned on their labels: masked tokens,
-in any language.
+"""Masked-language-model pretraining of an encoder on your own texts, in any language, before
+fine-tuning on their labels.
 
-Data:     data/texts.txt, a text in each line; JSONL: --data.sources jsonl:texts.jsonl. For labels
-          afterwards, the texts of data/train.tsv and as many more as there are
+Data:     data/texts.txt, one text per line; JSONL: --data.sources jsonl:texts.jsonl. Include the
+          texts of data/train.tsv, and as many more as possible
 Command:  llmjax train mlm_texts
           llmjax train classify_scratch --init-from runs/mlm_texts --epochs 4 \\
               --optimizer.learning-rate 1e-3
 Hardware: two CPU cores for some millions of tokens; any accelerator
-Time:     measured once, on two cores of an Intel Xeon beside two other trainings: an hour, and 7
-          minutes for the labels
-Figure:   15,647 Chinese reviews: 26.6% of the masked tokens of the validation text predicted, 4.69
-          nats per hidden token; their labels then: see docs/tasks.md
+Time:     measured once, on two cores of an Intel Xeon that ran two other trainings: an hour, plus
+          7 minutes for the labels
+Results:  15,647 Chinese reviews: 26.6% of the masked tokens of the validation text predicted, 4.69
+          nats per masked token; for their labels see docs/tasks.md
 """
 
 from llmjax import (
@@ -28,7 +28,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """The encoder of `classify_scratch`, on rows of 256 tokens of which a quarter are hidden."""
+    """The encoder of `classify_scratch`, on rows of 256 tokens, of which a quarter are masked."""
     return Config(
         run_dir="runs/mlm_texts",
         steps=2200,

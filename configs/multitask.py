@@ -1,14 +1,14 @@
-"""Two tasks at once on one encoder, a head each: labels of texts, and numbers for pairs.
+"""Multi-task fine-tuning of one encoder: classification of texts and regression on pairs.
 
-Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
+Start:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
 Data:     data/labels.tsv with the columns text, label; data/pairs.tsv with the columns sentence_A,
           sentence_B, relatedness_score (those of SICK). A tenth of each is the validation set.
-          Steps go to the tasks by weight: --tasks.1.weight 3
+          Weights set the share of steps per task: --tasks.1.weight 3
 Command:  llmjax train multitask
-          llmjax evaluate runs/multitask    (the figures of each)
+          llmjax evaluate runs/multitask    (the metrics of each task)
           llmjax predict runs/multitask --task label --data my.tsv
 Hardware: two CPU cores, or any accelerator
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -26,8 +26,8 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Each step is of one task, drawn by weight; with NAME.accuracy as evaluation.metric, the best
-    checkpoint is that of one task."""
+    """Each step trains one task, sampled by weight. To select the best checkpoint by one task, set
+    evaluation.metric to NAME.accuracy."""
     return Config(
         run_dir="runs/multitask",
         init_from="runs/minilm",

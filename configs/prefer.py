@@ -1,12 +1,12 @@
-"""The better of two answers: preference tuning of a decoder (DPO), with adapters (LoRA).
+"""Preference tuning of a decoder (DPO), with LoRA adapters.
 
-Begin:    a decoder that already answers, as by `llmjax train chat`; its adapters are merged
+Start:    a chat model, for example from `llmjax train chat`; its adapters are merged
 Data:     data/pairs.jsonl, a line {"prompt": ..., "chosen": ..., "rejected": ...} for each pair,
-          as text or as lists of messages. A tenth is for validation.
+          as text or as lists of messages. A tenth is the validation set.
 Command:  llmjax train prefer
-          llmjax evaluate runs/prefer       (how often the better answer is the likelier one)
+          llmjax evaluate runs/prefer       (how often the chosen answer is the likelier one)
 Hardware: two CPU cores for a few hundred pairs; any accelerator
-Figure:   see docs/tasks.md; the loss begins at ln 2
+Results:  see docs/tasks.md; the loss starts at ln 2
 """
 
 from llmjax import (
@@ -25,7 +25,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """A pair has 512 tokens, both answers together; adapters of rank 16."""
+    """Pairs of up to 512 tokens, both answers together; adapters of rank 16."""
     return Config(
         run_dir="runs/prefer",
         init_from="runs/chat",

@@ -1,10 +1,10 @@
-"""A small language model of the text that every Python installation carries: the first run.
+"""A small language model of the text that comes with Python: the first run.
 
 Command:  llmjax train quickstart          (or: make quickstart, which also evaluates and reports)
 Hardware: 2 CPU cores (AMD EPYC with AVX512-BF16)
 Time:     3 minutes
-Expect:   1.82 bits per byte of the validation text (42 documents of Python 3.11's, 121,301 bytes),
-          where xz -9e takes 2.35 and brotli 11 takes 2.18
+Results:  1.82 bits per byte on the validation text (42 documents of Python 3.11, 121,301 bytes);
+          xz -9e needs 2.35, brotli 11 needs 2.18
 """
 
 from llmjax import (
@@ -22,7 +22,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """A Llama-style model of 4.3M parameters on rows of 256 tokens; Muon, flat then falling."""
+    """A Llama-style model of 4.3M parameters on rows of 256 tokens; Muon."""
     return Config(
         run_dir="runs/quickstart",
         steps=200,

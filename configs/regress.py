@@ -1,13 +1,13 @@
-"""A number for a pair of sentences, such as how near their meanings are: an encoder, fine-tuned.
+"""Regression on sentence pairs, such as semantic similarity: fine-tunes a published encoder.
 
-Begin:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
+Start:    llmjax import sample:minilm runs/minilm     (22.7M parameters; or any other encoder)
 Data:     data/train.tsv with the columns sentence_A, sentence_B and relatedness_score (those of
-          SICK). A tenth is for validation, or --tasks.0.dev dev.tsv.
-          For single texts --tasks.0.pair none
+          SICK). A tenth is the validation set, unless --tasks.0.dev dev.tsv names one. For single
+          texts: --tasks.0.pair none
 Command:  llmjax train regress
           llmjax evaluate runs/regress      (Pearson, Spearman, errors, with intervals)
 Hardware: two CPU cores, or any accelerator
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -24,7 +24,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """About 30 pairs a step, packed into rows of 128 tokens; the best checkpoint is kept."""
+    """About 30 pairs per step, packed into rows of 128 tokens; keeps the best checkpoint."""
     return Config(
         run_dir="runs/regress",
         init_from="runs/minilm",

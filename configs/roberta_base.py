@@ -2,8 +2,8 @@
 
 Command:  pip install 'llmjax[cuda13,hub]' && llmjax train roberta_base
           on your own text: --data.sources "my/*.jsonl.zst"
-Hardware: eight GPUs of 24 GB or more; up to 64 share a batch as it is
-Figure:   not measured yet
+Hardware: eight GPUs of 24 GB or more; the batch splits over up to 64
+Results:  not measured yet
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from llmjax.model.families import roberta_base
 
 
 def config() -> Config:
-    """A million tokens a step, in 32 parts."""
+    """A million tokens per step, in 32 microbatches."""
     return Config(
         run_dir="runs/roberta_base",
         steps=100_000,

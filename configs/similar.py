@@ -1,13 +1,13 @@
-"""Vectors of texts for search: those of a pair come near each other, all others apart.
+"""Text embeddings for search: contrastive fine-tuning on pairs, with in-batch negatives.
 
-Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
-Data:     data/pairs.tsv with the columns text and pair, such as questions and their answers; the
-          other pairs of a batch are the negatives. A tenth is for validation.
+Start:    llmjax import sample:minilm runs/minilm     (or any other encoder)
+Data:     data/pairs.tsv with the columns text and pair, such as questions and answers; the other
+          pairs of the batch are the negatives. A tenth is the validation set.
 Command:  llmjax train similar
-          llmjax evaluate runs/similar      (how often a text finds its partner among all)
+          llmjax evaluate runs/similar      (how often a text retrieves its partner)
           llmjax embed runs/similar --text "How do I get my money back?"
 Hardware: two CPU cores, or any accelerator
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (
@@ -24,8 +24,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Texts of up to 128 tokens; more rows in a batch make the task harder, and the vectors
-    better."""
+    """Texts of up to 128 tokens; a larger batch has more negatives, which improves the vectors."""
     return Config(
         run_dir="runs/similar",
         init_from="runs/minilm",

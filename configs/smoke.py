@@ -1,4 +1,4 @@
-"""The smallest run that passes through every part; for tests, and to try a mesh.
+"""The smallest complete run, for tests and to try a mesh.
 
 Command:  llmjax train smoke
           llmjax train smoke --cpu-devices 8 --mesh.data 2 --mesh.tensor 2 --run-dir runs/meshed
@@ -21,7 +21,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """Twenty steps of two narrow layers on bytes."""
+    """Twenty steps of two narrow layers, on bytes."""
     return Config(
         run_dir="runs/smoke",
         steps=20,

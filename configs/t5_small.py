@@ -2,8 +2,8 @@
 
 Command:  pip install 'llmjax[cuda13,hub]' && llmjax train t5_small
           on your own text: --data.sources "my/*.jsonl.zst"
-Hardware: one GPU of 24 GB or more; up to 32 share a batch as it is
-Figure:   not measured yet
+Hardware: one GPU of 24 GB or more; the batch splits over up to 32
+Results:  not measured yet
 """
 
 from llmjax import (
@@ -22,7 +22,7 @@ from llmjax.model.families import t5_small
 
 
 def config() -> Config:
-    """65,536 tokens a step, as in the paper."""
+    """65,536 tokens per step, as in the paper."""
     return Config(
         run_dir="runs/t5_small",
         steps=524_288,

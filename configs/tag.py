@@ -1,13 +1,13 @@
-"""A tag for every word, such as named entities: a published encoder, fine-tuned.
+"""Token classification, such as named entities: fine-tunes a published encoder.
 
-Begin:    llmjax import sample:minilm runs/minilm     (or any other encoder)
+Start:    llmjax import sample:minilm runs/minilm     (or any other encoder)
 Data:     data/train.jsonl, a line {"tokens": ["Ada", "slept"], "tags": ["B-PER", "O"]} for each
-          sentence; text with spaces between words and tags also does. A tenth is for validation.
+          sentence, or both as strings separated by spaces. A tenth is the validation set.
 Command:  llmjax train tag
-          llmjax evaluate runs/tag          (F1 of whole entities)
-          for tags that are no entities, such as parts of speech: --evaluation.metric accuracy
+          llmjax evaluate runs/tag          (F1 of entities)
+          for tags without entities, such as parts of speech: --evaluation.metric accuracy
 Hardware: two CPU cores, or any accelerator
-Figure:   see docs/tasks.md
+Results:  see docs/tasks.md
 """
 
 from llmjax import (

@@ -1,15 +1,15 @@
 """Translation, English to German, from scratch: an encoder-decoder of 7.6M parameters.
 
-Data:     two text files, line n of the one the translation of line n of the other:
-          data/train.en, data/train.de (such as Multi30k's 29,000 captions of images); others with
-          --tasks.0.train lines:my.en,my.fr --tasks.0.dev lines:dev.en,dev.fr
+Data:     two text files with parallel lines: data/train.en, data/train.de (such as the 29,000
+          image captions of Multi30k); for other files --tasks.0.train lines:my.en,my.fr
+          --tasks.0.dev lines:dev.en,dev.fr
 Command:  llmjax train translate
           llmjax evaluate runs/translate --data lines:test.en,test.de
-          (BLEU and chrF, with sacrebleu's signature; a table of the columns source, target also
-          does)
+          (BLEU and chrF, with sacrebleu's signature; also accepts a table with the columns source,
+          target)
 Hardware: two CPU cores
-Time:     19 minutes on Multi30k's 29,000 captions of images
-Expect:   BLEU 36.8 on its test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4 beams; 30 on
+Time:     19 minutes on the 29,000 captions of Multi30k
+Results:  BLEU 36.8 on test_2016_flickr (sacrebleu, 13a, cased), 37.9 with 4 beams; 30 on
           validation captions before the end of the second epoch
 """
 
@@ -29,7 +29,7 @@ from llmjax import (
 
 
 def config() -> Config:
-    """About 250 pairs a step, packed into rows of 128 tokens on either side."""
+    """About 250 pairs per step, packed into rows of 128 tokens on each side."""
     return Config(
         run_dir="runs/translate",
         epochs=4,

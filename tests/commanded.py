@@ -17,7 +17,7 @@ from llmjax.training import trainer
 
 
 def after_step(number: int, send) -> None:
-    after = trainer.Trainer._after
+    after = trainer.Trainer._after_step
 
     def sending(self, step, save):
         after(self, step, save)
@@ -25,7 +25,7 @@ def after_step(number: int, send) -> None:
             self._checkpoints.wait()
             send()
 
-    trainer.Trainer._after = sending
+    trainer.Trainer._after_step = sending
 
 
 def before_batch(number: int, send) -> None:

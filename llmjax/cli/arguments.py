@@ -1,6 +1,6 @@
-"""The words after a command's name -> positionals, options, flags.
+"""Parsing of a command line into positionals, options and flags.
 
-Which options there are, and how many words each takes, is read off a dataclass.
+The options, and how many words each takes, are those of a dataclass.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class Words:
-    """A command line taken apart."""
+    """A parsed command line."""
 
     positionals: tuple[str, ...]
     overrides: tuple[Override, ...]
@@ -31,21 +31,21 @@ class Words:
 def split(
     argv: Sequence[str], cls: Any, flags: Collection[str] = FLAGS, single: Collection[str] = ()
 ) -> Words:
-    """Takes `argv` apart by what the fields of the dataclass `cls` want.
+    """Splits `argv` into positionals, options and flags.
 
-    A list takes every word up to the next option, and more when it is repeated; a switch takes a
-    word like true or false if one follows, and `--no-SWITCH` is false; any other option takes one
-    word. A name begins with a letter: `--1` and `---` are values. After a lone `--` everything is
+    A list takes all words up to the next option, and may be repeated; a switch takes true, false or
+    the like if that follows, and `--no-SWITCH` is false; any other option takes one word. Options
+    begin with `--` and a letter: `--1` and `---` are values. After `--` alone all words are
     positional.
 
     Args:
       argv: the words after the command's name.
-      cls: whose dotted field names are the options.
+      cls: the dataclass whose dotted field names are the options.
       flags: options that take no word and are not fields.
-      single: names of lists that take one word at a time, so that positionals may follow.
+      single: lists that take one word at a time, so that positionals may follow.
 
     Raises:
-      ConfigError: an option has no value, and what follows is not an option either.
+      ConfigError: an option has no value, and the next word is not an option.
     """
     words, positionals = list(argv), []
     overrides: dict[tuple[str, ...], Override] = {}
@@ -68,17 +68,17 @@ def split(
         name, equals, value = _without_no(cls, name, equals, value)
         path = Override(name, ()).path
         annotation = annotation_at(cls, path)
-        many = is_list(annotation)
-        taken = (value,) if equals else _take(words, annotation, many and name not in single)
-        if not taken and annotation not in (None, bool):
+        repeatable = is_list(annotation)
+        values = (value,) if equals else _take(words, annotation, repeatable and name not in single)
+        if not values and annotation not in (None, bool):
             _check_next(word, words, cls, flags)
-        before = overrides[path].words if many and path in overrides else ()
-        overrides[path] = Override(name, (*before, *taken))
+        earlier = overrides[path].words if repeatable and path in overrides else ()
+        overrides[path] = Override(name, (*earlier, *values))
     return Words(tuple(positionals), tuple(overrides.values()), frozenset(seen))
 
 
 def _without_no(cls: Any, name: str, equals: str, value: str) -> tuple[str, str, str]:
-    """`--no-SWITCH` as `--SWITCH=false`; other options as they are."""
+    """`--no-SWITCH` as `--SWITCH=false`; other options unchanged."""
     switch = name.removeprefix("no-")
     if switch != name and not equals and annotation_at(cls, Override(switch, ()).path) is bool:
         return switch, "=", "false"
@@ -90,7 +90,7 @@ def _is_option(word: str) -> bool:
 
 
 def _check_next(option: str, words: Sequence[str], cls: Any, flags: Collection[str]) -> None:
-    """Raises ConfigError where the next word is not an option and so was meant as the value."""
+    """Raises ConfigError if the next word looks like an option but is none."""
     if not words or words[0] == "--":
         return
     name = words[0][2:].partition("=")[0]
@@ -100,29 +100,29 @@ def _check_next(option: str, words: Sequence[str], cls: Any, flags: Collection[s
 
 
 def _take(words: list[str], annotation: Any, greedy: bool) -> tuple[str, ...]:
-    """Removes from `words` those that belong to an option of this type."""
+    """Removes from `words` the values of an option of this type, and returns them."""
     count = 0
     if greedy:
         while count < len(words) and not _is_option(words[count]):
             count += 1
     elif words and not _is_option(words[0]):
         count = 1 if annotation is not bool or words[0].lower() in SWITCH else 0
-    taken = tuple(words[:count])
+    values = tuple(words[:count])
     del words[:count]
-    return taken
+    return values
 
 
 def check_positionals(words: Words, names: Sequence[str], usage: str) -> tuple[str, ...]:
-    """The positional words, of which there must be one for each of `names`.
+    """The positional words, one for each of `names`.
 
     Raises:
       ConfigError: there are fewer or more.
     """
-    given = words.positionals
-    if len(given) < len(names):
-        raise ConfigError([f"{' and '.join(names[len(given) :])}: missing; usage: {usage}"])
-    if extra := given[len(names) :]:
-        meant = next((w.lstrip("-") for w in extra if w.startswith("-") or "=" in w), None)
-        hint = f"did you mean --{meant}?" if meant else f"usage: {usage}"
+    positionals = words.positionals
+    if missing := names[len(positionals) :]:
+        raise ConfigError([f"{' and '.join(missing)}: missing; usage: {usage}"])
+    if extra := positionals[len(names) :]:
+        option = next((w.lstrip("-") for w in extra if w.startswith("-") or "=" in w), None)
+        hint = f"did you mean --{option}?" if option else f"usage: {usage}"
         raise ConfigError([f"{' '.join(extra)}: unexpected; {hint}"])
-    return given
+    return positionals

@@ -22,7 +22,7 @@ HELP = """/reset         start over
 
 
 def run(call: Call[ChatOptions]) -> Output | None:
-    """Converses until the messages end."""
+    """Runs a conversation until the messages end."""
     with chat(call.words[0], options=call.options) as conversation:
         if not conversation.is_templated:
             _note("this model has no chat template; using lines of User: and Assistant:")
@@ -37,7 +37,7 @@ def run(call: Call[ChatOptions]) -> Output | None:
 
 
 def _lines() -> Iterator[str]:
-    """Messages: from the terminal with editing, or from standard input."""
+    """Reads messages from the terminal, with line editing, or from piped standard input."""
     if not sys.stdin.isatty():
         yield from _piped()
         return
@@ -59,7 +59,7 @@ def _piped() -> Iterator[str]:
     first = True
     try:
         while line := sys.stdin.readline(LONGEST_MESSAGE + 1):
-            if first:  # a byte order mark is no part of the first message
+            if first:  # a byte order mark is not part of the text
                 line, first = line.removeprefix("\ufeff"), False
             if len(line) > LONGEST_MESSAGE:
                 reason = f"has a line of more than {LONGEST_MESSAGE:,} characters"
@@ -71,7 +71,7 @@ def _piped() -> Iterator[str]:
 
 
 def _answer(conversation: Conversation, text: str, quiet: bool) -> None:
-    """One turn; Ctrl-C stops the answer, and keeps what came of it."""
+    """One turn; Ctrl-C stops the answer, and keeps what there is of it."""
     try:
         answer = conversation.ask(text)
     except UserError as error:
@@ -132,7 +132,7 @@ def _note(text: str) -> None:
 
 
 CHAT = Command(
-    about="A conversation in the model's chat template; in lines of User: and Assistant: where it "
+    about="A conversation in the model's chat template, or in lines of User: and Assistant: if it "
     "has none. Messages are read from the terminal or, one a line, from standard input; answers "
     f"are streamed to stdout. {' '.join(HELP.split())}",
     positionals=("RUN",),

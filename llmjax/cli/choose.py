@@ -6,7 +6,7 @@ from llmjax.evaluation.choose import ChooseOptions, choose
 
 
 def run(call: Call[ChooseOptions]) -> Output:
-    """Rates choices; prints a table, or a JSON line for each question."""
+    """Scores the choices; prints a table, or a JSON line for each question."""
     if not call.options.data:
         raise UserError("choose", "there are no questions", "give --data FILE.jsonl")
     result = choose(
@@ -20,7 +20,7 @@ def run(call: Call[ChooseOptions]) -> Output:
 CHOOSE = Command(
     about="Zero-shot multiple choice: the likelihood of each choice after its question, accuracy, "
     "and accuracy by likelihood per byte, with bootstrap intervals. --json prints a line for each "
-    "question as it is rated, and the figures on the last line.",
+    "question as it is scored, and the metrics on the last line.",
     positionals=("RUN",),
     usage="--data FILE.jsonl [--option value ...]",
     options=ChooseOptions,

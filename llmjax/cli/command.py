@@ -1,4 +1,4 @@
-"""A command: its words and options in, a call, its output printed."""
+"""The driver of commands: parses the command line, runs the command, prints its output."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +18,12 @@ Options = TypeVar("Options")
 
 
 class Output(NamedTuple):
-    """What a command prints.
+    """The output of a command.
 
     Attributes:
       data: the result as plain data, for --json.
-      text: the result for a person.
-      is_log: whether `text` goes to stderr, and --json prints nothing: stdout holds other data.
+      text: the result for people; printed with str().
+      is_log: whether `text` goes to stderr, even with --json, as stdout holds other data.
     """
 
     data: Mapping[str, Any]
@@ -33,12 +33,12 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Call(Generic[Options]):
-    """A command line that was understood.
+    """A valid command line.
 
     Attributes:
       words: the positional words, without those that are part of the command's name.
       options: the options' values.
-      flags: those that were given.
+      flags: the flags that are set.
     """
 
     words: tuple[str, ...]
@@ -47,30 +47,30 @@ class Call(Generic[Options]):
 
     @property
     def as_json(self) -> bool:
-        """Whether the result is to be printed as JSON."""
+        """Whether to print the result as JSON."""
         return "json" in self.flags
 
 
 @dataclass(frozen=True)
 class Command(Generic[Options]):
-    """What the command line needs to know about a command.
+    """A command of the command line.
 
     Attributes:
       about: what it does, in a sentence or two.
-      positionals: names of its positional words, in capitals; a lower-case one must be given as it
-        is and belongs to the command's name.
+      positionals: names of its positional words, in capitals; a lower-case one is a literal part of
+        the command's name.
       options: the dataclass whose fields are its options, shared with the function that it calls.
-      run: makes the call. Returns None where it has printed everything itself.
-      usage: the options that its usage line shows.
+      run: runs it. Returns None if it has printed everything itself.
+      usage: the options in its usage line.
       single: lists that take one word at a time.
-      flags: more options without a word, with their meanings.
+      flags: further flags, with their help.
       notes: help shown before the options.
-      defaults: options before those of the command line, from the positional words; None for the
-        dataclass's own.
-      check: a line for every wrong value, beside those that its type and range forbid.
-      finish: what the flags change in the options, and further checks.
-      compiles: whether it runs compiled programs, which are then cached on disk.
-      memory: how to need less memory, for when it runs out; None for advice on using a model.
+      defaults: makes the default options from the first positional word; None for those of the
+        dataclass.
+      check: returns a line for each invalid value, beyond types and ranges.
+      finish: applies the flags to the options, and makes further checks.
+      compiles: whether it compiles programs, which are then cached on disk.
+      memory: advice for when memory runs out; None for the advice on using a model.
     """
 
     about: str
@@ -92,7 +92,7 @@ def run_command(name: str, command: Command[Any], argv: Sequence[str]) -> None:
     """Runs a command with the words after its name, and prints its output or its help.
 
     Raises:
-      UserError: mistakes in the command line, or what the command itself raises.
+      UserError: the command line is wrong, or the command itself raises it.
     """
     usage = " ".join(["llmjax", name, *command.positionals, command.usage]).rstrip()
     flags = FLAGS | dict(command.flags)
@@ -124,17 +124,17 @@ def _defaults(command: Command[Options], words: Words) -> Options:
 
 
 def _parse(name: str, command: Command[Options], words: Words, usage: str) -> Call[Options]:
-    """Positional words and options; the mistakes of both are reported together.
+    """Checks positional words and options together.
 
     Raises:
-      ConfigError: every mistake.
+      ConfigError: all mistakes.
       UserError: a word of the command's name is wrong, or its defaults cannot be read.
     """
-    fixed = [word for word in command.positionals if word.islower()]
-    for place, word in enumerate(fixed):
-        if words.positionals[place : place + 1] != (word,):
-            given = " ".join(words.positionals[place : place + 1]) or "nothing"
-            raise UserError(f"{name} {given}", "no such command", f"usage: {usage}")
+    literals = [word for word in command.positionals if word.islower()]
+    for index, literal in enumerate(literals):
+        if words.positionals[index : index + 1] != (literal,):
+            word = " ".join(words.positionals[index : index + 1]) or "nothing"
+            raise UserError(f"{name} {word}", "no such command", f"usage: {usage}")
     options, problems = _defaults(command, words), list[str]()
     try:
         options = override(options, words.overrides)
@@ -145,20 +145,19 @@ def _parse(name: str, command: Command[Options], words: Words, usage: str) -> Ca
     except ConfigError as error:
         problems += error.problems
     if not problems and command.defaults is None:
-        wrong = list(number_problems(options)) or command.check(options)
-        named = (line.partition(":") for line in wrong)
-        problems = [f"{flag((field,))}:{reason}" for field, _, reason in named]
+        lines = list(number_problems(options)) or command.check(options)
+        parts = (line.partition(":") for line in lines)
+        problems = [f"{flag((field,))}:{reason}" for field, _, reason in parts]
     if problems:
         raise ConfigError(problems)
     options = command.finish(options, words.flags)
-    return Call(words.positionals[len(fixed) :], options, words.flags)
+    return Call(words.positionals[len(literals) :], options, words.flags)
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """The result as one line of JSON; numbers that JSON does not have become null.
+    """Prints the result as one line of JSON, with NaN and infinities as null.
 
-    It is ASCII where stdout is not UTF-8: what such a stream writes for a character that it does
-    not have is not JSON.
+    It is ASCII if stdout is not UTF-8, as that stream's escapes would not be valid JSON.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(json_text(_finite(result), ascii_only="utf" not in encoding.lower()), flush=True)

@@ -9,7 +9,7 @@ from llmjax.errors import printable
 
 
 def run(call: Call[DecompressOptions]) -> Output:
-    """Decompresses; prints what was written, to stderr where the bytes go to stdout."""
+    """Decompresses; prints the target and its size, to stderr if the bytes go to stdout."""
     try:
         result = decompress(*call.words, options=call.options, progress=line_progress())
     finally:
@@ -23,9 +23,9 @@ def run(call: Call[DecompressOptions]) -> Output:
 
 
 DECOMPRESS = Command(
-    about="Restores the bytes that an archive was made of, or says what is wrong and writes "
-    "nothing. RUN is the run that compressed it, or a copy; - stands for standard input and "
-    "output; for a folder's archive OUT is a new folder.",
+    about="Restores the bytes of an archive, or reports what is wrong and writes nothing. RUN is "
+    "the run that compressed it, or a copy; - stands for standard input and output; for a folder's "
+    "archive OUT is a new folder.",
     positionals=("RUN", "IN", "OUT"),
     usage="[--overwrite]",
     options=DecompressOptions,

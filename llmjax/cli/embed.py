@@ -14,8 +14,8 @@ def run(call: Call[EmbedOptions]) -> Output | None:
     texts = all_texts(options)
     if not texts:
         raise UserError("embed", "there is no text", "give --text TEXT or --file FILE")
-    once = replace(options, text=tuple(texts), file=None)  # - is read once
-    vectors = embed(name, options=once)
+    # Standard input, as --file -, can be read only once.
+    vectors = embed(name, options=replace(options, text=tuple(texts), file=None))
     if options.out is not None:
         size = {"texts": len(texts), "width": vectors.shape[1]}
         text = f"{options.out}: {size['texts']} vectors of {size['width']} numbers"
@@ -32,8 +32,8 @@ def run(call: Call[EmbedOptions]) -> Output | None:
 
 
 EMBED = Command(
-    about="Texts as vectors: {text, vector} as JSON, a line each, or one array in a file. Works "
-    "with encoders, and with decoders too.",
+    about="Text embeddings: a JSON object {text, vector} a line, or one array in a file. Works "
+    "with encoders and decoders.",
     positionals=("RUN",),
     usage="--file FILE [--out VECTORS.npy] [--option value ...]",
     options=EmbedOptions,

@@ -10,7 +10,7 @@ from llmjax.inference.language_model import load
 
 @dataclass(frozen=True)
 class Options(FillMaskOptions):
-    """Options of fill-mask: those of the function, and the texts, which it takes one by one."""
+    """Options of fill-mask: those of the function, and the texts."""
 
     text: tuple[str, ...] = ()
     """A text with the model's mask token, such as [MASK]; repeat it for more."""
@@ -22,12 +22,12 @@ def run(call: Call[Options]) -> Output:
     if not options.text:
         raise UserError("fill-mask", "there is no text", "give --text TEXT")
     lm = load(name, options)
-    filled = [(text, fill_mask(lm, text, options=options)) for text in options.text]
+    results = [(text, fill_mask(lm, text, options=options)) for text in options.text]
     texts = [
         {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
-        for text, masks in filled
+        for text, masks in results
     ]
-    lines = [line for text, masks in filled for line in _table(text, masks)]
+    lines = [line for text, masks in results for line in _table(text, masks)]
     return Output({"run": name, "texts": texts}, "\n".join(lines))
 
 

@@ -25,7 +25,7 @@ def run(call: Call[GenerateOptions]) -> Output | None:
 
 GENERATE = Command(
     about="Continues prompts. Text is streamed to stdout; the same seed gives the same text, "
-    "whatever other prompts there are.",
+    "regardless of the other prompts.",
     positionals=("RUN",),
     usage="--prompt TEXT [--prompt TEXT ...] [--option value ...]",
     options=GenerateOptions,

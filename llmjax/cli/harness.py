@@ -21,8 +21,8 @@ def run(call: Call[HarnessOptions]) -> Output:
 
 
 HARNESS = Command(
-    about="EleutherAI's lm-evaluation-harness on a run: prints its table and writes its results. "
-    "Needs the extra lm-eval.",
+    about="Runs EleutherAI's lm-evaluation-harness on a run: prints its table and writes its "
+    "results. Needs the extra lm-eval.",
     positionals=("RUN",),
     usage="--tasks NAME,NAME ... [--include-path DIR] [--option value ...]",
     options=HarnessOptions,

@@ -1,4 +1,4 @@
-"""Help texts: every field of a dataclass with its type, its meaning and its default."""
+"""Help texts: every field of a dataclass with its type, docstring and default."""
 
 import shutil
 import textwrap
@@ -17,11 +17,11 @@ def help_text(usage: str, about: str, flags: Mapping[str, str], value: Any, note
     """The help of a command.
 
     Args:
-      usage: its first line.
+      usage: the usage line.
       about: what it does, in a sentence or two.
-      flags: options that take no word, with their meanings.
+      flags: options that take no word, with their help.
       value: the dataclass whose fields are the options; its values are shown as the defaults.
-      notes: shown as they are, between the two.
+      notes: lines shown between the flags and the fields.
     """
     width = min(shutil.get_terminal_size().columns, 100)
     lines = [f"usage: {usage}", "", *textwrap.wrap(about, width), ""]
@@ -33,8 +33,8 @@ def help_text(usage: str, about: str, flags: Mapping[str, str], value: Any, note
 
 
 def _fields(value: Any, width: int) -> Iterator[str]:
-    """The fields of the value itself first, its own before those that its class inherits, then
-    those of its parts, each under its name."""
+    """The fields of the value itself first, its own before inherited ones, then those of its parts,
+    each under its name."""
     order = [field.name for field in option_fields(type(value))]
     listed = sorted(rows(value), key=lambda row: order.index(row.path[0]))
     parts = dict.fromkeys(row.path[0] for row in listed if len(row.path) > 1)
@@ -49,7 +49,7 @@ def _fields(value: Any, width: int) -> Iterator[str]:
 
 
 def _about(part: Any) -> str:
-    """What a group is; of a list, what each of its items is."""
+    """The docstring of a part; of a list, those of its items' classes."""
     items = dict.fromkeys(map(type, part)) if isinstance(part, tuple) else [type(part)]
     return " ".join(" ".join((item.__doc__ or "").split()) for item in items)
 
@@ -67,9 +67,9 @@ def _meaning(row: Row) -> str:
 
 
 def shown_default(annotation: Any, value: Any) -> str:
-    """A default as one would type it."""
+    """A default as typed on the command line."""
     if element(annotation) is not None:
-        return " ".join(_in_a_word(item) for item in value) or "nothing"
+        return " ".join(_compact(item) for item in value) or "nothing"
     if variants(annotation) and value is not None:
         return kind(type(value))
     if isinstance(value, tuple):
@@ -79,15 +79,15 @@ def shown_default(annotation: Any, value: Any) -> str:
     return repr(value) if value == "" else str(value)
 
 
-def _in_a_word(value: Any) -> str:
-    """A variant as `kind:field=value,...`, with the fields that are not at their defaults; only
-    the kind where such a field holds what has fields of its own."""
+def _compact(value: Any) -> str:
+    """A variant as `kind:field=value,...` with the fields that differ from their defaults; the kind
+    alone if such a field is nested."""
     changed = []
-    for item in fields(value):
-        inner = plain(getattr(value, item.name))
-        if item.name != "kind" and inner != plain(item.default):
-            listed = inner if isinstance(inner, list) else [inner]
-            if any(isinstance(one, list | dict) for one in listed):
+    for field in fields(value):
+        inner = plain(getattr(value, field.name))
+        if field.name != "kind" and inner != plain(field.default):
+            items = inner if isinstance(inner, list) else [inner]
+            if any(isinstance(item, list | dict) for item in items):
                 return kind(type(value))
-            changed.append(f"{item.name}={','.join(map(str, listed))}")
+            changed.append(f"{field.name}={','.join(map(str, items))}")
     return kind(type(value)) + (f":{','.join(changed)}" if changed else "")

@@ -10,20 +10,20 @@ from llmjax.parallel.memory import LOADING
 
 @dataclass(frozen=True)
 class Options(ImportOptions):
-    """Options of import: those of import_model, and what import_adapter takes."""
+    """Options of import: those of import_model, and the base model for import_adapter."""
 
     base: str | None = None
-    """The run of the model that SOURCE, a folder of PEFT's, has adapters for."""
+    """The run of the base model, if SOURCE is a folder of PEFT adapters."""
 
 
 def run(call: Call[Options]) -> Output:
-    """Imports; prints what the run folder holds."""
+    """Imports; prints a summary of the run."""
     (source, target), options = call.words, call.options
     if options.base is None:
-        made = import_model(source, target, options=options)
+        imported_run = import_model(source, target, options=options)
     else:
-        made = import_adapter(source, target, options.base, dtype=options.dtype)
-    imported = summary(made)
+        imported_run = import_adapter(source, target, options.base, dtype=options.dtype)
+    imported = summary(imported_run)
     text = (
         f"{imported['run']}: {imported['family']}, {imported['parameters']:,} parameters, "
         f"{imported['dtype']}, {imported['bytes'] / 1e6:,.1f} MB\nnext: {imported['next']}"
@@ -32,9 +32,9 @@ def run(call: Call[Options]) -> Output:
 
 
 IMPORT = Command(
-    about="Makes a run folder of a published model. SOURCE is a Hugging Face folder, a name on its "
-    "hub (owner/name, owner/name@revision), a .gguf file, or sample:smollm2-135m, sample:minilm; "
-    "with --base, a folder of adapters that PEFT saved.",
+    about="Converts a published model to a run folder. SOURCE is a Hugging Face folder, a name on "
+    "its hub (owner/name, owner/name@revision), a .gguf file, or sample:smollm2-135m, "
+    "sample:minilm; with --base, a folder of adapters saved by PEFT.",
     positionals=("SOURCE", "RUN"),
     options=Options,
     run=run,

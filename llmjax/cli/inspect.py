@@ -11,7 +11,7 @@ from llmjax.errors import printable
 
 @dataclass(frozen=True)
 class Options:
-    """Inspect has no options of its own."""
+    """Inspect has no options."""
 
 
 def run(call: Call[Options]) -> Output:
@@ -36,7 +36,7 @@ def _shown(value: object) -> str:
 
 
 INSPECT = Command(
-    about="Shows an archive's header, and verifies its checksum; needs no model.",
+    about="Shows an archive's header and verifies its checksum, without the model.",
     positionals=("FILE",),
     usage="",
     options=Options,

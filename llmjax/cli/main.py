@@ -47,11 +47,11 @@ ENVIRONMENT_ERRORS = {
     errno.EPERM,
     errno.EROFS,
 }
-"""Errors of the operating system that are not internal errors, wherever they come from."""
+"""Errors of the operating system that are never internal errors."""
 
 
 def overview() -> str:
-    """What `llmjax --help` prints."""
+    """The text of `llmjax --help`."""
     return "\n".join(
         [
             "usage: llmjax COMMAND ...",
@@ -67,7 +67,7 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns the exit code, and raises nothing.
+    """Runs a command line and returns the exit code.
 
     Args:
       argv: the words after `llmjax`; None for those of this process.
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         finish_output()
     except BrokenPipeError:
-        drop_output()  # the reader of our output has seen enough (`| head`)
+        drop_output()  # the reader has left, as in `| head`
     except OutputError as error:
         drop_output()
         if code == DONE:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(words: list[str], debug: bool) -> int:
-    """Runs a command line and reports what went wrong."""
+    """Runs a command line and reports any error."""
     try:
         return _dispatch(words)
     except UserError as error:
@@ -110,9 +110,9 @@ def _exit_code(words: list[str], debug: bool) -> int:
             traceback.print_exc()
         if mistake := _as_mistake(error, words):
             return _report_mistake(mistake)
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        how = "this traceback" if debug else "the traceback that --debug shows"
-        _log_line(f"internal error: {what[:500]}; please report {how} to the developers of llmjax")
+        summary = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        report = "this traceback" if debug else "the traceback that --debug shows"
+        _log_line(f"internal error: {summary}; please report {report} to the developers of llmjax")
         return INTERNAL_ERROR
 
 
@@ -156,8 +156,8 @@ def find_command(name: str) -> "Command[Any]":
 
 
 def _as_mistake(error: BaseException, words: Sequence[str]) -> UserError | None:
-    """What the user can do about an error that is not ours: a full disk, too little memory, a
-    device that is missing. None for an internal error."""
+    """An error of the environment as a UserError: a full disk, too little memory, a missing device.
+    None for an internal error."""
     if isinstance(error, OutputError):
         return UserError("standard output", error.strerror or str(error))
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
@@ -180,14 +180,14 @@ def _report_mistake(error: UserError) -> int:
 
 
 def _log_line(text: str) -> None:
-    """A line on stderr; what does not print, such as half of a name that is not UTF-8, escaped."""
-    with contextlib.suppress(OSError, ValueError):  # the exit code counts where nobody reads it
+    """Prints a line to stderr, with unprintable characters escaped."""
+    with contextlib.suppress(OSError, ValueError):  # if stderr is closed, the exit code remains
         print(f"llmjax: {printable(text)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _log_to_stderr() -> Iterator[None]:
-    """Our own log as plain lines on stderr, whatever a library does to the root logger."""
+    """Logs llmjax's messages as plain lines to stderr, whatever libraries do to the root logger."""
     logger, handler = logging.getLogger("llmjax"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("llmjax: %(message)s"))
     logger.addHandler(handler)

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """Where a command is defined, and what `llmjax --help` says about it.
+    """A registered command.
 
     Attributes:
-      target: "module:object"; the object is a `command.Command`. It is imported when it is used.
-      summary: what the command does, in a line.
+      target: "module:object" of its `command.Command`, imported on use.
+      summary: its line in `llmjax --help`.
     """
 
     target: str

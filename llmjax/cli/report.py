@@ -11,8 +11,8 @@ def run(call: Call[ReportOptions]) -> Output:
 
 
 REPORT = Command(
-    about="Writes a run as one offline HTML page: curves, a comparison with classical compressors, "
-    "samples, config, environment. Prints the page's path.",
+    about="Writes an offline HTML page about a run: curves, a comparison with classical "
+    "compressors, samples, config, environment. Prints the page's path.",
     positionals=("RUN",),
     usage="[--out FILE]",
     options=ReportOptions,

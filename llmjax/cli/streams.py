@@ -1,11 +1,11 @@
-"""Standard streams that hold, whatever they lead to: closed, full, of another encoding than UTF-8.
+"""Robust standard streams, even if closed, full, or of an encoding other than UTF-8.
 
-- A descriptor that is closed is given to /dev/null, or the next file that is opened would get its
-  number, and with it all that libraries write to "stderr".
-- stdout: what its encoding lacks is escaped. A write that fails raises `OutputError`, which differs
-  from errors of other files. Where it is closed, results go nowhere.
-- stderr: what cannot be written is dropped: no work is lost because nobody reads its log.
-- stdin: reading it where it is closed is a `UserError`.
+- A closed descriptor is opened on /dev/null; otherwise the next opened file would get its number,
+  and with it all that libraries write to "stderr".
+- stdout escapes characters that its encoding lacks. A failed write raises `OutputError`, to tell it
+  from errors of other files. If it is closed, output is dropped.
+- stderr drops what cannot be written: an unread log must not end a run.
+- stdin raises `UserError` when it is read and closed.
 """
 
 import io
@@ -20,14 +20,12 @@ STDIN, STDOUT, STDERR = range(3)
 
 
 class OutputError(OSError):
-    """Standard output cannot be written, other than because its reader has left."""
+    """Standard output cannot be written, for another reason than a broken pipe."""
 
 
 def hold_standard_streams() -> None:
-    """Puts streams as described above in the place of this process's own.
-
-    Streams that something else has put in their place, such as a notebook, stay as they are.
-    """
+    """Replaces the standard streams by robust ones, unless something else has replaced them, such
+    as a notebook."""
     for descriptor in (STDIN, STDOUT, STDERR):
         _occupy(descriptor)
     if sys.stdin is None:
@@ -39,7 +37,7 @@ def hold_standard_streams() -> None:
 
 
 def finish_output() -> None:
-    """Writes what is left of standard output.
+    """Flushes standard output.
 
     Raises:
       BrokenPipeError: its reader has left.
@@ -49,7 +47,7 @@ def finish_output() -> None:
 
 
 def drop_output() -> None:
-    """Sends all that is left for standard output nowhere, so that Python's last flush succeeds."""
+    """Drops buffered output, so that Python's last flush succeeds."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stdout.flush()
@@ -58,7 +56,7 @@ def drop_output() -> None:
 
 
 def _occupy(descriptor: int) -> None:
-    """Gives a closed descriptor to /dev/null. Those below it are open, so it is the next one."""
+    """Opens a closed descriptor on /dev/null. Those below it are open, so it is the next one."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -72,7 +70,7 @@ def _held(stream: TextIO | None, kind: type[io.FileIO], descriptor: int) -> Text
         encoding, errors = stream.encoding, stream.errors or "strict"
         unbuffered = bool(getattr(stream, "write_through", False))
         lines = bool(getattr(stream, "line_buffering", False)) or unbuffered
-    if errors in ("strict", "surrogateescape"):  # another choice is the user's
+    if errors in ("strict", "surrogateescape"):  # any other is the user's choice
         errors = "backslashreplace"
     raw = kind(descriptor if stream is not None else os.open(os.devnull, os.O_WRONLY), "w")
     return io.TextIOWrapper(
@@ -87,7 +85,7 @@ class _Descriptor(io.FileIO):
         super().__init__(descriptor, mode, closefd=False)
 
     def write(self, data: Any, /) -> int:
-        """Waits where the descriptor does not, as a terminal that another process has changed."""
+        """Blocks, even if another process has made the terminal non-blocking."""
         while (written := super().write(data)) is None:
             select.select([], [self], [])
         return written

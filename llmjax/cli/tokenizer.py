@@ -14,24 +14,28 @@ class Options:
     """Options of tokenizer train, those of `train_tokenizer`."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """What is read; the validation documents are left out."""
+    """The text to train on, without its validation documents."""
     tokenizer: SentencePieceConfig = field(default_factory=SentencePieceConfig)
-    """What is trained."""
+    """The tokenizer to train."""
 
 
 def run(call: Call[Options]) -> Output:
     """Trains the tokenizer; prints its folder, size and fingerprint."""
     folder, options = call.words[0], call.options
     with terminal_progress() as progress:
-        trained = train_tokenizer(options.tokenizer, options.data, folder, progress)
-    facts = {"vocab_size": trained.vocab_size, "fingerprint": trained.fingerprint}
-    text = f"{folder}: {trained.vocab_size} tokens, fingerprint {trained.fingerprint}"
-    return Output({"tokenizer": folder, **facts}, text)
+        tokenizer = train_tokenizer(options.tokenizer, options.data, folder, progress)
+    data = {
+        "tokenizer": folder,
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+    }
+    text = f"{folder}: {tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}"
+    return Output(data, text)
 
 
 TOKENIZER = Command(
-    about="Trains a SentencePiece model (lossless: every text comes back byte for byte) and writes "
-    "it to a folder. `llmjax train` does this on its own; use it to share one tokenizer between "
+    about="Trains a lossless SentencePiece model (decoding restores every text exactly) and writes "
+    "it to a folder. `llmjax train` does this by itself; use it to share one tokenizer between "
     "runs: llmjax train CONFIG --tokenizer FOLDER/sentencepiece.model",
     positionals=("train", "FOLDER"),
     usage="[--data.sources FILE ...] [--tokenizer.vocab-size N]",

@@ -17,63 +17,64 @@ from llmjax.run.folder import Run
 from llmjax.storage.json_documents import json_lines
 from llmjax.training.train import train
 
-FIGURES = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
+TEXT_METRICS = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
 
 
 def run(call: Call[Config]) -> Output | None:
-    """Trains; prints the run folder and its last validation figures."""
+    """Trains; prints the run folder and its latest validation metrics."""
     import jax
 
-    stands = summary(Run(train(call.options)))
-    return Output(stands, in_words(stands)) if jax.process_index() == 0 else None
+    result = summary(Run(train(call.options)))
+    return Output(result, in_words(result)) if jax.process_index() == 0 else None
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Where a run stands: its folder, its newest checkpoint, its last validation figures."""
+    """A run's folder, newest checkpoint and latest validation metrics."""
     steps = run.steps()
-    stands: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
+    result: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
     if run.metrics.is_file():
         for _, record in json_lines(run.metrics):
             if isinstance(record, dict) and record.get("kind") == "eval":
                 tasks = task_metrics(record)
-                names = ("step", *chain(*tasks.values()), "loss") if tasks else FIGURES
-                stands["heldout"] = {name: record[name] for name in names if name in record}
-    return stands
+                names = ("step", *chain(*tasks.values()), "loss") if tasks else TEXT_METRICS
+                result["heldout"] = {name: record[name] for name in names if name in record}
+    return result
 
 
-def in_words(stands: Mapping[str, Any]) -> str:
-    """A summary as a line for a person; each task's figures on a line of their own."""
-    line = f"{stands['run']} at step {stands['step']}"
-    if not (heldout := stands.get("heldout")):
+def in_words(result: Mapping[str, Any]) -> str:
+    """A summary as text: a line, and one for each task if there are several."""
+    line = f"{result['run']} at step {result['step']}"
+    if not (metrics := result.get("heldout")):
         return line
-    if "bits_per_byte" not in heldout:
-        return _tasks_in_words(line, heldout)
-    bits, loss = heldout["bits_per_byte"], heldout.get("loss")
-    if loss is None or (bits is None and heldout.get("accuracy") is None):
+    if "bits_per_byte" not in metrics:
+        return _tasks_in_words(line, metrics)
+    bits, loss = metrics["bits_per_byte"], metrics.get("loss")
+    if loss is None or (bits is None and metrics.get("accuracy") is None):
         return line
     if bits is None:
-        accuracy = f"{heldout['accuracy']:.2%} accuracy on the hidden tokens of the validation set"
+        accuracy = f"{metrics['accuracy']:.2%} accuracy on the hidden tokens of the validation set"
         return f"{line}: {accuracy} ({loss:.4f} nats per token)"
     return f"{line}: {bits:.4f} bits per byte on the validation set ({loss:.4f} nats per token)"
 
 
-def _tasks_in_words(line: str, heldout: Mapping[str, Any]) -> str:
-    """The figures of tasks, by task where there are several; what is not finite is n/a."""
+def _tasks_in_words(line: str, metrics: Mapping[str, Any]) -> str:
+    """The metrics of tasks, by task if there are several; n/a if not finite."""
+    several = any("." in name for name in metrics)
     tasks: dict[str, list[str]] = {}
-    for name, value in heldout.items():
+    for name, value in metrics.items():
         task = name.rpartition(".")[0]
-        if name == "step" or (name == "loss" and any("." in other for other in heldout)):
+        if name == "step" or (name == "loss" and several):
             continue
-        shown = "n/a" if value is None else value_in_words(name, value)
-        tasks.setdefault(task, []).append(f"{name_in_words(name)} {shown}")
+        text = "n/a" if value is None else value_in_words(name, value)
+        tasks.setdefault(task, []).append(f"{name_in_words(name)} {text}")
     if len(tasks) == 1:
         return f"{line}, on validation examples: {', '.join(next(iter(tasks.values())))}"
-    lines = [f"  {task}: {', '.join(figures)}" for task, figures in tasks.items()]
+    lines = [f"  {task}: {', '.join(texts)}" for task, texts in tasks.items()]
     return "\n".join([f"{line}, on validation examples:", *lines])
 
 
 def _finish(config: Config, flags: frozenset[str]) -> Config:
-    """The config with --profile, checked as a whole."""
+    """Applies --profile, and validates the config."""
     if "profile" in flags and not config.log.profile:
         config = replace(config, log=replace(config.log, profile=5))
     return validate(config)

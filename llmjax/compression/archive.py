@@ -1,12 +1,12 @@
-"""The container: a header, frames, and checksums behind them. Nothing here needs the model.
+"""The container format: a header, frames, checksums. Independent of the model.
 
     magic "\\x8fLLMJAX", format (1 byte)
     header:  length (varint), JSON deflated with a dictionary, see `header`
     frames:  kind (1 byte), length (varint), content; kind 0, without length, ends them
-    SHA-256 of the original (32 bytes), BLAKE2b-64 of all bytes before (8 bytes)
+    SHA-256 of the original (32 bytes), BLAKE2b-64 of all preceding bytes (8 bytes)
 
-Varints are little-endian, seven bits per byte, the top bit set on all but the last. The fields of a
-header are listed in docs/compress.md.
+Varints are little-endian, seven bits per byte, with the top bit set on all but the last.
+docs/compress.md lists the fields of the header.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ END, STORED, ZSTD, MODEL = 0, 1, 2, 3
 KINDS = {STORED: "stored", ZSTD: "zstd", MODEL: "model"}
 SHA_BYTES, CHECKSUM_BYTES = 32, 8
 TAIL_BYTES = 1 + SHA_BYTES + CHECKSUM_BYTES
-"""What follows the last frame: the end mark, the original's SHA-256, the archive's checksum."""
+"""Bytes after the last frame: end mark, SHA-256 of the original, checksum of the archive."""
 MAX_FRAME_BYTES = 1 << 26
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer."""
+    """Encodes a non-negative integer."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)
@@ -45,42 +45,42 @@ def _read_varint(read: Callable[[int], bytes]) -> int:
         value |= (byte[0] & 0x7F) << shift
         if byte[0] < 0x80:
             return value
-    raise damaged("a number in it has no end")
+    raise damaged("an integer in it is not terminated")
 
 
 @dataclass
 class FrameReader:
-    """Reads the content of a frame from front to back.
+    """Reads the content of a frame sequentially.
 
     Attributes:
       data: the content.
-      position: where reading stands.
+      position: offset of the next byte.
     """
 
     data: bytes
     position: int = 0
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes; UserError where there are fewer."""
+        """Returns the next `size` bytes; raises UserError if there are fewer."""
         if size > len(self.data) - self.position:
             raise damaged("a frame is cut short")
         self.position += size
         return self.data[self.position - size : self.position]
 
     def varint(self) -> int:
-        """The next integer; UserError where there is none below 2^56."""
+        """Returns the next integer; raises UserError if it is cut short or not below 2^56."""
         return _read_varint(self.take)
 
 
 class Writable(Protocol):
-    """What an archive is written to."""
+    """A file to write an archive to."""
 
     def write(self, data: bytes, /) -> Any:
-        """Adds bytes."""
+        """Appends bytes."""
 
 
 class ArchiveWriter:
-    """Writes an archive to a file, from its beginning.
+    """Writes an archive to a file, starting with the header.
 
     Attributes:
       header_size: bytes before the first frame.
@@ -95,18 +95,18 @@ class ArchiveWriter:
         self.header_size = self.written
 
     def frame(self, kind: int, content: bytes, original: bytes) -> None:
-        """Adds a frame.
+        """Appends a frame.
 
         Args:
           kind: STORED, ZSTD or MODEL.
-          content: what is stored.
-          original: what it stands for.
+          content: the encoded bytes.
+          original: the bytes that they encode.
         """
         self._original.update(original)
         self._write(bytes([kind]) + varint(len(content)) + content)
 
     def close(self) -> None:
-        """Adds the checksums; the file stays open."""
+        """Appends the checksums; leaves the file open."""
         self._write(bytes([END]) + self._original.digest())
         self._write(self._checksum.digest())
 
@@ -118,7 +118,7 @@ class ArchiveWriter:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive whose checksum is right, open for reading.
+    """An archive with a verified checksum, open for reading.
 
     Attributes:
       header: see docs/compress.md.
@@ -133,14 +133,15 @@ class Archive:
 
     @classmethod
     def open(cls, file: BinaryIO) -> "Archive":
-        """Checks the archive in a seekable file, and reads its header.
+        """Verifies the archive in a seekable file and reads its header.
 
         Raises:
-          UserError: it is no archive, of another format, cut short or changed.
+          UserError: it is not an archive, has another format, is cut short or was changed.
         """
         start = file.read(len(MAGIC) + 1)
         if start[:-1] != MAGIC:
-            raise UserError("the input", "is not an llmjax archive", "name one by llmjax compress")
+            fix = "give a file written by llmjax compress"
+            raise UserError("the input", "is not an llmjax archive", fix)
         if start[-1] != FORMAT:
             reason = f"has format {start[-1]}, this version reads {FORMAT}"
             raise UserError("the archive", reason, "upgrade")
@@ -155,7 +156,7 @@ class Archive:
         return cls(header, size, file.tell(), file)
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Kind and content of each frame; UserError where one is malformed."""
+        """Yields kind and content of each frame; raises UserError if one is malformed."""
         for kind, length in self._frame_heads():
             content = self._file.read(length) if length <= MAX_FRAME_BYTES else b""
             if len(content) != length:
@@ -163,7 +164,7 @@ class Archive:
             yield kind, content
 
     def kinds(self) -> set[int]:
-        """The kinds of frames that occur, without reading their content."""
+        """Returns the kinds of the frames, without reading their content."""
         kinds = set()
         for kind, length in self._frame_heads():
             kinds.add(kind)
@@ -171,7 +172,7 @@ class Archive:
         return kinds
 
     def _frame_heads(self) -> Iterator[tuple[int, int]]:
-        """Kind and length of each frame, the file's position being behind them.
+        """Yields kind and length of each frame, with the file positioned at its content.
 
         Raises:
           UserError: a kind is unknown, or the last frame does not end where the checksums begin.
@@ -179,31 +180,31 @@ class Archive:
         self._file.seek(self.header_size)
         while (kind := self._file.read(1)) != bytes([END]):
             if not kind or kind[0] not in KINDS:
-                raise damaged("a frame is of no known kind")
+                raise damaged("a frame is of an unknown kind")
             length = _read_varint(self._file.read)
             if length > self.size - self._file.tell():
                 raise damaged("a frame is cut short")
             yield kind[0], length
         if self._file.tell() != self.size - TAIL_BYTES + 1:
-            raise damaged("something lies between its last frame and its checksums")
+            raise damaged("there are bytes between its last frame and its checksums")
 
     def original_digest(self) -> bytes:
-        """The SHA-256 of what was compressed."""
+        """Returns the SHA-256 of the original."""
         self._file.seek(self.size - TAIL_BYTES + 1)
         return self._file.read(SHA_BYTES)
 
 
 def _check_checksum(file: BinaryIO) -> int:
-    """The file's size; UserError where its last bytes are not the hash of those before."""
+    """Returns the file's size; raises UserError if its last bytes are not the hash of the rest."""
     size = file.seek(0, 2)
     if size < len(MAGIC) + 2 + TAIL_BYTES:
         raise damaged("it is cut short")
     file.seek(0)
-    checksum, left = hashlib.blake2b(digest_size=CHECKSUM_BYTES), size - CHECKSUM_BYTES
-    while left:
-        block = file.read(min(left, 1 << 20))
+    checksum, remaining = hashlib.blake2b(digest_size=CHECKSUM_BYTES), size - CHECKSUM_BYTES
+    while remaining:
+        block = file.read(min(remaining, 1 << 20))
         checksum.update(block)
-        left -= len(block)
+        remaining -= len(block)
     if file.read() != checksum.digest():
-        raise damaged("its bytes were changed, or some are missing")
+        raise damaged("its checksum differs: bytes were changed or are missing")
     return size

@@ -1,17 +1,17 @@
-"""The model as a coder: compiled steps from tokens to integer intervals, the same both ways.
+"""The model as a coder: compiled steps from tokens to integer intervals, shared by both directions.
 
-Streams are contiguous parts of one sequence of tokens and advance together, one token per step.
+Streams are contiguous parts of one token sequence and advance together, one token per step.
 Windows are those of `llmjax.scoring`: a stream's first tokens follow BOS; once the context is full,
-a new window starts `stride` tokens further on, whose first context - stride tokens are read again.
+the next window starts `stride` tokens later and rereads the last context - stride tokens.
 
-Floating-point sums depend on the program that computes them, so each shape has one program for both
-directions: a step takes each stream's symbol where it is given and finds it where it is not, as an
-argument says. Which shapes come when depends on the number of steps alone.
+Floating-point sums depend on the program that computes them, so encoder and decoder run the same
+program for each shape: an argument says whether a step is given each stream's symbol or searches
+for it. The sequence of shapes depends on the number of steps alone.
 
-Each allowed symbol gets floor(p x (total - V)(1 - MARGIN)) + 1 of `total` numbers, V being how many
-symbols are allowed, and the most probable one the remainder. The margin is more than p can exceed
-its true sum by in float32, so that there is a remainder. Symbols are ordered by id, in blocks: only
-the block sums, and the frequencies of the one block that matters, are ever added up.
+Each of the V allowed symbols gets a frequency of floor(p x (TOTAL - V)(1 - MARGIN)) + 1; the most
+probable one also gets the remainder. MARGIN exceeds the float32 error of the sum of all p, so the
+remainder is never negative. Symbols are ordered by id, in blocks: only the block sums and the
+frequencies of the selected block are accumulated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,11 +39,11 @@ MARGIN = 2.0**-10
 MAX_STREAMS = 1 << 16
 
 CACHES = 3
-"""Cache sizes of a window: a step reads all slots, so starting with few is faster."""
+"""Cache sizes used within a window: a step reads every slot, so small caches are faster."""
 
 
 class Interval(NamedTuple):
-    """The interval of one symbol per stream: all [B].
+    """The interval of one symbol per stream, each field [B].
 
     Attributes:
       symbol: int32.
@@ -57,11 +57,11 @@ class Interval(NamedTuple):
 
 
 def frequencies(logits: Array, allowed: Array) -> Array:
-    """Integer frequencies, uint32 [B, V], that sum to TOTAL.
+    """Returns integer frequencies, uint32 [B, V], that sum to TOTAL.
 
     Args:
-      logits: float32 [B, V]; in a row with a NaN all symbols but one get the same.
-      allowed: bool [V]; the others get none.
+      logits: float32 [B, V]; in a row with a NaN all symbols but one get the same frequency.
+      allowed: bool [V]; other symbols get frequency 0.
     """
     masked = jnp.where(allowed, logits, -jnp.inf)
     exp_scores = jnp.exp(masked - masked.max(-1, keepdims=True))
@@ -75,32 +75,32 @@ def frequencies(logits: Array, allowed: Array) -> Array:
 
 
 def locate(counts: Array, symbols: Array, targets: Array, seek: Array) -> Interval:
-    """The intervals of the given symbols, or those that contain the targets.
+    """Returns the intervals of the given symbols, or the intervals that contain the targets.
 
     Args:
       counts: uint32 [B, V], from `frequencies`.
-      symbols: int32 [B], read where `seek` is false.
-      targets: uint32 [B], numbers below TOTAL, read where `seek` is true.
+      symbols: int32 [B], used if `seek` is false.
+      targets: uint32 [B], numbers below TOTAL, used if `seek` is true.
       seek: bool [].
     """
     rows, vocab = counts.shape
     blocks = jnp.pad(counts, ((0, 0), (0, -vocab % BLOCK))).reshape(rows, -1, BLOCK)
     ends = jnp.cumsum(blocks.sum(-1, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
-    found = (ends <= targets[:, None]).sum(-1, dtype=jnp.int32)
-    block = jnp.where(seek, jnp.minimum(found, blocks.shape[1] - 1), symbols // BLOCK)
-    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    target_block = (ends <= targets[:, None]).sum(-1, dtype=jnp.int32)
+    block = jnp.where(seek, jnp.minimum(target_block, blocks.shape[1] - 1), symbols // BLOCK)
+    block_counts = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     before = jnp.where(jnp.arange(blocks.shape[1]) == block[:, None] - 1, ends, 0)
     before = before.sum(-1, dtype=jnp.uint32)[:, None]
-    upto = before + jnp.cumsum(inside, axis=-1, dtype=jnp.uint32)
-    found = (upto <= targets[:, None]).sum(-1, dtype=jnp.int32)
-    place = jnp.where(seek, jnp.minimum(found, BLOCK - 1), symbols % BLOCK)[:, None]
-    freq = jnp.take_along_axis(inside, place, axis=1)[:, 0]
-    start = jnp.take_along_axis(upto, place, axis=1)[:, 0] - freq
-    return Interval(block * BLOCK + place[:, 0], start, freq)
+    cumulative = before + jnp.cumsum(block_counts, axis=-1, dtype=jnp.uint32)
+    target_offset = (cumulative <= targets[:, None]).sum(-1, dtype=jnp.int32)
+    offset = jnp.where(seek, jnp.minimum(target_offset, BLOCK - 1), symbols % BLOCK)[:, None]
+    freq = jnp.take_along_axis(block_counts, offset, axis=1)[:, 0]
+    start = jnp.take_along_axis(cumulative, offset, axis=1)[:, 0] - freq
+    return Interval(block * BLOCK + offset[:, 0], start, freq)
 
 
 def allowed_ids(lm: LanguageModel) -> np.ndarray:
-    """bool [V]: the ids that text may consist of, which are those that stand for bytes."""
+    """Returns bool [V]: which token ids can occur in text, because they stand for bytes."""
     allowed = np.zeros(lm.model.config.vocab_size, np.bool_)
     allowed[: lm.tokenizer.vocab_size] = lm.tokenizer.token_bytes()[: len(allowed)] > 0
     return allowed
@@ -108,13 +108,13 @@ def allowed_ids(lm: LanguageModel) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """What decides which programs run.
+    """The shapes of the compiled programs.
 
     Attributes:
-      streams: sequences side by side.
-      context: tokens of a window.
+      streams: number of parallel sequences.
+      context: tokens per window.
       stride: tokens from one window to the next, from 1 to context.
-      groups: equal parts of the streams, each with a thread of its own.
+      groups: number of equal groups of streams, each run in its own thread.
     """
 
     streams: int
@@ -124,40 +124,40 @@ class StreamLayout:
 
     @property
     def valid(self) -> bool:
-        """Whether an archive can have it."""
-        fits = 1 <= self.streams <= MAX_STREAMS and self.context >= 1
-        return fits and 1 <= self.groups <= self.streams and self.streams % self.groups == 0
+        """Whether an archive may use this layout."""
+        in_range = 1 <= self.streams <= MAX_STREAMS and self.context >= 1
+        return in_range and 1 <= self.groups <= self.streams and self.streams % self.groups == 0
 
     @property
     def rows(self) -> int:
-        """Streams of a group: rows of the programs."""
+        """Streams per group: the batch size of the programs."""
         return self.streams // self.groups
 
     @property
     def caches(self) -> tuple[int, ...]:
-        """Slots of the caches that a window uses in turn, the last one a full context."""
+        """Cache sizes that a window grows through, in slots; the last is a full context."""
         return tuple(sorted({-(-self.context // 2**halvings) for halvings in range(CACHES)}))
 
     def lengths(self, tokens: int) -> np.ndarray:
-        """int64 [streams]: tokens of each stream, as equal as possible, longer ones first."""
+        """Returns int64 [streams]: tokens per stream, as equal as possible, longer ones first."""
         return (tokens + np.arange(self.streams)[::-1]) // self.streams
 
 
 class GroupCoder(Protocol):
-    """One direction of coding for a group of streams, called step by step."""
+    """Encodes or decodes a group of streams, called once per step."""
 
     def query(self, step: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Symbols int32 [rows], targets uint32 [rows], and whether to seek the targets."""
+        """Returns symbols int32 [rows], targets uint32 [rows], and whether to seek the targets."""
 
     def receive(self, step: int, interval: Interval) -> None:
         """Takes the intervals of this step, still on the device."""
 
     def history(self, start: int, end: int) -> np.ndarray:
-        """int32 [rows, end - start]: tokens of the steps from start to end, all received."""
+        """Returns int32 [rows, end - start]: the tokens of steps already received."""
 
 
 class StepPosition(NamedTuple):
-    """Where a step is in its window."""
+    """A step's position in its window."""
 
     position: int
     slots: int
@@ -165,18 +165,18 @@ class StepPosition(NamedTuple):
 
 
 class CodecStepper:
-    """A model that advances streams of one layout token by token."""
+    """Advances the streams of a layout token by token."""
 
     def __init__(self, lm: LanguageModel, layout: StreamLayout):
         self.lm, self.layout = lm, layout
         self.allowed = jnp.asarray(allowed_ids(lm))
 
     def run(self, steps: int, groups: Sequence[GroupCoder]) -> None:
-        """Takes `steps` steps from the beginning, all groups at once: one keeps few cores busy.
+        """Runs all groups for `steps` steps, in parallel: one group keeps few cores busy.
 
         Args:
           steps: tokens of the longest stream.
-          groups: what gives symbols or targets of each group, and gets the intervals.
+          groups: the coder of each group.
         """
         stop = Event()
         with ThreadPoolExecutor(len(groups)) as threads:
@@ -184,25 +184,25 @@ class CodecStepper:
             try:
                 for future in runs:
                     future.result()
-            finally:  # an interrupt, or a failure in one group, does not wait for the others
+            finally:  # after an interrupt or a failure, do not wait for the other groups
                 stop.set()
 
     def _run(self, steps: int, group: GroupCoder, stop: Event) -> None:
         first = np.full(self.layout.rows, self.lm.tokenizer.bos_id, np.int32)
         cache, inputs = None, jnp.asarray(first)
-        for step, place in enumerate(self.positions(steps)):
+        for step, (position, slots, starts_window) in enumerate(self.positions(steps)):
             if stop.is_set():
                 return
-            if place.starts_window:
+            if starts_window:
                 overlap = self.layout.context - self.layout.stride
                 past = group.history(step - overlap - 1, step)
                 inputs = jnp.asarray(past[:, -1])
-                cache = self.prefilled(past[:, :-1], place.slots)
+                cache = self.prefilled(past[:, :-1], slots)
             elif cache is None:
-                cache = self.empty(place.slots)
-            elif cache.length != place.slots:
-                cache = _grow(cache, place.slots)
-            interval, cache = self.step(cache, inputs, place.position, *group.query(step))
+                cache = self.empty(slots)
+            elif cache.length != slots:
+                cache = _grow(cache, slots)
+            interval, cache = self.step(cache, inputs, position, *group.query(step))
             inputs = interval.symbol
             group.receive(step, interval)
 
@@ -215,11 +215,11 @@ class CodecStepper:
         targets: np.ndarray,
         seek: bool,
     ) -> tuple[Interval, Cache]:
-        """One step of every stream of a group.
+        """Advances each stream of a group by one token.
 
         Args:
-          cache: of the tokens before; it is donated.
-          inputs: int32 [rows], at `position` of their window.
+          cache: of the preceding tokens; donated.
+          inputs: int32 [rows], the tokens at `position` of their window.
           symbols, targets, seek: see `locate`.
         """
         return _step(
@@ -232,22 +232,22 @@ class CodecStepper:
         )
 
     def empty(self, slots: int) -> Cache:
-        """A cache that has read nothing."""
+        """Returns an empty cache."""
         return _empty(self.lm.model, self.layout.rows, slots)
 
     def prefilled(self, tokens: np.ndarray, slots: int) -> Cache:
-        """A cache that has read tokens int32 [rows, context - stride]."""
+        """Returns a cache filled with tokens int32 [rows, context - stride]."""
         if not tokens.shape[1]:
             return self.empty(slots)
         return _prefill(self.lm.model, self.lm.params, jnp.asarray(tokens), slots=slots)
 
     def positions(self, steps: int) -> Iterator[StepPosition]:
-        """Where each of the first `steps` steps is in its window."""
+        """Yields the window position of each of the first `steps` steps."""
         context, stride, caches = self.layout.context, self.layout.stride, self.layout.caches
         for step in range(steps):
-            late = step - context
-            starts_window = late >= 0 and late % stride == 0
-            position = step if late < 0 else context - stride + late % stride
+            beyond = step - context
+            starts_window = beyond >= 0 and beyond % stride == 0
+            position = step if beyond < 0 else context - stride + beyond % stride
             slots = next(size for size in caches if size > position)
             yield StepPosition(position, slots, starts_window)
 
@@ -257,15 +257,15 @@ def _step(
     model: Model,
     params: Params,
     cache: Cache,
-    read: tuple[Array, Array],
+    inputs_and_position: tuple[Array, Array],
     allowed: Array,
-    wanted: tuple[Array, Array, Array],
+    query: tuple[Array, Array, Array],
 ) -> tuple[Interval, Cache]:
-    """Reads one token of each stream, and locates the next."""
-    inputs, position = read
+    """Reads one token of each stream and locates the next."""
+    inputs, position = inputs_and_position
     positions = jnp.broadcast_to(position, inputs.shape)[:, None]
     logits, cache = model.decode(params, inputs[:, None], positions, cache)
-    return locate(frequencies(logits[:, 0], allowed), *wanted), cache
+    return locate(frequencies(logits[:, 0], allowed), *query), cache
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))

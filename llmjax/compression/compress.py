@@ -1,4 +1,4 @@
-"""`llmjax.compress`: any bytes to an archive."""
+"""`llmjax.compress`: compresses any bytes to an archive."""
 
 import time
 from collections.abc import Iterator
@@ -40,28 +40,28 @@ class CompressOptions:
     """Options of compress."""
 
     streams: int | None = None
-    """Parallel streams; none: by the size of the input. More are faster, and each starts without
-    context."""
+    """Parallel streams; none: by the size of the input. More streams are faster, but each starts
+    without context."""
     context: int | None = None
-    """Tokens that a token is predicted from at most; none: 512, or what the model allows."""
+    """Maximum tokens of context; none: 512, or the model's limit if that is less."""
     stride: int | None = None
-    """Tokens from one window to the next; none: 128 less than the context, or half of it where that
+    """Tokens from one window to the next; none: the context minus 128, or half the context if that
     is more."""
     step: int | None = None
-    """Which checkpoint; none: the newest complete one."""
+    """Checkpoint to use; none: the newest complete one."""
     dtype: Dtype = "bfloat16"
-    """Of parameters and computation."""
+    """Dtype of parameters and computation."""
     verify: bool = True
     """Decode the archive in a separate process before it gets its name."""
     compare: bool = True
-    """Run xz, zstd, brotli (up to 16 MiB, as it takes minutes) and bzip2 on the same input, once
-    the archive has its name."""
+    """Run xz, zstd, brotli (up to 16 MiB, as it takes minutes) and bzip2 on the same input, after
+    the archive is complete."""
     fallback: bool = True
-    """Leave text to zstd, or store it, where the model would expand it."""
+    """Use zstd, or store the bytes, for text that the model would expand."""
     overwrite: bool = False
-    """Replace OUT where it exists and is a file."""
+    """Replace OUT if it exists and is a file."""
     passage: bool = False
-    """Keep the first 2,000 tokens as text in RUN/compression.json, with the cost of each, so that
+    """Store the first 2,000 tokens as text in RUN/compression.json, with the cost of each, so that
     the report can show what surprised the model."""
 
 
@@ -74,16 +74,16 @@ def compress(
     *,
     progress: Progress = no_progress,
 ) -> CompressionResult:
-    """Writes an archive from which `decompress`, given the same run, restores the same bytes.
+    """Writes an archive from which `decompress`, given the same run, restores the input exactly.
 
-    The result is saved as RUN/compression.json, for the report, if that can be written.
+    Saves the result as RUN/compression.json for the report, unless the folder is read-only.
 
     Args:
-      run: the folder of a causal decoder.
-      source: a file, a folder (its files in one archive), or - for standard input.
+      run: the run folder of a causal decoder.
+      source: a file, a folder (archived as a whole), or - for standard input.
       target: the archive; - for standard output.
       options: fields of CompressOptions, also as keywords.
-      progress: called as compression advances.
+      progress: called with the progress of compression.
 
     Raises:
       UserError: there is no such run or input, the model is not a causal decoder, the target
@@ -121,7 +121,7 @@ def compress(
         stride=encoder.plan.layout.stride,
         costs=encoder.costs,
         baselines=comparison.baselines,
-        not_compared=comparison.left_out,
+        not_compared=comparison.skipped,
     )
     save_result(Run.open(run), used_step, result)
     return result
@@ -132,9 +132,9 @@ class _Encoder:
     """Encodes one input.
 
     Attributes:
-      start_seconds: how long compiling took, and the determinism hash.
-      plan: known once `write` has seen the first frame.
-      costs: what tokens cost.
+      start_seconds: time of compiling and of computing the determinism hash.
+      plan: streams and windows; set by `write` at the first frame.
+      costs: the cost of tokens.
     """
 
     lm: LanguageModel
@@ -150,7 +150,7 @@ class _Encoder:
         self.costs = TokenCosts(self.lm.tokenizer, passage_tokens)
 
     def write(self, out: OutputFile) -> ArchiveWriter:
-        """Writes the archive; returns its closed writer."""
+        """Writes the archive, and returns its closed writer."""
         writer, done = None, 0
         for data, segments in self._frames():
             if writer is None:
@@ -176,32 +176,32 @@ class _Encoder:
         return writer
 
     def release_device(self) -> None:
-        """Frees what holds the device; nothing can be written any more."""
+        """Releases the device; nothing can be encoded afterwards."""
         self.__dict__.pop("stepper", None)
         del self.lm
         release_device()
 
     @cached_property
     def stepper(self) -> CodecStepper:
-        """The model, ready for streams of this archive's layout."""
+        """The stepper of this archive's layout."""
         check_memory(self.lm.model.config, self.plan.layout)
         return CodecStepper(self.lm, self.plan.layout)
 
     @cached_property
     def segmenter(self) -> Segmenter:
-        """Splits bytes into text for this model and raw bytes."""
+        """The segmenter for this model's tokenizer."""
         return Segmenter(self.lm.tokenizer, allowed_ids(self.lm))
 
     def _frames(self) -> Iterator[tuple[bytes, list[Segment]]]:
         return ((data, self.segmenter.split(data)) for data in self.source.blocks(FRAME))
 
     def _header(self, tokens: int) -> dict[str, Any]:
-        asked = {name: getattr(self.options, name) for name in ("streams", "context", "stride")}
-        self.plan = plan_streams(self.lm, tokens, self.source.size, **asked)
+        shape = {name: getattr(self.options, name) for name in ("streams", "context", "stride")}
+        self.plan = plan_streams(self.lm, tokens, self.source.size, **shape)
         layout, began = self.plan.layout, time.perf_counter()
         determinism = determinism_hash(self.stepper, self.plan.windows)
         self.start_seconds = time.perf_counter() - began
-        permissions = {"mode": self.source.mode, "time": self.source.time}
+        metadata = {"mode": self.source.mode, "time": self.source.time}
         return {
             "llmjax": __version__,
             "size": self.source.size,
@@ -217,5 +217,5 @@ class _Encoder:
             "windows": self.plan.windows,
             "environment": environment(),
             "files": self.source.members,
-            **{name: value for name, value in permissions.items() if value is not None},
+            **{name: value for name, value in metadata.items() if value is not None},
         }

@@ -1,4 +1,4 @@
-"""Decodes an archive with the model that made it, once that is known to compute the same."""
+"""Decodes an archive with the model that made it, after checking that it computes the same."""
 
 import hashlib
 import logging
@@ -27,8 +27,8 @@ class Decoder:
     """Decodes one archive.
 
     Attributes:
-      archive: what is decoded.
-      start_seconds: how long loading and checking the model took.
+      archive: the archive.
+      start_seconds: time to load and check the model.
     """
 
     def __init__(self, run: str | Path, archive: Archive):
@@ -37,8 +37,8 @@ class Decoder:
           archive: open for reading.
 
         Raises:
-          UserError: the archive is damaged, the run is missing, or of another model or tokenizer,
-            or the model computes differently here.
+          UserError: the archive is damaged, the run is missing or has another model or tokenizer,
+            or the model computes other frequencies on this machine.
         """
         began, self.archive = time.perf_counter(), archive
         self._needs = _Requirements(self.archive.header)
@@ -46,15 +46,15 @@ class Decoder:
         _check("tokenizer", self._needs.tokenizer, self._lm.tokenizer.fingerprint, run)
         _check("model", self._needs.model, model_fingerprint(self._lm), run)
         if MODEL in self.archive.kinds():
-            self.stepper  # noqa: B018 (checked before the first frame, whatever that is)
+            self.stepper  # noqa: B018 (checks determinism before decoding the first frame)
         self.start_seconds = time.perf_counter() - began
 
     @cached_property
     def stepper(self) -> CodecStepper:
-        """The model, ready to decode.
+        """The stepper of the archive's layout.
 
         Raises:
-          UserError: its frequencies differ from those where the archive was made.
+          UserError: its frequencies differ from the encoder's.
         """
         needs, layout, config = self._needs, self._needs.layout, self._lm.model.config
         window_sizes(config, layout.context, layout.stride)
@@ -63,12 +63,14 @@ class Decoder:
         differing = differences(needs.environment, environment())
         if determinism_hash(stepper, needs.windows) != needs.determinism_hash:
             unexplained = "nothing recorded differs: the compiler chose other kernels, or the "
-            why = "; ".join(differing) or unexplained + "header was edited"
-            reason = f"the model's frequencies differ from those where it compressed ({why})"
-            raise UserError("determinism check", reason, "decompress where the archive was made")
+            cause = "; ".join(differing) or unexplained + "header was edited"
+            reason = f"the model's frequencies differ from the encoder's ({cause})"
+            fix = "decompress on the machine where the archive was made"
+            raise UserError("determinism check", reason, fix)
         if differing:
             logger.warning(
-                "made elsewhere (%s); the determinism check passed", "; ".join(differing)
+                "the archive was made in another environment (%s); the determinism check passed",
+                "; ".join(differing),
             )
         return stepper
 
@@ -76,12 +78,12 @@ class Decoder:
         """Decodes all frames.
 
         Args:
-          write: takes the original, part by part; not to be trusted before this returns.
-          stage: its name for `progress`.
-          progress: called as decoding advances.
+          write: called with consecutive blocks of the original, unverified until this returns.
+          stage: name of the stage, for `progress`.
+          progress: called with the progress of decoding.
 
         Raises:
-          UserError: the result is not what the archive was made from.
+          UserError: the result differs from the original.
         """
         digest, done, total = hashlib.sha256(), 0, self.archive.header["size"]
         consumed = self.archive.header_size
@@ -95,37 +97,36 @@ class Decoder:
             data = decode_frame(lambda: self.stepper, kind, content, report)
             done, consumed = done + len(data), consumed + len(content)
             if done > total:
-                raise damaged("it holds more bytes than it says")
+                raise damaged("it decodes to more bytes than its header states")
             digest.update(data)
             write(data)
             progress(stage, done, total, consumed)
         if done != total or digest.digest() != self.archive.original_digest():
-            raise UserError("the archive", "decodes to other bytes than it was made of (SHA-256)")
+            raise UserError("the archive", "does not decode to the original (SHA-256 differs)")
 
 
 class _Requirements:
-    """What a header asks for; UserError where that is impossible."""
+    """The fields of a header that decoding needs; raises UserError if one is missing or invalid."""
 
     def __init__(self, header: dict[str, Any]):
         try:
             names = ("streams", "context", "stride", "groups", "step")
-            numbers = [header[name] for name in names]
-            if any(type(number) is not int for number in numbers):
-                raise damaged("its header asks for something impossible")
-            self.layout, self.step = StreamLayout(*numbers[:-1]), numbers[-1]
+            *shape, step = (header[name] for name in names)
+            if any(type(value) is not int for value in (*shape, step)):
+                raise damaged("a field of its header is invalid")
+            self.layout, self.step = StreamLayout(*shape), step
             self.windows, self.dtype = bool(header["windows"]), header["dtype"]
             self.environment: dict[str, Any] = dict(header["environment"])
             self.model, self.tokenizer, self.determinism_hash = (
                 str(header[name]) for name in ("model", "tokenizer", "determinism_hash")
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged("its header lacks something") from error
+            raise damaged("a field of its header is missing or invalid") from error
         if self.dtype not in ("float32", "bfloat16") or not self.layout.valid:
-            raise damaged("its header asks for something impossible")
+            raise damaged("a field of its header is invalid")
 
 
 def _check(what: str, expected: str, actual: str, run: str | Path) -> None:
     if expected != actual:
-        made_with = printable(expected[:16])
-        reason = f"its {what} is {actual[:16]}, the archive was made with {made_with}"
+        reason = f"its {what} is {actual[:16]}, the archive needs {printable(expected[:16])}"
         raise UserError(printable(str(run)), reason, "give the run folder that compressed it")

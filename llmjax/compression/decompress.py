@@ -1,4 +1,4 @@
-"""`llmjax.decompress` and `llmjax.inspect`: an archive to its bytes, and what it says of itself."""
+"""`llmjax.decompress` restores the bytes of an archive; `llmjax.inspect` reads its header."""
 
 import time
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from llmjax.run.config.options import keyword_options
 
 @dataclass(frozen=True)
 class DecompressionResult:
-    """What was decompressed.
+    """The result of decompressing an archive.
 
     Attributes:
-      target: where to.
-      bytes: of the original.
-      archive_bytes: of the archive.
-      files: how many there are; 1 for a file or stream.
-      seconds: wall-clock time, compiling included.
-      compile_seconds: of it, until the determinism check had passed.
+      target: the output path.
+      bytes: size of the original.
+      archive_bytes: size of the archive.
+      files: number of files; 1 for a file or stream.
+      seconds: wall-clock time, including compilation.
+      compile_seconds: part of `seconds` until the determinism check passed.
     """
 
     target: str
@@ -38,7 +38,7 @@ class DecompressOptions:
     """Options of decompress."""
 
     overwrite: bool = False
-    """Replace OUT where it exists and is a file."""
+    """Replace OUT if it exists and is a file."""
 
 
 @keyword_options()
@@ -50,18 +50,18 @@ def decompress(
     *,
     progress: Progress = no_progress,
 ) -> DecompressionResult:
-    """Restores the bytes that an archive was made from; leaves nothing behind if that fails.
+    """Restores the original of an archive; leaves nothing behind on failure.
 
     Args:
       run: the run folder that compressed it, or a copy.
       source: the archive; - for standard input.
       target: a new file (for an archive of a folder, a new folder); - for standard output.
       options: fields of DecompressOptions, also as keywords.
-      progress: called as decompression advances.
+      progress: called with the progress of decompression.
 
     Raises:
-      UserError: the archive is damaged, of another model, tokenizer or environment, or the target
-        cannot be written.
+      UserError: the archive is damaged or was made with another model, tokenizer or environment,
+        or the target cannot be written.
     """
     began, target = time.perf_counter(), str(target)
     check_output(target, options.overwrite, str(source))
@@ -88,17 +88,17 @@ def decompress(
 
 
 def inspect(archive: str | Path) -> dict[str, Any]:
-    """The header and frames of an archive, without its model; its checksum is checked.
+    """Describes an archive after verifying its checksum; needs no model.
 
     Args:
       archive: the file; - for standard input.
 
     Returns:
-      The header, and "archive_bytes", "header_bytes", "sha256", and "frames" and "frame_bytes":
-      how many of each kind, and their sizes.
+      The header, and "archive_bytes", "header_bytes", "sha256", "frames" and "frame_bytes" (number
+      and total size of each kind of frame).
 
     Raises:
-      UserError: it is no archive, or damaged.
+      UserError: it is not an archive, or is damaged.
     """
     with open_seekable(str(archive)) as file:
         opened = Archive.open(file)

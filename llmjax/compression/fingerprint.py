@@ -1,4 +1,4 @@
-"""What an archive must be decoded with: the model, and where it runs."""
+"""Fingerprints of the model that an archive needs and of the environment that it was made in."""
 
 import dataclasses
 import hashlib
@@ -14,16 +14,17 @@ import numpy as np
 
 from llmjax.errors import printable
 from llmjax.inference.language_model import LanguageModel
+from llmjax.run.environment import cores
 
 MAX_SHOWN = 20
-"""Differences that are listed."""
+"""Differences to list."""
 
 MAX_CHARACTERS = 500
-"""Characters of a name or value that are shown."""
+"""Characters to show of a name or value."""
 
 
 def model_fingerprint(lm: LanguageModel) -> str:
-    """A hash of the architecture, the parameters as they are held, and their dtypes."""
+    """Hashes the architecture and the parameters, in the dtype in which they are loaded."""
     fields = _stored_fields(lm)
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(lm.params):
@@ -34,17 +35,16 @@ def model_fingerprint(lm: LanguageModel) -> str:
 
 
 def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
-    """The architecture as archives have always hashed it: by the names of the first ones, and
-    without what was added since where that is at its default."""
+    """Returns the architecture as the first archives hashed it: with the field names of that time,
+    and without newer fields at their defaults."""
     fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
-    for name in ("layer_d_ff",):
-        if not fields[name]:
-            del fields[name]
+    if not fields["layer_d_ff"]:
+        del fields["layer_d_ff"]
     return fields
 
 
 def environment() -> dict[str, Any]:
-    """What decides how sums are rounded, as far as known; small plain values."""
+    """Describes what is known to affect rounding, as small plain values."""
     device = jax.devices()[0]
     return {
         "jax": jax.__version__,
@@ -53,16 +53,14 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "machine": platform.machine(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "flags": _flags(),
         "precision": jax.config.values["jax_default_matmul_precision"],
     }
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two environments, for messages; many or long ones are cut."""
+    """Describes the differences between two environments for a message, truncated if long."""
     names = [name for name in dict.fromkeys([*now, *then]) if then.get(name) != now.get(name)]
     shown = [
         f"{_cut(name)} was {_cut(repr(then.get(name)))}, is {_cut(repr(now.get(name)))}"
@@ -77,9 +75,9 @@ def _cut(text: str) -> str:
 
 
 def _flags() -> str:
-    """Compiler flags of the environment, sorted; without those that only write files."""
-    words = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
-    return " ".join(sorted(word for word in words.split() if "dump" not in word))
+    """Returns the sorted compiler flags of the environment, without those that only dump files."""
+    flags = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+    return " ".join(sorted(flag for flag in flags.split() if "dump" not in flag))
 
 
 def _processor() -> str:

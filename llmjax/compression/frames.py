@@ -1,10 +1,10 @@
-"""A frame: up to a mebibyte of the original, encoded by whatever makes it smallest.
+"""Frames: up to a mebibyte of the original each, in the smallest of three encodings.
 
-A model frame holds, in varints unless said otherwise:
+A model frame consists of (integers are varints unless stated otherwise):
 
-    the number of segments, and for each 2 x its tokens, or 2 x its bytes + 1 where it is raw
-    2 x the length of what follows, + 1 if that is a zstd frame: the raw segments
-    the length of each stream's bytes, as `pack_integers` writes them; then these bytes
+    the number of segments, and for each 2 x its tokens, or 2 x its bytes + 1 if it is raw
+    2 x the length of the raw segments, + 1 if they are a zstd frame; the raw segments
+    the length of each stream in bytes, in the format of `pack_integers`; the streams
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from llmjax.compression.segments import Segment, Segmenter, raw_fallback, zstd_c
 from llmjax.compression.streams import EncodedTokens, Report, decode_tokens, encode_tokens
 
 FRAME = 1 << 20
-"""Bytes of the original in a frame; each frame starts new streams."""
+"""Bytes of the original per frame; each frame starts new streams."""
 
-WORTH_IT = 0.98
-"""The share of its size that a frame must come to before the model encodes it a second time."""
+MAX_REENCODED_RATIO = 0.98
+"""Encode a frame a second time only if it should shrink to this share of its size."""
 
 MAX_PACKED_BITS = 32
 
 MAX_ZSTD_WINDOW = 1 << 23
-"""Bytes that a zstd frame may look back on: more than our level asks for."""
+"""Window size limit of zstd frames, in bytes; our compression level stays below it."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Frame:
     Attributes:
       kind: STORED, ZSTD or MODEL.
       content: the bytes of the frame.
-      encoded: its text as encoded by the model, even where that was not the smallest; None where
-        there is no text.
-      tokens: int32 [n], that text.
+      encoded: the model's encoding of its text, even if that was not the smallest; None without
+        text.
+      tokens: int32 [n], the tokens of that text.
     """
 
     kind: int
@@ -56,14 +56,14 @@ def encode_frame(
     segmenter: Segmenter | None,
     report: Report,
 ) -> Frame:
-    """Encodes a stretch of the original.
+    """Encodes a block of the original.
 
     Args:
-      stepper: gives the model; called only where there is text.
-      data: the stretch, at most FRAME bytes.
-      segments: what it consists of.
-      segmenter: what split them, where text that zstd makes smaller may become raw; None: all
-        text is the model's.
+      stepper: returns the model's stepper; called only if there is text.
+      data: the block, at most FRAME bytes.
+      segments: the segments of the block.
+      segmenter: the segmenter that split it, to make text raw if zstd makes it smaller; None leaves
+        all text to the model.
       report: called with progress.
     """
     raw_frames = [Frame(STORED, data), Frame(ZSTD, zstd_compress(data))]
@@ -75,7 +75,7 @@ def encode_frame(
     best = min(*raw_frames, first, key=_size)
     assert first.encoded is not None
     fallback = raw_fallback(segments, first.encoded.bits, segmenter)
-    if fallback is not None and fallback.size < WORTH_IT * _size(best):
+    if fallback is not None and fallback.size < MAX_REENCODED_RATIO * _size(best):
         best = min(best, _encode_by_model(stepper(), fallback.segments, report), key=_size)
     return best if best.kind == MODEL else replace(best, encoded=first.encoded, tokens=first.tokens)
 
@@ -83,10 +83,10 @@ def encode_frame(
 def decode_frame(
     stepper: Callable[[], CodecStepper], kind: int, content: bytes, report: Report
 ) -> bytes:
-    """The original of a frame.
+    """Decodes a frame.
 
     Raises:
-      UserError: the content contradicts the model or itself, or stands for more than `FRAME`.
+      UserError: the content contradicts the model or itself, or decodes to more than `FRAME` bytes.
     """
     if kind == MODEL:
         data = _decode_by_model(stepper, content, report)
@@ -115,25 +115,25 @@ def _content(segments: list[Segment], encoded: EncodedTokens) -> bytes:
     ]
     raw = b"".join(segment.data for segment in segments if segment.tokens is None)
     packed = zstd_compress(raw)
-    flag = len(packed) < len(raw)
-    kept = packed if flag else raw
-    numbers = [len(sizes), *sizes, 2 * len(kept) + flag]
+    is_packed = len(packed) < len(raw)
+    stored = packed if is_packed else raw
+    integers = [len(sizes), *sizes, 2 * len(stored) + is_packed]
     lengths = pack_integers([len(stream) for stream in encoded.streams])
-    return b"".join([*map(varint, numbers), kept, lengths, *encoded.streams])
+    return b"".join([*map(varint, integers), stored, lengths, *encoded.streams])
 
 
 def _decode_by_model(stepper: Callable[[], CodecStepper], content: bytes, report: Report) -> bytes:
     reader = FrameReader(content)
     sizes = [reader.varint() for _ in range(_limited(reader.varint()))]
-    flagged = reader.varint()
-    kept = reader.take(flagged >> 1)
-    raw = FrameReader(zstd_decompress(kept, 2 * FRAME) if flagged & 1 else kept)
+    stored_size, is_packed = divmod(reader.varint(), 2)
+    stored = reader.take(stored_size)
+    raw = FrameReader(zstd_decompress(stored, 2 * FRAME) if is_packed else stored)
     model = stepper()
     lengths = unpack_integers(reader, model.layout.streams)
     streams = [reader.take(length) for length in lengths]
     count = _limited(sum(size >> 1 for size in sizes if not size & 1))
     if not count:
-        raise damaged("a frame of the model has no text")
+        raise damaged("a model frame has no text")
     tokens = decode_tokens(model, streams, count, report)
     parts, start = [], 0
     for size in sizes:
@@ -147,38 +147,38 @@ def _decode_by_model(stepper: Callable[[], CodecStepper], content: bytes, report
 
 
 def _limited(count: int) -> int:
-    """A plausible count: no frame holds more."""
+    """Returns the count; raises UserError if no frame can have as many."""
     if count > 2 * FRAME:
         raise damaged("a frame claims more than the format allows")
     return count
 
 
 def zstd_decompress(data: bytes, limit: int) -> bytes:
-    """The content of a zstd frame; UserError where it is none, or holds over `limit` bytes."""
+    """Decompresses a zstd frame; raises UserError if it is not one, or exceeds `limit` bytes."""
     try:
         if zstandard.get_frame_parameters(data).content_size > limit:
             raise damaged("a frame claims more than the format allows")
-        inner = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
-        return inner.decompress(data, max_output_size=limit)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+        return decompressor.decompress(data, max_output_size=limit)
     except zstandard.ZstdError as error:
         raise damaged(str(error)) from error
 
 
 def pack_integers(numbers: list[int]) -> bytes:
-    """The minimum (varint), the bits of the largest difference to it (1 byte), and the
-    differences in so many bits each, least significant first, padded to a whole byte."""
-    least = min(numbers)
-    bits = (max(numbers) - least).bit_length()
-    differences = np.array(numbers, np.int64)[:, None] - least
-    places = (differences >> np.arange(bits) & 1).astype(np.uint8)
-    return varint(least) + bytes([bits]) + np.packbits(places, bitorder="little").tobytes()
+    """Encodes integers as the minimum (varint), the bit width of the largest difference from it
+    (1 byte), and the differences in that width, least significant bit first, padded to a byte."""
+    minimum = min(numbers)
+    width = (max(numbers) - minimum).bit_length()
+    differences = np.array(numbers, np.int64)[:, None] - minimum
+    bits = (differences >> np.arange(width) & 1).astype(np.uint8)
+    return varint(minimum) + bytes([width]) + np.packbits(bits, bitorder="little").tobytes()
 
 
 def unpack_integers(reader: FrameReader, count: int) -> list[int]:
-    """`count` integers of `pack_integers`; UserError where they are cut short or too large."""
-    least, bits = reader.varint(), reader.take(1)[0]
-    if bits > MAX_PACKED_BITS:
+    """Decodes `count` integers; raises UserError if they are cut short or too wide."""
+    minimum, width = reader.varint(), reader.take(1)[0]
+    if width > MAX_PACKED_BITS:
         raise damaged("a frame claims more than the format allows")
-    data = np.frombuffer(reader.take(-(-count * bits // 8)), np.uint8)
-    places = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
-    return (least + (places.astype(np.int64) << np.arange(bits)).sum(-1)).tolist()
+    data = np.frombuffer(reader.take(-(-count * width // 8)), np.uint8)
+    bits = np.unpackbits(data, count=count * width, bitorder="little").reshape(count, width)
+    return (minimum + (bits.astype(np.int64) << np.arange(width)).sum(-1)).tolist()

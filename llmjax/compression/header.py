@@ -1,11 +1,11 @@
-"""The header of an archive: JSON, deflated with a dictionary, read within limits.
+"""The header of an archive: JSON, deflated with a dictionary, parsed within limits.
 
-A few hundred bytes of an archive can inflate to a thousand times as many, and these to values that
-take ten times their memory. So the size is bounded before anything is inflated, the number of
-values before any is made, and every number and text before it is used.
+A few hundred bytes of an archive can inflate a thousandfold, and the values parsed from them can
+take ten times as much memory again. So the size is bounded before inflating, the number of values
+before parsing, and each number and string before use.
 
-Of a folder, the header lists the members. Nothing of an archive is trusted: a path must lie inside
-the folder, no path may come twice or lead through a file, and there are only files and folders.
+For a folder the header lists the members. Nothing in an archive is trusted: each path must lie
+inside the folder, must be unique and must not lead through a file; only files and folders exist.
 """
 
 import json
@@ -17,33 +17,33 @@ from llmjax.errors import UserError
 from llmjax.storage.json_documents import JsonLimits, parse_json
 
 MAX_MEMBERS = 500_000
-"""Files and folders of an archive, implied parent folders included; each takes about 300 bytes of
+"""Files and folders per archive, implied parent folders included; each takes about 300 bytes of
 memory."""
 
 MAX_PATH_BYTES = 4096
-"""Of a member's path: what Linux takes in one call."""
+"""Bytes of a member's path: PATH_MAX on Linux."""
 
 MAX_NAME_BYTES = 255
-"""Of one part of a path: what file systems take."""
+"""Bytes of one path component: the limit of common file systems."""
 
 MAX_HEADER_BYTES = 64 << 20
-"""Bytes of a header's JSON: 134 for each of `MAX_MEMBERS`; one with a path of 60 characters takes
-about 100."""
+"""Bytes of a header's JSON: 134 for each of `MAX_MEMBERS`; a member with a path of 60 characters
+takes about 100."""
 
 MAX_FIELDS = 1000
-"""Values of a header apart from its list of files; those written today have about 30."""
+"""Values in a header other than its list of files; current headers have about 30."""
 
 MAX_TEXT = 1 << 16
-"""Characters of such a value: the longest are the compiler's flags."""
+"""Characters of a string value; the longest are the compiler flags."""
 
 LIMITS = JsonLimits(size=MAX_HEADER_BYTES, marks=6 * MAX_MEMBERS, depth=3)
-"""A member has five marks, and one for a comma in its name."""
+"""Each member has five marks, plus one in case its name contains a comma."""
 
-# Names of fields whose spelling in files is older.
+# Fields that are stored under an older name.
 _STORED_NAMES = {"determinism_hash": "canary", "streams": "lanes"}
 _NAMES = {stored: name for name, stored in _STORED_NAMES.items()}
 
-# A typical header, so that only what differs takes space. Part of the format: never changed.
+# A typical header, so that only differences from it take space. Part of the format: never change.
 DICTIONARY = (
     b'{"llmjax":"0.1.0","size":1000000,"step":0,"dtype":"bfloat16","model":"","tokenizer":"",'
     b'"canary":"","lanes":16,"context":512,"stride":384,"groups":1,"windows":true,"environment":{"jax":'
@@ -53,19 +53,19 @@ DICTIONARY = (
 )
 
 Member = list[Any]
-"""[path with slashes, mode, nanoseconds since 1970, bytes]; bytes are -1 for a folder."""
+"""[path with slashes, mode, mtime in nanoseconds since 1970, bytes]; bytes are -1 for a folder."""
 
 
 def damaged(reason: str) -> UserError:
-    """The error for an archive that no writer of this format can have made."""
-    return UserError("the archive", f"is damaged: {reason}", "get it again from where it came")
+    """Returns the error for an archive that no writer of this format can have produced."""
+    return UserError("the archive", f"is damaged: {reason}", "fetch another copy of it")
 
 
 def pack_header(header: dict[str, Any]) -> bytes:
-    """A header as an archive holds it.
+    """Serializes a header.
 
     Raises:
-      UserError: it exceeds what `unpack_header` reads.
+      UserError: it exceeds the limits of `unpack_header`.
     """
     stored = {_STORED_NAMES.get(name, name): value for name, value in header.items()}
     plain = json.dumps(stored, separators=(",", ":")).encode()
@@ -73,17 +73,17 @@ def pack_header(header: dict[str, Any]) -> bytes:
         _parse(plain)
     except UserError as error:
         raise UserError(
-            "the header", f"would exceed what can be read: {error.reason}", "compress fewer files"
+            "the header", f"would exceed the limits: {error.reason}", "compress fewer files"
         ) from error
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
     return deflate.compress(plain) + deflate.flush()
 
 
 def unpack_header(packed: bytes) -> dict[str, Any]:
-    """The header that these bytes stand for; all of it may be used and printed.
+    """Parses a serialized header and validates it, so that every field is safe to use.
 
     Raises:
-      UserError: they are not a header, or it exceeds a limit or contradicts itself.
+      UserError: the bytes are not a header, or it exceeds a limit or contradicts itself.
     """
     inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
@@ -93,7 +93,7 @@ def unpack_header(packed: bytes) -> dict[str, Any]:
     if len(plain) > MAX_HEADER_BYTES:
         raise damaged(f"its header has more than {MAX_HEADER_BYTES:,} bytes")
     if not inflate.eof or inflate.unused_data:
-        raise damaged("its header is cut short, or something follows it")
+        raise damaged("its header is cut short or followed by other bytes")
     return {_NAMES.get(name, name): value for name, value in _parse(plain).items()}
 
 
@@ -109,9 +109,9 @@ def _parse(plain: bytes) -> dict[str, Any]:
     if type(size) is not int or size < 0:
         raise damaged("its header has no size")
     if mode is not None and (type(mode) is not int or not 0 <= mode <= 0o777):
-        raise damaged("its mode is impossible")
+        raise damaged("its mode is invalid")
     if modified is not None and type(modified) is not int:
-        raise damaged("its time is impossible")
+        raise damaged("its time is invalid")
     files = header.get("files")
     if files is not None and size != sum(max(0, member[3]) for member in check_members(files)):
         raise damaged("the sizes of its files do not add up")
@@ -119,9 +119,9 @@ def _parse(plain: bytes) -> dict[str, Any]:
 
 
 def _check_fields(fields: dict[str, Any]) -> None:
-    """UserError where there are too many values, or one of them is too large."""
-    for number, value in enumerate(_plain_values(fields)):
-        if number >= MAX_FIELDS:
+    """Raises UserError if there are too many values, or one is too large."""
+    for index, value in enumerate(_plain_values(fields)):
+        if index >= MAX_FIELDS:
             raise damaged(f"its header has more than {MAX_FIELDS:,} values beside its files")
         if isinstance(value, str) and len(value) > MAX_TEXT:
             raise damaged(f"its header has a text of more than {MAX_TEXT:,} characters")
@@ -130,7 +130,7 @@ def _check_fields(fields: dict[str, Any]) -> None:
 
 
 def _plain_values(value: Any) -> Iterator[Any]:
-    """Every name, value and container within a value."""
+    """Yields a value and, recursively, every key and value in it."""
     yield value
     if isinstance(value, dict):
         for name, item in value.items():
@@ -142,12 +142,12 @@ def _plain_values(value: Any) -> Iterator[Any]:
 
 
 def check_members(members: Any) -> list[Member]:
-    """The members of an archive, all of which may be unpacked.
+    """Validates the members of an archive, and returns them.
 
-    Takes time in proportion to the length of all paths, apart from sorting them.
+    Takes time linear in the length of all paths, apart from sorting them.
 
     Raises:
-      UserError: one may not.
+      UserError: a member must not be unpacked.
     """
     if not isinstance(members, list):
         raise damaged("its list of files is not a list")
@@ -160,22 +160,22 @@ def check_members(members: Any) -> list[Member]:
             case _:
                 raise damaged("its list of files cannot be read")
         if not (0 <= mode <= 0o777 and -(2**63) <= time < 2**63 and -1 <= size < 2**56):
-            raise damaged(f"the mode, time or size of {_quoted(name)} is impossible")
+            raise damaged(f"the mode, time or size of {_quoted(name)} is invalid")
     _check_tree(members)
     return members
 
 
 def _check_path(name: str) -> None:
-    """UserError where a path does not lie inside a folder, or is too long."""
-    if len(name) > MAX_PATH_BYTES:  # before anything walks along it
+    """Raises UserError if a path does not lie inside the folder, or is too long."""
+    if len(name) > MAX_PATH_BYTES:  # before any scan of it
         raise damaged(f"the path {_quoted(name)} has more than {MAX_PATH_BYTES:,} bytes")
-    around = f"/{name}/"
-    if "\0" in name or any(part in around for part in ("//", "/./", "/../")):
+    padded = f"/{name}/"
+    if "\0" in name or any(part in padded for part in ("//", "/./", "/../")):
         raise UserError(f"the archive's file {_quoted(name)}", "would lie outside its folder")
-    try:  # whatever the encoding of names is on this system
+    try:  # UTF-8, whatever this system's encoding of names is
         encoded = name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:  # an unpaired surrogate: no name that was read has it
-        raise damaged(f"the name {_quoted(name)} is impossible") from error
+    except UnicodeEncodeError as error:  # an unpaired surrogate, which no real file name has
+        raise damaged(f"the name {_quoted(name)} is invalid") from error
     if len(encoded) > MAX_PATH_BYTES:
         raise damaged(f"the path {_quoted(name)} has more than {MAX_PATH_BYTES:,} bytes")
     if len(encoded) > MAX_NAME_BYTES < max(map(len, encoded.split(b"/"))):
@@ -183,26 +183,28 @@ def _check_path(name: str) -> None:
 
 
 def _check_tree(members: list[Member]) -> None:
-    """UserError where a path comes twice or leads through a file, or too many folders result."""
+    """Raises UserError for a path that repeats or leads through a file, or too many folders."""
     folders = {name for name, _, _, size in members if size < 0}
-    file, before, missing = "", "", 0
+    file_prefix, previous, missing = "", "", 0
     for name, is_file in _in_order(members):
-        if name == before or (file and name.startswith(file)):
-            raise UserError(f"the archive's file {_quoted(name)}", "comes twice, or inside a file")
-        before, file = name, f"{name}/" if is_file else file
+        if name == previous or (file_prefix and name.startswith(file_prefix)):
+            raise UserError(
+                f"the archive's file {_quoted(name)}", "is listed twice, or inside a file"
+            )
+        previous, file_prefix = name, f"{name}/" if is_file else file_prefix
         parent = name.rpartition("/")[0]
-        if parent and parent not in folders:  # at most as many are made as it has parts
+        if parent and parent not in folders:  # creates at most one folder per component
             missing += parent.count("/") + 1
             if missing + len(members) > MAX_MEMBERS:
                 raise damaged(f"it needs more than {MAX_MEMBERS:,} files and folders")
 
 
 def _in_order(members: list[Member]) -> Iterator[tuple[str, bool]]:
-    """Path, and whether it is a file's, in an order where a folder precedes what it holds."""
+    """Yields (path, whether it is a file), each folder before its contents."""
     keys = sorted((name.replace("/", "\0"), size >= 0) for name, _, _, size in members)
     return ((key.replace("\0", "/"), is_file) for key, is_file in keys)
 
 
 def _quoted(name: str) -> str:
-    """The beginning of a name, in quotes."""
+    """Returns the start of a name, in quotes."""
     return repr(name if len(name) <= 80 else f"{name[:80]}...")

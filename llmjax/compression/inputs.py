@@ -1,7 +1,7 @@
-"""What is read: a file, standard input or another pipe, a folder of files.
+"""Inputs: a file, standard input or another pipe, or a folder of files.
 
-The bytes of a folder are those of its files, one after the other. An input without a known size is
-copied to a temporary file first.
+A folder is read as the concatenation of its files. An input of unknown size is first copied to a
+temporary file.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ class Input:
     """Bytes to compress.
 
     Attributes:
-      size: how many.
-      members: of a folder; None for a file or standard input.
+      size: number of bytes.
+      members: members of a folder; None for a file or standard input.
       file: the open file; None for a folder.
       root: the folder.
       mode: permissions of the file or folder; None for a pipe.
-      time: when a folder last changed, in nanoseconds since 1970; None for anything else.
+      time: mtime of a folder, in nanoseconds since 1970; None otherwise.
     """
 
     size: int
@@ -43,7 +43,7 @@ class Input:
 
     @property
     def common_mode(self) -> int:
-        """Permissions of a file that holds all of this: whoever may read it may read each part."""
+        """Permissions for a copy of the input: those that all of its files have in common."""
         if self.mode is None:
             return 0o666
         modes = [self.mode, *(member[1] for member in self.members or ())]
@@ -53,10 +53,10 @@ class Input:
         return 0o600 | common
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        """All bytes, `size` at a time.
+        """Yields all bytes in blocks of `size`.
 
         Raises:
-          UserError: a file cannot be read, or has more or fewer bytes than it had.
+          UserError: a file cannot be read, or its size changed.
         """
         block = bytearray()
         for part in self._parts(size):
@@ -81,13 +81,13 @@ class Input:
 
 
 def _read_exactly(file: BinaryIO, length: int, size: int, name: str | Path) -> Iterator[bytes]:
-    """A file's bytes, at most `size` at a time; UserError as soon as they are not `length`."""
-    left = length
+    """Yields blocks of at most `size` bytes; raises UserError unless they add up to `length`."""
+    remaining = length
     while True:
         with _read_errors(name):
             part = file.read(size)
-        left -= len(part)
-        if left < 0 or (left and not part):
+        remaining -= len(part)
+        if remaining < 0 or (remaining and not part):
             raise UserError(printable(str(name)), "changed while it was read", "try again")
         if not part:
             return
@@ -96,10 +96,10 @@ def _read_exactly(file: BinaryIO, length: int, size: int, name: str | Path) -> I
 
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[Input]:
-    """A file, a folder, or - for standard input.
+    """Opens a file, a folder, or standard input (-).
 
     Raises:
-      UserError: it cannot be read, or a folder holds something other than files and folders.
+      UserError: it cannot be read, or a folder contains anything but files and folders.
     """
     if path != STREAM and os.path.isdir(path):
         root = Path(path)
@@ -116,17 +116,17 @@ def open_input(path: str) -> Iterator[Input]:
 
 
 def list_folder(root: Path) -> list[Member]:
-    """What a folder holds, sorted by path.
+    """Lists the members of a folder, sorted by path.
 
     Raises:
-      UserError: something in it cannot be read, or is neither file nor folder; or there are more
-        than `MAX_MEMBERS`.
+      UserError: a member cannot be read, or is neither file nor folder; or there are more than
+        `MAX_MEMBERS`.
     """
     paths: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=_refuse):
         paths += [Path(folder, name) for name in (*folders, *files)]
         if len(paths) > MAX_MEMBERS:
-            reason = f"holds more than {MAX_MEMBERS:,} files and folders"
+            reason = f"has more than {MAX_MEMBERS:,} files and folders"
             raise UserError(
                 printable(str(root)), reason, "compress parts of it, or a tar file of it"
             )
@@ -148,7 +148,7 @@ def _refuse(error: OSError) -> None:
 
 @contextlib.contextmanager
 def open_seekable(path: str) -> Iterator[BinaryIO]:
-    """A file, or the content of a pipe or - for standard input, seekable and at its beginning.
+    """Opens a file, a pipe or standard input (-) as a seekable file, at its start.
 
     Raises:
       UserError: it cannot be read.
@@ -165,7 +165,7 @@ def open_seekable(path: str) -> Iterator[BinaryIO]:
         with _read_errors(path):
             file: BinaryIO = stack.enter_context(open(path, "rb"))
             status = os.fstat(file.fileno())
-        # Files in /proc are regular and claim to be empty until they are read.
+        # Files in /proc are regular, but report a size of 0.
         if not stat.S_ISREG(status.st_mode) or not status.st_size:
             file = stack.enter_context(_temporary_copy(file, path))
         yield file
@@ -178,7 +178,7 @@ def _mode(path: str) -> int | None:
 
 @contextlib.contextmanager
 def _temporary_copy(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
-    """The rest of a file, in a temporary one."""
+    """Copies the rest of a file to a temporary file."""
     with tempfile.TemporaryFile() as copy:
         try:
             shutil.copyfileobj(file, copy)
@@ -191,10 +191,10 @@ def _temporary_copy(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _read_errors(name: str | Path) -> Iterator[None]:
-    """Turns the system's errors of reading into UserErrors."""
+    """Converts system errors while reading to UserErrors."""
     try:
         yield
     except (OSError, ValueError) as error:
-        thing = getattr(error, "filename", None) or name
+        path = getattr(error, "filename", None) or name
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(printable(str(thing)), reason) from error
+        raise UserError(printable(str(path)), reason) from error

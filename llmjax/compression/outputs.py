@@ -1,6 +1,6 @@
-"""What is written: a file, standard output, a folder of files.
+"""Outputs: a file, standard output, or a folder of files.
 
-An output gets its name only once all of it is written and verified.
+An output gets its name only after it has been written completely and verified.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from llmjax.storage.writing import umask
 
 
 def check_output(target: str, overwrite: bool, source: str = STREAM) -> None:
-    """UserError where nothing can or may be written there, or it is the input."""
+    """Raises UserError if the target cannot or must not be written, or is the input."""
     if target == STREAM:
         if sys.__stdout__ is None:  # closed when Python started
             raise UserError("standard output", "is closed", "name a file")
@@ -30,14 +30,14 @@ def check_output(target: str, overwrite: bool, source: str = STREAM) -> None:
         raise UserError(printable(str(path.parent)) if target else "OUT", "no such folder")
     with _write_errors(target):
         try:
-            kind = os.lstat(path).st_mode
+            mode = os.lstat(path).st_mode
         except FileNotFoundError:
             return
         except ValueError as error:
             raise UserError(printable(target), f"is not a valid name: {error}") from error
-    if not overwrite or stat.S_ISDIR(kind):
+    if not overwrite or stat.S_ISDIR(mode):
         raise _exists(target)
-    if not stat.S_ISREG(kind):
+    if not stat.S_ISREG(mode):
         raise UserError(printable(target), "is a link or device", "choose another name")
     if source != STREAM and _within(path, Path(source)):
         raise UserError(printable(target), "is the input", "choose another name")
@@ -45,7 +45,7 @@ def check_output(target: str, overwrite: bool, source: str = STREAM) -> None:
 
 @contextlib.contextmanager
 def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["OutputFile"]:
-    """A file to write and read; it gets its name when the block ends without an error.
+    """Creates a file to write and read, which gets its name if the block ends without an error.
 
     Args:
       target: its name; - for standard output.
@@ -53,7 +53,7 @@ def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["Outpu
       mode: its permissions, before the umask.
 
     Raises:
-      UserError: it cannot be written, or something else has taken its name by the end.
+      UserError: it cannot be written, or its name was taken in the meantime.
     """
     check_output(target, overwrite)
     if target == STREAM:
@@ -75,7 +75,7 @@ def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["Outpu
                 file.flush()
                 os.fsync(handle)
         finally:
-            with contextlib.suppress(OSError):  # of a full disk, which was reported before
+            with contextlib.suppress(OSError):  # a full disk has already been reported
                 file.close()
         with _write_errors(target):
             os.chmod(name, mode & ~umask())
@@ -89,54 +89,54 @@ def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["Outpu
 
 
 class OutputFile:
-    """A file being written, whose errors are UserErrors that name the target."""
+    """An output file that raises UserErrors that name the target."""
 
     def __init__(self, file: BinaryIO, target: str):
         self.file, self._target = file, target
 
     def write(self, data: bytes) -> None:
-        """Adds bytes; UserError where there is no room."""
+        """Appends bytes; raises UserError if the disk is full."""
         with _write_errors(self._target):
             self.file.write(data)
 
     def rewind(self) -> None:
-        """Seeks to the beginning, so that the file can be read."""
+        """Seeks to the start, to read the file."""
         with _write_errors(self._target):
             self.file.seek(0)
 
 
 class FolderWriter:
-    """Distributes bytes to the files of a folder, one after the other."""
+    """Distributes bytes over the files of a folder, in order."""
 
     def __init__(self, root: Path, members: Sequence[Member], target: str):
         self._root, self._target = root, target
         self._files = iter([member for member in members if member[3] >= 0])
-        self._left, self._out = 0, None  # type: tuple[int, BinaryIO | None]
+        self._remaining, self._out = 0, None  # type: tuple[int, BinaryIO | None]
         for name, _, _, size in members:
-            place = root / name
-            (place if size < 0 else place.parent).mkdir(parents=True, exist_ok=True)
+            path = root / name
+            (path if size < 0 else path.parent).mkdir(parents=True, exist_ok=True)
         self._next()
 
     def write(self, data: bytes) -> None:
-        """Adds bytes; UserError where all files are full, or there is no room."""
+        """Appends bytes; raises UserError if all files are complete, or the disk is full."""
         while data:
             if self._out is None:
                 raise damaged("it holds more bytes than its files")
-            part, data = data[: self._left], data[self._left :]
+            part, data = data[: self._remaining], data[self._remaining :]
             with _write_errors(self._target):
                 self._out.write(part)
-                self._left -= len(part)
-                if not self._left:
+                self._remaining -= len(part)
+                if not self._remaining:
                     self._next()
 
     def close(self) -> None:
-        """Closes the last file; UserError where bytes are missing."""
+        """Closes the last file; raises UserError if bytes are missing."""
         if self._out is not None:
             self.drop()
             raise damaged("it holds fewer bytes than its files")
 
     def drop(self) -> None:
-        """Closes the file that is being written, complete or not."""
+        """Closes the current file, complete or not."""
         if self._out is not None:
             with contextlib.suppress(OSError):
                 self._out.close()
@@ -147,9 +147,9 @@ class FolderWriter:
             self._out.close()
             self._out = None
         for name, _, _, size in self._files:
-            self._left = size
-            self._out = open(self._root / name, "xb")  # noqa: SIM115 (closed when it is full)
-            if self._left:
+            self._remaining = size
+            self._out = open(self._root / name, "xb")  # noqa: SIM115 (closed when complete)
+            if self._remaining:
                 return
             self._out.close()
             self._out = None
@@ -159,16 +159,16 @@ class FolderWriter:
 def new_folder(
     target: str, members: Any, mode: int = 0o777, time: int | None = None
 ) -> Iterator[FolderWriter]:
-    """A folder that gets its name when the block ends without an error.
+    """Creates a folder, which gets its name if the block ends without an error.
 
     Args:
       target: its name.
-      members: what it will hold.
-      mode: its own permissions, before the umask.
-      time: its modification time, in nanoseconds since 1970; None: now.
+      members: its files and folders.
+      mode: its permissions, before the umask.
+      time: its mtime, in nanoseconds since 1970; None: now.
 
     Raises:
-      UserError: a path is absolute, leaves the folder or comes twice, the target exists, or it
+      UserError: a path is absolute, leaves the folder or is listed twice, the target exists, or it
         cannot be written.
     """
     checked = check_members(members)
@@ -176,12 +176,12 @@ def new_folder(
         raise UserError("the archive", "holds a folder", "name a folder to unpack it to")
     check_output(target, overwrite=False)
     with _write_errors(target):
-        place = Path(
+        temporary = Path(
             tempfile.mkdtemp(dir=Path(target).parent, prefix=_temporary_prefix(Path(target)))
         )
     try:
         with _write_errors(target):
-            folder = FolderWriter(place, checked, target)
+            folder = FolderWriter(temporary, checked, target)
         try:
             yield folder
             folder.close()
@@ -189,18 +189,18 @@ def new_folder(
             folder.drop()
         with _write_errors(target):
             for name, permissions, modified, _ in reversed(checked):  # contents before their folder
-                os.chmod(place / name, permissions)
-                os.utime(place / name, ns=(modified, modified))
-            os.chmod(place, mode & ~umask())
+                os.chmod(temporary / name, permissions)
+                os.utime(temporary / name, ns=(modified, modified))
+            os.chmod(temporary, mode & ~umask())
             if time is not None:
-                os.utime(place, ns=(time, time))
-            _publish_folder(place, target)
+                os.utime(temporary, ns=(time, time))
+            _publish_folder(temporary, target)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish_file(temporary: str, path: Path) -> None:
-    """Gives a finished file its name, unless something else has taken it."""
+    """Gives a complete file its name, unless that has been taken."""
     try:
         os.link(temporary, path)
     except FileExistsError as error:
@@ -211,24 +211,24 @@ def _publish_file(temporary: str, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def _publish_folder(place: Path, target: str) -> None:
-    """Gives a finished folder its name by replacing an empty one that we make."""
+def _publish_folder(temporary: Path, target: str) -> None:
+    """Gives a complete folder its name, by replacing an empty folder created here."""
     try:
         os.mkdir(target)
     except FileExistsError as error:
         raise _exists(target) from error
     try:
-        os.replace(place, target)
+        os.replace(temporary, target)
     except OSError:
         os.rmdir(target)
         raise
 
 
 def _within(path: Path, source: Path) -> bool:
-    """Whether an existing file is the source, or lies within it."""
+    """Whether an existing file is the source, or lies inside it."""
     try:
         return path.samefile(source) or path.resolve().is_relative_to(source.resolve())
-    except OSError:  # there is no such source, which is reported elsewhere
+    except OSError:  # no such source, which is reported elsewhere
         return False
 
 
@@ -242,7 +242,7 @@ def _temporary_prefix(path: Path) -> str:
 
 @contextlib.contextmanager
 def _write_errors(target: str) -> Iterator[None]:
-    """Turns the system's errors of writing into UserErrors."""
+    """Converts system errors while writing to UserErrors."""
     try:
         yield
     except BrokenPipeError:

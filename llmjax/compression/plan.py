@@ -1,4 +1,4 @@
-"""How an input is cut into streams and windows where the user does not say, within memory."""
+"""Chooses streams and windows where the user does not, and checks that they fit in memory."""
 
 import os
 import resource
@@ -11,38 +11,39 @@ from llmjax.compression.frames import FRAME
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel
 from llmjax.model.config import ModelConfig
+from llmjax.run.environment import cores
 from llmjax.scoring.documents import window_sizes
 from llmjax.storage.bounded import size_text
 
 CONTEXT = 512
-"""Tokens of a window where the model allows more. Twice as many halve the speed on a CPU, because
-each step reads the whole cache, and save one percent of the archive."""
+"""Default tokens per window, if the model allows as many. Doubling it halves the speed on a CPU,
+because each step reads the whole cache, and saves one percent of the archive."""
 
 OVERLAP = 128
-"""Tokens that a window reads again; half a context where that is less. What lies further back adds
-little: SmolLM2-135M needs 3.55 bits per token with 128 to 256 before it, 3.52 with 256 to 512
-(Python's language reference)."""
+"""Tokens that a window rereads, or half the context if that is less. Context further back adds
+little: SmolLM2-135M needs 3.55 bits per token with 128 to 256 tokens of context, 3.52 with 256 to
+512 (Python's language reference)."""
 
 STREAM_TOKENS = 1280
-"""Tokens of a stream, roughly, or three contexts where these are fewer: each stream starts without
-context, which costs about 150 bits."""
+"""Target length of a stream in tokens, or three contexts if that is less: each stream starts
+without context, which costs about 150 bits."""
 
 MAX_DEFAULT_STREAMS = 256
-"""Streams beyond which a step takes as much longer as it does more."""
+"""With more streams, the time per step grows in proportion."""
 
 GROUP_STREAMS = 8
-"""Streams that a thread should have at least."""
+"""Minimum streams per thread."""
 
 CACHE_BYTES = 3 << 30
-"""What the caches of all streams may take, in bytes."""
+"""Limit for the caches of all streams, in bytes."""
 
 TOKEN_BYTES = 16
-"""Bytes that a step needs per token of the vocabulary and stream: logits, weights, sums."""
+"""Bytes that a step needs per stream and vocabulary entry: logits, weights, sums."""
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Which programs an archive needs.
+    """Determines the programs that an archive needs.
 
     Attributes:
       layout: streams and windows.
@@ -65,9 +66,9 @@ def plan_streams(
 
     Args:
       lm: the model.
-      tokens: of the first frame.
-      size: bytes of the whole input.
-      streams, context, stride: what the user asks for; None: chosen here.
+      tokens: tokens of the first frame.
+      size: bytes of the input.
+      streams, context, stride: set by the user; None: chosen here.
 
     Raises:
       UserError: they do not suit the model.
@@ -77,17 +78,17 @@ def plan_streams(
         stride = window - min(OVERLAP, window // 2)
     window, stride = window_sizes(lm.model.config, window, stride)
     single_frame = size <= FRAME
-    # How much text the first frame holds says little about the rest.
+    # The amount of text in the first frame says little about later ones.
     tokens = tokens if single_frame else max(tokens, FRAME // 4)
     if streams is None:
         fitting = CACHE_BYTES // window_bytes(lm.model.config, window)
-        most = max(1, min(MAX_DEFAULT_STREAMS, fitting))
-        streams = _rounded(min(most, max(1, round(tokens / min(STREAM_TOKENS, 3 * window)))))
+        limit = max(1, min(MAX_DEFAULT_STREAMS, fitting))
+        streams = _rounded(min(limit, max(1, round(tokens / min(STREAM_TOKENS, 3 * window)))))
     if not 1 <= streams <= MAX_STREAMS:
         raise UserError(f"streams {streams}", f"must be from 1 to {MAX_STREAMS}")
     longest, groups = -(-tokens // streams), default_groups(streams)
     if single_frame and context is None and longest <= min(lm.context, 1.25 * window):
-        # One window holds a stream, or nearly does: no need to read anything twice.
+        # A stream (nearly) fits in one window: avoid rereading tokens.
         rounded = min(lm.context, max(64, -(-longest // 64) * 64))
         layout = StreamLayout(streams, rounded, max(1, rounded // 2), groups)
         return StreamPlan(layout, longest > rounded)
@@ -97,35 +98,34 @@ def plan_streams(
 
 
 def _rounded(streams: int) -> int:
-    """Three significant bits, so that inputs of similar size share programs."""
+    """Rounds to three significant bits, so that inputs of similar size share programs."""
     step = 1 << max(0, streams.bit_length() - 3)
     return (streams + step // 2) // step * step
 
 
 def default_groups(streams: int) -> int:
-    """As many as a CPU has cores for, of GROUP_STREAMS or more, all equal; elsewhere one."""
+    """Returns 1, but on a CPU up to one equal group per core, of GROUP_STREAMS or more streams."""
     if jax.default_backend() != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = max(1, min(cores or 1, streams // GROUP_STREAMS))
-    return next(groups for groups in range(most, 0, -1) if streams % groups == 0)
+    limit = max(1, min(cores(), streams // GROUP_STREAMS))
+    return next(groups for groups in range(limit, 0, -1) if streams % groups == 0)
 
 
 def window_bytes(config: ModelConfig, context: int) -> int:
-    """Bytes of the keys and values of a window of `context` tokens, in float32."""
+    """Returns the bytes of the keys and values of a window of `context` tokens, in float32."""
     return 8 * config.num_decoder_layers * config.kv_heads * config.head_width * context
 
 
 def check_memory(config: ModelConfig, layout: StreamLayout, memory: int | None = None) -> None:
-    """Compares the caches of all streams and the arrays of a step with the device's memory.
+    """Checks that the caches of all streams and the arrays of a step fit in the device's memory.
 
     Args:
-      config: the model's.
+      config: the model's config.
       layout: streams and context.
-      memory: bytes to compare with; None: those of the first device.
+      memory: available bytes; None: those of the first device.
 
     Raises:
-      UserError: they need more than all of it.
+      UserError: they do not fit.
     """
     memory = device_memory() if memory is None else memory
     per_stream = window_bytes(config, layout.context) + TOKEN_BYTES * (config.vocab_size or 0)
@@ -138,7 +138,7 @@ def check_memory(config: ModelConfig, layout: StreamLayout, memory: int | None =
 
 
 def device_memory() -> int:
-    """Bytes of the first device's memory; on a CPU, what this process may use of the machine's."""
+    """Returns the bytes of the first device's memory; on a CPU, what this process may use."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return int(limit)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, float, int, float], None]
-"""Called as progress(stage, bytes of the original done, bytes in total, bytes of the archive so far
-or 0 where unknown)."""
+"""Called as progress(stage, bytes of the original done, total bytes, bytes of the archive so far or
+0 if unknown)."""
 
 
 def no_progress(stage: str, done: float, total: int, written: float) -> None:
@@ -15,7 +15,7 @@ def no_progress(stage: str, done: float, total: int, written: float) -> None:
 
 
 def line_progress() -> Progress:
-    """A line that is overwritten on a terminal, else one every ten seconds."""
+    """Returns a callback that updates one line on a terminal, else prints one every ten seconds."""
     began, shown, terminal = time.monotonic(), time.monotonic(), _on_terminal()
 
     def show(stage: str, done: float, total: int, written: float) -> None:

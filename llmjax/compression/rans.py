@@ -1,20 +1,20 @@
-"""Entropy coding: integer intervals to bytes and back, many parallel streams at once, exactly.
+"""Entropy coding: exact conversion of integer intervals to bytes and back, in parallel streams.
 
 The range variant of asymmetric numeral systems (J. Duda, "Asymmetric numeral systems", 2013). The
-state of a stream is an integer x < 2^63. A symbol that owns the interval [start, start + freq) of
-[0, 2^BITS) is written by
+state of a stream is an integer x < 2^63. A symbol with the interval [start, start + freq) of
+[0, 2^BITS) is encoded by
 
     x -> (x div freq) 2^BITS + start + (x mod freq)
 
-after a 32-bit word has left x where the result would not stay below 2^63, and read by the inverse:
-x mod 2^BITS lies in its interval. What is written last is read first, so the writer goes through
-the symbols of a stream backwards. It costs log2(2^BITS / freq) bits per symbol.
+after moving a 32-bit word of x to the output if the result would reach 2^63. Decoding inverts this:
+x mod 2^BITS lies in the symbol's interval. The last symbol encoded is the first decoded, so the
+encoder processes each stream backwards. A symbol costs log2(2^BITS / freq) bits.
 
-x starts as 2^CHECK plus CHECK bits of a checksum of the symbols, and the reader must end there with
-all words used. From the first word on it is 2^31 or more. A stream is its last x in as few bytes as
-hold it, least significant first, but in 5 to 8 where words follow, so that the total size mod 4
-gives their number. All this costs about 22 bits per stream, half of them because the first symbol
-is written into so small an x.
+x starts as 2^CHECK plus CHECK bits of a checksum of the symbols; the decoder must end with that
+value and no words left. Once a word has been output, x is at least 2^31. A stream is its final x in
+as few bytes as possible, little-endian, followed by the words; if there are words, x takes 5 to 8
+bytes, so that the total size mod 4 determines how many. The overhead is about 22 bits per stream,
+half of it because x is so small at the first symbol.
 """
 
 import zlib
@@ -26,10 +26,10 @@ from llmjax.errors import UserError
 
 BITS = 26
 """Frequencies sum to 2^BITS. With a vocabulary of 50,000 the minimum frequencies take 0.08 % of
-it, which costs 0.001 bits per symbol; rounding of x costs less than that."""
+it, which costs 0.001 bits per symbol; rounding of x costs less."""
 
 CHECK = 8
-"""Bits of a stream's checksum; the archive as a whole has longer ones."""
+"""Bits of a stream's checksum; the archive has longer ones."""
 
 LOWEST = np.uint64(1 << 31)
 WORD = np.uint64(32)
@@ -40,11 +40,11 @@ MAX_STATE_BYTES = 8
 
 
 def checksums(symbols: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The first CHECK bits of the CRC-32 of each stream's symbols: uint64 [streams].
+    """Returns the top CHECK bits of the CRC-32 of each stream's symbols: uint64 [streams].
 
     Args:
       symbols: integers [streams, steps], hashed as 32-bit integers.
-      lengths: integers [streams]; how many of each row belong to the stream.
+      lengths: integers [streams]; symbols of each row that belong to the stream.
     """
     rows = zip(symbols.astype("<i4"), lengths, strict=True)
     return np.array([zlib.crc32(row[:n].tobytes()) >> 32 - CHECK for row, n in rows], np.uint64)
@@ -57,14 +57,14 @@ def write_streams(
 
     Args:
       starts, freqs: integers [streams, steps]; each interval is non-empty and within [0, 2^BITS).
-      lengths: integers [streams]; how many of each row belong to the stream.
+      lengths: integers [streams]; symbols of each row that belong to the stream.
       sums: uint64 [streams], from `checksums`.
 
     Returns:
-      The bytes of each stream; b"" for one without symbols.
+      The bytes of each stream; b"" for a stream without symbols.
 
     Raises:
-      ValueError: an interval is empty or leaves the range, so that nothing could be read back.
+      ValueError: an interval is empty or exceeds the range, so it could not be decoded.
     """
     starts, freqs = starts.astype(np.uint64), freqs.astype(np.uint64)
     coded = np.arange(starts.shape[1]) < lengths[:, None]
@@ -88,7 +88,7 @@ def write_streams(
 def _join(
     state: np.ndarray, words: Sequence[tuple[np.ndarray, np.ndarray]], lengths: np.ndarray
 ) -> list[bytes]:
-    """Final states, each followed by its stream's words, last written first."""
+    """Concatenates each stream's final state and its words, the last word first."""
     streams = np.concatenate([index for index, _ in reversed(words)] or [np.zeros(0, np.int64)])
     values = np.concatenate([value for _, value in reversed(words)] or [np.zeros(0, "<u4")])
     order = np.argsort(streams, kind="stable")
@@ -103,35 +103,35 @@ def _join(
 
 
 def _state_bytes(size: int) -> int:
-    """How many bytes of a stream of this size are its state."""
+    """Returns how many bytes of a stream of this size hold its state."""
     return size if size <= MAX_STATE_BYTES else MAX_STATE_BYTES - (-size % 4)
 
 
 class StreamReader:
-    """Reads back what `write_streams` wrote, one symbol of every stream at a time.
+    """Decodes the output of `write_streams`, one symbol of each stream at a time.
 
-    `targets` says where the next symbol of each stream lies; the caller finds the intervals that
-    contain those numbers, and `advance` removes them.
+    The caller finds the intervals that contain `targets`, and passes them to `advance`.
     """
 
     def __init__(self, streams: Sequence[bytes], lengths: np.ndarray):
         """Args:
-          streams: the bytes of each.
-          lengths: integers [streams]; symbols of each.
+          streams: the bytes of each stream.
+          lengths: integers [streams]; symbols of each stream.
 
         Raises:
           UserError: a stream cannot have been written by `write_streams`.
         """
         self._lengths, self._step = np.asarray(lengths), 0
         sizes = np.array([len(data) for data in streams], np.int64)
-        fits = (sizes > 0) == (self._lengths > 0)
-        if not fits.all():
-            raise UserError(f"stream {int(np.argmin(fits))}", "is cut short", "the file is damaged")
+        valid = (sizes > 0) == (self._lengths > 0)
+        if not valid.all():
+            stream = int(np.argmin(valid))
+            raise UserError(f"stream {stream}", "is cut short", "the file is damaged")
         heads = [_state_bytes(len(data)) for data in streams]
         pairs = list(zip(streams, heads, strict=True))
         states = b"".join(data[:head].ljust(MAX_STATE_BYTES, b"\0") for data, head in pairs)
         self._state = np.frombuffer(states, "<u8").astype(np.uint64)
-        # One extra word, for streams that look beyond their end.
+        # One extra word, for streams that read past their end.
         self._words = np.frombuffer(b"".join([d[n:] for d, n in pairs] + [bytes(4)]), "<u4")
         counts = (sizes - np.array(heads, np.int64)) // 4
         self._ends = np.cumsum(counts)
@@ -139,11 +139,11 @@ class StreamReader:
 
     @property
     def targets(self) -> np.ndarray:
-        """uint32 [streams]: a number within the interval of each stream's next symbol."""
+        """uint32 [streams]: a number inside the interval of each stream's next symbol."""
         return (self._state & _SLOTS).astype(np.uint32)
 
     def advance(self, starts: np.ndarray, freqs: np.ndarray) -> None:
-        """Removes the symbols that own these intervals from the streams that have any left.
+        """Removes the symbols with these intervals from the streams that have symbols left.
 
         Args:
           starts, freqs: integers [streams].
@@ -160,10 +160,10 @@ class StreamReader:
             self._next += low
 
     def finished(self, sums: np.ndarray) -> np.ndarray:
-        """bool [streams]: whether each ended with its checksum and nothing left over.
+        """Returns bool [streams]: whether each stream ended with its checksum and no words left.
 
         Args:
-          sums: uint64 [streams], of the symbols that were read.
+          sums: uint64 [streams], checksums of the decoded symbols.
         """
-        fits = (self._state == np.uint64(1 << CHECK) + sums) & (self._next == self._ends)
-        return fits | (self._lengths == 0)
+        complete = (self._state == np.uint64(1 << CHECK) + sums) & (self._next == self._ends)
+        return complete | (self._lengths == 0)

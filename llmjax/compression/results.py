@@ -1,12 +1,12 @@
-"""The result of a compression: sizes, times, what tokens cost, the classical compressors.
+"""The result of a compression: sizes, times, cost of tokens, classical compressors.
 
-RUN/compression.json keeps it for the report: the numbers of `CompressionResult.to_dict`, and
+RUN/compression.json stores it for the report: the numbers of `CompressionResult.to_dict`, and
 
-    step, time    of the checkpoint; when that was, in Unix seconds
-    compared      each classical compressor's name, compressed_bytes, original_bytes, seconds
+    step, time    the checkpoint; time of compression, in Unix seconds
+    compared      name, compressed_bytes, original_bytes, seconds of each classical compressor
     at            [first position, bits, tokens, bytes] of each range of positions in the window
-    passage       [text, bits, whether a stream starts with it] of the first tokens; empty where it
-                  was not asked for
+    passage       [text, bits, whether a stream starts with it] of the first tokens; empty unless
+                  requested
 """
 
 import contextlib
@@ -30,13 +30,13 @@ from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
 
 PASSAGE_TOKENS = 2000
-"""Tokens whose costs are kept one by one, where that is asked for."""
+"""Tokens whose costs are stored individually, if requested."""
 
 RANGES_PER_OCTAVE = 4
-"""Ranges of positions."""
+"""Ranges of positions per octave."""
 
 SLOW = {"brotli 11": 16 << 20}
-"""Bytes of input above which a compressor is left out: it would take minutes."""
+"""Compressor -> bytes of input above which it is skipped, as it would take minutes."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +49,18 @@ class CostSum(NamedTuple):
     bytes: int = 0
 
     def plus(self, other: "CostSum") -> "CostSum":
-        """The sum of both."""
+        """Returns the sum of both."""
         bits, tokens, size = (a + b for a, b in zip(self, other, strict=True))
         return CostSum(bits, int(tokens), int(size))
 
 
 class TextCost(NamedTuple):
-    """Text of the passage: one token, or as many as complete a character.
+    """A piece of the passage: one token, or as many as form a complete character.
 
     Attributes:
-      text: of the tokens.
-      bits: what they cost.
-      starts_stream: whether it is the start of a stream, predicted without context.
+      text: the text of the tokens.
+      bits: their cost.
+      starts_stream: whether a stream starts here, predicted without context.
     """
 
     text: str
@@ -70,16 +70,16 @@ class TextCost(NamedTuple):
 
 @dataclass
 class TokenCosts:
-    """What tokens cost, summed up as frames are encoded.
+    """The cost of tokens, accumulated over frames.
 
     Attributes:
-      tokenizer: the model's.
-      passage_tokens: how many tokens are kept one by one.
-      tokens: encoded by the model.
-      bits: of all of them.
-      sums: range -> total: entry k is of the positions p with
-        floor(RANGES_PER_OCTAVE log2(p + 1)) = k, p the position in the token's window.
-      passage: the first tokens as text; raw bytes are left out.
+      tokenizer: the model's tokenizer.
+      passage_tokens: number of tokens whose costs are stored individually.
+      tokens: number of tokens encoded by the model.
+      bits: their total cost.
+      sums: range -> total; range k has the positions p in the token's window with
+        floor(RANGES_PER_OCTAVE log2(p + 1)) = k.
+      passage: the first tokens as text, without raw bytes.
     """
 
     tokenizer: Tokenizer
@@ -90,15 +90,15 @@ class TokenCosts:
     passage: list[TextCost] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._sizes, self._kept = self.tokenizer.token_bytes(), 0
+        self._sizes, self._passage_length = self.tokenizer.token_bytes(), 0
 
     def add(self, encoded: EncodedTokens, tokens: np.ndarray, used: bool) -> None:
-        """Counts a frame.
+        """Adds a frame.
 
         Args:
           encoded: from `encode_tokens`.
-          tokens: int32 [n], what was encoded.
-          used: whether the archive has them from the model.
+          tokens: int32 [n], the encoded tokens.
+          used: whether the archive contains this encoding.
         """
         if used:
             self.tokens += len(encoded.bits)
@@ -108,13 +108,13 @@ class TokenCosts:
         bits = np.bincount(ranges, weights=encoded.bits)
         sizes = np.bincount(ranges, weights=self._sizes[tokens])
         for k in np.flatnonzero(counts).tolist():
-            new = CostSum(float(bits[k]), int(counts[k]), round(sizes[k]))
-            self.sums[k] = self.sums.get(k, CostSum()).plus(new)
-        if self._kept < self.passage_tokens:
-            self._keep(encoded, tokens)
+            frame_sum = CostSum(float(bits[k]), int(counts[k]), round(sizes[k]))
+            self.sums[k] = self.sums.get(k, CostSum()).plus(frame_sum)
+        if self._passage_length < self.passage_tokens:
+            self._extend_passage(encoded, tokens)
 
     def octaves(self) -> dict[int, CostSum]:
-        """Sums by octave: entry k is of the positions from 2^k - 1 to 2^(k + 1) - 2."""
+        """Returns sums by octave: entry k has the positions from 2^k - 1 to 2^(k + 1) - 2."""
         octaves: dict[int, CostSum] = {}
         for k, total in self.sums.items():
             octave = k // RANGES_PER_OCTAVE
@@ -122,12 +122,12 @@ class TokenCosts:
         return dict(sorted(octaves.items()))
 
     def by_position(self) -> list[list[float]]:
-        """[first position, bits, tokens, bytes] of each range of positions."""
+        """Returns [first position, bits, tokens, bytes] of each range of positions."""
         return [[first_position(k), *total] for k, total in sorted(self.sums.items())]
 
-    def _keep(self, encoded: EncodedTokens, tokens: np.ndarray) -> None:
+    def _extend_passage(self, encoded: EncodedTokens, tokens: np.ndarray) -> None:
         decoder, bits, starts_stream = TextDecoder(self.tokenizer), 0.0, False
-        part = slice(0, self.passage_tokens - self._kept)
+        part = slice(0, self.passage_tokens - self._passage_length)
         for token, cost, position in zip(
             tokens[part].tolist(),
             encoded.bits[part].tolist(),
@@ -141,46 +141,46 @@ class TokenCosts:
                 bits, starts_stream = 0.0, False
         if rest := decoder.flush():
             self.passage.append(TextCost(rest, bits, starts_stream))
-        self._kept += len(tokens[part])
+        self._passage_length += len(tokens[part])
 
 
 def first_position(k: int) -> int:
-    """The first position of a range."""
+    """Returns the first position of range k."""
     return math.ceil(2 ** (k / RANGES_PER_OCTAVE)) - 1
 
 
 @dataclass(frozen=True)
 class CompressorComparison:
-    """The classical compressors on the same bytes.
+    """Results of the classical compressors on the same bytes.
 
     Attributes:
-      baselines: their sizes; empty where there are no bytes, or they could not be read again.
-      left_out: name -> bytes above which this compressor is not run.
+      baselines: their sizes; empty if the input is empty or could not be read again.
+      skipped: name -> bytes above which this compressor is skipped.
     """
 
     baselines: Sequence[Baseline] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def compare_compressors(
     source: Input, compressors: Sequence[Compressor] | None = None
 ) -> CompressorComparison:
-    """Runs the classical compressors; a failure is only a warning, as the archive is finished.
+    """Runs the classical compressors; a failure is only a warning, as the archive is complete.
 
-    Bytes are fed in parts, so that memory does not grow with them.
+    Reads the input in blocks, so memory does not grow with it.
 
     Args:
-      source: the bytes.
-      compressors: which; None: xz, zstd, brotli and bzip2.
+      source: the input.
+      compressors: the compressors; None: xz, zstd, brotli and bzip2.
     """
     compressors = COMPRESSORS if compressors is None else compressors
-    left_out = {name: limit for name, limit in SLOW.items() if source.size > limit}
-    chosen = [compressor for compressor in compressors if compressor.name not in left_out]
+    skipped = {name: limit for name, limit in SLOW.items() if source.size > limit}
+    fast = [compressor for compressor in compressors if compressor.name not in skipped]
     if not source.size:
         return CompressorComparison()
     try:
         parts = partial(source.blocks, 1 << 20)
-        return CompressorComparison(list(measure_parts(parts, source.size, chosen)), left_out)
+        return CompressorComparison(list(measure_parts(parts, source.size, fast)), skipped)
     except (UserError, *FAILURES) as error:
         logger.warning("not compared with xz and others: %s", error or type(error).__name__)
         return CompressorComparison()
@@ -188,21 +188,21 @@ def compare_compressors(
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """A finished archive; print it for a table.
+    """The result of compressing an input; prints as a table.
 
     Attributes:
-      source: what was compressed.
-      bytes: of it.
-      archive_bytes: of the archive, header and checksums included.
-      header_bytes: of these, before the first frame.
-      model_bytes: of the parameters, in the dtype used.
-      seconds: wall-clock time of encoding, with compiling, without verification.
-      compile_seconds: of it, until the first token was encoded.
-      verify_seconds: of decoding in a second process; None where that was skipped.
+      source: the input.
+      bytes: size of the input.
+      archive_bytes: size of the archive, including header and checksums.
+      header_bytes: size of the archive before the first frame.
+      model_bytes: size of the parameters, in the dtype used.
+      seconds: wall-clock time of encoding, including compilation, excluding verification.
+      compile_seconds: part of `seconds` before the first token was encoded.
+      verify_seconds: time of decoding in a second process; None if skipped.
       streams, context, stride: see `compress`.
-      costs: what tokens cost.
+      costs: the cost of tokens.
       baselines: the classical compressors on the same bytes.
-      not_compared: name -> bytes above which this compressor is not run.
+      not_compared: name -> bytes above which this compressor is skipped.
     """
 
     source: str
@@ -222,27 +222,27 @@ class CompressionResult:
 
     @property
     def ratio(self) -> float:
-        """Archive bytes / input bytes; NaN for an empty input."""
+        """Archive bytes / input bytes; NaN for empty input."""
         return self.archive_bytes / self.bytes if self.bytes else math.nan
 
     @property
     def bits_per_byte(self) -> float:
-        """8 x archive bytes / input bytes; NaN for an empty input."""
+        """8 x archive bytes / input bytes; NaN for empty input."""
         return 8 * self.ratio
 
     @property
     def adjusted_ratio(self) -> float:
-        """(archive + parameters) / input bytes: what a receiver without the model would need."""
+        """(archive + parameter bytes) / input bytes: what a receiver without the model needs."""
         return (self.archive_bytes + self.model_bytes) / self.bytes if self.bytes else math.nan
 
     @property
     def kilobytes_per_second(self) -> tuple[float, float]:
-        """Thousands of input bytes per second, with and without compiling."""
+        """Thousands of input bytes per second, with and without compilation."""
         coding = self.seconds - self.compile_seconds
         return self.bytes / 1e3 / self.seconds, self.bytes / 1e3 / max(coding, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers as plain data, for JSON."""
+        """Returns the numbers as plain data, for JSON."""
         names = ["source", "bytes", "archive_bytes", "header_bytes", "bits_per_byte", "ratio"]
         names += ["adjusted_ratio", "model_bytes", "seconds", "compile_seconds", "verify_seconds"]
         speeds = self.kilobytes_per_second
@@ -255,13 +255,13 @@ class CompressionResult:
             "bits_per_token_at": [
                 [2**k - 1, total.bits / total.tokens] for k, total in self.costs.octaves().items()
             ],
-            "baselines": {each.name: each.compressed_bytes for each in self.baselines},
+            "baselines": {baseline.name: baseline.compressed_bytes for baseline in self.baselines},
             "not_compared": dict(self.not_compared),
         }
 
     def __str__(self) -> str:
         rows = [("llmjax", self.archive_bytes)]
-        rows += [(each.name, each.compressed_bytes) for each in self.baselines]
+        rows += [(baseline.name, baseline.compressed_bytes) for baseline in self.baselines]
         lines = [f"{printable(self.source)}: {self.bytes:,} bytes", ""]
         lines += [f"  {'':12}{'bytes':>12}{'of input':>10}{'bits per byte':>15}"]
         for name, size in sorted(rows, key=lambda row: row[1]):
@@ -288,12 +288,12 @@ class CompressionResult:
 
 
 def _or_na(value: float, form: str) -> str:
-    """The number; n/a for an empty input, which has none."""
+    """Formats a number; n/a for NaN, as of an empty input."""
     return "n/a" if math.isnan(value) else format(value, form)
 
 
 def save_result(run: Run, step: int, result: CompressionResult) -> None:
-    """Writes RUN/compression.json; a read-only run folder is left as it is."""
+    """Writes RUN/compression.json, unless the run folder is read-only."""
     document = {
         **{name: _finite(value) for name, value in result.to_dict().items()},
         "step": step,
@@ -307,5 +307,5 @@ def save_result(run: Run, step: int, result: CompressionResult) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """None instead of a number that is not finite."""
+    """Replaces a number that is not finite by None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

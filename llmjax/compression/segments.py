@@ -1,8 +1,8 @@
-"""Bytes as segments: text that the tokenizer reproduces exactly, and raw bytes.
+"""Splits bytes into text that the tokenizer reproduces exactly, and raw bytes.
 
-What is not valid UTF-8, what does not compress (random data in any encoding), and what the
-tokenizer would change stays raw; each stretch of text becomes tokens. Once the model has said what
-each token costs, text that zstd makes smaller becomes raw as well.
+Bytes stay raw if they are not valid UTF-8, do not compress (random data in any encoding), or would
+be changed by the tokenizer; other text becomes tokens. Once the model's cost of each token is
+known, text that zstd makes smaller becomes raw as well.
 """
 
 from collections.abc import Iterator
@@ -15,32 +15,32 @@ import zstandard
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 PIECE = 4096
-"""Bytes that are judged at once."""
+"""Bytes that are classified together."""
 
 MIN_TEXT = 32
-"""Bytes of valid text between raw bytes below which it is not worth a segment of its own."""
+"""Minimum bytes of valid text between raw bytes for a separate segment."""
 
 MIN_TRIED = 2048
-"""Bytes from which a piece has to show that it compresses."""
+"""Minimum bytes of a piece for which compressibility is tested."""
 
 MAX_RATIO = 0.74
-"""What zstd may leave of a piece of text, of its size. Written language leaves 0.4 to 0.65, random
-numbers in base 64 leave 0.76."""
+"""Maximum zstd ratio of a piece of text. Natural language has 0.4 to 0.65, random numbers in base
+64 have 0.76."""
 
 SPLIT_COST = 32
-"""Bytes that a raw piece has to save, as the text around it is split in two."""
+"""Bytes that making a piece raw must save, as it splits the surrounding text in two."""
 
 LEVEL = 19
-"""Of zstd, where its output is stored."""
+"""Level of zstd for stored output."""
 
 
 def zstd_compress(data: bytes) -> bytes:
-    """A zstd frame of these bytes."""
+    """Compresses bytes to a zstd frame."""
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress(data)
 
 
 class Segment(NamedTuple):
-    """A stretch of the input: bytes, and its tokens where it is text for the model."""
+    """A part of the input: its bytes, and its tokens if it is text for the model."""
 
     data: bytes
     tokens: np.ndarray | None
@@ -51,22 +51,22 @@ class Segmenter:
     """Splits bytes into segments.
 
     Attributes:
-      tokenizer: the model's.
-      allowed: bool [V], ids that the model may be asked for.
+      tokenizer: the model's tokenizer.
+      allowed: bool [V], which token ids the model can encode.
     """
 
     tokenizer: Tokenizer
     allowed: np.ndarray
 
     def split(self, data: bytes) -> list[Segment]:
-        """Segments that make up `data`; the same for the same data."""
+        """Splits data into segments, deterministically."""
         segments: list[Segment] = []
-        for part, is_text in _merge(_stretches(data)):
+        for part, is_text in _merge(_classify(data)):
             segments += self.encode(part) if is_text else [Segment(part, None)]
         return join_raw(segments)
 
     def encode(self, data: bytes) -> list[Segment]:
-        """Text as one segment; where the tokenizer would change it, in pieces, some of them raw."""
+        """Tokenizes text as one segment, or piece by piece if the tokenizer would change it."""
         tokens = self._tokens(data)
         if tokens is not None:
             return [Segment(data, tokens)]
@@ -74,7 +74,7 @@ class Segmenter:
         return [Segment(part, self._tokens(part)) for part in parts]
 
     def _tokens(self, data: bytes) -> np.ndarray | None:
-        """Tokens that decode to exactly these bytes; None where there are none."""
+        """Returns tokens that decode to exactly these bytes, or None if there are none."""
         ids = self.tokenizer.encode(data.decode("utf-8"))
         tokens = np.array(ids, np.int32)
         if not ids or tokens.max() >= len(self.allowed) or not self.allowed[tokens].all():
@@ -82,12 +82,12 @@ class Segmenter:
         return tokens if self.tokenizer.decode_bytes(ids) == data else None
 
 
-def _stretches(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Stretches of the data, and whether each is text."""
+def _classify(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yields consecutive parts of the data, and whether each is text."""
     compressor = zstandard.ZstdCompressor(level=3)
     for piece in pieces(data, PIECE):
         packed = len(compressor.compress(piece)) if len(piece) >= MIN_TRIED else 0
-        zeros = piece.count(0)  # text has hardly any
+        zeros = piece.count(0)  # rare in text
         if zeros * 16 > len(piece) or packed > MAX_RATIO * len(piece):
             yield piece, False
         else:
@@ -95,7 +95,7 @@ def _stretches(data: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
-    """Consecutive pieces of about `size` bytes that split no character."""
+    """Yields consecutive pieces of about `size` bytes, without splitting characters."""
     start = 0
     while start < len(data):
         end = min(start + size, len(data))
@@ -106,7 +106,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def _valid_utf8(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Valid and invalid UTF-8, in turn."""
+    """Yields parts of valid and of invalid UTF-8, and whether each is valid."""
     while data:
         try:
             data.decode("utf-8")
@@ -120,10 +120,10 @@ def _valid_utf8(data: bytes) -> Iterator[tuple[bytes, bool]]:
             return
 
 
-def _merge(stretches: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
-    """Neighbours of one kind joined; short text beside raw bytes counts as raw."""
+def _merge(classified: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
+    """Joins adjacent parts of the same type; short text next to raw bytes counts as raw."""
     groups: list[tuple[list[bytes], bool]] = []
-    for data, is_text in stretches:
+    for data, is_text in classified:
         if groups and groups[-1][1] == is_text:
             groups[-1][0].append(data)
         else:
@@ -140,7 +140,7 @@ def _merge(stretches: Iterator[tuple[bytes, bool]]) -> Iterator[tuple[bytes, boo
 
 
 def join_raw(segments: list[Segment]) -> list[Segment]:
-    """Raw neighbours as one; segments with tokens stay separate, as each is decoded by itself."""
+    """Joins adjacent raw segments; segments with tokens stay separate, as each is decoded alone."""
     result: list[Segment] = []
     raw: list[bytes] = []
     for segment in [*segments, None]:
@@ -159,8 +159,8 @@ class RawFallback(NamedTuple):
     """A frame with less text.
 
     Attributes:
-      segments: what it consists of, with more raw bytes than before.
-      size: bytes that it will take, by the known costs.
+      segments: its segments, with more raw bytes than before.
+      size: its estimated size in bytes, from the known costs.
     """
 
     segments: list[Segment]
@@ -173,12 +173,12 @@ def raw_fallback(
     """Makes each piece of text raw that zstd alone makes smaller than the model did.
 
     Args:
-      segments: of a frame.
-      bits: float64 [tokens], what each of their tokens cost.
-      segmenter: what split them.
+      segments: the segments of a frame.
+      bits: float64 [tokens], the cost of each of their tokens.
+      segmenter: the segmenter that split them.
 
     Returns:
-      None where no piece becomes raw, or no text would be left.
+      The new segments, or None if no piece becomes raw or no text would be left.
     """
     sizes, start, text_bits, changed = segmenter.tokenizer.token_bytes(), 0, 0.0, False
     result: list[Segment] = []
@@ -201,19 +201,19 @@ def raw_fallback(
 def _piece_costs(
     segment: Segment, bits: np.ndarray, sizes: np.ndarray
 ) -> list[tuple[bytes, float]]:
-    """The pieces of a segment, and the cost in bits of the tokens that end in each."""
+    """Returns the pieces of a segment, and the cost in bits of the tokens that end in each."""
     parts = list(pieces(segment.data, PIECE))
-    ends = np.cumsum(sizes[segment.tokens])
-    until = np.searchsorted(ends, np.cumsum([len(part) for part in parts]), side="right")
-    until[-1] = len(bits)  # a token may stand for a space that is not there
-    sums = np.concatenate([[0.0], np.cumsum(bits)])[np.concatenate([[0], until])]
+    token_ends = np.cumsum(sizes[segment.tokens])
+    stops = np.searchsorted(token_ends, np.cumsum([len(part) for part in parts]), side="right")
+    stops[-1] = len(bits)  # a token may stand for a space that is not in the text
+    sums = np.concatenate([[0.0], np.cumsum(bits)])[np.concatenate([[0], stops])]
     return list(zip(parts, np.diff(sums).tolist(), strict=True))
 
 
 def _split_text(
     costs: list[tuple[bytes, float]], kept: list[bool], segmenter: Segmenter
 ) -> list[Segment]:
-    """The segments that pieces come to, neighbours of one kind joined."""
+    """Converts pieces to segments, joining adjacent pieces of the same type."""
     result, start = [], 0
     for end in range(1, len(kept) + 1):
         if end < len(kept) and kept[end] == kept[start]:

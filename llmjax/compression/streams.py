@@ -1,6 +1,7 @@
-"""Tokens to the bytes of parallel streams and back: model and entropy coder together.
+"""Encodes tokens to parallel streams of bytes and decodes them: model and entropy coder together.
 
-Both directions take the same steps (see `codec`); encoding knows the symbols, decoding finds them.
+Both directions run the same steps (see `codec`): encoding is given the symbols, decoding finds
+them.
 """
 
 import hashlib
@@ -18,9 +19,9 @@ from llmjax.compression.rans import BITS, StreamReader, checksums, write_streams
 from llmjax.errors import UserError
 
 Report = Callable[[float, float], None]
-"""Called now and then with the share of steps done and the bytes that they came to."""
+"""Called periodically with the share of steps done and the bytes that they encode to."""
 
-AHEAD = 16  # steps that are started before the first of them is waited for
+AHEAD = 16  # steps to dispatch before waiting for the first of them
 
 
 class EncodedTokens(NamedTuple):
@@ -28,9 +29,9 @@ class EncodedTokens(NamedTuple):
 
     Attributes:
       streams: the bytes of each stream.
-      bits: float64 [tokens], what each token cost.
-      positions: int32 [tokens], each token's position in its window: it is predicted from one
-        more than that, BOS included.
+      bits: float64 [tokens], the cost of each token.
+      positions: int32 [tokens], the position of each token in its window; a token at position p is
+        predicted from p + 1 tokens, including BOS.
     """
 
     streams: list[bytes]
@@ -39,11 +40,11 @@ class EncodedTokens(NamedTuple):
 
 
 def encode_tokens(stepper: CodecStepper, tokens: np.ndarray, report: Report) -> EncodedTokens:
-    """Cuts tokens into streams and encodes them.
+    """Splits tokens into streams and encodes them.
 
     Args:
       stepper: model and layout.
-      tokens: int32 [n], all of them allowed (see `allowed_ids`).
+      tokens: int32 [n], all allowed (see `allowed_ids`).
       report: called with progress.
     """
     layout = stepper.layout
@@ -66,16 +67,16 @@ def encode_tokens(stepper: CodecStepper, tokens: np.ndarray, report: Report) -> 
 def decode_tokens(
     stepper: CodecStepper, streams: Sequence[bytes], count: int, report: Report
 ) -> np.ndarray:
-    """The tokens, int32 [count], that `encode_tokens` encoded as these streams.
+    """Decodes streams to the tokens, int32 [count], that `encode_tokens` encoded.
 
     Raises:
-      UserError: a stream does not end as it should; it is named.
+      UserError: a stream is damaged; the message names it.
     """
     layout = stepper.layout
     lengths = layout.lengths(count)
     steps, progress = int(lengths.max()), _GroupProgress(layout.groups, report)
     filler, groups = stepper.lm.tokenizer.bos_id, []
-    StreamReader(streams, lengths)  # names a stream that is malformed
+    StreamReader(streams, lengths)  # raises an error that names a malformed stream
     for part in np.split(np.arange(layout.streams), layout.groups):
         reader = StreamReader([streams[index] for index in part], lengths[part])
         groups.append(_Decoding(reader, lengths[part], steps, filler, progress))
@@ -83,8 +84,8 @@ def decode_tokens(
     tokens = np.concatenate([group.tokens for group in groups])
     sums = np.split(checksums(tokens, lengths), layout.groups)
     finished = [group.reader.finished(part) for group, part in zip(groups, sums, strict=True)]
-    if not (good := np.concatenate(finished)).all():
-        stream = int(np.argmin(good))
+    if not (valid := np.concatenate(finished)).all():
+        stream = int(np.argmin(valid))
         raise UserError(
             f"stream {stream}", "its checksum differs", "the archive or model is damaged"
         )
@@ -92,10 +93,10 @@ def decode_tokens(
 
 
 def determinism_hash(stepper: CodecStepper, windows: bool) -> str:
-    """A hash of the intervals of fixed tokens, computed by every program that coding uses.
+    """Hashes the intervals of fixed tokens, computed by every program that coding uses.
 
-    An interval's start is the sum of the frequencies of all symbols before it, so hardly any
-    difference between two machines goes unnoticed.
+    An interval's start is the sum of the frequencies of all symbols before it, so nearly every
+    difference between two machines changes the hash.
 
     Args:
       stepper: model and layout.
@@ -104,8 +105,8 @@ def determinism_hash(stepper: CodecStepper, windows: bool) -> str:
     layout, ids = stepper.layout, np.flatnonzero(np.asarray(stepper.allowed))
     # Part of the archive format, names included.
     shape = "Shape(lanes={0.streams}, context={0.context}, stride={0.stride}, groups={0.groups})"
-    what = f"({shape.format(layout)}, {windows}, {len(ids)}, {BITS})"
-    digest = hashlib.blake2b(what.encode(), digest_size=16)
+    settings = f"({shape.format(layout)}, {windows}, {len(ids)}, {BITS})"
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
 
     def fixed_tokens(seed: int, width: int) -> np.ndarray:
         numbers = np.arange(seed, seed + layout.rows * width, dtype=np.uint64)
@@ -131,7 +132,7 @@ def determinism_hash(stepper: CodecStepper, windows: bool) -> str:
 
 
 def _rows(tokens: np.ndarray, lengths: np.ndarray, filler: int) -> np.ndarray:
-    """Tokens as streams, int32 [streams, steps]."""
+    """Arranges tokens as streams, int32 [streams, steps], padded with `filler`."""
     steps = int(lengths.max())
     rows = np.full((len(lengths), steps), filler, np.int32)
     rows[np.arange(steps) < lengths[:, None]] = tokens
@@ -139,14 +140,14 @@ def _rows(tokens: np.ndarray, lengths: np.ndarray, filler: int) -> np.ndarray:
 
 
 class _GroupProgress:
-    """The progress of all groups, each reported from its own thread."""
+    """The combined progress of all groups, each reported from its own thread."""
 
     def __init__(self, groups: int, report: Report):
         self._shares, self._sizes = np.zeros(groups), np.zeros(groups)
         self._lock, self._added, self._report = Lock(), 0, report
 
     def add_group(self) -> Report:
-        """What the next group calls."""
+        """Returns the callback of the next group."""
         self._added += 1
         return partial(self._update, self._added - 1)
 
@@ -157,7 +158,7 @@ class _GroupProgress:
 
 
 class _Encoding:
-    """Gives symbols, collects intervals."""
+    """Encoding of a group: provides symbols, collects intervals."""
 
     def __init__(self, tokens: np.ndarray, progress: _GroupProgress):
         self.tokens, self._report = tokens, progress.add_group()
@@ -197,7 +198,7 @@ class _Encoding:
 
 
 class _Decoding:
-    """The reader says where symbols lie, the step finds them."""
+    """Decoding of a group: provides targets, collects symbols."""
 
     def __init__(
         self,
@@ -212,7 +213,7 @@ class _Decoding:
         self.tokens = np.full((len(lengths), steps), filler, np.int32)
 
     def query(self, step: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        # Streams that are a token shorter find some symbol in the last step; nothing follows it.
+        # Streams that are one token shorter find an arbitrary symbol in the last step.
         return self._symbols, self.reader.targets, True
 
     def receive(self, step: int, interval: Interval) -> None:

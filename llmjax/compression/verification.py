@@ -1,11 +1,11 @@
-"""Verifying an archive in a process that shares nothing with the encoder, from both sides.
+"""Verifies an archive in a separate process: starts the process, and is its program.
 
-What comes out there is what a decoder gets some other day: on an accelerator it compiles its
-programs itself, rather than being given those of the encoder.
+The process shares nothing with the encoder, so its result is that of a later decoder: on an
+accelerator it compiles its programs itself instead of reusing the encoder's.
 
-The second process runs `python -m llmjax.compression.verification RUN [--show]`: it decodes the
-archive on its standard input and keeps nothing. It exits with 0 where the original's SHA-256 comes
-out, else with 2 and a line on stdout.
+It runs `python -m llmjax.compression.verification RUN [--show]`, decodes the archive on its
+standard input and discards the result. It exits with 0 if the SHA-256 is that of the original, else
+with 2 and a line on stdout.
 """
 
 import logging
@@ -27,24 +27,24 @@ from llmjax.compression.progress import end_line, line_progress, no_progress
 from llmjax.errors import UserError, printable
 
 GPU_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
-"""What keeps XLA from choosing other kernels for a GPU the next time."""
+"""Flags that make XLA choose the same GPU kernels every time."""
 
 logger = logging.getLogger(__name__)
 
 
 def verify_archive(run: str | Path, file: BinaryIO, platform: str, show: bool) -> None:
-    """Decodes the archive in a new process, which checks the original's SHA-256.
+    """Decodes the archive in a new process, which verifies the SHA-256 of the original.
 
     Args:
       run: the run folder.
-      file: the archive, at its beginning.
-      platform: what the model runs on: cpu, gpu or tpu.
+      file: the archive, positioned at its start.
+      platform: the model's platform: cpu, gpu or tpu.
       show: whether the process writes to stderr.
 
     Raises:
-      UserError: the archive does not decode; with what the process said.
+      UserError: the archive does not decode; quotes the output of the process.
     """
-    # -P: nothing is imported from the user's current folder.
+    # -P: import nothing from the user's current folder.
     command = [
         sys.executable,
         "-P",
@@ -62,57 +62,57 @@ def verify_archive(run: str | Path, file: BinaryIO, platform: str, show: bool) -
     )
     if done.returncode:
         output = done.stdout or b"".join((done.stderr or b"").strip().splitlines()[-1:])
-        why = output.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
-        raise UserError("the archive", f"does not decode, so it was not kept ({why})")
+        cause = output.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
+        raise UserError("the archive", f"does not decode, so it was not kept ({cause})")
 
 
 def child_environment(parent: Mapping[str, str], platform: str) -> dict[str, str]:
-    """The environment variables of the second process.
+    """Returns the environment variables of the second process.
 
     Args:
-      parent: those of this process.
-      platform: what the model runs on: cpu, gpu or tpu.
+      parent: environment variables of this process.
+      platform: the model's platform: cpu, gpu or tpu.
     """
     child = dict(parent)
     package = str(Path(__file__).parents[2])
     if package not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        # A checkout, which may have been found through the current folder alone.
+        # A checkout, which may be importable only from the current folder.
         paths = [package, *filter(None, [child.get("PYTHONPATH")])]
         child["PYTHONPATH"] = os.pathsep.join(paths)
     if platform != "cpu":
         child["JAX_ENABLE_COMPILATION_CACHE"] = "0"
-        child["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process may still hold a part
+        child["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process may still hold memory
     elif folder := jax.config.values["jax_compilation_cache_dir"]:
         child["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     return child
 
 
 def warn(platform: str, flags: str, verify: bool) -> None:
-    """Warns beforehand about what an accelerator needs for an archive that can be decoded.
+    """Warns about settings on an accelerator that may keep the archive from being decoded.
 
     Args:
       platform: cpu, gpu or tpu.
-      flags: of the compiler.
+      flags: compiler flags.
       verify: whether a second process will decode the archive.
     """
     missing = [flag for flag in GPU_FLAGS if flag not in flags.split()]
     if platform in ("gpu", "cuda", "rocm") and missing:
         logger.warning(
-            "without XLA_FLAGS='%s' the compiler may choose other kernels for decompression, "
-            "which is then refused",
+            "without XLA_FLAGS='%s' the compiler may choose other kernels for decompression, and "
+            "the archive would be refused",
             " ".join(missing),
         )
     if platform == "tpu" and verify:
         logger.warning(
-            "verification needs the device in a second process, but a TPU has one owner: if it "
-            "fails, compress with --no-verify, and decompress the archive afterwards"
+            "verification uses the device in a second process, but a TPU has a single owner: if it "
+            "fails, compress with --no-verify and decompress the archive afterwards"
         )
 
 
 def release_device() -> None:
-    """Gives an accelerator back, so that a second process can use it.
+    """Releases an accelerator so that a second process can use it.
 
-    Compiled programs are dropped; where no array is left, so is JAX's hold of the device.
+    Clears compiled programs and, if no array is alive, JAX's backends.
     """
     if jax.default_backend() == "cpu":
         return
@@ -122,10 +122,10 @@ def release_device() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The second process.
+    """Runs the second process.
 
     Args:
-      arguments: the run folder, and --show for progress on stderr.
+      arguments: the run folder, and --show to show progress on stderr.
     """
     progress = line_progress() if "--show" in arguments else no_progress
     try:

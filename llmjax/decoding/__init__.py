@@ -1,1 +1,1 @@
-"""How text is continued: prompts -> rows -> tokens -> completions."""
+"""Text generation: prompts -> rows -> tokens -> completions."""

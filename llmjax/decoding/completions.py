@@ -1,4 +1,4 @@
-"""Prompts to completions: text in, text out, streamed."""
+"""Streamed completions: text in, text out."""
 
 import zlib
 from collections import Counter
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.beams import beam_search
 from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.decoding.rows import Row
+from llmjax.decoding.rows import Request
 from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import TextWriter
 from llmjax.errors import UserError
@@ -25,14 +25,14 @@ Finish = Literal["eos", "stop", "length", "context"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt.
+    """A completion of a prompt.
 
     Attributes:
-      prompt: as given; the text of one given as tokens.
-      text: what was written, up to the stop string if one came.
-      tokens: what was written, the token that ended it included.
-      nats: of each token, under the model's own distribution, whatever the sampling.
-      finish: why it ends: the end-of-text token, a stop string, max_new_tokens, a full context.
+      prompt: the prompt, decoded if it was tokens.
+      text: the generated text, up to the stop string if any.
+      tokens: the generated tokens, the stop token included.
+      nats: of each token, under the model's distribution, before sampling filters.
+      finish: why it ended: end-of-text token, stop string, max_new_tokens, or a full context.
     """
 
     prompt: str
@@ -46,12 +46,12 @@ class Completion:
 
 
 class Piece(NamedTuple):
-    """A part of one completion's text, as it comes.
+    """A piece of a completion's text, as it is generated.
 
     Attributes:
-      row: which completion: prompt number x samples + sample number.
-      text: follows on the row's earlier pieces.
-      completion: all of it, with the row's last piece.
+      row: index of the completion: prompt index x samples + sample index.
+      text: continues the row's earlier pieces.
+      completion: the full completion, with the row's last piece.
     """
 
     row: int
@@ -68,17 +68,15 @@ def stream_completions(
     mesh: Mesh | None = None,
     stop_ids: Sequence[int] = (),
 ) -> Iterator[Piece]:
-    """Continues each prompt (an empty one from BOS on); rows of a batch come piece by piece.
+    """Continue each prompt (an empty one from BOS); the rows of a batch stream piece by piece.
 
-    A prompt of tokens is read as it is. `stop_ids` end a text beside those of the tokenizer.
-
-    A completion depends on the seed, its prompt and its number among that prompt's samples, not on
-    the prompts beside it. Before a prompt, and where there is an encoder also after it, stands what
-    the tokenizer says that the model expects.
+    Text prompts get the tokenizer's prefix, and for an encoder its suffix; prompts of tokens are
+    used as they are. `stop_ids` end a text in addition to those of the tokenizer. A completion
+    depends on the seed, its prompt and its sample index, not on the other prompts.
 
     Raises:
-      UserError: before anything is written: a prompt is longer than the context, the config is out
-        of range, or the model has no decoder.
+      UserError: before generation: a prompt exceeds the context, the config is out of range, or the
+        model has no decoder.
     """
     _check(model, config)
     ends = tuple(dict.fromkeys((*tokenizer.stop_ids, *stop_ids)))
@@ -89,7 +87,7 @@ def stream_completions(
 def check_prompts(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[str], config: DecodingConfig
 ) -> None:
-    """Checks that `stream_completions` could continue these prompts, before there are parameters.
+    """Check that `stream_completions` can continue these prompts, without parameters.
 
     Raises:
       UserError: as `stream_completions`.
@@ -102,20 +100,20 @@ def _check(model: Model, config: DecodingConfig) -> None:
     if problems := [f"decoding.{problem}" for problem in decoding_problems(config)]:
         raise UserError(problems[0], "; ".join(problems[1:]) or "cannot be used")
     if not model.config.num_decoder_layers:
-        raise UserError("this model", "has no decoder", "only a model that has one writes text")
+        raise UserError("this model", "has no decoder", "generation needs a decoder")
 
 
 class _Job(NamedTuple):
-    """A completion to write, or with beams, those of one prompt."""
+    """A completion to generate, or with beams the completions of one prompt."""
 
-    place: int
+    row: int
     prompt: str
-    row: Row
+    request: Request
     fresh: bool
 
 
 class _Session(NamedTuple):
-    """What all completions share."""
+    """The arguments shared by all completions."""
 
     model: Model
     params: Params
@@ -125,44 +123,44 @@ class _Session(NamedTuple):
     ends: tuple[int, ...]
 
     def jobs(self, prompts: Sequence[str | Sequence[int]]) -> list[_Job]:
-        """The rows to write, in order."""
+        """Return the completions to generate, in order."""
         samples = 1 if self.config.beams > 1 else self.config.samples
-        found: list[_Job] = []
+        jobs: list[_Job] = []
         numbers: Counter[int] = Counter()
         encoded = iter(self.tokenizer.encode_batch([p for p in prompts if isinstance(p, str)]))
         for number, prompt in enumerate(prompts):
             ids = next(encoded) if isinstance(prompt, str) else list(prompt)
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
-            tokens, room = self._head(number, ids, whole=not isinstance(prompt, str))
-            limit = min(self.config.max_new_tokens, room)
+            tokens, space = self._encode(number, ids, as_is=not isinstance(prompt, str))
+            limit = min(self.config.max_new_tokens, space)
             digest = zlib.crc32(np.asarray(tokens, "<i4").tobytes())
             for sample in range(samples):
-                # A prompt given twice gets further samples.
-                row = Row(tokens, limit, (digest, numbers[digest]))
+                # A repeated prompt gets further samples.
+                request = Request(tokens, limit, (digest, numbers[digest]))
                 numbers[digest] += 1
-                place = number * self.config.samples + sample
-                found.append(_Job(place, text, row, self._encodes or not ids))
-        return found
+                row = number * self.config.samples + sample
+                jobs.append(_Job(row, text, request, self._has_encoder or not ids))
+        return jobs
 
     def stream(self, jobs: list[_Job]) -> Iterator[Piece]:
-        """Writes them in batches; prompts of like length go together, for less padding."""
-        jobs = sorted(jobs, key=lambda job: len(job.row.prompt))
-        at_once = max(1, self.config.batch_size // self.config.beams)
-        for first in range(0, len(jobs), at_once):
+        """Generate in batches, sorted by prompt length to reduce padding."""
+        jobs = sorted(jobs, key=lambda job: len(job.request.prompt))
+        batch_size = max(1, self.config.batch_size // self.config.beams)
+        for first in range(0, len(jobs), batch_size):
             between_batches()
-            group = jobs[first : first + at_once]
+            group = jobs[first : first + batch_size]
             yield from self._search(group) if self.config.beams > 1 else self._sample(group)
 
     @property
-    def _encodes(self) -> bool:
+    def _has_encoder(self) -> bool:
         return self.model.config.is_encoder_decoder
 
-    def _head(self, number: int, ids: list[int], whole: bool) -> tuple[list[int], int]:
-        """What the model reads of a prompt, and how many tokens it can write after it."""
+    def _encode(self, number: int, ids: list[int], as_is: bool) -> tuple[list[int], int]:
+        """Return a prompt's tokens with special tokens, and how many tokens can follow."""
         context = self.model.config.max_length
-        if whole and ids:
+        if as_is and ids:
             tokens = ids
-        elif self._encodes:
+        elif self._has_encoder:
             tokens = self.tokenizer.wrap(ids)[0]
         else:
             tokens = [*self.tokenizer.prefix, *ids] or [self.tokenizer.bos_id]
@@ -172,21 +170,21 @@ class _Session(NamedTuple):
                 f"is longer than the model's context of {context}",
                 "shorten it",
             )
-        return tokens, context if self._encodes else context - len(tokens) + 1
+        return tokens, context if self._has_encoder else context - len(tokens) + 1
 
     def _sample(self, jobs: list[_Job]) -> Iterator[Piece]:
-        texts = [_Writing(job, self.tokenizer, self.config, self.ends) for job in jobs]
-        for written in generate_tokens(
+        texts = [_Writer(job, self.tokenizer, self.config, self.ends) for job in jobs]
+        for new_tokens in generate_tokens(
             self.model,
             self.params,
-            [job.row for job in jobs],
+            [job.request for job in jobs],
             self.config,
             tokenizer=self.tokenizer,
             mesh=self.mesh,
             stop_ids=self.ends,
         ):
             between_batches()
-            for text, tokens, nats in zip(texts, *written, strict=True):
+            for text, tokens, nats in zip(texts, *new_tokens, strict=True):
                 piece = None if text.done else text.push(tokens, nats)
                 if piece is not None:
                     yield piece
@@ -194,64 +192,64 @@ class _Session(NamedTuple):
                 return
 
     def _search(self, jobs: list[_Job]) -> Iterator[Piece]:
-        found = beam_search(
+        results = beam_search(
             self.model,
             self.params,
-            [job.row for job in jobs],
+            [job.request for job in jobs],
             self.config,
             tokenizer=self.tokenizer,
             mesh=self.mesh,
             stop_ids=self.ends,
         )
-        for job, hypotheses in zip(jobs, found, strict=True):
+        for job, hypotheses in zip(jobs, results, strict=True):
             for sample, best in enumerate(hypotheses[: self.config.samples]):
-                one = job._replace(place=job.place + sample)
-                text = _Writing(one, self.tokenizer, self.config, self.ends)
+                sample_job = job._replace(row=job.row + sample)
+                text = _Writer(sample_job, self.tokenizer, self.config, self.ends)
                 piece = text.push(best.tokens, best.nats)
                 assert piece is not None
                 yield piece
 
 
-class _Writing:
-    """One completion in the making."""
+class _Writer:
+    """Builds one completion from its tokens."""
 
     def __init__(
         self, job: _Job, tokenizer: Tokenizer, config: DecodingConfig, ends: tuple[int, ...]
     ):
         self.done = False
         self._job, self._ends, self._config = job, ends, config
-        self._writer = TextWriter(tokenizer, config.stop, job.fresh, job.row.prompt)
+        self._text = TextWriter(tokenizer, config.stop, job.fresh, job.request.prompt)
         self._tokens: list[int] = []
         self._nats: list[float] = []
 
     def push(self, tokens: Sequence[int], nats: Sequence[float]) -> Piece | None:
-        """Takes tokens until the text ends; returns the new text, or None if there is none yet."""
+        """Take tokens until the text ends; return the new text, or None if there is none yet."""
         text = ""
         for token, cost in zip(tokens, nats, strict=True):
             self._tokens.append(int(token))
             self._nats.append(float(cost))
             if token not in self._ends:
-                text += self._writer.push(int(token))
+                text += self._text.push(int(token))
             finish = self._finish()
             if finish:
                 self.done = True
-                text += self._writer.flush()
-                return Piece(self._job.place, text, self._completion(finish))
-        return Piece(self._job.place, text) if text else None
+                text += self._text.flush()
+                return Piece(self._job.row, text, self._completion(finish))
+        return Piece(self._job.row, text) if text else None
 
     def _finish(self) -> Finish | None:
         if self._tokens[-1] in self._ends:
             return "eos"
-        if self._writer.stopped:
+        if self._text.stopped:
             return "stop"
-        if len(self._tokens) < self._job.row.limit:
+        if len(self._tokens) < self._job.request.limit:
             return None
         return "length" if len(self._tokens) == self._config.max_new_tokens else "context"
 
     def _completion(self, finish: Finish) -> Completion:
         return Completion(
             prompt=self._job.prompt,
-            text=self._writer.text,
+            text=self._text.text,
             tokens=tuple(self._tokens),
             nats=tuple(self._nats),
             finish=finish,

@@ -1,4 +1,4 @@
-"""How text is continued: a frozen value, cheap to import."""
+"""The config of text generation; cheap to import."""
 
 import math
 from dataclasses import dataclass
@@ -8,37 +8,37 @@ from llmjax.limits import number_problems
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How text is continued. Filters apply in this order: repetition penalty, temperature, top-k,
-    top-p, min-p."""
+    """Text generation. Filters apply in this order: repetition penalty, temperature, top-k, top-p,
+    min-p."""
 
     max_new_tokens: int = 128
-    """The most tokens to write; fewer where the text ends or the context is full."""
+    """Maximum tokens to generate; fewer if the text ends or the context is full."""
     temperature: float = 0.8
-    """Divides the logits: below 1 tamer, above 1 wilder. 0: always the likeliest token (greedy)."""
+    """Divides the logits: below 1 less random, above 1 more. 0: greedy decoding."""
     top_k: int | None = None
-    """Choose among the k likeliest tokens."""
+    """Sample from the k most likely tokens."""
     top_p: float | None = None
-    """Choose among the fewest likeliest tokens whose probabilities sum to this."""
+    """Sample from the smallest set of most likely tokens whose probabilities sum to this."""
     min_p: float | None = None
-    """Choose among tokens at least this times as likely as the likeliest."""
+    """Sample from tokens at least this fraction as likely as the most likely one."""
     repetition_penalty: float | None = None
-    """Above 1: tokens of the prompt and of the text so far are less likely (arXiv:1909.05858)."""
+    """Above 1: make tokens of the prompt and of the text so far less likely (arXiv:1909.05858)."""
     samples: int = 1
-    """Completions of each prompt; of beam search, the best ones."""
+    """Completions per prompt; with beam search, the best ones."""
     beams: int = 1
-    """Above 1: beam search for the likeliest text, which draws nothing and needs no temperature."""
+    """Above 1: beam search for the most likely text, without sampling or temperature."""
     length_penalty: float = 1.0
-    """Beams are ranked by log-probability / tokens ** this."""
+    """Rank beams by log-probability / tokens ** this."""
     stop: tuple[str, ...] = ()
-    """Text ends before the first of these strings."""
+    """End the text before the first of these strings."""
     seed: int = 0
-    """With its prompt and its number among that prompt's samples, decides a completion."""
+    """Random seed; a completion depends on it, the prompt and the sample's index alone."""
     batch_size: int = 16
-    """Completions written at once."""
+    """Completions generated at once."""
 
 
 def decoding_problems(config: DecodingConfig) -> list[str]:
-    """Everything wrong with the values of `config`, a line each that begins with the field."""
+    """Return all problems of the values, a line each that starts with the field."""
 
     def above_zero(value: float | None) -> bool:
         return value is None or 0 < value < math.inf

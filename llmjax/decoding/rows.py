@@ -1,7 +1,7 @@
-"""Rows of tokens, and the state that they start from: a cache that holds all but their last token.
+"""Rows of prompts, and prefill: a cache of all their tokens but the last.
 
 Lengths and numbers of rows are rounded up to powers of two, so that few programs are compiled.
-Padding stands behind a row's own tokens, where nothing attends to it before it is overwritten.
+Padding follows a row's tokens; nothing attends to it before it is overwritten.
 """
 
 from collections.abc import Sequence
@@ -19,118 +19,125 @@ from llmjax.model.params import Params
 from llmjax.parallel.mesh import axis_size, place, use_mesh
 
 
-class Row(NamedTuple):
+class Request(NamedTuple):
     """A prompt to continue.
 
     Attributes:
-      prompt: tokens, at least one (BOS where there is no text).
-      limit: how many tokens to write, at least one.
-      name: two numbers below 2^32; with the seed they decide the row's random keys.
+      prompt: tokens, at least one (BOS for an empty text).
+      limit: maximum tokens to generate, at least one.
+      key_data: two numbers below 2^32, folded into the seed for the row's random keys.
     """
 
     prompt: Sequence[int]
     limit: int
-    name: tuple[int, int] = (0, 0)
+    key_data: tuple[int, int] = (0, 0)
 
 
-class State(NamedTuple):
-    """Between two steps, on the device.
+class DecodeState(NamedTuple):
+    """The state between two decoding steps, on the devices.
 
     Attributes:
-      cache: keys and values of all tokens but the latest.
-      tokens: int32 [B], each row's latest token.
-      positions: int32 [B], where it stands.
-      left: int32 [B], tokens still to write; 0 where the row is done.
-      names: uint32 [B, 2], see Row.
+      cache: keys and values of all tokens but the last.
+      tokens: int32 [B], each row's last token.
+      positions: int32 [B], its position.
+      remaining: int32 [B], tokens still to generate; 0 if the row is done.
+      key_data: uint32 [B, 2], see Request.
       seen: bool [B, V], tokens so far, for the repetition penalty; None without it.
     """
 
     cache: Cache
     tokens: Array
     positions: Array
-    left: Array
-    names: Array
+    remaining: Array
+    key_data: Array
     seen: Array | None
 
 
-def start(
+def prefill(
     model: Model,
     params: Params,
-    rows: Sequence[Row],
+    requests: Sequence[Request],
     *,
     bos_id: int,
     mesh: Mesh | None,
     remember: bool = False,
-) -> State:
-    """Fills the cache with the prompts, or where there is an encoder, with what it makes of them.
+) -> DecodeState:
+    """Fill the cache with the prompts, or of an encoder-decoder with the encoded prompts.
 
-    A decoder continues its prompt; an encoder-decoder writes from BOS on. The batch is rounded
-    up to a power of two that the mesh divides, with rows that are done from the start.
+    A decoder continues its prompt; an encoder-decoder generates from BOS. The batch is padded to a
+    power of two that the mesh divides, with rows that are done from the start.
     """
-    padding = bucket(len(rows), 1 if mesh is None else axis_size(mesh, "batch")) - len(rows)
-    rows = [*rows, *[Row([bos_id], 0)] * padding]
+    padding = bucket(len(requests), 1 if mesh is None else axis_size(mesh, "batch")) - len(requests)
+    requests = [*requests, *[Request([bos_id], 0)] * padding]
     encodes = model.config.is_encoder_decoder
-    heads = [[bos_id] if encodes else row.prompt for row in rows]
-    lengths = np.array([len(head) for head in heads], np.int32)
-    limits = np.array([row.limit for row in rows], np.int32)
+    prompts = [[bos_id] if encodes else request.prompt for request in requests]
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    limits = np.array([request.limit for request in requests], np.int32)
     longest = int((lengths + limits).max()) - 1
     slots = max(longest, min(_slots(longest), model.config.max_length))
     if encodes:
-        sources = padded([row.prompt for row in rows], model.config.max_length)
-        segments = padded([[1] * len(row.prompt) for row in rows], model.config.max_length)
-        texts = [place(array, mesh, "batch", None) for array in (sources, segments)]
+        texts = [request.prompt for request in requests]
+        sources = padded(texts, model.config.max_length)
+        segments = padded([[1] * len(text) for text in texts], model.config.max_length)
+        inputs = [place(array, mesh, "batch", None) for array in (sources, segments)]
         with use_mesh(mesh):
-            cache = _encode(model, params, *texts, slots=slots)
+            cache = encode_prompts(model, params, *inputs, slots=slots)
     else:
-        text = place(padded([head[:-1] for head in heads], slots), mesh, "batch", None)
+        tokens = place(padded([prompt[:-1] for prompt in prompts], slots), mesh, "batch", None)
         with use_mesh(mesh):
-            cache = _prefill(model, params, text, slots=slots)
-    seen = _occurrences(heads, model.config.vocab_size) if remember else None
-    return State(
+            cache = fill_cache(model, params, tokens, slots=slots)
+    seen = _occurrences(prompts, model.config.vocab_size) if remember else None
+    return DecodeState(
         cache=cache,
-        tokens=place(np.array([head[-1] for head in heads], np.int32), mesh, "batch"),
+        tokens=place(np.array([prompt[-1] for prompt in prompts], np.int32), mesh, "batch"),
         positions=place(lengths - 1, mesh, "batch"),
-        left=place(limits, mesh, "batch"),
-        names=place(np.array([row.name for row in rows], np.uint32), mesh, "batch", None),
+        remaining=place(limits, mesh, "batch"),
+        key_data=place(
+            np.array([request.key_data for request in requests], np.uint32), mesh, "batch", None
+        ),
         seen=None if seen is None else place(seen, mesh, "batch", None),
     )
 
 
 def bucket(size: int, least: int = 16) -> int:
-    """The first of least, 2 least, 4 least, ... that is no smaller: few shapes, few programs."""
+    """Round up to least, 2 least, 4 least, ...: few shapes, few programs."""
     while least < size:
         least *= 2
     return least
 
 
 def _slots(size: int) -> int:
-    """The first size no smaller with three significant bits: at most a quarter stays empty."""
+    """Round up to three significant bits: at most a quarter stays empty."""
     step = 1 << max(size.bit_length() - 3, 4)
     return -(-size // step) * step
 
 
 def padded(rows: Sequence[Sequence[int]], most: int) -> np.ndarray:
-    """Rows of tokens as int32 [rows, length], zeros at the right; a bucketed length, or `most`."""
+    """Right-pad rows of tokens with zeros: int32 [rows, length], a bucketed length or `most`."""
     array = np.zeros((len(rows), min(bucket(max(map(len, rows))), most)), np.int32)
-    for line, row in zip(array, rows, strict=True):
-        line[: len(row)] = row
+    for padded_row, row in zip(array, rows, strict=True):
+        padded_row[: len(row)] = row
     return array
 
 
 def _occurrences(rows: Sequence[Sequence[int]], vocab_size: int) -> np.ndarray:
     seen = np.zeros((len(rows), vocab_size), np.bool_)
-    for line, row in zip(seen, rows, strict=True):
-        line[list(row)] = True
+    for seen_row, row in zip(seen, rows, strict=True):
+        seen_row[list(row)] = True
     return seen
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))
-def _prefill(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
+def fill_cache(model: Model, params: Params, tokens: Array, *, slots: int) -> Cache:
+    """Build a decoder's cache of tokens, int32 [B, L]."""
     return model.prefill(params, tokens, slots)
 
 
 @partial(jax.jit, static_argnames=("model", "slots"))
-def _encode(model: Model, params: Params, tokens: Array, segments: Array, *, slots: int) -> Cache:
+def encode_prompts(
+    model: Model, params: Params, tokens: Array, segments: Array, *, slots: int
+) -> Cache:
+    """Encode prompts, int32 [B, L], and build the decoder's empty cache for them."""
     encoded = model.encode(params, tokens, segments)
     return model.init_cache(
         tokens.shape[0], slots, encoded=encoded, encoder_segments=segments, params=params

@@ -1,8 +1,8 @@
-"""Next-token logits to a next token: pure functions of float32 [batch, vocab].
+"""Sampling of next tokens: pure functions of logits, float32 [batch, vocab].
 
-A token that a filter removes gets the logit -inf. No filter cares how the vocabulary is ordered:
-tokens tied with the last one kept are kept too. `choose` applies them in one order: repetition
-penalty, temperature, top-k, top-p, min-p, each on what the one before left, renormalised.
+Filters set the logits of removed tokens to -inf. They do not depend on the order of the vocabulary:
+tokens tied with the last one kept are kept too. `choose` applies repetition penalty, temperature,
+top-k, top-p and min-p in this order, each to the renormalised result of the one before.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from jax.typing import ArrayLike
 
 
 class Sampling(NamedTuple):
-    """How to choose; scalars, or None for what is off (a program is compiled for each set of ons).
+    """Sampling parameters as scalars, None if off (each set of active filters compiles once).
 
     Attributes:
-      temperature: float32 above 0; None takes the likeliest token (greedy).
+      temperature: float32 above 0; None for greedy decoding.
       top_k: int32, at least 1.
       top_p: float32 in (0, 1].
       min_p: float32 in [0, 1].
@@ -33,7 +33,7 @@ class Sampling(NamedTuple):
 
 
 def repetition_penalty(logits: Array, seen: Array, penalty: ArrayLike) -> Array:
-    """Makes tokens that were seen less likely (CTRL, arXiv:1909.05858, section 4.1).
+    """Make seen tokens less likely (CTRL, arXiv:1909.05858, section 4.1).
 
     Positive logits are divided by the penalty and negative ones multiplied, so that a penalty above
     1 lowers both.
@@ -48,40 +48,40 @@ def repetition_penalty(logits: Array, seen: Array, penalty: ArrayLike) -> Array:
 
 
 def scale_temperature(logits: Array, temperature: ArrayLike) -> Array:
-    """Logits [B, V] over a temperature above 0; the greatest becomes 0, so that none overflows."""
+    """Divide logits [B, V] by a temperature above 0; the maximum becomes 0, so none overflows."""
     return (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
 
 
 def top_k(logits: Array, k: ArrayLike) -> Array:
-    """Keeps the k greatest logits of each row of [B, V], and those equal to the k-th."""
+    """Keep the k largest logits of each row of [B, V], and those equal to the k-th."""
     ones = jnp.ones_like(logits)
-    return _keep_greatest(logits, ones, lambda count: count >= jnp.maximum(k, 1))
+    return _keep_largest(logits, ones, lambda count: count >= jnp.maximum(k, 1))
 
 
 def top_p(logits: Array, p: ArrayLike) -> Array:
-    """Keeps the fewest likeliest tokens whose probabilities sum to p or more (nucleus sampling).
+    """Keep the smallest set of most likely tokens with total probability p or more (nucleus).
 
-    Holtzman et al. 2019, arXiv:1904.09751. The likeliest token always stays; p = 1 keeps all.
+    Holtzman et al. 2019, arXiv:1904.09751. The most likely token always stays; p = 1 keeps all.
     """
-    # The sum of all float32 probabilities may round below 1, so p = 1 is not left to the search.
+    # The sum of all float32 probabilities may round below 1, so p = 1 is a special case.
     probabilities = jax.nn.softmax(logits, axis=-1)
-    kept = _keep_greatest(logits, probabilities, lambda mass: (mass >= p) & (mass > 0))
+    kept = _keep_largest(logits, probabilities, lambda mass: (mass >= p) & (mass > 0))
     return jnp.where(jnp.asarray(p) >= 1, logits, kept)
 
 
 def min_p(logits: Array, p: ArrayLike) -> Array:
-    """Keeps tokens at least p times as likely as the likeliest (arXiv:2407.01082)."""
+    """Keep tokens at least p times as likely as the most likely one (arXiv:2407.01082)."""
     floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p)
     return jnp.where(logits >= floor, logits, -jnp.inf)
 
 
 def choose(logits: Array, sampling: Sampling, keys: Array, seen: Array | None = None) -> Array:
-    """Chooses a token for each row, each from its own key: int32 [B].
+    """Choose a token for each row, each with a separate key: int32 [B].
 
     Args:
       logits: float32 [B, V].
-      sampling: which filters, and their strengths.
-      keys: a PRNG key for each row, [B]; unused where greedy.
+      sampling: the filters.
+      keys: a PRNG key for each row, [B]; unused if greedy.
       seen: bool [B, V], for the repetition penalty.
     """
     if sampling.repetition_penalty is not None and seen is not None:
@@ -98,25 +98,25 @@ def choose(logits: Array, sampling: Sampling, keys: Array, seen: Array | None = 
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _keep_greatest(logits: Array, weights: Array, enough: Callable[[Array], Array]) -> Array:
-    """Keeps the greatest logits of a row, as few as have a sum of weights that is enough.
+def _keep_largest(logits: Array, weights: Array, enough: Callable[[Array], Array]) -> Array:
+    """Keep the fewest largest logits of a row whose weights sum to enough.
 
-    The least logit kept is found bit by bit, from the top, among the 2^32 floats: 32 passes over
-    the row, which is several times faster than sorting it, and ties need no rule.
+    The threshold is found by binary search over the bits of a float32, from the top: 32 passes over
+    the row, several times faster than sorting, and without a rule for ties.
     """
     ranks = _ranks(logits)
 
-    def settle_bit(i: int, least: Array) -> Array:
-        higher = least | (jnp.uint32(1 << 31) >> jnp.asarray(i, jnp.uint32))
+    def set_bit(i: int, threshold: Array) -> Array:
+        higher = threshold | (jnp.uint32(1 << 31) >> jnp.asarray(i, jnp.uint32))
         total = jnp.sum(jnp.where(ranks >= higher, weights, 0), axis=-1, keepdims=True)
-        return jnp.where(enough(total), higher, least)
+        return jnp.where(enough(total), higher, threshold)
 
-    least = lax.fori_loop(0, 32, settle_bit, jnp.zeros_like(ranks[..., :1]))
-    return jnp.where(ranks >= least, logits, -jnp.inf)
+    threshold = lax.fori_loop(0, 32, set_bit, jnp.zeros_like(ranks[..., :1]))
+    return jnp.where(ranks >= threshold, logits, -jnp.inf)
 
 
 def _ranks(x: Array) -> Array:
-    """float32 to uint32 in the same order (-0.0 counts as 0.0)."""
+    """Map float32 to uint32 in the same order (-0.0 as 0.0)."""
     bits = lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.uint32)
     negative = bits >> 31 == 1
     return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

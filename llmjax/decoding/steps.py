@@ -1,6 +1,6 @@
-"""Writes tokens: one compiled step chooses each row's next, a few steps at each call of the device.
+"""Token generation: a compiled function that advances all rows by a few steps per device call.
 
-Each row has its own position, so that rows of any lengths go together.
+Rows have separate positions, so prompts of any lengths share a batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,35 +16,35 @@ from jax.typing import ArrayLike
 
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.config import DecodingConfig
-from llmjax.decoding.rows import Row, State, start
+from llmjax.decoding.rows import DecodeState, Request, prefill
 from llmjax.decoding.sampling import Sampling, choose
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import per_device, reshard, use_mesh
 
-STEPS_PER_CALL = 4  # enough to hide what a call costs, few enough for text to flow
+STEPS_PER_CALL = 4  # amortizes the call overhead, and still streams smoothly
 
 
-class Written(NamedTuple):
-    """What one call wrote.
+class NewTokens(NamedTuple):
+    """The tokens of one device call.
 
     Attributes:
       tokens: int32 [rows, steps], -1 once a row is done.
-      nats: float32 [rows, steps], under the model's own distribution, whatever the sampling.
+      nats: float32 [rows, steps], under the model's distribution, before sampling filters.
     """
 
     tokens: np.ndarray
     nats: np.ndarray
 
 
-class Rules(NamedTuple):
-    """What decides the next token, beside its row.
+class SamplingInputs(NamedTuple):
+    """What determines the next token besides the row.
 
     Attributes:
       sampling: the filters.
       seed: uint32.
       stop_ids: int32 [E]; each ends a row.
-      vocab_size: int32; rows of the embedding from here on are padding, never chosen.
+      vocab_size: int32; ids from here on are padding of the embedding, never sampled.
     """
 
     sampling: Sampling
@@ -56,51 +56,50 @@ class Rules(NamedTuple):
 def generate_tokens(
     model: Model,
     params: Params,
-    rows: Sequence[Row],
+    requests: Sequence[Request],
     config: DecodingConfig,
     *,
     tokenizer: Tokenizer,
     mesh: Mesh | None = None,
     stop_ids: Sequence[int] | None = None,
-) -> Iterator[Written]:
-    """Continues the rows until each has met its limit or an end; yields a few steps at a time.
+) -> Iterator[NewTokens]:
+    """Continue prompts until their limits or stop tokens; yields a few steps at a time.
 
-    An end is one of `stop_ids`; None for the tokenizer's.
-
-    The caller may stop before the end. What a row becomes does not depend on the rows beside it
-    (except that a batch of another shape is another program, whose sums may round otherwise).
+    A row ends at one of `stop_ids`; None for the tokenizer's. The caller may stop early. A row does
+    not depend on the other rows, except that another batch shape is another program, which may
+    round differently.
     """
-    state = start(
+    state = prefill(
         model,
         params,
-        rows,
+        requests,
         bos_id=tokenizer.bos_id,
         mesh=mesh,
         remember=config.repetition_penalty is not None,
     )
-    rules = Rules(
+    inputs = SamplingInputs(
         sampling=sampling_of(config),
         seed=np.uint32(config.seed % 2**32),
         stop_ids=np.array(stop_ids or tokenizer.stop_ids, np.int32),
         vocab_size=np.int32(tokenizer.vocab_size),
     )
     pending = None
-    for _ in range(-(-max(row.limit for row in rows) // STEPS_PER_CALL)):
+    for _ in range(-(-max(request.limit for request in requests) // STEPS_PER_CALL)):
         with use_mesh(mesh):
-            state, running = _steps(model, params, state, rules)
-        # The host reads a call's tokens while the next call is under way.
+            state, running = decode_steps(model, params, state, inputs)
+        # The host reads a call's tokens while the next call runs.
         if pending is not None:
-            written = _read(pending, len(rows))
-            yield written
-            if (written.tokens[:, -1] < 0).all():
+            new_tokens = _read(pending, len(requests))
+            yield new_tokens
+            if (new_tokens.tokens[:, -1] < 0).all():
                 return
         pending = running
     if pending is not None:
-        yield _read(pending, len(rows))
+        yield _read(pending, len(requests))
 
 
 def sampling_of(config: DecodingConfig) -> Sampling:
-    """The config's filters as scalars; None where they are off."""
+    """Convert the config's filters to scalars; None if off."""
 
     def scalar(value: float | None, dtype: type) -> np.ndarray | None:
         return None if value is None else np.asarray(value, dtype)
@@ -115,69 +114,69 @@ def sampling_of(config: DecodingConfig) -> Sampling:
 
 
 @partial(jax.jit, static_argnames="model", donate_argnames="state")
-def _steps(
-    model: Model, params: Params, state: State, rules: Rules
-) -> tuple[State, tuple[Array, Array]]:
-    """STEPS_PER_CALL steps; the tokens and nats, [steps, B], are whole on every process."""
+def decode_steps(
+    model: Model, params: Params, state: DecodeState, inputs: SamplingInputs
+) -> tuple[DecodeState, tuple[Array, Array]]:
+    """Run STEPS_PER_CALL steps; tokens and nats, [steps, B], are replicated on every process."""
 
-    def step(state: State, _: None) -> tuple[State, tuple[Array, Array]]:
-        return _step(model, params, state, rules)
+    def step(state: DecodeState, _: None) -> tuple[DecodeState, tuple[Array, Array]]:
+        return _step(model, params, state, inputs)
 
     state, (tokens, nats) = lax.scan(step, state, length=STEPS_PER_CALL)
     return state, (reshard(tokens, None, None), reshard(nats, None, None))
 
 
 def _step(
-    model: Model, params: Params, state: State, rules: Rules
-) -> tuple[State, tuple[Array, Array]]:
+    model: Model, params: Params, state: DecodeState, inputs: SamplingInputs
+) -> tuple[DecodeState, tuple[Array, Array]]:
     logits, cache = model.decode(
         params, state.tokens[:, None], state.positions[:, None], state.cache
     )
     logits = reshard(logits[:, 0], "batch", None)
     vocabulary = jnp.arange(logits.shape[-1])
-    allowed = jnp.where(vocabulary < rules.vocab_size, logits, -jnp.inf)
-    chosen = _choose(allowed, state, rules)
-    is_chosen = vocabulary == chosen[:, None]
-    nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_chosen, logits, 0), axis=-1)
-    writing = state.left > 0
-    ended = jnp.any(chosen[:, None] == jnp.asarray(rules.stop_ids), axis=1)
-    left = jnp.where(writing & ~ended, state.left - 1, 0)
-    after = State(
+    allowed = jnp.where(vocabulary < inputs.vocab_size, logits, -jnp.inf)
+    tokens = _choose(allowed, state, inputs)
+    is_token = vocabulary == tokens[:, None]
+    nats = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(is_token, logits, 0), axis=-1)
+    active = state.remaining > 0
+    ended = jnp.any(tokens[:, None] == jnp.asarray(inputs.stop_ids), axis=1)
+    remaining = jnp.where(active & ~ended, state.remaining - 1, 0)
+    new_state = DecodeState(
         cache=cache,
-        tokens=chosen,
-        positions=state.positions + (left > 0),
-        left=left,
-        names=state.names,
-        seen=None if state.seen is None else state.seen | is_chosen,
+        tokens=tokens,
+        positions=state.positions + (remaining > 0),
+        remaining=remaining,
+        key_data=state.key_data,
+        seen=None if state.seen is None else state.seen | is_token,
     )
-    return after, (jnp.where(writing, chosen, -1), nats)
+    return new_state, (jnp.where(active, tokens, -1), nats)
 
 
-def _choose(logits: Array, state: State, rules: Rules) -> Array:
-    """The next token of each row, int32 [B], from logits [B, V]; every device serves its own rows.
+def _choose(logits: Array, state: DecodeState, inputs: SamplingInputs) -> Array:
+    """Choose the next token of each row, int32 [B], from logits [B, V], locally on each device.
 
-    Rows choose without looking at each other. Left to the compiler, keys that are split over a
-    mesh meet rules of vmap that differ between versions of JAX.
+    Rows are independent. Without `per_device`, sharded keys meet vmap rules that differ between
+    versions of JAX.
     """
-    scalars, structure = jax.tree.flatten((rules.sampling, rules.seed))
+    scalars, structure = jax.tree.flatten((inputs.sampling, inputs.seed))
 
     def local(
-        logits: Array, names: Array, positions: Array, seen: Array | None, *scalars: Array
+        logits: Array, key_data: Array, positions: Array, seen: Array | None, *scalars: Array
     ) -> tuple[Array]:
         sampling, seed = jax.tree.unflatten(structure, scalars)
-        keys = jax.vmap(_key, (None, 0, 0))(seed, names, positions)
+        keys = jax.vmap(_key, (None, 0, 0))(seed, key_data, positions)
         return (choose(logits, sampling, keys, seen),)
 
     row, rows = ("batch",), ("batch", None)
     run = per_device(local, (rows, rows, row, rows, *[()] * len(scalars)), (row,))
-    return run(logits, state.names, state.positions, state.seen, *scalars)[0]
+    return run(logits, state.key_data, state.positions, state.seen, *scalars)[0]
 
 
-def _key(seed: ArrayLike, name: Array, position: Array) -> Array:
-    key = jax.random.fold_in(jax.random.key(seed), name[0])
-    return jax.random.fold_in(jax.random.fold_in(key, name[1]), position)
+def _key(seed: ArrayLike, key_data: Array, position: Array) -> Array:
+    key = jax.random.fold_in(jax.random.key(seed), key_data[0])
+    return jax.random.fold_in(jax.random.fold_in(key, key_data[1]), position)
 
 
-def _read(running: tuple[Array, Array], rows: int) -> Written:
+def _read(running: tuple[Array, Array], rows: int) -> NewTokens:
     tokens, nats = (np.asarray(array).T[:rows] for array in running)
-    return Written(tokens, nats)
+    return NewTokens(tokens, nats)

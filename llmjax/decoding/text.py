@@ -1,22 +1,22 @@
-"""Tokens to text that ends before the first stop string."""
+"""Incremental decoding of tokens to text, with stop strings."""
 
 from collections.abc import Sequence
 
 from llmjax.data.tokenizers.tokenizer import TextDecoder, Tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""What decoding gives for a part of a character."""
+"""What an incomplete character decodes to."""
 
 
 class StopStrings:
-    """Lets text through up to the first stop string.
+    """Passes on text up to the first stop string.
 
-    Text comes in pieces, cut anywhere; what might be the beginning of a stop string is held back
-    until it is known not to be. The stop string that is complete first counts (of several that end
-    together, the longest), so the outcome does not depend on how the text was cut.
+    Text arrives in arbitrary pieces; a possible prefix of a stop string is held back until it is
+    decided. The first stop string to be complete ends the text (of several that end together, the
+    longest), so the result does not depend on how the text was cut.
 
     Attributes:
-      stopped: whether a stop string has come.
+      stopped: whether a stop string was found.
     """
 
     def __init__(self, stops: Sequence[str]):
@@ -25,26 +25,26 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """Takes the next piece; returns what is sure to belong to the text."""
+        """Take the next piece; return the text that is decided."""
         if self.stopped:
             return ""
         text = self._held + text
         starts = {stop: text.find(stop) for stop in self._stops}
-        found = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
-        if found:
+        matches = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
+        if matches:
             self.stopped, self._held = True, ""
-            return text[: min(found)[1]]
-        end = len(text) - self._doubtful(text)
+            return text[: min(matches)[1]]
+        end = len(text) - self._undecided(text)
         self._held = text[end:]
         return text[:end]
 
     def flush(self) -> str:
-        """The text has ended: returns what was held back."""
+        """End the text: return what was held back."""
         held, self._held = self._held, ""
         return held
 
-    def _doubtful(self, text: str) -> int:
-        """How many of the last characters could begin a stop string."""
+    def _undecided(self, text: str) -> int:
+        """Count the last characters that may start a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stops):
@@ -53,12 +53,12 @@ class StopStrings:
 
 
 class TextWriter:
-    """Turns the tokens of one row into text as they come.
+    """Decodes the tokens of one row incrementally.
 
-    No piece holds a part of a character; one that is unfinished when the row ends is left out.
+    No piece has an incomplete character; one that is incomplete at the end is dropped.
 
     Attributes:
-      text: all that was let through so far.
+      text: the text so far.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class TextWriter:
         before: Sequence[int] = (),
     ):
         """Args:
-        tokenizer: of the tokens.
-        stops: end the text, and are no part of it.
-        fresh: the row is a text of its own, not the rest of its prompt.
+        tokenizer: the model's tokenizer.
+        stops: stop strings, which are not part of the text.
+        fresh: whether the row starts a new text rather than continuing its prompt.
         before: the prompt's tokens.
         """
         self.text = ""
@@ -80,15 +80,15 @@ class TextWriter:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has come."""
+        """Whether a stop string was found."""
         return self._stops.stopped
 
     def push(self, token: int) -> str:
-        """Takes the next token; returns the text that is now sure."""
+        """Take the next token; return the text that is now decided."""
         return self._write(self._stops.push(self._decoder.push(token)))
 
     def flush(self) -> str:
-        """The row has ended: returns what was held back."""
+        """End the row: return what was held back."""
         rest = self._decoder.flush().rstrip(UNFINISHED)
         return self._write(self._stops.push(rest) + self._stops.flush())
 

@@ -1,1 +1,1 @@
-"""A loaded run at work: text, chat, vectors, masks."""
+"""Inference with a loaded run: generation, chat, embeddings, masks."""

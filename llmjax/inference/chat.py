@@ -15,7 +15,7 @@ from llmjax.run.config.options import keyword_options, make_options
 
 Message = dict[str, str]
 ANSWER = "\u2063turn\u2063"
-"""Stands for an answer in a rendered template; no template has it of its own."""
+"""Placeholder of an answer in a rendered template; no template contains it."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class ChatOptions(DecodingConfig, LoadOptions):
     """Options of chat."""
 
     max_new_tokens: int = 512
-    """The most tokens of an answer; fewer where it ends or the context is full."""
+    """Maximum tokens of an answer; fewer if it ends or the context is full."""
     system: str | None = None
     """The system prompt."""
 
 
 @keyword_options()
 def chat(run: str | Path | LanguageModel, options: ChatOptions) -> "Conversation":
-    """Begins a conversation.
+    """Start a conversation.
 
     Args:
       run: a run folder, or a loaded model.
       options: fields of ChatOptions, also as keywords.
 
     Raises:
-      UserError: there is no such run, or its model does not write text.
+      UserError: there is no such run, or its model is not a decoder.
     """
     lm = loaded(run, options)
     if lm.model.config.num_encoder_layers or not lm.model.config.num_decoder_layers:
@@ -45,27 +45,27 @@ def chat(run: str | Path | LanguageModel, options: ChatOptions) -> "Conversation
     return Conversation(lm, make_options(DecodingConfig, options, {}), options.system)
 
 
-class Script(Protocol):
-    """How a conversation is written as tokens."""
+class ChatFormat(Protocol):
+    """Formats a conversation as tokens."""
 
     stop: tuple[str, ...]
     stop_ids: tuple[int, ...]
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """What the model reads, up to where its answer begins."""
+        """Encode the messages, up to the start of the answer."""
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Free the template's resources."""
 
 
-class Templated:
-    """In the model's own chat template."""
+class TemplateFormat:
+    """The model's chat template."""
 
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
         self._template = ChatTemplate(template, special_tokens(tokenizer))
         self.stop: tuple[str, ...] = ()
-        self.stop_ids = self._ends()
+        self.stop_ids = self._end_ids()
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         return self._tokenizer.encode_marked(self._template.render(messages))
@@ -73,16 +73,16 @@ class Templated:
     def close(self) -> None:
         self._template.close()
 
-    def _ends(self) -> tuple[int, ...]:
-        """The special token that the template puts behind an answer, if it does."""
+    def _end_ids(self) -> tuple[int, ...]:
+        """Return the special token that the template puts after an answer, if any."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
         text = self._template.render(messages, add_generation_prompt=False)
         rest = self._tokenizer.encode_marked(text.rpartition(ANSWER)[2].lstrip())[:1]
         return tuple(set(rest) & set(self._tokenizer.special_tokens.values()))
 
 
-class Plain:
-    """For models without a chat template: a dialogue of lines with their speakers."""
+class PlainFormat:
+    """A dialogue with a line per message, for models without a chat template."""
 
     stop: tuple[str, ...] = ("\nUser:", "\nSystem:")
     stop_ids: tuple[int, ...] = ()
@@ -101,11 +101,11 @@ class Plain:
 
 @dataclass
 class Conversation:
-    """Messages so far, and a model that answers; close it, or use it in a `with`.
+    """The messages so far, and a model that answers; use it as a context manager, or close it.
 
     Attributes:
       lm: the model.
-      config: how answers are written.
+      config: how answers are generated.
       system: the system prompt.
     """
 
@@ -116,7 +116,9 @@ class Conversation:
     def __post_init__(self) -> None:
         template, tokenizer = self.lm.tokenizer.chat_template, self.lm.tokenizer
         self.is_templated = template is not None
-        self._script: Script = Templated(tokenizer, template) if template else Plain(tokenizer)
+        self._format: ChatFormat = (
+            TemplateFormat(tokenizer, template) if template else PlainFormat(tokenizer)
+        )
         self._turns: list[Message] = []
         self.dropped = 0
 
@@ -127,8 +129,8 @@ class Conversation:
         self.close()
 
     def close(self) -> None:
-        """Frees what the template holds."""
-        self._script.close()
+        """Free the template's resources."""
+        self._format.close()
 
     @property
     def messages(self) -> list[Message]:
@@ -137,17 +139,17 @@ class Conversation:
         return first + self._turns
 
     def reset(self) -> None:
-        """Forgets all but the system prompt."""
+        """Drop all messages but the system prompt."""
         self._turns = []
 
     def ask(self, text: str) -> Generator[str, None, None]:
-        """Sends a message; yields the answer as it comes. Closing this early keeps what came.
+        """Send a message; yield the answer as it is generated. Closing early keeps the part so far.
 
-        Where the context is too short for all, the oldest turns are forgotten; `dropped` is how
-        many of them this answer cost.
+        If the context is too short, the oldest turns are dropped; `dropped` counts those dropped
+        for this answer.
 
         Raises:
-          UserError: the template refuses, or the text alone is longer than the context.
+          UserError: the template rejects the messages, or the text alone exceeds the context.
         """
         before = list(self._turns)
         self._turns.append({"role": "user", "content": text})
@@ -160,7 +162,7 @@ class Conversation:
 
     def _answer(self, tokens: list[int]) -> Generator[str, None, None]:
         answer: list[str] = []
-        stop = (*self.config.stop, *self._script.stop)
+        stop = (*self.config.stop, *self._format.stop)
         pieces = stream_completions(
             self.lm.model,
             self.lm.params,
@@ -168,25 +170,25 @@ class Conversation:
             [tokens],
             replace(self.config, samples=1, batch_size=1, stop=stop),
             self.lm.mesh,
-            self._script.stop_ids,
+            self._format.stop_ids,
         )
         try:
             for piece in pieces:
-                part = piece.text if answer else piece.text.lstrip()
-                if part:
-                    answer.append(part)
-                    yield part
+                new_text = piece.text if answer else piece.text.lstrip()
+                if new_text:
+                    answer.append(new_text)
+                    yield new_text
         finally:
             content = "".join(answer).rstrip()
             self._turns.append({"role": "assistant", "content": content})
 
     def _fitting(self) -> list[int]:
-        """The tokens that leave room for an answer; forgets turns where it must."""
+        """Encode the messages, dropping the oldest turns until there is space for an answer."""
         context, self.dropped = self.lm.model.config.max_length, 0
-        room = min(self.config.max_new_tokens, context // 2)
+        space = min(self.config.max_new_tokens, context // 2)
         while True:
-            tokens = self._script.tokens(self.messages)
-            if len(tokens) + room <= context + 1:
+            tokens = self._format.tokens(self.messages)
+            if len(tokens) + space <= context + 1:
                 return tokens
             if len(self._turns) == 1:
                 if len(tokens) <= context:

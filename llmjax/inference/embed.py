@@ -1,4 +1,4 @@
-"""The command `embed`: texts as vectors."""
+"""The command `embed`: text embeddings."""
 
 import io
 import logging
@@ -35,29 +35,29 @@ class EmbedOptions(LoadOptions):
     text: tuple[str, ...] = ()
     """A text; repeat it for more."""
     file: str | None = None
-    """More texts, one a line; - for standard input; .jsonl for texts of several lines, as JSON
+    """More texts, one per line; - for standard input; .jsonl for multi-line texts, as JSON
     strings or objects with "text"."""
     out: str | None = None
-    """A file for the vectors: .npy, float32 [texts, width], or .jsonl, a line for each text."""
+    """Output file: .npy, float32 [texts, width], or .jsonl, one line per text."""
     pooling: Pooling | None = None
-    """The mean of the tokens' states, the first or the last one, and others; none: as the model was
-    published, else the mean, and a decoder's last. With another than the published one, what the
-    published model does after pooling is left out."""
+    """How token states are pooled; none: as the model was published, else "mean" (encoders) or
+    "last" (decoders). Any other than the published pooling skips the published model's layers after
+    pooling."""
     normalize: bool | None = None
-    """Whether vectors have length 1; none: as the model was published, else no."""
+    """Whether to L2-normalize vectors; none: as the model was published, else no."""
     prompt: str | None = None
-    """The name of a prompt that the model was published with, to put before each text; "" for none;
-    none given: the model's default prompt."""
+    """Name of a published prompt to prepend to each text; "": no prompt; none: the model's default
+    prompt."""
     batch_size: int = 32
-    """Texts read at once; those of similar length go together."""
+    """Texts per batch; texts of similar length are batched together."""
 
 
 class PoolingSpec(NamedTuple):
-    """How the states of a text's tokens become one vector.
+    """How token states are pooled into one vector.
 
     Attributes:
       kinds: poolings, whose vectors are concatenated.
-      skipped: tokens at the beginning that do not count: those of a prompt.
+      skipped: leading tokens that are excluded: those of a prompt.
     """
 
     kinds: tuple[Pooling, ...]
@@ -65,30 +65,30 @@ class PoolingSpec(NamedTuple):
 
 
 class EmbeddingSpec(NamedTuple):
-    """All that is done to a text besides the model.
+    """How embeddings are computed around the model.
 
     Attributes:
-      prompt: what is put before it.
-      length: tokens at most; None for the model's context.
-      pooling: how tokens' states become a vector.
-      steps: what is done with that.
-      truncate: how many of its numbers are kept; None for all.
-      normalize: whether it is brought to length 1 after that.
+      prompt: prepended to each text.
+      length: maximum tokens; None for the model's context.
+      pooling: how token states are pooled.
+      layers: applied after pooling.
+      truncate: number of leading dimensions kept; None for all.
+      normalize: whether to L2-normalize after that.
     """
 
     prompt: str
     length: int | None
     pooling: PoolingSpec
-    steps: tuple[EmbeddingLayer, ...]
+    layers: tuple[EmbeddingLayer, ...]
     truncate: int | None
     normalize: bool
 
 
 class TextBatch(NamedTuple):
-    """Texts as a model reads them: int32 [rows, length] each, on the devices.
+    """Model inputs for texts: int32 [rows, length] each, on the devices.
 
     Attributes:
-      tokens: padded behind each text.
+      tokens: right-padded.
       segments: 1, and 0 for padding.
       types: segment types.
     """
@@ -100,10 +100,10 @@ class TextBatch(NamedTuple):
 
 @keyword_options("text")
 def embed(run: str | Path | LanguageModel, options: EmbedOptions) -> np.ndarray:
-    """One vector for each text, of its tokens and the special ones around them.
+    """Embed texts, special tokens included.
 
-    An encoder-decoder's encoder is taken. Texts are cut to the context, or to the length that the
-    model was published for.
+    An encoder-decoder embeds with its encoder. Texts are truncated to the context, or to the
+    published length of the model.
 
     Args:
       run: a run folder, or a loaded model.
@@ -113,14 +113,14 @@ def embed(run: str | Path | LanguageModel, options: EmbedOptions) -> np.ndarray:
       float32 [texts, width].
 
     Raises:
-      UserError: no such run, step or file, an unknown pooling or prompt, or a batch of no texts.
+      UserError: no such run, step or file, an unknown pooling or prompt, or a batch size below 1.
     """
     texts = all_texts(options)
     if options.batch_size < 1:
         raise UserError(f"batch_size {options.batch_size}", "is not positive")
     out = None if options.out is None else Path(options.out).expanduser()
     if out is not None and out.suffix not in (".npy", ".jsonl"):
-        raise UserError(out, "is neither .npy nor .jsonl", "give it one of these endings")
+        raise UserError(out, "is neither .npy nor .jsonl", "use one of these suffixes")
     lm = loaded(run, options)
     spec = _embedding_spec(lm, options)
     encoded = _encode(lm, [spec.prompt + text for text in texts], spec.length)
@@ -131,7 +131,7 @@ def embed(run: str | Path | LanguageModel, options: EmbedOptions) -> np.ndarray:
 
 
 def all_texts(options: EmbedOptions) -> list[str]:
-    """The texts of the options and of their file."""
+    """Return the texts of the options and of their file."""
     return [
         *options.text,
         *(read_prompts(options.file, "text") if options.file is not None else []),
@@ -144,7 +144,7 @@ def _pooled_vectors(
     spec: EmbeddingSpec,
     batch_size: int,
 ) -> np.ndarray:
-    """float32 [texts, D x poolings]."""
+    """Pool the states of all texts, float32 [texts, D x poolings]."""
     order = sorted(range(len(encoded)), key=lambda number: len(encoded[number][0]))
     width = lm.model.config.d_model * len(spec.pooling.kinds)
     vectors = np.zeros((len(encoded), width), np.float32)
@@ -158,11 +158,11 @@ def _pooled_vectors(
 
 
 def _finish(spec: EmbeddingSpec, vectors: np.ndarray) -> np.ndarray:
-    """Pooled vectors after all that follows."""
+    """Apply layers, truncation and normalization to pooled vectors."""
     width = vectors.shape[1]
-    for step in spec.steps:
-        width = step.output_width(width)
-    finished = apply_layers(spec.steps, jnp.asarray(vectors))[:, : spec.truncate]
+    for layer in spec.layers:
+        width = layer.output_width(width)
+    finished = apply_layers(spec.layers, jnp.asarray(vectors))[:, : spec.truncate]
     if spec.normalize:
         finished = apply_layers((EmbeddingLayer("normalize"),), finished)
     return np.asarray(finished)
@@ -182,19 +182,19 @@ def _write(out: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
 def text_batch(
     lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int
 ) -> TextBatch:
-    """Rows on the devices; their number and length are rounded up, so that few shapes compile."""
+    """Place rows on the devices; number and length are rounded up, so that few shapes compile."""
     tokens, types = zip(*rows, strict=True)
     limit = lm.model.config.max_length
     segments = padded([[1] * len(row) for row in tokens], limit)
     arrays = [padded(tokens, limit), segments, padded(types, limit)]
     count = rounded_up(min(bucket(len(rows), 1), batch_size), lm.mesh, "batch")
     length = rounded_up(segments.shape[1], lm.mesh, "residual")
-    more = [(0, count - len(rows)), (0, length - segments.shape[1])]
-    return TextBatch(*(place(np.pad(array, more), lm.mesh, "batch", None) for array in arrays))
+    padding = [(0, count - len(rows)), (0, length - segments.shape[1])]
+    return TextBatch(*(place(np.pad(array, padding), lm.mesh, "batch", None) for array in arrays))
 
 
 def states(model: Model, params: Params, batch: TextBatch) -> jax.Array:
-    """The last layer's state of each token, [B, L, D]; of an encoder-decoder, the encoder's."""
+    """Return the last hidden states, [B, L, D]; of an encoder-decoder, the encoder's."""
     if model.config.is_encoder_decoder:
         return model.encode(params, batch.tokens, batch.segments)
     types = batch.types if model.config.token_types else None
@@ -204,46 +204,46 @@ def states(model: Model, params: Params, batch: TextBatch) -> jax.Array:
 def _encode(
     lm: LanguageModel, texts: Sequence[str], length: int | None
 ) -> list[tuple[list[int], list[int]]]:
-    """What the model reads of each text: tokens and segment types; `length` at most, if any."""
+    """Encode texts to tokens and segment types, truncated to `length` if any."""
     tokenizer, context = lm.tokenizer, lm.model.config.max_length
     limit = min(context, length) if length else context
-    room = max(1, limit - len(tokenizer.prefix) - len(tokenizer.suffix))
+    space = max(1, limit - len(tokenizer.prefix) - len(tokenizer.suffix))
     encoded = tokenizer.encode_batch(texts)
-    if cut := sum(len(ids) > room for ids in encoded):
+    if cut := sum(len(ids) > space for ids in encoded):
         log.warning("%d of %d texts are cut to %d tokens", cut, len(texts), limit)
-    rows = [tokenizer.wrap(ids[:room]) for ids in encoded]
+    rows = [tokenizer.wrap(ids[:space]) for ids in encoded]
     return [row if row[0] else ([tokenizer.bos_id], [0]) for row in rows]
 
 
 def _embedding_spec(lm: LanguageModel, options: EmbedOptions) -> EmbeddingSpec:
-    """What is done: as the model was published, but for the options."""
+    """Resolve the options against how the model was published."""
     origin = read_origin(Path(lm.config.run_dir)) or Origin()
     encodes = lm.model.config.num_encoder_layers > 0
-    usual: Pooling = origin.pooling or ("mean" if encodes else "last")
-    published = (usual, *origin.concatenated)
+    default: Pooling = origin.pooling or ("mean" if encodes else "last")
+    published = (default, *origin.concatenated)
     kinds = published if options.pooling is None else (options.pooling,)
     for kind in kinds:
         if kind not in get_args(Pooling):
             choices = ", ".join(get_args(Pooling))
             raise UserError(f"pooling {kind}", "is unknown", f"choose {choices}")
     as_published = kinds == published
-    steps = tuple(map(layer_from_json, origin.steps)) if as_published else ()
+    layers = tuple(map(layer_from_json, origin.steps)) if as_published else ()
     normalize = origin.normalize if options.normalize is None else options.normalize
     if origin.normalize and options.normalize is None and as_published:
         # Before truncation, and not again after it.
-        steps, normalize = (*steps, EmbeddingLayer("normalize")), False
-    text = _prompt(origin, options.prompt)
+        layers, normalize = (*layers, EmbeddingLayer("normalize")), False
+    prompt = _prompt(origin, options.prompt)
     skipped = 0
-    if text and not origin.include_prompt:
-        skipped = len(lm.tokenizer.prefix) + len(lm.tokenizer.encode(text))
+    if prompt and not origin.include_prompt:
+        skipped = len(lm.tokenizer.prefix) + len(lm.tokenizer.encode(prompt))
     truncate = origin.truncate if as_published else None
     return EmbeddingSpec(
-        text, origin.length, PoolingSpec(kinds, skipped), steps, truncate, normalize
+        prompt, origin.length, PoolingSpec(kinds, skipped), layers, truncate, normalize
     )
 
 
 def _prompt(origin: Origin, name: str | None) -> str:
-    """The text of a prompt."""
+    """Return the text of a published prompt."""
     name = origin.default_prompt if name is None else name
     if not name:
         return ""
@@ -257,7 +257,7 @@ def _prompt(origin: Origin, name: str | None) -> str:
 def pooled_states(
     model: Model, params: Params, batch: TextBatch, pooling: PoolingSpec
 ) -> jax.Array:
-    """float32 [B, D x poolings], whole on every device."""
+    """Pool the hidden states, float32 [B, D x poolings], replicated on every device."""
     x = reshard(states(model, params, batch).astype(jnp.float32), "batch", None, None)
     inside = reshard(batch.segments, "batch", None) > 0
     inside &= jnp.arange(x.shape[1]) >= pooling.skipped
@@ -266,11 +266,11 @@ def pooled_states(
 
 
 def _pooled(kind: Pooling, x: jax.Array, inside: jax.Array) -> jax.Array:
-    """One vector of each row's states [B, L, D], of those that count [B, L]: [B, D]."""
-    places = jnp.arange(x.shape[1])
+    """Pool states [B, L, D] where `inside` [B, L] is true: [B, D]."""
+    positions = jnp.arange(x.shape[1])
     match kind:
         case "mean" | "mean_sqrt" | "weighted_mean":
-            weights = inside * (places + 1.0 if kind == "weighted_mean" else 1.0)
+            weights = inside * (positions + 1.0 if kind == "weighted_mean" else 1.0)
             total = jnp.where(inside[..., None], x * weights[..., None], 0).sum(axis=1)
             divisor = jnp.maximum(weights.sum(axis=1), 1e-9)
             divisor = jnp.sqrt(divisor) if kind == "mean_sqrt" else divisor
@@ -278,7 +278,7 @@ def _pooled(kind: Pooling, x: jax.Array, inside: jax.Array) -> jax.Array:
         case "max":
             return jnp.where(inside[..., None], x, -jnp.inf).max(axis=1)
         case "cls":
-            at = inside.argmax(axis=1)
+            index = inside.argmax(axis=1)
         case "last":
-            at = x.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
-    return jnp.where((places == at[:, None])[..., None], x, 0).sum(axis=1)
+            index = x.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
+    return jnp.where((positions == index[:, None])[..., None], x, 0).sum(axis=1)

@@ -1,7 +1,7 @@
-"""Layers behind pooling: projections, norms and normalisation of a text's embedding.
+"""Layers after pooling: projections, layer norms and normalization of embeddings.
 
-They are the modules Dense, LayerNorm and Normalize of sentence-transformers. Their arrays are few
-and small, and are stored in origin.json, as base64 of float32.
+They are sentence-transformers' modules Dense, LayerNorm and Normalize. Their few small arrays are
+stored in origin.json, as base64 of float32.
 """
 
 import base64
@@ -23,7 +23,7 @@ ARRAYS: dict[LayerKind, tuple[str, ...]] = {
     "layernorm": ("weight", "bias"),
     "normalize": (),
 }
-"""Arrays that a layer may have: dense weight and residual [outputs, inputs], the others [width]."""
+"""The arrays of each kind: dense weight and residual [outputs, inputs], the others [width]."""
 LAYERNORM_EPSILON = 1e-5
 """Of torch.nn.LayerNorm."""
 MIN_NORM = 1e-12
@@ -32,12 +32,12 @@ MIN_NORM = 1e-12
 
 @dataclass(frozen=True)
 class EmbeddingLayer:
-    """A layer behind pooling.
+    """A layer after pooling.
 
     Attributes:
-      kind: dense: W x + b, then a nonlinearity; layernorm: over the vector; normalize: to length 1.
+      kind: dense: W x + b, then a nonlinearity; layernorm; normalize: L2.
       activation: of a dense layer.
-      residual: whether a dense layer's input is added, multiplied by `residual` where it has that.
+      residual: whether a dense layer adds its input, projected by the array `residual` if any.
       arrays: float32.
     """
 
@@ -47,10 +47,10 @@ class EmbeddingLayer:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def output_width(self, width: int) -> int:
-        """The width of its outputs, for inputs of a width.
+        """Return the output width for an input width.
 
         Raises:
-          UserError: the arrays do not fit together, or are for another width.
+          UserError: the shapes of the arrays are inconsistent or do not match the input width.
         """
         shapes = {name: array.shape for name, array in self.arrays.items()}
         out = shapes["weight"][0] if self.kind == "dense" and "weight" in shapes else width
@@ -69,7 +69,7 @@ class EmbeddingLayer:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """As origin.json has it."""
+        """Convert to the form of origin.json."""
         return {
             "kind": self.kind,
             "activation": self.activation,
@@ -85,10 +85,10 @@ class EmbeddingLayer:
 
 
 def layer_from_json(value: dict[str, Any]) -> EmbeddingLayer:
-    """The layer that `EmbeddingLayer.to_json` wrote.
+    """Restore a layer from `EmbeddingLayer.to_json`.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the data is damaged.
     """
     fix = "import the model again"
     try:
@@ -108,7 +108,7 @@ def layer_from_json(value: dict[str, Any]) -> EmbeddingLayer:
 
 
 def apply_layers(layers: Sequence[EmbeddingLayer], vectors: jax.Array) -> jax.Array:
-    """Vectors float32 [B, W] after all layers; the width may change."""
+    """Apply layers to vectors, float32 [B, W]; the width may change."""
     for layer in layers:
         vectors = _apply(layer, vectors)
     return vectors

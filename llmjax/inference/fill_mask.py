@@ -1,4 +1,4 @@
-"""The command `fill-mask`: what a masked model would put in the place of its mask."""
+"""The command `fill-mask`: predictions of a masked language model for mask tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from llmjax.parallel.mesh import reshard, use_mesh
 from llmjax.run.config.options import keyword_options
 from llmjax.run.origin import read_origin
 
-HEADS = ("ForMaskedLM", "ForPreTraining")  # what published models with such a head are called
+HEADS = ("ForMaskedLM", "ForPreTraining")  # class name suffixes of published models with a head
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token for a mask.
+    """A candidate token for a mask.
 
     Attributes:
-      token: its id.
-      text: what it stands for.
-      probability: of this token in this place.
+      token: the token id.
+      text: the token's text.
+      probability: of the token at the mask.
     """
 
     token: int
@@ -42,51 +42,51 @@ class FillMaskOptions(LoadOptions):
     """Options of fill_mask."""
 
     top: int = 5
-    """Candidates of each mask."""
+    """Candidates per mask."""
 
 
 @keyword_options()
 def fill_mask(
     run: str | Path | LanguageModel, text: str, options: FillMaskOptions
 ) -> list[list[Candidate]]:
-    """The likeliest tokens for each mask of a text, each mask by itself.
+    """Predict the most likely tokens for each mask of a text, independently.
 
     Args:
       run: a run folder, or a loaded model.
-      text: has the mask token wherever something is missing.
+      text: contains mask tokens.
       options: fields of FillMaskOptions, also as keywords.
 
     Returns:
-      For each mask, in order, its candidates, the likeliest first.
+      For each mask, in order, its candidates, most likely first.
 
     Raises:
-      UserError: the text has no mask or is too long, or the model does not fill masks.
+      UserError: the text has no mask or is too long, or the model has no masked-LM head.
     """
     lm, top = loaded(run, options), options.top
     mask_id = _check_model(lm)
     if not 1 <= top <= lm.tokenizer.vocab_size:
         raise UserError(f"top {top}", "is out of range", f"1 to {lm.tokenizer.vocab_size}")
     tokens, types = lm.tokenizer.wrap(lm.tokenizer.encode_marked(text))
-    places = [at for at, token in enumerate(tokens) if token == mask_id]
-    if not places:
+    positions = [index for index, token in enumerate(tokens) if token == mask_id]
+    if not positions:
         name = mask_name(lm.tokenizer)
-        raise UserError(f"text {text[:50]!r}", "has no mask", f"write {name} where one is missing")
+        raise UserError(f"text {text[:50]!r}", "has no mask", f"write {name} for the missing word")
     if len(tokens) > lm.model.config.max_length:
         limit = lm.model.config.max_length
         raise UserError(f"text of {len(tokens)} tokens", f"exceeds the context of {limit}")
     batch = text_batch(lm, [(tokens, types)], 1)
     with use_mesh(lm.mesh):
-        logits = np.asarray(_logits(lm.model, lm.params, batch))[0]
-    return [_best(lm.tokenizer, logits[at], top) for at in places]
+        logits = np.asarray(mask_logits(lm.model, lm.params, batch))[0]
+    return [_best(lm.tokenizer, logits[index], top) for index in positions]
 
 
 def mask_name(tokenizer: Tokenizer) -> str:
-    """How the mask is written in a text."""
+    """Return the text of the mask token."""
     return next(n for n, token in tokenizer.special_tokens.items() if token == tokenizer.mask_id)
 
 
 def _check_model(lm: LanguageModel) -> int:
-    """The mask's id."""
+    """Check that the model fills masks; return the mask token's id."""
     config, mask_id = lm.model.config, lm.tokenizer.mask_id
     if config.num_decoder_layers or not config.num_encoder_layers:
         raise UserError("this model", "is not a masked model", "only an encoder fills masks")
@@ -113,7 +113,7 @@ def _token_text(tokenizer: Tokenizer, token: int) -> str:
 
 
 @partial(jax.jit, static_argnames="model")
-def _logits(model: Model, params: Params, batch: TextBatch) -> jax.Array:
-    """float32 [B, L, V], whole on every device."""
+def mask_logits(model: Model, params: Params, batch: TextBatch) -> jax.Array:
+    """Compute logits, float32 [B, L, V], replicated on every device."""
     logits = model.logits(params, states(model, params, batch))
     return reshard(logits.astype(jnp.float32), None, None, None)

@@ -1,4 +1,4 @@
-"""The command `generate`: text from prompts, written as it comes."""
+"""The command `generate`: streamed text generation from prompts."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ from llmjax.run.config.options import keyword_options
 from llmjax.storage.json_documents import RECORD, parse_json
 
 MAX_TEXTS = 10_000_000
-"""Lines of a file of prompts at most."""
+"""Maximum lines of a file of prompts."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class GenerateOptions(DecodingConfig, LoadOptions):
     """Options of generate."""
 
     prompt: tuple[str, ...] = ()
-    """What to continue; repeat it for more. Without any, a text from nothing."""
+    """A prompt; repeat it for more. Without any, start from an empty text."""
     file: str | None = None
-    """More prompts, one a line; - for standard input; .jsonl for prompts of several lines, as JSON
+    """More prompts, one per line; - for standard input; .jsonl for multi-line prompts, as JSON
     strings or objects with "prompt"."""
 
 
@@ -34,22 +34,22 @@ class GenerateOptions(DecodingConfig, LoadOptions):
 def generate(
     run: str | Path | LanguageModel, options: GenerateOptions, *, out: TextIO | None = None
 ) -> list[Completion]:
-    """Continues prompts.
+    """Continue prompts.
 
     Args:
       run: a run folder, or a loaded model.
       options: fields of GenerateOptions, also as keywords.
-      out: where to write prompts and text, as they come and in their order; None: nowhere.
+      out: stream for prompts and text, written in order as they are generated; None: nowhere.
 
     Returns:
-      Completions in the order of the prompts, samples of a prompt side by side.
+      Completions in the order of the prompts, a prompt's samples consecutively.
 
     Raises:
-      UserError: no such run, step or file; a prompt is longer than the context; a field is unknown
-        or out of range.
+      UserError: no such run, step or file; a prompt exceeds the context; a field is unknown or out
+        of range.
     """
-    in_file = [] if options.file is None else read_prompts(options.file)
-    prompts = [*options.prompt, *in_file] or [""]
+    file_prompts = [] if options.file is None else read_prompts(options.file)
+    prompts = [*options.prompt, *file_prompts] or [""]
     pieces: Iterable[Piece] = loaded(run, options).stream(prompts, options)
     if out is not None:
         pieces = write(pieces, prompts, options.samples, out)
@@ -57,32 +57,32 @@ def generate(
 
 
 def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
-    r"""Prompts (or other texts) of a file: one a line, empty lines left out.
+    r"""Read prompts (or other texts) from a file: one per line, empty lines skipped.
 
-    In a .jsonl file a line is a JSON string, or an object whose `field` is one; that is the way to
-    spell a prompt of several lines.
+    A line of a .jsonl file is a JSON string, or an object whose `field` is one; prompts with line
+    breaks need this form.
 
     Args:
       file: its path; "-" for standard input.
-      field: the name in objects, and in messages.
+      field: the key in objects, and the name in messages.
 
     Raises:
-      UserError: there is no such file, no prompt in it, or a line that cannot be read.
+      UserError: the file is missing, has no prompt, or has a line that cannot be read.
     """
     path = Path(file)
     blocks = _standard_input() if str(file) == "-" else read_blocks(path)
-    form = Path(path.stem) if compressed(path) else path
+    plain_path = Path(path.stem) if compressed(path) else path
     texts = list[str]()
-    for number, (at, line) in enumerate(split_lines(blocks, path), 1):
-        text = decode(path, at, line, "strict").rstrip("\r\n")
+    for number, (offset, line) in enumerate(split_lines(blocks, path), 1):
+        text = decode(path, offset, line, "strict").rstrip("\r\n")
         if text.strip():
             if len(texts) == MAX_TEXTS:
-                reason = f"holds more than {MAX_TEXTS:,} lines, and all are read at once"
+                reason = f"has more than {MAX_TEXTS:,} lines, and all are read at once"
                 raise UserError(path, reason, "split it into several files")
-            as_json = form.suffix == ".jsonl"
+            as_json = plain_path.suffix == ".jsonl"
             texts.append(_json_text(f"{path}:{number}", text, field) if as_json else text)
     if not texts:
-        raise UserError(path, f"holds no {field}", "write one on each line")
+        raise UserError(path, f"contains no {field}", "write one per line")
     return texts
 
 
@@ -96,19 +96,19 @@ def _json_text(where: str, line: str, field: str) -> str:
     value = parse_json(line, where, limits=RECORD, unique=True, fix="fix the line")
     text = value.get(field) if isinstance(value, dict) else value
     if not isinstance(text, str):
-        raise UserError(where, f"holds no {field}", f'write a string, or {{"{field}": "..."}}')
+        raise UserError(where, f"contains no {field}", f'write a string, or {{"{field}": "..."}}')
     return text
 
 
 def write(
     pieces: Iterable[Piece], prompts: Sequence[str], samples: int, out: TextIO
 ) -> Iterator[Piece]:
-    """Writes completions in order: one is shown as it comes, later ones wait for their turn.
+    """Write completions in order, the current one as it is generated; pass the pieces on.
 
-    Where there are several, each has a line above it that says which it is. Hands the pieces on.
+    If there are several, a header line numbers each.
     """
-    count, turn = len(prompts) * samples, 0
-    waiting: dict[int, str] = {}
+    count, current = len(prompts) * samples, 0
+    pending: dict[int, str] = {}
     ended: set[int] = set()
 
     def head(row: int) -> str:
@@ -117,12 +117,13 @@ def write(
 
     out.write(head(0))
     for piece in pieces:
-        waiting[piece.row] = waiting.get(piece.row, "") + piece.text
+        pending[piece.row] = pending.get(piece.row, "") + piece.text
         if piece.completion is not None:
             ended.add(piece.row)
-        out.write(waiting.pop(turn, ""))
-        while turn in ended:
-            turn += 1
-            out.write("\n" if turn == count else "\n\n" + head(turn) + waiting.pop(turn, ""))
+        out.write(pending.pop(current, ""))
+        while current in ended:
+            current += 1
+            is_last = current == count
+            out.write("\n" if is_last else "\n\n" + head(current) + pending.pop(current, ""))
         out.flush()
         yield piece

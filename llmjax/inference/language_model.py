@@ -1,4 +1,4 @@
-"""A loaded model: logits, scores, text."""
+"""A loaded language model: logits, scores, generation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,34 +29,34 @@ from llmjax.scoring.documents import score_text
 from llmjax.scoring.totals import TextScore
 
 ONE_DEVICE = MeshConfig(fsdp=1)
-"""Needs no mesh."""
+"""A single device, which needs no mesh."""
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a run's model is loaded."""
+    """How to load a run's model."""
 
     step: int | None = None
-    """Which checkpoint; none: the best by evaluation.metric, where the run has one, else the newest
-    complete one."""
+    """Step of the checkpoint; none: the best by evaluation.metric if set, else the newest complete
+    one."""
     dtype: Dtype | None = None
-    """What parameters are held and computed in; none: held in float32, computed as trained."""
+    """Dtype of parameters and computation; none: float32 parameters, computation as trained."""
     mesh: MeshConfig | None = ONE_DEVICE
-    """The devices that share the model; in Python also a jax.sharding.Mesh."""
+    """Device mesh to shard the model over; in Python also a jax.sharding.Mesh."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LanguageModel:
-    """A model with its parameters and its tokenizer.
+    """A model with its parameters and tokenizer.
 
     Attributes:
       model: the architecture's pure functions.
-      params: nested dict of arrays; each stack's layers are a tuple of such.
-      tokenizer: text to tokens and back.
-      config: of the run that it comes from.
-      mesh: the devices that it lives on; None for one device.
-      step: steps that it was trained for.
-      heads: parameters of its tasks' heads, by the tasks' names.
+      params: nested dict of arrays, with a tuple of layers per stack.
+      tokenizer: the tokenizer.
+      config: of the run.
+      mesh: of the parameters; None for one device.
+      step: number of training steps.
+      heads: parameters of the task heads, by task name.
     """
 
     model: Model
@@ -69,53 +69,53 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         size, shape = self.model.num_params(), self.model.config
-        where = self.mesh.devices.size if self.mesh is not None else 1
+        devices = self.mesh.devices.size if self.mesh is not None else 1
         return (
             f"LanguageModel({self.config.run_dir} step {self.step}: {_short(size)} parameters, "
             f"{shape.num_encoder_layers + shape.num_decoder_layers} layers, width {shape.d_model}, "
             f"context {shape.max_length}, vocabulary {self.tokenizer.vocab_size}, "
-            f"{self.model.compute.dtype}, {where} device{'s' if where > 1 else ''})"
+            f"{self.model.compute.dtype}, {devices} device{'s' if devices > 1 else ''})"
         )
 
     @property
     def network_params(self) -> Params:
-        """The parameters with those of the heads, as tasks take them."""
+        """The parameters including the task heads."""
         return {**self.params, "heads": self.heads}
 
     @property
     def context(self) -> int:
-        """Tokens that it was trained to see at once."""
+        """Tokens of context that it was trained with."""
         return min(self.model.config.max_length, self.config.data.length)
 
     def logits(self, tokens: Any, targets: Any = None) -> jax.Array:
-        """Scores of the next token (of a masked one, where the model is an encoder alone).
+        """Compute next-token logits (of an encoder: the logits of masked tokens).
 
         Args:
-          tokens: int [batch, length], as the model reads them: nothing is put before them.
-          targets: int [batch, length], for an encoder-decoder only; the decoder reads BOS and then
-            all of them but the last, and its logits at i are those of target i.
+          tokens: int [batch, length]; no special tokens are added.
+          targets: int [batch, length], for an encoder-decoder only; the decoder reads BOS and all
+            of them but the last, and its logits at i predict target i.
 
         Returns:
           float32 [batch, length, vocab]; vocab is the embedding's size, which may exceed the
           tokenizer's.
 
         Raises:
-          UserError: an array does not suit the model.
+          UserError: an array is invalid for the model.
         """
         rows = self._rows("tokens", tokens)
         if (targets is not None) != self.model.config.is_encoder_decoder:
-            need = "need targets too" if targets is None else "take no targets"
-            raise UserError("logits", f"of this kind of model {need}")
+            reason = "need targets too" if targets is None else "take no targets"
+            raise UserError("logits", f"of this kind of model {reason}")
         if targets is None:
             inputs, shape = [rows], rows.shape
         else:
-            wanted = self._rows("targets", targets)
-            first = np.full_like(wanted[:, :1], self.tokenizer.bos_id)
-            inputs = [rows, np.concatenate([first, wanted[:, :-1]], axis=1)]
-            shape = wanted.shape
+            target_rows = self._rows("targets", targets)
+            bos = np.full_like(target_rows[:, :1], self.tokenizer.bos_id)
+            inputs = [rows, np.concatenate([bos, target_rows[:, :-1]], axis=1)]
+            shape = target_rows.shape
         on_device = [self._place(array) for array in inputs]
         with use_mesh(self.mesh):
-            logits = _logits(self.model, self.params, *on_device)
+            logits = compute_logits(self.model, self.params, *on_device)
             if logits.shape[:2] != shape:
                 logits = reshard(logits, None, None, "vocab")[: shape[0], : shape[1]]
         return logits
@@ -123,16 +123,16 @@ class LanguageModel:
     def score(
         self, text: str, *, context: int | None = None, stride: int | None = None
     ) -> TextScore:
-        """What each token of a text costs, its end-of-text token too; the first follows BOS.
+        """Compute the negative log-likelihood of each token of a text, end-of-text included.
 
         Args:
           text: at least one character.
-          context: the most tokens that a token is predicted from; None for as many as the model
-            was trained to see at once.
-          stride: tokens from one window to the next, for longer texts; None for half a context.
+          context: maximum tokens that a token is predicted from; None for the training context.
+          stride: of the sliding window over longer texts; None for half a context.
 
         Raises:
-          UserError: there is no text, or the model or the windows do not allow it.
+          UserError: the text is empty, the model is not a causal decoder, or context or stride is
+            out of range.
         """
         return score_text(
             self.model,
@@ -146,20 +146,20 @@ class LanguageModel:
 
     @keyword_options()
     def generate(self, prompts: str | Sequence[str], options: DecodingConfig) -> list[Completion]:
-        """Continues each prompt; completions in the order of the prompts, samples side by side.
+        """Continue prompts; returns completions in order, a prompt's samples consecutively.
 
         Args:
           prompts: one or more; an empty one starts a new text.
           options: fields of DecodingConfig, also as keywords.
 
         Raises:
-          UserError: a prompt is longer than the context, or a field is unknown or out of range.
+          UserError: a prompt exceeds the context, or a field is unknown or out of range.
         """
         return in_order(self.stream(prompts, options))
 
     @keyword_options()
     def stream(self, prompts: str | Sequence[str], options: DecodingConfig) -> Iterator[Piece]:
-        """As generate, text as it comes: pieces (row, text, completion); see Piece."""
+        """Like `generate`, but yield pieces of text as they are generated; see Piece."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         return stream_completions(
             self.model, self.params, self.tokenizer, texts, options, self.mesh
@@ -181,15 +181,15 @@ class LanguageModel:
         return rows.astype(np.int32)
 
     def _place(self, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """Tokens and segments on the devices, padded to what the mesh divides."""
+        """Place tokens and segments on the devices, padded to sizes that the mesh divides."""
         sizes = zip(rows.shape, ("batch", "residual"), strict=True)
-        more = [(0, rounded_up(size, self.mesh, axis) - size) for size, axis in sizes]
-        rows, segments = np.pad(rows, more), np.pad(np.ones_like(rows), more)
+        padding = [(0, rounded_up(size, self.mesh, axis) - size) for size, axis in sizes]
+        rows, segments = np.pad(rows, padding), np.pad(np.ones_like(rows), padding)
         return place(rows, self.mesh, "batch", None), place(segments, self.mesh, "batch", None)
 
 
 def _short(count: int) -> str:
-    """About how many: 812, 35K, 6.1M, 8.0B."""
+    """Abbreviate a count: 812, 35K, 6.1M, 8.0B."""
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if count >= size:
             return f"{count / size:.1f}{letter}"
@@ -197,19 +197,19 @@ def _short(count: int) -> str:
 
 
 def in_order(pieces: Iterable[Piece]) -> list[Completion]:
-    """The completions that pieces end with, in the order of their prompts and samples."""
+    """Collect completions from pieces, ordered by prompt and sample."""
     done = {piece.row: piece.completion for piece in pieces if piece.completion is not None}
     return [done[row] for row in sorted(done)]
 
 
 def loaded(run: str | Path | LanguageModel, options: LoadOptions) -> LanguageModel:
-    """A loaded model as it is; of a run folder, its model (see `load`)."""
+    """Return a loaded model as it is, or load a run folder (see `load`)."""
     return run if isinstance(run, LanguageModel) else load(run, options)
 
 
 @keyword_options()
 def load(run: str | Path, options: LoadOptions) -> LanguageModel:
-    """Opens a run folder's model.
+    """Load a run folder's model.
 
     Args:
       run: the folder.
@@ -224,16 +224,16 @@ def load(run: str | Path, options: LoadOptions) -> LanguageModel:
     shape = resolve(config.model, tokenizer.vocab_size)
     compute = replace(config.compute, dtype=dtype or config.compute.dtype)
     network = run_network(folder, replace(config, compute=compute), tokenizer, shape)
-    all_devices()  # before anything else would start them
+    all_devices()  # before anything else initializes the backend
     mesh = mesh_of(options.mesh)
-    one = SingleDeviceSharding(jax.local_devices()[0])
+    single = SingleDeviceSharding(jax.local_devices()[0])
 
-    def held(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = one if mesh is None else leaf.sharding
+    def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = single if mesh is None else leaf.sharding
         return jax.ShapeDtypeStruct(leaf.shape, dtype or "float32", sharding=sharding)
 
     with use_mesh(mesh):
-        abstract = jax.tree.map(held, network.abstract_params())
+        abstract = jax.tree.map(placed, network.abstract_params())
     step = resolve_step(folder, config, options.step)
     params = read_parameters(folder, step, abstract)
     heads = params.pop("heads", {})
@@ -243,15 +243,15 @@ def load(run: str | Path, options: LoadOptions) -> LanguageModel:
 
 
 def mesh_of(devices: Mesh | MeshConfig | None) -> Mesh | None:
-    """The mesh of an option `mesh`; None for one device, which needs none."""
+    """Return the mesh of an option `mesh`; None for one device, which needs none."""
     if devices is None or devices == ONE_DEVICE:
         return None
     return make_mesh(devices) if isinstance(devices, MeshConfig) else devices
 
 
 @partial(jax.jit, static_argnames="model")
-def _logits(model: Model, params: Params, *rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Each of rows is (tokens, segments): the encoder's where there are two, the decoder's."""
+def compute_logits(model: Model, params: Params, *rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Compute logits of (tokens, segments): the encoder's if there are two, and the decoder's."""
     (tokens, segments), *rest = rows
     if not rest:
         return model.apply(params, tokens, segments=segments)

@@ -1,4 +1,4 @@
-"""The Transformer: a config, and pure functions of plain parameters.
+"""The Transformer: its config, and pure functions of a nested dict of parameters.
 
-A config is read without Flax being imported: what needs it is brought when it is first used.
+Configs are read without importing Flax.
 """

@@ -1,4 +1,4 @@
-"""What must hold of an architecture's values."""
+"""Checks of a model config."""
 
 import math
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ from llmjax.model.rope import Llama3Scaling, LongRopeScaling, YarnScaling
 
 
 def resolve(config: ModelConfig, tokenizer_vocab_size: int) -> ModelConfig:
-    """Fills in the vocabulary's size and refuses what cannot be built.
+    """Sets the vocabulary size and checks the config.
 
     Raises:
-      UserError: every problem, in one line.
+      UserError: lists all problems.
     """
     if config.vocab_size == 0:
         config = replace(config, vocab_size=-(-tokenizer_vocab_size // 128) * 128)
-    found = list(problems(config))
+    mistakes = list(problems(config))
     if 0 < config.vocab_size < tokenizer_vocab_size:
-        found.append(f"vocab_size {config.vocab_size} < the tokenizer's {tokenizer_vocab_size}")
-    if found:
-        raise UserError("model", "; ".join(found))
+        mistakes.append(f"vocab_size {config.vocab_size} < the tokenizer's {tokenizer_vocab_size}")
+    if mistakes:
+        raise UserError("model", "; ".join(mistakes))
     return config
 
 
 def problems(config: ModelConfig) -> Iterator[str]:
-    """Yields what is wrong with a config, each in a few words."""
+    """Yields what is wrong with a config, a line each."""
     yield from choice_problems(config)
     for name in ("vocab_size", "max_length", "d_model", "num_heads"):
         if getattr(config, name) < 1:
             yield f"{name} must be positive, not {getattr(config, name)}"
-    if config.d_model == 1:  # JAX 0.12 does not differentiate it on a mesh, nor is it of any use
+    if config.d_model == 1:  # useless, and JAX 0.12 does not differentiate it on a mesh
         yield "d_model 1 is a single number, which the norms make a constant; give 2 or more"
     for name in ("num_kv_heads", "head_dim", "d_ff", "window"):
         size = getattr(config, name)
@@ -50,9 +50,9 @@ def _layer_problems(config: ModelConfig) -> Iterator[str]:
     elif max(layers) == 0:
         yield "no layers: give num_decoder_layers, num_encoder_layers or both"
     for name in ("global_layers", "unrotated_layers"):
-        chosen = getattr(config, name)
-        if any(not 0 <= layer < max(layers) for layer in chosen):
-            yield f"{name} {list(chosen)} are not all among the {max(layers)} layers"
+        numbers = getattr(config, name)
+        if any(not 0 <= layer < max(layers) for layer in numbers):
+            yield f"{name} {list(numbers)} are not all among the {max(layers)} layers"
     if config.layer_d_ff and len(config.layer_d_ff) != max(layers):
         yield f"layer_d_ff has {len(config.layer_d_ff)} widths for {max(layers)} layers"
     if any(width < 1 for width in config.layer_d_ff):

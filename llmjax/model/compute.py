@@ -1,4 +1,4 @@
-"""How a model is initialised, trained and run, as data."""
+"""Config of how a model is initialized, trained and run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ Remat = Literal["none", "attention", "dots", "full"]
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How a model is initialised, trained and run: everything but what a checkpoint is.
+    """How a model is initialized, trained and run.
 
-    Nothing here decides what is loaded, so all of it may change when a run resumes.
+    Nothing here changes what a checkpoint is, so all of it may change when a run resumes.
     """
 
     dtype: Dtype = "float32"
-    """Operands of products and activations; sums, norms, softmax and loss stay float32."""
+    """Of activations and operands of products; sums, norms, softmax and loss are float32."""
     attention: AttentionBackend = "auto"
-    """auto: cuDNN flash on NVIDIA, splash on TPU, else blocked (unrolled on CPUs) on long rows and
-    the reference on short ones."""
+    """auto: cuDNN flash on NVIDIA GPUs, splash on TPUs, else blocked (unrolled on CPUs) for long
+    rows and the reference for short ones."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing; attention scores; all but the outputs of weight
-    products; all. A fused attention's output is kept in every case."""
+    """What the backward pass recomputes: nothing; attention scores; all but the results of weight
+    products; everything. The output of fused attention is always kept."""
     dropout: float = 0.0
-    """Share of activations dropped on embeddings, attention and MLP outputs in training."""
+    """Fraction of embeddings, attention and MLP outputs that is dropped in training."""
     init_std: float = 0.02
-    """Standard deviation of initial weights; projections into the residual stream are divided by
-    sqrt(2 x layers) (GPT-2)."""
+    """Standard deviation of initial weights, divided by sqrt(2 x layers) for projections into the
+    residual stream (GPT-2)."""
 
 
 def compute_problems(config: ComputeConfig) -> Iterator[str]:
-    """Yields what is wrong with a config, each in a few words."""
+    """Yields what is wrong with a config, a line each."""
     yield from choice_problems(config)
     if not 0 <= config.dropout < 1:
         yield f"dropout must be at least 0 and below 1, not {config.dropout}"

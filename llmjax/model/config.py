@@ -1,6 +1,6 @@
-"""The architecture as data: one Transformer, of which every family is a value.
+"""The architecture's config; every model family is a value of it.
 
-How it is computed is `llmjax.model.compute.ComputeConfig`.
+How a model is computed is in `llmjax.model.compute.ComputeConfig`.
 """
 
 from collections.abc import Iterator
@@ -21,29 +21,29 @@ QkNormOver = Literal["head", "projection"]
 class ModelConfig:
     """A Transformer with an encoder, a decoder or both (Vaswani et al. 2017, arXiv:1706.03762).
 
-    These fields decide which parameters a checkpoint holds and what function they stand for.
+    These fields decide which parameters a checkpoint holds and what function they define.
     """
 
     vocab_size: int = 0
     """Rows of the embedding; 0 takes the tokenizer's size, rounded up to a multiple of 128."""
     max_length: int = 1024
-    """Longest row that the model is made for; the size of the table of learned positions."""
+    """Longest row of the model; the size of the table of learned positions."""
     d_model: int = 768
     """Width of the residual stream."""
     num_encoder_layers: int = 0
     """Bidirectional layers (0: no encoder)."""
     num_decoder_layers: int = 12
-    """Causal layers (0: no decoder); they attend to the encoder where there is one."""
+    """Causal layers (0: no decoder), with cross-attention if there is an encoder."""
     num_heads: int = 12
     """Query heads."""
     num_kv_heads: int | None = None
     """Key and value heads: as many as queries (None), fewer (GQA) or one (MQA)."""
     head_dim: int | None = None
-    """Width of a head; None for d_model / num_heads."""
+    """Width of a head; None: d_model / num_heads."""
     d_ff: int | None = None
-    """Inner width of the MLP; None for 4 d_model, or 8/3 d_model rounded up to 64 where gated."""
+    """Inner width of the MLP; None: 4 d_model, or if gated 8/3 d_model rounded up to 64."""
     layer_d_ff: tuple[int, ...] = ()
-    """Inner width of each layer's MLP, the first layer first; empty: the same in all."""
+    """Inner width of each layer's MLP, from the first layer; empty: the same in all."""
     activation: Activation = "silu"
     """Nonlinearity of the MLP."""
     gated: bool = True
@@ -51,37 +51,37 @@ class ModelConfig:
     norm: Norm = "rmsnorm"
     """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467)."""
     norm_placement: NormPlacement = "pre"
-    """Of a block f: x + f(norm(x)) (pre), norm(x + f(x)) (post), x + norm(f(x)) (output) or x +
-    norm(f(norm(x))) (sandwich). All but post have one more at the end of the stack."""
+    """Around a block f: x + f(norm(x)) (pre), norm(x + f(x)) (post), x + norm(f(x)) (output) or x +
+    norm(f(norm(x))) (sandwich). All but post add a final norm to the stack."""
     first_norm: bool = True
-    """Whether the first layer normalises before its attention; no where embeddings are already."""
+    """Whether the first layer has a norm before its attention; off if embeddings are normalized."""
     norm_epsilon: float = 1e-6
     """Added to the variance."""
     norm_bias: bool = False
     """Whether LayerNorm has a bias."""
     norm_unit_offset: bool = False
-    """Whether a norm multiplies by 1 + scale instead of scale (Gemma)."""
+    """Whether norms multiply by 1 + scale instead of scale (Gemma)."""
     parallel_residual: bool = False
-    """Whether attention and MLP read the same x, and both are added to it (GPT-NeoX)."""
+    """Whether attention and MLP read the same input, and both are added to it (GPT-NeoX)."""
     positions: Positions = "rotary"
-    """How a token knows its place; rotary as in arXiv:2104.09864, relative as in T5
-    (arXiv:1910.10683): a learned number for each head and distance, added to the scores."""
+    """Position encoding: rotary as in arXiv:2104.09864; relative as in T5 (arXiv:1910.10683), a
+    learned bias per head and distance, added to the scores."""
     first_position: int = 0
-    """Row of the learned table that stands for position 0 (RoBERTa: 2)."""
+    """Row of the learned table for position 0 (RoBERTa: 2)."""
     token_types: int = 0
-    """Kinds of segment that have an embedding of their own (BERT: 2)."""
+    """Number of token types with learned embeddings (BERT: 2)."""
     relative_buckets: int = 32
-    """Classes of distance that relative positions distinguish."""
+    """Distance buckets of relative positions."""
     relative_max_distance: int = 128
-    """Distance from which all are of one class."""
+    """Distance from which all share the last bucket."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
     window_rope_theta: float | None = None
-    """Base, unscaled, in the layers that have a window; None: as in the others."""
+    """Base, unscaled, in layers with a window; None: as in the others."""
     rope_scaling: RopeScaling = field(default_factory=Unscaled)
-    """How frequencies are changed for texts longer than those of the first training."""
+    """How frequencies are scaled for texts longer than the original training length."""
     rotary_fraction: float = 1.0
-    """Share of a head's dimensions that are rotated: the first ones."""
+    """Fraction of a head's dimensions that are rotated: the first ones."""
     unrotated_layers: tuple[int, ...] = ()
     """Layers without rotary positions, counted from 0 (arXiv:2501.18795)."""
     qkv_bias: bool = False
@@ -95,11 +95,11 @@ class ModelConfig:
     qk_norm: bool = False
     """RMSNorm of queries and keys (arXiv:2302.05442)."""
     qk_norm_over: QkNormOver = "head"
-    """Whether that is taken over each head or over all of a projection (OLMo 2)."""
+    """Whether that normalizes each head or the whole projection (OLMo 2)."""
     attention_scale: float | None = None
-    """Multiplies the scores; None for 1 / sqrt(head_dim)."""
+    """Multiplies the scores; None: 1 / sqrt(head_dim)."""
     window: int | None = None
-    """A token sees at most this many tokens back, itself included; in an encoder as many ahead."""
+    """A token attends to this many tokens back, including itself; in an encoder as many ahead."""
     global_layers: tuple[int, ...] = ()
     """Layers without the window, counted from 0."""
     tie_embeddings: bool = True
@@ -107,7 +107,7 @@ class ModelConfig:
     embed_scale: bool = False
     """Whether embeddings are multiplied by sqrt(d_model)."""
     embed_norm: bool = False
-    """Whether the embedding sum is normalised before the first layer (BERT)."""
+    """Whether the embedding sum is normalized before the first layer (BERT)."""
     attention_softcap: float | None = None
     """Attention scores s become cap * tanh(s / cap) (arXiv:2408.00118)."""
     logit_scale: float = 1.0
@@ -115,11 +115,11 @@ class ModelConfig:
     logit_softcap: float | None = None
     """Logits z become cap * tanh(z / cap)."""
     unembed_transform: bool = False
-    """Whether a projection, the activation and a norm stand before the logits (BERT)."""
+    """Whether a projection, the activation and a norm precede the logits (BERT)."""
     pooler: bool = False
-    """Whether the first token's state is projected and bent by tanh for classifiers (BERT)."""
+    """Whether classifiers use the first token's state after a projection and tanh (BERT)."""
     lora: LoraConfig | None = None
-    """Low-rank adapters beside the projections, which alone are then trained; None: no adapters."""
+    """Low-rank adapters of the projections, trained instead of the model; None: no adapters."""
 
     @property
     def kv_heads(self) -> int:
@@ -140,7 +140,7 @@ class ModelConfig:
 
     @property
     def rotated_width(self) -> int:
-        """How many dimensions of a head are rotated."""
+        """Number of rotated dimensions of a head."""
         return int(self.head_width * self.rotary_fraction)
 
     @property
@@ -150,7 +150,7 @@ class ModelConfig:
 
 
 def choice_problems(config: Any) -> Iterator[str]:
-    """Yields the fields of a dataclass that are none of the words that they may be."""
+    """Yields a line for each Literal field of a dataclass that is not one of its choices."""
     for name, hint in get_type_hints(type(config)).items():
         choices = get_args(hint) if "Literal" in str(hint) else ()
         if choices and getattr(config, name) not in choices:

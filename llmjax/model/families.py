@@ -1,7 +1,7 @@
-"""Families of models, each a value of the one architecture. Weights come in by conversion.
+"""Published model families as values of `ModelConfig`; weights are converted elsewhere.
 
-Sizes follow the published configurations; `vocab_size` stays the caller's where a function takes
-it, so that the same shape can be trained on another tokenizer.
+Sizes are those of the published configs. `vocab_size` is a parameter, so that the same shape can be
+trained with another tokenizer.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ LlamaSize = Literal["1B", "8B"]
 
 
 def tiny(vocab_size: int = 0, max_length: int = 256) -> ModelConfig:
-    """A Llama-like decoder of about 3 million parameters: seconds on a laptop."""
+    """A Llama-like decoder of about 3M parameters, for a laptop."""
     return ModelConfig(
         vocab_size=vocab_size,
         max_length=max_length,
@@ -35,7 +35,7 @@ def tiny(vocab_size: int = 0, max_length: int = 256) -> ModelConfig:
 
 
 def gpt2(size: Gpt2Size = "124M", vocab_size: int = 50257) -> ModelConfig:
-    """GPT-2 (Radford et al. 2019): learned positions, LayerNorm first, biases everywhere."""
+    """GPT-2 (Radford et al. 2019): learned positions, pre-LayerNorm, biases everywhere."""
     layers, width, heads = GPT2_SIZES[size]
     return ModelConfig(
         vocab_size=vocab_size,
@@ -58,8 +58,7 @@ def gpt2(size: Gpt2Size = "124M", vocab_size: int = 50257) -> ModelConfig:
 def llama(size: LlamaSize = "8B", vocab_size: int = 128256) -> ModelConfig:
     """Llama 3 shapes (arXiv:2407.21783): grouped heads, rotary base 500,000, SwiGLU.
 
-    1B is that of Llama 3.2, with tied embeddings; neither has the later models' frequency scaling
-    for longer contexts.
+    1B is from Llama 3.2, with tied embeddings. Neither has the RoPE scaling of later models.
     """
     base = ModelConfig(
         vocab_size=vocab_size,
@@ -75,9 +74,9 @@ def llama(size: LlamaSize = "8B", vocab_size: int = 128256) -> ModelConfig:
 
 
 def bert_base(vocab_size: int = 30522) -> ModelConfig:
-    """BERT base (arXiv:1810.04805): an encoder, LayerNorm after each sum and on the embeddings.
+    """BERT base (arXiv:1810.04805): an encoder with post-LayerNorm and normalized embeddings.
 
-    With the head for masked tokens, without the pooler for classifiers.
+    Has the head for masked tokens, not the pooler for classifiers.
     """
     return ModelConfig(
         vocab_size=vocab_size,
@@ -104,7 +103,7 @@ def bert_base(vocab_size: int = 30522) -> ModelConfig:
 
 
 def roberta_base(vocab_size: int = 50265) -> ModelConfig:
-    """RoBERTa base (arXiv:1907.11692): BERT's shape, one kind of segment, positions from row 2."""
+    """RoBERTa base (arXiv:1907.11692): BERT's shape, one token type, positions from row 2."""
     return replace(bert_base(vocab_size), norm_epsilon=1e-5, first_position=2, token_types=1)
 
 

@@ -1,4 +1,4 @@
-"""How much arithmetic a token costs, by one stated accounting."""
+"""Model FLOPs per token."""
 
 from collections.abc import Sequence
 
@@ -7,53 +7,51 @@ from llmjax.model.layer_types import LayerType, layer_types
 
 
 def flops_per_token(
-    config: ModelConfig, length: int, *, unembeds: bool = True, through: bool = True
+    config: ModelConfig, length: int, *, lm_head: bool = True, backward: bool = True
 ) -> float:
-    """Model FLOPs of one token's forward and backward pass, as in PaLM's appendix B.
+    """Returns the model FLOPs of one token's forward and backward pass (PaLM, appendix B).
 
-    6 for each weight that a token is multiplied with (2 forward, 4 backward), the unembedding
-    included, looked-up embeddings and biases not; and 12 * heads * head_dim * keys for each
-    attention, with no discount for causality. `keys` is `length`, or the window where it is
-    shorter. What rematerialisation computes twice counts once. With an encoder, a token of the
-    decoder is taken to come with one token of the source.
+    Each weight that multiplies a token counts 6 (2 forward, 4 backward), including the LM head but
+    not embedding look-ups and biases. Each attention counts 12 * heads * head_dim * keys, with no
+    discount for causality, where `keys` is `length`, or the window if shorter. Rematerialization
+    does not count. An encoder-decoder is assumed to read one source token per target token.
 
-    Where adapters alone learn, a weight beside them counts 4 (its own gradient is not taken), and
-    each of theirs 6.
+    With adapters, weights of the model count 4 (they have no gradient) and those of adapters 6.
 
     Args:
       config: a resolved config.
-      length: tokens in a row.
-      unembeds: whether tokens are told by the vocabulary; a classifier's head is too small to
-        count.
-      through: whether gradients go through the model; where only heads on it learn, a weight
+      length: tokens per row.
+      lm_head: whether there are logits over the vocabulary; a classifier's head does not count.
+      backward: whether gradients flow through the model; if only heads are trained, a weight
         counts 2.
     """
     d, heads, k = config.d_model, config.num_heads, config.head_width
     projections = d * k * (2 * heads + 2 * config.kv_heads)
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     layers = encoder + decoder
-    kinds = (*layer_types(config, encoder), *layer_types(config, decoder))
-    seen = sum(length if kind.window is None else min(length, kind.window) for kind in kinds)
+    types = (*layer_types(config, encoder), *layer_types(config, decoder))
+    keys = sum(length if layer.window is None else min(length, layer.window) for layer in types)
     crossed = decoder if config.is_encoder_decoder else 0
-    mlp = sum(kind.mlp_width for kind in kinds) * d * (3 if config.gated else 2)
+    mlp = sum(layer.mlp_width for layer in types) * d * (3 if config.gated else 2)
     weights = (layers + crossed) * projections + mlp
-    if unembeds:
+    if lm_head:
         weights += d * config.vocab_size + d * d * config.unembed_transform
-    beside = 6.0 if config.lora is None else 4.0
-    each = beside if through else 2.0
-    attended = heads * k * (seen + crossed * length)
-    passes = 12.0 if through else 4.0
-    return each * weights + passes * attended + 6.0 * _adapters(config, kinds, crossed)
+    trained = 6.0 if config.lora is None else 4.0
+    per_weight = trained if backward else 2.0
+    attended = heads * k * (keys + crossed * length)
+    per_score = 12.0 if backward else 4.0
+    adapters = _adapter_weights(config, types, crossed)
+    return per_weight * weights + per_score * attended + 6.0 * adapters
 
 
-def _adapters(config: ModelConfig, kinds: Sequence[LayerType], crossed: int) -> int:
-    """Weights of all adapters."""
+def _adapter_weights(config: ModelConfig, types: Sequence[LayerType], crossed: int) -> int:
+    """Counts the weights of all adapters."""
     if config.lora is None:
         return 0
     d, k = config.d_model, config.head_width
     kv = config.kv_heads * k
-    wide = {"query": config.num_heads * k, "key": kv, "value": kv, "out": config.num_heads * k}
-    attention = sum(d + wide[name] for name in config.lora.targets if name in wide)
-    in_mlp = sum(name not in wide for name in config.lora.targets)
-    mlp = in_mlp * sum(d + kind.mlp_width for kind in kinds)
-    return config.lora.rank * ((len(kinds) + crossed) * attention + mlp)
+    widths = {"query": config.num_heads * k, "key": kv, "value": kv, "out": config.num_heads * k}
+    attention = sum(d + widths[name] for name in config.lora.targets if name in widths)
+    in_mlp = sum(name not in widths for name in config.lora.targets)
+    mlp = in_mlp * sum(d + layer.mlp_width for layer in types)
+    return config.lora.rank * ((len(types) + crossed) * attention + mlp)

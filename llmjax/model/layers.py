@@ -1,4 +1,4 @@
-"""The small layers: stored parameters, projections, norms, embeddings, positions, dropout."""
+"""Basic layers: parameters, projections, norms, embeddings, positions, dropout."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +16,17 @@ from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 PRODUCT = "product"
-"""Name of what a weight product returns, for remat policies."""
+"""Checkpoint name of the results of weight products, for remat policies."""
 
 ATTENTION = "attention"
-"""Name of what a fused attention keeps for its backward pass: its output and log-sum-exp."""
-
+"""Checkpoint name of the residuals of fused attention: its output and log-sum-exp."""
 
 Aux = dict[str, tuple[jax.Array, jax.Array]]
-"""Sums that layers leave for the loss, such as that of a router: name -> sum and weight, float32
-scalars."""
+"""Sums that layers add to the loss, such as a router's: name -> (sum, weight), float32 []."""
 
 
 def add_aux(*parts: Aux) -> Aux:
-    """The sums of several layers, name by name."""
+    """Adds up the sums of several layers by name."""
     total: Aux = {}
     for part in parts:
         for name, (value, weight) in part.items():
@@ -40,10 +38,10 @@ def add_aux(*parts: Aux) -> Aux:
 
 @dataclass(frozen=True)
 class ActivationSharding:
-    """How the activations of one call are split: the logical axes of their second dimension.
+    """How activations are split along the length: the logical axes of their second dimension.
 
-    Rows that are trained on are split over the sequence axis, and their residual stream over the
-    tensor axis too; a decoder that steps through single tokens splits neither.
+    In training, rows are split over the sequence axis, and the residual stream over the tensor axis
+    as well; single-token decoding splits neither.
     """
 
     length: str | None = "length"
@@ -53,8 +51,8 @@ class ActivationSharding:
         """Axes of the residual stream, [B, L, D]."""
         return ("batch", self.residual, None)
 
-    def whole(self) -> Axes:
-        """Axes of the input of projections, [B, L, D]."""
+    def gathered(self) -> Axes:
+        """Axes of projection inputs, [B, L, D]: the residual stream gathered over tensor."""
         return ("batch", self.length, None)
 
     def heads(self, heads: str = "heads") -> Axes:
@@ -71,20 +69,22 @@ DECODE = ActivationSharding(None, None)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, std: float) -> nnx.Param:
-    """A float32 parameter drawn from N(0, std^2), born with its sharding."""
+    """Creates a float32 parameter from N(0, std^2), with its sharding."""
     draw = jax.random.normal(rngs.params(), shape, out_sharding=mesh.out_sharding(*axes))
     return nnx.Param(std * draw, axes=axes)
 
 
 def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
-    """A float32 parameter that starts as `value` everywhere."""
+    """Creates a float32 parameter filled with `value`."""
     full = jnp.full(shape, value, jnp.float32, out_sharding=mesh.out_sharding(*axes))
     return nnx.Param(full, axes=axes)
 
 
 class Dense(nnx.Module):
-    """A projection: kernel [*inner, *outer] and, where asked for, bias [*outer]; with an adapter
-    beside it, lora_a [*inner, rank] and lora_b [rank, *outer]."""
+    """A projection: kernel [*inner, *outer], optional bias [*outer].
+
+    With an adapter also lora_a [*inner, rank] and lora_b [rank, *outer].
+    """
 
     def __init__(
         self,
@@ -101,15 +101,15 @@ class Dense(nnx.Module):
         self.kernel = normal(rngs, shape, axes, std)
         self.axes, self.dtype, self.lora = axes, dtype, lora
         # One bias per output, split like the output: never over "embed".
-        kept = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
+        outer_axes = tuple(None if axis == "embed" else axis for axis in axes[-outer:])
         if bias:
-            self.bias = constant(0.0, shape[-outer:], kept)
+            self.bias = constant(0.0, shape[-outer:], outer_axes)
         self.has_bias = bias
         if lora is not None:
             inner = shape[:-outer]
-            # The deviation of PyTorch's default, which the paper's own code begins with.
+            # PyTorch's default initialization, as in the paper's code.
             a_std = (3 * prod(inner)) ** -0.5
-            self.a_axes, self.b_axes = (*axes[:-outer], None), (None, *kept)
+            self.a_axes, self.b_axes = (*axes[:-outer], None), (None, *outer_axes)
             self.lora_a = normal(rngs, (*inner, lora.rank), self.a_axes, a_std)
             self.lora_b = constant(0.0, (lora.rank, *shape[-outer:]), self.b_axes)
 
@@ -122,7 +122,7 @@ class Dense(nnx.Module):
         return checkpoint_name(y, PRODUCT)
 
     def _adapted(self, x: jax.Array, out: Axes) -> jax.Array:
-        """x A B; what lies between is split over rows alone."""
+        """x A B; the intermediate result is split over rows only."""
         middle = (out[0], "length" if out[1] == "residual" else out[1], None)
         narrow = products.dense(
             x, self.lora_a[...], None, axes=self.a_axes, out=middle, dtype=self.dtype
@@ -133,14 +133,14 @@ class Dense(nnx.Module):
 
 
 def adapter(config: ModelConfig, target: Target) -> LoraConfig | None:
-    """The adapter of a projection of this name; None where it has none."""
+    """Returns the LoRA config of a projection, or None if it has no adapter."""
     return config.lora if config.lora is not None and target in config.lora.targets else None
 
 
 class Norm(nnx.Module):
     """LayerNorm (arXiv:1607.06450) or RMSNorm (arXiv:1910.07467) over the last axes, in float32.
 
-    The backward pass starts again from the input, rather than keep float32 copies of it.
+    The backward pass recomputes from the input instead of keeping float32 copies.
     """
 
     def __init__(self, config: ModelConfig, *shape: int, kind: str | None = None):
@@ -167,7 +167,7 @@ class Norm(nnx.Module):
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of `x` and scales up the rest; without a key, `x` itself."""
+    """Zeroes a fraction `rate` of `x` and scales up the rest; without a key, returns `x`."""
     if key is None or rate == 0.0:
         return x
     spec = mesh.spec_of(x)
@@ -176,7 +176,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
-    """Fixed positions (arXiv:1706.03762), [B, L] -> [B, L, width] float32: sines, then cosines."""
+    """Sinusoidal positions (arXiv:1706.03762), [B, L] -> [B, L, width] float32: sin, then cos."""
     half = width // 2
     frequency = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[..., None].astype(jnp.float32) * frequency
@@ -184,7 +184,7 @@ def sinusoids(positions: jax.Array, width: int) -> jax.Array:
 
 
 class Table(nnx.Module):
-    """Learned rows, [size, width]."""
+    """An embedding table, [size, width]."""
 
     def __init__(
         self, size: int, width: int, axes: Axes, *, std: float, dtype: str, rngs: nnx.Rngs
@@ -197,8 +197,8 @@ class Table(nnx.Module):
         return _look_up(self.rows[...], index, self.axes, sharding, self.dtype)
 
 
-# The derivative is written out so that it is summed in float32 whatever the compute dtype, and so
-# that each device adds up only its own rows of the table before the sums meet.
+# The custom derivative sums in float32 whatever the compute dtype, and each device adds up only its
+# own rows of the table before the reduction.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _look_up(
     rows: jax.Array, index: jax.Array, axes: Axes, sharding: ActivationSharding, dtype: str
@@ -220,13 +220,13 @@ def _look_up_backward(
     size, width = rows.shape[0] // mesh.parts(axes[0]), rows.shape[1]
 
     def local(index: jax.Array, dx: jax.Array) -> tuple[jax.Array]:
-        place = index - size * mesh.part_index(axes[0])
-        place = jnp.where((place >= 0) & (place < size), place, size)  # size: another device's row
-        sums = jnp.zeros((size, width), jnp.float32).at[place].add(dx, mode="drop")
+        row = index - size * mesh.part_index(axes[0])
+        row = jnp.where((row >= 0) & (row < size), row, size)  # size: another device's row
+        sums = jnp.zeros((size, width), jnp.float32).at[row].add(dx, mode="drop")
         return (mesh.reduce_scatter(sums, ("batch", sharding.length), axes),)
 
-    whole = sharding.whole()
-    return mesh.per_device(local, (whole[:2], whole), (axes,))(index, dx)[0], None
+    dx_axes = sharding.gathered()
+    return mesh.per_device(local, (dx_axes[:2], dx_axes), (axes,))(index, dx)[0], None
 
 
 _look_up.defvjp(_look_up_forward, _look_up_backward)

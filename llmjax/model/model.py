@@ -1,4 +1,4 @@
-"""The model as pure functions of a plain dictionary of arrays; Flax stays behind this door."""
+"""The model as pure functions of a nested dict of arrays; Flax is used only inside."""
 
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -23,39 +23,39 @@ from llmjax.parallel import mesh
 
 
 class Hidden(NamedTuple):
-    """What a model computes of tokens before its LM head."""
+    """A model's output before the LM head."""
 
     states: jax.Array
     """[B, L, D] in the compute dtype."""
     aux: Aux
-    """Named sums for the loss."""
+    """Named sums to add to the loss."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A Transformer's functions. `config` comes from `resolve`: its vocabulary has a size.
+    """A Transformer's pure functions, of a config from `resolve`, which sets the vocabulary size.
 
-    Under `jax.set_mesh` every array is laid out by the table of `llmjax.parallel.mesh`.
+    Under `jax.set_mesh`, arrays are sharded by the table in `llmjax.parallel.mesh`.
     """
 
     config: ModelConfig
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def init(self, key: jax.Array) -> Params:
-        """Draws the parameters, float32, born sharded when called inside `jax.jit` under a mesh.
+        """Initializes float32 parameters, sharded when called inside `jax.jit` under a mesh.
 
-        Weights are normal with deviation `init_std`; those into the residual stream are divided by
-        sqrt(2 x layers of their stack); norms start at 1, biases at 0. Every array has its own key.
+        Weights are normal with standard deviation `init_std`, divided by sqrt(2 x layers of the
+        stack) for projections into the residual stream. Norm scales are 1 and biases 0.
 
         Raises:
-          UserError: a parameter does not divide over the mesh; all such are named.
+          UserError: names all parameters that do not divide over the mesh.
         """
         param_specs(self.config, self.compute).check_mesh()
         state = nnx.state(Transformer(self.config, self.compute, rngs=nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(state)
 
     def abstract_params(self) -> Params:
-        """Shapes and dtypes of the parameters, with shardings where a mesh is set.
+        """Returns shapes and dtypes of the parameters, with shardings where a mesh is set.
 
         Raises:
           UserError: as `init`.
@@ -63,19 +63,19 @@ class Model:
         if not mesh.has_mesh():
             return param_specs(self.config, self.compute).tree(lambda spec: spec.shape)
         param_specs(self.config, self.compute).check_mesh()
-        place = jax.sharding.get_mesh()
+        devices = jax.sharding.get_mesh()
 
         def sharded(spec: ParamSpec) -> jax.ShapeDtypeStruct:
-            return spec.shape.update(sharding=mesh.named_sharding(place, *spec.axes))
+            return spec.shape.update(sharding=mesh.named_sharding(devices, *spec.axes))
 
         return param_specs(self.config, self.compute).tree(sharded)
 
     def logical_axes(self) -> Params:
-        """The parameters' logical axes: the tree of `init` with a tuple of names at each leaf."""
+        """Returns the parameters' logical axes, a tuple of names at each leaf."""
         return param_specs(self.config, self.compute).tree(lambda spec: spec.axes)
 
     def num_params(self) -> int:
-        """How many numbers the parameters hold."""
+        """Returns the number of parameters."""
         return sum(prod(spec.shape.shape) for spec in param_specs(self.config, self.compute).specs)
 
     def hidden_and_aux(
@@ -91,22 +91,22 @@ class Model:
         encoder_segments: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> Hidden:
-        """The last layer's states [B, L, D] in the compute dtype, and named sums for the loss.
+        """Returns the last layer's states, and named sums to add to the loss.
 
         Args:
           params: as from `init`.
-          tokens: [B, L] int32; of the decoder where there is one, else of the encoder.
+          tokens: [B, L] int32; the decoder's if there is one, else the encoder's.
           positions: [B, L] int32; None for 0, 1, 2, …
-          segments: [B, L] int32, documents counted from 1, 0 for padding; None: one document a row.
-          token_types: [B, L] int32 kinds of segment, where the model has them; None: all 0.
+          segments: [B, L] int32, documents from 1, 0 for padding; None: one document per row.
+          token_types: [B, L] int32, in models that have them; None: all 0.
           encoder_tokens: [B, S] int32, for an encoder-decoder.
           encoder_positions: [B, S] int32; None for 0, 1, 2, …
-          encoder_segments: [B, S] int32; where `segments` are given too, a decoder token sees
-            the encoder's tokens of its own segment, else all but padding.
-          dropout_key: None: no dropout.
+          encoder_segments: [B, S] int32; with `segments`, decoder tokens attend to encoder tokens
+            of their own segment, otherwise to all but padding.
+          dropout_key: for dropout; None: none.
 
         Raises:
-          UserError: the encoder's tokens are missing or unused, or rows do not suit the mesh.
+          UserError: encoder tokens are missing or unexpected, or rows do not divide over the mesh.
         """
         self._check_encoder(encoder_tokens is not None)
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
@@ -125,42 +125,42 @@ class Model:
         return Hidden(x, add_aux(encoder_aux, aux))
 
     def hidden(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
-        """The states of `hidden_and_aux`, of the same arguments: [B, L, D] in the compute dtype."""
+        """Returns the states of `hidden_and_aux`: [B, L, D] in the compute dtype."""
         return self.hidden_and_aux(params, tokens, **inputs).states
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Scores of the next token, [B, L, D] -> [B, L, V] float32, soft-capped."""
+        """Maps hidden states to soft-capped logits, [B, L, D] -> [B, L, V] float32."""
         return self._logits(params, hidden, TRAIN)
 
     def lm_head_input(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """What `lm_head` is multiplied with: the hidden states themselves in most models."""
+        """Maps hidden states to the input of the LM head; the identity in most models."""
         return self._module(params).lm_head_input(hidden, TRAIN)
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """BERT's summary of a row: its first token's hidden state, projected, [B, L, D] -> [B, D].
+        """Applies BERT's pooler to each row's first token, [B, L, D] -> [B, D].
 
         Raises:
           UserError: the model has no pooler.
         """
         first = mesh.reshard(hidden, "batch", None, None)[:, :1]
-        return self.summarise(params, first)[:, 0]
+        return self.pool_each(params, first)[:, 0]
 
-    def summarise(self, params: Params, states: jax.Array) -> jax.Array:
-        """What BERT's pooler makes of states, each by itself: [B, N, D] -> [B, N, D].
+    def pool_each(self, params: Params, states: jax.Array) -> jax.Array:
+        """Applies BERT's pooler to each state, [B, N, D] -> [B, N, D].
 
         Raises:
           UserError: the model has no pooler.
         """
         if not self.config.pooler:
             raise UserError("pool", "this model has no pooler")
-        return jnp.tanh(self._module(params).pooler(states, DECODE.whole()))
+        return jnp.tanh(self._module(params).pooler(states, DECODE.gathered()))
 
     def apply(self, params: Params, tokens: jax.Array, **inputs: jax.Array | None) -> jax.Array:
-        """`logits(hidden(…))`, of the same arguments as `hidden_and_aux`: [B, L, V] float32."""
+        """Returns the logits of all tokens, [B, L, V] float32; arguments as of `hidden_and_aux`."""
         return self.logits(params, self.hidden(params, tokens, **inputs))
 
     def lm_head(self, params: Params) -> tuple[jax.Array, jax.Array | None]:
-        """Weights [V, D] ("vocab", "embed") that map `lm_head_input` to logits, and a bias [V]."""
+        """Returns the LM head's weights [V, D], with axes ("vocab", "embed"), and bias [V]."""
         tied = self.config.tie_embeddings
         rows = params["embedding"]["rows"] if tied else params["unembedding"]
         return rows, params.get("unembedding_bias")
@@ -172,10 +172,10 @@ class Model:
         segments: jax.Array | None = None,
         positions: jax.Array | None = None,
     ) -> jax.Array:
-        """The encoder's output, [B, S] int32 -> [B, S, D] in the compute dtype.
+        """Runs the encoder, [B, S] int32 -> [B, S, D] in the compute dtype.
 
         Raises:
-          UserError: the model has no encoder, or rows do not suit the mesh.
+          UserError: the model has no encoder, or rows do not divide over the mesh.
         """
         if not self.config.num_encoder_layers:
             raise UserError("encode", "this model has no encoder")
@@ -190,17 +190,18 @@ class Model:
         encoder_segments: jax.Array | None = None,
         params: Params | None = None,
     ) -> Cache:
-        """An empty cache for `batch` rows of up to `length` positions.
+        """Creates an empty cache for `batch` rows of up to `length` positions.
 
         Args:
           batch: rows; a multiple of the devices that split the batch.
-          length: positions that will ever be decoded, the prompt's included.
-          encoded: [B, S, D] from `encode`, for an encoder-decoder; with it, `params`.
+          length: maximum number of positions, including the prompt.
+          encoded: [B, S, D] from `encode`, for an encoder-decoder; needs `params`.
           encoder_segments: [B, S] int32, 0 for padding.
           params: as from `init`.
 
         Raises:
-          UserError: no decoder, more positions than a learned table has, or `encoded` is missing.
+          UserError: there is no decoder, `length` exceeds the learned positions, or `encoded` is
+            missing.
         """
         if not self.config.num_decoder_layers:
             raise UserError("decode", "this model has no decoder")
@@ -215,15 +216,15 @@ class Model:
         return empty.with_encoded(pairs, encoder_segments)
 
     def prefill(self, params: Params, tokens: jax.Array, length: int) -> Cache:
-        """A cache of `length` positions that has read the beginnings of rows; a decoder's alone.
+        """Reads prompts into a new cache; for decoder-only models.
 
-        What it holds is what `decode` would have written to an empty one, up to rounding; keys and
-        values are never looked up where they were just made, so long prompts are read faster.
+        Equal to `decode` with an empty cache, up to rounding, but faster for long prompts:
+        attention uses the new keys and values directly instead of reading the cache.
 
         Args:
           params: as from `init`.
-          tokens: [B, T] int32, T at most `length`; padding at the end as in `decode`.
-          length: positions that will ever be decoded, these included.
+          tokens: [B, T] int32, T at most `length`; may be padded at the end, as in `decode`.
+          length: maximum number of positions, including these.
 
         Raises:
           UserError: as `init_cache`.
@@ -247,20 +248,20 @@ class Model:
         *,
         only: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
-        """Reads `tokens` at `positions` of their rows and remembers them.
+        """Runs the decoder on `tokens` at `positions`, and writes them to the cache.
 
-        A token sees the slots up to its own position. So a prompt may be padded at its end: what
-        the padding leaves behind lies at later slots, which are written again before they are seen.
+        Tokens attend to slots up to their own position, so prompts may be padded at the end:
+        padding fills later slots, which are overwritten before any token attends to them.
 
         Args:
           params: as from `init`.
-          tokens: [B, T] int32: a prompt, or one token a row.
+          tokens: [B, T] int32: prompts, or one token per row.
           positions: [B, T] int32; those beyond the cache's length are not stored.
-          cache: from `init_cache` or the last call.
-          only: [B] int32, the one token of each row whose logits are wanted; None for all.
+          cache: from `init_cache` or the previous call.
+          only: [B] int32, index of the one token per row to compute logits of; None: all.
 
         Returns:
-          Logits [B, T, V] float32 (T = 1 with `only`), and the cache.
+          Logits [B, T, V] float32 (T = 1 with `only`), and the updated cache.
         """
         _check_rows("tokens", tokens, "batch", None)
         encoded_mask = None
@@ -277,7 +278,7 @@ class Model:
         return self._logits(params, x, DECODE), written
 
     def _module(self, params: Params) -> Transformer:
-        """The module of these parameters; layers that come one by one are left out of it."""
+        """Builds the module from its parameters, without layers that are unstacked."""
         specs = param_specs(self.config, self.compute)
         shapes = None
         for name in ("encoder", "decoder"):
@@ -323,7 +324,7 @@ class Model:
         rows, bias = self.lm_head(params)
         hidden = self._module(params).lm_head_input(hidden, sharding)
         logits = products.dense(
-            mesh.reshard(hidden, *sharding.whole()),
+            mesh.reshard(hidden, *sharding.gathered()),
             rows.T,
             bias,
             axes=("embed", "vocab"),
@@ -334,15 +335,15 @@ class Model:
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
-    def _check_encoder(self, given: bool) -> None:
-        if given != self.config.is_encoder_decoder:
-            has = "needs" if self.config.is_encoder_decoder else "has no use for"
-            raise UserError("the encoder's input", f"this model {has} it")
+    def _check_encoder(self, has_input: bool) -> None:
+        if has_input != self.config.is_encoder_decoder:
+            verb = "needs" if self.config.is_encoder_decoder else "does not take"
+            raise UserError("the encoder's input", f"this model {verb} it")
 
     def _check_length(self, length: int) -> None:
         limit = self.config.max_length
         if self.config.positions == "learned" and length > limit:
-            raise UserError(f"rows of {length}", f"the model has learned {limit} positions")
+            raise UserError(f"rows of {length}", f"the model has {limit} positions")
 
 
 def _check_rows(name: str, tokens: jax.Array, *axes: str | None) -> None:

@@ -1,4 +1,4 @@
-"""A model's parameters: their names, shapes and logical axes; stacked, or layer by layer."""
+"""Parameter specs (names, shapes, logical axes), and unstacking of layers."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,18 +10,18 @@ from flax import nnx
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
+from llmjax.model.layer_loop import split_layers
 from llmjax.model.layer_types import is_group
-from llmjax.model.layer_walk import split_layers
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 Params = dict[str, Any]
-"""A nested dict of arrays; the layers of a stack are stacked along a leading axis (or a tuple)."""
+"""A nested dict of arrays; layers are stacked along a leading axis, or a tuple if unstacked."""
 
 
 class ParamSpec(NamedTuple):
-    """One parameter: its name's parts, its shape and dtype, its logical axes."""
+    """A parameter's path, shape and dtype, and logical axes."""
 
     path: tuple[str, ...]
     shape: jax.ShapeDtypeStruct
@@ -29,42 +29,43 @@ class ParamSpec(NamedTuple):
 
 
 class ParamSpecs(NamedTuple):
-    """The module without its arrays, and what it declares."""
+    """The module's graph, without arrays, and the specs of its parameters."""
 
     graph: nnx.GraphDef
     specs: tuple[ParamSpec, ...]
 
     def tree(self, leaf: Callable[[ParamSpec], Any]) -> Params:
-        """The nested dict with `leaf(spec)` for each parameter."""
+        """Returns the nested dict with `leaf(spec)` for each parameter."""
         return nnx.traversals.unflatten_mapping({spec.path: leaf(spec) for spec in self.specs})
 
     def check_mesh(self) -> None:
-        """Checks that every parameter divides over the mesh that is set, if one is.
+        """Checks that all parameters divide over the current mesh, if there is one.
 
         Raises:
           UserError: names all that do not.
         """
         if not mesh.has_mesh():
             return
-        place, found = jax.sharding.get_abstract_mesh(), []
+        devices, problems = jax.sharding.get_abstract_mesh(), []
         for path, shape, axes in self.specs:
             try:
-                mesh.check_divides(".".join(path), shape.shape, axes, place)
-            except UserError as problem:
-                found.append(f"{problem.thing}: {problem.reason}")
-        if found:
-            raise UserError("model on this mesh", "; ".join(found), "change the size or the mesh")
+                mesh.check_divides(".".join(path), shape.shape, axes, devices)
+            except UserError as error:
+                problems.append(f"{error.thing}: {error.reason}")
+        if problems:
+            fix = "change the size or the mesh"
+            raise UserError("model on this mesh", "; ".join(problems), fix)
 
 
 @cache
 def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
-    """The parameters of a resolved config; the same under every mesh."""
+    """Returns the parameter specs of a resolved config; they do not depend on the mesh."""
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
         module = nnx.eval_shape(lambda: Transformer(config, compute, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(module, nnx.Param)
 
     def declare(path: tuple[str, ...], param: nnx.Param) -> ParamSpec:
-        axes = param.get_metadata("axes")  # one layer's: a stack has a dimension more
+        axes = param.get_metadata("axes")  # of one layer: a stack has one more dimension
         axes = ("layers",) * (param.ndim - len(axes)) + axes
         return ParamSpec(path, jax.ShapeDtypeStruct(param.shape, param.dtype), axes)
 
@@ -73,10 +74,10 @@ def param_specs(config: ModelConfig, compute: ComputeConfig) -> ParamSpecs:
 
 
 def unstack_layers(params: Params) -> Params:
-    """The same parameters with a tuple of layers in each stack, instead of stacked arrays.
+    """Returns the parameters with a tuple of layers in place of stacked arrays.
 
-    All functions of a model take them too. Its programs are longer, and faster step by step: what a
-    layer multiplies with lies in one piece. The stacked arrays are given up one after the other.
+    A model's functions accept both. Programs with unstacked layers are longer, but decode faster,
+    since each weight is contiguous. The stacked arrays are deleted one by one as they are split.
     """
     split = dict(params)
     for stack in {"encoder", "decoder"} & set(params):
@@ -99,6 +100,6 @@ _split = jax.jit(split_layers, static_argnums=1)
 
 
 def unstacked_layers(params: Params, stack: str) -> dict[str, tuple[Params, ...]] | None:
-    """The layers of a stack by group, where they come one by one."""
+    """Returns the layers of a stack by group if they are unstacked, else None."""
     groups = {name: part for name, part in params.get(stack, {}).items() if is_group(name)}
     return groups if any(isinstance(part, tuple) for part in groups.values()) else None

@@ -1,11 +1,11 @@
-"""Nested dicts of parameters as flat ones, by dotted paths, and back."""
+"""Conversion between nested dicts of parameters and flat ones with dotted paths."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of each leaf."""
+    """Yields the dotted path and value of each leaf."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{path}{name}.")
@@ -14,7 +14,7 @@ def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict of leaves by dotted path."""
+    """Returns the nested dict of leaves by dotted path."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *outer, last = path.split(".")

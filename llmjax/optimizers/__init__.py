@@ -1,1 +1,1 @@
-"""Optimizers: what they are (config), the learning rate's course, and their update."""
+"""Optimizers: configs, learning rate schedules, updates, trainable parameters."""

@@ -1,7 +1,7 @@
-"""What every optimizer shares: its config's base class, the learning rate's schedule, the registry.
+"""The base class of optimizer configs, the schedule's config, the registry.
 
-An optimizer is one class: a frozen dataclass of its settings, derived from `OptimizerConfig`, whose
-`direction` gives the Optax transformation. A new one is a file with such a class and a line here.
+An optimizer is one frozen dataclass derived from `OptimizerConfig`, whose `direction` returns the
+Optax transformation. To add one, write a file with such a class and add a line here.
 """
 
 import math
@@ -18,24 +18,24 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate moves: a linear warmup, then this shape to the run's last step."""
+    """The learning rate schedule: a linear warmup, then `shape` until the last step."""
 
     shape: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
-    """constant; cosine (arXiv:1608.03983) or linear decay; wsd: flat, then a linear decay at the
-    end (warmup-stable-decay, arXiv:2404.06395)."""
+    """constant; cosine (arXiv:1608.03983) or linear decay; wsd: constant, then a final linear decay
+    (warmup-stable-decay, arXiv:2404.06395)."""
     warmup_steps: int = 100
-    """Steps of the linear rise from near zero to the peak."""
+    """Steps of the linear warmup from near zero to the peak."""
     final_fraction: float = 0.1
     """Learning rate at the last step, as a fraction of the peak."""
     decay_fraction: float = 0.2
-    """wsd only: fraction of all steps that the decay at the end takes."""
+    """wsd only: fraction of all steps in the final decay."""
 
     def problems(self, steps: int) -> Iterator[str]:
-        """Everything wrong with the values for a run of `steps` steps."""
+        """Yields what is wrong with the values for a run of `steps` steps."""
         path = "optimizer.schedule"
         if not 0 <= self.warmup_steps < steps:
-            given = self.warmup_steps
-            yield f"{path}.warmup_steps: {given} must lie in 0 to {steps - 1}, one less than steps"
+            prefix = f"{path}.warmup_steps: {self.warmup_steps}"
+            yield f"{prefix} must lie in 0 to {steps - 1}, one less than steps"
         for name in ("final_fraction", "decay_fraction"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -50,22 +50,21 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Settings that every optimizer has."""
+    """Settings common to all optimizers."""
 
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """Its course over the run."""
+    """Learning rate schedule."""
     weight_decay: float = 0.1
-    """Decoupled decay (arXiv:1711.05101): a step takes learning rate x this off each matrix; never
-    off norms and biases."""
+    """Decoupled weight decay (arXiv:1711.05101): each step subtracts learning rate x this x weight
+    from matrices, never from norms and biases."""
     decay_embeddings: bool = False
     """Whether embedding and position tables decay too."""
     clip_norm: float | None = 1.0
-    """Gradients longer than this (global 2-norm) are scaled down to it; None never does."""
+    """Maximum global 2-norm of gradients, which are scaled down to it; None: no clipping."""
     accumulate: int = 1
-    """Parts of a batch whose gradients are computed one after the other and summed before the
-    update: less memory, the same update."""
+    """Microbatches whose gradients are summed before the update: less memory, the same update."""
 
     FRACTIONS: ClassVar[tuple[str, ...]] = ()
     """Fields that must be at least 0 and below 1."""
@@ -75,15 +74,15 @@ class OptimizerConfig:
     """Fields that must be at least 1."""
 
     def direction(self, logical_axes: Tree) -> optax.GradientTransformation:
-        """From gradients to what the learning rate multiplies, before weight decay.
+        """Transforms gradients into the update direction, before weight decay and learning rate.
 
         Args:
-          logical_axes: the parameters' tree with each leaf's logical axes.
+          logical_axes: tree of the parameters' logical axes.
         """
         raise NotImplementedError(type(self).__name__)
 
     def problems(self, steps: int) -> list[str]:
-        """Everything wrong with the values, a line each, for a run of `steps` steps."""
+        """Returns what is wrong with the values, a line each, for a run of `steps` steps."""
         return [*self._number_problems(), *self.schedule.problems(steps)]
 
     def _number_problems(self) -> Iterator[str]:

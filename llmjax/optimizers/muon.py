@@ -1,8 +1,8 @@
-"""Muon (Jordan et al. 2024); its orthogonalisation takes each matrix of a stack by itself.
+"""Muon (Jordan et al. 2024), with each matrix of a stack orthogonalized by itself.
 
 `optax.contrib.muon` multiplies a sharded matrix by its own transpose, which Explicit sharding
-refuses. Here the stack is first dealt out, whole matrices to each device, by all-to-alls: no
-matrix is computed twice and no device ever holds more than its share of the stack.
+refuses. Here all-to-alls first distribute the stack as unsplit matrices: no matrix is computed
+twice and no device holds more than its share of the stack.
 """
 
 import math
@@ -18,24 +18,24 @@ from llmjax.optimizers.param_kinds import ParamKind, param_kinds
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
-# f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end in 0.7 to 1.2.
+# f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end up in 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass(frozen=True)
 class MuonConfig(OptimizerConfig):
-    """Muon (Jordan et al. 2024): momentum, orthogonalised matrix by matrix; AdamW for the rest.
+    """Muon (Jordan et al. 2024): orthogonalized momentum for matrices, AdamW for the rest.
 
-    Updates are scaled to AdamW's root mean square (arXiv:2502.16982), so one learning rate and one
-    decay serve both.
+    Updates are scaled to AdamW's root mean square (arXiv:2502.16982), so that both share the
+    learning rate and weight decay.
     """
 
     momentum: float = 0.95
-    """Decay of the (Nesterov) momentum of matrices."""
+    """Decay of the Nesterov momentum of matrices."""
     newton_schulz_steps: int = 5
-    """Iterations of the orthogonalisation."""
+    """Newton-Schulz iterations of the orthogonalization."""
     update_rms: float = 0.2
-    """Root mean square of a matrix's update, in learning rates."""
+    """Root mean square of a matrix's update, before the learning rate."""
     beta1: float = 0.9
     """AdamW's, for embeddings, norms and biases."""
     beta2: float = 0.95
@@ -61,7 +61,7 @@ class MuonConfig(OptimizerConfig):
 def orthogonalize(
     steps: int, update_rms: float, logical_axes: Tree
 ) -> optax.GradientTransformation:
-    """Replaces each matrix U S V' by about U V', scaled to root mean square `update_rms`.
+    """Replaces each matrix U S V' by approximately U V', scaled to root mean square `update_rms`.
 
     For an [in, out] matrix the factor is update_rms sqrt(max(in, out)) (arXiv:2502.16982, 2.2).
     """
@@ -84,19 +84,23 @@ def orthogonalize(
 
 
 def _by_matrix(stack: jax.Array, split: int, steps: int, update_rms: float) -> jax.Array:
-    """[n, *in, *out], with `split` dimensions of in: the same, each [in, out] orthogonal."""
+    """Orthogonalizes each [in, out] matrix of [n, *in, *out]; *in has `split` dimensions."""
     count, *inner = stack.shape
     rows, columns = math.prod(inner[:split]), math.prod(inner[split:])
-    dealt, specs = _deal_out(stack)
-    flat = newton_schulz(dealt.reshape(dealt.shape[0], rows, columns), steps)
-    result = (update_rms * math.sqrt(max(rows, columns)) * flat).reshape(dealt.shape)
+    distributed, specs = _distribute(stack)
+    flat = newton_schulz(distributed.reshape(-1, rows, columns), steps)
+    result = (update_rms * math.sqrt(max(rows, columns)) * flat).reshape(distributed.shape)
     for spec in reversed(specs):
         result = jax.sharding.reshard(result, spec)
     return result[:count]
 
 
-def _deal_out(stack: jax.Array) -> tuple[jax.Array, list[jax.sharding.PartitionSpec]]:
-    """Whole matrices to every device, padded to their number; and the way back."""
+def _distribute(stack: jax.Array) -> tuple[jax.Array, list[jax.sharding.PartitionSpec]]:
+    """Gives each device unsplit matrices, padded to a multiple of the devices.
+
+    Returns:
+      The resharded stack, and the partitions to walk back through.
+    """
     if not mesh.has_shardings():
         return stack, []
     devices = jax.sharding.get_abstract_mesh().size
@@ -109,7 +113,7 @@ def _deal_out(stack: jax.Array) -> tuple[jax.Array, list[jax.sharding.PartitionS
 
 
 def newton_schulz(stack: jax.Array, steps: int) -> jax.Array:
-    """[n, rows, columns] -> the same; each matrix's singular values brought near 1."""
+    """Brings the singular values of each matrix of [n, rows, columns] near 1."""
     rows, columns = stack.shape[1:]
     if rows > columns:
         return newton_schulz(stack.mT, steps).mT

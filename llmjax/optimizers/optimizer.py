@@ -1,4 +1,4 @@
-"""From an optimizer's config to its pure functions."""
+"""Builds an optimizer's pure functions from its config."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from llmjax.optimizers.param_kinds import decay_mask
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Pure functions of parameter trees; states are float32 and sharded as their parameters."""
+    """Pure functions of parameter trees; states are float32, sharded like the parameters."""
 
     init: Callable[[Tree], optax.OptState]
     """params -> state."""
     apply: Callable[[Tree, Tree, optax.OptState, jax.Array], tuple[Tree, optax.OptState]]
-    """(params, gradients, state, step int32 []) -> (params, state); gradients come clipped."""
+    """(params, clipped gradients, state, step int32 []) -> (params, state)."""
     learning_rate: optax.Schedule
-    """step -> float32 []; by the run's step, so skipped updates do not delay it."""
+    """step -> float32 []; counts the run's steps, including skipped updates."""
     masked: Callable[[Tree], Tree]
-    """gradients -> the same, 0 for the layers of a stack that are not trained."""
+    """gradients -> gradients, zeroed for the layers of a stack that are not trained."""
 
 
 def make_optimizer(
@@ -32,11 +32,11 @@ def make_optimizer(
     """Builds the optimizer of a run of `steps` steps.
 
     Args:
-      config: which one, and its values.
-      steps: the run's length, for the schedule.
-      logical_axes: the parameters' tree with each leaf's logical axes (`Model.logical_axes()`):
-        they tell matrices from embeddings, norms and biases.
-      lr_multipliers: factors of each parameter's learning rate, a tree of arrays that broadcast
+      config: the optimizer's config.
+      steps: length of the run, for the schedule.
+      logical_axes: tree of the parameters' logical axes (`Model.logical_axes()`), which
+        distinguish matrices from embeddings, norms and biases.
+      lr_multipliers: factor of each parameter's learning rate, a tree of broadcastable arrays
         (see `trainable.lr_multipliers`); None: 1.
     """
     schedule = learning_rate(config, steps)
@@ -67,10 +67,10 @@ def _where_trained(gradient: jax.Array, multiplier: np.ndarray) -> jax.Array:
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step (from 0, int or int32 []) -> learning rate (float32 []), for a run of `steps` steps.
+    """Returns the schedule of a run of `steps` steps: int or int32 [] from 0 -> float32 [].
 
-    Step i of a warmup of w steps has (i + 1) / (w + 1) of the peak; step `steps` would have
-    `final_fraction` of it.
+    Step i of a warmup of w steps has (i + 1) / (w + 1) of the peak; step `steps`, the first one
+    after the run, would have `final_fraction` of it.
     """
     schedule, peak = config.schedule, config.learning_rate
     warmup, final = schedule.warmup_steps, schedule.final_fraction * config.learning_rate

@@ -1,6 +1,6 @@
-"""What a parameter is to an optimizer, read from its logical axes.
+"""Kinds of parameters that optimizers treat differently, derived from logical axes.
 
-Layers are stacked along a leading axis; what is defined for one matrix is done for each of them.
+Layers are stacked along a leading axis, and their kind is that of one layer's parameter.
 """
 
 from enum import StrEnum
@@ -12,7 +12,7 @@ from llmjax.parallel.mesh import Axes
 
 
 class ParamKind(StrEnum):
-    """How an optimizer sees a parameter."""
+    """A parameter's kind to an optimizer."""
 
     MATRIX = "matrix"
     EMBEDDING = "embedding"
@@ -20,9 +20,9 @@ class ParamKind(StrEnum):
 
 
 def param_kind(axes: Axes) -> ParamKind:
-    """A map into or out of the residual stream, a table of rows, or else a norm's scale or a bias.
+    """Returns the kind: matrices map into or out of the residual stream, embeddings are tables.
 
-    A bias of heads has two axes, heads and head_dim, but not the residual stream's.
+    The rest are vectors: norm scales and biases, which may have two axes (heads, head_dim).
     """
     inner = [axis for axis in axes if axis != "layers"]
     if len(inner) < 2:
@@ -33,11 +33,11 @@ def param_kind(axes: Axes) -> ParamKind:
 
 
 def param_kinds(logical_axes: Tree) -> Tree:
-    """The tree of `param_kind`s of a tree of logical axes."""
+    """Maps `param_kind` over a tree of logical axes."""
     return jax.tree.map(param_kind, logical_axes, is_leaf=lambda axes: isinstance(axes, tuple))
 
 
 def decay_mask(logical_axes: Tree, embeddings: bool) -> Tree:
-    """The tree of bools: whether weight decay applies to a parameter."""
+    """Returns a tree of bools: whether weight decay applies to a parameter."""
     decayed = {ParamKind.MATRIX, ParamKind.EMBEDDING} if embeddings else {ParamKind.MATRIX}
     return jax.tree.map(lambda kind: kind in decayed, param_kinds(logical_axes))

@@ -1,4 +1,4 @@
-"""Optimizers that Optax has: AdamW, Adafactor, Lion, SGD."""
+"""Optimizers from Optax: AdamW, Adafactor, Lion, SGD."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,11 +16,11 @@ class AdamWConfig(OptimizerConfig):
     """AdamW (arXiv:1711.05101)."""
 
     beta1: float = 0.9
-    """Decay of the mean of gradients."""
+    """Decay of the first moment."""
     beta2: float = 0.95
-    """Decay of the mean of squared gradients."""
+    """Decay of the second moment."""
     epsilon: float = 1e-8
-    """Added to the root of the latter."""
+    """Added to the square root of the second moment."""
     kind: Literal["adamw"] = "adamw"
 
     FRACTIONS: ClassVar = ("beta1", "beta2")
@@ -32,19 +32,19 @@ class AdamWConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class AdafactorConfig(OptimizerConfig):
-    """Adafactor (arXiv:1804.04235): second moments kept as a row and a column for each matrix.
+    """Adafactor (arXiv:1804.04235): factored second moments, a row and a column for each matrix.
 
-    Steps are not scaled by the parameter's size: the learning rate means what it does for AdamW.
+    Updates are not scaled by parameter norms, so learning rates are those of AdamW.
     """
 
     beta1: float | None = None
-    """Decay of the mean of updates; None keeps no mean, which saves its memory."""
+    """Decay of the first moment; None: none is kept, which saves memory."""
     decay_rate: float = 0.8
-    """The mean of squared gradients decays by 1 - step^-this."""
+    """Exponent of the second moment's decay, 1 - step^-this."""
     clip_rms: float = 1.0
-    """Updates of a matrix with a larger root mean square are scaled down to it."""
+    """Maximum root mean square of a matrix's update, which is scaled down to it."""
     min_factored_size: int = 128
-    """Matrices with a smaller side keep full second moments."""
+    """Matrices with a smaller side keep unfactored second moments."""
     kind: Literal["adafactor"] = "adafactor"
 
     FRACTIONS: ClassVar = ("beta1",)
@@ -60,17 +60,17 @@ class AdafactorConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class LionConfig(OptimizerConfig):
-    """Lion (arXiv:2302.06675): the sign of a mean of gradients; wants 3 to 10 times less learning
-    rate, and as much more decay, than AdamW."""
+    """Lion (arXiv:2302.06675): sign of the momentum. Use a learning rate 3 to 10 times smaller, and
+    a weight decay as much larger, than for AdamW."""
 
     learning_rate: float = 1e-4
     """Peak learning rate."""
     weight_decay: float = 1.0
-    """Decoupled decay, as for AdamW."""
+    """Decoupled weight decay, as for AdamW."""
     beta1: float = 0.9
-    """Weight of the mean in the update."""
+    """Weight of the momentum in the update."""
     beta2: float = 0.99
-    """Decay of the mean."""
+    """Decay of the momentum."""
     kind: Literal["lion"] = "lion"
 
     FRACTIONS: ClassVar = ("beta1", "beta2")
@@ -86,11 +86,11 @@ class SgdConfig(OptimizerConfig):
     learning_rate: float = 0.1
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decoupled decay, as for AdamW."""
+    """Decoupled weight decay, as for AdamW."""
     momentum: float = 0.9
-    """Decay of the sum of gradients; 0 keeps none."""
+    """Decay of the momentum; 0: none."""
     nesterov: bool = False
-    """Whether the update looks one step ahead."""
+    """Whether to use Nesterov momentum."""
     kind: Literal["sgd"] = "sgd"
 
     FRACTIONS: ClassVar = ("momentum",)
@@ -104,7 +104,7 @@ class SgdConfig(OptimizerConfig):
 def clip_by_rms(limit: float, logical_axes: Tree) -> optax.GradientTransformation:
     """Scales each layer's update down to root mean square `limit` (arXiv:1804.04235, section 6).
 
-    `optax.clip_by_block_rms` would take all layers of a stack as one block.
+    `optax.clip_by_block_rms` would treat a stack of layers as one block.
     """
 
     def clip(update: jax.Array, axes: Axes) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and each one's learning rate relative to the others."""
+"""Which parameters are trained, and their learning rate multipliers."""
 
 import fnmatch
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ from llmjax.optimizers.config import Tree
 
 Path = tuple[str, ...]
 Groups = dict[Path, tuple[int, ...]]
-"""Stack and group of its layers -> their numbers."""
+"""(stack, group of its layers) -> layer numbers."""
 ADAPTERS = ("lora_a", "lora_b")
 
 
 @dataclass(frozen=True)
 class TrainAll:
-    """Trains everything (of a model with adapters: these and the heads)."""
+    """Trains everything; in a model with adapters, only these and the heads."""
 
     layer_decay: float = 1.0
-    """Each layer has this fraction of the learning rate of the one above it, embeddings below the
-    first (discriminative fine-tuning, arXiv:1801.06146)."""
+    """A layer's learning rate as a fraction of that of the layer above; embeddings are below the
+    first layer (discriminative fine-tuning, arXiv:1801.06146)."""
     kind: Literal["all"] = "all"
 
 
 @dataclass(frozen=True)
 class TrainHeads:
-    """Trains the tasks' heads alone."""
+    """Trains only the tasks' heads."""
 
     kind: Literal["heads"] = "heads"
 
@@ -41,7 +41,7 @@ class TrainByPattern:
     """Trains the tasks' heads, and the parameters whose names match."""
 
     patterns: tuple[str, ...] = ()
-    """With * for anything, as encoder.layers.5.* or *.attention.query.*; layers count from 0."""
+    """Globs such as encoder.layers.5.* or *.attention.query.*; layers count from 0."""
     kind: Literal["chosen"] = "chosen"
 
 
@@ -49,7 +49,7 @@ TrainableConfig: TypeAlias = TrainAll | TrainHeads | TrainByPattern
 
 
 def trainable_problems(config: TrainableConfig, adapters: bool) -> Iterator[str]:
-    """Everything wrong with the values, for a model with adapters or without."""
+    """Yields what is wrong with the values, for a model with or without adapters."""
     if isinstance(config, TrainAll) and not 0 < config.layer_decay <= 1:
         yield f"tune.layer_decay: {config.layer_decay} is not above 0 and at most 1"
     if isinstance(config, TrainByPattern) and not config.patterns:
@@ -59,15 +59,15 @@ def trainable_problems(config: TrainableConfig, adapters: bool) -> Iterator[str]
 
 
 def lr_multipliers(config: TrainableConfig, model: ModelConfig, shapes: Tree) -> Tree:
-    """The factor of each parameter's learning rate.
+    """Returns the factor of each parameter's learning rate.
 
     Args:
       config: which parameters are trained.
-      model: whose parameters they are.
-      shapes: the parameters' tree; heads lie under "heads", adapters are named lora_a and lora_b.
+      model: the model's config.
+      shapes: tree of the parameters; heads are under "heads", adapters named lora_a and lora_b.
 
     Returns:
-      The tree of float32 arrays: [], or [layers, 1, ...] where layers differ. All 0: not trained.
+      Tree of float32 arrays: [], or [layers, 1, ...] where layers differ; 0: not trained.
 
     Raises:
       UserError: a pattern matches no parameter, or nothing is trained.
@@ -103,19 +103,19 @@ def lr_multipliers(config: TrainableConfig, model: ModelConfig, shapes: Tree) ->
 
 
 def trainable_mask(multipliers: Tree) -> Tree:
-    """The tree of bools: whether a parameter, or some layers of it, is trained."""
+    """Returns a tree of bools: whether any layer of a parameter is trained."""
     return jax.tree.map(lambda factor: bool(np.any(factor)), multipliers)
 
 
 def _matches(
     path: Path, groups: Groups, patterns: tuple[str, ...], unused: set[str]
 ) -> float | np.ndarray:
-    """1 where a pattern matches the parameter's name; for each layer of a stack."""
+    """1 where a pattern matches the parameter's name, else 0; in a stack, by layer."""
 
     def matches(*name: str) -> float:
-        hits = {item for item in patterns if fnmatch.fnmatchcase(".".join(name), item)}
-        unused.difference_update(hits)
-        return float(bool(hits))
+        matched = {glob for glob in patterns if fnmatch.fnmatchcase(".".join(name), glob)}
+        unused.difference_update(matched)
+        return float(bool(matched))
 
     if path[:2] not in groups:
         return matches(*path)
@@ -124,7 +124,7 @@ def _matches(
 
 
 def _decayed(path: Path, groups: Groups, decay: float, model: ModelConfig) -> float | np.ndarray:
-    """decay to the power of how many layers lie above, the decoder above the encoder."""
+    """decay^(layers above the parameter); the decoder is above the encoder."""
     encoder, decoder = model.num_encoder_layers, model.num_decoder_layers
     if path[:2] in groups:
         layers = decoder if path[0] == "decoder" else decoder + encoder
@@ -134,7 +134,7 @@ def _decayed(path: Path, groups: Groups, decay: float, model: ModelConfig) -> fl
 
 
 def _shaped(factor: float | np.ndarray, rank: int) -> np.ndarray:
-    """[], or [layers, 1, ...] for a parameter of that rank."""
+    """[], or [layers, 1, ...] for a parameter of this rank."""
     values = np.asarray(factor, np.float32)
     if values.ndim and np.all(values == values[0]):
         values = values[0]

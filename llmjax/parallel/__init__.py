@@ -1,1 +1,1 @@
-"""Devices: the mesh and its one table, processes, memory, compiled programs."""
+"""Devices: the mesh and sharding table, processes, memory, the compilation cache."""

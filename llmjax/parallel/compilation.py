@@ -1,4 +1,4 @@
-"""Compiled programs, kept on disk from one process to the next."""
+"""JAX's persistent compilation cache."""
 
 import hashlib
 from pathlib import Path
@@ -9,10 +9,10 @@ from llmjax.storage.writing import cache_root
 
 
 def enable_compilation_cache(cache_dir: str | None = None) -> None:
-    """Turns on JAX's persistent compilation cache, unless the user has chosen a folder for it.
+    """Enables JAX's persistent compilation cache, unless the user has set its folder.
 
     Args:
-      cache_dir: the folder of caches; None for the default (see DataConfig.cache_dir).
+      cache_dir: the cache folder; None for the default (see DataConfig.cache_dir).
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_root(cache_dir) / "compiled" / _processor()
@@ -20,7 +20,7 @@ def enable_compilation_cache(cache_dir: str | None = None) -> None:
 
 
 def _processor() -> str:
-    """A name for this kind of processor: what is compiled for one may crash on another."""
+    """Names this kind of processor, since code compiled for one may crash on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""JAX's devices, or one line about why they cannot be had."""
+"""JAX's devices, or a one-line error about why there are none."""
 
 import os
 from importlib.util import find_spec
@@ -8,21 +8,21 @@ import jax
 from llmjax.errors import UserError
 
 EXTRAS = {"cuda": "cuda13", "gpu": "cuda13", "tpu": "tpu"}
-"""Platform -> the extra of llmjax that brings it."""
+"""Platform -> the extra of llmjax that installs it."""
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES")
 PLUGINS = {
     "cuda": ("jax_cuda13_plugin", "jax_cuda12_plugin"),
     "rocm": ("jax_rocm7_plugin", "jax_rocm60_plugin"),
     "tpu": ("libtpu",),
 }
-"""Platform -> the packages of which one is needed."""
+"""Platform -> packages, one of which it needs."""
 
 
 def devices() -> list[jax.Device]:
-    """All devices of the default platform, of every process; starts it at the first call.
+    """Returns all devices of the default platform, of every process; initializes it.
 
     Raises:
-      UserError: a platform is asked for that is not here.
+      UserError: the requested platform is not available.
     """
     try:
         return jax.devices()
@@ -31,7 +31,7 @@ def devices() -> list[jax.Device]:
 
 
 def platform_mistake(error: BaseException) -> UserError | None:
-    """What is wrong with the platform, where that is why JAX has failed somewhere; else None."""
+    """Returns the mistake if JAX failed because of its platform, else None."""
     if not isinstance(error, RuntimeError | AssertionError):
         return None
     try:
@@ -42,20 +42,19 @@ def platform_mistake(error: BaseException) -> UserError | None:
 
 
 def _missing(error: BaseException) -> UserError:
-    asked = jax.config.values["jax_platforms"] or os.environ.get("JAX_PLATFORMS") or ""
+    requested = jax.config.values["jax_platforms"] or os.environ.get("JAX_PLATFORMS") or ""
     hidden = [f"{name}={os.environ[name]}" for name in VISIBLE if name in os.environ]
-    # Of CUDA without its plugin JAX says nothing at all.
+    # The error is empty for CUDA without its plugin.
     reason = " ".join(str(error).partition(" (set JAX_PLATFORMS")[0].split())[:300]
     reason = f": {reason.rstrip('.')}" if reason else ""
     reason += f" ({', '.join(hidden)})" if hidden else ""
     installed = [name for name, needed in PLUGINS.items() if any(map(find_spec, needed))]
     known = ", ".join(["cpu", *installed])
-    extras = [EXTRAS[name] for name in asked.split(",") if name in EXTRAS and name not in installed]
-    install = (
-        f", or pip install 'llmjax[{extras[0]}]' where there is such a device" if extras else ""
-    )
+    absent = [name for name in requested.split(",") if name not in installed]
+    extras = [EXTRAS[name] for name in absent if name in EXTRAS]
+    install = f", or pip install 'llmjax[{extras[0]}]' on a machine that has one" if extras else ""
     return UserError(
-        f"JAX_PLATFORMS={asked}",
+        f"JAX_PLATFORMS={requested}",
         f"there is no such device here{reason}; installed: {known}",
         f"unset JAX_PLATFORMS or set it to cpu{install}",
     )

@@ -1,8 +1,8 @@
-"""Devices as a named mesh, and the one table from logical axes to mesh axes.
+"""The device mesh, and the one table from logical to mesh axes.
 
-Every parameter and activation names its logical axes where it is made. This file alone says which
-mesh axis each of them is split over. Meshes use Explicit axis types, so a sharding is part of an
-array's type and a mistake is an error while tracing, not a slow program.
+Every parameter and activation names its logical axes where it is created. Only this file says over
+which mesh axes they are split. Meshes have Explicit axis types, so a sharding is part of an array's
+type, and a mistake is an error while tracing, not a slow program.
 """
 
 import contextlib
@@ -45,10 +45,10 @@ LOGICAL_TO_MESH: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How the devices are shared out; one size may be -1: all devices that the others leave."""
+    """Sizes of the mesh axes; one may be -1: all remaining devices."""
 
     data: int = 1
-    """Copies of the model, each with its share of the batch."""
+    """Replicas of the model, each with its share of the batch."""
     fsdp: int = -1
     """Devices that share the batch and also split parameters and optimizer state."""
     sequence: int = 1
@@ -61,8 +61,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Builds the mesh over `devices` (default: all of them, of every process).
 
     Raises:
-      UserError: the sizes are not positive, or their product is not the number of devices; or a
-        platform is asked for that is not here.
+      UserError: the sizes are not positive, their product is not the number of devices, or the
+        requested platform is not available.
     """
     devices = all_devices() if devices is None else list(devices)
     sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
@@ -92,7 +92,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def logical_spec(*axes: str | None) -> PartitionSpec:
-    """The partition of an array whose dimensions have these logical names (None: not split).
+    """Returns the partition of an array with these logical axes (None: not split).
 
     Raises:
       UserError: two dimensions are split over the same mesh axis.
@@ -105,30 +105,30 @@ def logical_spec(*axes: str | None) -> PartitionSpec:
 
 
 def has_mesh() -> bool:
-    """Whether a mesh is set for the code being traced (`jax.set_mesh`)."""
+    """Whether a mesh is set (`jax.set_mesh`) for the code being traced."""
     return not jax.sharding.get_abstract_mesh().empty
 
 
 def has_shardings() -> bool:
-    """Whether arrays of the code being traced are laid out over a mesh.
+    """Whether arrays of the code being traced have shardings.
 
-    One is set, and this is not the inside of `per_device`, whose arrays are one device's parts.
+    True where a mesh is set, except inside `per_device`, whose arrays are one device's parts.
     """
     return has_mesh() and not jax.sharding.get_abstract_mesh().manual_axes
 
 
 def out_sharding(*axes: str | None) -> PartitionSpec | None:
-    """For the `out_sharding=` of products and look-ups; None where arrays have no sharding."""
+    """The `out_sharding=` of an operation; None where arrays have no sharding."""
     return logical_spec(*axes) if has_shardings() else None
 
 
 def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Lays `x` out by its logical axes; a no-op where arrays have no sharding."""
+    """Reshards `x` by its logical axes; a no-op where arrays have no sharding."""
     return jax.sharding.reshard(x, logical_spec(*axes)) if has_shardings() else x
 
 
 def spec_of(x: jax.Array) -> PartitionSpec | None:
-    """How `x` is laid out; None where arrays have no sharding."""
+    """The partition of `x`; None where arrays have no sharding."""
     return jax.typeof(x).sharding.spec if has_shardings() else None
 
 
@@ -138,19 +138,19 @@ def mesh_axes(axis: str | None) -> tuple[str, ...]:
 
 
 def parts(axis: str | None) -> int:
-    """Into how many parts a logical axis is split for the code being traced."""
+    """The number of parts that a logical axis is split into."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape[name] for name in mesh_axes(axis))
 
 
 def part_index(axis: str | None) -> jax.Array | int:
-    """Which part of a logical axis this device holds, inside `per_device`."""
+    """Inside `per_device`: the index of this device's part of a logical axis."""
     names = mesh_axes(axis)
     return jax.lax.axis_index(names) if names else 0
 
 
 def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Inside `per_device`: the whole of an array of which devices hold parts split by `axes`."""
+    """Inside `per_device`: gathers an array that is split by `axes`."""
     for dimension, axis in enumerate(axes):
         if parts(axis) > 1:
             x = jax.lax.all_gather(x, mesh_axes(axis), axis=dimension, tiled=True)
@@ -158,38 +158,37 @@ def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
-    """Inside `per_device`: sums `x` over the parts of the logical axes `over`, split by `axes`.
+    """Inside `per_device`: sums `x` over the logical axes `over`; the result is split by `axes`.
 
-    Where a dimension of the result is split over devices that take part in the sum, each device
-    receives its part alone; other dimensions of `x` must already be split as `axes` says.
+    Dimensions that `axes` splits over summed devices are scattered, so that each device receives
+    its part only; other dimensions of `x` must already be split by `axes`.
     """
-    left = [name for axis in over for name in mesh_axes(axis)]
+    remaining = [name for axis in over for name in mesh_axes(axis)]
     for dimension, axis in enumerate(axes):
-        shared = tuple(name for name in mesh_axes(axis) if name in left)
+        shared = tuple(name for name in mesh_axes(axis) if name in remaining)
         if shared:
             x = jax.lax.psum_scatter(x, shared, scatter_dimension=dimension, tiled=True)
-            left = [name for name in left if name not in shared]
-    return jax.lax.psum(x, tuple(left)) if left else x
+            remaining = [name for name in remaining if name not in shared]
+    return jax.lax.psum(x, tuple(remaining)) if remaining else x
 
 
 def platform() -> str:
-    """What the code being traced will run on: "cpu", "gpu" or "tpu"."""
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
-    device = jax.sharding.get_abstract_mesh().abstract_device or chosen
-    found = jax.default_backend() if device is None else getattr(device, "platform", device)
-    return "gpu" if found in ("cuda", "rocm") else found
+    """The platform of the code being traced: "cpu", "gpu" or "tpu"."""
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    device = jax.sharding.get_abstract_mesh().abstract_device or default
+    name = jax.default_backend() if device is None else getattr(device, "platform", device)
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) -> Callable:
-    """Makes `f` run on every device over its own part of each array; just `f` without a mesh, or
-    where it runs on every device already.
+    """Wraps `f` in `shard_map`; returns `f` itself without a mesh or inside `per_device`.
 
     Args:
-      f: a function of arrays (or Nones) to a tuple of arrays; collectives over `mesh_axes` are its
-        own business, and so is its derivative: nothing checks what is equal among devices.
-      in_axes: the logical axes of each argument, which is resharded to them; or, for a pytree,
-        a tree of partitions.
-      out_axes: the logical axes of each result.
+      f: a function of arrays (or Nones) to a tuple of arrays. It does its own collectives over
+        `mesh_axes`, and needs its own derivative: replication is not checked.
+      in_axes: logical axes of each argument, which is resharded to them; for a pytree, a tree of
+        partitions.
+      out_axes: logical axes of each result.
     """
     if not has_shardings():
         return f
@@ -202,17 +201,17 @@ def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) ->
 
 
 def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    """The sharding on `mesh` of an array with these logical axes."""
+    """Returns the sharding on `mesh` of an array with these logical axes."""
     return NamedSharding(mesh, logical_spec(*axes))
 
 
 def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """Sets the mesh for a `with` block; None leaves things as they are."""
+    """Sets the mesh for a `with` block; None: no change."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def place(array: np.ndarray, mesh: Mesh | None, *axes: str | None) -> jax.Array:
-    """A host array that every process holds alike, as one global array with these logical axes."""
+    """Makes a host array, equal in every process, a global array with these logical axes."""
     if mesh is None:
         return jnp.asarray(array)
     sharding = named_sharding(mesh, *axes)
@@ -220,13 +219,13 @@ def place(array: np.ndarray, mesh: Mesh | None, *axes: str | None) -> jax.Array:
 
 
 def leading_specs(spec: PartitionSpec, ndim: int) -> list[PartitionSpec]:
-    """The way from `spec` to the partition that splits the first dimension alone, over every axis.
+    """Partitions that lead from `spec` to one that splits only the first dimension, over all axes.
 
-    Each step moves one mesh axis, innermost first, so that each is an all-to-all (the last one,
-    over axes that were idle, only slices). Walk it backwards to return.
+    Each step moves one mesh axis, innermost first, and is therefore an all-to-all; the last step
+    adds unused axes and only slices. Reverse the list to return.
     """
-    given = [*spec, *[None] * (ndim - len(spec))]
-    parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in given]
+    padded = [*spec, *[None] * (ndim - len(spec))]
+    parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in padded]
     specs = [PartitionSpec(*parts)]
     for part in range(1, ndim):
         while parts[part]:
@@ -238,12 +237,12 @@ def leading_specs(spec: PartitionSpec, ndim: int) -> list[PartitionSpec]:
 
 
 def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axis: str) -> int:
-    """Over how many devices the logical `axis` is split."""
+    """The number of devices that the logical `axis` is split over."""
     return math.prod(mesh.shape[name] for name in LOGICAL_TO_MESH[axis])
 
 
 def rounded_up(size: int, mesh: Mesh | None, axis: str) -> int:
-    """The next size that divides over the devices of the logical `axis`; None is one device."""
+    """Rounds a size up to a multiple of the devices of the logical `axis`; None: one device."""
     parts = 1 if mesh is None else axis_size(mesh, axis)
     return -(-size // parts) * parts
 
@@ -254,10 +253,10 @@ def check_divides(
     axes: Sequence[str | None],
     mesh: Mesh | jax.sharding.AbstractMesh,
 ) -> None:
-    """Checks that every dimension of the tensor `name` divides by the devices that split it.
+    """Checks that every dimension of the tensor `name` divides over its mesh axes.
 
     Raises:
-      UserError: one does not; the message names the tensor, the dimension and the mesh axes.
+      UserError: one does not; names the tensor, the dimension and the mesh axes.
     """
     for size, axis in zip(shape, axes, strict=True):
         if axis is None:

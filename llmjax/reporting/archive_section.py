@@ -1,4 +1,4 @@
-"""compression.json on the page: the last archive, cost by context, and the passage."""
+"""The section on the last archive, from compression.json: sizes, cost by context, the passage."""
 
 import itertools
 import math
@@ -17,15 +17,15 @@ from llmjax.reporting.records import finite_number, items, number
 from llmjax.storage.json_documents import read_json
 
 LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0)
-"""Bits from which a piece of text has the next stronger colour."""
+"""Thresholds in bits between the colours of a piece of text."""
 
 MIN_TOKENS = 8
-"""Tokens that a point of the curve stands for at least."""
+"""Minimum tokens per point of the curve."""
 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Text with its cost; `level` counts the LEVELS that it reaches."""
+    """Text with its cost; `level` is the number of LEVELS that it reaches."""
 
     text: str
     bits: float
@@ -49,7 +49,7 @@ class ArchiveSection:
 
 
 def read_archive(folder: Path) -> ArchiveSection | None:
-    """The section of RUN/compression.json; None where that is missing or something else."""
+    """Returns the section of RUN/compression.json; None if that is missing or invalid."""
     try:
         record = read_json(folder / "compression.json")
     except UserError:
@@ -93,16 +93,16 @@ def _notes(
     if model:
         ratio = (written + model) / length
         sentences.append(
-            f"The model's own {size(model)} are not in its bar. Archive and model together are "
+            f"The bar does not include the model's {size(model)}. Archive and model together are "
             f"{ratio:,.2f} times the input, {8 * ratio:,.1f} bits per byte: what a receiver "
-            "without the model would need."
+            "without the model needs."
         )
     best = min(baselines, key=lambda baseline: baseline.compressed_bytes, default=None)
     if model and best is not None and best.compressed_bytes > written:
         needed = model / ((best.compressed_bytes - written) / length)
         sentences.append(
-            f"With its size included, the model would pay off from about {size(needed)} of similar "
-            f"text on, compared with {best.name}."
+            f"Including the size of the model, it would beat {best.name} from about "
+            f"{size(needed)} of similar text."
         )
     if not baselines:
         sentences.append("The classical compressors were not run on this input.")
@@ -112,7 +112,7 @@ def _notes(
 
 
 def _figure(record: Mapping[str, Any], mean: float) -> Figure | None:
-    """Bits per byte by the tokens of context that a token was predicted from."""
+    """Plots bits per byte over the tokens of context that a token was predicted from."""
     points: list[Point] = []
     for entry in items(record.get("at")):
         first, bits, tokens, length = _numbers(entry, 4)
@@ -136,9 +136,9 @@ def _figure(record: Mapping[str, Any], mean: float) -> Figure | None:
 
 
 def _numbers(entry: Any, length: int) -> tuple[float, ...]:
-    """The numbers of a list of that length; zeros of anything else."""
-    fits = isinstance(entry, list) and len(entry) == length
-    values = [number({"value": value}, "value") for value in entry] if fits else []
+    """Returns the numbers of a list of that length; zeros for anything else."""
+    is_valid = isinstance(entry, list) and len(entry) == length
+    values = [number({"value": value}, "value") for value in entry] if is_valid else []
     return tuple(values) if values and not any(map(math.isnan, values)) else (0.0,) * length
 
 
@@ -148,7 +148,7 @@ def _passage(record: Mapping[str, Any]) -> list[TextPiece]:
         if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[0], str):
             (bits,) = _numbers([entry[1]], 1)
             text = show_controls(entry[0]).replace("\n", "↵\n")
-            level = sum(bits >= least for least in LEVELS)
+            level = sum(bits >= threshold for threshold in LEVELS)
             pieces.append(TextPiece(text, bits, level, entry[2] is True))
     return pieces
 
@@ -156,7 +156,7 @@ def _passage(record: Mapping[str, Any]) -> list[TextPiece]:
 def _passage_note(passage: Sequence[TextPiece]) -> str:
     if not passage:
         return (
-            "No passage was kept: `llmjax compress RUN IN OUT --passage` keeps the first 2,000 "
+            "No passage was stored: `llmjax compress RUN IN OUT --passage` stores the first 2,000 "
             "tokens as text, with the cost of each."
         )
     bits = sum(piece.bits for piece in passage)
@@ -168,7 +168,7 @@ def _passage_note(passage: Sequence[TextPiece]) -> str:
 
 
 def _legend() -> list[tuple[int, str]]:
-    """(level, the bits that have it)."""
+    """Returns (level, its range of bits)."""
     names = [f"under {LEVELS[0]:g}"]
     names += [f"{low:g} to {high:g}" for low, high in itertools.pairwise(LEVELS)]
     return list(enumerate([*names, f"{LEVELS[-1]:g} bits or more"]))

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no scripts, no fonts, no files beside the page."""
+"""Line charts as inline SVG, without scripts, fonts or other files."""
 
 import math
 from collections.abc import Sequence
@@ -11,8 +11,7 @@ from llmjax.reporting.format import tick
 Point = tuple[float, float]
 
 BUCKETS = 360
-"""Columns of a curve at most; each keeps its lowest and its highest point."""
-
+"""Maximum columns of a curve; each keeps its lowest and highest point."""
 
 _MULTIPLES: tuple[tuple[float, ...], ...] = (
     (1, 1.5, 2, 3, 4, 5, 6, 8),
@@ -25,14 +24,14 @@ _MULTIPLES: tuple[tuple[float, ...], ...] = (
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values on a line; a logarithmic one has low > 0."""
+    """A range of values on an axis; a logarithmic axis needs low > 0."""
 
     low: float
     high: float
     log: bool = False
 
     def position(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high end."""
+        """Returns the relative position of a value: 0 at the low end, 1 at the high end."""
         if self.log:
             low, high, value = (math.log(max(v, 1e-300)) for v in (self.low, self.high, value))
         else:
@@ -40,7 +39,7 @@ class Axis:
         return (value - low) / (high - low)
 
     def ticks(self, most: int) -> list[float]:
-        """Round values inside the range, about `most` of them."""
+        """Returns round values inside the range, about `most` of them."""
         if not self.log:
             return _linear_ticks(self.low, self.high, most)
         for multiples in _MULTIPLES:
@@ -60,12 +59,12 @@ def _linear_ticks(low: float, high: float, most: int) -> list[float]:
 
 def _log_ticks(low: float, high: float, multiples: Sequence[float]) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = [float(f"{m}e{d}") for d in decades for m in multiples]
-    return [v for v in every if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+    ticks = [float(f"{m}e{d}") for d in decades for m in multiples]
+    return [value for value in ticks if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
 def span(values: Sequence[float], *, log: bool = False, pad: float = 0.06) -> Axis | None:
-    """A range that contains all finite values, with some margin; None where there are none."""
+    """Returns a range around all finite values, with a margin; None if there are none."""
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     if not finite:
         return None
@@ -82,10 +81,10 @@ class Series:
     """A curve.
 
     Attributes:
-      name: the label at the end of the line; may be empty.
-      style: class that the page's style sheet colours.
-      points: (step, value) by rising step; a value that is not finite breaks the line.
-      dots: whether each point is marked.
+      name: label at the end of the line; may be empty.
+      style: CSS class.
+      points: (step, value) in order of steps; a non-finite value breaks the line.
+      dots: whether to mark each point.
     """
 
     name: str
@@ -95,9 +94,9 @@ class Series:
 
 
 def thin(points: Sequence[Point], axis: Axis, buckets: int = BUCKETS) -> list[Point]:
-    """At most two points per column of the drawing: its lowest and its highest, in order.
+    """Keeps the lowest and the highest point of each column of the drawing, in order.
 
-    However long the run, peaks and troughs survive. So do gaps (values that are not finite).
+    Preserves peaks, troughs and gaps (non-finite values), however long the run.
     """
     kept: list[Point] = []
     column: list[Point] = []
@@ -126,14 +125,14 @@ class Chart:
     """Curves over steps in one frame.
 
     Attributes:
-      title: what is drawn, for readers who do not see it.
+      title: description for screen readers.
       series: the curves, the most important last (drawn on top).
       x: range of steps.
-      y: range of values; what lies outside is clipped.
-      references: (name, value): dashed levels to compare with.
-      width, height: size in units of which the font has 12.
+      y: range of values; values outside are clipped.
+      references: (name, value) of dashed reference levels.
+      width, height: size in SVG units; the font size is 12.
       margin: space for labels to the right of the frame.
-      steps: label of the horizontal axis; empty: the figure's title says it.
+      steps: label of the horizontal axis; empty if the title names it.
     """
 
     title: str
@@ -149,9 +148,9 @@ class Chart:
     left, top, bottom = 48, 12, 30
 
     def svg(self, name: str) -> Markup:
-        """The drawing; `name` must be unique on the page."""
+        """Renders the chart; `name` must be unique on the page."""
         left, right, top, base = self.left, self._right(), self.top, self._base()
-        # Four units of margin, so that dots on the edge of the frame are not cut.
+        # Four units of margin, so that dots on the edge of the frame are not clipped.
         frame = f'x="{left - 4}" y="{top - 4}" width="{right - left + 8}" height="{base - top + 4}"'
         ends = f"{self.x.low:.12g} {self.x.high:.12g} {self.x.log:d}"
         parts = [
@@ -213,29 +212,28 @@ class Chart:
                 continue
             x, y = f"{self._px(step):.1f}", f"{self._py(value):.1f}"
             path.append(f"{pen}{x} {y}")
-            dots.append(f"M{x} {y}h0")  # a round cap makes a dot of a line without length
+            dots.append(f"M{x} {y}h0")  # a line of zero length with a round cap is a dot
             pen = "L"
-        lone = len(path) == 1
         line = f'<path class="line {series.style}" d="{"".join(path)}"/>'
         marks = f'<path class="dots {series.style}" d="{"".join(dots)}"/>'
-        return line + (marks if lone or (series.dots and len(dots) <= 80) else "")
+        return line + (marks if len(path) == 1 or (series.dots and len(dots) <= 80) else "")
 
     def _labels(self) -> list[str]:
-        wanted = [
+        labels = [
             (self._py(last[1]), series.style, series.name)
             for series in self.series
             if series.name and (last := _last(series.points)) and 0 <= self.y.position(last[1]) <= 1
         ]
-        wanted += [
+        labels += [
             (self._py(level), "reference", name)
             for name, level in self.references
             if 0 <= self.y.position(level) <= 1
         ]
-        wanted.sort()
-        places = spread([y for y, _, _ in wanted], 15, self.top + 4, self._base() - 4)
+        labels.sort()
+        positions = spread([y for y, _, _ in labels], 15, self.top + 4, self._base() - 4)
         return [
             f'<text class="label {style}" x="{self._right() + 8}" y="{y:.1f}">{escape(name)}</text>'
-            for y, (_, style, name) in zip(places, wanted, strict=True)
+            for y, (_, style, name) in zip(positions, labels, strict=True)
         ]
 
 
@@ -243,12 +241,12 @@ def _last(points: Sequence[Point]) -> Point | None:
     return next((p for p in reversed(points) if math.isfinite(p[1])), None)
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near the wanted ones (rising), at least `gap` apart, in the range if they fit."""
-    places: list[float] = []
-    for place in wanted:
-        places.append(max(place, low if not places else places[-1] + gap))
-    for n in reversed(range(len(places))):
-        ceiling = high if n == len(places) - 1 else places[n + 1] - gap
-        places[n] = min(places[n], ceiling)
-    return places
+def spread(targets: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Moves sorted positions at least `gap` apart, and into the range if they fit."""
+    positions: list[float] = []
+    for target in targets:
+        positions.append(max(target, low if not positions else positions[-1] + gap))
+    for n in reversed(range(len(positions))):
+        ceiling = high if n == len(positions) - 1 else positions[n + 1] - gap
+        positions[n] = min(positions[n], ceiling)
+    return positions

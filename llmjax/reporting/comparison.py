@@ -1,4 +1,4 @@
-"""The model's bits per byte beside those of the classical compressors."""
+"""Compares the model's bits per byte with those of the classical compressors."""
 
 import contextlib
 import hashlib
@@ -21,18 +21,18 @@ from llmjax.storage.json_documents import read_json
 from llmjax.storage.writing import write_atomically
 
 MAX_BYTES = 64 << 20
-"""Bytes that are compressed at most; of more text, the first ones."""
+"""Bytes of text to compress at most, from its start."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The sizes of the compressors, and what to know about them.
+    """Sizes of the compressors, with notes.
 
     Attributes:
-      baselines: empty where the text is not available and was never compressed before.
-      bytes: UTF-8 bytes of the whole validation text; None where it is not available.
+      baselines: the sizes; empty if the text is not available and was never compressed before.
+      bytes: UTF-8 bytes of the validation text; None if it is not available.
       notes: sentences for the reader.
-      live: whether the text was compressed just now.
+      live: whether the text was compressed for this page.
     """
 
     baselines: Sequence[Baseline]
@@ -42,13 +42,13 @@ class Comparison:
 
 
 def compare(folder: Path, text: Callable[[], bytes]) -> Comparison:
-    """Compresses the validation text, and keeps the sizes in RUN/baselines.json.
+    """Compresses the validation text and stores the sizes in RUN/baselines.json.
 
-    A run folder that was moved away from its data still shows the sizes it came with.
+    If the text is not available, uses the stored sizes.
 
     Args:
       folder: the run folder.
-      text: gives the validation text, or raises a UserError that says why it cannot.
+      text: returns the validation text, or raises a UserError if it is not available.
     """
     stored = folder / "baselines.json"
     try:
@@ -74,17 +74,17 @@ def compare(folder: Path, text: Callable[[], bytes]) -> Comparison:
 
 
 def validation_text(run: Run, config: Config) -> bytes:
-    """The run's validation text as UTF-8, one document after the other.
+    """Returns the run's validation documents, concatenated, as UTF-8.
 
     Raises:
-      UserError: the cache of tokenized text is gone, and the sources cannot be read any more.
+      UserError: neither the cache of tokenized text nor the sources can be read.
     """
     _, corpus = prepare(config.data, config.tokenizer, run.tokenizer)
     return corpus_text(corpus)
 
 
 def _read(path: Path) -> list[Baseline]:
-    """Sizes stored before; none where the file is missing or something else."""
+    """Reads stored sizes; returns none if the file is missing or invalid."""
     try:
         return read_baselines(read_json(path)["baselines"])
     except (UserError, TypeError, KeyError):
@@ -92,7 +92,7 @@ def _read(path: Path) -> list[Baseline]:
 
 
 def read_baselines(value: Any) -> list[Baseline]:
-    """The compressors' sizes that a list holds; anything else is left out."""
+    """Parses a list of compressors' sizes, skipping invalid entries."""
     keys = ("compressed_bytes", "original_bytes", "seconds")
     baselines = []
     for item in items(value):
@@ -106,7 +106,7 @@ def read_baselines(value: Any) -> list[Baseline]:
 
 @dataclass(frozen=True)
 class Bar:
-    """A line of the comparison; `width` in per cent of the space for bars."""
+    """A row of the comparison; `width` is in percent of the space for bars."""
 
     name: str
     width: str
@@ -114,23 +114,23 @@ class Bar:
     size: str
     relative: str
     seconds: str
-    ours: bool = False
+    is_model: bool = False
 
 
 def bars(history: History, comparison: Comparison) -> list[Bar]:
-    """The methods, best first; the model among them once it was evaluated."""
+    """Returns the methods, best first; includes the model once it has been evaluated."""
     baselines = comparison.baselines
     if not baselines:
         return []
     return ranked(baselines, last(history.evals, "bits_per_byte"), baselines[0].original_bytes)
 
 
-def ranked(baselines: Sequence[Baseline], ours: float | None, length: float) -> list[Bar]:
-    """The methods, best first, compared with the first of the baselines.
+def ranked(baselines: Sequence[Baseline], model_bits: float | None, length: float) -> list[Bar]:
+    """Returns the methods, best first, relative to the first of the baselines.
 
     Args:
       baselines: the compressors' sizes; may be empty.
-      ours: the model's bits per byte; None where they are not known.
+      model_bits: the model's bits per byte; None if unknown.
       length: bytes of the input.
     """
     reference = baselines[0] if baselines else None
@@ -138,8 +138,8 @@ def ranked(baselines: Sequence[Baseline], ours: float | None, length: float) -> 
         (b.bits_per_byte, b.name, count(b.compressed_bytes), f"{b.seconds:.2f}", False)
         for b in baselines
     ]
-    if ours is not None:
-        rows.append((ours, "llmjax", count(ours * length / 8), "", True))
+    if model_bits is not None:
+        rows.append((model_bits, "llmjax", count(model_bits * length / 8), "", True))
     longest = max((bits for bits, *_ in rows), default=1.0)
     return [
         Bar(
@@ -151,14 +151,14 @@ def ranked(baselines: Sequence[Baseline], ours: float | None, length: float) -> 
             if reference is None or name == reference.name
             else percent(bits / reference.bits_per_byte - 1, signed=True),
             seconds=seconds,
-            ours=is_ours,
+            is_model=is_model,
         )
-        for bits, name, size, seconds, is_ours in sorted(rows)
+        for bits, name, size, seconds, is_model in sorted(rows)
     ]
 
 
 def caption(comparison: Comparison) -> str:
-    """What was compressed."""
+    """Describes the compressed text."""
     if not comparison.baselines:
         return ""
     length = count(comparison.baselines[0].original_bytes)
@@ -167,18 +167,18 @@ def caption(comparison: Comparison) -> str:
 
 
 def same_text(history: History, comparison: Comparison) -> bool:
-    """Whether the model was evaluated on all the text that was compressed, as far as is known."""
+    """Whether the model was evaluated on all of the compressed text, as far as known."""
     return comparison.bytes is None or not _scored_bytes(history) < comparison.bytes
 
 
 def _scored_bytes(history: History) -> float:
-    """Bytes of text of the last successful evaluation; NaN if unknown."""
+    """Returns the bytes of text of the last successful evaluation; NaN if unknown."""
     same, _ = split_evals(history.evals)
     return number(same[-1], "heldout_bytes") if same else math.nan
 
 
 def notes(history: History, comparison: Comparison) -> list[str]:
-    """What one must know to read the bars correctly."""
+    """Returns notes on how to read the bars."""
     sentences = list(comparison.notes)
     if not comparison.baselines:
         return sentences
@@ -190,8 +190,8 @@ def notes(history: History, comparison: Comparison) -> list[str]:
             "only (evaluation.max_tokens)."
         )
     sentences.append(
-        "The model's bytes are its code length: what an arithmetic coder driven by its "
-        "predictions would write. Its weights, which were trained on similar text, are not "
-        "counted; of the compressors, only brotli contains a dictionary of words."
+        "The model's bytes are its code length: the output of an arithmetic coder driven by its "
+        "predictions. Its weights, which were trained on similar text, are not counted; of the "
+        "compressors, only brotli contains a dictionary of words."
     )
     return sentences

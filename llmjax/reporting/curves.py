@@ -1,4 +1,4 @@
-"""Which curves the page shows, and how."""
+"""The figures of the page: learning curves, metrics of tasks, throughput."""
 
 import itertools
 import json
@@ -12,21 +12,21 @@ from llmjax.evaluation.baselines import Baseline
 from llmjax.metrics.names import in_words, is_fraction, task_metrics
 from llmjax.reporting.charts import Axis, Chart, Point, Series, span, thin
 from llmjax.reporting.format import power, tick
-from llmjax.reporting.records import History, column, quality, split_evals
+from llmjax.reporting.records import History, column, main_metric, split_evals
 
 SMOOTH_FROM = 60
-"""Points from which a noisy curve is drawn faintly, with its running mean on top."""
+"""Minimum points for drawing a noisy curve faintly, with its running mean on top."""
 
 FINENESS = 500
-"""Stretches of a curve shorter than this part of the way to them are drawn as one."""
+"""Inverse relative resolution of `condense`."""
 
 MAX_TASK_METRICS = 3
-"""Metrics drawn of each of several tasks, its loss among them."""
+"""Metrics to draw per task if there are several, including the loss."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One drawing of a figure: wide, and narrow for small screens where that differs."""
+    """One view of a figure: a wide drawing, and a narrow one for small screens if it differs."""
 
     name: str
     wide: Markup
@@ -35,7 +35,7 @@ class View:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: drawings of the same curves, and their values for the pointer."""
+    """A figure of the page: views of the same curves, and their values as JSON."""
 
     key: str
     title: str
@@ -45,12 +45,12 @@ class Figure:
 
 
 def figures(history: History, baselines: Sequence[Baseline], *, tasks: int = 0) -> list[Figure]:
-    """The figures for which the run has values; the learning curve first.
+    """Draws the figures for which the run has values, the learning curve first.
 
     Args:
-      history: what was logged.
+      history: the logged lines.
       baselines: the classical compressors' sizes; the first is a reference level.
-      tasks: of a fine-tuned run: how many; 0 for a run on text.
+      tasks: number of tasks of a fine-tuned run; 0 for a run on text.
     """
     unit = "" if tasks else "nats per target"
     if tasks > 1:
@@ -72,13 +72,13 @@ def figures(history: History, baselines: Sequence[Baseline], *, tasks: int = 0) 
 def _learning_curve(
     history: History, baselines: Sequence[Baseline], loss_unit: str
 ) -> Figure | None:
-    """Bits per byte (or loss) of training batches and of validation text, with xz as reference."""
-    key = quality([*history.train, *history.evals])
+    """Draws bits per byte (or loss) of training and validation, with xz as reference."""
+    key = main_metric([*history.train, *history.evals])
     name, unit = ("Bits per byte", "") if key == "bits_per_byte" else ("Loss", loss_unit)
     logged = column(history.train, key)
     train = condense(logged)
-    validation, part = (column(lines, key) for lines in split_evals(history.evals))
-    points = [*train, *part, *validation]
+    validation, partial = (column(lines, key) for lines in split_evals(history.evals))
+    points = [*train, *partial, *validation]
     levels = [(baseline.name, baseline.bits_per_byte) for baseline in baselines[:1]]
     steps = steps_axis(points)
     y = span([v for _, v in points] + [v for _, v in levels], log=True)
@@ -86,12 +86,12 @@ def _learning_curve(
         return None
     series = (
         *smoothed("train", logged),
-        *([Series("validation, part", "part", part, dots=True)] if part else []),
+        *([Series("validation, part", "part", partial, dots=True)] if partial else []),
         Series("validation", "validation", validation, dots=True),
     )
-    curves = {"train": train, "part of the validation text": part, "validation": validation}
+    curves = {"train": train, "part of the validation text": partial, "validation": validation}
     title = describe(f"{name} by step", curves)
-    margin = 104 if part else 84
+    margin = 104 if partial else 84
     chart = Chart(title, series, steps, y, levels, width=940, height=380, margin=margin)
     views = [_view("", chart, "bpb")]
     first = min((step for step, _ in _finite(points) if step > 0), default=steps.high)
@@ -105,8 +105,8 @@ def _learning_curve(
 
 
 def _accuracy(history: History) -> Figure | None:
-    """Accuracy on the targets, for objectives without bits per byte."""
-    if quality([*history.train, *history.evals]) == "bits_per_byte":
+    """Draws accuracy on the targets, for objectives without bits per byte."""
+    if main_metric([*history.train, *history.evals]) == "bits_per_byte":
         return None
     return _small(history, "accuracy", "Accuracy", "% of the targets", scale=100, zero=True)
 
@@ -122,7 +122,7 @@ def _small(
     zero: bool = False,
     smooth: bool = True,
 ) -> Figure | None:
-    """A small figure of one column of the training lines; tiny values in powers of ten."""
+    """Draws one column of the training lines; scales tiny values by a power of ten."""
     logged = [(step, scale * value) for step, value in column(history.train, key)]
     points = condense(logged)
     description = describe(f"{title} by step", {"": points})
@@ -147,7 +147,7 @@ def _small(
 
 
 def _task_curves(history: History) -> list[Figure | None]:
-    """A chart of each metric that evaluations logged; a single task's loss has the large one."""
+    """Draws each metric of the evaluations, except the loss of a single task, drawn before."""
     tasks = task_metrics(dict.fromkeys(name for line in history.evals for name in line))
     single = len(tasks) == 1
     first = MAX_TASK_METRICS - 1
@@ -171,7 +171,7 @@ def _task_curve(history: History, task: str, name: str, index: int) -> Figure | 
         *(smoothed("train", train) if train else ()),
         Series("validation", "validation", validation, dots=True),
     )
-    y = span([value for each in series for _, value in each.points if each.style != "raw"])
+    y = span([value for curve in series for _, value in curve.points if curve.style != "raw"])
     if x is None or y is None:
         return None
     words = in_words(name)
@@ -192,12 +192,12 @@ def _finite(points: Sequence[Point]) -> list[Point]:
 
 
 def steps_axis(points: Sequence[Point]) -> Axis | None:
-    """From zero to the last step."""
+    """Returns an axis from zero to the last step."""
     return Axis(0.0, max(1.0, max(step for step, _ in points))) if points else None
 
 
 def smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
-    """A curve; if it has many points, faint and behind its running mean."""
+    """Returns a curve; if it has many points, drawn faintly behind its running mean."""
     finite = _finite(points)
     if len(finite) < SMOOTH_FROM:
         return (Series(name, "train", points),)
@@ -206,20 +206,20 @@ def smoothed(name: str, points: Sequence[Point]) -> tuple[Series, ...]:
 
 
 def condense(points: Sequence[Point]) -> list[Point]:
-    """A long curve as a few thousand points, with its peaks, troughs, gaps and ends.
+    """Reduces a long curve to a few thousand points, keeping peaks, troughs, gaps and ends.
 
-    Stretches of 1/FINENESS of the way so far shrink to their lowest and highest point, which is
-    finer than a drawing, with linear and with logarithmic steps.
+    Reduces each block of i / FINENESS points at index i to its lowest and highest point: finer than
+    the drawing, with linear and with logarithmic steps.
     """
     kept: list[Point] = []
     start = 0
     while start < len(points):
         stop = start + max(1, start // FINENESS)
-        stretch = points[start:stop]
-        finite = _finite(stretch)
-        ends = {min(finite, key=_value), max(finite, key=_value)} if finite else set()
-        gap = next((point for point in stretch if not math.isfinite(point[1])), None)
-        kept += sorted({*ends, gap} if gap else ends, key=_step)
+        block = points[start:stop]
+        finite = _finite(block)
+        extremes = {min(finite, key=_value), max(finite, key=_value)} if finite else set()
+        gap = next((point for point in block if not math.isfinite(point[1])), None)
+        kept += sorted({*extremes, gap} if gap else extremes, key=_step)
         start = stop
     return [*kept, points[-1]] if points and kept[-1] != points[-1] else kept
 
@@ -233,9 +233,9 @@ def _value(point: Point) -> float:
 
 
 def running_mean(points: Sequence[Point]) -> list[Point]:
-    """Each value becomes the mean of its neighbours, 3 % of the way before and after it.
+    """Averages each value over a window of 3 % of its index to either side.
 
-    The window grows with the index: the steep start is not blurred, the calm end is not noisy.
+    As the window grows with the index, the steep start is not blurred and the flat end is smooth.
     """
     sums = [0.0, *itertools.accumulate(value for _, value in points)]
     means = []
@@ -247,12 +247,12 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
 
 
 def describe(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
-    """What a chart shows, for those who do not see it."""
+    """Describes a chart for screen readers."""
     parts = []
     for name, points in curves.items():
         if finite := _finite(points):
             (start, first), (end, final) = finite[0], finite[-1]
-            low, high = (pick(value for _, value in finite) for pick in (min, max))
+            low, high = min(map(_value, finite)), max(map(_value, finite))
             parts.append(
                 f"{name} from {tick(first)} at step {start:,.0f} to {tick(final)} at step "
                 f"{end:,.0f}, between {tick(low)} and {tick(high)}".strip()
@@ -261,14 +261,14 @@ def describe(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
 
 
 def values_json(series: Sequence[Series], steps: Axis) -> Markup:
-    """The curves as JSON for the pointer, thinned for both linear and logarithmic steps."""
+    """Returns the curves as JSON, thinned for both linear and logarithmic steps."""
     log = replace(steps, low=min(1.0, steps.high / 2), log=True)
     curves = []
-    for each in series:
-        if each.style == "raw":
+    for curve in series:
+        if curve.style == "raw":
             continue
-        points = _finite(each.points)
+        points = _finite(curve.points)
         kept = sorted({*thin(points, steps), *thin([p for p in points if p[0] > 0], log)})
-        shown = [[step, float(f"{value:.4g}")] for step, value in kept]
-        curves.append({"name": each.name, "points": shown})
+        rounded = [[step, float(f"{value:.4g}")] for step, value in kept]
+        curves.append({"name": curve.name, "points": rounded})
     return Markup(json.dumps(curves, separators=(",", ":")).replace("<", "\\u003c"))

@@ -1,4 +1,4 @@
-"""What a run was and did, as lines of tables: label, value, and how the value is defined."""
+"""Tables of facts about a run: label, value, and how the value is defined."""
 
 import math
 import statistics
@@ -15,8 +15,8 @@ from llmjax.reporting.records import (
     finite_number,
     flops_per_token,
     last,
+    main_metric,
     number,
-    quality,
     section,
     split_evals,
 )
@@ -25,7 +25,7 @@ from llmjax.run.config.schema import Config
 
 @dataclass(frozen=True)
 class Fact:
-    """A line of a table."""
+    """A row of a table."""
 
     label: str
     value: str
@@ -36,7 +36,7 @@ UNKNOWN = "not recorded"
 
 
 def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
-    """The architecture, and what of it was trained."""
+    """Returns the architecture, and how much of it was trained."""
     model = config.model
     layers = {"encoder": model.num_encoder_layers, "decoder": model.num_decoder_layers}
     stacks = [f"{number} {name}" for name, number in layers.items() if number]
@@ -67,7 +67,7 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
 
 
 def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | None) -> list[Fact]:
-    """The text: how much of it there was, how it was split and tokenized."""
+    """Returns the amount of text, its split and its tokenization."""
     facts = [Fact("Sources", ", ".join(source.kind for source in config.data.sources))]
     for split, label in (("train", "Training text"), ("heldout", "Validation text")):
         documents, length, tokens = (
@@ -98,12 +98,12 @@ def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | Non
 def work_facts(
     history: History, environment: Mapping[str, Any], seconds: float | None
 ) -> list[Fact]:
-    """Steps, tokens, time and FLOPs, each with its accounting."""
+    """Returns steps, tokens, time and FLOPs, with their accounting."""
     train = history.train
     if not train:
         return [Fact("Steps", "none logged")]
     trained = last(train, "tokens")
-    each = flops_per_token(history, environment)
+    token_flops = flops_per_token(history, environment)
     speeds = _median(train, "tokens_per_second"), _median(train, "model_flops_per_second")
     mfu, wait = _median(train, "mfu"), _median(train, "data_wait_share")
     memory = max(_finite(train, "device_memory_bytes"), default=None)
@@ -113,23 +113,24 @@ def work_facts(
         Fact(
             "Wall-clock time",
             _known(seconds, duration),
-            "of each start, from the prepared text to its last line, with evaluations and samples",
+            "from each start, once the text is prepared, to its last line, including evaluations "
+            "and samples",
         ),
         Fact(
             "Throughput", _known(speeds[0], lambda v: f"{short(v)} tokens/s"), "median of the log"
         ),
         Fact(
             "Training compute",
-            f"{power(each * trained)} FLOPs" if each and trained else UNKNOWN,
-            f"{power(each)} per token: 6 for each weight it is multiplied with, and attention "
-            "without discount for causality (PaLM, appendix B); recomputation is not counted"
-            if each
+            f"{power(token_flops * trained)} FLOPs" if token_flops and trained else UNKNOWN,
+            f"{power(token_flops)} per token: 6 for each weight it is multiplied with, and full "
+            "attention even if causal (PaLM, appendix B); recomputation is not counted"
+            if token_flops
             else "",
         ),
         Fact("Model FLOP/s", _known(speeds[1], flops), "median, same accounting"),
         Fact(
             "MFU",
-            percent(mfu) if mfu is not None else "unknown: no peak is known for this device",
+            percent(mfu) if mfu is not None else "unknown: the peak of this device is not known",
             "model FLOP/s / the devices' bfloat16 peak" if mfu is not None else "",
         ),
         Fact("Waiting for data", _known(wait, percent), "median share of the time"),
@@ -141,7 +142,7 @@ def work_facts(
 
 
 def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
-    """The machine and the versions of the latest start."""
+    """Returns the machine and the versions of the latest start."""
     if not session:
         return [Fact("Machine, versions, command", UNKNOWN)]
     machine, devices = section(session, "machine"), section(session, "devices")
@@ -150,9 +151,9 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
     number, processes = finite_number(devices, "count"), finite_number(devices, "processes")
     kind = _text(devices, "kind")
     kind = "CPU device" if kind == "cpu" else kind
-    where = f"{_known(number, count)} {kind}" if number is not None else UNKNOWN
+    used = f"{_known(number, count)} {kind}" if number is not None else UNKNOWN
     if processes is not None and processes > 1:
-        where += f" in {count(processes)} processes"
+        used += f" in {count(processes)} processes"
     processor = _text(machine, "processor")
     processor += f", {count(cores)} core{'' if cores == 1 else 's'}" if cores is not None else ""
     processor += f", {size(memory)} memory" if memory is not None else ""
@@ -161,7 +162,7 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
     versions = [f"{name} {value}" for name, value in section(session, "versions").items()]
     return [
         Fact("Started", _known(started, _utc)),
-        Fact("Devices", where),
+        Fact("Devices", used),
         Fact("Processor", processor),
         Fact("System", _text(machine, "system")),
         Fact("Commit of llmjax", commit[:12].rstrip("+"), changed),
@@ -170,11 +171,11 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
 
 
 def evaluation_facts(history: History) -> list[Fact]:
-    """The last evaluation, and the best one where it came earlier."""
-    same, _ = split_evals(history.evals)
-    if quality(same) == "loss":
-        return _sampled_facts(same)
-    scored = [line for line in same if math.isfinite(number(line, "bits_per_byte"))]
+    """Returns the last evaluation, and the best one if it came earlier."""
+    evals, _ = split_evals(history.evals)
+    if main_metric(evals) == "loss":
+        return _sampled_facts(evals)
+    scored = [line for line in evals if math.isfinite(number(line, "bits_per_byte"))]
     if not scored:
         return [Fact("Bits per byte", "not evaluated yet")]
     line = scored[-1]
@@ -190,7 +191,7 @@ def evaluation_facts(history: History) -> list[Fact]:
         text = f"{count(length)} bytes"
         text += f", {count(tokens)} tokens" if tokens is not None else ""
         facts.append(Fact("Text scored", text, "end-of-text tokens included"))
-    best = min(scored, key=lambda each: number(each, "bits_per_byte"))
+    best = min(scored, key=lambda line: number(line, "bits_per_byte"))
     if best is not line:
         value = f"{number(best, 'bits_per_byte'):.4f} bits per byte"
         facts.append(Fact("Best so far", value, f"step {count(best['step'])}"))
@@ -198,7 +199,7 @@ def evaluation_facts(history: History) -> list[Fact]:
 
 
 def _sampled_facts(lines: Sequence[Line]) -> list[Fact]:
-    """For an objective that predicts sampled tokens rather than every next one."""
+    """Returns the last evaluation of an objective that predicts sampled tokens only."""
     line = lines[-1]
     targets = finite_number(line, "heldout_tokens")
     return [
@@ -228,8 +229,8 @@ def _median(lines: Sequence[Line], key: str) -> float | None:
 
 
 def _utc(seconds: float) -> str:
-    """A time in UTC."""
+    """Formats a Unix time in UTC."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%-d %B %Y, %H:%M UTC")
-    except (ValueError, OverflowError, OSError):  # no year from 1 to 9999
+    except (ValueError, OverflowError, OSError):  # outside of the years 1 to 9999
         return UNKNOWN

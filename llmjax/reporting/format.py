@@ -1,4 +1,4 @@
-"""Numbers and texts as the page shows them."""
+"""Formats numbers and texts for the page."""
 
 import math
 import unicodedata
@@ -9,12 +9,12 @@ _SECONDS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def count(value: float) -> str:
-    """A whole number: 1234567 -> 1,234,567."""
+    """Formats an integer: 1234567 -> 1,234,567."""
     return f"{value:,.0f}"
 
 
 def short(value: float) -> str:
-    """Three digits and a scale: 4915200 -> 4.92M; small numbers as they are."""
+    """Formats three digits and a scale: 4915200 -> 4.92M; small numbers without scale."""
     for scale, letter in _SCALES:
         if abs(value) >= 0.9995 * scale:
             return f"{_digits(value / scale)}{letter}"
@@ -22,14 +22,14 @@ def short(value: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits; whole numbers stay whole."""
+    """Formats three significant digits; integers without decimals."""
     if value == round(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
 
 
 def size(value: float) -> str:
-    """Bytes in decimal units: 2200000 -> 2.20 MB."""
+    """Formats bytes in decimal units: 2200000 -> 2.20 MB."""
     for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= 0.9995 * scale:
             return f"{_digits(value / scale)} {unit}"
@@ -37,7 +37,7 @@ def size(value: float) -> str:
 
 
 def flops(value: float) -> str:
-    """Operations per second in metric units: 6.6e11 -> 660 GFLOP/s."""
+    """Formats operations per second: 6.6e11 -> 660 GFLOP/s."""
     for scale, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= 0.9995 * scale:
             return f"{_digits(value / scale)} {unit}FLOP/s"
@@ -45,17 +45,17 @@ def flops(value: float) -> str:
 
 
 def power(value: float, places: int = 2) -> str:
-    """Scientific notation with a superscript exponent, such as 3 x 10^-4."""
+    """Formats scientific notation with a superscript exponent, such as 3 x 10^-4."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     mantissa, exponent = f"{value:.{places}e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
-    raised = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
-    return raised if mantissa == "1" else f"{mantissa}\N{MULTIPLICATION SIGN}{raised}"
+    factor = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+    return factor if mantissa == "1" else f"{mantissa}\N{MULTIPLICATION SIGN}{factor}"
 
 
 def tick(value: float) -> str:
-    """A label on an axis: 0.002, 1.5, 20k, 2M."""
+    """Formats a label on an axis: 0.002, 1.5, 20k, 2M."""
     if value == 0:
         return "0"
     if abs(value) >= 1e15 or abs(value) < 1e-3:
@@ -67,25 +67,25 @@ def tick(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Two largest units: 232 -> 3 min 52 s."""
+    """Formats the two largest units: 232 -> 3 min 52 s."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    left = round(seconds)
+    remaining = round(seconds)
     parts: list[str] = []
     for unit, length in _SECONDS:
-        if left >= length or parts:
-            parts.append(f"{left // length} {unit}")
-            left %= length
+        if remaining >= length or parts:
+            parts.append(f"{remaining // length} {unit}")
+            remaining %= length
     return " ".join(part for part in parts[:2] if not part.startswith("0 "))
 
 
 def percent(share: float, places: int = 1, *, signed: bool = False) -> str:
-    """A fraction in per cent, with a true minus sign."""
+    """Formats a fraction in percent, with a typographic minus sign."""
     return f"{100 * share:{'+' if signed else ''}.{places}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def show_controls(text: str) -> str:
-    """Text with its control characters made visible, and without unpaired surrogates."""
+    """Makes control characters visible, and replaces unpaired surrogates."""
     pictures = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
     valid = text.encode("utf-8", "replace").decode("utf-8").translate(pictures)
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in valid)

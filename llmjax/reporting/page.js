@@ -1,4 +1,4 @@
-// Shows the curves' values at the pointer. The page is complete without it.
+// Shows the values of the curves at the pointer. The page is complete without scripts.
 for (const figure of document.querySelectorAll("figure.plot")) {
   const curves = JSON.parse(figure.querySelector("script").textContent);
   const output = figure.querySelector("output");
@@ -8,18 +8,18 @@ for (const figure of document.querySelectorAll("figure.plot")) {
     const [left, right, top, base, low, high, log] = svg.dataset.scale.split(" ").map(Number);
     const rule = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
     rule.setAttribute("class", "rule");
-    const place = (step) => (log ? Math.log(step / low) / Math.log(high / low) : (step - low) / (high - low));
+    const position = (step) => (log ? Math.log(step / low) / Math.log(high / low) : (step - low) / (high - low));
     svg.addEventListener("pointermove", (event) => {
       const frame = svg.getBoundingClientRect();
       const x = ((event.clientX - frame.left) / frame.width) * svg.viewBox.baseVal.width;
-      const at = Math.min(1, Math.max(0, (x - left) / (right - left)));
-      const distance = (step) => Math.abs(place(step) - at);
-      const found = curves.filter((curve) => curve.points.length).map((curve) => [curve.name, ...nearest(curve.points, distance)]);
-      if (!found.length) return;
-      const step = found[0][1];
-      output.textContent = [`${svg.dataset.steps} ${step.toLocaleString("en")}`.trim(), ...found.map(([name, s, value]) =>
+      const pointer = Math.min(1, Math.max(0, (x - left) / (right - left)));
+      const distance = (step) => Math.abs(position(step) - pointer);
+      const values = curves.filter((curve) => curve.points.length).map((curve) => [curve.name, ...nearest(curve.points, distance)]);
+      if (!values.length) return;
+      const step = values[0][1];
+      output.textContent = [`${svg.dataset.steps} ${step.toLocaleString("en")}`.trim(), ...values.map(([name, s, value]) =>
         `${name} ${value}${s === step ? "" : ` (${svg.dataset.steps} ${s.toLocaleString("en")})`}`.trim())].join(" · ");
-      const px = left + Math.min(1, Math.max(0, place(step))) * (right - left);
+      const px = left + Math.min(1, Math.max(0, position(step))) * (right - left);
       rule.setAttribute("d", `M${px} ${top}V${base}`);
     });
     svg.addEventListener("pointerleave", () => {
@@ -28,7 +28,7 @@ for (const figure of document.querySelectorAll("figure.plot")) {
     });
   }
 }
-// On paper nothing unfolds: open what is folded, and fold it again afterwards.
+// Open folded details for printing, and fold them again afterwards.
 const folded = () => document.querySelectorAll("details:not([open]):not(.defaults)");
 let opened = [];
 addEventListener("beforeprint", () => (opened = [...folded()]).forEach((part) => (part.open = true)));

@@ -1,4 +1,4 @@
-"""What a run recorded: metrics.jsonl, samples.jsonl and environment.json, read leniently."""
+"""The records of a run: metrics.jsonl, samples.jsonl and environment.json, parsed leniently."""
 
 import math
 from bisect import bisect_left
@@ -13,21 +13,21 @@ from llmjax.storage.json_documents import json_lines
 Line = dict[str, Any]
 
 MAX_VALUES = 10_000
-"""Values of a logged line; one of a hundred tasks has about a thousand."""
+"""Maximum values per logged line; a run of a hundred tasks logs about a thousand."""
 
 
 @dataclass(frozen=True)
 class History:
-    """The valid logged lines, by rising step.
+    """The valid logged lines, in order of steps.
 
     Attributes:
       train: lines of kind "train".
       evals: lines of kind "eval".
       samples: lines of samples.jsonl with a step, a prompt and a text.
-      unreadable: lines of either file that are not a JSON object with a step, such as one that a
-        killed process left half-written.
-      repeats: how often the run went back to an earlier step.
-      times: when the lines were written, in Unix seconds, superseded ones included.
+      unreadable: number of lines of either file that are not a JSON object with a step, such as a
+        line cut short when a process was killed.
+      repeats: how often the run resumed from an earlier step.
+      times: times of the lines in Unix seconds, including superseded lines.
     """
 
     train: Sequence[Line]
@@ -39,10 +39,10 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Reads the files of a run folder; a missing one counts as empty.
+    """Reads the files of a run folder; a missing file counts as empty.
 
     A stopped run resumes from its last checkpoint and logs some steps again. The later line
-    counts, and everything that the earlier attempt logged from that step on is dropped.
+    counts; everything that the earlier attempt logged from that step on is dropped.
     """
     lines, bad = _read(folder / "metrics.jsonl")
     samples, bad_samples = _read(folder / "samples.jsonl")
@@ -60,19 +60,19 @@ def read_history(folder: Path) -> History:
 
 
 def split_evals(evals: Sequence[Line]) -> tuple[list[Line], list[Line]]:
-    """The evaluations of as much text as the last successful one, and the other ones.
+    """Splits off evaluations of another amount of text than the last successful one.
 
-    While training, a run may score a part of the validation text (evaluation.max_tokens). Results
-    on different texts cannot be compared.
+    During training, a run may score only a part of the validation text (evaluation.max_tokens).
+    Results on different texts are not comparable.
     """
-    finite = [line for line in evals if math.isfinite(number(line, quality(evals)))]
+    finite = [line for line in evals if math.isfinite(number(line, main_metric(evals)))]
     size = finite[-1].get("heldout_bytes") if finite else None
     same = [line for line in evals if line.get("heldout_bytes") == size]
     return same, [line for line in evals if line.get("heldout_bytes") != size]
 
 
-def quality(lines: Sequence[Line]) -> str:
-    """The main metric: bits per byte, or the loss of objectives without bits per byte."""
+def main_metric(lines: Sequence[Line]) -> str:
+    """Returns "bits_per_byte", or "loss" for objectives without bits per byte."""
     has_bits = any(math.isfinite(number(line, "bits_per_byte")) for line in lines)
     null_bits = any(
         line.get("bits_per_byte", "") is None and math.isfinite(number(line, "loss"))
@@ -83,7 +83,7 @@ def quality(lines: Sequence[Line]) -> str:
 
 
 def number(record: Mapping[str, Any], key: str) -> float:
-    """The number under a key, or NaN where it is missing, null, too large or something else."""
+    """Returns the number at a key; NaN if it is missing, null, too large or not a number."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
         return math.nan
@@ -91,47 +91,47 @@ def number(record: Mapping[str, Any], key: str) -> float:
 
 
 def finite_number(record: Mapping[str, Any], key: str) -> float | None:
-    """The finite number under a key, if there is one."""
+    """Returns the finite number at a key, or None."""
     value = number(record, key)
     return value if math.isfinite(value) else None
 
 
 def section(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The object under a key; an empty one where there is something else."""
+    """Returns the object at a key; an empty one if there is none."""
     value = record.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def items(value: Any) -> list[Any]:
-    """The list that a value is; an empty one of anything else."""
+    """Returns the value if it is a list, else an empty list."""
     return value if isinstance(value, list) else []
 
 
 def column(lines: Sequence[Line], key: str) -> list[tuple[float, float]]:
-    """(step, value) of each line that has the key; NaN where the value is not a number."""
+    """Returns (step, value) of each line with the key; NaN if the value is not a number."""
     return [(float(line["step"]), number(line, key)) for line in lines if key in line]
 
 
 def last(lines: Sequence[Line], key: str) -> float | None:
-    """The latest finite value of a column."""
+    """Returns the last finite value of a column, or None."""
     values = (number(line, key) for line in reversed(lines))
     return next((value for value in values if math.isfinite(value)), None)
 
 
 def _read(path: Path) -> tuple[list[Line], int]:
-    """The objects with a step of a JSONL file, and the number of other lines."""
+    """Returns the objects with a step in a JSONL file, and the number of other lines."""
     if not path.is_file():
         return [], 0
-    good: list[Line] = []
-    bad = 0
+    lines: list[Line] = []
+    invalid = 0
     for _, line in json_lines(path):
-        fits = isinstance(line, dict) and len(line) <= MAX_VALUES
-        if fits and 0 <= number(line, "step") < 1e15:
-            # Lists and objects, which no run logs, would only take memory.
-            good.append({k: v for k, v in line.items() if not isinstance(v, list | dict)})
+        is_object = isinstance(line, dict) and len(line) <= MAX_VALUES
+        if is_object and 0 <= number(line, "step") < 1e15:
+            # Drop lists and objects to save memory: no run logs any.
+            lines.append({k: v for k, v in line.items() if not isinstance(v, list | dict)})
         else:
-            bad += 1
-    return good, bad
+            invalid += 1
+    return lines, invalid
 
 
 def _drop_superseded(lines: Sequence[Line]) -> tuple[list[Line], int]:
@@ -147,35 +147,36 @@ def _drop_superseded(lines: Sequence[Line]) -> tuple[list[Line], int]:
 
 
 def _last_of_each_step(lines: Sequence[Line]) -> list[Line]:
-    """Evaluations may be repeated, at any step: the last one of each step counts."""
+    """Keeps the last evaluation of each step: any may have been repeated."""
     return [line for _, line in sorted({line["step"]: line for line in lines}.items())]
 
 
 def sessions(environment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The recorded starts of a run, oldest first."""
-    return [each for each in items(environment.get("sessions")) if isinstance(each, Mapping)]
+    """Returns the recorded starts of a run, oldest first."""
+    recorded = items(environment.get("sessions"))
+    return [session for session in recorded if isinstance(session, Mapping)]
 
 
 def latest_session(environment: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The latest start; empty where none is recorded."""
+    """Returns the latest start; empty if none is recorded."""
     return (sessions(environment) or [{}])[-1]
 
 
 def flops_per_token(history: History, environment: Mapping[str, Any]) -> float | None:
-    """As recorded, or as the ratio of two logged columns."""
+    """Returns the recorded FLOPs per token, or the ratio of two logged columns."""
     recorded = finite_number(section(environment, "model"), "flops_per_token")
     if recorded is not None:
         return recorded
     flops, tokens = (
-        last(history.train, f"{what}_per_second") for what in ("model_flops", "tokens")
+        last(history.train, f"{name}_per_second") for name in ("model_flops", "tokens")
     )
     return flops / tokens if flops and tokens else None
 
 
 def wall_seconds(history: History, environment: Mapping[str, Any]) -> float | None:
-    """Time that the run worked: for each start, from when it was recorded to its last line.
+    """Returns the running time: for each recorded start, the time until its last line.
 
-    Without recorded starts, from the first line to the last one.
+    Without recorded starts, the time from the first line to the last.
     """
     times = sorted(history.times)
     if not times:
@@ -190,22 +191,22 @@ def wall_seconds(history: History, environment: Mapping[str, Any]) -> float | No
 
 
 def devices(environment: Mapping[str, Any]) -> str:
-    """What the latest start ran on, in a few words; empty if that is not known."""
+    """Describes the devices of the latest start; empty if unknown."""
     session = latest_session(environment)
-    where = section(session, "devices")
+    used = section(session, "devices")
     cores = finite_number(section(session, "machine"), "cores")
-    number = finite_number(where, "count")
-    if where.get("platform") == "cpu" and cores:
+    number = finite_number(used, "count")
+    if used.get("platform") == "cpu" and cores:
         return f"{count(cores)} CPU core{'' if cores == 1 else 's'}"
-    return f"{count(number)} {where.get('kind', 'device')}" if number is not None else ""
+    return f"{count(number)} {used.get('kind', 'device')}" if number is not None else ""
 
 
 MAX_SAMPLE_STEPS = 8
-"""Steps whose samples are shown: the first, the last, and some between, ever further apart."""
+"""Steps to show samples of: the first, the last, and some in between, geometrically spaced."""
 MAX_SAMPLE_CHARACTERS = 2000
-"""Characters shown of one sample."""
+"""Characters to show per sample."""
 MAX_SAMPLES = 8
-"""Samples shown of one step."""
+"""Samples to show per step."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +226,10 @@ class SampleGroup:
 
 
 def sample_groups(lines: Sequence[Line]) -> list[SampleGroup]:
-    """Samples by step, the latest step first.
+    """Groups samples by step, the latest step first.
 
     Args:
-      lines: of samples.jsonl: "step", "prompt", "text"; the text may begin with its prompt.
+      lines: lines of samples.jsonl ("step", "prompt", "text"); the text may start with the prompt.
     """
     by_step: dict[int, list[Sample]] = {}
     for line in lines:
@@ -239,12 +240,12 @@ def sample_groups(lines: Sequence[Line]) -> list[SampleGroup]:
 
 
 def _thin_steps(steps: Sequence[int]) -> list[int]:
-    """At most MAX_SAMPLE_STEPS of them, their indices growing geometrically."""
+    """Selects at most MAX_SAMPLE_STEPS steps, at geometrically growing indices."""
     if len(steps) <= MAX_SAMPLE_STEPS:
         return list(steps)
     ratio = (len(steps) - 1) ** (1 / (MAX_SAMPLE_STEPS - 2))
-    places = {0, *(round(ratio**n) for n in range(MAX_SAMPLE_STEPS - 1))}
-    return [steps[place] for place in sorted(places)]
+    indices = {0, *(round(ratio**n) for n in range(MAX_SAMPLE_STEPS - 1))}
+    return [steps[index] for index in sorted(indices)]
 
 
 def _sample(prompt: str, text: str) -> Sample:

@@ -1,4 +1,4 @@
-"""`llmjax.report`: everything that the page shows, gathered and rendered."""
+"""`llmjax.report`: gathers and renders the HTML page of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,13 +36,12 @@ from llmjax.run.folder import Run
 from llmjax.storage.writing import write_atomically
 
 Subject = Literal["text", "targets", "tasks"]
-"""What a run is about: text in which every token is predicted, text in which sampled targets are,
-or tasks."""
+"""What a run predicts: every token of text, sampled targets in text, or tasks."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the template shows, in its order."""
+    """The variables of the template, in the order of the page."""
 
     name: str
     subject: Subject
@@ -81,8 +80,8 @@ class ReportOptions:
 def report(run: str | Path, options: ReportOptions) -> Path:
     """Writes the report of a run: curves, comparison, samples, config, environment.
 
-    The page is one file that needs no network and no JavaScript. What a run lacks (evaluations,
-    samples, an environment) is stated rather than left out.
+    The page is one file that needs neither network nor JavaScript. It states what the run lacks
+    (evaluations, samples, an environment).
 
     Args:
       run: the run folder.
@@ -120,7 +119,7 @@ def make_page(run: Run) -> Page:
         headline=task_sections.headline(history, environment, tasks)
         if subject == "tasks"
         else summary.headline(history, environment, comparison),
-        warnings=summary.warnings(config, history, measured=bool(tasks)),
+        warnings=summary.warnings(config, history, has_measures=bool(tasks)),
         bars=compressors.bars(history, comparison),
         bars_caption=compressors.caption(comparison),
         bars_notes=compressors.notes(history, comparison),
@@ -143,27 +142,27 @@ def make_page(run: Run) -> Page:
 
 
 def subject_of(config: Config) -> Subject:
-    """What a run of this config is about."""
+    """Returns what a run of this config predicts."""
     if config.tasks:
         return "tasks"
     return "text" if config.objective.is_causal else "targets"
 
 
 def _comparison(run: Run, config: Config, subject: Subject) -> Comparison:
-    """The classical compressors on the validation text, where bits per byte are defined."""
+    """Compares with the classical compressors on validation text, if bits per byte are defined."""
     if subject == "text":
         return compare(run.folder, lambda: validation_text(run, config))
     if subject == "tasks":
         return Comparison([], None, [])
-    why = f"Not compared: with the {config.objective.kind} objective the model is given most of a "
-    why += "text, so that there are no bits per byte."
-    return Comparison([], None, [why])
+    note = f"Not compared: with the {config.objective.kind} objective the model is given most of "
+    note += "the text, so bits per byte are not defined."
+    return Comparison([], None, [note])
 
 
 def tables(
     config: Config, history: History, environment: Mapping[str, Any]
 ) -> list[tuple[str, list[Fact]]]:
-    """The tables of facts, with their captions."""
+    """Returns the tables of facts, with their captions."""
     trained = last(history.train, "tokens")
     seconds = wall_seconds(history, environment)
     model, data = (section(environment, key) for key in ("model", "data"))
@@ -183,7 +182,7 @@ def tables(
 
 
 def render(page: Page) -> str:
-    """The page as HTML, every value in it escaped."""
+    """Renders the page as HTML, with every value escaped."""
     templates = Environment(
         loader=PackageLoader("llmjax.reporting", "."),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The config as the page shows it: grouped by part, with what differs from the defaults marked."""
+"""The config on the page, by section, with fields that differ from their defaults marked."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from llmjax.run.config.schema import Config
 
 @dataclass(frozen=True)
 class Setting:
-    """One field: its value as text, its default where the value differs, and its meaning."""
+    """One field: its value as text, its default if the value differs, and its meaning."""
 
     name: str
     value: str
@@ -25,24 +25,24 @@ class Setting:
 
 @dataclass(frozen=True)
 class SettingGroup:
-    """The settings of one part of the config."""
+    """The settings of one section of the config."""
 
     title: str
     settings: Sequence[Setting]
 
     @property
     def changed(self) -> int:
-        """How many differ from their defaults."""
+        """The number of settings that differ from their defaults."""
         return sum(setting.changed for setting in self.settings)
 
 
 def setting_groups(config: Config) -> list[SettingGroup]:
-    """Every field of a config, those of the run itself first, then part by part."""
+    """Returns every field of a config, top-level fields first, then section by section."""
     base = Config()
     grouped: dict[str, list[Setting]] = {"run": []}
     for row in rows(config):
-        part = dataclasses.is_dataclass(getattr(config, row.path[0]))
-        title, path = (row.path[0], row.path[1:]) if part else ("run", row.path)
+        in_section = dataclasses.is_dataclass(getattr(config, row.path[0]))
+        title, path = (row.path[0], row.path[1:]) if in_section else ("run", row.path)
         setting = Setting(
             name=".".join(path) or "kind",
             value=_text(row.value),
@@ -54,18 +54,18 @@ def setting_groups(config: Config) -> list[SettingGroup]:
 
 
 def _default(config: Config, base: Config, row: Row) -> str | None:
-    """The default of a field as text, if it is another; "required" for fields without one."""
-    default = _at(base, config, row.path)
+    """Returns the default as text if it differs from the value; "required" if there is none."""
+    default = _default_value(base, config, row.path)
     if default is dataclasses.MISSING:
         return "required"
-    same = default == row.value
+    is_default = default == row.value
     if dataclasses.is_dataclass(row.value):
-        same = type(default) is type(row.value)  # its fields have rows of their own
-    return None if same else _text(default)
+        is_default = type(default) is type(row.value)  # its fields have separate rows
+    return None if is_default else _text(default)
 
 
-def _at(base: Any, value: Any, path: Path) -> Any:
-    """The value at `path` of the default config; below another kind of part, of that class."""
+def _default_value(base: Any, value: Any, path: Path) -> Any:
+    """Returns the default config's value at `path`, or the class's default if types differ."""
     for name in path[:-1]:
         index = int(name) if name.isdigit() else None
         value = value[index] if index is not None else getattr(value, name)
@@ -82,7 +82,7 @@ def _at(base: Any, value: Any, path: Path) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value in the spelling of the command line: none, true, 0.0003, a b."""
+    """Formats a value as on the command line: none, true, 0.0003, a b."""
     if dataclasses.is_dataclass(value):
         return str(getattr(value, "kind", type(value).__name__))
     if value is None or isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""The sentences of the page: what was done, what resulted, what is missing."""
+"""The sentences of the page: summary, headline metrics, warnings and notes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ from llmjax.run.config.schema import Config
 
 
 def lede(config: Config, history: History, environment: Mapping[str, Any]) -> str:
-    """The run in a sentence or two, as far as known."""
+    """Summarizes the run in a sentence or two, as far as known."""
     model = config.model
     stacks = {"encoder": model.num_encoder_layers, "decoder": model.num_decoder_layers}
     kind = "-".join(name for name, layers in stacks.items() if layers) or "model"
     layers = "+".join(str(layers) for layers in stacks.values() if layers)
-    recorded = section(environment, "model"), section(environment, "data")
-    parameters = finite_number(recorded[0], "parameters")
-    text = finite_number(recorded[1], "train_bytes")
+    parameters = finite_number(section(environment, "model"), "parameters")
+    text = finite_number(section(environment, "data"), "train_bytes")
     article = "An" if kind[0] == "e" else "A"
     subject = f"{article} {kind} of {layers} layers, {model.d_model} wide"
     subject += f", with {short(parameters)} parameters" if parameters is not None else ""
@@ -45,14 +44,14 @@ def lede(config: Config, history: History, environment: Mapping[str, Any]) -> st
     done += f" on {size(text)} of text" if text is not None else ""
     done += tasks.training_examples(environment) if config.tasks else ""
     done += f" in {duration(seconds)}" if seconds else ""
-    where = devices(environment)
-    return f"{subject}{start}, {done}{f' on {where}' if where else ''}."
+    hardware = devices(environment)
+    return f"{subject}{start}, {done}{f' on {hardware}' if hardware else ''}."
 
 
 def headline(
     history: History, environment: Mapping[str, Any], comparison: Comparison
 ) -> list[Fact]:
-    """The numbers in large type: the result, and its cost."""
+    """Returns the numbers in large type: the result, and its cost."""
     validation, train = (last(lines, "bits_per_byte") for lines in (history.evals, history.train))
     accuracy, loss = (last(history.evals, key) for key in ("accuracy", "loss"))
     if validation is None and accuracy is not None and loss is not None:
@@ -75,30 +74,30 @@ def headline(
     return facts
 
 
-def warnings(config: Config, history: History, *, measured: bool = False) -> list[str]:
-    """What a reader must not overlook.
+def warnings(config: Config, history: History, *, has_measures: bool = False) -> list[str]:
+    """Returns what a reader must not overlook.
 
     Args:
-      config: the run's.
-      history: what was logged.
-      measured: whether there is a measures.json of its tasks.
+      config: the run's config.
+      history: the logged lines.
+      has_measures: whether its tasks have a measures.json.
     """
     sentences = []
     if not history.train and not history.evals:
         sentences.append("This run has logged nothing yet: metrics.jsonl is empty or missing.")
-    elif not history.evals and not measured:
-        what = "examples" if config.tasks else "text"
+    elif not history.evals and not has_measures:
+        data = "examples" if config.tasks else "text"
         sentences.append(
-            f"Not evaluated on validation {what} yet: all numbers are of training batches."
+            f"Not evaluated on validation {data} yet: all numbers are of training batches."
         )
     sentences += _unfinished(config, history)
-    for lines, what in ((history.train, "training step"), (history.evals, "evaluation")):
-        bad = [step for step, loss in column(lines, "loss") if not math.isfinite(loss)]
-        if bad:
+    for lines, noun in ((history.train, "training step"), (history.evals, "evaluation")):
+        steps = [step for step, loss in column(lines, "loss") if not math.isfinite(loss)]
+        if steps:
             sentences.append(
-                f"The loss was not a finite number in {count(len(bad))} logged {what}"
-                f"{'' if len(bad) == 1 else 's'}, first at step {count(bad[0])}; the curves have "
-                "gaps there."
+                f"The loss was not a finite number in {count(len(steps))} logged {noun}"
+                f"{'' if len(steps) == 1 else 's'}, first at step {count(steps[0])}; the curves "
+                "have gaps there."
             )
     return sentences
 
@@ -116,29 +115,29 @@ def _unfinished(config: Config, history: History) -> list[str]:
 
 
 def accounting(config: Config) -> str:
-    """How the numbers of such a run are defined."""
+    """Defines the numbers of the run."""
     if config.tasks:
         return tasks.ACCOUNTING
     if not config.objective.is_causal:
         return (
             "Loss and accuracy are of the target tokens; in validation text these are sampled with "
-            "a fixed seed, the same at every evaluation. Training curves are of single batches; "
+            "a fixed seed, the same at every evaluation. Training curves show single batches; "
             "validation text is never trained on."
         )
     return (
         "Bits per byte are nats / (ln 2 · UTF-8 bytes of the original text); every byte counts "
-        "once, and the bits of special tokens count too. Training curves are of single batches; "
+        "once, and the bits of special tokens count too. Training curves show single batches; "
         "validation text is never trained on."
     )
 
 
 def figures_notes(history: History, comparison: Comparison) -> list[str]:
-    """How to read the curves."""
+    """Returns notes on how to read the curves."""
     if not history.train and not history.evals:
         return ["No curves: no step has been logged."]
     sentences = []
-    same, other = split_evals(history.evals)
-    scored = column(same, "bits_per_byte")
+    evals, partial_evals = split_evals(history.evals)
+    scored = column(evals, "bits_per_byte")
     reference = next(iter(comparison.baselines), None)
     if reference is not None and len(scored) > 1 and same_text(history, comparison):
         below = [step for step, bits in scored if bits < reference.bits_per_byte]
@@ -147,44 +146,44 @@ def figures_notes(history: History, comparison: Comparison) -> list[str]:
                 f"Below {reference.name}, the dashed line, for the first time at step "
                 f"{count(below[0])}."
             )
-    if other and same:
-        sizes = [size for _, size in column(other, "heldout_bytes") if math.isfinite(size)]
+    if partial_evals and evals:
+        columns = column(partial_evals, "heldout_bytes")
+        largest = max((length for _, length in columns if math.isfinite(length)), default=None)
+        limit = (
+            f", at most {count(largest)} bytes (evaluation.max_tokens)"
+            if largest is not None
+            else ""
+        )
         sentences.append(
-            f"Some evaluations used a part of the validation text{_up_to(sizes)}: their curve "
-            "cannot be compared with the others."
+            f"Some evaluations used a part of the validation text{limit}: their curve is not "
+            "comparable with the others."
         )
     if len(history.train) >= 60:
         sentences.append(
             "Faint: single logged values, the lowest and highest of each pixel. Strong: their "
-            "running mean over 3 % of the way before and after."
+            "running mean, over 3 % of the steps so far to either side."
         )
     return sentences
 
 
-def _up_to(sizes: Sequence[float]) -> str:
-    return f", at most {count(max(sizes))} bytes (evaluation.max_tokens)" if sizes else ""
-
-
 def samples_note(config: Config, history: History) -> str:
-    """How the samples were generated, or why there are none."""
+    """Says how the samples were generated, or why there are none."""
     if not history.samples:
         if config.samples.every:
             return f"No samples were logged; one is due every {count(config.samples.every)} steps."
         return "No samples: samples.every is not set."
-    how = config.samples.decoding
-    sampling = "greedy decoding"
-    if how.temperature > 0:
-        sampling = f"temperature {how.temperature:g}"
+    temperature = config.samples.decoding.temperature
+    sampling = f"temperature {temperature:g}" if temperature > 0 else "greedy decoding"
     return f"The prompt in colour, then its continuation: {sampling}, not selected by hand."
 
 
 def footnotes(history: History, environment: Mapping[str, Any]) -> list[str]:
-    """What the page omits or combines."""
+    """Returns notes on what the page omits or combines."""
     sentences = []
     starts = len(sessions(environment))
     if starts > 1:
         sentences.append(
-            f"The run was started {count(starts)} times; the environment is the latest's."
+            f"The run was started {count(starts)} times; the environment is that of the last start."
         )
     if history.repeats:
         sentences.append(
@@ -197,7 +196,5 @@ def footnotes(history: History, environment: Mapping[str, Any]) -> list[str]:
             "skipped as unreadable, such as one cut short when a process was killed."
         )
     if not environment:
-        sentences.append(
-            "No environment.json: versions, machine and counts of the data are unknown."
-        )
+        sentences.append("No environment.json: versions, machine and amount of data are unknown.")
     return sentences

@@ -1,4 +1,4 @@
-"""Fine-tuned runs on the page: measures.json, and what headline and tables say of tasks."""
+"""Fine-tuned runs on the page: sections from measures.json, headline and tables of tasks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,24 +25,23 @@ from llmjax.storage.json_documents import DOCUMENT, read_json
 from llmjax.tasks.config import name_of
 
 MAX_LABELS = 40
-"""Labels whose precision and recall are shown."""
+"""Labels whose precision and recall to show."""
 MAX_LABEL_SHARES = 12
-"""Labels whose shares of the examples are listed."""
+"""Labels whose share of the examples to show."""
 MAX_MISTAKES = 20
 
 ACCOUNTING = (
-    "Metrics are computed on validation examples, which are never trained on; training curves are "
-    "of single batches. Intervals come from bootstrap resampling of the examples (the percentile "
-    "bootstrap): they say how much other examples of the same kind might change a metric, not how "
-    "much another training run would."
+    "Metrics are computed on validation examples, which are never trained on; training curves show "
+    "single batches. Intervals come from bootstrap resampling of the examples (the percentile "
+    "bootstrap): they cover the variation over similar examples, not over training runs."
 )
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric with its interval; `low` and `width` place that on a line from 0 to 100 %."""
+    """A metric with its interval; `low` and `width` draw that on a line from 0 to 100 %."""
 
-    words: str
+    label: str
     value: str
     interval: str
     low: str = ""
@@ -51,7 +50,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """How well one label is predicted."""
+    """The metrics of one label."""
 
     name: str
     precision: str
@@ -86,7 +85,7 @@ class TaskSection:
 
 
 def read_measures(folder: Path) -> list[TaskSection]:
-    """The tasks of RUN/measures.json; none where it is missing or something else."""
+    """Reads the tasks of RUN/measures.json; returns none if it is missing or invalid."""
     try:
         document = read_json(folder / "measures.json", limits=DOCUMENT)
     except UserError:
@@ -101,7 +100,7 @@ def _task(name: str, task: Mapping[str, Any]) -> TaskSection:
     labels = [label for label in items(tables.get("labels")) if isinstance(label, dict)]
     labels.sort(key=lambda label: -(finite_number(label, "truth") or 0))
     more = len(labels) - MAX_LABELS
-    note = f"The {MAX_LABELS} most frequent labels; {more} more are left out." if more > 0 else ""
+    note = f"The {MAX_LABELS} most frequent labels; {more} more are omitted." if more > 0 else ""
     mistakes = [mistake for mistake in items(task.get("mistakes")) if isinstance(mistake, dict)]
     return TaskSection(
         name=name,
@@ -116,11 +115,11 @@ def _task(name: str, task: Mapping[str, Any]) -> TaskSection:
 
 
 def _about(task: Mapping[str, Any]) -> str:
-    """What was measured, when, and how certain that is."""
+    """Describes the evaluation: type of task, checkpoint, data, intervals."""
     examples, step = (finite_number(task, key) for key in ("examples", "step"))
     kind = str(task.get("kind") or "")
     sentence = f"A task of type {kind}. " if kind else ""
-    sentence += f"Measured at step {count(step)}" if step is not None else "Measured"
+    sentence += f"Evaluated at step {count(step)}" if step is not None else "Evaluated"
     sentence += f" on {count(examples)} examples: " if examples is not None else " on "
     sentence += f"{task.get('data') or 'unknown rows'}. "
     return sentence + "Intervals are 95 %, from bootstrap resampling of the examples."
@@ -134,24 +133,24 @@ def _metrics(metrics: Mapping[str, Any]) -> list[MetricRow]:
         if value is None:
             rows.append(MetricRow(in_words(name), "not finite", ""))
             continue
-        interval, place = "", ("", "")
+        interval, bar = "", ("", "")
         if low is not None and high is not None and high > low:
             start = value_in_words(name, low).removesuffix(" %")
             interval = f"{start} to {value_in_words(name, high)}"
             if is_fraction(name) and 0 <= low <= high <= 1:
-                place = f"{100 * low:.2f}", f"{100 * (high - low):.2f}"
-        rows.append(MetricRow(in_words(name), value_in_words(name, value), interval, *place))
+                bar = f"{100 * low:.2f}", f"{100 * (high - low):.2f}"
+        rows.append(MetricRow(in_words(name), value_in_words(name, value), interval, *bar))
     return rows
 
 
-def _predicted(record: Mapping[str, Any]) -> str:
-    """The key of a prediction: until format 4 it was "told"."""
+def _prediction_key(record: Mapping[str, Any]) -> str:
+    """Returns the key of a prediction, which was "told" up to format 4."""
     return "predicted" if "predicted" in record else "told"
 
 
 def _label(label: Mapping[str, Any]) -> LabelRow:
     shares = (finite_number(label, key) for key in ("precision", "recall", "f1"))
-    counts = (finite_number(label, key) for key in ("truth", _predicted(label)))
+    counts = (finite_number(label, key) for key in ("truth", _prediction_key(label)))
     return LabelRow(
         show_controls(str(label.get("label", ""))),
         *("" if share is None else percent(share) for share in shares),
@@ -160,9 +159,8 @@ def _label(label: Mapping[str, Any]) -> LabelRow:
 
 
 def _mistake(mistake: Mapping[str, Any]) -> Mistake:
-    text, truth, predicted = (
-        show_controls(str(mistake.get(key, ""))) for key in ("text", "truth", _predicted(mistake))
-    )
+    keys = ("text", "truth", _prediction_key(mistake))
+    text, truth, predicted = (show_controls(str(mistake.get(key, ""))) for key in keys)
     place = str(mistake.get("place", ""))
     path, _, line = place.rpartition(" line ")
     return Mistake(text, truth, predicted, f"{Path(path).name} line {line}" if path else place)
@@ -171,19 +169,22 @@ def _mistake(mistake: Mapping[str, Any]) -> Mistake:
 def headline(
     history: History, environment: Mapping[str, Any], tasks: Sequence[TaskSection]
 ) -> list[Fact]:
-    """The first metric of each task, or the first two of a single one; what it cost."""
+    """Returns the first metric of each task, or the first two of a single task, and the cost."""
     if tasks:
-        metrics = {task.name: [(row.words, row.value) for row in task.metrics] for task in tasks}
+        metrics = {task.name: [(row.label, row.value) for row in task.metrics] for task in tasks}
     else:
         logged = task_metrics(dict.fromkeys(name for line in history.evals for name in line))
         metrics = {task: _latest(history, names) for task, names in logged.items()}
     if len(metrics) == 1:
         (rows,) = metrics.values()
         suffixes = (" on validation examples", "")
-        facts = [Fact(row[0] + suffix, row[1]) for row, suffix in zip(rows, suffixes, strict=False)]
+        facts = [
+            Fact(label + suffix, value)
+            for (label, value), suffix in zip(rows, suffixes, strict=False)
+        ]
     else:
-        firsts = [(task, rows[0]) for task, rows in metrics.items() if rows]
-        facts = [Fact(f"{words}, {task}", value) for task, (words, value) in firsts[:3]]
+        firsts = [(task, *rows[0]) for task, rows in metrics.items() if rows]
+        facts = [Fact(f"{label}, {task}", value) for task, label, value in firsts[:3]]
     seconds = wall_seconds(history, environment)
     tokens = last(history.train, "tokens")
     facts += [Fact("tokens trained on", short(tokens))] if tokens and len(facts) < 3 else []
@@ -198,7 +199,7 @@ def _latest(history: History, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def training_examples(environment: Mapping[str, Any]) -> str:
-    """How many examples there were, of how many tasks; empty if that is not known."""
+    """Describes the number of training examples and tasks; empty if unknown."""
     data = section(environment, "data")
     counts = [finite_number(section(data, name), "train_examples") for name in data]
     known = [value for value in counts if value is not None]
@@ -209,7 +210,7 @@ def training_examples(environment: Mapping[str, Any]) -> str:
 
 
 def evaluation_facts(history: History) -> list[Fact]:
-    """The metrics of the last evaluation during training."""
+    """Returns the metrics of the last evaluation during training."""
     if not history.evals:
         return [Fact("During training", "not evaluated yet")]
     line = history.evals[-1]
@@ -231,7 +232,7 @@ def _value(line: Line, name: str) -> str:
 
 
 def data_facts(config: Config, recorded: Mapping[str, Any], history: History) -> list[Fact]:
-    """Each task's examples and labels."""
+    """Returns each task's examples and labels."""
     facts: list[Fact] = []
     for task in config.tasks:
         name = name_of(task)

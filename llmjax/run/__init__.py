@@ -1,1 +1,1 @@
-"""A run: its folder, config, checkpoints and telemetry."""
+"""Runs: folder, config, checkpoints, telemetry."""

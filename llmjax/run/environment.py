@@ -1,11 +1,12 @@
-"""Where a run ran: versions, machine, devices, command, commit; kept in RUN/environment.json.
+"""The environment of a run, kept in RUN/environment.json: versions, machine, devices, command.
 
     {"model": {...}, "data": {...},
      "sessions": [{"started": ..., "command": ..., "versions": {...}, ...}, ...]}
 
-Each start of the training appends a session: a run may resume on another machine.
+Each start appends a session, as a run may resume on another machine.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -38,11 +39,11 @@ PACKAGES = (
 
 
 def session() -> dict[str, Any]:
-    """This process's surroundings as plain data; JAX's devices are looked up, thus started.
+    """This process's environment as plain data. Starts JAX's devices.
 
-    Neither host nor user names are among them; the command is, with the paths that it names.
+    It contains neither host nor user name, but the command with the paths in it.
     """
-    import jax  # here, so that the report reads what is recorded without starting JAX
+    import jax  # here, so that the report can read records without starting JAX
 
     device = jax.devices()[0]
     return {
@@ -53,7 +54,7 @@ def session() -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": _processor(),
-            "cores": _cores(),
+            "cores": cores(),
             "memory_bytes": memory(),
         },
         "devices": {
@@ -68,14 +69,12 @@ def session() -> dict[str, Any]:
 def record(path: Path, *, model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Appends this session to the file at `path`, and replaces the counts.
 
-    Call it in one process of a run. A file that cannot be read is replaced: no result
-    depends on it.
+    Call it in one process of a run. An unreadable file is replaced, as no result depends on it.
 
     Args:
       path: RUN/environment.json.
-      model: "parameters" and "vocab_size" (counts), "flops_per_token" (forward and backward), as
-        far as known.
-      data: documents, bytes and tokens: "train_documents", "heldout_bytes" and so on.
+      model: counts, such as "parameters", "vocab_size", "flops_per_token" (forward and backward).
+      data: counts of documents, bytes and tokens, such as "train_documents", "heldout_bytes".
     """
     earlier = read(path).get("sessions", [])
     sessions = [*(earlier if isinstance(earlier, list) else []), session()]
@@ -84,7 +83,7 @@ def record(path: Path, *, model: Mapping[str, Any], data: Mapping[str, Any]) -> 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `record` stored; {} where there is no such file, or it is not a JSON object."""
+    """What `record` stored; {} if the file is missing or not a JSON object."""
     try:
         document = read_json(path)
     except UserError:
@@ -93,7 +92,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, as a shell would take it."""
+    """The command line of this process, quoted for a shell."""
     name = Path(sys.argv[0]).name
     if name == "__main__.py":
         name = f"python -m {Path(sys.argv[0]).parent.name}"
@@ -102,10 +101,8 @@ def command() -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that a package's folder is at, "+" appended where it differs; None if it is none.
-
-    An installed package is none, also where its virtual environment lies inside a repository.
-    """
+    """The commit of a package's folder, with "+" if it has changes; None if git does not track it,
+    as with a package installed in a virtual environment inside a repository."""
     try:
         _git(folder, "ls-files", "--error-unmatch", "__init__.py")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
@@ -115,24 +112,22 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
     )
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def _processor() -> str:
-    """The processor's marketing name where Linux tells it."""
+    """The processor's marketing name on Linux, else what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -141,15 +136,15 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _cores() -> int:
-    """Processors that this process may run on."""
+def cores() -> int:
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> int | None:
-    """Bytes of main memory, where the system tells."""
+    """Bytes of main memory; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

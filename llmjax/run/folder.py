@@ -1,13 +1,13 @@
-"""The run folder: what is in it, who may open it, who may resume it.
+"""The run folder: its files, and the checks when it is opened, created or resumed.
 
-config.json       the whole resolved config, with llmjax's version and a format number
+config.json       the complete resolved config, with llmjax's version and a format number
 tokenizer/        everything needed to encode and decode
 checkpoints/STEP/ finished checkpoints
 frozen/0/         frozen parameters, where there are any
-tasks.json        task metadata, such as labels, from the examples
+tasks.json        task metadata, such as labels, from the training set
 metrics.jsonl     a line per logged step
 samples.jsonl     text generated while training
-environment.json  versions, machine, command and counts of the data, at every start
+environment.json  versions, machine and command of every start, and counts of the data
 measures.json     the tasks' latest metrics, tables and worst mistakes
 compression.json  sizes of the last archive, and the costs of its tokens
 baselines.json    classical compressors on the validation text
@@ -34,7 +34,7 @@ from llmjax.storage.writing import check_utf8, write_atomically
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that exists. Use `Run.open` to read one, `Run.create` to train in one."""
+    """An existing run folder. Use `Run.open` to read one, `Run.create` to train in one."""
 
     folder: Path
 
@@ -44,32 +44,32 @@ class Run:
 
     @property
     def tokenizer(self) -> Path:
-        """Folder of the tokenizer."""
+        """The tokenizer's folder."""
         return self.folder / "tokenizer"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints, one folder for each step."""
+        """The checkpoints, a folder for each step."""
         return self.folder / "checkpoints"
 
     @property
     def frozen(self) -> Path:
-        """Folder of the frozen parameters, a checkpoint of step 0; may be missing."""
+        """The frozen parameters, as a checkpoint of step 0; missing if there are none."""
         return self.folder / "frozen"
 
     @property
     def tasks(self) -> Path:
-        """Metadata of the tasks; missing where the run trains on text."""
+        """Metadata of the tasks; missing if the run has none."""
         return self.folder / "tasks.json"
 
     @property
     def measures(self) -> Path:
-        """What was last measured of the tasks, as JSON: task -> findings."""
+        """The latest evaluation of each task, as JSON."""
         return self.folder / "measures.json"
 
     @property
     def compression(self) -> Path:
-        """What the last archive came to, as JSON; see `llmjax.compression.results`."""
+        """The results of the last compression, as JSON; see `llmjax.compression.results`."""
         return self.folder / "compression.json"
 
     @property
@@ -97,14 +97,14 @@ class Run:
         """The run at `folder`.
 
         Raises:
-          UserError: there is no such folder, or it holds no config.json.
+          UserError: there is no such folder, or it has no config.json.
         """
         path = Path(folder)
         try:
-            there = path.exists()
+            exists = path.exists()
         except OSError as error:
             raise UserError(path, error.strerror or str(error)) from error
-        if not there:
+        if not exists:
             raise UserError(path, "no such run folder", _runs_in(path.parent, Path("runs")))
         if not path.is_dir():
             raise UserError(path, "is a file, not a run folder")
@@ -114,14 +114,14 @@ class Run:
 
     @classmethod
     def create(cls, config: Config) -> "Run":
-        """The run folder of `config`: a new one, or one of the same config, which resumes.
+        """The run folder of `config`: a new one, or that of a run to resume.
 
-        Fields in MAY_CHANGE may differ from the stored config; the new values are then stored. A
-        run that never took a step (its data could not be read, say) starts over with any config,
-        and an imported model is trained on text with any of the same model and tokenizer.
+        The stored config must be equal up to the fields in MAY_CHANGE, whose new values are then
+        stored. A run without a finished step (because its data could not be read, say) accepts any
+        config; an imported model accepts any config for text with the same model and tokenizer.
 
         Raises:
-          UserError: the folder cannot be written, holds other things, or is another config's run.
+          UserError: the folder cannot be written, or holds other files or a run of another config.
         """
         run, changed = cls(Path(config.run_dir)), list[str]()
         check_utf8(run.folder)
@@ -137,7 +137,7 @@ class Run:
                 run._check_untrained(changed)
             with run.lock():
                 if changed and not run.steps():
-                    shutil.rmtree(run.tokenizer, ignore_errors=True)  # the other config's
+                    shutil.rmtree(run.tokenizer, ignore_errors=True)  # of the old config
                 write_atomically(run.config_path, to_json(config))
         except OSError as error:
             raise UserError(
@@ -148,22 +148,22 @@ class Run:
         return run
 
     def _check_empty(self) -> None:
-        others = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
-        if others:
+        names = sorted(path.name for path in self.folder.iterdir() if path.name[0] != ".")
+        if names:
             raise UserError(
                 self.folder,
-                f"is not empty and not a run folder: it holds {', '.join(others[:3])}",
+                f"is not empty and not a run folder: it holds {', '.join(names[:3])}",
                 "choose another --run-dir",
             )
 
     def _is_imported(self, stored: Config, config: Config) -> bool:
-        """Whether this is an imported model, not yet trained, that the config leaves as it is."""
+        """Whether this is an untrained import whose model and tokenizer the config keeps."""
         if self.steps() != [0] or not (self.folder / "origin.json").is_file():
             return False
-        if more := added_parts(stored, config):
+        if parts := added_parts(stored, config):
             raise UserError(
                 self.folder,
-                f"is an imported model, to which {', '.join(more)} cannot be added",
+                f"is an imported model, to which {', '.join(parts)} cannot be added",
                 f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
             )
         names = (change.split(" ")[0] for change in blocking_differences(stored, config))
@@ -182,12 +182,12 @@ class Run:
         """The stored config.
 
         Raises:
-          UserError: it cannot be read, or by no version like this one.
+          UserError: it cannot be read, or is of a format that this version does not know.
         """
         return read(self.config_path)
 
-    def keep_measures(self, found: Mapping[str, Any]) -> None:
-        """Writes what was measured of tasks (name -> findings); other tasks' findings stay.
+    def keep_measures(self, results: Mapping[str, Any]) -> None:
+        """Stores evaluation results by task; those of other tasks stay.
 
         Raises:
           OSError: the folder cannot be written.
@@ -196,11 +196,11 @@ class Run:
             earlier = read_json(self.measures, limits=DOCUMENT)
         except UserError:
             earlier = {}
-        kept = {**(earlier if isinstance(earlier, dict) else {}), **found}
-        write_atomically(self.measures, json_text(kept, indent=1) + "\n")
+        merged = {**(earlier if isinstance(earlier, dict) else {}), **results}
+        write_atomically(self.measures, json_text(merged, indent=1) + "\n")
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, in order; one being written has another name."""
+        """Steps of the finished checkpoints, in order."""
         if not self.checkpoints.is_dir():
             return []
         names = (path.name for path in self.checkpoints.iterdir() if path.is_dir())
@@ -208,9 +208,9 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes from training in this folder.
+        """Locks the folder against other trainings.
 
-        The kernel holds the lock for the process, so that nothing is left behind by kill -9.
+        The kernel releases the lock when the process ends, even by kill -9.
 
         Raises:
           UserError: another process holds it, or the folder cannot be written.
@@ -240,6 +240,6 @@ class Run:
 def _runs_in(*folders: Path) -> str:
     """Names of the runs in the first of these folders that has any."""
     for folder in folders:
-        if found := sorted(path.parent for path in folder.glob("*/config.json")):
-            return f"runs in {folder}: {', '.join(path.name for path in found[:5])}"
+        if runs := sorted(path.parent.name for path in folder.glob("*/config.json")):
+            return f"runs in {folder}: {', '.join(runs[:5])}"
     return ""

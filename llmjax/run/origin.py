@@ -1,4 +1,4 @@
-"""Where an imported run comes from: origin.json, beside its config."""
+"""The origin of an imported run, kept in origin.json."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,48 +12,48 @@ from llmjax.storage.writing import write_atomically
 ORIGIN = "origin.json"
 AGAIN = "import the model again"
 Pooling = Literal["mean", "cls", "last", "max", "mean_sqrt", "weighted_mean"]
-"""How the states of a text's tokens become its vector: their mean, the first or the last one, the
-largest of each number, their sum by the root of how many they are, or their mean with weights 1, 2,
-3, ..."""
+"""How the hidden states of n tokens become a text's vector: their mean, the first or the last one,
+the elementwise maximum, their sum divided by the square root of n, or their mean with weights 1, 2,
+3, ..., n."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a published model says beyond a run's config."""
+    """What is known of a published model beyond the run's config."""
 
     format: str = ""
     """hf or gguf."""
     source: str = ""
-    """As the user named it."""
+    """As given by the user."""
     model_type: str = ""
     architecture: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """Its own config.json."""
     generation_config: dict[str, Any] | None = None
     pooling: Pooling | None = None
-    """For vectors of texts; None: nothing is said of them."""
+    """For text embeddings; None: the model does not say."""
     normalize: bool = False
-    """Whether the last step brings a vector to length 1."""
+    """Whether embeddings are normalized to length 1 at the end."""
     length: int | None = None
-    """Tokens from which a text is cut off for its vector."""
+    """Tokens to which a text is truncated before it is embedded."""
     concatenated: list[Pooling] = field(default_factory=list)
-    """Poolings whose vectors stand behind that of `pooling`."""
+    """Poolings whose vectors are concatenated to that of `pooling`."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    """What is done with a vector before `normalize`; see `llmjax.inference.embedding_layers`."""
+    """Layers applied before `normalize`; see `llmjax.inference.embedding_layers`."""
     truncate: int | None = None
-    """How many numbers of a vector are kept in the end."""
+    """Dimensions to which an embedding is truncated at the end."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """Texts to put before a text, by name."""
+    """Texts to prepend to a text, by name."""
     default_prompt: str | None = None
-    """The name of the one that is put there unless another is asked for."""
+    """The name of the prompt to use by default."""
     include_prompt: bool = True
-    """Whether the prompt's tokens count in pooling."""
+    """Whether the prompt's tokens take part in pooling."""
     similarity: str | None = None
-    """By what vectors are meant to be compared: cosine, dot, euclidean or manhattan."""
+    """The intended similarity function: cosine, dot, euclidean or manhattan."""
 
 
 def read_origin(run: Path) -> Origin | None:
-    """What a run was imported from; None for one that was trained here.
+    """The origin of an imported run; None for a run that started from scratch.
 
     Raises:
       UserError: its origin.json is damaged or was changed.
@@ -64,7 +64,7 @@ def read_origin(run: Path) -> Origin | None:
     stored = read_json(path, limits=DOCUMENT, fix=AGAIN)
     try:
         return Origin(**check_checksum(stored, path))
-    except (AttributeError, TypeError) as error:  # no object, or of other names
+    except (AttributeError, TypeError) as error:  # not an object, or unknown fields
         raise UserError(path, f"cannot be read: {error}", AGAIN) from error
 
 

@@ -1,6 +1,6 @@
-"""The parameters of a run: its model with the heads of its tasks, trained and frozen ones.
+"""The parameters of a run: its model and the heads of its tasks.
 
-Frozen parameters are written once, to RUN/frozen/0; checkpoints hold the trained ones.
+Checkpoints hold the trained ones; frozen ones are written once, to RUN/frozen/0.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from llmjax.tasks.task import Task, TaskContext, network_of
 def run_tasks(
     run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConfig
 ) -> tuple[Task, ...]:
-    """The tasks of a run, with the metadata of its examples.
+    """The tasks of a run, with their stored metadata.
 
     Raises:
       UserError: its tasks.json is missing or damaged.
@@ -34,8 +34,9 @@ def run_tasks(
         return ()
     context = TaskContext(tokenizer, shape, config.data.length)
     metadata = read_metadata(run.tasks, [name_of(task) for task in config.tasks])
-    opened = zip(config.tasks, metadata, strict=True)
-    return tuple(task.open(context, stored) for task, stored in opened)
+    return tuple(
+        task.open(context, stored) for task, stored in zip(config.tasks, metadata, strict=True)
+    )
 
 
 def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConfig) -> Network:
@@ -48,12 +49,12 @@ def run_network(run: Run, config: Config, tokenizer: Tokenizer, shape: ModelConf
 
 
 def resolve_step(run: Run, config: Config, step: int | None) -> int:
-    """The step of a complete checkpoint.
+    """The step of the checkpoint to read.
 
     Args:
       run: the run.
       config: its config.
-      step: which; None for the best by evaluation.metric, where the run goes by one, else the
+      step: None for the best one by evaluation.metric, if the config names a metric; else the
         newest complete one.
 
     Raises:
@@ -69,39 +70,39 @@ def resolve_step(run: Run, config: Config, step: int | None) -> int:
 
 
 def read_parameters(run: Run, step: int, abstract: Tree) -> Tree:
-    """All parameters of a verified checkpoint, the frozen ones included.
+    """Reads all parameters of a verified checkpoint, including the frozen ones.
 
     Args:
       run: the run.
-      step: see `resolve_step`.
-      abstract: shapes, dtypes and shardings wanted, of the whole network.
+      step: of `resolve_step`.
+      abstract: shapes, and the dtypes and shardings to read into, of the complete network.
 
     Raises:
-      UserError: the run holds other parameters, or what is frozen is missing or damaged.
+      UserError: the run holds other parameters, or frozen ones are missing or damaged.
     """
     # The first checkpoint of an import holds everything.
     names = frozen_names(run) - stored_leaves(run.checkpoints, step).keys()
     if not names:
         params: Tree = read_params(run.checkpoints, step, abstract)
         return params
-    rest, trained = split(abstract, is_among(abstract, names))
-    frozen = read_params(run.frozen, complete_step(run.frozen, 0), rest)
-    return join(read_params(run.checkpoints, step, trained), frozen)
+    abstract_frozen, abstract_trained = split(abstract, mask_of(abstract, names))
+    frozen = read_params(run.frozen, complete_step(run.frozen, 0), abstract_frozen)
+    return join(read_params(run.checkpoints, step, abstract_trained), frozen)
 
 
 def stored_parameters(run: Run, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """All parameters as they are stored, by their dotted paths; none is read."""
+    """Shapes and dtypes of all stored parameters, by dotted path; reads no values."""
     frozen = stored_leaves(run.frozen, 0) if run.frozen.is_dir() else {}
     return frozen | stored_leaves(run.checkpoints, step)
 
 
 def frozen_names(run: Run) -> frozenset[str]:
-    """Dotted paths of the parameters that a run leaves as they are."""
+    """Dotted paths of the frozen parameters."""
     return frozenset(stored_leaves(run.frozen, 0)) if run.frozen.is_dir() else frozenset()
 
 
-def is_among(tree: Tree, names: frozenset[str]) -> Tree:
-    """The tree of bools that says which leaves are among those named by dotted path."""
+def mask_of(tree: Tree, names: frozenset[str]) -> Tree:
+    """A mask of the leaves with these dotted paths."""
 
     def is_named(path: Any, leaf: Any) -> bool:
         return jax.tree_util.keystr(path, simple=True, separator=".") in names

@@ -1,4 +1,4 @@
-"""Questions with their contexts in overlapping windows, and the answers that a window holds."""
+"""Overlapping windows over question and context, and the answer spans in them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,41 +10,41 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
 Span = tuple[int, int]
-"""Characters first ... end - 1 of a context."""
+"""Character range [first, end) of a context."""
 
 
 class ContextWindow(NamedTuple):
-    """A part of a context, behind its question, as the model reads it.
+    """A question followed by a slice of its context, as model input.
 
     Attributes:
-      tokens, types: of the question, the part, and what stands around them.
-      start: where among the tokens the part begins.
-      first: which token of the context it begins with.
-      places: int [n, 2], the characters of the context that each token of the part stands for.
+      tokens, types: the whole input, special tokens included.
+      start: index in `tokens` where the context slice starts.
+      first: index in the context of the slice's first token.
+      offsets: int [n, 2], character range in the context of each token of the slice.
     """
 
     tokens: list[int]
     types: list[int]
     start: int
     first: int
-    places: np.ndarray
+    offsets: np.ndarray
 
     def target(self, answer: tuple[int, int] | None) -> tuple[int, int]:
-        """Where an answer's first and last token of the context are in the window; its very first
-        token twice where it does not hold them all."""
+        """Map an answer's (first, last) context tokens to window indices; (0, 0) unless the window
+        contains the whole answer."""
         if answer is None or answer[0] < self.first:
             return 0, 0
-        if answer[1] >= self.first + len(self.places):
+        if answer[1] >= self.first + len(self.offsets):
             return 0, 0
-        move = self.start - self.first
-        return answer[0] + move, answer[1] + move
+        shift = self.start - self.first
+        return answer[0] + shift, answer[1] + shift
 
 
-def answer_tokens(answer: Span, places: Sequence[Span]) -> tuple[int, int] | None:
-    """The first and the last token that stand for a character of the answer; None: none does."""
+def answer_tokens(answer: Span, offsets: Sequence[Span]) -> tuple[int, int] | None:
+    """Return the first and last token that overlap the answer, or None if no token does."""
     within = [
         number
-        for number, (first, end) in enumerate(places)
+        for number, (first, end) in enumerate(offsets)
         if first < end and first < answer[1] and end > answer[0]
     ]
     return (within[0], within[-1]) if within else None
@@ -54,24 +54,24 @@ def windows(
     tokenizer: Tokenizer,
     question: Sequence[int],
     context: Sequence[int],
-    places: Sequence[Span],
+    offsets: Sequence[Span],
     length: int,
     stride: int,
 ) -> Iterator[ContextWindow]:
-    """Cuts a context into windows that overlap, so that each fits a row behind the question.
+    """Cut a context into overlapping windows that each fit in a row after the question.
 
     Args:
-      tokenizer: which knows what stands around them.
-      question: its tokens; short enough to leave space for some of the context.
-      context: its tokens.
-      places: the characters that each of these stands for.
-      length: tokens of a row.
-      stride: tokens that neighbours share; half a window at most.
+      tokenizer: adds the special tokens.
+      question: token ids; short enough to leave space for some of the context.
+      context: token ids.
+      offsets: character range of each context token.
+      length: tokens per row.
+      stride: tokens shared by neighbouring windows, at most half a window.
     """
     space = max(1, length - len(tokenizer.wrap(question, [])[0]))
     step = max(1, space - min(stride, space // 2))
     start = tokenizer.wrap(question, [-1])[0].index(-1)
-    spans = np.array(places, np.int32).reshape(-1, 2)
+    spans = np.array(offsets, np.int32).reshape(-1, 2)
     first = 0
     while True:
         tokens, types = tokenizer.wrap(question, context[first : first + space])
@@ -82,13 +82,13 @@ def windows(
 
 
 def true_answers(row: Row, column: str, context: str) -> list[Span]:
-    """The true answers of a row, none where the context has none.
+    """Read the true answers of a row; empty where the question has none.
 
-    They are {"text": [...], "answer_start": [...]}, or a list of objects with one of each.
+    The column holds {"text": [...], "answer_start": [...]}, or a list of objects with these keys.
 
     Raises:
-      UserError: there is no such column, it is of another form, or an answer does not stand in the
-        context where it says.
+      UserError: the column is missing or malformed, or an answer is not at the stated position in
+        the context.
     """
     place = f"{row.place}, column {column!r}"
     if column not in row.values:
@@ -97,12 +97,12 @@ def true_answers(row: Row, column: str, context: str) -> list[Span]:
     answers = []
     for text, first in _pairs(row.values[column], place):
         if not isinstance(text, str) or isinstance(first, bool) or not isinstance(first, int):
-            reason = f"{text!r} at {first!r} is no text with its first character's number"
+            reason = f"{text!r} at {first!r} is not a text with the index of its first character"
             raise UserError(place, reason, "fix it")
         if context[max(first, 0) : first + len(text)] != text:
-            near = context.find(text)
-            fix = f"it stands at {near}" if near >= 0 else "the context does not hold it"
-            reason = f"{text[:40]!r} does not stand at character {first} of the context"
+            actual = context.find(text)
+            fix = f"it is at {actual}" if actual >= 0 else "the context does not contain it"
+            reason = f"{text[:40]!r} is not at character {first} of the context"
             raise UserError(place, reason, fix)
         if text.strip():
             answers.append((first, first + len(text)))
@@ -118,11 +118,11 @@ def _pairs(value: Any, place: str) -> list[tuple[Any, Any]]:
         raise TypeError(f"it is {type(value).__name__}")
     except (KeyError, TypeError, ValueError) as error:
         fix = 'write {"text": [...], "answer_start": [...]}'
-        raise UserError(place, f"holds no answers: {error}", fix) from error
+        raise UserError(place, f"is not a list of answers: {error}", fix) from error
 
 
 class Candidate(NamedTuple):
-    """An answer and its score, the sum of two logits; None is that there is no answer."""
+    """An answer and its score, the sum of two logits; the span is None for no answer."""
 
     score: float
     span: Span | None
@@ -131,32 +131,32 @@ class Candidate(NamedTuple):
 def candidates(
     window: ContextWindow, logits: np.ndarray, count: int, longest: int
 ) -> list[Candidate]:
-    """The best answers in a window, at most `count`, the best first.
+    """Return the `count` best answers in a window, best first.
 
     Args:
-      window: where to look.
-      logits: float [tokens, 2], of beginnings and of ends.
-      count: how many beginnings and how many ends are combined, and answers given.
-      longest: most tokens of an answer.
+      window: the window.
+      logits: float [tokens, 2], of start and end positions.
+      count: starts and ends that are combined, and answers returned.
+      longest: maximum tokens of an answer.
     """
-    part = logits[window.start : window.start + len(window.places)].astype(np.float64)
-    part[window.places[:, 0] == window.places[:, 1]] = -np.inf  # stands for no character
+    part = logits[window.start : window.start + len(window.offsets)].astype(np.float64)
+    part[window.offsets[:, 0] == window.offsets[:, 1]] = -np.inf  # no characters
     firsts, lasts = (np.argsort(-part[:, k], kind="stable")[:count] for k in (0, 1))
     scores = part[firsts, 0][:, None] + part[lasts, 1][None, :]
     sizes = lasts[None, :] - firsts[:, None] + 1
     allowed = (sizes >= 1) & (sizes <= longest) & np.isfinite(scores)
     best = np.argsort(-np.where(allowed, scores, -np.inf), axis=None, kind="stable")[:count]
-    begins, ends = np.unravel_index(best, scores.shape)
+    starts, ends = np.unravel_index(best, scores.shape)
     return [
         Candidate(
             float(scores[i, j]),
-            (int(window.places[firsts[i], 0]), int(window.places[lasts[j], 1])),
+            (int(window.offsets[firsts[i], 0]), int(window.offsets[lasts[j], 1])),
         )
-        for i, j in zip(begins, ends, strict=True)
+        for i, j in zip(starts, ends, strict=True)
         if allowed[i, j]
     ]
 
 
 def none_score(logits: np.ndarray) -> float:
-    """The score of there being no answer in a window: of its first token."""
+    """Score the absence of an answer in a window: the sum of its first token's logits."""
     return float(logits[0, 0]) + float(logits[0, 1])

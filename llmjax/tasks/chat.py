@@ -1,4 +1,4 @@
-"""Conversations: the model learns what the assistant says in them."""
+"""Fine-tuning on conversations; the loss covers the assistant's turns."""
 
 import logging
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NEW_TOKENS = 256
-"""The longest answer that is written where a conversation waits for one; at most half a row."""
+"""Maximum tokens of a generated answer, at most half a row."""
 
 
 @dataclass(frozen=True)
 class ChatTask(TaskConfig):
-    """Conversations in the model's chat template; only what the assistant says has weight."""
+    """Fine-tune on conversations in the model's chat template; the loss covers the assistant's
+    turns."""
 
     messages: str = "messages"
-    """Column of a list of {"role": ..., "content": ...}."""
+    """Column of messages: a list of {"role": ..., "content": ...}."""
     tools: str | None = "tools"
-    """Column of the functions that the model may call: a list of JSON schemas, where there is such
-    a column."""
+    """Column of functions that the model may call, a list of JSON schemas; it may be missing."""
     documents: str | None = None
-    """Column of a list of documents that the template reads; none: there are none."""
+    """Column of documents that the template reads, a list; none: no documents."""
     kind: Literal["chat"] = "chat"
 
     uses_chat_template: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class ChatTask(TaskConfig):
         return (self.messages,)
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """The template for tokenizers that have none."""
+        """Store the chat template for tokenizers without one."""
         for row in rows:
             roles = [message["role"] for message in messages_at(row, self.messages)]
             if ASSISTANT not in roles:
@@ -76,7 +76,7 @@ class ChatTask(TaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class Chat(Task):
-    """Conversations in the model's chat template; only what the assistant says has weight."""
+    """Conversations in the model's chat template."""
 
     config: ChatTask
 
@@ -85,19 +85,19 @@ class Chat(Task):
 
     @property
     def template(self) -> str:
-        """How messages become text."""
+        """The chat template."""
         return self.context.tokenizer.chat_template or self.metadata.chat_template or PLAIN
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """A conversation is one example; see `ChatEncoder.encode` for when it is several."""
+        """One example per conversation, or several where `ChatEncoder.encode` splits it."""
         examples, cut, length = list[Example](), 0, self.context.length
         with ChatEncoder(self.context.tokenizer, self.template) as encoder:
             for number, row in enumerate(rows):
                 messages = messages_at(row, self.config.messages)
                 context = context_at(row, self.config.tools, self.config.documents)
-                waits = messages[-1]["role"] != ASSISTANT
+                is_open = messages[-1]["role"] != ASSISTANT
                 with naming_row(row):
-                    prompt = encoder.prompt(messages, context) if waits else None
+                    prompt = encoder.prompt(messages, context) if is_open else None
                     chats = encoder.encode(messages, context) or [EncodedChat(prompt or [], [])]
                 for chat in chats:
                     fitted = chat.fitted(length)
@@ -116,7 +116,7 @@ class Chat(Task):
         return Outputs(slots={"nats": nll, "correct": correct, "tokens": tokens})
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
-        """How likely the assistant's words are; an answer, where a conversation waits for one."""
+        """Totals over the assistant's tokens; a generated answer where the assistant is next."""
         predictions: list[dict[str, Any]] = [{} for _ in data.rows]
         for example, output in zip(data.examples, data.outputs, strict=True):
             prediction = predictions[example.row]

@@ -1,4 +1,4 @@
-"""One of several labels for a text or a pair of texts."""
+"""Classification of texts or pairs of texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
 
 @dataclass(frozen=True)
 class ClassificationTask(TextTaskConfig):
-    """One of several labels for a text, or for a pair of texts; softmax cross-entropy."""
+    """Classify a text or a pair of texts: one of several labels, softmax cross-entropy."""
 
     label: str = "label"
     """Column of the label: text or integers."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: each label weighs in inverse proportion to how often it occurs."""
+    """balanced: weight labels inversely to their frequency."""
     label_smoothing: float = 0.0
-    """Probability of the target that is spread evenly over all labels."""
+    """Probability mass of the target that is spread evenly over all labels."""
     kind: Literal["classification"] = "classification"
 
     imbalance_advice: ClassVar[str] = "class_weights balanced may help"
@@ -41,7 +41,7 @@ class ClassificationTask(TextTaskConfig):
         return [label_at(row, self.label)]
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """The labels, in order; numbers by their size."""
+        """Collect the labels, sorted (integers numerically)."""
         labels = (label for row in rows for label in self.labels_of(row))
         return label_metadata(name_of(self), self.label, labels)
 
@@ -63,7 +63,7 @@ class ClassificationTask(TextTaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class Classification(TextTask):
-    """One of several labels for a text or a pair of texts."""
+    """Predicts one of several labels for a text or a pair of texts."""
 
     config: ClassificationTask
 

@@ -1,7 +1,7 @@
-"""What all tasks' configs have in common.
+"""The base class of task configs, and checks of them.
 
-A task's config class answers everything about the task that needs no model: its columns, its
-metrics, what it has to know of its examples. With a model, `open` makes it a `task.Task`.
+A config class holds all of a task that needs no model: columns, metrics, metadata of the training
+set. `open` binds it to a model as a `task.Task`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,75 +18,75 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What every task has."""
+    """The fields of every task."""
 
     name: str = ""
-    """Names its head and its metrics; empty: its kind."""
+    """Name of its head and metrics; empty: its kind."""
     train: tuple[AnyTable, ...] = ()
     """The training set."""
     dev: tuple[AnyTable, ...] = ()
-    """The validation set. Empty: a fraction of the training set is held out."""
+    """The validation set. Empty: hold out a fraction of the training set."""
     dev_fraction: float = 0.1
-    """That fraction; which rows it takes depends on their contents alone."""
+    """Fraction of rows held out, chosen by a hash of their contents."""
     group: str | None = None
-    """Column whose equal values stay together on one side of that split."""
+    """Column whose equal values stay on the same side of that split."""
     weight: float = 1.0
-    """Share of the steps, relative to the other tasks' weights."""
+    """Sampling weight: its share of the steps, relative to the other tasks."""
     repack: bool = False
-    """Pack examples into rows again in every epoch; resuming then takes as long as that did. false:
-    pack once, and exchange examples of equal length between rows."""
+    """Pack examples into rows again in every epoch, also when resuming. false: pack once, and swap
+    examples of equal length between rows."""
     kind: str = ""
     """The task's key in `registry.TASKS`."""
 
     has_accuracy: ClassVar[bool] = True
     """Whether its loss counts correct predictions."""
     uses_chat_template: ClassVar[bool] = False
-    """Whether the trained model is to be chatted with."""
+    """Whether the trained model is a chat model."""
     uses_initial_model: ClassVar[bool] = False
-    """Whether its loss compares the model with the initial one; see `Task.reference`."""
+    """Whether its loss needs the initial model as a reference; see `Task.reference`."""
     rows_are: ClassVar[str] = "texts"
-    """What its rows hold, in the plural."""
+    """What its rows are, in the plural, for messages."""
     imbalance_advice: ClassVar[str] = ""
-    """What may help where some labels are rare."""
+    """Advice printed where some labels are rare."""
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        """Columns of the texts that the model is given; empty: rows are no plain texts."""
+        """Columns of the input texts; empty if rows are not plain texts."""
         return ()
 
     @property
     def shown_columns(self) -> tuple[str, ...]:
-        """Columns that a person reads of a mistake."""
+        """Columns shown with a wrong prediction."""
         return self.input_columns
 
     @property
     def target_columns(self) -> tuple[str, ...]:
-        """Columns of what is to be predicted: not read where only predictions are wanted."""
+        """Columns of the targets, which prediction does not read."""
         return ()
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """Columns of all text that the model reads or writes, for training a tokenizer."""
+        """Columns of all text, input and output, for training a tokenizer."""
         return self.input_columns
 
     @property
     def eval_limit(self) -> int | None:
-        """How many rows are predicted in an evaluation during training; None: all."""
+        """Rows predicted per evaluation during training; None: all."""
         return None
 
     def labels_of(self, row: Row) -> list[str]:
-        """The labels of a row, as in the metadata; none where rows have no labels.
+        """Return the labels of a row, as in the metadata; empty for tasks without labels.
 
         Raises:
-          UserError: it lacks them.
+          UserError: the row lacks them.
         """
         return []
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """What the task has to know of its training rows.
+        """Compute the metadata of the training rows.
 
         Raises:
-          UserError: they cannot be trained on; it names row and column.
+          UserError: a row cannot be trained on; names row and column.
         """
         for row in rows:
             for column in (*self.input_columns, *self.target_columns):
@@ -94,34 +94,34 @@ class TaskConfig:
         return TaskMetadata()
 
     def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
-        """The metrics by which a best checkpoint can be chosen, the headline first."""
+        """The metrics that can select the best checkpoint, the headline first."""
         raise NotImplementedError
 
     def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
-        """(how bad, what is true, what was predicted) of a wrong prediction; None: it is correct,
-        or predictions are not right or wrong one by one."""
+        """Return (cost, truth, prediction) of a wrong prediction; None if it is correct, or if
+        single predictions are neither right nor wrong."""
         return None
 
     def open(self, context: "TaskContext", metadata: TaskMetadata) -> "Task":
-        """The task on a model.
+        """Bind the task to a model.
 
         Raises:
-          UserError: it does not suit the model or the tokenizer.
+          UserError: the model or the tokenizer does not support the task.
         """
         raise NotImplementedError
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the values of this kind's own fields."""
+        """Yield the problems of the fields that this kind adds."""
         yield from ()
 
 
 def name_of(task: TaskConfig) -> str:
-    """Names a task's head and its metrics."""
+    """Return the name of a task's head and metrics."""
     return task.name or task.kind
 
 
 def not_positive(config: TaskConfig, *names: str) -> Iterator[str]:
-    """The problem of each of these fields that is not a positive number."""
+    """Yield a problem for each of these fields that is not a positive number."""
     for name in names:
         value = getattr(config, name)
         if isinstance(value, int):
@@ -132,14 +132,14 @@ def not_positive(config: TaskConfig, *names: str) -> Iterator[str]:
 
 
 def task_problems(tasks: Sequence[TaskConfig]) -> Iterator[str]:
-    """Everything wrong with the values; nothing is read from disk."""
+    """Yield all problems of the configs; reads nothing from disk."""
     names = [name_of(task) for task in tasks]
     for number, task in enumerate(tasks):
         where = f"tasks.{number}"
         if names.index(name_of(task)) != number:
-            yield f"{where}.name: {name_of(task)} is another task's name too; choose another"
+            yield f"{where}.name: {name_of(task)} is already the name of another task"
         if any(mark in name_of(task) for mark in "./\\ "):
-            yield f"{where}.name: {name_of(task)!r} has a dot, a slash or a space"
+            yield f"{where}.name: {name_of(task)!r} contains a dot, a slash or a space"
         if not task.train:
             yield f"{where}.train: empty; give at least one table"
         if not task.dev and not 0 <= task.dev_fraction < 1:
@@ -154,15 +154,15 @@ def task_problems(tasks: Sequence[TaskConfig]) -> Iterator[str]:
 def check_metric(
     metric: str | None, tasks: Sequence[tuple[TaskConfig, TaskMetadata]], *, several: bool
 ) -> None:
-    """Checks that the best checkpoint can be chosen by this metric.
+    """Check that the metric can select the best checkpoint.
 
     Args:
-      metric: its name.
-      tasks: those that are evaluated.
-      several: whether the run has several, so that metrics are called TASK.METRIC.
+      metric: name of the metric.
+      tasks: the evaluated tasks.
+      several: whether the run has several tasks, so that metrics are named TASK.METRIC.
 
     Raises:
-      UserError: none of the tasks has it.
+      UserError: no task has the metric.
     """
     if metric is None or metric == "loss":
         return

@@ -1,4 +1,4 @@
-"""Texts that follow others, as segments: what tasks of generation have in common."""
+"""Prompts and continuations as segments, shared by the generation tasks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Continuation(NamedTuple):
-    """A text to write after another.
+    """An encoded prompt with its continuation.
 
     Attributes:
-      segment: what the model reads, with weight on the tokens of the text alone.
-      prompt: what it reads before it writes; of an encoder-decoder, the encoder's tokens.
-      cut: whether some of either text is left out.
+      segment: model input; only the continuation's tokens have weight.
+      prompt: the prompt's tokens; of an encoder-decoder, the encoder's input.
+      cut: whether either text was truncated.
     """
 
     segment: Segment
@@ -34,10 +34,10 @@ class Continuation(NamedTuple):
 
 
 def encode_after(tokenizer: "Tokenizer", before: str, ids: Sequence[int], text: str) -> list[int]:
-    """The tokens of `text` where it follows `before`, whose tokens are `ids`.
+    """Tokenize `text` as the continuation of `before`, whose tokens are `ids`.
 
-    They are those that the tokenizer gives both together, where these begin with `ids`; so the
-    text is tokenized as the model would write it.
+    Both texts are encoded together where that preserves `ids`, so that the continuation has the
+    tokens that the model would generate.
     """
     both = tokenizer.encode(before + text)
     return both[len(ids) :] if both[: len(ids)] == list(ids) else tokenizer.encode(text)
@@ -46,15 +46,15 @@ def encode_after(tokenizer: "Tokenizer", before: str, ids: Sequence[int], text: 
 def continuation(
     context: TaskContext, before: Sequence[int], text: Sequence[int] | None
 ) -> Continuation:
-    """A text and its end-of-text token after what stands before it.
+    """Build a continuation from a prompt, a text and the end-of-text token.
 
-    Of what does not fit a row, the text's end goes first while it takes more than half of the row,
-    then the beginning of what a decoder reads before it, or the end of what an encoder reads.
+    To fit a row, first the text's end is cut while it takes more than half of the row; then the
+    start of a decoder's prompt, or the end of an encoder's input.
 
     Args:
       context: of the task.
-      before: tokens without special ones.
-      text: tokens; None where it is not known: then nothing has weight.
+      before: the prompt's tokens, without special tokens.
+      text: the text's tokens; None if unknown: then no token has weight.
     """
     if context.model.is_encoder_decoder:
         return _encoder_decoder(context, before, text)
@@ -80,20 +80,19 @@ def _encoder_decoder(
     tokenizer, length = context.tokenizer, context.length
     space = max(1, length - len(tokenizer.wrap([])[0]))
     source = tokenizer.wrap(list(before)[:space])[0] or [tokenizer.eos_id]
-    whole = [tokenizer.eos_id] if text is None else [*text, tokenizer.eos_id]
-    tail = whole[:length]
+    target = [tokenizer.eos_id] if text is None else [*text, tokenizer.eos_id]
+    tail = target[:length]
     segment = Segment(
         [tokenizer.bos_id, *tail[:-1]],
         targets=tail,
         weights=[0.0 if text is None else 1.0] * len(tail),
         source=source,
     )
-    return Continuation(segment, source, len(before) > space or len(tail) < len(whole))
+    return Continuation(segment, source, len(before) > space or len(tail) < len(target))
 
 
 def span_segment(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Segment:
-    """A text in which the tokens of some spans, [first, end) each, are predicted from those
-    before."""
+    """Build a segment with next-token targets on the tokens of some spans, [first, end) each."""
     weights = np.zeros(len(ids), np.float32)
     for first, end in spans:
         weights[first:end] = 1
@@ -103,8 +102,7 @@ def span_segment(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Segmen
 def segment_nll(
     model: "Model", params: "Params", batch: Batch, key: jax.Array | None, *, segments: int = 1
 ) -> jax.Array:
-    """Negative log-likelihood of each segment's weighted targets in nats, [R, E x segments]
-    float32."""
+    """Return each segment's weighted negative log-likelihood in nats, [R, E x segments] float32."""
     nll = token_nll(model, body(params), batch, dropout_key=key)
     return _segment_sums(batch, nll, segments)
 
@@ -112,17 +110,17 @@ def segment_nll(
 def slot_totals(
     model: "Model", params: "Params", batch: Batch
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Negative log-likelihood, correctly predicted tokens, and tokens of each slot, weighted:
-    [R, E] float32."""
+    """Return each slot's weighted negative log-likelihood, correct tokens and tokens: [R, E]
+    float32 each."""
     rows, length = batch["inputs"].shape
-    places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    nll, correct = nll_at(model, body(params), batch, places, batch["targets"])
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+    nll, correct = nll_at(model, body(params), batch, positions, batch["targets"])
     values = (nll, correct.astype(jnp.float32), jnp.ones_like(nll))
     return tuple(_segment_sums(batch, value) for value in values)  # type: ignore[return-value]
 
 
 def _segment_sums(batch: Batch, values: jax.Array, segments: int = 1) -> jax.Array:
-    """[R, L] values, weighted, to their sums over segments."""
+    """Sum weighted values [R, L] over segments."""
     weights = mesh.reshard(batch["weights"], "batch", None)
     values = mesh.reshard(values, "batch", None)
     weighted = jnp.where(weights > 0, weights * values, 0.0)

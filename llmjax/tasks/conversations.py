@@ -1,4 +1,4 @@
-"""Conversations as tokens: which of them the assistant says."""
+"""Conversations as tokens, with the spans of the assistant's turns."""
 
 import json
 import logging
@@ -30,35 +30,35 @@ PLAIN = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-"""How messages become text where the tokenizer has no template: each behind a line with its role,
-the assistant's ended by the end of text; tools and calls of them as JSON."""
+"""The template for tokenizers without one: each message after a line with its role, the assistant's
+ended by the end-of-text token; tools and tool calls as JSON."""
 
 
 class EncodedChat(NamedTuple):
-    """A conversation as the model reads it.
+    """A tokenized conversation.
 
     Attributes:
-      tokens: all of them.
-      spans: [first, end) of what the assistant says, the mark that ends it included.
+      tokens: of the whole conversation.
+      spans: [first, end) of the assistant's turns, the end-of-turn token included.
     """
 
     tokens: list[int]
     spans: list[tuple[int, int]]
 
     def fitted(self, length: int) -> "EncodedChat":
-        """As much as a row takes: the beginning, or where the assistant says nothing in that, the
-        end. What fits is returned as it is."""
-        most = length + 1  # the last token is predicted, never read
+        """Truncate to a row: keep the start, or the end if no assistant turn begins in the start.
+        Returns itself if it fits."""
+        most = length + 1  # the last token is only a target
         if len(self.tokens) <= most:
             return self
-        silent = not any(first < most for first, _ in self.spans)
-        start = len(self.tokens) - most if silent else 0
+        starts_early = any(first < most for first, _ in self.spans)
+        start = 0 if starts_early else len(self.tokens) - most
         spans = [(max(first - start, 0), min(end - start, most)) for first, end in self.spans]
         return EncodedChat(self.tokens[start : start + most], [(a, b) for a, b in spans if a < b])
 
 
 class ChatEncoder:
-    """Encodes conversations by one chat template; use it in a `with`."""
+    """Encodes conversations with a chat template; use it as a context manager."""
 
     def __init__(self, tokenizer: Tokenizer, template: str):
         self._tokenizer = tokenizer
@@ -73,10 +73,10 @@ class ChatEncoder:
         self._template.close()
 
     def prompt(self, messages: Sequence[Message], context: Context = MESSAGES_ALONE) -> list[int]:
-        """What the model reads before it answers.
+        """Encode the messages and the generation prompt.
 
         Raises:
-          UserError: the template refuses the messages.
+          UserError: the template rejects the messages.
         """
         text = self._text(self._begin(messages, context), True)
         return self._tokenizer.encode_marked(text)
@@ -88,44 +88,43 @@ class ChatEncoder:
         *,
         last: bool = False,
     ) -> list[EncodedChat]:
-        """The conversation, with what the assistant says in it.
+        """Encode a conversation and locate the assistant's turns.
 
-        What a template surrounds with {% generation %} is what the assistant says. Without such
-        blocks it is what the model would write by itself: all that follows the generation prompt,
-        up to and with the token that ends the turn (see `turns`). Some templates change earlier
-        messages when later ones come: then each answer makes a conversation of its own, that ends
-        with it.
+        A turn is what the template puts in {% generation %} blocks. Without such blocks it is what
+        the model would generate: the text after the generation prompt, through the end-of-turn
+        token (see `turns`). Where a template renders earlier messages differently once later ones
+        follow, each turn becomes a separate conversation that ends with it.
 
         Args:
           messages: see `messages_at`.
-          context: what the template reads beside them.
-          last: of the answers, only the last counts.
+          context: the template's other inputs.
+          last: mark only the last turn.
 
         Raises:
-          UserError: the template refuses the messages, or where an answer stands cannot be told.
+          UserError: the template rejects the messages, or a turn cannot be located.
         """
         messages = self._begin(messages, context)
         turns = [n for n, message in enumerate(messages) if message["role"] == ASSISTANT]
         turns = turns[-1:] if last else turns
         if not turns:
             return []
-        if self._template.marks_generation:
+        if self._template.has_generation_blocks:
             chat, text = self._generated(messages, turns[0] if last else 0)
             for turn in turns:
                 require_calls(messages, turn, text)
             return [chat]
-        whole = self._text(messages, False)
+        full_text = self._text(messages, False)
         located = [self._turns.find(messages, turn) for turn in turns]
-        if all(whole.startswith(text[:end]) for text, _, end in located):
-            return [self._cut(whole, [(first, end) for _, first, end in located])]
+        if all(full_text.startswith(text[:end]) for text, _, end in located):
+            return [self._cut(full_text, [(first, end) for _, first, end in located])]
         return [self._cut(text[:end], [(first, end)]) for text, first, end in located]
 
     def _begin(self, messages: Sequence[Message], context: Context) -> list[Message]:
-        """The messages as this template reads them; all renderings until the next call are of this
-        context and of one time."""
+        """Convert messages to the form that the template reads; fix context and time for all
+        renderings until the next call."""
         self._context, self._now = context, time.time()
         if context.tools and not self._template.mentions("tools") and not self._warned:
-            log.warning("the chat template reads no tools: they are left out")
+            log.warning("the chat template does not use tools: they are ignored")
             self._warned = True
         if has_parts(messages) and not self._reads_parts:
             messages = flat(messages)
@@ -138,31 +137,34 @@ class ChatEncoder:
 
     @cached_property
     def _reads_parts(self) -> bool:
-        """Whether the template makes text of a list of parts, and not Python's form of a list."""
-        said = "parts"
-        part = {"role": "user", "content": [{"type": "text", "text": said}]}
+        """Whether the template renders a list of parts as text, not as a Python list."""
+        probe = "parts"
+        part = {"role": "user", "content": [{"type": "text", "text": probe}]}
         try:
             text = self._text([part], False)
         except UserError:
             return False
-        return said in text and f"'{said}'" not in text
+        return probe in text and f"'{probe}'" not in text
 
     def _wants_objects(self, messages: Sequence[Message]) -> bool:
-        """Whether arguments of tool calls that are JSON texts must become objects, for the template
-        refuses them or would quote them once more."""
-        texts = text_arguments(messages)
-        if not texts:
+        """Whether JSON-encoded tool call arguments must be decoded because the template rejects
+        them or would encode them twice."""
+        encoded = text_arguments(messages)
+        if not encoded:
             return False
         try:
             text = self._text(messages, False)
         except UserError:
             return True
-        quoted = (json.dumps(one, ensure_ascii=way) for one in texts for way in (True, False))
-        return any(one in text for one in quoted)
+        return any(
+            json.dumps(arguments, ensure_ascii=ascii_only) in text
+            for arguments in encoded
+            for ascii_only in (True, False)
+        )
 
     def _generated(self, messages: Sequence[Message], turn: int) -> tuple[EncodedChat, str]:
-        """With what stands in the template's {% generation %} blocks from a turn on; and the text
-        in them."""
+        """Encode with the template's {% generation %} blocks from a turn on as spans; also return
+        the text in them."""
         text, spans = self._blocks(messages)
         if turn:
             try:
@@ -171,34 +173,34 @@ class ChatEncoder:
                 before = len(spans)
             spans = spans[before:] or spans[-1:]
         if not spans:
-            reason = "has {% generation %} blocks around nothing that the assistant says"
+            reason = "has {% generation %} blocks, but none around an assistant turn"
             raise UserError("the chat template", reason, "put them around all answers")
         return self._cut(text, spans), "".join(text[first:end] for first, end in spans)
 
     def _blocks(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        return self._template.generated(messages, context=self._context, now=self._now)
+        return self._template.render_spans(messages, context=self._context, now=self._now)
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int]]) -> EncodedChat:
-        """Tokens of a text, of which none crosses an end of a span where this can be had."""
+        """Tokenize a text so that, where possible, no token crosses a span boundary."""
         tokens: list[int] = []
-        found, at, encode = [], 0, self._tokenizer.encode_marked
+        token_spans, start, encode = [], 0, self._tokenizer.encode_marked
         for first, end in [*spans, (len(text), len(text))]:
             edges = []
             for stop in (first, end):
-                both = encode(text[:stop])
-                if both[: len(tokens)] == tokens:
-                    tokens = both
+                joint = encode(text[:stop])
+                if joint[: len(tokens)] == tokens:
+                    tokens = joint
                 else:
-                    tokens += encode(text[at:stop])
-                at = stop
+                    tokens += encode(text[start:stop])
+                start = stop
                 edges.append(len(tokens))
-            found.append((edges[0], edges[1]))
-        return EncodedChat(tokens, found[:-1])
+            token_spans.append((edges[0], edges[1]))
+        return EncodedChat(tokens, token_spans[:-1])
 
 
 @contextmanager
 def naming_row(row: Row) -> Iterator[None]:
-    """Says of which row a template refuses the messages."""
+    """Add the row to a UserError raised inside."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Examples: what one table row becomes, whatever the task; checks before they are trained on."""
+"""Encoded examples, common to all tasks, and checks before training."""
 
 import hashlib
 import logging
@@ -15,19 +15,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 NO_TARGET = np.zeros(0, np.float32)
-"""The target of an example of which only tokens have targets."""
+"""The target of examples that have targets per token only."""
 
 
 class Segment(NamedTuple):
-    """A text as the model reads it; in a packed row it attends to itself alone.
+    """A tokenized text; in a packed row it attends only to itself.
 
     Attributes:
-      tokens: int [n], what the model (of an encoder-decoder: the decoder) reads.
+      tokens: int [n], input of the model (of an encoder-decoder: of the decoder).
       types: int [n], segment types; None: all 0.
-      targets: int [n], what is to be predicted at each token; None where only the whole has a
-        target.
-      weights: float [n], of the targets; None: as targets.
-      source: int [m], what the encoder of an encoder-decoder reads; None for other models.
+      targets: int [n], the target at each token; None if only the example has a target.
+      weights: float [n], of the targets; None: all 1.
+      source: int [m], input of an encoder-decoder's encoder; None for other models.
     """
 
     tokens: Sequence[int]
@@ -38,20 +37,20 @@ class Segment(NamedTuple):
 
     @property
     def has_target(self) -> bool:
-        """Whether anything can be learned from it."""
+        """Whether any of its targets has weight."""
         return self.targets is None or self.weights is None or any(self.weights)
 
 
 class Example(NamedTuple):
-    """What is trained on, or predicted for, as one.
+    """One training or prediction example.
 
     Attributes:
-      segments: one of them; two where texts are compared (always equally many in a task).
-      target: float32 [k], of the whole: a class's number, k numbers, an answer's first and last
-        token; k is the same for all examples of a task, 0 where only tokens have targets.
+      segments: one, or two where texts are compared; as many in all examples of a task.
+      target: float32 [k]: a class index, k numbers, an answer's first and last token; k is the same
+        for all examples of a task, 0 if there are targets per token only.
       weight: of the target.
-      row: which row of the table it comes from; several may come from one row.
-      details: what the task needs to make a prediction of its outputs.
+      row: index of its table row; several examples may come from one row.
+      details: whatever the task needs to turn outputs into a prediction.
     """
 
     segments: tuple[Segment, ...]
@@ -62,12 +61,12 @@ class Example(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Tokens that it takes of a row."""
+        """Its number of tokens."""
         return sum(len(segment.tokens) for segment in self.segments)
 
     @property
     def source_length(self) -> int:
-        """Tokens that it takes of an encoder's row."""
+        """Its number of encoder tokens."""
         return sum(len(segment.source or ()) for segment in self.segments)
 
     @property
@@ -77,48 +76,48 @@ class Example(NamedTuple):
 
 
 def encode(task: "Task", rows: Sequence[Row], purpose: str) -> list[Example]:
-    """The examples of rows.
+    """Encode rows as examples.
 
     Args:
-      task: of the examples.
+      task: the task.
       rows: of its tables.
-      purpose: what they are for, such as "train on".
+      purpose: for the message, such as "train on".
 
     Raises:
-      UserError: a row cannot be used, or none of them gives an example; or the special tokens
-        around its texts alone are longer than a row.
+      UserError: a row cannot be used, there are no examples, or the special tokens alone exceed a
+        row.
     """
     examples, length = task.examples(rows), task.context.length
     if not examples:
-        raise UserError(f"task {task.name}", f"no row gives an example to {purpose}", "check them")
+        raise UserError(f"task {task.name}", f"no row yields an example to {purpose}", "check them")
     longest = max(max(example.length, example.source_length) for example in examples)
     if longest > length:
-        reason = f"an example has {longest} tokens at least, more than a row of {length}"
+        reason = f"an example needs at least {longest} tokens, more than a row of {length}"
         raise UserError(f"task {task.name}", reason, f"set data.length to {longest} or more")
     return examples
 
 
 def trainable(task: "Task", rows: Sequence[Row], examples: Sequence[Example]) -> list[Example]:
-    """The examples that something can be learned from; warns of the others.
+    """Keep the examples that contribute to the loss; warn about the rest.
 
     Args:
-      task: of the examples.
-      rows: from which they come.
-      examples: of the rows; an example whose tokens have targets teaches nothing where no target
-        of a segment has weight, such as where a row is full before the answer begins.
+      task: the task.
+      rows: the rows they come from.
+      examples: of the rows. An example with targets per token is dropped if no target has weight,
+        such as where the row is full before the answer begins.
 
     Raises:
-      UserError: there are none.
+      UserError: none is left.
     """
     kept = [example for example in examples if example.weight and example.has_target]
     empty = [example for example in examples if not example.has_target]
     if empty:
         length, first = task.context.length, rows[empty[0].row].place
-        what = f"have no target within {length} tokens (the first: {first})"
+        problem = f"have no target within {length} tokens (the first: {first})"
         if not kept:
-            reason = f"{len(empty)} of {len(examples)} examples {what}, so none can be trained on"
+            reason = f"{len(empty)} of {len(examples)} examples {problem}; none can be trained on"
             raise UserError(f"task {task.name}", reason, "raise data.length")
-        log.warning("%d of %d examples %s: left out", len(empty), len(examples), what)
+        log.warning("%d of %d examples %s: left out", len(empty), len(examples), problem)
     if not kept:
         reason = f"all {len(examples)} examples have weight 0"
         raise UserError(f"task {task.name}", reason, "check its table")
@@ -126,11 +125,11 @@ def trainable(task: "Task", rows: Sequence[Row], examples: Sequence[Example]) ->
 
 
 def fingerprint(examples: Sequence[Sequence[Example]]) -> str:
-    """A hash of all tasks' encoded examples."""
+    """Hash the encoded examples of all tasks."""
     digest = hashlib.blake2b(digest_size=16)
-    for of_task in examples:
-        digest.update(len(of_task).to_bytes(8, "little"))
-        for example in of_task:
+    for task_examples in examples:
+        digest.update(len(task_examples).to_bytes(8, "little"))
+        for example in task_examples:
             for segment in example.segments:
                 for part in segment:
                     digest.update(b"|" if part is None else np.asarray(part, np.float64).tobytes())

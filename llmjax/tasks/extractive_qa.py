@@ -1,4 +1,4 @@
-"""The part of a context that answers a question."""
+"""Extractive question answering."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -40,24 +40,24 @@ ANSWERED, UNANSWERED = "answered", "unanswered"
 
 @dataclass(frozen=True)
 class ExtractiveQATask(TaskConfig):
-    """The part of a context that answers a question (SQuAD, arXiv:1606.05250, 1806.03822)."""
+    """Find the answer to a question in a text (SQuAD, arXiv:1606.05250, 1806.03822)."""
 
     question: str = "question"
     """Column of the question."""
     context: str = "context"
-    """Column of the text that holds the answer."""
+    """Column of the text that contains the answer."""
     answers: str = "answers"
-    """Column of the answers: {"text": [...], "answer_start": [...]}, counted in characters; empty
-    lists where the context has none."""
+    """Column of the answers: {"text": [...], "answer_start": [...]}, in characters; empty lists
+    where the context has none."""
     stride: int = 64
-    """Tokens that neighbouring windows of a long context share."""
+    """Tokens shared by neighbouring windows of a long context."""
     max_answer_tokens: int = 30
-    """Longest answer that is given."""
+    """Longest answer."""
     candidates: int = 20
-    """Best beginnings and ends that are combined; also how many answers a prediction lists."""
+    """Best start and end positions that are combined; also the answers listed per prediction."""
     no_answer_threshold: float = 0.0
-    """Where some questions have no answer: none is given where a prediction's none_score is above
-    this; evaluate prints the best."""
+    """Where some questions are unanswerable: predict no answer if none_score exceeds this; evaluate
+    prints the best threshold."""
     kind: Literal["extractive_qa"] = "extractive_qa"
 
     @property
@@ -73,11 +73,11 @@ class ExtractiveQATask(TaskConfig):
         return (self.answers,)
 
     def answers_of(self, row: Row) -> list[Span]:
-        """The true answers of a row as characters of its context."""
+        """Return the true answers of a row as character ranges of its context."""
         return true_answers(row, self.answers, text_at(row, self.context))
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """How many questions have an answer in their context, and how many have none."""
+        """Count the questions with and without an answer."""
         have = [bool(self.answers_of(row)) for row in rows]
         counts = (sum(have), len(have) - sum(have))
         return TaskMetadata(labels=(ANSWERED, UNANSWERED), counts=counts)
@@ -112,9 +112,9 @@ class ExtractiveQA(TokenTask):
     """Predicts an answer's first and last token (SQuAD, arXiv:1606.05250; the head of
     arXiv:1810.04805).
 
-    A context that is too long for a row is read in windows that overlap; a window without the
-    answer points at its first token. Where some training questions have no answer, none is given
-    where that scores higher than every answer, by more than `no_answer_threshold`.
+    A context too long for a row is read in overlapping windows; a window without the answer has its
+    first token as the target. If some training questions are unanswerable, a question gets no
+    answer where that outscores every answer by more than `no_answer_threshold`.
     """
 
     config: ExtractiveQATask
@@ -124,8 +124,8 @@ class ExtractiveQA(TokenTask):
         return 2
 
     @property
-    def may_be_silent(self) -> bool:
-        """Whether some training questions have no answer."""
+    def may_have_no_answer(self) -> bool:
+        """Whether some training questions are unanswerable."""
         return self.metadata.counts[1] > 0
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
@@ -134,25 +134,25 @@ class ExtractiveQA(TokenTask):
         most = max(1, (length - len(tokenizer.wrap([], [])[0])) // 2)
         if cut := sum(len(question) > most for question in questions):
             log.warning("%d of %d questions are cut to %d tokens", cut, len(rows), most)
-        encoded: dict[str, Any] = {}  # neighbouring rows often share their context
+        encoded: dict[str, Any] = {}  # consecutive rows often share a context
         examples = []
         for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
             context = text_at(row, config.context)
             if context not in encoded:
                 encoded = {context: tokenizer.encode_offsets(context)}
-            ids, places = encoded[context]
+            ids, offsets = encoded[context]
             weight, answer = 0.0, None
             if config.answers in row.values:
                 weight, answers = 1.0, config.answers_of(row)
-                answer = answer_tokens(answers[0], places) if answers else None
-            for window in windows(tokenizer, question[:most], ids, places, length, config.stride):
+                answer = answer_tokens(answers[0], offsets) if answers else None
+            for window in windows(tokenizer, question[:most], ids, offsets, length, config.stride):
                 target = np.array(window.target(answer), np.float32)
                 segment = Segment(window.tokens, window.types)
                 examples.append(Example((segment,), target, weight, number, window))
         return examples
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
-        """The mean of both ends' cross-entropies over the tokens of a window."""
+        """The mean of the start and end cross-entropies over a window's tokens."""
         logits = self.logits(model, params, batch, key)
         inside = slot_mask(batch)
         first = jnp.argmax(inside, axis=-1)
@@ -168,15 +168,15 @@ class ExtractiveQA(TokenTask):
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
         config = self.config
         best: list[list[Candidate]] = [[] for _ in data.rows]
-        silent = np.full(len(data.rows), np.inf)
+        no_answer = np.full(len(data.rows), np.inf)
         for example, output in zip(data.examples, data.outputs, strict=True):
             window, logits, row = example.details, output["logits"], example.row
             assert isinstance(window, ContextWindow)
             best[row] += candidates(window, logits, config.candidates, config.max_answer_tokens)
-            silent[row] = min(silent[row], none_score(logits))
+            no_answer[row] = min(no_answer[row], none_score(logits))
         return [
-            self._prediction(text_at(row, config.context), ranked, float(none))
-            for row, ranked, none in zip(data.rows, best, silent, strict=True)
+            self._prediction(text_at(row, config.context), ranked, float(score))
+            for row, ranked, score in zip(data.rows, best, no_answer, strict=True)
         ]
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
@@ -187,23 +187,29 @@ class ExtractiveQA(TokenTask):
             context = text_at(row, self.config.context)
             truth.append([context[first:end] for first, end in self.config.answers_of(row)])
         answers = [prediction["answer"] for prediction in predictions]
-        if not self.may_be_silent:  # then no threshold changes anything
+        if not self.may_have_no_answer:  # a threshold changes nothing
             return extractive_answers(truth, answers)
         spans = [prediction["best"] for prediction in predictions]
         scores = [prediction["none_score"] for prediction in predictions]
         return extractive_answers(truth, answers, spans, scores)
 
-    def _prediction(self, context: str, found: Sequence[Candidate], none: float) -> dict[str, Any]:
-        """The prediction of a row, from the candidates of all its windows.
+    def _prediction(
+        self, context: str, answers: Sequence[Candidate], no_answer: float
+    ) -> dict[str, Any]:
+        """Predict from the candidates of all windows of a row.
 
-        "none_score" is by how much no answer scores above the best one: where it is above the
-        threshold, the answer is dropped, where any may be.
+        "none_score" is the score of no answer minus that of the best answer. If it exceeds the
+        threshold, and questions may be unanswerable, the prediction is no answer.
         """
-        ranked = _distinct(found, context)[: self.config.candidates]
-        score = none - ranked[0].score if ranked else 0.0
-        silent = not ranked or (self.may_be_silent and score > self.config.no_answer_threshold)
-        if silent or self.may_be_silent:
-            ranked = sorted([*ranked, Candidate(none, None)], reverse=True, key=lambda c: c.score)
+        ranked = _distinct(answers, context)[: self.config.candidates]
+        score = no_answer - ranked[0].score if ranked else 0.0
+        is_unanswered = not ranked or (
+            self.may_have_no_answer and score > self.config.no_answer_threshold
+        )
+        if is_unanswered or self.may_have_no_answer:
+            ranked = sorted(
+                [*ranked, Candidate(no_answer, None)], reverse=True, key=lambda c: c.score
+            )
         probabilities = _softmax([candidate.score for candidate in ranked])
         listed = []
         for candidate, probability in zip(ranked, probabilities, strict=True):
@@ -211,16 +217,16 @@ class ExtractiveQA(TokenTask):
             listed.append(
                 {"answer": context[first:end], "start": first, "probability": probability}
             )
-        chosen = next(answer for answer in listed if (answer["start"] is None) == silent)
+        chosen = next(answer for answer in listed if (answer["start"] is None) == is_unanswered)
         spans = (answer["answer"] for answer in listed if answer["start"] is not None)
         return {**chosen, "best": next(spans, ""), "none_score": score, "candidates": listed}
 
 
-def _distinct(found: Sequence[Candidate], context: str) -> list[Candidate]:
-    """Candidates by falling score, each part of the context once: windows share tokens, and spaces
-    around an answer are no part of it."""
+def _distinct(candidates: Sequence[Candidate], context: str) -> list[Candidate]:
+    """Sort candidates by descending score; deduplicate spans across windows, surrounding spaces
+    stripped."""
     best: dict[Span, float] = {}
-    for score, span in sorted(found, reverse=True, key=lambda candidate: candidate.score):
+    for score, span in sorted(candidates, reverse=True, key=lambda candidate: candidate.score):
         text = context[span[0] : span[1]] if span else ""
         if span and text.strip():
             first = span[0] + len(text) - len(text.lstrip())

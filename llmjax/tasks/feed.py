@@ -1,6 +1,6 @@
-"""Batches of several tasks: which task has a step, and which examples are in its rows.
+"""Batches of several tasks: the task of each step, and the examples in its rows.
 
-A batch is a function of (seed, step), found without going through the steps before it.
+A batch is a function of (seed, step), computed without the steps before it.
 """
 
 import threading
@@ -14,19 +14,19 @@ from llmjax.data.batch import Arrays
 from llmjax.tasks.examples import Example
 from llmjax.tasks.packing import RowShape, lay_out, pack
 
-# What is drawn: which task has a step, or the order of a task's examples in an epoch.
+# Random streams: the task of each step; the order of a task's examples in an epoch.
 STEP_STREAM, EPOCH_STREAM = 0x537465, 0x45706F
 BLOCK = 1 << 14
-"""Steps whose tasks are drawn at once."""
+"""Steps whose tasks are sampled at once."""
 
 
 class Source(NamedTuple):
-    """A task as the feed reads it.
+    """The training set of one task.
 
     Attributes:
-      examples: its training set.
-      shape: of its rows.
-      weight: its share of the steps, relative to the others' weights.
+      examples: the encoded examples.
+      shape: of the packed rows.
+      weight: sampling weight, relative to the other tasks.
       repack: see `TaskConfig.repack`.
     """
 
@@ -37,17 +37,17 @@ class Source(NamedTuple):
 
 
 class TaskFeed:
-    """The batches of a run (a `data.loader.Feed`): each step has one task, drawn by weight, and
+    """The batches of a run (a `data.loader.Feed`): each step samples one task by weight and takes
     the next rows of that task's endless stream of epochs."""
 
     def __init__(self, sources: Sequence[Source], batch_size: int, seed: int):
         """Args:
         sources: the tasks.
-        batch_size: rows in a batch.
-        seed: decides all order.
+        batch_size: rows per batch.
+        seed: of all sampling and shuffling.
         """
         self._sources, self._seed = sources, seed
-        self._turns = _Turns([source.weight for source in sources], seed)
+        self._schedule = _Schedule([source.weight for source in sources], seed)
         self._rows: list[_Rows] = [
             (_RepackedRows if source.repack else _PackedRows)(source, (seed, EPOCH_STREAM, number))
             for number, source in enumerate(sources)
@@ -58,26 +58,26 @@ class TaskFeed:
         self.steps = None
 
     def task(self, step: int) -> int:
-        """The number of the task that has this step."""
+        """Return the index of this step's task."""
         with self._lock:
-            return self._turns[step][0]
+            return self._schedule[step][0]
 
     def read(self, step: int, rows: Sequence[int]) -> Arrays:
-        """Some rows of a step's arrays (see `packing.lay_out`)."""
+        """Return some rows of a step's arrays (see `packing.lay_out`)."""
         with self._lock:
-            task, before = self._turns[step]
+            task, before = self._schedule[step]
             first = before * self.batch_size
             numbers = [self._rows[task][first + row] for row in rows]
         source = self._sources[task]
         return lay_out(source.examples, numbers, source.shape)
 
     def epoch_steps(self) -> float:
-        """Steps in which all tasks' examples together come once."""
+        """Steps per epoch over all tasks together."""
         return sum(rows.per_epoch for rows in self._rows) / self.batch_size
 
 
-class _Turns:
-    """Which task has a step, and how many steps that task had before."""
+class _Schedule:
+    """Maps a step to its task and to the number of that task's earlier steps."""
 
     def __init__(self, weights: Sequence[float], seed: int):
         self._bounds, self._seed = np.cumsum(weights) / np.sum(weights), seed
@@ -87,16 +87,16 @@ class _Turns:
     def __getitem__(self, step: int) -> tuple[int, int]:
         if len(self._bounds) == 1:
             return 0, step
-        number, place = divmod(step, BLOCK)
+        number, index = divmod(step, BLOCK)
         while len(self._before) <= number:
             counts = np.bincount(self._block(len(self._before) - 1), minlength=len(self._bounds))
             self._before.append(self._before[-1] + counts)
         tasks = self._block(number)
-        task = int(tasks[place])
-        return task, int(self._before[number][task] + np.sum(tasks[:place] == task))
+        task = int(tasks[index])
+        return task, int(self._before[number][task] + np.sum(tasks[:index] == task))
 
     def _block(self, number: int) -> np.ndarray:
-        """The tasks of steps number * BLOCK and on, int [BLOCK]."""
+        """Return the tasks of the steps from number * BLOCK on, int [BLOCK]."""
         if self._last[0] != number:
             bits = np.random.PCG64(np.random.SeedSequence((self._seed, STEP_STREAM)))
             drawn = np.random.Generator(bits.advance(number * BLOCK)).random(BLOCK)
@@ -106,7 +106,7 @@ class _Turns:
 
 
 class _Rows(Protocol):
-    """A task's endless stream of rows, each the numbers of its examples."""
+    """A task's endless stream of rows, each a list of example indices."""
 
     @property
     def per_epoch(self) -> int:
@@ -116,8 +116,8 @@ class _Rows(Protocol):
 
 
 class _PackedRows:
-    """Rows that are packed once. Later epochs exchange examples of equal size at random, so that
-    all epochs have equally many rows, and shuffle the rows."""
+    """Rows packed once. Later epochs swap examples of equal size at random and shuffle the rows, so
+    all epochs have the same number of rows."""
 
     def __init__(self, source: Source, key: tuple[int, ...]):
         self._key, self._count = key, len(source.examples)
@@ -126,30 +126,30 @@ class _PackedRows:
         self._cuts = np.cumsum([len(row) for row in first])[:-1]
         self._order = np.concatenate([np.asarray(row, np.int64) for row in first])
         classes: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, number in enumerate(self._order):
+        for index, number in enumerate(self._order):
             example = source.examples[number]
-            classes[example.length, example.source_length].append(place)
-        self._classes = [np.array(places) for places in classes.values() if len(places) > 1]
+            classes[example.length, example.source_length].append(index)
+        self._classes = [np.array(indices) for indices in classes.values() if len(indices) > 1]
         self._epoch = (0, first)
 
     def __getitem__(self, row: int) -> list[int]:
-        epoch, place = divmod(row, self.per_epoch)
+        epoch, index = divmod(row, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffled(epoch))
-        return self._epoch[1][place]
+        return self._epoch[1][index]
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         if epoch == 0:
             return [row.tolist() for row in np.split(self._order, self._cuts)]
         generator, order = np.random.default_rng((*self._key, epoch)), self._order.copy()
-        for places in self._classes:
-            order[places] = order[generator.permutation(places)]
+        for indices in self._classes:
+            order[indices] = order[generator.permutation(indices)]
         rows = np.split(order, self._cuts)
-        return [rows[place].tolist() for place in generator.permutation(len(rows))]
+        return [rows[index].tolist() for index in generator.permutation(len(rows))]
 
 
 class _RepackedRows:
-    """Rows that are packed again for every epoch: finding a row takes all epochs before it."""
+    """Rows packed again in every epoch: a row depends on all epochs before it."""
 
     def __init__(self, source: Source, key: tuple[int, ...]):
         self._source, self._key = source, key
@@ -164,8 +164,8 @@ class _RepackedRows:
 
 
 def _packed(source: Source, key: tuple[int, ...], epoch: int) -> list[list[int]]:
-    """An epoch's rows: the examples packed in random order, the rows shuffled."""
+    """Pack the examples of an epoch in random order, and shuffle the rows."""
     generator = np.random.default_rng((*key, epoch))
     order = generator.permutation(len(source.examples)).tolist()
     rows = pack(source.examples, order, source.shape)
-    return [rows[place] for place in generator.permutation(len(rows))]
+    return [rows[index] for index in generator.permutation(len(rows))]

@@ -1,4 +1,4 @@
-"""Heads of tasks, and a model with its heads as one network to train."""
+"""Task heads, and the network of a model and its heads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from llmjax.model.params import Params
 
 Neck = Literal["none", "pooler", "tanh", "relu", "transform"]
-"""What a state goes through before the last projection: nothing; the model's own pooler (BERT); a
-projection and tanh (RoBERTa) or relu (DistilBERT); what stands before its logits (ModernBERT)."""
+"""Layers before a head's output projection: none; the model's pooler (BERT); a projection with tanh
+(RoBERTa) or relu (DistilBERT); the transform before the LM head (ModernBERT)."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A projection of states to numbers, after what the published classifiers of its family have.
+    """A projection of hidden states to outputs, like the published classifiers of the model family.
 
-    Parameters: out.kernel [D, outputs], out.bias [outputs]; with a neck of its own also
+    Parameters: out.kernel [D, outputs], out.bias [outputs]; with the neck "tanh" or "relu" also
     dense.kernel [D, D], dense.bias [D].
     """
 
     outputs: int
     neck: Neck = "none"
     bias: bool = True
-    start: tuple[float, ...] = ()
-    """What the bias begins as; empty: 0."""
+    initial_bias: tuple[float, ...] = ()
+    """Initial value of the bias; empty: 0."""
 
     def declared(self, config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Axes]]:
-        """Dotted name -> shape and logical axes of each parameter."""
+        """Return the shape and logical axes of each parameter, by dotted name."""
         d = config.d_model
         specs: dict[str, tuple[tuple[int, ...], Axes]] = {
             "out.kernel": ((d, self.outputs), ("embed", None))
@@ -57,14 +57,14 @@ class Head:
         states: jax.Array,
         key: jax.Array | None,
     ) -> jax.Array:
-        """[B, N, D] states, whole along N -> [B, N, outputs] float32.
+        """Project states [B, N, D], not sharded along N, to [B, N, outputs] float32.
 
         Args:
-          model: whose states they are.
-          params: the model's parameters; heads beside them do not count.
-          head_params: this head's.
-          states: of tokens, or of whole texts.
-          key: for dropout, at the model's rate; None: none.
+          model: the model of the states.
+          params: the model's parameters; "heads" is ignored.
+          head_params: the head's parameters.
+          states: of tokens, or of texts.
+          key: for dropout at the model's rate; None: no dropout.
         """
         from llmjax.model.layers import dropout
         from llmjax.model.products import dense
@@ -74,7 +74,7 @@ class Head:
         plain, dtype = ("batch", None, None), model.compute.dtype
         body = {name: value for name, value in params.items() if name != "heads"}
         if self.neck == "pooler":
-            x = model.summarise(body, x)
+            x = model.pool_each(body, x)
         elif self.neck == "transform":
             x = model.lm_head_input(body, x)
         elif self.neck != "none":
@@ -101,16 +101,18 @@ class Head:
         )
 
 
-def text_head(config: ModelConfig, outputs: int, name: str, start: tuple[float, ...] = ()) -> Head:
-    """The head for whole texts that the published models of this architecture have.
+def text_head(
+    config: ModelConfig, outputs: int, name: str, initial_bias: tuple[float, ...] = ()
+) -> Head:
+    """Return the text-level head that published models of this architecture have.
 
     Raises:
-      UserError: an encoder-decoder, which has none.
+      UserError: the model is an encoder-decoder.
     """
     if config.is_encoder_decoder:
         raise UserError(
             f"task {name}",
-            "an encoder-decoder has no state that stands for a text",
+            "an encoder-decoder has no state that represents a text",
             "use an encoder or a decoder, or make it a sequence task",
         )
     if config.num_decoder_layers:
@@ -121,11 +123,11 @@ def text_head(config: ModelConfig, outputs: int, name: str, start: tuple[float, 
         neck = "pooler"
     elif config.positions == "rotary" and config.unembed_transform:
         neck = "transform"
-    return Head(outputs, neck, start=start)
+    return Head(outputs, neck, initial_bias=initial_bias)
 
 
 def token_head(config: ModelConfig, outputs: int) -> Head:
-    """The head for single tokens that the published models of this architecture have."""
+    """Return the token-level head that published models of this architecture have."""
     encodes = config.num_decoder_layers == 0
     transform = encodes and config.positions == "rotary" and config.unembed_transform
     return Head(outputs, "transform" if transform else "none")
@@ -133,16 +135,16 @@ def token_head(config: ModelConfig, outputs: int) -> Head:
 
 @dataclass(frozen=True)
 class Network:
-    """A model with the heads of its tasks: what is trained. Without heads, the model alone.
+    """What is trained: a model and the heads of its tasks, if any.
 
-    Its parameters are the model's, with each head's under "heads" and the task's name.
+    Its parameters are the model's, plus each head's under ["heads"][task name].
     """
 
     model: "Model"
     heads: tuple[tuple[str, Head], ...] = ()
 
     def init(self, key: jax.Array) -> "Params":
-        """Draws the parameters as `Model.init` does; heads' weights are normal with its deviation.
+        """Initialize the parameters; head weights are normal with the model's `init_std`.
 
         Raises:
           UserError: as `Model.init`.
@@ -157,34 +159,34 @@ class Network:
             for index, (path, (shape, axes)) in enumerate(head.declared(self.model.config).items()):
                 sharding = mesh.out_sharding(*axes)
                 if path.endswith("bias"):
-                    start = jnp.array(head.start if path == "out.bias" and head.start else 0.0)
-                    flat[path] = jnp.broadcast_to(start.astype(jnp.float32), shape)
+                    bias = head.initial_bias if path == "out.bias" else ()
+                    flat[path] = jnp.broadcast_to(jnp.array(bias or 0.0).astype(jnp.float32), shape)
                 else:
-                    drawn = jax.random.fold_in(head_key, index)
-                    flat[path] = std * jax.random.normal(drawn, shape, out_sharding=sharding)
+                    leaf_key = jax.random.fold_in(head_key, index)
+                    flat[path] = std * jax.random.normal(leaf_key, shape, out_sharding=sharding)
             heads[name] = unflatten(flat)
         return params | {"heads": heads}
 
     def abstract_params(self) -> "Params":
-        """Shapes and dtypes, with shardings where a mesh is set; see `Model.abstract_params`."""
+        """Return shapes and dtypes, and shardings if a mesh is set; see `Model.abstract_params`."""
         params = self.model.abstract_params()
-        place = jax.sharding.get_mesh() if mesh.has_mesh() else None
+        current = jax.sharding.get_mesh() if mesh.has_mesh() else None
 
         def leaf(shape: tuple[int, ...], axes: Axes) -> jax.ShapeDtypeStruct:
-            sharding = None if place is None else mesh.named_sharding(place, *axes)
+            sharding = None if current is None else mesh.named_sharding(current, *axes)
             return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
         return self._with_heads(params, leaf)
 
     def logical_axes(self) -> "Params":
-        """The tree with a tuple of names at each leaf."""
+        """Return the parameter tree with a tuple of logical axes at each leaf."""
         return self._with_heads(self.model.logical_axes(), lambda shape, axes: axes)
 
     def num_params(self) -> int:
-        """How many numbers the parameters hold."""
+        """Count the parameters."""
         heads = (head.declared(self.model.config).values() for _, head in self.heads)
-        in_heads = sum(prod(shape) for declared in heads for shape, _ in declared)
-        return self.model.num_params() + in_heads
+        head_params = sum(prod(shape) for declared in heads for shape, _ in declared)
+        return self.model.num_params() + head_params
 
     def _with_heads(
         self, params: "Params", leaf: Callable[[tuple[int, ...], Axes], Any]

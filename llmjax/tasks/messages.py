@@ -1,4 +1,4 @@
-"""Messages in tables: checked, and as chat templates read them."""
+"""Chat messages in tables: validation, and the forms that templates read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ FORM = 'give a list of {"role": ..., "content": ...}'
 
 
 def messages_at(row: Row, column: str) -> list[Message]:
-    """The messages of a column.
+    """Read the messages of a column.
 
     Raises:
-      UserError: there is no such column, or it holds no messages.
+      UserError: the column is missing, or does not hold messages.
     """
     if column not in row.values:
         fix = f"its columns are {', '.join(map(repr, row.values))}"
@@ -28,30 +28,29 @@ def messages_at(row: Row, column: str) -> list[Message]:
 
 
 def checked(row: Row, column: str, value: Any) -> list[Message]:
-    """The value as messages; UserError where it is no list of them."""
+    """Validate a value as a list of messages; raises UserError."""
     where = f"{row.place}, column {column!r}"
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise UserError(where, "is no list of messages", FORM)
-    found = []
+        raise UserError(where, "is not a list of messages", FORM)
+    messages = []
     for number, message in enumerate(value, 1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UserError(where, f"message {number} has no role", FORM)
-        found.append(_checked_message(where, number, dict(message)))
-    return found
+        messages.append(_checked_message(where, number, dict(message)))
+    return messages
 
 
 def context_at(row: Row, tools: str | None, documents: str | None) -> Context:
-    """What the template reads beside the messages, from the columns of these names; without such a
-    column, or where it is empty, the conversation has none.
+    """Read the template's other inputs from these columns, which may be missing or empty.
 
     Raises:
-      UserError: a column holds no list of objects, nor JSON of one.
+      UserError: a column is neither a list of objects nor JSON of one.
     """
     return Context(_objects_at(row, tools), _objects_at(row, documents))
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content: a text, a list of parts, or nothing."""
+    """Return the text of a message's content: a string, a list of parts, or None."""
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):
@@ -60,37 +59,38 @@ def text_of(content: Any) -> str:
 
 
 def flat(messages: Sequence[Message]) -> list[Message]:
-    """The messages with a text in place of each list of text parts: for templates that read no
-    parts."""
+    """Join text parts into strings, for templates that do not read parts."""
     return [
-        {**one, "content": text_of(one["content"])} if _has_parts(one) else one for one in messages
+        {**message, "content": text_of(message["content"])} if _has_parts(message) else message
+        for message in messages
     ]
 
 
 def has_parts(messages: Sequence[Message]) -> bool:
-    """Whether the content of any is a list of parts."""
+    """Whether any message's content is a list of parts."""
     return any(map(_has_parts, messages))
 
 
 def calls_of(message: Message) -> list[Mapping[str, Any]]:
-    """The functions that a message calls: {"name": ..., "arguments": ...} each."""
+    """Return the functions that a message calls, {"name": ..., "arguments": ...} each."""
     return [call.get("function", call) for call in message.get("tool_calls") or ()]
 
 
 def with_objects(messages: Sequence[Message]) -> list[Message]:
-    """The messages with objects in place of arguments that are JSON texts."""
+    """Decode JSON-encoded tool call arguments to objects."""
     return [
-        {**one, "tool_calls": [_with_object(call) for call in one["tool_calls"]]}
-        if one.get("tool_calls")
-        else one
-        for one in messages
+        {**message, "tool_calls": [_with_object(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
     ]
 
 
 def text_arguments(messages: Sequence[Message]) -> list[str]:
-    """The arguments of tool calls that are JSON texts instead of objects."""
-    every = (call.get("arguments") for one in messages for call in calls_of(one))
-    return [arguments for arguments in every if isinstance(arguments, str)]
+    """Return the JSON-encoded arguments of tool calls."""
+    calls = (call for message in messages for call in calls_of(message))
+    arguments = (call.get("arguments") for call in calls)
+    return [encoded for encoded in arguments if isinstance(encoded, str)]
 
 
 def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,37 +103,37 @@ def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_message(where: str, number: int, message: Message) -> Message:
-    what, content = f"message {number}", message.get("content")
+    name, content = f"message {number}", message.get("content")
     if message.get("tool_calls") is not None:
-        message["tool_calls"] = _checked_calls(where, what, message["tool_calls"])
+        message["tool_calls"] = _checked_calls(where, name, message["tool_calls"])
     calls = message.get("tool_calls")
     if isinstance(content, Sequence) and not isinstance(content, str) and message["role"] != TOOL:
-        _check_parts(where, what, content)
+        _check_parts(where, name, content)
     elif not isinstance(content, str) and not calls and message["role"] != TOOL:
-        raise UserError(where, f"{what} has no text as its content", FORM)
+        raise UserError(where, f"{name} has no text content", FORM)
     if message["role"] == ASSISTANT and not calls and not text_of(content).strip():
-        raise UserError(where, f"{what}, the assistant's, is empty", "fill it in")
+        raise UserError(where, f"{name}, the assistant's, is empty", "fill it in")
     return message
 
 
-def _check_parts(where: str, what: str, parts: Sequence[Any]) -> None:
+def _check_parts(where: str, name: str, parts: Sequence[Any]) -> None:
     for part in parts:
         if not _is_text_part(part):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            reason = f"{what} has a part of type {str(kind)[:40]!r}, and only text is read"
-            raise UserError(where, reason, 'keep parts {"type": "text", "text": ...} alone')
+            reason = f"{name} has a part of type {str(kind)[:40]!r}; only text is supported"
+            raise UserError(where, reason, 'keep only parts {"type": "text", "text": ...}')
 
 
-def _checked_calls(where: str, what: str, calls: Any) -> list[Any] | None:
+def _checked_calls(where: str, name: str, calls: Any) -> list[Any] | None:
     fix = 'give a list of {"type": "function", "function": {"name": ..., "arguments": {...}}}'
     if isinstance(calls, str):
-        calls = parse_json(calls, f"{where}, {what}, tool_calls", limits=RECORD, fix=fix)
+        calls = parse_json(calls, f"{where}, {name}, tool_calls", limits=RECORD, fix=fix)
     if not isinstance(calls, Sequence):
-        raise UserError(where, f"{what} has tool_calls that are no list", fix)
+        raise UserError(where, f"{name} has tool_calls that are not a list", fix)
     for call in calls:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise UserError(where, f"{what} has a tool call without a function's name", fix)
+            raise UserError(where, f"{name} has a tool call without a function name", fix)
     return list(calls) or None
 
 
@@ -145,9 +145,9 @@ def _objects_at(row: Row, column: str | None) -> list[Mapping[str, Any]] | None:
     if value is None or value == []:
         return None
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise UserError(where, "is no list of objects", fix)
-    if not all(isinstance(one, Mapping) for one in value):
-        raise UserError(where, "holds what is no object", fix)
+        raise UserError(where, "is not a list of objects", fix)
+    if not all(isinstance(item, Mapping) for item in value):
+        raise UserError(where, "contains an item that is not an object", fix)
     return list(value)
 
 

@@ -1,4 +1,4 @@
-"""What tasks learned about their training examples, kept with a run as tasks.json."""
+"""Metadata of tasks, stored with a run as tasks.json."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,42 +13,42 @@ from llmjax.storage.json_documents import DOCUMENT, read_json
 
 @dataclass(frozen=True)
 class TaskMetadata:
-    """What a task has to know of its training examples."""
+    """What a task needs to know about its training set."""
 
     labels: tuple[str, ...] = ()
-    """In the order of the head's outputs."""
+    """Labels, in the order of the head's outputs."""
     counts: tuple[int, ...] = ()
-    """How many of the examples have each label."""
+    """Examples per label."""
     mean: float = 0.0
     """Mean of the target numbers."""
     chat_template: str | None = None
-    """How messages become text, where the tokenizer has no template."""
+    """Chat template, for tokenizers without one."""
     references: tuple[tuple[str, float, float], ...] = ()
-    """(example, log-likelihoods of its two answers) under the initial model."""
+    """(example digest, log-likelihoods of its two answers under the initial model)."""
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "TaskMetadata":
-        """The metadata that `to_dict` gave."""
+        """Restore what `to_dict` returned."""
         lists = {name: tuple(stored[name]) for name in ("labels", "counts")}
         lists["references"] = tuple(map(tuple, stored.get("references", ())))
         return cls(**{**stored, **lists})
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Convert to plain data."""
         return asdict(self)
 
 
 def metadata_json(metadata: Mapping[str, TaskMetadata]) -> str:
-    """The content of RUN/tasks.json: each task's metadata, by its name."""
+    """Serialize RUN/tasks.json: each task's metadata by name."""
     plain = {name: item.to_dict() for name, item in metadata.items()}
     return json.dumps(with_checksum(plain), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_metadata(path: Path, names: Sequence[str]) -> list[TaskMetadata]:
-    """The metadata of the tasks of these names, as a run stored them.
+    """Read the metadata of these tasks from a run's tasks.json.
 
     Raises:
-      UserError: the file is missing or damaged, was changed, or is of other tasks.
+      UserError: the file is missing, damaged or edited, or belongs to other tasks.
     """
     stored = read_json(path, limits=DOCUMENT, fix="restore it from a copy")
     try:

@@ -1,4 +1,4 @@
-"""Any number of labels for a text or a pair of texts."""
+"""Multi-label classification of texts or pairs of texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from llmjax.tasks.text_tasks import TextTask, TextTaskConfig
 
 @dataclass(frozen=True)
 class MultiLabelTask(TextTaskConfig):
-    """Any number of labels for a text, or for a pair of texts; sigmoid cross-entropy of each."""
+    """Tag a text or a pair of texts with any number of labels; sigmoid cross-entropy per label."""
 
     labels: str = "labels"
-    """Column of the labels: a list, or text with separators."""
+    """Column of the labels: a list, or separated text."""
     separator: str = ","
-    """Between labels in text."""
+    """Separates labels where the column is text."""
     kind: Literal["multilabel"] = "multilabel"
 
     @property
@@ -37,7 +37,7 @@ class MultiLabelTask(TextTaskConfig):
         return [as_label(row, self.labels, value) for value in values]
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """The labels, in order."""
+        """Collect the labels, sorted."""
         labels = (label for row in rows for label in self.labels_of(row))
         return label_metadata(name_of(self), self.labels, labels)
 
@@ -57,7 +57,7 @@ class MultiLabelTask(TextTaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class MultiLabel(TextTask):
-    """Any number of labels for a text or a pair of texts."""
+    """Predicts any number of labels for a text or a pair of texts."""
 
     config: MultiLabelTask
 

@@ -1,7 +1,7 @@
-"""Examples packed side by side into rows: which share a row, and the arrays of a row.
+"""Packing of examples into rows: which examples share a row, and the arrays of a row.
 
-Rows have one length, so one program is compiled; an example sees itself alone, so nothing but the
-order of sums tells a packed example from one that has the row for itself.
+All rows have the same length, so one program is compiled. Examples attend only to themselves, so
+packing changes results by rounding alone.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from llmjax.data.batch import Arrays, ArraySpec, BatchSpec, per_row, per_token
 from llmjax.tasks.examples import Example
 
 OPEN_ROWS = 32
-"""How many rows may still be filled at a time."""
+"""Maximum number of unfilled rows while packing."""
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """What a row holds.
+    """The shape of a packed row.
 
     Attributes:
       length: tokens.
-      source: tokens of the encoder, in an encoder-decoder; else 0.
-      slots: examples.
-      targets: numbers in an example's target.
+      source: encoder tokens of an encoder-decoder, else 0.
+      slots: maximum number of examples.
+      targets: size of an example's target.
       per_token: whether tokens have targets.
     """
 
@@ -35,13 +35,13 @@ class RowShape:
     per_token: bool
 
     def spec(self, rows: int) -> BatchSpec:
-        """What a batch of so many rows holds (see `lay_out`)."""
-        numbers = per_token(rows, self.length)
+        """Return the arrays of a batch of `rows` rows (see `lay_out`)."""
+        tokens = per_token(rows, self.length)
         spec: dict[str, ArraySpec] = dict.fromkeys(
-            ("inputs", "segments", "positions", "token_types"), numbers
+            ("inputs", "segments", "positions", "token_types"), tokens
         )
         if self.per_token:
-            spec["targets"] = numbers
+            spec["targets"] = tokens
             spec["weights"] = per_token(rows, self.length, "float32")
         if self.source:
             names = ("encoder_tokens", "encoder_segments", "encoder_positions")
@@ -52,9 +52,9 @@ class RowShape:
 
 
 def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> RowShape:
-    """The shape of rows of `length` tokens for such examples, all from one task.
+    """Return the shape of rows of `length` tokens for the examples of one task.
 
-    A row has room for as many examples as it could hold of the shorter ones.
+    The number of slots is how many examples of the 25th percentile length fit in a row.
     """
     first = examples[0]
     sizes = [max(example.length, example.source_length, 1) for example in examples]
@@ -69,43 +69,45 @@ def shape_of(examples: Sequence[Example], length: int, *, encodes: bool) -> RowS
 
 
 def pack(examples: Sequence[Example], order: Sequence[int], shape: RowShape) -> list[list[int]]:
-    """Which examples share a row: in this order, each where the least room is left that does.
+    """Assign examples to rows: best fit, in the given order.
 
     Args:
       examples: none longer than a row.
-      order: numbers of examples.
+      order: indices of examples.
       shape: of the rows.
 
     Returns:
-      Numbers of examples, row by row.
+      Indices of examples, row by row.
     """
     done: list[list[int]] = []
-    rows: list[tuple[int, int, list[int]]] = []  # room, the encoder's room, numbers
+    rows: list[tuple[int, int, list[int]]] = []  # free tokens, free encoder tokens, indices
     for number in map(int, order):
         size, source = examples[number].length, examples[number].source_length
         fits = [
-            (room, index)
-            for index, (room, other, held) in enumerate(rows)
-            if size <= room and source <= other and len(held) < shape.slots
+            (free, index)
+            for index, (free, free_source, packed) in enumerate(rows)
+            if size <= free and source <= free_source and len(packed) < shape.slots
         ]
         if fits:
             _, index = min(fits)
-            room, other, held = rows[index]
-            rows[index] = (room - size, other - source, [*held, number])
+            free, free_source, packed = rows[index]
+            rows[index] = (free - size, free_source - source, [*packed, number])
             continue
         if len(rows) == OPEN_ROWS:
             fullest = min(range(len(rows)), key=lambda index: rows[index][0])
             done.append(rows.pop(fullest)[2])
         rows.append((shape.length - size, shape.source - source, [number]))
-    return done + [held for _, _, held in rows]
+    return done + [packed for _, _, packed in rows]
 
 
 def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: RowShape) -> Arrays:
-    """The arrays of rows. Slot e holds segment e + 1, or of pairs segments 2e + 1 and 2e + 2.
+    """Fill the arrays of packed rows.
+
+    Slot e has segment e + 1, or for pairs segments 2e + 1 and 2e + 2.
 
     Args:
-      examples: of which the numbers are.
-      rows: numbers of examples, for each row.
+      examples: all examples.
+      rows: indices of examples, for each row.
       shape: of the rows.
 
     Returns:
@@ -120,27 +122,27 @@ def lay_out(examples: Sequence[Example], rows: Sequence[Sequence[int]], shape: R
 
 
 def _fill(arrays: Arrays, row: int, examples: Sequence[Example]) -> None:
-    at = source_at = 0
-    owner = 0
+    start = source_start = owner = 0
     for slot, example in enumerate(examples):
         arrays["slot_targets"][row, slot] = example.target
         arrays["slot_weights"][row, slot] = example.weight
         for segment in example.segments:
             owner += 1
             size = len(segment.tokens)
-            place = (row, slice(at, at + size))
-            arrays["inputs"][place] = segment.tokens
-            arrays["segments"][place] = owner
-            arrays["positions"][place] = np.arange(size)
+            tokens = (row, slice(start, start + size))
+            arrays["inputs"][tokens] = segment.tokens
+            arrays["segments"][tokens] = owner
+            arrays["positions"][tokens] = np.arange(size)
             if segment.types is not None:
-                arrays["token_types"][place] = segment.types
+                arrays["token_types"][tokens] = segment.types
             if segment.targets is not None:
-                arrays["targets"][place] = segment.targets
-                arrays["weights"][place] = 1.0 if segment.weights is None else segment.weights
-            at += size
+                arrays["targets"][tokens] = segment.targets
+                arrays["weights"][tokens] = 1.0 if segment.weights is None else segment.weights
+            start += size
             if segment.source is not None:
-                given = (row, slice(source_at, source_at + len(segment.source)))
-                arrays["encoder_tokens"][given] = segment.source
-                arrays["encoder_segments"][given] = owner
-                arrays["encoder_positions"][given] = np.arange(len(segment.source))
-                source_at += len(segment.source)
+                size = len(segment.source)
+                source = (row, slice(source_start, source_start + size))
+                arrays["encoder_tokens"][source] = segment.source
+                arrays["encoder_segments"][source] = owner
+                arrays["encoder_positions"][source] = np.arange(size)
+                source_start += size

@@ -1,4 +1,4 @@
-"""A task's model over examples: its loss, its outputs, its predictions and how good they are."""
+"""Runs a task's model over examples: loss, outputs, predictions, metrics."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from llmjax.model.params import Params
 
 VALIDATION_SET = "its validation set"
-"""Where rows are from that a task is not trained on."""
+"""How the validation rows are named."""
 MAX_MISTAKES = 20
 MAX_CHARACTERS = 300
-"""Of the text of a mistake."""
+"""Of a mistake's text."""
 
 
 class LossTotals(NamedTuple):
     """A task's loss, summed over examples.
 
     Attributes:
-      nll: of all targets (of a regression, squared errors).
-      weight: of all targets.
-      correct: weight of those predicted correctly.
+      nll: negative log-likelihood (of a regression: squared errors).
+      weight: of the targets.
+      correct: weight of the targets predicted correctly.
     """
 
     nll: float
@@ -47,18 +47,18 @@ class LossTotals(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Per unit of weight; NaN where nothing had a target."""
+        """Loss per unit of weight; NaN without targets."""
         return self.nll / self.weight if self.weight else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """Rows with a model's predictions.
+    """Predictions for rows, with loss and metrics.
 
     Attributes:
       rows: of the table.
-      predictions: for each row.
-      metrics: how good they are; None where no rows were predicted.
+      predictions: one per row.
+      metrics: of the predictions; None if no rows were predicted.
       totals: of the loss.
     """
 
@@ -68,11 +68,11 @@ class TaskResult:
     totals: LossTotals
 
     def to_dict(self, config: TaskConfig, data: str = VALIDATION_SET) -> dict[str, Any]:
-        """Metrics with their intervals, tables, and the worst mistakes, for JSON and the report.
+        """Convert metrics, tables and the worst mistakes to plain data, for JSON and the report.
 
         Args:
           config: of the task.
-          data: where the rows are from.
+          data: name of the rows' source.
         """
         return {
             "kind": config.kind,
@@ -94,20 +94,20 @@ def evaluate(
     mesh: Mesh | None,
     limit: int | None = None,
 ) -> TaskResult:
-    """Loss, predictions and metrics on rows.
+    """Compute loss, predictions and metrics on rows.
 
     Args:
-      task: what is done.
+      task: the task.
       model: the model.
       params: the network's parameters.
-      rows: the loss is of all of them.
-      examples: these rows, encoded.
-      batch_size: rows of tokens at once.
-      mesh: where the parameters live; None for one device.
-      limit: predict only the first so many rows; None: all.
+      rows: the table rows.
+      examples: the rows, encoded.
+      batch_size: packed rows per batch.
+      mesh: of the parameters; None for one device.
+      limit: predict only the first `limit` rows (the loss is over all); None: all.
 
     Raises:
-      UserError: a row has no target to compare with.
+      UserError: a row has no target.
     """
     totals = total_loss(task, model, params, examples, batch_size, mesh)
     if limit is not None:
@@ -129,7 +129,7 @@ def predict(
     batch_size: int,
     mesh: Mesh | None,
 ) -> list[dict[str, Any]]:
-    """The prediction for each row, given its examples; see `evaluate`."""
+    """Predict each row from its examples; see `evaluate`."""
     outputs = compute_outputs(task, model, params, examples, batch_size, mesh)
     generate = generator(model, params, task.context.tokenizer, mesh, batch_size)
     return task.predictions(PredictionData(rows, examples, outputs, generate))
@@ -138,8 +138,8 @@ def predict(
 def worst_mistakes(
     config: TaskConfig, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The wrong predictions that a person wants to look at first: {"cost", "place", "text",
-    "truth", "predicted"} each."""
+    """Return the wrong predictions of the highest cost, {"cost", "place", "text", "truth",
+    "predicted"} each."""
     mistakes: list[dict[str, Any]] = []
     for row, prediction in zip(rows, predictions, strict=True):
         if (mistake := config.mistake(row, prediction)) is not None:
@@ -157,7 +157,7 @@ def worst_mistakes(
 
 
 def _shown(config: TaskConfig, row: Row) -> str:
-    """What the model was given of a row, for a person."""
+    """Format a row's input for display."""
     values = [row.values.get(column) for column in config.shown_columns]
     texts = [" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values]
     text = " ⏐ ".join(texts)
@@ -165,7 +165,7 @@ def _shown(config: TaskConfig, row: Row) -> str:
 
 
 def row_shape(task: Task, examples: Sequence[Example]) -> RowShape:
-    """The shape of rows of these examples of a task."""
+    """Return the shape of packed rows of a task's examples."""
     encodes = task.context.model.is_encoder_decoder
     return shape_of(examples, task.context.length, encodes=encodes)
 
@@ -178,7 +178,7 @@ def total_loss(
     batch_size: int,
     mesh: Mesh | None,
 ) -> LossTotals:
-    """The loss over all examples, without dropout."""
+    """Sum the loss over all examples, without dropout."""
     totals = np.zeros(3)
     for _, batch in _batches(examples, row_shape(task, examples), batch_size, mesh):
         with use_mesh(mesh):
@@ -196,7 +196,7 @@ def compute_outputs(
     batch_size: int,
     mesh: Mesh | None,
 ) -> list[ExampleOutputs]:
-    """What the model computes for each example, in their order."""
+    """Compute the model's outputs for each example, in order."""
     outputs: list[ExampleOutputs] = [{} for _ in examples]
     for rows, batch in _batches(examples, row_shape(task, examples), batch_size, mesh):
         with use_mesh(mesh):
@@ -218,14 +218,14 @@ def generator(
     mesh: Mesh | None,
     batch_size: int = 32,
 ) -> Generate:
-    """Writes text greedily, or as the best of several beams.
+    """Return a function that generates text, greedily or by beam search.
 
     Args:
       model: one with a decoder.
-      params: a network's parameters.
+      params: the network's parameters.
       tokenizer: the model's.
-      mesh: where the parameters live; None for one device.
-      batch_size: texts at once.
+      mesh: of the parameters; None for one device.
+      batch_size: texts per batch.
     """
 
     def generate(prompts: Sequence[Sequence[int]], most: int, beams: int) -> list[str]:
@@ -247,19 +247,19 @@ def generator(
 def _batches(
     examples: Sequence[Example], shape: RowShape, batch_size: int, mesh: Mesh | None
 ) -> Iterator[tuple[list[list[int]], dict[str, jax.Array]]]:
-    """All examples once: which rows hold which, and their arrays on the devices."""
+    """Yield all examples once: the indices in each row, and the arrays on the devices."""
     size = rounded_up(batch_size, mesh, "batch")
     rows = pack(examples, range(len(examples)), shape)
     for first in range(0, len(rows), size):
         between_batches()
-        held = rows[first : first + size]
-        arrays = lay_out(examples, [*held, *[[]] * (size - len(held))], shape)
-        yield held, place_batch(arrays, shape.spec(size), mesh)
+        group = rows[first : first + size]
+        arrays = lay_out(examples, [*group, *[[]] * (size - len(group))], shape)
+        yield group, place_batch(arrays, shape.spec(size), mesh)
 
 
 @partial(jax.jit, static_argnames=("task", "model"))
 def packed_loss(task: Task, model: "Model", params: "Params", batch: dict[str, jax.Array]) -> Loss:
-    """The compiled loss of packed examples, without dropout."""
+    """Compute the loss of packed examples, without dropout (compiled)."""
     return task.loss(model, params, batch, None)
 
 
@@ -267,7 +267,7 @@ def packed_loss(task: Task, model: "Model", params: "Params", batch: dict[str, j
 def packed_outputs(
     task: Task, model: "Model", params: "Params", batch: dict[str, jax.Array]
 ) -> Outputs:
-    """The compiled outputs of packed examples, whole on every device."""
+    """Compute the outputs of packed examples, replicated on every device (compiled)."""
     outputs = task.outputs(model, params, batch)
     outputs = Outputs(dict(outputs.slots), dict(outputs.tokens))
     return jax.tree.map(lambda x: reshard(x, *[None] * x.ndim), outputs)

@@ -1,4 +1,4 @@
-"""The better of two answers, against the initial model (DPO, arXiv:2305.18290)."""
+"""Preference optimization against the initial model (DPO, arXiv:2305.18290)."""
 
 import hashlib
 import logging
@@ -40,21 +40,20 @@ NO_REFERENCE = np.zeros(2, np.float32)
 
 @dataclass(frozen=True)
 class PreferenceTask(TaskConfig):
-    """The better of two answers, against the initial model (DPO, arXiv:2305.18290)."""
+    """Prefer the better of two answers, relative to the initial model (DPO, arXiv:2305.18290)."""
 
     prompt: str = "prompt"
-    """Column of what is answered: text, or a list of messages."""
+    """Column of the prompt: text, or a list of messages."""
     chosen: str = "chosen"
     """Column of the better answer: text, or a list of messages."""
     rejected: str = "rejected"
     """Column of the worse answer: text, or a list of messages."""
     tools: str | None = "tools"
-    """Column of the functions that the model may call: a list of JSON schemas, where there is such
-    a column."""
+    """Column of functions that the model may call, a list of JSON schemas; it may be missing."""
     documents: str | None = None
-    """Column of a list of documents that the template reads; none: there are none."""
+    """Column of documents that the template reads, a list; none: no documents."""
     beta: float = 0.1
-    """How strongly the model is kept close to the initial one."""
+    """Strength of the constraint to the initial model."""
     kind: Literal["preference"] = "preference"
 
     uses_initial_model: ClassVar[bool] = True
@@ -65,7 +64,7 @@ class PreferenceTask(TaskConfig):
         return (self.prompt, self.chosen, self.rejected)
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """The template for tokenizers that have none."""
+        """Store the chat template for tokenizers without one."""
         return TaskMetadata(chat_template=PLAIN)
 
     def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
@@ -80,12 +79,12 @@ class PreferenceTask(TaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class Preference(Task):
-    """The better of two answers.
+    """Prefers the better of two answers.
 
-    An example is both, each after its prompt; its target is the log-likelihood of each under the
-    initial model. Those are in the metadata, by the examples' tokens (see `reference`); answers
-    without them are compared by their likelihood alone. An example's details say whether it has
-    them.
+    An example is both answers, each after its prompt; its target is the log-likelihood of each
+    under the initial model. These are in the metadata, keyed by the digest of the example's tokens
+    (see `reference`); without them the answers are compared by likelihood alone. An example's
+    `details` is whether it has them.
     """
 
     config: PreferenceTask
@@ -94,7 +93,7 @@ class Preference(Task):
         require_decoder(self.name, self.context.model, alone=True)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """Pairs of equal answers have weight 0."""
+        """Encode pairs; pairs of equal answers have weight 0."""
         examples, cut, equal = [], 0, list[str]()
         for number, (segments, shortened) in enumerate(self._pairs(rows)):
             cut += shortened
@@ -106,8 +105,8 @@ class Preference(Task):
         if cut:
             log.warning("%d of %d pairs have an answer cut to %d tokens", cut, len(rows), length)
         if equal:
-            what = f"whose answers are equal within {length} tokens, which teach nothing"
-            log.warning("%d of %d pairs %s (the first: %s)", len(equal), len(rows), what, equal[0])
+            message = "%d of %d pairs have answers that are equal within %d tokens (the first: %s)"
+            log.warning(message, len(equal), len(rows), length, equal[0])
         return self.with_references(examples)
 
     def with_references(self, examples: Sequence[Example]) -> list[Example]:
@@ -143,7 +142,7 @@ class Preference(Task):
         return replace(self.metadata, references=tuple(references.values()))
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
-        """-log sigmoid(beta x (the better answer's gain - the worse one's))."""
+        """-log sigmoid(beta x (gain of the chosen answer - gain of the rejected one))."""
         gains = self._log_likelihoods(model, params, batch, key) - batch["slot_targets"]
         margins = self.config.beta * (gains[..., 0] - gains[..., 1])
         weights = batch["slot_weights"]
@@ -156,7 +155,7 @@ class Preference(Task):
         return Outputs({"log_likelihoods": self._log_likelihoods(model, params, batch, None)})
 
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
-        """Each answer's log-likelihood, and how much more the better one's reward is."""
+        """Each answer's log-likelihood, and the reward margin."""
         predictions = []
         for example, output in zip(data.examples, data.outputs, strict=True):
             gains = output["log_likelihoods"] - example.target
@@ -179,12 +178,12 @@ class Preference(Task):
     def _log_likelihoods(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
     ) -> jax.Array:
-        """[R, E, 2] float32: of the better answer, of the worse."""
+        """[R, E, 2] float32: of the chosen and the rejected answer."""
         nll = segment_nll(model, params, batch, key, segments=2)
         return -nll.reshape(nll.shape[0], -1, 2)
 
     def _pairs(self, rows: Sequence[Row]) -> Iterator[tuple[tuple[Segment, Segment], bool]]:
-        """Both answers of each row, and whether one of them is cut."""
+        """Yield both answers of each row, and whether one was truncated."""
         template = self.context.tokenizer.chat_template or self.metadata.chat_template or PLAIN
         with ChatEncoder(self.context.tokenizer, template) as encoder:
             for row in rows:
@@ -207,9 +206,9 @@ class Preference(Task):
         return text.segment, text.cut
 
     def _messages(self, row: Row, column: str) -> list[Message] | None:
-        """The conversation that ends with an answer; None where all is text.
+        """Return the conversation that ends with an answer; None if prompt and answer are text.
 
-        An answer may be text, messages, or the whole conversation with its prompt.
+        An answer may be text, messages, or the full conversation with its prompt.
         """
         prompt, answer = row.values.get(self.config.prompt), row.values.get(column)
         if not isinstance(prompt, list) and not isinstance(answer, list):
@@ -220,7 +219,7 @@ class Preference(Task):
             messages = [{"role": ASSISTANT, "content": text_at(row, column)}]
         if messages[-1]["role"] != ASSISTANT:
             where = f"{row.place}, column {column!r}"
-            raise UserError(where, "does not end with the assistant", "fix the row")
+            raise UserError(where, "does not end with an assistant message", "fix the row")
         if messages[0]["role"] != ASSISTANT:
             return messages
         if isinstance(prompt, list):
@@ -229,7 +228,7 @@ class Preference(Task):
 
 
 def digest(segments: Sequence[Segment]) -> str:
-    """Names an example by what is read and what counts."""
+    """Hash an example's tokens, targets and weights."""
     state = hashlib.blake2b(digest_size=12)
     for segment in segments:
         for part in (segment.tokens, segment.targets, segment.weights):

@@ -1,4 +1,4 @@
-"""The kinds of tasks. A new one is a file of its own and a line here."""
+"""The registry of tasks: a new kind is one file and one line here."""
 
 from llmjax.registry import Registry
 from llmjax.tasks.config import TaskConfig

@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts."""
+"""Regression on texts or pairs of texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MAX_MAGNITUDE = 1e18
 
 @dataclass(frozen=True)
 class RegressionTask(TextTaskConfig):
-    """A number for a text, or for a pair of texts; mean squared error."""
+    """Predict a number for a text or a pair of texts; mean squared error."""
 
     target: str = "score"
     """Column of the number."""
@@ -35,7 +35,7 @@ class RegressionTask(TextTaskConfig):
         return (self.target,)
 
     def number_of(self, row: Row) -> float:
-        """The target of a row; UserError where it has none, or one beyond MAX_MAGNITUDE."""
+        """Return the target of a row; UserError if it is missing or beyond MAX_MAGNITUDE."""
         number = number_at(row, self.target)
         if abs(number) > MAX_MAGNITUDE:
             where = f"{row.place}, column {self.target!r}"
@@ -43,7 +43,7 @@ class RegressionTask(TextTaskConfig):
         return number
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """The mean of the numbers, as which the head's bias begins."""
+        """Compute the mean target, which initializes the head's bias."""
         return TaskMetadata(mean=float(np.mean([self.number_of(row) for row in rows])))
 
     def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class RegressionTask(TextTaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class Regression(TextTask):
-    """A number for a text or a pair of texts."""
+    """Predicts a number for a text or a pair of texts."""
 
     config: RegressionTask
     num_outputs = 1

@@ -1,4 +1,4 @@
-"""A text from a text: translation, summaries, answers."""
+"""Sequence-to-sequence tasks: translation, summarization, answers."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -33,25 +33,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SequenceTask(TaskConfig):
-    """A text from a text: translation, summaries. An encoder-decoder reads and writes; a decoder
-    continues the prompt."""
+    """Generate text from text: translation, summarization. A decoder continues a prompt."""
 
     source: str = "source"
-    """Column of the text that is given."""
+    """Column of the input text."""
     target: str = "target"
-    """Column of the text that is to be written."""
+    """Column of the target text."""
     prompt: str = "{}"
-    """What is read: the source stands for {}."""
+    """The prompt; {} stands for the source."""
     beams: int = 1
-    """Hypotheses kept side by side when the written text is evaluated; 1: greedy."""
+    """Beams of beam search in evaluation and prediction; 1: greedy."""
     max_new_tokens: int = 128
-    """Longest text that is written then."""
+    """Maximum tokens generated."""
     measure: int | None = None
-    """While training, write for this many of the validation rows only; None: all, 0: none."""
+    """Validation rows that evaluations during training generate text for; none: all, 0: no rows."""
     bleu_tokenize: Literal["13a", "intl", "zh", "char"] = "13a"
-    """How BLEU finds words, by sacrebleu's names; zh or char where no blanks stand between them."""
+    """sacrebleu's tokenizer for BLEU; zh or char for languages without spaces."""
     label_smoothing: float = 0.0
-    """Probability of each target that is spread evenly over the vocabulary."""
+    """Probability mass of each target that is spread evenly over the vocabulary."""
     kind: Literal["sequence"] = "sequence"
 
     @property
@@ -95,8 +94,7 @@ class SequenceTask(TaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class SequenceToSequence(Task):
-    """A text from a text. An encoder-decoder reads the one and writes the other; a decoder
-    continues the one, and is trained on the other alone."""
+    """Generates text from text. A decoder continues the source, with loss on the target only."""
 
     config: SequenceTask
 

@@ -1,4 +1,4 @@
-"""Vectors of texts, near for pairs and far for all others (in-batch contrast, arXiv:1705.00652)."""
+"""Text embeddings by contrastive learning with in-batch negatives (arXiv:1705.00652)."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from llmjax.model.params import Params
 
 MAX_COMPARED = 1024
-"""Pairs that are compared with each other in evaluation."""
+"""Pairs compared with each other in evaluation."""
 
 
 @dataclass(frozen=True)
 class SimilarityTask(TaskConfig):
-    """Vectors of texts that are near for pairs, and far for all others of a batch (in-batch
-    contrast, arXiv:1705.00652)."""
+    """Embed texts so that pairs are close: contrastive loss with in-batch negatives
+    (arXiv:1705.00652)."""
 
     text: str = "text"
     """Column of the first text of a pair."""
     pair: str = "pair"
-    """Column of the second."""
+    """Column of the second text."""
     scale: float = 20.0
-    """Factor of the cosines, before the softmax over the batch."""
+    """Multiplies the cosines before the softmax over the batch (inverse temperature)."""
     both: bool = False
-    """Whether the second texts look for the first ones too."""
+    """Whether to add the loss from second to first texts (symmetric)."""
     kind: Literal["similarity"] = "similarity"
 
     @property
@@ -59,16 +59,16 @@ class SimilarityTask(TaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class Similarity(Task):
-    """Vectors of texts: the mean of an encoder's states, a decoder's last state; of length 1.
+    """Embeds texts: the mean of an encoder's states or a decoder's last state, L2-normalized.
 
-    An example's target are the numbers of its two texts: equal texts have the same one.
+    An example's target is the ids of its two texts; equal texts have equal ids.
     """
 
     config: SimilarityTask
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a text: a pair shares a row."""
+        """Maximum tokens of a text: a pair shares a row."""
         return max(1, self.context.length // 2)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
@@ -83,15 +83,15 @@ class Similarity(Task):
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
         """Cross-entropy of each first text's partner among all second texts of the global batch;
-        with `both` the mean of that and the other way round. A pair that has a text in common with
-        another is no negative of it (see `in_common`)."""
+        with `both`, averaged with the reverse direction. Pairs that share a text are not negatives
+        of each other (see `in_common`)."""
         first, second = self._vectors(model, params, batch, key)
         forward = self._contrast(first, second, batch)
         if not self.config.both:
             return forward
         backward = self._contrast(second, first, batch, side=1)
-        both: Loss = jax.tree.map(lambda a, b: (a + b) / 2, forward, backward)
-        return both
+        symmetric: Loss = jax.tree.map(lambda a, b: (a + b) / 2, forward, backward)
+        return symmetric
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
         first, second = self._vectors(model, params, batch, None)
@@ -107,7 +107,7 @@ class Similarity(Task):
         ]
 
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
-        """Of the first rows, so many as are compared with each other."""
+        """Metrics of the first MAX_COMPARED rows."""
         from llmjax.metrics.numbers import similarity
 
         vectors = np.array([prediction["vectors"] for prediction in predictions[:MAX_COMPARED]])
@@ -121,7 +121,7 @@ class Similarity(Task):
     def _vectors(
         self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """[R, E, D] float32 each, of length 1; 0 where a slot is empty."""
+        """[R, E, D] float32 each, L2-normalized; 0 for empty slots."""
         if model.config.is_encoder_decoder:
             inputs = (batch[name] for name in ("inputs", "segments", "positions"))
             states = mesh.reshard(model.encode(body(params), *inputs), "batch", None, None)
@@ -132,47 +132,47 @@ class Similarity(Task):
             ahead = jnp.cumsum(inside, axis=2)
             inside = inside & (ahead == inside.sum(axis=2, keepdims=True))
         means = jnp.einsum("rel,rld->red", inside.astype(jnp.float32), states.astype(jnp.float32))
-        # The mean's length does not matter, for all get length 1.
+        # Sums serve as means, since all vectors are normalized.
         squares = jnp.sum(jnp.square(means), axis=-1, keepdims=True)
         unit = means * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
         pairs = unit.reshape(unit.shape[0], -1, 2, unit.shape[-1])
         return pairs[:, :, 0], pairs[:, :, 1]
 
-    def _contrast(self, queries: jax.Array, others: jax.Array, batch: Batch, side: int = 0) -> Loss:
-        """Each of `queries` [R, E, D] finds its partner among all `others`; `side` says which of a
-        target's numbers is a query's."""
+    def _contrast(self, queries: jax.Array, keys: jax.Array, batch: Batch, side: int = 0) -> Loss:
+        """Cross-entropy of each query's partner among all keys, [R, E, D] each; `side` is the index
+        of the query's id in the targets."""
         rows, slots, width = queries.shape
-        weights, numbers = batch["slot_weights"], batch["slot_targets"]
-        candidates = mesh.reshard(others, None, None, None).reshape(rows * slots, width)
+        weights, ids = batch["slot_weights"], batch["slot_targets"]
+        candidates = mesh.reshard(keys, None, None, None).reshape(rows * slots, width)
         exists = mesh.reshard(weights, None, None).reshape(rows * slots) > 0
         cosines = jnp.einsum("red,nd->ren", queries, candidates)
-        places = jnp.arange(rows * slots, dtype=jnp.int32)
-        partner = mesh.reshard(places.reshape(rows, slots), "batch", None)
-        all_numbers = mesh.reshard(numbers, None, None, None).reshape(rows * slots, 2)
-        here = mesh.reshard(numbers, "batch", None, None)
-        same = in_common(
-            here[..., side], here[..., 1 - side], all_numbers[:, side], all_numbers[:, 1 - side]
+        indices = jnp.arange(rows * slots, dtype=jnp.int32)
+        partner = mesh.reshard(indices.reshape(rows, slots), "batch", None)
+        all_ids = mesh.reshard(ids, None, None, None).reshape(rows * slots, 2)
+        query_ids = mesh.reshard(ids, "batch", None, None)
+        shared = in_common(
+            query_ids[..., side], query_ids[..., 1 - side], all_ids[:, side], all_ids[:, 1 - side]
         )
-        negative = exists & ~same | (partner[..., None] == places)
-        logits = jnp.where(negative, self.config.scale * cosines, NEVER)
+        compared = exists & ~shared | (partner[..., None] == indices)
+        logits = jnp.where(compared, self.config.scale * cosines, NEVER)
         return softmax_cross_entropy(logits, partner, weights)
 
 
 def numbered(pairs: Sequence[Sequence[Hashable]]) -> np.ndarray:
-    """int64 [pairs, 2]: a number for each text; equal texts have the same one. float32 holds the
-    first 2^24 exactly."""
-    numbers: dict[Hashable, int] = {}
-    rows = [[numbers.setdefault(text, len(numbers)) for text in pair] for pair in pairs]
+    """Assign an id to each distinct text: int64 [pairs, 2]. float32 represents ids below 2^24
+    exactly."""
+    ids: dict[Hashable, int] = {}
+    rows = [[ids.setdefault(text, len(ids)) for text in pair] for pair in pairs]
     return np.array(rows, np.int64).reshape(len(pairs), 2)
 
 
 def in_common(queries: Any, partners: Any, all_queries: Any, all_partners: Any) -> Any:
-    """Which pairs say nothing of how far a text is from another's partner: those with the same text
-    or the same partner, and those whose partner is the text itself.
+    """Find the pairs that are not valid negatives of a query: those with the same query or the same
+    partner, and those whose partner is the query itself.
 
     Args:
-      queries: [...], the numbers of texts that look for their partners.
-      partners: [...], the numbers of their partners.
+      queries: [...], ids of the queries.
+      partners: [...], ids of their partners.
       all_queries: [N], of all pairs.
       all_partners: [N], of all pairs.
 

@@ -1,4 +1,4 @@
-"""Training and validation rows of a task: read, split, checked, described."""
+"""Reads, splits, checks and describes the training and validation rows of a task."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.metadata import TaskMetadata
 
 RARE = 0.05
-"""Fraction of the examples below which a label is called rare."""
+"""Fraction of the examples below which a label is reported as rare."""
 
 
 def read_rows(config: TaskConfig) -> tuple[list[Row], list[Row]]:
-    """(training rows, validation rows) of a task's tables.
+    """Read a task's (training rows, validation rows).
 
     Raises:
       UserError: a table cannot be read, or no training row is left.
@@ -24,53 +24,53 @@ def read_rows(config: TaskConfig) -> tuple[list[Row], list[Row]]:
     train, dev = split_by_content(config, rows)
     if not train:
         raise UserError(
-            f"task {name_of(config)}", "all rows are held out", "lower dev_fraction, add rows"
+            f"task {name_of(config)}", "all rows are held out", "lower dev_fraction or add rows"
         )
     return train, dev
 
 
 def split_by_content(config: TaskConfig, rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """(training rows, validation rows) by the hashes of the rows' contents (`split_rows`).
+    """Split into (training rows, validation rows) by hashes of the rows' contents (`split_rows`).
 
-    Nothing could learn a label that only validation rows have: all rows with such a label (and
-    with them their groups) become training rows.
+    Validation rows with a label that the training rows lack, and their groups, become training
+    rows.
 
     Raises:
-      UserError: no training row is left, or a row has no label or no column of groups.
+      UserError: no training row is left, or a row lacks its label or group.
     """
     train, dev = split_rows(rows, config.dev_fraction, config.group)
     labels = {label for row in train for label in config.labels_of(row)}
-    needed = [row for row in dev if not labels.issuperset(config.labels_of(row))]
-    groups = {_group_key(config, row) for row in needed}
+    unseen = [row for row in dev if not labels.issuperset(config.labels_of(row))]
+    groups = {_group_key(config, row) for row in unseen}
     moved = [row for row in dev if _group_key(config, row) in groups] if groups else []
     kept = [row for row in dev if _group_key(config, row) not in groups] if groups else dev
     return train + moved, kept
 
 
 def _group_key(config: TaskConfig, row: Row) -> str:
-    """Equal for rows that stay on one side."""
+    """Return a key that is equal for rows that must stay on the same side."""
     values = sorted(row.values.items()) if config.group is None else row.values[config.group]
     return repr(values)
 
 
 def require_targets(config: TaskConfig, train: Sequence[Row], dev: Sequence[Row]) -> None:
-    """Checks that validation rows have all that training rows need, before training starts.
+    """Check before training that the validation rows have targets.
 
     Raises:
-      UserError: one lacks its target; it names row and column.
+      UserError: a row lacks its target; names row and column.
     """
     if dev:
-        config.find_metadata([*train, *dev])  # together: few validation rows may have one label
+        config.find_metadata([*train, *dev])  # together: validation rows may have one label only
 
 
 def describe(config: TaskConfig, metadata: TaskMetadata, train: int, dev: int) -> list[str]:
-    """What a person should know of the examples before training starts.
+    """Summarize the examples in lines of text, to print before training.
 
     Args:
       config: of the task.
       metadata: of its training rows.
-      train: the number of training examples.
-      dev: the number of validation rows.
+      train: number of training examples.
+      dev: number of validation rows.
     """
     lines = [f"task {name_of(config)}: {train:,} training examples, {dev:,} validation rows"]
     if not metadata.counts:
@@ -88,7 +88,7 @@ def describe(config: TaskConfig, metadata: TaskMetadata, train: int, dev: int) -
 
 
 def texts_of(config: TaskConfig, rows: Sequence[Row]) -> Iterator[str]:
-    """All text of rows that a model of this task reads or writes: for training a tokenizer."""
+    """Yield all text of the rows, input and output, for training a tokenizer."""
     for row in rows:
         for column in config.text_columns:
             yield from _strings(row.values.get(column))

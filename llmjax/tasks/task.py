@@ -1,4 +1,4 @@
-"""What every task offers on a model: from table rows to a loss, and from outputs to predictions."""
+"""The task interface: from table rows to a loss, and from outputs to predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +29,12 @@ Batch = Mapping[str, jax.Array]
 
 
 class TaskContext(NamedTuple):
-    """What a task is done with.
+    """The model and row length that a task is bound to.
 
     Attributes:
-      tokenizer: of the model.
-      model: its architecture.
-      length: tokens in a row, and so the most of an example.
+      tokenizer: the model's tokenizer.
+      model: the model's architecture.
+      length: tokens per row, the maximum length of an example.
     """
 
     tokenizer: "Tokenizer"
@@ -43,11 +43,11 @@ class TaskContext(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a model computes for a batch, float32.
+    """A model's outputs for a batch, float32.
 
     Attributes:
-      slots: name -> [R, E, ...], of each example.
-      tokens: name -> [R, L, ...], of each token.
+      slots: name -> [R, E, ...], per example.
+      tokens: name -> [R, L, ...], per token.
     """
 
     slots: Mapping[str, jax.Array] = MappingProxyType({})
@@ -55,20 +55,20 @@ class Outputs(NamedTuple):
 
 
 ExampleOutputs = dict[str, np.ndarray]
-"""The outputs of one example: of slots [...], of tokens [n, ...] for its n tokens."""
+"""The outputs for one example of n tokens: per example [...], per token [n, ...]."""
 
 Generate = Callable[[Sequence[Sequence[int]], int, int], list[str]]
-"""(prompts' tokens, most new tokens, beams) -> the text that the model writes after each."""
+"""(prompts' tokens, maximum new tokens, beams) -> the generated text of each."""
 
 
 class PredictionData(NamedTuple):
-    """What predictions are made of.
+    """The inputs of `Task.predictions`.
 
     Attributes:
       rows: of a table.
-      examples: of these rows.
-      outputs: of these examples.
-      generate: writes text with the model.
+      examples: of the rows.
+      outputs: of the examples.
+      generate: generates text with the model.
     """
 
     rows: Sequence[Row]
@@ -79,7 +79,7 @@ class PredictionData(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Task(ABC):
-    """One kind of examples, on one model. Immutable; its functions of arrays are pure."""
+    """A task bound to a model. Immutable; its functions of arrays are pure."""
 
     context: TaskContext
     metadata: TaskMetadata
@@ -87,40 +87,40 @@ class Task(ABC):
 
     @property
     def name(self) -> str:
-        """Names its head and its metrics."""
+        """Name of its head and metrics."""
         return name_of(self.config)
 
     @property
     def head(self) -> Head | None:
-        """What stands on the model for it; None: nothing, its outputs are the model's own."""
+        """The task's head; None if it uses the model's own outputs."""
         return None
 
     @abstractmethod
     def examples(self, rows: Sequence[Row]) -> "list[Example]":
-        """Encoded rows; what is longer than a row is cut, with a warning.
+        """Encode table rows; truncate what exceeds a packed row, with a warning.
 
         Raises:
-          UserError: a row lacks a column, or holds what cannot be read; it names the row.
+          UserError: a row lacks a column or cannot be read; names the row.
         """
 
     @abstractmethod
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
-        """Sums over the batch; `params` are the network's, heads included."""
+        """Sum the loss over the batch; `params` are the network's, heads included."""
 
     def outputs(self, model: "Model", params: "Params", batch: Batch) -> Outputs:
-        """What predictions are made of."""
+        """Compute what `predictions` needs of a batch."""
         return Outputs()
 
     @abstractmethod
     def predictions(self, data: PredictionData) -> list[dict[str, Any]]:
-        """The prediction for each row, as plain data."""
+        """Return the prediction for each row, as plain data."""
 
     @abstractmethod
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> "Metrics":
-        """How good the predictions are.
+        """Evaluate predictions.
 
         Raises:
-          UserError: a row has no target to compare with.
+          UserError: a row has no target.
         """
 
     def reference(
@@ -132,43 +132,43 @@ class Task(ABC):
         batch_size: int,
         mesh: Mesh | None,
     ) -> TaskMetadata:
-        """The metadata, with what the initial model says of examples; of tasks whose config
+        """Add the initial model's outputs for examples to the metadata, for tasks whose config
         `uses_initial_model`.
 
         Args:
-          model: the model.
-          params: the initial ones.
+          model: the initial model.
+          params: its parameters.
           examples: for training and validation.
-          batch_size: rows of tokens at once.
-          mesh: where params live; None for one device.
+          batch_size: packed rows per batch.
+          mesh: of the parameters; None for one device.
         """
         return self.metadata
 
     def with_references(self, examples: "Sequence[Example]") -> "list[Example]":
-        """The examples, with what the metadata holds of the initial model's outputs for them."""
+        """Add the initial model's outputs, as far as the metadata has them, to examples."""
         return list(examples)
 
     def lacks_reference(self, example: "Example") -> bool:
-        """Whether the metadata does not hold what the initial model says of it."""
+        """Whether the metadata lacks the initial model's outputs for an example."""
         return False
 
 
 def network_of(model: "Model", tasks: Sequence[Task]) -> Network:
-    """The model with the heads of its tasks."""
+    """Combine a model with the heads of its tasks."""
     heads = [(task.name, task.head) for task in tasks]
     return Network(model, tuple((name, head) for name, head in heads if head is not None))
 
 
 def body(params: "Params") -> "Params":
-    """The model's own parameters among a network's."""
+    """Return a network's parameters without the heads."""
     return {name: value for name, value in params.items() if name != "heads"}
 
 
 def require_decoder(name: str, model: ModelConfig, *, alone: bool = False) -> None:
-    """Raises UserError where the model cannot write; with `alone`, where it has an encoder too."""
+    """Raise UserError unless the model has a decoder; with `alone`, also if it has an encoder."""
     if alone and (model.num_encoder_layers or not model.num_decoder_layers):
-        reason = "only a decoder reads and writes in turn"
-        raise UserError(f"task {name}", reason, "begin with a decoder")
+        reason = "needs a decoder-only model"
+        raise UserError(f"task {name}", reason, "start from a decoder")
     if not model.num_decoder_layers:
-        reason = "an encoder writes no text"
+        reason = "an encoder cannot generate text"
         raise UserError(f"task {name}", reason, "use a decoder or an encoder-decoder")

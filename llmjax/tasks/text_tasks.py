@@ -1,4 +1,4 @@
-"""Texts and pairs of texts as segments, and what tasks with a head on a whole text share."""
+"""Tasks with a text-level head, and the encoding of texts and pairs of texts."""
 
 import logging
 from abc import abstractmethod
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextTaskConfig(TaskConfig):
-    """What a task has that says something of a text, or of a pair of texts."""
+    """Fields of tasks on a text or a pair of texts."""
 
     text: str = "text"
     """Column of the text."""
     pair: str | None = None
-    """Column of the second text of a pair."""
+    """Column of the second text of a pair; none: single texts."""
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -42,10 +42,10 @@ class TextTaskConfig(TaskConfig):
 
 @dataclass(frozen=True, eq=False)
 class TextTask(Task):
-    """One head on the state that stands for a text.
+    """A task with one head on the state that represents a text.
 
-    A task says how many numbers its head gives, what a row's target is, and what loss and outputs
-    its logits [R, E, outputs] stand for; R rows hold up to E examples each.
+    A subclass defines the number of outputs, the target of a row, and the loss and the outputs of
+    logits [R, E, outputs]; R rows have up to E examples each.
     """
 
     config: TextTaskConfig
@@ -53,55 +53,55 @@ class TextTask(Task):
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Numbers that the head gives for each text."""
+        """Outputs of the head per text."""
 
     @property
     def target_size(self) -> int:
-        """k: how many numbers an example's target has."""
+        """k, the size of an example's target."""
         return 1
 
     @property
     def initial_bias(self) -> tuple[float, ...]:
-        """What the head's bias begins as; empty: 0."""
+        """Initial value of the head's bias; empty: 0."""
         return ()
 
     @abstractmethod
     def target(self, row: Row) -> tuple[Sequence[float] | np.ndarray, float]:
-        """A row's target, k numbers, and its weight.
+        """Return a row's target, k numbers, and its weight.
 
         Raises:
-          UserError: the row has none that can be read.
+          UserError: the target is missing or cannot be read.
         """
 
     @abstractmethod
     def logits_loss(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Loss:
-        """Sums over a batch.
+        """Sum the loss over a batch.
 
         Args:
           logits: [R, E, outputs] float32.
           targets: [R, E, k] float32.
-          weights: [R, E] float32; 0 where there is no example.
+          weights: [R, E] float32; 0 for empty slots.
         """
 
     @abstractmethod
     def logits_outputs(self, logits: jax.Array) -> Mapping[str, jax.Array]:
-        """What predictions are made of, name -> [R, E, ...]."""
+        """Return what `prediction` needs, name -> [R, E, ...]."""
 
     @abstractmethod
     def prediction(self, outputs: ExampleOutputs) -> dict[str, Any]:
-        """The prediction for one text, from its part of `logits_outputs`."""
+        """Return the prediction for one text from its `logits_outputs`."""
 
     @property
     def head(self) -> Head:
-        """The head that published classifiers of the model's family have.
+        """The head of published classifiers of the model's family.
 
         Raises:
-          UserError: the model has no state that stands for a text.
+          UserError: the model is an encoder-decoder.
         """
         return heads.text_head(self.context.model, self.num_outputs, self.name, self.initial_bias)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """One of each row; a row without the target's column has weight 0."""
+        """Encode one example per row; a row without the target column has weight 0."""
         segments = read_texts(self.context, rows, self.config.text, self.config.pair)
         examples = []
         for number, (row, segment) in enumerate(zip(rows, segments, strict=True)):
@@ -132,27 +132,27 @@ class TextTask(Task):
 
 
 def text_states(model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> jax.Array:
-    """The state that stands for each example, [R, E, D] in the compute dtype: of an encoder the
-    first token's, of a decoder the last one's; 0 where there is no example."""
+    """Return the state of each example's first token (encoder) or last token (decoder), [R, E, D]
+    in the compute dtype; 0 for empty slots."""
     from llmjax.model.products import einsum
 
     states = token_states(model, params, batch, key)
     inside = slot_mask(batch)
     ahead = jnp.cumsum(inside, axis=2)
     last = inside.sum(axis=2, keepdims=True) if model.config.num_decoder_layers else 1
-    chosen = inside & (ahead == last)
-    return einsum("rel,rld->red", chosen.astype(states.dtype), states).astype(states.dtype)
+    selected = inside & (ahead == last)
+    return einsum("rel,rld->red", selected.astype(states.dtype), states).astype(states.dtype)
 
 
 def read_texts(
     context: TaskContext, rows: Sequence[Row], text: str, pair: str | None = None
 ) -> list[Segment]:
-    """The segment of each row's text, or pair of texts, wrapped in the model's special tokens.
+    """Encode each row's text or pair of texts, with special tokens.
 
-    A text is cut at its end; of a pair the longer one, token by token (the longest first).
+    Texts are truncated at the end; of a pair, always the longer text, token by token.
 
     Raises:
-      UserError: a row has no such text.
+      UserError: a row lacks a text.
     """
     tokenizer = context.tokenizer
     firsts = tokenizer.encode_batch([text_at(row, text) for row in rows])
@@ -174,12 +174,12 @@ def read_texts(
 
 
 def _fitted(first: int, second: int, space: int) -> tuple[int, int]:
-    """How many tokens of each are kept, when the longer loses one until both fit."""
+    """Return how many tokens of each text to keep, truncating the longer one until both fit."""
     over = first + second - space
     if over <= 0:
         return first, second
-    alone = min(over, abs(first - second))
-    shared = over - alone
-    longer, shorter = max(first, second) - alone, min(first, second)
+    difference = min(over, abs(first - second))
+    shared = over - difference
+    longer, shorter = max(first, second) - difference, min(first, second)
     longer, shorter = longer - (shared + 1) // 2, shorter - shared // 2
     return (longer, shorter) if first >= second else (shorter, longer)

@@ -1,4 +1,4 @@
-"""A tag for every word: named entities, parts of speech."""
+"""Token classification: named entities, parts of speech."""
 
 import logging
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenClassificationTask(TaskConfig):
-    """A tag for every word (named entities, parts of speech), predicted at its first token."""
+    """Tag each word (named entities, parts of speech); predicted at the word's first token."""
 
     tokens: str = "tokens"
-    """Column of the words: a list, or text with spaces between them."""
+    """Column of the words: a list, or space-separated text."""
     tags: str = "tags"
-    """Column of the tags, as many as words. Tags B-X and I-X are evaluated as whole entities."""
+    """Column of the tags, one per word. B-X and I-X tags are evaluated as entities."""
     kind: Literal["token_classification"] = "token_classification"
 
     @property
@@ -50,16 +50,16 @@ class TokenClassificationTask(TaskConfig):
         return self.tags_of(row, len(list_at(row, self.tags)))
 
     def words_of(self, row: Row) -> list[str]:
-        """The words of a row; UserError where it has none."""
+        """Return the words of a row; UserError if it has none."""
         words, place = list_at(row, self.tokens), f"{row.place}, column {self.tokens!r}"
         if not words:
             raise UserError(place, "has no words", "fill it in or remove the row")
         if not all(isinstance(word, str | int | float) for word in words):
-            raise UserError(place, "holds what is no word", "give a list of texts")
+            raise UserError(place, "contains an item that is not a word", "give a list of texts")
         return [str(word) for word in words]
 
     def tags_of(self, row: Row, words: int) -> list[str]:
-        """The tags of a row; UserError where there are not as many as words."""
+        """Return the tags of a row; UserError unless there is one per word."""
         values = list_at(row, self.tags)
         if len(values) != words:
             reason = f"has {len(values)} tags for {words} words"
@@ -67,9 +67,9 @@ class TokenClassificationTask(TaskConfig):
         return [as_label(row, self.tags, value) for value in values]
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """The tags, in order, and how many words have each."""
-        every = (tag for row in rows for tag in self.tags_of(row, len(self.words_of(row))))
-        return label_metadata(name_of(self), self.tags, every)
+        """Collect the tags, sorted, and the number of words with each."""
+        tags = (tag for row in rows for tag in self.tags_of(row, len(self.words_of(row))))
+        return label_metadata(name_of(self), self.tags, tags)
 
     def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
         if has_entities([metadata.labels]):
@@ -82,16 +82,22 @@ class TokenClassificationTask(TaskConfig):
         wrong = [n for n, tag in enumerate(truth) if tag != predicted[n]]
         if not wrong:
             return None
-        sides = (" ".join(f"{words[n]}/{side[n]}" for n in wrong) for side in (truth, predicted))
-        return (len(wrong) / len(words), *sides)  # type: ignore[return-value]
+        expected, actual = (
+            " ".join(f"{words[n]}/{tags[n]}" for n in wrong) for tags in (truth, predicted)
+        )
+        return len(wrong) / len(words), expected, actual
 
     def open(self, context: TaskContext, metadata: TaskMetadata) -> "TokenClassification":
         return TokenClassification(context, metadata, self)
 
 
 class Words(NamedTuple):
-    """Which words of a row an example holds: from `first` on, each with the position of its first
-    token, int [words]."""
+    """The words of an example.
+
+    Attributes:
+      first: index in the row of the first word.
+      positions: int [words], position of each word's first token.
+    """
 
     first: int
     positions: np.ndarray
@@ -99,9 +105,9 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TokenClassification(TokenTask):
-    """A tag for every word, predicted at its first token; a word's other tokens have no target.
+    """Predicts each word's tag at its first token; its other tokens have no target.
 
-    A sentence that is longer than a row is read in parts, which begin and end with whole words.
+    A sentence longer than a row is split between words.
     """
 
     config: TokenClassificationTask
@@ -124,7 +130,7 @@ class TokenClassification(TokenTask):
             examples += self._parts(number, cut, targets, space)
         if len(examples) > len(rows):
             split = len(examples) - len({example.row for example in examples})
-            log.warning("sentences longer than %d tokens are read in parts: %d more", space, split)
+            log.warning("sentences longer than %d tokens are split: %d more examples", space, split)
         return examples
 
     def loss(self, model: "Model", params: "Params", batch: Batch, key: jax.Array | None) -> Loss:
@@ -154,23 +160,23 @@ class TokenClassification(TokenTask):
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         predicted = [prediction["tags"] for prediction in predictions]
         pairs = zip(rows, predicted, strict=True)
-        truth = [self.config.tags_of(row, len(found)) for row, found in pairs]
+        truth = [self.config.tags_of(row, len(words)) for row, words in pairs]
         return (entities if has_entities([self.metadata.labels]) else tags)(truth, predicted)
 
     def _pieces(self, words: Sequence[str]) -> list[list[int]]:
-        """The tokens of each word, as it stands behind a space; at least one for each."""
+        """Tokenize each word as after a space; at least one token each."""
         tokenizer = self.context.tokenizer
-        # Some tokenizers mark the beginning of a text as that of a word, others need the space.
+        # Some tokenizers add a leading space to a text, others need it spelled out.
         first = tokenizer.encode("a")[:1]
-        marks = bool(first) and tokenizer.piece_bytes(first[0]).startswith(b" ")
-        encoded = tokenizer.encode_batch([word if marks else f" {word}" for word in words])
-        # What a tokenizer drops, such as control characters, is read as a question mark.
+        adds_space = bool(first) and tokenizer.piece_bytes(first[0]).startswith(b" ")
+        encoded = tokenizer.encode_batch([word if adds_space else f" {word}" for word in words])
+        # Words that encode to nothing, such as control characters, become a question mark.
         return [pieces or tokenizer.encode("?") for pieces in encoded]
 
     def _parts(
         self, row: int, pieces: Sequence[Sequence[int]], targets: Sequence[int] | None, space: int
     ) -> list[Example]:
-        """One sentence as examples of at most `space` tokens and what stands around them."""
+        """Split one sentence into examples of at most `space` tokens plus special tokens."""
         parts, first = [], 0
         while first < len(pieces):
             last, size = first, 0
@@ -198,7 +204,7 @@ class TokenClassification(TokenTask):
 
 
 def _entities(words: Sequence[str], predicted: Sequence[str]) -> list[dict[str, Any]]:
-    """The entities that tags mark, as plain data; first and last are words' numbers."""
+    """Convert tags to entities as plain data; first and last are word indices."""
     return [
         {
             "kind": entity.kind,

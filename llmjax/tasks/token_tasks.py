@@ -1,4 +1,4 @@
-"""States of a packed batch's tokens, and what tasks with a head on each token have in common."""
+"""Tasks with a token-level head, and the hidden states of packed batches."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ MODEL_INPUTS = (
 def token_states(
     model: "Model", params: "Params", batch: Batch, key: jax.Array | None
 ) -> jax.Array:
-    """The last layer's state of each token, [R, L, D] in the compute dtype, rows whole."""
+    """Return the last hidden states, [R, L, D] in the compute dtype, not sharded along L."""
     names = [name for name in MODEL_INPUTS if name != "token_types" or model.config.token_types]
     inputs = {name: batch[name] for name in names if name in batch}
     hidden = model.hidden(body(params), batch["inputs"], **inputs, dropout_key=key)
@@ -38,7 +38,7 @@ def token_states(
 
 
 def slot_mask(batch: Batch, segments: int = 1) -> jax.Array:
-    """bool [R, E x segments, L]: whether a token belongs to a segment."""
+    """Return whether each token belongs to each segment, bool [R, E x segments, L]."""
     owner = mesh.reshard(batch["segments"], "batch", None)
     numbers = jnp.arange(1, 1 + segments * batch["slot_weights"].shape[1])
     return owner[:, None, :] == numbers[None, :, None]
@@ -46,20 +46,20 @@ def slot_mask(batch: Batch, segments: int = 1) -> jax.Array:
 
 @dataclass(frozen=True, eq=False)
 class TokenTask(Task):
-    """One head on the state of each token."""
+    """A task with one head on the state of each token."""
 
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Numbers that the head gives for each token."""
+        """Outputs of the head per token."""
 
     @property
     def head(self) -> Head:
-        """Raises UserError where the model is an encoder-decoder."""
+        """The head of published taggers of the model's family; UserError for encoder-decoders."""
         if self.context.model.is_encoder_decoder:
             raise UserError(
                 f"task {self.name}",
-                "an encoder-decoder has no state for each token of a text that it reads",
+                "an encoder-decoder has no head for single tokens",
                 "use an encoder or a decoder",
             )
         return heads.token_head(self.context.model, self.num_outputs)

@@ -1,10 +1,9 @@
-"""Where an assistant's turn stands in a rendered conversation.
+"""Locates an assistant's turn in a rendered conversation.
 
-A turn is all that the model writes by itself: what follows the generation prompt, up to and with
-the tokens that end the turn. Where a template renders the messages before a turn differently once
-it is there, so that the prompt does not tell where the turn begins, its content is marked with
-characters that occur nowhere else, rendered again, and looked for; a rendering counts only if it is
-the plain one but for the marks.
+A turn is the text that the model generates: from the end of the generation prompt through the
+end-of-turn token. Some templates render the earlier messages differently once the turn follows, so
+that the prompt is no prefix of the text. Then the turn's content is marked with unused characters
+and rendered again; the marks are valid only if the text is otherwise unchanged.
 """
 
 import itertools
@@ -18,19 +17,16 @@ from llmjax.errors import UserError
 from llmjax.tasks.messages import Message, calls_of, has_parts, text_of
 
 Render = Callable[[Sequence[Message], bool], str]
-"""(messages, whether a generation prompt follows) -> text."""
+"""(messages, whether to add a generation prompt) -> text."""
 PROBE = [{"role": "user", "content": "a"}]
 STEPS = 16
-"""How many places are tried for where a template begins to write a content of which it drops the
-beginning."""
-
-
+"""Start positions tried in a content whose beginning the template drops."""
 SAME_END = 8
-"""How many last characters of a prompt tell that a text continues it."""
+"""Final characters of a prompt by which its end is recognized in a text."""
 
 
 class Turn(NamedTuple):
-    """A turn: [first, end) of the text that ends with it."""
+    """A turn: the text that ends with it, and its range [first, end)."""
 
     text: str
     first: int
@@ -38,12 +34,12 @@ class Turn(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """Places in a text; None where they are not known.
+    """Positions in a text; None if unknown.
 
     Attributes:
-      before: where the content of the message before the turn ends; 0 if there is none.
-      first: where the turn's content begins.
-      end: where it ends.
+      before: end of the previous message's content; 0 without a previous message.
+      first: start of the turn's content.
+      end: end of the turn's content.
     """
 
     before: int | None = None
@@ -52,11 +48,11 @@ class Marks(NamedTuple):
 
 
 class Turns:
-    """Finds turns in one template's renderings."""
+    """Locates turns in the renderings of one template."""
 
     def __init__(self, render: Render, ends: Sequence[str]):
         """Args:
-        render: of the template; raises UserError where it refuses messages.
+        render: renders the template; raises UserError if it rejects the messages.
         ends: special tokens.
         """
         self._render, self._ends = render, tuple(ends)
@@ -64,129 +60,131 @@ class Turns:
         self._special = re.compile(marks or r"(?!)")
 
     def find(self, messages: Sequence[Message], turn: int) -> Turn:
-        """The turn of a number.
+        """Locate message number `turn`.
 
         Raises:
-          UserError: the template refuses the messages, or where the turn begins cannot be told.
+          UserError: the template rejects the messages, or the start of the turn is ambiguous.
         """
-        upto = list(messages[: turn + 1])
-        text = self._render(upto, False)
-        require_calls(upto, turn, text)
-        marks = _Marks(self._render, upto, text)
-        first = self._first(upto, text, marks)
-        end = self._end(upto, text, first, marks)
-        require_calls(upto, turn, text[first:end])
+        messages = messages[: turn + 1]
+        text = self._render(messages, False)
+        require_calls(messages, turn, text)
+        markers = _Markers(self._render, messages, text)
+        first = self._first(messages, text, markers)
+        end = self._end(messages, text, first, markers)
+        require_calls(messages, turn, text[first:end])
         return Turn(text, first, end)
 
     @cached_property
     def header(self) -> str:
-        """The generation prompt after a user's message; empty where there is none."""
+        """The generation prompt after a user's message; empty if there is none."""
         try:
-            plain, asked = (self._render(PROBE, prompt) for prompt in (False, True))
+            plain, prompted = (self._render(PROBE, prompt) for prompt in (False, True))
         except UserError:
             return ""
-        return asked.removeprefix(plain) if asked.startswith(plain) else ""
+        return prompted.removeprefix(plain) if prompted.startswith(plain) else ""
 
-    def _first(self, upto: Sequence[Message], text: str, marks: "_Marks") -> int:
+    def _first(self, messages: Sequence[Message], text: str, markers: "_Markers") -> int:
         try:
-            prompt = self._render(upto[:-1], True)
+            prompt = self._render(messages[:-1], True)
         except UserError:  # such as of no messages at all, or of an answer to an answer
             prompt = None
         header = self.header
         if prompt is not None and text.startswith(prompt):
             first = len(prompt)
-            # Some templates give no generation prompt where an answer follows an answer.
+            # Some templates add no generation prompt between consecutive answers.
             if header and text.startswith(header, first):
-                content = marks.found.first
+                content = markers.marks.first
                 if content is None or first + len(header) <= content:
                     return first + len(header)
             return first
-        before, content, _ = marks.found
+        before, content, _ = markers.marks
         if header and before is not None:
-            at = text.find(header, before, content)
-            if at >= 0:
-                return at + len(header)
+            start = text.find(header, before, content)
+            if start >= 0:
+                return start + len(header)
         if content is not None:
             return _after(prompt or "", text, content)
-        said = text_of(upto[-1].get("content")).strip()
-        if said and text.count(said) == 1:
-            return text.index(said)
-        reason = f"does not tell what of message {len(upto)} the assistant says"
-        fix = "put {% generation %} and {% endgeneration %} around that in chat_template.jinja"
+        answer = text_of(messages[-1].get("content")).strip()
+        if answer and text.count(answer) == 1:
+            return text.index(answer)
+        reason = f"leaves open where the assistant's turn begins in message {len(messages)}"
+        fix = "mark it with {% generation %} and {% endgeneration %} in chat_template.jinja"
         raise UserError("the chat template", reason, fix)
 
-    def _end(self, upto: Sequence[Message], text: str, first: int, marks: "_Marks") -> int:
-        # White space behind the token that ends a turn is the template's, not the assistant's.
+    def _end(self, messages: Sequence[Message], text: str, first: int, markers: "_Markers") -> int:
+        # White space after the end-of-turn token belongs to the template, not to the turn.
         end = len(text.rstrip())
         end = end if text[:end].endswith(self._ends) else len(text)
         if len(self._special.findall(text, first)) < 2:
             return end
         # Some templates end a conversation, not only its last turn, with a special token.
         try:
-            longer = self._render([*upto, *PROBE], False)
+            longer = self._render([*messages, *PROBE], False)
         except UserError:
             return end
         shared = _shared(text, longer)
-        after = max(first, marks.found.end or 0)
-        stops = [found.end() for found in self._special.finditer(text, after, shared)]
+        after = max(first, markers.marks.end or 0)
+        stops = [match.end() for match in self._special.finditer(text, after, shared)]
         if not stops or self._special.sub("", text[stops[-1] :]).strip():
             return end
         return stops[-1]
 
 
 def require_calls(messages: Sequence[Message], turn: int, text: str) -> None:
-    """Raises UserError where a text lacks the name of a function that a message calls."""
+    """Raise UserError if a text lacks the name of a function that a message calls."""
     for name in (call["name"] for call in calls_of(messages[turn])):
         if name not in text and json.dumps(name)[1:-1] not in text:
-            reason = f"leaves out the tool calls of message {turn + 1}"
-            raise UserError("the chat template", reason, "use a model whose template has tools")
+            reason = f"drops the tool calls of message {turn + 1}"
+            raise UserError(
+                "the chat template", reason, "use a model whose template supports tools"
+            )
 
 
-class _Marks:
-    """The marks of a conversation's last message, found when they are needed."""
+class _Markers:
+    """Locates the marks of a conversation's last message, on first use."""
 
     def __init__(self, render: Render, messages: Sequence[Message], text: str):
         self._render, self._messages, self._text = render, messages, text
-        used = set(text).union(*(text_of(one.get("content")) for one in messages))
-        free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
-        self._before, self._begin, self._stop = (next(free) for _ in range(3))
+        used = set(text).union(*(text_of(message.get("content")) for message in messages))
+        unused = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
+        self._before, self._begin, self._stop = (next(unused) for _ in range(3))
 
     @cached_property
-    def found(self) -> Marks:
-        """Those that can be found."""
+    def marks(self) -> Marks:
+        """The marks, as far as they can be located."""
         partial = Marks(before=0) if len(self._messages) == 1 else Marks()
-        said = self._messages[-1].get("content")
-        if not text_of(said).strip():
-            return partial._replace(before=self._places(None, before=True).before)
+        content = self._messages[-1].get("content")
+        if not text_of(content).strip():
+            return partial._replace(before=self._locate(None, before=True).before)
         # White space around the content is part of the turn unless the template drops it.
-        blank = len(said) - len(said.lstrip()) if isinstance(said, str) else 0
+        blank = len(content) - len(content.lstrip()) if isinstance(content, str) else 0
         for start, before in itertools.product(sorted({0, blank}), (True, False)):
-            found = self._places(start, before=before)
-            if found.end is not None:
+            marks = self._locate(start, before=before)
+            if marks.end is not None:
                 break
         else:
-            found = self._places(None, before=True)
-        if found.first is None and found.end is not None and isinstance(said, str):
-            found = found._replace(first=self._sought(said.rstrip(), found.end))
-        return found
+            marks = self._locate(None, before=True)
+        if marks.first is None and marks.end is not None and isinstance(content, str):
+            marks = marks._replace(first=self._kept_start(content.rstrip(), marks.end))
+        return marks
 
-    def _sought(self, said: str, end: int) -> int | None:
-        """Where the part of a content begins that a template leaves of it."""
-        start = len(said) - _shared(self._text[:end][::-1], said[::-1])
-        for place in range(start, min(len(said), start + STEPS)):
-            first = self._places(place, before=False).first
+    def _kept_start(self, content: str, end: int) -> int | None:
+        """Locate the start of the part of a content that the template keeps."""
+        start = len(content) - _shared(self._text[:end][::-1], content[::-1])
+        for position in range(start, min(len(content), start + STEPS)):
+            first = self._locate(position, before=False).first
             if first is not None:
                 return first
         return None
 
-    def _places(self, start: int | None, *, before: bool) -> Marks:
-        """The places in the plain text of marks: in the last message's content before character
-        `start` (None: no such mark) and at its end."""
+    def _locate(self, start: int | None, *, before: bool) -> Marks:
+        """Mark the last message's content before character `start` (None: no start mark) and at its
+        end, render, and return the marks' positions in the plain text."""
         messages = list(self._messages)
         begin = "" if start is None else self._begin
         messages[-1] = _marked(messages[-1], begin, self._stop, start or 0)
-        alone = len(messages) == 1
-        if before and not alone:
+        is_first = len(messages) == 1
+        if before and not is_first:
             messages[-2] = _marked(messages[-2], "", self._before, 0)
         try:
             text = self._render(messages, False)
@@ -196,29 +194,29 @@ class _Marks:
         without = str.maketrans("", "", "".join(marks))
         if text.translate(without) != self._text:
             return Marks()
-        places = [
+        positions = [
             len(text[: text.index(mark)].translate(without)) if text.count(mark) == 1 else None
             for mark in marks
         ]
-        first, end = places[1], places[2]
-        if first is not None and end is not None and first > end:  # written in another order
+        first, end = positions[1], positions[2]
+        if first is not None and end is not None and first > end:  # the template reorders
             return Marks()
-        return Marks(0 if alone else places[0], first, end)
+        return Marks(0 if is_first else positions[0], first, end)
 
 
 def _after(prompt: str, text: str, content: int) -> int:
-    """Where a content's turn begins: with the white space before it that is not the prompt's, where
-    what stands before that is how the prompt ends; else at `content`."""
-    before, given = text[:content].rstrip(), prompt.rstrip()
+    """Return the start of the turn whose content starts at `content`: after the prompt's own white
+    space if the text before ends like the prompt, else `content`."""
+    before, stripped = text[:content].rstrip(), prompt.rstrip()
     blank = text[len(before) : content]
-    if not given or not before.endswith(given[-SAME_END:]):
+    if not stripped or not before.endswith(stripped[-SAME_END:]):
         return content
-    return len(before) + _shared(blank, prompt[len(given) :])
+    return len(before) + _shared(blank, prompt[len(stripped) :])
 
 
 def _marked(message: Message, begin: str, stop: str, start: int) -> Message:
-    """The message with marks in its content: before character `start` (of a list of parts: at its
-    beginning), and at its end before white space; see `_Marks`."""
+    """Insert marks in a message's content: before character `start` (in a list of parts: at its
+    start), and at its end before white space; see `_Markers`."""
     content = message.get("content")
     if isinstance(content, str) and content.strip():
         return {**message, "content": _between(content, begin, stop, start)}
@@ -237,7 +235,7 @@ def _between(text: str, begin: str, stop: str, start: int) -> str:
     return f"{text[:start]}{begin}{text[start:end]}{stop}{text[end:]}"
 
 
-def _shared(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _shared(first: str, second: str) -> int:
+    """Return the length of the common prefix."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -1,4 +1,4 @@
-"""Fine-tuning: examples of one task or several, each with its head; what is kept of them."""
+"""Fine-tuning: the workload of one task or several, each with its examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from llmjax.data.batch import Batch
 from llmjax.data.loader import Feed
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
-from llmjax.data.tokenizers.folder import keep_chat_template
+from llmjax.data.tokenizers.folder import add_chat_template
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss
@@ -35,21 +35,21 @@ from llmjax.training.workload import EvalResult
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A task with its examples.
+class TaskData:
+    """A task with its training and validation sets.
 
     Attributes:
-      task: what is done with them.
-      rows: what it is measured on.
-      heldout: these rows, encoded.
-      train_set: what it is trained on.
-      shape: of the rows of tokens of that.
+      task: the task.
+      validation_rows: the validation set as rows of a table.
+      validation_examples: the same rows, encoded.
+      train_examples: the training set, encoded.
+      shape: the shape of a packed row of training examples.
     """
 
     task: Task
-    rows: list[Row]
-    heldout: list[Example]
-    train_set: list[Example]
+    validation_rows: list[Row]
+    validation_examples: list[Example]
+    train_examples: list[Example]
     shape: RowShape
 
     @property
@@ -59,21 +59,21 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Finetuning:
-    """Tasks that take turns."""
+    """Tasks that take turns, a step each."""
 
     config: Config
     model: Model
-    parts: tuple[Part, ...]
+    tasks: tuple[TaskData, ...]
 
     is_finite = True
 
     @property
     def has_lm_head(self) -> bool:
-        return any(part.shape.per_token and part.task.head is None for part in self.parts)
+        return any(data.shape.per_token and data.task.head is None for data in self.tasks)
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint([part.train_set for part in self.parts])
+        return fingerprint([data.train_examples for data in self.tasks])
 
     @cached_property
     def steps_per_epoch(self) -> float:
@@ -81,96 +81,94 @@ class Finetuning:
 
     @property
     def losses(self) -> tuple[LossFunction, ...]:
-        return tuple(self._loss(part.task) for part in self.parts)
+        return tuple(self._loss(data.task) for data in self.tasks)
 
     def feed(self) -> Feed:
         return self._feed
 
-    def evaluates_part(self, metric: str | None) -> bool:
-        limits = [part.task.config.eval_limit for part in self.parts]
+    def evaluates_subset(self, metric: str | None) -> bool:
+        limits = [data.task.config.eval_limit for data in self.tasks]
         return metric not in (None, "loss") and any(limit is not None for limit in limits)
 
-    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
-        """Each task's figures; with several tasks under their names, the loss as their mean."""
-        figures: dict[str, float | None] = {"bits_per_byte": None}
+    def evaluate(self, params: Tree, mesh: Mesh, full: bool) -> EvalResult | None:
+        """Evaluates each task. With several, metrics are prefixed with the task's name, and the
+        loss is the mean of theirs."""
+        metrics: dict[str, float | None] = {"bits_per_byte": None}
         larger: dict[str, bool] = {}
         details: dict[str, Any] = {}
         losses: list[float] = []
-        for part in self.parts:
-            if not part.rows:
+        for data in self.tasks:
+            if not data.validation_rows:
                 continue
-            prefix = f"{part.name}." if len(self.parts) > 1 else ""
+            prefix = f"{data.name}." if len(self.tasks) > 1 else ""
             result = evaluate(
-                part.task,
+                data.task,
                 self.model,
                 params,
-                part.rows,
-                part.heldout,
+                data.validation_rows,
+                data.validation_examples,
                 batch_size=self.config.evaluation.batch_size,
                 mesh=mesh,
-                limit=None if whole else part.task.config.eval_limit,
+                limit=None if full else data.task.config.eval_limit,
             )
             losses.append(result.totals.loss)
-            figures[f"{prefix}loss"] = result.totals.loss
+            metrics[f"{prefix}loss"] = result.totals.loss
             for metric in result.metrics.metrics if result.metrics else ():
-                figures[prefix + metric.name] = metric.value
+                metrics[prefix + metric.name] = metric.value
                 larger[prefix + metric.name] = metric.larger_is_better
-            figures[f"{prefix}examples"] = len(part.rows)
-            all_rows = len(result.rows) == len(part.rows)
+            metrics[f"{prefix}examples"] = len(data.validation_rows)
+            all_rows = len(result.rows) == len(data.validation_rows)
             which = (
                 VALIDATION_SET
                 if all_rows
                 else f"the first {len(result.rows):,} rows of {VALIDATION_SET}"
             )
-            details[part.name] = result.to_dict(part.task.config, which)
+            details[data.name] = result.to_dict(data.task.config, which)
         if not losses:
             return None
-        return EvalResult(sum(losses) / len(losses), figures, larger, details)
+        return EvalResult(sum(losses) / len(losses), metrics, larger, details)
 
-    def data_facts(self) -> dict[str, Any]:
+    def data_summary(self) -> dict[str, Any]:
         return {
-            part.name: {
-                "kind": part.task.config.kind,
-                "train_examples": len(part.train_set),
-                "train_tokens": sum(example.length for example in part.train_set),
-                "heldout_rows": len(part.rows),
+            data.name: {
+                "kind": data.task.config.kind,
+                "train_examples": len(data.train_examples),
+                "train_tokens": sum(example.length for example in data.train_examples),
+                "heldout_rows": len(data.validation_rows),
                 "labels": dict(
-                    zip(part.task.metadata.labels, part.task.metadata.counts, strict=True)
+                    zip(data.task.metadata.labels, data.task.metadata.counts, strict=True)
                 ),
             }
-            for part in self.parts
+            for data in self.tasks
         }
 
     def headline(self) -> str:
-        lines = [
-            note
-            for part in self.parts
-            for note in describe(
-                part.task.config, part.task.metadata, len(part.train_set), len(part.rows)
-            )
-        ]
+        lines: list[str] = []
+        for data in self.tasks:
+            sizes = len(data.train_examples), len(data.validation_rows)
+            lines += describe(data.task.config, data.task.metadata, *sizes)
         return "\n".join(lines)
 
     def before_first_step(self, params: Tree, mesh: Mesh) -> "Finetuning":
-        """With the references of pairs of answers: their likelihoods by the untrained model."""
-        parts = []
-        for part in self.parts:
-            if part.task.config.uses_initial_model:
-                metadata = part.task.reference(
+        """Adds the reference log-likelihoods of preference pairs, by the untrained model."""
+        tasks = []
+        for data in self.tasks:
+            if data.task.config.uses_initial_model:
+                metadata = data.task.reference(
                     self.model,
                     params,
-                    [*part.train_set, *part.heldout],
+                    [*data.train_examples, *data.validation_examples],
                     batch_size=self.config.evaluation.batch_size,
                     mesh=mesh,
                 )
-                part = _with_references(part, metadata)
-            parts.append(part)
-        unchanged = all(new is old for new, old in zip(parts, self.parts, strict=True))
-        return self if unchanged else replace(self, parts=tuple(parts))
+                data = _with_references(data, metadata)
+            tasks.append(data)
+        unchanged = all(new is old for new, old in zip(tasks, self.tasks, strict=True))
+        return self if unchanged else replace(self, tasks=tuple(tasks))
 
     def write_metadata(self, run: Run) -> None:
-        """Writes what the tasks found in their examples, references included, to the run."""
-        metadata = metadata_json({part.name: part.task.metadata for part in self.parts})
+        """Writes the tasks' metadata, references included, to tasks.json."""
+        metadata = metadata_json({data.name: data.task.metadata for data in self.tasks})
         try:
             write_atomically(run.tasks, metadata)
         except OSError as error:
@@ -186,50 +184,47 @@ class Finetuning:
 
     @cached_property
     def _feed(self) -> TaskFeed:
-        return TaskFeed(
-            [
-                Source(part.train_set, part.shape, part.task.config.weight, part.task.config.repack)
-                for part in self.parts
-            ],
-            self.config.data.batch_size,
-            self.config.seed,
-        )
+        sources = []
+        for data in self.tasks:
+            task = data.task.config
+            sources.append(Source(data.train_examples, data.shape, task.weight, task.repack))
+        return TaskFeed(sources, self.config.data.batch_size, self.config.seed)
 
 
 def prepare_tasks(
     config: Config, context: TaskContext, rows: Sequence[tuple[list[Row], list[Row]]]
-) -> tuple[Part, ...]:
-    """The tasks with their examples.
+) -> tuple[TaskData, ...]:
+    """Opens the tasks and encodes their examples.
 
     Args:
-      config: of the run.
-      context: of the tasks.
-      rows: of each, the training and the validation set.
+      config: the run's config.
+      context: what the tasks are opened with.
+      rows: the training and the validation rows of each task.
 
     Raises:
-      UserError: a row cannot be used, a task does not suit the model, or the figure to go by is not
+      UserError: a row cannot be used, a task does not fit the model, or evaluation.metric is not
         measured.
     """
-    parts = []
-    for one, (train_rows, dev_rows) in zip(config.tasks, rows, strict=True):
-        task = one.open(context, one.find_metadata(train_rows))
+    tasks = []
+    for task_config, (train_rows, dev_rows) in zip(config.tasks, rows, strict=True):
+        task = task_config.open(context, task_config.find_metadata(train_rows))
         examples = trainable(task, train_rows, encode(task, train_rows, "train on"))
-        require_targets(one, train_rows, dev_rows)
-        heldout = encode(task, dev_rows, "evaluate") if dev_rows else []
-        if heldout:
-            # All stay, for each belongs to a row; but none of them may count.
-            trainable(task, dev_rows, heldout)
-        parts.append(Part(task, dev_rows, heldout, examples, row_shape(task, examples)))
-    _check_measured(config, parts)
-    return tuple(parts)
+        require_targets(task_config, train_rows, dev_rows)
+        dev_examples = encode(task, dev_rows, "evaluate") if dev_rows else []
+        if dev_examples:
+            # Raises if there is no target at all; the examples all stay, one for each row.
+            trainable(task, dev_rows, dev_examples)
+        tasks.append(TaskData(task, dev_rows, dev_examples, examples, row_shape(task, examples)))
+    _check_measured(config, tasks)
+    return tuple(tasks)
 
 
-def _check_measured(config: Config, parts: Sequence[Part]) -> None:
-    """Checks that the figure to go by is measured, of some task that holds something out."""
+def _check_measured(config: Config, tasks: Sequence[TaskData]) -> None:
+    """Checks that a task with a validation set measures evaluation.metric."""
     metric, patience = config.evaluation.metric, config.evaluation.patience
-    measured = [(part.task.config, part.task.metadata) for part in parts if part.rows]
+    measured = [(data.task.config, data.task.metadata) for data in tasks if data.validation_rows]
     if measured:
-        check_metric(metric, measured, several=len(parts) > 1)
+        check_metric(metric, measured, several=len(tasks) > 1)
     elif metric is not None or patience:
         setting = f"metric {metric}" if metric is not None else f"patience {patience}"
         raise UserError(
@@ -239,32 +234,36 @@ def _check_measured(config: Config, parts: Sequence[Part]) -> None:
         )
 
 
-def with_stored_references(parts: Sequence[Part], run: Run) -> tuple[Part, ...]:
-    """The parts with the references that the run kept, where it did."""
-    if not run.tasks.is_file() or not any(part.task.config.uses_initial_model for part in parts):
-        return tuple(parts)
-    metadata = read_metadata(run.tasks, [part.name for part in parts])
-    return tuple(map(_with_references, parts, metadata))
+def with_stored_references(tasks: Sequence[TaskData], run: Run) -> tuple[TaskData, ...]:
+    """Adds the reference log-likelihoods stored in the run, if any."""
+    if not run.tasks.is_file() or not any(data.task.config.uses_initial_model for data in tasks):
+        return tuple(tasks)
+    metadata = read_metadata(run.tasks, [data.name for data in tasks])
+    return tuple(map(_with_references, tasks, metadata))
 
 
-def _with_references(part: Part, stored: TaskMetadata) -> Part:
-    task = part.task
+def _with_references(data: TaskData, stored: TaskMetadata) -> TaskData:
+    task = data.task
     if not task.config.uses_initial_model:
-        return part
+        return data
     metadata = replace(task.metadata, references=stored.references)
-    again = task.config.open(task.context, metadata)
-    heldout, train_set = again.with_references(part.heldout), again.with_references(part.train_set)
-    return replace(part, task=again, heldout=heldout, train_set=train_set)
+    task = task.config.open(task.context, metadata)
+    return replace(
+        data,
+        task=task,
+        validation_examples=task.with_references(data.validation_examples),
+        train_examples=task.with_references(data.train_examples),
+    )
 
 
 def with_template(tokenizer: Tokenizer, config: Config, run: Run) -> Tokenizer:
-    """The run's tokenizer; with a template, kept beside it, where the run trains on conversations.
+    """The run's tokenizer, given a plain chat template if a task needs one and it has none.
 
     Raises:
-      UserError: the run's folder cannot be written.
+      UserError: the run folder cannot be written.
     """
     chats = any(task.uses_chat_template for task in config.tasks)
     if not chats or tokenizer.chat_template is not None:
         return tokenizer
-    keep_chat_template(run.tokenizer, PLAIN)
+    add_chat_template(run.tokenizer, PLAIN)
     return load_tokenizer(run.tokenizer)

@@ -1,4 +1,4 @@
-"""Where a run begins: with parameters drawn at random, or with those of another run."""
+"""Initial parameters: random, or those of the run named by `init_from`."""
 
 import shutil
 from dataclasses import replace
@@ -26,27 +26,27 @@ from llmjax.tasks.heads import Network
 
 
 def resolve_init_from(config: Config) -> Config:
-    """The config with the model and the tokenizer of the run that it begins with.
+    """Replaces the config's model and tokenizer by those of the `init_from` run.
 
     Raises:
       UserError: there is no such run.
     """
     if config.init_from is None:
         return config
-    own = Run(Path(config.run_dir))
-    # A run that goes on no longer needs the one that it began with.
-    known = own.config_path.is_file() and own.config().init_from == config.init_from
-    base = own.config() if known else Run.open(config.init_from).config()
+    run = Run(Path(config.run_dir))
+    # A run that resumes no longer needs the one it started from.
+    resumes = run.config_path.is_file() and run.config().init_from == config.init_from
+    base = run.config() if resumes else Run.open(config.init_from).config()
     pooler = config.model.pooler or base.model.pooler
     model = replace(base.model, lora=config.model.lora, pooler=pooler)
     return replace(config, model=model, tokenizer=base.tokenizer)
 
 
 def take_tokenizer(config: Config, run: Run) -> None:
-    """Copies the tokenizer of the run that this one begins with, and its origin.json, once.
+    """Copies the tokenizer and origin.json of the `init_from` run, unless already done.
 
     Raises:
-      UserError: it cannot be read or written.
+      UserError: they cannot be read or written.
     """
     if config.init_from is None or run.tokenizer.is_dir():
         return
@@ -58,7 +58,7 @@ def take_tokenizer(config: Config, run: Run) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(source, unfinished, copy_function=shutil.copyfile)
         for path in (unfinished, *unfinished.rglob("*/")):
-            path.chmod(new_folder_mode())  # not that of the other run
+            path.chmod(new_folder_mode())  # not the mode of the base run's folder
         if origin is not None:
             write_origin(run.folder, origin)
         unfinished.rename(run.tokenizer)
@@ -66,46 +66,48 @@ def take_tokenizer(config: Config, run: Run) -> None:
         raise UserError(run.tokenizer, f"cannot be written: {error.strerror or error}") from error
 
 
-def first_params(config: Config, network: Network, mesh: Mesh) -> Tree:
-    """The parameters of step 0, on the devices of `mesh`.
+def initial_params(config: Config, network: Network, mesh: Mesh) -> Tree:
+    """The parameters of step 0, on the devices of `mesh`. Those that the `init_from` run lacks
+    (heads, adapters, a pooler) are initialized at random.
 
     Raises:
-      UserError: a parameter does not divide over the mesh; or the run that this one begins with
-        is missing, damaged, or of another shape.
+      UserError: a parameter does not divide over the mesh; or the `init_from` run is missing,
+        damaged, or of another shape.
     """
     key = jax.random.key(config.seed)
     with jax.set_mesh(mesh):
         if config.init_from is None:
             return jax.jit(network.init)(key)
-        taken = _taken(Run.open(config.init_from))
-        there = _has(network.abstract_params(), taken)
-        drawn = jax.jit(lambda key: split(network.init(key), there)[1])(key)
-        return join(split(taken, _has(taken, network.abstract_params()))[0], drawn)
+        base_params, abstract = _base_params(Run.open(config.init_from)), network.abstract_params()
+        is_shared = _shared_leaves(abstract, base_params)
+        new_params = jax.jit(lambda key: split(network.init(key), is_shared)[1])(key)
+        return join(split(base_params, _shared_leaves(base_params, abstract))[0], new_params)
 
 
-def _taken(base: Run) -> Tree:
+def _base_params(base: Run) -> Tree:
     """The parameters of a run, adapters merged, without the heads of its tasks."""
     config, tokenizer = base.config(), load_tokenizer(base.tokenizer)
     shape = resolve(config.model, tokenizer.vocab_size)
-    theirs = run_network(base, config, tokenizer, shape)
-    found = read_parameters(base, resolve_step(base, config, None), theirs.abstract_params())
-    found.pop("heads", None)
+    abstract = run_network(base, config, tokenizer, shape).abstract_params()
+    params = read_parameters(base, resolve_step(base, config, None), abstract)
+    params.pop("heads", None)
     if shape.lora is None:
-        return found
-    return jax.jit(merged, static_argnums=1)(found, shape.lora)
+        return params
+    return jax.jit(merged, static_argnums=1)(params, shape.lora)
 
 
-def _has(tree: Tree, other: Tree) -> Tree:
-    """The tree of bools that says of each leaf whether the other tree has it too."""
+def _shared_leaves(tree: Tree, reference: Tree) -> Tree:
+    """A mask of the leaves of `tree` that `reference` has too."""
     return {
-        name: _has(value, other.get(name, {})) if isinstance(value, dict) else name in other
+        name: _shared_leaves(value, reference.get(name, {}))
+        if isinstance(value, dict)
+        else name in reference
         for name, value in tree.items()
     }
 
 
 def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
-    """Writes the frozen parameters, matrices in the compute dtype, and gives them back
-    as they are read.
+    """Writes the frozen parameters, matrices in the compute dtype; returns them as stored.
 
     Raises:
       UserError: they cannot be written or read.
@@ -120,28 +122,29 @@ def freeze(run: Run, dtype: Dtype, network: Network, frozen: Tree) -> Tree:
             for name, value in part.items()
         }
 
-    held = jax.jit(lambda part: stored(part, axes))(frozen)
-    if jax.process_index() == 0:  # what a start that was interrupted left
+    result = jax.jit(lambda part: stored(part, axes))(frozen)
+    if jax.process_index() == 0:  # left by an interrupted start
         shutil.rmtree(run.frozen, ignore_errors=True)
     wait_for_all("no frozen parameters")
-    save_params(run.frozen, held)
+    save_params(run.frozen, result)
     wait_for_all("frozen parameters written")
-    return held
+    return result
 
 
 def frozen_params(run: Run, abstract: Tree, mesh: Mesh) -> Tree:
-    """What `freeze` wrote, onto `mesh`, in the dtypes that it is stored in.
+    """Reads the frozen parameters onto `mesh`, in the dtypes they are stored in.
 
     Raises:
-      UserError: it is missing or damaged.
+      UserError: they are missing or damaged.
     """
     leaves = stored_leaves(run.frozen, 0)
 
-    def wanted(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def as_stored(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         dtype = leaves[name].dtype if name in leaves else leaf.dtype
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 
     with jax.set_mesh(mesh):
-        found, _ = restore_params(run.frozen, jax.tree_util.tree_map_with_path(wanted, abstract), 0)
-    return found
+        abstract = jax.tree_util.tree_map_with_path(as_stored, abstract)
+        params, _ = restore_params(run.frozen, abstract, 0)
+    return params

@@ -1,4 +1,4 @@
-"""Pre-training: windows of text, by an objective."""
+"""Pre-training: the workload of a corpus and an objective."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,12 +31,12 @@ from llmjax.step import LossFunction
 from llmjax.training.workload import EvalResult
 
 FIRST_ROWS = 256
-"""Rows in which there must be something to be predicted."""
+"""At least one of this many rows must have a target."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pretraining:
-    """A corpus, and what is to be predicted of it from what."""
+    """Windows of a corpus, as inputs and targets of an objective."""
 
     config: Config
     tokenizer: Tokenizer
@@ -84,29 +84,29 @@ class Pretraining:
     def feed(self) -> Feed:
         return CorpusFeed(self.corpus, self.config.data, self.config.seed, self.objective)
 
-    def evaluates_part(self, metric: str | None) -> bool:
+    def evaluates_subset(self, metric: str | None) -> bool:
         return self.config.evaluation.max_tokens is not None
 
-    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
-        """Of the held-out documents: all of them, or as many as evaluation.max_tokens allows."""
-        documents = self._heldout(whole)
+    def evaluate(self, params: Tree, mesh: Mesh, full: bool) -> EvalResult | None:
+        """Scores the validation documents: all, or the first `evaluation.max_tokens` tokens."""
+        documents = self._heldout(full)
         if not documents:
             return None
         score = self._score_all if self.config.objective.is_causal else self._score_hidden
-        found = score(params, documents, self._context, mesh)
-        sizes = {"heldout_tokens": found.tokens, "heldout_bytes": found.bytes}
-        return EvalResult(found.loss_per_token, found.quality() | sizes, found.larger_is_better)
+        totals = score(params, documents, self._context, mesh)
+        sizes = {"heldout_tokens": totals.tokens, "heldout_bytes": totals.bytes}
+        return EvalResult(totals.loss_per_token, totals.quality() | sizes, totals.larger_is_better)
 
     @property
     def _context(self) -> int:
-        """Tokens of a window in which held-out text is scored."""
+        """Tokens of a window in which the validation set is scored."""
         longest = min(self.model.config.max_length, self.config.data.length)
         return self.config.evaluation.context or longest
 
-    def _heldout(self, whole: bool) -> list[Document]:
+    def _heldout(self, full: bool) -> list[Document]:
         documents = list(validation_documents(self.corpus))
         limit = self.config.evaluation.max_tokens
-        return documents if limit is None or whole else _first(documents, limit)
+        return documents if limit is None or full else _first(documents, limit)
 
     def before_first_step(self, params: Tree, mesh: Mesh) -> "Pretraining":
         return self
@@ -115,11 +115,11 @@ class Pretraining:
         pass
 
     def check_targets(self) -> None:
-        """Checks that the objective leaves something to be predicted, of what is learned from and
-        of what is held out: rows or documents can be too short for it.
+        """Checks that the objective finds targets in the training and the validation set: rows or
+        documents may be too short for it.
 
         Raises:
-          UserError: nothing of the first rows, or of the held-out documents.
+          UserError: there is no target in the first rows, or in the validation documents.
         """
         kind, length = self.config.objective.kind, self.config.data.length
         feed, batch = self.feed(), self.config.data.batch_size
@@ -133,7 +133,7 @@ class Pretraining:
                 "tokens",
                 "raise data.length, or give longer documents",
             )
-        documents = [] if self.config.objective.is_causal else self._heldout(whole=False)
+        documents = [] if self.config.objective.is_causal else self._heldout(full=False)
         if documents and not has_targets(self.objective, documents, self._context):
             raise UserError(
                 f"objective {kind}",
@@ -168,7 +168,7 @@ class Pretraining:
             mesh=mesh,
         )
 
-    def data_facts(self) -> dict[str, Any]:
+    def data_summary(self) -> dict[str, Any]:
         corpus = self.corpus
         heldout = [
             (len(document.tokens), document.bytes) for document in validation_documents(corpus)
@@ -187,10 +187,10 @@ class Pretraining:
 
 
 def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
-    """The tokenizer and the text of a run, made or found in the cache.
+    """The run's tokenizer and tokenized corpus, from the cache if they are there.
 
     Raises:
-      UserError: as `data.prepare`.
+      UserError: as `corpus.prepare`.
     """
     with terminal_progress() as progress:
         pieces = config.objective.control_pieces
@@ -198,11 +198,11 @@ def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
 
 
 def _first(documents: list[Document], tokens: int) -> list[Document]:
-    """The first documents, up to the one that brings them to `tokens`."""
-    taken: list[Document] = []
+    """The first documents that hold at least `tokens` tokens."""
+    first: list[Document] = []
     for document in documents:
         if tokens <= 0:
             break
-        taken.append(document)
+        first.append(document)
         tokens -= len(document.tokens)
-    return taken
+    return first

@@ -1,4 +1,4 @@
-"""What has to be settled before training touches a device."""
+"""Starting devices and processes, and checking that all processes share one config."""
 
 import ctypes
 from fnmatch import fnmatch
@@ -15,19 +15,19 @@ from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
 
-OWN = ("run_dir", "cpu_devices", "data.cache_dir", "data.workers", "data.prefetch", "log*")
-"""Fields in which the processes of a run may differ: paths and how each works by itself."""
+PER_PROCESS = ("run_dir", "cpu_devices", "data.cache_dir", "data.workers", "data.prefetch", "log*")
+"""Fields that may differ between the processes of a run."""
 SAME_COMMAND = "start every process with the same command"
 
 
 def start_devices(config: Config) -> distributed.Link | None:
-    """Divides the CPU if asked to, joins the other processes, and keeps compiled programs on disk.
+    """Sets up virtual CPU devices, joins the other processes, and enables the compilation cache.
 
     Returns:
       The link to the other processes, where there are any and no launcher watches them.
 
     Raises:
-      UserError: JAX runs already with other devices, or the processes do not find together.
+      UserError: JAX has already started with other devices, or the processes cannot connect.
     """
     if config.cpu_devices:
         try:
@@ -48,11 +48,11 @@ def start_devices(config: Config) -> distributed.Link | None:
 
 
 def check_same_config(config: Config) -> None:
-    """Checks, in all processes, that they have the config of process 0.
+    """Checks that all processes have the config of process 0; all processes call this.
 
     Raises:
-      UserError: one has another. All say which process and which fields, so that the reason is
-        known whichever of them ends first and takes the others along.
+      UserError: one has another, in every process: whichever ends first, and ends the others with
+        it, has named the process and the fields.
     """
     if jax.process_count() == 1:
         return
@@ -60,26 +60,26 @@ def check_same_config(config: Config) -> None:
     changed = {
         name: values
         for name, values in differences(first, config).items()
-        if not any(fnmatch(name, pattern) for pattern in OWN)
+        if not any(fnmatch(name, pattern) for pattern in PER_PROCESS)
     }
-    own = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
-    for process, listed in enumerate(_texts_of_all(own)):
-        if listed:
-            reason = f"has another config than process 0: {listed}"
+    summary = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
+    for process, text in enumerate(_texts_of_all(summary)):
+        if text:
+            reason = f"has another config than process 0: {text}"
             raise UserError(f"process {process}", reason, SAME_COMMAND)
 
 
-def _text_of_process_0(own: str) -> str:
-    data = np.frombuffer(own.encode(), np.uint8)
+def _text_of_process_0(text: str) -> str:
+    data = np.frombuffer(text.encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
     padded = np.zeros(size, np.uint8)
     padded[: min(size, data.size)] = data[:size]
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
-def _texts_of_all(own: str) -> list[str]:
-    """Each process's text, in the order of the processes."""
-    data = np.frombuffer(own.encode(), np.uint8)
+def _texts_of_all(text: str) -> list[str]:
+    """Each process's text, by process index."""
+    data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
     padded = np.zeros(max(sizes), np.uint8)
     padded[: data.size] = data
@@ -94,11 +94,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed, for the next step to use.
+    """Has glibc keep freed memory for the next step.
 
-    A step's temporary buffers are one large block. By default it goes back to the system after each
-    step, and the next one faults it in again page by page: a sixth of a small model's step. Other
-    C libraries have no such switch, and are left alone.
+    A step's temporary buffers are one large block. By default it is returned to the system after
+    each step, and the next step faults it in again page by page, which takes a sixth of a small
+    model's step. Does nothing with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""Where a run's figures go: process 0 writes and shows them, the others do nothing."""
+"""Reporting of metrics and samples, by process 0 alone; and the profiler trace."""
 
 import math
 import time
@@ -13,26 +13,26 @@ from llmjax.run import environment
 from llmjax.run.config.build import plain
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.display import Display, Silent, make_display, short_count, si, to_stderr
-from llmjax.run.telemetry.hardware import peak_flops
 from llmjax.run.telemetry.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from llmjax.run.telemetry.throughput import peak_flops
 from llmjax.state import split
 from llmjax.training.session import Session
 
 
 class Reporter:
-    """Records of metrics and samples of text, to files, services and a person. Close it."""
+    """Writes metrics and samples to files, trackers and the display. Close it."""
 
     def __init__(self, session: Session, step: int):
-        """Opens the files to go on after `step`: what was logged beyond it is removed.
+        """Opens the logs; records beyond `step` are removed.
 
         Raises:
-          UserError: a file cannot be written, or a service is asked for and missing.
+          UserError: a file cannot be written, or a tracker is configured and not installed.
         """
         self._sinks: list[Sink] = []
         self._samples: JsonLines | None = None
         self._run: Run | None = None
         self.display: Display = Silent()
-        if not session.leads:
+        if not session.is_primary:
             return
         self._run = run = session.run
         log = session.config.log
@@ -42,36 +42,41 @@ class Reporter:
             self._sinks.append(TensorBoard(run.tensorboard, step))
         self._sinks.append(JsonLines(run.metrics, step))
         self._samples = JsonLines(run.samples, step)
-        environment.record(run.folder / "environment.json", **_facts(session))
+        environment.record(run.folder / "environment.json", **_counts(session))
         self.display = make_display(log.display, step, session.steps, _headline(session))
 
-    def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
-        """A record of metrics; `kind` is train or eval, `step` the steps taken. What is not finite
-        is written as None: JSON has no word for it."""
-        written = {name: None if _not_finite(value) else value for name, value in figures.items()}
-        record = {"step": step, "kind": kind, "time": time.time(), **written}
+    def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes a record of metrics; values that are not finite, which JSON lacks, as None.
+
+        Args:
+          kind: train or eval.
+          step: steps taken so far.
+          metrics: values by name.
+        """
+        finite = {name: None if _not_finite(value) else value for name, value in metrics.items()}
+        record = {"step": step, "kind": kind, "time": time.time(), **finite}
         for sink in self._sinks:
             sink.write(record)
         self.display.write(record)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """What the model wrote after a prompt."""
+        """Writes a text that the model generated after a prompt."""
         if self._samples is not None:
             self._samples.write({"step": step, "time": time.time(), "prompt": prompt, "text": text})
         self.display.say(f"sample at step {step}: {prompt}{text}")
 
     def announce(self, text: str) -> None:
-        """Says what has to be known whatever the display: a signal that came."""
+        """Shows a line even if the display is off, such as the receipt of a signal."""
         (to_stderr if isinstance(self.display, Silent) else self.display.say)(text)
 
-    def details(self, step: int, found: Mapping[str, Any]) -> None:
-        """What was measured of each task; replaces what was measured of it before."""
-        if self._run is not None and found:
-            about = {"run": str(self._run.folder), "step": step}
-            self._run.keep_measures({task: about | one for task, one in found.items()})
+    def details(self, step: int, details: Mapping[str, Any]) -> None:
+        """Stores the details of each task's evaluation in place of the task's earlier ones."""
+        if self._run is not None and details:
+            source = {"run": str(self._run.folder), "step": step}
+            self._run.keep_measures({task: source | value for task, value in details.items()})
 
     def close(self) -> None:
-        """Closes files and display."""
+        """Closes the logs and the display."""
         self.display.close()
         for sink in self._sinks:
             sink.close()
@@ -83,7 +88,7 @@ def _not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _facts(session: Session) -> dict[str, dict[str, Any]]:
+def _counts(session: Session) -> dict[str, dict[str, Any]]:
     return {
         "model": {
             "parameters": session.network.num_params(),
@@ -91,41 +96,40 @@ def _facts(session: Session) -> dict[str, dict[str, Any]]:
             "vocab_size": session.model.config.vocab_size,
             "flops_per_token": session.flops_per_token,
         },
-        "data": session.workload.data_facts(),
+        "data": session.workload.data_summary(),
     }
 
 
 def trainable_count(session: Session) -> int:
-    """How many numbers are trained."""
+    """The number of trained parameters."""
     shapes = split(session.network.abstract_params(), session.trainable)[0]
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _headline(session: Session) -> str:
-    """What runs, on what, and what the figures mean."""
+    """The run in a line: model, data, devices; and how FLOP/s and MFU are counted."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
     device = jax.devices()[0]
     peak = peak_flops()
-    count, own = session.network.num_params(), trainable_count(session)
-    learning = "" if own == count else f" of which {own:,} are trained ({own / count:.2%})"
+    count, trained = session.network.num_params(), trainable_count(session)
+    share = "" if trained == count else f" of which {trained:,} are trained ({trained / count:.2%})"
     name = device.device_kind if device.platform != "cpu" else "CPU"
     devices = f"{jax.device_count()} {name} device{'s' if jax.device_count() > 1 else ''}"
     devices += f" ({mesh})" if mesh else ""
     known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
     return (
-        f"{session.run.folder}: {short_count(count)} parameters{learning}, "
-        f"{session.workload.headline()}, "
-        f"{devices}\n"
+        f"{session.run.folder}: {short_count(count)} parameters{share}, "
+        f"{session.workload.headline()}, {devices}\n"
         f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
         f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
     )
 
 
-WARMUP = 5  # steps before the trace: compilation and the first waits are not what one looks for
+WARMUP = 5  # steps before the trace, which should not show compilation
 
 
 class Profile:
-    """Traces a number of steps of process 0, from the sixth of this start on."""
+    """Profiles steps of process 0, from the sixth step of this session on."""
 
     def __init__(self, folder: Path, steps: int):
         self._folder = folder
@@ -141,11 +145,11 @@ class Profile:
         self._stop()
 
     def before(self, step: int, wait: Callable[[], object]) -> None:
-        """Starts or ends the trace where it is due.
+        """Starts or stops the trace, if this is the step to do so.
 
         Args:
-          step: of this start, from 0; about to be taken.
-          wait: returns when the devices have nothing to do.
+          step: the step about to be taken, from 0 at this session's start.
+          wait: blocks until the devices are idle.
         """
         if self._steps and step == WARMUP:
             wait()

@@ -1,4 +1,4 @@
-"""What a run works with: its folder, workload, model, devices and optimizer, all checked."""
+"""A training session: config, run folder, workload, network, mesh and optimizer, checked."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ from llmjax.training.workload import Workload
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a run: everything that stays as it is."""
+    """What stays constant from one start of a run to its stop."""
 
     config: Config
     run: Run
@@ -53,18 +53,18 @@ class Session:
     mesh: Mesh
     optimizer: Optimizer
     trainable: Tree
-    """The tree of bools that says which parameters are trained."""
+    """A mask of the parameters that are trained."""
     steps: int
-    """Steps of the whole run: as configured, or what its epochs hold."""
+    """Steps of the run in all: as configured, or from its epochs."""
 
     @property
     def model(self) -> Model:
-        """The model, without heads."""
+        """The model without task heads."""
         return self.network.model
 
     @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes."""
+    def is_primary(self) -> bool:
+        """Whether this is process 0, which writes the run folder."""
         return jax.process_index() == 0
 
     @property
@@ -74,20 +74,20 @@ class Session:
 
     @property
     def flops_per_token(self) -> float:
-        """Model FLOPs, forward and backward; the mean of both where an encoder and a decoder read
-        tokens (as if they read equally many)."""
+        """Model FLOPs per token, forward and backward; of an encoder-decoder, as if half of the
+        tokens were the encoder's and half the decoder's."""
         config, tune = self.model.config, self.config.tune
-        readers = 2 if config.is_encoder_decoder else 1
+        stacks = 2 if config.is_encoder_decoder else 1
         flops = flops_per_token(
             config,
             self.config.data.length,
-            unembeds=self.workload.has_lm_head,
-            through=not isinstance(tune, TrainHeads),
+            lm_head=self.workload.has_lm_head,
+            backward=not isinstance(tune, TrainHeads),
         )
-        return flops / readers
+        return flops / stacks
 
     def progress(self, step: int) -> TrainProgress:
-        """Where the run stands before batch `step`, nothing counted yet."""
+        """The progress before batch `step`, with all totals zero."""
         data = self.config.data
         return TrainProgress(
             step=step,
@@ -99,33 +99,33 @@ class Session:
         )
 
     def check_same_batches(self, progress: TrainProgress) -> None:
-        """Checks that batch `progress.step` is the one that would have come next then.
+        """Checks that the stored progress belongs to the same sequence of batches.
 
         Raises:
-          UserError: the text, its tokens or the batches' shape are others.
+          UserError: the text, its tokens or the batches' shape have changed.
         """
-        here = self.progress(progress.step)
+        current = self.progress(progress.step)
         for name in ("seed", "batch_size", "length", "corpus"):
-            then, now = getattr(progress, name), getattr(here, name)
-            if then != now:
+            old, new = getattr(progress, name), getattr(current, name)
+            if old != new:
                 raise UserError(
                     self.run.folder,
-                    f"was trained on another {name} ({then}) than this one ({now})",
+                    f"was trained on another {name} ({old}) than this one ({new})",
                     "restore the text as it was, or choose another --run-dir",
                 )
 
 
 def open_session(config: Config, run: Run) -> Session:
-    """Prepares the workload, and checks model and mesh against each other.
+    """Prepares the data, the model and the optimizer, and checks that they fit the mesh.
 
     Raises:
-      UserError: the data cannot be used, or sizes do not suit each other or the devices.
+      UserError: the data cannot be used, or sizes do not fit each other or the devices.
     """
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
         opened = _open_workload(config, run)
-    wait_for_all("text prepared")  # the other processes then find it in the cache
+    wait_for_all("text prepared")  # the other processes read it from the cache
     tokenizer, workload, network = (
         opened if jax.process_index() == 0 else _open_workload(config, run)
     )
@@ -135,20 +135,20 @@ def open_session(config: Config, run: Run) -> Session:
     parts = config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
     for spec in workload.feed().specs:
-        for array in spec.values():  # the model splits what is split by length further
+        for array in spec.values():  # the residual stream splits the length further
             split_by = ["residual" if axis == "length" else axis for axis in array.axes]
             check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, workload)
     axes = network.logical_axes()
     rates = lr_multipliers(config.tune, network.model.config, network.abstract_params())
-    learning = trainable_mask(rates)
-    own_axes, own_rates = split(axes, learning)[0], split(rates, learning)[0]
-    optimizer = make_optimizer(config.optimizer, steps, own_axes, own_rates)
-    return Session(config, run, tokenizer, workload, network, mesh, optimizer, learning, steps)
+    trainable = trainable_mask(rates)
+    trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
+    optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
+    return Session(config, run, tokenizer, workload, network, mesh, optimizer, trainable, steps)
 
 
 def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:
-    """The tokenizer, the workload, and the network that is trained."""
+    """The tokenizer, the workload, and the network to train."""
     if not config.tasks:
         tokenizer, corpus = prepare_text(config, run)
         model = Model(resolve(config.model, tokenizer.vocab_size), config.compute)
@@ -168,7 +168,8 @@ def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Netwo
 
 
 def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> Tokenizer:
-    """The tokenizer of the run, or one trained on the training set."""
+    """The run's tokenizer; if it has none yet, the config's, trained on the tasks' texts if need
+    be."""
     if run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
     tokenizer = config.tokenizer.open()
@@ -181,15 +182,16 @@ def _task_tokenizer(config: Config, run: Run, rows: Sequence[Sequence[Row]]) -> 
 
 def _run_length(config: Config, workload: Workload) -> int:
     epoch = workload.steps_per_epoch
-    wanted = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
-    if config.epochs is not None and (problems := config.optimizer.problems(wanted)):
-        raise ConfigError([f"{one} ({config.epochs:g} epochs are {wanted})" for one in problems])
+    steps = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
+    if config.epochs is not None and (problems := config.optimizer.problems(steps)):
+        epochs = f"{config.epochs:g} epochs are {steps}"
+        raise ConfigError([f"{problem} ({epochs})" for problem in problems])
     limit = workload.feed().steps
-    if limit is None or wanted <= limit:
-        return wanted
+    if limit is None or steps <= limit:
+        return steps
     if not workload.is_finite:
         raise UserError(
-            f"steps {wanted}",
+            f"steps {steps}",
             f"the text is exhausted after {limit}, and data.on_exhaustion is error",
             f"set steps to {limit}, add text, or let it stop or repeat",
         )
@@ -197,14 +199,14 @@ def _run_length(config: Config, workload: Workload) -> int:
 
 
 def check_memory(state: TrainState, mesh: Mesh) -> None:
-    """Checks that parameters, their gradients and the optimizer's state fit the devices.
+    """Checks that parameters, gradients and optimizer state fit the devices.
 
     Args:
       state: shapes, dtypes and shardings.
-      mesh: the devices; those of a CPU share the machine's memory.
+      mesh: the devices; CPU devices share the machine's memory.
 
     Raises:
-      UserError: they take more memory than there is.
+      UserError: they need more memory than there is.
     """
     needed = _bytes((state.params, state.params, state.opt_state))
     available = _available(mesh)
@@ -219,7 +221,7 @@ def check_memory(state: TrainState, mesh: Mesh) -> None:
 
 
 def _bytes(tree: object) -> int:
-    """Bytes of a tree on one device: those of a shard of each leaf."""
+    """Bytes of a tree on one device: a shard of each leaf."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -227,8 +229,9 @@ def _bytes(tree: object) -> int:
 
 
 def _available(mesh: Mesh) -> int | None:
-    """Bytes of one device's memory; None where nobody can tell."""
-    devices = [one for one in mesh.devices.flat if one.process_index == jax.process_index()]
+    """Bytes of one device's memory; None if unknown."""
+    process = jax.process_index()
+    devices = [device for device in mesh.devices.flat if device.process_index == process]
     if devices[0].platform == "cpu":
         total = memory()
         return None if total is None else total // len(devices)

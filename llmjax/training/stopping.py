@@ -1,4 +1,4 @@
-"""Signals, and how processes agree to stop or save."""
+"""Stop signals, and consensus among processes on when to stop or save."""
 
 import contextlib
 import os
@@ -23,64 +23,64 @@ ABANDONED = 130
 
 @dataclass
 class StartStatus:
-    """Changes as the run goes on; other threads read it."""
+    """How far this start of the run is; updated by the trainer, read by other threads."""
 
     step: int = 0
-    """The step that is being taken, or was taken last."""
+    """The current step, or the last one."""
     saved: int | None = None
     """The newest checkpoint; None: there is none."""
     trained: bool = False
     """Whether this start has finished a step."""
     measuring: str = ""
-    """What is being measured or written after the step, in a few words; empty: nothing."""
+    """What runs after the step: "evaluation" or "samples"; empty: nothing."""
 
     def doing(self) -> str:
-        """What is under way, as "finishing step 4"."""
+        """The current activity, as "finishing step 4"."""
         if self.measuring:
             return f"leaving the {self.measuring} of step {self.step}"
         return f"finishing step {self.step}"
 
     def lost(self) -> str:
-        """What is lost without a further checkpoint, in the plural."""
+        """What is lost without another checkpoint, in the plural."""
         return "all steps" if self.saved is None else f"the steps since checkpoint {self.saved}"
 
     def kept(self) -> str:
-        """What there is, where this start has trained nothing."""
+        """What can be said if this start has finished no step."""
         if self.saved is None:
             return "nothing was trained yet"
         return f"nothing was trained since checkpoint {self.saved}"
 
     def resumes(self) -> str:
-        """Where the same command resumes."""
+        """How to resume."""
         command = "start the same command again to"
         if self.saved is None:
-            return f"{command} begin again"
+            return f"{command} start over"
         return f"{command} resume from step {self.saved}"
 
 
 class StoppedEarly(KeyboardInterrupt):
-    """A first signal came where nothing is to be saved; raised in the midst of anything."""
+    """A first signal came while there is nothing to save; raised anywhere in the main thread."""
 
 
 class StopSignal:
-    """While it is open, the first SIGTERM or SIGINT asks for a stop, and sets `name`.
+    """A context manager in which the first SIGTERM or SIGINT requests a stop, and sets `name`.
 
-    Where nothing was trained yet it stops the work at once, by StoppedEarly. A second signal raises
-    KeyboardInterrupt; a third ends the process where it stands. Each is acknowledged as it comes,
-    by a thread of its own: the main one may be busy with a step or a compilation.
+    Before the first step it raises StoppedEarly. A second signal raises KeyboardInterrupt; a third
+    exits the process immediately. Each is acknowledged at once by a separate thread, as the main
+    one may be busy with a step or a compilation.
 
-    Only a program's main thread can listen to signals: in another one nothing is caught.
+    Python handles signals in the main thread only; in any other, this does nothing.
     """
 
-    def __init__(self, standing: StartStatus) -> None:
+    def __init__(self, status: StartStatus) -> None:
         """Args:
-        standing: what is said of the run.
+        status: what the acknowledgements say of the run.
         """
         self.name: str | None = None
-        """The signal that came, such as "SIGTERM"; None so far."""
+        """The signal received, such as "SIGTERM"; None so far."""
         self.say: Callable[[str], None] = to_stderr
-        """Where signals are acknowledged."""
-        self.standing, self._at_once = standing, True
+        """Prints acknowledgements."""
+        self.status, self._at_once = status, True
         self._caught = self._seen = 0
         self._before: dict[signal.Signals, Any] = {}
         self._close = contextlib.ExitStack()
@@ -88,17 +88,17 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is not threading.main_thread():
             return self
-        # Python writes each signal's number to this socket as it comes, even while C code runs.
+        # Python writes each signal's number to this socket at once, even while C code runs.
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         listener = threading.Thread(target=self._listen, args=(reader,), daemon=True)
         listener.start()
-        earlier = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        wakeup_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._catch)
         self._close.callback(listener.join)
         self._close.callback(writer.close)
-        self._close.callback(signal.set_wakeup_fd, earlier)
+        self._close.callback(signal.set_wakeup_fd, wakeup_fd)
         self._close.callback(self._restore)
         return self
 
@@ -108,25 +108,25 @@ class StopSignal:
         self._close.close()
 
     def finish_first(self) -> None:
-        """From now on a first signal raises nothing: who looks at `name` saves, and leaves."""
+        """From now on a first signal raises nothing; the trainer polls `asks`, saves and stops."""
         self._at_once = False
 
     def asks(self) -> bool:
-        """Whether a stop is asked for.
+        """Whether a stop is requested.
 
         Raises:
-          KeyboardInterrupt: two signals came so close that Python has handled them as one.
+          KeyboardInterrupt: two signals came so close together that Python handled them as one.
         """
         if self._seen > 1:
             raise KeyboardInterrupt
         return self.name is not None
 
     def tell(self, text: str) -> None:
-        """Says something that has to be known, where signals are acknowledged."""
+        """Prints a line where signals are acknowledged."""
         self.say(text)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        """In the main thread, when Python code runs there again."""
+        """Python's signal handler, in the main thread."""
         self.name = self.name or signal.Signals(number).name
         self._caught += 1
         if max(self._caught, self._seen) > 1:
@@ -135,7 +135,7 @@ class StopSignal:
             raise StoppedEarly
 
     def _listen(self, reader: socket.socket) -> None:
-        """In a thread of its own, as signals come, until the other end is closed."""
+        """Acknowledges signals, in a separate thread, until the other end is closed."""
         with reader:
             while numbers := reader.recv(1):
                 if numbers[0] not in (signal.SIGTERM, signal.SIGINT):
@@ -147,55 +147,54 @@ class StopSignal:
                 self.say(f"llmjax: {self._answer(name)}")
 
     def _answer(self, name: str) -> str:
-        standing, again = self.standing, " again" if self._seen > 1 else ""
+        status, again = self.status, " again" if self._seen > 1 else ""
         if self._at_once:
-            return f"{name} received{again}: stopping; {standing.kept()}"
+            return f"{name} received{again}: stopping; {status.kept()}"
         if again:
-            return f"{name} received again: stopping without saving; {standing.lost()} are lost"
+            return f"{name} received again: stopping without saving; {status.lost()} are lost"
         again = "press Ctrl-C again" if name == "SIGINT" else "send it again"
         return (
-            f"{name} received: {standing.doing()} and saving; {again} to stop without saving "
-            f"({standing.lost()} are lost)"
+            f"{name} received: {status.doing()} and saving; {again} to stop without saving "
+            f"({status.lost()} are lost)"
         )
 
     def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
-            if handler is not None:  # one that was not set by Python cannot be put back by it
+            if handler is not None:  # Python cannot restore a handler that it did not install
                 signal.signal(number, handler)
 
 
 class HostConsensus:
-    """What any process asks for, all do, after the same step.
+    """Flags that every process sees set, after the same step, once any process sets them.
 
-    Each step every process hands in its wishes; the devices compute which were voiced by anyone,
-    and the answer is read one step later, when it is long there. A process alone has its wishes
-    granted at once.
+    In each step every process passes its flags; the devices compute their disjunction, which is
+    read one step later, so that nobody waits for it. A single process gets its flags back at once.
     """
 
-    def __init__(self, mesh: Mesh, wishes: int):
+    def __init__(self, mesh: Mesh, flags: int):
         """Args:
         mesh: every device of every process.
-        wishes: how many different ones there are.
+        flags: how many there are.
         """
-        self._alone = jax.process_count() == 1
-        self._shape = (mesh.size, wishes)
+        self._is_single = jax.process_count() == 1
+        self._shape = (mesh.size, flags)
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._any = jax.jit(lambda voiced: jnp.max(voiced, axis=0))
+        self._any = jax.jit(lambda flags: jnp.max(flags, axis=0))
         self._pending: jax.Array | None = None
 
-    def __call__(self, *wishes: bool) -> tuple[bool, ...]:
-        """Hands in this process's wishes; returns those of all, as of the step before."""
-        if self._alone:
-            return wishes
-        row = np.asarray([wishes], np.int32)
-        voiced = jax.make_array_from_callback(
+    def __call__(self, *flags: bool) -> tuple[bool, ...]:
+        """Passes this process's flags; returns the disjunction over all, as of the step before."""
+        if self._is_single:
+            return flags
+        row = np.asarray([flags], np.int32)
+        global_flags = jax.make_array_from_callback(
             self._shape, self._sharding, lambda index: row.repeat(_size(index, self._shape), axis=0)
         )
-        before, self._pending = self._pending, self._any(voiced)
-        if before is None:
-            return (False,) * len(wishes)
-        return tuple(bool(wish) for wish in np.asarray(before))
+        previous, self._pending = self._pending, self._any(global_flags)
+        if previous is None:
+            return (False,) * len(flags)
+        return tuple(bool(flag) for flag in np.asarray(previous))
 
 
 def _size(index: Any, shape: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps out. Metrics are read one step late: no device waits."""
+"""The training loop. Metrics are read one step late, so that no device waits for the host."""
 
 import contextlib
 import math
@@ -15,8 +15,7 @@ from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.telemetry.hardware import memory_bytes, peak_flops
-from llmjax.run.telemetry.throughput import Throughput
+from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
 from llmjax.tasks.task import body
@@ -26,11 +25,11 @@ from llmjax.training.stopping import HostConsensus, StopSignal
 from llmjax.training.workload import EvalResult
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
-"""Keys of every record of training in metrics.jsonl, None where a loss does not name them."""
+"""Keys of every training record in metrics.jsonl; None if the loss does not report them."""
 
 
 class Trainer:
-    """Takes a run from where it is to its last step."""
+    """Trains a run from its current step to its last."""
 
     def __init__(
         self,
@@ -43,14 +42,21 @@ class Trainer:
         frozen: Tree,
         signal: StopSignal,
     ):
-        """`progress` is of `state`, the loader's first batch is the one that comes next, and
-        `frozen` are the frozen parameters. `signal` asks for a stop; its standing is
-        kept up to date."""
+        """Args:
+        session: the run.
+        state: the state after `progress.step` steps.
+        progress: the totals up to then.
+        checkpoints: where the state is saved.
+        reporter: where metrics and samples are reported.
+        loader: batches from `progress.step` on.
+        frozen: the frozen parameters.
+        signal: requests a stop; its status is kept up to date.
+        """
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
-        self._frozen, self._signal, self._standing = frozen, signal, signal.standing
-        self._agree = HostConsensus(session.mesh, wishes=2)
-        self._stops = self._saves = False  # what all processes agreed on
+        self._frozen, self._signal, self._status = frozen, signal, signal.status
+        self._consensus = HostConsensus(session.mesh, flags=2)
+        self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
@@ -60,28 +66,28 @@ class Trainer:
         )
 
     def run(self) -> None:
-        """Trains to the end; the last step is evaluated and saved.
+        """Trains to the last step, which is evaluated and saved.
 
         Raises:
-          Stopped: a signal came; the step in which it came is saved.
+          Stopped: a signal was received; the step during which it came is saved.
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
         """
         session, config, first = self.session, self.session.config, self.progress.step
-        steps = [self._program(loss) for loss in session.workload.losses]
+        steps = [self._make_step(loss) for loss in session.workload.losses]
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
         with profile:
-            self._catch_up()
+            self._make_up()
             if self._is_over(first):
                 return
             for before, batch in self._loader:
-                step = self._standing.step = before + 1
+                step = self._status.step = before + 1
                 profile.before(before - first, self._wait)
                 take_step = steps[self._loader.feed.task(before)]
                 self.state, metrics = take_step(self.state, batch, self._frozen)
-                self._hand_on((step, metrics))
-                self._look_up(self._save_is_late())
-                self._after(step, self._saves)
+                self._push_metrics((step, metrics))
+                self._sync_flags(self._is_save_overdue())
+                self._after_step(step, self._saves)
                 if self._stops and (self._is_due() or not self._is_over(step)):
                     raise self._stopped(step)
                 if self._is_over(step):
@@ -91,15 +97,15 @@ class Trainer:
         patience = self.session.config.evaluation.patience
         return step >= self.session.steps or self.progress.is_over(patience)
 
-    def _look_up(self, save: bool) -> None:
-        """Learns whether any process is to stop, and whether one wants to save."""
-        stops, saves = self._agree(self._signal.asks(), save)
+    def _sync_flags(self, save: bool) -> None:
+        """Shares with all processes whether this one has to stop, and whether it has to save."""
+        stops, saves = self._consensus(self._signal.asks(), save)
         self._stops, self._saves = self._stops or stops, self._saves or saves
 
     def _stopped(self, step: int, trained: bool = True) -> Stopped:
         return Stopped(step, self._signal.name or "a signal to another process", trained)
 
-    def _program(self, loss: LossFunction) -> Step:
+    def _make_step(self, loss: LossFunction) -> Step:
         session, config = self.session, self.session.config
         return make_train_step(
             loss,
@@ -109,23 +115,23 @@ class Trainer:
             accumulate=config.optimizer.accumulate,
         )
 
-    def _after(self, step: int, save: bool) -> None:
-        """What is due after `step` steps: an evaluation, samples, a checkpoint. On a stop the
-        checkpoint says what of it was left out."""
+    def _after_step(self, step: int, save: bool) -> None:
+        """Evaluates, samples and saves, where due. After a stop the checkpoint records what was
+        skipped."""
         cost = None
         self.progress = self._with_dues(step)
         try:
             if not self._stops:
-                cost = self._measure(step)
+                cost = self._evaluate_and_sample(step)
         except Interrupted:
             cost = None
-        finally:  # what cannot be measured was learned all the same
-            wanted = save or self._stops or self._is_over(step) or self._is_best(cost)
-            if wanted or self._is_due() or _due(step, self.session.config.checkpoint.every):
+        finally:  # save the step even if its evaluation fails
+            save = save or self._stops or self._is_over(step) or self._is_best(cost)
+            if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
                 self._save(step, cost)
 
     def _with_dues(self, step: int) -> TrainProgress:
-        """The progress, with what is still to be evaluated and sampled after a step."""
+        """The progress, with what is due after this step marked as such."""
         config, last = self.session.config, self._is_over(step)
         return replace(
             self.progress,
@@ -136,60 +142,60 @@ class Trainer:
     def _is_due(self) -> bool:
         return self.progress.evaluation_due or self.progress.samples_due
 
-    def _measure(self, step: int) -> float | None:
-        """Makes what is due, and notes that it was made; what is to be small, where it compares.
+    def _evaluate_and_sample(self, step: int) -> float | None:
+        """Does what is due, and marks it as done; returns the cost, as `_evaluate` does.
 
         Raises:
-          Interrupted: all processes are to stop; what was begun counts as not made.
+          Interrupted: all processes have to stop; what was begun stays due.
         """
         cost = None
-        with stoppable(self._leave_if_asked):
+        with stoppable(self._check_stop):
             if self.progress.evaluation_due:
-                self._standing.measuring = "evaluation"
-                cost = self._evaluate(step, whole=step >= self.session.steps)
+                self._status.measuring = "evaluation"
+                cost = self._evaluate(step, full=step >= self.session.steps)
                 self.progress = replace(self._with_dues(step), evaluation_due=False)
             if self.progress.samples_due:
-                self._standing.measuring = "samples"
+                self._status.measuring = "samples"
                 self._sample(step)
                 self.progress = replace(self.progress, samples_due=False)
-        self._standing.measuring = ""
+        self._status.measuring = ""
         return cost
 
-    def _leave_if_asked(self) -> None:
-        self._look_up(False)
+    def _check_stop(self) -> None:
+        self._sync_flags(False)
         if self._stops:
             raise Interrupted
 
-    def _catch_up(self) -> None:
-        """Makes what a stop has left out after the step that the run goes on from."""
-        step, left, now = self.progress.step, self.progress, self._with_dues(self.progress.step)
+    def _make_up(self) -> None:
+        """Does what an earlier stop skipped after the step that the run resumes from."""
+        step, stored, due = self.progress.step, self.progress, self._with_dues(self.progress.step)
         self.progress = replace(
-            left,
-            evaluation_due=left.evaluation_due and now.evaluation_due,
-            samples_due=left.samples_due and now.samples_due,
+            stored,
+            evaluation_due=stored.evaluation_due and due.evaluation_due,
+            samples_due=stored.samples_due and due.samples_due,
         )
         if not self._is_due():
             return
         try:
-            cost = self._measure(step)
+            cost = self._evaluate_and_sample(step)
         except Interrupted:
             raise self._stopped(step, trained=False) from None
         self._checkpoints.complete(replace(self.progress, heldout_loss=cost))
 
     def _is_best(self, cost: float | None) -> bool:
-        """Whether a measurement of just now is the best so far of a figure that the run goes by."""
+        """Whether this step's cost is the best so far, in a run that keeps the best."""
         config = self.session.config
-        goes_by_one = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
-        return goes_by_one and cost is not None and self.progress.worse == 0
+        keeps_best = config.evaluation.metric is not None and config.checkpoint.keep_best > 0
+        return keeps_best and cost is not None and self.progress.worse == 0
 
-    def _hand_on(self, new: tuple[int, StepMetrics] | None) -> None:
-        """Counts the step before, now that the devices are busy with the new one."""
-        before, self._pending = self._pending, new
-        if before is not None:
-            self._count(*before)
+    def _push_metrics(self, new: tuple[int, StepMetrics] | None) -> None:
+        """Records the previous step while the devices are busy with the new one."""
+        previous, self._pending = self._pending, new
+        if previous is not None:
+            self._record(*previous)
 
-    def _count(self, step: int, metrics: StepMetrics) -> None:
-        """Reads the metrics of a step; waits for it to end."""
+    def _record(self, step: int, metrics: StepMetrics) -> None:
+        """Adds up and logs the metrics of a step; blocks until it has ended."""
         metrics = jax.device_get(metrics)
         skipped = int(metrics.skipped)
         self._throughput.add(metrics)
@@ -203,13 +209,13 @@ class Trainer:
             seconds=self._seconds_before + self._throughput.seconds,
             heldout_loss=None,
         )
-        self._standing.trained = True
+        self._status.trained = True
         per_step = self._throughput.seconds_per_step
         left = None if per_step is None else per_step * (self.session.steps - step)
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
-            figures = self._throughput.report() | self._totals()
-            self._reporter.write("train", step, dict.fromkeys(TRAIN_KEYS) | figures)
+            record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
+            self._reporter.write("train", step, record)
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
 
@@ -222,27 +228,27 @@ class Trainer:
             "tokens": progress.tokens,
         }
 
-    def _evaluate(self, step: int, *, whole: bool) -> float | None:
-        """Measures on what is held out and reports it; what is to be small of that, if it is finite
-        and compares with earlier measurements."""
+    def _evaluate(self, step: int, *, full: bool) -> float | None:
+        """Evaluates on the validation set and reports the result; returns the cost, unless it is
+        not finite or does not compare with earlier ones."""
         session, config = self.session, self.session.config.evaluation
         with self._paused():
-            score = session.workload.evaluate(self.params, session.mesh, whole)
-            if score is None:
+            result = session.workload.evaluate(self.params, session.mesh, full)
+            if result is None:
                 return None
             self._reporter.write(
-                "eval", step, {"loss": score.loss} | score.figures | self._totals()
+                "eval", step, {"loss": result.loss} | result.metrics | self._totals()
             )
-            self._reporter.details(step, score.details)
-        cost = measured_cost(score, config.metric)
-        if whole and session.workload.evaluates_part(config.metric):
+            self._reporter.details(step, result.details)
+        cost = evaluation_cost(result, config.metric)
+        if full and session.workload.evaluates_subset(config.metric):
             return None
         self.progress = self.progress.update_best(cost)
         return cost if cost is not None and math.isfinite(cost) else None
 
     @property
     def params(self) -> Tree:
-        """All parameters, frozen ones included."""
+        """All parameters, including the frozen ones."""
         return join(self.state.params, self._frozen)
 
     def _sample(self, step: int) -> None:
@@ -251,29 +257,30 @@ class Trainer:
                 self._reporter.sample(step, prompt, text)
 
     def _save(self, step: int, cost: float | None = None) -> None:
-        """Hands the state over; it is written while training goes on."""
+        """Starts saving the state; it is written while training continues."""
         with self._paused():
             progress = replace(self.progress, heldout_loss=cost)
             self._checkpoints.save(self.state, progress)
-        self._saved_at, self._saves, self._standing.saved = time.monotonic(), False, step
+        self._saved_at, self._saves, self._status.saved = time.monotonic(), False, step
 
-    def _save_is_late(self) -> bool:
+    def _is_save_overdue(self) -> bool:
         minutes = self.session.config.checkpoint.every_minutes
         return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     @contextlib.contextmanager
     def _paused(self) -> Iterator[None]:
-        """Lets the steps end, then stops the clock of throughput for the block."""
+        """Waits for the devices, then leaves the block out of the throughput."""
         self._wait()
         with self._throughput.paused():
             yield
 
     def _wait(self) -> None:
-        self._hand_on(None)
+        self._push_metrics(None)
         jax.block_until_ready(self.state)
 
     def _give_up(self) -> None:
-        """Too many steps in a row were not finite; the parameters are those before them."""
+        """Saves and raises after too many steps in a row that were not finite, and thus left the
+        parameters unchanged."""
         self._skipped_in_a_row, limit = 0, self.session.config.max_skipped_steps
         self._wait()
         self._checkpoints.save(self.state, self.progress)
@@ -290,23 +297,23 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def measured_cost(score: EvalResult, metric: str | None) -> float | None:
-    """What is to be small of a measurement.
+def evaluation_cost(result: EvalResult, metric: str | None) -> float | None:
+    """The quantity to minimize.
 
     Raises:
-      UserError: it has no such figure.
+      UserError: this run does not measure the metric.
     """
     try:
-        return score.cost(metric)
+        return result.cost(metric)
     except KeyError as error:
-        known = ", ".join(["loss", *score.larger_is_better])
+        known = ", ".join(["loss", *result.larger_is_better])
         raise UserError(
             f"evaluation.metric {metric}", "is not measured here", f"choose one of {known}"
         ) from error
 
 
 def write_samples(session: Session, params: Any) -> list[tuple[str, str]]:
-    """(prompt, text) of each prompt of the config."""
+    """Generates from the config's prompts: (prompt, text) of each."""
     config = session.config.samples
     texts = [""] * len(config.prompts) * config.decoding.samples
     pieces = stream_completions(

@@ -1,4 +1,4 @@
-"""What a run trains on: text by an objective, or examples of tasks."""
+"""The protocol of workloads: pre-training on text, or fine-tuning on examples of tasks."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,40 +13,41 @@ from llmjax.step import LossFunction
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What was measured on the validation set.
+    """The result of an evaluation on the validation set.
 
     Attributes:
       loss: per unit of weight.
-      figures: name -> value, for the record of metrics.
-      larger_is_better: of those figures by which a best one can be found.
-      details: what figures cannot say, as plain data: task -> its findings.
+      metrics: values by name, as logged; None: undefined here.
+      larger_is_better: of the metrics that may be named by evaluation.metric.
+      details: tables and examples by task, as plain data.
     """
 
     loss: float
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     larger_is_better: dict[str, bool]
     details: dict[str, Any] = field(default_factory=dict)
 
     def cost(self, metric: str | None) -> float | None:
-        """What is to be small: the loss, or a figure by name; None where there is none of it.
+        """The quantity to minimize: the loss, or a metric (negated if larger is better); None if
+        its value is None.
 
         Raises:
-          KeyError: no such figure is ever measured here.
+          KeyError: the workload does not measure this metric.
         """
         if metric is None or metric == "loss":
             return self.loss
-        value, larger = self.figures[metric], self.larger_is_better[metric]
+        value, larger = self.metrics[metric], self.larger_is_better[metric]
         if value is None:
             return None
         return -value if larger else value
 
 
 class Workload(Protocol):
-    """What a run trains on, its loss, and how it is evaluated."""
+    """The training data of a run, its losses, and its evaluation."""
 
     @property
     def fingerprint(self) -> str:
-        """Of all that batches are made of."""
+        """A digest of the training data."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -54,39 +55,38 @@ class Workload(Protocol):
 
     @property
     def is_finite(self) -> bool:
-        """Whether a run ends with the feed; else reading on is a mistake."""
+        """Whether a run ends early where the feed ends; otherwise that is an error."""
 
     @property
     def has_lm_head(self) -> bool:
-        """Whether tokens of the vocabulary are predicted."""
+        """Whether training uses the language-model head."""
 
     @property
     def losses(self) -> tuple[LossFunction, ...]:
         """One, or one for each task."""
 
     def feed(self) -> Feed:
-        """The batches; `Feed.task` says whose loss a step's batch is for."""
+        """The batches; `Feed.task` is the index in `losses` of a step's loss."""
 
-    def evaluates_part(self, metric: str | None) -> bool:
-        """Whether evaluations while training measure that metric on a part of the validation set:
-        then the last one, on all of it, is not comparable with them."""
+    def evaluates_subset(self, metric: str | None) -> bool:
+        """Whether evaluations during training measure this metric on a subset of the validation
+        set, so that they do not compare with the last one, which is on all of it."""
 
-    def evaluate(self, params: Tree, mesh: Mesh, whole: bool) -> EvalResult | None:
-        """Measures the validation set, or a part of it; None where there is none."""
+    def evaluate(self, params: Tree, mesh: Mesh, full: bool) -> EvalResult | None:
+        """Evaluates on the validation set, `full` or its subset; None if there is none."""
 
     def before_first_step(self, params: Tree, mesh: Mesh) -> "Workload":
-        """The workload with what is computed from the untrained parameters, if anything."""
+        """Returns the workload after computing what it needs of the initial parameters."""
 
     def write_metadata(self, run: Run) -> None:
-        """Writes what the workload keeps in the run folder. Called once it is certain that the run
-        continues with this data.
+        """Writes the workload's metadata to the run folder, once all checks have passed.
 
         Raises:
           UserError: the folder cannot be written.
         """
 
-    def data_facts(self) -> dict[str, Any]:
-        """For environment.json."""
+    def data_summary(self) -> dict[str, Any]:
+        """Sizes of the training and validation sets, for environment.json."""
 
     def headline(self) -> str:
-        """What it is, in a few words."""
+        """The data in a few words, for the display."""

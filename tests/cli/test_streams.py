@@ -158,7 +158,7 @@ class Panic(BaseException):
             1,
             "internal error: RecursionError: maximum depth; please",
         ),
-        (MemoryError(), 2, "error: this machine's memory: there is not enough of it; "),
+        (MemoryError(), 2, "error: this machine's memory: there is not enough; "),
         (OSError(28, "No space left on device", "/a/b"), 2, "error: /a/b: No space left on device"),
         (OSError(27, "File too large"), 2, "error: a file: File too large"),
         (UserError("a\udcff\x1b[2J", "wrong"), 2, r"error: a\xff\x1b[2J: wrong"),

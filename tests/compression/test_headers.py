@@ -123,12 +123,12 @@ def test_a_folder_of_more_files_than_a_header_has(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"")
     assert len(list_folder(tmp_path)) == 3
     (tmp_path / "d").mkdir()
-    with pytest.raises(UserError, match="holds more than 3 files and folders; compress parts"):
+    with pytest.raises(UserError, match="has more than 3 files and folders; compress parts"):
         list_folder(tmp_path)
 
 
 def test_what_is_not_read_is_not_written():
-    with pytest.raises(UserError, match=r"the header: would exceed what can be read: .* a text of"):
+    with pytest.raises(UserError, match=r"the header: would exceed the limits: .* a text of"):
         pack_header({"size": 0, "environment": {"flags": "x" * (1 << 16) + "x"}})
 
 
@@ -144,7 +144,7 @@ def test_names_that_sort_between_a_folder_and_its_files():
     """In the order of characters "a b" and "a-b" come between "a" and "a/b"."""
     good = [["a", 0o755, 0, -1], ["a b", 420, 0, 1], ["a-b", 420, 0, 1], ["a/b", 420, 0, 1]]
     assert check_members(good) == good
-    with pytest.raises(UserError, match="comes twice, or inside a file"):
+    with pytest.raises(UserError, match="is listed twice, or inside a file"):
         check_members([["a", 420, 0, 1], *good[1:]])
 
 

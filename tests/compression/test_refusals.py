@@ -176,10 +176,10 @@ def test_no_more_is_written_than_the_header_says(run, made, tmp_path):
         frame.frame(container.ZSTD, packed, b"")
     frame.close()
     data = crafted(json.dumps(header).encode(), file.getvalue()[before:])
-    assert "more bytes than it says" in refused(run, data, tmp_path)
+    assert "more bytes than its header states" in refused(run, data, tmp_path)
     written = []
     opened = Decoder(run, Archive.open(io.BytesIO(data)))
-    with pytest.raises(UserError, match="more bytes than it says"):
+    with pytest.raises(UserError, match="more bytes than its header states"):
         opened.decode(written.append, "Decompressing", no_progress)
     assert written == []
 

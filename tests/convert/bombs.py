@@ -1,4 +1,4 @@
-"""Small files that ask for much: of each kind that an import reads."""
+"""Small files that would expand to huge data, of each format that an import reads."""
 
 import json
 import os
@@ -38,17 +38,17 @@ DEEP = "[" * 90_000 + "]" * 90_000
 
 
 def header(content: bytes, data: bytes = b"") -> bytes:
-    """A safetensors file of this header."""
+    """A safetensors file with this header."""
     return len(content).to_bytes(8, "little") + content + data
 
 
 def tensors(**entries: Any) -> bytes:
-    """A safetensors file of these entries, with some bytes behind them."""
+    """A safetensors file with these entries and some data."""
     return header(json.dumps(entries).encode(), bytes(64))
 
 
 def entry(**changed: Any) -> bytes:
-    """A file of one tensor, of which something is not as it should be."""
+    """A file of one tensor with a malformed entry."""
     return tensors(x={"dtype": "F32", "shape": [16], "data_offsets": [0, 64]} | changed)
 
 
@@ -72,10 +72,10 @@ def _text(name: str, content: str) -> Callable[[Path], None]:
 def _numbered(count: int, before: bytes, after: bytes) -> bytes:
     """`before`, a number of eight digits and `after`, for so many numbers."""
     parts = [("before", f"V{len(before)}"), ("number", "S8"), ("after", f"V{len(after)}")]
-    found = np.empty(count, parts)
-    found["before"], found["after"] = np.void(before), np.void(after)
-    found["number"] = np.arange(10**7, 10**7 + count).astype("S8")
-    return found.tobytes()
+    records = np.empty(count, parts)
+    records["before"], records["after"] = np.void(before), np.void(after)
+    records["number"] = np.arange(10**7, 10**7 + count).astype("S8")
+    return records.tobytes()
 
 
 def _large_header(folder: Path) -> None:
@@ -85,8 +85,8 @@ def _large_header(folder: Path) -> None:
 
 
 def _many_names(folder: Path) -> None:
-    one = b'":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
-    (folder / MODEL).write_bytes(header(b"{" + _numbered(300_000, b'"', one)[:-1] + b"}"))
+    entry = b'":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
+    (folder / MODEL).write_bytes(header(b"{" + _numbered(300_000, b'"', entry)[:-1] + b"}"))
 
 
 def _fifo(name: str) -> Callable[[Path], None]:
@@ -112,7 +112,7 @@ def _fifo_shard(folder: Path) -> None:
 
 
 def _index_of_many(folder: Path) -> None:
-    """An index of 700,000 tensors that are not there."""
+    """An index of 700,000 missing tensors."""
     names = _numbered(700_000, b'"', b'":"x.safetensors",')[:-1]
     (folder / "x.safetensors").write_bytes(header(b"{}"))
     (folder / INDEX).write_bytes(b'{"weight_map":{' + names + b"}}")
@@ -178,11 +178,11 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "10^12 heads": _fields(num_attention_heads=10**12),
     "number of 5,000 digits": _text("config.json", '{"hidden_size":' + "9" * 5000 + "}"),
 }
-"""What is made of a folder that has a config.json."""
+"""Name -> edit of a folder that has a config.json."""
 
 
 def make(folder: Path, name: str) -> Path:
-    """The folder of a bomb."""
+    """Write a bomb's folder."""
     folder.mkdir(parents=True)
     _config(folder)
     hf_models.write_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""GGUF files of tiny random models, one of every architecture, for tests."""
+"""GGUF files of tiny random models of every architecture."""
 
 import gguf
 import jax
@@ -60,7 +60,7 @@ KEYS["gpt2"] |= {"context_length": 1024, "feed_forward_length": 128}  # all that
 
 
 def random_params(config: ModelConfig, seed: int = 0):
-    """Float32 NumPy arrays, large enough for every part to matter."""
+    """Random float32 arrays, large enough that every part affects the outputs."""
     generator = np.random.default_rng(seed)
 
     def leaf(path, shape):
@@ -71,23 +71,24 @@ def random_params(config: ModelConfig, seed: int = 0):
 
 
 def file_tensors(architecture, hf_config, config, params):
-    """The tensors under their names and in their layouts in the file."""
+    """The tensors of a file, with its names and layouts."""
     family = FAMILIES[NAMES[architecture][0]]
-    table = {tensor.name: (theirs, tensor) for theirs, tensor in TABLES[architecture].items()}
-    found = {}
-    for plan in lazy_tensors(params, BoundTable(family.table, Model(config))):
-        layer = next((word for word in plan.name.split(".") if word.isdigit()), "")
-        theirs, tensor = table[plan.name.replace(f".{layer}.", ".{}.", 1) if layer else plan.name]
-        values = plan.make()
-        values = values.T if tensor.transposed else values
-        if tensor.order is not None:
-            values = values[np.argsort(tensor.order(hf_config, len(values)))]
-        found[theirs.format(layer)] = np.ascontiguousarray(values - np.float32(tensor.plus))
-    return found
+    table = {rule.name: (name, rule) for name, rule in TABLES[architecture].items()}
+    stored = {}
+    for tensor in lazy_tensors(params, BoundTable(family.table, Model(config))):
+        layer = next((word for word in tensor.name.split(".") if word.isdigit()), "")
+        pattern = tensor.name.replace(f".{layer}.", ".{}.", 1) if layer else tensor.name
+        name, rule = table[pattern]
+        values = tensor.make()
+        values = values.T if rule.transposed else values
+        if rule.order is not None:
+            values = values[np.argsort(rule.order(hf_config, len(values)))]
+        stored[name.format(layer)] = np.ascontiguousarray(values - np.float32(rule.plus))
+    return stored
 
 
 def write(path, architecture, keys, tensors, kind="F32", more=None):
-    """Writes a file; matrices are stored as `kind`."""
+    """Write a file, with matrices stored as `kind`."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in {
         **{f"{architecture}.{k}": v for k, v in keys.items()},
@@ -119,7 +120,7 @@ def write(path, architecture, keys, tensors, kind="F32", more=None):
 
 
 def model_of(architecture, tied=False, keys=None, extra=()):
-    """Config as Transformers has it, ours, and random parameters, of an architecture's model."""
+    """A model of an architecture: Transformers config, ModelConfig and random parameters."""
     keys = keys or KEYS[architecture]
     size = {f"{architecture}.{k}": v for k, v in keys.items()}
 

@@ -1,4 +1,4 @@
-"""Writes tests/convert/golden/: tiny models as Transformers saves them, and what it computes.
+"""Write tests/convert/golden/: tiny models saved by Transformers, and their logits.
 
 python tests/convert/hf_golden.py
 """
@@ -30,7 +30,7 @@ LENGTH = 12
 
 
 def main() -> None:
-    """Writes all of them."""
+    """Write all of them."""
     import torch
     import transformers
     from safetensors.torch import save_file

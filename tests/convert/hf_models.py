@@ -1,4 +1,4 @@
-"""Small random models of every published family, as Transformers builds and saves them."""
+"""Small random models of every published family, built and saved by Transformers."""
 
 import json
 from collections.abc import Callable
@@ -65,8 +65,8 @@ DISTILBERT = {
 }
 
 
-def old_spelling(config: dict[str, Any]) -> None:
-    """Rotary positions as files before Transformers 5 state them."""
+def use_rope_scaling(config: dict[str, Any]) -> None:
+    """Convert rotary positions to the format before Transformers 5."""
     new = config.pop("rope_parameters")
     config["rope_theta"] = new.pop("rope_theta")
     new["type"] = new.pop("rope_type")
@@ -74,7 +74,7 @@ def old_spelling(config: dict[str, Any]) -> None:
 
 
 def untie(model: Any) -> None:
-    """A head of its own, as T5 1.1 is published with."""
+    """Give the model a separate head, like T5 1.1."""
     import torch
 
     model.lm_head.weight = torch.nn.Parameter(model.shared.weight.detach().clone())
@@ -84,7 +84,7 @@ def untie(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One model: its class and config in Transformers, and how its files are changed."""
+    """A model: its class and config in Transformers, and edits of its files."""
 
     architecture: str
     config: str
@@ -93,7 +93,7 @@ class Case:
     change: Callable[[Any], None] | None = None
     std: float = 0.25
     hidden: bool = field(default=False)
-    """Whether it has no head: its hidden states are compared."""
+    """Whether it has no head, so that hidden states are compared."""
 
 
 def _decoder(name: str, /, **fields: Any) -> Case:
@@ -118,7 +118,7 @@ CASES: dict[str, Case] = {
             "tie_word_embeddings": True,
             "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0},
         },
-        edit=old_spelling,
+        edit=use_rope_scaling,
     ),
     "llama-yarn": _decoder("Llama", rope_parameters=YARN),
     "mistral": _decoder("Mistral", head_dim=16, sliding_window=7),
@@ -195,7 +195,7 @@ ENCODER_DECODERS = ("t5", "t5-v1.1", "mt5")
 
 
 def build(name: str, folder: Path) -> Any:
-    """Makes a model in evaluation mode, and saves it with a tokenizer."""
+    """Build a model in evaluation mode, and save it with a tokenizer."""
     import torch
     import transformers
 
@@ -224,7 +224,7 @@ def build(name: str, folder: Path) -> Any:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Bytes, and three tokens before them."""
+    """Write a tokenizer of three special tokens and all bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: i for i, piece in enumerate([*SPECIAL.values(), *alphabet])}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))

@@ -1,4 +1,4 @@
-"""Small folders of sentence-transformers, and the vectors that it computes of texts.
+"""Small sentence-transformers folders, and their embeddings.
 
 python tests/convert/sentence_folders.py writes tests/convert/sentence_vectors.json.
 """
@@ -23,8 +23,8 @@ TORCH = "torch.nn.modules"
 
 
 def _dense(**fields: Any) -> dict[str, Any]:
-    usual = {"in_features": WIDTH, "out_features": 5, "bias": True}
-    return {"kind": "Dense", "config": usual | fields}
+    defaults = {"in_features": WIDTH, "out_features": 5, "bias": True}
+    return {"kind": "Dense", "config": defaults | fields}
 
 
 def _activation(name: str) -> dict[str, Any]:
@@ -178,8 +178,8 @@ def build(folder: Path, variant: dict[str, Any]) -> Path:
     return folder
 
 
-def theirs(folder: Path) -> Any:
-    """The vectors that sentence-transformers computes, float32 [texts, width]."""
+def reference_vectors(folder: Path) -> Any:
+    """The embeddings of sentence-transformers, float32 [texts, width]."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
@@ -187,15 +187,15 @@ def theirs(folder: Path) -> Any:
 
 
 def main() -> None:
-    """Writes what sentence-transformers computes of every variant."""
+    """Write the embeddings of every variant."""
     import tempfile
 
-    found = {}
-    with tempfile.TemporaryDirectory() as place:
+    stored = {}
+    with tempfile.TemporaryDirectory() as root:
         for number, (name, variant) in enumerate(VARIANTS.items()):
-            vectors = theirs(build(Path(place) / str(number), variant))
-            found[name] = [[round(float(x), 6) for x in row] for row in vectors]
-    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in found.items())
+            vectors = reference_vectors(build(Path(root) / str(number), variant))
+            stored[name] = [[round(float(x), 6) for x in row] for row in vectors]
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in stored.items())
     EXPECTED.write_text("{\n" + text + "\n}\n")
 
 

@@ -1,4 +1,4 @@
-"""Small files that ask for much are refused in one line, in little memory and at once.
+"""Small files that would expand to huge data are refused in one line, fast and in little memory.
 
 Each child may take `ROOM` more memory than it has when the import begins: a reader that believes a
 file is killed by its own limit, whatever the machine has. A reader that waits for a FIFO or counts
@@ -46,7 +46,7 @@ def test_folders(name, tmp_path):
 
 
 def in_little_memory(reader, path):
-    """What a child with little memory says of a file."""
+    """The output of a memory-limited child process that reads a file."""
     words = [sys.executable, "-c", CHILD, reader, str(path), str(ROOM)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-1000:]
@@ -63,6 +63,6 @@ def test_large_headers(name, tmp_path):
 def test_gguf(name, tmp_path):
     path = tmp_path / "x.gguf"
     path.write_bytes(bombs.GGUFS[name]())
-    said = in_little_memory("gguf", path)
-    assert "refused" in said
-    assert "damaged" in said
+    output = in_little_memory("gguf", path)
+    assert "refused" in output
+    assert "damaged" in output

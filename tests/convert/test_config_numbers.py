@@ -1,4 +1,4 @@
-"""Numbers of a config.json that cannot be are refused by name, before anything is made of them."""
+"""Impossible numbers in a config.json are refused by name, before anything is allocated."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from llmjax.storage.json_documents import parse_json
 
 
 class Nothing:
-    """A source of no tensors."""
+    """A source without tensors."""
 
     def names(self):
         return []
@@ -111,7 +111,7 @@ def test_each_line_bounds_its_field(name):
 
 
 def test_every_number_of_every_family_has_a_line():
-    """All that families write as integers, or as floats, is bounded."""
+    """Every integer and float field of every family has a range."""
     for family in FAMILIES.values():
         shape = ModelConfig(vocab_size=8)
         for name, value in family.write_config(shape).items():
@@ -138,9 +138,9 @@ def test_every_number_of_every_family_has_a_line():
     ],
 )
 def test_no_scaling_may_be(scaling):
-    for place in ("rope_scaling", "rope_parameters"):
+    for field in ("rope_scaling", "rope_parameters"):
         with pytest.raises(UserError):
-            read(LLAMA | {place: scaling})
+            read(LLAMA | {field: scaling})
 
 
 def test_a_base_in_rope_parameters_is_bounded_too():

@@ -1,4 +1,4 @@
-"""GGUF files read: every architecture, every quantisation, and files that lie."""
+"""Reading GGUF files: every architecture and quantisation, and malformed files."""
 
 import struct
 
@@ -26,8 +26,8 @@ from llmjax.model.rope import (
 
 TOKENS = np.arange(40, dtype=np.int32).reshape(2, 20) * 7 % 96
 READ_BY_TRANSFORMERS = ("llama", "qwen2", "gemma2", "gemma3", "gpt2")
-"""Architectures whose GGUF files Transformers reads as they are meant (Qwen3's with heads of 128
-alone, Phi-3's not at all)."""
+"""Architectures whose GGUF files Transformers reads correctly (Qwen3 only with head_dim 128, Phi-3
+not at all)."""
 
 
 def tied(architecture):
@@ -42,7 +42,7 @@ def read(path):
 
 
 def make(folder, architecture, keys=None, more_tensors=None, kind="F32", **rest):
-    """A file, and the config and parameters that it was made of."""
+    """Write a file; returns its path, config and parameters."""
     keys = {**KEYS[architecture], **(keys or {})}
     hf_config, config, params = model_of(architecture, tied(architecture))
     tensors = file_tensors(architecture, hf_config, config, params) | (more_tensors or {})
@@ -52,10 +52,10 @@ def make(folder, architecture, keys=None, more_tensors=None, kind="F32", **rest)
 @pytest.mark.parametrize("architecture", KEYS)
 def test_parameters_come_back(tmp_path, architecture):
     path, config, params = make(tmp_path, architecture)
-    found, read_back = read(path)
-    assert found == config
-    assert found.tie_embeddings == tied(architecture)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), read_back, params)
+    config_read, params_read = read(path)
+    assert config_read == config
+    assert config_read.tie_embeddings == tied(architecture)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params_read, params)
 
 
 @pytest.mark.parametrize("architecture", READ_BY_TRANSFORMERS)
@@ -63,15 +63,15 @@ def test_logits_are_those_of_transformers(tmp_path, architecture):
     torch = pytest.importorskip("torch")
     pytest.importorskip("accelerate")
     transformers = pytest.importorskip("transformers")
-    more = {"tokenizer.ggml.tokens": [str(i) for i in range(96)]}  # which it counts
+    more = {"tokenizer.ggml.tokens": [str(i) for i in range(96)]}  # Transformers counts them
     path, config, params = make(tmp_path, architecture, more=more)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )
     with torch.inference_mode():
-        theirs = model(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
-    ours = np.asarray(jax.jit(Model(config).apply)(params, jnp.asarray(TOKENS)))
-    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+        expected = model(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
+    logits = np.asarray(jax.jit(Model(config).apply)(params, jnp.asarray(TOKENS)))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_rotary_pairs_are_the_inverse_of_the_published_interleaving():
@@ -83,18 +83,18 @@ def test_rotary_pairs_are_the_inverse_of_the_published_interleaving():
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_quantised_matrices_are_read_as_the_library_reads_them(tmp_path, kind):
     path, _, _ = make(tmp_path, "llama", {"embedding_length": 32}, kind=kind)
-    found = open_gguf(path)
+    opened = open_gguf(path)
     stored = {t.name: t for t in gguf.GGUFReader(path).tensors}
     embedding = stored["token_embd.weight"]
-    whole = gguf.dequantize(embedding.data, embedding.tensor_type)
+    expected = gguf.dequantize(embedding.data, embedding.tensor_type)
     name = "model.embed_tokens.weight"
-    np.testing.assert_array_equal(found.read(name).astype(np.float32), whole)
-    part = found.read(name, (slice(3, 90), slice(5, 17)))
-    np.testing.assert_array_equal(part.astype(np.float32), whole[3:90, 5:17])
+    np.testing.assert_array_equal(opened.read(name).astype(np.float32), expected)
+    part = opened.read(name, (slice(3, 90), slice(5, 17)))
+    np.testing.assert_array_equal(part.astype(np.float32), expected[3:90, 5:17])
     queries = stored["blk.1.attn_q.weight"]
-    whole = gguf.dequantize(queries.data, queries.tensor_type)[rotary_pairs(4, 64)]
-    part = found.read("model.layers.1.self_attn.q_proj.weight", (slice(7, 30), slice(0, 32)))
-    np.testing.assert_array_equal(part.astype(np.float32), whole[7:30])
+    expected = gguf.dequantize(queries.data, queries.tensor_type)[rotary_pairs(4, 64)]
+    part = opened.read("model.layers.1.self_attn.q_proj.weight", (slice(7, 30), slice(0, 32)))
+    np.testing.assert_array_equal(part.astype(np.float32), expected[7:30])
 
 
 def test_rope_scaling_of_each_kind(tmp_path):
@@ -106,19 +106,20 @@ def test_rope_scaling_of_each_kind(tmp_path):
     original = "rope.scaling.original_context_length"
     assert scaling({kind: "linear", factor: 4.0}) == LinearScaling(4.0)
     assert scaling({kind: "yarn", factor: 4.0, original: 32}) == YarnScaling(4.0, 32)
-    wanted = Llama3Scaling(8.0, 8192)
+    expected = Llama3Scaling(8.0, 8192)
     plain, _ = rope_frequencies(LinearScaling(1.0), 10000.0, 16, 64)
-    turns, _ = rope_frequencies(wanted, 10000.0, 16, 64)
-    assert scaling({}, {"rope_freqs.weight": plain / turns}) == wanted
-    odd = np.linspace(1, 3, 8).astype(np.float32)
-    found = scaling({}, {"rope_freqs.weight": odd})
-    np.testing.assert_allclose(rope_frequencies(found, 10000.0, 16, 64)[0], plain / odd, rtol=1e-6)
+    turns, _ = rope_frequencies(expected, 10000.0, 16, 64)
+    assert scaling({}, {"rope_freqs.weight": plain / turns}) == expected
+    divisors = np.linspace(1, 3, 8).astype(np.float32)
+    actual = scaling({}, {"rope_freqs.weight": divisors})
+    frequencies, _ = rope_frequencies(actual, 10000.0, 16, 64)
+    np.testing.assert_allclose(frequencies, plain / divisors, rtol=1e-6)
     factors = {
         f"rope_factors_{n}.weight": np.full(4, f, np.float32)
         for n, f in (("long", 2.0), ("short", 1.5))
     }
-    found = scaling({original: 32}, factors, "phi3")
-    assert found == LongRopeScaling((1.5,) * 4, (2.0,) * 4, 32)
+    actual = scaling({original: 32}, factors, "phi3")
+    assert actual == LongRopeScaling((1.5,) * 4, (2.0,) * 4, 32)
     with pytest.raises(UserError, match="su"):
         scaling({kind: "su"})
 
@@ -205,14 +206,14 @@ def test_files_that_lie_are_refused(tmp_path, name):
 
 def test_every_truncation_and_many_flipped_bytes_are_refused_or_read(tmp_path):
     path, _, _ = make(tmp_path, "llama", {"feed_forward_length": 64})
-    whole = path.read_bytes()
-    for length in [*range(0, 3000, 97), len(whole) - 1]:
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in [*range(0, 3000, 97), len(content) - 1]:
+        path.write_bytes(content[:length])
         with pytest.raises(UserError):
             open_gguf(path)
     generator = np.random.default_rng(0)
     for _ in range(300):
-        broken = bytearray(whole)
+        broken = bytearray(content)
         broken[generator.integers(4, 3000)] ^= 1 << generator.integers(8)
         path.write_bytes(broken)
         try:

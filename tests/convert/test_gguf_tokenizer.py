@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files: the ids of the tokenizer that they were made of."""
+"""Tokenizers of GGUF files yield the ids of the original tokenizer."""
 
 import itertools
 import json
@@ -52,7 +52,7 @@ WAYS = {
         normalizers.NFC(),
     ),
 }
-"""How published tokenizers cut text, written down from their tokenizer.json."""
+"""How published tokenizers split text, from their tokenizer.json."""
 
 
 def byte_level(way):
@@ -74,7 +74,7 @@ def byte_level(way):
 
 
 def write(path, keys, tokens, **lists):
-    """A GGUF file of a tokenizer alone."""
+    """Write a GGUF file with only a tokenizer."""
     writer = gguf.GGUFWriter(path, "llama")
     for name, value in {"tokens": tokens, **keys, **lists}.items():
         key = f"tokenizer.ggml.{name}"
@@ -114,15 +114,15 @@ def imported(file, folder):
 def test_byte_level_ids_are_the_originals(tmp_path, way):
     original = byte_level(way)
     file = write_byte_level(tmp_path / "t.gguf", original, way)
-    found = imported(file, tmp_path / "folder")
+    tokenizer = imported(file, tmp_path / "folder")
     for line in LINES:
-        assert found.encode(line) == original.encode(line).ids, line
+        assert tokenizer.encode(line) == original.encode(line).ids, line
         marked = f"<|im|>{line}<|end|>"
-        assert found.encode_marked(marked) == original.encode(marked).ids
+        assert tokenizer.encode_marked(marked) == original.encode(marked).ids
         if way != "qwen2":
-            assert found.decode(found.encode(line)) == line
-    assert (found.bos_id, found.eos_id) == (1, 0)
-    assert found.prefix == ((1,) if way == "llama-bpe" else ())
+            assert tokenizer.decode(tokenizer.encode(line)) == line
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 0)
+    assert tokenizer.prefix == ((1,) if way == "llama-bpe" else ())
 
 
 def test_bos_and_eos_as_the_file_says(tmp_path):
@@ -130,8 +130,8 @@ def test_bos_and_eos_as_the_file_says(tmp_path):
     file = write_byte_level(
         tmp_path / "t.gguf", original, "gpt-2", add_bos_token=True, add_eos_token=True
     )
-    found = imported(file, tmp_path / "folder")
-    assert (found.prefix, found.suffix) == ((1,), (0,))
+    tokenizer = imported(file, tmp_path / "folder")
+    assert (tokenizer.prefix, tokenizer.suffix) == ((1,), (0,))
 
 
 def test_all_ends_of_text_are_kept(tmp_path):
@@ -141,8 +141,7 @@ def test_all_ends_of_text_are_kept(tmp_path):
 
 
 def llama_like():
-    """A SentencePiece-like vocabulary: bytes, letters, merged pieces with scores; and a file's
-    lists of it."""
+    """Pieces, types and scores of a SentencePiece-like vocabulary: bytes, letters, merges."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "<|user|>"]
     types = [2, 3, 3] + [6] * 256 + [4]
     joined = [
@@ -172,19 +171,19 @@ def llama_like():
 
 
 def sentencepiece_ids(text, pieces, types, scores, prefix):
-    """SentencePiece's BPE as its paper describes it: join the best pair until there is none."""
+    """SentencePiece BPE as in its paper: repeatedly merge the best pair."""
     number = {p: i for i, p in enumerate(pieces) if types[i] == 1}
     parts = list((" " + text if prefix and text else text).replace(" ", "\u2581"))
     while True:
         pairs = [
-            (-scores[number[a + b]], at)
-            for at, (a, b) in enumerate(itertools.pairwise(parts))
+            (-scores[number[a + b]], index)
+            for index, (a, b) in enumerate(itertools.pairwise(parts))
             if a + b in number
         ]
         if not pairs:
             break
-        at = min(pairs)[1]
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        best = min(pairs)[1]
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return [
         token
         for part in parts
@@ -203,7 +202,7 @@ def test_sentencepiece_ids_follow_the_scores(tmp_path, prefix):
         "unknown_token_id": 0,
     }
     file = write(tmp_path / "t.gguf", keys, pieces, token_type=types, scores=scores)
-    found = imported(file, tmp_path / "folder")
+    tokenizer = imported(file, tmp_path / "folder")
     for line in [
         "hello and the world",
         "the  on",
@@ -212,12 +211,12 @@ def test_sentencepiece_ids_follow_the_scores(tmp_path, prefix):
         "hellohello",
         *LINES,
     ]:
-        wanted = sentencepiece_ids(line, pieces, types, scores, prefix)
-        assert found.encode(line) == wanted, line
-        assert found.decode(wanted) == line
-    assert found.prefix == (1,)
+        expected = sentencepiece_ids(line, pieces, types, scores, prefix)
+        assert tokenizer.encode(line) == expected, line
+        assert tokenizer.decode(expected) == line
+    assert tokenizer.prefix == (1,)
     user = pieces.index("<|user|>")
-    assert user in found.encode_marked("the<|user|>the")
+    assert user in tokenizer.encode_marked("the<|user|>the")
 
 
 def test_rows_without_a_token_are_left_out(tmp_path):
@@ -237,7 +236,7 @@ def test_rows_without_a_token_are_left_out(tmp_path):
     [
         ({"model": "bert"}, "bert"),
         ({"pre": "of-tomorrow"}, "of-tomorrow"),
-        ({"tokens": ["a", "a"]}, "twice"),
+        ({"tokens": ["a", "a"]}, "duplicate"),
         ({"token_type": [1]}, "token type"),
         ({"merges": ["a zzz"]}, "zzz"),
         ({"bos_token_id": 99999}, "99999"),
@@ -267,8 +266,8 @@ def test_every_way_of_cutting_is_lossless(tmp_path):
     for way, pre_tokenizer in PRE_TOKENIZERS.items():
         file = write_byte_level(tmp_path / f"{way}.gguf", original, way)
         text = tokenizer_files(file)["tokenizer.json"].decode()
-        found = tokenizers.Tokenizer.from_str(text)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
         for line in LINES:
             if not pre_tokenizer.nfc:
-                ids = found.encode(line, add_special_tokens=False).ids
-                assert found.decode(ids) == line, (way, line)
+                ids = tokenizer.encode(line, add_special_tokens=False).ids
+                assert tokenizer.decode(ids) == line, (way, line)

@@ -1,4 +1,4 @@
-"""GGUF files written: what comes back is what the run is, and others compute the same with it."""
+"""Writing GGUF files: they read back as the run, and Transformers computes the same with them."""
 
 from dataclasses import replace
 
@@ -59,14 +59,14 @@ def tokenizer():
 
 
 def stored(run):
-    """A run's parameters as they are stored, each layer's with the others'."""
+    """A run's parameters, stacked."""
     opened = Run.open(run)
     tokenizer = load_tokenizer(opened.tokenizer)
     return stored_params(opened, resolve(opened.config().model, tokenizer.vocab_size), None)
 
 
 def make(folder, model, tokenizer, dtype="float32"):
-    """A run folder of random parameters."""
+    """A run folder with random parameters."""
     folder.mkdir()
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), random_params(model))
     save_params(folder / "checkpoints", params)
@@ -86,8 +86,8 @@ def test_a_run_comes_back_from_its_file(tmp_path, tokenizer, name):
     assert (back.tokenizer.bos_id, back.tokenizer.eos_id) == (tokenizer.bos_id, tokenizer.eos_id)
     assert back.tokenizer.prefix == tokenizer.prefix
     tokens = np.arange(40).reshape(2, 20)
-    ours = np.asarray(llmjax.load(run).logits(tokens))
-    np.testing.assert_allclose(back.logits(tokens), ours, atol=1e-4 * np.abs(ours).max())
+    logits = np.asarray(llmjax.load(run).logits(tokens))
+    np.testing.assert_allclose(back.logits(tokens), logits, atol=1e-4 * np.abs(logits).max())
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["m.gguf"]
 
 
@@ -98,8 +98,9 @@ def test_narrower_kinds_come_back_within_their_step(tmp_path, tokenizer, dtype, 
     run, params = make(tmp_path / "run", LLAMA, tokenizer)
     path = export(run, tmp_path / "m.gguf", to="gguf", dtype=dtype)
     back = stored(import_model(path, tmp_path / "back"))
-    for leaf, wanted in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
-        assert np.abs(np.asarray(leaf, np.float32) - wanted).max() <= step * np.abs(wanted).max()
+    for leaf, expected in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        error = np.abs(np.asarray(leaf, np.float32) - expected).max()
+        assert error <= step * np.abs(expected).max()
 
 
 def test_bfloat16_is_kept_to_the_bit(tmp_path, tokenizer):
@@ -115,16 +116,16 @@ def test_adapters_are_merged(tmp_path, tokenizer, to):
     model = replace(LLAMA, lora=LoraConfig(rank=2, targets=("query", "gate")))
     run, params = make(tmp_path / "run", model, tokenizer)
     out = export(run, tmp_path / f"model.{to}", to=to)
-    wanted = merge(params, model.lora)
+    expected = merge(params, model.lora)
     if to == "gguf":
         back = stored(import_model(out, tmp_path / "back"))
-        jax.tree.map(np.testing.assert_array_equal, back, wanted)
+        jax.tree.map(np.testing.assert_array_equal, back, expected)
     else:
         there = load_file(out / "model.safetensors")
         assert not any("lora" in name for name in there)
         query = np.stack([there[f"decoder.layers.{n}.attention.query.kernel"] for n in range(2)])
         np.testing.assert_array_equal(
-            query, wanted["decoder"]["layers"]["attention"]["query"]["kernel"]
+            query, expected["decoder"]["layers"]["attention"]["query"]["kernel"]
         )
 
 
@@ -140,9 +141,9 @@ def test_transformers_computes_the_same_with_it(tmp_path, tokenizer, name):
         tmp_path, gguf_file="m.gguf", dtype=torch.float32
     )
     with torch.inference_mode():
-        theirs = model(torch.tensor(tokens)).logits.numpy()
-    ours = np.asarray(llmjax.load(run).logits(tokens))
-    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+        expected = model(torch.tensor(tokens)).logits.numpy()
+    logits = np.asarray(llmjax.load(run).logits(tokens))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_unigram_tokenizer_comes_back(tmp_path):
@@ -159,8 +160,7 @@ def test_a_file_of_an_import_has_the_same_tokenizer(tmp_path, tokenizer):
     run, _ = make(tmp_path / "run", LLAMA, tokenizer)
     first = export(run, tmp_path / "1.gguf", to="gguf")
     second = export(import_model(first, tmp_path / "back"), tmp_path / "2.gguf", to="gguf")
-    one, two = (tokenizer_files(open_file(path)) for path in (first, second))
-    assert one == two
+    assert tokenizer_files(open_file(first)) == tokenizer_files(open_file(second))
 
 
 @pytest.mark.parametrize(

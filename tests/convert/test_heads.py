@@ -1,4 +1,4 @@
-"""Heads as Transformers' classes: the same probabilities under the same names."""
+"""Heads exported as Transformers classes: same probabilities, same label names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +49,7 @@ TASKS = (
     TokenClassificationTask(),
     ExtractiveQATask(),
 )
-FACTS = {
+METADATA = {
     "classification": TaskMetadata(labels=("bad", "fair", "good"), counts=(1, 1, 1)),
     "multilabel": TaskMetadata(labels=("red", "green", "blue", "grey"), counts=(1, 1, 1, 1)),
     "regression": TaskMetadata(mean=2.5),
@@ -64,14 +64,13 @@ CLASSES = {
     "extractive_qa": "QuestionAnswering",
 }
 TEXTS = ["A short one", "Another text, and a longer one than the first", "né 🙂"]
-# Each family once.
-AGAIN = (*hf_models.ENCODER_DECODERS, "llama-linear", "llama-yarn", "gpt-neox-serial")
-MODELS = [name for name in hf_models.CASES if name not in AGAIN]
+SKIPPED = (*hf_models.ENCODER_DECODERS, "llama-linear", "llama-yarn", "gpt-neox-serial")
+MODELS = [name for name in hf_models.CASES if name not in SKIPPED]
 LENGTH = 64
 
 
 def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
-    """The run of an imported model, with a head for each task; or adapters, and the rest frozen."""
+    """Copy an imported run, adding a head per task, or adapters with everything else frozen."""
     there, run = Run.open(base), Run(folder)
     config = there.config()
     data, model = replace(config.data, length=LENGTH), replace(config.model, lora=lora)
@@ -79,8 +78,8 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
     tokenizer = load_tokenizer(there.tokenizer)
     tokenizer.save(run.tokenizer)
     run.config_path.write_text(to_json(config))
-    facts = {name_of(task): FACTS.get(task.kind, TaskMetadata()) for task in tasks}
-    (folder / "tasks.json").write_text(metadata_json(facts))
+    metadata = {name_of(task): METADATA.get(task.kind, TaskMetadata()) for task in tasks}
+    (folder / "tasks.json").write_text(metadata_json(metadata))
     (folder / "origin.json").write_bytes((base / "origin.json").read_bytes())
     shape = resolve(config.model, tokenizer.vocab_size)
     params = dict(flatten(stored_params(there, replace(shape, lora=None), None)))
@@ -91,11 +90,11 @@ def with_tasks(base: Path, folder: Path, tasks=TASKS, lora=None) -> Run:
     for task in run_tasks(run, run.config(), tokenizer, shape):
         declared = task.head.declared(shape) if task.head else {}
         for path, (size, _) in declared.items():
-            place = heads.setdefault(name_of(task.config), {})
+            node = heads.setdefault(name_of(task.config), {})
             *outer, last = path.split(".")
             for name in outer:
-                place = place.setdefault(name, {})
-            place[last] = jnp.asarray(generator.normal(0, 0.3, size), jnp.float32)
+                node = node.setdefault(name, {})
+            node[last] = jnp.asarray(generator.normal(0, 0.3, size), jnp.float32)
     flat = params | dict(flatten({"heads": heads}))
     frozen = {path for path in params if lora is not None and ".lora_" not in path}
     save_params(run.checkpoints, unflatten({k: v for k, v in flat.items() if k not in frozen}))
@@ -112,8 +111,8 @@ def run(request, tmp_path_factory) -> Run:
     return with_tasks(import_model(folder / "there", folder / "base"), folder / "run")
 
 
-def ours(run: Run, name: str):
-    """The tokenizer, the task, its examples of the texts, and what our model says of each."""
+def predict_texts(run: Run, name: str):
+    """The tokenizer, the task, the examples of TEXTS, and the model's outputs for each."""
     tokenizer = load_tokenizer(run.tokenizer)
     shape = resolve(run.config().model, tokenizer.vocab_size)
     task = next(
@@ -126,17 +125,17 @@ def ours(run: Run, name: str):
     examples = task.examples(rows)
     packed = replace(shape_of(examples, LENGTH, encodes=False), slots=1)
     params, model = stored_params(run, shape, None), Model(shape)
-    told = jax.jit(lambda batch: [dict(one) for one in task.outputs(model, params, batch)])
-    found = []
+    outputs_of = jax.jit(lambda batch: list(map(dict, task.outputs(model, params, batch))))
+    outputs = []
     for example in examples:
-        slots, tokens = told(arrays_of([example], packed))
-        one = {key: np.asarray(value)[0, 0] for key, value in slots.items()}
-        found.append(one | {key: np.asarray(value)[0] for key, value in tokens.items()})
-    return tokenizer, task, examples, found
+        slots, tokens = outputs_of(arrays_of([example], packed))
+        output = {key: np.asarray(value)[0, 0] for key, value in slots.items()}
+        outputs.append(output | {key: np.asarray(value)[0] for key, value in tokens.items()})
+    return tokenizer, task, examples, outputs
 
 
-def theirs(folder: Path, name: str):
-    """The loaded class, and its outputs for the padded texts."""
+def reference_outputs(folder: Path, name: str):
+    """The Transformers model, and its outputs for TEXTS, padded."""
     model = getattr(transformers, f"AutoModelFor{CLASSES[name]}").from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -144,21 +143,21 @@ def theirs(folder: Path, name: str):
         return model, model(**batch)
 
 
-def read_by(model, pad, examples):
-    """Their outputs for the examples' tokens, padded."""
+def outputs_for_examples(model, pad, examples):
+    """A Transformers model's outputs for the examples' tokens, padded."""
     size = (len(examples), max(example.length for example in examples))
     ids, mask, types = np.full(size, pad), np.zeros(size, int), np.zeros(size, int)
     for row, example in enumerate(examples):
         (segment,) = example.segments
         ids[row, : example.length], mask[row, : example.length] = segment.tokens, 1
         types[row, : example.length] = segment.types or 0
-    given = {"input_ids": ids, "attention_mask": mask}
-    given |= {"token_type_ids": types} if model.config.model_type in ("bert", "roberta") else {}
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    inputs |= {"token_type_ids": types} if model.config.model_type in ("bert", "roberta") else {}
     with torch.no_grad():
-        return model(**{name: torch.tensor(array) for name, array in given.items()})
+        return model(**{name: torch.tensor(array) for name, array in inputs.items()})
 
 
-# Of these families Transformers has no such class.
+# Families for which Transformers has no such class.
 MISSING = {
     "token_classification": ("olmo2", "gemma3"),
     "extractive_qa": ("olmo2", "gemma", "gemma2", "gemma3", "phi3"),
@@ -166,7 +165,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("name", ["token_classification", "extractive_qa"])
-def test_tokens_are_told_the_same(run, tmp_path, name):
+def test_tokens_have_the_same_outputs(run, tmp_path, name):
     if run.folder.parent.name[:-1] in MISSING[name]:
         with pytest.raises(UserError, match=f"class for {CLASSES[name]}"):
             export(run.folder, tmp_path / "out", task=name)
@@ -174,37 +173,36 @@ def test_tokens_are_told_the_same(run, tmp_path, name):
     export(run.folder, tmp_path / "out", task=name)
     auto = getattr(transformers, f"AutoModelFor{CLASSES[name]}")
     model = auto.from_pretrained(tmp_path / "out").eval()
-    tokenizer, task, examples, told = ours(run, name)
-    there = read_by(model, tokenizer.pad_id, examples)
+    tokenizer, task, examples, outputs = predict_texts(run, name)
+    reference = outputs_for_examples(model, tokenizer.pad_id, examples)
     if name == "token_classification":
-        wanted = torch.softmax(there.logits, -1).numpy()
+        expected = torch.softmax(reference.logits, -1).numpy()
         assert model.config.id2label == dict(enumerate(task.metadata.labels))
     else:
-        wanted = torch.stack([there.start_logits, there.end_logits], -1).numpy()
+        expected = torch.stack([reference.start_logits, reference.end_logits], -1).numpy()
     for row, example in enumerate(examples):
-        here = told[row]["probabilities" if name == "token_classification" else "logits"][
-            : example.length
-        ]
-        expected = wanted[row, : example.length]
-        np.testing.assert_allclose(here, expected, atol=1e-4 * np.abs(expected).max())
+        key = "probabilities" if name == "token_classification" else "logits"
+        actual = outputs[row][key][: example.length]
+        rows = expected[row, : example.length]
+        np.testing.assert_allclose(actual, rows, atol=1e-4 * np.abs(rows).max())
 
 
 @pytest.mark.parametrize("name", ["classification", "multilabel", "regression"])
 def test_texts_have_the_same_probabilities_under_the_same_names(run, tmp_path, name):
     export(run.folder, tmp_path / "out", task=name)
-    model, told = theirs(tmp_path / "out", name)
-    logits, here = told.logits, ours(run, name)[-1]
+    model, reference = reference_outputs(tmp_path / "out", name)
+    logits, outputs = reference.logits, predict_texts(run, name)[-1]
     if name == "regression":
-        found = np.array([one["value"] for one in here])[:, None]
-        np.testing.assert_allclose(found, logits.numpy(), rtol=1e-4, atol=1e-4)
+        values = np.array([output["value"] for output in outputs])[:, None]
+        np.testing.assert_allclose(values, logits.numpy(), rtol=1e-4, atol=1e-4)
         assert model.config.problem_type == "regression"
         assert model.config.id2label == {0: "score"}
         return
     softmax = name == "classification"
-    wanted = torch.softmax(logits, -1) if softmax else torch.sigmoid(logits)
-    found = np.array([one["probabilities"] for one in here])
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
-    labels = FACTS[name].labels
+    expected = torch.softmax(logits, -1) if softmax else torch.sigmoid(logits)
+    actual = np.array([output["probabilities"] for output in outputs])
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
+    labels = METADATA[name].labels
     assert model.config.id2label == dict(enumerate(labels))
     assert model.config.label2id == {label: n for n, label in enumerate(labels)}
     kind = "single_label" if softmax else "multi_label"
@@ -213,7 +211,7 @@ def test_texts_have_the_same_probabilities_under_the_same_names(run, tmp_path, n
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """Imported models by their names, each with the folder that it comes from."""
+    """Name -> (Transformers folder, imported run)."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def base(name: str) -> tuple[Path, Path]:
@@ -244,7 +242,7 @@ def test_a_head_that_no_class_has_is_refused(bases):
     tokenizer = load_tokenizer(run.tokenizer)
     shape = resolve(run.config().model, tokenizer.vocab_size)
     bare = replace(shape, unembed_transform=False, unembed_bias=False)
-    task = TASKS[0].open(TaskContext(tokenizer, bare, LENGTH), FACTS["classification"])
+    task = TASKS[0].open(TaskContext(tokenizer, bare, LENGTH), METADATA["classification"])
     with pytest.raises(UserError, match=r"head .tanh. differs from that of ModernBertForSequence"):
         model_with_head(task, bare, "modernbert")
 
@@ -286,15 +284,16 @@ def test_adapters_and_their_head(bases, tmp_path, name):
     there, base = bases(name)
     lora = LoraConfig(rank=4, alpha=6.0, targets=("query", "out"))
     run = with_tasks(base, tmp_path / "run", TASKS[:1], lora)
-    here = np.array([one["probabilities"] for one in ours(run, "classification")[-1]])
+    outputs = predict_texts(run, "classification")[-1]
+    actual = np.array([output["probabilities"] for output in outputs])
     export(run.folder, tmp_path / "merged")
-    _, told = theirs(tmp_path / "merged", "classification")
-    np.testing.assert_allclose(here, torch.softmax(told.logits, -1).numpy(), atol=1e-4)
+    _, reference = reference_outputs(tmp_path / "merged", "classification")
+    np.testing.assert_allclose(actual, torch.softmax(reference.logits, -1).numpy(), atol=1e-4)
     export(run.folder, tmp_path / "adapter", to="peft")
     auto = transformers.AutoModelForSequenceClassification
     model = auto.from_pretrained(there, num_labels=3, pad_token_id=0)
     model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
     with torch.no_grad():
-        told = model(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
-    np.testing.assert_allclose(here, torch.softmax(told.logits, -1).numpy(), atol=1e-4)
+        reference = model(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    np.testing.assert_allclose(actual, torch.softmax(reference.logits, -1).numpy(), atol=1e-4)

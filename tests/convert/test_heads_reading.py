@@ -1,4 +1,4 @@
-"""Heads of published classes are read, or said to be left out: never silently lost."""
+"""Heads of published classes are imported, or skipped with a warning."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ TEXTS = ["a b c", "x y", "q r s t u v"]
 
 
 def small(folder, architecture, tensors, **fields):
-    """The stored BERT as another class."""
+    """Write the stored BERT as another class."""
     sentence_folders.build(folder, {})
     for name in ("modules.json", "sentence_bert_config.json"):
         (folder / name).unlink()
-    held = load_file(folder / "model.safetensors")
-    body = {name: value for name, value in held.items() if not name.startswith("cls.")}
+    stored = load_file(folder / "model.safetensors")
+    body = {name: value for name, value in stored.items() if not name.startswith("cls.")}
     save_file(body | tensors, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     config |= {"architectures": [architecture]} | fields
@@ -43,8 +43,8 @@ def classifier(labels, folder, **fields):
         "classifier.weight": drawn(len(labels), 8),
         "classifier.bias": drawn(len(labels)),
     }
-    named = {"id2label": {str(i): label for i, label in enumerate(labels)}}
-    return small(folder, "BertForSequenceClassification", tensors, **(named | fields))
+    labels_field = {"id2label": {str(i): label for i, label in enumerate(labels)}}
+    return small(folder, "BertForSequenceClassification", tensors, **(labels_field | fields))
 
 
 def written(tmp_path, rows):
@@ -128,7 +128,7 @@ NAMES = ("bert", "roberta", "distilbert")
 
 @pytest.fixture(scope="module", params=NAMES)
 def trained(request, tmp_path_factory):
-    """A run with a head for each task."""
+    """A run with a head per task."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from test_heads import with_tasks
@@ -143,15 +143,15 @@ def trained(request, tmp_path_factory):
     "name", ["classification", "multilabel", "regression", "token_classification", "extractive_qa"]
 )
 def test_what_was_exported_says_the_same_when_it_is_imported(trained, tmp_path, name):
-    from test_heads import ours
+    from test_heads import predict_texts
 
     export(trained.folder, tmp_path / "out", task=name)
     again = Run.open(import_model(tmp_path / "out", tmp_path / "again"))
-    before, after = ours(trained, name)[-1], ours(again, name)[-1]
-    for one, other in zip(before, after, strict=True):
-        assert one.keys() == other.keys()
-        for key in one:
-            np.testing.assert_allclose(one[key], other[key], rtol=1e-5, atol=1e-6, err_msg=key)
+    before, after = predict_texts(trained, name)[-1], predict_texts(again, name)[-1]
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        for key in old:
+            np.testing.assert_allclose(old[key], new[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["llama", "modernbert", "gpt2"])
@@ -174,10 +174,10 @@ def test_bodies_of_other_classes_are_read_and_their_heads_said_to_be_left_out(
     base = model.base_model
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
-        wanted = base(input_ids=tokens).last_hidden_state[0].numpy()
+        expected = base(input_ids=tokens).last_hidden_state[0].numpy()
     from llmjax.inference.language_model import load
     from llmjax.model.model import Model
 
     lm = load(run)
     states = Model(lm.model.config).hidden(lm.params, tokens.numpy())
-    np.testing.assert_allclose(np.asarray(states)[0], wanted, atol=2e-4)
+    np.testing.assert_allclose(np.asarray(states)[0], expected, atol=2e-4)

@@ -1,4 +1,4 @@
-"""What cannot be imported is refused in a line that names it, and leaves nothing behind."""
+"""Bad inputs are refused in one line that names the problem, and leave nothing behind."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ NORM = "model.layers.1.input_layernorm.weight"
 
 
 def planned(name, shape, dtype=np.float32):
-    """A tensor of numbers that follow from its name."""
+    """A tensor with values drawn from its name."""
     rng = np.random.default_rng(len(name) + sum(map(ord, name)))
     values = (rng.normal(size=shape) * 0.3).astype(dtype)
     return LazyTensor(name, tuple(shape), np.dtype(dtype), lambda: values)
@@ -70,16 +70,16 @@ def tensors(**shapes):
 @pytest.fixture
 def folder(tmp_path):
     """A model that can be imported."""
-    place = tmp_path / "there"
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps(CONFIG))
-    write_folder(place, tensors())
-    hf_models.write_tokenizer(place)
-    return place
+    source = tmp_path / "there"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(CONFIG))
+    write_folder(source, tensors())
+    hf_models.write_tokenizer(source)
+    return source
 
 
 def refused(folder, *words):
-    """Checks that importing fails with all these words in one line, and leaves nothing."""
+    """Check that importing fails with all these words in one line, and leaves nothing behind."""
     with pytest.raises(UserError) as caught:
         import_model(folder, folder.parent / "run")
     assert sorted(path.name for path in folder.parent.iterdir()) == ["there"]
@@ -133,13 +133,13 @@ def test_tensor_twice(folder):
 
 
 def test_tensor_missing(folder):
-    write_folder(folder, [one for one in tensors() if one.name != NORM])
+    write_folder(folder, [tensor for tensor in tensors() if tensor.name != NORM])
     refused(folder, NORM, "missing")
 
 
 def test_tensor_extra(folder):
     write_folder(folder, tensors(**{"model.layers.2.input_layernorm.weight": (D,)}))
-    refused(folder, "model.layers.2.input_layernorm.weight", "no place")
+    refused(folder, "model.layers.2.input_layernorm.weight", "not part of")
 
 
 def test_tensor_of_another_shape(folder):
@@ -148,8 +148,8 @@ def test_tensor_of_another_shape(folder):
 
 
 def test_tensor_of_another_kind(folder):
-    others = [one for one in tensors() if one.name != NORM]
-    write_folder(folder, [*others, planned(NORM, (D,), np.int8)])
+    rest = [tensor for tensor in tensors() if tensor.name != NORM]
+    write_folder(folder, [*rest, planned(NORM, (D,), np.int8)])
     refused(folder, NORM, "int8")
 
 
@@ -168,11 +168,11 @@ def shards(folder):
 
 def test_many_files_are_as_one(folder, tmp_path):
     before = open_folder(folder)
-    whole = {name: before.read(name) for name in before.names()}
+    expected = {name: before.read(name) for name in before.names()}
     index = shards(folder)
     assert len(set(index["weight_map"].values())) > 3
     after = open_folder(folder)
-    assert all(np.array_equal(whole[name], after.read(name)) for name in whole)
+    assert all(np.array_equal(expected[name], after.read(name)) for name in expected)
     import_model(folder, tmp_path / "run")
 
 
@@ -293,16 +293,16 @@ def test_export_refuses_and_leaves_nothing(folder, tmp_path):
 
 def test_parts_are_read_from_files(folder):
     files = TensorFiles(read_header(folder / SINGLE))
-    whole = files.read("model.embed_tokens.weight")
+    full = files.read("model.embed_tokens.weight")
     part = files.read("model.embed_tokens.weight", (slice(5, 9), slice(2, 4)))
-    assert np.array_equal(part, whole[5:9, 2:4])
-    assert not np.shares_memory(part, whole)
+    assert np.array_equal(part, full[5:9, 2:4])
+    assert not np.shares_memory(part, full)
 
 
 def test_numbers_beyond_float16_are_not_made_infinite(folder, tmp_path):
-    others = [one for one in tensors() if one.name != NORM]
+    rest = [tensor for tensor in tensors() if tensor.name != NORM]
     large = np.full(D, 1e6, np.float32)
-    write_folder(folder, [*others, LazyTensor(NORM, (D,), large.dtype, lambda: large)])
+    write_folder(folder, [*rest, LazyTensor(NORM, (D,), large.dtype, lambda: large)])
     with pytest.raises(UserError, match="overflows float16"):
         import_model(folder, tmp_path / "run", dtype="float16")
     run = import_model(folder, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Published config files, as their makers wrote them, are understood to the last field."""
+"""Published config files are read completely, to the last field."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from llmjax.model.rope import Llama3Scaling, LongRopeScaling, Unscaled, rope_fre
 
 
 class Names:
-    """A source of which only the names count."""
+    """A tensor source with only names."""
 
     def __init__(self, *names):
         self._names = names
@@ -24,7 +24,7 @@ class Names:
 
 
 def decoder(model_type, **fields):
-    """The sizes that most of them state."""
+    """The sizes that most configs state."""
     sizes = {
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -348,9 +348,9 @@ def test_junk_in_scalings_is_refused_or_can_be_computed(scaling):
     for field in scaling.keys() | {"original_max_position_embeddings", "attention_factor"}:
         for junk in JUNK:
             try:
-                found = understood("Llama 3.2", rope_scaling=scaling | {field: junk})
+                config = understood("Llama 3.2", rope_scaling=scaling | {field: junk})
             except UserError:
                 continue
-            turns, factor = rope_frequencies(found.rope_scaling, found.rope_theta, 16, 4096)
+            turns, factor = rope_frequencies(config.rope_scaling, config.rope_theta, 16, 4096)
             assert np.isfinite(turns).all()
             assert factor > 0

@@ -1,4 +1,4 @@
-"""What Transformers computed of three tiny models, stored: holds where it is not installed."""
+"""Stored logits of Transformers for three tiny models, for tests without it installed."""
 
 import hf_golden
 import jax
@@ -23,10 +23,10 @@ def test_logits_are_those_that_transformers_computed(name, tmp_path):
     expected = TensorFiles(read_header(folder / "expected.st"))
     tokens, logits = expected.read("tokens").astype(np.int32), expected.read("logits")
     if name == "t5":
-        found = model.apply(params, tokens[:, ::-1], encoder_tokens=tokens)
+        actual = model.apply(params, tokens[:, ::-1], encoder_tokens=tokens)
     else:
-        found = model.apply(params, tokens)
-    assert np.abs(np.asarray(found) - logits).max() < 1e-4 * np.abs(logits).max()
+        actual = model.apply(params, tokens)
+    assert np.abs(np.asarray(actual) - logits).max() < 1e-4 * np.abs(logits).max()
 
 
 EARLY_BERT = (
@@ -38,21 +38,21 @@ EARLY_BERT = (
 
 def test_early_and_bare_names_are_the_same_tensors(tmp_path):
     files = read_header(hf_golden.FOLDER / "bert" / "model.safetensors")
-    early, some = {}, next(iter(files.values()))
-    for name, stored in files.items():
+    early, any_location = {}, next(iter(files.values()))
+    for name, location in files.items():
         for now, then in EARLY_BERT:
             name = name.replace(now, then) if "cls." not in name or now != "bert." else name
-        early[name] = stored
+        early[name] = location
     unused = ("embeddings.position_ids", "cls.seq_relationship.weight")
-    early |= dict.fromkeys(unused, some)
+    early |= dict.fromkeys(unused, any_location)
     values = read_object(hf_golden.FOLDER / "bert" / "config.json")
     family, sources = family_of(values), (TensorFiles(files), TensorFiles(early))
     assert files.keys() != early.keys()
-    found = []
+    trees = []
     for source in sources:
-        match = BoundTable(family.table, Model(family.read_config(values, source)))
-        found.append(read_params(source, match))
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *found))
+        bound = BoundTable(family.table, Model(family.read_config(values, source)))
+        trees.append(read_params(source, bound))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *trees))
 
 
 def test_the_stored_models_are_small():

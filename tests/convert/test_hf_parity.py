@@ -1,4 +1,4 @@
-"""Imported models compute what Transformers computes, and go back bit for bit: every family."""
+"""For every family, imported models match Transformers and export back bit for bit."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,12 +36,12 @@ MASK[1, -6:] = 0  # the second row is shorter
 
 @dataclass(frozen=True)
 class Pair:
-    """A model there and here."""
+    """A Transformers model and its import."""
 
     name: str
-    theirs: Any
+    reference: Any
     run: Path
-    ours: llmjax.LanguageModel
+    lm: llmjax.LanguageModel
 
     @property
     def case(self) -> hf_models.Case:
@@ -49,30 +49,30 @@ class Pair:
 
     @property
     def ties(self) -> bool:
-        return self.ours.model.config.tie_embeddings
+        return self.lm.model.config.tie_embeddings
 
 
 @pytest.fixture(scope="module", params=hf_models.CASES)
 def pair(request, tmp_path_factory) -> Pair:
     folder = tmp_path_factory.mktemp(request.param.replace(".", "-"))
     (folder / "there").mkdir()
-    theirs = hf_models.build(request.param, folder / "there")
+    reference = hf_models.build(request.param, folder / "there")
     run = import_model(folder / "there", folder / "run")
-    return Pair(request.param, theirs, run, llmjax.load(run))
+    return Pair(request.param, reference, run, llmjax.load(run))
 
 
-def close(ours, theirs, what):
-    ours, theirs = np.asarray(ours), theirs.numpy()
-    error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+def close(actual, expected, what):
+    actual, expected = np.asarray(actual), expected.numpy()
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
     assert error < 1e-4, f"{what}: {error:.1e}"
 
 
 def test_outputs_are_equal(pair):
-    model, params = pair.ours.model, pair.ours.params
+    model, params = pair.lm.model, pair.lm.params
     mask = torch.tensor(MASK)
     with torch.no_grad():
         if pair.name in hf_models.ENCODER_DECODERS:
-            there = pair.theirs(
+            there = pair.reference(
                 input_ids=torch.tensor(TOKENS), attention_mask=mask,
                 decoder_input_ids=torch.tensor(TARGETS),
             )  # fmt: skip
@@ -82,7 +82,7 @@ def test_outputs_are_equal(pair):
             close(here, there.logits, "logits")
             return
         types = {"token_type_ids": torch.tensor(1 - MASK)} if pair.name.startswith("bert") else {}
-        there = pair.theirs(input_ids=torch.tensor(TOKENS), attention_mask=mask, **types)
+        there = pair.reference(input_ids=torch.tensor(TOKENS), attention_mask=mask, **types)
     types = {"token_types": 1 - MASK} if types else {}
     hidden = jax.jit(model.hidden)(params, TOKENS, segments=MASK, **types)
     if pair.case.hidden:
@@ -94,25 +94,25 @@ def test_outputs_are_equal(pair):
 
 def test_greedy_text_is_equal(pair):
     if model_is_encoder(pair):
-        pytest.skip("writes no text")
+        pytest.skip("encoders do not generate")
     prompt, encoded = TOKENS, {}
     if pair.name in hf_models.ENCODER_DECODERS:
         encoded = {"attention_mask": torch.tensor(MASK)}
         prompt = np.zeros((2, 1), np.int32)
-    there = pair.theirs.generate(
+    there = pair.reference.generate(
         torch.tensor(TOKENS), max_new_tokens=NEW, do_sample=False, eos_token_id=None, **encoded
     )
-    here = greedy(pair.ours.model, bool(encoded), pair.ours.params, prompt)
+    here = greedy(pair.lm.model, bool(encoded), pair.lm.params, prompt)
     assert np.array_equal(here, there.numpy())
 
 
 def model_is_encoder(pair) -> bool:
-    return not pair.ours.model.config.num_decoder_layers
+    return not pair.lm.model.config.num_decoder_layers
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def greedy(model, encoded, params, prompt):
-    """Token by token, so that the prompt and what follows are one program."""
+    """Decode token by token, so that prompt and continuation are one program."""
     rows, length = prompt.shape
     source = {}
     if encoded:
@@ -120,10 +120,10 @@ def greedy(model, encoded, params, prompt):
         source = {"encoded": states, "encoder_segments": MASK, "params": params}
     cache = model.init_cache(rows, length + NEW, **source)
 
-    def step(carry, place):
+    def step(carry, index):
         cache, token = carry
-        token = jnp.where(place < length, prompt[:, jnp.minimum(place, length - 1)], token)
-        positions = jnp.broadcast_to(place, (rows, 1))
+        token = jnp.where(index < length, prompt[:, jnp.minimum(index, length - 1)], token)
+        positions = jnp.broadcast_to(index, (rows, 1))
         logits, cache = model.decode(params, token[:, None], positions, cache)
         return (cache, jnp.argmax(logits[:, 0], -1).astype(jnp.int32)), token
 
@@ -133,34 +133,32 @@ def greedy(model, encoded, params, prompt):
 
 def test_round_trip_is_exact(pair, tmp_path):
     export(pair.run, tmp_path / "out")
-    again = type(pair.theirs).from_pretrained(tmp_path / "out").state_dict()
-    before = pair.theirs.state_dict()
+    again = type(pair.reference).from_pretrained(tmp_path / "out").state_dict()
+    before = pair.reference.state_dict()
     assert again.keys() == before.keys()
     unused = {"lm_head.bias"} if "lm_head.decoder.bias" in before and not pair.ties else set()
     for name in before.keys() - unused:
         assert torch.equal(before[name], again[name]), name
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "Zoë \n</s> 12"
-    assert tokenizer.encode(text, add_special_tokens=False) == pair.ours.tokenizer.encode_marked(
-        text
-    )
+    assert tokenizer.encode(text, add_special_tokens=False) == pair.lm.tokenizer.encode_marked(text)
 
 
-# What T5 1.1's file says of ties changes when Transformers 5 reads it; the tensors are what counts.
-UNSAID = {"_name_or_path", "dtype", "transformers_version", "tie_word_embeddings"}
+# T5 1.1's tie_word_embeddings changes when Transformers 5 reads it; the tensors decide.
+UNSTABLE_FIELDS = {"_name_or_path", "dtype", "transformers_version", "tie_word_embeddings"}
 
 
 def test_what_was_exported_says_the_same(pair, tmp_path):
     export(pair.run, tmp_path / "out")
-    before = pair.theirs.config.to_dict()
+    before = pair.reference.config.to_dict()
     again = transformers.AutoConfig.from_pretrained(tmp_path / "out").to_dict()
-    for name in before.keys() - UNSAID:
-        value, other = before[name] or None, again.get(name) or None
-        if isinstance(value, dict):  # what is added there are defaults
-            assert isinstance(other, dict)
-            assert _leaves(value) <= _leaves(other), name
+    for name in before.keys() - UNSTABLE_FIELDS:
+        value, exported = before[name] or None, again.get(name) or None
+        if isinstance(value, dict):  # the export also states defaults
+            assert isinstance(exported, dict)
+            assert _leaves(value) <= _leaves(exported), name
         else:
-            assert value == other, name
+            assert value == exported, name
 
 
 def _leaves(tree, path=""):
@@ -169,7 +167,7 @@ def _leaves(tree, path=""):
     return {leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}")}
 
 
-OURS = {
+PRESETS = {
     "quickstart": families.tiny(264, max_length=96),
     "gpt2": replace(families.gpt2("124M", 264), d_model=32, num_decoder_layers=2, num_heads=4),
     "llama": replace(
@@ -179,18 +177,18 @@ OURS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_models_of_our_own_compute_the_same_there(name, tmp_path):
-    config = Config(run_dir=str(tmp_path / "run"), model=replace(OURS[name], max_length=96))
+    config = Config(run_dir=str(tmp_path / "run"), model=replace(PRESETS[name], max_length=96))
     run, model = Run(tmp_path / "run"), Model(config.model)
     BytesTokenizer().save(run.tokenizer)
     run.config_path.write_text(to_json(config))
     params = untrained.drawn(model, spread=0.2)
     save_params(run.checkpoints, params)
     export(run.folder, tmp_path / "out")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
-        there = theirs(torch.tensor(TOKENS)).logits
+        there = reference(torch.tensor(TOKENS)).logits
     close(jax.jit(model.apply)(params, TOKENS), there, "logits")
     text = "Zoë 12\n"
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""An imported model is a run like any other: loaded, trained on, exported; on any mesh."""
+"""An imported model is a run like any other: it loads, trains and exports, on any mesh."""
 
 import json
 import shutil
@@ -31,8 +31,8 @@ def run(folder, tmp_path):
     return import_model(folder, tmp_path / "run")
 
 
-def same(one, other):
-    return jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), one, other))
+def same(first, second):
+    return jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), first, second))
 
 
 def test_it_says_where_it_comes_from(run, folder):
@@ -48,16 +48,16 @@ def test_on_a_mesh_it_is_the_same(run, folder, tmp_path):
 
 
 def test_each_device_reads_its_own_share(folder, tmp_path, monkeypatch):
-    asked = []
+    reads = []
     read = small.TensorFiles.read
 
-    def watched(self, name, index=None):
-        asked.append((name, index))
+    def recorded(self, name, index=None):
+        reads.append((name, index))
         return read(self, name, index)
 
-    monkeypatch.setattr(small.TensorFiles, "read", watched)
+    monkeypatch.setattr(small.TensorFiles, "read", recorded)
     import_model(folder, tmp_path / "run", mesh=MeshConfig(data=2, fsdp=4))
-    rows = [index[1] for name, index in asked if name.endswith("q_proj.weight")]
+    rows = [index[1] for name, index in reads if name.endswith("q_proj.weight")]
     assert {(cut.start, cut.stop) for cut in rows} == {(0, 2), (2, 4), (4, 6), (6, 8)}
 
 
@@ -119,7 +119,7 @@ def test_training_begins_with_its_parameters(run, tmp_path):
     llmjax.train(config)
     after = llmjax.load(run)
     assert after.step == 2
-    assert same(before, after.params)  # as the learning rate is next to nothing
+    assert same(before, after.params)  # the learning rate is negligible
     export(run, tmp_path / "out")
     assert open_folder(tmp_path / "out").names()
 
@@ -135,15 +135,15 @@ def test_a_run_of_our_own_is_exported_and_imported_again(tmp_path):
     assert generation["eos_token_id"] == llmjax.load(run.folder).tokenizer.eos_id
 
 
-def test_verbs(folder, tmp_path, command):
+def test_commands(folder, tmp_path, command):
     code, out, err = command("import", str(folder), str(tmp_path / "run"))
     assert (code, err) == (0, [])
     assert "llama" in out
     assert "llmjax generate" in out
     code, out, _ = command("export", str(tmp_path / "run"), str(tmp_path / "out"), "--json")
-    found = json.loads(out.splitlines()[-1])
-    assert (code, found["family"], found["dtype"]) == (0, "llama", "float32")
-    assert "model.safetensors" in found["files"]
+    summary = json.loads(out.splitlines()[-1])
+    assert (code, summary["family"], summary["dtype"]) == (0, "llama", "float32")
+    assert "model.safetensors" in summary["files"]
     code, _, err = command("export", str(tmp_path / "run"), str(tmp_path / "out"))
     assert (code, len(err)) == (2, 1)
     code, _, err = command("import", str(tmp_path / "none"), str(tmp_path / "x"))
@@ -176,10 +176,10 @@ def test_a_model_in_the_hubs_cache_needs_no_network(folder, tmp_path, monkeypatc
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    place, commit = tmp_path / "cache" / "models--someone--small", "0" * 40
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(commit)
-    shutil.copytree(folder, place / "snapshots" / commit)
+    cached, commit = tmp_path / "cache" / "models--someone--small", "0" * 40
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, cached / "snapshots" / commit)
     for name in ("someone/small", f"someone/small@{commit}"):
         run = import_model(name, tmp_path / name.replace("/", "-"))
         assert json.loads((run / "origin.json").read_text())["source"] == name

@@ -1,4 +1,4 @@
-"""A layout's notation means the same in both directions, whole and in parts."""
+"""Layouts are inverse in both directions, for whole parameters and parts."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LAYOUTS = sorted(
 
 
 def filled(layout):
-    """A tensor of theirs with a different number in every place."""
+    """A tensor with distinct elements."""
     shape = layout.shape(SIZES)
     return np.arange(np.prod(shape)).reshape(shape)
 
@@ -38,20 +38,20 @@ def test_what_is_read_is_written_back_where_it_was(layout):
 @given(st.data())
 def test_a_part_is_that_part_of_the_whole(data):
     layout = data.draw(st.sampled_from(LAYOUTS))
-    theirs, asked = filled(layout), 0
+    tensor, fetched = filled(layout), 0
 
     def fetch(index):
-        nonlocal asked
-        part = theirs[index]
-        asked += part.size
+        nonlocal fetched
+        part = tensor[index]
+        fetched += part.size
         return part
 
-    whole = layout.read(SIZES, None, lambda index: theirs[index])
+    param = layout.read(SIZES, None, lambda index: tensor[index])
     bounds = [sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True)))
-              for n in whole.shape]  # fmt: skip
+              for n in param.shape]  # fmt: skip
     index = tuple(slice(*pair) for pair in bounds)
-    assert np.array_equal(layout.read(SIZES, index, fetch), whole[index])
-    assert asked <= theirs.size
+    assert np.array_equal(layout.read(SIZES, index, fetch), param[index])
+    assert fetched <= tensor.size
 
 
 @pytest.mark.parametrize(
@@ -64,17 +64,17 @@ def test_a_part_is_that_part_of_the_whole(data):
 def test_which_rows_of_a_fused_tensor_are_the_keys(notation, number, expected):
     sizes = {"h": 2, "k": 3, "d": 1}
     layout = Layout(notation, Segment("j", ("1", "1", "1"), number))
-    theirs = np.arange(18).reshape(18, 1)
-    assert layout.read(sizes, None, lambda index: theirs[index]).ravel().tolist() == expected
+    tensor = np.arange(18).reshape(18, 1)
+    assert layout.read(sizes, None, lambda index: tensor[index]).ravel().tolist() == expected
 
 
 def test_no_more_is_fetched_than_a_device_needs():
     layout = Layout("(x k) d -> d x k", Segment("x", ("h", "n", "n"), 1))
-    asked = []
+    fetched = []
 
     def fetch(index):
-        asked.append(index)
+        fetched.append(index)
         return np.zeros([cut.stop - cut.start for cut in index])
 
     layout.read(SIZES, (slice(2, 4), slice(1, 2), slice(0, 3)), fetch)
-    assert asked == [(slice(15, 18), slice(2, 4))]
+    assert fetched == [(slice(15, 18), slice(2, 4))]

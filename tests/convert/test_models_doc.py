@@ -1,4 +1,4 @@
-"""docs/models.md tells the truth."""
+"""docs/models.md matches the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format, both ways, and merged: the same logits, the same bits."""
+"""Import, export and merging of PEFT adapters: same logits, same bits."""
 
 import json
 import shutil
@@ -41,8 +41,8 @@ RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(3, hf_models.VOCABULARY, (2, 20)).astype(np.int32)
 WEIGHTS = "adapter_model.safetensors"
 
-# What PEFT adapts of each, so that modules of one, two and three of our kernels are among them.
-THEIRS: dict[str, Any] = {
+# Modules that hold one, two and three kernels.
+TARGET_MODULES: dict[str, Any] = {
     "llama": ["q_proj", "v_proj", "down_proj"],
     "qwen3": "all-linear",
     "gpt2": ["c_attn", "mlp.c_proj"],
@@ -58,18 +58,18 @@ EVERY = ("query", "key", "value", "out", "gate", "up", "down")
 
 @dataclass(frozen=True)
 class Pair:
-    """A model there, and the run that was made of it."""
+    """A Transformers model and its import."""
 
     name: str
     folder: Path
     run: Path
     architecture: str
 
-    def theirs(self) -> Any:
+    def reference(self) -> Any:
         return getattr(transformers, self.architecture).from_pretrained(self.folder).eval()
 
 
-@pytest.fixture(scope="module", params=THEIRS)
+@pytest.fixture(scope="module", params=TARGET_MODULES)
 def pair(request, tmp_path_factory) -> Pair:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "there").mkdir()
@@ -100,7 +100,7 @@ def close(here: np.ndarray, model: Any) -> None:
 
 
 def drawn(model: Any) -> None:
-    """B begins as 0; here it is something."""
+    """Draw B, which is initialised to 0."""
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -109,11 +109,11 @@ def drawn(model: Any) -> None:
 
 
 def adapted(pair: Pair, folder: Path, targets=EVERY, **fields: Any) -> Path:
-    """A run of the same model with adapters of our own."""
+    """A run of the same model with random adapters."""
     base, run = Run.open(pair.run), Run(folder)
     config = base.config()
-    own = [name for name in targets if name != "gate" or config.model.gated]
-    lora = LoraConfig(rank=3, alpha=5.0, targets=tuple(own))
+    targets = tuple(name for name in targets if name != "gate" or config.model.gated)
+    lora = LoraConfig(rank=3, alpha=5.0, targets=targets)
     config = replace(config, run_dir=str(folder), model=replace(config.model, lora=lora, **fields))
     load_tokenizer(base.tokenizer).save(run.tokenizer)
     run.config_path.write_text(to_json(config))
@@ -132,21 +132,21 @@ def test_adapters_of_ours_compute_the_same_there(pair, tmp_path):
     here = logits(run)
     assert np.abs(here - logits(pair.run)).max() > 0.1
     export(run, tmp_path / "adapter", to="peft")
-    close(here, peft.PeftModel.from_pretrained(pair.theirs(), tmp_path / "adapter").eval())
+    close(here, peft.PeftModel.from_pretrained(pair.reference(), tmp_path / "adapter").eval())
 
 
 def test_adapters_are_merged_on_export(pair, tmp_path):
     run = adapted(pair, tmp_path / "run")
     export(run, tmp_path / "out")
-    theirs = getattr(transformers, pair.architecture).from_pretrained(tmp_path / "out").eval()
-    close(logits(run), theirs)
+    merged = getattr(transformers, pair.architecture).from_pretrained(tmp_path / "out").eval()
+    close(logits(run), merged)
 
 
 def test_adapters_of_pefts_compute_the_same_here_and_go_back_bit_for_bit(pair, tmp_path):
-    fields = {"r": 4, "lora_alpha": 6, "target_modules": THEIRS[pair.name]}
+    fields = {"r": 4, "lora_alpha": 6, "target_modules": TARGET_MODULES[pair.name]}
     if pair.name == "gpt2":
         fields["fan_in_fan_out"] = True
-    model = peft.get_peft_model(pair.theirs(), peft.LoraConfig(**fields)).eval()
+    model = peft.get_peft_model(pair.reference(), peft.LoraConfig(**fields)).eval()
     drawn(model)
     model.save_pretrained(tmp_path / "adapter")
     run = import_adapter(tmp_path / "adapter", tmp_path / "run", pair.run)
@@ -156,7 +156,7 @@ def test_adapters_of_pefts_compute_the_same_here_and_go_back_bit_for_bit(pair, t
     assert before.keys() == after.keys()
     for name in before:
         assert before[name].tobytes() == after[name].tobytes(), name
-    again = peft.PeftModel.from_pretrained(pair.theirs(), tmp_path / "again").eval()
+    again = peft.PeftModel.from_pretrained(pair.reference(), tmp_path / "again").eval()
     close(logits(run), again)
 
 
@@ -172,8 +172,8 @@ def llama(tmp_path_factory) -> Pair:
 def test_the_commands(llama, tmp_path, capsys):
     run, adapter = str(adapted(llama, tmp_path / "run")), str(tmp_path / "adapter")
     assert main(["export", run, adapter, "--to", "peft", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["files"] == ["adapter_config.json", WEIGHTS]
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["files"] == ["adapter_config.json", WEIGHTS]
     assert main(["import", adapter, str(tmp_path / "new")]) == 2
     assert "holds adapters alone; import it with --base RUN" in capsys.readouterr().err
     assert main(["import", adapter, str(tmp_path / "new"), "--base", str(llama.run)]) == 0
@@ -192,8 +192,8 @@ def test_training_goes_on_with_imported_adapters(llama, tmp_path):
         config.data, sources=(source,), batch_size=8, length=16, validation_fraction=0.4,
         cache_dir=str(tmp_path / "cache"), workers=1,
     )  # fmt: skip
-    next_to_nothing = SgdConfig(learning_rate=1e-30, schedule=ScheduleConfig(warmup_steps=0))
-    config = replace(config, steps=2, optimizer=next_to_nothing, data=data)
+    negligible = SgdConfig(learning_rate=1e-30, schedule=ScheduleConfig(warmup_steps=0))
+    config = replace(config, steps=2, optimizer=negligible, data=data)
     llmjax.train(config)
     assert Run(run).steps() == [0, 2]
     np.testing.assert_array_equal(logits(run), before)
@@ -208,7 +208,7 @@ def test_ranks_and_scales_may_differ_from_module_to_module(llama, tmp_path):
         r=4, lora_alpha=6, target_modules=["q_proj", "o_proj"], use_rslora=True,
         rank_pattern={"o_proj": 2}, alpha_pattern={"o_proj": 9}, layers_to_transform=[0, 2],
     )  # fmt: skip
-    model = peft.get_peft_model(llama.theirs(), config).eval()
+    model = peft.get_peft_model(llama.reference(), config).eval()
     drawn(model)
     model.save_pretrained(tmp_path / "adapter")
     run = import_adapter(tmp_path / "adapter", tmp_path / "run", llama.run)
@@ -220,19 +220,21 @@ def test_ranks_and_scales_may_differ_from_module_to_module(llama, tmp_path):
 @pytest.mark.parametrize("how", [False, "gaussian", "eva", "orthogonal", "mica"])
 def test_beginnings_that_leave_the_base_alone_load_as_pefts(llama, tmp_path, how):
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"])
-    model = peft.get_peft_model(llama.theirs(), config)
+    model = peft.get_peft_model(llama.reference(), config)
     drawn(model)
     model.save_pretrained(tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": how}))
     run = import_adapter(tmp_path / "adapter", tmp_path / "run", llama.run)
-    close(logits(run), peft.PeftModel.from_pretrained(llama.theirs(), tmp_path / "adapter").eval())
+    close(
+        logits(run), peft.PeftModel.from_pretrained(llama.reference(), tmp_path / "adapter").eval()
+    )
 
 
 @pytest.mark.parametrize("how", ["pissa", "olora", "pissa_niter_4"])
 def test_beginnings_that_changed_the_base_are_refused_unless_converted(llama, tmp_path, how):
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj"], init_lora_weights=how)
-    model = peft.get_peft_model(llama.theirs(), config).eval()
+    model = peft.get_peft_model(llama.reference(), config).eval()
     model.save_pretrained(tmp_path / "first")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -255,17 +257,17 @@ def test_a_merged_kernel_is_the_sum_in_float32():
     )
     lora = LoraConfig(rank=6, alpha=3.0)
     params = {"query": {"kernel": jnp.asarray(kernel), "lora_a": a, "lora_b": b, "bias": kernel[0]}}
-    found = merge({"layers": params}, lora)["layers"]["query"]
-    assert found.keys() == {"kernel", "bias"}
-    wanted = kernel + 0.5 * np.einsum("lir,lrhk->lihk", a, b)
-    np.testing.assert_allclose(found["kernel"], wanted, rtol=1e-6, atol=1e-6)
+    query = merge({"layers": params}, lora)["layers"]["query"]
+    assert query.keys() == {"kernel", "bias"}
+    expected = kernel + 0.5 * np.einsum("lir,lrhk->lihk", a, b)
+    np.testing.assert_allclose(query["kernel"], expected, rtol=1e-6, atol=1e-6)
     narrow = params | {"query": params["query"] | {"kernel": jnp.asarray(kernel, jnp.bfloat16)}}
     merged = merge(narrow, lora)["query"]["kernel"]
     assert merged.dtype == jnp.bfloat16
     rounded = np.asarray(narrow["query"]["kernel"], np.float32)
-    wanted = jnp.asarray(rounded + (wanted - kernel), jnp.bfloat16)
+    expected = jnp.asarray(rounded + (expected - kernel), jnp.bfloat16)
     np.testing.assert_allclose(
-        merged.astype(np.float32), wanted.astype(np.float32), rtol=2**-7, atol=1e-6
+        merged.astype(np.float32), expected.astype(np.float32), rtol=2**-7, atol=1e-6
     )
 
 
@@ -274,7 +276,7 @@ def test_what_cannot_be_honoured_is_refused(llama, tmp_path):
     with pytest.raises(UserError, match="has no adapters"):
         export(llama.run, tmp_path / "none", to="peft")
     export(run, tmp_path / "adapter", to="peft")
-    with pytest.raises(UserError, match="has adapters already"):
+    with pytest.raises(UserError, match="already has adapters"):
         import_adapter(tmp_path / "adapter", tmp_path / "new", run)
     for field, value in {"use_dora": True, "bias": "all", "peft_type": "IA3"}.items():
         config = tmp_path / "adapter" / "adapter_config.json"
@@ -287,7 +289,7 @@ def test_what_cannot_be_honoured_is_refused(llama, tmp_path):
     before = load_file(weights)
     first = next(iter(before))
     wrong = {
-        "not of an adapter of a projection": before
+        "does not belong to an adapter of a projection": before
         | {"base_model.model.score.weight": before[first]},
         "lacks one of its two": {k: v for k, v in before.items() if k != first},
         "for a module": before | {first: before[first][:, 1:].copy()},

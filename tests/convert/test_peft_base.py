@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format name their base model only where they stand on it."""
+"""Exported adapters name their base model only if it is an unmodified import."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ HUB = Origin(format="hf", source="someone/model", model_type="llama")
 
 @pytest.fixture
 def base(tmp_path) -> Path:
-    """An import that nobody has trained."""
+    """An untrained import."""
     run = begun(tmp_path / "base", DECODER)
     write_origin(run.folder, HUB)
     return run.folder
 
 
 def adapted(folder: Path, init_from: Path | None, origin: Origin | None = HUB) -> Path:
-    """A run of the same model with adapters, as training would leave it."""
+    """A run of the same model with adapters, as after training."""
     run = begun(folder, DECODER)
     lora = LoraConfig(rank=2, targets=("query",))
     begin = None if init_from is None else str(init_from)
@@ -47,7 +47,7 @@ def adapted(folder: Path, init_from: Path | None, origin: Origin | None = HUB) -
 
 
 def named(run: Path) -> str | None:
-    """The base that exported adapters name."""
+    """The base model named by exported adapters."""
     out = export(run, run.with_name(f"{run.name}-peft"), to="peft")
     name: str | None = json.loads((out / "adapter_config.json").read_text())[
         "base_model_name_or_path"
@@ -69,7 +69,7 @@ def test_adapters_on_a_model_with_others_merged_name_none(base, tmp_path, caplog
     first = adapted(tmp_path / "first", base)
     second = adapted(tmp_path / "second", first)
     assert named(second) is None
-    assert f"{first} is not a model as it was published" in caplog.text
+    assert f"{first} is not an unmodified published model" in caplog.text
     assert f"llmjax export {first} FOLDER --to hf" in caplog.text
 
 

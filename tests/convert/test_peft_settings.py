@@ -1,4 +1,4 @@
-"""Every field of PEFT's LoraConfig is honoured as PEFT does, or refused by name."""
+"""Every field of PEFT's LoraConfig is interpreted like in PEFT, or refused by name."""
 
 import json
 
@@ -186,9 +186,11 @@ def test_only_the_adapters_own_file_is_read(adapter, base, tmp_path):
 
     run = Run(imported(adapter, base))
     shape = run.config().model
-    found, wanted = (stored_params(one, shape, None) for one in (run, Run(tmp_path / "expected")))
-    own = found["decoder"]["layers"]["attention"]["query"]["lora_a"]
-    assert np.array_equal(own, wanted["decoder"]["layers"]["attention"]["query"]["lora_a"])
+    actual, expected_array = (
+        stored_params(each, shape, None)["decoder"]["layers"]["attention"]["query"]["lora_a"]
+        for each in (run, Run(tmp_path / "expected"))
+    )
+    assert np.array_equal(actual, expected_array)
     (adapter / WEIGHTS).unlink()
     (run.folder).rename(tmp_path / "again")
     refused(adapter, base, WEIGHTS)

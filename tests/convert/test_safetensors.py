@@ -1,4 +1,4 @@
-"""safetensors files are accepted where the reference implementation accepts them."""
+"""safetensors files are accepted exactly if the reference implementation accepts them."""
 
 import json
 
@@ -46,7 +46,7 @@ HEADERS = {
     "no offsets": ({"a": {"dtype": "F32", "shape": [16]}}, False),
     "a list": ([], False),
 }
-"""A header before 64 bytes, and whether safetensors 0.8 reads it."""
+"""Name -> (header of 64 bytes of data, whether safetensors 0.8 accepts it)."""
 
 
 @pytest.fixture(params=HEADERS)
@@ -61,10 +61,10 @@ def file(request, tmp_path):
 def test_headers(file):
     path, header, good = file
     if good:
-        found = TensorFiles(read_header(path))
-        for name in found.names():
+        files = TensorFiles(read_header(path))
+        for name in files.names():
             begin, end = header[name]["data_offsets"]
-            assert found.read(name).tobytes() == bytes(range(begin, end))
+            assert files.read(name).tobytes() == bytes(range(begin, end))
     else:
         with pytest.raises(UserError):
             read_header(path)
@@ -75,9 +75,8 @@ def test_the_reference_does_so(file):
     numpy = pytest.importorskip("safetensors.numpy")
     path, _, good = file
     if good:
-        ours = TensorFiles(read_header(path))
-        found = numpy.load_file(path)
-        assert all(np.array_equal(ours.read(name), found[name]) for name in found)
+        files, expected = TensorFiles(read_header(path)), numpy.load_file(path)
+        assert all(np.array_equal(files.read(name), expected[name]) for name in expected)
     else:
         with pytest.raises(safetensors.SafetensorError):
             numpy.load_file(path)

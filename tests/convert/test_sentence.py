@@ -1,4 +1,4 @@
-"""Vectors of an imported folder of sentence-transformers are those that it computes."""
+"""Imported sentence-transformers folders yield the same embeddings."""
 
 import json
 import shutil
@@ -20,10 +20,10 @@ STORED = json.loads(EXPECTED.read_text())
 @pytest.mark.parametrize("name", STORED)
 def test_vectors_are_those_that_sentence_transformers_computed(name, tmp_path):
     run = import_model(build(tmp_path / "there", VARIANTS[name]), tmp_path / "run")
-    found = embed(run, TEXTS)
-    np.testing.assert_allclose(found, STORED[name], rtol=1e-4, atol=2e-5)
-    assert found.dtype == np.float32
-    assert embed(run, []).shape == (0, found.shape[1])
+    vectors = embed(run, TEXTS)
+    np.testing.assert_allclose(vectors, STORED[name], rtol=1e-4, atol=2e-5)
+    assert vectors.dtype == np.float32
+    assert embed(run, []).shape == (0, vectors.shape[1])
 
 
 @pytest.mark.parametrize("name", ["all of them", "prompt not pooled by max", "several", "truncate"])
@@ -33,16 +33,16 @@ def test_they_survive_an_export(name, tmp_path):
     again = import_model(tmp_path / "out", tmp_path / "again")
     np.testing.assert_array_equal(embed(again, TEXTS), embed(run, TEXTS))
     if pytest.importorskip("sentence_transformers"):
-        theirs = sentence_folders.theirs(tmp_path / "out")
-        np.testing.assert_allclose(theirs, STORED[name], rtol=1e-4, atol=2e-5)
+        vectors = sentence_folders.reference_vectors(tmp_path / "out")
+        np.testing.assert_allclose(vectors, STORED[name], rtol=1e-4, atol=2e-5)
 
 
 def test_sentence_transformers_does_so(tmp_path):
     pytest.importorskip("sentence_transformers")
     for number, name in enumerate(STORED):
         folder = build(tmp_path / str(number), VARIANTS[name])
-        found = sentence_folders.theirs(folder)
-        np.testing.assert_allclose(found, STORED[name], rtol=1e-4, atol=2e-5, err_msg=name)
+        vectors = sentence_folders.reference_vectors(folder)
+        np.testing.assert_allclose(vectors, STORED[name], rtol=1e-4, atol=2e-5, err_msg=name)
 
 
 def test_a_prompt_may_be_chosen(tmp_path):
@@ -50,17 +50,17 @@ def test_a_prompt_may_be_chosen(tmp_path):
     plain = embed(run, TEXTS)
     np.testing.assert_array_equal(embed(run, TEXTS, prompt="document"), plain)
     np.testing.assert_array_equal(embed(run, TEXTS, prompt=""), plain)
-    asked = embed(run, TEXTS, prompt="query")
-    np.testing.assert_allclose(asked, embed(run, [PROMPTS["query"] + text for text in TEXTS]))
-    np.testing.assert_allclose(asked, STORED["default prompt"], rtol=1e-4, atol=2e-5)
+    prompted = embed(run, TEXTS, prompt="query")
+    np.testing.assert_allclose(prompted, embed(run, [PROMPTS["query"] + text for text in TEXTS]))
+    np.testing.assert_allclose(prompted, STORED["default prompt"], rtol=1e-4, atol=2e-5)
     with pytest.raises(UserError, match="query, document, long"):
         embed(run, TEXTS, prompt="other")
 
 
 def test_another_pooling_stands_alone(tmp_path):
     run = import_model(build(tmp_path / "there", VARIANTS["all of them"]), tmp_path / "run")
-    found = embed(run, TEXTS, pooling="cls", normalize=False)
-    np.testing.assert_allclose(found, STORED["pooling cls"], rtol=1e-4, atol=2e-5)
+    vectors = embed(run, TEXTS, pooling="cls", normalize=False)
+    np.testing.assert_allclose(vectors, STORED["pooling cls"], rtol=1e-4, atol=2e-5)
     unit = embed(run, TEXTS, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
 
@@ -78,7 +78,7 @@ def test_an_older_record_still_opens(tmp_path):
 DENSE = "dense Tanh"
 REFUSED = {
     "another module": (DENSE, "modules.json", "models.Dense", "models.WeightedLayerPooling"),
-    "a program of its own": (DENSE, "modules.json", "sentence_transformers.models.Dense", "own.D"),
+    "custom code": (DENSE, "modules.json", "sentence_transformers.models.Dense", "own.D"),
     "a module in another place": (DENSE, "modules.json", "2_Dense", "../2_Dense"),
     "modules that are no list": (DENSE, "modules.json", "[{", '{"a": [{'),
     "no transformer": (DENSE, "modules.json", "models.Transformer", "models.BoW"),
@@ -124,7 +124,7 @@ def test_weights_of_a_module_are_checked(tmp_path):
     weights = folder / "2_Dense" / "model.safetensors"
     for tensors in ({}, {"linear.weight": np.zeros((5, 8), "f4"), "x": np.zeros(1, "f4")}):
         save_file(tensors, weights)
-        with pytest.raises(UserError, match="left over, or missing"):
+        with pytest.raises(UserError, match="unexpected or missing"):
             import_model(folder, tmp_path / "run")
     shutil.move(weights, folder / "2_Dense" / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled"):

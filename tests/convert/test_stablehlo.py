@@ -1,4 +1,4 @@
-"""Exported programs: what any machine with jax and numpy computes is what the model computes."""
+"""Exported programs compute what the model computes, with only jax and numpy installed."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 
 import llmjax
 from llmjax.convert.exporting import export
-from llmjax.convert.stablehlo.export import loader
+from llmjax.convert.stablehlo.writing import loader
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
@@ -69,16 +69,17 @@ from importlib.machinery import PathFinder
 
 ALLOWED = {"jax", "jaxlib", "numpy", "ml_dtypes", "scipy", "opt_einsum"} | sys.stdlib_module_names
 
-class Few:
-    '''Finds nothing that comes with neither Python nor JAX.'''
+class OnlyJax:
+    '''Finds only modules of Python and JAX.'''
 
     def find_spec(self, name, path=None, target=None):
         if name == "flatbuffers":  # not the one that is installed
             return PathFinder.find_spec(name, [p for p in sys.path if "site-packages" not in p])
-        ours = name.startswith(("flatbuffers.", "_sysconfigdata"))
-        return PathFinder.find_spec(name, path) if ours or name.split(".")[0] in ALLOWED else None
+        allowed = name.startswith(("flatbuffers.", "_sysconfigdata"))
+        allowed = allowed or name.split(".")[0] in ALLOWED
+        return PathFinder.find_spec(name, path) if allowed else None
 
-sys.meta_path = [*sys.meta_path[:2], Few()]
+sys.meta_path = [*sys.meta_path[:2], OnlyJax()]
 runpy.run_path("load.py", run_name="__main__")
 """
 
@@ -111,16 +112,16 @@ def llama(run_of):
 
 
 def check_greedy(lm, prompts, continuations, new):
-    """Each id is the likeliest one after all before it, by one whole forward pass."""
+    """Check against a full forward pass that each id is the most likely next one."""
     rows = [[*p, *c] for p, c in zip(prompts, continuations, strict=True)]
     width = max(map(len, rows))
     padded = [row + [0] * (width - len(row)) for row in rows]
     best = np.asarray(lm.logits(padded)).argmax(-1)
-    for prompt, found, row in zip(prompts, continuations, best.tolist(), strict=True):
+    for prompt, ids, row in zip(prompts, continuations, best.tolist(), strict=True):
         expected = row[len(prompt) - 1 :][:new]
         expected = until(expected, lm.tokenizer.eos_id)
-        assert found == expected[: len(found)]
-        assert len(found) == new or row[len(prompt) - 1 + len(found)] == lm.tokenizer.eos_id
+        assert ids == expected[: len(ids)]
+        assert len(ids) == new or row[len(prompt) - 1 + len(ids)] == lm.tokenizer.eos_id
 
 
 def until(ids, end):
@@ -133,11 +134,11 @@ def test_decoders_continue_as_the_model_does(run_of, tmp_path, name):
     exported = loader(export(run, tmp_path / "out", to="stablehlo")).Exported(tmp_path / "out")
     lm = llmjax.load(run)
     prompts = [[5], [65, 66, 67, 68, 69], [7, 8]]
-    found = exported.generate(prompts, 6)
-    if name == "bfloat16":  # near ties may fall either way: the export compared the logits
-        assert len(found) == 3
+    continuations = exported.generate(prompts, 6)
+    if name == "bfloat16":  # near ties may differ; the export compares logits
+        assert len(continuations) == 3
     else:
-        check_greedy(lm, prompts, found, 6)
+        check_greedy(lm, prompts, continuations, 6)
 
 
 def test_encoders_and_encoder_decoders_agree_with_the_model(run_of, tmp_path):
@@ -154,10 +155,10 @@ def test_encoders_and_encoder_decoders_agree_with_the_model(run_of, tmp_path):
 
     exported = loader(export(t5, tmp_path / "t5", to="stablehlo")).Exported(tmp_path / "t5")
     lm, prompt = llmjax.load(t5), [3, 4, 5]
-    found = exported.generate([prompt], 5)[0]
-    best = np.asarray(lm.logits([prompt], [[*found, 0]]))[0].argmax(-1).tolist()
-    assert found == best[: len(found)]
-    assert len(found) == 5 or best[-1] == lm.tokenizer.eos_id
+    ids = exported.generate([prompt], 5)[0]
+    best = np.asarray(lm.logits([prompt], [[*ids, 0]]))[0].argmax(-1).tolist()
+    assert ids == best[: len(ids)]
+    assert len(ids) == 5 or best[-1] == lm.tokenizer.eos_id
 
 
 def test_runs_where_only_jax_and_numpy_are(llama, tmp_path):
@@ -166,8 +167,8 @@ def test_runs_where_only_jax_and_numpy_are(llama, tmp_path):
     words = [sys.executable, "-c", ALONE, "72", "101", "--new", "5"]
     done = subprocess.run(words, cwd=out, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = [int(word) for word in done.stdout.split()]
-    check_greedy(lm, [[72, 101]], [found], 5)
+    ids = [int(word) for word in done.stdout.split()]
+    check_greedy(lm, [[72, 101]], [ids], 5)
 
 
 def test_manifest_and_weights_say_what_is_there(llama, tmp_path):
@@ -181,7 +182,7 @@ def test_manifest_and_weights_say_what_is_there(llama, tmp_path):
     weights = loader(out).read_weights(out / manifest["weights"])
     lm = llmjax.load(llama, dtype="bfloat16")
     assert {n: list(w.shape) for n, w in weights.items()} == {
-        n: of["shape"] for n, of in manifest["weight_shapes"].items()
+        n: array["shape"] for n, array in manifest["weight_shapes"].items()
     }
     np.testing.assert_array_equal(weights["embedding.rows"], lm.params["embedding"]["rows"])
     assert weights["decoder.layers.1.mlp.up.kernel"].dtype == jnp.bfloat16
@@ -200,15 +201,15 @@ def test_refuses_and_leaves_nothing(llama, tmp_path):
 
 
 def test_a_jax_without_the_cpu_is_refused(llama, tmp_path, monkeypatch):
-    """As on a machine where JAX_PLATFORMS names the GPU alone."""
-    there = jax.local_devices
+    """As with JAX_PLATFORMS=cuda."""
+    local_devices = jax.local_devices
 
     def none(*args, backend=None, **rest):
         if backend == "cpu":
             raise RuntimeError("Unknown backend cpu")
-        return there(*args, backend=backend, **rest)
+        return local_devices(*args, backend=backend, **rest)
 
     monkeypatch.setattr(jax, "local_devices", none)
-    with pytest.raises(UserError, match="leaves out the CPU"):
+    with pytest.raises(UserError, match="excludes the CPU"):
         export(llama, tmp_path / "out", to="stablehlo")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Exported tokenizers: the same ids in Transformers, and when they are imported again."""
+"""Exported tokenizers yield the same ids in Transformers and when reimported."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def trained(kind, **options):
 
 
 def from_elsewhere():
-    """As SentencePiece trains by default: a space in front, text changed first."""
+    """A model with SentencePiece's defaults: prefix space and normalised text."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES), model_writer=model, vocab_size=70, minloglevel=2
@@ -86,33 +86,45 @@ def loaded(folder: Path, kind: str):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_transformers_gives_the_same_ids(exported, kind):
-    ours, folder = exported
-    theirs = loaded(folder, kind)
-    plain = theirs(HARD, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    assert plain == ours.encode_batch(HARD)
+    tokenizer, folder = exported
+    reference = loaded(folder, kind)
+    plain = reference(HARD, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert plain == tokenizer.encode_batch(HARD)
     for text in HARD:
-        assert theirs.encode(text, add_special_tokens=False) == ours.encode_marked(text)
-        assert theirs.decode(ours.encode(text)) == text
-    assert theirs.encode("a") == ours.wrap(ours.encode("a"))[0] == [ours.bos_id, *ours.encode("a")]
-    assert theirs.encode("a", "b") == ours.wrap(ours.encode("a"), ours.encode("b"))[0]
-    ids = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id, theirs.mask_token_id)
-    assert ids == (ours.bos_id, ours.eos_id, ours.pad_id, ours.mask_id)
-    assert theirs.model_max_length == 1000
-    assert len(theirs) == ours.vocab_size
-    assert theirs.chat_template == ours.chat_template
+        assert reference.encode(text, add_special_tokens=False) == tokenizer.encode_marked(text)
+        assert reference.decode(tokenizer.encode(text)) == text
+    assert (
+        reference.encode("a")
+        == tokenizer.wrap(tokenizer.encode("a"))[0]
+        == [tokenizer.bos_id, *tokenizer.encode("a")]
+    )
+    assert (
+        reference.encode("a", "b")
+        == tokenizer.wrap(tokenizer.encode("a"), tokenizer.encode("b"))[0]
+    )
+    ids = (
+        reference.bos_token_id,
+        reference.eos_token_id,
+        reference.pad_token_id,
+        reference.mask_token_id,
+    )
+    assert ids == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id)
+    assert reference.model_max_length == 1000
+    assert len(reference) == tokenizer.vocab_size
+    assert reference.chat_template == tokenizer.chat_template
 
 
 def test_imported_again_it_is_the_same(exported):
-    ours, folder = exported
+    tokenizer, folder = exported
     again = import_tokenizer(folder)
-    assert again.encode_batch(HARD) == ours.encode_batch(HARD)
+    assert again.encode_batch(HARD) == tokenizer.encode_batch(HARD)
     for text in HARD:
-        assert again.encode_marked(text) == ours.encode_marked(text)
+        assert again.encode_marked(text) == tokenizer.encode_marked(text)
         assert again.decode(again.encode(text)) == text
     names = ("bos_id", "eos_id", "pad_id", "mask_id", "prefix", "suffix", "chat_template")
-    assert [getattr(again, n) for n in names] == [getattr(ours, n) for n in names]
-    assert again.special_tokens == ours.special_tokens
-    assert (again.token_bytes() == ours.token_bytes()).all()
+    assert [getattr(again, n) for n in names] == [getattr(tokenizer, n) for n in names]
+    assert again.special_tokens == tokenizer.special_tokens
+    assert (again.token_bytes() == tokenizer.token_bytes()).all()
 
 
 def test_an_imported_one_leaves_as_it_came(exported, tmp_path):
@@ -128,12 +140,12 @@ def test_an_imported_one_leaves_as_it_came(exported, tmp_path):
 
 
 def test_a_model_from_elsewhere_keeps_its_ways(tmp_path):
-    ours = from_elsewhere()
-    export_tokenizer(ours, tmp_path, max_length=100)
+    tokenizer = from_elsewhere()
+    export_tokenizer(tokenizer, tmp_path, max_length=100)
     again = import_tokenizer(tmp_path)
     for text in ["the cat sat", " the cat", "the  cat ", "judge", "", *LINES[:3]]:
-        assert again.encode(text) == ours.encode(text), text
-        assert again.decode(again.encode(text)) == ours.decode(ours.encode(text))
+        assert again.encode(text) == tokenizer.encode(text), text
+        assert again.decode(again.encode(text)) == tokenizer.decode(tokenizer.encode(text))
 
 
 def test_what_has_no_such_form_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Of a folder with several files of weights, those are read that Transformers loads."""
+"""Of several weight files in a folder, llmjax reads those that Transformers loads."""
 
 import json
 
@@ -36,13 +36,13 @@ SHAPES = {
 
 
 def weights(path, number, names=tuple(SHAPES)):
-    """A file of tensors that are this number everywhere."""
+    """Write a file of tensors filled with a number."""
 
-    def one(name):
+    def constant(name):
         shape = SHAPES[name]
         return LazyTensor(name, shape, np.dtype("f4"), lambda: np.full(shape, number, "f4"))
 
-    write_file(path, [one(name) for name in names])
+    write_file(path, [constant(name) for name in names])
 
 
 def single(folder):
@@ -53,14 +53,14 @@ def shards(folder, number=2, index=INDEX, stem="model"):
     names = list(SHAPES)
     parts = {f"{stem}-00001-of-00002.safetensors": names[:5]}
     parts[f"{stem}-00002-of-00002.safetensors"] = names[5:]
-    for name, held in parts.items():
-        weights(folder / name, number, held)
-    where = {tensor: name for name, held in parts.items() for tensor in held}
-    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    for name, tensors in parts.items():
+        weights(folder / name, number, tensors)
+    weight_map = {tensor: name for name, tensors in parts.items() for tensor in tensors}
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def stale_index(folder):
-    """Of shards that are there no longer."""
+    """Write an index of missing shards."""
     shards(folder)
     for path in folder.glob("model-*"):
         path.unlink()
@@ -76,7 +76,7 @@ def without_index(folder):
     (folder / INDEX).unlink()
 
 
-def others(folder):
+def unrelated(folder):
     """Files that are not the model's weights."""
     weights(folder / "adapter_model.safetensors", 7)
     weights(folder / "consolidated.safetensors", 8)
@@ -90,11 +90,11 @@ def pickle(folder):
 
 
 def named(file):
-    def say(folder):
+    def write(folder):
         weights(folder / "named.safetensors", 5)
         (folder / "config.json").write_text(json.dumps(CONFIG | {NAMED: file}))
 
-    return say
+    return write
 
 
 def named_index(folder):
@@ -124,8 +124,8 @@ MIXTURES = {
     "one file and a stale index": ([single, stale_index], 1),
     "one file and some shards": ([single, lost_shard], 1),
     "one file and shards without index": ([single, without_index], 1),
-    "one file and others": ([single, others], 1),
-    "shards and others": ([shards, others], 2),
+    "one file and others": ([single, unrelated], 1),
+    "shards and others": ([shards, unrelated], 2),
     "one file and a pickle": ([single, pickle], 1),
     "shards and a pickle": ([shards, pickle], 2),
     "a folder of that name and shards": ([as_folder, shards], 2),
@@ -136,18 +136,18 @@ MIXTURES = {
     "some shards": ([lost_shard], REFUSED),
     "stale index": ([stale_index], REFUSED),
     "shards without index": ([without_index], REFUSED),
-    "others alone": ([others], REFUSED),
+    "others alone": ([unrelated], REFUSED),
     "a variant alone": ([unrelated_names], REFUSED),
     "shards of a variant": ([fp16_shards], REFUSED),
     "nothing": ([], REFUSED),
     "a folder of that name": ([as_folder], REFUSED),
 }
-"""What a folder holds, and the number that its weights are: what Transformers 5.24 loads of it."""
+"""Name -> (contents of a folder, value of the weights that Transformers 5.24 loads from it)."""
 
 
 @pytest.fixture(params=MIXTURES)
 def mixture(request, tmp_path):
-    """A folder, and what Transformers loads of it."""
+    """A folder, and the value of the weights that Transformers loads."""
     steps, expected = MIXTURES[request.param]
     folder = tmp_path / "there"
     folder.mkdir()
@@ -159,14 +159,14 @@ def mixture(request, tmp_path):
 
 def test_the_weights_are_those_that_transformers_loads(mixture):
     folder, expected = mixture
-    said = json.loads((folder / "config.json").read_text()).get(NAMED)
+    named_file = json.loads((folder / "config.json").read_text()).get(NAMED)
     if expected is REFUSED:
         with pytest.raises(UserError):
-            open_folder(folder, said)
+            open_folder(folder, named_file)
     else:
-        found = open_folder(folder, said)
-        assert sorted(found.names()) == sorted(SHAPES)
-        assert {float(found.read(name).ravel()[0]) for name in SHAPES} == {expected}
+        files = open_folder(folder, named_file)
+        assert sorted(files.names()) == sorted(SHAPES)
+        assert {float(files.read(name).ravel()[0]) for name in SHAPES} == {expected}
 
 
 def test_transformers_does_so(mixture):
@@ -195,7 +195,7 @@ def test_adapters_beside_a_model_are_left_out_and_said_so(tmp_path, caplog):
     with pytest.raises(UserError, match="adapters alone"):
         open_source(str(tmp_path))
     single(tmp_path)
-    others(tmp_path)
+    unrelated(tmp_path)
     assert open_source(str(tmp_path)).tensors.read(EMBEDDING)[0, 0] == 1
     assert "adapter_config.json" in caplog.text
     assert "--base" in caplog.text

@@ -1,4 +1,4 @@
-"""Small corpora, and caches that end with the test."""
+"""Small corpora and temporary caches."""
 
 import random
 from pathlib import Path
@@ -38,7 +38,7 @@ def lines(tmp_path) -> TextSource:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> tuple[Corpus, DataConfig]:
-    """A corpus of 200 documents in bytes, 4 rows of 16 tokens a batch."""
+    """A corpus of 200 documents in bytes; batches of 4 rows of 16 tokens."""
     folder = tmp_path_factory.mktemp("small")
     write_documents(folder / "lines.txt", 200)
     source = TextSource((str(folder / "lines.txt"),), split="line")
@@ -48,7 +48,7 @@ def small(tmp_path_factory) -> tuple[Corpus, DataConfig]:
 
 @pytest.fixture(scope="session")
 def mixture(tmp_path_factory) -> tuple[Corpus, DataConfig]:
-    """Two sources, 60 and 300 documents, of which three quarters and one quarter of the rows."""
+    """Two sources of 60 and 300 documents, with 3/4 and 1/4 of the rows."""
     folder = tmp_path_factory.mktemp("mixture")
     sources = []
     for seed, (count, weight) in enumerate([(60, 3.0), (300, 1.0)]):

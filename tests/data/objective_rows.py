@@ -1,4 +1,4 @@
-"""Windows of a stream of small documents, and a vocabulary whose every token is known."""
+"""Windows of small random documents, and a synthetic vocabulary."""
 
 import numpy as np
 
@@ -9,21 +9,23 @@ from llmjax.data.text.store import TokenStore
 PAD, BOS, EOS, MASK = 0, 1, 2, 3
 SENTINELS = range(4, 12)
 FIRST, LAST = 12, 512
-"""Tokens of text: FIRST up to LAST."""
+"""Text tokens: FIRST to LAST - 1."""
 
 
-def vocabulary(leads: bool = True, sentinels: int = len(SENTINELS), opening: int = 3) -> Vocabulary:
-    """Every `opening`-th token of text begins a word."""
+def vocabulary(
+    starts_with_bos: bool = True, sentinels: int = len(SENTINELS), opening: int = 3
+) -> Vocabulary:
+    """A vocabulary in which every `opening`-th text token begins a word."""
     ids = np.arange(LAST)
     text = ids >= FIRST
     opens = ~text | (ids % opening == 0)
     marks = np.array(SENTINELS[:sentinels], np.int32)
-    return Vocabulary(BOS, EOS, PAD, MASK, marks, leads, text, opens, ~text)
+    return Vocabulary(BOS, EOS, PAD, MASK, marks, starts_with_bos, text, opens, ~text)
 
 
 def cut(sizes: list[int], rows: int, length: int, seed: int = 0) -> Windows:
-    """Rows one after the other over documents of so many random tokens and EOS; the last one ends
-    in padding."""
+    """Consecutive rows of documents with `sizes` random tokens and EOS; the last one ends in
+    padding."""
     generator = np.random.default_rng(seed)
     documents = [[*generator.integers(FIRST, LAST, size).tolist(), EOS] for size in sizes]
     offsets = np.cumsum([0, *map(len, documents)])

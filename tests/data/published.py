@@ -1,4 +1,4 @@
-"""Folders as models with SentencePiece are published, small."""
+"""Small folders in the form of published models with SentencePiece."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def write(folder, **files):
 
 
 def sentencepiece_model(path, **options):
-    """Trains one into a file; returns SentencePiece's own reader of it."""
+    """Trains a model and writes it to a file; returns SentencePiece's processor."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES), model_writer=model, minloglevel=2, **options

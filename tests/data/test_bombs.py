@@ -1,4 +1,4 @@
-"""Small files that stand for enormous ones cost little memory before they are refused."""
+"""Decompression bombs are refused before they take much memory."""
 
 import bz2
 import gzip
@@ -42,11 +42,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def outcome(form, path) -> tuple[str, int]:
-    """What a process says that reads `path`, and by how many MiB that raised its memory."""
+    """Output of a process that reads `path`, and the MiB by which its peak memory grew."""
     command = [sys.executable, "-c", CHILD, form, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said, size = done.stdout.splitlines()
-    return said, int(size)
+    output, size = done.stdout.splitlines()
+    return output, int(size)
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +71,22 @@ def zeros(tmp_path_factory):
     ],
 )
 def test_zeros_without_end(zeros, form, message, limit):
-    said, size = outcome(form, zeros)
-    assert message in said
+    output, size = outcome(form, zeros)
+    assert message in output
     assert size < limit
 
 
 def test_a_value_that_is_repeated_without_end(tmp_path):
-    """A dictionary of one value of 4 MB, of which there are 300."""
+    """A dictionary with one value of 4 MB, repeated 300 times."""
     repeated = pyarrow.DictionaryArray.from_arrays([0] * 300, ["x" * 4_000_000])
     parquet.write_table(pyarrow.table({"text": repeated}), tmp_path / "a.parquet")
-    said, size = outcome("parquet", tmp_path / "a.parquet")
-    assert said == "1200000000"
+    output, size = outcome("parquet", tmp_path / "a.parquet")
+    assert output == "1200000000"
     assert size < 800
 
 
 def test_a_long_line_is_put_together_once(tmp_path, monkeypatch):
-    """For every block of 200 bytes again, it would take minutes."""
+    """Joining again after every block of 200 bytes would take minutes."""
     monkeypatch.setattr(reading, "BLOCK", 200)
     path = tmp_path / "a.txt"
     path.write_bytes(b"x" * 20_000_000 + b"\nshort\n")
@@ -97,7 +97,7 @@ def test_a_long_line_is_put_together_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ending", "squeeze"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
 )
-def test_what_no_text_decompresses_to(tmp_path, monkeypatch, ending, squeeze):
+def test_files_that_expand_more_than_text_are_refused(tmp_path, monkeypatch, ending, squeeze):
     monkeypatch.setattr(reading, "BOMB_SIZE", 1 << 20)
     path = tmp_path / f"a{ending}"
     path.write_bytes(squeeze(bytes(1 << 20)))

@@ -1,4 +1,4 @@
-"""A stale cache can't be used, a half-made one can't be seen, makers don't disturb each other."""
+"""The token cache: keys, damage, interrupted and concurrent builds."""
 
 import json
 import os
@@ -135,8 +135,8 @@ def test_a_damaged_note_of_a_hash_is_not_used(lines, cache, monkeypatch):
     first = lines.identify(cache)
     note = next(Path(cache, "hashes").iterdir())
     content = note.read_bytes()
-    for at in range(len(content)):
-        note.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    for index in range(len(content)):
+        note.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
         assert lines.identify(cache) == first
     note.write_bytes(b"[" * 10_000)
     assert lines.identify(cache) == first
@@ -150,7 +150,7 @@ def test_a_file_changed_just_now_is_not_remembered(lines, cache, monkeypatch):
 
 
 def everything(config):
-    """All that is read of a corpus."""
+    """The whole content of a corpus."""
     corpus = prepare(config, BytesConfig())[1]
     arrays = [
         getattr(store, name).tolist()
@@ -177,29 +177,29 @@ def test_damage_is_named_and_the_cache_is_built_again(config, builds, caplog):
 
 
 def test_no_flipped_bit_is_used(tmp_path, builds):
-    """In any byte of any file of a small cache."""
+    """Flips bits in every file of a small cache."""
     write_documents(tmp_path / "lines.txt", 12)
     source = TextSource((str(tmp_path / "lines.txt"),), split="line")
     folder = str(tmp_path / "cache")
     config = DataConfig((source,), 1, 4, 0.4, cache_dir=folder, workers=1)
     first = everything(config)
-    (place,) = (path for path in Path(folder, "tokens").iterdir() if path.is_dir())
-    files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    (cached,) = (path for path in Path(folder, "tokens").iterdir() if path.is_dir())
+    files = [path for path in sorted(cached.rglob("*")) if path.is_file()]
     assert len(files) == 2 * 8 + 3
     generator = random.Random(0)
     for file in files:
         content = file.read_bytes()
         broken = bytearray(content)
-        for at in generator.sample(range(len(content)), min(60, len(content))):
-            broken[at] ^= 1 << generator.randrange(8)
+        for index in generator.sample(range(len(content)), min(60, len(content))):
+            broken[index] ^= 1 << generator.randrange(8)
             file.write_bytes(broken)
             try:
-                cache_module.open_source(place, "", np.dtype("<u2"))
+                cache_module.open_tokens(cached, "", np.dtype("<u2"))
             except Damaged as error:
-                assert str(error.thing).startswith(str(place))  # noqa: PT017 (either is fine)
+                assert str(error.thing).startswith(str(cached))  # noqa: PT017 (either is fine)
             else:  # a blank between words of the list of checksums
                 assert json.loads(broken) == json.loads(content)
-            broken[at] = content[at]
+            broken[index] = content[index]
         built = len(builds)
         broken[0] ^= 1
         file.write_bytes(broken)
@@ -210,9 +210,9 @@ def test_no_flipped_bit_is_used(tmp_path, builds):
 def test_a_cache_that_is_damaged_again_and_again_is_refused(config, monkeypatch):
     real = cache_module.close_cache
 
-    def failing_disk(place, description):
-        real(place, description)
-        (place / "description.json").write_text("{}")
+    def failing_disk(folder, description):
+        real(folder, description)
+        (folder / "description.json").write_text("{}")
 
     monkeypatch.setattr(cache_module, "close_cache", failing_disk)
     with pytest.raises(UserError, match=r"the cache is damaged: description.json .*remove the"):

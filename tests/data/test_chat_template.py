@@ -1,4 +1,4 @@
-"""Chat templates: what Transformers makes of them; hostile ones refused in seconds."""
+"""Chat templates render as in Transformers; hostile ones are refused in seconds."""
 
 import time
 from datetime import datetime
@@ -43,13 +43,13 @@ def test_as_transformers_does():
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
     names = {"bos_token": "<s>", "eos_token": "</s>"}
     for prompt in (False, True):
-        theirs, _ = utils.render_jinja_template(
+        expected, _ = utils.render_jinja_template(
             [MESSAGES], TOOLS, chat_template=CHATML, add_generation_prompt=prompt, **names
         )
-        ours = render(
+        text = render(
             CHATML, MESSAGES, add_generation_prompt=prompt, special_tokens=names, tools=TOOLS
         )
-        assert ours == theirs[0]
+        assert text == expected[0]
 
 
 TWISTED = """{%- set ns = namespace(count=0) -%}
@@ -80,7 +80,7 @@ def test_what_templates_find_is_what_transformers_gives_them():
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
     normalize = pytest.importorskip("transformers.tokenization_utils_base")._normalize_chat_messages
     names, documents = {"eos_token": "</s>"}, [{"title": "T", "text": "é"}]
-    theirs, spans = utils.render_jinja_template(
+    expected, spans = utils.render_jinja_template(
         [normalize(TWISTED_MESSAGES)],
         TOOLS,
         documents,
@@ -89,11 +89,11 @@ def test_what_templates_find_is_what_transformers_gives_them():
         **names,
     )
     with ChatTemplate(TWISTED, names) as template:
-        assert template.marks_generation
+        assert template.has_generation_blocks
         context = Context(TOOLS, documents)
-        assert template.generated(TWISTED_MESSAGES, context=context) == (theirs[0], spans[0])
-        given = {"add_generation_prompt": False, "context": context}
-        assert template.render(TWISTED_MESSAGES, **given) == theirs[0]
+        assert template.render_spans(TWISTED_MESSAGES, context=context) == (expected[0], spans[0])
+        options = {"add_generation_prompt": False, "context": context}
+        assert template.render(TWISTED_MESSAGES, **options) == expected[0]
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,20 @@ def test_what_templates_find_is_what_transformers_gives_them():
     ],
 )
 def test_blocks_of_what_the_model_writes(template, spans):
-    with ChatTemplate(template, {}) as one:
-        assert one.marks_generation
-        text, found = one.generated(MESSAGES)
-        assert found == spans
-        assert text == one.render(MESSAGES)
+    with ChatTemplate(template, {}) as renderer:
+        assert renderer.has_generation_blocks
+        text, blocks = renderer.render_spans(MESSAGES)
+        assert blocks == spans
+        assert text == renderer.render(MESSAGES)
 
 
 def test_blocks_whose_text_depends_on_their_marks_are_refused():
     template = "{% set x %}{% generation %} b {% endgeneration %}{% endset %}{{ x | trim }}"
-    with ChatTemplate(template, {}) as one, pytest.raises(UserError, match="changes the text of"):
-        one.generated(MESSAGES)
+    with (
+        ChatTemplate(template, {}) as renderer,
+        pytest.raises(UserError, match="changes the text of"),
+    ):
+        renderer.render_spans(MESSAGES)
 
 
 def test_the_time_is_the_callers():

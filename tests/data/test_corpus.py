@@ -1,4 +1,4 @@
-"""Training and validation sets never meet; every byte is counted."""
+"""Training and validation sets are disjoint; every byte is counted."""
 
 from dataclasses import replace
 
@@ -8,14 +8,12 @@ import pytest
 from llmjax.data.config import DataConfig
 from llmjax.data.text.corpus import (
     prepare,
-    tokenize_documents,
     train_tokenizer,
     validation_documents,
     validation_text,
 )
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig, SentencePieceConfig, load_tokenizer
-from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
 from llmjax.storage.writing import cache_root
 
@@ -24,12 +22,12 @@ from .conftest import write_documents
 
 def training_texts(corpus) -> list[str]:
     """The training documents, decoded from bytes."""
-    found = []
+    texts = []
     for store in corpus.train:
         for begin, end in zip(store.offsets[:-1], store.offsets[1:], strict=True):
             assert store.tokens[end - 1] == corpus.eos_id
-            found.append(bytes(store.tokens[begin : end - 1].astype(np.uint8)).decode())
-    return found
+            texts.append(bytes(store.tokens[begin : end - 1].astype(np.uint8)).decode())
+    return texts
 
 
 def validation_texts(corpus) -> list[str]:
@@ -86,7 +84,7 @@ def test_a_limit_on_the_validation_set_gives_the_rest_to_training(lines, cache, 
 
 
 def test_a_limit_that_one_source_meets_holds_for_the_others(tmp_path, cache):
-    """The large source trains on documents that the small one, by itself, would validate on."""
+    """The large source trains on documents that the small one alone would validate on."""
     small = write_documents(tmp_path / "small.txt", 40, seed=1)
     large = write_documents(tmp_path / "large.txt", 400, seed=2)
     (tmp_path / "large.txt").write_text("".join(f"{text}\n" for text in large + small))
@@ -108,7 +106,7 @@ def test_no_validation_set_where_none_is_wanted(lines, cache):
 
 
 def test_the_tokenizer_is_trained_on_training_documents_only(tmp_path, lines, cache):
-    """Validation documents may change as they like: the tokenizer stays the same."""
+    """The tokenizer does not depend on validation documents."""
     config = config_of(cache, lines)
     texts = write_documents(tmp_path / "lines.txt", 200)
     validation = set(validation_texts(prepare(config, BytesConfig())[1]))
@@ -118,8 +116,8 @@ def test_the_tokenizer_is_trained_on_training_documents_only(tmp_path, lines, ca
     again = train_tokenizer(SentencePieceConfig(300), config, tmp_path / "again")
     assert again.fingerprint == first.fingerprint
     (tmp_path / "lines.txt").write_text("".join(f"{text}\n" for text in kept[:-1]))
-    other = train_tokenizer(SentencePieceConfig(300), config, tmp_path / "other")
-    assert other.fingerprint != first.fingerprint
+    changed = train_tokenizer(SentencePieceConfig(300), config, tmp_path / "other")
+    assert changed.fingerprint != first.fingerprint
 
 
 def test_the_run_folder_keeps_its_tokenizer(tmp_path, lines, cache):
@@ -141,13 +139,13 @@ def test_processes_do_not_change_the_corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "BATCH_BYTES", 500)
     write_documents(tmp_path / "lines.txt", 200)
     source = TextSource((str(tmp_path / "lines.txt"),), split="line")
-    found = []
+    contents = []
     for workers in (1, 2):
         config = config_of(str(tmp_path / f"cache{workers}"), source, workers=workers)
         _, corpus = prepare(config, SentencePieceConfig(300))
         arrays = [getattr(corpus.train[0], name) for name in ARRAYS]
-        found.append((corpus.fingerprint, *(array.tolist() for array in arrays)))
-    assert found[0] == found[1]
+        contents.append((corpus.fingerprint, *(array.tolist() for array in arrays)))
+    assert contents[0] == contents[1]
 
 
 def refused(config, match, tokenizer=BytesConfig()):  # noqa: B008
@@ -185,12 +183,6 @@ def test_impossible_values_are_refused_together():
 def test_a_path_in_place_of_a_tuple_is_refused():
     with pytest.raises(UserError, match=r"paths 'a\.txt' is a string, not a tuple"):
         prepare(DataConfig((TextSource("a.txt"),)), BytesConfig())
-
-
-def test_any_text_becomes_documents():
-    documents = list(tokenize_documents(["é", "ab"], BytesTokenizer()))
-    assert [document.bytes for document in documents] == [2, 2]
-    assert documents[1].tokens.tolist() == [97, 98, 258]
 
 
 def test_where_caches_lie(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Several processes tokenize as one does, in order."""
+"""Several processes tokenize like one, in order."""
 
 import multiprocessing
 import os
@@ -71,7 +71,7 @@ def test_a_process_that_dies_is_noticed(tokenizer, tmp_path):
 
 
 def test_a_refused_text_is_a_user_error(tmp_path):
-    """As a process of the pool raises it."""
+    """Raised by a process of the pool."""
     inner = Inner(models.WordLevel({"<s>": 0, "a": 1}, unk_token="missing"))
     tokenizer = HuggingFaceTokenizer(inner.to_str().encode(), {"bos_token": "<s>"})
     tokenizer.save(tmp_path)
@@ -118,7 +118,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_a_script_and_do_not_run_it(tokenizer, tmp_path, end):
-    """A script without a guard `if __name__ == "__main__"`; killed or interrupted."""
+    """A script without the `__main__` guard, killed or interrupted."""
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "tokenizer")]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Whole or not at all."""
+"""Files are written atomically."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The hub's library is not needed for anything else; a stand-in for it shows how it is called."""
+"""The hub source, with a stand-in for the optional library `datasets`."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ SOURCE = HubSource("owner/name", subset="sub", revision="0" * 40)
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A `datasets` that streams three rows and records how it was called."""
+    """A fake `datasets` that streams three rows and records its calls."""
     module = types.ModuleType("datasets")
     module.calls, module.rows = [], [{"text": f"row {i}", "n": i} for i in range(3)]
 

@@ -1,4 +1,4 @@
-"""Decoding with a tokenizer.json: the library's own text, whole and token by token."""
+"""Decoding equals that of the `tokenizers` library, at once and token by token."""
 
 import json
 
@@ -87,9 +87,9 @@ NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def content(decoder):
-    """A tokenizer.json of all pieces as they are, with special and added tokens."""
+    """A tokenizer.json of all pieces, with special and added tokens."""
     inner = Inner(
-        models.WordLevel({piece: at for at, piece in enumerate([*PIECES, *SPECIAL])}, "a")
+        models.WordLevel({piece: index for index, piece in enumerate([*PIECES, *SPECIAL])}, "a")
     )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(SPECIAL)
@@ -98,13 +98,13 @@ def content(decoder):
 
 
 def opened(decoder):
-    """Ours and the library's own."""
+    """Our tokenizer and the library's."""
     text = content(decoder)
     return HuggingFaceTokenizer(text, NAMES), Inner.from_str(text.decode())
 
 
 def reference(inner, ids, skip=True):
-    """The library's text; where it breaks off, there is none."""
+    """The library's text; None if it panics."""
     try:
         return inner.decode(ids, skip_special_tokens=skip)
     except BaseException as error:
@@ -118,38 +118,38 @@ IDS = st.lists(st.integers(0, len(PIECES) + len(SPECIAL) + len(ADDED) - 1), max_
 
 @settings(max_examples=200, deadline=None)
 @given(decoder=DECODERS, ids=IDS)
-def test_text_is_the_librarys_own_whole_and_streamed(decoder, ids):
+def test_text_equals_the_librarys_at_once_and_streamed(decoder, ids):
     try:
-        ours, inner = opened(decoder)
-    except UserError:  # a step that the library breaks off over
+        tokenizer, inner = opened(decoder)
+    except UserError:  # a step over which the library panics
         return
-    wanted = reference(inner, ids)
-    if wanted is None:
+    expected = reference(inner, ids)
+    if expected is None:
         with pytest.raises(UserError, match="cannot decode these tokens"):
-            ours.decode(ids)
+            tokenizer.decode(ids)
         return
-    if wanted.startswith(" ") and ours.decode(ours.encode("a")) == "a":
+    if expected.startswith(" ") and tokenizer.decode(tokenizer.encode("a")) == "a":
         assume(inner.decode(inner.encode("a").ids) != " a")
     byte_level = (decoder or {}).get("type") == "ByteLevel" or [
         step["type"] for step in (decoder or {}).get("decoders", ())
     ] == ["ByteLevel"]
     if not byte_level:
-        assert ours.decode(ids) == wanted
-        assert ours.decode_bytes(ids) == wanted.encode()
+        assert tokenizer.decode(ids) == expected
+        assert tokenizer.decode_bytes(ids) == expected.encode()
         kept = [token for token in ids if token < len(PIECES) or token >= len(PIECES) + 2]
-        assert reference(inner, kept, skip=False) == wanted
-    stream = TextDecoder(ours)
+        assert reference(inner, kept, skip=False) == expected
+    stream = TextDecoder(tokenizer)
     pieces = [stream.push(token) for token in ids]
-    assert "".join(pieces) + stream.flush() == ours.decode(ids)
+    assert "".join(pieces) + stream.flush() == tokenizer.decode(ids)
 
 
 @settings(max_examples=100, deadline=None)
 @given(ids=IDS)
 def test_byte_level_text_is_the_librarys_own(ids):
-    ours, inner = opened(BYTE_LEVEL)
-    assert ours.decode(ids) == inner.decode(ids, skip_special_tokens=True)
-    stream = TextDecoder(ours)
-    assert "".join(map(stream.push, ids)) + stream.flush() == ours.decode(ids)
+    tokenizer, inner = opened(BYTE_LEVEL)
+    assert tokenizer.decode(ids) == inner.decode(ids, skip_special_tokens=True)
+    stream = TextDecoder(tokenizer)
+    assert "".join(map(stream.push, ids)) + stream.flush() == tokenizer.decode(ids)
 
 
 LLAMA = {
@@ -182,14 +182,14 @@ def test_stored_texts(decoder, pieces, text):
         "Metaspace": {"replacement": "▁", "split": True},
     }
     decoder = decoder and defaults.get(decoder["type"], {}) | decoder
-    ours, inner = opened(decoder)
+    tokenizer, inner = opened(decoder)
     ids = [inner.token_to_id(piece) for piece in pieces]
-    assert ours.decode(ids) == inner.decode(ids) == text
+    assert tokenizer.decode(ids) == inner.decode(ids) == text
 
 
 def test_text_comes_as_soon_as_it_is_sure():
-    ours, inner = opened(LLAMA)
-    stream = TextDecoder(ours)
+    tokenizer, inner = opened(LLAMA)
+    stream = TextDecoder(tokenizer)
     pieces = ["▁the", "a", "<0xE4>", "<0xBD>", "<0xA0>", "b"]
     got = [stream.push(inner.token_to_id(piece)) for piece in pieces]
     assert got == ["the", "a", "", "", "", "你b"]
@@ -208,12 +208,12 @@ def test_text_comes_as_soon_as_it_is_sure():
     ],
 )
 def test_the_rest_of_a_text(decoder, before, after, text):
-    ours, inner = opened(decoder)
+    tokenizer, inner = opened(decoder)
     ids = [[inner.token_to_id(piece) for piece in pieces] for pieces in (before, after)]
-    writer = TextWriter(ours, [], fresh=False, before=ids[0])
+    writer = TextWriter(tokenizer, [], fresh=False, before=ids[0])
     assert "".join(map(writer.push, ids[1])) + writer.flush() == writer.text == text
     if before:
-        assert ours.decode([*ids[0], *ids[1]]) == ours.decode(ids[0]) + text
+        assert tokenizer.decode([*ids[0], *ids[1]]) == tokenizer.decode(ids[0]) + text
 
 
 def test_bytes_of_pieces_in_the_midst_of_a_text():
@@ -226,18 +226,18 @@ def test_bytes_of_pieces_in_the_midst_of_a_text():
         ({"type": "WordPiece", "prefix": "##", "cleanup": True}, "<added>", b" <added>"),
         (BYTE_LEVEL, "Ã", b"\xc3"),
     ):
-        ours, inner = opened(decoder)
+        tokenizer, inner = opened(decoder)
         token = inner.token_to_id(piece)
-        assert ours.piece_bytes(token) == data
-        assert ours.token_bytes()[token] == len(data)
-        assert ours.token_bytes()[inner.token_to_id("</s>")] == 0
+        assert tokenizer.piece_bytes(token) == data
+        assert tokenizer.token_bytes()[token] == len(data)
+        assert tokenizer.token_bytes()[inner.token_to_id("</s>")] == 0
 
 
 def test_a_decoder_that_breaks_off_is_refused_by_name():
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 1}
     with pytest.raises(UserError, match="has a decoder that fails on its own vocabulary"):
         opened(strip)
-    ours, _ = opened({"type": "Sequence", "decoders": [{"type": "Fuse"}, strip]})
-    assert ours.decode([0]) == "a"
+    tokenizer, _ = opened({"type": "Sequence", "decoders": [{"type": "Fuse"}, strip]})
+    assert tokenizer.decode([0]) == "a"
     with pytest.raises(UserError, match=r"^tokenizer\.json: cannot decode these tokens"):
-        ours.decode([])
+        tokenizer.decode([])

@@ -1,4 +1,4 @@
-"""Importing configs costs nothing; progress goes where it can be seen."""
+"""Importing configs is cheap; progress goes to stderr."""
 
 import dataclasses
 import io

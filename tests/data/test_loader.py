@@ -8,17 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from llmjax.data import loader as loader_module
 from llmjax.data.loader import CorpusFeed, Loader, batch_at, local_rows, read_rows
 from llmjax.data.order import RowOrder, steps_per_epoch
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig, make_mesh, named_sharding
 
 
-def equal(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(other[name]), name)
+def equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(np.asarray(first[name]), np.asarray(second[name]), name)
 
 
 def take(corpus, config, count, seed=5, mesh=None, start_step=0):
@@ -28,12 +27,12 @@ def take(corpus, config, count, seed=5, mesh=None, start_step=0):
 
 def test_every_token_is_a_target_once_an_epoch(small):
     corpus, config = small
-    whole = replace(config, batch_size=1)
-    found = Counter()
-    for step in range(steps_per_epoch(corpus, whole)):
-        batch = batch_at(corpus, whole, 5, step)
-        found.update(batch["targets"][batch["weights"] > 0].tolist())
-    assert found == Counter(corpus.train[0].tokens.tolist())
+    single = replace(config, batch_size=1)
+    counts = Counter()
+    for step in range(steps_per_epoch(corpus, single)):
+        batch = batch_at(corpus, single, 5, step)
+        counts.update(batch["targets"][batch["weights"] > 0].tolist())
+    assert counts == Counter(corpus.train[0].tokens.tolist())
 
 
 def test_the_loader_yields_what_batch_at_defines(small):
@@ -61,12 +60,12 @@ def test_hosts_read_their_own_rows_of_the_same_batch(small, hosts):
     order, step = RowOrder(corpus, config, 5), 7
     shares = np.split(np.arange(config.batch_size), hosts)
     parts = [read_rows(corpus, config, order, step, share.tolist()) for share in shares]
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    equal(whole, batch_at(corpus, config, 5, step))
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    equal(joined, batch_at(corpus, config, 5, step))
 
 
 def test_only_the_rows_of_this_process_are_read():
-    """Of a mesh over eight devices, pretend that two are ours."""
+    """Pretends that this process holds two of the mesh's eight devices."""
     mesh = make_mesh(MeshConfig(fsdp=4, sequence=2))
     sharding = named_sharding(mesh, "batch")
     assert local_rows(sharding, 8) == list(range(8))
@@ -79,12 +78,12 @@ def test_only_the_rows_of_this_process_are_read():
     assert local_rows(Mine(), 8) == [2, 3]
 
 
-def test_going_on_at_a_step_gives_the_same_batches(small):
-    whole = take(*small, 9)
-    rest = take(*small, 4, start_step=5)
-    assert [step for step, _ in rest] == [5, 6, 7, 8]
-    for (_, one), (_, other) in zip(whole[5:], rest, strict=True):
-        equal(one, other)
+def test_resuming_at_a_step_gives_the_same_batches(small):
+    batches = take(*small, 9)
+    resumed = take(*small, 4, start_step=5)
+    assert [step for step, _ in resumed] == [5, 6, 7, 8]
+    for (_, expected), (_, batch) in zip(batches[5:], resumed, strict=True):
+        equal(expected, batch)
 
 
 def test_seeds_and_steps_give_different_batches(small):
@@ -128,33 +127,30 @@ def test_a_batch_that_does_not_divide_is_refused(small):
         Loader(CorpusFeed(corpus, replace(config, length=15), 0), make_mesh(MeshConfig(sequence=8)))
 
 
-def test_errors_of_the_threads_reach_the_caller(small, monkeypatch):
-    real = loader_module.read_rows
+def test_errors_of_the_threads_reach_the_caller(small):
+    class FailingFeed(CorpusFeed):
+        def read(self, step, rows):
+            if step == 3:
+                raise OSError("the disk is gone")
+            return super().read(step, rows)
 
-    def failing(corpus, config, order, step, *rest):
-        if step == 3:
-            raise OSError("the disk is gone")
-        return real(corpus, config, order, step, *rest)
-
-    monkeypatch.setattr(loader_module, "read_rows", failing)
-    with Loader(CorpusFeed(*small, 0)) as loader:
+    with Loader(FailingFeed(*small, 0)) as loader:
         assert [next(loader)[0] for _ in range(3)] == [0, 1, 2]
         with pytest.raises(OSError, match="the disk is gone"):
             next(loader)
 
 
-def test_batches_are_made_ahead_and_not_without_bound(small, monkeypatch):
+def test_batches_are_made_ahead_and_not_without_bound(small):
     made, enough = [], threading.Event()
-    real = loader_module.read_rows
 
-    def noting(corpus, config, order, step, *rest):
-        made.append(step)
-        if len(made) == 4:
-            enough.set()
-        return real(corpus, config, order, step, *rest)
+    class RecordingFeed(CorpusFeed):
+        def read(self, step, rows):
+            made.append(step)
+            if len(made) == 4:
+                enough.set()
+            return super().read(step, rows)
 
-    monkeypatch.setattr(loader_module, "read_rows", noting)
-    with Loader(CorpusFeed(*small, 0)) as loader:
+    with Loader(RecordingFeed(*small, 0)) as loader:
         next(loader)
         assert enough.wait(10), "nothing is made ahead"
         threading.Event().wait(0.2)

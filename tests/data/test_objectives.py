@@ -1,4 +1,4 @@
-"""Objectives: which one, of what, and that a batch stays a function of seed and step."""
+"""Objectives: configs, mixtures, and batches as functions of seed and step."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def objective(request):
     return OBJECTIVES[request.param]
 
 
-def test_the_loader_yields_what_batch_at_defines_and_goes_on_exactly(small, objective):
+def test_the_loader_yields_what_batch_at_defines_and_resumes_exactly(small, objective):
     from llmjax.data.loader import CorpusFeed, Loader
 
     def taken(start, count):
@@ -54,8 +54,8 @@ def test_hosts_draw_their_own_rows_of_the_same_batch(small, objective, hosts):
     order, step = RowOrder(corpus, config, 5), 7
     shares = np.split(np.arange(config.batch_size), hosts)
     parts = [read_rows(corpus, config, order, step, share.tolist(), objective) for share in shares]
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    equal(whole, batch_at(corpus, config, 5, step, objective))
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    equal(joined, batch_at(corpus, config, 5, step, objective))
 
 
 def test_any_mesh_holds_the_same_batch(small, objective):
@@ -69,17 +69,17 @@ def test_any_mesh_holds_the_same_batch(small, objective):
     equal(batch, batch_at(*small, 5, step, objective))
 
 
-def test_every_epoch_and_every_seed_draws_afresh(small):
+def test_every_epoch_and_every_seed_draws_new_masks(small):
     corpus, config = small
-    whole = replace(config, batch_size=rows_per_epoch(corpus, config))
+    epoch_config = replace(config, batch_size=rows_per_epoch(corpus, config))
     hidden = []
     for seed, epoch in [(5, 0), (5, 1), (6, 0)]:
-        batch = batch_at(corpus, whole, seed, epoch, MASKED)
+        batch = batch_at(corpus, epoch_config, seed, epoch, MASKED)
         hidden.append(batch["weights"])
-    for one, other in [(0, 1), (0, 2)]:
-        same = (hidden[one] * hidden[other]).sum() / hidden[one].sum()
+    for first, second in [(0, 1), (0, 2)]:
+        same = (hidden[first] * hidden[second]).sum() / hidden[first].sum()
         assert same < 0.25, "the same places are hidden again"
-    # Rows of equal text too: what is drawn hangs on the row's number.
+    # Also for rows of equal text: the random numbers depend on the row's number.
     windows = cut([500], 1, 400).take(np.zeros(2, int))
     batch = Masked(MaskedConfig(), vocabulary()).batch(windows, keys(2))
     assert (batch["weights"][0] != batch["weights"][1]).any()
@@ -115,10 +115,10 @@ def test_a_prefix_has_no_weight_and_is_otherwise_causal():
         np.testing.assert_array_equal(batch[name], causal[name])
     for weights, segments in zip(batch["weights"], batch["segments"], strict=True):
         for segment in set(segments[segments > 0].tolist()):
-            own = weights[segments == segment]
-            assert own[0] == 0
-            assert (np.diff(own) >= 0).all(), "weight, and none behind it"
-            assert own[-1] == (len(own) > 1)
+            document = weights[segments == segment]
+            assert document[0] == 0
+            assert (np.diff(document) >= 0).all(), "weight, and none behind it"
+            assert document[-1] == (len(document) > 1)
     assert 0.3 < batch["weights"].sum() / causal["weights"].sum() < 0.7
 
 
@@ -155,7 +155,7 @@ def test_bytes_have_a_mask_and_no_sentinels():
 
 
 @pytest.mark.parametrize(
-    ("objective", "layers", "problem"),
+    ("objective", "layers", "expected"),
     [
         (CausalConfig(), (2, 0), "causal needs a decoder, the model is an encoder"),
         (CausalConfig(), (2, 2), "which trains by span or prefix"),
@@ -172,12 +172,12 @@ def test_bytes_have_a_mask_and_no_sentinels():
         (SpanConfig(sentinels=0), (2, 2), "objective.sentinels: 0"),
     ],
 )
-def test_what_does_not_suit_is_named(objective, layers, problem):
-    (found,) = objective.problems(*layers)
-    assert problem in found
+def test_unsuitable_objectives_are_named(objective, layers, expected):
+    (problem,) = objective.problems(*layers)
+    assert expected in problem
 
 
-def test_what_suits_passes():
+def test_suitable_objectives_pass():
     for objective, layers in [
         (CausalConfig(), (0, 2)),
         (PrefixConfig(), (0, 2)),

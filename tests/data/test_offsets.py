@@ -1,4 +1,4 @@
-"""Which characters a token stands for, whatever the tokenizer does to the text."""
+"""Character offsets of tokens, also for tokenizers that normalize the text."""
 
 import io
 
@@ -33,14 +33,14 @@ TOKENIZERS = [BytesTokenizer(), lossless("bpe"), lossless("unigram")]
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("\u2581 aé\U0001f600\n")))
 def test_lossless_tokens_stand_for_the_characters_that_they_spell(tokenizer, text):
-    ids, places = tokenizer.encode_offsets(text)
+    ids, spans = tokenizer.encode_offsets(text)
     assert ids == tokenizer.encode(text)
-    at = 0
-    for token, (first, end) in zip(ids, places, strict=True):
+    position = 0
+    for token, (first, end) in zip(ids, spans, strict=True):
         assert tokenizer.piece_bytes(token) in text[first:end].encode()
-        assert first in (at, at - 1), "the same character, or the next"
-        at = end
-    assert at == len(text)
+        assert first in (position, position - 1), "the same character, or the next"
+        position = end
+    assert position == len(text)
 
 
 def sentencepiece_model(**options):

@@ -1,4 +1,4 @@
-"""The order of rows: every token once an epoch, another order each time, mixed as weighted."""
+"""Row order: every token once per epoch, a new order each epoch, sources mixed by weight."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +11,7 @@ from llmjax.data.tokenizers.config import BytesConfig
 
 
 def covered(order, rows, total, source=0):
-    """How often each place of the stream comes."""
+    """How often each token of the stream occurs."""
     count = Counter()
     for number in rows:
         row = order[number]

@@ -1,4 +1,4 @@
-"""Nothing is lost between an encoder's rows and a decoder's."""
+"""No text is lost between encoder and decoder rows."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ from llmjax.data.objectives.vocabulary import encoder_input
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
 
-def spans(windows, config=SpanConfig(sentinels=8), leads=True, seed=0):  # noqa: B008 (frozen)
-    return Spans(config, vocabulary(leads)).batch(windows, keys(len(windows.tokens), seed))
+def spans(windows, config=SpanConfig(sentinels=8), starts_with_bos=True, seed=0):  # noqa: B008 (frozen)
+    return Spans(config, vocabulary(starts_with_bos)).batch(
+        windows, keys(len(windows.tokens), seed)
+    )
 
 
 def of(batch, name, row, segment):
@@ -23,7 +25,7 @@ def of(batch, name, row, segment):
 
 
 def rebuilt(source: list[int], target: list[int]) -> list[int]:
-    """The text whose spans were left out."""
+    """The original text of a corrupted pair."""
     spans: dict[int, list[int]] = {}
     for token in target:
         if token in SENTINELS:
@@ -55,12 +57,14 @@ def check_layout(batch, objective, length):
 
 
 @given(SIZES, st.booleans(), st.integers(1, 80), st.floats(0.05, 0.9), st.integers(1, 8))
-def test_the_text_can_be_rebuilt_from_inputs_and_targets(sizes, leads, length, density, mean):
+def test_the_text_can_be_rebuilt_from_inputs_and_targets(
+    sizes, starts_with_bos, length, density, mean
+):
     windows = cut(sizes, 3, length)
     config = SpanConfig(density, mean, sentinels=8)
-    batch = spans(windows, config, leads)
+    batch = spans(windows, config, starts_with_bos)
     check_layout(batch, Spans(config, vocabulary()), length)
-    read = encoder_input(windows, vocabulary(leads))
+    read = encoder_input(windows, vocabulary(starts_with_bos))
     for row, segments in enumerate(windows.segments):
         for segment in set(segments[segments > 0].tolist()):
             target = of(batch, "targets", row, segment)
@@ -73,7 +77,7 @@ def test_the_text_can_be_rebuilt_from_inputs_and_targets(sizes, leads, length, d
 
 def test_spans_are_as_dense_and_as_long_as_asked_for():
     config = SpanConfig(density=0.15, mean_length=3.0, sentinels=8)
-    # One long document; sentinels enough for each row of 128: 19 tokens in 6 spans.
+    # One long document, with enough sentinels for each row of 128: 19 tokens in 6 spans.
     batch = spans(cut([100_000], 200, 128), config)
     marks = np.isin(batch["targets"], SENTINELS).sum()
     noise = (batch["targets"] >= FIRST).sum()
@@ -87,9 +91,9 @@ def test_more_spans_than_sentinels_stay_in_place():
 
 
 @given(SIZES, st.booleans(), st.integers(1, 60))
-def test_a_document_is_cut_in_two(sizes, leads, length):
+def test_a_document_is_cut_in_two(sizes, starts_with_bos, length):
     windows = cut(sizes, 3, length)
-    made = Continuation(vocabulary(leads))
+    made = Continuation(vocabulary(starts_with_bos))
     batch = made.batch(windows, keys(3))
     check_layout(batch, made, length)
     for row, segments in enumerate(windows.segments):
@@ -100,7 +104,7 @@ def test_a_document_is_cut_in_two(sizes, leads, length):
                 of(batch, "encoder_tokens", row, segment),
                 of(batch, "targets", row, segment),
             )
-            begins = leads and windows.first[row, here][0]
+            begins = starts_with_bos and windows.first[row, here][0]
             if len(text) < 2:
                 assert source == target == []
             else:

@@ -1,4 +1,4 @@
-"""The space before a text, with a SentencePiece model and settings that speak of it."""
+"""The space that SentencePiece models add before a text, and the settings that control it."""
 
 import json
 
@@ -12,12 +12,12 @@ KINDS = ("llama", "mistral")
 
 
 def model(path, kind, **settings):
-    """Llama's folder without a tokenizer.json, of one model or another."""
+    """Llama's folder without a tokenizer.json, for a given model type."""
     llama(path)
     config = path / "tokenizer_config.json"
-    given = {"legacy": None, "add_bos_token": False} | settings
-    value = json.loads(config.read_text()) | given
-    config.write_text(json.dumps({key: one for key, one in value.items() if one is not None}))
+    defaults = {"legacy": None, "add_bos_token": False} | settings
+    value = json.loads(config.read_text()) | defaults
+    config.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))
     return write(path, config={"model_type": kind})
 
 
@@ -27,16 +27,16 @@ def model(path, kind, **settings):
 def test_settings_count_as_in_transformers(tmp_path, kind, space, legacy):
     transformers = pytest.importorskip("transformers")
     path = model(tmp_path / kind, kind, add_prefix_space=space, legacy=legacy)
-    theirs = transformers.AutoTokenizer.from_pretrained(path)
-    ours = import_tokenizer(path)
+    reference = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer = import_tokenizer(path)
     for text in TEXTS:
-        assert ours.encode_marked(text) == theirs.encode(text), text
-        ids = ours.encode(text)
-        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+        assert tokenizer.encode_marked(text) == reference.encode(text), text
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == reference.decode(ids, skip_special_tokens=True)
 
 
 def test_a_text_without_a_space_before_it(tmp_path):
-    """What Transformers 5.24 gives: Llama's own class goes by add_prefix_space."""
+    """As in Transformers 5.24: only Llama's class reads add_prefix_space."""
     with_space = import_tokenizer(model(tmp_path / "on", "llama"))
     without = import_tokenizer(model(tmp_path / "off", "llama", add_prefix_space=False))
     ignored = import_tokenizer(model(tmp_path / "mistral", "mistral", add_prefix_space=False))
@@ -59,7 +59,7 @@ def test_xlm_robertas_pieces_without_a_space(tmp_path):
     transformers = pytest.importorskip("transformers")
     path = xlm_roberta(tmp_path / "xlm")
     write(path, tokenizer_config={"add_prefix_space": False})
-    theirs = transformers.AutoTokenizer.from_pretrained(path)
-    ours = import_tokenizer(path)
+    reference = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer = import_tokenizer(path)
     for text in ("the cat", " the", "a", ""):
-        assert ours.wrap(ours.encode_marked(text))[0] == theirs.encode(text)
+        assert tokenizer.wrap(tokenizer.encode_marked(text))[0] == reference.encode(text)

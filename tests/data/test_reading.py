@@ -1,4 +1,4 @@
-"""Files as streams: nothing lost, nothing silently cut short."""
+"""Files as streams: nothing is lost or silently truncated."""
 
 import bz2
 import gzip
@@ -91,9 +91,9 @@ def test_chunks_put_together_are_the_file(tmp_path_factory, content, size, block
     assert b"".join(data for _, data in chunks) == content
     assert chunks == list(read_chunks(path, size)), "depends on the block size"
     offset = 0
-    for at, data in chunks:
-        assert at == offset
-        data.decode("utf-8")  # whole characters
+    for start, data in chunks:
+        assert start == offset
+        data.decode("utf-8")  # complete characters
         offset += len(data)
     assert all(len(data) >= min(size, 4) for _, data in chunks[:-1])
 
@@ -125,8 +125,8 @@ def test_lines_and_their_offsets(tmp_path_factory, lines):
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BLOCK", 3)
-        found = list(read_lines(path))
-    assert [line.decode() for _, line in found] == (
+        offsets = list(read_lines(path))
+    assert [line.decode() for _, line in offsets] == (
         lines if content[-1:] not in (b"", b"\n") else lines[:-1]
     )
-    assert all(content[at : at + len(line)] == line for at, line in found)
+    assert all(content[start : start + len(line)] == line for start, line in offsets)

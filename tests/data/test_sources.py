@@ -1,4 +1,4 @@
-"""Sources give their documents, and say what is wrong and where when they cannot."""
+"""Sources yield their documents, and report errors with their location."""
 
 import gzip
 import json
@@ -68,7 +68,7 @@ def test_jsonl_plain_and_compressed(tmp_path):
     ("line", "message"),
     [
         ('{"body": "x", "title": "y", "n": 1}', r":2: has no field 'text'; .*: body, title"),
-        ('{"text": 3, "title": "y"}', r":2: field 'text' is no string; .*: title"),
+        ('{"text": 3, "title": "y"}', r":2: field 'text' is not a string; .*: title"),
         ('{"text": "broken', r":2: is not JSON"),
         ('["text"]', r":2: is not a JSON object"),
         (r'{"text": "a\ud800b"}', r":2: character 1 of its text is half a surrogate"),
@@ -199,7 +199,7 @@ def test_a_document_that_is_too_large(tmp_path, monkeypatch):
         next(found)
     assert "".join(replace(source, split="chunk").documents()) == path.read_text()
     with pytest.raises(
-        UserError, match=r"a\.txt: is larger than 100 bytes, and it is read into memory"
+        UserError, match=r"a\.txt: is larger than 100 bytes, the most that is read into memory"
     ):
         read_whole(path, 100)
 
@@ -225,7 +225,7 @@ def test_parquet_with_two_columns_of_one_name(tmp_path):
 
 
 def test_large_files_stream(tmp_path):
-    """The first document of 64 MB comes without the rest being read."""
+    """Yields the first document of 64 MB without reading the rest."""
     import tracemalloc
 
     with (tmp_path / "big.txt").open("w") as file:
@@ -243,7 +243,7 @@ def test_large_files_stream(tmp_path):
 
 
 def test_the_embedded_corpus(tmp_path_factory):
-    """Prepared by TFDS as ArrayRecord, without TensorFlow; the same every time."""
+    """TFDS prepares it as ArrayRecord without TensorFlow, deterministically."""
     cache = str(tmp_path_factory.mktemp("embedded"))
     found = list(EmbeddedSource().documents(cache))
     size = sum(len(text.encode()) for text in found)

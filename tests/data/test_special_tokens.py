@@ -1,4 +1,4 @@
-"""Tokens that only the files beside a tokenizer.json name: the same as in Transformers."""
+"""Special tokens from the other files of a tokenizer.json's folder, as in Transformers."""
 
 import json
 
@@ -20,7 +20,7 @@ def folder(path, config=None, special=None, added=None):
     """A byte-level tokenizer.json: bytes, <s>, </s> and <in> are 0 ... 258."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*alphabet, "<s>", "</s>", "<in>"]
-    inner = Inner(models.BPE({piece: at for at, piece in enumerate(pieces)}, []))
+    inner = Inner(models.BPE({piece: index for index, piece in enumerate(pieces)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens(["<s>", "</s>"])
@@ -40,7 +40,7 @@ def listed(**more):
     return {"config": NAMES | more}
 
 
-# What the files say, and the ids of the tokens that Transformers 5.24 then has.
+# Content of the files, and the ids of the tokens in Transformers 5.24.
 CASES = {
     "additional": (
         listed(additional_special_tokens=["<x>", "<in>", "<y>"]),
@@ -131,16 +131,18 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_named_tokens_are_tokens(tmp_path, name):
-    files, wanted = CASES[name]
+    files, expected = CASES[name]
     path = folder(tmp_path / "published", **files)
-    ours = import_tokenizer(path)
-    found = Inner.from_str(ours.content.decode()).get_added_tokens_decoder()
-    assert {token.content: at for at, token in found.items() if at > 257} == wanted
-    ids = ours.encode_marked(TEXT)
-    assert {at for at in ids if at > 257} == set(wanted.values())
-    assert not set(ours.encode(TEXT)) & set(ours.special_tokens.values())
-    assert ours.decode(ours.encode("a b")) == "a b"
-    ours.save(tmp_path / "run")
+    tokenizer = import_tokenizer(path)
+    added = Inner.from_str(tokenizer.content.decode()).get_added_tokens_decoder()
+    assert {
+        token.content: token_id for token_id, token in added.items() if token_id > 257
+    } == expected
+    ids = tokenizer.encode_marked(TEXT)
+    assert {token_id for token_id in ids if token_id > 257} == set(expected.values())
+    assert not set(tokenizer.encode(TEXT)) & set(tokenizer.special_tokens.values())
+    assert tokenizer.decode(tokenizer.encode("a b")) == "a b"
+    tokenizer.save(tmp_path / "run")
     assert load_tokenizer(tmp_path / "run").encode_marked(TEXT) == ids
     trained_from = HuggingFaceTokenizerConfig(str(path)).open()
     assert trained_from.encode_marked(TEXT) == ids
@@ -151,37 +153,37 @@ def test_they_are_those_of_transformers(tmp_path, name):
     transformers = pytest.importorskip("transformers")
     files, _ = CASES[name]
     path = folder(tmp_path, **files)
-    theirs = transformers.AutoTokenizer.from_pretrained(path)
-    ours = import_tokenizer(path)
-    mine = Inner.from_str(ours.content.decode()).get_added_tokens_decoder()
-    their = theirs.added_tokens_decoder
-    assert {at: repr(token) for at, token in mine.items()} == {
-        at: repr(token) for at, token in their.items()
+    reference = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer = import_tokenizer(path)
+    added = Inner.from_str(tokenizer.content.decode()).get_added_tokens_decoder()
+    expected = reference.added_tokens_decoder
+    assert {token_id: repr(token) for token_id, token in added.items()} == {
+        token_id: repr(token) for token_id, token in expected.items()
     }
     for text in (TEXT, "<x><x>", "  <y>  <in>", ""):
-        assert ours.encode_marked(text) == theirs.encode(text, add_special_tokens=False)
-        ids = ours.encode_marked(text)
-        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+        assert tokenizer.encode_marked(text) == reference.encode(text, add_special_tokens=False)
+        ids = tokenizer.encode_marked(text)
+        assert tokenizer.decode(ids) == reference.decode(ids, skip_special_tokens=True)
 
 
 def test_tokens_beyond_the_embedding_are_left_out(tmp_path):
     path = folder(tmp_path, **listed(additional_special_tokens=["<x>", "<in>", "<y>"]))
-    ours = import_tokenizer(path, rows=260)
-    assert ours.vocab_size == 260
-    assert {at for at in ours.encode_marked(TEXT) if at > 257} == {258, 259}
+    tokenizer = import_tokenizer(path, rows=260)
+    assert tokenizer.vocab_size == 260
+    assert {token_id for token_id in tokenizer.encode_marked(TEXT) if token_id > 257} == {258, 259}
     assert import_tokenizer(path, rows=259).vocab_size == 259
 
 
 @pytest.mark.parametrize("odd", ["<x>", [1], [{"lstrip": True}], [{"content": 5}], 3])
 def test_odd_lists_are_refused(tmp_path, odd):
     path = folder(tmp_path, **listed(additional_special_tokens=odd))
-    with pytest.raises(UserError, match="has odd added tokens"):
+    with pytest.raises(UserError, match="has malformed added tokens"):
         import_tokenizer(path)
 
 
 def test_older_lists_of_objects_are_read(tmp_path):
-    """Version 4 of Transformers wrote them without a type into special_tokens_map.json."""
+    """Transformers 4 wrote them to special_tokens_map.json without a type."""
     path = folder(tmp_path, config=NAMES, special={"additional_special_tokens": [Y]})
-    ours = import_tokenizer(path)
-    assert ours.special_tokens["<y>"] == 259
-    assert ours.encode_marked("a  <y>") == [*ours.encode("a"), 259]
+    tokenizer = import_tokenizer(path)
+    assert tokenizer.special_tokens["<y>"] == 259
+    assert tokenizer.encode_marked("a  <y>") == [*tokenizer.encode("a"), 259]

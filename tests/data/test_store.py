@@ -1,4 +1,4 @@
-"""Documents on disk come back as they were written."""
+"""Token stores are read as they were written."""
 
 import numpy as np
 import pytest
@@ -66,14 +66,14 @@ def test_descriptions(tmp_path):
 
 def test_ids_beyond_the_vocabulary_are_refused(tmp_path):
     writer = StoreWriter(tmp_path / "store", 100)
-    one = np.ones(1, np.int64)
+    ones = np.ones(1, np.int64)
     with pytest.raises(UserError, match="the id 100, and its vocabulary has 100"):
-        writer.append(np.array([100], np.uint32), one, one, one.astype(np.uint64))
+        writer.append(np.array([100], np.uint32), ones, ones, ones.astype(np.uint64))
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    """A store that is verified where it is read: 90,000 tokens, in documents of 9."""
+    """A store of 90,000 tokens, in documents of 9, that is verified block by block."""
     monkeypatch.setattr(store, "VERIFIED_AT_ONCE", 1000)
     count = np.full(10_000, 9, np.int64)
     writer = StoreWriter(tmp_path / "store", 60_000)
@@ -91,10 +91,10 @@ def flip(path, at):
 
 def test_a_large_store_is_verified_where_it_is_read(large):
     flip(large / "tokens.bin", 2 * 50_000)
-    found = open_store(large, np.dtype("<u2"))
-    assert found.take(np.array([[0, 5], [7, 80_000]])).tolist() == [[0, 5], [7, 20_000]]
+    tokens = open_store(large, np.dtype("<u2"))
+    assert tokens.take(np.array([[0, 5], [7, 80_000]])).tolist() == [[0, 5], [7, 20_000]]
     with pytest.raises(Damaged, match=r"tokens\.bin fails its checksum in bytes 65,536 to 131,072"):
-        read_windows(found, np.array([3, 49_990]), np.array([20, 20]), 20)
+        read_windows(tokens, np.array([3, 49_990]), np.array([20, 20]), 20)
     with pytest.raises(Damaged, match=r"tokens\.crc is missing"):
         open_store(large, np.dtype("<u2"))
 

@@ -1,4 +1,4 @@
-"""Tables of every form, and one clear line for whatever is wrong with them."""
+"""Tables of every format, and one clear line for every error."""
 
 import bz2
 import csv
@@ -56,7 +56,7 @@ SQUAD = {
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes a file and names it as a table."""
+    """Writes a file and returns its table."""
 
     def write(name, content, **more):
         data = content if isinstance(content, bytes) else content.encode()
@@ -274,8 +274,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.dat", "x", r"a\.dat: ends in '\.dat', which is no known format; use \.csv"),
-        ("a", "x", r"a: has no ending, which is no known format"),
+        ("a.dat", "x", r"a\.dat: has the unknown suffix '\.dat'; use \.csv"),
+        ("a", "x", r"a: has no suffix; use \.csv"),
         ("a.csv", "", r"a\.csv: is empty; it should begin with a line of column names"),
         ("a.csv", "text,label\n", r"a\.csv: holds no rows"),
         ("a.jsonl", "\n", r"a\.jsonl: holds no rows"),

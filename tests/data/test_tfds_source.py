@@ -1,4 +1,4 @@
-"""TFDS data sets in both of its file formats, without TensorFlow."""
+"""TFDS data sets in both file formats, without TensorFlow."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def array_record(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tfrecord(array_record, tmp_path_factory):
-    """The same records in TFRecord files: length, check sum, record, check sum."""
+    """The same records in TFRecord files: length, checksum, record, checksum."""
     builder = ToyTexts(data_dir=array_record)
     folder = tmp_path_factory.mktemp("tfrecord") / "toy_texts" / "1.0.0"
     folder.mkdir(parents=True)

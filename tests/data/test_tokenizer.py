@@ -1,4 +1,4 @@
-"""Every tokenizer of ours: lossless, no special token out of text, whole after a save."""
+"""All tokenizers are lossless, encode no special tokens from text, and survive saving."""
 
 import json
 import random
@@ -21,7 +21,7 @@ from llmjax.data.tokenizers.config import (
 from llmjax.data.tokenizers.folder import (
     DESCRIPTION,
     FILES,
-    keep_chat_template,
+    add_chat_template,
 )
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizers.table import BytesTokenizer
@@ -37,7 +37,7 @@ TEXTS = [
 AWKWARD = st.sampled_from(
     [
         *("<s>", "</s>", "<pad>", "<unk>", "<0x41>", "<end>"),  # spell special tokens
-        *("\u2581", "\u2585", "\0", "\r\n", "\t", "  ", "\n\n    "),  # what SentencePiece treats
+        *("\u2581", "\u2585", "\0", "\r\n", "\t", "  ", "\n\n    "),  # SentencePiece treats these
         *("\ufffd", "\ufeff", "\U0001f600", "é", "e\u0301", "\u2028", "\x85"),
     ]
 )
@@ -62,12 +62,12 @@ def byte_level(tmp_path) -> HuggingFaceTokenizerConfig:
 
 @pytest.fixture(scope="module")
 def tokenizers_by_kind(tmp_path_factory):
-    found = {"bytes": BytesTokenizer()}
+    tokenizers = {"bytes": BytesTokenizer()}
     for kind in ("bpe", "unigram"):
         config = SentencePieceConfig(322, kind, character_coverage=1.0)
-        found[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
-    found["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
-    return found
+        tokenizers[kind] = SentencePieceTokenizer(train_sentencepiece(config, TEXTS))
+    tokenizers["byte_level"] = byte_level(tmp_path_factory.mktemp("hf")).open()
+    return tokenizers
 
 
 @pytest.fixture(params=["bytes", "bpe", "unigram", "byte_level"])
@@ -182,7 +182,7 @@ def test_changed_and_damaged_folders_are_noticed(tokenizers_by_kind, tmp_path):
 def test_no_flipped_bit_is_used(tokenizers_by_kind, tmp_path, kind):
     tokenizer = tokenizers_by_kind[kind]
     tokenizer.save(tmp_path)
-    keep_chat_template(tmp_path, "{{ messages }}")
+    add_chat_template(tmp_path, "{{ messages }}")
     assert load_tokenizer(tmp_path).chat_template == "{{ messages }}"
     generator = random.Random(0)
     for path in sorted(tmp_path.iterdir()):
@@ -247,7 +247,7 @@ def test_long_texts_are_encoded_in_parts(tokenizers_by_kind, monkeypatch):
 
 
 def existing_model(tmp_path, **options) -> SentencePieceConfig:
-    """A model as SentencePiece trains it by default: space in front, Unicode normalized."""
+    """A model of SentencePiece's defaults: leading space, Unicode normalization."""
     prefix = str(tmp_path / "model")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS), model_prefix=prefix, vocab_size=60, minloglevel=2, **options
@@ -306,7 +306,7 @@ def test_names_of_special_tokens(tmp_path):
 
 
 def test_metaspace_with_byte_fallback(tmp_path):
-    """The way of Llama 2: a space in front, "▁" for spaces, bytes for rare characters."""
+    """As Llama 2: a leading space, "▁" for spaces, bytes for rare characters."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
     vocab |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     vocab |= {piece: 259 + i for i, piece in enumerate("▁abct")}

@@ -1,4 +1,4 @@
-"""Published tokenizers: the same ids as Transformers and SentencePiece, from whichever files."""
+"""Imported tokenizers of all formats give the ids of Transformers and SentencePiece."""
 
 import json
 
@@ -77,16 +77,16 @@ def family(request, tmp_path_factory):
 
 def test_older_files_give_the_ids_of_transformers(family):
     transformers = pytest.importorskip("transformers")
-    _, folder, ours = family
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    _, folder, tokenizer = family
+    reference = transformers.AutoTokenizer.from_pretrained(folder)
     for text in HARD:
-        assert ours.wrap(ours.encode_marked(text))[0] == theirs.encode(text), text
-    pair = ours.wrap(ours.encode("the"), ours.encode("cat"))[0]
-    assert pair == theirs.encode("the", "cat")
+        assert tokenizer.wrap(tokenizer.encode_marked(text))[0] == reference.encode(text), text
+    pair = tokenizer.wrap(tokenizer.encode("the"), tokenizer.encode("cat"))[0]
+    assert pair == reference.encode("the", "cat")
 
 
-def test_what_stands_around_a_text(family):
-    name, _, ours = family
+def test_special_tokens_around_a_text(family):
+    name, _, tokenizer = family
     expected = {
         "t5": ((), (1,)),
         "llama": ((1,), ()),
@@ -96,51 +96,53 @@ def test_what_stands_around_a_text(family):
         "gpt2": ((), ()),
         "roberta": ((0,), (2,)),
     }
-    assert (ours.prefix, ours.suffix) == expected[name]
-    masks = {"xlm_roberta": ours.vocab_size - 1, "bert": 4, "bert_cased": 4, "roberta": 4}
-    assert ours.mask_id == masks.get(name)
+    assert (tokenizer.prefix, tokenizer.suffix) == expected[name]
+    masks = {"xlm_roberta": tokenizer.vocab_size - 1, "bert": 4, "bert_cased": 4, "roberta": 4}
+    assert tokenizer.mask_id == masks.get(name)
     if name == "t5":
-        assert (ours.bos_id, ours.pad_id, ours.eos_id) == (0, 0, 1)
+        assert (tokenizer.bos_id, tokenizer.pad_id, tokenizer.eos_id) == (0, 0, 1)
     if name == "llama":
-        assert ours.stop_ids == (2, 5)
+        assert tokenizer.stop_ids == (2, 5)
     if name.startswith("bert"):
-        assert ours.wrap([7], [8, 9]) == ([2, 7, 3, 8, 9, 3], [0, 0, 0, 1, 1, 1])
+        assert tokenizer.wrap([7], [8, 9]) == ([2, 7, 3, 8, 9, 3], [0, 0, 0, 1, 1, 1])
 
 
 def test_special_tokens_in_a_text_are_text(family):
-    _, _, ours = family
+    _, _, tokenizer = family
     for text in HARD:
-        own = set(ours.special_tokens.values()) - {ours.special_tokens.get("<unk>")}
-        assert not set(ours.encode(text)) & (own - {ours.special_tokens.get("[UNK]")}), text
+        special = set(tokenizer.special_tokens.values()) - {tokenizer.special_tokens.get("<unk>")}
+        assert not set(tokenizer.encode(text)) & (
+            special - {tokenizer.special_tokens.get("[UNK]")}
+        ), text
 
 
 def test_saved_and_loaded_they_are_the_same(family, tmp_path):
-    _, _, ours = family
-    ours.save(tmp_path / "tokenizer")
+    _, _, tokenizer = family
+    tokenizer.save(tmp_path / "tokenizer")
     again = load_tokenizer(tmp_path / "tokenizer")
-    assert again.fingerprint == ours.fingerprint
-    assert again.encode_batch(HARD) == ours.encode_batch(HARD)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert again.encode_batch(HARD) == tokenizer.encode_batch(HARD)
     for name in ("prefix", "suffix", "stop_ids", "mask_id", "bos_id", "eos_id", "pad_id"):
-        assert getattr(again, name) == getattr(ours, name)
+        assert getattr(again, name) == getattr(tokenizer, name)
 
 
 @pytest.mark.parametrize("user", [[], ["<mask>", "\n", "\n\n", "\u2581\u2581", "<h1>"]])
 def test_sentencepiece_models_encode_as_they_do_by_themselves(tmp_path, user):
-    """Gemma's way: no space in front, symbols of the user's that nothing cuts."""
+    """As Gemma: no leading space, user-defined symbols that are never split."""
     processor = sentencepiece_model(
         tmp_path / "tokenizer.model", **LLAMA, add_dummy_prefix=False, user_defined_symbols=user
     )
-    ours = import_tokenizer(write(tmp_path, config={"model_type": "gemma"}))
+    tokenizer = import_tokenizer(write(tmp_path, config={"model_type": "gemma"}))
     for text in [*HARD, "a\n\n\nb <mask> <h1>x", "a    b"]:
-        assert ours.encode(text) == processor.encode(text), text
-    assert ours.decode(ours.encode("a  b\n\nc")) == "a  b\n\nc"
+        assert tokenizer.encode(text) == processor.encode(text), text
+    assert tokenizer.decode(tokenizer.encode("a  b\n\nc")) == "a  b\n\nc"
 
 
 # tokenizer.json -----------------------------------------------------------------------------------
 
 
 def modern(folder, template=True):
-    """A byte-level tokenizer.json with added tokens of all kinds, and a hole among its ids."""
+    """A byte-level tokenizer.json with added tokens of all kinds, and a gap in its ids."""
     inner = Inner(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -176,17 +178,19 @@ def modern(folder, template=True):
 
 def test_a_tokenizer_json_is_kept_byte_for_byte(tmp_path):
     ids = modern(tmp_path)
-    ours = import_tokenizer(tmp_path)
-    assert ours.content == (tmp_path / "tokenizer.json").read_bytes()
-    assert ours.prefix == (ids["<|begin|>"],)
-    assert ours.stop_ids == (ids["<|end|>"], ids["<|turn|>"])
+    tokenizer = import_tokenizer(tmp_path)
+    assert tokenizer.content == (tmp_path / "tokenizer.json").read_bytes()
+    assert tokenizer.prefix == (ids["<|begin|>"],)
+    assert tokenizer.stop_ids == (ids["<|end|>"], ids["<|turn|>"])
     text = "x  <think>  y Größe <|turn|> z"
     inner = Inner.from_file(str(tmp_path / "tokenizer.json"))
-    assert ours.encode_marked(text) == inner.encode(text, add_special_tokens=False).ids
-    assert ids["<|turn|>"] in ours.encode_marked(text)
-    assert ids["<|turn|>"] not in ours.encode(text)
-    assert ours.decode(ours.encode("a Größe <|turn|>")) == "a Größe <|turn|>"
-    assert len(ours.token_bytes()) == ours.vocab_size == max(inner.get_vocab().values()) + 1
+    assert tokenizer.encode_marked(text) == inner.encode(text, add_special_tokens=False).ids
+    assert ids["<|turn|>"] in tokenizer.encode_marked(text)
+    assert ids["<|turn|>"] not in tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode("a Größe <|turn|>")) == "a Größe <|turn|>"
+    assert (
+        len(tokenizer.token_bytes()) == tokenizer.vocab_size == max(inner.get_vocab().values()) + 1
+    )
 
 
 def test_the_chat_template_is_found_wherever_it_is(tmp_path):
@@ -198,9 +202,9 @@ def test_the_chat_template_is_found_wherever_it_is(tmp_path):
     write(tmp_path, chat_template={"chat_template": "from json"})
     assert import_tokenizer(tmp_path).chat_template == "from json"
     (tmp_path / "chat_template.jinja").write_text("from jinja 🙂")
-    ours = import_tokenizer(tmp_path)
-    assert ours.chat_template == "from jinja 🙂"
-    ours.save(tmp_path / "run")
+    tokenizer = import_tokenizer(tmp_path)
+    assert tokenizer.chat_template == "from jinja 🙂"
+    tokenizer.save(tmp_path / "run")
     assert load_tokenizer(tmp_path / "run").chat_template == "from jinja 🙂"
     (tmp_path / "run" / "chat_template.jinja").write_text("edited")
     with pytest.raises(UserError, match=r"files were changed: chat_template\.jinja; .*remove"):
@@ -217,9 +221,9 @@ def test_tokens_that_only_the_neighbours_know_are_added(tmp_path):
     size = import_tokenizer(tmp_path).vocab_size
     entry = {"content": "<|new|>", "special": True, "lstrip": True}
     write(tmp_path, tokenizer_config={"added_tokens_decoder": {str(size): entry}})
-    ours = import_tokenizer(tmp_path)
-    assert ours.encode_marked("a <|new|>")[-1] == size
-    assert ours.special_tokens["<|new|>"] == size
+    tokenizer = import_tokenizer(tmp_path)
+    assert tokenizer.encode_marked("a <|new|>")[-1] == size
+    assert tokenizer.special_tokens["<|new|>"] == size
     write(tmp_path, tokenizer_config={"added_tokens_decoder": {str(size + 3): entry}})
     with pytest.raises(UserError, match=f"the id {size + 3}, the vocabulary has room for it at"):
         import_tokenizer(tmp_path)
@@ -250,5 +254,5 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one of these files is needed: tokenizer\.json, vocab"):
         import_tokenizer(tmp_path)
     byte_level(tmp_path / "bloom", "bloom", ["</s>"])
-    with pytest.raises(UserError, match=r"does not tell how bloom cuts words"):
+    with pytest.raises(UserError, match=r"does not define how bloom splits words"):
         import_tokenizer(tmp_path / "bloom")

@@ -1,4 +1,4 @@
-"""Hostile tokenizers: refused in one line, before they cost memory or time."""
+"""Hostile tokenizers are refused in one line, before they take memory or time."""
 
 import json
 import resource
@@ -32,7 +32,7 @@ for folder in sys.argv[1:]:
         import_tokenizer(folder)
     except UserError as error:
         print(error)
-# Not getrusage: that still counts the process which started this one.
+# Not getrusage, which includes the parent process's memory before exec.
 status = open("/proc/self/status").read()
 print(status.split("VmHWM:")[1].split()[0])
 """
@@ -68,7 +68,7 @@ def bytes_again(count):
 
 def added(count):
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    return [{"id": 4 + at, "content": f"<{at}>", **flags} for at in range(count)]
+    return [{"id": 4 + index, "content": f"<{index}>", **flags} for index in range(count)]
 
 
 nested = sequence("normalizers", [sequence("normalizers", replaces(16)), *replaces(15, "Regex")])
@@ -136,10 +136,11 @@ def test_bombs_are_refused_within_little_memory(tmp_path):
         text=True,
         check=True,
     )
-    *said, peak = done.stdout.splitlines()
-    assert [line.split(":")[0].split("/")[-2] for line in said] == [one.name for one in folders]
-    assert "nested more than 100 deep" in said[0]
-    assert "a token with the id 2147483648" in said[-2]
+    *errors, peak = done.stdout.splitlines()
+    names = [line.split(":")[0].split("/")[-2] for line in errors]
+    assert names == [folder.name for folder in folders]
+    assert "nested more than 100 deep" in errors[0]
+    assert "a token with the id 2147483648" in errors[-2]
     assert int(peak) < 512 << 10, "KiB"
 
 
@@ -164,7 +165,7 @@ def test_the_largest_id_that_is_allowed(tmp_path):
 
 
 def test_published_normalizers_keep_to_the_limit(tmp_path):
-    """Those of ALBERT, CLIP and BERT, the longest sequences that are published."""
+    """ALBERT's, CLIP's and BERT's: the longest published sequences."""
     albert = [
         *(
             {"type": "Replace", "pattern": {"String": mark}, "content": '"'}
@@ -193,9 +194,11 @@ def test_a_regular_expression_that_takes_too_long_is_refused(capfd):
     assert tokenizer.encode("aab") == [2, 2, 3]
     text = "a" * 40 + "b"
     for encode in (tokenizer.encode, tokenizer.encode_offsets, tokenizer.encode_marked):
-        with pytest.raises(UserError, match=r"cannot encode this text: 'Onig.*retry-limit") as one:
+        with pytest.raises(
+            UserError, match=r"cannot encode this text: 'Onig.*retry-limit"
+        ) as caught:
             encode(text)
-        assert "\n" not in str(one.value)
+        assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="cannot encode this text"):
         tokenizer.encode_batch(["b", text])
     assert capfd.readouterr() == ("", ""), "no report of Rust's"
@@ -251,16 +254,16 @@ def test_files_too_large_are_not_read(tmp_path):
         SentencePieceConfig(path=str(tmp_path / "spiece.model")).open()
 
 
-def test_dropout_is_switched_off(tmp_path):
+def test_dropout_is_disabled(tmp_path):
     value = spec({**SMALL, "ab": 4, "aab": 5})
     value["model"] |= {"merges": [["a", "b"], ["a", "ab"]], "dropout": 0.9}
     write(tmp_path, value)
-    found = [
+    opened = [
         import_tokenizer(tmp_path),
         HuggingFaceTokenizerConfig(str(tmp_path)).open(),
     ]
-    for tokenizer in found:
+    for tokenizer in opened:
         assert {tuple(tokenizer.encode("aab")) for _ in range(50)} == {(5,)}
         assert {tuple(tokenizer.encode_marked("aab")) for _ in range(50)} == {(5,)}
-    # What is saved and exported is deterministic too.
-    assert json.loads(found[0].content)["model"]["dropout"] is None
+    # Saved and exported tokenizers are deterministic too.
+    assert json.loads(opened[0].content)["model"]["dropout"] is None

@@ -1,4 +1,4 @@
-"""Rows of the stream, against a slow account of the same."""
+"""Windows of the stream equal a slow reference implementation."""
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +13,7 @@ DOCUMENTS = st.lists(st.integers(0, 7), min_size=1, max_size=8)
 
 
 def store_of(sizes: list[int]) -> TokenStore:
-    """Documents of so many tokens (1, 2, 3 ... through all of them), and EOS."""
+    """Documents of these sizes, whose tokens count from 1 across all documents, each with EOS."""
     tokens, offsets, count = [], [0], 0
     for size in sizes:
         tokens += [*range(count + 1, count + size + 1), EOS]
@@ -25,20 +25,20 @@ def store_of(sizes: list[int]) -> TokenStore:
 
 
 def slow_row(store: TokenStore, start: int, size: int, length: int) -> dict[str, list]:
-    """One row of the causal batch, a token at a time."""
+    """A row of the causal batch, token by token."""
     begins = set(store.offsets[:-1].tolist())
     row = {name: [] for name in ("inputs", "targets", "weights", "segments", "positions")}
     segment, position = 0, 0
     for column in range(length):
-        place = (start + column) % len(store.tokens)
+        index = (start + column) % len(store.tokens)
         if column >= size:
             values = (PAD, PAD, 0.0, 0, 0)
         else:
-            new = place in begins
-            if new or column == 0:
+            is_first = index in begins
+            if is_first or column == 0:
                 segment, position = segment + 1, 0
-            before = BOS if new else int(store.tokens[place - 1])
-            values = (before, int(store.tokens[place]), 1.0, segment, position)
+            previous = BOS if is_first else int(store.tokens[index - 1])
+            values = (previous, int(store.tokens[index]), 1.0, segment, position)
             position += 1
         for name, value in zip(row, values, strict=True):
             row[name].append(value)
@@ -46,7 +46,7 @@ def slow_row(store: TokenStore, start: int, size: int, length: int) -> dict[str,
 
 
 @given(sizes=DOCUMENTS, data=st.data(), length=st.integers(1, 20))
-def test_windows_equal_the_slow_account(sizes, data, length):
+def test_windows_equal_the_slow_reference(sizes, data, length):
     store = store_of(sizes)
     total = store.num_tokens
     row = st.tuples(st.integers(0, total - 1), st.integers(1, min(total, length)))
@@ -68,7 +68,7 @@ def test_types_and_shapes():
 
 
 def test_an_example_to_read():
-    """Documents 1 2 3 EOS and 4 5 EOS; a row that begins in the first."""
+    """Documents 1 2 3 EOS and 4 5 EOS; the row begins within the first."""
     batch = Causal(BOS, PAD).batch(
         read_windows(store_of([3, 2]), np.array([1]), np.array([7]), 8), ()
     )

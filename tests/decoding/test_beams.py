@@ -4,7 +4,7 @@ import pytest
 
 from llmjax.decoding.beams import beam_search
 from llmjax.decoding.config import DecodingConfig
-from llmjax.decoding.rows import Row
+from llmjax.decoding.rows import Request
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, toy
 
@@ -34,7 +34,7 @@ def test_beams_wide_enough_find_the_best_of_all_texts(penalty, ends):
     prompts, length = [[1], [1, 3, 3], [1, 3]], 4
     limits = [4, 3, 4]
     config = DecodingConfig(beams=4**length, length_penalty=penalty)
-    rows = [Row(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
+    rows = [Request(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
     found = beam_search(model, params, rows, config, tokenizer=tokenizer, stop_ids=ends)
     for prompt, limit, hypotheses in zip(prompts, limits, found, strict=True):
         texts = every_text(params, prompt, 4, ends, limit)
@@ -61,7 +61,7 @@ def test_a_narrow_search_is_what_its_definition_says():
     done += [(t, x / length**penalty) for t, x in live]
     expected = sorted(done, key=lambda g: -g[1])[:width]
     config = DecodingConfig(beams=width, length_penalty=penalty)
-    (found,) = beam_search(model, params, [Row(prompt, length)], config, tokenizer=LETTERS)
+    (found,) = beam_search(model, params, [Request(prompt, length)], config, tokenizer=LETTERS)
     assert [h.tokens for h in found] == [tokens for tokens, _ in expected]
 
 

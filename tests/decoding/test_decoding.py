@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.decoding.config import DecodingConfig, decoding_problems
-from llmjax.decoding.rows import Row, bucket
+from llmjax.decoding.rows import Request, bucket
 from llmjax.decoding.steps import generate_tokens
 from llmjax.decoding.text import StopStrings, TextWriter
 from llmjax.errors import UserError
@@ -271,7 +271,7 @@ def test_bucket():
 
 def test_rows_end_one_by_one_and_the_call_ends_with_the_last():
     model, params = toy(16)
-    rows = [Row([1], 3), Row([1, 4], 9)]
+    rows = [Request([1], 3), Request([1, 4], 9)]
     config = replace(SAMPLED, temperature=0.01)
     params = params.at[..., 2].set(-1e9)  # no EOS
     tokens = np.concatenate(

@@ -44,7 +44,7 @@ def test_candidates_are_the_models_distribution(lm):
 
 
 def test_what_cannot_be_filled_is_told(lm, tmp_path):
-    with pytest.raises(UserError, match="write <mask> where one is missing"):
+    with pytest.raises(UserError, match="write <mask> for the missing word"):
         fill_mask(lm, "nothing is missing")
     with pytest.raises(UserError, match="exceeds the context of 128"):
         fill_mask(lm, "x" * 200 + "<mask>")

@@ -1,4 +1,4 @@
-"""Attention: every path computes what the textbook says."""
+"""Attention: every implementation computes what the textbook says."""
 
 from functools import partial
 
@@ -49,10 +49,10 @@ def textbook(q, k, v, mask, softcap):
     out = np.zeros_like(q)
     group = q.shape[2] // k.shape[2]
     for b, t, h in np.ndindex(q.shape[:3]):
-        place = t if mask.index is None else int(mask.index[b, t])
+        index = t if mask.index is None else int(mask.index[b, t])
         seen = []
         for s in range(k.shape[1]):
-            near = mask.window is None or abs(place - s) < mask.window
+            near = mask.window is None or abs(index - s) < mask.window
             same = mask.key_segments is None or (
                 mask.key_segments[b, s] != 0
                 and (
@@ -60,7 +60,7 @@ def textbook(q, k, v, mask, softcap):
                     or mask.query_segments[b, t] == mask.key_segments[b, s]
                 )
             )
-            if near and same and (s <= place or not mask.causal):
+            if near and same and (s <= index or not mask.causal):
                 seen.append(s)
         if seen:
             scores = k[b, seen, h // group] @ q[b, t, h] / np.sqrt(q.shape[3])
@@ -111,7 +111,7 @@ def test_unrolled_gradients(causal, window, softcap, segmented):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_who_sees_nothing_gets_zeros(path):
+def test_queries_that_see_nothing_get_zeros(path):
     """Padding at the end: no NaN there, in values or in gradients, nor anything from there."""
     mask = mask_of(True, None, True)
     out = PATHS[path](AttentionInputs(*operands(), mask, TRAIN))
@@ -132,8 +132,8 @@ def test_cross_attention(path):
 
 
 @pytest.mark.parametrize("path", GENERAL)
-def test_queries_at_given_places(path):
-    """Decoding: queries of each row stand where its positions say."""
+def test_queries_at_given_indices(path):
+    """Decoding: queries have the indices of their positions."""
     q, k, v = operands(t=3)
     mask = Mask(index=np.array([[4, 5, 6], [17, 18, 30]], np.int32), window=7)
     out = PATHS[path](AttentionInputs(q, k, v, mask, DECODE))
@@ -189,8 +189,8 @@ def test_blocked_makes_nothing_square():
 def test_blocked_skips_what_no_query_sees(causal, window, blocks):
     q, k, v = operands(1, 32, 32, 1, 1, 2)
     rules = BlockRules(causal, window, None, TRAIN, 8)
-    rows = attention_blocked.Rows(jnp.arange(32)[None], None, None)
-    cut = attention_blocked.tile(q, k, v, rows, rules)
+    mask = attention_blocked.MaskArrays(jnp.arange(32)[None], None, None)
+    cut = attention_blocked.tile(q, k, v, mask, rules)
     reached = [cut.reach(jnp.array(i), rules) for i in range(4)]
     assert sum(int(end) - int(first) for first, end in reached) == blocks
 
@@ -221,19 +221,19 @@ def test_unrolled_on_a_mesh():
     segments = np.tile(SEGMENTS, (4, 1))
     mask = Mask(segments, segments, window=9)
     expected = gradients(attention.reference, mask, None, q, k, v)
-    whole = ("batch", None, "kv_heads", "head_dim")
+    keys = ("batch", None, "kv_heads", "head_dim")
 
     def spread(inputs):
         q = mesh.reshard(inputs.q, *TRAIN.heads())
-        k, v = mesh.reshard(inputs.k, *whole), mesh.reshard(inputs.v, *whole)
+        k, v = mesh.reshard(inputs.k, *keys), mesh.reshard(inputs.v, *keys)
         out = PATHS["unrolled"](inputs._replace(q=q, k=k, v=v))
         return mesh.reshard(out, None, None, None, None)
 
     with jax.set_mesh(mesh.make_mesh(MESHES["tensor"])):
-        assert attention_unrolled.suits(AttentionInputs(q, k, v, mask, TRAIN))
+        assert attention_unrolled.supports(AttentionInputs(q, k, v, mask, TRAIN))
         assert_close(gradients(spread, mask, None, q, k, v), expected, 1e-5)
     with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):
-        assert not attention_unrolled.suits(AttentionInputs(q, k, v, mask, TRAIN))
+        assert not attention_unrolled.supports(AttentionInputs(q, k, v, mask, TRAIN))
 
 
 def test_splash():
@@ -241,7 +241,7 @@ def test_splash():
     q, k, v = operands(1, 256, 256, 2, 1, 8)
     segments = np.repeat([[1, 1, 1, 2, 2, 3, 3, 0]], 32, axis=1).astype(np.int32)
     mask = Mask(segments, segments, None, True, 40)
-    assert attention_splash.suits(AttentionInputs(q, k, v, mask, TRAIN))
+    assert attention_splash.supports(AttentionInputs(q, k, v, mask, TRAIN))
     expected = gradients(attention.reference, mask, 2.0, q, k, v)
     assert_close(gradients(attention_splash.splash, mask, 2.0, q, k, v), expected, 1e-5)
 
@@ -252,24 +252,24 @@ def test_cudnn_is_refused_where_it_cannot_be():
         attention.attend(AttentionInputs(q, k, v, Mask(), TRAIN), "cudnn")
 
 
-def test_cudnn_suits():
+def test_what_cudnn_supports():
     q, k, _ = (x.astype(jnp.bfloat16) for x in operands(k=8))
 
-    def suits(q, k, mask, softcap):
-        return attention_cudnn.suits(AttentionInputs(q, k, k, mask, TRAIN, softcap))
+    def supports(q, k, mask, softcap):
+        return attention_cudnn.supports(AttentionInputs(q, k, k, mask, TRAIN, softcap))
 
-    assert suits(q, k, mask_of(True, 5, True), None)
-    assert not suits(q, k, Mask(), 1.0), "no soft-cap"
-    assert suits(q, k, mask_of(False, 5, False), None), "a window both ways is part of its mask"
-    assert not suits(q[:, 1:], k, Mask(causal=False), None), "even lengths only"
-    assert not suits(q, k[:, 1:], Mask(causal=False), None), "even lengths only"
-    assert not suits(q, k, Mask(index=np.zeros((B, T), np.int32)), None), "no places"
-    assert not suits(q.astype(jnp.float32), k, Mask(), None), "half precision only"
+    assert supports(q, k, mask_of(True, 5, True), None)
+    assert not supports(q, k, Mask(), 1.0), "no soft-cap"
+    assert supports(q, k, mask_of(False, 5, False), None), "a window both ways is part of its mask"
+    assert not supports(q[:, 1:], k, Mask(causal=False), None), "even lengths only"
+    assert not supports(q, k[:, 1:], Mask(causal=False), None), "even lengths only"
+    assert not supports(q, k, Mask(index=np.zeros((B, T), np.int32)), None), "no indices"
+    assert not supports(q.astype(jnp.float32), k, Mask(), None), "half precision only"
     long = jax.ShapeDtypeStruct((4, 2**16, 1, 64), jnp.bfloat16)
     segments = jax.ShapeDtypeStruct((4, 2**16), jnp.int32)
-    assert not suits(long, long, Mask(segments, segments), None), "its mask would be too large"
-    assert not suits(long, long, Mask(causal=False, window=5), None), "its mask would be too large"
-    assert suits(long, long, Mask(window=5), None), "no mask is needed"
+    assert not supports(long, long, Mask(segments, segments), None), "too large a mask"
+    assert not supports(long, long, Mask(causal=False, window=5), None), "too large a mask"
+    assert supports(long, long, Mask(window=5), None), "no mask is needed"
 
 
 def test_every_backend_finds_a_path():

@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, and how they learn of each other's end."""
+"""How the processes of a run connect, and how they detect that another one ended."""
 
 import json
 import os
@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import pytest
 
@@ -19,7 +21,7 @@ from llmjax.parallel.distributed import roll_call
 from llmjax.parallel.distributed.forward import forward
 from llmjax.parallel.distributed.link import Link, Work
 from llmjax.parallel.distributed.messages import Connection, Lost
-from llmjax.parallel.distributed.roll_call import Member, Place, Present, call_roll
+from llmjax.parallel.distributed.roll_call import Member, ProcessGroup, Rendezvous, call_roll
 
 
 def free_port() -> int:
@@ -28,146 +30,153 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def outcomes(*places: Place) -> list:
-    """What a roll call gives each process, or why not; threads stand for processes."""
+def outcomes(*processes: Rendezvous) -> list:
+    """Each process's group, or its error message; threads stand for processes."""
 
-    def one(place: Place):
+    def outcome(rendezvous: Rendezvous):
         try:
-            return call_roll(place)
+            return call_roll(rendezvous)
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor(len(places)) as pool:
-        return list(pool.map(one, places))
+    with ThreadPoolExecutor(len(processes)) as pool:
+        return list(pool.map(outcome, processes))
 
 
 def address() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def test_all_processes_learn_who_is_there_and_the_port_is_free_again():
+def connect(where: str) -> socket.socket:
+    """Connects to process 0, which may not listen yet."""
+    host, port = where.split(":")
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection((host, int(port)))
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_all_processes_know_the_others_and_the_port_is_free_again():
     where = address()
-    found = outcomes(*[Place(where, 3, process) for process in (2, 0, 1)])
-    for present in found:
-        assert [member.process for member in present.members] == [0, 1, 2]
-        assert {member.pid for member in present.members} == {os.getpid()}
-    assert [set(present.connections) for present in found] == [{0}, {1, 2}, {0}]
+    groups = outcomes(*[Rendezvous(where, 3, process) for process in (2, 0, 1)])
+    for group in groups:
+        assert [member.process for member in group.members] == [0, 1, 2]
+        assert {member.pid for member in group.members} == {os.getpid()}
+    assert [set(group.connections) for group in groups] == [{0}, {1, 2}, {0}]
     with socket.create_server(("", int(where.rpartition(":")[2]))):
         pass
 
 
 def test_a_process_alone_waits_for_nobody():
-    (present,) = outcomes(Place(address(), 1, 0))
-    assert (len(present.members), present.connections) == (1, {})
+    (group,) = outcomes(Rendezvous(address(), 1, 0))
+    assert (len(group.members), group.connections) == (1, {})
 
 
 def test_a_probe_of_the_port_is_no_process():
     where = address()
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(call_roll, Place(where, 2, 0))
-        for said in (b"GET / HTTP/1.1\r\n\r\n", b"[" * 100 + b"\n", b'{"process": 1}\n'):
-            probe = roll_call._connect(Place(where, 2, 1))
-            probe.sendall(said)
+        first = pool.submit(call_roll, Rendezvous(where, 2, 0))
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b"[" * 100 + b"\n", b'{"process": 1}\n'):
+            probe = connect(where)
+            probe.sendall(data)
             probe.close()
-        assert len(call_roll(Place(where, 2, 1)).members) == 2
+        assert len(call_roll(Rendezvous(where, 2, 1)).members) == 2
         assert len(first.result().members) == 2
 
 
 @pytest.mark.parametrize(
-    ("places", "said"),
+    ("processes", "message"),
     [
         ([(2, 0), (3, 1)], "process 1 .*says that there are 3 processes, process 0 says 2"),
         ([(3, 0), (3, 1), (3, 1)], "process 1 .*has the number of another one on host .*, pid"),
     ],
 )
-def test_processes_that_contradict_each_other_all_learn_why(places, said, monkeypatch):
+def test_processes_that_contradict_each_other_all_learn_why(processes, message, monkeypatch):
     monkeypatch.setenv(roll_call.SECONDS, "2")
     where = address()
-    for found in outcomes(*[Place(where, *place) for place in places]):
-        assert isinstance(found, str)
-        if "cannot be reached" not in found:  # it came when the others had gone
-            assert re.search(said, found), found
+    for outcome in outcomes(*[Rendezvous(where, *process) for process in processes]):
+        assert isinstance(outcome, str)
+        if "cannot be reached" not in outcome:  # it came when the others had gone
+            assert re.search(message, outcome), outcome
 
 
-def test_other_versions_are_named(monkeypatch):
-    where, versions = address(), roll_call.version
-
-    def version(name):
-        other = name == "jax" and threading.current_thread().name == "other"
-        return "0.0.1" if other else versions(name)
-
-    monkeypatch.setattr(roll_call, "version", version)
-    found = []
-
-    def other():
-        try:
-            call_roll(Place(where, 2, 1))
-        except UserError as error:
-            found.append(str(error))
-
-    thread = threading.Thread(target=other, name="other")
-    thread.start()
-    with pytest.raises(UserError, match=r"process 1 .*has jax 0\.0\.1, process 0 has"):
-        call_roll(Place(where, 2, 0))
-    thread.join()
-    assert "has jax 0.0.1, process 0 has" in found[0]
+def test_other_versions_are_named():
+    where = address()
+    versions = {name: version(name) for name in ("llmjax", "jax", "jaxlib")} | {"jax": "0.0.1"}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call_roll, Rendezvous(where, 2, 0))
+        other = Connection(connect(where))
+        other.send(Member(1, 2, "host", 1, versions)._asdict())
+        refusal = other.receive(30)
+        with pytest.raises(UserError, match=r"process 1 .*has jax 0\.0\.1, process 0 has"):
+            first.result()
+    assert refusal["refused"].startswith("has jax 0.0.1, process 0 has")
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("127.0.0.1:{port}", "cannot be reached there within 1 s: connection refused; start"),
         ("nowhere.invalid:{port}", "the name nowhere.invalid is unknown"),
     ],
 )
-def test_a_coordinator_that_cannot_be_reached_is_named(where, said, monkeypatch):
+def test_a_coordinator_that_cannot_be_reached_is_named(where, message, monkeypatch):
     monkeypatch.setenv(roll_call.SECONDS, "1")
-    place = Place(where.format(port=free_port()), 2, 1)
+    rendezvous = Rendezvous(where.format(port=free_port()), 2, 1)
     with pytest.raises(UserError) as caught:
-        call_roll(place)
-    assert str(caught.value).startswith(f"JAX_COORDINATOR_ADDRESS={place.coordinator}: process 0")
-    assert said in str(caught.value)
+        call_roll(rendezvous)
+    prefix = f"JAX_COORDINATOR_ADDRESS={rendezvous.coordinator}: process 0"
+    assert str(caught.value).startswith(prefix)
+    assert message in str(caught.value)
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch):
     monkeypatch.setenv(roll_call.SECONDS, "1")
     with pytest.raises(UserError, match="processes 1, 2 of 3 did not come within 1 s"):
-        call_roll(Place(address(), 3, 0))
+        call_roll(Rendezvous(address(), 3, 0))
 
 
 def test_a_port_in_use_is_named():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} cannot be opened here: address already"):
-            call_roll(Place(f"127.0.0.1:{port}", 2, 0))
+            call_roll(Rendezvous(f"127.0.0.1:{port}", 2, 0))
 
 
-@pytest.mark.parametrize("given", ["soon", "0", "-1"])
-def test_a_time_that_is_none_is_refused(given, monkeypatch):
-    monkeypatch.setenv(roll_call.SECONDS, given)
+@pytest.mark.parametrize("text", ["soon", "0", "-1"])
+def test_a_bad_timeout_is_refused(text, monkeypatch):
+    monkeypatch.setenv(roll_call.SECONDS, text)
     with pytest.raises(UserError, match="must be a positive number"):
         roll_call.seconds(5)
 
 
 def test_a_connection_passes_messages_until_it_ends():
-    ours, theirs = _pair()
+    near, far = connection_pair()
     for number in range(3):
-        theirs.send({"number": number})
-    theirs.close()
-    assert [ours.receive()["number"] for _ in range(3)] == [0, 1, 2]
+        far.send({"number": number})
+    far.close()
+    assert [near.receive()["number"] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(Lost):
-        ours.receive()
+        near.receive()
 
 
-def _pair() -> tuple[Connection, Connection]:
+def socket_pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        there = socket.create_connection(server.getsockname())
-        return Connection(server.accept()[0]), Connection(there)
+        client = socket.create_connection(server.getsockname())
+        return server.accept()[0], client
+
+
+def connection_pair() -> tuple[Connection, Connection]:
+    near, far = socket_pair()
+    return Connection(near), Connection(far)
 
 
 def test_what_is_forwarded_stays_open_when_the_coordinator_goes():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        host, port = forward(Place(f"127.0.0.1:{server.getsockname()[1]}", 2, 1)).split(":")
+        host, port = forward(Rendezvous(f"127.0.0.1:{server.getsockname()[1]}", 2, 1)).split(":")
         near = socket.create_connection((host, int(port)))
         far, _ = server.accept()
         near.sendall(b"there")
@@ -181,15 +190,15 @@ def test_what_is_forwarded_stays_open_when_the_coordinator_goes():
         near.close()
 
 
-# A process of a run without JAX: it joins, says so, and does what it is told.
+# A process of a run without JAX: it joins, says so, and follows commands on stdin.
 MEMBER = """
 import sys, time
 from llmjax.parallel.distributed.link import Link, Work
-from llmjax.parallel.distributed.roll_call import Place, call_roll
+from llmjax.parallel.distributed.roll_call import Rendezvous, call_roll
 from llmjax.errors import UserError
 
 process, count, address = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-link = Link(process, call_roll(Place(address, count, process)))
+link = Link(process, call_roll(Rendezvous(address, count, process)))
 work = Work(
     lambda: "at step 7",
     lambda: "start the same command again to resume from step 4",
@@ -208,7 +217,7 @@ with link.during(work):
 
 @pytest.fixture
 def members():
-    """Starts so many processes, which have joined; they are ended afterwards."""
+    """Starts processes and waits until they have joined; kills them afterwards."""
     started: list[subprocess.Popen] = []
 
     def start(count: int) -> list[subprocess.Popen]:
@@ -224,13 +233,13 @@ def members():
             )
             for process in range(count)
         )
-        assert [one.stdout.readline() for one in started] == ["joined\n"] * count
+        assert [process.stdout.readline() for process in started] == ["joined\n"] * count
         return started
 
     yield start
-    for one in started:
-        one.kill()
-        one.communicate()
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("dead", [0, 2])
@@ -252,29 +261,25 @@ def test_a_process_that_fails_says_why_and_the_others_end_alike(members):
     started[1].stdin.flush()
     for process in (0, 2):
         assert started[process].wait(timeout=60) == 2
-        assert (
-            started[process]
-            .stderr.read()
-            .splitlines()[-1]
-            .endswith("left: the disk: is full; free some")
-        )
+        last = started[process].stderr.read().splitlines()[-1]
+        assert last.endswith("left: the disk: is full; free some")
     assert started[1].wait(timeout=60) == 2
 
 
 def test_news_that_comes_while_a_process_leaves_changes_nothing(monkeypatch):
-    """Both others fail while this process tells them that it fails: it tells all, and ends."""
+    """Both others fail while this process reports its failure: it reports to all, and ends."""
     at_exit: list[tuple] = []
     monkeypatch.setattr(link_module.atexit, "register", lambda *call: at_exit.append(call))
     monkeypatch.setattr(link_module, "LATE", 0.0)
-    pairs = [_pair(), _pair()]
+    pairs = [connection_pair(), connection_pair()]
     members = [Member(process, 3, "host", 1, {}) for process in range(3)]
-    link = Link(0, Present(members, {1: pairs[0][0], 2: pairs[1][0]}))
+    link = Link(0, ProcessGroup(members, {1: pairs[0][0], 2: pairs[1][0]}))
     send, sent = pairs[0][0].send, threading.Event()
 
     def crossing(message):
         send(message)
-        for process, (_, theirs) in enumerate(pairs, start=1):
-            theirs.send({"gone": process, "code": 2, "why": "a reason of its own"})
+        for process, (_, far) in enumerate(pairs, start=1):
+            far.send({"gone": process, "code": 2, "why": "a reason of its own"})
         link._watcher.join(timeout=30)
         sent.set()
 
@@ -284,8 +289,8 @@ def test_news_that_comes_while_a_process_leaves_changes_nothing(monkeypatch):
         raise UserError("the disk", "is full")
     assert sent.is_set()
     assert not link._watcher.is_alive()
-    for _, theirs in pairs:
-        assert theirs.receive(1) == {"gone": 0, "code": 2, "why": "the disk: is full"}
+    for _, far in pairs:
+        assert far.receive(1) == {"gone": 0, "code": 2, "why": "the disk: is full"}
     assert (link_module._end, 2) in at_exit
 
 
@@ -297,12 +302,13 @@ def test_processes_that_finish_one_after_the_other_are_not_missed(members):
 
 
 def test_messages_are_one_line_each():
-    ours, theirs = _pair()
-    theirs.send({"why": "two\nlines"})
-    assert ours.receive() == {"why": "two\nlines"}
-    theirs._socket.sendall(json.dumps([1]).encode() + b"\n")
+    receiving, raw = socket_pair()
+    near, far = Connection(receiving), Connection(raw)
+    far.send({"why": "two\nlines"})
+    assert near.receive() == {"why": "two\nlines"}
+    raw.sendall(json.dumps([1]).encode() + b"\n")
     with pytest.raises(UserError, match="is not an object"):
-        ours.receive()
-    theirs._socket.sendall(b"x" * (1 << 17))
+        near.receive()
+    raw.sendall(b"x" * (1 << 17))
     with pytest.raises(UserError, match="something else"):
-        ours.receive()
+        near.receive()

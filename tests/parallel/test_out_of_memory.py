@@ -1,4 +1,4 @@
-"""Memory that runs out is told in one line: how much was wanted, and how to need less."""
+"""Running out of memory is reported in one line: how much was needed, and how to need less."""
 
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ from llmjax.training.train import train
 
 HUGE = 1 << 45  # float32: 128 TiB
 
-# What XLA has said on GPUs, TPUs and CPUs, in this and earlier versions.
-SAID = {
+# Messages of XLA on GPUs, TPUs and CPUs, of this and earlier versions.
+MESSAGES = {
     "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 7406166528 bytes.": "6.898 GiB",
     "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3743729664 bytes.\n"
     "BufferAssignment OOM Debugging.\nBufferAssignment stats:\n"
@@ -31,10 +31,10 @@ SAID = {
     ),
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
     "Used 21.95G of 15.48G hbm.\n Exceeded hbm capacity by 6.47G.\n\nTotal hbm usage >= 22.47G:": (
-        "21.95G of hbm are needed, and there are 15.48G"
+        "21.95G of hbm needed, 15.48G available"
     ),
     "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.2G of 15.7G hbm.": (
-        "17.2G of hbm are needed, and there are 15.7G"
+        "17.2G of hbm needed, 15.7G available"
     ),
     "RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to allocate 1.02G. That was "
     "not possible. There are 500.00M free.; (0x0x0_HBM0)": "1.02G",
@@ -45,10 +45,10 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("text", "wanted"), SAID.items())
-def test_what_was_wanted_is_read_from_the_message(text, wanted):
+@pytest.mark.parametrize(("text", "shortage"), MESSAGES.items())
+def test_the_shortage_is_read_from_the_message(text, shortage):
     mistake = memory_mistake(RuntimeError(text), TRAINING)
-    assert wanted in str(mistake)
+    assert shortage in str(mistake)
     assert str(mistake).startswith("the device's memory: ")
     assert mistake.fix == TRAINING
 
@@ -69,13 +69,13 @@ def test_other_errors_are_left_alone(error):
 
 
 def test_a_device_that_runs_out():
-    with pytest.raises(UserError, match="GiB more are needed than are free"), enough_memory(FEWER):
+    with pytest.raises(UserError, match="GiB could not be allocated"), enough_memory(FEWER):
         jnp.ones((HUGE,), jnp.float32).block_until_ready()
 
 
 def test_a_machine_that_runs_out():
-    said = r"this machine's memory: 256\. TiB for an array with shape .* and data type float64"
-    with pytest.raises(UserError, match=said), enough_memory(FEWER):
+    message = r"this machine's memory: 256\. TiB for an array with shape .* could not be allocated"
+    with pytest.raises(UserError, match=message), enough_memory(FEWER):
         np.ones(HUGE)
 
 
@@ -89,20 +89,21 @@ def test_training_that_does_not_fit_says_how_to_need_less_and_leaves_nothing(tmp
     monkeypatch.setattr(trainer, "make_train_step", too_large)
     with pytest.raises(UserError) as caught:
         train(runs.config(tmp_path))
-    for part in ("GiB more are needed", "--optimizer.accumulate", "--compute.remat full", "--mesh"):
+    advice = ("--optimizer.accumulate", "--compute.remat full", "--mesh")
+    for part in ("GiB could not be allocated", *advice):
         assert part in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("argv", "error", "said"),
+    ("argv", "error", "message"),
     [
-        (("evaluate", "run"), jax.errors.JaxRuntimeError(next(iter(SAID))), "--batch-size"),
+        (("evaluate", "run"), jax.errors.JaxRuntimeError(next(iter(MESSAGES))), "--batch-size"),
         (("generate", "run"), MemoryError(), "this machine's memory: there is not enough"),
         (("import", "model", "run"), MemoryError(), "--dtype bfloat16, read with more devices"),
     ],
 )
-def test_every_command_says_so_in_one_line(argv, error, said, monkeypatch, capsys):
+def test_every_command_says_so_in_one_line(argv, error, message, monkeypatch, capsys):
     def failing(_):
         raise error
 
@@ -111,4 +112,4 @@ def test_every_command_says_so_in_one_line(argv, error, said, monkeypatch, capsy
     assert main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("llmjax: error: ")
-    assert said in line
+    assert message in line

@@ -32,9 +32,9 @@ def model_of(kind, dtype, **changes):
 
 def check(traced, platform, *, kernel=None):
     """Its kernels are as they should be; and it lowers, where no kernel needs the device for it."""
-    found = pretend.kernels(traced)
-    assert set(found) == ({kernel} if kernel else set())
-    if pretend.CUDNN not in found:
+    kernels = pretend.kernels(traced)
+    assert set(kernels) == ({kernel} if kernel else set())
+    if pretend.CUDNN not in kernels:
         pretend.lowered(traced, platform)
 
 
@@ -68,19 +68,19 @@ def test_prefill_and_steps(platform, dtype, sizes):
     model = model_of("decoder", dtype)
     with pretend.devices(platform, **sizes):
         params, text = pretend.params_of(model, dtype), ints("batch", None)
-        prefill = rows._prefill.trace(model, params, text, slots=SLOTS)
+        prefill = rows.fill_cache.trace(model, params, text, slots=SLOTS)
         check(prefill, platform, kernel=forward(platform, dtype))
         cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
         assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype(dtype)}
-        state = rows.State(
+        state = rows.DecodeState(
             cache,
             *(ints("batch") for _ in range(3)),
             pretend.array((B, 2), jnp.uint32, "batch", None),
             pretend.array((B, VOCAB), jnp.bool, "batch", None),
         )
         scalars = sampling.Sampling(*(np.float32(0.5), np.int32(3), *[np.float32(0.5)] * 3))
-        rules = steps.Rules(scalars, np.uint32(0), np.zeros(1, np.int32), np.int32(VOCAB))
-        check(steps._steps.trace(model, params, state, rules), platform)
+        inputs = steps.SamplingInputs(scalars, np.uint32(0), np.zeros(1, np.int32), np.int32(VOCAB))
+        check(steps.decode_steps.trace(model, params, state, inputs), platform)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -89,13 +89,15 @@ def test_beams(kind, platform, dtype, sizes):
     with pretend.devices(platform, **sizes):
         params, text = pretend.params_of(model, dtype), ints("batch", None)
         if kind == "both":
-            cache = jax.eval_shape(partial(rows._encode, model, slots=SLOTS), params, text, text)
+            cache = jax.eval_shape(
+                partial(rows.encode_prompts, model, slots=SLOTS), params, text, text
+            )
         else:
             cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
-        task = beams.Task(
+        inputs = beams.SearchInputs(
             ints("batch"), ints("batch"), np.float32(1.0), jnp_array([2]), np.int32(VOCAB)
         )
-        search = beams._search.trace(model, params, task, cache, ints("batch"), beams=3, length=16)
+        search = beams.search.trace(model, params, inputs, cache, ints("batch"), beams=3, length=16)
         check(search, platform)
 
 
@@ -130,9 +132,9 @@ def test_compression(platform, dtype):
         cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
         check(codec._grow.trace(cache, 2 * SLOTS), platform)
         targets = jax.ShapeDtypeStruct((B,), jnp.uint32)
-        wanted = (ints("batch"), targets, np.bool_(True))
+        expected = (ints("batch"), targets, np.bool_(True))
         allowed = jax.ShapeDtypeStruct((VOCAB,), jnp.bool)
         read = (ints("batch"), np.int32(3))
-        step = codec._step.trace(model, params, cache, read, allowed, wanted)
+        step = codec._step.trace(model, params, cache, read, allowed, expected)
         check(step, platform)
         assert all(leaf.donated for leaf in jax.tree.leaves(step.args_info[0][1]))

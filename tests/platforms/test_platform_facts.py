@@ -9,7 +9,7 @@ import pytest
 from llmjax.compression import fingerprint, plan
 from llmjax.run import environment
 from llmjax.run.config.files import load_config_file
-from llmjax.run.telemetry import hardware
+from llmjax.run.telemetry import throughput
 from llmjax.training import processes
 
 H100, UNKNOWN = "NVIDIA H100 80GB HBM3", "NVIDIA Something New"
@@ -28,7 +28,7 @@ def devices_of(kinds, stats=None):
 )
 def test_peak_flops(kinds, peak, monkeypatch):
     monkeypatch.setattr(jax, "devices", devices_of(kinds))
-    assert hardware.peak_flops() == peak
+    assert throughput.peak_flops() == peak
 
 
 @pytest.mark.parametrize(
@@ -38,22 +38,22 @@ def test_peak_flops(kinds, peak, monkeypatch):
 def test_memory(stats, most, monkeypatch):
     """Some allocators count nothing, or not the peak."""
     monkeypatch.setattr(jax, "local_devices", devices_of([H100, H100], stats))
-    assert hardware.memory_bytes() == most
+    assert throughput.memory_bytes() == most
 
 
 def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):
     monkeypatch.setattr(jax, "devices", devices_of([UNKNOWN]))
-    found = environment.session()["devices"]
-    assert (found["platform"], found["kind"]) == ("gpu", UNKNOWN)
+    devices = environment.session()["devices"]
+    assert (devices["platform"], devices["kind"]) == ("gpu", UNKNOWN)
     made = fingerprint.environment()
     assert (made["platform"], made["device"]) == ("gpu", UNKNOWN)
 
 
-@pytest.mark.parametrize(("backend", "one"), [("gpu", True), ("tpu", True), ("cpu", False)])
-def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
+@pytest.mark.parametrize(("backend", "single"), [("gpu", True), ("tpu", True), ("cpu", False)])
+def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, single, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    assert plan.default_groups(64) == (1 if one else 4)
+    assert plan.default_groups(64) == (1 if single else 4)
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu", "cpu"])

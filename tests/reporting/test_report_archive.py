@@ -30,9 +30,9 @@ def test_the_last_archive_is_shown(demo):
         "<b>x.txt, 1 kB as 200 bytes, 20.0 % of the input, by the checkpoint of step 40",
         "llmjax 1.6000 200 \N{MINUS SIGN}33.3 %",
         "brotli 11 2.0000 250 \N{MINUS SIGN}16.7 % 0.20",
-        "The model's own 5 MB are not in its bar",
+        "The bar does not include the model's 5 MB",
         "5,000.20 times the input, 40,001.6 bits per byte",
-        "With its size included, the model would pay off from about 100 MB of similar text on",
+        "Including the size of the model, it would beat brotli 11 from about 100 MB",
         "not verified",
         "3 pieces of text: 23 bits",
     ):

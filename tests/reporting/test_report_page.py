@@ -33,7 +33,7 @@ def test_the_page_says_what_the_run_came_to(demo):
         "jax 0.10.2",
         "4f1c8e0a9f6d",
         "6 for each weight it is multiplied with",
-        "unknown: no peak is known for this device",
+        "unknown: the peak of this device is not known",
         "statement is used to wrap",
     ):
         assert said in text

@@ -19,7 +19,7 @@ def test_each_task_has_its_metrics_and_its_signature(maker):
         "91.23 % accuracy, topic",
         "0.7000 Pearson correlation, score",
         "accuracy 91.23 % 85.00 to 96.00 %",
-        "Measured at step 40 on 100 examples: what it holds out",
+        "Evaluated at step 40 on 100 examples: what it holds out",
         "Signature: BLEU|nrefs:1|v:2.6",
         "600 examples, 9k tokens, 100 validation rows",
         "news 66.7 %, sport 33.3 %",

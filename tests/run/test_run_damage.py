@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmjax.data.tokenizers.config import load_tokenizer
-from llmjax.data.tokenizers.folder import keep_chat_template
+from llmjax.data.tokenizers.folder import add_chat_template
 from llmjax.errors import UserError
 from llmjax.model.checks import resolve
 from llmjax.run.checkpoint.checkpoints import save_params
@@ -51,7 +51,7 @@ def parameters(run: Run):
 def run(tmp_path_factory):
     """Of a classifier, one part of whose parameters is frozen."""
     run = tasked(tmp_path_factory.mktemp("damage"), ClassificationTask(), ROWS)
-    keep_chat_template(run.tokenizer, "{{ messages }}")
+    add_chat_template(run.tokenizer, "{{ messages }}")
     write_origin(run.folder, Origin(format="hf", source="a/b", pooling="cls", length=12))
     config, tokenizer = run.config(), load_tokenizer(run.tokenizer)
     network = run_network(run, config, tokenizer, resolve(config.model, tokenizer.vocab_size))

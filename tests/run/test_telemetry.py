@@ -9,9 +9,9 @@ import pytest
 
 from llmjax.errors import UserError
 from llmjax.losses.loss import Sum
-from llmjax.run.telemetry import display, hardware, sinks
+from llmjax.run.telemetry import display, sinks
 from llmjax.run.telemetry.config import LogConfig, log_problems
-from llmjax.run.telemetry.throughput import Throughput
+from llmjax.run.telemetry.throughput import PEAK_FLOPS, Throughput, peak_flops
 from llmjax.step import StepMetrics
 
 
@@ -41,13 +41,13 @@ def step(**changes):
     )
 
 
-def throughput(time: Time, peak: float | None = 1e4) -> Throughput:
+def make_meter(time: Time, peak: float | None = 1e4) -> Throughput:
     return Throughput(100.0, peak, lambda: time.waited, lambda: time.now)
 
 
 def test_the_first_step_and_pauses_are_not_in_the_throughput():
     time = Time()
-    meter = throughput(time)
+    meter = make_meter(time)
     time.now = 100.0  # compiling
     meter.add(step())
     for _ in range(4):
@@ -70,7 +70,7 @@ def test_the_first_step_and_pauses_are_not_in_the_throughput():
 
 
 def test_losses_are_weighted_by_tokens_since_the_last_report_and_without_skipped_steps():
-    meter = throughput(Time())
+    meter = make_meter(Time())
     meter.add(step(nll=1000.0))
     meter.report()
     meter.add(step(nll=10.0, weight=10.0))
@@ -82,15 +82,15 @@ def test_losses_are_weighted_by_tokens_since_the_last_report_and_without_skipped
 
 
 def test_what_is_not_known_is_none():
-    meter = throughput(Time(), peak=None)
+    meter = make_meter(Time(), peak=None)
     meter.add(step(bytes=0.0))
     report = meter.report()
     assert report["tokens_per_second"] is None
     assert report["bits_per_byte"] is None
     assert report["mfu"] is None
-    assert hardware.peak_flops() is None  # no CPU is in the table
-    assert hardware.PEAK_FLOPS.get("NVIDIA H100 80GB HBM3") == 989e12
-    assert hardware.PEAK_FLOPS.get("NVIDIA H100") is None  # half a name is no name
+    assert peak_flops() is None  # no CPU is in the table
+    assert PEAK_FLOPS.get("NVIDIA H100 80GB HBM3") == 989e12
+    assert PEAK_FLOPS.get("NVIDIA H100") is None  # half a name is no name
 
 
 def lines(path) -> list[dict]:

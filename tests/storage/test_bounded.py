@@ -1,4 +1,4 @@
-"""Whole files within limits."""
+"""Bounded reads."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""JSON within limits of size, number of values and depth."""
+"""JSON within limits on size, number of values and depth."""
 
 import json
 

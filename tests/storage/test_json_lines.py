@@ -1,4 +1,4 @@
-"""JSON Lines: every line on its own, within limits; and JSON that UTF-8 can write."""
+"""JSON Lines, parsed line by line within limits, and JSON that is valid UTF-8."""
 
 import json
 import os
@@ -19,9 +19,9 @@ def test_good_lines_come_with_their_bytes_and_others_as_none(tmp_path):
     bad = [b'{"step": 2\n', b"\xff\n", b"[[[[]]]]\n", b"[" * 99 + b"\n", b"1," * 15 + b"\n"]
     long = b'"' + b"x" * 100 + b'"\n'
     path.write_bytes(b"\n \n".join([good, *bad, long, good]) + b'{"torn": ')
-    found = list(json_lines(path, limits=SMALL))
-    assert found[0] == found[-2] == (good, {"step": 1})
-    assert found[1:-2] + found[-1:] == [(b"", None)] * 7
+    lines = list(json_lines(path, limits=SMALL))
+    assert lines[0] == lines[-2] == (good, {"step": 1})
+    assert lines[1:-2] + lines[-1:] == [(b"", None)] * 7
 
 
 @pytest.mark.parametrize("size", [38, 39, 40, 41, 42, 79, 80, 81, 82, 200])
@@ -29,8 +29,8 @@ def test_good_lines_come_with_their_bytes_and_others_as_none(tmp_path):
 def test_a_line_is_whole_or_none_whatever_its_length(tmp_path, size, end):
     line = b'"' + b"x" * (size - 2) + b'"' + end
     (tmp_path / "lines").write_bytes(b"1\n" + line)
-    found = [value for _, value in json_lines(tmp_path / "lines", limits=SMALL)]
-    assert found == [1, json.loads(line) if len(line) <= 40 else None]
+    values = [value for _, value in json_lines(tmp_path / "lines", limits=SMALL)]
+    assert values == [1, json.loads(line) if len(line) <= 40 else None]
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path):

@@ -191,15 +191,15 @@ def test_facts_keep_the_template_for_tokenizers_without_one():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("text", "is no list of messages"),
-        ([], "is no list of messages"),
+        ("text", "is not a list of messages"),
+        ([], "is not a list of messages"),
         ([{"content": "a"}], "message 1 has no role"),
-        ([{"role": "user", "content": None}], "message 1 has no text as its content"),
+        ([{"role": "user", "content": None}], "message 1 has no text content"),
         (said("a", " "), "message 2, the assistant's, is empty"),
         (said("a"), "the assistant says nothing"),
         (
             [{"role": "user", "content": [{"type": "image", "url": "x"}]}, *said("a", "b")],
-            "message 1 has a part of type 'image', and only text is read",
+            "message 1 has a part of type 'image'; only text is supported",
         ),
         ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "message 1 has a tool call without"),
         ([{"role": "assistant", "tool_calls": "[{"}], "is not JSON"),
@@ -259,5 +259,5 @@ def test_a_row_that_the_template_refuses_is_named():
 def test_other_mistakes():
     with pytest.raises(UserError, match="has no column 'messages'"):
         opened(CONFIG, rows_of({"text": "a"}), model=DECODER)
-    with pytest.raises(UserError, match="only a decoder reads and writes in turn"):
+    with pytest.raises(UserError, match="needs a decoder-only model"):
         opened(CONFIG, ROWS)

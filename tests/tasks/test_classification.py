@@ -159,7 +159,7 @@ def test_it_is_learnt(config, rows):
 def test_what_is_wrong_is_said():
     with pytest.raises(UserError, match="needs two labels or more"):
         opened(ClassificationTask(), ROWS[:2])
-    with pytest.raises(UserError, match="table line 1, column label: None is no label"):
+    with pytest.raises(UserError, match="table line 1, column label: None is not a label"):
         opened(ClassificationTask(), rows_of({"text": "a", "label": None}))
     task, _ = opened(ClassificationTask(), ROWS)
     with pytest.raises(UserError, match="label 'new': is not in the training set"):
@@ -227,12 +227,12 @@ def test_the_order_of_labels_is_not_that_of_rows(labels):
 @pytest.mark.parametrize(
     ("label", "reason"),
     [
-        ("", "'' is no label"),
-        (" \t", "is no label; give text or an integer"),
-        (None, "None is no label"),
-        (1.0, "1.0 is no label"),
-        ({"a": "b" * 99}, "... is no label"),
-        ("x" * 1001, "a label of 1,001 characters: at most 1,000 are read"),
+        ("", "'' is not a label"),
+        (" \t", "is not a label; give text or an integer"),
+        (None, "None is not a label"),
+        (1.0, "1.0 is not a label"),
+        ({"a": "b" * 99}, "... is not a label"),
+        ("x" * 1001, "a label of 1,001 characters exceeds the limit of 1,000"),
     ],
 )
 def test_what_is_no_label_is_named(label, reason):

@@ -63,7 +63,7 @@ def test_windows_cover_the_context_and_share_tokens(started):
         window = example.details
         assert example.length <= 48
         assert window.first == 0 or reached - window.first == 8
-        reached = window.first + len(window.places)
+        reached = window.first + len(window.offsets)
         text = task.context.tokenizer.decode(window.tokens[window.start :])
         assert text == context.encode()[window.first : reached].decode(errors="replace")
         assert task.context.tokenizer.decode(window.tokens[: window.start]) == "Wo?"
@@ -269,12 +269,15 @@ def test_it_is_learnt():
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"text": ["cat"], "answer_start": [5]}, "'cat' does not stand at character 5 .* at 4"),
-        ({"text": ["dog"], "answer_start": [4]}, "'dog' does .*; the context does not hold it"),
-        ({"text": ["cat"], "answer_start": []}, "holds no answers: "),
-        ({"text": ["cat"]}, "holds no answers: 'answer_start'; write "),
+        ({"text": ["cat"], "answer_start": [5]}, "'cat' is not at character 5 .* at 4"),
+        (
+            {"text": ["dog"], "answer_start": [4]},
+            "'dog' is not .*; the context does not contain it",
+        ),
+        ({"text": ["cat"], "answer_start": []}, "is not a list of answers: "),
+        ({"text": ["cat"]}, "is not a list of answers: 'answer_start'; write "),
         ({"text": ["cat"], "answer_start": ["4"]}, "'cat' at '4' is no text with its first"),
-        ("cat", "holds no answers: it is str"),
+        ("cat", "is not a list of answers: it is str"),
     ],
 )
 def test_answers_that_are_none(answers, message):

@@ -221,10 +221,10 @@ def test_a_row_that_the_template_refuses_is_named():
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(UserError, match="only a decoder reads and writes in turn"):
+    with pytest.raises(UserError, match="needs a decoder-only model"):
         opened(CONFIG, ROWS)
     task, _ = opened(CONFIG, ROWS, model=DECODER)
     with pytest.raises(UserError, match="has no column 'rejected'"):
         task.examples(rows_of({"prompt": "a", "chosen": "b"}))
-    with pytest.raises(UserError, match="does not end with the assistant"):
+    with pytest.raises(UserError, match="does not end with an assistant message"):
         task.examples(rows_of({"prompt": "a", "chosen": MESSAGES, "rejected": "b"}))

@@ -140,7 +140,7 @@ def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(UserError, match="an encoder writes no text"):
+    with pytest.raises(UserError, match="an encoder cannot generate text"):
         opened(CONFIG, ROWS)
     with pytest.raises(UserError, match="has no column 'target'"):
         opened(CONFIG, rows_of({"source": "one"}), model=DECODER)

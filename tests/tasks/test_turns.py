@@ -147,7 +147,7 @@ def test_content_that_is_changed_all_over(tokenizer):
     found = said(tokenizer, encoded(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
     assert found == [["<X> Y<|end_of_sentence|>"]]
     backwards = R1.replace("{{- content +", "{{- content | reverse +")
-    with pytest.raises(UserError, match="does not tell what of message 2") as caught:
+    with pytest.raises(UserError, match="turn begins in message 2") as caught:
         encoded(tokenizer, plain(backwards), [user("a"), bot("abc <")])
     assert "{% generation %}" in str(caught.value)
 
@@ -191,11 +191,11 @@ def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
         assert '"name": "rain"' in text
     found = said(tokenizer, encoded(tokenizer, PLAIN, called(CALLS), context))
     assert [one.count("rain") for one in found[0]] == [1, 0]
-    assert "reads no tools" not in caplog.text
+    assert "does not use tools" not in caplog.text
     for template in (plain(TEMPLATES["zephyr"]), TEMPLATES["zephyr"]):
-        with pytest.raises(UserError, match="leaves out the tool calls of message 2"):
+        with pytest.raises(UserError, match="drops the tool calls of message 2"):
             encoded(tokenizer, template, called(CALLS, ""), context)
-    assert "the chat template reads no tools" in caplog.text
+    assert "the chat template does not use tools" in caplog.text
 
 
 SHAPES = {

@@ -205,7 +205,7 @@ def task_in_rows(task, model, rows, length):
 def test_rows_without_room_for_the_special_tokens_are_refused(kind):
     task, model, row, _ = READERS[kind]
     opened, rows = task_in_rows(task, model, [row], 1)
-    with pytest.raises(UserError, match=rf"task {kind}: an example has \d tokens at least, more"):
+    with pytest.raises(UserError, match=rf"task {kind}: an example needs at least \d tokens, more"):
         encode(opened, rows, "learn from")
 
 

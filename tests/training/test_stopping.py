@@ -43,10 +43,10 @@ def until(lines: list[str], count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def listening(standing: StartStatus):
+def listening(status: StartStatus):
     """An open StopSignal of a run that is under way, and what it has said."""
     lines: list[str] = []
-    with StopSignal(standing) as stop:
+    with StopSignal(status) as stop:
         stop.say = lines.append
         yield stop, lines
 
@@ -184,7 +184,7 @@ def config_file(folder, config) -> str:
 
 
 def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypatch, command):
-    after = trainer.Trainer._after
+    after = trainer.Trainer._after_step
 
     def interrupt(self, step, save):
         after(self, step, save)
@@ -195,7 +195,7 @@ def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypat
             send(signal.SIGINT)
             time.sleep(1)  # until it is handled
 
-    monkeypatch.setattr(trainer.Trainer, "_after", interrupt)
+    monkeypatch.setattr(trainer.Trainer, "_after_step", interrupt)
     code, _, lines = command("train", config_file(tmp_path, runs.config(tmp_path)))
     assert code == 130
     assert lines[0].startswith("llmjax: SIGINT received: finishing step 3 and saving")

@@ -180,7 +180,7 @@ def test_an_unwritable_folder_is_refused(tmp_path):
 
 
 def test_an_agreement_among_one_is_at_once():
-    agree = stopping.HostConsensus(tiny.one_device(), wishes=2)
+    agree = stopping.HostConsensus(tiny.one_device(), flags=2)
     assert agree(True, False) == (True, False)
     assert agree(False, False) == (False, False)
 
@@ -189,7 +189,7 @@ def test_an_agreement_among_many_is_read_one_step_late(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     mesh = tiny.make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        agree = stopping.HostConsensus(mesh, wishes=2)
+        agree = stopping.HostConsensus(mesh, flags=2)
         assert agree(True, False) == (False, False)
         assert agree(False, False) == (True, False)
         assert agree(False, False) == (False, False)

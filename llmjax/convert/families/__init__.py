@@ -1,1 +1,1 @@
-"""Families of published models: a table of config fields and tensor names each."""
+"""Families of published models, each a list of config fields and a name table."""

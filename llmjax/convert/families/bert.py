@@ -38,16 +38,16 @@ from llmjax.convert.hf.fields import (
 from llmjax.convert.hf.names import NameRow, NameTable
 from llmjax.model.config import ModelConfig
 
-OURS = "encoder.layers"
+LAYERS = "encoder.layers"
 EARLY = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
-"""What the first checkpoints called a norm's scale and bias."""
+"""Names of a norm's scale and bias in the first checkpoints."""
 BUFFERS = (r"embeddings\.(position_ids|token_type_ids)$",)
 ENCODER_ONLY = constant(num_decoder_layers=0)
 POST_NORM = constant(**BIASES_AND_LAYERNORM, norm_placement="post", embed_norm=True)
 
 
 def bert_rows(base: str) -> tuple[NameRow, ...]:
-    """BERT's body, whose names begin with `base`."""
+    """Name rows of BERT's body; `base` is the prefix."""
     layer, embeddings = f"{base}.encoder.layer.{{layer}}", f"{base}.embeddings"
     parts = ("self.query", "self.key", "self.value", "output.dense")
     return (
@@ -57,16 +57,16 @@ def bert_rows(base: str) -> tuple[NameRow, ...]:
             "encoder.token_types.rows", f"{embeddings}.token_type_embeddings.weight", TOKEN_TYPES
         ),
         *norm("encoder.embed_norm", f"{embeddings}.LayerNorm"),
-        *attention(f"{OURS}.attention", *(f"{layer}.attention.{part}" for part in parts)),
-        *norm(f"{OURS}.attention_norm", f"{layer}.attention.output.LayerNorm"),
-        *mlp(f"{OURS}.mlp", up=f"{layer}.intermediate.dense", down=f"{layer}.output.dense"),
-        *norm(f"{OURS}.mlp_norm", f"{layer}.output.LayerNorm"),
+        *attention(f"{LAYERS}.attention", *(f"{layer}.attention.{part}" for part in parts)),
+        *norm(f"{LAYERS}.attention_norm", f"{layer}.attention.output.LayerNorm"),
+        *mlp(f"{LAYERS}.mlp", up=f"{layer}.intermediate.dense", down=f"{layer}.output.dense"),
+        *norm(f"{LAYERS}.mlp_norm", f"{layer}.output.LayerNorm"),
         *dense("pooler", f"{base}.pooler.dense", DENSE),
     )
 
 
 def head_rows(dense_name: str, norm_name: str, unembedding: str, bias: str) -> tuple[NameRow, ...]:
-    """A masked-word head; where its matrix is the embedding's, its bias has a name of its own."""
+    """Name rows of a masked-language-model head; `bias` is that of a head tied to the embedding."""
     return (
         *dense("transform.dense", dense_name, DENSE),
         *norm("transform.norm", norm_name),
@@ -80,7 +80,7 @@ def head_rows(dense_name: str, norm_name: str, unembedding: str, bias: str) -> t
 
 @dataclass(frozen=True)
 class AfterPadding:
-    """RoBERTa's table of positions begins after the row of the padding token."""
+    """RoBERTa's positions start after the row of the padding token."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         first = hf.get("pad_token_id", int, 1) + 1
@@ -103,9 +103,18 @@ def _bert_like(
     ignorable: tuple[str, ...] = (),
     ignored: frozenset[str] = frozenset(),
 ) -> Family:
-    """A family of BERT's architecture; `head` names the parts of its masked-word head (dense, norm,
-    decoder and bias), `text` is its class for texts."""
-    words = f"{base}.embeddings.word_embeddings.weight"
+    """A family with BERT's architecture.
+
+    Args:
+      model_type: of the family.
+      class_name: prefix of its classes.
+      base: prefix of its tensors.
+      head: names in the masked-language-model head: dense, norm, decoder and bias.
+      text: the class for sequence classification.
+      fields: further config fields.
+      ignorable, ignored: as in NameTable and Family.
+    """
+    embedding = f"{base}.embeddings.word_embeddings.weight"
     dense_name, _, decoder, bias = head
     return Family(
         model_type,
@@ -123,14 +132,14 @@ def _bert_like(
             Required("add_cross_attention", (False,)),
             Required("position_embedding_type", ("absolute",)),
             EncoderHead(f"{dense_name}.weight", f"{base}.pooler.dense.weight"),
-            Tied(f"{decoder}.weight", words, True),
+            Tied(f"{decoder}.weight", embedding, True),
         ),
         NameTable(
             rows=(*bert_rows(base), *head_rows(*head)),
             prefix=f"{base}.",
             renames=EARLY,
             ignorable=(*BUFFERS, *ignorable),
-            copies={f"{decoder}.weight": words, f"{decoder}.bias": bias},
+            copies={f"{decoder}.weight": embedding, f"{decoder}.bias": bias},
             fallbacks={bias: f"{decoder}.bias"},
         ),
         base_architecture=f"{class_name}Model",
@@ -206,11 +215,11 @@ DISTILBERT = Family(
             ),
             *norm("encoder.embed_norm", "distilbert.embeddings.LayerNorm"),
             *attention(
-                f"{OURS}.attention", *(f"{_D}.attention.{p}_lin" for p in ("q", "k", "v", "out"))
+                f"{LAYERS}.attention", *(f"{_D}.attention.{p}_lin" for p in ("q", "k", "v", "out"))
             ),
-            *norm(f"{OURS}.attention_norm", f"{_D}.sa_layer_norm"),
-            *mlp(f"{OURS}.mlp", up=f"{_D}.ffn.lin1", down=f"{_D}.ffn.lin2"),
-            *norm(f"{OURS}.mlp_norm", f"{_D}.output_layer_norm"),
+            *norm(f"{LAYERS}.attention_norm", f"{_D}.sa_layer_norm"),
+            *mlp(f"{LAYERS}.mlp", up=f"{_D}.ffn.lin1", down=f"{_D}.ffn.lin2"),
+            *norm(f"{LAYERS}.mlp_norm", f"{_D}.output_layer_norm"),
             *head_rows(
                 "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
             ),
@@ -220,7 +229,7 @@ DISTILBERT = Family(
         copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ),
     base_architecture="DistilBertModel",
-    # Sinusoids, where there are any, are stored as if they were learned.
+    # Sinusoidal positions are stored like learned ones.
     ignored=frozenset({"sinusoidal_pos_embds", "tie_weights_"}),
     task_classes=encoder_classes(
         "DistilBert",
@@ -270,14 +279,14 @@ MODERNBERT = Family(
         rows=(
             NameRow("embedding.rows", "model.embeddings.tok_embeddings.weight", EMBEDDING),
             *norm("encoder.embed_norm", "model.embeddings.norm"),
-            *fused(f"{OURS}.attention", _KERNELS, f"{_M}.attn.Wqkv.weight"),
-            *fused(f"{OURS}.attention", _BIASES, f"{_M}.attn.Wqkv.bias"),
-            *dense(f"{OURS}.attention.out", f"{_M}.attn.Wo", OUT),
-            *norm(f"{OURS}.attention_norm", f"{_M}.attn_norm", missing_in=(0,)),
-            *fused(f"{OURS}.mlp", _GATE_UP, f"{_M}.mlp.Wi.weight"),
-            *fused(f"{OURS}.mlp", _GATE_UP_BIASES, f"{_M}.mlp.Wi.bias"),
-            *mlp(f"{OURS}.mlp", down=f"{_M}.mlp.Wo"),
-            *norm(f"{OURS}.mlp_norm", f"{_M}.mlp_norm"),
+            *fused(f"{LAYERS}.attention", _KERNELS, f"{_M}.attn.Wqkv.weight"),
+            *fused(f"{LAYERS}.attention", _BIASES, f"{_M}.attn.Wqkv.bias"),
+            *dense(f"{LAYERS}.attention.out", f"{_M}.attn.Wo", OUT),
+            *norm(f"{LAYERS}.attention_norm", f"{_M}.attn_norm", missing_in=(0,)),
+            *fused(f"{LAYERS}.mlp", _GATE_UP, f"{_M}.mlp.Wi.weight"),
+            *fused(f"{LAYERS}.mlp", _GATE_UP_BIASES, f"{_M}.mlp.Wi.bias"),
+            *mlp(f"{LAYERS}.mlp", down=f"{_M}.mlp.Wo"),
+            *norm(f"{LAYERS}.mlp_norm", f"{_M}.mlp_norm"),
             *norm("encoder.norm", "model.final_norm"),
             *head_rows("head.dense", "head.norm", "decoder", "decoder.bias"),
         ),

@@ -1,4 +1,4 @@
-"""A family: models of one `model_type`, as a list of config fields and a table of tensor names."""
+"""A family: models of one `model_type`, described by config fields and a name table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,7 +13,6 @@ from llmjax.model.checks import problems
 from llmjax.model.config import ModelConfig
 from llmjax.tasks.heads import Neck
 
-# Fields that have no effect unless another one has this value.
 NO_EFFECT_UNLESS = {
     "rope_theta": ("positions", "rotary"),
     "window_rope_theta": ("positions", "rotary"),
@@ -25,22 +24,23 @@ NO_EFFECT_UNLESS = {
     "relative_max_distance": ("positions", "relative"),
     "qk_norm_over": ("qk_norm", True),
 }
+"""Field of ModelConfig -> (other field, value): no effect unless the other has this value."""
 
 HeadKind = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering"]
-"""Of Transformers' classes: for a text, for each token, for the start and end of an answer."""
+"""Suffix of Transformers' task classes: per text, per token, start and end of an answer."""
 
 
 @dataclass(frozen=True)
 class TaskClass:
-    """A class of Transformers for a task: what the parts of its head are called and compute.
+    """A Transformers task class: the structure and names of its head.
 
     Attributes:
       architecture: the class.
-      out: the last projection.
-      necks: those of ours that compute what it has before that.
-      bias: whether the last projection has one.
-      dense: the projection before it, where the neck has one.
-      body: the prefix of the body's names, where it is not the family's.
+      out: name of the output projection.
+      necks: the llmjax necks that compute the same input to it.
+      bias: whether the output projection has a bias.
+      dense: name of the projection in the neck, if it has one.
+      body: prefix of the body's names; None for the family's.
     """
 
     architecture: str
@@ -52,11 +52,11 @@ class TaskClass:
 
     @property
     def pools(self) -> bool:
-        """Whether `dense` is a part of the body in Transformers."""
+        """Whether `dense` belongs to the body in Transformers."""
         return self.dense.endswith("pooler.dense")
 
     def rows(self) -> tuple[NameRow, ...]:
-        """The head's parameters, under "head"."""
+        """Name rows of the head's parameters, under "head"."""
         rows = [NameRow("head.out.kernel", f"{self.out}.weight", Layout("o d -> d o"))]
         if self.bias:
             rows.append(NameRow("head.out.bias", f"{self.out}.bias", Layout("o -> o")))
@@ -68,7 +68,7 @@ class TaskClass:
         return tuple(rows)
 
     def name(self, table: NameTable, name: str) -> str:
-        """What a tensor of the family's table is called in this class."""
+        """The name that a tensor of the family's table has in this class."""
         if self.body is None or not name.startswith(table.prefix):
             return name
         return self.body + name.removeprefix(table.prefix)
@@ -80,20 +80,20 @@ class Family:
 
     model_type: str
     architecture: str
-    """Class that loads a whole model."""
+    """Class of the complete model."""
     fields: tuple[Field, ...]
     table: NameTable
     base_architecture: str = ""
-    """Class that loads an encoder without a head; "" where there is none."""
+    """Class of the encoder without a head; "" if there is none."""
     ignored: frozenset[str] = frozenset()
     """Fields of config.json that have no effect in this family."""
     task_classes: Mapping[HeadKind, TaskClass] = field(default_factory=dict)
-    """None for encoder-decoders, whose states represent nothing by themselves."""
+    """Empty for encoder-decoders."""
 
     def read_config(
         self, values: Mapping[str, Any], source: TensorSource, where: object = "config.json"
     ) -> ModelConfig:
-        """The architecture that a config.json describes, for the tensors of `source`.
+        """The architecture described by a config.json and the tensors of `source`.
 
         Raises:
           UserError: llmjax does not support it.
@@ -109,17 +109,17 @@ class Family:
             return None not in pair and equal_tensors(source, *map(str, pair))
 
         hf = HFConfig(values, lambda name: actual(name) is not None, equal, where)
-        ours: dict[str, Any] = {}
+        config_fields: dict[str, Any] = {}
         for part in self.fields:
-            ours |= part.read(hf)
+            config_fields |= part.read(hf)
         hf.check_no_others(self.ignored)
-        config = ModelConfig(**ours)
+        config = ModelConfig(**config_fields)
         if wrong := "; ".join(problems(config)):
             raise UserError(where, f"describes a model that cannot be built: {wrong}")
         return config
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The config.json of this architecture, whether or not it can express it all."""
+        """The config.json of an architecture, as far as the family can express it."""
         values: dict[str, Any] = {"model_type": self.model_type}
         for part in self.fields:
             values |= part.write(config)
@@ -128,19 +128,19 @@ class Family:
         return values
 
     def unsupported(self, config: ModelConfig) -> list[str]:
-        """Fields of an architecture that this family cannot express; empty where it fits."""
-        wanted = canonical(config)
+        """The fields of an architecture that this family cannot express."""
+        expected = canonical(config)
         try:
             written = self.read_config(self.write_config(config), TensorNames(self, config))
         except (UserError, TypeError, ValueError, ZeroDivisionError) as error:
             return [str(error)]
         names = (field.name for field in fields(ModelConfig))
         read = canonical(written)
-        return [name for name in names if getattr(wanted, name) != getattr(read, name)]
+        return [name for name in names if getattr(expected, name) != getattr(read, name)]
 
 
 class TensorNames:
-    """The tensors that a model of a family would have, to read its config back with."""
+    """A `TensorSource` with only the names of a model's tensors, for reading a config back."""
 
     def __init__(self, family: Family, config: ModelConfig):
         exists = {
@@ -156,7 +156,7 @@ class TensorNames:
         return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return (self._names.index(name),)  # no two are equal
+        return (self._names.index(name),)  # unique, so no two tensors compare equal
 
     def dtype(self, name: str) -> Any:
         raise NotImplementedError
@@ -166,8 +166,10 @@ class TensorNames:
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
-    """The config with all that is implied written out and all that has no effect at its default:
-    two configs that compute the same function of the same parameters have one canonical form."""
+    """Make implied values explicit and reset fields without effect to their defaults.
+
+    Configs that compute the same function of the same parameters have equal canonical forms.
+    """
     implied: dict[str, Any] = {
         "num_kv_heads": config.kv_heads,
         "head_dim": config.head_width,
@@ -178,7 +180,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
     if config.window is not None:
         implied["window_rope_theta"] = config.window_rope_theta or config.rope_theta
     default = ModelConfig()
-    for name, (other, value) in NO_EFFECT_UNLESS.items():
-        if getattr(config, other) != value:
+    for name, (condition, value) in NO_EFFECT_UNLESS.items():
+        if getattr(config, condition) != value:
             implied[name] = getattr(default, name)
     return replace(config, **implied)

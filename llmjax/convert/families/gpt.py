@@ -1,4 +1,4 @@
-"""GPT-2, GPT-NeoX (Pythia) and Phi-3: decoders with several parameters in one tensor."""
+"""GPT-2, GPT-NeoX (Pythia) and Phi-3: decoders with fused projections."""
 
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.llama import NORMS_BEFORE, SILU
@@ -23,7 +23,7 @@ from llmjax.convert.hf.attention_fields import Rotary, Window
 from llmjax.convert.hf.fields import Activation, Renamed, Required, Tied, constant
 from llmjax.convert.hf.names import Layout, NameRow, NameTable, Segment
 
-OURS = "decoder.layers"
+LAYERS = "decoder.layers"
 
 _H = "transformer.h.{layer}"
 # GPT-2 stores matrices [inputs, outputs].
@@ -53,15 +53,15 @@ GPT2 = Family(
             NameRow("unembedding", "lm_head.weight", EMBEDDING),
             NameRow("decoder.positions.rows", "transformer.wpe.weight", POSITIONS),
             *norm("decoder.norm", "transformer.ln_f"),
-            *norm(f"{OURS}.attention_norm", f"{_H}.ln_1"),
-            *norm(f"{OURS}.mlp_norm", f"{_H}.ln_2"),
-            *fused(f"{OURS}.attention", _KERNELS, f"{_H}.attn.c_attn.weight"),
-            *fused(f"{OURS}.attention", _BIASES, f"{_H}.attn.c_attn.bias"),
+            *norm(f"{LAYERS}.attention_norm", f"{_H}.ln_1"),
+            *norm(f"{LAYERS}.mlp_norm", f"{_H}.ln_2"),
+            *fused(f"{LAYERS}.attention", _KERNELS, f"{_H}.attn.c_attn.weight"),
+            *fused(f"{LAYERS}.attention", _BIASES, f"{_H}.attn.c_attn.bias"),
             *dense(
-                f"{OURS}.attention.out", f"{_H}.attn.c_proj", (Layout("(h k) d -> h k d"), VECTOR)
+                f"{LAYERS}.attention.out", f"{_H}.attn.c_proj", (Layout("(h k) d -> h k d"), VECTOR)
             ),
-            *dense(f"{OURS}.mlp.up", f"{_H}.mlp.c_fc", (Layout("d f -> d f"), Layout("f -> f"))),
-            *dense(f"{OURS}.mlp.down", f"{_H}.mlp.c_proj", (Layout("f d -> f d"), VECTOR)),
+            *dense(f"{LAYERS}.mlp.up", f"{_H}.mlp.c_fc", (Layout("d f -> d f"), Layout("f -> f"))),
+            *dense(f"{LAYERS}.mlp.down", f"{_H}.mlp.c_proj", (Layout("f d -> f d"), VECTOR)),
         ),
         prefix="transformer.",
         ignorable=(r"\.attn\.(masked_)?bias$",),
@@ -75,7 +75,7 @@ GPT2 = Family(
 )
 
 _N = "gpt_neox.layers.{layer}"
-# Query, key and value lie side by side within each head.
+# Query, key and value are fused per head.
 _HEADWISE, _HEADWISE_BIASES = thirds("(h j k) d -> d h k", "(h j k) -> h k")
 
 GPT_NEOX = Family(
@@ -97,19 +97,19 @@ GPT_NEOX = Family(
             NameRow("embedding.rows", "gpt_neox.embed_in.weight", EMBEDDING),
             NameRow("unembedding", "embed_out.weight", EMBEDDING),
             *norm("decoder.norm", "gpt_neox.final_layer_norm"),
-            *norm(f"{OURS}.attention_norm", f"{_N}.input_layernorm"),
-            *norm(f"{OURS}.mlp_norm", f"{_N}.post_attention_layernorm"),
-            *fused(f"{OURS}.attention", _HEADWISE, f"{_N}.attention.query_key_value.weight"),
-            *fused(f"{OURS}.attention", _HEADWISE_BIASES, f"{_N}.attention.query_key_value.bias"),
-            *dense(f"{OURS}.attention.out", f"{_N}.attention.dense", OUT),
-            *mlp(f"{OURS}.mlp", up=f"{_N}.mlp.dense_h_to_4h", down=f"{_N}.mlp.dense_4h_to_h"),
+            *norm(f"{LAYERS}.attention_norm", f"{_N}.input_layernorm"),
+            *norm(f"{LAYERS}.mlp_norm", f"{_N}.post_attention_layernorm"),
+            *fused(f"{LAYERS}.attention", _HEADWISE, f"{_N}.attention.query_key_value.weight"),
+            *fused(f"{LAYERS}.attention", _HEADWISE_BIASES, f"{_N}.attention.query_key_value.bias"),
+            *dense(f"{LAYERS}.attention.out", f"{_N}.attention.dense", OUT),
+            *mlp(f"{LAYERS}.mlp", up=f"{_N}.mlp.dense_h_to_4h", down=f"{_N}.mlp.dense_4h_to_h"),
         ),
         prefix="gpt_neox.",
         renames=((r"^lm_head\.", "embed_out."),),
         ignorable=(r"\.attention\.(masked_)?bias$", r"rotary_emb\.inv_freq$"),
         copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
     ),
-    # Pythia's files still have rope_theta, which only repeats rotary_emb_base.
+    # Pythia's files also have rope_theta, a copy of rotary_emb_base.
     ignored=frozenset({"rope_theta"}),
     task_classes=decoder_classes("GPTNeoX", "classifier", ""),
 )
@@ -127,7 +127,7 @@ PHI3 = Family(
         GROUPED,
         Renamed("norm_epsilon", "rms_norm_eps", float, 1e-5),
         SILU,
-        # Its first files called the same scaling su, later ones yarn.
+        # Former names of the scaling: su in the first files, then yarn.
         Rotary(renamed=(("su", "longrope"), ("yarn", "longrope"))),
         Window(None),
         Tied("lm_head.weight", "model.embed_tokens.weight", False),
@@ -140,21 +140,21 @@ PHI3 = Family(
             *NORMS_BEFORE,
             *(
                 NameRow(
-                    f"{OURS}.attention.{name}.kernel",
+                    f"{LAYERS}.attention.{name}.kernel",
                     f"{_P}.self_attn.qkv_proj.weight",
                     Layout("(x k) d -> d x k", Segment("x", _SEGMENTS, number)),
                 )
                 for number, name in enumerate(("query", "key", "value"))
             ),
-            *dense(f"{OURS}.attention.out", f"{_P}.self_attn.o_proj", OUT),
-            *fused(f"{OURS}.mlp", _GATE_UP, f"{_P}.mlp.gate_up_proj.weight"),
-            *mlp(f"{OURS}.mlp", down=f"{_P}.mlp.down_proj"),
+            *dense(f"{LAYERS}.attention.out", f"{_P}.self_attn.o_proj", OUT),
+            *fused(f"{LAYERS}.mlp", _GATE_UP, f"{_P}.mlp.gate_up_proj.weight"),
+            *mlp(f"{LAYERS}.mlp", down=f"{_P}.mlp.down_proj"),
         ),
         prefix="model.",
         ignorable=(r"rotary_emb\.inv_freq$",),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     ),
-    # Of Phi-4's own program; Transformers has never had them.
+    # Used by Phi-4's own code, never by Transformers.
     ignored=frozenset({"full_attn_mod", "interpolate_factor"}),
     task_classes=decoder_classes("Phi3", answers=None),
 )

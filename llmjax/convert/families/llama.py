@@ -1,4 +1,4 @@
-"""Llama, and the families that share its layout: Mistral, Qwen, SmolLM3, OLMo 2, Gemma."""
+"""Llama and families with its layout: Mistral, Qwen, SmolLM3, OLMo 2, Gemma."""
 
 from llmjax.convert.families.family import Family
 from llmjax.convert.families.tables import (
@@ -25,8 +25,8 @@ from llmjax.convert.hf.fields import (
 )
 from llmjax.convert.hf.names import Layout, NameRow, NameTable
 
-LAYER = "model.layers.{layer}"
-OURS = "decoder.layers"
+HF_LAYER = "model.layers.{layer}"
+LAYERS = "decoder.layers"
 
 ENDS = (
     NameRow("embedding.rows", "model.embed_tokens.weight", EMBEDDING),
@@ -35,47 +35,50 @@ ENDS = (
 )
 PROJECTIONS = (
     *attention(
-        f"{OURS}.attention", *(f"{LAYER}.self_attn.{part}_proj" for part in ("q", "k", "v", "o"))
+        f"{LAYERS}.attention",
+        *(f"{HF_LAYER}.self_attn.{part}_proj" for part in ("q", "k", "v", "o")),
     ),
     *mlp(
-        f"{OURS}.mlp",
-        gate=f"{LAYER}.mlp.gate_proj",
-        up=f"{LAYER}.mlp.up_proj",
-        down=f"{LAYER}.mlp.down_proj",
+        f"{LAYERS}.mlp",
+        gate=f"{HF_LAYER}.mlp.gate_proj",
+        up=f"{HF_LAYER}.mlp.up_proj",
+        down=f"{HF_LAYER}.mlp.down_proj",
     ),
 )
 
 
 def head_norms(query: str = "k -> k", key: str = "k -> k") -> tuple[NameRow, NameRow]:
-    """Norms of queries and keys."""
+    """Name rows of query and key norms."""
     return (
         NameRow(
-            f"{OURS}.attention.query_norm.scale", f"{LAYER}.self_attn.q_norm.weight", Layout(query)
+            f"{LAYERS}.attention.query_norm.scale",
+            f"{HF_LAYER}.self_attn.q_norm.weight",
+            Layout(query),
         ),
         NameRow(
-            f"{OURS}.attention.key_norm.scale", f"{LAYER}.self_attn.k_norm.weight", Layout(key)
+            f"{LAYERS}.attention.key_norm.scale", f"{HF_LAYER}.self_attn.k_norm.weight", Layout(key)
         ),
     )
 
 
 NORMS_BEFORE = (
-    *norm(f"{OURS}.attention_norm", f"{LAYER}.input_layernorm"),
-    *norm(f"{OURS}.mlp_norm", f"{LAYER}.post_attention_layernorm"),
+    *norm(f"{LAYERS}.attention_norm", f"{HF_LAYER}.input_layernorm"),
+    *norm(f"{LAYERS}.mlp_norm", f"{HF_LAYER}.post_attention_layernorm"),
 )
 NORMS_AFTER = (
-    *norm(f"{OURS}.attention_norm", f"{LAYER}.post_attention_layernorm"),
-    *norm(f"{OURS}.mlp_norm", f"{LAYER}.post_feedforward_layernorm"),
+    *norm(f"{LAYERS}.attention_norm", f"{HF_LAYER}.post_attention_layernorm"),
+    *norm(f"{LAYERS}.mlp_norm", f"{HF_LAYER}.post_feedforward_layernorm"),
 )
 NORMS_AROUND = (
-    *norm(f"{OURS}.attention_norm", f"{LAYER}.input_layernorm"),
-    *norm(f"{OURS}.attention_output_norm", f"{LAYER}.post_attention_layernorm"),
-    *norm(f"{OURS}.mlp_norm", f"{LAYER}.pre_feedforward_layernorm"),
-    *norm(f"{OURS}.mlp_output_norm", f"{LAYER}.post_feedforward_layernorm"),
+    *norm(f"{LAYERS}.attention_norm", f"{HF_LAYER}.input_layernorm"),
+    *norm(f"{LAYERS}.attention_output_norm", f"{HF_LAYER}.post_attention_layernorm"),
+    *norm(f"{LAYERS}.mlp_norm", f"{HF_LAYER}.pre_feedforward_layernorm"),
+    *norm(f"{LAYERS}.mlp_output_norm", f"{HF_LAYER}.post_feedforward_layernorm"),
 )
 
 
 def table(*rows: NameRow) -> NameTable:
-    """The names that all of them share, and these rows."""
+    """A name table of the rows that all these families share, plus `rows`."""
     return NameTable(
         rows=(*ENDS, *PROJECTIONS, *rows),
         prefix="model.",
@@ -85,7 +88,7 @@ def table(*rows: NameRow) -> NameTable:
 
 
 def tied(default: bool) -> Tied:
-    """Whether the head is the embedding; what both are called."""
+    """The field for a head tied to the embedding."""
     return Tied("lm_head.weight", "model.embed_tokens.weight", default)
 
 
@@ -184,7 +187,7 @@ GEMMA = Family(
     (
         *SHAPE,
         WIDE_HEAD,
-        # Early files have gelu and mean its approximation, as all programs read them.
+        # Early files state gelu but mean its tanh approximation.
         Required("hidden_act", ("gelu_pytorch_tanh", "gelu")),
         Required("hidden_activation", ("gelu_pytorch_tanh",)),
         constant(activation="gelu_tanh"),

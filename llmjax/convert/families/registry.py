@@ -1,4 +1,4 @@
-"""The families of published models, by model_type: a file with a table and a line here for each."""
+"""The families of published models, by model_type. To add one, add its file and a line here."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -34,8 +34,8 @@ _REGISTRY: Registry[Family] = Registry(
     },
 )
 FAMILIES = cast("Mapping[str, Family]", _REGISTRY)  # its values are instances
-"""model_type -> family. A model is exported as the first that can express it; those that most
-programs read come first."""
+"""model_type -> family. A model is exported as the first family that can express it; the most
+widely supported ones come first."""
 
 
 def family_of(values: Mapping[str, Any], where: object = "config.json") -> Family:
@@ -55,14 +55,14 @@ def family_of(values: Mapping[str, Any], where: object = "config.json") -> Famil
 
 
 def family_for(config: ModelConfig, preferred: str | None = None) -> Family:
-    """A family that expresses an architecture exactly.
+    """The first family that expresses an architecture exactly.
 
     Args:
       config: the architecture.
       preferred: model_type to try first.
 
     Raises:
-      UserError: there is none; names the fields that the closest family does not support.
+      UserError: no family does; names the fields that the closest one does not support.
     """
     unsupported: dict[str, list[str]] = {}
     for model_type in sorted(FAMILIES, key=lambda name: name != preferred):
@@ -75,5 +75,5 @@ def family_for(config: ModelConfig, preferred: str | None = None) -> Family:
         "model",
         f"no published family has this architecture; the closest, {closest}, does not support "
         + ", ".join(fields),
-        "the StableHLO export takes any model",
+        "export it --to stablehlo, which supports any model",
     )

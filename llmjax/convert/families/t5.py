@@ -1,4 +1,4 @@
-"""T5 1.0, T5 1.1 (Flan-T5) and mT5: encoder and decoder with relative positions."""
+"""T5 1.0, T5 1.1 (Flan-T5) and mT5: encoder-decoders with relative positions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,14 @@ from llmjax.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The MLP's kind: relu, gated-gelu, gated-silu."""
+    """The MLP's activation and gating: relu, gated-gelu, gated-silu."""
 
     default: str
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
-        hf.names_read.update(("dense_act_fn", "is_gated_act"))  # both repeat this one
+        hf.names_read.update(
+            ("dense_act_fn", "is_gated_act")
+        )  # both derived from feed_forward_proj
         value = hf.get("feed_forward_proj", str, self.default)
         gate, _, name = value.rpartition("-")
         name = "gelu_new" if value == "gated-gelu" else name
@@ -34,7 +36,7 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class ScaledOutput:
-    """T5 1.0 divides by sqrt(d_model) before the logits, as it shares them with the embedding."""
+    """T5 1.0, with a tied embedding, divides by sqrt(d_model) before the logits."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         shared = hf.values.get("tie_word_embeddings") is not False
@@ -47,7 +49,7 @@ class ScaledOutput:
 
 @dataclass(frozen=True)
 class DecoderLayers:
-    """As many as the encoder's, where the file does not have them."""
+    """The number of decoder layers; by default that of the encoder."""
 
     def read(self, hf: HFConfig) -> dict[str, Any]:
         layers = hf.get("num_layers", int)
@@ -57,27 +59,28 @@ class DecoderLayers:
         return {"num_decoder_layers": config.num_decoder_layers}
 
 
-def _stack(ours: str, *, mlp_at: int) -> tuple[NameRow, ...]:
-    block = f"{ours}.block.{{layer}}.layer"
-    inner = f"{block}.{mlp_at}.DenseReluDense"
-    up = f"{ours}.layers.mlp.up.kernel"
+def _stack(stack: str, *, mlp_index: int) -> tuple[NameRow, ...]:
+    """Name rows of the encoder or decoder; `mlp_index`: index of the MLP in a block."""
+    block = f"{stack}.block.{{layer}}.layer"
+    inner = f"{block}.{mlp_index}.DenseReluDense"
+    up = f"{stack}.layers.mlp.up.kernel"
     return (
         NameRow(
-            f"{ours}.relative.rows",
-            f"{ours}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            f"{stack}.relative.rows",
+            f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             BUCKETS,
         ),
         *attention(
-            f"{ours}.layers.attention",
+            f"{stack}.layers.attention",
             *(f"{block}.0.SelfAttention.{p}" for p in ("q", "k", "v", "o")),
         ),
-        *norm(f"{ours}.layers.attention_norm", f"{block}.0.layer_norm"),
-        *dense(f"{ours}.layers.mlp.gate", f"{inner}.wi_0", UP),
+        *norm(f"{stack}.layers.attention_norm", f"{block}.0.layer_norm"),
+        *dense(f"{stack}.layers.mlp.gate", f"{inner}.wi_0", UP),
         NameRow(up, f"{inner}.wi.weight", UP[0], only=("gated", False)),
         NameRow(up, f"{inner}.wi_1.weight", UP[0], only=("gated", True)),
-        *dense(f"{ours}.layers.mlp.down", f"{inner}.wo", DOWN),
-        *norm(f"{ours}.layers.mlp_norm", f"{block}.{mlp_at}.layer_norm"),
-        *norm(f"{ours}.norm", f"{ours}.final_layer_norm"),
+        *dense(f"{stack}.layers.mlp.down", f"{inner}.wo", DOWN),
+        *norm(f"{stack}.layers.mlp_norm", f"{block}.{mlp_index}.layer_norm"),
+        *norm(f"{stack}.norm", f"{stack}.final_layer_norm"),
     )
 
 
@@ -86,15 +89,15 @@ TABLE = NameTable(
     rows=(
         NameRow("embedding.rows", "shared.weight", EMBEDDING),
         NameRow("unembedding", "lm_head.weight", EMBEDDING),
-        *_stack("encoder", mlp_at=1),
-        *_stack("decoder", mlp_at=2),
+        *_stack("encoder", mlp_index=1),
+        *_stack("decoder", mlp_index=2),
         *attention(
             "decoder.layers.cross_attention",
             *(f"{_CROSS}.EncDecAttention.{p}" for p in ("q", "k", "v", "o")),
         ),
         *norm("decoder.layers.cross_attention_norm", f"{_CROSS}.layer_norm"),
     ),
-    # The first files have relative positions in cross attention, which nothing uses.
+    # The first files have unused relative positions in cross attention.
     ignorable=(r"EncDecAttention\.relative_attention_bias\.weight$",),
     copies=dict.fromkeys(
         ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),

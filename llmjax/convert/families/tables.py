@@ -1,4 +1,4 @@
-"""Parts of families: layouts and rows that many tables share, sizes that many configs share."""
+"""Layouts, name rows and config fields shared by several families."""
 
 from llmjax.convert.families.family import HeadKind, TaskClass
 from llmjax.convert.hf.fields import Renamed
@@ -12,7 +12,7 @@ TOKEN_TYPES = Layout("t d -> t d")
 BUCKETS = Layout("b h -> b h")
 VECTOR = Layout("d -> d")
 
-# A matrix is stored [outputs, inputs]; its bias has the outputs' axes.
+# (kernel, bias). Matrices are stored [outputs, inputs].
 QUERY = Layout("(h k) d -> d h k"), Layout("(h k) -> h k")
 KEY_VALUE = Layout("(n k) d -> d n k"), Layout("(n k) -> n k")
 OUT = Layout("d (h k) -> h k d"), VECTOR
@@ -30,11 +30,11 @@ SIZES = (
     Renamed("d_ff", "intermediate_size", int, written_as="mlp_width"),
     Renamed("num_heads", "num_attention_heads", int),
 )
-"""What most families call their sizes."""
+"""Sizes under the names of most families."""
 DECODER = (Renamed("num_decoder_layers", "num_hidden_layers", int),)
 ENCODER = (Renamed("num_encoder_layers", "num_hidden_layers", int),)
 GROUPED = Renamed("num_kv_heads", "num_key_value_heads", int, None, written_as="kv_heads")
-"""Heads of keys and values; as many as of queries where the file does not have it."""
+"""Key/value heads; absent means as many as query heads."""
 HEAD_DIM = Renamed("head_dim", "head_dim", int, None, written_as="head_width")
 
 BIASES_AND_LAYERNORM = {
@@ -46,11 +46,11 @@ BIASES_AND_LAYERNORM = {
     "attention_out_bias": True,
     "mlp_bias": True,
 }
-"""What GPT-2 and BERT have in common, and no config.json states."""
+"""Common to GPT-2 and BERT, and not stated in config.json."""
 
 
 def dense(param: str, name: str, layouts: tuple[Layout, Layout]) -> tuple[NameRow, NameRow]:
-    """A projection: its matrix and its bias."""
+    """Name rows of a projection: kernel and bias."""
     kernel, bias = layouts
     return (
         NameRow(f"{param}.kernel", f"{name}.weight", kernel),
@@ -59,7 +59,7 @@ def dense(param: str, name: str, layouts: tuple[Layout, Layout]) -> tuple[NameRo
 
 
 def norm(param: str, name: str, missing_in: tuple[int, ...] = ()) -> tuple[NameRow, NameRow]:
-    """A norm over the model's width: scale and bias."""
+    """Name rows of a norm over d_model: scale and bias."""
     return (
         NameRow(f"{param}.scale", f"{name}.weight", VECTOR, missing_in),
         NameRow(f"{param}.bias", f"{name}.bias", VECTOR, missing_in),
@@ -67,7 +67,7 @@ def norm(param: str, name: str, missing_in: tuple[int, ...] = ()) -> tuple[NameR
 
 
 def attention(param: str, *names: str) -> tuple[NameRow, ...]:
-    """Projections to queries, keys and values, and back, each a tensor of its own."""
+    """Name rows of separate query, key, value and output projections."""
     return tuple(
         row
         for part, name in zip(ATTENTION, names, strict=True)
@@ -76,24 +76,24 @@ def attention(param: str, *names: str) -> tuple[NameRow, ...]:
 
 
 def mlp(param: str, **names: str) -> tuple[NameRow, ...]:
-    """An MLP's projections: up and down, and gate where it has one."""
+    """Name rows of an MLP's projections: up, down and optionally gate."""
     return tuple(
         row for part, name in names.items() for row in dense(f"{param}.{part}", name, MLP[part])
     )
 
 
 def fused(param: str, parts: dict[str, Layout], name: str) -> tuple[NameRow, ...]:
-    """Several parameters in one tensor: what each is called, and where it lies."""
+    """Name rows of several parameters fused in one tensor; `parts`: parameter -> layout."""
     return tuple(NameRow(f"{param}.{part}", name, layout) for part, layout in parts.items())
 
 
 def thirds(kernel: str, bias: str) -> tuple[dict[str, Layout], dict[str, Layout]]:
-    """Query, key and value of equal size in one tensor, along axis j: kernels and biases."""
+    """Layouts of query, key and value of equal size, fused along axis j: kernels and biases."""
     return _segments(("query", "key", "value"), kernel, bias)
 
 
 def halves(kernel: str, bias: str) -> tuple[dict[str, Layout], dict[str, Layout]]:
-    """Gate and up in one tensor, along axis j: kernels and biases."""
+    """Layouts of gate and up, fused along axis j: kernels and biases."""
     return _segments(("gate", "up"), kernel, bias)
 
 
@@ -111,12 +111,12 @@ def _segments(
 def encoder_classes(
     name: str, text: TaskClass, *, answers: str = "qa_outputs"
 ) -> dict[HeadKind, TaskClass]:
-    """An encoder's classes for tasks: `text` for texts; the others have a projection alone.
+    """An encoder's task classes; all but `text` have only a projection as their head.
 
     Args:
-      name: what the classes' names begin with.
-      text: the class for texts.
-      answers: name of the projection in the class for answers.
+      name: prefix of the classes' names.
+      text: the class for sequence classification.
+      answers: name of the projection in the class for question answering.
     """
     necks: tuple[Neck, ...] = ("transform",) if "transform" in text.necks else ("none",)
     return {
@@ -129,13 +129,13 @@ def encoder_classes(
 def decoder_classes(
     name: str, tokens: str = "score", answers: str | None = "transformer."
 ) -> dict[HeadKind, TaskClass]:
-    """A decoder's classes for tasks, which have no neck.
+    """A decoder's task classes, which have no neck.
 
     Args:
-      name: what the classes' names begin with.
-      tokens: name of the projection of tokens; "" where there is no such class.
-      answers: prefix of the body in the class for answers, "" for the family's; None: no such
-        class.
+      name: prefix of the classes' names.
+      tokens: name of the projection in the class for token classification; "" if there is none.
+      answers: prefix of the body in the class for question answering, "" for the family's; None if
+        there is no such class.
     """
     text = TaskClass(f"{name}ForSequenceClassification", "score", bias=False)
     classes: dict[HeadKind, TaskClass] = {"SequenceClassification": text}

@@ -1,1 +1,1 @@
-"""GGUF files: read as published models, and written for llama.cpp."""
+"""Import and export GGUF files, the format of llama.cpp."""

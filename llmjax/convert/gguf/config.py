@@ -1,7 +1,7 @@
-"""The metadata of a GGUF file as the config.json that Transformers would have.
+"""Translate the metadata of a GGUF file to Transformers' config.json.
 
-Keys are those of gguf-py's constants. A key that is not known here is refused, as it might change
-the numbers.
+Keys are those of gguf-py's constants. Unknown keys are refused, since they might change the
+model's outputs.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,21 @@ NAMES = {
 """Architecture in GGUF -> Transformers' model_type and class."""
 
 WITHOUT_HEAD_DIM = ("olmo2", "phi3", "qwen2", "smollm3")
-"""Architectures whose config.json has no head_dim, which is width / heads."""
+"""Architectures whose config.json has no head_dim: it is hidden_size / heads."""
 WITHOUT_BIAS_FIELD = ("phi3", "qwen2")
 """Architectures whose config.json has no attention_bias."""
 
 WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}
-"""Layers of the 27B models, whose scores are divided by sqrt(width / heads); no key states it."""
+"""Layers of the 27B models, which scale scores by 1 / sqrt(hidden_size / heads) without a key that
+says so."""
 
 
 def config_of(file: GgufFile) -> dict[str, Any]:
-    """config.json of the model that a file holds.
+    """The config.json of the model in a file.
 
     Raises:
-      UserError: its architecture is not supported, or a key is missing, not supported or has an
-        impossible value.
+      UserError: the architecture is not supported, or a key is missing, not supported or out of
+        range.
     """
     metadata = Metadata(file)
     if metadata.architecture not in NAMES:
@@ -69,7 +70,7 @@ def config_of(file: GgufFile) -> dict[str, Any]:
 
 
 def _check_layers(metadata: Metadata) -> None:
-    """Refuses a number of layers that the file does not have, before anything is made for each."""
+    """Refuse a block_count that differs from the file's tensors, before allocating per layer."""
     stated = metadata.integer("block_count")
     stored = {name.split(".")[1] for name in metadata.file.tensors if name.startswith("blk.")}
     if len(stored) != stated:
@@ -148,7 +149,7 @@ def _llama_like(metadata: Metadata) -> dict[str, Any]:
 
 
 def _specific(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
-    """What only one or some of the architectures have."""
+    """The fields of only some architectures."""
     layers = config["num_hidden_layers"]
     match metadata.architecture:
         case "llama":
@@ -192,6 +193,6 @@ def _gemma(metadata: Metadata, config: dict[str, Any]) -> dict[str, Any]:
     if metadata.architecture == "gemma3":
         base = metadata.number("rope.freq_base_swa", 10000.0)
         return fields | {"rope_local_base_freq": base}
-    for key, usual in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
-        fields[key] = metadata.number(key, usual)
+    for key, default in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
+        fields[key] = metadata.number(key, default)
     return fields

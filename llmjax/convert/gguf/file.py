@@ -1,7 +1,7 @@
-"""A GGUF file: its metadata and where its tensors lie, every size checked against the file's.
+"""Read a GGUF file's header: metadata and tensor locations, with all sizes checked.
 
-The format is that of github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3. The header is read
-here rather than by the `gguf` package, which trusts the sizes that a file states.
+Format: github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3. The `gguf` package is not used for
+the header, since it trusts the sizes stated in a file.
 """
 
 import mmap
@@ -23,17 +23,17 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_ENTRIES = 10_000
-"""Of the metadata; published files have about 40."""
+"""Metadata entries; published files have about 40."""
 MAX_TENSORS = 200_000
 """Published files of the supported architectures have about 1,000."""
 MAX_STRINGS = 2_000_000
-"""In all arrays of the metadata together: tokens and merges; the largest tables have 800,000."""
+"""Strings in all metadata arrays together (tokens, merges); the largest published have 800,000."""
 MAX_NAME = 1_000
-"""Bytes of a key or of a tensor's name; the format allows tensors 64."""
+"""Bytes of a key or a tensor's name; the format allows 64 for tensors."""
 MAX_STRING = 4 << 20
-"""Bytes of a string: the longest are chat templates, of about 10,000."""
+"""Bytes of a string; the longest, chat templates, have about 10,000."""
 MAX_HEADER = 256 << 20
-"""Bytes of metadata and tables together; the largest published ones have about 20,000,000."""
+"""Bytes of the header; the largest published ones have about 20,000,000."""
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "B",
@@ -48,27 +48,27 @@ SCALARS = {
     11: "q",
     12: "d",
 }
-"""Type of a value -> its struct code."""
+"""Value type -> struct code."""
 MIN_ENTRY, MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8
-"""Bytes that an entry of the metadata and of the table of tensors take at least."""
+"""Minimum bytes of a metadata entry and of an entry in the tensor table."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as it lies in the file."""
+    """The location and type of a tensor in a file."""
 
     shape: tuple[int, ...]
-    """Outermost first: the reverse of the file's order."""
+    """Outermost dimension first, the reverse of the file's order."""
     kind: int
-    """Number of the quantisation, as gguf.GGMLQuantizationType."""
+    """Quantisation, a gguf.GGMLQuantizationType."""
     offset: int
-    """Of its first byte, from the start of the file."""
+    """Bytes from the start of the file."""
     nbytes: int
 
 
 @dataclass(frozen=True, eq=False)
 class GgufFile:
-    """The header of a file; tensors are read from it in rows."""
+    """The header of a file, with access to tensors by rows."""
 
     path: Path
     metadata: dict[str, Any]
@@ -76,22 +76,22 @@ class GgufFile:
     tensors: dict[str, StoredTensor]
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """The stored bytes of some rows (all dimensions but the last, flattened), [rows, bytes]."""
+        """The stored bytes of rows (all dimensions but the last, flattened), [rows, bytes]."""
         stored = self.tensors[name]
         width = stored.nbytes // prod(stored.shape[:-1])
         first, shape = stored.offset + start * width, (stop - start, width)
         try:
-            # Mapped for this read alone: pages of earlier tensors do not stay in memory.
+            # A new mapping per read, so that pages of earlier tensors do not stay in memory.
             return np.memmap(self.path, np.uint8, "r", first, shape)
         except (OSError, ValueError) as error:
             raise UserError(self.path, f"cannot be read: {error}") from error
 
 
 def open_file(path: Path) -> GgufFile:
-    """Reads the header of a GGUF file.
+    """Read the header of a GGUF file.
 
     Raises:
-      UserError: it cannot be read, is not a GGUF file, or is damaged.
+      UserError: the file cannot be read, is not a GGUF file, or is damaged.
     """
     try:
         with regular_file(path, fix="check the path") as file:
@@ -105,10 +105,10 @@ def open_file(path: Path) -> GgufFile:
 
 
 class _Header:
-    """A cursor in the file, which never moves past its end."""
+    """A cursor in the file that never moves past its end."""
 
     def __init__(self, path: Path, data: memoryview):
-        self.path, self.data, self.at = path, data, 4
+        self.path, self.data, self.position = path, data, 4
         self.strings_left = MAX_STRINGS
 
     def fail(self, why: str) -> NoReturn:
@@ -126,32 +126,32 @@ class _Header:
         for _ in range(entries):
             key = self.string("a key", MAX_NAME)
             if key in metadata:
-                self.fail(f"{key} is there twice")
+                self.fail(f"{key} appears twice")
             metadata[key] = self.value(key, *self.numbers("I"))
         self.check_count("tensors", tensors, MIN_TENSOR, MAX_TENSORS)
         table = dict(self.tensor() for _ in range(tensors))
         if len(table) != tensors:
-            self.fail("a tensor is there twice")
+            self.fail("a tensor appears twice")
         return metadata, self.locate(table, metadata.get("general.alignment", 32))
 
     def take(self, size: int, what: str) -> memoryview:
-        if size > len(self.data) - self.at:
-            self.fail(f"{what} of {size} bytes goes beyond its end")
-        self.at += size
-        if self.at > MAX_HEADER:
+        if size > len(self.data) - self.position:
+            self.fail(f"{what} of {size} bytes extends past its end")
+        self.position += size
+        if self.position > MAX_HEADER:
             self.fail(f"its header is longer than {MAX_HEADER:,} bytes")
-        return self.data[self.at - size : self.at]
+        return self.data[self.position - size : self.position]
 
     def numbers(self, codes: str) -> tuple[Any, ...]:
         form = f"<{codes}"
         return struct.unpack(form, self.take(struct.calcsize(form), "its header"))
 
     def check_count(self, what: str, count: int, smallest: int, most: int) -> None:
-        """Refuses a count before anything is made for each."""
-        if count * smallest > len(self.data) - self.at:
+        """Refuse an impossible count before allocating anything."""
+        if count * smallest > len(self.data) - self.position:
             self.fail(f"{count} {what} do not fit into it")
         if count > most:
-            self.fail(f"{count:,} {what} are more than {most:,}, the most that are read")
+            self.fail(f"{count:,} {what} exceed the limit of {most:,}")
 
     def string(self, what: str, longest: int = MAX_STRING) -> str:
         (size,) = self.numbers("Q")
@@ -191,10 +191,10 @@ class _Header:
     def locate(
         self, table: dict[str, tuple[tuple[int, ...], int, int]], alignment: Any
     ) -> dict[str, StoredTensor]:
-        """The tensors with their places in the file, all of which must lie in it."""
+        """Locate the tensors, checking that each lies within the file."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             self.fail(f"general.alignment is {alignment}, not a power of two")
-        start = -(-self.at // alignment) * alignment
+        start = -(-self.position // alignment) * alignment
         blocks = {int(kind): sizes for kind, sizes in library().GGML_QUANT_SIZES.items()}
         tensors = {}
         for name, (shape, kind, offset) in table.items():
@@ -205,13 +205,13 @@ class _Header:
                 self.fail(f"{name} {list(shape)} does not consist of whole blocks of {block}")
             nbytes = prod(shape) // block * width
             if offset % alignment or start + offset + nbytes > len(self.data):
-                self.fail(f"{name} {list(shape)} at {offset} does not lie in it")
+                self.fail(f"{name} {list(shape)} at {offset} lies outside of it")
             tensors[name] = StoredTensor(tuple(shape), kind, start + offset, nbytes)
         return tensors
 
 
 def library() -> Any:
-    """The `gguf` package.
+    """Import the `gguf` package.
 
     Raises:
       UserError: it is not installed.
@@ -224,10 +224,10 @@ def library() -> Any:
 
 
 def dequantizer(kind: int) -> tuple[np.dtype, Callable[[np.ndarray], np.ndarray]]:
-    """The dtype that a quantisation is read as, and how bytes [rows, bytes] become [rows, n].
+    """The dtype of dequantised values, and a function from bytes [rows, bytes] to them [rows, n].
 
     Raises:
-      UserError: the `gguf` package does not support it.
+      UserError: the `gguf` package does not support the quantisation.
     """
     gguf = library()
     kinds = gguf.GGMLQuantizationType

@@ -1,7 +1,4 @@
-"""The metadata of a GGUF file for one architecture, checked as it is read; its rotary scaling.
-
-Rotary scaling is converted in both directions: Transformers' rope_scaling when it is read.
-"""
+"""Checked access to the metadata of one architecture, and two-way conversion of rotary scaling."""
 
 import math
 from typing import Any, NoReturn
@@ -15,7 +12,7 @@ from llmjax.model.rope import LinearScaling, Llama3Scaling, Unscaled, YarnScalin
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_MESSAGE = 400
-"""Characters of a message, in which a file's own text may stand."""
+"""Characters of a message, which may quote the file."""
 IGNORED = {
     "vocab_size",
     "tensor_data_layout",
@@ -24,11 +21,11 @@ IGNORED = {
     "rope.scaling.finetuned",
     "rope.scaling.yarn_log_multiplier",
 }
-"""Keys that add nothing: sizes come from the tensors."""
+"""Keys without effect; sizes come from the tensors."""
 
 
 class Metadata:
-    """The keys of one architecture; records which were read."""
+    """The keys of one architecture; tracks which were read."""
 
     def __init__(self, file: GgufFile):
         self.file = file
@@ -41,7 +38,7 @@ class Metadata:
         )
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A number or a string, or the default."""
+        """The number or string of a key, else the default."""
         self._read.add(key)
         value = self.file.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, list | np.ndarray):
@@ -63,13 +60,13 @@ class Metadata:
         return shortest(value)
 
     def head_width(self, width: int, heads: int) -> int:
-        """The width of a head, where all heads together are as wide as the model."""
+        """The width of a head if all heads together are as wide as the model."""
         if width % heads:
             self.fail(f"has {heads} heads, which do not divide its width {width}")
         return width // heads
 
     def floats(self, tensor: str) -> list[float] | None:
-        """A small tensor of the file, if it exists."""
+        """Read a small 1-D tensor; None if the file does not have it."""
         stored = self.file.tensors.get(tensor)
         if stored is None:
             return None
@@ -79,7 +76,7 @@ class Metadata:
         return [shortest(value) for value in dequantize(self.file.rows(tensor, 0, 1))[0]]
 
     def check_no_others(self) -> None:
-        """Refuses keys that were not read."""
+        """Refuse keys that were not read."""
         prefix = f"{self.architecture}."
         keys = [key for key in self.file.metadata if key.startswith(prefix)]
         unknown = [key for key in keys if key.removeprefix(prefix) not in self._read]
@@ -88,22 +85,22 @@ class Metadata:
 
 
 def shortest(value: Any) -> float:
-    """A float32 as the shortest decimal for it (1e-5, not 9.99999974738e-06)."""
+    """The shortest decimal of a float32 (1e-5, not 9.99999974738e-06)."""
     return float(str(np.float32(value)))
 
 
 def read_rope_scaling(
     metadata: Metadata, config: dict[str, Any], width: int
 ) -> dict[str, Any] | None:
-    """`rope_scaling`, or None where nothing is scaled.
+    """Transformers' `rope_scaling`; None for unscaled positions.
 
     Args:
       metadata: of the file.
-      config: as far as it is read: max_position_embeddings and rope_theta.
+      config: has max_position_embeddings and rope_theta.
       width: rotated dimensions of a head.
 
     Raises:
-      UserError: a type of scaling that is not supported.
+      UserError: the type of scaling is not supported.
     """
     kind = metadata.get("rope.scaling.type", "none")
     factor = metadata.get("rope.scaling.factor") or metadata.get("rope.scale_linear") or 0.0
@@ -136,31 +133,31 @@ def _longrope(
     scaling: dict[str, Any] = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
     original = metadata.integer("rope.scaling.original_context_length")
     stretch = config["max_position_embeddings"] / original
-    usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-    factor = metadata.number("rope.scaling.attn_factor", usual)
-    if not math.isclose(factor, usual, rel_tol=1e-5):
+    default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+    factor = metadata.number("rope.scaling.attn_factor", default)
+    if not math.isclose(factor, default, rel_tol=1e-5):
         scaling["attention_factor"] = factor
     return scaling
 
 
 def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[str, Any] | None:
-    """Llama 3's scaling from the divisor of each pair, which is all that a file keeps of it.
+    """Recover Llama 3's scaling from the frequency divisors, which are all that a file stores.
 
-    With the published low and high factors 1 and 4, each blended pair determines the original
-    length. What does not fit is kept pair by pair, as the factors of LongRoPE are.
+    Given the published low and high factors 1 and 4, each blended frequency determines the original
+    length. Divisors that do not fit are kept as LongRoPE factors.
     """
     theta, highest = config["rope_theta"], max(divisors)
     if highest == min(divisors) == 1.0:
         return None
-    plain = theta ** (-np.arange(width // 2) * 2 / width)
-    kept = (1 / np.asarray(divisors) - 1 / highest) / (1 - 1 / highest)
-    blended = (kept > 0.01) & (kept < 0.99)
+    unscaled = theta ** (-np.arange(width // 2) * 2 / width)
+    smooth = (1 / np.asarray(divisors) - 1 / highest) / (1 - 1 / highest)
+    blended = (smooth > 0.01) & (smooth < 0.99)
     if len(divisors) == width // 2 and highest > 1 and blended.any():
-        lengths = (3 * kept + 1) * 2 * math.pi / plain
+        lengths = (3 * smooth + 1) * 2 * math.pi / unscaled
         original = round(float(np.median(lengths[blended])))
         guess = Llama3Scaling(highest, original)
         scaled, _ = rope_frequencies(guess, theta, width, config["max_position_embeddings"])
-        if np.allclose(scaled, plain / divisors, rtol=1e-4, atol=0):
+        if np.allclose(scaled, unscaled / divisors, rtol=1e-4, atol=0):
             return {
                 "rope_type": "llama3",
                 "factor": highest,
@@ -178,12 +175,12 @@ def _llama3(config: dict[str, Any], divisors: list[float], width: int) -> dict[s
 
 
 def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
-    """The keys rope.scaling.* for a model; None where they cannot express its scaling."""
+    """The keys rope.scaling.* of a model; None if they cannot express its scaling."""
     match shape.rope_scaling:
         case Unscaled():
             return {}
         case Llama3Scaling(low_frequency_factor=1.0, high_frequency_factor=4.0):
-            return {}  # a tensor expresses it
+            return {}  # stored as a tensor
         case LinearScaling(factor=factor):
             return {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
         case YarnScaling(attention_factor=None, truncate=True) as yarn:
@@ -198,8 +195,8 @@ def rope_keys(shape: ModelConfig) -> dict[str, Any] | None:
 
 
 def llama3_divisors(scaling: Llama3Scaling, shape: ModelConfig) -> np.ndarray:
-    """What the frequency of each pair is divided by, float32 [head_dim / 2]."""
+    """The divisor of each frequency, float32 [head_dim / 2]."""
     width, theta = shape.head_width, shape.rope_theta
-    plain, _ = rope_frequencies(Unscaled(), theta, width, shape.max_length)
+    unscaled, _ = rope_frequencies(Unscaled(), theta, width, shape.max_length)
     scaled, _ = rope_frequencies(scaling, theta, width, shape.max_length)
-    return (plain.astype(np.float64) / scaled).astype(np.float32)
+    return (unscaled.astype(np.float64) / scaled).astype(np.float32)

@@ -1,7 +1,7 @@
-"""A GGUF file as Transformers would have the model: its config, names, layouts and numbers.
+"""Read a GGUF file with Transformers' config, tensor names and layouts.
 
-GGUF's names are those of gguf-py's constants; Transformers' are those of the models' state dicts.
-`{}` stands for the layer.
+GGUF names are those of gguf-py's constants, Transformers' those of the models' state dicts. `{}`
+stands for the layer.
 """
 
 import re
@@ -22,26 +22,26 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
 Order = Callable[[dict[str, Any], int], np.ndarray]
-"""From Transformers' config and a number of rows: the row of the file that each row comes from."""
-NUMBERS_AT_ONCE = 2**20
-"""That are dequantised together, so that little memory is needed beside the result."""
+"""(Transformers' config, number of rows) -> for each row, its index in the file."""
+BLOCK_ELEMENTS = 2**20
+"""Elements to dequantise at a time, which bounds temporary memory."""
 
 
 @dataclass(frozen=True)
 class TensorRule:
-    """What a tensor of a file becomes."""
+    """How to convert a tensor."""
 
     name: str
-    """In Transformers."""
+    """The name in Transformers."""
     order: Order | None = None
-    """How its rows are permuted; None: not at all."""
+    """Permutation of its rows, if any."""
     transposed: bool = False
     plus: float = 0.0
-    """What is added to the file's values."""
+    """Offset to add to the file's values."""
 
 
 def rotary_pairs(heads: int, rows: int) -> np.ndarray:
-    """Pairs that lie side by side in the file (2i, 2i + 1) become (i, i + half), head by head."""
+    """Row order from interleaved pairs (2i, 2i + 1) to halves (i, i + half), for each head."""
     half = rows // heads // 2
     return np.arange(rows).reshape(heads, half, 2).swapaxes(1, 2).reshape(rows)
 
@@ -55,13 +55,13 @@ def _keys(config: dict[str, Any], rows: int) -> np.ndarray:
 
 
 def _interleaved(config: dict[str, Any], rows: int) -> np.ndarray:
-    """All queries, all keys, all values become query, key and value of each head."""
+    """Row order from all queries, all keys, all values to query, key, value per head."""
     heads = config["num_attention_heads"]
     return np.arange(rows).reshape(3, heads, -1).swapaxes(0, 1).reshape(rows)
 
 
-def _both(names: dict[str, str]) -> dict[str, TensorRule]:
-    """Weight and bias of each."""
+def _rules(names: dict[str, str]) -> dict[str, TensorRule]:
+    """Rules for the weight and bias of each module."""
     return {
         f"{name}.{kind}": TensorRule(f"{hf_name}.{kind}")
         for name, hf_name in names.items()
@@ -137,58 +137,55 @@ _GPT_NEOX = {
 def _changed(
     table: dict[str, TensorRule], ends: tuple[str, ...], **fields: Any
 ) -> dict[str, TensorRule]:
-    """The table with fields of the tensors whose names in the file have one of these ends."""
+    """The table with changed fields for tensors whose names in the file end in one of `ends`."""
     changed = {name: replace(rule, **fields) for name, rule in table.items() if name.endswith(ends)}
     return table | changed
 
 
 def _llama() -> dict[str, TensorRule]:
-    table = _both(_ENDS | _ATTENTION | _MLP | _NORMS)
+    table = _rules(_ENDS | _ATTENTION | _MLP | _NORMS)
     table = _changed(table, ("attn_q.weight", "attn_q.bias"), order=_queries)
     return _changed(table, ("attn_k.weight", "attn_k.bias"), order=_keys)
 
 
 def _gemma(layer: dict[str, str]) -> dict[str, TensorRule]:
-    return _changed(_both(_ENDS | _ATTENTION | _MLP | layer), ("norm.weight",), plus=-1.0)
+    return _changed(_rules(_ENDS | _ATTENTION | _MLP | layer), ("norm.weight",), plus=-1.0)
 
 
 TABLES: dict[str, dict[str, TensorRule]] = {
     "llama": _llama(),
     "smollm3": _llama(),
-    "qwen2": _both(_ENDS | _ATTENTION | _MLP | _NORMS),
-    "qwen3": _both(_ENDS | _ATTENTION | _MLP | _NORMS | _QK_NORMS),
+    "qwen2": _rules(_ENDS | _ATTENTION | _MLP | _NORMS),
+    "qwen3": _rules(_ENDS | _ATTENTION | _MLP | _NORMS | _QK_NORMS),
     "gemma": _gemma(_NORMS),
     "gemma2": _gemma(_SANDWICH),
     "gemma3": _gemma(_SANDWICH | _QK_NORMS),
-    "olmo2": _both(_ENDS | _ATTENTION | _MLP | _QK_NORMS | _OUTPUT_NORMS),
-    "phi3": _both(_ENDS | _PHI3 | _NORMS),
+    "olmo2": _rules(_ENDS | _ATTENTION | _MLP | _QK_NORMS | _OUTPUT_NORMS),
+    "phi3": _rules(_ENDS | _PHI3 | _NORMS),
     "gpt2": _changed(
-        _both(_GPT2),
+        _rules(_GPT2),
         ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"),
         transposed=True,
     ),
-    "gptneox": _changed(_both(_GPT_NEOX), ("attn_qkv.weight", "attn_qkv.bias"), order=_interleaved),
+    "gptneox": _changed(
+        _rules(_GPT_NEOX), ("attn_qkv.weight", "attn_qkv.bias"), order=_interleaved
+    ),
 }
 """Architecture of a GGUF file -> name in the file -> rule."""
 
 CONFIG_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-"""Tensors that become fields of the config."""
+"""Tensors that are converted to config fields."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gguf:
-    """An open file (a `TensorSource`); tensors are read, and dequantised, only when asked for."""
+    """A `TensorSource` of an open file, which dequantises tensors as they are read."""
 
     file: GgufFile
     config: dict[str, Any]
-    """As config.json of Transformers."""
+    """Transformers' config.json."""
     rules: dict[str, tuple[str, TensorRule]]
     """Name in Transformers -> name in the file, and its rule."""
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """All keys of the file."""
-        return self.file.metadata
 
     def names(self) -> list[str]:
         return list(self.rules)
@@ -219,22 +216,22 @@ class Gguf:
         values = self.stored_values(self.rules[name][0])[0]
         return values if rule.order is None else values[rule.order(self.config, length)]
 
-    def _rows(self, name: str, wanted: slice) -> np.ndarray:
-        """Some rows of a matrix, all their columns."""
+    def _rows(self, name: str, index: slice) -> np.ndarray:
+        """Rows of a matrix, with all columns."""
         (rows, columns), rule = self._stored(name)
         stored_name = self.rules[name][0]
         dtype, dequantize = dequantizer(self.file.tensors[stored_name].kind)
         order = np.arange(rows) if rule.order is None else rule.order(self.config, rows)
-        order = order[wanted]
+        order = order[index]
         raw = np.asarray(self.file.rows(stored_name, 0, rows))
         values = np.empty((len(order), columns), dtype)
-        step = max(NUMBERS_AT_ONCE // columns, 1)
+        step = max(BLOCK_ELEMENTS // columns, 1)
         for start in range(0, len(order), step):
             values[start : start + step] = dequantize(raw[order[start : start + step]])
         return values
 
     def stored_values(self, stored_name: str) -> np.ndarray:
-        """A tensor by its name in the file, unpermuted: [rows, columns]."""
+        """Dequantise a tensor by its name in the file, without permuting: [rows, columns]."""
         stored = self.file.tensors[stored_name]
         rows = int(np.prod(stored.shape[:-1]))
         _, dequantize = dequantizer(stored.kind)
@@ -242,10 +239,10 @@ class Gguf:
 
 
 def open_gguf(path: Path | str) -> Gguf:
-    """Opens a GGUF file.
+    """Open a GGUF file.
 
     Raises:
-      UserError: it is not a GGUF file, is damaged, or its model or a tensor is not supported.
+      UserError: the file is damaged or not GGUF, or its model or a tensor is not supported.
     """
     file = open_file(Path(path))
     config = config_of(file)
@@ -263,7 +260,7 @@ def open_gguf(path: Path | str) -> Gguf:
             raise UserError(
                 file.path,
                 f"has a tensor {shown} that {config['model_type']} does not have",
-                "give a file of another conversion",
+                "give a file from another conversion",
             )
         name = rule.name.format(number)
         rules[name] = (stored_name, replace(rule, name=name))
@@ -271,7 +268,7 @@ def open_gguf(path: Path | str) -> Gguf:
 
 
 class GgufImporter(Importer):
-    """llama.cpp's files."""
+    """GGUF files of llama.cpp."""
 
     @staticmethod
     def reads(path: Path) -> bool:

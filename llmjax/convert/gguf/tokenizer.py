@@ -1,7 +1,7 @@
-"""The tokenizer of a GGUF file, as the files that Transformers would have.
+"""Convert the tokenizer of a GGUF file to Transformers' files.
 
-The meanings of pre-tokenizers' names are those of llama.cpp (src/llama-vocab.cpp) and of the
-tokenizers that it names.
+Pre-tokenizer names mean what they mean in llama.cpp (src/llama-vocab.cpp) and in the tokenizers
+they are named after.
 """
 
 import json
@@ -18,11 +18,11 @@ from llmjax.data.tokenizers.huggingface.from_sentencepiece import merges_of
 from llmjax.errors import UserError
 
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
-"""Types of token."""
+"""Token types."""
 
 
 class Vocabulary:
-    """The lists of tokens, types, merges and scores, checked against each other."""
+    """The tokens, types, merges and scores of a file, checked for consistency."""
 
     def __init__(self, file: GgufFile):
         self.file = file
@@ -34,14 +34,14 @@ class Vocabulary:
         self.tokens: list[str] = tokens
         self.ids = {token: i for i, token in enumerate(tokens)}
         if len(self.ids) != len(tokens):
-            self.fail("has a token twice in its vocabulary")
+            self.fail("has a duplicate token in its vocabulary")
         rows = file.tensors["token_embd.weight"].shape[0] if file.tensors else len(tokens)
         if len(tokens) > rows:
             self.fail(f"has {len(tokens)} tokens but {rows} rows in token_embd.weight")
         types = self.key("token_type")
         self.types = np.ones(len(tokens), int) if types is None else np.asarray(types)
         if self.types.shape != (len(tokens),) or self.types.dtype.kind not in "iu":
-            self.fail("has not one token type for each token")
+            self.fail("does not have one token type for each token")
         while self.types[-1] == UNUSED and tokens[-1].startswith("[PAD"):  # rows without a token
             del self.ids[tokens.pop()]
             self.types = self.types[:-1]
@@ -53,21 +53,21 @@ class Vocabulary:
         return self.file.metadata.get(f"tokenizer.ggml.{name}")
 
     def text(self, name: str) -> str | None:
-        """A key that is a string; None where it is missing."""
+        """A key's string; None if it is missing."""
         value = self.key(name)
         if value is not None and not isinstance(value, str):
             self.fail(f"has a tokenizer.ggml.{name} that is not a string")
         return value
 
     def flag(self, name: str, default: bool) -> bool:
-        """A key that is true or false."""
+        """A key's boolean value."""
         value = self.key(name)
         if value is not None and not isinstance(value, int):
             self.fail(f"has a tokenizer.ggml.{name} that is neither true nor false")
         return default if value is None else bool(value)
 
     def special(self, name: str) -> str | None:
-        """The token of an id in the metadata."""
+        """The token of the key NAME_token_id; None if it is missing."""
         token = self.key(f"{name}_token_id")
         if token is None:
             return None
@@ -80,18 +80,18 @@ class Vocabulary:
         return self.tokens[token]
 
     def named(self) -> dict[str, str]:
-        """bos_token, eos_token and so on, those that the file has."""
+        """The file's special tokens by role (bos_token, eos_token, ...)."""
         roles = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "mask": "mask"}
-        named = {f"{name}_token": self.special(key) for key, name in roles.items()}
-        return {role: token for role, token in named.items() if token is not None}
+        tokens = {f"{name}_token": self.special(key) for key, name in roles.items()}
+        return {role: token for role, token in tokens.items() if token is not None}
 
     def ends(self) -> list[int]:
-        """Tokens that end a text, a turn or a message; the end of a text is the first."""
-        named = (self.special(role) for role in ("eos", "eot", "eom"))
-        return list(dict.fromkeys(self.ids[token] for token in named if token is not None))
+        """Ids of the tokens that end a text, a turn or a message, in this order."""
+        tokens = (self.special(role) for role in ("eos", "eot", "eom"))
+        return list(dict.fromkeys(self.ids[token] for token in tokens if token is not None))
 
     def added(self) -> list[AddedToken]:
-        """Tokens that are split off a text before anything else."""
+        """Tokens that are split off a text before pre-tokenization."""
         named = set(self.named().values())
         added = []
         for token, kind in zip(self.tokens, self.types.tolist(), strict=True):
@@ -109,22 +109,22 @@ class Vocabulary:
         for line in lines:
             left, _, right = line.partition(" ")
             if not {left, right, left + right} <= self.ids.keys():
-                self.fail(f"has a merge {line!r} of tokens that are not in its vocabulary")
+                self.fail(f"has a merge {line!r} whose tokens are not in its vocabulary")
             merges.append((left, right))
         return merges
 
     def scores(self) -> np.ndarray:
-        """SentencePiece's of each token; higher is better."""
+        """SentencePiece scores, float64 [tokens]; higher is better."""
         stored = self.key("scores")
         scores = np.asarray([] if stored is None else stored)[: len(self.tokens)]
         if scores.shape != (len(self.tokens),) or scores.dtype.kind not in "fi":
             self.fail("has a SentencePiece tokenizer without a score for each token")
         if not np.isfinite(scores).all():
-            self.fail("has a token whose score is not a number")
+            self.fail("has a token whose score is not finite")
         return scores.astype(np.float64)
 
     def scored_merges(self) -> list[tuple[str, str]]:
-        """The merges of SentencePiece's scores: what gives a better piece is merged first."""
+        """Merges equivalent to SentencePiece's scores: better pieces are merged first."""
         scores = self.scores().tolist()
         special = (UNKNOWN, CONTROL, BYTE)
         return merges_of(
@@ -133,7 +133,7 @@ class Vocabulary:
 
 
 NEVER = -1e6
-"""The score of a token that no text is encoded with."""
+"""Score of a token that must never be used."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -147,18 +147,18 @@ _CASED = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """How text is split before byte-level merges."""
+    """How to split text into words before byte-level merges."""
 
     pattern: str | None = None
-    """A regular expression whose matches are the words; None: GPT-2's."""
+    """Regular expression that matches words; None for GPT-2's."""
     single_digits: bool = False
-    """Whether digits are split one by one first."""
+    """Whether to split digits individually first."""
     whole_words: bool = False
-    """Whether a word of the vocabulary needs no merges."""
+    """Whether words in the vocabulary skip the merges."""
     nfc: bool = False
-    """Whether text is normalised to NFC first."""
+    """Whether to normalise text to NFC first."""
     adds_bos: bool = False
-    """Whether BOS is put first where the file does not state it."""
+    """Whether to prepend BOS if the file does not say."""
 
 
 _LLAMA3 = PreTokenizer(_WORDS.replace("{digits}", "{1,3}"), whole_words=True, adds_bos=True)
@@ -185,18 +185,20 @@ PRE_TOKENIZERS = {
     "stablelm2": PreTokenizer(_WORDS.replace("{digits}", "")),
     "tekken": PreTokenizer(_CASED, whole_words=True, adds_bos=True),
 }
-"""tokenizer.ggml.pre -> its meaning."""
+"""Values of tokenizer.ggml.pre."""
 
 DEFAULT_PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "smollm3": "llama-bpe", "olmo2": "dbrx"}
-"""The pre-tokenizer of architectures whose old files do not name it; of others it is GPT-2's."""
+"""Default pre-tokenizer by architecture, for old files that do not name it; otherwise GPT-2's."""
 
 
 def tokenizer_files(file: GgufFile) -> dict[str, bytes]:
-    """tokenizer.json, tokenizer_config.json and, where the file has their content,
-    chat_template.jinja and generation_config.json (with all tokens that end a text).
+    """The tokenizer's files, by name.
+
+    They are tokenizer.json, tokenizer_config.json and, if the file has their content,
+    chat_template.jinja and generation_config.json (with several end-of-text tokens).
 
     Raises:
-      UserError: the file has no tokenizer, or one that is not supported or contradicts itself.
+      UserError: the file has no tokenizer, or one that is unsupported or inconsistent.
     """
     vocabulary = Vocabulary(file)
     kinds: dict[Any, Callable[[Vocabulary], tuple[tokenizers.Tokenizer, bool]]] = {
@@ -253,14 +255,14 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
 
 
 def pre_tokenizer_steps(pre_tokenizer: PreTokenizer, prefix: bool) -> pre_tokenizers.PreTokenizer:
-    """The steps of tokenizer.json; `prefix`: a space is put before the text."""
+    """The pre-tokenizer steps of tokenizer.json; `prefix` prepends a space to the text."""
     steps: list[Any] = []
     if pre_tokenizer.single_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     if pre_tokenizer.pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(pre_tokenizer.pattern), behavior="isolated"))
-    words = pre_tokenizer.pattern is None
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=words))
+    gpt2_pattern = pre_tokenizer.pattern is None
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=gpt2_pattern))
     return pre_tokenizers.Sequence(steps)
 
 
@@ -292,7 +294,7 @@ def _unigram(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
 
 
 def _spaced(model: models.Model, vocabulary: Vocabulary) -> tokenizers.Tokenizer:
-    """With spaces written as U+2581, as SentencePiece does."""
+    """A tokenizer that writes spaces as U+2581, like SentencePiece."""
     space, prefix = "\u2581", vocabulary.flag("add_space_prefix", True)
     tokenizer = tokenizers.Tokenizer(model)
     spaces = normalizers.Replace(" ", space)
@@ -308,14 +310,14 @@ def _spaced(model: models.Model, vocabulary: Vocabulary) -> tokenizers.Tokenizer
 def _surround(
     tokenizer: tokenizers.Tokenizer, vocabulary: Vocabulary, first: bool, last: bool
 ) -> None:
-    """BOS before and EOS after every text, where the file wants them."""
+    """Add BOS before and EOS after every text, as the file asks."""
     bos, eos = vocabulary.special("bos"), vocabulary.special("eos")
     before = [bos] if first and bos is not None else []
     after = [eos] if last and eos is not None else []
     if before or after:
-        around = {token: vocabulary.ids[token] for token in (*before, *after)}
-        one = [*before, "$A", *after]
-        two = [*one, *(f"{part}:1" for part in [*before, "$B", *after])]
+        special = {token: vocabulary.ids[token] for token in (*before, *after)}
+        single = [*before, "$A", *after]
+        pair = [*single, *(f"{part}:1" for part in [*before, "$B", *after])]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=one, pair=two, special_tokens=list(around.items())
+            single=single, pair=pair, special_tokens=list(special.items())
         )

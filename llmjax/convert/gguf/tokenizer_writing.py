@@ -1,4 +1,4 @@
-"""A run's tokenizer as the metadata of a GGUF file."""
+"""Write a run's tokenizer as GGUF metadata."""
 
 import json
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ PROBES = (
     "Größe, élève, 你好世界, привет, 😀👍🏽, naïve  double  spaces   and trailing ",
     " leading space; 'S 'll we'RE; a_b-c/d\\e; 3.14e-10; <|not|>",
 )
-"""Texts that a file's tokenizer must encode as the run's does."""
+"""Texts that the file's tokenizer must encode like the run's."""
 
 
 def vocabulary_keys(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
-    """tokenizer.ggml.* and the chat template.
+    """The keys tokenizer.ggml.* and the chat template.
 
     Args:
-      tokenizer: any of ours.
+      tokenizer: the run's tokenizer.
       rows: of the embedding; ids beyond the tokenizer's are padding.
 
     Raises:
-      UserError: llama.cpp has no such tokenizer.
+      UserError: llama.cpp does not support the tokenizer.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
         values = _from_sentencepiece(tokenizer)
@@ -52,8 +52,8 @@ def vocabulary_keys(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     if "scores" in values:
         values["scores"] += [-1e4] * (rows - size)
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
-    others = [token for token in tokenizer.stop_ids if token != tokenizer.eos_id]
-    ids |= dict(zip(("eot", "eom"), others, strict=False))
+    stop_ids = [token for token in tokenizer.stop_ids if token != tokenizer.eos_id]
+    ids |= dict(zip(("eot", "eom"), stop_ids, strict=False))
     values |= {f"{name}_token_id": token for name, token in ids.items()}
     values["add_bos_token"] = tokenizer.prefix == (tokenizer.bos_id,)
     values["add_eos_token"] = tokenizer.suffix == (tokenizer.eos_id,)
@@ -64,20 +64,20 @@ def vocabulary_keys(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
 
 
 def check_vocabulary(file: GgufFile, tokenizer: Tokenizer) -> None:
-    """Compares the encodings of some texts by a file's tokenizer and by the run's.
+    """Check on PROBES that the file's tokenizer encodes like the run's.
 
     Raises:
-      UserError: they differ.
+      UserError: the encodings differ.
     """
     content = tokenizer_files(file)["tokenizer.json"].decode()
     written = tokenizers.Tokenizer.from_str(content)
     written.encode_special_tokens = True
     for text in PROBES:
         if written.encode(text, add_special_tokens=False).ids != tokenizer.encode(text):
-            raise _impossible("GGUF cannot express how it splits text")
+            raise _not_exportable("GGUF cannot express how it splits text")
 
 
-def _impossible(why: str) -> UserError:
+def _not_exportable(why: str) -> UserError:
     return UserError("tokenizer", f"cannot be written: {why}", "export the run --to hf")
 
 
@@ -87,7 +87,7 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     proto = spm.parse(tokenizer.model, "SentencePiece model")
     kind = "t5" if proto.trainer_spec.model_type == spm.UNIGRAM else "llama"
     if proto.normalizer_spec.precompiled_charsmap:
-        raise _impossible("it replaces characters of a text first")
+        raise _not_exportable("it replaces characters before it splits text")
     return {
         "model": kind,
         "pre": "default",
@@ -103,10 +103,10 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
 def _from_json(spec: dict[str, Any]) -> dict[str, Any]:
     model = spec["model"]
     if model["type"] != "BPE":
-        raise _impossible(f"llama.cpp has no {model['type']} tokenizer for decoders")
+        raise _not_exportable(f"llama.cpp has no {model['type']} tokenizer for decoders")
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     if not merges:
-        raise _impossible("it has no merges, which llama.cpp needs")
+        raise _not_exportable("it has no merges, which llama.cpp needs")
     added = {token["id"]: token for token in spec["added_tokens"]}
     names = {i: name for name, i in model["vocab"].items()}
     names |= {i: token["content"] for i, token in added.items()}
@@ -130,12 +130,12 @@ def _from_json(spec: dict[str, Any]) -> dict[str, Any]:
 def _scored(
     spec: dict[str, Any], tokens: list[str], types: list[int], merges: list[tuple[str, ...]]
 ) -> dict[str, Any]:
-    """SentencePiece's scores, from the order of merges."""
+    """A SentencePiece vocabulary, with scores from the order of merges."""
     kinds = [step["type"] for step in steps_of(spec.get("normalizer"))]
     if not spec["model"].get("byte_fallback") or spec.get("pre_tokenizer") is not None:
-        raise _impossible("it is neither byte-level nor like SentencePiece")
+        raise _not_exportable("it is neither byte-level nor like SentencePiece")
     if not set(kinds) <= {"Prepend", "Replace"}:
-        raise _impossible(f"it normalises text ({', '.join(kinds)})")
+        raise _not_exportable(f"it normalises text ({', '.join(kinds)})")
     scores = dict.fromkeys(tokens, 0.0)
     for rank, pair in reversed(list(enumerate(merges))):
         scores["".join(pair)] = -float(rank + 1)
@@ -168,9 +168,9 @@ def _prefixed(spec: dict[str, Any]) -> bool:
 
 
 def _pre_tokenizer_of(spec: dict[str, Any]) -> str:
-    """llama.cpp's name for how a tokenizer.json splits text."""
+    """llama.cpp's name for the pre-tokenizer of a tokenizer.json."""
     model = spec["model"]
-    wanted = (
+    signature = (
         [_plain(step) for step in steps_of(spec.get("pre_tokenizer"))],
         [step["type"] for step in steps_of(spec.get("normalizer"))],
         bool(model.get("ignore_merges")),
@@ -178,11 +178,11 @@ def _pre_tokenizer_of(spec: dict[str, Any]) -> str:
     for name, candidate in PRE_TOKENIZERS.items():
         state = json.loads(pre_tokenizer_steps(candidate, _prefixed(spec)).__getstate__())
         steps = [_plain(step) for step in steps_of(state)]
-        if wanted == (steps, ["NFC"] * candidate.nfc, candidate.whole_words):
+        if signature == (steps, ["NFC"] * candidate.nfc, candidate.whole_words):
             return name
-    raise _impossible("llama.cpp has no name for how it splits text into words")
+    raise _not_exportable("llama.cpp has no name for how it splits text into words")
 
 
 def _plain(step: Mapping[str, Any]) -> dict[str, Any]:
-    """The step without what does not change ids."""
+    """A step without fields that do not affect ids."""
     return {name: value for name, value in step.items() if name != "trim_offsets"}

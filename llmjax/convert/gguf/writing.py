@@ -1,4 +1,4 @@
-"""A run as a GGUF file, for llama.cpp and programs built on it."""
+"""Export a run as a GGUF file, for llama.cpp and programs built on it."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ QUANTISATIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0":
 NUMPY = {kind: FLOATS[name] for name, kind in QUANTISATIONS.items() if name in FLOATS}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
 ARCHITECTURES = ("llama", "qwen3", "qwen2")
-"""That are tried, in this order: their names in GGUF are those in Transformers."""
+"""Architectures to try, in order; each has the same name in GGUF and in Transformers."""
 SIZES = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -45,9 +45,9 @@ SIZES = {
 
 @dataclass(frozen=True)
 class GgufExporter(Exporter):
-    """Writes a GGUF file, reads it back and compares every number.
+    """Writes a GGUF file, reads it back and compares all tensors.
 
-    The dtype is that of matrices; q8_0 is llama.cpp's quantisation to 8 bits.
+    The dtype applies to matrices; q8_0 is llama.cpp's 8-bit quantisation.
     """
 
     dtypes: ClassVar = tuple(QUANTISATIONS)
@@ -70,10 +70,10 @@ class GgufExporter(Exporter):
 
 
 def choose_family(shape: ModelConfig) -> Family:
-    """The family as which llama.cpp computes a model exactly.
+    """The first of ARCHITECTURES with which llama.cpp computes the model exactly.
 
     Raises:
-      UserError: there is none; names what is not supported.
+      UserError: there is none; names the unsupported fields.
     """
     unsupported = {name: _unsupported(FAMILIES[name], shape) for name in ARCHITECTURES}
     for name, fields in unsupported.items():
@@ -88,7 +88,7 @@ def choose_family(shape: ModelConfig) -> Family:
 
 
 def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
-    """What neither Transformers' family nor a GGUF file of it can express."""
+    """The fields that the family, or a GGUF file of it, cannot express."""
     fields = family.unsupported(shape)
     if shape.window is not None and "window" not in fields:
         fields.append("window")
@@ -102,7 +102,7 @@ def _unsupported(family: Family, shape: ModelConfig) -> list[str]:
 
 
 def gguf_tensors(family: Family, shape: ModelConfig, params: Params) -> Iterator[LazyTensor]:
-    """The file's tensors under GGUF's names, in its layouts."""
+    """The tensors to write, with GGUF's names and layouts."""
     table = {rule.name: (name, rule) for name, rule in TABLES[family.model_type].items()}
     config = family.write_config(shape)
     for tensor in lazy_tensors(params, BoundTable(family.table, Model(shape))):
@@ -136,10 +136,10 @@ def write_file(
     kind: str,
     keys: dict[str, Any],
 ) -> None:
-    """Writes the whole file, one tensor at a time.
+    """Write the file, one tensor at a time.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     gguf = library()
     writer = gguf.GGUFWriter(path, family.model_type)
@@ -160,14 +160,14 @@ def write_file(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
-            writer.write_tensor_data(encoded(tensor.make(), tensor_kind(tensor, kind)))
+            writer.write_tensor_data(quantize(tensor.make(), tensor_kind(tensor, kind)))
         writer.flush()
     finally:
         writer.close()
 
 
 def add_value(writer: Any, key: str, value: Any) -> None:
-    """Adds a value to a gguf.GGUFWriter, in the type that llama.cpp expects."""
+    """Add a value to a gguf.GGUFWriter, with the type that llama.cpp expects."""
     match value:
         case bool():
             writer.add_bool(key, value)
@@ -182,7 +182,7 @@ def add_value(writer: Any, key: str, value: Any) -> None:
 
 
 def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
-    """The metadata of the architecture."""
+    """The architecture's metadata."""
     config, name = family.write_config(shape), family.model_type
     values = {key: int(config[field]) for key, field in SIZES.items()} | {
         "attention.layer_norm_rms_epsilon": float(shape.norm_epsilon),
@@ -196,15 +196,15 @@ def model_keys(family: Family, shape: ModelConfig) -> dict[str, Any]:
 
 
 def tensor_kind(tensor: LazyTensor, kind: str) -> str:
-    """What a tensor is stored as: vectors in float32, rows that are not whole blocks in float16."""
+    """The type to store a tensor as: `kind`, but F32 for vectors and F16 for partial blocks."""
     if len(tensor.shape) < 2:
         return "F32"
     block, _ = library().GGML_QUANT_SIZES[library().GGMLQuantizationType[kind]]
     return kind if tensor.shape[-1] % block == 0 else "F16"
 
 
-def encoded(values: np.ndarray, kind: str) -> np.ndarray:
-    """The bytes of an array, uint8, row by row."""
+def quantize(values: np.ndarray, kind: str) -> np.ndarray:
+    """Quantise an array; returns its bytes, uint8, row by row."""
     gguf = library()
     wide = np.ascontiguousarray(values, dtype=np.float32)
     stored = gguf.quants.quantize(wide, gguf.GGMLQuantizationType[kind])
@@ -214,21 +214,21 @@ def encoded(values: np.ndarray, kind: str) -> np.ndarray:
 def _read_back(
     path: Path, family: Family, shape: ModelConfig, tensors: Sequence[LazyTensor], kind: str
 ) -> None:
-    """Raises a UserError where the file does not hold what it should."""
+    """Raise a UserError unless the file holds the model's config and tensors."""
     written = open_gguf(path)
     if canonical(family.read_config(written.config, written)) != canonical(shape):
-        raise UserError("GGUF", "the file does not read back as the model that it is of")
+        raise UserError("GGUF", "the file does not read back as the exported model")
     for tensor in tensors:
         if not _reads_back(written, tensor, tensor_kind(tensor, kind)):
             raise UserError(f"tensor {tensor.name}", "does not read back as it was written")
 
 
 def _reads_back(written: Gguf, tensor: LazyTensor, kind: str) -> bool:
-    """Equal bits; in blocks of q8_0, within half a step and the rounding of the step."""
-    wanted = tensor.make().astype(np.float32)
+    """Whether values are equal; for Q8_0, within half a step plus the rounding of its scale."""
+    expected = tensor.make().astype(np.float32)
     stored = written.stored_values(tensor.name).reshape(tensor.shape).astype(np.float32)
     if kind != "Q8_0":
-        return bool(np.array_equal(stored, wanted.astype(NUMPY[kind]).astype(np.float32)))
-    stored, wanted = stored.reshape(-1, 32), wanted.reshape(-1, 32)
-    largest = np.abs(wanted).max(-1, keepdims=True)
-    return bool((np.abs(stored - wanted) <= largest * (0.51 / 127 + 2.0**-11) + 1e-7).all())
+        return bool(np.array_equal(stored, expected.astype(NUMPY[kind]).astype(np.float32)))
+    stored, expected = stored.reshape(-1, 32), expected.reshape(-1, 32)
+    largest = np.abs(expected).max(-1, keepdims=True)
+    return bool((np.abs(stored - expected) <= largest * (0.51 / 127 + 2.0**-11) + 1e-7).all())

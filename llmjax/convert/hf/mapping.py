@@ -100,7 +100,7 @@ class BoundTable:
                 fallbacks[self.table.fallbacks[name]] = actual
             elif not any(re.search(pattern, name) for pattern in self.table.ignorable):
                 raise UserError(
-                    f"tensor {actual}", "has no place in this model", "check its config.json"
+                    f"tensor {actual}", "is not part of this model", "check its config.json"
                 )
         for actual, original in copies.items():
             if original not in located and original in expected:

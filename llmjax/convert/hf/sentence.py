@@ -1,8 +1,8 @@
-"""Folders of sentence-transformers: an encoder, and how its states become a text's embedding.
+"""sentence-transformers folders: an encoder, and how its states become a text's embedding.
 
-They are read as sentence-transformers 6 reads them: modules.json, the config.json of each module,
-sentence_bert_config.json and config_sentence_transformers.json. What would change an embedding and
-is not supported is refused by name.
+Reads modules.json, the config.json of each module, sentence_bert_config.json and
+config_sentence_transformers.json as sentence-transformers 6 does. Unsupported settings that would
+change an embedding are refused by name.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ TRANSFORMERS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Names of the encoder's settings; the first that exists counts."""
+"""File names of the encoder's settings; the first that exists is read."""
 POOLINGS: dict[Pooling, str] = {
     "mean": "mean",
     "cls": "cls",
@@ -31,7 +31,7 @@ POOLINGS: dict[Pooling, str] = {
     "mean_sqrt": "mean_sqrt_len_tokens",
     "weighted_mean": "weightedmean",
 }
-"""Our names -> sentence-transformers'."""
+"""llmjax's names -> sentence-transformers'."""
 assert set(POOLINGS) == set(get_args(Pooling))
 POOLING_SWITCHES = {
     "pooling_mode_cls_token": "cls",
@@ -41,7 +41,7 @@ POOLING_SWITCHES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Fields of older folders, in the order in which vectors are concatenated."""
+"""Fields of older folders, in the order of concatenation."""
 POOLING_FIELDS = {
     *POOLING_SWITCHES,
     "pooling_mode",
@@ -51,12 +51,12 @@ POOLING_FIELDS = {
 }
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 IGNORED = ("max_seq_length", "do_lower_case", "unpad_inputs")
-"""Settings of the encoder that are read elsewhere, or that change no embedding."""
+"""Encoder settings that are read elsewhere or do not affect embeddings."""
 MAX_MODULES = 100
 
 
 class Module(NamedTuple):
-    """An entry of modules.json: the class, without its package, and its folder."""
+    """An entry of modules.json: its class, without the package, and its folder."""
 
     kind: str
     path: str
@@ -64,17 +64,17 @@ class Module(NamedTuple):
 
 @dataclass(frozen=True)
 class SentenceConfig:
-    """How a text's embedding is computed; most fields are those of `run.origin.Origin`."""
+    """How to compute a text's embedding; most fields are those of `run.origin.Origin`."""
 
     path: str = ""
-    """Folder of the encoder, within the model's."""
+    """The encoder's folder, relative to the model's."""
     pooling: Pooling | None = None
-    """None: the folder has none."""
+    """None if the folder has none."""
     normalize: bool = False
     length: int | None = None
     concatenated: tuple[Pooling, ...] = ()
     layers: tuple[EmbeddingLayer, ...] = ()
-    """Behind pooling, without a last normalisation; `steps` in origin.json."""
+    """Layers after pooling, except a final normalisation; `steps` in origin.json."""
     truncate: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
@@ -83,11 +83,11 @@ class SentenceConfig:
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:
-        """All of them, in order."""
+        """All poolings, in order of concatenation."""
         return () if self.pooling is None else (self.pooling, *self.concatenated)
 
     def check(self, width: int) -> None:
-        """Checks that the layers suit the states of an encoder.
+        """Check that the layers fit encoder states of this width.
 
         Raises:
           UserError: they do not.
@@ -98,13 +98,13 @@ class SentenceConfig:
 
     def origin_fields(self) -> dict[str, Any]:
         """The fields of `Origin`."""
-        values = {name: value for name, value in vars(self).items() if name not in ("path",)}
+        values = {name: value for name, value in vars(self).items() if name != "path"}
         layers = [layer.to_json() for layer in values.pop("layers")]
         return values | {"concatenated": list(self.concatenated), "steps": layers}
 
 
 def from_origin(origin: Origin) -> SentenceConfig:
-    """What `SentenceConfig.origin_fields` wrote."""
+    """Rebuild a config from the fields of `SentenceConfig.origin_fields`."""
     names = SentenceConfig.__dataclass_fields__.keys() & vars(origin).keys()
     return SentenceConfig(
         **{name: getattr(origin, name) for name in names - {"concatenated"}},
@@ -114,10 +114,10 @@ def from_origin(origin: Origin) -> SentenceConfig:
 
 
 def read_sentence(folder: Path) -> SentenceConfig:
-    """What modules.json and the files that it names describe; the default where there is none.
+    """Read modules.json and the files it names; the default config if there is none.
 
     Raises:
-      UserError: a part of it is not supported, or a file is damaged.
+      UserError: a module or setting is not supported, or a file is damaged.
     """
     if not (folder / MODULES).exists():
         return SentenceConfig()
@@ -128,18 +128,18 @@ def read_sentence(folder: Path) -> SentenceConfig:
     if len(modules) == 1:
         return SentenceConfig(**fields)
     fields |= _read_pooling(folder / modules[1].path / "config.json")
-    modules_behind = [read_layer(module.kind, folder / module.path) for module in modules[2:]]
-    layers = [layer for layer in modules_behind if layer is not None]
+    after_pooling = [read_layer(module.kind, folder / module.path) for module in modules[2:]]
+    layers = [layer for layer in after_pooling if layer is not None]
     normalize = bool(layers) and layers[-1].kind == "normalize"
     layers = layers[:-1] if normalize else layers
     return SentenceConfig(**fields, layers=tuple(layers), normalize=normalize)
 
 
 def read_modules(folder: Path) -> list[Module]:
-    """The modules, in order: Transformer, and perhaps Pooling and others behind it.
+    """Read the list of modules: Transformer, optionally followed by Pooling and further ones.
 
     Raises:
-      UserError: they are others, or lie elsewhere.
+      UserError: the list is different, or a module's folder lies outside of `folder`.
     """
     path, entries = folder / MODULES, read_json(folder / MODULES, fix="restore the file")
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_MODULES:
@@ -150,32 +150,32 @@ def read_modules(folder: Path) -> list[Module]:
         raise UserError(
             path,
             f"lists {', '.join(kinds[:5])}",
-            "supported are Transformer, Pooling, and Dense, LayerNorm, Normalize behind them",
+            "supported are Transformer and Pooling, followed by Dense, LayerNorm, Normalize",
         )
     return modules
 
 
 def _read_module(path: Path, entry: Any) -> Module:
-    kind, place = (
+    kind, folder = (
         entry.get(name) if isinstance(entry, dict) else None for name in ("type", "path")
     )
-    if not isinstance(kind, str) or not isinstance(place, str):
+    if not isinstance(kind, str) or not isinstance(folder, str):
         raise UserError(path, "is damaged: a module without type or path", "restore the file")
     if not kind.startswith("sentence_transformers."):
-        raise UserError(path, f"lists {kind[:80]}, a program of its own", "it cannot be run here")
-    if Path(place).is_absolute() or ".." in Path(place).parts or "\0" in place:
-        raise UserError(path, f"names {place[:80]!r}, which is not in its own folder")
-    return Module(kind.rpartition(".")[2], place)
+        raise UserError(path, f"lists {kind[:80]}, which is custom code", "it is never executed")
+    if Path(folder).is_absolute() or ".." in Path(folder).parts or "\0" in folder:
+        raise UserError(path, f"names {folder[:80]!r}, which is not in its own folder")
+    return Module(kind.rpartition(".")[2], folder)
 
 
 def _max_length(folder: Path) -> int | None:
-    """Tokens at most: the module's, else the tokenizer's."""
+    """The module's maximum length in tokens, else the tokenizer's."""
     path = next((folder / name for name in TRANSFORMERS if (folder / name).exists()), None)
     settings = {} if path is None else read_object(path)
     for name, value in settings.items():
-        if value and name not in IGNORED and not _is_usual(name, value):
+        if value and name not in IGNORED and not _is_default(name, value):
             raise UserError(path, f"{name[:60]} = {repr(value)[:60]} is not supported")
-    if settings.get("do_lower_case") and not _lowers(folder / "tokenizer.json"):
+    if settings.get("do_lower_case") and not _lowercases(folder / "tokenizer.json"):
         raise UserError(
             path,
             "do_lower_case is true, but the tokenizer does not lowercase",
@@ -192,19 +192,19 @@ def _max_length(folder: Path) -> int | None:
     return length
 
 
-def _is_usual(name: str, value: Any) -> bool:
-    """Whether a setting is what an encoder of texts has."""
+def _is_default(name: str, value: Any) -> bool:
+    """Whether a setting has the value of every text encoder."""
     text = {"method": "forward", "method_output_name": "last_hidden_state"}
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "transformer_task": "feature-extraction",
         "module_output_name": "token_embeddings",
         "modality_config": {"text": text},
     }
-    return name in usual and bool(value == usual[name])
+    return name in defaults and bool(value == defaults[name])
 
 
-def _lowers(path: Path) -> bool:
-    """Whether a tokenizer.json lowercases texts."""
+def _lowercases(path: Path) -> bool:
+    """Whether a tokenizer.json lowercases text."""
     if not path.is_file():
         return False
     spec = read_json(path, limits=DOCUMENT)
@@ -220,7 +220,7 @@ def _lowers(path: Path) -> bool:
 
 
 def _read_pooling(path: Path) -> dict[str, Any]:
-    """The poolings, and whether a prompt counts in them."""
+    """Read the poolings, and whether they include the prompt."""
     settings = read_object(path) if path.exists() else {}
     include = settings.get("include_prompt", True)
     if not isinstance(include, bool):
@@ -232,17 +232,17 @@ def _read_pooling(path: Path) -> dict[str, Any]:
     if modes is None:
         modes = [mode for name, mode in POOLING_SWITCHES.items() if settings.get(name)]
     modes = modes if isinstance(modes, list) else [modes]
-    ours = {theirs: name for name, theirs in POOLINGS.items()}
+    pooling_of = {mode: pooling for pooling, mode in POOLINGS.items()}
     for mode in modes:
-        if not isinstance(mode, str) or mode not in ours:
-            supported = ", ".join(ours)
-            raise UserError(path, f"pools by {repr(mode)[:60]}", f"supported: {supported}")
-    first, *others = [ours[mode] for mode in modes[:MAX_MODULES]] or ["mean"]
-    return {"pooling": first, "concatenated": tuple(others), "include_prompt": include}
+        if not isinstance(mode, str) or mode not in pooling_of:
+            supported = ", ".join(pooling_of)
+            raise UserError(path, f"pools by {repr(mode)[:60]}", f"supported are {supported}")
+    first, *rest = [pooling_of[mode] for mode in modes[:MAX_MODULES]] or ["mean"]
+    return {"pooling": first, "concatenated": tuple(rest), "include_prompt": include}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """What config_sentence_transformers.json states about embeddings."""
+    """Read the settings in config_sentence_transformers.json that affect embeddings."""
     settings = read_object(path) if path.exists() else {}
     truncate, default = settings.get("truncate_dim"), settings.get("default_prompt_name")
     prompts, similarity = settings.get("prompts") or {}, settings.get("similarity_fn_name")
@@ -252,7 +252,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise UserError(path, "prompts is not an object", "restore the file")
     prompts = {name: "" if text is None else text for name, text in prompts.items()}
     if not all(isinstance(text, str) for text in prompts.values()):
-        raise UserError(path, "prompts are not all texts", "restore the file")
+        raise UserError(path, "has prompts that are not strings", "restore the file")
     if default is not None and (not isinstance(default, str) or default not in prompts):
         if default not in ("query", "document"):  # every model has these, empty
             raise UserError(path, f"default_prompt_name {repr(default)[:40]} is not in prompts")
@@ -269,11 +269,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def write_sentence(folder: Path, sentence: SentenceConfig, width: int) -> None:
-    """Writes modules.json, the folders that it names and the settings.
+    """Write modules.json, the modules' folders and the settings.
 
     Args:
-      folder: has the encoder already.
-      sentence: what to write; it has a pooling.
+      folder: already holds the encoder.
+      sentence: the config to write, with a pooling.
       width: of the encoder's states.
     """
     layers = [*sentence.layers, *([EmbeddingLayer("normalize")] if sentence.normalize else [])]
@@ -290,7 +290,7 @@ def write_sentence(folder: Path, sentence: SentenceConfig, width: int) -> None:
     modes = [POOLINGS[name] for name in sentence.poolings]
     pooling: dict[str, Any] = {"word_embedding_dimension": width}
     if modes == [mode for mode in POOLING_SWITCHES.values() if mode in modes]:
-        # In an order that versions before the list can express.
+        # The order can be expressed without the list, which older versions lack.
         pooling |= {name: mode in modes for name, mode in POOLING_SWITCHES.items()}
     else:
         pooling["pooling_mode"] = modes

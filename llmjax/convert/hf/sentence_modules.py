@@ -1,4 +1,4 @@
-"""Modules of sentence-transformers behind pooling, read and written."""
+"""Read and write the sentence-transformers modules after pooling."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from llmjax.inference.embedding_layers import EmbeddingLayer, Nonlinearity
 
 WEIGHTS = "model.safetensors"
 INPUT = "sentence_embedding"
-"""What the modules read and write, of all that is computed of a text."""
+"""The feature that modules read and write."""
 ACTIVATIONS: dict[Nonlinearity, str] = {
     "identity": "torch.nn.modules.linear.Identity",
     "tanh": "torch.nn.modules.activation.Tanh",
@@ -25,20 +25,20 @@ ACTIVATIONS: dict[Nonlinearity, str] = {
 }
 DENSE = {"weight": "linear.weight", "bias": "linear.bias", "residual": "residual.weight"}
 LAYERNORM = {"weight": "norm.weight", "bias": "norm.bias"}
-"""Arrays -> their names in the module's file."""
+"""Array -> its name in the module's file."""
 MAX_BYTES = 64 << 20
-"""Of an array, which origin.json stores; a projection 4096 -> 1024 has 16 MiB."""
+"""Limit per array, since origin.json stores it; a 4096 -> 1024 projection has 16 MiB."""
 
 
 def read_layer(kind: str, folder: Path) -> EmbeddingLayer | None:
-    """The layer of a module; None for one that does nothing in inference.
+    """Read a module as a layer; None if it has no effect in inference.
 
     Args:
-      kind: its class.
-      folder: its own.
+      kind: the module's class.
+      folder: the module's folder.
 
     Raises:
-      UserError: it is not supported, or damaged.
+      UserError: the module is not supported, or damaged.
     """
     path = folder / "config.json"
     match kind:
@@ -53,8 +53,8 @@ def read_layer(kind: str, folder: Path) -> EmbeddingLayer | None:
             return _read_dense(path, read_object(path))
     raise UserError(
         folder.parent / "modules.json",
-        f"lists {kind[:60]} behind pooling",
-        "supported there are Dense, LayerNorm, Normalize, Dropout",
+        f"lists {kind[:60]} after pooling",
+        "supported are Dense, LayerNorm, Normalize, Dropout",
     )
 
 
@@ -64,9 +64,9 @@ def _read_dense(path: Path, settings: dict[str, Any]) -> EmbeddingLayer:
     if not isinstance(activation, str):
         raise UserError(path, "activation_function is not a name", "restore the file")
     module, _, name = activation.rpartition(".")
-    ours = {theirs.rpartition(".")[2]: ours for ours, theirs in ACTIVATIONS.items()}
-    if name not in ours or module.split(".")[0:2] != ["torch", "nn"]:
-        supported = f"supported are {', '.join(ours)}"
+    activation_of = {path.rpartition(".")[2]: name for name, path in ACTIVATIONS.items()}
+    if name not in activation_of or module.split(".")[0:2] != ["torch", "nn"]:
+        supported = f"supported are {', '.join(activation_of)}"
         raise UserError(path, f"activation_function is {activation[:80]}", supported)
     residual = settings.get("use_residual", False)
     bias = settings.get("bias", True)
@@ -77,11 +77,11 @@ def _read_dense(path: Path, settings: dict[str, Any]) -> EmbeddingLayer:
     arrays = _read_arrays(path.parent, {name: DENSE[name] for name in DENSE if exists[name]})
     if arrays["weight"].shape != shape:
         raise UserError(path, f"has sizes {shape}, but its matrix is {arrays['weight'].shape}")
-    return EmbeddingLayer("dense", ours[name], residual, arrays)
+    return EmbeddingLayer("dense", activation_of[name], residual, arrays)
 
 
 def _check_input(path: Path, settings: dict[str, Any]) -> None:
-    """Refuses a module that reads or writes anything but a text's embedding."""
+    """Refuse a module that reads or writes another feature than INPUT."""
     for name in ("module_input_name", "module_output_name"):
         value = settings.get(name)
         if value not in (None, INPUT):
@@ -89,15 +89,20 @@ def _check_input(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _read_arrays(folder: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
-    """The tensors of a module's file as float32: those of `names`, and no others."""
+    """Read a module's tensors as float32; the file must hold exactly those of `names`."""
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = (folder / "pytorch_model.bin").exists()
-        reason = "has pickled weights, which could run any program" if pickled else "has no weights"
-        raise UserError(folder, reason, f"save the model again: then it has a {WEIGHTS}")
+        reason = (
+            "has pickled weights, which can execute code when they are loaded"
+            if pickled
+            else "has no weights"
+        )
+        raise UserError(folder, reason, f"save the model again with a recent version ({WEIGHTS})")
     files = TensorFiles(read_header(path))
-    if odd := set(files.names()) ^ set(names.values()):
-        raise UserError(path, f"{min(odd)[:60]} is left over, or missing", "restore the file")
+    if mismatched := set(files.names()) ^ set(names.values()):
+        reason = f"{min(mismatched)[:60]} is unexpected or missing"
+        raise UserError(path, reason, "restore the file")
     arrays = {}
     for name, tensor in names.items():
         check_float(files, tensor)
@@ -108,7 +113,7 @@ def _read_arrays(folder: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 def write_layer(folder: Path, layer: EmbeddingLayer) -> None:
-    """Writes a module's config.json and weights, where it has any."""
+    """Write a module's config.json and weights, if it has any."""
     if layer.kind == "normalize":
         return
     weight, names = layer.arrays["weight"], LAYERNORM

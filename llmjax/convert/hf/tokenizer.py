@@ -1,4 +1,4 @@
-"""A tokenizer as the files that Transformers, and who reads the same files, load."""
+"""Export a tokenizer as the files that Transformers loads."""
 
 import json
 import re
@@ -21,11 +21,11 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 
 NEVER = 1e6
-"""Nats: no text is encoded with a piece of this cost."""
+"""Cost, in nats, of a piece that must never be used."""
 
 
 def bytes_spec(tokenizer: BytesTokenizer) -> dict[str, Any]:
-    """Byte-level BPE without merges."""
+    """tokenizer.json of the byte tokenizer: byte-level BPE without merges."""
     letters = {value[0]: letter for letter, value in byte_level_table().items()}
     vocab = {letters[byte]: byte for byte in range(256)} | tokenizer.special_tokens
     inner = tokenizers.Tokenizer(models.BPE(vocab, []))
@@ -35,10 +35,10 @@ def bytes_spec(tokenizer: BytesTokenizer) -> dict[str, Any]:
 
 
 def sentencepiece_spec(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    """The model's pieces and merges, with plain spaces.
+    """tokenizer.json of a SentencePiece model.
 
-    So U+2581 is not a piece and falls back to bytes, as it does here. A model that was trained
-    elsewhere and normalises text is converted as it is.
+    Pieces are written with plain spaces, so that U+2581 falls back to bytes as in llmjax. A model
+    that normalises text, trained elsewhere, is converted as it is.
     """
     proto = spm.parse(tokenizer.model, "SentencePiece model")
     spec = proto.normalizer_spec
@@ -57,7 +57,7 @@ def _lossless(proto: Any) -> models.Model:
     in_text = [piece.type in (spm.NORMAL, spm.USER) for piece in proto.pieces]
     unknown = proto.trainer_spec.unk_id
     if proto.trainer_spec.model_type == spm.UNIGRAM:
-        # Bytes and special tokens have entries too, which a text that contains them must not match.
+        # Bytes and special tokens have entries too, which must not match text.
         scored = [
             (piece, score if usable else -NEVER)
             for (piece, score), usable in zip(pieces, in_text, strict=True)
@@ -72,9 +72,10 @@ def _lossless(proto: Any) -> models.Model:
 
 
 def _isolate_special(proto: Any) -> pre_tokenizers.PreTokenizer | None:
-    """Splits a unigram model's text at characters that only special entries have.
+    """Split text for a unigram model at characters that only special entries contain.
 
-    An unknown character costs more than any entry, so "<s>" would match where "<" is unknown.
+    Otherwise "<s>" would match text if "<" is unknown, since an unknown character costs more than
+    any entry.
     """
     if proto.trainer_spec.model_type != spm.UNIGRAM:
         return None
@@ -88,7 +89,7 @@ def _isolate_special(proto: Any) -> pre_tokenizers.PreTokenizer | None:
 
 
 def _finished(inner: tokenizers.Tokenizer, tokenizer: TableTokenizer) -> dict[str, Any]:
-    """The tokenizer.json, with special tokens, and BOS before each text."""
+    """The tokenizer.json, with special tokens and BOS before each text."""
     names = sorted(tokenizer.special_tokens, key=tokenizer.special_tokens.__getitem__)
     inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     bos = names[[tokenizer.special_tokens[name] for name in names].index(tokenizer.bos_id)]
@@ -101,10 +102,10 @@ def _finished(inner: tokenizers.Tokenizer, tokenizer: TableTokenizer) -> dict[st
     return spec
 
 
-# Model types whose first and last token are called CLS and SEP.
-CLASSIFIERS = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
-# Model types that read token types.
-TYPED = ("bert",)
+CLS_SEP_MODELS = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
+"""Model types that call BOS and EOS CLS and SEP."""
+TOKEN_TYPE_MODELS = ("bert",)
+"""Model types that take token types."""
 
 
 def export_tokenizer(
@@ -115,23 +116,27 @@ def export_tokenizer(
     chat_template: str | None = None,
     model_type: str = "llama",
 ) -> None:
-    """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template.
+    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template.
 
-    An imported tokenizer.json is written unchanged; ids are the same on every text.
+    An imported tokenizer.json is written unchanged; ids are the same for every text.
 
     Args:
-      tokenizer: any of ours.
-      folder: exists.
-      max_length: tokens that the model takes.
-      chat_template: None for the tokenizer's own, if it has one.
-      model_type: of the config.json beside them.
+      tokenizer: the tokenizer.
+      folder: an existing folder.
+      max_length: the model's context, in tokens.
+      chat_template: overrides the tokenizer's own template.
+      model_type: of the config.json in the same folder.
 
     Raises:
-      UserError: this tokenizer has no equivalent.
+      UserError: the tokenizer has no equivalent.
     """
     content = tokenizer_json(tokenizer)
     names = _names(tokenizer, json.loads(content), model_type)
-    inputs = ["input_ids", *(["token_type_ids"] if model_type in TYPED else []), "attention_mask"]
+    inputs = [
+        "input_ids",
+        *(["token_type_ids"] if model_type in TOKEN_TYPE_MODELS else []),
+        "attention_mask",
+    ]
     settings = {
         **names,
         "clean_up_tokenization_spaces": False,
@@ -141,7 +146,7 @@ def export_tokenizer(
     }
     template = tokenizer.chat_template if chat_template is None else chat_template
     if template is not None:
-        settings["chat_template"] = template  # for readers that do not know the file
+        settings["chat_template"] = template  # for older readers
         (folder / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
     (folder / TOKENIZER_FILE).write_bytes(content)
     write_json(folder / "tokenizer_config.json", settings)
@@ -152,7 +157,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> bytes:
     """The content of an equivalent tokenizer.json.
 
     Raises:
-      UserError: there is none.
+      UserError: the tokenizer has no equivalent.
     """
     match tokenizer:
         case HuggingFaceTokenizer():
@@ -168,13 +173,13 @@ def tokenizer_json(tokenizer: Tokenizer) -> bytes:
 
 
 def _names(tokenizer: Tokenizer, spec: dict[str, Any], model_type: str) -> dict[str, str]:
-    """bos_token and the like, by the names that the model type has for them."""
+    """The special tokens (bos_token, ...) under the names of the model type."""
     by_id = {token: name for name, token in tokenizer.special_tokens.items()}
     bos, eos = by_id[tokenizer.bos_id], by_id[tokenizer.eos_id]
     names = {"eos_token": eos, "pad_token": by_id[tokenizer.pad_id]}
     if tokenizer.bos_id != tokenizer.pad_id or tokenizer.bos_id == tokenizer.eos_id:
         names = {"bos_token": bos} | names
-    if model_type in CLASSIFIERS:
+    if model_type in CLS_SEP_MODELS:
         names |= {"cls_token": bos, "sep_token": eos}
     if tokenizer.mask_id is not None:
         names["mask_token"] = by_id[tokenizer.mask_id]

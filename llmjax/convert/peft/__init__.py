@@ -1,1 +1,1 @@
-"""Adapters in PEFT's format, both ways."""
+"""Import and export adapters in PEFT's format."""

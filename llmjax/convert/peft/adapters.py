@@ -1,7 +1,7 @@
-"""Where low-rank adapters lie: ours beside each kernel, PEFT's beside each module of the model.
+"""The mapping between LoRA adapters of kernels and PEFT's adapters of modules.
 
-PEFT stores A as [rank, inputs] and B as [outputs, rank], whichever way the module's own matrix
-lies. A module with several of our kernels (GPT-2's c_attn) has one A and one B for them all.
+PEFT stores A as [rank, inputs] and B as [outputs, rank], whatever the layout of the module's
+matrix. A module that holds several kernels (GPT-2's c_attn) has one A and one B for all of them.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from llmjax.run.origin import read_origin
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of a model's modules."""
+"""PEFT's prefix of module names."""
 _WEIGHT = ".weight"
 
 
 class ModulePart(NamedTuple):
-    """One of our kernels in a module.
+    """A kernel in a module.
 
     Attributes:
-      path: of the layer's dense parameters, such as decoder.layers.attention.query.
+      path: of the dense layer's parameters, such as decoder.layers.attention.query.
       layer: index in the stack.
       a: layout of A.
       b: layout of B.
@@ -45,9 +45,9 @@ class Module:
 
     Attributes:
       name: in the family's table, such as model.layers.3.self_attn.q_proj.
-      pattern: the same, with {layer}.
-      parts: of our kernels, all that it holds.
-      transposed: its matrix is [inputs, outputs].
+      pattern: the name with {layer} for the layer.
+      parts: the kernels that it holds.
+      transposed: whether its matrix is [inputs, outputs].
     """
 
     name: str
@@ -65,7 +65,7 @@ class Module:
 
 
 def modules_of(bound: BoundTable) -> dict[str, Module]:
-    """Every module that may have an adapter: the layers' projections, by name."""
+    """All modules that can have an adapter, the layers' projections, by name."""
     parts: dict[str, list[ModulePart]] = {}
     rows: dict[str, tuple[str, bool]] = {}
     for path, row in bound.rows.items():
@@ -94,14 +94,14 @@ def adapted_layers(shape: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _layouts(row: NameRow, num_inputs: int) -> tuple[Layout, Layout, bool]:
-    """Layouts of A and B beside a kernel with so many input axes; whether it is [inputs, outputs]
-    in the published model."""
+    """Layouts of A and B of a kernel with `num_inputs` input axes, and whether the published matrix
+    is [inputs, outputs]."""
     axes, tensor = row.layout.param_axes, row.layout.tensor_axes
     inputs, outputs = axes[:num_inputs], axes[num_inputs:]
-    at = next(number for number, dimension in enumerate(tensor) if inputs[0] in dimension)
-    a = Layout(f"r {_notation(tensor[at])} -> {' '.join(inputs)} r")
-    b = Layout(f"{_notation(tensor[1 - at])} r -> r {' '.join(outputs)}", row.layout.segment)
-    return a, b, at == 0
+    input_dim = next(i for i, dimension in enumerate(tensor) if inputs[0] in dimension)
+    a = Layout(f"r {_notation(tensor[input_dim])} -> {' '.join(inputs)} r")
+    b = Layout(f"{_notation(tensor[1 - input_dim])} r -> r {' '.join(outputs)}", row.layout.segment)
+    return a, b, input_dim == 0
 
 
 def _notation(axes: tuple[str, ...]) -> str:
@@ -109,7 +109,7 @@ def _notation(axes: tuple[str, ...]) -> str:
 
 
 def write_layout(layout: Layout, sizes: Sizes, param: np.ndarray) -> np.ndarray:
-    """PEFT's whole tensor of one of our arrays; 0 where it holds others."""
+    """PEFT's tensor of one kernel's array, with zeros for the module's other kernels."""
     sizes = {**sizes, "r": param.shape[0 if layout.param_axes[0] == "r" else -1]}
     out = np.zeros(layout.shape(sizes), param.dtype)
     layout.write(sizes, param, out)
@@ -117,15 +117,20 @@ def write_layout(layout: Layout, sizes: Sizes, param: np.ndarray) -> np.ndarray:
 
 
 def read_layout(layout: Layout, sizes: Sizes, tensor: np.ndarray) -> np.ndarray:
-    """Our array, from PEFT's whole tensor."""
+    """One kernel's array from PEFT's tensor."""
     sizes = {**sizes, "r": tensor.shape[0 if layout.tensor_axes[0] == ("r",) else -1]}
     return layout.read(sizes, None, lambda index: tensor[index])
 
 
 def is_untouched(run: Run) -> bool:
-    """Whether a run is an import that was neither trained since nor given adapters; False where
-    it no longer exists."""
+    """Whether a run is an unmodified import: not trained since, and without adapters. False if it
+    no longer exists."""
     if read_origin(run.folder) is None or not run.config_path.is_file():
         return False
     config = run.config()
     return config.init_from is None and config.model.lora is None and run.steps() == [0]
+
+
+def has_suffix(name: str, suffix: str) -> bool:
+    """Whether a module's dotted name is `suffix` or ends in it."""
+    return name == suffix or name.endswith(f".{suffix}")

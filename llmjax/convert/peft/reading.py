@@ -1,8 +1,7 @@
-"""Adapters in PEFT's format, imported beside the parameters of the run that they were made for.
+"""Import adapters in PEFT's format into a new run of their base model.
 
-What adapter_config.json may state is checked by the rules with which `PeftModel.from_pretrained`
-puts a LoRA beside a module (peft.tuners: `check_target_module_exists`, `get_pattern_key`,
-`LoraLayer.update_layer`).
+adapter_config.json is interpreted as by `PeftModel.from_pretrained` (peft.tuners:
+`check_target_module_exists`, `get_pattern_key`, `LoraLayer.update_layer`).
 """
 
 import math
@@ -26,6 +25,7 @@ from llmjax.convert.peft.adapters import (
     WEIGHTS,
     Module,
     adapted_layers,
+    has_suffix,
     is_untouched,
     modules_of,
     read_layout,
@@ -44,7 +44,7 @@ from llmjax.run.origin import Origin, read_origin
 from llmjax.storage.writing import atomic_folder
 
 PLAIN = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-"""Initialisations, besides true and false, that leave the base model unchanged."""
+"""Values of init_lora_weights, besides true and false, that leave the base model unchanged."""
 SUPPORTED_FIELDS = frozenset(
     """auto_mapping base_model_name_or_path revision inference_mode task_type peft_type peft_version
     r lora_alpha lora_dropout fan_in_fan_out use_rslora rank_pattern alpha_pattern modules_to_save
@@ -52,21 +52,20 @@ SUPPORTED_FIELDS = frozenset(
     loftq_config eva_config corda_config lora_ga_config megatron_core runtime_config
     qalora_group_size ensure_weight_tying""".split()
 )
-"""Fields that are read, that the tensors imply, or that only affect training. All others must be
-off."""
+"""Fields that are read, implied by the tensors, or only affect training. All others must be off."""
 MAX_RANK = 4096
-"""Of an adapter: arrays of the largest one are allocated for all layers."""
+"""The largest rank is allocated for all layers."""
 MAX_PATTERN = 300
 """Characters of a regular expression in a file."""
 EXPLOSIVE = re.compile(r"\)[*+{]|\\[1-9]|\(\?[^:]")
-"""What makes matching a regular expression take forever: repeated groups, references."""
+"""Constructs with exponential matching time: repeated groups and backreferences."""
 MERGE = "merge it into its model with PEFT, and import that"
 TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The adapter of a module: A [rank, inputs], B [outputs, rank], the factor of their product."""
+    """A module's adapter: A [rank, inputs], B [outputs, rank] and the scale of their product."""
 
     a: np.ndarray
     b: np.ndarray
@@ -76,20 +75,20 @@ class Adapter:
 def import_adapter(
     source: str | Path, run: str | Path, base: str | Path, *, dtype: str | None = None
 ) -> Path:
-    """Makes a run folder of a base run's model with the adapters of a PEFT folder.
+    """Create a run with the model of a base run and the adapters of a PEFT folder.
 
     Args:
       source: has adapter_config.json and adapter_model.safetensors.
-      run: the folder to make.
-      base: the run of the model that the adapters were made for.
-      dtype: to store adapters in; None: as they are. The base's parameters stay as they are.
+      run: the folder to create.
+      base: the run of the adapters' base model.
+      dtype: to store adapters in; None for their own dtype. The base's parameters are unchanged.
 
     Returns:
       The run folder.
 
     Raises:
-      UserError: a folder cannot be read, does not suit the other, or has what llmjax does not
-        support; or `run` exists or cannot be written.
+      UserError: the adapters or the base cannot be read, do not match or are not supported; or
+        `run` exists or cannot be written.
     """
     folder, opened, target = Path(source), Run.open(base), Path(run)
     settings = read_settings(folder)
@@ -97,7 +96,7 @@ def import_adapter(
     base_config = opened.config()
     shape = resolve(base_config.model, tokenizer.vocab_size)
     if shape.lora is not None:
-        raise UserError(opened.folder, "has adapters already", "name the run without them")
+        raise UserError(opened.folder, "already has adapters", "name the run without them")
     origin = read_origin(opened.folder) or Origin()
     if not is_untouched(opened):
         origin = replace(origin, source="")
@@ -116,11 +115,11 @@ def import_adapter(
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, of an adapter that is supported.
+    """Read adapter_config.json and check that the adapter is supported.
 
     Raises:
-      UserError: there is none, it adds more than A and B, or its adapter belongs to a base model
-        that PEFT changed when it was initialised.
+      UserError: there is none, it adds more than A and B, or its initialisation changed the base
+        model.
     """
     path = folder / ADAPTER
     if not path.is_file():
@@ -137,8 +136,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not (initial is None or isinstance(initial, bool) or plain):
         raise UserError(
             path,
-            f"init_lora_weights is {repr(initial)[:60]}: the adapter's base is not the published "
-            "model, but what that initialisation left of it",
+            f"init_lora_weights is {repr(initial)[:60]}, which changes the base model: the adapter "
+            "does not apply to the published one",
             "save it with save_pretrained(..., path_initial_model_for_weight_conversion=FOLDER of "
             "the initial adapter), or merge it with PEFT",
         )
@@ -151,10 +150,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def read_adapters(
     folder: Path, settings: Mapping[str, Any], bound: BoundTable
 ) -> dict[str, Adapter]:
-    """The adapter of each module, by its name in the family's table.
+    """Read the adapter of each module, by the module's name in the family's table.
 
     Raises:
-      UserError: a tensor has no place in the model, is of another shape, or lacks its counterpart.
+      UserError: a tensor does not belong to the model, has the wrong shape, or lacks its
+        counterpart.
     """
     if not (folder / WEIGHTS).is_file():
         raise UserError(folder, f"has no {WEIGHTS}", "save the adapter as safetensors")
@@ -165,7 +165,7 @@ def read_adapters(
         match = TENSOR.fullmatch(name)
         module = match and _module_name(match[1], bound, modules)
         if not match or not module:
-            raise _no_place(name, settings)
+            raise _unexpected_tensor(name, settings)
         peft_names[module] = match[1].removeprefix(PREFIX)
         check_targeted(settings, peft_names[module])
         halves.setdefault(module, {})[match[2]] = files.read(name)
@@ -186,7 +186,7 @@ def read_adapters(
 
 
 def _module_name(name: str, bound: BoundTable, modules: Mapping[str, Module]) -> str | None:
-    """The table's name of a module that PEFT names."""
+    """The table's name of a module with PEFT's name; None if there is none."""
     known = {f"{module}.weight" for module in modules}
     for bare in (name.removeprefix(PREFIX), name.removeprefix(f"{PREFIX}transformer.")):
         module = bound.table.name(f"{bare}.weight", known).removesuffix(".weight")
@@ -195,31 +195,33 @@ def _module_name(name: str, bound: BoundTable, modules: Mapping[str, Module]) ->
     return None
 
 
-def _no_place(name: str, settings: Mapping[str, Any]) -> UserError:
-    """The error for a tensor that is not of an adapter of this model."""
+def _unexpected_tensor(name: str, settings: Mapping[str, Any]) -> UserError:
+    """The error for a tensor that does not belong to an adapter of this model."""
     saved = settings.get("modules_to_save")
     if isinstance(saved, list) and any(f".{module}." in f".{name}" for module in saved):
-        reason = "is of a module that was trained as a whole (modules_to_save)"
+        reason = "belongs to a module that was fully fine-tuned (modules_to_save)"
     else:
-        reason = "is not of an adapter of a projection of this model"
+        reason = "does not belong to an adapter of a projection of this model"
     return UserError(f"tensor {name}", reason, MERGE)
 
 
 def check_targeted(settings: Mapping[str, Any], name: str) -> None:
-    """Refuses the adapter of a module that PEFT would not put one beside.
+    """Refuse an adapter of a module that PEFT would not adapt.
 
     Args:
-      settings: of `read_settings`.
-      name: of the module, in the model that PEFT adapts.
+      settings: from `read_settings`.
+      name: the module's name in the model that PEFT adapts.
 
     Raises:
-      UserError: the settings do not include the module, or cannot be read.
+      UserError: the settings do not include the module, or are invalid.
     """
     if _matches_any(settings.get("exclude_modules"), name):
-        raise UserError(f"adapter of {name}", f"{ADAPTER} has it in exclude_modules", MERGE)
+        raise UserError(f"adapter of {name}", f"{ADAPTER} lists it in exclude_modules", MERGE)
     targets = settings.get("target_modules")
     if targets not in (None, "all-linear") and not _matches_any(targets, name):
-        raise UserError(f"adapter of {name}", f"{ADAPTER} has no such target_modules", MERGE)
+        raise UserError(
+            f"adapter of {name}", f"{ADAPTER} does not list it in target_modules", MERGE
+        )
     layers = settings.get("layers_to_transform")
     if layers is None or layers == [] or isinstance(targets, str):
         return
@@ -228,7 +230,9 @@ def check_targeted(settings: Mapping[str, Any], name: str) -> None:
     matches = (_match(rf"(?:^|.*?\.){part}\.(?P<idx>\d+)\.", name, part) for part in patterns)
     layer = next((int(match["idx"]) for match in matches if match), None)
     if layer not in (layers if isinstance(layers, list) else [layers]):
-        raise UserError(f"adapter of {name}", f"{ADAPTER} has no such layers_to_transform", MERGE)
+        raise UserError(
+            f"adapter of {name}", f"{ADAPTER} does not list its layer in layers_to_transform", MERGE
+        )
 
 
 def _matches_any(targets: Any, name: str) -> bool:
@@ -239,11 +243,11 @@ def _matches_any(targets: Any, name: str) -> bool:
         return bool(_match(rf"(?:{targets})\Z", name, targets))
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise UserError(ADAPTER, "its modules are not a list of names", "restore the file")
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+    return any(has_suffix(name, target) for target in targets)
 
 
 def _match(pattern: str, name: str, part: object) -> re.Match[str] | None:
-    """A match of a pattern, of which `part` comes from a file and is bounded first."""
+    """Match a pattern, after checking that `part`, which comes from a file, is safe to match."""
     if not isinstance(part, str) or len(part) > MAX_PATTERN or EXPLOSIVE.search(part):
         raise UserError(
             ADAPTER, f"its pattern {repr(part)[:60]} is too complex", "list the modules' names"
@@ -256,15 +260,15 @@ def _match(pattern: str, name: str, part: object) -> re.Match[str] | None:
 
 
 def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
-    """alpha / rank of a module (/ sqrt(rank) where rank-stabilised, arXiv:2312.03732).
+    """A module's scale: alpha / rank, or alpha / sqrt(rank) if rank-stabilised (arXiv:2312.03732).
 
     Args:
-      settings: of `read_settings`.
-      name: of the module, in the model that PEFT adapts.
+      settings: from `read_settings`.
+      name: the module's name in the model that PEFT adapts.
       rank: of its tensors.
 
     Raises:
-      UserError: the settings have another rank, or not a number.
+      UserError: the settings state another rank, or alpha is not a number.
     """
     stated = _module_setting(settings, "rank_pattern", name, settings.get("r", 8))
     if stated != rank or not 1 <= rank <= MAX_RANK:
@@ -280,7 +284,7 @@ def scale_of(settings: Mapping[str, Any], name: str, rank: int) -> float:
 
 
 def _module_setting(settings: Mapping[str, Any], field: str, name: str, default: Any) -> Any:
-    """A module's value: that of the first pattern that matches its name."""
+    """The value of the first pattern in a field that matches a module's name, else the default."""
     for pattern, value in (settings.get(field) or {}).items():
         if _match(rf"(.*\.)?({pattern})$", name, pattern):
             return value
@@ -288,7 +292,7 @@ def _module_setting(settings: Mapping[str, Any], field: str, name: str, default:
 
 
 def lora_of(adapters: Mapping[str, Adapter], modules: Mapping[str, Module]) -> LoraConfig:
-    """The config of a model with all these adapters: their targets, largest rank, and one scale."""
+    """The LoRA config that holds all adapters: their targets, largest rank and first scale."""
     targets = {part.path.rpartition(".")[2] for name in adapters for part in modules[name].parts}
     order: tuple[Target, ...] = ("query", "key", "value", "out", "gate", "up", "down")
     rank = max(len(adapter.a) for adapter in adapters.values())
@@ -299,15 +303,15 @@ def lora_of(adapters: Mapping[str, Adapter], modules: Mapping[str, Module]) -> L
 def lora_arrays(
     adapters: Mapping[str, Adapter], shape: ModelConfig, bound: BoundTable, dtype: str | None
 ) -> dict[str, jax.Array]:
-    """lora_a and lora_b of every dense layer that has them, by path; 0 where PEFT has none."""
+    """lora_a and lora_b of every adapted dense layer, by path; zeros where PEFT has no adapter."""
     assert shape.lora is not None
     modules = modules_of(bound)
     shapes = {path: leaf.shape for path, leaf in flatten(Model(shape).abstract_params())}
-    first, *others = {adapter.a.dtype for adapter in adapters.values()}
-    stored = FLOATS["float32"] if others or first not in FLOATS.values() else first
-    kept = np.dtype(FLOATS[dtype]) if dtype else stored
+    first, *rest = {adapter.a.dtype for adapter in adapters.values()}
+    stored_dtype = FLOATS["float32"] if rest or first not in FLOATS.values() else first
+    array_dtype = np.dtype(FLOATS[dtype]) if dtype else stored_dtype
     arrays = {
-        f"{path}.{which}": np.zeros(shapes[f"{path}.{which}"], kept)
+        f"{path}.{which}": np.zeros(shapes[f"{path}.{which}"], array_dtype)
         for path in adapted_layers(shape)
         for which in ("lora_a", "lora_b")
     }

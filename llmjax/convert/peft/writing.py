@@ -1,4 +1,4 @@
-"""A run's adapters in PEFT's format: adapter_config.json and adapter_model.safetensors."""
+"""Export a run's adapters in PEFT's format: adapter_config.json and adapter_model.safetensors."""
 
 import logging
 import re
@@ -24,6 +24,7 @@ from llmjax.convert.peft.adapters import (
     WEIGHTS,
     Module,
     adapted_layers,
+    has_suffix,
     is_untouched,
     modules_of,
     write_layout,
@@ -50,10 +51,10 @@ TASK_TYPES: dict[HeadKind, str] = {
 
 @dataclass(frozen=True)
 class PeftExporter(Exporter):
-    """Writes the adapters alone, with the head of a task where there is one."""
+    """Writes the adapters alone, with the head of a task if there is one."""
 
     task: str | None = None
-    """Whose head is written, where a run has several."""
+    """The task whose head is exported, if the run has several."""
 
     def write(self, source: ExportSource, out: Path) -> None:
         shape = source.shape
@@ -92,8 +93,10 @@ class PeftExporter(Exporter):
 
 
 def base_name(config: Config, origin: Origin | None) -> str | None:
-    """base_model_name_or_path; None, with a warning that says what to do, where the adapters are
-    not on a model as it was published, or PEFT has no name for it.
+    """The value of base_model_name_or_path.
+
+    None, with a warning that suggests what to do, if the base is not an unmodified published model,
+    or PEFT cannot load it by name.
 
     Args:
       config: of a run with adapters.
@@ -101,7 +104,7 @@ def base_name(config: Config, origin: Origin | None) -> str | None:
     """
     base = config.init_from
     if origin is None or not origin.source or (base and not is_untouched(Run(Path(base)))):
-        why = f"{base or 'the base model'} is not a model as it was published"
+        why = f"{base or 'the base model'} is not an unmodified published model"
     elif not _can_be_loaded(origin):
         why = f"PEFT cannot load {origin.source}"
     else:
@@ -110,14 +113,14 @@ def base_name(config: Config, origin: Origin | None) -> str | None:
         name = shlex.quote(base)
         fix = f"run llmjax export {name} FOLDER --to hf, and load the adapters onto that folder"
     else:
-        fix = "load the adapters onto a folder of it"
-    log.warning("base_model_name_or_path is left empty, as %s; %s", why, fix)
+        fix = "load the adapters onto a folder of that model"
+    log.warning("base_model_name_or_path is left empty, since %s; %s", why, fix)
     return None
 
 
 def _can_be_loaded(origin: Origin) -> bool:
-    """Whether the source is a folder or a name on the hub; PEFT has a field of its own for a
-    revision."""
+    """Whether PEFT can load the source by name: a folder, or a hub name without a revision, for
+    which PEFT has a separate field."""
     if origin.format != "hf" or origin.source.startswith("sample:"):
         return False
     return "@" not in origin.source or Path(origin.source).is_dir()
@@ -126,8 +129,11 @@ def _can_be_loaded(origin: Origin) -> bool:
 def adapter_of(
     module: Module, arrays: Mapping[str, np.ndarray], sizes: Sizes
 ) -> tuple[np.ndarray, np.ndarray]:
-    """PEFT's A and B. Where a module holds several of our kernels, their adapters are concatenated
-    along the rank: each has columns of B of its own, or all share one A."""
+    """PEFT's A and B of a module.
+
+    If it holds several kernels, their adapters share one A if they are equal; otherwise they are
+    concatenated along the rank.
+    """
     a_parts, b_parts = [], []
     for part in module.parts:
         if f"{part.path}.lora_a" in arrays:
@@ -144,7 +150,7 @@ def adapter_tensors(
     form: PlainModel | ModelWithHead,
     dtype: str | None,
 ) -> list[LazyTensor]:
-    """A and B of each module."""
+    """The tensors of A and B of each module."""
     tensors = []
     for name, pair in pairs.items():
         for which, array in zip(("lora_A", "lora_B"), pair, strict=True):
@@ -157,7 +163,7 @@ def adapter_tensors(
 def head_tensors(
     form: PlainModel | ModelWithHead, params: Params, dtype: str | None
 ) -> list[LazyTensor]:
-    """The head's own parameters."""
+    """The tensors of the head, if there is one."""
     if isinstance(form, PlainModel):
         return []
     pools = form.head.neck == "pooler"
@@ -174,11 +180,14 @@ def peft_config(
     form: PlainModel | ModelWithHead,
     bound: BoundTable,
 ) -> dict[str, Any]:
-    """adapter_config.json, without the base model's name. A rank other than the run's is that of
-    several adapters in one module, whose alpha grows with it."""
-    others = [row.tensor.removesuffix(".weight") for row in bound.table.rows]
+    """adapter_config.json, without the base model's name.
+
+    Modules with several concatenated adapters have a larger rank than the run's, and a
+    proportionally larger alpha.
+    """
+    patterns = [row.tensor.removesuffix(".weight") for row in bound.table.rows]
     if isinstance(form, ModelWithHead):
-        others += [row.tensor.removesuffix(".weight") for row in form.task_class.rows()]
+        patterns += [row.tensor.removesuffix(".weight") for row in form.task_class.rows()]
     rank_pattern = {
         re.escape(form.published_name(name)): rank
         for name, rank in ranks.items()
@@ -192,7 +201,7 @@ def peft_config(
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": all(module.transposed for module in modules.values()),
-        "target_modules": target_names(modules, others, form),
+        "target_modules": target_names(modules, patterns, form),
         "modules_to_save": form.saved_modules() if isinstance(form, ModelWithHead) else None,
         "rank_pattern": rank_pattern,
         "alpha_pattern": {
@@ -205,26 +214,30 @@ def peft_config(
 
 
 def target_names(
-    modules: Mapping[str, Module], others: Sequence[str], form: PlainModel | ModelWithHead
+    modules: Mapping[str, Module], patterns: Sequence[str], form: PlainModel | ModelWithHead
 ) -> list[str]:
-    """The shortest suffixes of names that match these modules and no others; else whole names."""
-    wanted = {module.pattern for module in modules.values()}
-    unwanted = set(others) - wanted
+    """The shortest name suffixes that match these modules and no others, else their full names.
+
+    Args:
+      modules: to match.
+      patterns: of all modules of the model, with {layer} for the layer.
+      form: determines the published names.
+    """
+    included = {module.pattern for module in modules.values()}
+    excluded = set(patterns) - included
     targets: list[str] = []
-    for pattern in sorted(wanted):
+    for pattern in sorted(included):
         words = pattern.partition(f"{LAYER}.")[2].split(".")
         suffixes = (".".join(words[-count:]) for count in range(1, len(words) + 1))
-        suffix = next((s for s in suffixes if not any(_ends(name, s) for name in unwanted)), None)
+        suffix = next(
+            (s for s in suffixes if not any(has_suffix(name, s) for name in excluded)), None
+        )
         if suffix is None:
             names = (module.name for module in modules.values() if module.pattern == pattern)
             targets += map(form.published_name, names)
         elif suffix not in targets:
             targets.append(suffix)
     return targets
-
-
-def _ends(name: str, suffix: str) -> bool:
-    return name == suffix or name.endswith(f".{suffix}")
 
 
 def _task_type(form: PlainModel | ModelWithHead) -> str:
@@ -236,5 +249,5 @@ def _task_type(form: PlainModel | ModelWithHead) -> str:
 
 
 def _plain_number(number: float) -> int | float:
-    """Whole numbers as integers, as PEFT writes them."""
+    """Write whole numbers as integers, like PEFT."""
     return int(number) if number == int(number) else number

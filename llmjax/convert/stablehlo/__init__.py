@@ -1,1 +1,1 @@
-"""Runs as StableHLO programs that any machine with JAX runs."""
+"""Export runs as StableHLO programs that need only JAX."""

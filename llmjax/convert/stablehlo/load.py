@@ -1,10 +1,9 @@
-"""Runs the programs of this folder; needs only jax and numpy.
+"""Run the programs in this folder; needs only jax and numpy.
 
     python load.py 504 338 2391 --new 20
 
-writes the ids that follow these, the most likely one each time. As a library:
-`Exported().generate`, or `Exported().run` for a program of manifest.json, which describes what each
-takes and returns.
+prints the ids of the greedy continuation. As a library: `Exported().generate`, or `Exported().run`
+for any program in manifest.json, which describes its inputs and outputs.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE / "packages"))  # flatbuffers, with which jax.export reads
+sys.path.append(str(HERE / "packages"))  # flatbuffers, which jax.export needs
 
 from jax import export  # noqa: E402
 
@@ -28,15 +27,15 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 def read_weights(path: Path) -> dict[str, jax.Array]:
-    """All tensors of a safetensors file: the header's length, the header, the numbers."""
+    """Read all tensors of a safetensors file: header length, header, data."""
     raw = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     weights = {}
     for name, entry in json.loads(raw[8:start].tobytes()).items():
         if name != "__metadata__":
             first, last = entry["data_offsets"]
-            numbers = raw[start + first : start + last].view(DTYPES[entry["dtype"]])
-            weights[name] = jnp.array(numbers.reshape(entry["shape"]))
+            values = raw[start + first : start + last].view(DTYPES[entry["dtype"]])
+            weights[name] = jnp.array(values.reshape(entry["shape"]))
     return weights
 
 
@@ -52,23 +51,23 @@ class Exported:
             self.programs[name] = jax.jit(call, donate_argnums=1)
 
     def run(self, name: str, state: dict[str, Any], **inputs: Any) -> tuple[dict, dict]:
-        """A program's outputs and its state, which replaces the given one."""
+        """Run a program; returns its outputs and the new state, which replaces `state`."""
         arrays = {key: jnp.asarray(value, jnp.int32) for key, value in inputs.items()}
         return self.programs[name](self.weights, state, arrays)
 
     def empty(self, **sizes: int) -> dict[str, jax.Array]:
-        """An empty decoder cache; the sizes are those left open in the manifest."""
+        """An empty decoder cache; `sizes` are those of the manifest's symbolic dimensions."""
         state = self.manifest["programs"]["decode"]["state"]
         return {
-            name: jnp.zeros([sizes.get(n, n) for n in of["shape"]], of["dtype"])
-            for name, of in state.items()
-            if all(isinstance(n, int) or n in sizes for n in of["shape"])
+            name: jnp.zeros([sizes.get(n, n) for n in array["shape"]], array["dtype"])
+            for name, array in state.items()
+            if all(isinstance(n, int) or n in sizes for n in array["shape"])
         }
 
     def generate(self, prompts: Sequence[Sequence[int]], new: int) -> list[list[int]]:
-        """The most likely continuation of each, up to `new` ids or the end of the text.
+        """The greedy continuation of each prompt, up to `new` ids or the end of the text.
 
-        An encoder-decoder reads the prompts with its encoder.
+        The prompts of an encoder-decoder are the encoder's inputs.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
         width = max(2, lengths.max())
@@ -78,20 +77,22 @@ class Exported:
         if "encode" in self.programs:
             state = self.empty(b=len(prompts), s=new)
             state |= self.run("encode", {}, tokens=tokens, segments=real)[1]
-            first, at = np.full(len(prompts), self.manifest["start_id"]), np.zeros_like(lengths)
-            out, state = self.run("decode", state, tokens=first[:, None], positions=at[:, None])
+            first = np.full(len(prompts), self.manifest["start_id"])
+            position = np.zeros_like(lengths)
+            step = {"tokens": first[:, None], "positions": position[:, None]}
+            out, state = self.run("decode", state, **step)
         else:
             state = self.empty(b=len(prompts), s=int(width) + new)
             positions = np.broadcast_to(np.arange(width), tokens.shape)
-            last = lengths - 1
-            out, state = self.run("prefill", state, tokens=tokens, positions=positions, last=last)
-            at = last
+            position = lengths - 1
+            inputs = {"tokens": tokens, "positions": positions, "last": position}
+            out, state = self.run("prefill", state, **inputs)
         ids = []
         for _ in range(new):
             ids.append(np.asarray(out["logits"].argmax(-1)))
-            at = at + 1
+            position = position + 1
             if len(ids) < new:
-                step = {"tokens": ids[-1][:, None], "positions": at[:, None]}
+                step = {"tokens": ids[-1][:, None], "positions": position[:, None]}
                 out, state = self.run("decode", state, **step)
         return [self._until_end(row) for row in np.stack(ids, axis=1).tolist()]
 
@@ -101,9 +102,9 @@ class Exported:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Continues token ids.")
-    parser.add_argument("ids", type=int, nargs="+", help="of the prompt")
-    parser.add_argument("--new", type=int, default=20, help="how many ids at most")
+    parser = argparse.ArgumentParser(description="Continue a sequence of token ids.")
+    parser.add_argument("ids", type=int, nargs="+", help="token ids of the prompt")
+    parser.add_argument("--new", type=int, default=20, help="maximum number of new ids")
     args = parser.parse_args()
     exported = Exported()
     if "decode" in exported.programs:

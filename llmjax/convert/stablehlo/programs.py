@@ -1,7 +1,7 @@
-"""A model's functions as programs of named arrays, traced for any number of rows and tokens.
+"""A model's functions as programs over named arrays, traced with symbolic batch size and lengths.
 
 Every program is a function (weights, state, inputs) -> (outputs, state) of flat dictionaries. The
-state is a decoder's cache; each step takes the one before it returned.
+state is a decoder's cache, passed from step to step.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from llmjax.model.trees import unflatten
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Named = dict[str, Any]
-"""Arrays, or their shapes and dtypes, by name."""
+"""Name -> array, or its shape and dtype."""
 
 
-def cpu() -> jax.Device:
-    """The CPU, for which programs are traced, and on which they are tested.
+def cpu_device() -> jax.Device:
+    """The CPU device, on which programs are traced and tested.
 
     Raises:
-      UserError: JAX_PLATFORMS leaves it out.
+      UserError: JAX_PLATFORMS excludes it.
     """
     try:
         return jax.local_devices(backend="cpu")[0]
@@ -37,7 +37,7 @@ def cpu() -> jax.Device:
         platforms = jax.config.values["jax_platforms"]
         raise UserError(
             f"JAX_PLATFORMS={platforms}",
-            "leaves out the CPU, for which programs are traced",
+            "excludes the CPU, on which programs are traced",
             f"set JAX_PLATFORMS={platforms},cpu",
         ) from error
 
@@ -52,60 +52,59 @@ class Program:
     inputs: Named
 
     def lowered(self, weights: Named, platforms: Sequence[str]) -> export.Exported:
-        """The program for these platforms, traced for a CPU, whose special cases are right
-        everywhere.
+        """Lower the program for these platforms.
+
+        It is traced on a CPU, whose special cases are valid on every platform.
 
         Raises:
-          UserError: as `cpu`.
+          UserError: as `cpu_device`.
         """
-        with jax.default_device(cpu()):
+        with jax.default_device(cpu_device()):
             traced = export.export(jax.jit(self.run), platforms=platforms)
             return traced(weights, self.state, self.inputs)
 
 
 def programs(model: Model) -> list[Program]:
-    """The programs of a model, whose attention must be the reference one: it alone lowers for every
-    platform.
-    """
+    """The programs of a model, which must use reference attention to lower for every platform."""
     if not model.config.num_decoder_layers:
         return _encoder(model)
     return _encoder_decoder(model) if model.config.is_encoder_decoder else _decoder(model)
 
 
 def choose_platforms(
-    model_programs: Sequence[Program], weights: Named, wanted: Sequence[str] | None
+    model_programs: Sequence[Program], weights: Named, requested: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The platforms that all programs lower for, of those wanted (None: of all).
+    """The platforms to lower for: those requested, or (None) all that the programs lower for.
 
     Raises:
-      UserError: they do not lower for a wanted one, or it is unknown.
+      UserError: a requested platform is unknown, or the programs do not lower for it.
     """
-    if wanted is not None and (unknown := [name for name in wanted if name not in PLATFORMS]):
+    if requested is not None and (unknown := [name for name in requested if name not in PLATFORMS]):
         supported = ", ".join(PLATFORMS)
         raise UserError(f"platform {', '.join(unknown)}", "is unknown", f"choose {supported}")
     with contextlib.suppress(NotImplementedError):
-        model_programs[-1].lowered(weights, wanted or PLATFORMS)
-        return tuple(wanted or PLATFORMS)
-    supported_here = []
-    for platform in wanted or PLATFORMS:
+        model_programs[-1].lowered(weights, requested or PLATFORMS)
+        return tuple(requested or PLATFORMS)
+    platforms = []
+    for platform in requested or PLATFORMS:
         try:
             model_programs[-1].lowered(weights, [platform])
         except NotImplementedError as error:
-            if wanted is not None:
+            if requested is not None:
                 raise UserError(f"platform {platform}", f"is not supported: {error}") from error
         else:
-            supported_here.append(platform)
-    return tuple(supported_here)
+            platforms.append(platform)
+    return tuple(platforms)
 
 
 def flat(tree: Any) -> Named:
-    """The leaves of a tree by their dotted paths."""
+    """Flatten a tree to a dict: dotted path -> leaf."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def nested(named: Named) -> Params:
-    """The inverse of `flat` for dictionaries and tuples in dictionaries."""
+    """The inverse of `flat`, for dicts and for tuples in dicts."""
     tree: Params = _with_tuples(unflatten(named))
     return tree
 
@@ -123,19 +122,19 @@ def _tokens(*shape: Any) -> jax.ShapeDtypeStruct:
 
 
 def _symbols(model: Model, names: str) -> tuple[Any, ...]:
-    """Sizes that stay open: b rows, t tokens, s slots of the cache, e tokens of the encoder.
+    """Symbolic dimensions: b rows, t tokens, s cache slots, e encoder tokens.
 
-    A single token is a step of its own program, so prompts have two at least; learned positions
-    end somewhere.
+    Prompts have at least two tokens, since a single one is a decoding step; learned positions
+    limit the length.
     """
-    limits = [f"{name} >= 2" for name in "te" if name in names]
+    constraints = [f"{name} >= 2" for name in "te" if name in names]
     if model.config.positions == "learned":
-        limits += [f"{name} <= {model.config.max_length}" for name in "tse" if name in names]
-    return tuple(export.symbolic_shape(names, constraints=limits))
+        constraints += [f"{name} <= {model.config.max_length}" for name in "tse" if name in names]
+    return tuple(export.symbolic_shape(names, constraints=constraints))
 
 
 def _cached(model: Model, empty: Cache) -> Callable[[Named, Named, Named], Any]:
-    """Reads tokens at positions into the cache; returns the logits of each row's last one."""
+    """A program that writes tokens to the cache and returns the logits of each row's last one."""
     tree = jax.tree.structure(empty)
 
     def run(weights: Named, state: Named, inputs: Named) -> tuple[Named, Named]:
@@ -153,9 +152,7 @@ def _decoder(model: Model) -> list[Program]:
     empty = jax.eval_shape(lambda: model.init_cache(b, s))
     prompt = {"tokens": _tokens(b, t), "positions": _tokens(b, t), "last": _tokens(b)}
     prefill = Program("prefill", _cached(model, empty), flat(empty), prompt)
-    b, s = _symbols(
-        model, "b, s"
-    )  # a program must not be constrained by a size that it does not have
+    b, s = _symbols(model, "b, s")  # new scope: decode has no t to be constrained by
     empty = jax.eval_shape(lambda: model.init_cache(b, s))
     return [prefill, _step(model, empty, b)]
 
@@ -178,11 +175,11 @@ def _encoder_decoder(model: Model) -> list[Program]:
 
     b, e = _symbols(model, "b, e")
     source = {"tokens": _tokens(b, e), "segments": _tokens(b, e)}
-    first = Program("encode", encode, {}, source)
+    encode_program = Program("encode", encode, {}, source)
     b, s, e = _symbols(model, "b, s, e")
     rows = (_tokens(b, e), _tokens(b, e))
     empty = jax.eval_shape(partial(fill_cache, length=s), model.abstract_params(), *rows)
-    return [first, _step(model, empty, b)]
+    return [encode_program, _step(model, empty, b)]
 
 
 def _encoder(model: Model) -> list[Program]:

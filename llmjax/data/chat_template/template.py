@@ -106,7 +106,7 @@ class ChatTemplate:
         self.close()
 
     @property
-    def marks_generation(self) -> bool:
+    def has_generation_blocks(self) -> bool:
         """Whether the template has {% generation %} blocks around what the model writes."""
         return GENERATION.search(self._template) is not None
 
@@ -129,7 +129,7 @@ class ChatTemplate:
         values = self._values(messages, add_generation_prompt, context)
         return str(self._answer({"values": values, "now": now})["text"])
 
-    def generated(
+    def render_spans(
         self,
         messages: Sequence[Message],
         *,

@@ -180,7 +180,7 @@ class Continuation:
         is_source = (positions < splits) & (splits > 0)
         is_target = (positions >= splits) & (splits > 0)
         source, source_segments = tokens[is_source], segments[is_source]
-        if self.vocabulary.leads:
+        if self.vocabulary.starts_with_bos:
             begins = np.flatnonzero(first[is_source])
             source = np.insert(source, begins, self.vocabulary.bos)
             source_segments = np.insert(source_segments, begins, source_segments[begins])

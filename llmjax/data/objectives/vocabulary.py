@@ -18,7 +18,7 @@ class Vocabulary:
       bos, eos, pad: ids, as in Tokenizer.
       mask: id of the mask token; None if there is none.
       sentinels: int32 [n], ids of <extra_id_0>, <extra_id_1>, ...
-      leads: whether the model expects BOS before a text; otherwise EOS after it.
+      starts_with_bos: whether the model expects BOS before a text; otherwise EOS after it.
       text: bool [V], tokens that stand for bytes of text: all but the special ones.
       opens: bool [V], tokens that always begin a word (a space, a punctuation mark, a CJK
         character, a special token).
@@ -30,7 +30,7 @@ class Vocabulary:
     pad: int
     mask: int | None
     sentinels: np.ndarray
-    leads: bool
+    starts_with_bos: bool
     text: np.ndarray
     opens: np.ndarray
     closes: np.ndarray
@@ -79,7 +79,7 @@ def encoder_input(windows: Windows, vocabulary: Vocabulary) -> np.ndarray:
     For a document that began in an earlier row, that row's last token takes the place of BOS.
     """
     tokens = windows.tokens
-    if vocabulary.leads:
+    if vocabulary.starts_with_bos:
         tokens = np.where(windows.first, vocabulary.bos, windows.previous)
     return np.where(windows.segments > 0, tokens, vocabulary.pad).astype(np.int32)
 

@@ -1,1 +1,1 @@
-"""Tables of examples: CSV, TSV, JSONL, Parquet and TFDS, row by row."""
+"""Tables of examples, read row by row: CSV, TSV, JSONL, JSON, Parquet, parallel text, TFDS."""

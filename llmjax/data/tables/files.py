@@ -10,23 +10,24 @@ from llmjax.data.tables.delimited import read_csv, read_tsv, text_lines
 from llmjax.data.tables.table import Row, Table
 from llmjax.data.text.parquet import table_rows
 from llmjax.data.text.reading import compressed, expand, read_whole
+from llmjax.data.text.text_files import parse_record
 from llmjax.errors import UserError
-from llmjax.storage.json_documents import DOCUMENT, RECORD, parse_json
+from llmjax.storage.json_documents import DOCUMENT, parse_json
 
 Reader: TypeAlias = Callable[[Path, Sequence[str]], Iterator[Row]]
 
 
 @dataclass(frozen=True)
 class FileTable(Table):
-    """CSV, TSV, JSONL or Parquet files, or JSON ones in SQuAD's format or with a list of objects;
-    all but Parquet also .gz, .bz2, .xz and .zst."""
+    """CSV, TSV, JSONL or Parquet files, or JSON files with a list of objects or in SQuAD's format;
+    also .gz, .bz2, .xz and .zst."""
 
     paths: tuple[str, ...]
-    """Files and globs (`**` goes through folders); the ending of the name tells the format."""
+    """Files and globs (`**` matches nested folders); the suffix selects the format."""
     columns: tuple[str, ...] = ()
-    """Names of the columns of CSV and TSV files that do not begin with a line of names."""
+    """Column names of CSV and TSV files without a header line."""
     constants: tuple[tuple[str, str], ...] = ()
-    """(column, value) pairs that every row of these files has besides."""
+    """(column, value) pairs added to every row of these files."""
     kind: Literal["table"] = "table"
     endings: ClassVar[tuple[str, ...]] = tuple(
         ".csv .tsv .tab .txt .json .jsonl .ndjson .parquet".split()
@@ -42,19 +43,19 @@ class FileTable(Table):
     def rows(self) -> Iterator[Row]:
         for path in expand(self.paths):
             for row in _read_file(path, self.columns):
-                yield _with_constants(row, self.constants)
+                yield _add_constants(row, self.constants)
 
 
 @dataclass(frozen=True)
 class LinesTable(Table):
-    """Plain text files of equally many lines, side by side: line n of each makes row n."""
+    """Parallel plain text files: row n is line n of each."""
 
     paths: tuple[str, ...]
-    """A file for each column; also .gz, .bz2, .xz and .zst."""
+    """A file per column; also .gz, .bz2, .xz and .zst."""
     columns: tuple[str, ...] = ("source", "target")
-    """The columns' names."""
+    """Column names."""
     constants: tuple[tuple[str, str], ...] = ()
-    """(column, value) pairs that every row of these files has besides."""
+    """(column, value) pairs added to every row of these files."""
     kind: Literal["lines"] = "lines"
 
     @property
@@ -83,38 +84,38 @@ class LinesTable(Table):
                 raise self._unequal(number, lines, streams)
             plain = (text.removesuffix("\n").removesuffix("\r") for text in texts)
             values = dict(zip(self.columns, plain, strict=True))
-            yield _with_constants(Row(f"{self.paths[0]} line {number}", values), self.constants)
+            yield _add_constants(Row(f"{self.paths[0]} line {number}", values), self.constants)
 
     def _unequal(
         self, number: int, lines: Sequence[str | None], streams: Sequence[Iterator[str]]
     ) -> UserError:
-        """For the first line that some files do not have."""
-        rest = [sum(1 for _ in stream) for stream in streams]
+        """The error for files of unequal length, at the first line that some of them lack."""
+        remaining = [sum(1 for _ in stream) for stream in streams]
         counts = ", ".join(
             f"{path} {number - (line is None) + more:,}"
-            for path, line, more in zip(self.paths, lines, rest, strict=True)
+            for path, line, more in zip(self.paths, lines, remaining, strict=True)
         )
-        fix = "line n of each should belong to line n of the others"
+        fix = "line n of each must correspond to line n of the others"
         return UserError("files of lines", f"are of unequal length ({counts})", fix)
 
 
 def _read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Streams the rows of a file, whose format its ending tells.
+    """Streams the rows of a file, whose suffix selects the format.
 
     Args:
       path: CSV (.csv; RFC 4180, also with semicolons, tabs or vertical bars for commas), TSV (.tsv,
-        .tab, .txt; tabs between fields and no quotes), JSONL (.jsonl, .ndjson), JSON (.json) or
-        Parquet (.parquet); .gz, .bz2, .xz or .zst may follow.
-      columns: of CSV and TSV files without a line of names; none: the first line holds them.
+        .tab, .txt; tab-separated, no quoting), JSONL (.jsonl, .ndjson), JSON (.json) or Parquet
+        (.parquet), optionally followed by .gz, .bz2, .xz or .zst.
+      columns: of CSV and TSV files without a header line; empty: the first line holds them.
 
     Raises:
-      UserError: while reading; it names file and line, what is wrong there and how to fix it.
+      UserError: the file is invalid; the message names file, line, problem and fix.
     """
     inner = Path(path.stem) if compressed(path) else path
     reader = _READERS.get(inner.suffix.lower())
     if reader is None:
-        reason = f"ends in {inner.suffix!r}" if inner.suffix else "has no ending"
-        raise UserError(path, f"{reason}, which is no known format", f"use {', '.join(_READERS)}")
+        reason = f"has the unknown suffix {inner.suffix!r}" if inner.suffix else "has no suffix"
+        raise UserError(path, reason, f"use {', '.join(_READERS)}")
     yield from reader(path, columns)
 
 
@@ -122,14 +123,12 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(text_lines(path), 1):
         if line.strip():
             place = f"{path} line {number}"
-            fix = "fix or remove the line"
-            value = parse_json(line, place, limits=RECORD, unique=True, fix=fix)
-            yield Row(place, _object(place, value))
+            yield Row(place, parse_record(place, line))
 
 
 def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     _, text = read_whole(path, DOCUMENT.size)
-    fix = "fix it, or name it .jsonl where every line is an object"
+    fix = "fix it, or name it .jsonl if every line is an object"
     value = parse_json(text, path, limits=DOCUMENT, unique=True, fix=fix)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
@@ -141,22 +140,18 @@ def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise UserError(path, reason, 'write [{"text": ...}, ...]')
     for number, entry in enumerate(value, 1):
         place = f"{path} entry {number}"
-        yield Row(place, _object(place, entry))
-
-
-def _object(place: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(place, "is not a JSON object", 'write objects such as {"text": "..."}')
-    return value
+        if not isinstance(entry, dict):
+            raise UserError(place, "is not a JSON object", 'write objects such as {"text": "..."}')
+        yield Row(place, entry)
 
 
 def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
-    """A row for each question of SQuAD 1.1 (arXiv:1606.05250) or 2.0 (arXiv:1806.03822)."""
-    count, at = 0, f"{path} article 1"
+    """A row per question of SQuAD 1.1 (arXiv:1606.05250) or 2.0 (arXiv:1806.03822)."""
+    count, place = 0, f"{path} article 1"
     try:
         for number, article in enumerate(articles, 1):
             for part, paragraph in enumerate(article["paragraphs"], 1):
-                at = f"{path} article {number} paragraph {part}"
+                place = f"{path} article {number} paragraph {part}"
                 for entry in paragraph["qas"]:
                     count += 1
                     answers = entry.get("answers") or []
@@ -174,7 +169,7 @@ def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
                     yield Row(f"{path} question {values['id']}", values)
     except (KeyError, TypeError, AttributeError) as error:
         fix = "see the format of SQuAD's files"
-        raise UserError(at, f"is not in SQuAD's format: {error!r}", fix) from error
+        raise UserError(place, f"is not in SQuAD's format: {error!r}", fix) from error
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -182,11 +177,11 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         yield Row(f"{path} row {number}", values)
 
 
-def _with_constants(row: Row, constants: Sequence[tuple[str, str]]) -> Row:
+def _add_constants(row: Row, constants: Sequence[tuple[str, str]]) -> Row:
     for column, _ in constants:
         if column in row.values:
             reason = f"already has a column {column!r}"
-            raise UserError(row.place, reason, "take it out of the table's constants")
+            raise UserError(row.place, reason, "remove it from the table's constants")
     return Row(row.place, row.values | dict(constants)) if constants else row
 
 

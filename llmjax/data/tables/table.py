@@ -1,4 +1,5 @@
-"""Tables as streams of rows, and the split of rows into a training and a validation set.
+"""Tables: their interface and registry, the split into training and validation rows, and access to
+columns.
 
 Cheap to import: libraries are imported when a table is read.
 """
@@ -16,17 +17,17 @@ from llmjax.errors import UserError
 from llmjax.registry import Registry
 
 MAX_ROWS = 10_000_000
-"""Rows of tables at most that are read into memory; each takes some 500 bytes beside its texts."""
+"""Maximum rows read into memory; each takes some 500 bytes besides its text."""
 MAX_TEXT = 1 << 32
-"""Characters of text in them at most."""
+"""Maximum characters of text in them."""
 
 
 class Row(NamedTuple):
-    """One row of a table.
+    """A row of a table.
 
     Attributes:
-      place: where it stands, for messages: "train.tsv line 17".
-      values: column -> text, number, truth value, None, list or dict.
+      place: its location for messages, such as "train.tsv line 17".
+      values: column -> string, number, boolean, None, list or dict.
     """
 
     place: str
@@ -34,10 +35,10 @@ class Row(NamedTuple):
 
 
 class Table(ABC):
-    """Where rows with named columns are read. Subclasses are frozen dataclasses."""
+    """A source of rows with named columns. Subclasses are frozen dataclasses."""
 
     endings: ClassVar[tuple[str, ...]] = ()
-    """Endings of file names that mean this kind on the command line."""
+    """File name suffixes that select this kind on the command line."""
 
     @property
     @abstractmethod
@@ -47,18 +48,18 @@ class Table(ABC):
     @property
     @abstractmethod
     def location(self) -> str:
-        """What it names: paths, a data set."""
+        """Paths or name of the data set, for messages."""
 
     def problems(self) -> list[str]:
-        """Everything wrong with the values, a line each; nothing is read from disk."""
+        """Every problem with the values, one line each; nothing is read from disk."""
         return []
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
-        """Streams the rows, always in the same order.
+        """Streams the rows in a fixed order.
 
         Raises:
-          UserError: while reading, where a file is missing or broken; it names file, line, column.
+          UserError: a file is missing or damaged; the message names file, line and column.
         """
 
 
@@ -71,14 +72,14 @@ TABLES = Registry[Table](
     },
 )
 AnyTable: TypeAlias = Annotated[Table, TABLES]
-"""For config fields."""
+"""Type of config fields that take any table."""
 
 
 def read_table(table: Table) -> Iterator[Row]:
-    """Streams the rows of a table, always in the same order.
+    """Streams the rows of a table in a fixed order.
 
     Raises:
-      UserError: as `rows`, and where there is no row.
+      UserError: as `rows`, or there is no row.
     """
     rows = table.rows()
     first = next(rows, None)
@@ -88,24 +89,24 @@ def read_table(table: Table) -> Iterator[Row]:
 
 
 def read_tables(tables: Sequence[Table]) -> list[Row]:
-    """The rows of all tables, one table after the other.
+    """Reads the rows of all tables, one table after the other.
 
     Raises:
-      UserError: as read_table; also when there are more than MAX_ROWS, or MAX_TEXT in them.
+      UserError: as `read_table`, or MAX_ROWS or MAX_TEXT is exceeded.
     """
     rows, size = list[Row](), 0
     for row in itertools.chain.from_iterable(map(read_table, tables)):
         size += _characters(row.values.values())
         if len(rows) == MAX_ROWS or size > MAX_TEXT:
             limit = f"{MAX_ROWS:,} rows or {MAX_TEXT:,} characters"
-            reason = f"there are more than {limit} up to here, and all are in memory"
+            reason = f"there are more than {limit} up to this row, and all are kept in memory"
             raise UserError(row.place, reason, "use fewer rows")
         rows.append(row)
     return rows
 
 
 def _characters(values: Iterable[Any]) -> int:
-    """Of all texts among values and in the lists and objects among them."""
+    """Total length of all strings among values, nested ones included."""
     size = 0
     for value in values:
         if isinstance(value, (str, bytes)):
@@ -118,19 +119,19 @@ def _characters(values: Iterable[Any]) -> int:
 def split_rows(
     rows: Sequence[Row], fraction: float, group: str | None = None
 ) -> tuple[list[Row], list[Row]]:
-    """Splits rows into (training set, validation set) by their contents alone.
+    """Splits rows into (training set, validation set) by hashes of their values.
 
-    A row is for validation where the hash of its values lies in the lowest `fraction` of all
-    hashes; where none does, the row of the lowest hash is. So equal rows stay together, and each
-    row stays in its set whatever order they come in and whatever other rows come or go.
+    A row is for validation if its hash is in the lowest `fraction` of the range of hashes; if there
+    is none, the row of lowest hash is. So equal rows stay together, and each row stays in its set
+    when other rows are added, removed or reordered.
 
     Args:
       rows: to split; both sets keep their order.
       fraction: for validation, between 0 and 1.
-      group: column whose value is hashed instead: rows of one value stay together.
+      group: column whose value is hashed instead, so that rows of equal value stay together.
 
     Raises:
-      UserError: no row is left to train on, or one has no column `group`.
+      UserError: no row is left to train on, or a row has no column `group`.
     """
     if not fraction or not rows:
         return list(rows), []
@@ -154,17 +155,18 @@ def _row_hash(row: Row, group: str | None) -> int:
 
 
 def _as_text(value: Any) -> str:
-    """What JSON has no form for: bytes, dates."""
+    """Represents values that JSON cannot: bytes, dates."""
     if isinstance(value, bytes):
         return hashlib.blake2b(value).hexdigest()
     return str(value)
 
 
 def text_at(row: Row, column: str) -> str:
-    """The text of a column; never empty.
+    """The text of a column, never empty.
 
     Raises:
-      UserError: there is no such column, or its value is no text, or empty, or cannot be UTF-8.
+      UserError: there is no such column, or its value is not a string, empty, or not encodable as
+        UTF-8.
     """
     text = _value(row, column)
     if not isinstance(text, str):
@@ -180,10 +182,10 @@ def text_at(row: Row, column: str) -> str:
 
 
 def number_at(row: Row, column: str) -> float:
-    """The number of a column, which may be written as text.
+    """The number of a column, which may be a string.
 
     Raises:
-      UserError: there is no such column, or its value is no finite number.
+      UserError: there is no such column, or its value is not a finite number.
     """
     value = _value(row, column)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -196,7 +198,7 @@ def number_at(row: Row, column: str) -> float:
         reason = f"is {str(value)[:40]!r}, not a number" if value != "" else "is empty"
         fix = "fix the row, or name a column of numbers"
         if isinstance(value, str) and "," in value:
-            fix = "write numbers with a decimal point and without other marks: 1234.5"
+            fix = "write numbers with a decimal point and without separators: 1234.5"
         raise _bad_value(row, column, reason, fix) from error
     if not math.isfinite(number):
         raise _bad_value(row, column, f"is {number}, not a finite number", "fix or remove the row")
@@ -204,16 +206,16 @@ def number_at(row: Row, column: str) -> float:
 
 
 def list_at(row: Row, column: str, separator: str | None = None) -> list[Any]:
-    """The list of a column; may be empty.
+    """The list of a column, possibly empty.
 
     Args:
-      row: where to look.
-      column: of lists, or of texts that list the entries.
-      separator: between the entries of such a text, whose blanks around are dropped, and empty
-        entries too; None: they stand between blanks.
+      row: of the table.
+      column: of lists, or of strings that are split into entries.
+      separator: of the entries of a string, which are stripped; empty ones are dropped. None:
+        whitespace.
 
     Raises:
-      UserError: there is no such column, or its value is neither list nor text.
+      UserError: there is no such column, or its value is neither a list nor a string.
     """
     value = _value(row, column)
     if isinstance(value, str):
@@ -230,7 +232,7 @@ def _value(row: Row, column: str) -> Any:
     names = list(row.values)
     fix = f"its columns are {', '.join(map(_short, names))}"
     if any(len(name) > 40 or name.replace(".", "", 1).isdigit() for name in names):
-        fix += "; where its first line holds no names, set the table's columns"
+        fix += "; if its first line holds no names, set the table's columns"
     raise UserError(row.place, f"has no column {column!r}", fix)
 
 

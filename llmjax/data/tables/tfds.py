@@ -1,11 +1,11 @@
-"""TFDS data sets as rows: features as columns, classes by name, no TensorFlow."""
+"""TFDS data sets as tables, without TensorFlow: features are columns, classes are names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmjax.data.tables.table import Row, Table
-from llmjax.data.text.tfds import examples, prepared
+from llmjax.data.text.tfds import prepare_builder, read_examples
 from llmjax.errors import UserError
 
 
@@ -13,17 +13,17 @@ from llmjax.errors import UserError
 class TfdsTable(Table):
     """A TensorFlow Datasets data set, read without TensorFlow.
 
-    Nested features become columns such as "translation/en", classes their names (None where one is
-    -1, as in test sets without labels), sequences lists, and a sequence of several features a dict
-    of lists.
+    Nested features become columns such as "translation/en", classes become their names (None for
+    -1, as in test sets without labels), sequences become lists, and sequences of several features
+    become dicts of lists.
     """
 
     name: str
-    """As TFDS writes it: name, name/config, name/config:version."""
+    """TFDS name: name, name/config or name/config:version."""
     split: str = "train"
     """A split, or a slice of one: "train[:10%]"."""
     data_dir: str | None = None
-    """Where TFDS keeps its data sets; None: TFDS's default (~/tensorflow_datasets)."""
+    """TFDS data folder; None: TFDS's default (~/tensorflow_datasets)."""
     kind: Literal["tfds"] = "tfds"
 
     @property
@@ -31,13 +31,13 @@ class TfdsTable(Table):
         return f"{self.name}, split {self.split!r}"
 
     def rows(self) -> Iterator[Row]:
-        builder = prepared(self.name, self.data_dir)
-        for number, example in enumerate(examples(builder, self.split, self.name)):
+        builder = prepare_builder(self.name, self.data_dir)
+        for number, example in enumerate(read_examples(builder, self.split, self.name)):
             place = f"{self.name} {self.split} example {number}"
             try:
                 yield Row(place, dict(_columns(builder.info.features, example, "")))
             except UnicodeDecodeError as error:
-                reason = f"holds text that is not UTF-8: {error}"
+                reason = f"contains text that is not UTF-8: {error}"
                 raise UserError(place, reason, "choose another data set") from error
 
 
@@ -52,7 +52,7 @@ def _columns(feature: Any, value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    """Plain Python data of one feature's value."""
+    """Converts a feature's value to plain Python values."""
     import numpy as np
     import tensorflow_datasets as tfds
 

@@ -1,7 +1,5 @@
-"""Tokenized sources on disk, under a name that says exactly what they are made of."""
+"""The cache of tokenized sources, keyed by a hash of everything the tokens depend on."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +9,8 @@ import numpy as np
 from llmjax.data.config import DataConfig
 from llmjax.data.progress import Progress
 from llmjax.data.text.encoding import BATCH_BYTES, Encoded, EncodingPool, encode_documents
-from llmjax.data.text.source import Identity, Source
-from llmjax.data.text.split import (
-    HASHES,
-    HashSample,
-    document_hash,
-)
+from llmjax.data.text.source import Identity, Source, json_digest
+from llmjax.data.text.split import HASHES, HashSample, document_hash
 from llmjax.data.text.store import (
     FORMAT,
     StoreWriter,
@@ -32,15 +26,15 @@ from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged, open_or_build
 from llmjax.storage.writing import cache_root
 
-# Names in the cache: of the validation documents, and of their text.
+# File names in the cache: the store of validation documents, and their text.
 _VALIDATION = "heldout"
 _TEXT = "heldout.txt"
 
 
-class Seen:
-    """A set of hashes in a fixed 64 MiB: exact for the first million or so, then forgetful.
+class SeenHashes:
+    """A set of hashes in a fixed 64 MiB: exact for the first million or so, then approximate.
 
-    Each hash belongs to one of 2^20 buckets of 8; a full bucket forgets its oldest.
+    Each hash belongs to one of 2^20 buckets of 8; a full bucket evicts its oldest.
     """
 
     def __init__(self, buckets: int = 1 << 20, depth: int = 8):
@@ -48,7 +42,7 @@ class Seen:
         self._next = np.zeros(buckets, np.uint8)
 
     def add(self, hash_: int) -> bool:
-        """Adds the hash; returns whether it was there. (0 marks an empty place, and is never.)"""
+        """Adds a hash; returns whether it was present. (0 marks an empty slot: never present.)"""
         key = np.uint64(hash_)
         bucket = hash_ % len(self._table)
         row = self._table[bucket]
@@ -61,70 +55,70 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedSource:
-    """A source, split and tokenized."""
+    """A source, split into training and validation documents and tokenized."""
 
     key: str
     train: TokenStore
     validation: TokenStore
     validation_path: Path
-    """The validation documents' text end to end, UTF-8."""
+    """The validation documents' UTF-8 text, concatenated."""
     threshold: int
-    """For validation are exactly the documents with a hash below this."""
+    """The validation documents are exactly those with a hash below this."""
 
 
 def validation_threshold(config: DataConfig) -> int:
-    """Documents with a hash from here on are for training, whatever fits into validation."""
+    """Documents with a hash of this or more are always for training."""
     return int(config.validation_fraction * HASHES)
 
 
-def tokenized(
+def tokenize_source(
     source: Source,
     identity: Identity,
     tokenizer: Tokenizer,
     config: DataConfig,
     progress: Progress,
 ) -> TokenizedSource:
-    """Opens the cache of `source`; builds it first where there is none.
+    """Opens the cache of `source`, building it first if there is none.
 
-    A cache that is no longer as it was written is rebuilt, with a warning.
+    A damaged cache is rebuilt, with a warning.
 
     Raises:
-      UserError: the source is broken, empty, or changes while it is read.
+      UserError: the source is damaged or empty, or changes while it is read.
     """
-    what = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
-    what += [validation_threshold(config), config.validation_max_bytes]
-    key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
+    inputs = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
+    inputs += [validation_threshold(config), config.validation_max_bytes]
+    key = json_digest(inputs)
     folder = cache_root(config.cache_dir) / "tokens" / key
 
     stage = f"Tokenizing the {source.kind} source"
 
-    def build(place: Path) -> None:
-        saved = keep_tokenizer(tokenizer, cache_root(config.cache_dir))
+    def build(target: Path) -> None:
+        saved = save_tokenizer(tokenizer, cache_root(config.cache_dir))
         with EncodingPool(tokenizer, saved, config.workers) as pool:
-            for done in _build(source, tokenizer, pool, config, place):
+            for done in _build(source, tokenizer, pool, config, target):
                 progress(stage, done, identity.num_bytes)
         identity.check_unchanged()
 
     dtype = token_dtype(tokenizer.vocab_size)
-    return open_or_build(folder, build, lambda place: open_source(place, key, dtype))
+    return open_or_build(folder, build, lambda path: open_tokens(path, key, dtype))
 
 
-def open_source(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
-    """Reads back what was built; Damaged where it has changed since."""
+def open_tokens(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
+    """Opens a cached source; raises Damaged if its files have changed since."""
     description = open_cache(folder)
     train, validation = (open_store(folder / name, dtype) for name in ("train", _VALIDATION))
     return TokenizedSource(key, train, validation, folder / _TEXT, description["threshold"])
 
 
-def keep_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
-    """A folder of the cache that holds the tokenizer, for other processes to load."""
+def save_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
+    """Saves a tokenizer in the cache, for other processes to load; returns its folder."""
     folder = cache / "tokenizers" / tokenizer.fingerprint
     open_or_build(folder, tokenizer.save, read_tokenizer)
     return folder
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """A tokenizer of the cache; Damaged where it cannot be loaded."""
+    """Loads a tokenizer of the cache; raises Damaged if it cannot be loaded."""
     try:
         return load_tokenizer(folder)
     except UserError as error:
@@ -132,18 +126,18 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _build(
-    source: Source, tokenizer: Tokenizer, pool: EncodingPool, config: DataConfig, place: Path
+    source: Source, tokenizer: Tokenizer, pool: EncodingPool, config: DataConfig, folder: Path
 ) -> Iterator[int]:
-    """Fills the cache folder `place`; yields the bytes of training text done so far."""
+    """Fills a cache folder; yields the bytes of training text done so far."""
     vocab_size = tokenizer.vocab_size
     sample = HashSample(validation_threshold(config), config.validation_max_bytes)
-    train = StoreWriter(place / "train", vocab_size)
+    train = StoreWriter(folder / "train", vocab_size)
     for texts, encoded in pool.encode(_batches(_training(source, config, sample))):
         _append(train, texts, encoded)
         yield train.num_bytes
     train.close()
-    validation = StoreWriter(place / _VALIDATION, vocab_size)
-    with (place / _TEXT).open("wb") as file:
+    validation = StoreWriter(folder / _VALIDATION, vocab_size)
+    with (folder / _TEXT).open("wb") as file:
         for text in sample.documents():
             _append(validation, [text], encode_documents(tokenizer, [text]))
             file.write(text)
@@ -151,7 +145,7 @@ def _build(
     if train.num_documents + validation.num_documents == 0:
         raise UserError(str(source), "holds no text", "give a source with text in it")
     dtype = token_dtype(vocab_size).str
-    close_cache(place, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
+    close_cache(folder, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
 
 
 def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
@@ -161,8 +155,8 @@ def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
 
 
 def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
-    """(hash, UTF-8 text) of every document that did not occur before."""
-    seen = Seen()
+    """Yields (hash, UTF-8 text) of each distinct document."""
+    seen = SeenHashes()
     for text in source.documents(cache_dir):
         data = text.encode("utf-8")
         hash_ = document_hash(data)
@@ -171,13 +165,13 @@ def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[in
 
 
 def _training(source: Source, config: DataConfig, sample: HashSample) -> Iterator[bytes]:
-    """Every training document; `sample` takes those for validation."""
+    """Yields the training documents; `sample` takes those for validation."""
     for hash_, text in unique_documents(source, config.cache_dir):
         yield from sample.add(hash_, text)
 
 
 def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Groups texts to about BATCH_BYTES."""
+    """Groups texts into batches of about BATCH_BYTES."""
     batch: list[bytes] = []
     size = 0
     for text in texts:

@@ -1,8 +1,6 @@
-"""From a config to a corpus: train or load the tokenizer, tokenize or reuse, check."""
+"""Prepares a corpus: trains or loads the tokenizer, tokenizes the sources, checks the result."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,14 +11,12 @@ from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
     read_tokenizer,
-    tokenized,
+    tokenize_source,
     unique_documents,
     validation_threshold,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
-from llmjax.data.text.source import (
-    Identity,
-)
+from llmjax.data.text.source import Identity, json_digest
 from llmjax.data.text.split import HASHES, HashSample
 from llmjax.data.text.store import TokenStore
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
@@ -29,9 +25,8 @@ from llmjax.errors import UserError
 from llmjax.storage.cache_folders import open_or_build
 from llmjax.storage.writing import cache_root
 
-# A tokenizer's sample comes from this many times its size: a second pass over terabytes is not
-# worth it.
 SCAN = 32
+"""A tokenizer's sample is drawn from text of this many times its size, not from whole sources."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +34,14 @@ class Document:
     """A tokenized document."""
 
     tokens: np.ndarray
-    """int32 [tokens], EOS included."""
+    """int32 [tokens], including EOS."""
     bytes: int
-    """UTF-8 bytes of its original text."""
+    """UTF-8 bytes of the original text."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Training and validation documents, tokenized, on disk."""
+    """Tokenized training and validation documents on disk."""
 
     sources: tuple[TokenizedSource, ...]
     bos_id: int
@@ -60,7 +55,7 @@ class Corpus:
 
     @property
     def num_tokens(self) -> int:
-        """Of training, with EOS."""
+        """Training tokens, including EOS."""
         return sum(store.num_tokens for store in self.train)
 
     @property
@@ -70,14 +65,13 @@ class Corpus:
 
     @property
     def num_documents(self) -> int:
-        """Of training."""
+        """Number of training documents."""
         return sum(store.num_documents for store in self.train)
 
     @property
     def fingerprint(self) -> str:
-        """Equal on every host that holds the same tokens in the same order."""
-        keys = json.dumps([source.key for source in self.sources])
-        return hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
+        """A hash: equal on all hosts that hold the same tokens in the same order."""
+        return json_digest([source.key for source in self.sources])
 
 
 def prepare(
@@ -87,36 +81,35 @@ def prepare(
     progress: Progress = no_progress,
     special_tokens: tuple[str, ...] = (),
 ) -> tuple[Tokenizer, Corpus]:
-    """The tokenizer and the tokenized corpus; what the cache holds is reused.
+    """Prepares the tokenizer and the tokenized corpus, reusing the cache.
 
     Args:
       config: what to read.
-      tokenizer_config: how to tokenize it. A tokenizer that has to be trained is trained on a
-        sample of the training documents; it is cached like the tokens.
-      tokenizer_folder: the run's tokenizer/ folder. A tokenizer that is there is used as it is;
-        else it is written there.
-      progress: called with how far things are.
-      special_tokens: that a tokenizer trained here gets beside the usual ones.
+      tokenizer_config: how to tokenize it. If the tokenizer has to be trained, it is trained on a
+        sample of the training documents, and cached like the tokens.
+      tokenizer_folder: the run's tokenizer/ folder. A tokenizer in it is used as it is; otherwise
+        the tokenizer is written there.
+      progress: see `Progress`.
+      special_tokens: additional special tokens of a tokenizer trained here.
 
     Raises:
-      UserError: a value of `config` is impossible, a source is missing, broken or empty, the
-        validation set is empty, the corpus is smaller than a batch, or the vocabulary larger than
-        the text supports.
+      UserError: a value of `config` is invalid, a source is missing, damaged or empty, the
+        validation set is empty, the corpus is smaller than a batch, or the text does not support
+        the vocabulary size.
     """
     check_data(config, tokenizer_config)
-    config = replace(config, sources=tuple(source.pinned() for source in config.sources))
-    identities = [source.identify(config.cache_dir) for source in config.sources]
+    config, identities = _pin_sources(config)
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
     if folder is not None and folder.is_dir():
         tokenizer = load_tokenizer(folder)
     else:
-        tokenizer = tokenizer_config.open() or _trained(
+        tokenizer = tokenizer_config.open() or _train_or_load(
             tokenizer_config, config, identities, progress, special_tokens
         )
         if folder is not None:
             tokenizer.save(folder)
     sources = tuple(
-        tokenized(source, identity, tokenizer, config, progress)
+        tokenize_source(source, identity, tokenizer, config, progress)
         for source, identity in zip(config.sources, identities, strict=True)
     )
     corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -133,35 +126,40 @@ def train_tokenizer(
     """Trains a tokenizer on the training documents of `data` and writes it to `folder`.
 
     Raises:
-      UserError: a source is missing, broken or empty, or the vocabulary too large for the text.
+      UserError: a source is missing, damaged or empty, or the text does not support the vocabulary
+        size.
     """
     check_data(data, config)
-    data = replace(data, sources=tuple(source.pinned() for source in data.sources))
-    identities = [source.identify(data.cache_dir) for source in data.sources]
-    tokenizer = _trained(config, data, identities, progress)
+    data, identities = _pin_sources(data)
+    tokenizer = _train_or_load(config, data, identities, progress)
     tokenizer.save(folder)
     return tokenizer
 
 
-def _trained(
+def _pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
+    """The config with its sources pinned to their current versions, and their identities."""
+    config = replace(config, sources=tuple(source.pinned() for source in config.sources))
+    return config, [source.identify(config.cache_dir) for source in config.sources]
+
+
+def _train_or_load(
     config: TokenizerConfig,
     data: DataConfig,
     identities: Sequence[Identity],
     progress: Progress,
     special_tokens: tuple[str, ...] = (),
 ) -> Tokenizer:
-    """A tokenizer trained on the training documents, or the same from the cache."""
+    """Trains a tokenizer on the training documents, or loads it from the cache."""
     weights = [source.weight for source in data.sources]
     values = asdict(config)  # type: ignore[call-overload]  # configs are dataclasses
-    what = [2, values, [i.digest for i in identities], weights, validation_threshold(data)]
-    what += [special_tokens] if special_tokens else []
-    key = hashlib.blake2b(json.dumps(what).encode(), digest_size=16).hexdigest()
-    folder = cache_root(data.cache_dir) / "tokenizers" / key
+    inputs = [2, values, [i.digest for i in identities], weights, validation_threshold(data)]
+    inputs += [special_tokens] if special_tokens else []
+    folder = cache_root(data.cache_dir) / "tokenizers" / json_digest(inputs)
 
-    def build(place: Path) -> None:
+    def build(target: Path) -> None:
         texts = list(_sample(data, config.sample_bytes, identities, progress))
         progress("Training the tokenizer", 0, None)
-        config.train(texts, special_tokens).save(place)
+        config.train(texts, special_tokens).save(target)
 
     return open_or_build(folder, build, read_tokenizer)
 
@@ -169,7 +167,7 @@ def _trained(
 def _sample(
     data: DataConfig, max_bytes: int, identities: Sequence[Identity], progress: Progress
 ) -> Iterator[str]:
-    """Training documents: of each source a uniform sample of its beginning, by weight."""
+    """Training documents: a uniform sample of each source's beginning, sized by weight."""
     total = sum(source.weight for source in data.sources)
     for source, identity in zip(data.sources, identities, strict=True):
         sample = HashSample(HASHES, int(max_bytes * source.weight / total))
@@ -188,7 +186,7 @@ def _sample(
 
 
 def _check(corpus: Corpus, config: DataConfig) -> None:
-    named = "; ".join(map(str, config.sources))
+    names = "; ".join(map(str, config.sources))
     validation = sum(len(kept) for _, kept in _validation(corpus))
     total = corpus.num_documents + validation
     if config.validation_fraction > 0 and validation == 0:
@@ -196,7 +194,7 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
         fix = (
             "raise data.validation_fraction, or give more or smaller documents (chunk_bytes, split)"
         )
-        raise UserError(named, reason, fix)
+        raise UserError(names, reason, fix)
     for source, store in zip(config.sources, corpus.train, strict=True):
         if store.num_tokens == 0:
             reason = f"no text is left to train on: all {total} documents are in the validation set"
@@ -205,11 +203,11 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
     if corpus.num_tokens < batch:
         sizes = f"{config.batch_size} rows of {config.length}"
         reason = f"its {corpus.num_tokens} training tokens are fewer than a batch of {sizes}"
-        raise UserError(named, reason, "lower data.batch_size or data.length, or add text")
+        raise UserError(names, reason, "lower data.batch_size or data.length, or add text")
 
 
 def validation_documents(corpus: Corpus) -> Iterator[Document]:
-    """The validation documents, none twice, and none in any source's training documents."""
+    """The validation documents, without duplicates and without any source's training documents."""
     for source, kept in _validation(corpus):
         store = source.validation
         for d in kept:
@@ -218,7 +216,7 @@ def validation_documents(corpus: Corpus) -> Iterator[Document]:
 
 
 def validation_text(corpus: Corpus) -> bytes:
-    """The original UTF-8 text of `validation_documents`, end to end."""
+    """The original UTF-8 text of `validation_documents`, concatenated."""
     parts = []
     for source, kept in _validation(corpus):
         text, ends = source.validation_path.read_bytes(), source.validation.byte_offsets
@@ -227,10 +225,10 @@ def validation_text(corpus: Corpus) -> bytes:
 
 
 def _validation(corpus: Corpus) -> Iterator[tuple[TokenizedSource, list[int]]]:
-    """Which of each source's validation documents count.
+    """Each source, and the indices of its validation documents that count.
 
-    A source that met its size limit has fewer than the others. A document that it trains on may be
-    in another source's validation set: only hashes below every threshold are safe.
+    A source that reached its size limit has a lower threshold, and may train on documents that
+    another source validates on: only those with hashes below all thresholds count.
     """
     lowest = min(source.threshold for source in corpus.sources)
     seen: set[int] = set()
@@ -241,10 +239,3 @@ def _validation(corpus: Corpus) -> Iterator[tuple[TokenizedSource, list[int]]]:
                 seen.add(hash_)
                 kept.append(index)
         yield source, kept
-
-
-def tokenize_documents(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Document]:
-    """Tokenizes any text as the validation documents are: a Document each, EOS included."""
-    for text in texts:
-        tokens = np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
-        yield Document(tokens, len(text.encode("utf-8")))

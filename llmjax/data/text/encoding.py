@@ -1,4 +1,4 @@
-"""Documents to tokens, in several processes and in order."""
+"""Tokenizes documents in parallel processes, in order."""
 
 import itertools
 import os
@@ -21,20 +21,20 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.interruption import interrupts_deferred
 
 BATCH_BYTES = 1 << 20
-"""About how many bytes of text are tokenized at once."""
+"""Approximate size of the batches of text that are tokenized."""
 
 
 class Encoded(NamedTuple):
-    """A batch of documents."""
+    """A batch of tokenized documents."""
 
     tokens: np.ndarray
     """uint32 [sum(counts)], EOS after each document."""
     counts: np.ndarray
-    """int64 [documents]."""
+    """int64 [documents]: tokens of each, including EOS."""
 
 
 def encode_documents(tokenizer: Tokenizer, texts: list[bytes]) -> Encoded:
-    """Tokenizes UTF-8 documents, each with its EOS."""
+    """Tokenizes UTF-8 documents, adding EOS to each."""
     rows = tokenizer.encode_batch([text.decode("utf-8") for text in texts])
     end = [tokenizer.eos_id]
     counts = np.array([len(row) + 1 for row in rows], np.int64)
@@ -43,21 +43,21 @@ def encode_documents(tokenizer: Tokenizer, texts: list[bytes]) -> Encoded:
 
 
 class EncodingPool:
-    """Processes that tokenize; in a `with`, which ends them.
+    """A pool of tokenizing processes. Use as a context manager, which ends them.
 
-    They are spawned, not forked: a fork of a process with threads, of which JAX has many, may hang.
+    They are spawned, not forked: forking a multithreaded process, such as one with JAX, may hang.
     None outlives this process, however it ends.
     """
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, workers: int):
         """Args:
-        tokenizer: encodes here where one process is enough.
-        folder: where it is saved, for the other processes.
-        workers: how many processes; 0: one per CPU.
+        tokenizer: encodes in this process if one is enough.
+        folder: the saved tokenizer, for the other processes.
+        workers: number of processes; 0: one per CPU.
         """
         self._tokenizer, self._folder = tokenizer, folder
         self._workers = workers or _cpus()
-        self._pool: ProcessPoolExecutor | None = None  # until there is work for several processes
+        self._pool: ProcessPoolExecutor | None = None  # started once there are several batches
 
     def __enter__(self) -> "EncodingPool":
         return self
@@ -67,7 +67,7 @@ class EncodingPool:
             self._pool.shutdown(cancel_futures=True)
 
     def encode(self, batches: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], Encoded]]:
-        """Yields every batch with its tokens, in order; few batches are in memory at a time.
+        """Yields each batch with its tokens, in order; few batches are in memory at a time.
 
         Raises:
           UserError: the tokenizer cannot encode a document.
@@ -101,20 +101,20 @@ def _result(texts: list[bytes], future: "Future[Encoded]") -> tuple[list[bytes],
 
 
 def _cpus() -> int:
-    """Those this process may run on."""
+    """CPUs available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _Process(SpawnProcess):
-    """Does not import the user's script, which may lack the guard that multiprocessing asks for."""
+    """Does not import the user's script, which may lack the `__main__` guard."""
 
     def start(self) -> None:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
         try:
-            with interrupts_deferred():  # a new process inherits it: Ctrl-C is for the owner
+            with interrupts_deferred():  # inherited: only the owner handles Ctrl-C
                 super().start()
         finally:
             sys.modules["__main__"] = main
@@ -124,15 +124,15 @@ class _Context(SpawnContext):
     Process = _Process
 
 
-# In the processes of a pool: the tokenizer that `_start_worker` has loaded.
+# In a worker process: the tokenizer that `_start_worker` has loaded.
 _worker_tokenizer: Tokenizer
 
 
 def _start_worker(folder: str) -> None:
     global _worker_tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per process
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C is for the process that owns the pool
+        os.setsid()  # only the owner of the pool receives Ctrl-C
     threading.Thread(target=_end_with_owner, daemon=True).start()
     _worker_tokenizer = load_tokenizer(folder)
 

@@ -1,4 +1,4 @@
-"""Hugging Face hub data sets as documents: streamed, nothing is downloaded as a whole."""
+"""Data sets of the Hugging Face hub as documents, streamed rather than downloaded."""
 
 import re
 import sys
@@ -17,11 +17,11 @@ class HubSource(Source):
     name: str
     """The repository: "owner/name"."""
     subset: str | None = None
-    """The data set's configuration, where it has several."""
+    """The data set's configuration, if it has several."""
     split: str = "train"
-    """Which of its splits."""
+    """The split to read."""
     field: str = "text"
-    """The column of strings."""
+    """The text column."""
     revision: str | None = None
     """A branch, tag or commit; None: the newest commit."""
     weight: float = 1.0
@@ -56,7 +56,7 @@ def _library() -> Any:
 
 
 def _documents(source: HubSource) -> Iterator[str]:
-    """Streams the column `source.field`."""
+    """Streams the text column."""
     library = _library()
     try:
         rows = library.load_dataset(
@@ -83,10 +83,10 @@ def _documents(source: HubSource) -> Iterator[str]:
 
 
 def hub_commit(source: HubSource) -> str:
-    """The commit that `source.revision` stands for now; no network where it is a commit.
+    """Resolves `source.revision` to a commit; without network access if it is one.
 
     Raises:
-      UserError: the extra is not installed, or the hub does not know or show the data set.
+      UserError: the extra is not installed, or the data set is unknown or not accessible.
     """
     _library()
     if re.fullmatch("[0-9a-f]{40}", source.revision or ""):
@@ -105,7 +105,7 @@ def hub_commit(source: HubSource) -> str:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """What the library raises: its own errors are kinds of the first two; those of the network
-    belong to whichever HTTP library it has loaded."""
+    """The library's exceptions: its own derive from the first two; network errors are those of
+    whichever HTTP library it has loaded."""
     clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     return (OSError, ValueError, *(client.HTTPError for client in clients))

@@ -1,4 +1,4 @@
-"""Parquet files in small batches: how large a value may be is known before it is decoded."""
+"""Parquet files in small batches, whose sizes are bounded before they are decoded."""
 
 import contextlib
 import tempfile
@@ -13,18 +13,18 @@ from llmjax.errors import UserError
 from llmjax.storage.bounded import size_text
 
 ROWS = 256
-"""Rows of a batch at most."""
+"""Maximum rows per batch."""
 MAX_COLUMNS = 16_384
-"""Columns of a table at most, as in the largest spreadsheets."""
-_READ = 1 << 20  # bytes of a column that are read from the file at once
+"""Maximum columns of a table, as in the largest spreadsheets."""
+_READ = 1 << 20  # bytes of a column read from the file at a time
 
 
 @dataclass(frozen=True)
 class ParquetSource(FileSource):
-    """Parquet files, read row group by row group; a row is a document."""
+    """Parquet files; a row is a document."""
 
     column: str = "text"
-    """The column of strings; nulls are skipped."""
+    """The text column; nulls are skipped."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["parquet"] = "parquet"
@@ -42,7 +42,7 @@ class ParquetSource(FileSource):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file, or what it decompresses to in a temporary one: Parquet's index is at the end."""
+    """Opens a file, decompressed to a temporary one if needed: Parquet's index is at the end."""
     if not compressed(path):
         try:
             file = path.open("rb")
@@ -63,11 +63,11 @@ def _string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | N
 
     Args:
       file: seekable.
-      path: its name, for messages.
-      column: its name, which only one column has.
+      path: of the file, for messages.
+      column: name of the column.
 
     Raises:
-      UserError: there is no such column, or it is of another type; the file is damaged; a value is
+      UserError: there is no such column, or it has another type; the file is damaged; a value is
         larger than LARGEST_DOCUMENT.
     """
     import pyarrow
@@ -78,16 +78,16 @@ def _string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | N
         if column not in schema.names:
             fix = f"set column to one of: {', '.join(schema.names)}"
             raise UserError(path, f"has no column {column!r}", fix)
-        kind = schema.field(column).type
-        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-            raise UserError(path, f"column {column!r} is of type {kind}, not string")
+        type_ = schema.field(column).type
+        type_ = type_.value_type if pyarrow.types.is_dictionary(type_) else type_
+        if type_ not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+            raise UserError(path, f"column {column!r} is of type {type_}, not string")
         for batch in _batches(table, path, [column]):
             yield from batch.column(0).to_pylist()
 
 
 def table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file as plain Python data.
+    """Yields the rows of a file as plain Python values.
 
     Raises:
       UserError: the file is damaged, or a row is larger than LARGEST_DOCUMENT.
@@ -105,7 +105,9 @@ def _sound(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"is not a valid Parquet file: {error}", "get it again") from error
+        raise UserError(
+            path, f"is not a valid Parquet file: {error}", "download it again"
+        ) from error
 
 
 def _table(file: IO[bytes], path: Path) -> Any:
@@ -115,20 +117,20 @@ def _table(file: IO[bytes], path: Path) -> Any:
     names = table.schema_arrow.names
     if len(names) > MAX_COLUMNS:
         reason = f"has {len(names):,} columns, and at most {MAX_COLUMNS:,} are read"
-        raise UserError(path, reason, "leave out those that are not needed")
+        raise UserError(path, reason, "remove those that are not needed")
     for field in table.schema_arrow:
-        if name := _name_twice(field.type):
+        if name := _repeated_field(field.type):
             raise UserError(path, f"column {field.name!r} has two fields {name!r}", "rename one")
     if name := _first_repeated(names):
         raise UserError(path, f"has two columns {name!r}", "rename or drop one of them")
     return table
 
 
-def _name_twice(kind: Any) -> str | None:
-    """A name that two fields of a nested type share."""
-    fields = [kind.field(number) for number in range(kind.num_fields)]
-    here = _first_repeated([field.name for field in fields])
-    return here or next(filter(None, (_name_twice(field.type) for field in fields)), None)
+def _repeated_field(type_: Any) -> str | None:
+    """A name that two fields of a nested type share; None if there is none."""
+    fields = [type_.field(number) for number in range(type_.num_fields)]
+    name = _first_repeated([field.name for field in fields])
+    return name or next(filter(None, (_repeated_field(field.type) for field in fields)), None)
 
 
 def _first_repeated(names: Sequence[str]) -> str | None:
@@ -143,8 +145,8 @@ def _first_repeated(names: Sequence[str]) -> str | None:
 def _batches(table: Any, path: Path, columns: Sequence[str]) -> Iterator[Any]:
     """Record batches of these columns, each of at most LARGEST_DOCUMENT bytes.
 
-    No value is larger than its column is in its row group when that is decompressed, whatever the
-    encoding; so a row group's size says how many rows are safe to read at once.
+    Whatever the encoding, no value is larger than its column chunk when decompressed; so the size
+    of a row group bounds the number of rows that are safe to read at once.
     """
     first = 1
     for number in range(table.num_row_groups):
@@ -162,11 +164,11 @@ def _batches(table: Any, path: Path, columns: Sequence[str]) -> Iterator[Any]:
 
 def _group_size(group: Any, columns: Sequence[str]) -> int:
     """Decompressed bytes of these columns in a row group."""
-    wanted, size = set(columns), 0
+    selected, size = set(columns), 0
     for number in range(group.num_columns):
         chunk = group.column(number)
         path = chunk.path_in_schema
-        if path in wanted or path.split(".")[0] in wanted:
+        if path in selected or path.split(".")[0] in selected:
             size += chunk.total_uncompressed_size
     return size
 

@@ -1,4 +1,4 @@
-"""The embedded corpus as a TFDS data set (ArrayRecord, no TensorFlow)."""
+"""The TFDS builder of the embedded corpus (ArrayRecord, no TensorFlow)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ class PythonReference(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES: dict[str, str] = {"1.0.0": "Topics and docstrings, deduplicated."}  # noqa: RUF012
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Without `disable_shuffling` TFDS would order documents by a hash of its own.
+        # Without `disable_shuffling` TFDS orders documents by a hash.
         return tfds.core.DatasetInfo(
             builder=self,
             description="Python's language reference and standard library docstrings.",

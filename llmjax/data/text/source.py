@@ -1,7 +1,6 @@
-"""Sources of text: what each kind offers, and what it holds as a hash of its content.
+"""Text sources: their interface, their registry, and hashes of their content as cache keys.
 
-Cheap to import: libraries are imported when a source is read. A cache under the key of another
-content is never read.
+Cheap to import: libraries are imported when a source is read.
 """
 
 import hashlib
@@ -23,34 +22,34 @@ from llmjax.storage.json_documents import read_json
 from llmjax.storage.writing import cache_root
 
 REMEMBERED = 64 << 20
-"""Larger files are hashed once and remembered by what the file system says of them."""
+"""The hashes of larger files are stored, and reused while the files' metadata stay the same."""
 SETTLED_SECONDS = 3.0
-"""A file changed this recently could change again without the file system's clock showing it."""
+"""A file changed this recently may change again without a new time stamp."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a source holds."""
+    """A source's content, identified by a hash."""
 
     digest: str
-    """Equal for equal documents read in the same way, wherever the files lie."""
+    """Equal for equal documents read with equal settings, wherever the files are."""
     files: tuple[tuple[Path, tuple[int, ...]], ...] = ()
-    """The local files and what the file system said of them before they were hashed."""
+    """The local files, and their metadata from before they were hashed."""
     num_bytes: int | None = None
-    """About how many bytes of text, where that is known."""
+    """Approximate bytes of text, if known."""
 
     def check_unchanged(self) -> None:
-        """Raises UserError where a file was changed since."""
+        """Raises a UserError if a file has changed since."""
         for path, before in self.files:
             if _stat(path) != before:
                 raise UserError(path, "changed while it was read", "run the same command again")
 
 
 class Source(ABC):
-    """Where documents are read. Subclasses are frozen dataclasses."""
+    """A source of documents. Subclasses are frozen dataclasses."""
 
     endings: ClassVar[tuple[str, ...]] = ()
-    """Endings of file names that mean this kind on the command line."""
+    """File name suffixes that select this kind on the command line."""
 
     @property
     @abstractmethod
@@ -64,34 +63,34 @@ class Source(ABC):
 
     @property
     def location(self) -> str:
-        """What it names: paths, a data set; empty where it names nothing."""
+        """Paths or name of the data set, for messages; may be empty."""
         return ""
 
     def problems(self) -> list[str]:
-        """Everything wrong with the values, a line each; nothing is read from disk."""
+        """Every problem with the values, one line each; nothing is read from disk."""
         return []
 
     @abstractmethod
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
-        """Streams the documents, in a fixed order; empty ones are left out.
+        """Streams the documents in a fixed order, without empty ones.
 
         Args:
-          cache_dir: for what has to be prepared (see DataConfig.cache_dir).
+          cache_dir: see DataConfig.cache_dir.
 
         Raises:
-          UserError: while reading, where a file is missing or broken; it names file and place.
+          UserError: a file is missing or damaged; the message names file and position.
         """
 
     @abstractmethod
     def identify(self, cache_dir: str | None = None) -> Identity:
-        """Hashes all that `documents` depends on.
+        """Hashes everything that `documents` depends on.
 
         Raises:
           UserError: a file is missing, a name is unknown, an extra is not installed.
         """
 
     def pinned(self) -> "Source":
-        """The same source for ever: a data set that may change, at its present version."""
+        """The source pinned to its current version, if it is a data set that may change."""
         return self
 
     def __str__(self) -> str:
@@ -112,7 +111,7 @@ SOURCES = Registry[Source](
 
 
 AnySource: TypeAlias = Annotated[Source, SOURCES]
-"""For config fields."""
+"""Type of config fields that take any source."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class FileSource(Source):
     """A source of local files."""
 
     paths: tuple[str, ...]
-    """Files and globs (`**` goes through folders)."""
+    """Files and globs (`**` matches nested folders)."""
 
     @property
     def location(self) -> str:
@@ -139,35 +138,38 @@ class FileSource(Source):
     @property
     @abstractmethod
     def reading(self) -> tuple[object, ...]:
-        """The settings that decide which documents the files hold."""
+        """The settings that determine the documents of the files."""
+
+
+def json_digest(values: Sequence[object]) -> str:
+    """A hash of JSON values, for keys of the cache."""
+    return hashlib.blake2b(json.dumps(list(values)).encode(), digest_size=16).hexdigest()
 
 
 def identify_settings(settings: Sequence[object]) -> Identity:
-    """The identity of a source that its settings alone describe."""
-    return Identity(
-        hashlib.blake2b(json.dumps(list(settings)).encode(), digest_size=16).hexdigest()
-    )
+    """Identifies a source by its settings alone."""
+    return Identity(json_digest(settings))
 
 
 def identify_files(
     settings: Sequence[object], paths: list[Path], cache_dir: str | None, *, text: bool
 ) -> Identity:
-    """The identity of files that are read with these settings.
+    """Identifies a source by its files' content and the settings they are read with.
 
     Args:
-      settings: JSON.
+      settings: JSON values.
       paths: of the files, in order.
-      cache_dir: where hashes of large files are remembered.
-      text: whether the files hold nothing but text.
+      cache_dir: stores the hashes of large files.
+      text: whether the files consist of text alone.
     """
     stats = tuple((path, _stat(path)) for path in paths)
     hashes = [[path.suffix.lower(), _file_hash(path, stat, cache_dir)] for path, stat in stats]
     size = sum(stat[0] for _, stat in stats) if text else None
-    return Identity(identify_settings([*settings, hashes]).digest, stats, size)
+    return Identity(json_digest([*settings, hashes]), stats, size)
 
 
 def _stat(path: Path) -> tuple[int, ...]:
-    """Size first, then all that changes when the content does."""
+    """Metadata that change with the content; the size first."""
     try:
         status = path.stat()
     except OSError as error:
@@ -177,9 +179,9 @@ def _stat(path: Path) -> tuple[int, ...]:
 
 def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
     name = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=16).hexdigest()
-    note = cache_root(cache_dir) / "hashes" / f"{name}.json"
-    if stat[0] > REMEMBERED and (remembered := _remembered(note, stat)):
-        return remembered
+    record = cache_root(cache_dir) / "hashes" / f"{name}.json"
+    if stat[0] > REMEMBERED and (stored := _stored_hash(record, stat)):
+        return stored
     try:
         with path.open("rb") as file:
             hash_ = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -187,17 +189,17 @@ def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
         raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
     settled = time.time_ns() - max(stat[1], stat[2]) > SETTLED_SECONDS * 1e9
     if stat[0] > REMEMBERED and settled and _stat(path) == stat:
-        write_file(note, json.dumps(with_checksum({"stat": stat, "hash": hash_})).encode())
+        write_file(record, json.dumps(with_checksum({"stat": stat, "hash": hash_})).encode())
     return hash_
 
 
-def _remembered(note: Path, stat: tuple[int, ...]) -> str | None:
-    """The hash that an earlier process computed, where the file is as it was then."""
-    if not note.is_file():
+def _stored_hash(record: Path, stat: tuple[int, ...]) -> str | None:
+    """The hash of an earlier process, if the file's metadata are still the same."""
+    if not record.is_file():
         return None
     try:
-        stored = read_json(note)
-        kept = check_checksum(stored, note) if CHECKSUM in stored else {}
-    except (UserError, TypeError):  # damaged: hashed again
+        stored = read_json(record)
+        content = check_checksum(stored, record) if CHECKSUM in stored else {}
+    except (UserError, TypeError):  # damaged: the file is hashed again
         return None
-    return str(kept["hash"]) if kept.get("stat") == list(stat) else None
+    return str(content["hash"]) if content.get("stat") == list(stat) else None

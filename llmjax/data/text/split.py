@@ -1,4 +1,4 @@
-"""Which documents are for validation, decided by their content alone."""
+"""Splits off validation documents by the hashes of their content."""
 
 import hashlib
 import heapq
@@ -7,15 +7,15 @@ HASHES = 1 << 64
 
 
 def document_hash(text: bytes) -> int:
-    """Uniform in 0 ... 2^64 - 1; equal texts have equal hashes, wherever they stand."""
+    """A 64-bit hash of a document's content."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 class HashSample:
-    """Of all documents whose hash is below a threshold, those of lowest hash that fit a size.
+    """The documents of lowest hash, below a threshold and up to a total size.
 
-    What does not fit lowers the threshold. So in the end the sample is every document with a hash
-    below `threshold`, and no other: a uniform one, independent of the documents' order.
+    Documents that do not fit lower the threshold. So the sample is exactly the documents with a
+    hash below `threshold`: uniform, and independent of the order of documents.
     """
 
     def __init__(self, threshold: int, max_bytes: int):
@@ -25,9 +25,9 @@ class HashSample:
         self._count = 0
 
     def add(self, hash_: int, text: bytes) -> list[bytes]:
-        """Takes a document in; returns those that the sample does not hold, or not any more.
+        """Adds a document; returns the documents rejected or evicted.
 
-        The first document stays even when it alone is larger than the sample may be.
+        A single document stays even if it exceeds the sample's size.
         """
         if hash_ >= self.threshold:
             return [text]
@@ -43,5 +43,5 @@ class HashSample:
         return evicted
 
     def documents(self) -> list[bytes]:
-        """What the sample holds, in the order in which it came."""
+        """The documents of the sample, in the order in which they were added."""
         return [text for _, _, text in sorted(self._heap, key=lambda item: item[1])]

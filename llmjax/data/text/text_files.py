@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from llmjax.data.text.reading import decode, expand, read_chunks, read_lines, read_whole
 from llmjax.data.text.source import FileSource
@@ -10,7 +10,7 @@ from llmjax.errors import UserError
 from llmjax.storage.json_documents import RECORD, parse_json
 
 LARGEST_CHUNK = 1 << 26
-"""chunk_bytes of a text source at most: four times as many are held in memory."""
+"""Maximum chunk_bytes of a text source: four times as many are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class TextSource(FileSource):
     """Plain text files, also .gz, .bz2, .xz and .zst."""
 
     paths: tuple[str, ...]
-    """Files and globs (`**` goes through folders); a document's file order is the sorted order."""
+    """Files and globs (`**` matches nested folders); a glob's files are read in sorted order."""
     split: Literal["chunk", "file", "line"] = "chunk"
     """What a document is: a run of paragraphs, a whole file (held in memory), or a line."""
     chunk_bytes: int = 4096
     """With split="chunk": a document ends at the first blank line after this many UTF-8 bytes (or
-    at a line end after twice as many, or after four times as many wherever that is)."""
+    at a line end after twice as many, or anywhere after four times as many)."""
     errors: Literal["strict", "replace"] = "strict"
-    """Invalid UTF-8: refuse the file, or read each broken byte as U+FFFD."""
+    """Invalid UTF-8: refuse the file, or replace each invalid byte by U+FFFD."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["text"] = "text"
@@ -60,9 +60,9 @@ class JsonlSource(FileSource):
     """Files with a JSON object per line, also .gz, .bz2, .xz and .zst; a line is a document."""
 
     field: str = "text"
-    """The key whose string is the document."""
+    """The key of the text."""
     errors: Literal["strict", "replace"] = "strict"
-    """Invalid UTF-8: refuse the file, or read each broken byte as U+FFFD."""
+    """Invalid UTF-8: refuse the file, or replace each invalid byte by U+FFFD."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["jsonl"] = "jsonl"
@@ -77,7 +77,7 @@ class JsonlSource(FileSource):
             for number, (offset, line) in enumerate(read_lines(path), 1):
                 place = f"{path}:{number}"
                 if line.strip():
-                    record = _object(place, decode(path, offset, line, self.errors))
+                    record = parse_record(place, decode(path, offset, line, self.errors))
                     text = record.get(self.field)
                     if not isinstance(text, str):
                         raise _no_text(place, self.field, record)
@@ -85,7 +85,8 @@ class JsonlSource(FileSource):
                         yield _complete_characters(place, text, self.errors)
 
 
-def _object(place: str, line: str) -> dict[str, object]:
+def parse_record(place: str, line: str) -> dict[str, Any]:
+    """The JSON object of a line; `place` is its location, for messages."""
     value = parse_json(line, place, limits=RECORD, unique=True, fix="fix or remove the line")
     if not isinstance(value, dict):
         raise UserError(place, "is not a JSON object", 'write lines such as {"text": "..."}')
@@ -96,12 +97,12 @@ def _no_text(place: str, field: str, record: dict[str, object]) -> UserError:
     strings = [name for name, value in record.items() if isinstance(value, str)]
     fix = f"set field to one of its strings: {', '.join(strings) or 'there are none'}"
     if field in record:
-        return UserError(place, f"field {field!r} is no string", fix)
+        return UserError(place, f"field {field!r} is not a string", fix)
     return UserError(place, f"has no field {field!r}", fix)
 
 
 def _complete_characters(place: str, text: str, errors: str) -> str:
-    r"""JSON can hold half a surrogate pair ("\ud800"), which is no text."""
+    r"""Rejects or replaces unpaired surrogates, which JSON can hold ("\ud800")."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

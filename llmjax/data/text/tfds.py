@@ -19,35 +19,35 @@ from llmjax.storage.checksums import find_damage, write_manifest
 from llmjax.storage.writing import cache_root
 
 READ_AHEAD = 256
-"""Records of an ArrayRecord file that are read at once, at most."""
-FORMAT = 2
-"""Of the embedded corpus's folder; 1 had no checksums."""
+"""Maximum records of an ArrayRecord file read at a time."""
 READ_AHEAD_BYTES = 1 << 26
-"""Fewer where so many of the largest so far would take more than this."""
+"""Maximum bytes read at a time, estimated by the largest record so far."""
+FORMAT = 2
+"""Format of the embedded corpus's folder; 1 had no checksums."""
 
 
 @dataclass(frozen=True)
 class EmbeddedSource(Source):
-    """Text that every Python carries: its language reference and standard library docstrings."""
+    """Text of every Python installation: its language reference and standard library docstrings."""
 
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["embedded"] = "embedded"
 
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
-        """As a TFDS data set, which is prepared on first use under the cache folder."""
+        """Reads a TFDS data set, prepared in the cache on first use."""
         with _quiet():
             from llmjax.data.text.python_reference import PythonReference
         folder = cache_root(cache_dir) / "tfds" / f"{python_fingerprint()}-{FORMAT}"
 
-        def prepare(place: Path) -> None:
+        def prepare(target: Path) -> None:
             with _quiet(bars=False):
-                PythonReference(data_dir=place).download_and_prepare(file_format="array_record")
-            write_manifest(place)
+                PythonReference(data_dir=target).download_and_prepare(file_format="array_record")
+            write_manifest(target)
 
-        def verify(place: Path) -> None:
-            if why := find_damage(place):
-                raise Damaged(place, why)
+        def verify(path: Path) -> None:
+            if why := find_damage(path):
+                raise Damaged(path, why)
 
         open_or_build(folder, prepare, verify)
         return _records(PythonReference(data_dir=folder), "train", ("text",), "the embedded corpus")
@@ -61,13 +61,13 @@ class TfdsSource(Source):
     """A TensorFlow Datasets data set, read without TensorFlow."""
 
     name: str
-    """As TFDS writes it: name, name/config, name/config:version."""
+    """TFDS name: name, name/config or name/config:version."""
     split: str = "train"
     """A split, or a slice of one: "train[:10%]"."""
     field: str = "text"
     """The text feature; nested ones with slashes: "translation/en"."""
     data_dir: str | None = None
-    """Where TFDS keeps its data sets; None: TFDS's default (~/tensorflow_datasets)."""
+    """TFDS data folder; None: TFDS's default (~/tensorflow_datasets)."""
     weight: float = 1.0
     """Share of rows taken from this source, relative to the other sources' weights."""
     kind: Literal["tfds"] = "tfds"
@@ -77,13 +77,13 @@ class TfdsSource(Source):
         return self.name
 
     def documents(self, cache_dir: str | None = None) -> Iterator[str]:
-        """The data set is prepared first (as ArrayRecord) where it is not yet."""
-        builder = prepared(self.name, self.data_dir)
+        """Prepares the data set (as ArrayRecord) first, if it is not prepared yet."""
+        builder = prepare_builder(self.name, self.data_dir)
         return _records(builder, self.split, tuple(self.field.split("/")), self.name)
 
     def identify(self, cache_dir: str | None = None) -> Identity:
-        """By name, version, description, and the local files (none where it lies in a bucket)."""
-        builder = prepared(self.name, self.data_dir)
+        """Hashes name, version, description, and the local files (none if stored in a bucket)."""
+        builder = prepare_builder(self.name, self.data_dir)
         description = (builder.data_path / "dataset_info.json").read_bytes()
         digest = hashlib.blake2b(description, digest_size=16).hexdigest()
         splits = builder.info.splits.values()
@@ -93,18 +93,18 @@ class TfdsSource(Source):
         return identify_files(settings, files, cache_dir, text=False)
 
 
-def prepared(name: str, data_dir: str | None) -> Any:
-    """TFDS's builder of the data set, which is downloaded and prepared first where it is not yet.
+def prepare_builder(name: str, data_dir: str | None) -> Any:
+    """The TFDS builder of a data set, which is downloaded and prepared first if necessary.
 
     Raises:
-      UserError: TFDS does not know it, or cannot prepare it.
+      UserError: TFDS does not know the data set, or cannot prepare it.
     """
     if name.startswith("huggingface:"):
         raise UserError(name, "is a hub data set", "use a source of kind 'hub'")
     builder = _builder(name, data_dir)
     if not builder.is_prepared() and "://" not in str(builder.data_dir):
         with folder_lock(Path(builder.data_dir)):
-            builder = _builder(name, data_dir)  # another process may have prepared it meanwhile
+            builder = _builder(name, data_dir)  # another process may have prepared it by now
             _download(builder, name)
     elif not builder.is_prepared():
         _download(builder, name)
@@ -149,7 +149,7 @@ def _unknown(name: str) -> UserError:
 
 def _records(builder: Any, split: str, field: tuple[str, ...], name: str) -> Iterator[str]:
     _check_field(builder, field, name)
-    for record in examples(builder, split, name):
+    for record in read_examples(builder, split, name):
         for key in field:
             record = record[key]
         try:
@@ -179,8 +179,8 @@ def _check_field(builder: Any, field: tuple[str, ...], name: str) -> None:
         raise UserError(name, reason, f"set field to one of: {fields}")
 
 
-def examples(builder: Any, split: str, name: str) -> Iterator[Any]:
-    """The records of a split, or of a slice of one, as dicts of NumPy values, nested as they are.
+def read_examples(builder: Any, split: str, name: str) -> Iterator[Any]:
+    """Yields the examples of a split, or of a slice of one, as nested dicts of NumPy values.
 
     Raises:
       UserError: there is no such split, or its files are damaged or of another format.
@@ -210,16 +210,16 @@ def _array_records(rows: Any) -> Iterator[Any]:
         records = rows.__getitems__(list(range(start, min(start + count, len(rows)))))
         yield from records
         start += count
-        largest = max(largest, *map(_bytes, records))
+        largest = max(largest, *map(_num_bytes, records))
         count = max(1, min(READ_AHEAD, 2 * count, READ_AHEAD_BYTES // largest))
 
 
-def _bytes(value: Any) -> int:
-    """About how many bytes an example takes."""
+def _num_bytes(value: Any) -> int:
+    """Approximate size of an example in bytes."""
     if isinstance(value, dict):
-        return sum(map(_bytes, value.values()))
+        return sum(map(_num_bytes, value.values()))
     if isinstance(value, list):
-        return sum(map(_bytes, value))
+        return sum(map(_num_bytes, value))
     return len(value) if isinstance(value, bytes | str) else getattr(value, "nbytes", 8)
 
 
@@ -234,7 +234,7 @@ def _tfrecords(path: str) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _quiet(bars: bool = True) -> Iterator[None]:
-    """TFDS prints to stdout, which is for results; and draws its progress `bars` on stderr."""
+    """Keeps TFDS from printing to stdout, and without `bars` from drawing progress bars."""
     import tensorflow_datasets as tfds
 
     if not bars:

@@ -1,1 +1,1 @@
-"""Tokenizers: SentencePiece, Hugging Face, trained or imported, behind one interface."""
+"""Tokenizers behind one interface: SentencePiece, Hugging Face and bytes."""

@@ -1,6 +1,6 @@
-"""Tokenizers by kind: how each is configured, opened, trained, and read back.
+"""Tokenizer configs: how each kind is opened, trained and loaded, and their registry.
 
-Cheap to import: the libraries are imported when a tokenizer is opened.
+Cheap to import: libraries are imported when a tokenizer is opened.
 """
 
 from abc import ABC, abstractmethod
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from llmjax.data.tokenizers.tokenizer import Tokenizer
 
 SMALLEST_VOCABULARY = 256 + 4
-"""Entries that every SentencePiece model has: bytes, padding, BOS, EOS and unknown."""
+"""Entries of every SentencePiece model: bytes, padding, BOS, EOS and unknown."""
 LOWEST_COVERAGE = 0.98
-"""Share of characters below which SentencePiece refuses to train."""
+"""Minimum character coverage that SentencePiece accepts."""
 
 
 class TokenizerConfig(ABC):
-    """What tokenizer to use. Subclasses are frozen dataclasses."""
+    """The tokenizer to use. Subclasses are frozen dataclasses."""
 
     endings: ClassVar[tuple[str, ...]] = ()
-    """Endings of file names that mean this kind on the command line."""
+    """File name suffixes that select this kind on the command line."""
 
     @property
     @abstractmethod
@@ -35,41 +35,41 @@ class TokenizerConfig(ABC):
 
     @property
     def sample_bytes(self) -> int:
-        """Trained on at most this much text; of those that are trained."""
+        """Maximum size of the training text; 0 for kinds that are not trained."""
         return 0
 
     def problems(self) -> list[str]:
-        """Everything wrong with the values, a line each; nothing is read from disk."""
+        """Every problem with the values, one line each; nothing is read from disk."""
         return []
 
     @abstractmethod
     def open(self) -> "Tokenizer | None":
-        """The tokenizer; None where it has yet to be trained.
+        """Opens the tokenizer; returns None if it has to be trained.
 
         Raises:
-          UserError: a file that it names is missing or cannot be read.
+          UserError: a file is missing or cannot be read.
         """
 
     def train(self, texts: Iterable[str], special_tokens: tuple[str, ...] = ()) -> "Tokenizer":
-        """A tokenizer trained on these texts.
+        """Trains a tokenizer.
 
         Args:
-          texts: at least one; the same texts give the same tokenizer.
-          special_tokens: beside padding, BOS, EOS and unknown.
+          texts: at least one; equal texts give equal tokenizers.
+          special_tokens: in addition to padding, BOS, EOS and unknown.
 
         Raises:
-          UserError: there is no text, or the vocabulary is too large for it.
+          UserError: there is no text, or it does not support the vocabulary size.
         """
         raise TypeError(f"a tokenizer of kind {self.kind} is not trained")
 
     @staticmethod
     @abstractmethod
     def load(folder: Path, description: Mapping[str, Any], template: str | None) -> "Tokenizer":
-        """Reads back what a tokenizer of this kind saved.
+        """Loads a saved tokenizer of this kind.
 
         Args:
-          folder: whose files are as they were written.
-          description: see `read_description`.
+          folder: verified.
+          description: from `read_description`.
           template: the chat template.
         """
 
@@ -83,14 +83,14 @@ TOKENIZERS = Registry[TokenizerConfig](
     },
 )
 AnyTokenizerConfig: TypeAlias = Annotated[TokenizerConfig, TOKENIZERS]
-"""For config fields."""
+"""Type of config fields that take any tokenizer."""
 
 
 def load_tokenizer(folder: Path | str) -> "Tokenizer":
-    """Reads back what a tokenizer's `save` wrote (a run's tokenizer/ folder).
+    """Loads a saved tokenizer, such as a run's tokenizer/ folder.
 
     Raises:
-      UserError: there is no tokenizer, it is of another format, or it is damaged.
+      UserError: there is no tokenizer, its format is unknown, or it is damaged.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -105,19 +105,19 @@ def load_tokenizer(folder: Path | str) -> "Tokenizer":
 
 @dataclass(frozen=True)
 class SentencePieceConfig(TokenizerConfig):
-    """A SentencePiece model: trained on the run's training text, or an existing one."""
+    """A SentencePiece model: an existing one, or one trained on the run's training text."""
 
     vocab_size: int = 8192
-    """Entries with the 256 bytes and 4 special tokens; ignored with `path`."""
+    """Vocabulary size, including 256 bytes and 4 special tokens; ignored with `path`."""
     model_type: Literal["bpe", "unigram"] = "bpe"
-    """Merged byte pairs (arXiv:1508.07909), or a pruned unigram model (arXiv:1804.10959)."""
+    """Byte-pair encoding (arXiv:1508.07909) or a unigram model (arXiv:1804.10959)."""
     split_digits: bool = True
-    """Every digit is a token of its own."""
+    """Encode each digit as a separate token."""
     character_coverage: float = 0.9995
-    """Share of the text's characters with an entry of their own; the rest is encoded in bytes."""
+    """Share of the text's characters that get entries; the rest are encoded as bytes."""
     sample_bytes: int = 64 << 20
-    """Trained on at most this much text: a sample, by hash, of the training documents among the
-    first 32 times as many bytes."""
+    """Maximum training text in bytes: a sample of the training documents in the first 32 times as
+    much text."""
     path: str | None = None
     """An existing .model file to use instead of training one."""
     kind: Literal["sentencepiece"] = "sentencepiece"
@@ -133,7 +133,7 @@ class SentencePieceConfig(TokenizerConfig):
             f"sample_bytes: {self.sample_bytes} is not positive": self.sample_bytes > 0,
             f"character_coverage: {coverage} is not in [{low}, 1]": low <= coverage <= 1,
         }
-        return [problem for problem, fine in checks.items() if not fine]
+        return [problem for problem, passed in checks.items() if not passed]
 
     def open(self) -> "Tokenizer | None":
         from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -156,16 +156,16 @@ class SentencePieceConfig(TokenizerConfig):
 
 @dataclass(frozen=True)
 class HuggingFaceTokenizerConfig(TokenizerConfig):
-    """A Hugging Face tokenizer.json (or the folder that holds one)."""
+    """A Hugging Face tokenizer.json, or a folder with one."""
 
     path: str
-    """The file or the folder."""
+    """The file or folder."""
     bos_token: str | None = None
-    """None: as the neighbouring tokenizer_config.json says, or a well-known name."""
+    """None: from tokenizer_config.json in the same folder, else a well-known name."""
     eos_token: str | None = None
-    """As bos_token; a model with only one of the two uses it for both."""
+    """As bos_token; if a model has only one of the two, it serves as both."""
     pad_token: str | None = None
-    """As bos_token; without one, padding uses EOS (its weight is zero)."""
+    """As bos_token; EOS if there is none (padding has weight zero)."""
     kind: Literal["huggingface"] = "huggingface"
     endings: ClassVar[tuple[str, ...]] = (".json",)
 
@@ -184,7 +184,7 @@ class HuggingFaceTokenizerConfig(TokenizerConfig):
 
 @dataclass(frozen=True)
 class BytesConfig(TokenizerConfig):
-    """Every UTF-8 byte is a token: 256 of them and 8 special ones."""
+    """UTF-8 bytes as tokens: 256, and 8 special ones."""
 
     kind: Literal["bytes"] = "bytes"
 

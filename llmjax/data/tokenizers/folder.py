@@ -1,4 +1,4 @@
-"""The folder that holds a tokenizer: a description with checksums, and the files it lists."""
+"""The folder of a saved tokenizer: a description with checksums, and the files it lists."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ FORMAT = 1
 DESCRIPTION = "llmjax_tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATE_SIZE = 1 << 20
-"""Bytes of a chat template; the longest published ones have some 20,000."""
+"""Maximum bytes of a chat template; the longest published ones have some 20,000."""
 FILES = "files"
-"""In DESCRIPTION: name -> checksum of each file beside it."""
+"""Key in DESCRIPTION: name -> checksum of the other files."""
 
 
 def write_files(
     folder: Path, description: Mapping[str, Any], files: Mapping[str, bytes], template: str | None
 ) -> None:
-    """Fills an empty folder.
+    """Writes a tokenizer's files to an empty folder.
 
     Args:
-      folder: exists.
-      description: kind, fingerprint and what else the kind needs.
+      folder: existing.
+      description: kind, fingerprint, and further values of the kind.
       files: name -> content.
-      template: the chat template; None where there is none.
+      template: the chat template, if any.
     """
     contents = dict(files)
     if template is not None:
@@ -42,10 +42,10 @@ def write_files(
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The description of the tokenizer in a folder whose files are as it says.
+    """Reads a tokenizer's description and verifies its files.
 
     Raises:
-      UserError: there is no tokenizer, it is of another format, or it is damaged.
+      UserError: there is no tokenizer, its format is unknown, or it is damaged.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -63,13 +63,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     for key in ("kind", "fingerprint"):
         if not isinstance(description.get(key), str):
             raise UserError(path, f"is damaged: it has no {key}", "restore the file")
-    if CHECKSUM in stored:  # else an older version wrote it, or somebody changed it on purpose
+    if CHECKSUM in stored:  # otherwise written by an older version, or edited on purpose
         _verify(folder, description.get(FILES))
     return description
 
 
 def _verify(folder: Path, expected: object) -> None:
-    """Refuses a file that is missing or was changed, and a chat template that was added."""
+    """Rejects missing or changed files, and an added chat template."""
     if not isinstance(expected, dict):
         raise UserError(folder / DESCRIPTION, "lists no files", "restore the file")
     template = [CHAT_TEMPLATE] if (folder / CHAT_TEMPLATE).exists() else []
@@ -82,20 +82,20 @@ def _verify(folder: Path, expected: object) -> None:
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The chat template; None where there is none."""
+    """The chat template, if any."""
     path = folder / CHAT_TEMPLATE
     return read_text(path, TEMPLATE_SIZE, fix="fix or remove it") if path.is_file() else None
 
 
-def keep_chat_template(folder: Path, template: str) -> None:
-    """Writes the chat template of a saved tokenizer that has none.
+def add_chat_template(folder: Path, template: str) -> None:
+    """Adds a chat template to a saved tokenizer that has none.
 
     Raises:
-      UserError: there is no sound tokenizer.
+      UserError: there is no valid tokenizer.
       OSError: the folder cannot be written.
     """
     description = read_description(folder)
-    # Without the description's checksum, a process that is killed in between leaves a sound folder.
+    # First without a checksum, so that the folder is valid if the process is killed in between.
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     write_atomically(folder / CHAT_TEMPLATE, template)
     checksums = {**description.get(FILES, {}), CHAT_TEMPLATE: _checksum(template.encode("utf-8"))}

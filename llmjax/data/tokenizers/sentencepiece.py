@@ -1,4 +1,4 @@
-"""SentencePiece, made lossless, and its training."""
+"""SentencePiece tokenizers, made lossless, and their training."""
 
 import io
 import re
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "sentencepiece.model"
 MODEL_SIZE = 1 << 25
-"""Bytes of a SentencePiece model; the largest published ones have some 5 million."""
-SPACE = "\u2581"  # what SentencePiece writes for a space, so it cannot stand for itself
-# What the trainer refuses a sentence for; such characters are encoded in bytes.
+"""Maximum bytes of a SentencePiece model; the largest published ones have some 5 million."""
+SPACE = "\u2581"  # SentencePiece's character for a space
+# The trainer skips sentences with these characters; they are encoded as bytes.
 UNTRAINABLE = str.maketrans(dict.fromkeys(f"{SPACE}\u2585\0\t", " "))
-# SentencePiece holds a structure per character while it merges: long texts go in parts.
 PART = 1 << 17
-# Also bounds one training sentence.
+"""Maximum characters encoded at once: SentencePiece's memory is proportional to them."""
 SENTENCE = 1 << 13
+"""Maximum characters of a training sentence."""
 
 
 class SentencePieceTokenizer(TableTokenizer):
-    """A SentencePiece model whose decoding gives back every byte.
+    """A SentencePiece model with lossless decoding.
 
-    Lossless when the model has byte fallback and an identity normalizer, as those trained here do:
-    U+2581, which SentencePiece uses for the space, is encoded in bytes around the model.
+    Lossless if the model has byte fallback and an identity normalizer, as those trained here:
+    U+2581, SentencePiece's character for a space, is encoded as bytes without the model.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SentencePieceTokenizer(TableTokenizer):
         name: object = "SentencePiece model",
         chat_template: str | None = None,
     ):
-        """Raises UserError where `model` is no serialized SentencePiece model."""
+        """Raises a UserError if `model` is not a serialized SentencePiece model."""
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             size = processor.vocab_size()
@@ -77,7 +77,7 @@ class SentencePieceTokenizer(TableTokenizer):
 
     @classmethod
     def from_file(cls, path: Path, chat_template: str | None = None) -> "SentencePieceTokenizer":
-        """Reads a .model file; UserError where there is none, or it is too large."""
+        """Reads a .model file; raises a UserError if it is missing or too large."""
         return cls(read_bytes(path, MODEL_SIZE, fix="check the path"), path, chat_template)
 
     @property
@@ -86,9 +86,9 @@ class SentencePieceTokenizer(TableTokenizer):
         return self._files[MODEL_FILE]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        cut = self._cuts
-        parts = [list(_parts(text)) if cut else [text] for text in texts]
-        plain = [utf8(part) for text in parts for part in text if part != SPACE or not cut]
+        splits = self._splits
+        parts = [list(_parts(text)) if splits else [text] for text in texts]
+        plain = [utf8(part) for text in parts for part in text if part != SPACE or not splits]
         encoded = iter(self._processor.encode(plain))
         if len(plain) == len(texts) == sum(map(len, parts)):
             return list(encoded)
@@ -96,33 +96,33 @@ class SentencePieceTokenizer(TableTokenizer):
         for pieces in parts:
             rows.append([])
             for part in pieces:
-                rows[-1] += self._space_ids if part == SPACE and cut else next(encoded)
+                rows[-1] += self._space_ids if part == SPACE and splits else next(encoded)
         return rows
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids = self.encode(text)
         if self.decode_bytes(ids) == utf8(text):
             return ids, self._offsets(text, ids)
-        # A model that changes the text says itself where its pieces come from.
-        places: list[tuple[int, int]] = []
+        # A model that normalizes the text reports the offsets of its pieces.
+        offsets: list[tuple[int, int]] = []
         start = 0
-        for part in _parts(text) if self._cuts else [text]:
-            if part == SPACE and self._cuts:
-                places += [(start, start + 1)] * len(self._space_ids)
+        for part in _parts(text) if self._splits else [text]:
+            if part == SPACE and self._splits:
+                offsets += [(start, start + 1)] * len(self._space_ids)
             else:
                 mapping = self._processor.encode_as_offset_mapping(utf8(part).decode())
-                places += [(start + first, start + end) for first, end in mapping["offsets"]]
+                offsets += [(start + first, start + end) for first, end in mapping["offsets"]]
             start += len(part)
-        return ids, places
+        return ids, offsets
 
     @property
-    def _cuts(self) -> bool:
-        """Whether texts are cut; a model that adds a space before each text must get it uncut."""
+    def _splits(self) -> bool:
+        """Whether texts are split into parts; not if the model adds a space before each text."""
         return not self._leading_space and bool(self._space_ids)
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Cuts `text` into every U+2581 and the runs between, at most PART characters each."""
+    """Splits `text` into each U+2581 and the runs between, of at most PART characters each."""
     for run in re.split(f"({SPACE})", text) if SPACE in text else [text]:
         start = 0
         while len(run) - start > PART:
@@ -146,15 +146,15 @@ def _piece_bytes(processor: sentencepiece.SentencePieceProcessor, token: int) ->
 def train_sentencepiece(
     config: "SentencePieceConfig", texts: Iterable[str], pieces: Sequence[str] = ()
 ) -> bytes:
-    """Trains a model on `texts`, all of them; the same texts give the same model.
+    """Trains a model on all of `texts`, deterministically.
 
     Args:
-      config: how.
+      config: of the model.
       texts: at least one.
-      pieces: special tokens beside padding, BOS, EOS and unknown; part of the vocabulary's size.
+      pieces: special tokens in addition to padding, BOS, EOS and unknown; part of the vocabulary.
 
     Raises:
-      UserError: there is no text, or it does not support a vocabulary of this size.
+      UserError: there is no text, or it does not support the vocabulary size.
     """
     sentences = _sentences(texts)
     first = next(sentences, None)
@@ -185,7 +185,7 @@ def train_sentencepiece(
             bos_id=1,
             eos_id=2,
             unk_id=3,
-            num_threads=16,  # a constant: unigram sums in an order that depends on it
+            num_threads=16,  # constant, because it determines unigram's order of summation
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -206,7 +206,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _vocabulary_error(config: "SentencePieceConfig", message: str) -> UserError:
-    """What the trainer's complaint means for the user."""
+    """Explains the trainer's error message."""
     size = config.vocab_size
     if match := re.search(r"value <= (\d+)", message):
         largest = int(match[1])

@@ -1,4 +1,4 @@
-"""Tokenizers that are a table from ids to bytes, and the simplest of them: bytes."""
+"""Tokenizers based on a table from ids to bytes, and the byte tokenizer."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ from llmjax.data.tokenizers.tokenizer import utf8
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import make_folder
 
-FIRST, SECOND = -1, -2  # where the texts go
+FIRST, SECOND = -1, -2  # placeholders of the texts
 
-FramePart = tuple[int, int]  # a token (or FIRST or SECOND) and its segment type
+FramePart = tuple[int, int]  # token (or FIRST or SECOND), segment type
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Frame:
     """Special tokens around texts.
 
     Attributes:
-      single: of one text: special tokens and FIRST, in order, each with its type.
-      pair: of two texts: special tokens, FIRST and SECOND.
+      single: special tokens and FIRST in order, each with its segment type.
+      pair: the same for two texts, with FIRST and SECOND.
     """
 
     single: tuple[FramePart, ...] = ((FIRST, 0),)
@@ -45,13 +45,13 @@ class Frame:
 
     @property
     def suffix(self) -> tuple[int, ...]:
-        """Tokens behind a single text."""
+        """Tokens after a single text."""
         return tuple(token for token, _ in self.single[self._middle + 1 :])
 
     def wrap(
         self, ids: Sequence[int], pair: Sequence[int] | None = None
     ) -> tuple[list[int], list[int]]:
-        """The tokens that a model reads of a text, or of two, and their types."""
+        """Frames a text or a pair of texts; returns tokens and their segment types."""
         rows = list(self._parts(ids, pair))
         tokens = [token for part, _ in rows for token in part]
         return tokens, [kind for part, kind in rows for _ in part]
@@ -74,13 +74,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which tokens have a role.
+    """The tokens with special roles.
 
     Attributes:
-      bos, eos, pad: as in Tokenizer.
-      mask: stands for what a masked model fills in; None where there is none.
-      stops: tokens that end generated text, beside EOS.
-      frame: what the model expects around a text.
+      bos, eos, pad: see Tokenizer.
+      mask: the mask token, if any.
+      stops: tokens that end generated text, in addition to EOS.
+      frame: special tokens around a text.
     """
 
     bos: int
@@ -92,7 +92,7 @@ class Roles:
 
 
 class TableTokenizer:
-    """What follows from a table of each id's bytes."""
+    """Base class of tokenizers whose ids each stand for bytes; subclasses encode."""
 
     def __init__(
         self,
@@ -105,14 +105,14 @@ class TableTokenizer:
         chat_template: str | None = None,
     ):
         """Args:
-        pieces: the bytes of every id.
+        pieces: the bytes of each id.
         special_tokens: name -> id.
-        roles: the ids of BOS, EOS and the like.
-        description: JSON that tells `load_tokenizer` what this is.
-        files: what else it needs: name -> content.
-        leading_space: encoding puts a space before the text; decoding takes it off again.
-        chat_template: see Tokenizer; encoding does not depend on it, so it is no part of the
-          fingerprint.
+        roles: ids of BOS, EOS and the like.
+        description: JSON values for `load_tokenizer`, "kind" among them.
+        files: its files, name -> content.
+        leading_space: encoding adds a space before the text; decoding removes it.
+        chat_template: see Tokenizer; not part of the fingerprint, as encoding does not depend on
+          it.
         """
         self._pieces = list(pieces)
         self.special_tokens = dict(special_tokens)
@@ -176,11 +176,11 @@ class TableTokenizer:
             return
         description = self._description | {"fingerprint": self.fingerprint}
         make_folder(
-            folder, lambda place: write_files(place, description, self._files, self.chat_template)
+            folder, lambda path: write_files(path, description, self._files, self.chat_template)
         )
 
     def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Where the ids of `text` stand, when they are all of its bytes."""
+        """Character spans of the ids of `text`, whose bytes together are those of the text."""
         lengths = np.array([len(self._pieces[token]) for token in ids], np.int64)
         if self._leading_space and ids and self._pieces[ids[0]].startswith(b" "):
             lengths[0] -= 1
@@ -198,15 +198,15 @@ class TableTokenizer:
 
 
 class BytesTokenizer(TableTokenizer):
-    """Id = byte, for 0 ... 255; then special tokens, eight so that the vocabulary divides by 8."""
+    """Ids 0 to 255 are bytes, then 8 special tokens, so that the vocabulary is divisible by 8."""
 
-    def __init__(self, **more: Any) -> None:
-        """`more`: as TableTokenizer's."""
+    def __init__(self, **options: Any) -> None:
+        """`options`: of TableTokenizer."""
         names = ["<pad>", "<bos>", "<eos>", "<mask>", *(f"<reserved{i}>" for i in range(4))]
         specials = {name: 256 + i for i, name in enumerate(names)}
         pieces = [bytes([i]) for i in range(256)] + [b""] * len(names)
         roles = Roles(257, 258, 256, Frame.starting(257), specials["<mask>"])
-        super().__init__(pieces, specials, roles, {"kind": "bytes"}, {}, **more)
+        super().__init__(pieces, specials, roles, {"kind": "bytes"}, {}, **options)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(utf8(text)) for text in texts]

@@ -1,4 +1,4 @@
-"""What every tokenizer offers: text to ids and back, to the byte."""
+"""The tokenizer interface, and incremental decoding."""
 
 import codecs
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from llmjax.errors import UserError
 
 
 class Tokenizer(Protocol):
-    """Text <-> ids. `encode` adds no special token, and text that reads like one stays text."""
+    """Text <-> ids. `encode` adds no special tokens, and treats their names in a text as text."""
 
     @property
     def vocab_size(self) -> int:
@@ -19,8 +19,8 @@ class Tokenizer(Protocol):
 
     @property
     def bos_id(self) -> int:
-        """The input before a document's first token. Equals eos_id where a model has only one; what
-        the decoder of an encoder-decoder starts from."""
+        """The input before a document's first token; the start token of an encoder-decoder's
+        decoder. Equals eos_id if a model has only one of the two."""
 
     @property
     def eos_id(self) -> int:
@@ -32,90 +32,90 @@ class Tokenizer(Protocol):
 
     @property
     def mask_id(self) -> int | None:
-        """Stands for what a masked model fills in; None where there is no such token."""
+        """The mask token of masked models, if any."""
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Each of them ends generated text; eos_id is the first."""
+        """Tokens that end generated text; eos_id is the first."""
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """What the model expects before a text, such as BOS."""
+        """Tokens that the model expects before a text, such as BOS."""
 
     @property
     def suffix(self) -> tuple[int, ...]:
-        """What the model expects behind a complete text, such as a separator."""
+        """Tokens that the model expects after a complete text, such as a separator."""
 
     @property
     def chat_template(self) -> str | None:
-        """How messages are formatted, as a Jinja template; None where there is none."""
+        """The Jinja template that formats messages, if any."""
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """Name -> id of every token that stands for no text."""
+        """Name -> id of the tokens that do not stand for text."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that encoding and decoding depend on."""
+        """A hash of everything that encoding and decoding depend on."""
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of every text; equals `encode` of each."""
+        """The ids of each text, as by `encode`."""
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of `text`, and which characters each stands for: text[first:end].
+        """The ids of `text`, and the characters of each: text[first:end].
 
-        A token for part of a character has the whole of it; spaces before a word may be the word's
-        or nobody's."""
+        A token for part of a character spans the whole character; a space before a word may belong
+        to the word or to no token."""
 
     def encode_marked(self, text: str) -> list[int]:
-        """As encode, but the name of a special token becomes that token."""
+        """As `encode`, but names of special tokens become these tokens."""
 
     def wrap(
         self, ids: Sequence[int], pair: Sequence[int] | None = None
     ) -> tuple[list[int], list[int]]:
-        """What the model reads of a text, or of a pair of texts: tokens and their segment types."""
+        """Adds special tokens around one or two texts; returns tokens and segment types."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; broken UTF-8 becomes U+FFFD."""
+        """The text of `ids`; invalid UTF-8 becomes U+FFFD."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact UTF-8 bytes of `ids`; b"" for special tokens.
 
-        Where a tokenizer's tokens do not each stand for bytes, those of `decode`."""
+        If a tokenizer's tokens do not each stand for bytes, the bytes of `decode`."""
 
     def piece_bytes(self, token: int) -> bytes:
-        """The bytes that the id `token` adds in the midst of a text."""
+        """The bytes that a token adds within a text."""
 
     def token_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: how many bytes of text each id stands for; 0 for special tokens."""
+        """Number of bytes of text of each id, int32 [vocab_size]; 0 for special tokens."""
 
     def save(self, folder: Path | str) -> None:
-        """Writes all that `load_tokenizer` needs."""
+        """Writes a folder that `load_tokenizer` reads."""
 
 
 class TextStream(Protocol):
-    """One text whose tokens come one at a time; text that was given is never taken back."""
+    """Decodes the tokens of one text as they come; emitted text is never revised."""
 
     def push(self, token: int) -> str:
-        """Takes the next token; the text that is certain now."""
+        """Takes the next token; returns the text that is now certain."""
 
     def flush(self) -> str:
-        """There are no more tokens; the rest of the text."""
+        """Ends the text; returns the rest of it."""
 
 
 @runtime_checkable
 class StreamsText(Protocol):
-    """A tokenizer whose tokens stand for more or less text depending on their neighbours."""
+    """A tokenizer whose tokens' text depends on their neighbours."""
 
     def text_stream(self, after: Sequence[int] | None) -> TextStream:
-        """A text whose tokens come one at a time.
+        """Decodes the tokens of a text as they come.
 
         Args:
-          after: the tokens before, whose text is not given again; () where there are some but it
-            is not known which; None at the start of a text.
+          after: the preceding tokens, whose text is not emitted; () if there are some but they are
+            not known; None at the start of a text.
         """
 
 
@@ -123,17 +123,17 @@ class PieceBytes(Protocol):
     """The part of a tokenizer that BytesStream needs; its tokens each stand for bytes."""
 
     def piece_bytes(self, token: int) -> bytes:
-        """As Tokenizer's."""
+        """See Tokenizer."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """As Tokenizer's."""
+        """See Tokenizer."""
 
 
 class BytesStream:
-    """The text of tokens that each stand for bytes; whole characters at a time."""
+    """Decodes tokens that each stand for bytes, emitting complete characters."""
 
     def __init__(self, tokenizer: PieceBytes, *, at_start: bool):
-        """`at_start`: the tokens begin a text, rather than continue one."""
+        """`at_start`: whether the tokens begin a text rather than continue one."""
         self._tokenizer, self._at_start = tokenizer, at_start
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -141,7 +141,7 @@ class BytesStream:
         data = self._tokenizer.piece_bytes(token)
         text = self._characters.decode(data)
         if self._at_start and data:
-            # Some tokenizers put a space before every text, which is not part of it.
+            # Some tokenizers add a space before every text.
             self._at_start = False
             if self._tokenizer.decode_bytes([token]) != data:
                 text = text.removeprefix(" ")
@@ -153,10 +153,10 @@ class BytesStream:
 
 
 class TextDecoder:
-    """Ids to text one at a time, never emitting a broken character.
+    """Incremental decoder that never emits an incomplete character.
 
-    At the start of a text, `push` and `flush` together give what the tokenizer's `decode` gives for
-    the ids; in the rest of one, what decoding all of it gives beyond decoding `after`.
+    At the start of a text, the output of `push` and `flush` adds up to that of the tokenizer's
+    `decode`; after other tokens, to what decoding everything adds to decoding `after`.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] | None = None):
@@ -165,11 +165,11 @@ class TextDecoder:
         self._stream = self._open(after)
 
     def push(self, token: int) -> str:
-        """The text that is certain now; "" while a character is incomplete."""
+        """Takes the next token; returns the text that is now certain, "" within a character."""
         return self._stream.push(int(token))
 
     def flush(self) -> str:
-        """The rest: U+FFFD for an incomplete character. The next id begins another text."""
+        """Returns the rest, U+FFFD for an incomplete character. The next id begins a new text."""
         rest, self._stream = self._stream.flush(), self._open(None)
         return rest
 
@@ -183,7 +183,7 @@ def utf8(text: str) -> bytes:
     """The UTF-8 bytes of `text`.
 
     Raises:
-      UserError: it holds half a surrogate pair, which UTF-8 cannot encode.
+      UserError: it contains half a surrogate pair, which UTF-8 cannot encode.
     """
     try:
         return text.encode("utf-8")

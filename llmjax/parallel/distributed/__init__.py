@@ -1,15 +1,15 @@
-"""Several processes as one program: joins them when a launcher's environment says so.
+"""Multi-process runs, joined where the environment says that there are several processes.
 
-A plain machine has none of these variables, and nothing happens there:
+Each of these variables says so:
 
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID   spelt out: host:port, N, 0 to N-1
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID   explicit: host:port, N, 0 to N-1
     SLURM_STEP_NUM_TASKS        srun with more than one task
     OMPI_COMM_WORLD_SIZE        mpirun with more than one process
     TPU_WORKER_HOSTNAMES, TPU_PROCESS_ADDRESSES    a TPU slice of several hosts on GKE
-    LLMJAX_DISTRIBUTED=1        let JAX find out (Cloud TPU VMs have a metadata server only)
+    LLMJAX_DISTRIBUTED=1        let JAX detect it (Cloud TPU VMs have only a metadata server)
 
-Where the first three are set, the processes report to process 0 before JAX starts (see `roll_call`)
-and learn of each other's end (see `link`). Launchers do both in their own way.
+With the first three, processes report to process 0 before JAX starts (see `roll_call`) and are
+notified when another one ends (see `link`). Launchers do both themselves.
 """
 
 import os
@@ -20,9 +20,9 @@ import jax
 from llmjax.errors import UserError
 from llmjax.parallel.distributed.forward import forward
 from llmjax.parallel.distributed.link import Link, Work
-from llmjax.parallel.distributed.roll_call import Place, call_roll
+from llmjax.parallel.distributed.roll_call import Rendezvous, call_roll
 
-__all__ = ["Link", "Place", "Work", "explicit", "join", "launched"]
+__all__ = ["Link", "Rendezvous", "Work", "explicit", "join", "launched"]
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -30,63 +30,63 @@ LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 
 JOINING = 120
-"""Seconds in which JAX must have joined processes that are known to be there."""
+"""Timeout in seconds of JAX's initialization, once all processes have reported."""
 HEARTBEAT = 300
-"""Seconds of silence after which JAX takes a process for dead; the link knows better."""
+"""Seconds of silence after which JAX declares a process dead; the link notices earlier."""
 
 _links: list[Link] = []
 
 
 def join() -> Link | None:
-    """Initialises `jax.distributed` if this process was launched as one of several.
+    """Initializes `jax.distributed` if this process was launched as one of several.
 
-    Call it before anything touches a device; calling it again does nothing.
+    Call it before anything uses a device; further calls do nothing.
 
     Returns:
-      The link to the other processes; None for a process alone, or where a launcher watches them.
+      The link to the other processes; None for a single process or under a launcher.
 
     Raises:
-      UserError: the variables contradict each other, or the processes do not find together.
+      UserError: the variables contradict each other, or the processes cannot connect.
     """
     if jax.distributed.is_initialized():
         return _links[-1] if _links else None
-    place = explicit(os.environ)
-    if place is None and not launched(os.environ):
+    rendezvous = explicit(os.environ)
+    if rendezvous is None and not launched(os.environ):
         return None
-    # Its notifier would take SIGTERM away from whoever listens to it here.
+    # Its notifier would replace our SIGTERM handler.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        if place is None:
+        if rendezvous is None:
             jax.distributed.initialize()
             return None
-        link = Link(place.process, call_roll(place))
+        link = Link(rendezvous.process, call_roll(rendezvous))
         jax.distributed.initialize(
-            place.coordinator if place.process == 0 else forward(place),
-            place.processes,
-            place.process,
+            rendezvous.coordinator if rendezvous.process == 0 else forward(rendezvous),
+            rendezvous.processes,
+            rendezvous.process,
             initialization_timeout=JOINING,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             "jax.distributed",
-            f"the processes did not find together: {str(error).splitlines()[0]}",
+            f"the processes could not connect: {str(error).splitlines()[0]}",
             "every process needs the same coordinator, reachable from all; see launch/README.md",
         ) from error
     _links.append(link)
     return link
 
 
-def explicit(environment: Mapping[str, str]) -> Place | None:
-    """The place that the environment spells out; None if it does not.
+def explicit(environment: Mapping[str, str]) -> Rendezvous | None:
+    """Returns the rendezvous that the environment states explicitly, or None.
 
     Raises:
-      UserError: some of the variables are missing, no numbers, or out of range.
+      UserError: some of the variables are missing, not numbers, or out of range.
     """
-    given = [name for name in EXPLICIT if environment.get(name)]
-    if EXPLICIT[0] not in given:
+    present = [name for name in EXPLICIT if environment.get(name)]
+    if EXPLICIT[0] not in present:
         return None
-    if missing := set(EXPLICIT) - set(given):
+    if missing := set(EXPLICIT) - set(present):
         raise UserError(", ".join(sorted(missing)), f"not set, but {EXPLICIT[0]} is", "set all")
     address, count, index = (environment[name] for name in EXPLICIT)
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
@@ -96,11 +96,11 @@ def explicit(environment: Mapping[str, str]) -> Place | None:
         )
     if not address.rpartition(":")[2].isdecimal():
         raise UserError(f"{EXPLICIT[0]}={address}", "must be HOST:PORT")
-    return Place(address, int(count), int(index))
+    return Rendezvous(address, int(count), int(index))
 
 
 def launched(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher that JAX knows has started this process as one of several."""
+    """Whether a launcher known to JAX started this process as one of several."""
     if environment.get("LLMJAX_DISTRIBUTED", "0") not in ("", "0"):
         return True
     counts = (environment.get(name, "") for name in COUNTS)

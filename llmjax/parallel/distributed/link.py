@@ -1,9 +1,9 @@
-"""How processes learn of each other's end: connections that break when a process dies.
+"""Detects the death of other processes by broken connections.
 
-No process sends anything while all is well. When one is killed, its kernel closes the connection at
-once; when a machine or the network fails, TCP's keepalive finds out within 20 seconds, also while
-Python is busy. Then each process says which one is gone, and ends: JAX would wait for minutes, and
-end with a stack of C++.
+Nothing is sent while all is well. When a process is killed, its kernel closes the connection at
+once; when a machine or the network fails, TCP keepalive detects it within 20 seconds, even while
+Python is busy. Each process then reports which one is gone and exits: JAX would wait for minutes
+and abort with a C++ stack trace.
 """
 
 import atexit
@@ -19,38 +19,39 @@ from typing import NamedTuple
 
 from llmjax.errors import INTERNAL_ERROR, Stopped, UserError, exit_code
 from llmjax.parallel.distributed.messages import Connection, Lost, say
-from llmjax.parallel.distributed.roll_call import Present
+from llmjax.parallel.distributed.roll_call import ProcessGroup
 
 LATE = 2.0
-"""Seconds that a process which fails waits for news: it may fail because another one is gone."""
+"""Seconds a failing process waits for a message: another process's death may be the cause."""
 
 
 class Work(NamedTuple):
-    """What is lost with a process.
+    """Callbacks for the end of the work, when a process dies.
 
     Attributes:
-      at: where it stands, as "at step 4".
-      resumes: how to go on.
-      say: how to tell it.
-      clean: removes what must not be left behind.
+      progress: says how far the work is, such as "at step 4".
+      advice: says how to resume.
+      report: prints a message.
+      cleanup: removes what must not be left behind.
     """
 
-    at: Callable[[], str]
-    resumes: Callable[[], str]
-    say: Callable[[str], None]
-    clean: Callable[[], None]
+    progress: Callable[[], str]
+    advice: Callable[[], str]
+    report: Callable[[str], None]
+    cleanup: Callable[[], None]
 
 
 class Link:
-    """The connections of a process to the others; lasts as long as the process."""
+    """A process's connections to the others, for its lifetime."""
 
-    def __init__(self, own: int, present: Present):
-        """Args:
-        own: which process this is.
-        present: all of them.
+    def __init__(self, process: int, group: ProcessGroup):
         """
-        self._own, self._members = own, present.members
-        self._connections = MappingProxyType(dict(present.connections))  # two threads read it
+        Args:
+          process: number of this process.
+          group: all processes.
+        """
+        self._process, self._members = process, group.members
+        self._connections = MappingProxyType(dict(group.connections))  # two threads read it
         self._work: Work | None = None
         self._leaving = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -59,8 +60,7 @@ class Link:
 
     @contextlib.contextmanager
     def during(self, work: Work) -> Iterator[None]:
-        """Within the block the others learn how this process fails, and it ends when one of them
-        does."""
+        """Within the block, a failure here is sent to the others, and one of theirs ends this."""
         self._work = work
         try:
             yield
@@ -72,37 +72,41 @@ class Link:
             self._work = None
 
     def _leave(self, error: BaseException) -> None:
-        """Tells the others that this process fails; if one of them has died, ends instead."""
+        """Sends this process's failure to the others, unless one of them died first."""
         if not isinstance(error, KeyboardInterrupt | Stopped):
             time.sleep(LATE)
         self._leaving.acquire()
         code = exit_code(error)
-        # JAX would wait for the others, which have ended by then.
+        # JAX would wait for the others, which exit too.
         atexit.register(_end, code)
-        why = str(error) if isinstance(error, UserError | Stopped) else _in_words(error)
+        reason = str(error) if isinstance(error, UserError | Stopped) else _one_line(error)
         for connection in self._connections.values():
-            connection.send({"gone": self._own, "code": code, "why": why[:2000]})
+            connection.send({"gone": self._process, "code": code, "why": reason[:2000]})
 
     def _finish(self) -> None:
-        """At the end of the program: this process goes as it should."""
+        """At exit: tells the others that this process finished normally."""
         if self._leaving.acquire(blocking=False):
             for connection in self._connections.values():
-                connection.send({"finished": self._own})
+                connection.send({"finished": self._process})
 
     def _watch(self) -> None:
-        """Waits for messages and ends of connections, in a thread of its own."""
-        open_ones = {one.fileno(): process for process, one in self._connections.items()}
-        while open_ones:
-            waiting = select.poll()
-            for number in open_ones:
-                waiting.register(number, select.POLLIN)
-            for number, _ in waiting.poll():
-                process = open_ones[number]
-                if self._hears_last(process, self._connections[process]):
-                    del open_ones[number]
+        """Waits for messages and closed connections, in its own thread."""
+        watched = {link.fileno(): process for process, link in self._connections.items()}
+        while watched:
+            poll = select.poll()
+            for descriptor in watched:
+                poll.register(descriptor, select.POLLIN)
+            for descriptor, _ in poll.poll():
+                process = watched[descriptor]
+                if self._read(process, self._connections[process]):
+                    del watched[descriptor]
 
-    def _hears_last(self, process: int, connection: Connection) -> bool:
-        """Reads a message, and ends this process if another is gone; whether no more will come."""
+    def _read(self, process: int, connection: Connection) -> bool:
+        """Reads a message, and ends this process if another is gone.
+
+        Returns:
+          Whether it was the connection's last message.
+        """
         try:
             message = connection.receive()
         except (Lost, UserError):
@@ -114,25 +118,27 @@ class Link:
             return True
         return "finished" in message
 
-    def _lose(self, process: int, code: int, why: str) -> None:
-        """Tells the others and the user that a process is gone, and ends this one; unless it ends
-        already, for a reason of its own."""
+    def _lose(self, process: int, code: int, reason: str) -> None:
+        """Reports to the others and the user that a process is gone, and ends this one.
+
+        Does nothing if this process is already ending.
+        """
         if not self._leaving.acquire(blocking=False):
             return
         for other, connection in self._connections.items():
             if other != process:
-                connection.send({"gone": process, "code": code, "why": why})
+                connection.send({"gone": process, "code": code, "why": reason})
         work, member = self._work, self._members[process]
-        died = f"died {work.at()}; {work.resumes()}" if work else "died"
-        what = f"left: {why}" if why else died
-        (work.say if work else say)(f"llmjax: error: {member} {what}")
+        died = f"died {work.progress()}; {work.advice()}" if work else "died"
+        event = f"left: {reason}" if reason else died
+        (work.report if work else say)(f"llmjax: error: {member} {event}")
         if work:
-            work.clean()
+            work.cleanup()
         _end(code)
 
 
 def _end(code: int) -> None:
-    """Ends the process at once, with the terminal's cursor shown again."""
+    """Exits at once, after restoring the terminal's cursor."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stderr.isatty():
             sys.stderr.write("\x1b[?25h")
@@ -141,5 +147,5 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _in_words(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""Lines of JSON between the processes of a run, over plain TCP."""
+"""JSON messages, a line each, between the processes of a run over TCP."""
 
 import contextlib
 import json
@@ -10,17 +10,17 @@ from llmjax.errors import UserError
 from llmjax.storage.json_documents import JsonLimits, parse_json
 
 LINE = JsonLimits(size=1 << 16, marks=20_000)
-"""What a message has at most; a member of the longest has some 100 bytes."""
-# Seconds after which the kernel tells that the other machine is gone: idle + interval x count.
+"""Limits of a message; the longest has about 100 bytes per process."""
+# The kernel reports a lost machine after IDLE + INTERVAL x COUNT seconds.
 IDLE, INTERVAL, COUNT = 5, 3, 4
 
 
 class Lost(Exception):
-    """The other side has closed the connection, or it broke."""
+    """The connection was closed by the other side, or broke."""
 
 
 class Connection:
-    """Sends and receives messages: JSON objects, a line each."""
+    """Sends and receives JSON objects, a line each."""
 
     def __init__(self, sock: socket.socket):
         self._socket = sock
@@ -38,19 +38,19 @@ class Connection:
         return self._socket.fileno()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Sends a message; one that nobody receives any more is dropped."""
+        """Sends a message; errors are ignored, since the other side may be gone."""
         with contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, seconds: float | None = None) -> dict[str, Any]:
-        """The next message.
+        """Returns the next message.
 
         Args:
-          seconds: to wait for each part of it; None: for ever.
+          seconds: timeout of each read; None: no timeout.
 
         Raises:
-          Lost: there is none to come.
-          UserError: what comes is no message of ours.
+          Lost: the connection was closed or broke, or the timeout passed.
+          UserError: the data is not a message of ours.
         """
         self._socket.settimeout(seconds)
         while b"\n" not in self._received:
@@ -58,7 +58,7 @@ class Connection:
                 raise UserError("a connection", "sends something else than a process of a run")
             try:
                 part = self._socket.recv(1 << 14)
-            except OSError as error:  # a timeout too
+            except OSError as error:  # also a timeout
                 raise Lost(error.strerror or str(error)) from error
             if not part:
                 raise Lost("closed")
@@ -74,7 +74,7 @@ class Connection:
 
 
 def say(text: str) -> None:
-    """A line on stderr, if there is one that can be written."""
+    """Prints a line to stderr, if it is writable."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Who is there: before JAX starts, every process reports to process 0, which compares.
+"""The roll call: before JAX starts, every process reports to process 0, which compares them.
 
-Process 0 listens where JAX's coordinator will, and hangs up the port again when all are there; the
-connections stay, as a link by which each learns of the others' end.
+Process 0 listens on the port of JAX's coordinator and closes it once all have reported. The
+connections stay open, as links that break when a process dies.
 """
 
 import contextlib
@@ -9,26 +9,26 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from llmjax.errors import UserError
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 
 UNREACHABLE = 25.0
-"""Seconds in which the coordinator must be reached, unless LLMJAX_JOIN_SECONDS says otherwise."""
+"""Seconds to connect to process 0, unless LLMJAX_JOIN_SECONDS is set."""
 MISSING = 300.0
-"""Seconds in which all processes must have come, unless LLMJAX_JOIN_SECONDS says otherwise."""
+"""Seconds for all processes to report, unless LLMJAX_JOIN_SECONDS is set."""
 REPORT = 10.0
-"""Seconds in which a connection must report, and between words about who is missing."""
+"""Seconds for a connection to report, and between messages about missing processes."""
 SECONDS = "LLMJAX_JOIN_SECONDS"
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 SAME = ("llmjax", "jax", "jaxlib")
-"""Packages whose versions all processes share."""
+"""Packages whose versions must be equal in all processes."""
 
 
-class Place(NamedTuple):
-    """Which process this is, and where they meet."""
+class Rendezvous(NamedTuple):
+    """Which process this is, of how many, and the coordinator's address."""
 
     coordinator: str
     processes: int
@@ -59,98 +59,98 @@ class Member(NamedTuple):
         return f"process {self.process} (host {self.host}, pid {self.pid})"
 
 
-class Present(NamedTuple):
-    """All processes, and the connections of this one: process 0 has one to each, the others have
-    one to process 0."""
+class ProcessGroup(NamedTuple):
+    """All processes, and this one's connections: process 0 has one to each, others one to it."""
 
     members: list[Member]
     connections: dict[int, Connection]
 
 
-def call_roll(place: Place) -> Present:
-    """Returns when all processes are there and suit each other.
+def call_roll(rendezvous: Rendezvous) -> ProcessGroup:
+    """Waits until all processes have reported and agree.
 
     Raises:
-      UserError: they do not find together, or differ; every process learns why.
+      UserError: some are missing or differ; every process raises it with the reason.
     """
-    versions = {name: version(name) for name in SAME}
-    own = Member(place.process, place.processes, socket.gethostname(), os.getpid(), versions)
-    return _gather(place, own) if place.process == 0 else _report(place, own)
+    process, processes = rendezvous.process, rendezvous.processes
+    versions = {name: metadata.version(name) for name in SAME}
+    this = Member(process, processes, socket.gethostname(), os.getpid(), versions)
+    return _gather(rendezvous, this) if rendezvous.process == 0 else _report(rendezvous, this)
 
 
 def seconds(default: float) -> float:
-    """How long to wait, by the environment."""
-    given = os.environ.get(SECONDS, "")
-    if not given:
+    """Returns the timeout set in the environment, or the default."""
+    text = os.environ.get(SECONDS, "")
+    if not text:
         return default
-    if not given.isdecimal() or not int(given):
-        raise UserError(f"{SECONDS}={given}", "must be a positive number of seconds")
-    return float(given)
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{SECONDS}={text}", "must be a positive number of seconds")
+    return float(text)
 
 
-def _report(place: Place, own: Member) -> Present:
-    """Reports to process 0, and waits until it knows that all are there."""
-    connection = Connection(_connect(place))
-    connection.send(own._asdict())
+def _report(rendezvous: Rendezvous, this: Member) -> ProcessGroup:
+    """Reports to process 0, and waits for its answer that all have reported."""
+    connection = Connection(_connect(rendezvous))
+    connection.send(this._asdict())
     try:
         answer = connection.receive(seconds(MISSING) + REPORT)
     except (Lost, UserError) as error:
         reason = f"process 0 hung up before all processes were there ({error})"
-        raise UserError(place, reason, "see what process 0 says") from error
+        raise UserError(rendezvous, reason, "see what process 0 says") from error
     if "refused" in answer:
         raise UserError(answer.get("thing"), str(answer["refused"]), str(answer.get("fix", "")))
-    members = [_member(one) for one in answer["members"]]
-    return Present(members, {0: connection})
+    members = [_member(report) for report in answer["members"]]
+    return ProcessGroup(members, {0: connection})
 
 
-def _connect(place: Place) -> socket.socket:
-    """A connection to the coordinator, tried again and again: it may start later than this one."""
+def _connect(rendezvous: Rendezvous) -> socket.socket:
+    """Connects to process 0, retrying, since it may start later than this process."""
     limit, reason = seconds(UNREACHABLE), "no answer"
     end = time.monotonic() + limit
-    while (left := end - time.monotonic()) > 0:
+    while (remaining := end - time.monotonic()) > 0:
         try:
-            return socket.create_connection((place.host, place.port), timeout=left)
+            return socket.create_connection((rendezvous.host, rendezvous.port), timeout=remaining)
         except socket.gaierror as error:
-            reason = f"the name {place.host} is unknown ({error.strerror})"
+            reason = f"the name {rendezvous.host} is unknown ({error.strerror})"
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-        time.sleep(min(0.2, max(0.0, left)))
+        time.sleep(min(0.2, max(0.0, remaining)))
     raise UserError(
-        place,
+        rendezvous,
         f"process 0 cannot be reached there within {limit:.0f} s: {reason}",
         "start process 0 on that host, open the port between the hosts, or give the address of "
         f"process 0's host; where processes start far apart, set {SECONDS}",
     )
 
 
-def _gather(place: Place, own: Member) -> Present:
-    """Hears the reports of all other processes."""
-    members, connections = {0: own}, dict[int, Connection]()
-    if place.processes == 1:
-        return Present([own], connections)
-    with _listening(place) as listener:
+def _gather(rendezvous: Rendezvous, this: Member) -> ProcessGroup:
+    """Receives the reports of all other processes."""
+    members, connections = {0: this}, dict[int, Connection]()
+    if rendezvous.processes == 1:
+        return ProcessGroup([this], connections)
+    with _listening(rendezvous) as listener:
         try:
-            for connection in _arriving(listener, place, members):
-                member = _heard(connection)
+            for connection in _accept(listener, rendezvous, members):
+                member = _receive_report(connection)
                 if member is None:
                     continue
                 try:
-                    _check(member, members.get(member.process), own)
+                    _check(member, members.get(member.process), this)
                 except UserError as error:
                     connection.send(_refusal(error))
                     raise
                 members[member.process] = member
                 connections[member.process] = connection
-                if len(members) == place.processes:
+                if len(members) == rendezvous.processes:
                     break
         except UserError as error:
             for connection in connections.values():
                 connection.send(_refusal(error))
             raise
-    ordered = [members[process] for process in range(place.processes)]
+    ordered = [members[process] for process in range(rendezvous.processes)]
     for connection in connections.values():
         connection.send({"members": [member._asdict() for member in ordered]})
-    return Present(ordered, connections)
+    return ProcessGroup(ordered, connections)
 
 
 def _refusal(error: UserError) -> dict[str, str]:
@@ -158,46 +158,47 @@ def _refusal(error: UserError) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _listening(place: Place) -> Iterator[socket.socket]:
-    """Listens at the coordinator's port, on all addresses as JAX does afterwards."""
+def _listening(rendezvous: Rendezvous) -> Iterator[socket.socket]:
+    """Listens on the coordinator's port, on all addresses, as JAX does later."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        listener = socket.create_server(("", place.port), family=family, dualstack_ipv6=both)
+        listener = socket.create_server(("", rendezvous.port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        reason = f"port {place.port} cannot be opened here: {(error.strerror or '').lower()}"
+        reason = f"port {rendezvous.port} cannot be opened here: {(error.strerror or '').lower()}"
         fix = "another process 0 or another program has it: choose another port"
-        raise UserError(place, reason, fix) from error
+        raise UserError(rendezvous, reason, fix) from error
     with listener:
         yield listener
 
 
-def _arriving(
-    listener: socket.socket, place: Place, members: Mapping[int, Member]
+def _accept(
+    listener: socket.socket, rendezvous: Rendezvous, members: Mapping[int, Member]
 ) -> Iterator[Connection]:
-    """Connections as they come in; says now and then who is missing."""
+    """Yields incoming connections; reports now and then which processes are missing."""
     limit = seconds(MISSING)
-    end, word = time.monotonic() + limit, time.monotonic() + REPORT
+    end, next_message = time.monotonic() + limit, time.monotonic() + REPORT
     listener.settimeout(0.5)
     while True:
         try:
             sock, _ = listener.accept()
         except TimeoutError:
-            missing = sorted({*range(place.processes)} - set(members))
+            missing = sorted({*range(rendezvous.processes)} - set(members))
             who = ("process " if len(missing) == 1 else "processes ") + ", ".join(map(str, missing))
             if time.monotonic() > end:
-                reason = f"{who} of {place.processes} did not come within {limit:.0f} s"
-                fix = f"start {place.processes} processes with this address, or set {SECONDS}"
-                raise UserError(place, reason, fix) from None
-            if time.monotonic() > word:
-                word += REPORT
-                say(f"llmjax: waiting for {who} of {place.processes} at {place.coordinator}")
+                reason = f"{who} of {rendezvous.processes} did not come within {limit:.0f} s"
+                fix = f"start {rendezvous.processes} processes with this address, or set {SECONDS}"
+                raise UserError(rendezvous, reason, fix) from None
+            if time.monotonic() > next_message:
+                next_message += REPORT
+                total, address = rendezvous.processes, rendezvous.coordinator
+                say(f"llmjax: waiting for {who} of {total} at {address}")
             continue
         yield Connection(sock)
 
 
-def _heard(connection: Connection) -> Member | None:
-    """Who reports on a connection; None where it is none of ours, such as a probe of the port."""
+def _receive_report(connection: Connection) -> Member | None:
+    """Reads a process's report; None if it is not one, such as a probe of the port."""
     try:
         return _member(connection.receive(REPORT))
     except (Lost, UserError):
@@ -207,27 +208,29 @@ def _heard(connection: Connection) -> Member | None:
 
 def _member(message: Mapping[str, Any]) -> Member:
     try:
-        versions = {str(name): str(one) for name, one in dict(message["versions"]).items()}
+        versions = {str(name): str(value) for name, value in dict(message["versions"]).items()}
         numbers = int(message["process"]), int(message["processes"])
         return Member(*numbers, str(message["host"])[:200], int(message["pid"]), versions)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError("a message", f"is no report: {error}") from error
+        raise UserError("a message", f"is not a report: {error}") from error
 
 
-def _check(member: Member, known: Member | None, own: Member) -> None:
-    """Raises UserError where a process does not suit those before it."""
-    if member.processes != own.processes:
-        reason = f"says that there are {member.processes} processes, process 0 says {own.processes}"
+def _check(member: Member, known: Member | None, this: Member) -> None:
+    """Raises UserError if a process contradicts those before it."""
+    if member.processes != this.processes:
+        reason = (
+            f"says that there are {member.processes} processes, process 0 says {this.processes}"
+        )
         raise UserError(member, reason, "set the same JAX_NUM_PROCESSES everywhere")
-    if known is not None or not 0 < member.process < own.processes:
+    if known is not None or not 0 < member.process < this.processes:
         reason = (
             f"has the number of another one on host {known.host}, pid {known.pid}"
             if known
-            else (f"is none of 0 to {own.processes - 1}")
+            else f"is not one of 0 to {this.processes - 1}"
         )
         raise UserError(member, reason, "give each process its own JAX_PROCESS_ID")
     for name in SAME:
-        there, here = member.versions.get(name), own.versions[name]
-        if there != here:
-            reason = f"has {name} {there}, process 0 has {here}"
+        version, expected = member.versions.get(name), this.versions[name]
+        if version != expected:
+            reason = f"has {name} {version}, process 0 has {expected}"
             raise UserError(member, reason, "install the same versions everywhere")

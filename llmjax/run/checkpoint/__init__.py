@@ -1,1 +1,1 @@
-"""Checkpoints: state and data position, saved together, verified when read."""
+"""Checkpoints: state and progress, saved together, verified when read."""

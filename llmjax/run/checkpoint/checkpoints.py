@@ -3,13 +3,13 @@
 A checkpoint is a folder RUN/checkpoints/STEP:
 
     params/         the parameters
-    training/       the step and the optimizer's state
-    position.json   where in the data, and what was counted so far
-    checksums.json  of all the others
+    training/       the step and the optimizer state
+    position.json   the position in the data, and totals so far
+    checksums.json  checksums of all other files
 
-It is written under another name, and renamed when all of it is there. One of an imported model has
-no training/. Retention goes by Orbax's preservation policies; its CheckpointManager takes metrics
-only while it saves, and a run may evaluate the step later.
+It is written under a temporary name, and renamed when complete. That of an imported model has no
+training/. Retention uses Orbax's preservation policies, but not its CheckpointManager, which takes
+metrics only at a save: a run may evaluate the step later.
 """
 
 import contextlib
@@ -41,15 +41,15 @@ from llmjax.run.checkpoint.reading import (
 from llmjax.state import TrainState
 from llmjax.storage.writing import check_utf8
 
-# Names of the threads in which Orbax writes; some go on after another one has failed.
+# Names of Orbax's writer threads; some continue after another one has failed.
 WRITERS = ("array_type_handler", "write_metadata_after_commits", "async_save")
 
 
 class Checkpoints:
-    """The checkpoints of a run in training; a context manager. All processes call each method."""
+    """Saves and restores a run in training; a context manager. All processes call each method."""
 
     def __init__(self, folder: Path, config: CheckpointConfig):
-        """Opens (and makes) the folder, and removes what an interrupted process left behind.
+        """Opens or creates the folder, and removes what an interrupted process left behind.
 
         Raises:
           UserError: the folder cannot be written.
@@ -83,10 +83,10 @@ class Checkpoints:
         return files.steps(self.folder)
 
     def save(self, state: TrainState, progress: TrainProgress) -> None:
-        """Copies the state and returns; it is written meanwhile. Waits for an earlier save to end.
+        """Copies the state and returns; it is written in the background. Waits for earlier saves.
 
         Raises:
-          UserError: this save or the one before cannot be written; earlier ones are complete.
+          UserError: this save or the previous one cannot be written; earlier ones are complete.
         """
         self.wait()
         step = progress.step
@@ -105,7 +105,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def complete(self, progress: TrainProgress) -> None:
-        """Keeps what was measured only after the checkpoint of that step had been finished.
+        """Updates the progress in a finished checkpoint, after an evaluation made up for.
 
         Raises:
           UserError: it cannot be written.
@@ -118,7 +118,7 @@ class Checkpoints:
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
 
     def wait(self) -> None:
-        """Waits until nothing is being written; then deletes what need not be kept.
+        """Waits until the last save is written, then deletes checkpoints that need not be kept.
 
         Raises:
           UserError: the last save could not be written.
@@ -141,15 +141,15 @@ class Checkpoints:
             self._quiet.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, TrainProgress] | None:
-        """The newest complete checkpoint; None if there is none at all, or one of parameters alone.
+        """Restores the newest complete checkpoint; None if there is none, or only parameters.
 
         Damaged ones are renamed to STEP.damaged, with a warning.
 
         Args:
-          abstract: shapes, dtypes and shardings (`state.abstract_state`); any mesh will do.
+          abstract: shapes, dtypes and shardings (`state.abstract_state`), on any mesh.
 
         Raises:
-          UserError: there are checkpoints, but none is complete; or it holds another state.
+          UserError: no checkpoint is complete; or it holds another state.
         """
         step, damaged = newest_complete(self.folder)
         if jax.process_index() == 0:
@@ -159,18 +159,18 @@ class Checkpoints:
         if step is None or holds_only_params(self.folder / str(step)):
             return None
         training = {"step": abstract.step, **_by_path(abstract.opt_state)}
-        read = read_items(
+        items = read_items(
             self.folder / str(step),
             params=ocp.args.StandardRestore(abstract.params),
             training=ocp.args.StandardRestore(training),
         )
-        leaves = [read["training"][path] for path in _by_path(abstract.opt_state)]
+        leaves = [items["training"][path] for path in _by_path(abstract.opt_state)]
         opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
-        state = TrainState(read["training"]["step"], read["params"], opt_state)
+        state = TrainState(items["training"]["step"], items["params"], opt_state)
         return state, read_progress(self.folder, step)
 
     def _complete(self) -> None:
-        """Orbax calls this in process 0 when all is written, before it renames the folder."""
+        """Called by Orbax in process 0 when all items are written, before it renames the folder."""
         assert self._saving is not None
         for folder in self.folder.glob(f"{self._saving.step}{files.UNFINISHED}*"):
             write_progress(folder, self._saving)
@@ -183,7 +183,7 @@ class Checkpoints:
         assert self._saving is not None
         step, self._saving = self._saving.step, None
         for thread in threading.enumerate():
-            if thread.name in WRITERS:  # what they write now would be left behind
+            if thread.name in WRITERS:  # their files would be left behind
                 thread.join(timeout=60)
         if jax.process_index() == 0:
             files.sweep(self.folder)
@@ -195,21 +195,21 @@ class Checkpoints:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    """Leaves of a pytree by their paths: what is stored knows nothing of Optax's classes."""
+    """Leaves of a pytree by path, so that files do not depend on Optax's classes."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 UNTRAINED = TrainProgress(step=0, seed=0, batch_size=0, length=0, corpus="")
-"""Of parameters that no training of ours has touched."""
+"""The progress stored with imported or frozen parameters."""
 
 
 def save_params(folder: Path, params: Any, step: int = 0) -> None:
-    """Writes a checkpoint; nothing is copied in memory. All processes call this.
+    """Writes a checkpoint of parameters alone, without copying them. All processes call this.
 
     Args:
       folder: RUN/checkpoints.
       params: nested dict of jax.Array, on any mesh, of any float dtype.
-      step: its name.
+      step: the step to name it by.
 
     Raises:
       UserError: it cannot be written.

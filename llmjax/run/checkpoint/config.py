@@ -1,21 +1,21 @@
-"""When the state is saved and which states are kept: a frozen value, cheap to import."""
+"""The config of checkpoints; cheap to import."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state is saved, and which states are kept. A run also saves its last step."""
+    """When to save the state, and which checkpoints to keep. The last step is always saved."""
 
     every: int = 1000
     """Steps between saves. 0: by time alone."""
     every_minutes: float | None = 30.0
-    """Also save when this long has passed since the last save; None: by steps alone."""
+    """Also save when this many minutes have passed since the last save; None: by steps alone."""
     keep_last: int = 3
-    """The newest ones are kept: this many."""
+    """How many of the newest checkpoints to keep."""
     keep_best: int = 1
-    """Of those saved right after an evaluation, the ones of lowest validation loss are kept, or of
-    the best evaluation.metric; where that is named, each one better than all before is saved."""
+    """How many of the best evaluated checkpoints to keep: those of lowest validation loss, or of
+    the best evaluation.metric. If that is set, each new best step is also saved."""
 
 
 def checkpoint_problems(config: CheckpointConfig) -> list[str]:
@@ -27,4 +27,4 @@ def checkpoint_problems(config: CheckpointConfig) -> list[str]:
         f"keep_last: {config.keep_last} is not positive": config.keep_last > 0,
         f"keep_best: {config.keep_best} is negative": config.keep_best >= 0,
     }
-    return [f"checkpoint.{problem}" for problem, fine in checks.items() if not fine]
+    return [f"checkpoint.{problem}" for problem, holds in checks.items() if not holds]

@@ -1,7 +1,7 @@
-"""The folder of checkpoints as files: which are there, which are kept, which are damaged.
+"""Checkpoint files: listing, retention, checksums.
 
-Orbax itself stores no checksum of array data. Ours are written before a checkpoint becomes visible,
-and verified when it is read.
+Orbax stores no checksums of array data. Ours are written before a checkpoint becomes visible, and
+verified when it is read.
 """
 
 import contextlib
@@ -28,12 +28,16 @@ from llmjax.errors import UserError
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.storage.checksums import find_damage, write_manifest
 
-# Orbax still writes these after the checksums are taken.
+# Orbax writes these after the checksums are taken.
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes the checksums of all files of a checkpoint; OSError where that is impossible."""
+    """Writes the checksums of all files of a checkpoint.
+
+    Raises:
+      OSError: they cannot be read or written.
+    """
     write_manifest(folder, LATER)
 
 
@@ -42,14 +46,14 @@ WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 
 def check_space(folder: Path, state: Any) -> None:
-    """Refuses to begin what is sure to be too large; process 0 looks for all.
+    """Checks, in process 0, that the disk has room for the state.
 
     Args:
-      folder: that exists, where it would be written.
-      state: tree of arrays, counted as global arrays.
+      folder: an existing folder, where the state would be written.
+      state: tree of global arrays.
 
     Raises:
-      UserError: fewer bytes are free than the state has.
+      UserError: it has fewer bytes free than the state takes.
     """
     need, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(folder).free
     if jax.process_index() == 0 and free < need:
@@ -61,7 +65,7 @@ def check_space(folder: Path, state: Any) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """TensorStore's messages name files and requests that mean nothing to a user."""
+    """The cause of a write error, without TensorStore's internal details."""
     text = str(error)
     known = ("No space left on device", "Disk quota exceeded", "Permission denied")
     return next((words for words in known if words in text), text.splitlines()[0][:200])
@@ -69,7 +73,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Orbax logs a traceback of what it also raises, and warns of what is meant to be so."""
+    """Silences Orbax: it logs needless warnings, and tracebacks of errors that it also raises."""
     log = logging.getLogger("absl")
     before = log.level
     log.setLevel(logging.CRITICAL)
@@ -92,14 +96,14 @@ def steps(folder: Path) -> list[int]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what an interrupted process left half-written or half-deleted."""
+    """Removes checkpoints that are half-written or half-deleted."""
     for path in folder.iterdir():
         if UNFINISHED in path.name or path.name.endswith(DELETED):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def delete(folder: Path, step: int) -> None:
-    """Deletes a checkpoint; renamed first, so that a half-deleted one is never read."""
+    """Deletes a checkpoint, renamed first so that a half-deleted one is never read."""
     doomed = (folder / str(step)).rename(folder / f"{step}{DELETED}")
     shutil.rmtree(doomed, ignore_errors=True)
 
@@ -113,35 +117,35 @@ def set_aside(folder: Path, step: int) -> Path:
 
 
 def steps_to_delete(
-    there: list[int], config: CheckpointConfig, loss: Callable[[int], float | None]
+    steps: list[int], config: CheckpointConfig, loss: Callable[[int], float | None]
 ) -> list[int]:
-    """Which of the finished steps `there` (in order) are neither among the last nor the best.
+    """Those of the finished steps (in order) that are neither among the last nor the best.
 
-    Orbax's BestN keeps all of no more than N checkpoints, also those without a loss: it sees only
-    those that have one.
+    Orbax's BestN is given only checkpoints with a loss, as it keeps all of up to N checkpoints.
     """
     last = LatestN(config.keep_last)
     best = BestN(get_metric_fn=lambda loss: loss, reverse=True, n=config.keep_best)
-    losses = {step: loss(step) for step in there} if config.keep_best else {}
-    measured = [step for step in there if losses.get(step) is not None]
-    kept = {*_preserved(last, there, losses), *_preserved(best, measured, losses)}
-    return [step for step in there if step not in kept]
+    losses = {step: loss(step) for step in steps} if config.keep_best else {}
+    evaluated = [step for step in steps if losses.get(step) is not None]
+    kept = {*_preserved(last, steps, losses), *_preserved(best, evaluated, losses)}
+    return [step for step in steps if step not in kept]
 
 
 def _preserved(
     policy: PreservationPolicy, steps: list[int], losses: Mapping[int, float | None]
 ) -> Iterator[int]:
-    now = datetime.now()  # none of our policies goes by time
+    now = datetime.now()  # none of our policies uses the time
     checkpoints = [CheckpointInfo(step, now, losses.get(step)) for step in steps]
     flags = policy.should_preserve(checkpoints, context=PreservationContext())
     return itertools.compress(steps, flags)
 
 
 def damage(folder: Path, step: int, item: str | None = None) -> str | None:
-    """What is wrong with a checkpoint (or an item of it); processes share the work and agree."""
+    """The damage of a checkpoint, or of an item of it; None if complete. The processes share the
+    work, and all learn of any damage."""
     part = (jax.process_index(), jax.process_count())
     problem = find_damage(folder / str(step), item, *part, LATER)
     if jax.process_count() == 1:
         return problem
-    wrong = multihost_utils.process_allgather(np.int32(problem is not None))
-    return problem or ("another process finds it damaged" if np.any(wrong) else None)
+    is_damaged = multihost_utils.process_allgather(np.int32(problem is not None))
+    return problem or ("another process finds it damaged" if np.any(is_damaged) else None)

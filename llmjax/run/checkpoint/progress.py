@@ -1,4 +1,4 @@
-"""How far a run has come, as a file in each checkpoint."""
+"""The progress of a run, a file in each checkpoint."""
 
 import json
 import math
@@ -10,66 +10,66 @@ from llmjax.storage.checksums import check_checksum, with_checksum
 from llmjax.storage.json_documents import read_json
 from llmjax.storage.writing import write_atomically
 
-NAME = "position.json"  # what every stored checkpoint calls it
+NAME = "position.json"
 MEASURED = "measured.json"
-"""The same after what was still due has been measured; it comes later than the checksums."""
+"""The progress after an evaluation made up for; written after the checksums."""
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """How far training has come: which batch is next, and the totals so far."""
+    """The next batch, and the totals so far."""
 
     step: int
-    """Steps taken; also the number of the next batch."""
+    """Steps taken; also the index of the next batch."""
     seed: int
     batch_size: int
     length: int
     corpus: str
-    """Fingerprint of the tokenized text: with the four above it decides every batch."""
+    """Fingerprint of the training data, which with the three above determines every batch."""
     epoch: float = 0.0
-    """Passes through the training text."""
+    """Passes through the training set."""
     tokens: int = 0
-    """Tokens that the model has read."""
+    """Tokens that the model was trained on."""
     skipped: int = 0
-    """Updates left out because something was not finite."""
+    """Updates skipped because the loss or the gradient was not finite."""
     seconds: float = 0.0
     """Time spent in training steps."""
     heldout_loss: float | None = None
-    """What is to be small: the held-out loss, or evaluation.metric (less than 0 where larger is
-    better), where it was measured at this very step."""
+    """The cost: the validation loss, or evaluation.metric (negated if larger is better); None
+    unless evaluated at this very step."""
     best: float | None = None
-    """The least of these so far."""
+    """The lowest cost so far."""
     worse: int = 0
-    """How many measurements in a row have not been better than that."""
+    """Evaluations since then."""
     evaluation_due: bool = False
-    """Whether the evaluation after this step is still to be made: a signal had it left out."""
+    """Whether the evaluation after this step was skipped because of a signal."""
     samples_due: bool = False
-    """Whether the samples after this step are still to be written."""
+    """Whether the samples after this step were skipped because of a signal."""
 
     def update_best(self, cost: float | None) -> "TrainProgress":
-        """The same after a measurement; one that is not finite counts as worse than any."""
+        """The progress after an evaluation; a cost that is not finite counts as the worst."""
         if cost is None:
             return self
-        # Of a run of an earlier version, the best may be no number, which nothing is less than.
-        none_yet = self.best is None or not math.isfinite(self.best)
-        if math.isfinite(cost) and (none_yet or cost < self.best):  # type: ignore[operator]
+        # Earlier versions may have stored a NaN, which compares with nothing.
+        is_first = self.best is None or not math.isfinite(self.best)
+        if math.isfinite(cost) and (is_first or cost < self.best):  # type: ignore[operator]
             return replace(self, best=cost, worse=0)
         return replace(self, worse=self.worse + 1)
 
     def is_over(self, patience: int) -> bool:
-        """Whether it has been long enough without a better measurement; never where that is 0."""
+        """Whether `patience` evaluations in a row were no better; never with patience 0."""
         return 0 < patience <= self.worse
 
 
 def write_progress(folder: Path, progress: TrainProgress) -> None:
-    """Writes it into a checkpoint that is not visible yet."""
+    """Writes the progress into an unfinished checkpoint at `folder`."""
     (folder / NAME).write_text(
         json.dumps(with_checksum(asdict(progress)), indent=0), encoding="utf-8"
     )
 
 
 def complete_progress(folder: Path, progress: TrainProgress) -> None:
-    """Replaces where the run stood at a finished checkpoint; `folder` is RUN/checkpoints.
+    """Updates the progress of a finished checkpoint; `folder` is RUN/checkpoints.
 
     Raises:
       OSError: it cannot be written.
@@ -79,7 +79,7 @@ def complete_progress(folder: Path, progress: TrainProgress) -> None:
 
 
 def read_progress(folder: Path, step: int) -> TrainProgress:
-    """Where the run stood at a checkpoint; `folder` is RUN/checkpoints.
+    """The progress at a checkpoint; `folder` is RUN/checkpoints.
 
     Raises:
       UserError: it is missing or damaged, or was written by another version of llmjax.

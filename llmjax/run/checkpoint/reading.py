@@ -1,4 +1,4 @@
-"""Reading checkpoints: complete ones only, onto any mesh, all of it or the parameters alone."""
+"""Reading complete checkpoints onto any mesh, with or without the optimizer state."""
 
 import logging
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tuple[Any, int]:
-    """The parameters of a checkpoint, without its optimizer state.
+    """Verifies and reads the parameters of a checkpoint.
 
     Args:
       folder: RUN/checkpoints.
-      abstract: tree of jax.ShapeDtypeStruct: the parameters' shapes, the dtypes wanted (float32 is
-        stored) and the shardings, on any mesh.
+      abstract: tree of jax.ShapeDtypeStruct: the parameters' shapes, and the dtypes and shardings
+        to read into, on any mesh.
       step: which checkpoint; None for the newest complete one.
 
     Returns:
-      Parameters, laid out as `abstract` says, and their step.
+      The parameters, as `abstract` says, and their step.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it holds other parameters.
@@ -37,7 +37,7 @@ def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tupl
 
 
 def complete_step(folder: Path, step: int | None = None) -> int:
-    """The step of a checkpoint whose parameters' checksums hold.
+    """The step of a checkpoint, after its parameters' checksums are verified.
 
     Args:
       folder: RUN/checkpoints.
@@ -47,30 +47,30 @@ def complete_step(folder: Path, step: int | None = None) -> int:
       UserError: there is no such checkpoint, or it is damaged.
     """
     check_utf8(folder)
-    there = files.steps(folder)
+    steps = files.steps(folder)
     if step is None:
         step, _ = newest_complete(folder, item="params")
         if step is None:
             raise UserError(folder, "holds no checkpoint", "train first")
-    elif step not in there:
-        have = f"it has {_listed(there)}" if there else "it has none"
+    elif step not in steps:
+        have = f"it has {_listed(steps)}" if steps else "it has none"
         raise UserError(folder, f"has no checkpoint of step {step}", have)
     elif reason := files.damage(folder, step, item="params"):
-        others = [other for other in there if other != step]
-        fix = f"others here: {_listed(others)}" if others else "restore it from a copy"
+        steps.remove(step)
+        fix = f"others here: {_listed(steps)}" if steps else "restore it from a copy"
         raise UserError(folder / str(step), f"is damaged: {reason}", fix)
     return step
 
 
 def read_params(folder: Path, step: int, abstract: Any) -> Any:
-    """The parameters of a checkpoint that was verified just now; see `restore_params`.
+    """Reads the parameters of a verified checkpoint; see `restore_params`.
 
     Raises:
       UserError: it holds other parameters.
     """
     handlers = {"params": params_handler(abstract)}
-    read = read_items(folder / str(step), handlers, params=ocp.args.StandardRestore(abstract))
-    return read["params"]
+    items = read_items(folder / str(step), handlers, params=ocp.args.StandardRestore(abstract))
+    return items["params"]
 
 
 def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, list[int]]:
@@ -84,7 +84,7 @@ def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, 
       (step, damaged steps); (None, []) if there are no checkpoints.
 
     Raises:
-      UserError: there are checkpoints, but none is complete: nothing silently starts from scratch.
+      UserError: there are checkpoints, but none is complete. (A run must not start over unasked.)
     """
     damaged: list[int] = []
     reason: str | None = ""
@@ -104,8 +104,8 @@ def newest_complete(folder: Path, item: str | None = None) -> tuple[int | None, 
 
 
 def params_handler(params: Any) -> ocp.StandardCheckpointHandler:
-    """Reads or writes parameters (arrays or their shapes) with little memory beside them: Orbax
-    works on several at once, by default on up to 96 GB, and needs as much again for that."""
+    """A handler for parameters (arrays or their shapes) that limits memory: by default Orbax
+    copies up to 96 GB at once."""
     sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     limit = 1 + int(max(sizes, default=0) / 1e9)  # GB; the largest array has to fit
     return ocp.StandardCheckpointHandler(save_concurrent_gb=limit, restore_concurrent_gb=limit)
@@ -118,11 +118,11 @@ def read_items(
 
     Args:
       path: the checkpoint.
-      handlers: of items that are not to be read in Orbax's usual way.
-      **items: what to read.
+      handlers: for items that need other than Orbax's standard handler.
+      **items: Orbax restore arguments by item.
 
     Raises:
-      UserError: it holds other things than these.
+      UserError: the checkpoint does not hold these items.
     """
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers or {})) as checkpointer:
         try:
@@ -136,7 +136,7 @@ def read_items(
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """A barrier: returns when every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -146,12 +146,12 @@ def _listed(steps: Sequence[int]) -> str:
 
 
 def holds_only_params(checkpoint: Path) -> bool:
-    """Whether a checkpoint (RUN/checkpoints/STEP) is one of parameters alone."""
+    """Whether a checkpoint (RUN/checkpoints/STEP) has parameters but no training state."""
     return (checkpoint / "params").is_dir() and not (checkpoint / "training").exists()
 
 
 def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The parameters of a checkpoint by their dotted paths, as they are stored; none is read.
+    """Shapes and stored dtypes of a checkpoint's parameters, by dotted path; reads no values.
 
     Args:
       folder: RUN/checkpoints.
@@ -164,7 +164,7 @@ def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     if not (path / "params").is_dir():
         return {}
     handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
-    with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of what it leaves out
+    with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of items left out
         try:
             tree = checkpointer.metadata(path).item_metadata["params"]
         except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:

@@ -1,1 +1,1 @@
-"""A run as one typed, frozen value: composed, loaded, overridden, checked, stored."""
+"""The config of a run, one typed frozen value: loaded, overridden, checked, stored."""

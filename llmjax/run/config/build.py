@@ -1,4 +1,4 @@
-"""Plain data -> typed config values, by pydantic's validators; every problem found at once."""
+"""Plain data -> typed config values, validated by pydantic; all problems are reported at once."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from llmjax.run.config.fields import (
 
 
 class ConfigError(UserError):
-    """Several mistakes of the user's at once: `problems` has one line for each."""
+    """Several user errors at once; `problems` has a line for each."""
 
     def __init__(self, problems: list[str] | tuple[str, ...]):
         self.problems = tuple(" ".join(problem.split()) for problem in problems)
@@ -32,31 +32,31 @@ class ConfigError(UserError):
 
 
 def build(annotation: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """The value of type `annotation` that `value` stands for.
+    """Builds a value of type `annotation` from plain data.
 
-    Types are strict (no text for numbers), but an integer serves where a number is wanted. Every
-    field must be given: nothing is filled in silently.
+    Types are strict, except that integers are accepted for floats. No field may be missing, even
+    if it has a default.
 
     Args:
-      annotation: a dataclass, a union or registry of dataclasses told apart by `kind`, a tuple of
-        them, or any type that pydantic validates.
-      value: plain data (dicts, lists, scalars), or instances of the dataclasses themselves.
+      annotation: a dataclass, a union or registry of dataclasses tagged by `kind`, a tuple of them,
+        or any type that pydantic validates.
+      value: plain data (dicts, lists, scalars), or instances of the dataclasses.
       where: dotted name of the field, for messages.
-      problems: every mistake is appended; the result is then of no use.
+      problems: every problem is appended; the result is then invalid.
     """
     try:
         return _validator(annotation).validate_python(value)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
-            path, at = _place(annotation, mistake["loc"])
+            path, field_type = _locate(annotation, mistake["loc"])
             name = ".".join([*filter(None, [where]), *path])
-            problems.append(f"{name or 'config'}: {_reason(mistake, at)}")
+            problems.append(f"{name or 'config'}: {_reason(mistake, field_type)}")
         return None
 
 
 @functools.cache
 def leaf_type(annotation: Any) -> TypeAdapter[Any]:
-    """The validator of a field that holds no dataclass."""
+    """The validator of a field without dataclasses."""
     return TypeAdapter(annotation)
 
 
@@ -66,10 +66,10 @@ def _validator(annotation: Any) -> SchemaValidator:
 
 
 def _schema(annotation: Any) -> core_schema.CoreSchema:
-    """What pydantic validates a type by.
+    """Pydantic's schema of a type.
 
-    A TypeAdapter of a dataclass takes fields that are missing from the defaults, and unknown ones
-    unless each class forbids them; hence the schema is put together here.
+    Not that of a TypeAdapter, which fills in missing fields with defaults, and accepts unknown ones
+    unless each class forbids them.
     """
     if (item := element(annotation)) is not None:
         return core_schema.tuple_variable_schema(_schema(item))
@@ -77,8 +77,9 @@ def _schema(annotation: Any) -> core_schema.CoreSchema:
     if not classes:
         return core_schema.no_info_plain_validator_function(functools.partial(_leaf, annotation))
     schema: core_schema.CoreSchema
-    (_, schema), *others = classes.items()
-    if others:
+    if len(classes) == 1:
+        (schema,) = classes.values()
+    else:
         schema = core_schema.tagged_union_schema(classes, "kind")
     return core_schema.nullable_schema(schema) if type(None) in members(annotation) else schema
 
@@ -98,13 +99,13 @@ def _leaf(annotation: Any, value: Any) -> Any:
     try:
         return leaf_type(annotation).validate_python(value, strict=True)
     except ValidationError:
-        # The braces of a value are none of the template's.
+        # Not as the template itself: the value may contain braces.
         text = f"{shown(value)} is not {article(annotation)}"
         raise PydanticCustomError("value", "{text}", {"text": text}) from None
 
 
-def _place(annotation: Any, keys: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """The path of a mistake, without the kinds that pydantic puts into it, and the type there."""
+def _locate(annotation: Any, keys: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """The path of a mistake, without the kinds that pydantic inserts, and the type there."""
     path: list[str] = []
     waiting = list(keys)
     while waiting:
@@ -121,7 +122,7 @@ def _place(annotation: Any, keys: tuple[int | str, ...]) -> tuple[list[str], Any
 
 
 def _reason(mistake: Any, annotation: Any) -> str:
-    """What is wrong, in our words; `annotation` is the type of what is wrong."""
+    """The message for a mistake in a value of type `annotation`."""
     value, classes = mistake["input"], variants(annotation)
     match mistake["type"]:
         case "value":
@@ -134,8 +135,8 @@ def _reason(mistake: Any, annotation: Any) -> str:
     if (item := element(annotation)) is not None:
         return f"{shown(value)} is not a list of {type_name(item)}"
     if dataclasses.is_dataclass(value):
-        wanted = " or ".join(cls.__name__ for cls in classes)
-        return f"has the type {type(value).__name__}, not {wanted}"
+        expected = " or ".join(cls.__name__ for cls in classes)
+        return f"has the type {type(value).__name__}, not {expected}"
     if not isinstance(value, Mapping):
         return f"{shown(value)} is not a section of fields"
     tag = f"unknown kind {value['kind']!r}" if "kind" in value else "has no kind"
@@ -143,7 +144,7 @@ def _reason(mistake: Any, annotation: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The JSON form of a config value: dataclasses as dicts, tuples as lists."""
+    """A config value as JSON data: dataclasses as dicts, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
@@ -154,7 +155,7 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in an error message: never longer than a line."""
+    """A value in an error message, at most 60 characters."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to write integers of thousands of digits

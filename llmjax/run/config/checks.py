@@ -1,4 +1,4 @@
-"""What must hold of a config beyond its types, and which fields may change when a run resumes."""
+"""Checks of a config beyond its types, and the fields that may change when a run resumes."""
 
 import math
 import os
@@ -23,10 +23,9 @@ from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
 from llmjax.tasks.config import task_problems
 
-# Fields (and all below them; * is any number) that may differ when a run resumes. None of them
-# moves a batch. Those of how the work is done (compute, mesh, accumulate) change how sums are
-# rounded, and accumulate also which activations drop out; with another number of steps the
-# rest of the schedule is that of the new total.
+# Fields (with all below them; * is any index) that may differ when a run resumes. None of them
+# changes a batch. compute, mesh and accumulate change the rounding of sums, and accumulate also the
+# dropout masks; with another number of steps, the rest of the schedule follows the new total.
 MAY_CHANGE = (
     "run_dir",
     "steps",
@@ -48,21 +47,21 @@ MAY_CHANGE = (
     "tasks.*.bleu_tokenize",
 )
 
-# With these a model has parameters that an imported one lacks, or begins elsewhere.
+# Fields that give a run parameters which an imported model lacks, or other initial ones.
 ADDED = ("tasks", "init_from", "model.lora", "model.pooler")
 
 
 def validate(config: Config) -> Config:
-    """Checks types, ranges and combinations; nothing is read, written or computed.
+    """Checks types, ranges and combinations; reads, writes and computes nothing.
 
-    What depends on the devices or on the data (a mesh that does not fit, a corpus smaller than a
-    batch) is checked where those are first known.
+    What depends on devices or data (a mesh that does not fit, a corpus smaller than a batch) is
+    checked when those are known.
 
     Returns:
-      The config, with integers where numbers are wanted turned into floats.
+      The config, with integers in float fields converted.
 
     Raises:
-      ConfigError: every problem that was found.
+      ConfigError: all problems.
     """
     problems: list[str] = []
     typed = build(Config, config, "", problems)
@@ -78,7 +77,7 @@ def validate(config: Config) -> Config:
 
 def _problems(config: Config) -> Iterator[str]:
     yield from _run_problems(config)
-    # The vocabulary's size is the tokenizer's, which is not known yet.
+    # The vocabulary size is that of the tokenizer, which is not known yet.
     model = replace(config.model, vocab_size=config.model.vocab_size or 1)
     yield from (f"model: {problem}" for problem in model_problems(model))
     yield from (f"compute: {problem}" for problem in compute_problems(config.compute))
@@ -119,13 +118,13 @@ def _folder_problems(run_dir: str) -> Iterator[str]:
         yield f"run_dir: {run_dir!r} is no folder's name"
         return
     folder = Path(run_dir)
-    # The nearest of the folders above that exists is where the rest would be made.
-    for place in (folder, *folder.absolute().parents):
-        if place.exists():
-            if not place.is_dir():
-                yield f"run_dir: {place} is a file, not a folder"
-            elif not os.access(place, os.W_OK | os.X_OK):
-                yield f"run_dir: {place} cannot be written to"
+    # Missing folders are created in the nearest parent that exists.
+    for parent in (folder, *folder.absolute().parents):
+        if parent.exists():
+            if not parent.is_dir():
+                yield f"run_dir: {parent} is a file, not a folder"
+            elif not os.access(parent, os.W_OK | os.X_OK):
+                yield f"run_dir: {parent} cannot be written to"
             return
 
 
@@ -156,7 +155,7 @@ def _combination_problems(config: Config) -> Iterator[str]:
             f"into {parts} parts"
         )
     layers = model.num_encoder_layers, model.num_decoder_layers
-    # With tasks there is no objective, and a model that is begun with is not known yet.
+    # Tasks do not use the objective, and the model of init_from is not known yet.
     if not config.tasks:
         shape = (0, 0) if config.init_from else layers
         yield from config.objective.problems(*shape)
@@ -169,7 +168,7 @@ def _combination_problems(config: Config) -> Iterator[str]:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted name -> (old, new) of every field in which two configs (or their parts) differ."""
+    """Dotted name -> (old, new) of every field in which two configs (or parts of them) differ."""
     old, new = plain(old), plain(new)
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
@@ -185,7 +184,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 
 
 def added_parts(stored: Config, config: Config) -> list[str]:
-    """Names of fields by which `config` asks for more than an imported model of `stored` has."""
+    """Fields by which `config` adds to an imported model of config `stored`."""
     return [
         name
         for name, (_, new) in differences(stored, config).items()
@@ -194,7 +193,7 @@ def added_parts(stored: Config, config: Config) -> list[str]:
 
 
 def blocking_differences(stored: Config, config: Config) -> list[str]:
-    """The differences, as text, for which a run of `stored` cannot resume as `config`."""
+    """The differences, as text, that keep a run of `stored` from resuming with `config`."""
     return [
         f"{name} {old!r} -> {new!r}"
         for name, (old, new) in differences(stored, config).items()

@@ -1,8 +1,8 @@
-"""What a dataclass says about itself: its fields, their types, their meaning, their variants.
+"""Reflection on config dataclasses: fields, types, docstrings, variants.
 
-One reading of the config's classes serves the help text, the command line's overrides, the checks
-and the JSON form. A union of dataclasses (`SourceA | SourceB`), or the classes of a registry
-(`Annotated[Source, SOURCES]`), are told apart by a field named `kind`, whose default is the tag.
+It serves help texts, command-line overrides, checks and JSON alike. Members of a union of
+dataclasses (`SourceA | SourceB`) or of a registry (`Annotated[Source, SOURCES]`) are tagged by a
+field named `kind`, whose default is the tag.
 """
 
 import ast
@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -31,25 +32,25 @@ def hints(cls: Any) -> Mapping[str, Any]:
 
 @functools.cache
 def docs(cls: Any) -> Mapping[str, str]:
-    """The attribute docstring of every field of `cls`: the string that follows it in the source."""
+    """The attribute docstring of every field of `cls`, the string below it in the source."""
     docstrings: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
-        for here, after in zip(body.body, body.body[1:], strict=False):
-            if isinstance(here, ast.AnnAssign) and isinstance(after, ast.Expr):
-                text = ast.literal_eval(after.value)
-                docstrings[ast.unparse(here.target)] = " ".join(text.split())
+        for node, next_node in itertools.pairwise(body.body):
+            if isinstance(node, ast.AnnAssign) and isinstance(next_node, ast.Expr):
+                text = ast.literal_eval(next_node.value)
+                docstrings[ast.unparse(node.target)] = " ".join(text.split())
     return docstrings
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, a registry's classes; any other type alone."""
+    """The members of a union or the classes of a registry; for any other type, the type itself."""
     if typing.get_origin(annotation) is typing.Annotated:
-        inner, *notes = typing.get_args(annotation)
-        for note in notes:
-            if isinstance(note, Registry):
-                return tuple(note.values())
+        inner, *metadata = typing.get_args(annotation)
+        for value in metadata:
+            if isinstance(value, Registry):
+                return tuple(value.values())
         return members(inner)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return tuple(m for arg in typing.get_args(annotation) for m in members(arg))
@@ -62,7 +63,7 @@ def variants(annotation: Any) -> tuple[type, ...]:
 
 
 def element(annotation: Any) -> Any | None:
-    """X for `tuple[X, ...]` where X is a dataclass or a union of them; None for other types."""
+    """X for `tuple[X, ...]` if X is a dataclass or a union of them; None for other types."""
     args = typing.get_args(annotation)
     if typing.get_origin(annotation) is tuple and args[1:] == (...,) and variants(args[0]):
         return args[0]
@@ -70,7 +71,7 @@ def element(annotation: Any) -> Any | None:
 
 
 def kind(cls: type) -> str:
-    """The tag of a variant: the default of its field `kind`; its name where it has none."""
+    """The tag of a variant: the default of its field `kind`, or else the class name."""
     for field in dataclasses.fields(cls):
         if field.name == "kind":
             return str(field.default)
@@ -78,7 +79,7 @@ def kind(cls: type) -> str:
 
 
 def annotation_at(annotation: Any, path: Path) -> Any | None:
-    """The type of the field at `path` below a value of type `annotation`; None if there is none."""
+    """The type of the field at `path` in a value of type `annotation`; None if there is none."""
     if not path:
         return annotation
     if (item := element(annotation)) is not None:
@@ -93,7 +94,7 @@ def annotation_at(annotation: Any, path: Path) -> Any | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One field of a config value."""
+    """A field of a config value."""
 
     path: Path
     annotation: Any
@@ -115,27 +116,27 @@ def flag(path: Path) -> str:
 
 
 def rows(value: Any, prefix: Path = ()) -> Iterator[Row]:
-    """Every field of a dataclass value, nested ones after the field that holds them."""
+    """Every field of a dataclass value, depth first."""
     cls: Any = type(value)
     for name, annotation in hints(cls).items():
         if name == "kind":
             continue
-        here, inner = (*prefix, name), getattr(value, name)
+        path, inner = (*prefix, name), getattr(value, name)
         doc = docs(cls).get(name, "")
         if element(annotation) is not None:
-            yield Row(here, annotation, inner, doc)
+            yield Row(path, annotation, inner, doc)
             for index, item in enumerate(inner):
-                yield from rows(item, (*here, str(index)))
+                yield from rows(item, (*path, str(index)))
         elif dataclasses.is_dataclass(inner):
             if len(variants(annotation)) > 1:
-                yield Row(here, annotation, inner, doc)
-            yield from rows(inner, here)
+                yield Row(path, annotation, inner, doc)
+            yield from rows(inner, path)
         else:
-            yield Row(here, annotation, inner, doc)
+            yield Row(path, annotation, inner, doc)
 
 
 def type_name(annotation: Any) -> str:
-    """A type in the words of the help text and of error messages."""
+    """The name of a type in help texts and error messages."""
     if annotation is type(None):
         return "none"
     if (item := element(annotation)) is not None:
@@ -155,7 +156,7 @@ def type_name(annotation: Any) -> str:
 
 
 def article(annotation: Any) -> str:
-    """A type inside a sentence: `an integer`, `a number or none`, `one of a|b`."""
+    """The name of a type in a sentence: `an integer`, `a number or none`, `one of a|b`."""
     if len(parts := members(annotation)) > 1:
         return " or ".join(map(article, parts))
     name = type_name(annotation)
@@ -169,6 +170,6 @@ def article(annotation: Any) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that looks most like `word`, if one does."""
+    """The choice most similar to `word`, if any is similar."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return matches[0] if matches else None

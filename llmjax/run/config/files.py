@@ -1,4 +1,4 @@
-"""A user's config file, a preset that comes with llmjax by its bare name, or a run folder's."""
+"""Loading configs: from a Python file, a preset of llmjax by name, or a run folder."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from llmjax.run.config.fields import element, hints, nearest, variants
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read
 
-# How Python words the misuse of a class; tests hold it to every version that they run on.
+# Python's messages for misuse of a class; tests check them on every Python they run on.
 UNKNOWN_FIELD = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 MISSING_FIELDS = re.compile(r"(\w+)\.__init__\(\) missing \d+ required \S+ arguments?: (.+)")
 FROZEN_FIELD = re.compile(r"cannot assign to field '(\w+)'")
@@ -28,10 +28,10 @@ NO_SUCH_IMPORT = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 
 
 def presets_folder() -> Path:
-    """Where the presets are: inside an installed package, or beside it in a source tree."""
+    """The folder of presets: inside an installed package, or beside it in a source tree."""
     package = Path(__file__).parents[2]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def presets() -> dict[str, Path]:
@@ -40,10 +40,10 @@ def presets() -> dict[str, Path]:
 
 
 def find_config_file(name: str | Path) -> Path:
-    """The path of a config file: the file itself, or the preset of that bare name.
+    """The path of a config file or preset.
 
     Raises:
-      UserError: there is no such file; a preset of a similar name is suggested.
+      UserError: there is none; a preset of a similar name is suggested.
     """
     path, known = Path(name), presets()
     if path.is_file():
@@ -61,16 +61,15 @@ def find_config_file(name: str | Path) -> Path:
 def load_config_file(name: str | Path) -> Config:
     """Runs a Python config file and calls its `config()`, or reads a run folder's config.
 
-    The file's folder is importable meanwhile, so that configs can build on each other; what the
-    file prints goes to stderr.
+    Modules in the file's folder can be imported by the file, so that configs can build on each
+    other. What the file prints goes to stderr.
 
     Args:
-      name: a path, or the bare name of a preset: `quickstart`; or a run folder, which the config
-        then resumes.
+      name: a path; the name of a preset, such as `quickstart`; or a run folder to resume.
 
     Raises:
-      UserError: no such file; it raises; it has no function config(), or one that returns
-        something else; fields of a wrong type.
+      UserError: there is no such file; it raises; it has no function config() that returns a
+        Config; a field has the wrong type.
     """
     if (Path(name) / "config.json").is_file():
         return replace(read(Path(name) / "config.json"), run_dir=str(name))
@@ -83,8 +82,8 @@ def load_config_file(name: str | Path) -> Config:
         make = runpy.run_path(str(path), run_name="llmjax_config").get("config")
         if not callable(make):
             raise UserError(path, "has no function config()", "define config() -> llmjax.Config")
-        if needs := _arguments(make):
-            raise UserError(path, f"config() needs {needs}", "give every argument a default")
+        if required := _required_arguments(make):
+            raise UserError(path, f"config() needs {required}", "give every argument a default")
         config = make()
     if not isinstance(config, Config):
         raise UserError(path, f"config() returns {shown(config)}", "return an llmjax.Config")
@@ -97,7 +96,7 @@ def load_config_file(name: str | Path) -> Config:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Modules in this folder can be imported in the block."""
+    """Makes modules in this folder importable."""
     before = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
@@ -106,18 +105,17 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _arguments(make: Callable[..., Any]) -> str:
-    """The arguments without which a function cannot be called."""
+def _required_arguments(function: Callable[..., Any]) -> str:
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(make).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
-    return ", ".join(needed)
+    parameters = inspect.signature(function).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    return ", ".join(required)
 
 
 class MistakesIn:
-    """A block that runs a user's file: whatever is raised in it becomes a UserError about the file.
+    """Turns exceptions of a user's file into UserErrors about the file, with line and suggestion.
 
-    Interrupts pass through, and so do the UserErrors of our own functions that the file calls.
+    Interrupts pass through, and so do UserErrors of llmjax's own functions.
     """
 
     def __init__(self, path: Path):
@@ -136,39 +134,39 @@ class MistakesIn:
             reason = f"{_line(error, self._path)}the file ends the program"
             raise UserError(self._path, reason, "let config() return an llmjax.Config") from error
         if isinstance(error, Exception) and not isinstance(error, UserError):
-            raise UserError(self._path, _line(error, self._path) + _what(error)) from error
+            raise UserError(self._path, _line(error, self._path) + _describe(error)) from error
 
 
-def _what(error: Exception) -> str:
-    """The kind of mistake, and what was meant where that can be guessed."""
+def _describe(error: Exception) -> str:
+    """The type of an error, and its message or a better one."""
     name = type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{name}: {error.msg}"
     message = str(error)
-    for guess in (_field, _frozen, _name, _attribute, _import):
-        if meant := guess(error, message):
-            return f"{name}: {meant}"
+    for explain in (_field, _frozen, _name, _attribute, _import):
+        if explanation := explain(error, message):
+            return f"{name}: {explanation}"
     return f"{name}: {message}" if message else name
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """The last line of the file, or of one that it imports from its folder, that took part."""
+    """The innermost line of the traceback in the file, or in another one of its folder."""
     if isinstance(error, SyntaxError):
-        here = error.filename is None or Path(error.filename) == path
-        return (
-            "" if error.lineno is None else _place(None if here else error.filename, error.lineno)
-        )
-    place = ""
+        if error.lineno is None:
+            return ""
+        is_same = error.filename is None or Path(error.filename) == path
+        return _location(None if is_same else error.filename, error.lineno)
+    location = ""
     folder = path.resolve().parent
     for frame in traceback.extract_tb(error.__traceback__):
         if Path(frame.filename) == path:
-            place = _place(None, frame.lineno)
+            location = _location(None, frame.lineno)
         elif Path(frame.filename).parent == folder:
-            place = _place(frame.filename, frame.lineno)
-    return place
+            location = _location(frame.filename, frame.lineno)
+    return location
 
 
-def _place(file: str | None, line: int | None) -> str:
+def _location(file: str | None, line: int | None) -> str:
     return f"line {line}: " if file is None else f"{Path(file).name} line {line}: "
 
 
@@ -221,7 +219,7 @@ def _with_nearest(message: str, word: str, choices: Iterable[str]) -> str | None
 
 @functools.cache
 def config_classes() -> Mapping[str, type]:
-    """Every class that a config is made of, by its name."""
+    """Every class in a config, by name."""
     classes: dict[str, type] = {}
     waiting: list[type] = [Config]
     while waiting:

@@ -1,4 +1,4 @@
-"""What turns the plain config of an older format into the next one's."""
+"""Migrations of stored configs, as plain data, from each format to the next."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ Plain = dict[str, Any]
 
 
 def _families(config: Plain) -> Plain:
-    """1 -> 2: the model got what published families differ in; older ones had none of it. The
-    objective got a field, too; it was the causal one."""
+    """1 -> 2: fields of the model by which published families differ, unused before; and the
+    objective, which was causal."""
     absent: Plain = {
         "first_norm": True,
         "norm_unit_offset": False,
@@ -33,7 +33,7 @@ def _families(config: Plain) -> Plain:
 
 
 def _tasks(config: Plain) -> Plain:
-    """2 -> 3: tasks, and what goes with them; older runs trained all parameters on text."""
+    """2 -> 3: tasks and related fields; older runs trained all parameters on text."""
     absent: Plain = {
         "epochs": None,
         "init_from": None,
@@ -46,7 +46,7 @@ def _tasks(config: Plain) -> Plain:
 
 
 def _task_settings(config: Plain) -> Plain:
-    """3 -> 4: tasks got settings of predictions and metrics that had been fixed."""
+    """3 -> 4: fields of tasks for predictions and metrics, fixed before."""
     absent: dict[str, Plain] = {
         "answers": {"no_answer_threshold": 0.0},
         "sequence": {"bleu_tokenize": "13a"},
@@ -56,13 +56,13 @@ def _task_settings(config: Plain) -> Plain:
 
 
 def _redesign(config: Plain) -> Plain:
-    """4 -> 5: the field's words, and protocols that are open."""
+    """4 -> 5: renamed and regrouped fields."""
     return _renamed_tasks(_validation(_compute(config)))
 
 
 def _renamed_tasks(config: Plain) -> Plain:
-    """Two kinds of tasks got other names, which heads and metrics keep; rows were packed again in
-    every epoch."""
+    """Two kinds of tasks were renamed; their `name` keeps the old one, which heads and metrics use.
+    Rows had been packed again in every epoch."""
     kinds = {"tokens": "token_classification", "answers": "extractive_qa"}
     tasks = [
         task
@@ -74,7 +74,7 @@ def _renamed_tasks(config: Plain) -> Plain:
 
 
 def _compute(config: Plain) -> Plain:
-    """How a model is computed became a section of its own; its MLPs may differ in width."""
+    """Fields of how a model is run moved to `compute`; `layer_d_ff` is new."""
     model = dict(config["model"])
     compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
     compute["dtype"] = model.pop("compute_dtype")
@@ -82,7 +82,7 @@ def _compute(config: Plain) -> Plain:
 
 
 def _validation(config: Plain) -> Plain:
-    """Held-out text became the validation set."""
+    """Fields named heldout_ became validation_."""
     data = dict(config["data"])
     for name in ("fraction", "max_bytes"):
         data[f"validation_{name}"] = data.pop(f"heldout_{name}")

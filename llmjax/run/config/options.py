@@ -1,8 +1,8 @@
-"""The options of a command, spelled once.
+"""Options shared by a command and the library function of the same name.
 
-A frozen dataclass has a field for each option: its type, its default, and its meaning as the string
-below it. The function of the command takes the dataclass, `keyword_options` lets callers give its
-fields as keywords, and the command line reads the same fields.
+A frozen dataclass has a field for each option, with type, default and docstring. The function takes
+the dataclass; `keyword_options` lets callers pass its fields as keywords; the command line reads
+the same fields.
 
     @dataclass(frozen=True)
     class EchoOptions:
@@ -32,19 +32,19 @@ T = TypeVar("T")
 
 
 def keyword_options(*positional: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Lets a function with a parameter `options`, an options dataclass, be called with its fields.
+    """Decorates a function with a parameter `options`, a dataclass, to accept its fields.
 
-    The new function takes the parameters in front of `options`, the fields named here (also by
-    position), `options` itself, and the other fields as keywords; keywords win over `options`. It
-    accepts one value, or any sequence, where a field is a tuple. `options` may also be of a class
-    that the dataclass inherits from, or that inherits from it: they share those fields.
+    The decorated function takes the parameters before `options`, the fields named here (also by
+    position), `options` itself, and the other fields as keywords, which override `options`. For a
+    tuple it accepts a single item or any sequence. `options` may also be of a base class or a
+    subclass of the dataclass, whose shared fields then count.
 
     Args:
-      *positional: fields that may be given by position.
+      *positional: fields that may be passed by position.
 
-    Raises (the new function):
+    Raises (the decorated function):
       UserError: there is no such option.
-      TypeError: the call does not fit the signature in another way.
+      TypeError: the call does not match the signature otherwise.
     """
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
@@ -56,10 +56,10 @@ def keyword_options(*positional: str) -> Callable[[Callable[..., T]], Callable[.
         @functools.wraps(function)
         def call(*args: Any, **keywords: Any) -> T:
             _check_names(function.__name__, keywords, public)
-            given = public.bind(*args, **keywords).arguments
-            changes = {name: given.pop(name) for name in names if name in given}
-            given["options"] = make_options(cls, given.get("options"), changes)
-            return function(**given)
+            arguments = public.bind(*args, **keywords).arguments
+            changes = {name: arguments.pop(name) for name in names if name in arguments}
+            arguments["options"] = make_options(cls, arguments.get("options"), changes)
+            return function(**arguments)
 
         call.__signature__ = public  # type: ignore[attr-defined]
         return call
@@ -68,17 +68,17 @@ def keyword_options(*positional: str) -> Callable[[Callable[..., T]], Callable[.
 
 
 def option_fields(cls: Any) -> list["dataclasses.Field[Any]"]:
-    """The fields of a dataclass, its own before those that it inherits."""
+    """The fields of a dataclass, its own before inherited ones."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     order = dict.fromkeys(name for base in cls.__mro__ for name in inspect.get_annotations(base))
     return [fields[name] for name in order if name in fields]
 
 
 def make_options(cls: type[T], base: object | None, changes: Mapping[str, Any]) -> T:
-    """Options with the fields that `base` shares with `cls`, and `changes` over them.
+    """Options with the fields that `base` shares with `cls`, overridden by `changes`.
 
     Raises:
-      TypeError: `base` is no such options, or a field without a default is not given.
+      TypeError: `base` is of another class, or a field without a default is missing.
     """
     if base is not None and not (isinstance(base, cls) or issubclass(cls, type(base))):
         raise TypeError(f"options is a {type(base).__name__}, not a {cls.__name__}")
@@ -102,13 +102,13 @@ def _public_signature(
         for field in option_fields(cls)
     }
     parameters = list(signature.parameters.values())
-    at = list(signature.parameters).index("options")
+    index = list(signature.parameters).index("options")
     options = Parameter(
         "options", Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=cls | None
     )
-    rest = [fields.pop(name) for name in positional]
-    before, after = parameters[:at], parameters[at + 1 :]
-    return signature.replace(parameters=[*before, *rest, options, *fields.values(), *after])
+    positional_fields = [fields.pop(name) for name in positional]
+    parameters[index : index + 1] = [*positional_fields, options, *fields.values()]
+    return signature.replace(parameters=parameters)
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -126,7 +126,7 @@ def _check_names(function: str, keywords: Mapping[str, Any], public: inspect.Sig
 
 
 def _as_field(annotation: Any, value: Any) -> Any:
-    """The value of a field; of a tuple, one item stands for a tuple of it."""
+    """The value of a field; for a tuple, a single item becomes a tuple."""
     if typing.get_origin(annotation) is not tuple or value is None:
         return value
     single = isinstance(value, str | os.PathLike) or dataclasses.is_dataclass(value)

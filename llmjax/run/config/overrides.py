@@ -1,4 +1,4 @@
-"""Changes to a config by dotted name, as the command line writes them."""
+"""Overrides of config fields by dotted name, as on the command line."""
 
 import dataclasses
 import typing
@@ -30,7 +30,7 @@ T = TypeVar("T")
 HELP = """\
 --optimizer.learning-rate 3e-4         a field, by its dotted name
 --mesh.fsdp=-1                         the same in one word
---model.window none                    nothing, where a field may be none
+--model.window none                    no value, for an optional field
 --model.gated, --model.gated false     a switch
 --samples.prompts "One day" "The"      a list takes every word up to the next option
 --optimizer muon                       another kind, with its own defaults ...
@@ -39,18 +39,18 @@ HELP = """\
 --data.sources text:my.txt,split=line,weight=2 embedded
                                        kind:first field,field=value,...; mixed by weight
 --data.sources.0.weight 3              a field of the first source
---tasks.0.train my.tsv more.jsonl      tables of the first task; fields of it as of a source
+--tasks.0.train my.tsv more.jsonl      tables of the first task; with fields, as for sources:
 --tasks.0.train table:my.tsv,columns=text,label
-                                       a file without a line of names: its columns
+                                       the column names of a file without a header
 --tasks.0.dev lines:dev.en,dev.de      line n of one file beside line n of another
---model.lora.rank 16                   of a section that is none: the others at their defaults
+--model.lora.rank 16                   a field of an optional section; the others get defaults
 --tokenizer my.model                   an existing SentencePiece model, or a tokenizer.json
 """
 
 
 @dataclass(frozen=True)
 class Override:
-    """A field's dotted name as typed, without the dashes in front, and the words after it."""
+    """A field's dotted name as typed, without leading dashes, and the words after it."""
 
     name: str
     words: tuple[str, ...]
@@ -61,17 +61,17 @@ class Override:
 
 
 def override(value: T, overrides: Sequence[Override]) -> T:
-    """`value`, a config dataclass, with these fields changed; the last of several wins.
+    """Returns `value`, a config dataclass, with these fields replaced; the last of several wins.
 
     Raises:
-      ConfigError: unknown names and values of a wrong type, all of them.
+      ConfigError: all unknown names and all values of a wrong type.
     """
     problems: list[str] = []
-    wrong: list[Path] = []
+    failed: list[Path] = []
     tree = {"": plain(value)}
-    # Stable and shallow first: the choice of a kind comes before the fields of that kind.
+    # Stable and shallow first: a kind is chosen before its fields are set.
     for change in sorted(overrides, key=lambda change: len(change.path)):
-        if any(change.path[: len(outer)] == outer for outer in wrong):
+        if any(change.path[: len(outer)] == outer for outer in failed):
             continue  # the kind is unknown, so its fields are too
         annotation = annotation_at(type(value), change.path)
         try:
@@ -79,7 +79,7 @@ def override(value: T, overrides: Sequence[Override]) -> T:
                 problems.append(unknown(change.name, value, tree[""]))
         except ValueError as error:
             problems.append(f"--{change.name}: {error}")
-            wrong.append(change.path)
+            failed.append(change.path)
     if not problems:
         result: T = build(type(value), tree[""], "", problems)
     if problems:
@@ -88,17 +88,17 @@ def override(value: T, overrides: Sequence[Override]) -> T:
 
 
 def unknown(name: str, value: Any, tree: Any) -> str:
-    """The message for a field that is not there: the nearest one, or the kind that has it."""
+    """The message for an unknown field, with the nearest one, or the kinds that have it."""
     path = tuple(name.replace("-", "_").split("."))
-    node = _at(tree, path[:-1])
+    node = _get(tree, path[:-1])
     choices = variants(annotation_at(type(value), path[:-1]))
-    having = [kind(cls) for cls in choices if path[-1] in hints(cls)]
-    if having and isinstance(node, Mapping):
-        has = f"{flag(path[:-1])} is {node.get('kind')}, which has no such field"
-        return f"--{name}: {has}; {', '.join(having)} would"
+    kinds = [kind(cls) for cls in choices if path[-1] in hints(cls)]
+    if kinds and isinstance(node, Mapping):
+        reason = f"{flag(path[:-1])} is {node.get('kind')}, which has no such field"
+        return f"--{name}: {reason}; {', '.join(kinds)} would"
     names = [name for name in _leaves(tree) if not name.endswith(".kind")]
-    same = [known for known in names if known.split(".")[-1] == path[-1]]
-    guess = nearest(".".join(path), same) or (same[0] if len(same) == 1 else None)
+    same_end = [known for known in names if known.split(".")[-1] == path[-1]]
+    guess = nearest(".".join(path), same_end) or (same_end[0] if len(same_end) == 1 else None)
     guess = guess or nearest(".".join(path), names)
     hint = f"did you mean {flag((guess,))}?" if guess else "--help lists every field"
     return f"--{name}: no such field; {hint}"
@@ -116,25 +116,26 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[str]:
         yield from _leaves(inner, f"{prefix}{key}.")
 
 
-def _at(tree: Any, path: Path) -> Any:
+def _get(tree: Any, path: Path) -> Any:
+    """The node at `path`; None if there is none."""
     for key in path:
-        tree = _step(tree, key)
+        tree = _child(tree, key)
     return tree
 
 
 def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> bool:
-    """Puts the parsed value into `tree[""]`; False when there is no such place in it.
+    """Parses the value and sets it in `tree[""]`; returns False if there is no such field.
 
     Raises:
-      ValueError: the words mean no value of the field's type.
+      ValueError: the words are no value of the field's type.
     """
     if change.path[-1] == "kind":  # --tokenizer.kind bytes means --tokenizer bytes
         change = Override(change.name.rpartition(".")[0], change.words)
         return _set(tree, cls, change, annotation_at(cls, change.path))
     *outer, last = ("", *change.path)
-    node = _at(tree, tuple(outer))
-    if node is None and (begun := _begun(cls, change.path[:-1])) is not None:
-        node = _at(tree, tuple(outer[:-1]))[outer[-1]] = begun
+    node = _get(tree, tuple(outer))
+    if node is None and (section := _new_section(cls, change.path[:-1])) is not None:
+        node = _get(tree, tuple(outer[:-1]))[outer[-1]] = section
     if isinstance(node, list) and last.isdecimal() and int(last) < len(node):
         node[int(last)] = parse(annotation, change.words)
     elif isinstance(node, dict) and last in _fields_of(cls, change.path[:-1], node):
@@ -145,14 +146,14 @@ def _set(tree: dict[str, Any], cls: type, change: Override, annotation: Any) -> 
 
 
 def _fields_of(cls: type, path: Path, node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of the section at `path`, of the kind that it is of."""
+    """The fields of the section at `path`, of its kind."""
     classes = variants(annotation_at(cls, path))
     tags = {kind(variant): variant for variant in classes}
     return hints(tags[node["kind"]] if len(classes) > 1 else classes[0])
 
 
-def _begun(cls: type, path: Path) -> dict[str, Any] | None:
-    """The defaults of a section that may be none; None where there is no such section at `path`."""
+def _new_section(cls: type, path: Path) -> dict[str, Any] | None:
+    """The defaults of an optional section; None if there is no such section at `path`."""
     annotation = annotation_at(cls, path)
     classes = variants(annotation)
     if len(classes) != 1 or type(None) not in members(annotation):
@@ -160,7 +161,7 @@ def _begun(cls: type, path: Path) -> dict[str, Any] | None:
     return defaults(classes[0])
 
 
-def _step(node: Any, key: str) -> Any:
+def _child(node: Any, key: str) -> Any:
     if isinstance(node, dict):
         return node.get(key)
     if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
@@ -169,15 +170,15 @@ def _step(node: Any, key: str) -> Any:
 
 
 def parse(annotation: Any, words: tuple[str, ...]) -> Any:
-    """The plain data that `words` mean for a field of this type.
+    """Parses the words for a field of this type as plain data.
 
     Raises:
-      ValueError: they mean none; the message says what was given and what is wanted.
+      ValueError: they are no value of it; the message says what is expected.
     """
     if (item := element(annotation)) is not None:
         return _merge([_choice(item, word) for word in words])
-    nothing = len(words) == 1 and words[0].lower() in ("none", "null")
-    if nothing and type(None) in members(annotation):
+    is_none = len(words) == 1 and words[0].lower() in ("none", "null")
+    if is_none and type(None) in members(annotation):
         return None
     classes = variants(annotation)
     if not classes:
@@ -185,8 +186,8 @@ def parse(annotation: Any, words: tuple[str, ...]) -> Any:
     if len(classes) == 1 and type(None) in members(annotation) and words == (kind(classes[0]),):
         return defaults(classes[0])
     if len(classes) == 1:
-        inner = ", ".join(name.replace("_", "-") for name in hints(classes[0]))
-        raise ValueError(f"is a section; set one of its fields: {inner}")
+        names = ", ".join(name.replace("_", "-") for name in hints(classes[0]))
+        raise ValueError(f"is a section; set one of its fields: {names}")
     if len(words) != 1:
         raise ValueError(f"wants one of {_kinds(classes)}")
     return _choice(annotation, words[0])
@@ -204,19 +205,19 @@ def _plain_value(annotation: Any, words: tuple[str, ...]) -> Any:
         problem = "has no value" if not words else f"has {len(words)} values"
         raise ValueError(f"{problem}; wants {article(annotation)}")
     try:
-        given: Any = _in_groups(annotation, words) if is_list(annotation) else words[0]
-        return leaf_type(annotation).validate_python(given, strict=False)
+        value: Any = _in_groups(annotation, words) if is_list(annotation) else words[0]
+        return leaf_type(annotation).validate_python(value, strict=False)
     except ValidationError as error:
         raise ValueError(f"{shown(' '.join(words))} is not {article(annotation)}") from error
 
 
 def _in_groups(annotation: Any, words: tuple[str, ...]) -> tuple[Any, ...]:
-    """The words of a list; of a list of pairs two by two."""
+    """The words of a list, grouped if its items are tuples of fixed length."""
     (item, *_) = typing.get_args(next(m for m in members(annotation) if _is_tuple(m)))
     size = len(typing.get_args(item)) if _is_tuple(item) else 1
     if size == 1 or len(words) % size:
         return words
-    return tuple(words[at : at + size] for at in range(0, len(words), size))
+    return tuple(words[start : start + size] for start in range(0, len(words), size))
 
 
 def _is_tuple(annotation: Any) -> bool:
@@ -224,8 +225,8 @@ def _is_tuple(annotation: Any) -> bool:
 
 
 def _choice(annotation: Any, word: str) -> dict[str, Any]:
-    """A dataclass as plain data from `kind`, `kind:first,field=value` or a file's name; a list
-    takes every value up to the next field: `kind:first,second,field=value,value`."""
+    """Parses `kind`, `kind:first,field=value` or a file name to a dataclass, as plain data; a list
+    takes all values up to the next field: `kind:first,second,field=value,value`."""
     classes = {kind(cls): cls for cls in variants(annotation)}
     head, colon, rest = word.partition(":")
     near = nearest(head, classes)
@@ -237,23 +238,23 @@ def _choice(annotation: Any, word: str) -> dict[str, Any]:
         raise ValueError(f"{word!r} is not a kind of it; {hint}")
     cls = classes[head]
     node = defaults(cls)
-    for key, values in _given(cls, head, word, rest.split(",") if colon else []).items():
+    for key, values in _split_fields(cls, head, word, rest.split(",") if colon else []).items():
         node[key] = parse(hints(cls)[key], tuple(values))
     return node
 
 
-def _given(cls: type, head: str, word: str, parts: list[str]) -> dict[str, list[str]]:
-    """The words for each field of a variant, from the parts behind its name.
+def _split_fields(cls: type, head: str, word: str, parts: list[str]) -> dict[str, list[str]]:
+    """The words for each field of a variant, from the parts after its kind.
 
     Raises:
       ValueError: a part belongs to no field.
     """
-    given: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     last = ""
     for part in parts:
         key, equals, text = part.partition("=")
         if not equals and last and is_list(hints(cls)[last]):
-            given[last].append(part)
+            values[last].append(part)
             continue
         if not equals and last:
             raise ValueError(f"{part!r} in {word!r} is not field=value")
@@ -264,12 +265,12 @@ def _given(cls: type, head: str, word: str, parts: list[str]) -> dict[str, list[
             near = nearest(key, hints(cls))
             hint = f"; did you mean {near}?" if near else ""
             raise ValueError(f"{head} has no field {key!r}{hint}")
-        given[key] = [text]
-    return given
+        values[key] = [text]
+    return values
 
 
 def _by_file(word: str, classes: Collection[type]) -> Any:
-    """The one of `classes` that a file's name stands for; None for a bare word."""
+    """An instance of the class that reads files of this name; None if the word names no file."""
     name = word.lower()
     for ending in DECOMPRESSORS:
         name = name.removesuffix(ending)
@@ -282,10 +283,10 @@ def _by_file(word: str, classes: Collection[type]) -> Any:
 
 
 def _merge(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbours that differ in nothing but their paths become one source of all these paths.
+    """Merges adjacent sources that differ only in their paths.
 
-    Files that a shell's glob names one by one are then read in proportion to their sizes, as they
-    are when the glob is quoted, and not a row from each in turn.
+    So files that a shell's glob expands to are read in proportion to their sizes, as if the glob
+    were quoted, instead of a row from each in turn.
     """
     merged: list[dict[str, Any]] = []
     for node in nodes:
@@ -298,7 +299,7 @@ def _merge(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The defaults of a dataclass as plain data; fields that have none are left out."""
+    """The defaults of a dataclass as plain data, without fields that have none."""
     result: dict[str, Any] = {}
     for item in dataclasses.fields(cls):
         if item.default is not dataclasses.MISSING:

@@ -1,4 +1,4 @@
-"""A run as one frozen, typed value: the parts' configs, and what belongs to the run as a whole."""
+"""The config of a run: the configs of its parts, and the fields of the run as a whole."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -29,58 +29,58 @@ class SamplesConfig:
     every: int = 0
     """Steps between samples. 0: none."""
     prompts: tuple[str, ...] = ("The ",)
-    """Each is continued once."""
+    """Prompts to continue, each once."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=64))
     """How they are continued."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run. What it leaves behind is one folder, `run_dir`."""
+    """The complete config of a run."""
 
     run_dir: str = "runs/default"
-    """The run folder: made when it is not there. A run of the same config in it resumes; steps,
+    """The run folder, created if needed. If it holds a run of the same config, that resumes; steps,
     compute, mesh, accumulation, checkpoint, evaluation, samples and log may differ."""
     seed: int = 0
-    """Decides initial parameters, order of data and dropout."""
+    """Determines initial parameters, the order of the data and dropout."""
     steps: int = 1000
-    """Updates of the parameters, over the whole run."""
+    """Updates of the parameters in all."""
     epochs: float | None = None
     """Passes through the training set, instead of steps; None: steps."""
     init_from: str | None = None
     """A run folder, trained or imported, whose model, tokenizer and parameters this run starts
     from. Of `model` only lora and pooler then count."""
     max_skipped_steps: int = 10
-    """A step whose loss or gradient is not finite changes nothing; after this many in a row the run
+    """A step is skipped if its loss or gradient is not finite; after this many in a row the run
     stops with an error."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The architecture: what a checkpoint holds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    """How the model is initialised, trained and run; may differ when a run resumes."""
+    """How the model is initialized, trained and run; may differ when a run resumes."""
     tokenizer: AnyTokenizerConfig = field(default_factory=SentencePieceConfig)
-    """Text to tokens and back. A file also does: tokenizer.json, or a SentencePiece .model."""
+    """The tokenizer; may be given as a file: tokenizer.json, or a SentencePiece .model."""
     data: DataConfig = field(default_factory=DataConfig)
-    """What is read, and the batches made of it."""
+    """The training text, and the batches made of it."""
     tasks: tuple[Annotated[TaskConfig, TASKS], ...] = ()
-    """Examples to train on instead of text, each task with its own head; `data` then says only
-    how large batches are, and rows are packed with whole examples. None: text of `data`."""
+    """Tasks to fine-tune on, instead of the text of `data`, which then only determines the size of
+    batches. Rows are packed with complete examples."""
     tune: TrainableConfig = field(default_factory=TrainAll)
     """Which parameters are trained."""
     objective: Annotated[ObjectiveConfig, OBJECTIVES] = field(default_factory=CausalConfig)
-    """What is predicted from what; sampled again in every epoch, a function of the seed."""
+    """What is predicted from what: causal, masked, span, prefix, or a mixture of them."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
-    """How gradients become updates."""
+    """The optimizer with its learning-rate schedule."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """What is minimised."""
+    """The training loss: label smoothing and z-loss."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    """How the devices share the work."""
+    """How data and model are split over the devices."""
     cpu_devices: int = 0
     """Virtual CPU devices to divide this machine into, to try a mesh on a laptop. 0: one."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When the state is saved, and which states are kept."""
+    """When to save the state, and which checkpoints to keep."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """When and how the validation set is scored."""
+    """When and how to evaluate on the validation set."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     """Text generated while training."""
     log: LogConfig = field(default_factory=LogConfig)
-    """What is reported, how often, and to whom."""
+    """What to report while training, and where."""

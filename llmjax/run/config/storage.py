@@ -1,10 +1,9 @@
 """A config as JSON: `{"format": 5, "llmjax": "0.1.0", "config": {...}}`, and a checksum.
 
-Adding, removing or renaming a field of a config raises FORMAT by one, with a migration from the
-number before (see `migrations`), so that an old folder still means what it meant. Nothing is filled
-in silently: a file whose fields are not exactly those of its format is refused by name, and one
-whose checksum differs, too. One without a checksum is read as it is: older versions wrote none, and
-whoever edits a config removes it.
+Whoever adds, removes or renames a field of a config raises FORMAT by one and adds a migration from
+the previous format (see `migrations`). A file is refused if its fields are not exactly those of its
+format, or if its checksum is wrong. The checksum may be missing: older versions wrote none, and who
+edits the file by hand removes it.
 """
 
 from collections.abc import Mapping
@@ -23,27 +22,26 @@ FORMAT = 5
 
 
 def package_version() -> str:
-    """llmjax's version; "unknown" when it runs from a source tree that is not installed."""
+    """llmjax's version; "unknown" in a source tree that is not installed."""
     return __version__
 
 
 def to_json(config: Config) -> str:
-    """The text of config.json; `from_json` reads it back to an equal value."""
+    """The text of config.json; `from_json` returns an equal config."""
     document = {"format": FORMAT, "llmjax": package_version(), "config": plain(config)}
     return json_text(with_checksum(document), indent=2) + "\n"
 
 
 def from_json(text: str, name: str = "config.json") -> Config:
-    """The config that `to_json` wrote, by this version of llmjax or an older one.
+    """The config of a text written by `to_json`, of this version of llmjax or an older one.
 
     Args:
       text: contents of the file.
       name: its path, for messages.
 
     Raises:
-      UserError: not JSON, no format number, a format that this version does not know, or changed
-        since it was written.
-      ConfigError: fields missing, unknown or of a wrong type, all of them.
+      UserError: it is not JSON, has no format number or an unknown one, or its checksum is wrong.
+      ConfigError: all fields that are missing, unknown or of a wrong type.
     """
     document = parse_json(text, name, unique=True, fix="restore the file from a copy")
     if isinstance(document, Mapping) and {"model_type", "architectures"} & document.keys():
@@ -74,7 +72,7 @@ def from_json(text: str, name: str = "config.json") -> Config:
     if problems:
         raise ConfigError([f"{name}: {problem}" for problem in problems])
     assert isinstance(config, Config)
-    check_checksum(document, name)  # last: what is wrong with a field says more
+    check_checksum(document, name)  # last, as messages about fields are more helpful
     return config
 
 
@@ -82,7 +80,7 @@ def read(path: Path) -> Config:
     """The config stored at `path`.
 
     Raises:
-      UserError: as `from_json`; also when the file cannot be read.
+      UserError: as `from_json`; or the file cannot be read.
     """
     fix = "restore the file from a copy"
     return from_json(read_text(path, SETTINGS.size, fix=fix), str(path))

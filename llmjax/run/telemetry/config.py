@@ -1,4 +1,4 @@
-"""What is reported while training, and to whom: a frozen value, cheap to import."""
+"""The config of logging; cheap to import."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,10 +6,10 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What a run reports, how often, and to whom; metrics.jsonl is always written."""
+    """What to report while training, and where; metrics.jsonl is always written."""
 
     every: int = 10
-    """Steps between lines of metrics."""
+    """Steps between records of metrics."""
     display: Literal["auto", "bar", "lines", "none"] = "auto"
     """On stderr: a progress bar, plain lines, or nothing; auto: a bar on a terminal, else lines."""
     tensorboard: bool = False
@@ -17,8 +17,8 @@ class LogConfig:
     wandb: str | None = None
     """Also report to this Weights & Biases project; needs the extra `wandb`."""
     profile: int = 0
-    """Steps to trace, from the sixth of this start on, into RUN/profile, for XProf or TensorBoard.
-    0: none."""
+    """Steps to profile, from the sixth of this start on, into RUN/profile, for XProf or
+    TensorBoard. 0: none."""
 
 
 def log_problems(config: LogConfig) -> list[str]:
@@ -28,4 +28,4 @@ def log_problems(config: LogConfig) -> list[str]:
         f"profile: {config.profile} is negative": config.profile >= 0,
         "wandb: a project's name is not empty": config.wandb != "",
     }
-    return [f"log.{problem}" for problem, fine in checks.items() if not fine]
+    return [f"log.{problem}" for problem, holds in checks.items() if not holds]

@@ -1,7 +1,6 @@
-"""What a person sees of a run, on stderr: a progress bar, or a line at a time.
+"""The display of a training run on stderr: a progress bar, or lines.
 
-Nobody may be there to see it: a terminal that was closed, a pipe whose reader has gone. The run
-continues all the same.
+A run continues even if stderr cannot be written, as with a closed terminal or pipe.
 """
 
 import contextlib
@@ -11,15 +10,15 @@ from typing import Any, Literal, Protocol
 from llmjax.metrics.names import in_words, task_metrics, value_in_words
 from llmjax.run.telemetry.sinks import Record
 
-# What a training line shows in its own way, or not at all; other figures follow by their names.
-SHOWN_APART = frozenset(
+# Metrics that a training line formats individually, or omits; all others follow by name.
+FORMATTED = frozenset(
     "step time epoch tokens skipped loss bits_per_byte accuracy learning_rate gradient_norm "
     "tokens_per_second model_flops_per_second mfu data_wait_share device_memory_bytes".split()
 )
 
 
 class Display(Protocol):
-    """Shows progress; `write` takes each record of metrics, `say` any line of text."""
+    """Shows records of metrics (`write`), progress (`advance`) and other lines (`say`)."""
 
     def write(self, record: Record) -> None: ...
 
@@ -33,13 +32,13 @@ class Display(Protocol):
 def make_display(
     kind: Literal["auto", "bar", "lines", "none"], step: int, steps: int, accounting: str
 ) -> Display:
-    """The display that `kind` means here.
+    """Makes a display and shows its first line.
 
     Args:
       kind: auto is a bar on a terminal, else lines.
-      step: where the run stands.
-      steps: where it ends.
-      accounting: what "model FLOP/s" and "MFU" mean, said once.
+      step: the current step.
+      steps: the last step.
+      accounting: the first line, which explains "model FLOP/s" and "MFU".
     """
     if kind == "auto":
         kind = "bar" if sys.stderr is not None and sys.stderr.isatty() else "lines"
@@ -51,7 +50,7 @@ def make_display(
 
 
 def to_stderr(text: str) -> None:
-    """A line on stderr, if there is one that can be written."""
+    """Prints a line to stderr, if it can be written."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
             print(text, file=sys.stderr, flush=True)
@@ -95,7 +94,7 @@ class Lines:
 
 
 class Bar:
-    """A bar that moves with every step, and under it the latest figures."""
+    """A progress bar, and under it the latest metrics."""
 
     def __init__(self, step: int, steps: int):
         from rich.console import Console
@@ -137,7 +136,7 @@ class Bar:
 
 
 def describe(record: Record) -> str:
-    """The figures of a record with their units; what is not known is n/a."""
+    """The metrics of a record with their units; n/a if unknown."""
     if record["kind"] == "eval":
         if tasks := task_metrics(record):
             return f"validation: {_of_tasks(record, tasks)}"
@@ -145,12 +144,12 @@ def describe(record: Record) -> str:
             f"validation: {_shown(record, 'loss', '{:.4f}')} nats/token  "
             f"{_quality(record, '{:.4f}', '{:.2%}')}"
         )
-    shown = (
+    parts = (
         f"loss {_shown(record, 'loss', '{:.4f}')}",
         _quality(record, "{:.3f}", "{:.1%}"),
         f"lr {_shown(record, 'learning_rate', '{:.2e}')}",
         f"grad {_shown(record, 'gradient_norm', '{:.3g}')}",
-        *_further(record),
+        *_other_losses(record),
         f"{short_count(record.get('tokens_per_second'))} tok/s",
         f"{si(record.get('model_flops_per_second'))}FLOP/s",
         f"MFU {_shown(record, 'mfu', '{:.1%}')}",
@@ -158,39 +157,42 @@ def describe(record: Record) -> str:
         f"memory {si(record.get('device_memory_bytes'))}B".replace("n/a B", "n/a"),
     )
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
-    return "  ".join(filter(None, shown)) + skipped
+    return "  ".join(filter(None, parts)) + skipped
 
 
 def _of_tasks(record: Record, tasks: dict[str, list[str]]) -> str:
-    """A task's figures; of several tasks, the first of each, and the mean of their losses."""
-    named = [name for own in tasks.values() for name in (own if len(tasks) == 1 else own[:1])]
-    shown = []
-    for name in [*named, *(["loss"] if "loss" not in named else [])]:
+    """The metrics of a single task; of several tasks the first metric each, and the mean loss."""
+    count = None if len(tasks) == 1 else 1
+    names = [name for metrics in tasks.values() for name in metrics[:count]]
+    if "loss" not in names:
+        names.append("loss")
+    parts = []
+    for name in names:
         task, value = name.rpartition(".")[0], record.get(name)
         text = "n/a" if value is None else value_in_words(name, value)
-        shown.append(f"{task} {in_words(name)} {text}".strip())
-    return "  ".join(shown)
+        parts.append(f"{task} {in_words(name)} {text}".strip())
+    return "  ".join(parts)
 
 
 def _quality(record: Record, bits: str, share: str) -> str:
-    """Bits per byte; where there are none, the accuracy; nothing where that is unknown too."""
+    """Bits per byte, or else the accuracy, or else nothing."""
     if record.get("bits_per_byte") is None and record.get("loss") is not None:
-        known = record.get("accuracy") is not None
-        return f"accuracy {_shown(record, 'accuracy', share)}" if known else ""
+        has_accuracy = record.get("accuracy") is not None
+        return f"accuracy {_shown(record, 'accuracy', share)}" if has_accuracy else ""
     return f"{_shown(record, 'bits_per_byte', bits)} bits/byte"
 
 
-def _further(record: Record) -> list[str]:
-    """What else losses name, such as a z-loss: their means by their own names."""
+def _other_losses(record: Record) -> list[str]:
+    """Any other metrics of the loss, such as a z-loss, by name."""
     return [
         f"{name.replace('_', ' ')} {value:.4f}"
         for name, value in record.items()
-        if name not in SHOWN_APART and isinstance(value, float)
+        if name not in FORMATTED and isinstance(value, float)
     ]
 
 
 def short_count(value: float | None) -> str:
-    """How many, in three digits: 12300 is "12.3k", 4.86e9 is "4.86B"."""
+    """A count in three digits: 12300 is "12.3k", 4.86e9 is "4.86B"."""
     if value is None:
         return "n/a"
     for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -200,7 +202,7 @@ def short_count(value: float | None) -> str:
 
 
 def si(value: float | None) -> str:
-    """A number with three digits and its decimal prefix: 12300 is "12.3 k"."""
+    """A number in three digits with its SI prefix: 12300 is "12.3 k"."""
     if value is None:
         return "n/a "
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -211,11 +213,11 @@ def si(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds: 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _shown(record: Record, name: str, form: str) -> str:
+def _shown(record: Record, name: str, template: str) -> str:
     value: Any = record.get(name)
-    return "n/a" if value is None else form.format(value)
+    return "n/a" if value is None else template.format(value)

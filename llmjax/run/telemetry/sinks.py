@@ -1,4 +1,4 @@
-"""Where metrics go: a line of JSON each, TensorBoard, Weights & Biases."""
+"""Sinks for metrics: JSON lines, TensorBoard, Weights & Biases."""
 
 import contextlib
 import json
@@ -11,11 +11,11 @@ from llmjax.storage.json_documents import json_lines
 from llmjax.storage.writing import write_atomically
 
 Record = Mapping[str, Any]
-"""A line of metrics: "step", "kind" and figures; figures may be None."""
+"""A record of metrics: "step", "kind", and values by name, which may be None."""
 
 
 class Sink(Protocol):
-    """Takes records of metrics, one after the other."""
+    """Receives records of metrics."""
 
     def write(self, record: Record) -> None: ...
 
@@ -23,10 +23,10 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """A file with a JSON object per line, complete up to the last line at any moment."""
+    """A file with a JSON object per line, flushed after each line."""
 
     def __init__(self, path: Path, last_step: int):
-        """Opens `path` to go on after `last_step`: later lines, and torn ones, are removed.
+        """Opens `path` for appending; lines beyond `last_step`, and incomplete ones, are removed.
 
         Raises:
           UserError: the file cannot be written.
@@ -39,10 +39,10 @@ class JsonLines:
             raise UserError(path, f"cannot be written: {error.strerror}") from error
 
     def write(self, record: Record) -> None:
-        """Adds a line.
+        """Appends a line.
 
         Raises:
-          UserError: there is no room for it.
+          UserError: it cannot be written, as on a full disk.
         """
         try:
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
@@ -51,7 +51,7 @@ class JsonLines:
             raise UserError(self._path, f"cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk, which was told of before
+        with contextlib.suppress(OSError):  # a full disk, reported by `write`
             self._file.close()
 
 
@@ -65,7 +65,7 @@ def _lines_until(path: Path, last_step: int) -> Iterator[bytes]:
 
 
 class TensorBoard:
-    """Event files for TensorBoard: a curve for each figure, named KIND/FIGURE."""
+    """Event files for TensorBoard: a curve for each metric, named KIND/METRIC."""
 
     def __init__(self, folder: Path, last_step: int):
         """Raises:
@@ -79,7 +79,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     def write(self, record: Record) -> None:
-        for name, value in figures(record).items():
+        for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
@@ -87,11 +87,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run on wandb.ai (or offline, as its own environment variables say)."""
+    """A run on wandb.ai, or offline if wandb's environment variables say so."""
 
     def __init__(self, project: str, run_folder: Path, config: Mapping[str, Any]):
         """Raises:
-        UserError: wandb is not installed, or does not let us in.
+        UserError: wandb is not installed, or refuses the login.
         """
         try:
             import wandb
@@ -112,14 +112,14 @@ class WeightsAndBiases:
             raise UserError("log.wandb", reason, "log in, or set WANDB_MODE=offline") from error
 
     def write(self, record: Record) -> None:
-        self._run.log(figures(record), step=record["step"])
+        self._run.log(scalars(record), step=record["step"])
 
     def close(self) -> None:
         self._run.finish()
 
 
-def figures(record: Record) -> dict[str, float]:
-    """The numbers of a record, as KIND/FIGURE."""
+def scalars(record: Record) -> dict[str, float]:
+    """The numbers of a record, named KIND/METRIC."""
     return {
         f"{record['kind']}/{name}": value
         for name, value in record.items()

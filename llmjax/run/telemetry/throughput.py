@@ -1,4 +1,4 @@
-"""What happened since the last line of metrics: sums of steps, and the time that they took."""
+"""Throughput: metrics summed over steps and the time they took; what devices can do at best."""
 
 import contextlib
 import math
@@ -6,15 +6,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
+import jax
+
 from llmjax.step import StepMetrics
 
 
 class Throughput:
-    """Adds up steps and the time of steps alone.
+    """Sums metrics and times of steps between reports.
 
-    The clock starts when the first step has ended (it compiled), and stands still in `paused`:
-    while evaluating, sampling and handing over a checkpoint. What is then written in the background
-    is not counted apart.
+    The clock starts after the first step, which compiles, and is stopped in `paused` for
+    evaluation, sampling and the synchronous part of a save. Writing in the background is not
+    subtracted.
     """
 
     def __init__(
@@ -26,9 +28,9 @@ class Throughput:
     ):
         """Args:
         flops_per_token: model FLOPs, forward and backward (`model.flops_per_token`).
-        peak_flops: of all devices, or None.
-        data_wait: seconds that steps have waited for batches, since any time.
-        clock: seconds since any time.
+        peak_flops: FLOP/s of all devices; None if unknown.
+        data_wait: total seconds that steps have waited for batches.
+        clock: seconds from any starting point.
         """
         self._flops_per_token, self._peak = flops_per_token, peak_flops
         self._data_wait, self._clock = data_wait, clock
@@ -40,7 +42,7 @@ class Throughput:
         self._all_seconds = self._all_steps = 0.0
 
     def add(self, metrics: StepMetrics) -> None:
-        """Counts a step that has ended, with its metrics on the host."""
+        """Adds a finished step, with its metrics on the host."""
         if self._running:
             self._timed_tokens += float(metrics.tokens)
             self._all_steps += 1
@@ -54,7 +56,7 @@ class Throughput:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out the time of the block; call it when the devices have nothing to do."""
+        """Leaves the block out of the time; call it when the devices are idle."""
         was_running = self._running
         self._stop()
         yield
@@ -63,18 +65,18 @@ class Throughput:
 
     @property
     def seconds(self) -> float:
-        """Time of all steps so far, the first left out."""
+        """Time of all steps so far, except the first."""
         return self._all_seconds + (self._clock() - self._since if self._running else 0.0)
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Their mean; None before the second step."""
+        """The mean time of a step; None before the second."""
         return self.seconds / self._all_steps if self._all_steps else None
 
     def report(self) -> dict[str, float | None]:
-        """Metrics since the last report; None where there are none.
+        """Metrics since the last report; None if undefined or not finite.
 
-        What losses name is averaged over the steps since then but skipped ones; `mfu` is the model
+        The loss's metrics are averaged over those steps, without skipped ones; `mfu` is the model
         FLOP/s as a fraction of the devices' bfloat16 peak.
         """
         if self._running:
@@ -105,12 +107,55 @@ class Throughput:
     def _stop(self) -> None:
         if self._running:
             self._running = False
-            spent = self._clock() - self._since
-            self._seconds += spent
-            self._all_seconds += spent
+            elapsed = self._clock() - self._since
+            self._seconds += elapsed
+            self._all_seconds += elapsed
             self._waited += self._data_wait() - self._wait_since
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+    """The value; None for NaN and infinity, which JSON lacks."""
     return value if value is not None and math.isfinite(value) else None
+
+
+# Dense bfloat16 matrix products with float32 accumulation: FLOP/s of one JAX device, from the
+# vendors' data sheets, by device kind. On TPU v2 and v3 a JAX device is one of a chip's two cores.
+PEAK_FLOPS: dict[str, float] = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A10": 125e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA GH200 480GB": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GB200": 2500e12,
+}
+
+
+def peak_flops() -> float | None:
+    """FLOP/s of all devices of all processes together; None if one is not in the table."""
+    peaks = [PEAK_FLOPS.get(device.device_kind) for device in jax.devices()]
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) if len(known) == len(peaks) else None
+
+
+def memory_bytes() -> int | None:
+    """Peak memory of the devices of this process, the largest so far; None if unknown."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [stat["peak_bytes_in_use"] for stat in stats if stat and "peak_bytes_in_use" in stat]
+    return max(peaks, default=None)

@@ -1,1 +1,1 @@
-"""tokenizer.json, with the exact bytes behind every token."""
+"""Hugging Face tokenizers (tokenizer.json), with the exact bytes of every token."""

@@ -1,4 +1,4 @@
-"""The file tokenizer.json, and what it may ask for: bounds that are checked before it is used.
+"""Reads tokenizer.json, and checks its limits before it is used.
 
 The largest published vocabularies have some 262,000 tokens and 580,000 merges, and no published
 sequence of normalizers makes a text much longer.
@@ -18,24 +18,24 @@ from llmjax.storage.json_documents import DOCUMENT, parse_json
 TOKENIZER_FILE = "tokenizer.json"
 NOT_A_TOKENIZER = "is not a tokenizer.json"
 WRONG_FORM = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
-"""What Python raises over a file of another form."""
+"""Python's exceptions for a file of another form."""
 MAX_TOKENS = 1 << 20
-"""Of a vocabulary, and ids are below it."""
+"""Maximum vocabulary size; also the upper bound of ids."""
 MAX_MERGES = 1 << 21
-"""Of byte-pair encoding."""
+"""Maximum merges of byte-pair encoding."""
 MAX_ADDED = 1 << 17
-"""Added tokens. The library searches every text for each of them."""
+"""Maximum added tokens: the library searches every text for each of them."""
 MAX_STEPS = 256
-"""Normalizers, pre-tokenizers and decoders, all together."""
+"""Maximum normalizers, pre-tokenizers and decoders together."""
 MAX_GROWTH = 4096
-"""How many characters one may become in encoding, or in decoding, at the worst."""
+"""Maximum number of characters that one may become in encoding or decoding."""
 OTHER = "use another tokenizer"
 FILE_SIZE = 1 << 28
-"""Bytes of a tokenizer's file."""
+"""Maximum bytes of a tokenizer's file."""
 
 
 def read_tokenizer_json(path: Path) -> bytes:
-    """The file's content.
+    """Reads the file.
 
     Raises:
       UserError: it cannot be read, or is too large.
@@ -44,10 +44,10 @@ def read_tokenizer_json(path: Path) -> bytes:
 
 
 def parse_tokenizer_json(content: bytes, where: object) -> dict[str, Any]:
-    """The value of a tokenizer.json that keeps to the limits of this file.
+    """Parses a tokenizer.json and checks its limits.
 
     Raises:
-      UserError: it is something else, or asks for more.
+      UserError: it is not a tokenizer.json, or exceeds a limit.
     """
     try:
         spec = parse_json(content, where, limits=DOCUMENT)
@@ -63,7 +63,7 @@ def parse_tokenizer_json(content: bytes, where: object) -> dict[str, Any]:
 
 
 def tokens_of(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Spelling -> id of all that a tokenizer.json names."""
+    """Content -> id of all tokens of a tokenizer.json."""
     pieces = spec["model"]["vocab"]
     if isinstance(pieces, list):
         pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
@@ -71,12 +71,12 @@ def tokens_of(spec: Mapping[str, Any]) -> dict[str, int]:
 
 
 def compact(spec: Mapping[str, Any]) -> bytes:
-    """A tokenizer.json without needless spaces."""
+    """Serializes a tokenizer.json compactly."""
     return json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def steps_of(spec: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """The steps of a normalizer, a pre-tokenizer or a decoder, sequences taken apart."""
+    """The steps of a normalizer, pre-tokenizer or decoder, with sequences flattened."""
     if not spec:
         return
     if spec["type"] != "Sequence":
@@ -88,15 +88,15 @@ def steps_of(spec: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def check_limits(spec: Mapping[str, Any], where: object) -> None:
-    """Whether a tokenizer.json asks for no more than these limits.
+    """Checks a tokenizer.json against the limits above.
 
     Args:
-      spec: its content.
+      spec: its value.
       where: for messages.
 
     Raises:
-      UserError: it asks for more.
-      KeyError, TypeError, AttributeError: it has another form than a tokenizer.json.
+      UserError: it exceeds a limit.
+      KeyError, TypeError, AttributeError: it is not of the form of a tokenizer.json.
     """
     vocab = spec["model"]["vocab"]
     added = spec["added_tokens"]
@@ -107,9 +107,9 @@ def check_limits(spec: Mapping[str, Any], where: object) -> None:
     check_ids(ids, where)
     check_ids(range(len(vocab)) if isinstance(vocab, list) else vocab.values(), where)
     before = [*steps_of(spec.get("normalizer")), *steps_of(spec.get("pre_tokenizer"))]
-    behind = list(steps_of(spec.get("decoder")))
-    at_most(MAX_STEPS, len(before) + len(behind), "normalizers and the like", where)
-    for steps, action in ((before, "encoding"), (behind, "decoding")):
+    after = list(steps_of(spec.get("decoder")))
+    at_most(MAX_STEPS, len(before) + len(after), "normalizers and the like", where)
+    for steps, action in ((before, "encoding"), (after, "decoding")):
         growth = math.prod(map(growth_of, steps))
         if growth > MAX_GROWTH:
             reason = (
@@ -120,25 +120,25 @@ def check_limits(spec: Mapping[str, Any], where: object) -> None:
 
 
 def check_ids(ids: Collection[Any], where: object) -> None:
-    """Raises UserError where an id is none that a vocabulary of MAX_TOKENS has."""
-    odd = [type_ for type_ in {*map(type, ids)} if type_ is not int]
-    if odd or (ids and not 0 <= min(ids) <= max(ids) < MAX_TOKENS):
-        worst = odd[0].__name__ if odd else min(ids) if min(ids) < 0 else max(ids)
+    """Raises a UserError if an id is not an integer from 0 to MAX_TOKENS - 1."""
+    wrong = [type_ for type_ in {*map(type, ids)} if type_ is not int]
+    if wrong or (ids and not 0 <= min(ids) <= max(ids) < MAX_TOKENS):
+        worst = wrong[0].__name__ if wrong else min(ids) if min(ids) < 0 else max(ids)
         reason = f"has a token with the id {str(worst)[:40]}; ids are from 0 to {MAX_TOKENS - 1:,}"
         raise UserError(where, reason, OTHER)
 
 
 def at_most(limit: int, count: int, what: str, where: object) -> None:
-    """Raises UserError where there are more."""
+    """Raises a UserError if `count` exceeds `limit`."""
     if count > limit:
         reason = f"has {count:,} {what}, and at most {limit:,} are read"
         raise UserError(where, reason, OTHER)
 
 
 def growth_of(step: Mapping[str, Any]) -> float:
-    """How many characters one character may become in a step, at the worst.
+    """Maximum number of characters that a step makes of one.
 
-    What a step puts before a text is counted as if the text had a single character.
+    What a step adds before a text counts as if the text had a single character.
     """
     growth = GROWTH.get(step["type"], 1)
     return growth(step) if callable(growth) else growth
@@ -148,14 +148,14 @@ def _replace(step: Mapping[str, Any]) -> float:
     content, pattern = len(step["content"]), step["pattern"].get("String")
     if pattern:
         return max(1.0, content / len(pattern))
-    return 1 + content  # a regular expression may match before every character and leave it there
+    return 1 + content  # a regular expression may match the empty string before every character
 
 
 def _precompiled(step: Mapping[str, Any]) -> float:
-    """A SentencePiece table: the size of a trie, the trie, and what it writes, each ended by 0."""
+    """A SentencePiece table: size of a trie, the trie, and replacements, each terminated by 0."""
     table = base64.b64decode(step["precompiled_charsmap"] or "")
-    written = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
-    return max(1, *(len(text.decode("utf-8", "replace")) for text in written))
+    replacements = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
+    return max(1, *(len(text.decode("utf-8", "replace")) for text in replacements))
 
 
 def _bpe(step: Mapping[str, Any]) -> float:
@@ -166,7 +166,7 @@ def _ctc(step: Mapping[str, Any]) -> float:
     return 1 if step.get("word_delimiter_token", "|") else 2
 
 
-# By the type that the file names; Unicode's own figures for its normal forms.
+# By type of step; those of Unicode's normal forms are from the standard.
 GROWTH: dict[str, float | Callable[[Mapping[str, Any]], float]] = {
     "BPEDecoder": _bpe,
     "BertNormalizer": 9,

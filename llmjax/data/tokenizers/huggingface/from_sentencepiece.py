@@ -1,4 +1,4 @@
-"""A SentencePiece model as an equivalent tokenizer.json."""
+"""Converts SentencePiece models to equivalent tokenizer.json files."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,24 +15,24 @@ from llmjax.errors import UserError
 from llmjax.storage.bounded import read_bytes
 
 LONGEST_PIECE = 256
-"""Characters of a token; SentencePiece itself makes none of more than 16 by default."""
-schema: Any = sentencepiece_model_pb2  # generated: types cannot be read off it
-UNIGRAM, BPE = 1, 2  # kinds of model
-NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)  # kinds of piece
-# Whose tokenizer Transformers builds from the model's own settings, whatever its class is called.
+"""Maximum characters of a token; SentencePiece's own default is 16."""
+schema: Any = sentencepiece_model_pb2  # generated code without types
+UNIGRAM, BPE = 1, 2  # types of model
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)  # types of piece
+# Families whose tokenizer Transformers builds from the model's settings, whatever its class name.
 GENERIC = ("internlm2", "internlm3", "minicpm3", "mistral", "mixtral", "phi3", "phimoe")
 T5 = ("t5", "mt5", "umt5")
 XLM_ROBERTA = ("xlm-roberta", "xlmroberta")
 
 
 def parse(content: bytes, name: object) -> Any:
-    """The parts of a .model file.
+    """Parses a .model file.
 
     Raises:
-      UserError: it is something else, of a kind that splits words otherwise, or too large.
+      UserError: it is not a SentencePiece model of type BPE or unigram, or too large.
     """
     if len(content) > MODEL_SIZE:
-        reason = f"is larger than {MODEL_SIZE:,} bytes, which is the most that is read"
+        reason = f"is larger than the limit of {MODEL_SIZE:,} bytes"
         raise UserError(name, reason, OTHER)
     proto = schema.ModelProto()
     try:
@@ -48,50 +48,50 @@ def parse(content: bytes, name: object) -> Any:
 
 
 def merges_of(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Pairs of pieces that make a piece, in the order in which SentencePiece joins them.
+    """The pairs of pieces that form a piece, in SentencePiece's order of merging.
 
-    It joins any two neighbours that form a piece, those of the highest score first.
+    It merges any two neighbours that form a piece, those of highest score first.
     """
-    number = {piece: at for at, piece in enumerate(scores)}
+    ids = {piece: index for index, piece in enumerate(scores)}
     merges = []
     for piece, score in scores.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in number and right in number:
-                merges.append((-score, number[piece], number[left], (left, right)))
+        for middle in range(1, len(piece)):
+            left, right = piece[:middle], piece[middle:]
+            if left in ids and right in ids:
+                merges.append((-score, ids[piece], ids[left], (left, right)))
     return [pair for *_, pair in sorted(merges)]
 
 
 def convert(proto: Any, *, legacy: bool = True, scheme: str | None = None) -> Tokenizer:
-    """A plain model as it is, special tokens marked, nothing around a text.
+    """Converts a model, with its special tokens but without a post-processor.
 
     Args:
       proto: the model.
-      legacy: each part of a text between special tokens gets the space that goes before a text.
-      scheme: where that space goes, "always", "first" or "never", whatever the model says of it;
-        None: as the model says.
+      legacy: whether a space is added before each part of a text between special tokens, rather
+        than before the text only.
+      scheme: where a space is added, "always", "first" or "never"; None: by the model's settings.
     """
     inner = Tokenizer(_model(proto, *_pieces(proto)))
     if scheme is None:
-        _spaces(inner, proto, legacy)
+        _set_spaces(inner, proto, legacy)
     else:
         inner.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
-        inner.decoder = _joining(strips=scheme != "never")
+        inner.decoder = _decoder(strips=scheme != "never")
     inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
     user = [piece.piece for piece in proto.pieces if piece.type == USER]
-    as_read = not proto.normalizer_spec.add_dummy_prefix
-    inner.add_tokens([AddedToken(piece, normalized=as_read) for piece in user])
+    normalized = not proto.normalizer_spec.add_dummy_prefix
+    inner.add_tokens([AddedToken(piece, normalized=normalized) for piece in user])
     return inner
 
 
-def sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
-    """The model of a folder, with what its family puts around it.
+def import_sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
+    """Converts the model of a folder, with its family's special tokens.
 
-    T5 adds the sentinels <extra_id_99> ... <extra_id_0> behind the pieces; XLM-R moves all ids by
-    one for the order of its special tokens, and has a mask behind them.
+    T5 appends the sentinels <extra_id_99> ... <extra_id_0> to the pieces; XLM-R shifts all ids by
+    one, because its special tokens are in another order, and appends a mask token.
 
     Raises:
-      UserError: no model, or one of another kind.
+      UserError: there is no model, or it is of another type.
     """
     names = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
     path = next(metadata.folder / name for name in names if (metadata.folder / name).is_file())
@@ -111,24 +111,25 @@ def sentencepiece(metadata: TokenizerMetadata) -> Tokenizer:
         inner = Tokenizer(
             _model(proto, [*pieces, *((sentinel, 0.0) for sentinel in sentinels)], unknown)
         )
-        _spaces(inner, proto, legacy=True)
+        _set_spaces(inner, proto, legacy=True)
         inner.add_special_tokens([p.piece for p in proto.pieces if p.type in (UNKNOWN, CONTROL)])
         inner.add_special_tokens(sentinels)
     else:
         legacy = metadata.tokenizer.get("legacy") is not False
         inner = convert(proto, legacy=legacy, scheme=_llama_scheme(metadata, proto))
-    _around(inner, metadata)
+    _set_post_processor(inner, metadata)
     return inner
 
 
 def _llama_scheme(metadata: TokenizerMetadata, proto: Any) -> str | None:
-    """Where Llama's tokenizer puts a space before a text; None for another's.
+    """Where Llama's tokenizer adds a space; None for other tokenizers.
 
-    Its class goes by add_prefix_space and legacy of tokenizer_config.json, not by the model.
+    Its class ignores the model's settings: add_prefix_space and legacy of tokenizer_config.json
+    decide.
     """
-    named = str(metadata.tokenizer.get("tokenizer_class")).removesuffix("Fast")
+    class_name = str(metadata.tokenizer.get("tokenizer_class")).removesuffix("Fast")
     if (
-        named != "LlamaTokenizer"
+        class_name != "LlamaTokenizer"
         or metadata.kind in GENERIC
         or proto.trainer_spec.model_type != BPE
     ):
@@ -142,7 +143,7 @@ def _xlm_roberta(proto: Any, *, prefix: bool) -> Tokenizer:
     first = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [*first, *_pieces(proto)[0][3:], ("<mask>", 0.0)]
     inner = Tokenizer(_model(proto, pieces, unknown=3))
-    _spaces(inner, proto, legacy=True, prefix=prefix)
+    _set_spaces(inner, proto, legacy=True, prefix=prefix)
     inner.add_special_tokens([piece for piece, _ in first])
     inner.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
     return inner
@@ -156,27 +157,27 @@ def _model(proto: Any, pieces: Sequence[tuple[str, float]], unknown: int) -> mod
     fallback = proto.trainer_spec.byte_fallback
     if proto.trainer_spec.model_type == UNIGRAM:
         return models.Unigram(list(pieces), unk_id=unknown, byte_fallback=fallback)
-    joined = {p.piece: p.score for p in proto.pieces if p.type in (NORMAL, USER)}
+    scores = {p.piece: p.score for p in proto.pieces if p.type in (NORMAL, USER)}
     return models.BPE(
         {piece: number for number, (piece, _) in enumerate(pieces)},
-        merges_of(joined),
+        merges_of(scores),
         unk_token=pieces[unknown][0],
         fuse_unk=True,
         byte_fallback=fallback,
     )
 
 
-def _spaces(inner: Tokenizer, proto: Any, legacy: bool, prefix: bool = True) -> None:
-    """Normalizer, pre-tokenizer and decoder: how text becomes pieces with U+2581 for spaces.
+def _set_spaces(inner: Tokenizer, proto: Any, legacy: bool, prefix: bool = True) -> None:
+    """Sets normalizer, pre-tokenizer and decoder, which handle spaces (U+2581 in pieces).
 
-    `prefix`: a space may go before a text.
+    `prefix`: whether a space may be added before a text.
     """
     spec = proto.normalizer_spec
-    leads = prefix and spec.add_dummy_prefix
+    adds_space = prefix and spec.add_dummy_prefix
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
-    scheme = "always" if leads else "never"
+    scheme = "always" if adds_space else "never"
     if proto.trainer_spec.model_type == UNIGRAM and spec.remove_extra_whitespaces:
         inner.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -189,27 +190,27 @@ def _spaces(inner: Tokenizer, proto: Any, legacy: bool, prefix: bool = True) -> 
         return
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if leads and not legacy:
+    if adds_space and not legacy:
         inner.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement=SPACE, prepend_scheme="first", split=False
         )
     else:
-        steps += [normalizers.Prepend(SPACE)] if leads else []
+        steps += [normalizers.Prepend(SPACE)] if adds_space else []
         steps.append(normalizers.Replace(" ", SPACE))
     inner.normalizer = normalizers.Sequence(steps) if steps else None
-    inner.decoder = _joining(strips=leads)
+    inner.decoder = _decoder(strips=adds_space)
 
 
-def _joining(*, strips: bool) -> decoders.Decoder:
-    """Pieces to text; `strips`: without the space before it."""
+def _decoder(*, strips: bool) -> decoders.Decoder:
+    """The decoder; `strips`: whether it removes the space before a text."""
     last = [decoders.Strip(content=" ", left=1, right=0)] if strips else []
     return decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *last]
     )
 
 
-def _around(inner: Tokenizer, metadata: TokenizerMetadata) -> None:
-    """The post-processor: special tokens around a text and a pair, as the family has them."""
+def _set_post_processor(inner: Tokenizer, metadata: TokenizerMetadata) -> None:
+    """Sets the post-processor: the family's special tokens around a text and a pair."""
     bos = metadata.token("bos_token") or "<s>"
     eos = metadata.token("eos_token") or "</s>"
     if metadata.kind in XLM_ROBERTA:
@@ -218,8 +219,8 @@ def _around(inner: Tokenizer, metadata: TokenizerMetadata) -> None:
         single, pair = f"$A {eos}", f"$A {eos} $B {eos}"
     else:
         before = f"{bos} " if metadata.tokenizer.get("add_bos_token", True) else ""
-        behind = f" {eos}" if metadata.tokenizer.get("add_eos_token", False) else ""
-        single = f"{before}$A{behind}"
+        after = f" {eos}" if metadata.tokenizer.get("add_eos_token", False) else ""
+        single = f"{before}$A{after}"
         second = single.replace("$A", "$B")
         pair = f"{single} " + " ".join(f"{part}:1" for part in second.split())
     used = [token for token in (bos, eos) if token in single.split()]

@@ -1,7 +1,7 @@
-"""A published model's tokenizer, from whichever files it has.
+"""Imports the tokenizer of a published model: tokenizer.json or the older formats.
 
-Before tokenizer.json there were WordPiece's vocab.txt, byte-level BPE's vocab.json and merges.txt,
-and SentencePiece's models.
+The older formats are WordPiece's vocab.txt, byte-level BPE's vocab.json with merges.txt, and
+SentencePiece models.
 """
 
 import json
@@ -25,8 +25,8 @@ from llmjax.data.tokenizers.huggingface.file import (
     read_tokenizer_json,
     tokens_of,
 )
-from llmjax.data.tokenizers.huggingface.from_sentencepiece import sentencepiece
-from llmjax.data.tokenizers.huggingface.library import Refusal
+from llmjax.data.tokenizers.huggingface.from_sentencepiece import import_sentencepiece
+from llmjax.data.tokenizers.huggingface.library import TranslatedErrors
 from llmjax.data.tokenizers.huggingface.metadata import TokenizerMetadata, with_added_tokens
 from llmjax.data.tokenizers.huggingface.tokenizer import HuggingFaceTokenizer
 from llmjax.errors import UserError
@@ -35,36 +35,38 @@ from llmjax.storage.json_documents import DOCUMENT, read_json
 
 
 def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFaceTokenizer:
-    """The tokenizer of a Hugging Face folder: its tokenizer.json, or one made of older files.
+    """Imports the tokenizer of a Hugging Face folder: its tokenizer.json, or older formats.
 
-    Special tokens, ends of text and the chat template are read from the files beside it. Merges
-    that a file has left out at random (`dropout`) are never left out.
+    Special tokens, stop tokens and the chat template come from the other files of the folder. A
+    `dropout` of merges is disabled.
 
     Args:
-      folder: the folder.
-      rows: of the model's embedding. Added tokens beyond them are left out: Gemma 3's tokenizer has
-        one for images, which its models of text alone do not. None: all are kept.
+      folder: of the model.
+      rows: of the model's embedding. Added tokens with higher ids are dropped, such as Gemma 3's
+        image token, for which its text models have no row. None: all are kept.
 
     Raises:
-      UserError: there is none, its files are broken or contradict each other, or they ask for more
-        than the limits of `huggingface.file`.
+      UserError: there is no tokenizer, its files are damaged or contradict each other, or exceed
+        the limits of `huggingface.file`.
     """
     folder = Path(folder)
     metadata = TokenizerMetadata.read(folder)
     path = folder / TOKENIZER_FILE
-    files = next((names for names in OLDER if all((folder / n).is_file() for n in names)), None)
+    files = next(
+        (names for names in OLDER_FORMATS if all((folder / n).is_file() for n in names)), None
+    )
     if path.is_file():
-        content, spec = _within(read_tokenizer_json(path), rows, path)
+        content, spec = _trim(read_tokenizer_json(path), rows, path)
     elif files is not None:
         path = folder / files[0]
-        with Refusal(path, "cannot be read as a tokenizer"):
-            spec = json.loads(OLDER[files](metadata).to_str())
+        with TranslatedErrors(path, "cannot be read as a tokenizer"):
+            spec = json.loads(OLDER_FORMATS[files](metadata).to_str())
             check_limits(spec, path)
             content = compact(spec)
     else:
-        choices = ", ".join([TOKENIZER_FILE, *(" and ".join(names) for names in OLDER)])
+        choices = ", ".join([TOKENIZER_FILE, *(" and ".join(names) for names in OLDER_FORMATS)])
         raise UserError(folder, "holds no tokenizer", f"one of these files is needed: {choices}")
-    with Refusal(path):
+    with TranslatedErrors(path):
         content, spec = with_added_tokens(content, spec, metadata, rows)
         vocab = tokens_of(spec)
     return HuggingFaceTokenizer(
@@ -77,11 +79,11 @@ def import_tokenizer(folder: Path | str, rows: int | None = None) -> HuggingFace
     )
 
 
-def _within(content: bytes, rows: int | None, path: Path) -> tuple[bytes, dict[str, Any]]:
-    """A tokenizer.json without added tokens beyond these rows, and without dropout; as it came
-    where it has neither."""
+def _trim(content: bytes, rows: int | None, path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Removes added tokens beyond the embedding's rows, and dropout; unchanged if there are
+    none."""
     spec = parse_tokenizer_json(content, path)
-    with Refusal(path):
+    with TranslatedErrors(path):
         kept = [token for token in spec["added_tokens"] if rows is None or token["id"] < rows]
         if len(kept) == len(spec["added_tokens"]) and spec["model"].get("dropout") is None:
             return content, spec
@@ -90,8 +92,8 @@ def _within(content: bytes, rows: int | None, path: Path) -> tuple[bytes, dict[s
     return compact(spec), spec
 
 
-def wordpiece(metadata: TokenizerMetadata) -> Tokenizer:
-    """BERT's vocab.txt (Devlin et al. 2018, arXiv:1810.04805): a piece a line, its number the id.
+def import_wordpiece(metadata: TokenizerMetadata) -> Tokenizer:
+    """Reads BERT's vocab.txt (Devlin et al. 2018, arXiv:1810.04805): line n is the piece of id n.
 
     Raises:
       UserError: it lacks [UNK], [CLS] or [SEP].
@@ -126,15 +128,15 @@ def wordpiece(metadata: TokenizerMetadata) -> Tokenizer:
     return inner
 
 
-def byte_level(metadata: TokenizerMetadata) -> Tokenizer:
-    """GPT-2's vocab.json and merges.txt (Radford et al. 2019), RoBERTa's too.
+def import_byte_level(metadata: TokenizerMetadata) -> Tokenizer:
+    """Reads vocab.json and merges.txt of GPT-2 (Radford et al. 2019) and RoBERTa.
 
     Raises:
-      UserError: another model's, whose way of cutting words these files do not tell.
+      UserError: they are of another family, whose pre-tokenizer these files do not define.
     """
     roberta = metadata.kind in ("roberta", "bart", "longformer")
     if not roberta and metadata.kind not in ("gpt2", "gpt-neo", "gptj", "opt", ""):
-        reason = f"does not tell how {metadata.kind} cuts words"
+        reason = f"does not define how {metadata.kind} splits words"
         raise UserError(metadata.folder / "merges.txt", reason, "a tokenizer.json is needed")
     path = metadata.folder / "vocab.json"
     vocab = read_json(path, limits=DOCUMENT)
@@ -159,23 +161,23 @@ def byte_level(metadata: TokenizerMetadata) -> Tokenizer:
         (last, vocab[last]), (first, vocab[first]), trim_offsets=True, add_prefix_space=space
     )
     plain = [token for token in (first, "<pad>", last, "<unk>") if token in vocab]
-    # The mask takes the space before it, so that "a <mask>" is a word and a mask.
+    # The mask includes the space before it, so that "a <mask>" is a word and a mask.
     masks = [AddedToken(mask, lstrip=True, normalized=False, special=True)] if mask in vocab else []
     inner.add_special_tokens([*plain, *masks])
     return inner
 
 
 def _text(path: Path) -> str:
-    """As Python reads a text file: a line may end with a carriage return too."""
+    """Reads a text file with universal newlines."""
     text = read_bytes(path, FILE_SIZE).decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-# Older files, in the order in which they are looked for, and who reads them.
-OLDER: dict[tuple[str, ...], Callable[[TokenizerMetadata], Tokenizer]] = {
-    ("vocab.txt",): wordpiece,
-    ("vocab.json", "merges.txt"): byte_level,
-    ("spiece.model",): sentencepiece,
-    ("sentencepiece.bpe.model",): sentencepiece,
-    ("tokenizer.model",): sentencepiece,
+# Older formats in order of preference: their files, and the function that reads them.
+OLDER_FORMATS: dict[tuple[str, ...], Callable[[TokenizerMetadata], Tokenizer]] = {
+    ("vocab.txt",): import_wordpiece,
+    ("vocab.json", "merges.txt"): import_byte_level,
+    ("spiece.model",): import_sentencepiece,
+    ("sentencepiece.bpe.model",): import_sentencepiece,
+    ("tokenizer.model",): import_sentencepiece,
 }

@@ -1,4 +1,4 @@
-"""The `tokenizers` library, opened for deterministic encoding, its errors made UserErrors."""
+"""The `tokenizers` library: deterministic encoding, and its errors as UserErrors."""
 
 import json
 import os
@@ -16,13 +16,12 @@ from llmjax.data.tokenizers.huggingface.file import NOT_A_TOKENIZER, WRONG_FORM,
 from llmjax.errors import UserError
 
 NESTED = re.compile(r"\([^()]*[*+}][^()]*\)[*+{]")
-"""A repetition within a repetition: what takes a regular expression exponential time."""
+"""A nested repetition, with which a regular expression may take exponential time."""
 
 
 def open_tokenizer(content: bytes) -> tokenizers.Tokenizer:
-    """The library's tokenizer of a file, of which whole texts are asked: it cuts none and fills up
-    none, and always encodes a text in the same way, without the `dropout` of merges that a file
-    may still name from its training (Provilkov et al. 2019, arXiv:1910.13267)."""
+    """Opens a tokenizer.json without truncation, padding, and dropout of merges, which a file may
+    still enable from its training (Provilkov et al. 2019, arXiv:1910.13267)."""
     inner = tokenizers.Tokenizer.from_str(content.decode("utf-8-sig"))
     inner.no_truncation()
     inner.no_padding()
@@ -42,12 +41,11 @@ def library_decoder(steps: Sequence[Mapping[str, Any]]) -> tokenizers.decoders.D
     return tokenizers.Tokenizer.from_str(json.dumps(spec)).decoder
 
 
-class Refusal:
-    """Turns what is raised over a file that is no good tokenizer into a UserError.
+class TranslatedErrors:
+    """Context manager that turns the library's exceptions into a UserError.
 
-    The library raises bare Exceptions. Where it breaks off, as it does over a regular expression
-    that takes too long, it panics: an exception that is not even an Exception, and has no class
-    that could be imported.
+    The library raises bare Exceptions. Where it panics, as for a regular expression that takes too
+    long, the exception is not even an Exception, and its class cannot be imported.
     """
 
     def __init__(
@@ -60,9 +58,9 @@ class Refusal:
     ):
         """Args:
         where: the file, for messages.
-        problem: the reason in the message.
-        fix: what the message advises.
-        kinds: what else counts, beside what the library raises.
+        problem: reason of the UserError.
+        fix: of the UserError.
+        kinds: further exceptions to translate.
         """
         self._where, self._problem, self._fix, self._kinds = where, problem, fix, kinds
 
@@ -79,8 +77,8 @@ class Refusal:
             raise UserError(self._where, reason, self._fix) from error
 
 
-def unreported(spec: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """For calls with a tokenizer.json: hides the report of a panic, where one is to be expected."""
+def hidden_panics(spec: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Hides the library's report of a panic on stderr, for a tokenizer.json that may cause one."""
     steps = [
         step
         for key in ("normalizer", "pre_tokenizer", "decoder")
@@ -88,27 +86,27 @@ def unreported(spec: Mapping[str, Any]) -> AbstractContextManager[None]:
     ]
     patterns = [step.get("pattern") for step in steps]
     texts = [pattern.get("Regex") or "" for pattern in patterns if isinstance(pattern, Mapping)]
-    return _Unreported() if any(map(NESTED.search, texts)) else nullcontext()
+    return _BufferedStderr() if any(map(NESTED.search, texts)) else nullcontext()
 
 
-class _Unreported(AbstractContextManager[None]):
-    """Holds back what is written to standard error; a panic drops it."""
+class _BufferedStderr(AbstractContextManager[None]):
+    """Buffers standard error, and discards it after a panic."""
 
     _one_at_a_time = threading.Lock()
 
     def __enter__(self) -> None:
         self._one_at_a_time.acquire()
-        self._held = tempfile.TemporaryFile()
-        self._error = os.dup(2)
-        os.dup2(self._held.fileno(), 2)
+        self._buffer = tempfile.TemporaryFile()
+        self._stderr = os.dup(2)
+        os.dup2(self._buffer.fileno(), 2)
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.dup2(self._error, 2)
-        os.close(self._error)
-        with self._held as held:
+        os.dup2(self._stderr, 2)
+        os.close(self._stderr)
+        with self._buffer as buffer:
             if kind is None or kind.__name__ != "PanicException":
-                held.seek(0)
-                os.write(2, held.read())
+                buffer.seek(0)
+                os.write(2, buffer.read())
         self._one_at_a_time.release()

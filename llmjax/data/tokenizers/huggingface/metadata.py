@@ -1,4 +1,4 @@
-"""What the files beside a published tokenizer say of it, and the tokens they add to it."""
+"""Metadata of a published tokenizer: special tokens, added tokens, stop tokens, chat template."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from llmjax.storage.json_documents import DOCUMENT, read_json
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token beside the vocabulary.
+    """A token outside the vocabulary.
 
     Attributes:
-      id: as its file says; None where only its name is known, and it gets the next free id.
-      content: its spelling.
+      id: from its file; None if only its name is known, and it gets the next free id.
+      content: its text.
       flags: lstrip, rstrip, single_word, normalized, special.
     """
 
@@ -33,10 +33,10 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class TokenizerMetadata:
-    """The JSON files of a published model's folder; {} for those that are not there.
+    """The JSON files of a published model's folder; {} for missing ones.
 
     Attributes:
-      folder: that holds them.
+      folder: of the model.
       tokenizer: tokenizer_config.json.
       special: special_tokens_map.json.
       added: added_tokens.json.
@@ -53,7 +53,7 @@ class TokenizerMetadata:
 
     @classmethod
     def read(cls, folder: Path) -> "TokenizerMetadata":
-        """Raises UserError where one of the files is no JSON object."""
+        """Raises a UserError if a file is not a JSON object."""
         return cls(
             folder,
             tokenizer=read_object(folder / "tokenizer_config.json"),
@@ -64,11 +64,11 @@ class TokenizerMetadata:
         )
 
     @classmethod
-    def beside(cls, path: Path) -> "TokenizerMetadata":
-        """What the files beside a tokenizer.json say of it alone, not of a model.
+    def for_tokenizer(cls, path: Path) -> "TokenizerMetadata":
+        """The metadata in the folder of a tokenizer.json, without those of a model.
 
         Raises:
-          UserError: one of them is no JSON object.
+          UserError: a file is not a JSON object.
         """
         folder = path.parent
         tokenizer = read_object(folder / "tokenizer_config.json")
@@ -79,12 +79,12 @@ class TokenizerMetadata:
     @property
     def kind(self) -> str:
         """The family: config.json's model_type, or the tokenizer's class without "Tokenizer"."""
-        named = str(self.tokenizer.get("tokenizer_class") or "")
-        named = named.removesuffix("Fast").removesuffix("Tokenizer").lower()
-        return str(self.config.get("model_type") or named).replace("_", "-")
+        name = str(self.tokenizer.get("tokenizer_class") or "")
+        name = name.removesuffix("Fast").removesuffix("Tokenizer").lower()
+        return str(self.config.get("model_type") or name).replace("_", "-")
 
     def token(self, *keys: str) -> str | None:
-        """The first of these special tokens (such as "bos_token") that has a name."""
+        """The first of these special tokens (such as "bos_token") that is defined."""
         sources = (self.special, self.tokenizer) if self._is_old else (self.tokenizer, self.special)
         for key in keys:
             for source in sources:
@@ -95,10 +95,10 @@ class TokenizerMetadata:
         return None
 
     def names(self, vocab: Mapping[str, int]) -> dict[str, str | None]:
-        """Which tokens of the vocabulary are called bos_token, eos_token, pad_token, mask_token."""
+        """The vocabulary's bos_token, eos_token, pad_token and mask_token."""
         names = {token: name for name, token in vocab.items()}
 
-        def named(*keys: str) -> str | None:
+        def find(*keys: str) -> str | None:
             name = self.token(*keys)
             if name in vocab:
                 return name
@@ -107,30 +107,30 @@ class TokenizerMetadata:
             return next((names[token] for token in ids if token in names), None)
 
         roles = {
-            "bos_token": named("bos_token", "cls_token"),
-            "eos_token": named("eos_token", "sep_token"),
-            "pad_token": named("pad_token"),
-            "mask_token": named("mask_token"),
+            "bos_token": find("bos_token", "cls_token"),
+            "eos_token": find("eos_token", "sep_token"),
+            "pad_token": find("pad_token"),
+            "mask_token": find("mask_token"),
         }
         if self.config.get("is_encoder_decoder") or self.kind in ("t5", "mt5", "umt5"):
-            # What the decoder of an encoder-decoder starts from.
+            # The start token of an encoder-decoder's decoder.
             starts = _ids(self.config.get("decoder_start_token_id"))
             first = next((names[token] for token in starts if token in names), None)
             roles["bos_token"] = first or roles["pad_token"] or roles["bos_token"]
         return roles
 
     def stops(self, vocab: Mapping[str, int]) -> tuple[str, ...]:
-        """Tokens that end generated text, as the model's settings name them."""
+        """Tokens that end generated text, by the model's settings."""
         names = {token: name for name, token in vocab.items()}
         ids = _ids(self.generation.get("eos_token_id")) or _ids(self.config.get("eos_token_id"))
         return tuple(names[token] for token in ids if token in names)
 
     def added_tokens(self) -> list[AddedToken]:
-        """Tokens that these files put beside the vocabulary: those with an id, by id, then those
-        that are only named as special, in the order in which Transformers adds them.
+        """Tokens that these files add to the vocabulary: those with an id in order of it, then
+        special tokens without one, in the order in which Transformers adds them.
 
         Raises:
-          UserError: an entry is of another form.
+          UserError: an entry is malformed.
         """
         tokens: dict[str, AddedToken] = {}
         try:
@@ -143,13 +143,15 @@ class TokenizerMetadata:
                 tokens[value["content"]] = AddedToken(int(number), str(value["content"]), flags)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
-                self.folder / "tokenizer_config.json", f"has odd added tokens: {error!r}", "fix it"
+                self.folder / "tokenizer_config.json",
+                f"has malformed added tokens: {error!r}",
+                "fix it",
             ) from error
         numbered = sorted(tokens.values(), key=lambda token: token.id or 0)
         return [*numbered, *(token for name, token in named.items() if name not in tokens)]
 
     def chat_template(self) -> str | None:
-        """The default chat template; None where there is none.
+        """The default chat template, if any.
 
         Raises:
           UserError: its file cannot be read.
@@ -162,14 +164,14 @@ class TokenizerMetadata:
 
     @property
     def _is_old(self) -> bool:
-        """Whether special_tokens_map.json counts: tokenizer_config.json has no such list."""
+        """Whether special_tokens_map.json applies: tokenizer_config.json has no list of tokens."""
         return "added_tokens_decoder" not in self.tokenizer
 
     def _special_tokens(self) -> Iterator[AddedToken]:
-        """Tokens that are named as special: usual names, other names, and lists.
+        """Special tokens under the usual names, under other names, and in lists.
 
-        In version 4 of Transformers the list is additional_special_tokens, in version 5 it is
-        extra_special_tokens, which may also be an object of names.
+        The list is additional_special_tokens in version 4 of Transformers, extra_special_tokens in
+        version 5, which may also be an object of names.
         """
         special = self.special if self._is_old else {}
         listed: list[Any] = []
@@ -194,10 +196,10 @@ FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A file's JSON object; {} where there is no such file.
+    """Reads a file's JSON object; {} if there is no such file.
 
     Raises:
-      UserError: it is something else.
+      UserError: it is not a JSON object.
     """
     if not path.is_file():
         return {}
@@ -214,9 +216,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _special_token(value: Any, *, named: bool) -> AddedToken:
-    """A special token as a file writes it: a string, or an object with flags.
+    """Parses a special token: a string, or an object with flags.
 
-    `named`: it has a name, such as pad_token, and so is special whatever its flags.
+    `named`: whether it has a name, such as pad_token, which makes it special whatever its flags.
     """
     if isinstance(value, str):
         return AddedToken(None, value, {"special": True, "normalized": False})
@@ -234,7 +236,7 @@ def _ids(value: Any) -> list[int]:
 
 
 def _default(value: Any) -> str | None:
-    """A template, or the one of several that is named default."""
+    """A template, or the default among several."""
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
@@ -246,30 +248,29 @@ def _default(value: Any) -> str | None:
 def with_added_tokens(
     content: bytes, spec: dict[str, Any], metadata: TokenizerMetadata, rows: int | None = None
 ) -> tuple[bytes, dict[str, Any]]:
-    """A tokenizer.json with the tokens that its metadata name and it lacks, as Transformers adds
-    them.
+    """Adds the tokens of the metadata that a tokenizer.json lacks, as Transformers does.
 
     Args:
       content: of the file.
       spec: its value.
-      metadata: the files beside it.
-      rows: of the model's embedding: tokens beyond them are left out. None: all are kept.
+      metadata: of its folder.
+      rows: of the model's embedding: tokens with higher ids are dropped. None: all are kept.
 
     Returns:
-      Content and value of the file with the tokens; what was given where none is to be added.
+      Content and value of the new file; the arguments if there is nothing to add.
 
     Raises:
-      UserError: there are too many, or one would get another id than its file gives it.
+      UserError: there are too many, or a token cannot get the id that its file states.
     """
-    there = {token["content"] for token in spec["added_tokens"]}
-    missing = [token for token in metadata.added_tokens() if token.content not in there]
+    present = {token["content"] for token in spec["added_tokens"]}
+    missing = [token for token in metadata.added_tokens() if token.content not in present]
     if not missing:
         return content, spec
     if len(missing) > MAX_ADDED:
         reason = f"adds {len(missing):,} tokens, and at most {MAX_ADDED:,} are added"
         raise UserError(metadata.folder, reason, OTHER)
     inner = open_tokenizer(content)
-    kept = list(_within(inner, missing, rows))
+    kept = list(_with_rows(inner, missing, rows))
     for token in kept:
         inner.add_tokens(
             [tokenizers.AddedToken(token.content, **{"normalized": False, **token.flags})]
@@ -288,10 +289,11 @@ def with_added_tokens(
     return compact(spec), spec
 
 
-def _within(
+def _with_rows(
     inner: tokenizers.Tokenizer, tokens: Sequence[AddedToken], rows: int | None
 ) -> Iterator[AddedToken]:
-    """Those that have a row; one without an id gets that of its vocabulary entry, or the next."""
+    """Tokens with a row in the embedding; those without an id get that of their vocabulary entry,
+    or the next free one."""
     free = inner.get_vocab_size(with_added_tokens=False)
     free = max(free, *(number + 1 for number in inner.get_added_tokens_decoder()), 0)
     for token in tokens:

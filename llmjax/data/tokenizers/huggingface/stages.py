@@ -1,7 +1,7 @@
-"""The steps of a tokenizer.json's decoder as the pieces of a text come.
+"""Incremental versions of the decoder steps of a tokenizer.json.
 
-The steps are those of the `tokenizers` library, which carries them out. What is written here is
-which pieces a step has to see together, so that a text can be shown before it ends.
+The `tokenizers` library carries out the steps; this file determines which pieces a step must see
+together, so that text can be emitted before it ends.
 """
 
 import codecs
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from llmjax.data.tokenizers.huggingface.library import library_decoder
 
 LONGEST_PATTERN = 64
-"""Characters of a replaced string that are searched for as a text grows; a step with a longer one
+"""Maximum length of a replaced string that is searched for incrementally; a step with a longer one
 waits for the end of the text."""
 BYTE_PIECE = 6
 """Length of "<0x41>"."""
@@ -21,8 +21,8 @@ Step: TypeAlias = Mapping[str, Any]
 
 
 def byte_level_table() -> dict[str, bytes]:
-    """Character -> byte in byte-level vocabularies: printable Latin-1 stands for itself, the other
-    68 bytes, in order, for U+0100 and on (GPT-2, Radford et al. 2019)."""
+    """Character -> byte in byte-level vocabularies: printable Latin-1 characters stand for
+    themselves, U+0100 onwards for the other 68 bytes in order (GPT-2, Radford et al. 2019)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     rest = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): bytes([byte]) for byte in printable}
@@ -30,47 +30,47 @@ def byte_level_table() -> dict[str, bytes]:
 
 
 def byte_level_bytes(piece: str, table: Mapping[str, bytes]) -> bytes:
-    """The bytes of a byte-level piece; one with a letter that stands for no byte is taken as is."""
+    """The bytes of a byte-level piece; its UTF-8 if a character does not stand for a byte."""
     bytes_ = [table.get(letter) for letter in piece]
     return piece.encode() if None in bytes_ else b"".join(filter(None, bytes_))
 
 
 class Stage:
-    """A step of a decoder as pieces come; this one passes them on as they are."""
+    """An incremental decoder step; this one passes pieces on unchanged."""
 
     def __init__(self, step: Step):
         pass
 
     def push(self, piece: str) -> Iterable[str]:
-        """Takes the next piece; those that are certain now."""
+        """Takes the next piece; returns the output that is now certain."""
         return (piece,)
 
     def finish(self) -> Iterable[str]:
-        """There are no more pieces; the rest."""
+        """Ends the text; returns the rest of the output."""
         return ()
 
 
 def stages_of(steps: Sequence[Step] | None) -> list[Stage]:
-    """The steps as pieces come; the last takes all those that need the end of the text.
+    """The stages of a decoder's steps; the last one combines all that need the end of the text.
 
-    None for a tokenizer.json without a decoder: its pieces are joined with spaces.
+    None, for a tokenizer.json without a decoder, joins pieces with spaces.
     """
     if steps is None:
         return [_JoinWithSpaces({})]
     stages: list[Stage] = []
-    fused = False  # whether all pieces have become one, of which parts come
+    fused = False  # whether earlier steps join all pieces into one
     for number, step in enumerate(steps):
         make = (OF_FUSED if fused else OF_PIECES).get(step["type"])
         stage = make(step) if make else None
         if stage is None:
-            return [*stages, _AtTheEnd(steps[number:], fused)]
+            return [*stages, _AtEnd(steps[number:], fused)]
         stages.append(stage)
         fused |= step["type"] in ("Fuse", "ByteLevel")
     return stages
 
 
-class _AtTheEnd(Stage):
-    """Steps whose outcome the end of a text may change: they see it completely."""
+class _AtEnd(Stage):
+    """Steps whose output the end of a text may change: they wait for it."""
 
     def __init__(self, steps: Sequence[Step], fused: bool):
         self._decoder, self._fused, self._pieces = library_decoder(steps), fused, list[str]()
@@ -92,7 +92,7 @@ class _JoinWithSpaces(Stage):
 
 
 class _Each(Stage):
-    """A step that treats each piece by itself."""
+    """A step that treats each piece separately."""
 
     def __init__(self, step: Step):
         self._decoder = library_decoder([step])
@@ -125,7 +125,7 @@ class _LastDiffers(_Each):
 
 
 class _Deduplicated(_Each):
-    """CTC: of equal pieces in a row only the first; and none that stands for nothing."""
+    """CTC: drops repeated and empty pieces."""
 
     _last: str | None = None
 
@@ -136,7 +136,7 @@ class _Deduplicated(_Each):
 
 
 class _ByteRuns(_Each):
-    """Byte fallback: bytes in a row are text if all of them are, else a U+FFFD each."""
+    """Byte fallback: a run of bytes becomes text if it is valid UTF-8, else a U+FFFD each."""
 
     def __init__(self, step: Step):
         super().__init__(step)
@@ -157,7 +157,7 @@ class _ByteRuns(_Each):
 
 
 class _ByteLevel(Stage):
-    """Letters to bytes, and those to whole characters."""
+    """Byte-level characters to bytes, and these to complete characters."""
 
     def __init__(self, step: Step):
         self._table = byte_level_table()
@@ -171,7 +171,7 @@ class _ByteLevel(Stage):
 
 
 class _Stripped(Stage):
-    """Up to so many of a character off both ends of a text."""
+    """Strips up to a number of a character off both ends of a text."""
 
     def __init__(self, step: Step):
         self._content, self._left, self._right = step["content"], step["start"], step["stop"]
@@ -189,7 +189,7 @@ class _Stripped(Stage):
 
 
 class _Replaced(Stage):
-    """One string for another in a text."""
+    """Replaces a string in a text."""
 
     def __init__(self, step: Step):
         self._pattern, self._content = step["pattern"]["String"], step["content"]
@@ -210,12 +210,12 @@ class _Replaced(Stage):
 
 
 def _replaced(step: Step) -> Stage | None:
-    """None where matches are uncertain before the end."""
+    """The stage of a replacement; None if matches are uncertain before the end."""
     length = len(step["pattern"].get("String", ""))
     return _Replaced(step) if 0 < length <= LONGEST_PATTERN else None
 
 
-# By the type that the file names: of separate pieces, and of parts of one fused piece.
+# By type of step: for separate pieces, and for parts of one fused piece.
 OF_PIECES: dict[str, Callable[[Step], Stage | None]] = {
     "BPEDecoder": _LastDiffers,
     "ByteFallback": _ByteRuns,

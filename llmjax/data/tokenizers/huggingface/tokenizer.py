@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer.json behind the protocol of ours."""
+"""Tokenizers of Hugging Face's tokenizer.json."""
 
 import json
 import time
@@ -18,7 +18,11 @@ from llmjax.data.tokenizers.huggingface.file import (
     read_tokenizer_json,
     tokens_of,
 )
-from llmjax.data.tokenizers.huggingface.library import Refusal, open_tokenizer, unreported
+from llmjax.data.tokenizers.huggingface.library import (
+    TranslatedErrors,
+    hidden_panics,
+    open_tokenizer,
+)
 from llmjax.data.tokenizers.huggingface.metadata import TokenizerMetadata, with_added_tokens
 from llmjax.data.tokenizers.huggingface.stages import byte_level_bytes, byte_level_table
 from llmjax.data.tokenizers.table import FIRST, SECOND, Frame, FramePart, Roles, TableTokenizer
@@ -26,8 +30,8 @@ from llmjax.data.tokenizers.tokenizer import BytesStream, TextStream, utf8
 from llmjax.errors import UserError
 
 DECODING_SECONDS = 60
-"""Processor time for decoding each entry of a vocabulary; a million takes some ten."""
-# Where no neighbouring file says which they are.
+"""Limit of CPU time for decoding every entry of a vocabulary; a million takes some 10 s."""
+# Names that are tried if no file of the folder states them.
 WELL_KNOWN = {
     "bos_token": ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]"),
     "eos_token": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[SEP]"),
@@ -37,14 +41,14 @@ WELL_KNOWN = {
 
 
 class HuggingFaceTokenizer(TableTokenizer):
-    """A tokenizer.json. Lossless where its model is (byte-level BPE, or byte fallback).
+    """A tokenizer.json. Lossless if its model is (byte-level BPE, or byte fallback).
 
-    Decoding is the library's own, special tokens left out, but for two things, so that a text comes
-    back as it was: where encoding puts a space before a text and the file's decoder leaves it
-    there, it is taken off; and in a byte-level vocabulary an added token whose letters stand for
-    broken UTF-8 is taken as it is.
+    Decoding is that of the library without special tokens, except for two cases, so that texts
+    round-trip: a space that encoding adds before a text and the decoder leaves there is removed;
+    and an added token of a byte-level vocabulary whose bytes would be invalid UTF-8 stands for its
+    name.
 
-    Encoding is deterministic: a `dropout` of merges is switched off.
+    Encoding is deterministic: `dropout` of merges is disabled.
     """
 
     def __init__(
@@ -59,18 +63,18 @@ class HuggingFaceTokenizer(TableTokenizer):
     ):
         """Args:
           text: the content of tokenizer.json.
-          names: the tokens called bos_token, eos_token, pad_token and mask_token, or None.
+          names: of bos_token, eos_token, pad_token and mask_token.
           where: for messages.
-          stops: tokens that end generated text, beside EOS.
+          stops: tokens that end generated text, in addition to EOS.
           chat_template: see Tokenizer.
-          spec: the value of `text`, where parse_tokenizer_json has given it.
+          spec: the value of `text`, if already parsed by parse_tokenizer_json.
 
         Raises:
-          UserError: not a tokenizer.json, it asks for too much, or it has neither BOS nor EOS.
+          UserError: it is not a tokenizer.json, exceeds a limit, or has neither BOS nor EOS.
         """
         spec = parse_tokenizer_json(text, where) if spec is None else spec
-        with Refusal(where):
-            self._quiet = unreported(spec)
+        with TranslatedErrors(where):
+            self._quiet = hidden_panics(spec)
             added = {str(t["content"]): bool(t["special"]) for t in spec["added_tokens"]}
             self._plain = open_tokenizer(text)
             vocab = self._plain.get_vocab(with_added_tokens=True)
@@ -86,14 +90,14 @@ class HuggingFaceTokenizer(TableTokenizer):
         special |= {name: i for name, i in vocab.items() if i in named}
         self._marked = set(special.values())
         pieces = [b""] * (max(vocab.values()) + 1)
-        failing = Refusal(
+        failing = TranslatedErrors(
             where, "has a decoder that fails on its own vocabulary", fix=OTHER, kinds=()
         )
         with failing, self._quiet:
             for piece, token in self._in_time(vocab, where):
                 pieces[token] = to_bytes(piece)
-        self._decoding = Refusal(where, "cannot decode these tokens", fix=OTHER, kinds=())
-        self._encoding = Refusal(where, "cannot encode this text", fix=OTHER, kinds=())
+        self._decoding = TranslatedErrors(where, "cannot decode these tokens", fix=OTHER, kinds=())
+        self._encoding = TranslatedErrors(where, "cannot encode this text", fix=OTHER, kinds=())
         description = {"kind": "huggingface", "names": dict(names)}
         super().__init__(
             pieces,
@@ -107,29 +111,29 @@ class HuggingFaceTokenizer(TableTokenizer):
 
     @classmethod
     def from_file(cls, path: Path, names: Mapping[str, str | None]) -> "HuggingFaceTokenizer":
-        """Reads a tokenizer.json, or the one in a folder.
+        """Reads a tokenizer.json, or that of a folder.
 
         Args:
-          path: of the file or the folder.
-          names: of the special tokens; None: as the neighbouring files say.
+          path: of the file or folder.
+          names: of the special tokens; None: as stated by the other files of the folder.
         """
         path = path / TOKENIZER_FILE if path.is_dir() else path
-        content, metadata = read_tokenizer_json(path), TokenizerMetadata.beside(path)
+        content, metadata = read_tokenizer_json(path), TokenizerMetadata.for_tokenizer(path)
         spec = parse_tokenizer_json(content, path)
-        with Refusal(path):
+        with TranslatedErrors(path):
             content, spec = with_added_tokens(content, spec, metadata)
             vocab = tokens_of(spec)
-        beside = {key: name for key in names if (name := metadata.token(key)) in vocab}
-        names = {key: name or beside.get(key) for key, name in names.items()}
+        stated = {key: name for key in names if (name := metadata.token(key)) in vocab}
+        names = {key: name or stated.get(key) for key, name in names.items()}
         return cls(content, names, path, spec=spec)
 
     @classmethod
     def from_folder(
         cls, folder: Path, description: Mapping[str, Any], chat_template: str | None = None
     ) -> "HuggingFaceTokenizer":
-        """Reads back what `save` wrote."""
+        """Loads a saved tokenizer."""
         path = folder / TOKENIZER_FILE
-        with Refusal(folder, "has a damaged description", fix="restore the folder"):
+        with TranslatedErrors(folder, "has a damaged description", fix="restore the folder"):
             stops = list(description.get("stops", ()))
             names = dict(description["names"])
         return cls(read_tokenizer_json(path), names, path, stops=stops, chat_template=chat_template)
@@ -178,7 +182,7 @@ class HuggingFaceTokenizer(TableTokenizer):
         )
 
     def _in_time(self, vocab: Mapping[str, int], where: object) -> Iterator[tuple[str, int]]:
-        """All entries but special tokens, as long as time allows."""
+        """Yields all entries but special tokens; raises a UserError after DECODING_SECONDS."""
         end = time.process_time() + DECODING_SECONDS
         for piece, token in vocab.items():
             if time.process_time() > end:
@@ -188,7 +192,7 @@ class HuggingFaceTokenizer(TableTokenizer):
                 yield piece, token
 
     def _decoded(self, ids: Iterable[int], pieces: Sequence[bytes]) -> bytes:
-        """The text of ids as the decoder leaves it."""
+        """The text of ids as the file's decoder gives it."""
         if self._decoder.is_byte_level:
             return b"".join(map(pieces.__getitem__, ids))
         with self._decoding, self._quiet:
@@ -196,7 +200,7 @@ class HuggingFaceTokenizer(TableTokenizer):
             return str(self._plain.decode(kept, skip_special_tokens=False)).encode()
 
     def _piece(self, token: int) -> str | None:
-        """An id's vocabulary entry; None for special tokens, and for ids without one."""
+        """An id's vocabulary entry; None for special tokens and unused ids."""
         return None if token in self._marked else self._plain.id_to_token(token)
 
     @cached_property
@@ -205,26 +209,26 @@ class HuggingFaceTokenizer(TableTokenizer):
 
 
 def _piece_to_bytes(decoder: PieceDecoder, added: Mapping[str, bool]) -> Callable[[str], bytes]:
-    """What a vocabulary entry adds in the midst of a text."""
+    """A function from a vocabulary entry to the bytes that it adds within a text."""
     if not decoder.is_byte_level:
         return decoder.piece_to_bytes()
     table = byte_level_table()
 
-    def spell(piece: str) -> bytes:
+    def to_bytes(piece: str) -> bytes:
         data = byte_level_bytes(piece, table)
         if piece in added and "\N{REPLACEMENT CHARACTER}" in data.decode("utf-8", "replace"):
             return piece.encode()
         return data
 
-    return spell
+    return to_bytes
 
 
 def _without_special_tokens(
     inner: tokenizers.Tokenizer, spec: dict[str, Any], vocab: dict[str, int]
 ) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
-    """A tokenizer to which "<s>" in a text is text, and its ids that differ -> ours.
+    """A tokenizer that treats "<s>" in a text as text, and a map of its ids that differ to ours.
 
-    A Unigram model would still find special tokens among its pieces: there they are renamed.
+    A Unigram model would still find special tokens among its pieces, so these are renamed.
     """
     if spec["model"]["type"] != "Unigram":
         inner.encode_special_tokens = True
@@ -243,7 +247,7 @@ def _without_special_tokens(
 
 
 def _frame(inner: tokenizers.Tokenizer) -> Frame:
-    """What the file's post-processor puts around texts."""
+    """The special tokens that the file's post-processor adds around texts."""
     for probe in ("a", "0", "the", "."):
         if inner.encode(probe, add_special_tokens=False).ids:
             return Frame(_parts(inner.encode(probe)), _parts(inner.encode(probe, probe)))
@@ -251,15 +255,14 @@ def _frame(inner: tokenizers.Tokenizer) -> Frame:
 
 
 def _parts(encoding: tokenizers.Encoding) -> tuple[FramePart, ...]:
-    places = {None: None, 0: FIRST, 1: SECOND}
+    texts = {0: FIRST, 1: SECOND}
     parts: list[FramePart] = []
     rows = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
     for token, kind, sequence in rows:
-        place = places[sequence]
-        if place is None:
+        if sequence is None:
             parts.append((token, kind))
-        elif (place, kind) not in parts:
-            parts.append((place, kind))
+        elif (texts[sequence], kind) not in parts:
+            parts.append((texts[sequence], kind))
     return tuple(parts)
 
 
@@ -270,13 +273,13 @@ def _roles(
     frame: Frame,
     where: object,
 ) -> Roles:
-    """BOS and EOS each stand in for the other, EOS for padding."""
+    """Finds the special tokens; BOS and EOS replace each other if missing, EOS also padding."""
     ids: dict[str, int | None] = {}
-    for key, usual in WELL_KNOWN.items():
+    for key, defaults in WELL_KNOWN.items():
         name = names.get(key)
         if name is not None and name not in vocab:
             raise UserError(where, f"has no token {name!r}", f"check {key}")
-        candidates = usual if name is None else (name,)
+        candidates = defaults if name is None else (name,)
         ids[key] = next((vocab[c] for c in candidates if c in vocab), None)
     bos, eos, pad, mask = (ids[key] for key in WELL_KNOWN)
     first = eos if bos is None else bos

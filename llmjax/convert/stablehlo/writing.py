@@ -1,7 +1,7 @@
-"""A run as programs that any machine with jax and numpy can run: StableHLO, by jax.export.
+"""Export a run as StableHLO programs, with jax.export, that need only jax and numpy to run.
 
-The folder holds the programs (for chosen platforms, any number of rows and any lengths), the
-weights in safetensors, the tokenizer, manifest.json and load.py.
+The folder holds the programs (for given platforms, and any batch size and lengths), the weights in
+safetensors, the tokenizer, manifest.json and load.py.
 """
 
 import importlib.util
@@ -20,7 +20,14 @@ from llmjax.convert.exporting import Exporter, ExportSource
 from llmjax.convert.hf.config import write_json
 from llmjax.convert.hf.safetensors import write_file
 from llmjax.convert.params import model_params
-from llmjax.convert.stablehlo.programs import Named, Program, choose_platforms, cpu, flat, programs
+from llmjax.convert.stablehlo.programs import (
+    Named,
+    Program,
+    choose_platforms,
+    cpu_device,
+    flat,
+    programs,
+)
 from llmjax.convert.tensors import LazyTensor
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -32,23 +39,23 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 LOADER = "load.py"
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""How much the programs' logits may differ from the model's, in their standard deviations."""
+"""Largest difference between the programs' logits and the model's, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class StableHloExporter(Exporter):
-    """Writes programs, weights, tokenizer, manifest and loader, and compares their logits.
+    """Writes programs, weights, tokenizer, manifest and loader, and compares logits.
 
-    A decoder becomes the programs prefill and decode, an encoder hidden and forward, an
-    encoder-decoder encode and decode. The dtype is that of weights and products.
+    The programs are prefill and decode for a decoder, hidden and forward for an encoder, encode and
+    decode for an encoder-decoder. The dtype applies to weights and matrix products.
     """
 
     platforms: Sequence[str] | None = None
-    """Of cpu, cuda and tpu; None for all that the model can be lowered for."""
+    """Any of cpu, cuda and tpu; None for all that the model can be lowered for."""
     dtypes: ClassVar = get_args(Dtype)
 
     def check(self) -> None:
-        if importlib.util.find_spec("flatbuffers") is None:  # with which jax.export writes
+        if importlib.util.find_spec("flatbuffers") is None:  # used by jax.export
             raise UserError("StableHLO", "needs the flatbuffers package", "pip install flatbuffers")
 
     def write(self, source: ExportSource, out: Path) -> None:
@@ -71,9 +78,9 @@ class StableHloExporter(Exporter):
 
 
 def _unstacked_model(source: ExportSource) -> tuple[Model, Params]:
-    """The model with the attention that lowers for every platform, parameters layer by layer.
+    """The model with reference attention, which lowers for every platform, and unstacked layers.
 
-    A step multiplies with a layer's weights as they are; stacked ones it would slice each time.
+    Stacked weights would have to be sliced at every decoding step.
     """
     dtype = source.dtype
     params = model_params(source.run, source.shape, source.step, dtype)
@@ -87,7 +94,7 @@ def _unstacked_model(source: ExportSource) -> tuple[Model, Params]:
 def _write_program(
     folder: Path, program: Program, weights: Named, platforms: Sequence[str]
 ) -> dict[str, Any]:
-    """Writes a program; returns its entry in the manifest."""
+    """Write a program and return its entry in the manifest."""
     lowered = program.lowered(weights, platforms)
     file = f"{program.name}.jax"
     (folder / file).write_bytes(lowered.serialize())
@@ -107,8 +114,8 @@ def _described(named: Named) -> dict[str, Any]:
         return n if isinstance(n, int) else str(n)
 
     return {
-        name: {"shape": [size(n) for n in of.shape], "dtype": str(np.dtype(of.dtype))}
-        for name, of in named.items()
+        name: {"shape": [size(n) for n in array.shape], "dtype": str(np.dtype(array.dtype))}
+        for name, array in named.items()
     }
 
 
@@ -151,7 +158,7 @@ def _manifest(
 
 
 def _copy_flatbuffers(folder: Path) -> None:
-    """The few files that jax.export needs to read programs, so that nothing has to be installed."""
+    """Copy the package that jax.export needs to read programs, so that nothing needs installing."""
     import flatbuffers
 
     folder.mkdir(parents=True)
@@ -160,7 +167,7 @@ def _copy_flatbuffers(folder: Path) -> None:
 
 
 def loader(folder: Path) -> Any:
-    """The module load.py of an exported folder."""
+    """Import load.py from an exported folder."""
     spec = importlib.util.spec_from_file_location("llmjax_exported", folder / LOADER)
     assert spec is not None
     assert spec.loader is not None
@@ -170,7 +177,7 @@ def loader(folder: Path) -> Any:
 
 
 def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str]) -> None:
-    """Reads the folder back and compares its programs' logits with the model's.
+    """Load the folder and compare its programs' logits with the model's.
 
     Raises:
       RuntimeError: they differ.
@@ -178,16 +185,18 @@ def _check(folder: Path, model: Model, params: Params, platforms: Sequence[str])
     exported = loader(folder).Exported(folder)
     if "cpu" not in platforms:
         return
-    with jax.default_device(cpu()):
-        ours, theirs = _compared(model, params, exported)
-    spread = float(np.std(ours)) or 1.0
-    worst = float(np.abs(ours - theirs).max()) / spread
+    with jax.default_device(cpu_device()):
+        expected, actual = _both_logits(model, params, exported)
+    deviation = float(np.std(expected)) or 1.0
+    worst = float(np.abs(expected - actual).max()) / deviation
     if not worst <= TOLERANCE[model.compute.dtype]:
-        raise RuntimeError(f"the exported programs' logits differ by {worst:.3g} deviations")
+        raise RuntimeError(
+            f"the exported programs' logits differ by {worst:.3g} standard deviations"
+        )
 
 
-def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the model and of the exported programs, for the same random tokens."""
+def _both_logits(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of the model and of the exported programs for the same random tokens."""
     config = model.config
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 6), np.int32)
     ones, positions = np.ones_like(tokens), np.broadcast_to(np.arange(6), (2, 6))
@@ -195,14 +204,14 @@ def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, 
         inputs = {"tokens": tokens, "segments": ones}
         if config.token_types:
             inputs["token_types"] = np.zeros_like(tokens)
-        theirs = exported.run("forward", {}, **inputs)[0]["logits"]
-        ours = jax.jit(model.apply)(params, **jax.tree.map(jnp.asarray, inputs))
-        return np.asarray(ours), np.asarray(theirs)
+        actual = exported.run("forward", {}, **inputs)[0]["logits"]
+        expected = jax.jit(model.apply)(params, **jax.tree.map(jnp.asarray, inputs))
+        return np.asarray(expected), np.asarray(actual)
     state, logits, first = exported.empty(b=2, s=8), [], 0
-    rest: dict[str, Any] = {}
+    encoder_inputs: dict[str, Any] = {}
     if "encode" in exported.programs:
         state |= exported.run("encode", {}, tokens=tokens, segments=ones)[1]
-        rest = {"encoder_tokens": jnp.asarray(tokens)}
+        encoder_inputs = {"encoder_tokens": jnp.asarray(tokens)}
     else:
         prompt = {"tokens": tokens[:, :4], "positions": positions[:, :4], "last": [3, 3]}
         out, state = exported.run("prefill", state, **prompt)
@@ -211,5 +220,5 @@ def _compared(model: Model, params: Params, exported: Any) -> tuple[np.ndarray, 
         step = {"tokens": tokens[:, i : i + 1], "positions": positions[:, i : i + 1]}
         out, state = exported.run("decode", state, **step)
         logits.append(out["logits"])
-    ours = jax.jit(model.apply)(params, jnp.asarray(tokens), **rest)
-    return np.asarray(ours)[:, -len(logits) :], np.stack(logits, axis=1)
+    expected = jax.jit(model.apply)(params, jnp.asarray(tokens), **encoder_inputs)
+    return np.asarray(expected)[:, -len(logits) :], np.stack(logits, axis=1)
