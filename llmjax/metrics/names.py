@@ -20,6 +20,7 @@ _DISPLAY_NAMES = {
 _FRACTIONS = {"accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "exact_match"}
 _FRACTIONS |= {"answered_f1", "answered_exact_match", "unanswered_accuracy"}
 _POINTS = {"bleu", "chrf"}
+_COSTS = {"loss", "bits_per_byte", "mean_squared_error", "mean_absolute_error"}
 
 OTHER_KEYS = {
     "step",
@@ -46,6 +47,11 @@ def in_words(name: str) -> str:
 def is_fraction(name: str) -> bool:
     """Whether a metric is between 0 and 1 and shown in per cent."""
     return name.rpartition(".")[2] in _FRACTIONS
+
+
+def is_cost(name: str) -> bool:
+    """Whether smaller values of a metric are better."""
+    return name.rpartition(".")[2] in _COSTS
 
 
 def value_in_words(name: str, value: float, places: int = 2) -> str:

@@ -1,0 +1,63 @@
+"""`llmjax presets`."""
+
+import ast
+import re
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmjax.cli.command import Call, Command, Output
+from llmjax.run.config.files import presets
+
+HEADER = re.compile(r"(Start|Data|Command|Hardware|Time|Results): +(.*?)(?=\n\S|\Z)", re.S)
+INDENT = " " * 4
+
+
+@dataclass(frozen=True)
+class Options:
+    """Presets has no options."""
+
+
+def run(call: Call[Options]) -> Output:
+    """Lists the presets with what their files say of themselves."""
+    listed = [{"name": name, **describe(path)} for name, path in presets().items()]
+    return Output({"presets": listed}, "\n".join(_lines(listed)))
+
+
+def describe(path: Path) -> dict[str, str]:
+    """The docstring of a config file: "about", its first line, and its header fields in lower case.
+
+    The file is parsed, not run.
+    """
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    about, _, header = text.partition("\n")
+    fields = {name.lower(): " ".join(value.split()) for name, value in HEADER.findall(header)}
+    return {"path": str(path), "about": about, **fields}
+
+
+def _lines(listed: Sequence[Mapping[str, str]]) -> list[str]:
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = []
+    for preset in listed:
+        needs = "; ".join(preset[key] for key in ("hardware", "time") if key in preset)
+        texts = [preset["about"], f"Needs {needs}." if needs else ""]
+        lines.append(preset["name"])
+        for text in filter(None, texts):
+            lines += textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT)
+    return [
+        *lines,
+        "",
+        "llmjax train PRESET starts one; llmjax train PRESET --help lists its fields.",
+    ]
+
+
+PRESETS = Command(
+    about="Lists the presets of `llmjax train`: what each trains, on what hardware, in what time.",
+    positionals=(),
+    usage="",
+    options=Options,
+    run=run,
+    compiles=False,
+)

@@ -1,0 +1,144 @@
+"""`llmjax runs`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from llmjax.cli.command import Call, Command, Output
+from llmjax.errors import UserError, printable
+from llmjax.metrics.names import in_words, is_cost, task_metrics, value_in_words
+from llmjax.run.config.checks import differences
+from llmjax.run.config.schema import Config
+from llmjax.run.folder import Run
+from llmjax.storage.json_documents import json_lines
+
+MAX_DIFFERENCES = 4
+"""Fields shown of a run's config; `--json` has them all."""
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    """Options of `llmjax runs`."""
+
+    folder: str = "runs"
+    """Folder that holds the run folders."""
+
+
+def run(call: Call[RunsOptions]) -> Output:
+    """Lists the runs of a folder, oldest first."""
+    listed = list_runs(Path(call.options.folder))
+    return Output({"runs": listed}, "\n".join(_lines(listed)))
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Each run in a folder, by the time of its last log line.
+
+    Returns:
+      For each run: "run", "step" of its newest checkpoint, "steps" of its config, "best" (a metric
+      and its value, or None), "time" in Unix seconds, and "changes", the fields of its config in
+      which the listed runs differ (dotted name -> value). If a run cannot be read: "run", "error".
+
+    Raises:
+      UserError: the folder does not exist or holds no run.
+    """
+    folders = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not folders:
+        reason = "holds no run folder" if folder.is_dir() else "no such folder"
+        raise UserError(folder, reason, "first run: llmjax train quickstart; or give --folder")
+    described, configs = [], dict[str, Config]()
+    for path in folders:
+        try:
+            configs[str(path)] = Run(path).config()
+            described.append(_describe(Run(path), configs[str(path)]))
+        except UserError as error:
+            described.append({"run": str(path), "time": 0.0, "error": str(error)})
+    described.sort(key=lambda entry: entry["time"])
+    changes = _changes(configs)
+    return [entry | {"changes": changes.get(entry["run"], {})} for entry in described]
+
+
+def _describe(run: Run, config: Config) -> dict[str, Any]:
+    steps, last, best = run.steps(), 0.0, None
+    if run.metrics.is_file():
+        for _, line in json_lines(run.metrics):
+            if not isinstance(line, dict):
+                continue
+            last = max(last, line["time"] if isinstance(line.get("time"), int | float) else 0.0)
+            if line.get("kind") == "eval" and (figure := _figure(config, line)):
+                best = min((f for f in (best, figure) if f), key=lambda f: f[0])
+    return {
+        "run": str(run.folder),
+        "step": steps[-1] if steps else 0,
+        "steps": config.steps,
+        "best": None if best is None else {"metric": best[1], "value": best[2]},
+        "time": last or run.config_path.stat().st_mtime,
+    }
+
+
+def _figure(config: Config, line: Mapping[str, Any]) -> tuple[float, str, float] | None:
+    """(cost, name, value) of a logged evaluation: bits per byte, else the loss, or the task metric
+    that chooses the best checkpoint."""
+    tasks = task_metrics(line)
+    first = next(iter(tasks.values()), ["bits_per_byte"])
+    for name in (config.evaluation.metric, *first, "loss"):
+        value = line.get(name or "")
+        if name and isinstance(value, int | float):
+            return (value if is_cost(name) else -value), name, float(value)
+    return None
+
+
+def _changes(configs: Mapping[str, Config]) -> dict[str, dict[str, Any]]:
+    """The fields in which each config differs from any other one, but for the folder's name."""
+    first = next(iter(configs.values()), None)
+    names: dict[str, None] = {}
+    for config in configs.values():
+        names |= dict.fromkeys(differences(first, config))
+    names.pop("run_dir", None)
+    return {
+        run: {name: value for name in names if (value := _value(config, name)) is not None}
+        for run, config in configs.items()
+    }
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        if isinstance(config, tuple):
+            config = config[int(part)] if part.isdigit() and int(part) < len(config) else None
+        else:
+            config = getattr(config, part, None)
+    return getattr(config, "kind", config)
+
+
+def _lines(listed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    width = max(len(entry["run"]) for entry in listed)
+    for entry in listed:
+        name = f"{printable(entry['run']):{width}}"
+        if "error" in entry:
+            yield f"{name}  {entry['error']}"
+            continue
+        when = datetime.fromtimestamp(entry["time"]).strftime("%Y-%m-%d %H:%M")
+        best = entry["best"]
+        figure = f"{in_words(best['metric'])} {value_in_words(**_named(best))}" if best else ""
+        yield f"{name}  {when}  step {entry['step']:,} of {entry['steps']:,}  {figure}".rstrip()
+        changes = [f"{field} {value}" for field, value in entry["changes"].items()]
+        more = len(changes) - MAX_DIFFERENCES
+        shown = [*changes[:MAX_DIFFERENCES], *([f"{more} more"] if more > 0 else [])]
+        if shown:
+            yield f"    {printable(', '.join(shown))}"
+
+
+def _named(best: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": best["metric"], "value": best["value"]}
+
+
+RUNS = Command(
+    about="Lists the runs of a folder: when each last trained, its newest checkpoint, its best "
+    "validation figure, and the config fields in which the runs differ.",
+    positionals=(),
+    usage="[--folder runs]",
+    options=RunsOptions,
+    run=run,
+    compiles=False,
+)
