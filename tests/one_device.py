@@ -37,9 +37,9 @@ def _main(path: str) -> None:
     from llmjax.cli.main import main
 
     assert jax.device_count() == 1
-    given = json.loads(Path(path).read_text(encoding="utf-8"))
-    for step in given["steps"]:
-        sys.stdin = io.StringIO(given["stdin"])
+    request = json.loads(Path(path).read_text(encoding="utf-8"))
+    for step in request["steps"]:
+        sys.stdin = io.StringIO(request["stdin"])
         if "code" in step:
             exec(compile(step["code"], "README.md", "exec"), {})
         elif main(step["command"]) != 0:

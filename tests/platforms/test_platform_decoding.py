@@ -32,9 +32,9 @@ def model_of(kind, dtype, **changes):
 
 def check(traced, platform, *, kernel=None):
     """Its kernels are as they should be; and it lowers, where no kernel needs the device for it."""
-    found = pretend.kernels(traced)
-    assert set(found) == ({kernel} if kernel else set())
-    if pretend.CUDNN not in found:
+    kernels = pretend.kernels(traced)
+    assert set(kernels) == ({kernel} if kernel else set())
+    if pretend.CUDNN not in kernels:
         pretend.lowered(traced, platform)
 
 
@@ -132,9 +132,9 @@ def test_compression(platform, dtype):
         cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
         check(codec._grow.trace(cache, 2 * SLOTS), platform)
         targets = jax.ShapeDtypeStruct((B,), jnp.uint32)
-        wanted = (ints("batch"), targets, np.bool_(True))
+        expected = (ints("batch"), targets, np.bool_(True))
         allowed = jax.ShapeDtypeStruct((VOCAB,), jnp.bool)
         read = (ints("batch"), np.int32(3))
-        step = codec._step.trace(model, params, cache, read, allowed, wanted)
+        step = codec._step.trace(model, params, cache, read, allowed, expected)
         check(step, platform)
         assert all(leaf.donated for leaf in jax.tree.leaves(step.args_info[0][1]))

@@ -43,17 +43,17 @@ def test_memory(stats, most, monkeypatch):
 
 def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):
     monkeypatch.setattr(jax, "devices", devices_of([UNKNOWN]))
-    found = environment.session()["devices"]
-    assert (found["platform"], found["kind"]) == ("gpu", UNKNOWN)
+    devices = environment.session()["devices"]
+    assert (devices["platform"], devices["kind"]) == ("gpu", UNKNOWN)
     made = fingerprint.environment()
     assert (made["platform"], made["device"]) == ("gpu", UNKNOWN)
 
 
-@pytest.mark.parametrize(("backend", "one"), [("gpu", True), ("tpu", True), ("cpu", False)])
-def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
+@pytest.mark.parametrize(("backend", "single"), [("gpu", True), ("tpu", True), ("cpu", False)])
+def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, single, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    assert plan.default_groups(64) == (1 if one else 4)
+    assert plan.default_groups(64) == (1 if single else 4)
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu", "cpu"])

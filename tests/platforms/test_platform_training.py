@@ -69,23 +69,23 @@ def small(model, **changes):
     return replace(model, **layers | sizes | changes)
 
 
-def step_of(network, loss, optimizer, learning=None, **options):
+def step_of(network, loss, config, tune=None, **options):
     """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
     axes, params = network.logical_axes(), pretend.params_of(network)
-    rates = lr_multipliers(learning, network.model.config, params) if learning else None
-    learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
+    rates = lr_multipliers(tune, network.model.config, params) if tune else None
+    trainable = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
-        learns = jax.tree.map(lambda share: bool(np.any(share)), rates)
-        rates = split(rates, learns)[0]
-    chosen = make_optimizer(optimizer, 10**6, split(axes, learns)[0], rates)
+        trainable = jax.tree.map(lambda factor: bool(np.any(factor)), rates)
+        rates = split(rates, trainable)[0]
+    optimizer = make_optimizer(config, 10**6, split(axes, trainable)[0], rates)
 
     def begin():
-        ours, others = split(network.init(jax.random.key(0)), learns)
-        return TrainState(jnp.int32(0), ours, chosen.init(ours)), others
+        params, frozen = split(network.init(jax.random.key(0)), trainable)
+        return TrainState(jnp.int32(0), params, optimizer.init(params)), frozen
 
-    parts = min(optimizer.accumulate, 2)
+    parts = min(config.accumulate, 2)
     step = make_train_step(
-        loss, chosen, seed=0, clip_norm=optimizer.clip_norm, accumulate=parts, **options
+        loss, optimizer, seed=0, clip_norm=config.clip_norm, accumulate=parts, **options
     )
     return step, *jax.eval_shape(begin)
 
@@ -122,12 +122,12 @@ def task_step(config, task_config, model):
     def loss(params, batch, key):
         return task.loss(model, params, batch, key if model.compute.dropout else None)
 
-    step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
+    step, state, frozen = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
     batch = {
         name: pretend.array(array.shape, array.dtype, *array.axes)
         for name, array in shape.spec(ROWS).items()
     }
-    return step.trace(state, batch, others)
+    return step.trace(state, batch, frozen)
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
@@ -145,23 +145,23 @@ def test_presets(name, platform):
             traced = [task_step(config, task, model) for task in config.tasks]
         else:
             traced = [text_step(model, config.compute, config.optimizer)]
-    for one in traced:
-        found = pretend.kernels(one)
-        assert not [name for name in pretend.primitives(one.jaxpr) if "callback" in name]
+    for program in traced:
+        kernels = pretend.kernels(program)
+        assert not [name for name in pretend.primitives(program.jaxpr) if "callback" in name]
         if platform == "tpu":
-            assert set(found) == {pretend.PALLAS}
-            assert SPLASH in pretend.lowered(one, platform)
+            assert set(kernels) == {pretend.PALLAS}
+            assert SPLASH in pretend.lowered(program, platform)
         elif config.compute.dtype == "bfloat16":
-            assert found[pretend.CUDNN] == found[pretend.CUDNN_BACKWARD] > 0
+            assert kernels[pretend.CUDNN] == kernels[pretend.CUDNN_BACKWARD] > 0
         else:
-            assert not found
-            pretend.lowered(one, platform)
+            assert not kernels
+            pretend.lowered(program, platform)
 
 
 def count(traced):
     """(forward, backward) attention kernels."""
-    found = pretend.kernels(traced)
-    return found.get(pretend.CUDNN, 0), found.get(pretend.CUDNN_BACKWARD, 0)
+    kernels = pretend.kernels(traced)
+    return kernels.get(pretend.CUDNN, 0), kernels.get(pretend.CUDNN_BACKWARD, 0)
 
 
 @pytest.mark.parametrize("name", ["gpt2_124m", "llama_1b"])
@@ -190,8 +190,8 @@ def test_meshes_of_gpus(sizes, kernel, segments):
     """Rows that are split along their length are left to blocks."""
     model = small(DECODER, num_kv_heads=4)
     with pretend.devices("gpu", **sizes):
-        found = count(text_step(model, segments=segments))
-    assert found == ((1, 1) if kernel else (0, 0))
+        kernels = count(text_step(model, segments=segments))
+    assert kernels == ((1, 1) if kernel else (0, 0))
 
 
 @pytest.mark.parametrize("segments", [False, True])
@@ -252,9 +252,9 @@ def test_evaluation(dtype, platform):
     with pretend.devices(platform, **pretend.EIGHT):
         evaluate = jax.jit(partial(token_loss, model))
         traced = evaluate.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
-        found = pretend.kernels(traced)
-        assert found == kernel_of(platform, dtype)
-        if pretend.CUDNN not in found:
+        kernels = pretend.kernels(traced)
+        assert kernels == kernel_of(platform, dtype)
+        if pretend.CUDNN not in kernels:
             pretend.lowered(traced, platform)
 
 
