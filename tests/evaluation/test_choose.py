@@ -9,7 +9,7 @@ import pytest
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.evaluation.choose import ChooseOptions, Question, choose, rate, read_question
+from llmjax.evaluation.choose import ChooseOptions, Question, choose, read_question, score_questions
 from untrained import in_hand, make_run
 
 QUESTIONS = [
@@ -71,12 +71,14 @@ def test_choices_are_rated_by_their_likelihood(lm, data):
     assert result.measures.examples == 3
     assert result.chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
     assert result.questions == 4
-    assert "4, 3 with their answer" in str(result)
+    assert "4, 3 with an answer" in str(result)
 
 
 def test_the_prompt_and_the_delimiter_stand_around_the_question(lm):
     questions = [Question("x", "Wet?", ("yes", "no"), None)]
-    (found,) = rate(lm, questions, ChooseOptions(prompt="Question: {}\nAnswer:", delimiter="="))
+    (found,) = score_questions(
+        lm, questions, ChooseOptions(prompt="Question: {}\nAnswer:", delimiter="=")
+    )
     wanted = [expected(lm, "Question: Wet?\nAnswer:", choice) for choice in ("=yes", "=no")]
     np.testing.assert_allclose(found.log_likelihoods, wanted, rtol=2e-5)
 
@@ -112,9 +114,9 @@ def test_an_encoder_decoder_writes_after_bos(tmp_path, data):
         ({"question": "a", "choices": ["x"]}, "has 1 choices; give at least two"),
         ({"choices": ["x", "y"]}, "has no text 'question'"),
         ({"question": "a"}, "has no column 'choices'"),
-        ({"question": "a", "choices": ["x", ""]}, "has a choice that is no text: ''"),
-        ({"question": "a", "choices": ["x", None]}, "has a choice that is no text: None"),
-        ({"question": "a", "choices": ["x", "y"], "answer": 2}, "give its text, or its number"),
+        ({"question": "a", "choices": ["x", ""]}, "has a choice that is not text: ''"),
+        ({"question": "a", "choices": ["x", None]}, "has a choice that is not text: None"),
+        ({"question": "a", "choices": ["x", "y"], "answer": 2}, "give its text, or its index"),
         ({"question": "a", "choices": ["x", "y"], "answer": "z"}, "has the answer 'z'"),
         ({"question": "a", "choices": ["x", "y" * 200]}, "choice 1: has 201 tokens"),
     ],
@@ -128,7 +130,7 @@ def test_what_cannot_be_asked_is_told_with_its_line(lm, tmp_path, line, message)
 
 
 def test_other_mistakes(lm, data):
-    with pytest.raises(UserError, match="has no place for the question"):
+    with pytest.raises(UserError, match="has no placeholder for the question"):
         choose(lm, data, prompt="Question:")
     with pytest.raises(UserError, match="not positive"):
         choose(lm, data, limit=0)

@@ -107,7 +107,7 @@ def test_what_cannot_be_scored_is_refused(lm, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         evaluate(lm, data=tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="is empty; give at least one byte"):
         evaluate(lm, data=tmp_path / "empty.txt")
     with pytest.raises(UserError, match="context 65"):
         evaluate(lm, data=bad, context=65)

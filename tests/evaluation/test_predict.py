@@ -125,13 +125,13 @@ TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
             ChatTask(),
             {"messages": TALK},
             "--text: task chat reads conversations, not texts; "
-            "name a table of them with --data, or talk with it: llmjax chat RUN",
+            "name a table with --data, or talk with it: llmjax chat RUN",
         ),
         (
             PreferenceTask(name="better"),
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "--text: task better reads prompts with two answers each, not texts; "
-            "name a table of them with --data",
+            "name a table with --data",
         ),
         (
             ClassificationTask(label="prompt"),

@@ -119,7 +119,7 @@ def test_without_the_model_as_it_began_there_are_no_figures(tmp_path, command):
     for verb in ("evaluate", "predict"):
         code, out, err = command(verb, str(run.folder), "--data", file)
         assert (code, out) == (2, "")
-        assert "task preference: has no references for pairs that it was not trained on" in err[-1]
+        assert "task preference: has no references for new pairs" in err[-1]
         assert f"{base.folder}: no such run folder" in err[-1]
     assert command("evaluate", str(run.folder))[0] == 0, "its own pairs have theirs"
 
@@ -129,7 +129,7 @@ def test_a_run_to_begin_with_that_has_changed_is_refused(tmp_path):
     tokens = load(base.folder).tokenizer.vocab_size
     shutil.rmtree(base.checkpoints)
     save_params(base.checkpoints, drawn(Model(resolve(DECODER, tokens)), 9, spread=0.3))
-    with pytest.raises(UserError, match="base: has changed since this run began with it"):
+    with pytest.raises(UserError, match="base: has changed since this run started from it"):
         margins(run, tmp_path)
     (tmp_path / "rows.jsonl").unlink()
     assert len(margins(run, tmp_path)) == 2, "nothing to tell by: it is said"
@@ -138,7 +138,7 @@ def test_a_run_to_begin_with_that_has_changed_is_refused(tmp_path):
 def test_a_run_of_new_parameters_says_what_it_lacks(tmp_path):
     run = tasked(tmp_path, TASK, PAIRS, DECODER)
     (run.checkpoints / "0").rename(run.checkpoints / "5")
-    with pytest.raises(UserError, match="no longer holds the parameters of step 0"):
+    with pytest.raises(UserError, match="no longer has the checkpoint of step 0"):
         evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
 
 

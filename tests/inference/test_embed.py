@@ -125,7 +125,7 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     code, out, _ = command("embed", run, "--file", str(objects))
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["two\nlines", "a string"]
     objects.write_text('{"prompt": "a"}\n')
-    assert "texts.jsonl:1: holds no text" in command("embed", run, "--file", str(objects))[2][0]
+    assert "texts.jsonl:1: contains no text" in command("embed", run, "--file", str(objects))[2][0]
     assert command("embed", run)[2] == [
         "llmjax: error: embed: there is no text; give --text TEXT or --file FILE"
     ]

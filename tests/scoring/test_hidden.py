@@ -54,7 +54,7 @@ def told_of(letter, model, params, hides):
 def test_each_document_has_its_own_sums(case):
     model, params, hides = case
     found = score_hidden(model, params, hides, DOCUMENTS, context=16, batch_size=4)
-    each = found.each
+    each = found.per_document
     wanted = np.array([told_of(ord("a") + k, *case) for k in range(len(DOCUMENTS))])
     np.testing.assert_allclose(each.nats, wanted[:, 0], rtol=1e-4, atol=1e-4)
     assert each.tokens.tolist() == wanted[:, 1].tolist()
@@ -67,8 +67,8 @@ def test_each_document_has_its_own_sums(case):
     shared = score_hidden(
         model, drawn(model, mesh=mesh), hides, DOCUMENTS, context=16, batch_size=4, mesh=mesh
     )
-    np.testing.assert_allclose(shared.each.nats, each.nats, rtol=1e-4, atol=1e-4)
-    assert shared.each.tokens.tolist() == each.tokens.tolist()
+    np.testing.assert_allclose(shared.per_document.nats, each.nats, rtol=1e-4, atol=1e-4)
+    assert shared.per_document.tokens.tolist() == each.tokens.tolist()
 
 
 def test_intervals_are_of_what_is_hidden(case):
@@ -83,7 +83,7 @@ def test_intervals_are_of_what_is_hidden(case):
 
 
 def test_what_cannot_be_scored(case):
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="is empty; give at least one byte"):
         score_hidden(*case, [], context=16)
     with pytest.raises(UserError, match="context 17"):
         score_hidden(*case, DOCUMENTS, context=17)

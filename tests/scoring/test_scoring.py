@@ -138,7 +138,7 @@ def test_the_end_of_a_text_costs_bits_but_no_bytes():
     assert both.nats == pytest.approx(
         sum(sum(naive_nats(d.tokens, 16, 8)) for d in (empty, one)), rel=1e-6
     )
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="is empty; give at least one byte"):
         score([empty])
 
 
@@ -178,7 +178,7 @@ def test_what_does_not_suit_the_model_is_refused():
     encoder = Model(replace(CONFIG, num_encoder_layers=1, num_decoder_layers=0))
     with pytest.raises(UserError, match="causal decoder"):
         score_documents(encoder, {}, BYTES, DOCUMENTS)
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="is empty; give at least one byte"):
         score_text(MODEL, params(), BYTES, "")
     wrong = EvaluationConfig(every=-1, context=4, stride=5, batch_size=0, max_tokens=0)
     assert len(evaluation_problems(wrong)) == 4
@@ -256,7 +256,7 @@ def test_the_sums_of_each_document_are_those_of_the_document_alone(context, stri
     found = score(context=context, stride=stride)
     empty = Document(np.zeros(0, np.int32), 0)
     for documents, whole in ((DOCUMENTS, found), ([empty, *DOCUMENTS, empty], None)):
-        each = score(documents, context=context, stride=stride).each
+        each = score(documents, context=context, stride=stride).per_document
         kept = [k for k, one in enumerate(documents) if len(one.tokens)]
         alone = [naive_nats(documents[k].tokens, context, stride) for k in kept]
         np.testing.assert_allclose(each.nats[kept], [math.fsum(one) for one in alone], rtol=1e-5)
@@ -274,7 +274,7 @@ def test_intervals_come_from_drawing_documents():
     for (low, high), value in zip(figures.values(), values, strict=True):
         assert low < value < high
     drawn = np.random.default_rng(7).integers(0, len(TEXTS), (20000, len(TEXTS)))
-    nats, size = found.each.nats[drawn].sum(1), found.each.bytes[drawn].sum(1)
+    nats, size = found.per_document.nats[drawn].sum(1), found.per_document.bytes[drawn].sum(1)
     wanted = np.percentile(nats[size > 0] / size[size > 0] / math.log(2), [2.5, 97.5])
     np.testing.assert_allclose(figures["bits_per_byte"], wanted, rtol=0.05)
     assert score(DOCUMENTS[:1]).intervals() == {}, "one document says nothing of others"

@@ -114,8 +114,8 @@ def _read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     inner = Path(path.stem) if compressed(path) else path
     reader = _READERS.get(inner.suffix.lower())
     if reader is None:
-        reason = f"ends in {inner.suffix!r}" if inner.suffix else "has no ending"
-        raise UserError(path, f"{reason}, which is no known format", f"use {', '.join(_READERS)}")
+        reason = f"has the unknown suffix {inner.suffix!r}" if inner.suffix else "has no suffix"
+        raise UserError(path, reason, f"use {', '.join(_READERS)}")
     yield from reader(path, columns)
 
 

@@ -97,7 +97,7 @@ def _no_text(place: str, field: str, record: dict[str, object]) -> UserError:
     strings = [name for name, value in record.items() if isinstance(value, str)]
     fix = f"set field to one of its strings: {', '.join(strings) or 'there are none'}"
     if field in record:
-        return UserError(place, f"field {field!r} is no string", fix)
+        return UserError(place, f"field {field!r} is not a string", fix)
     return UserError(place, f"has no field {field!r}", fix)
 
 
