@@ -67,7 +67,7 @@ def tables(lm):
     """The integer frequencies of every step: [256 symbols, start and freq, streams]."""
     stepper = RecordingStepper(lm, StreamLayout(STREAMS, CONTEXT, STRIDE))
     rows = np.frombuffer(TEXT, np.uint8).astype(np.int32).reshape(STREAMS, -1)
-    stepper.run(rows.layout[1], [KnownSymbols(rows)])
+    stepper.run(rows.shape[1], [KnownSymbols(rows)])
     return stepper.tables
 
 
