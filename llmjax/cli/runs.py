@@ -8,7 +8,7 @@ from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError, printable
-from llmjax.metrics.names import in_words, is_cost, task_metrics, value_in_words
+from llmjax.metrics.names import display_name, display_value, is_cost, task_metrics
 from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
@@ -120,7 +120,7 @@ def _lines(listed: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             continue
         when = datetime.fromtimestamp(entry["time"]).strftime("%Y-%m-%d %H:%M")
         best = entry["best"]
-        figure = f"{in_words(best['metric'])} {value_in_words(**_named(best))}" if best else ""
+        figure = f"{display_name(best['metric'])} {display_value(**_named(best))}" if best else ""
         yield f"{name}  {when}  step {entry['step']:,} of {entry['steps']:,}  {figure}".rstrip()
         changes = [f"{field} {value}" for field, value in entry["changes"].items()]
         more = len(changes) - MAX_DIFFERENCES
