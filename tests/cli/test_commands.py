@@ -15,6 +15,8 @@ from llmjax.run.folder import Run
 
 FUNCTIONS = {"fill-mask": "fill_mask", "import": "import_model"}
 """Functions that have not the name of their command."""
+NO_OPTIONS = {"train", "tokenizer", "inspect", "presets", "runs", "completion"}
+"""Commands that share no options with a function of the library."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -33,7 +35,7 @@ def test_help_of_a_command_shows_every_field_with_its_meaning_and_default(capsys
         assert flag in words
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"train", "tokenizer", "inspect"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NO_OPTIONS))
 def test_a_command_and_its_function_take_the_same_options(name):
     options = find_command(name).options
     function = getattr(llmjax, FUNCTIONS.get(name, name))
