@@ -65,8 +65,8 @@ def test_a_model_that_expects_no_token_before_a_text_gets_none():
         prefix = ()
 
     bare = Bare([piece.decode() for piece in LETTERS.pieces[3:]])
-    found, empty = complete(["abcab", ""], GREEDY, bare)
-    assert found.tokens == complete([LETTERS.encode("abcab")], GREEDY)[0].tokens
+    result, empty = complete(["abcab", ""], GREEDY, bare)
+    assert result.tokens == complete([LETTERS.encode("abcab")], GREEDY)[0].tokens
     assert empty.tokens == complete([""], GREEDY)[0].tokens
 
 
@@ -251,13 +251,13 @@ def test_texts_are_what_the_librarys_own_decoding_adds_to_the_prompt(decoder, pi
     if decoder is not None:
         inner.decoder = decoder
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    ours = HuggingFaceTokenizer(inner.to_str().encode(), names)
+    actual = HuggingFaceTokenizer(inner.to_str().encode(), names)
     prompts = [[3, 4, 3], [3], [1]]
-    for prompt, found in zip(prompts, complete(prompts, SAMPLED, ours), strict=True):
-        written = [token for token in found.tokens if token != 2]
+    for prompt, result in zip(prompts, complete(prompts, SAMPLED, actual), strict=True):
+        written = [token for token in result.tokens if token != 2]
         before = inner.decode(prompt)
         whole = inner.decode([*prompt, *written])
-        assert found.text == whole.removeprefix(before).rstrip("\ufffd")
+        assert result.text == whole.removeprefix(before).rstrip("\ufffd")
         assert whole.startswith(before)
 
 

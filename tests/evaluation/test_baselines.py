@@ -51,8 +51,8 @@ def test_library_and_command_line_agree(name, command):
 
 def test_a_text_in_parts_comes_to_the_same():
     parts = [TEXT[start : start + 1000] for start in range(0, len(TEXT), 1000)]
-    whole, found = measure(TEXT), measure_parts(lambda: parts, len(TEXT))
-    for one, other in zip(whole, found, strict=True):
+    full, result = measure(TEXT), measure_parts(lambda: parts, len(TEXT))
+    for one, other in zip(full, result, strict=True):
         assert other.name == one.name
         assert other.original_bytes == len(TEXT)
         assert other.compressed_bytes == pytest.approx(one.compressed_bytes, abs=8)
@@ -82,10 +82,10 @@ def test_table_is_sorted_and_relative_to_xz():
         if line.strip().startswith(f"{name} ")
     }
     assert at["llmjax"] < at["bzip2"] < at["xz"]
-    ours = next(line for line in lines if "llmjax" in line)
-    assert "1.8000" in ours
-    assert "225" in ours
-    assert "\N{MINUS SIGN}25.0%" in ours
+    actual = next(line for line in lines if "llmjax" in line)
+    assert "1.8000" in actual
+    assert "225" in actual
+    assert "\N{MINUS SIGN}25.0%" in actual
     assert "1,000 bytes" in lines[0]
     assert "weights not counted" in lines[-1]
 

@@ -48,16 +48,16 @@ def test_choices_are_rated_by_their_likelihood(lm, data):
     for number, (one, text, row) in enumerate(zip(seen, texts, QUESTIONS, strict=True), 1):
         choices = [str(choice) for choice in row["choices"]]
         blank = "  " if number == 2 else " "  # a prompt's last blank belongs to the choice
-        wanted = [expected(lm, text, f"{blank}{choice}") for choice in choices]
-        np.testing.assert_allclose(one.log_likelihoods, wanted, rtol=2e-5)
+        reference = [expected(lm, text, f"{blank}{choice}") for choice in choices]
+        np.testing.assert_allclose(one.log_likelihoods, reference, rtol=2e-5)
         assert one.number == number
-        assert one.choice == np.argmax(wanted)
+        assert one.choice == np.argmax(reference)
         sizes = [len(choice.encode()) for choice in choices]
-        assert one.choice_per_byte == np.argmax(np.array(wanted) / sizes)
-        found = one.to_dict()
-        shares = np.exp(wanted) / np.exp(wanted).sum()
-        np.testing.assert_allclose(found["probabilities"], shares, atol=1e-4)
-        assert found["text"] == choices[one.choice]
+        assert one.choice_per_byte == np.argmax(np.array(reference) / sizes)
+        actual = one.to_dict()
+        shares = np.exp(reference) / np.exp(reference).sum()
+        np.testing.assert_allclose(actual["probabilities"], shares, atol=1e-4)
+        assert actual["text"] == choices[one.choice]
     answers = [0, 1, None, 1]
     assert [one.question.answer for one in seen] == answers
     right = [one.choice == a for one, a in zip(seen, answers, strict=True) if a is not None]
@@ -76,11 +76,11 @@ def test_choices_are_rated_by_their_likelihood(lm, data):
 
 def test_the_prompt_and_the_delimiter_stand_around_the_question(lm):
     questions = [Question("x", "Wet?", ("yes", "no"), None)]
-    (found,) = score_questions(
+    (result,) = score_questions(
         lm, questions, ChooseOptions(prompt="Question: {}\nAnswer:", delimiter="=")
     )
-    wanted = [expected(lm, "Question: Wet?\nAnswer:", choice) for choice in ("=yes", "=no")]
-    np.testing.assert_allclose(found.log_likelihoods, wanted, rtol=2e-5)
+    reference = [expected(lm, "Question: Wet?\nAnswer:", choice) for choice in ("=yes", "=no")]
+    np.testing.assert_allclose(result.log_likelihoods, reference, rtol=2e-5)
 
 
 def test_the_first_questions_alone(lm, data):

@@ -38,8 +38,8 @@ def file(tmp_path):
 
 def figures(result: Evaluation):
     """All but what a clock or a path decides."""
-    found = result.to_dict()
-    return [found[k] for k in found if k not in ("run", "data", "seconds", "tokens_per_second")]
+    actual = result.to_dict()
+    return [actual[k] for k in actual if k not in ("run", "data", "seconds", "tokens_per_second")]
 
 
 def test_the_runs_own_heldout_documents(run, lm):
@@ -69,9 +69,9 @@ def test_a_file_is_a_document(lm, file):
 
 
 def test_long_files_are_read_in_pieces(lm, file, monkeypatch):
-    whole = evaluate(lm, data=file)
+    full = evaluate(lm, data=file)
     monkeypatch.setattr("llmjax.evaluation.evaluate.CHUNK", 7)
-    assert figures(evaluate(lm, data=file)) == figures(whole)
+    assert figures(evaluate(lm, data=file)) == figures(full)
 
 
 def test_several_files_and_compressed_ones(lm, file):
@@ -88,11 +88,11 @@ def test_several_files_and_compressed_ones(lm, file):
 def test_sources_are_documents_each(lm, tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS[:6]))
-    found = evaluate(lm, data=JsonlSource(paths=(str(path),), field="body"))
+    result = evaluate(lm, data=JsonlSource(paths=(str(path),), field="body"))
     expected = [lm.score(text).total for text in TEXTS[:6]]
-    assert found.score.documents == 6
-    assert found.score.bytes == sum(score.bytes for score in expected)
-    assert found.score.nats == pytest.approx(sum(score.nats for score in expected), rel=1e-5)
+    assert result.score.documents == 6
+    assert result.score.bytes == sum(score.bytes for score in expected)
+    assert result.score.nats == pytest.approx(sum(score.nats for score in expected), rel=1e-5)
     plain = tmp_path / "lines.txt"
     plain.write_text("".join(TEXTS[:6]))
     lines = evaluate(lm, data=[TextSource(paths=(str(plain),), split="line")])

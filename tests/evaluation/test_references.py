@@ -57,8 +57,8 @@ def rows_of(values):
 def likelihoods(task, lm, params=None, model=None):
     """[rows, (better, worse)] of OTHERS."""
     examples = task.examples(rows_of(OTHERS))
-    found = compute_outputs(task, model or lm.model, params or lm.params, examples, 4, None)
-    return np.array([one["log_likelihoods"] for one in found])
+    result = compute_outputs(task, model or lm.model, params or lm.params, examples, 4, None)
+    return np.array([one["log_likelihoods"] for one in result])
 
 
 def expected(now, then):
@@ -76,10 +76,10 @@ def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):
     run, base = run_of(tmp_path)
     lm = load(run.folder)
     (task,) = tasks_of(lm)
-    wanted = expected(likelihoods(task, lm), likelihoods(task, load(base.folder)))
-    assert margins(run, tmp_path) == pytest.approx(wanted, rel=1e-4)
-    found = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].result.metrics
-    assert found["margin"].value == pytest.approx(wanted.mean(), rel=1e-4)
+    reference = expected(likelihoods(task, lm), likelihoods(task, load(base.folder)))
+    assert margins(run, tmp_path) == pytest.approx(reference, rel=1e-4)
+    result = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].result.metrics
+    assert result["margin"].value == pytest.approx(reference.mean(), rel=1e-4)
 
 
 def test_before_anything_is_learnt_the_loss_is_the_logarithm_of_2_on_any_pairs(tmp_path):
@@ -87,8 +87,8 @@ def test_before_anything_is_learnt_the_loss_is_the_logarithm_of_2_on_any_pairs(t
     shutil.rmtree(run.checkpoints)
     shutil.copytree(base.checkpoints, run.checkpoints)
     (run.checkpoints / "0").rename(run.checkpoints / "5")
-    found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
-    figures = found.tasks[0].result.metrics
+    result = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+    figures = result.tasks[0].result.metrics
     assert figures["loss"].value == pytest.approx(math.log(2), abs=1e-5)
     assert figures["margin"].value == pytest.approx(0, abs=1e-4)
 
@@ -144,6 +144,6 @@ def test_a_run_of_new_parameters_says_what_it_lacks(tmp_path):
 
 def test_an_import_that_was_trained_in_its_folder_began_with_its_first_checkpoint(tmp_path):
     run = tasked(tmp_path, TASK, PAIRS, DECODER)
-    found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
-    assert found.tasks[0].result.metrics["loss"].value == pytest.approx(math.log(2), abs=1e-5)
+    result = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+    assert result.tasks[0].result.metrics["loss"].value == pytest.approx(math.log(2), abs=1e-5)
     assert json.loads(run.tasks.read_text())["preference"]["references"] == []

@@ -48,8 +48,8 @@ def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, com
 @pytest.mark.parametrize("count", [3, 12, 14])
 def test_the_most_frequent_labels_are_shown_and_counted(tmp_path, count):
     often = [1 + number for number in range(count)]
-    found = evaluate(load(tasked(tmp_path, ClassificationTask(), rows_of(often)).folder))
-    labels, lines, last = matrix(str(found))
+    result = evaluate(load(tasked(tmp_path, ClassificationTask(), rows_of(often)).folder))
+    labels, lines, last = matrix(str(result))
     if count <= 12:
         assert labels == [f"l{number:02}" for number in range(count)]
         assert [sum(map(int, line[1:])) for line in lines] == often
@@ -76,8 +76,8 @@ def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
     for threshold, answered in (("-1e6", 0), ("1e6", 4)):
         words = ("--no-answer-threshold", threshold, "--json")
         tasks = json.loads(command("evaluate", kept, *words)[1])["tasks"]
-        found = tasks["extractive_qa"]["metrics"]
-        assert found["unanswered_accuracy"]["value"] == (0 if answered else 1)
+        result = tasks["extractive_qa"]["metrics"]
+        assert result["unanswered_accuracy"]["value"] == (0 if answered else 1)
         told = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
         assert sum(bool(one["answer"]) for one in told) == answered
     assert run.measures.read_bytes() == before, "the report is of the run as it stands"

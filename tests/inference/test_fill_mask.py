@@ -30,9 +30,9 @@ def test_candidates_are_the_models_distribution(lm):
     logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([tokens]))[0, :, :264]
     shares = np.asarray(jax.nn.softmax(logits, axis=-1))
     places = [at for at, token in enumerate(tokens) if token == lm.tokenizer.mask_id]
-    found = fill_mask(lm, TEXT, top=7)
-    assert len(found) == 2
-    for at, candidates in zip(places, found, strict=True):
+    result = fill_mask(lm, TEXT, top=7)
+    assert len(result) == 2
+    for at, candidates in zip(places, result, strict=True):
         assert [one.token for one in candidates] == np.argsort(-shares[at])[:7].tolist()
         np.testing.assert_allclose(
             [one.probability for one in candidates], np.sort(shares[at])[::-1][:7], atol=1e-5
@@ -106,9 +106,9 @@ def test_a_published_model_fills_as_in_transformers(tmp_path):
     ids = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         shares = model(**ids).logits[0].softmax(-1)[ids["input_ids"][0] == 4].numpy()
-    found = fill_mask(import_model(tmp_path, tmp_path / "run"), text, top=4)
-    assert len(found) == len(shares) == 2
-    for candidates, expected in zip(found, shares, strict=True):
+    result = fill_mask(import_model(tmp_path, tmp_path / "run"), text, top=4)
+    assert len(result) == len(shares) == 2
+    for candidates, expected in zip(result, shares, strict=True):
         assert [one.token for one in candidates] == np.argsort(-expected)[:4].tolist()
         np.testing.assert_allclose(
             [one.probability for one in candidates], np.sort(expected)[::-1][:4], rtol=1e-4

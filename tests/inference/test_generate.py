@@ -28,13 +28,13 @@ def lm(run):
 
 
 def test_a_run_folder_or_a_model_in_hand(run, lm):
-    found = generate(run.folder, ["ab", "c"], HOW)
+    result = generate(run.folder, ["ab", "c"], HOW)
     assert (
-        found
+        result
         == generate(lm, ["ab", "c"], max_new_tokens=6, seed=1)
         == lm.generate(["ab", "c"], HOW)
     )
-    assert generate(run.folder, "ab", HOW, step=3)[0].tokens != found[0].tokens
+    assert generate(run.folder, "ab", HOW, step=3)[0].tokens != result[0].tokens
     assert [completion.prompt for completion in generate(lm, options=HOW)] == [""]
 
 

@@ -54,17 +54,17 @@ def test_likelihoods_are_the_models(fields):
     asked = pairs()
     if not fields:
         asked[3] = (asked[3][0], greedy_tail(lm, asked[3][0]))
-    found = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS, batch_size=4))
-    wanted = [expected(lm, *pair) for pair in asked]
-    np.testing.assert_allclose([f.total for f in found], [w[0] for w in wanted], rtol=2e-5)
-    assert [f.greedy for f in found] == [w[1] for w in wanted]
-    assert fields or found[3].greedy
+    result = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS, batch_size=4))
+    reference = [expected(lm, *pair) for pair in asked]
+    np.testing.assert_allclose([f.total for f in result], [w[0] for w in reference], rtol=2e-5)
+    assert [f.greedy for f in result] == [w[1] for w in reference]
+    assert fields or result[3].greedy
 
 
 def test_long_prefixes_lose_their_first_tokens(lm):
     asked = [([5] * 40 + [7] * 100, [1, 2, 3]), ([9], list(range(128)))]
-    found = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
-    for pair, one in zip(asked, found, strict=True):
+    result = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
+    for pair, one in zip(asked, result, strict=True):
         assert one.total == pytest.approx(expected(lm, *pair)[0], rel=2e-5)
 
 
@@ -73,9 +73,9 @@ def test_choices_of_one_token_are_read_once(lm):
     batches = list(continuation_batches(lm.model, asked, bos_id=BOS))
     assert sum(batch.arrays["segments"].max(axis=1).sum() for batch in batches) == 5
     assert sum(len(batch.slices) for batch in batches) == 20
-    found = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
-    wanted = [expected(lm, *pair)[0] for pair in asked]
-    np.testing.assert_allclose([one.total for one in found], wanted, rtol=2e-5)
+    result = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
+    reference = [expected(lm, *pair)[0] for pair in asked]
+    np.testing.assert_allclose([one.total for one in result], reference, rtol=2e-5)
 
 
 def test_few_shapes_are_compiled_and_results_stream(lm, monkeypatch):
@@ -105,9 +105,9 @@ def test_on_a_mesh(fields, sizes):
     asked = pairs(6)
     alone = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
     shared = drawn(lm.model, mesh=mesh)
-    found = list(score_continuations(lm.model, shared, asked, bos_id=BOS, mesh=mesh))
-    assert [one.greedy for one in found] == [one.greedy for one in alone]
-    np.testing.assert_allclose([o.total for o in found], [o.total for o in alone], rtol=2e-5)
+    result = list(score_continuations(lm.model, shared, asked, bos_id=BOS, mesh=mesh))
+    assert [one.greedy for one in result] == [one.greedy for one in alone]
+    np.testing.assert_allclose([o.total for o in result], [o.total for o in alone], rtol=2e-5)
 
 
 def test_mistakes_are_told(lm):

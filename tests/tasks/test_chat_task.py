@@ -50,12 +50,12 @@ ROWS = rows_of(
 
 def told(segment):
     """The texts of what has weight, runs joined by "|"."""
-    found, before = "", 0.0
+    result, before = "", 0.0
     for target, weight in zip(segment.targets, segment.weights, strict=True):
         if weight:
-            found += ("" if before or not found else "|") + SPELT.get(target, chr(target % 256))
+            result += ("" if before or not result else "|") + SPELT.get(target, chr(target % 256))
         before = weight
-    return found
+    return result
 
 
 @pytest.mark.parametrize("template", [None, MARKED, PLAIN])
@@ -117,8 +117,10 @@ def test_conversations_without_an_answer_within_the_length_are_left_out_by_name(
     examples = task.examples(rows)
     assert [sum(example.segments[0].weights) > 0 for example in examples] == [True, False, False]
     assert [one.row for one in trainable(task, rows, examples)] == [0]
-    wanted = "2 of 3 examples have no target within 160 tokens (the first: table line 2): left out"
-    assert wanted in caplog.text
+    expected = (
+        "2 of 3 examples have no target within 160 tokens (the first: table line 2): left out"
+    )
+    assert expected in caplog.text
     with pytest.raises(UserError, match="2 of 2 examples have no target within 160 tokens"):
         trainable(task, rows, examples[1:])
 
@@ -132,8 +134,8 @@ def started():
 def test_figures_are_the_models_own_packed_or_not(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    found = compute_outputs(task, network.model, params, examples, 1, None)
-    for example, one in zip(examples, found, strict=True):
+    result = compute_outputs(task, network.model, params, examples, 1, None)
+    for example, one in zip(examples, result, strict=True):
         (segment,) = example.segments
         logits = network.model.apply(params, jnp.array([segment.tokens]))[0]
         logs, weights = np.asarray(jax.nn.log_softmax(logits)), np.array(segment.weights)
@@ -143,7 +145,7 @@ def test_figures_are_the_models_own_packed_or_not(started):
         assert one["correct"] == (hits * weights).sum()
         assert one["tokens"] == weights.sum()
     sums = total_loss(task, network.model, params, examples, 1, None)
-    assert sums.nll == pytest.approx(sum(float(one["nats"]) for one in found), rel=1e-5)
+    assert sums.nll == pytest.approx(sum(float(one["nats"]) for one in result), rel=1e-5)
     measures = task.metrics(ROWS, predicted(task, network, params, ROWS))
     assert measures["loss"].value == pytest.approx(sums.loss, rel=1e-5)
     mesh = eight_devices()
@@ -152,7 +154,7 @@ def test_figures_are_the_models_own_packed_or_not(started):
     sharded = total_loss(task, network.model, shared, examples, 8, mesh)
     assert sharded.nll == pytest.approx(sums.nll, rel=1e-5)
     many = compute_outputs(task, network.model, shared, examples, 8, mesh)
-    assert many[0]["nats"] == pytest.approx(float(found[0]["nats"]), rel=1e-5)
+    assert many[0]["nats"] == pytest.approx(float(result[0]["nats"]), rel=1e-5)
 
 
 def test_words_of_users_change_nothing_that_is_learnt(started):
@@ -172,9 +174,9 @@ def test_a_conversation_that_waits_is_answered():
     params = trained(task, network, task.examples(rows), 80, 1e-2)
     asked = rows_of({"messages": said("a")}, {"messages": said("b", "no")}, {"messages": said("b")})
     examples = task.examples(asked)
-    found = compute_outputs(task, network.model, params, examples, 4, None)
+    result = compute_outputs(task, network.model, params, examples, 4, None)
     write = generator(network.model, params, task.context.tokenizer, None, 4)
-    answers = task.predictions(PredictionData(asked, examples, found, write))
+    answers = task.predictions(PredictionData(asked, examples, result, write))
     assert [one.get("text") for one in answers] == ["yes", None, "no"]
     assert answers[0] == {"text": "yes"}
     assert task.metrics(asked, answers)["loss"].value < 1

@@ -91,10 +91,10 @@ def test_smoothing_is_that_of_optax(smoothing):
     task, network, params = begun(config, ROWS)
     logits = logits_of(task, network, params, ROWS)
     targets = optax.smooth_labels(jax.nn.one_hot(TRUTH, 3), smoothing)
-    wanted = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
+    expected = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
     plain = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), TRUTH)
     loss = losses(task, network, params, task.examples(ROWS))
-    assert float(loss.objective) == pytest.approx(float(wanted.sum()), rel=1e-4)
+    assert float(loss.objective) == pytest.approx(float(expected.sum()), rel=1e-4)
     assert float(loss.sums["loss"].total) == pytest.approx(float(plain.sum()), rel=1e-4)
     assert float(loss.weight) == 6
     assert (abs(float(loss.objective - loss.sums["loss"].total)) > 0.01) == bool(smoothing)
@@ -141,8 +141,8 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
     with_blank = total_loss(task, network.model, params, more, 2, None)
     for sums in (with_blank, type(packed)(*map(sum, zip(*alone, strict=True)))):
         assert sums == pytest.approx(packed, rel=1e-4)
-    found = compute_outputs(task, network.model, params, examples, 2, None)
-    assert len(found) == len(rows)
+    result = compute_outputs(task, network.model, params, examples, 2, None)
+    assert len(result) == len(rows)
 
 
 @pytest.mark.parametrize(

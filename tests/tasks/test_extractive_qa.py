@@ -75,9 +75,9 @@ def test_a_window_that_holds_the_answer_points_at_it(started):
     spelt = {0: set(), 1: set(), 2: set()}
     for example in task.examples(ROWS):
         first, last = example.target.astype(int)
-        whole = b"Berlin" in task.context.tokenizer.decode_bytes(example.segments[0].tokens)
+        full = b"Berlin" in task.context.tokenizer.decode_bytes(example.segments[0].tokens)
         if example.row == 0:
-            assert whole == bool(first)
+            assert full == bool(first)
         tokens = example.segments[0].tokens[first : last + 1]
         spelt[example.row].add(task.context.tokenizer.decode(tokens) if first else None)
     assert spelt == {0: {"Berlin", None}, 1: {"Café"}, 2: {None}}
@@ -96,9 +96,9 @@ def test_an_answer_has_the_tokens_that_stand_for_any_of_it():
 def test_the_loss_is_the_mean_cross_entropy_of_both_ends_in_the_own_window(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    found = compute_outputs(task, network.model, params, examples, 2, None)
+    result = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
-    for example, one in zip(examples, found, strict=True):
+    for example, one in zip(examples, result, strict=True):
         shares = jax.nn.log_softmax(one["logits"], axis=0)
         for k in (0, 1):
             target = int(example.target[k])
@@ -117,9 +117,9 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     for example, one in zip(examples, packed, strict=True):
         (alone,) = compute_outputs(task, network.model, params, [example], 1, None)
         assert alone["logits"] == pytest.approx(one["logits"], abs=1e-5)
-    whole = total_loss(task, network.model, params, examples, 8, None)
+    full = total_loss(task, network.model, params, examples, 8, None)
     shared = total_loss(task, network.model, params, examples, 8, eight_devices())
-    assert shared == pytest.approx(whole, rel=1e-5)
+    assert shared == pytest.approx(full, rel=1e-5)
 
 
 def test_empty_slots_have_no_part_in_gradients(started):
@@ -156,21 +156,21 @@ def test_candidates_are_the_best_of_all_pairs():
         for j in range(i, min(i + 3, 7))
         if 3 not in (i, j)
     ]
-    found = candidates(window, logits, 7, 3)
+    result = candidates(window, logits, 7, 3)
     expected = sorted(pairs, reverse=True)[:7]
-    assert [one.span for one in found] == [span for _, span in expected]
-    assert [one.score for one in found] == pytest.approx([value for value, _ in expected])
+    assert [one.span for one in result] == [span for _, span in expected]
+    assert [one.score for one in result] == pytest.approx([value for value, _ in expected])
 
 
 def told_by(task, rows, choose):
     """Predictions where `choose(example)` -> (first, last, logit) of the tokens told."""
-    examples, found = task.examples(rows), []
+    examples, result = task.examples(rows), []
     for example in examples:
         logits = np.zeros((example.length, 2), np.float32)
         first, last, logit = choose(example)
         logits[first, 0] = logits[last, 1] = logit
-        found.append({"logits": logits})
-    return task.predictions(PredictionData(rows, examples, found, None))
+        result.append({"logits": logits})
+    return task.predictions(PredictionData(rows, examples, result, None))
 
 
 def truly(example):
@@ -197,9 +197,9 @@ def test_predictions_speak_of_the_context(started):
     spans = [(c["answer"], c["start"]) for c in first["candidates"]]
     assert len(set(spans)) == len(spans), "windows share tokens, not candidates"
     json.dumps([first, second, third], allow_nan=False)
-    found = task.metrics(ROWS, [first, second, third])
-    assert found["exact_match"].value == found["unanswered_accuracy"].value == 1
-    assert found.tables["threshold"]["f1"]["value"] == 1
+    result = task.metrics(ROWS, [first, second, third])
+    assert result["exact_match"].value == result["unanswered_accuracy"].value == 1
+    assert result.tables["threshold"]["f1"]["value"] == 1
 
 
 def test_where_every_question_has_an_answer_one_is_always_given():
@@ -233,8 +233,8 @@ def test_the_best_threshold_is_reached_by_setting_it(started):
     best = task.metrics(ROWS, told).tables["threshold"]["f1"]
     config = replace(CONFIG, no_answer_threshold=best["at"])
     other = config.open(task.context, task.metadata)
-    found = other.metrics(ROWS, predicted(other, network, params, ROWS))
-    assert found["f1"].value == pytest.approx(best["value"])
+    result = other.metrics(ROWS, predicted(other, network, params, ROWS))
+    assert result["f1"].value == pytest.approx(best["value"])
 
 
 def test_rows_without_answers_have_no_weight(started):

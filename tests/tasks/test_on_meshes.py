@@ -43,11 +43,11 @@ def test_as_on_one_device(kind, model):
     assert many.nll == pytest.approx(alone.nll, rel=1e-5)
     assert (many.weight, many.correct) == (alone.weight, alone.correct)
 
-    found, wanted = (
+    result, reference = (
         compute_outputs(task, network.model, p, examples, 4, m)
         for p, m in ((shared, mesh), (params, None))
     )
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(result, reference, strict=True):
         for name, value in one.items():
             np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-5)
 

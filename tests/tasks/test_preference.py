@@ -162,8 +162,8 @@ def test_packed_is_as_alone(started):
     wide = replace(task, context=task.context._replace(length=3 * LENGTH))
     packed = compute_outputs(wide, network.model, params, examples, 1, None)
     for example, one in zip(examples, packed, strict=True):
-        wanted = [float(likelihood(network, params, segment)) for segment in example.segments]
-        np.testing.assert_allclose(one["log_likelihoods"], wanted, rtol=1e-5)
+        expected = [float(likelihood(network, params, segment)) for segment in example.segments]
+        np.testing.assert_allclose(one["log_likelihoods"], expected, rtol=1e-5)
 
 
 def test_references_are_kept_and_found_again(started):
@@ -172,9 +172,9 @@ def test_references_are_kept_and_found_again(started):
     assert facts == task.metadata
     assert len(facts.references) == 3
     again = CONFIG.open(task.context, facts).examples(ROWS[::-1])
-    found = {example.row: example for example in task.examples(ROWS)}
+    result = {example.row: example for example in task.examples(ROWS)}
     for example in again:
-        np.testing.assert_array_equal(example.target, found[2 - example.row].target)
+        np.testing.assert_array_equal(example.target, result[2 - example.row].target)
         assert example.details is True
     other = rows_of({"prompt": "New? ", "chosen": "a", "rejected": "b"})
     (told,) = predicted(task, network, params, other)

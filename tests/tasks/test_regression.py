@@ -55,8 +55,8 @@ def test_the_loss_is_the_sum_of_squares_by_hand(started):
     )
     assert float(loss.weight) == 3
     assert loss.sums.keys() == {"loss"}
-    found = task.metrics(ROWS, predicted(task, network, params, ROWS))
-    assert found["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
+    result = task.metrics(ROWS, predicted(task, network, params, ROWS))
+    assert result["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
 
 
 def test_examples_add_up_by_their_weights(started):
@@ -66,15 +66,15 @@ def test_examples_add_up_by_their_weights(started):
         for one, weight in zip(task.examples(ROWS), (1.0, 3.0, 0.0), strict=True)
     ]
     squares = (values(task, network, params) - TRUTH) ** 2
-    wanted = (squares[0] + 3 * squares[1], 4, 0)
+    expected = (squares[0] + 3 * squares[1], 4, 0)
     for rows in (1, 2):
         sums = total_loss(task, network.model, params, examples, rows, None)
-        assert sums == pytest.approx(wanted, rel=1e-4)
+        assert sums == pytest.approx(expected, rel=1e-4)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
     sums = total_loss(task, network.model, shared, examples, 8, mesh)
-    assert sums == pytest.approx(wanted, rel=1e-4)
+    assert sums == pytest.approx(expected, rel=1e-4)
 
 
 def test_rows_without_numbers_have_no_weight(started):

@@ -134,9 +134,9 @@ def test_pairs_are_learnt_and_written(model):
 def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
     rows = rows_of({"source": "hello", "target": "你好世界啊"})
     task, _ = opened(SequenceTask(bleu_tokenize=tokenize), rows, model=DECODER)
-    found = task.metrics(rows, [{"text": "你好世界吗"}])
-    assert found["bleu"].value == pytest.approx(bleu, abs=0.01)
-    assert f"tok:{tokenize}|" in found.signature
+    result = task.metrics(rows, [{"text": "你好世界吗"}])
+    assert result["bleu"].value == pytest.approx(bleu, abs=0.01)
+    assert f"tok:{tokenize}|" in result.signature
 
 
 def test_what_is_wrong_is_said():

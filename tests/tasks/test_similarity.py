@@ -36,8 +36,8 @@ def started(request):
 
 
 def vectors(task, network, params, examples):
-    found = compute_outputs(task, network.model, params, examples, 4, None)
-    return (np.array([one[name] for one in found]) for name in ("first", "second"))
+    result = compute_outputs(task, network.model, params, examples, 4, None)
+    return (np.array([one[name] for one in result]) for name in ("first", "second"))
 
 
 def test_vectors_are_of_each_text_alone(started):
@@ -61,15 +61,15 @@ def test_the_loss_is_over_the_whole_batch(started, both):
     def nats(logits):
         return (np.log(np.exp(logits).sum(1)) - logits.diagonal()).sum()
 
-    wanted = (nats(logits) + nats(logits.T)) / 2 if both else nats(logits)
-    found = total_loss(task, network.model, params, examples, 8, None)
-    assert found.weight == len(ROWS)
-    assert found.nll == pytest.approx(wanted, rel=1e-4)
+    expected = (nats(logits) + nats(logits.T)) / 2 if both else nats(logits)
+    result = total_loss(task, network.model, params, examples, 8, None)
+    assert result.weight == len(ROWS)
+    assert result.nll == pytest.approx(expected, rel=1e-4)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
     sharded = total_loss(task, network.model, shared, examples, 8, mesh)
-    assert sharded.nll == pytest.approx(wanted, rel=1e-4)
+    assert sharded.nll == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -95,15 +95,15 @@ def test_equal_texts_are_no_negatives(both):
         terms = [[row[own], *row[others[own]]] for own, row in enumerate(logits)]
         return sum(np.log(np.exp(term).sum()) - term[0] for term in terms)
 
-    wanted = nats(logits, negatives)
+    expected = nats(logits, negatives)
     if both:
-        wanted = (wanted + nats(logits.T, back)) / 2
+        expected = (expected + nats(logits.T, back)) / 2
     assert total_loss(task, network.model, params, examples, 8, None).nll == pytest.approx(
-        wanted, rel=1e-4
+        expected, rel=1e-4
     )
     if not both:
         measures = task.metrics(rows, predicted(task, network, params, rows, examples))
-        assert measures["loss"].value == pytest.approx(wanted / 4, rel=1e-4)
+        assert measures["loss"].value == pytest.approx(expected / 4, rel=1e-4)
 
 
 def test_a_pair_that_comes_twice_costs_nothing_and_is_found():

@@ -98,9 +98,9 @@ def test_the_loss_is_the_cross_entropy_of_the_tags(started):
     task, network, params = started
     examples = task.examples(ROWS)
     sums = total_loss(task, network.model, params, examples, 2, None)
-    found = compute_outputs(task, network.model, params, examples, 2, None)
+    result = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
-    for example, one in zip(examples, found, strict=True):
+    for example, one in zip(examples, result, strict=True):
         targets = np.array(example.segments[0].targets)[example.details.positions]
         shares = one["probabilities"][example.details.positions]
         nats -= np.log(shares[np.arange(len(targets)), targets]).sum()
@@ -117,9 +117,9 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     for example, one in zip(examples, packed, strict=True):
         (alone,) = compute_outputs(task, network.model, params, [example], 1, None)
         assert alone["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
-    whole = total_loss(task, network.model, params, examples, 8, None)
+    full = total_loss(task, network.model, params, examples, 8, None)
     shared = total_loss(task, network.model, params, examples, 8, eight_devices())
-    assert shared == pytest.approx(whole, rel=1e-5)
+    assert shared == pytest.approx(full, rel=1e-5)
 
 
 def test_it_is_learnt_and_measured():
@@ -131,9 +131,9 @@ def test_it_is_learnt_and_measured():
     assert told[0]["entities"] == [{"kind": "PER", "text": "Ada Lovelace", "first": 0, "last": 1}]
     assert told[1]["words"] == ["in", "Zürich", "it", "rains"]
     assert min(told[1]["probabilities"]) > 0.5
-    found = task.metrics(ROWS, told)
-    assert found.headline().name == "f1"
-    assert found["f1"].value == found["accuracy"].value == 1
+    result = task.metrics(ROWS, told)
+    assert result.headline().name == "f1"
+    assert result["f1"].value == result["accuracy"].value == 1
 
 
 def test_rows_without_tags_have_no_weight(started):

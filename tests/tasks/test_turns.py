@@ -100,8 +100,8 @@ def test_a_prompt_that_the_answers_do_not_continue(tokenizer, answer):
     with ChatEncoder(tokenizer, plain(R1)) as encoder:
         for thought in ("", THOUGHT, "a</think>"):
             chat = encoder.encode([user("1 < 2"), bot(thought + answer)])
-            wanted = (thought + answer).split("</think>")[-1] + "<|end_of_sentence|>"
-            assert said(tokenizer, chat) == [[wanted]]
+            expected = (thought + answer).split("</think>")[-1] + "<|end_of_sentence|>"
+            assert said(tokenizer, chat) == [[expected]]
 
 
 def test_history_that_changes_once_it_is_answered(tokenizer):
@@ -128,8 +128,8 @@ def test_no_prompt_where_an_answer_follows_an_answer(tokenizer):
         "<|im_start|>assistant\n{% endif %}"
     )
     row = [user("Hi"), bot("<|im_start|>assistant\nA"), bot("B")]
-    found = said(tokenizer, encoded(tokenizer, template, row))
-    assert found == [["<|im_start|>assistant\nA<|im_end|>", "B<|im_end|>"]]
+    result = said(tokenizer, encoded(tokenizer, template, row))
+    assert result == [["<|im_start|>assistant\nA<|im_end|>", "B<|im_end|>"]]
 
 
 def test_an_end_of_several_tokens_is_whole(tokenizer):
@@ -138,14 +138,14 @@ def test_an_end_of_several_tokens_is_whole(tokenizer):
         "{% if m.role == 'assistant' %}<|end|>{% endif %}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    found = said(tokenizer, encoded(tokenizer, template, TALK))
-    assert found == [["Hello!<|end|><|im_end|>", "Because\nso.<|end|><|im_end|>"]]
+    result = said(tokenizer, encoded(tokenizer, template, TALK))
+    assert result == [["Hello!<|end|><|im_end|>", "Because\nso.<|end|><|im_end|>"]]
 
 
 def test_content_that_is_changed_all_over(tokenizer):
     upper = R1.replace("{{- content +", "{{- content | upper +")
-    found = said(tokenizer, encoded(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
-    assert found == [["<X> Y<|end_of_sentence|>"]]
+    result = said(tokenizer, encoded(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
+    assert result == [["<X> Y<|end_of_sentence|>"]]
     backwards = R1.replace("{{- content +", "{{- content | reverse +")
     with pytest.raises(UserError, match="turn begins in message 2") as caught:
         encoded(tokenizer, plain(backwards), [user("a"), bot("abc <")])
@@ -156,8 +156,8 @@ def test_only_the_last_answer(tokenizer):
     for name, template in TEMPLATES.items():
         for one in (template, plain(template)):
             (chat,) = encoded(tokenizer, one, TALK, last=True)
-            wanted = ANSWERS.get(name, [THOUGHT.replace("Hm.", "") + "Because\nso.<|im_end|>"])
-            assert said(tokenizer, [chat]) == [wanted[-1:]], name
+            expected = ANSWERS.get(name, [THOUGHT.replace("Hm.", "") + "Because\nso.<|im_end|>"])
+            assert said(tokenizer, [chat]) == [expected[-1:]], name
 
 
 CALLS = [
@@ -176,12 +176,12 @@ def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
     context = Context(TOOLS)
     call = '<tool_call>\n{"name": "rain", "arguments": {"at": "Oslo é"}}\n</tool_call><|im_end|>'
     nothing = "<think>\n\n</think>\n\n"
-    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS), context))
-    assert found == [[nothing + call], [nothing + "Yes.<|im_end|>"]]
-    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS, "Well."), context))
-    assert found[0] == [nothing + "Well.\n" + call]
-    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
-    assert found[0] == [nothing + call.replace('"at": ', '"at":')]
+    result = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS), context))
+    assert result == [[nothing + call], [nothing + "Yes.<|im_end|>"]]
+    result = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS, "Well."), context))
+    assert result[0] == [nothing + "Well.\n" + call]
+    result = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
+    assert result[0] == [nothing + call.replace('"at": ', '"at":')]
     call = '{"name": "rain", "parameters": {"at": "Oslo é"}}<|eot_id|>'
     for calls in (CALLS, SPELT_CALLS):  # tojson would quote the text of JSON once more
         chat = encoded(tokenizer, plain(TEMPLATES["llama3"]), called(calls), context)
@@ -189,8 +189,8 @@ def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
         text = letters().decode(chat[0].tokens)
         assert "Given these functions" in text
         assert '"name": "rain"' in text
-    found = said(tokenizer, encoded(tokenizer, PLAIN, called(CALLS), context))
-    assert [one.count("rain") for one in found[0]] == [1, 0]
+    result = said(tokenizer, encoded(tokenizer, PLAIN, called(CALLS), context))
+    assert [one.count("rain") for one in result[0]] == [1, 0]
     assert "does not use tools" not in caplog.text
     for template in (plain(TEMPLATES["zephyr"]), TEMPLATES["zephyr"]):
         with pytest.raises(UserError, match="drops the tool calls of message 2"):
@@ -218,14 +218,14 @@ conversations."""
 def test_spans_are_those_of_transformers(tokenizer, theirs, name):
     template = TEMPLATES[name].replace("%d %b %Y %H:%M:%S", "%Y")
     with (
-        ChatEncoder(tokenizer, template) as ours,
+        ChatEncoder(tokenizer, template) as actual,
         ChatEncoder(tokenizer, plain(template)) as without,
     ):
         for shape, messages in SHAPES.items():
             tools = TOOLS if "calls" in shape else None
             context = Context(tools)
             try:
-                wanted = theirs.apply_chat_template(
+                expected = theirs.apply_chat_template(
                     messages,
                     tools,
                     chat_template=template,
@@ -234,16 +234,16 @@ def test_spans_are_those_of_transformers(tokenizer, theirs, name):
                 )
             except (jinja2.TemplateError, TypeError):
                 with pytest.raises(UserError, match="the chat template"):
-                    ours.encode(messages, context)
+                    actual.encode(messages, context)
                 continue
             if name == "llama3" and shape == "chat calls":
                 # The text of JSON is quoted once more: not so here.
-                assert '\\"at\\"' in theirs.decode(wanted["input_ids"])
+                assert '\\"at\\"' in theirs.decode(expected["input_ids"])
                 continue
             if tools and name not in ("qwen3", "llama3"):
                 continue
-            chat = ours.encode(messages, context)
-            masks = (wanted["input_ids"], wanted["assistant_masks"])
+            chat = actual.encode(messages, context)
+            masks = (expected["input_ids"], expected["assistant_masks"])
             assert [masked(one) for one in chat] == [masks], shape
             if (name, shape) not in HISTORY:
                 assert without.encode(messages, context) == chat, shape
@@ -261,9 +261,9 @@ def test_parts_of_text(tokenizer, theirs):
         "{{ m.content }}{% else %}{% for part in m.content %}{{ part.text }}{% endfor %}"
         "{% endif %}<|im_end|>\n{% endfor %}"
     )
-    wanted = theirs.apply_chat_template(parts, chat_template=reads, return_dict=True)["input_ids"]
+    expected = theirs.apply_chat_template(parts, chat_template=reads, return_dict=True)["input_ids"]
     (chat,) = encoded(tokenizer, reads, parts)
-    assert chat.tokens == wanted
+    assert chat.tokens == expected
     # One that reads none would write Python's form of a list.
     (chat,) = encoded(tokenizer, plain(TEMPLATES["phi"]), parts)
     assert letters().decode(chat.tokens, skip_special_tokens=False).startswith("<|user|>\nHi you<")
