@@ -101,8 +101,8 @@ def test_all_tokens_alike_all_stay():
 
 def test_filters_do_not_care_for_the_order_of_the_vocabulary(logits):
     order = np.random.default_rng(0).permutation(VOCAB)
-    for one in (lambda x: top_k(x, 4), lambda x: top_p(x, 0.6)):
-        np.testing.assert_array_equal(np.asarray(one(logits))[:, order], one(logits[:, order]))
+    for item in (lambda x: top_k(x, 4), lambda x: top_p(x, 0.6)):
+        np.testing.assert_array_equal(np.asarray(item(logits))[:, order], item(logits[:, order]))
 
 
 def test_repetition_penalty_lowers_seen_tokens_of_either_sign():

@@ -52,10 +52,10 @@ def test_library_and_command_line_agree(name, command):
 def test_a_text_in_parts_comes_to_the_same():
     parts = [TEXT[start : start + 1000] for start in range(0, len(TEXT), 1000)]
     full, result = measure(TEXT), measure_parts(lambda: parts, len(TEXT))
-    for one, other in zip(full, result, strict=True):
-        assert other.name == one.name
-        assert other.original_bytes == len(TEXT)
-        assert other.compressed_bytes == pytest.approx(one.compressed_bytes, abs=8)
+    for expected, actual in zip(full, result, strict=True):
+        assert actual.name == expected.name
+        assert actual.original_bytes == len(TEXT)
+        assert actual.compressed_bytes == pytest.approx(expected.compressed_bytes, abs=8)
 
 
 def test_empty_text_is_refused():

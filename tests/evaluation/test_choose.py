@@ -28,7 +28,7 @@ def lm():
 @pytest.fixture
 def data(tmp_path):
     path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in QUESTIONS))
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in QUESTIONS))
     return path
 
 
@@ -37,29 +37,29 @@ def expected(lm, text, tail):
     tokens = [*lm.tokenizer.prefix, *lm.tokenizer.encode(text + tail)]
     size = len(tail.encode())
     logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([tokens[:-1]]))[0]
-    told = np.asarray(jax.nn.log_softmax(logits))[-size:]
-    return told[np.arange(size), tokens[-size:]].sum()
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits))[-size:]
+    return log_probabilities[np.arange(size), tokens[-size:]].sum()
 
 
 def test_choices_are_rated_by_their_likelihood(lm, data):
     seen = []
     result = choose(lm, data, each=seen.append)
     texts = ["Is water wet?", "One and one", "", "Zwei plus zwei?"]
-    for number, (one, text, row) in enumerate(zip(seen, texts, QUESTIONS, strict=True), 1):
+    for number, (scored, text, row) in enumerate(zip(seen, texts, QUESTIONS, strict=True), 1):
         choices = [str(choice) for choice in row["choices"]]
         blank = "  " if number == 2 else " "  # a prompt's last blank belongs to the choice
         reference = [expected(lm, text, f"{blank}{choice}") for choice in choices]
-        np.testing.assert_allclose(one.log_likelihoods, reference, rtol=2e-5)
-        assert one.number == number
-        assert one.choice == np.argmax(reference)
+        np.testing.assert_allclose(scored.log_likelihoods, reference, rtol=2e-5)
+        assert scored.number == number
+        assert scored.choice == np.argmax(reference)
         sizes = [len(choice.encode()) for choice in choices]
-        assert one.choice_per_byte == np.argmax(np.array(reference) / sizes)
-        actual = one.to_dict()
+        assert scored.choice_per_byte == np.argmax(np.array(reference) / sizes)
+        actual = scored.to_dict()
         shares = np.exp(reference) / np.exp(reference).sum()
         np.testing.assert_allclose(actual["probabilities"], shares, atol=1e-4)
-        assert actual["text"] == choices[one.choice]
+        assert actual["text"] == choices[scored.choice]
     answers = [0, 1, None, 1]
-    assert [one.question.answer for one in seen] == answers
+    assert [item.question.answer for item in seen] == answers
     right = [one.choice == a for one, a in zip(seen, answers, strict=True) if a is not None]
     per_byte = [
         one.choice_per_byte == a for one, a in zip(seen, answers, strict=True) if a is not None
@@ -104,8 +104,8 @@ def test_an_encoder_decoder_writes_after_bos(tmp_path, data):
     tail = lm.tokenizer.encode(" yes")
     inputs = jnp.asarray([[lm.tokenizer.bos_id, *tail[:-1]]])
     logits = lm.model.apply(lm.params, inputs, encoder_tokens=source)[0]
-    told = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tail)), tail].sum()
-    assert seen[0].log_likelihoods[0] == pytest.approx(told, rel=2e-5)
+    expected_total = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tail)), tail].sum()
+    assert seen[0].log_likelihoods[0] == pytest.approx(expected_total, rel=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_a_tokenizer_that_puts_a_space_first_gets_files_whole(lm, file, monkeypa
 
 
 def test_the_table_and_the_dictionary_say_the_same(lm, file):
-    told = []
-    result = evaluate(lm, data=file, progress=lambda *args: told.append(args))
+    calls = []
+    result = evaluate(lm, data=file, progress=lambda *args: calls.append(args))
     table, figures = str(result), result.to_dict()
     json.dumps(figures)
     assert figures["bits_per_byte"] == result.score.bits_per_byte
@@ -165,7 +165,7 @@ def test_the_table_and_the_dictionary_say_the_same(lm, file):
     assert f"{figures['bits_per_byte']:.4f}" in table
     assert f"{figures['bytes']:,} bytes" in table
     assert str(file) in table
-    assert told
+    assert calls
 
 
 def test_intervals_of_text_are_shown_where_there_are_documents(run, lm, file):

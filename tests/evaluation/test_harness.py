@@ -183,7 +183,7 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
     result = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
     assert result["results"]["quiz"]["acc,none"] == accuracy
     samples = result["samples"]["quiz"]
-    pairs = [(one["target"], one["doc"]["choices"]) for one in samples]
+    pairs = [(item["target"], item["doc"]["choices"]) for item in samples]
     answers = [own if isinstance(own, int) else choices.index(own) for own, choices in pairs]
     assert answers == [0, 1]
 
@@ -204,11 +204,11 @@ def test_the_harness_finds_the_model_by_name(tmp_path, tasks):
     )
     actual = harness(run, "parity_of_numbers", include_path=tasks[0], step=3, samples=True)
 
-    def told(results):
+    def log_likelihoods(results):
         samples = results["samples"]["parity_of_numbers"]
-        return [[pair[0] for pair in one["filtered_resps"]] for one in samples]
+        return [[pair[0] for pair in item["filtered_resps"]] for item in samples]
 
-    np.testing.assert_allclose(told(result), told(actual), rtol=1e-4)
+    np.testing.assert_allclose(log_likelihoods(result), log_likelihoods(actual), rtol=1e-4)
 
 
 def test_without_the_extra_one_line_says_which(tmp_path):

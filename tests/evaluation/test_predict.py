@@ -76,12 +76,12 @@ def test_answers_are_never_read(tmp_path, kind):
     bare = {name: value for name, value in rows[0].items() if name != column}
     bad = [{**bare, column: value} for value in odd]
     name = table(tmp_path / "bad.jsonl", [rows[0], *bad, bare])
-    told = list(predict(lm, [name]))
-    assert [one.pop("row") for one in told] == [
+    predictions = list(predict(lm, [name]))
+    assert [prediction.pop("row") for prediction in predictions] == [
         f"{name.paths[0]} line {number}" for number in range(1, len(odd) + 3)
     ]
-    first, *others = told
-    assert all(alike(one, first) for one in others)
+    first, *others = predictions
+    assert all(alike(item, first) for item in others)
     with pytest.raises(UserError, match=f"bad.jsonl line 2.*{column}"):
         evaluate(lm, data=[name])
 
@@ -91,9 +91,9 @@ def test_empty_labels_of_a_csv_file(tmp_path):
     lm = load(tasked(tmp_path, task, rows, model).folder)
     with open(tmp_path / "test.csv", "w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), ("good", ""), ("bad", "")])
-    told = list(predict(lm, [str(tmp_path / "test.csv")]))
-    assert [one["label"] in ("yes", "no") for one in told] == [True, True]
-    json.dumps(told, allow_nan=False)
+    predictions = list(predict(lm, [str(tmp_path / "test.csv")]))
+    assert [prediction["label"] in ("yes", "no") for prediction in predictions] == [True, True]
+    json.dumps(predictions, allow_nan=False)
 
 
 def test_a_table_whose_name_is_not_utf_8(tmp_path, capsys):

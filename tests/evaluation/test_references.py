@@ -58,7 +58,7 @@ def likelihoods(task, lm, params=None, model=None):
     """[rows, (better, worse)] of OTHERS."""
     examples = task.examples(rows_of(OTHERS))
     result = compute_outputs(task, model or lm.model, params or lm.params, examples, 4, None)
-    return np.array([one["log_likelihoods"] for one in result])
+    return np.array([item["log_likelihoods"] for item in result])
 
 
 def expected(now, then):
@@ -67,9 +67,9 @@ def expected(now, then):
 
 
 def margins(run, folder, **how):
-    told = list(predict(run.folder, [table(folder / "others.jsonl", OTHERS)], **how))
-    assert all(one["against_reference"] for one in told)
-    return [one["margin"] for one in told]
+    predictions = list(predict(run.folder, [table(folder / "others.jsonl", OTHERS)], **how))
+    assert all(prediction["against_reference"] for prediction in predictions)
+    return [prediction["margin"] for prediction in predictions]
 
 
 def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):

@@ -78,8 +78,8 @@ def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
         tasks = json.loads(command("evaluate", kept, *words)[1])["tasks"]
         result = tasks["extractive_qa"]["metrics"]
         assert result["unanswered_accuracy"]["value"] == (0 if answered else 1)
-        told = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
-        assert sum(bool(one["answer"]) for one in told) == answered
+        predictions = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
+        assert sum(bool(prediction["answer"]) for prediction in predictions) == answered
     assert run.measures.read_bytes() == before, "the report is of the run as it stands"
 
 

@@ -108,7 +108,7 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     code, out, _ = command("embed", run, "--text", "first", "--file", str(lines))
     result = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [one["text"] for one in result] == ["first", "second", "third 🙂"]
+    assert [item["text"] for item in result] == ["first", "second", "third 🙂"]
     array = tmp_path / "vectors.npy"
     code, out, _ = command(
         "embed", run, "--text", "first", "--file", str(lines), "--out", str(array), "--json"
@@ -116,7 +116,7 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     assert json.loads(out)["width"] == 16
     vectors = np.load(array)
     assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, [one["vector"] for one in result], atol=1e-6)
+    np.testing.assert_allclose(vectors, [item["vector"] for item in result], atol=1e-6)
     jsonl = tmp_path / "vectors.jsonl"
     command("embed", run, "--text", "first", "--out", str(jsonl))
     assert json.loads(jsonl.read_text())["text"] == "first"

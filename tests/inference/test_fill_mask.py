@@ -33,13 +33,15 @@ def test_candidates_are_the_models_distribution(lm):
     result = fill_mask(lm, TEXT, top=7)
     assert len(result) == 2
     for at, candidates in zip(places, result, strict=True):
-        assert [one.token for one in candidates] == np.argsort(-shares[at])[:7].tolist()
+        assert [candidate.token for candidate in candidates] == np.argsort(-shares[at])[:7].tolist()
         np.testing.assert_allclose(
-            [one.probability for one in candidates], np.sort(shares[at])[::-1][:7], atol=1e-5
+            [candidate.probability for candidate in candidates],
+            np.sort(shares[at])[::-1][:7],
+            atol=1e-5,
         )
     everything = fill_mask(lm, "<mask>", top=264)[0]
-    assert sum(one.probability for one in everything) == pytest.approx(1)
-    names = {one.token: one.text for one in everything}
+    assert sum(item.probability for item in everything) == pytest.approx(1)
+    names = {item.token: item.text for item in everything}
     assert (names[65], names[257], names[0xFF]) == ("A", "<bos>", "\ufffd")
 
 
@@ -109,7 +111,9 @@ def test_a_published_model_fills_as_in_transformers(tmp_path):
     result = fill_mask(import_model(tmp_path, tmp_path / "run"), text, top=4)
     assert len(result) == len(shares) == 2
     for candidates, expected in zip(result, shares, strict=True):
-        assert [one.token for one in candidates] == np.argsort(-expected)[:4].tolist()
+        assert [candidate.token for candidate in candidates] == np.argsort(-expected)[:4].tolist()
         np.testing.assert_allclose(
-            [one.probability for one in candidates], np.sort(expected)[::-1][:4], rtol=1e-4
+            [candidate.probability for candidate in candidates],
+            np.sort(expected)[::-1][:4],
+            rtol=1e-4,
         )

@@ -33,7 +33,7 @@ TOLD = [t.split() for t in ("B-PER I-PER O B-ORG", "O B-LOC", "B-ORG I-ORG O", "
 
 
 def test_a_known_case():
-    # True: 4 entities; told: 5; right: PER of the first sentence and LOC of the last.
+    # True: 4 entities; predicted: 5; right: PER of the first sentence and LOC of the last.
     result = entities(TRUTH, TOLD)
     assert result["precision"].value == pytest.approx(2 / 5)
     assert result["recall"].value == pytest.approx(2 / 4)
@@ -57,15 +57,15 @@ def test_against_nervaluate():
         return actual[:12]
 
     truth = [sentence() for _ in range(60)]
-    told = [[*one[:6], *sentence()[6:]] if draw.random() < 0.7 else one for one in truth]
+    predicted = [[*tags[:6], *sentence()[6:]] if draw.random() < 0.7 else tags for tags in truth]
     # What is no entity for conlleval's stricter readers is left out: I- behind another kind.
-    told = [
-        ["O" if t[0] == "I" and one[i - 1][1:] != t[1:] else t for i, t in enumerate(one)]
-        for one in told
+    predicted = [
+        ["O" if t[0] == "I" and item[i - 1][1:] != t[1:] else t for i, t in enumerate(item)]
+        for item in predicted
     ]
-    result = nervaluate.Evaluator(truth, told, tags=["PER", "LOC"], loader="list").evaluate()
+    result = nervaluate.Evaluator(truth, predicted, tags=["PER", "LOC"], loader="list").evaluate()
     strict = result["overall"]["strict"]
-    actual = entities(truth, told)
+    actual = entities(truth, predicted)
     assert actual["f1"].value == pytest.approx(strict.f1)
     assert actual["precision"].value == pytest.approx(strict.precision)
     assert actual["recall"].value == pytest.approx(strict.recall)
@@ -85,11 +85,11 @@ def test_nothing_there_and_nothing_told():
 
 def test_tags_without_beginnings_are_measured_one_by_one():
     truth = [["NOUN", "VERB"], ["DET", "NOUN", "VERB"]]
-    told = [["NOUN", "NOUN"], ["DET", "NOUN", "VERB"]]
-    result = tags(truth, told)
+    predicted = [["NOUN", "NOUN"], ["DET", "NOUN", "VERB"]]
+    result = tags(truth, predicted)
     assert result.examples == 2
     assert result["accuracy"].value == 0.8
-    flat = [[tag for one in both for tag in one] for both in (truth, told)]
+    flat = [[tag for item in both for tag in item] for both in (truth, predicted)]
     assert result["f1_macro"].value == pytest.approx(metrics.f1_score(*flat, average="macro"))
     assert result.tables["confusion"]["labels"] == ["DET", "NOUN", "VERB"]
     assert tags(TRUTH, TOLD) == entities(TRUTH, TOLD)

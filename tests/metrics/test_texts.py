@@ -127,7 +127,7 @@ def test_the_best_threshold(seed):
     count = 12
     has = random.random(count) < 0.6
     has[0] = False
-    truth = [["cat"] if one else [] for one in has]
+    truth = [["cat"] if item else [] for item in has]
     spans = random.choice(["cat", "dog"], count)
     silent = random.integers(0, 5, count) * 1.0
     result = extractive_answers(truth, [""] * count, spans, silent).tables["threshold"][

@@ -36,8 +36,10 @@ def expected(lm, prefix, tail):
     else:
         inputs, rest = [*prefix, *tail][:-1][-128:], {}
     logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([inputs]), **rest)[0]
-    told = np.asarray(jax.nn.log_softmax(logits))[-len(tail) :]
-    return told[np.arange(len(tail)), tail].sum(), (told.argmax(axis=1) == tail).all()
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits))[-len(tail) :]
+    return log_probabilities[np.arange(len(tail)), tail].sum(), (
+        log_probabilities.argmax(axis=1) == tail
+    ).all()
 
 
 def greedy_tail(lm, prefix, count=3):
@@ -64,8 +66,8 @@ def test_likelihoods_are_the_models(fields):
 def test_long_prefixes_lose_their_first_tokens(lm):
     asked = [([5] * 40 + [7] * 100, [1, 2, 3]), ([9], list(range(128)))]
     result = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
-    for pair, one in zip(asked, result, strict=True):
-        assert one.total == pytest.approx(expected(lm, *pair)[0], rel=2e-5)
+    for pair, likelihood in zip(asked, result, strict=True):
+        assert likelihood.total == pytest.approx(expected(lm, *pair)[0], rel=2e-5)
 
 
 def test_choices_of_one_token_are_read_once(lm):
@@ -75,7 +77,7 @@ def test_choices_of_one_token_are_read_once(lm):
     assert sum(len(batch.slices) for batch in batches) == 20
     result = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
     reference = [expected(lm, *pair)[0] for pair in asked]
-    np.testing.assert_allclose([one.total for one in result], reference, rtol=2e-5)
+    np.testing.assert_allclose([item.total for item in result], reference, rtol=2e-5)
 
 
 def test_few_shapes_are_compiled_and_results_stream(lm, monkeypatch):
@@ -106,7 +108,7 @@ def test_on_a_mesh(fields, sizes):
     alone = list(score_continuations(lm.model, lm.params, asked, bos_id=BOS))
     shared = drawn(lm.model, mesh=mesh)
     result = list(score_continuations(lm.model, shared, asked, bos_id=BOS, mesh=mesh))
-    assert [one.greedy for one in result] == [one.greedy for one in alone]
+    assert [item.greedy for item in result] == [item.greedy for item in alone]
     np.testing.assert_allclose([o.total for o in result], [o.total for o in alone], rtol=2e-5)
 
 

@@ -257,11 +257,11 @@ def test_the_sums_of_each_document_are_those_of_the_document_alone(context, stri
     empty = Document(np.zeros(0, np.int32), 0)
     for documents, full in ((DOCUMENTS, result), ([empty, *DOCUMENTS, empty], None)):
         each = score(documents, context=context, stride=stride).per_document
-        kept = [k for k, one in enumerate(documents) if len(one.tokens)]
+        kept = [k for k, item in enumerate(documents) if len(item.tokens)]
         alone = [naive_nats(documents[k].tokens, context, stride) for k in kept]
-        np.testing.assert_allclose(each.nats[kept], [math.fsum(one) for one in alone], rtol=1e-5)
-        assert each.tokens.tolist() == [len(one.tokens) for one in documents]
-        assert each.bytes.tolist() == [one.bytes for one in documents]
+        np.testing.assert_allclose(each.nats[kept], [math.fsum(item) for item in alone], rtol=1e-5)
+        assert each.tokens.tolist() == [len(item.tokens) for item in documents]
+        assert each.bytes.tolist() == [item.bytes for item in documents]
         if full is not None:
             assert each.nats.sum() == pytest.approx(full.nats, rel=1e-12)
 

@@ -57,8 +57,8 @@ def shape(examples, length=LENGTH):
 
 def logits_of(task, network, params, rows):
     """Of each row, up to a number for all its classes."""
-    told = predicted(task, network, params, rows)
-    return np.log([list(one["probabilities"].values()) for one in told])
+    predictions = predicted(task, network, params, rows)
+    return np.log([list(prediction["probabilities"].values()) for prediction in predictions])
 
 
 def test_labels_are_counted_in_order():
@@ -73,8 +73,8 @@ def test_balanced_classes_weigh_alike_by_hand():
     task, network, params = begun(config, ROWS)
     examples = task.examples(ROWS)
     # 6 examples of 3 labels: 6 / (3 x 4) for each of the four, 6 / (3 x 1) for the others.
-    assert [one.weight for one in examples] == [0.5, 0.5, 2, 0.5, 2, 0.5]
-    assert [int(one.target[0]) for one in examples] == TRUTH.tolist()
+    assert [example.weight for example in examples] == [0.5, 0.5, 2, 0.5, 2, 0.5]
+    assert [int(example.target[0]) for example in examples] == TRUTH.tolist()
     loss = losses(task, network, params, examples)
     logs = logits_of(task, network, params, ROWS)
     weights = np.array([0.5, 0.5, 2, 0.5, 2, 0.5])
@@ -104,9 +104,9 @@ def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
     task, network, params = begun(MultiLabelTask(), TOPICS)
     assert task.metadata.labels == ("x", "y", "z")
     examples = task.examples(TOPICS)
-    np.testing.assert_array_equal([one.target for one in examples], TARGETS)
-    told = predicted(task, network, params, TOPICS)
-    shares = np.array([list(one["probabilities"].values()) for one in told])
+    np.testing.assert_array_equal([example.target for example in examples], TARGETS)
+    predictions = predicted(task, network, params, TOPICS)
+    shares = np.array([list(prediction["probabilities"].values()) for prediction in predictions])
     nats = -(TARGETS * np.log(shares) + (1 - TARGETS) * np.log(1 - shares)).mean(1)
     loss = losses(task, network, params, examples)
     assert (
@@ -117,7 +117,7 @@ def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
     assert float(loss.weight) == 4
     right = ((shares > 0.5) == (TARGETS > 0.5)).mean(1)
     assert float(loss.sums["accuracy"].total) == pytest.approx(right.sum(), rel=1e-6)
-    assert [one["labels"] for one in told] == [
+    assert [prediction["labels"] for prediction in predictions] == [
         [label for label, share in zip("xyz", row, strict=True) if share > 0.5] for row in shares
     ]
 
@@ -136,7 +136,7 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
     blank = task.examples(rows_of({"text": "what is this?"}))
     assert blank[0].weight == 0
     packed = total_loss(task, network.model, params, examples, 2, None)
-    alone = [total_loss(task, network.model, params, [one], 1, None) for one in examples]
+    alone = [total_loss(task, network.model, params, [example], 1, None) for example in examples]
     more = [*examples, *blank]
     with_blank = total_loss(task, network.model, params, more, 2, None)
     for sums in (with_blank, type(packed)(*map(sum, zip(*alone, strict=True)))):
@@ -151,8 +151,8 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
 def test_it_is_learnt(config, rows):
     task, network = opened(config, rows)
     params = trained(task, network, task.examples(rows), 60)
-    told = predicted(task, network, params, rows)
-    figures = task.metrics(rows, told)
+    predictions = predicted(task, network, params, rows)
+    figures = task.metrics(rows, predictions)
     assert figures["f1_macro"].value == 1
 
 
@@ -191,7 +191,7 @@ def test_labels_are_what_the_table_says(tmp_path, ending):
         pyarrow = pytest.importorskip("pyarrow")
         pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(values), path)
     elif ending == "jsonl":
-        path.write_text("".join(json.dumps(one) + "\n" for one in values), encoding="utf-8")
+        path.write_text("".join(json.dumps(item) + "\n" for item in values), encoding="utf-8")
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
             form = {"csv": "excel", "tsv": "excel-tab"}[ending]
@@ -209,12 +209,14 @@ def test_labels_are_what_the_table_says(tmp_path, ending):
 
 def test_a_label_is_predicted_as_it_is_written():
     odd = ["--1", "-", "01", "1"]
-    rows = rows_of(*({"text": text, "label": one} for text, one in zip("abcd", odd, strict=True)))
+    rows = rows_of(
+        *({"text": text, "label": label} for text, label in zip("abcd", odd, strict=True))
+    )
     task, network = opened(ClassificationTask(), rows)
     params = trained(task, network, task.examples(rows), 60)
-    told = predicted(task, network, params, rows)
-    assert [one["label"] for one in told] == odd
-    assert task.metrics(rows, told)["accuracy"].value == 1
+    predictions = predicted(task, network, params, rows)
+    assert [prediction["label"] for prediction in predictions] == odd
+    assert task.metrics(rows, predictions)["accuracy"].value == 1
 
 
 @pytest.mark.parametrize("labels", [("1", "01"), ("01", "1")])
@@ -240,7 +242,7 @@ def test_what_is_no_label_is_named(label, reason):
     for config, column in ((ClassificationTask(), "label"), (MultiLabelTask(), "labels")):
         given = rows
         if column == "labels":
-            given = rows_of(*({"text": "a", "labels": [one.values["label"]]} for one in rows))
+            given = rows_of(*({"text": "a", "labels": [row.values["label"]]} for row in rows))
         with pytest.raises(UserError) as caught:
             config.find_metadata(given)
         assert str(caught.value).startswith(f"table line 2, column {column}: ")

@@ -88,8 +88,8 @@ def test_a_batch_is_a_function_of_the_step(repack):
     back = {step: held(backward.read(step, range(BATCH))) for step in reversed(steps)}
     assert there == back
     assert [forward.task(step) for step in steps] == [backward.task(step) for step in steps]
-    some = held(forward.read(7, [1, 3]))
-    assert some == [there[7][1], there[7][3]]
+    rows = held(forward.read(7, [1, 3]))
+    assert rows == [there[7][1], there[7][3]]
 
 
 def test_a_step_far_on_takes_no_more_packing_than_the_first(monkeypatch):

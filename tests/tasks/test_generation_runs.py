@@ -29,13 +29,13 @@ SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64, "max_length": 64}
 WORDS = [f"{a}{b}" for a in "abcd" for b in "wxyz"]
 
 
-def said(question, answer):
+def talk(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 ROWS = {
     "sequence": [{"source": word, "target": word[::-1]} for word in WORDS],
-    "chat": [{"messages": said(word, word[::-1])} for word in WORDS],
+    "chat": [{"messages": talk(word, word[::-1])} for word in WORDS],
     "preference": [
         {"prompt": f"{word}?", "chosen": word[::-1], "rejected": word * 2} for word in WORDS
     ],
@@ -101,5 +101,5 @@ def test_preferences_begin_at_the_logarithm_of_2_and_go_on(tmp_path):
     again = json.loads(Run.open(parted / "run").tasks.read_text())["preference"]
     assert again == facts
     states = [llmjax.load(folder / "run").params for folder in (full, parted)]
-    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-2, atol=1e-3)
+    for actual, expected in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=2e-2, atol=1e-3)

@@ -60,8 +60,8 @@ def plain(task, network, params, examples, reference):
     total = 0.0
     for example in examples:
         gains = [
-            likelihood(network, params, one) - likelihood(network, reference, one)
-            for one in example.segments
+            likelihood(network, params, segment) - likelihood(network, reference, segment)
+            for segment in example.segments
         ]
         total -= jax.nn.log_sigmoid(task.config.beta * (gains[0] - gains[1]))
     return total
@@ -126,18 +126,19 @@ def test_the_loss_and_its_derivative_are_the_definitions(started):
     arrays = arrays_of(examples, shape)
     assert len(arrays["inputs"]) < 3  # some share a row
 
-    def ours(params):
+    def loss(params):
         return task.loss(network.model, params, arrays, None).objective
 
-    def theirs(params):
+    def definition(params):
         return plain(task, network, params, examples, reference)
 
-    value, gradient = jax.jit(jax.value_and_grad(ours))(params)
-    wanted, expected = jax.jit(jax.value_and_grad(theirs))(params)
-    assert float(value) == pytest.approx(float(wanted), rel=1e-4)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    expected_value, expected_gradient = jax.jit(jax.value_and_grad(definition))(params)
+    assert float(value) == pytest.approx(float(expected_value), rel=1e-4)
     assert abs(float(value) / 3 - math.log(2)) > 1e-3
-    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=5e-3, atol=2e-4)
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True)
+    for actual, expected in pairs:
+        np.testing.assert_allclose(actual, expected, rtol=5e-3, atol=2e-4)
 
 
 def test_a_step_makes_the_better_answer_likelier(started):
@@ -149,9 +150,9 @@ def test_a_step_makes_the_better_answer_likelier(started):
         params
     )
     after = jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient)
-    told = predicted(task, network, after, ROWS)
-    assert np.mean([one["margin"] for one in told]) > 0
-    measures = task.metrics(ROWS, told)
+    predictions = predicted(task, network, after, ROWS)
+    assert np.mean([prediction["margin"] for prediction in predictions]) > 0
+    measures = task.metrics(ROWS, predictions)
     assert measures["margin"].value > 0
     assert measures["loss"].value < math.log(2)
 
@@ -161,9 +162,9 @@ def test_packed_is_as_alone(started):
     examples = task.examples(ROWS)
     wide = replace(task, context=task.context._replace(length=3 * LENGTH))
     packed = compute_outputs(wide, network.model, params, examples, 1, None)
-    for example, one in zip(examples, packed, strict=True):
+    for example, output in zip(examples, packed, strict=True):
         expected = [float(likelihood(network, params, segment)) for segment in example.segments]
-        np.testing.assert_allclose(one["log_likelihoods"], expected, rtol=1e-5)
+        np.testing.assert_allclose(output["log_likelihoods"], expected, rtol=1e-5)
 
 
 def test_references_are_kept_and_found_again(started):
@@ -177,9 +178,11 @@ def test_references_are_kept_and_found_again(started):
         np.testing.assert_array_equal(example.target, result[2 - example.row].target)
         assert example.details is True
     other = rows_of({"prompt": "New? ", "chosen": "a", "rejected": "b"})
-    (told,) = predicted(task, network, params, other)
-    assert not told["against_reference"]
-    assert told["margin"] == pytest.approx(0.3 * (told["chosen"] - told["rejected"]), rel=1e-5)
+    (prediction,) = predicted(task, network, params, other)
+    assert not prediction["against_reference"]
+    assert prediction["margin"] == pytest.approx(
+        0.3 * (prediction["chosen"] - prediction["rejected"]), rel=1e-5
+    )
     more = task.examples(other)
     both = task.reference(network.model, params, more, batch_size=1, mesh=None)
     assert len(both.references) == 4
@@ -211,8 +214,10 @@ def test_long_answers_are_cut_to_half_a_row(caplog):
 
 def test_a_row_that_the_template_refuses_is_named():
     refuses = "{% if messages[0].role != 'user' %}{{ raise_exception('users first') }}{% endif %}"
-    said = [{"role": "system", "content": "Be brief."}, *MESSAGES]
-    rows = [{"prompt": one, "chosen": [BLUE], "rejected": [GREEN]} for one in (MESSAGES, said)]
+    with_system = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    rows = [
+        {"prompt": item, "chosen": [BLUE], "rejected": [GREEN]} for item in (MESSAGES, with_system)
+    ]
     tokenizer = BytesTokenizer(chat_template=refuses + TEMPLATE)
     task, _ = opened(CONFIG, rows_of(*rows), tokenizer, DECODER)
     line = "table line 2: the chat template: users first; fix or remove the row"

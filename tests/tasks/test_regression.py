@@ -32,7 +32,7 @@ def shape(examples):
 
 
 def values(task, network, params):
-    return np.array([one["value"] for one in predicted(task, network, params, ROWS)])
+    return np.array([item["value"] for item in predicted(task, network, params, ROWS)])
 
 
 def test_the_head_begins_at_the_mean(started):
@@ -44,7 +44,7 @@ def test_the_head_begins_at_the_mean(started):
 def test_the_loss_is_the_sum_of_squares_by_hand(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    assert [float(one.target[0]) for one in examples] == TRUTH.tolist()
+    assert [float(example.target[0]) for example in examples] == TRUTH.tolist()
     errors = values(task, network, params) - TRUTH
     arrays = arrays_of(examples, shape(examples))
     loss = task.loss(network.model, params, arrays, None)
@@ -62,8 +62,8 @@ def test_the_loss_is_the_sum_of_squares_by_hand(started):
 def test_examples_add_up_by_their_weights(started):
     task, network, params = started
     examples = [
-        one._replace(weight=weight)
-        for one, weight in zip(task.examples(ROWS), (1.0, 3.0, 0.0), strict=True)
+        example._replace(weight=weight)
+        for example, weight in zip(task.examples(ROWS), (1.0, 3.0, 0.0), strict=True)
     ]
     squares = (values(task, network, params) - TRUTH) ** 2
     expected = (squares[0] + 3 * squares[1], 4, 0)

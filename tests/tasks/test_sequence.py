@@ -84,8 +84,8 @@ def test_the_loss_is_the_models_own(started):
     given = {"encoder_tokens": jnp.array([segment.source])} if segment.source else {}
     logits = network.model.apply(params, jnp.array([segment.tokens]), **given)[0]
     logs = np.asarray(jax.nn.log_softmax(logits))
-    told = logs[np.arange(example.length), segment.targets]
-    nats = -(told * np.array(segment.weights)).sum()
+    log_probabilities = logs[np.arange(example.length), segment.targets]
+    nats = -(log_probabilities * np.array(segment.weights)).sum()
     sums = total_loss(task, network.model, params, [example], 1, None)
     assert sums.weight == 5
     assert sums.nll == pytest.approx(nats, rel=1e-5)
@@ -96,7 +96,7 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     examples, model = task.examples(ROWS), network.model
     packed = total_loss(task, model, params, examples, 2, None)
     alone = [total_loss(task, model, params, [example], 1, None) for example in examples]
-    assert packed.nll == pytest.approx(sum(one.nll for one in alone), rel=1e-5)
+    assert packed.nll == pytest.approx(sum(item.nll for item in alone), rel=1e-5)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
@@ -111,7 +111,7 @@ def test_smoothing_changes_the_objective_and_not_the_nats(started):
     examples = task.examples(ROWS)
     encodes = network.model.config.is_encoder_decoder
     arrays = arrays_of(examples, shape_of(examples, LENGTH, encodes=encodes))
-    plain, other = (one.loss(network.model, params, arrays, None) for one in (task, smooth))
+    plain, other = (item.loss(network.model, params, arrays, None) for item in (task, smooth))
     assert plain.sums["loss"].total == pytest.approx(float(other.sums["loss"].total), rel=1e-6)
     assert plain.objective == pytest.approx(float(plain.sums["loss"].total), rel=1e-6)
     assert abs(float(other.objective - other.sums["loss"].total)) > 1e-3
@@ -123,9 +123,9 @@ def test_pairs_are_learnt_and_written(model):
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 150, 1e-2)
     write = generator(network.model, params, task.context.tokenizer, None, 4)
-    told = task.predictions(PredictionData(ROWS, examples, [{}] * 3, write))
-    assert [one["text"] for one in told] == ["eins", "zwei", "drei"]
-    measures = task.metrics(ROWS, told)
+    predictions = task.predictions(PredictionData(ROWS, examples, [{}] * 3, write))
+    assert [prediction["text"] for prediction in predictions] == ["eins", "zwei", "drei"]
+    measures = task.metrics(ROWS, predictions)
     assert measures["exact_match"].value == 1
     assert "BLEU" in measures.signature
 

@@ -37,7 +37,7 @@ def started(request):
 
 def vectors(task, network, params, examples):
     result = compute_outputs(task, network.model, params, examples, 4, None)
-    return (np.array([one[name] for one in result]) for name in ("first", "second"))
+    return (np.array([item[name] for item in result]) for name in ("first", "second"))
 
 
 def test_vectors_are_of_each_text_alone(started):
@@ -45,8 +45,10 @@ def test_vectors_are_of_each_text_alone(started):
     examples = task.examples(ROWS)
     together = list(vectors(task, network, params, examples))
     for number, example in enumerate(examples):
-        for one, other in zip(vectors(task, network, params, [example]), together, strict=True):
-            np.testing.assert_allclose(one[0], other[number], atol=1e-5)
+        for actual, expected in zip(
+            vectors(task, network, params, [example]), together, strict=True
+        ):
+            np.testing.assert_allclose(actual[0], expected[number], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-5)
 
 
@@ -137,19 +139,19 @@ def test_derivatives_are_equal_on_many_devices(started):
             name: place(x, mesh, "batch", *[None] * (x.ndim - 1)) for name, x in arrays.items()
         }
         many = jax.jit(gradient)(shared, placed)
-    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    for actual, expected in zip(jax.tree.leaves(alone), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_pairs_come_near_each_other():
     task, network = opened(CONFIG, ROWS)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 60)
-    told = predicted(task, network, params, ROWS, examples)
-    measures = task.metrics(ROWS, told)
+    predictions = predicted(task, network, params, ROWS, examples)
+    measures = task.metrics(ROWS, predictions)
     assert measures["accuracy"].value == 1
     assert measures["loss"].value < 0.1
-    assert told[0]["similarity"] > 0.5
+    assert predictions[0]["similarity"] > 0.5
 
 
 def test_long_texts_are_cut_to_half_a_row(caplog):

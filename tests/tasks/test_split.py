@@ -40,7 +40,7 @@ def numbers(rows):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
     task, column, spelt = KINDS[kind]
-    # The label is hashed with the row: some row is held out with it.
+    # The label is hashed with the row: one row is held out with it.
     chosen = next(
         n for n in range(60) if n in numbers(split_rows(table(column, spelt, {n: "rare"}), 0.3)[1])
     )
@@ -74,8 +74,8 @@ def test_groups_stay_together_when_a_label_moves_one():
 
 def test_only_what_has_class_weights_is_told_of_them():
     facts = TaskMetadata(labels=("many", "few"), counts=(99, 1))
-    (_, _, told) = describe(ClassificationTask(), facts, 90, 10)
-    assert told == "rare labels: few; class_weights balanced may help"
+    (_, _, line) = describe(ClassificationTask(), facts, 90, 10)
+    assert line == "rare labels: few; class_weights balanced may help"
     assert describe(TokenClassificationTask(), facts, 90, 10)[-1] == "rare labels: few"
     version_1 = TaskMetadata(labels=("answered", "unanswered"), counts=(50, 0))
     assert not any("rare" in note for note in describe(ExtractiveQATask(), version_1, 90, 10))

@@ -82,14 +82,14 @@ def test_records_know_no_accuracy_where_nothing_is_right_or_wrong(run):
 
 def test_a_person_reads_figures_by_name(run):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    said = describe(next(line for line in lines if line["kind"] == "eval"))
-    told = in_words(summary(run))
+    display = describe(next(line for line in lines if line["kind"] == "eval"))
+    printed = in_words(summary(run))
     for text in ("tone accuracy", "size Pearson correlation"):
-        assert text in said
+        assert text in display
     for text in ("  tone: accuracy", "  size: Pearson correlation", "mean squared error"):
-        assert text in told
-    assert "byte" not in said + told
-    assert "token" not in said + told
+        assert text in printed
+    assert "byte" not in display + printed
+    assert "token" not in display + printed
     assert "Task: tone" in report(run.folder).read_text()
 
 
