@@ -1,4 +1,4 @@
-"""The verb evaluate on runs of tasks: what is printed, what is kept."""
+"""The command evaluate on runs of tasks: what is printed, what is stored."""
 
 import json
 
@@ -9,7 +9,6 @@ from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
 from llmjax.inference.language_model import load
-from llmjax.run import folder as run_module
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.sequence import SequenceTask
@@ -28,18 +27,15 @@ def matrix(text):
     return lines[0].split("predicted")[1].split(), [line.split() for line in lines[1:]], lines[-1]
 
 
-def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, command):
+def test_metrics_that_cannot_be_stored_are_printed(tmp_path, command):
     run = tasked(tmp_path, ClassificationTask(), rows_of([3, 3]))
-
-    def refuse(path, text):
-        raise OSError(30, "Read-only file system", str(path))
-
-    monkeypatch.setattr(run_module, "write_atomically", refuse)
+    run.measures.unlink(missing_ok=True)
+    run.measures.mkdir()
     code, out, err = command("evaluate", str(run.folder))
     assert code == 0
     assert "  accuracy " in out
     (line,) = (line for line in err if "measures.json" in line)
-    assert line.endswith("cannot be written (Read-only file system): the report will lack it")
+    assert line.endswith("cannot be written (Is a directory): the report will lack it")
     code, out, _ = command("evaluate", str(run.folder), "--json")
     assert code == 0
     assert json.loads(out)["tasks"]["classification"]["examples"] == 6

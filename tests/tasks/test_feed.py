@@ -1,13 +1,12 @@
-"""Batches of tasks: functions of seed and step, found without the steps before them."""
+"""Batches of tasks: functions of seed and step, computed without the steps before them."""
 
 import math
 
 import numpy as np
 import pytest
 
-from llmjax.tasks import feed as feed_module
 from llmjax.tasks.examples import Example, Segment
-from llmjax.tasks.feed import Source, TaskFeed
+from llmjax.tasks.feed import BLOCK, Source, TaskFeed
 from llmjax.tasks.packing import pack, shape_of
 
 SEED = 3
@@ -92,26 +91,29 @@ def test_a_batch_is_a_function_of_the_step(repack):
     assert rows == [there[7][1], there[7][3]]
 
 
-def test_a_step_far_on_takes_no_more_packing_than_the_first(monkeypatch):
-    packed = []
+class Counted(list):
+    """Examples that count how often they are read."""
 
-    def counted(*args):
-        packed.append(args)
-        return pack(*args)
+    reads = 0
 
-    monkeypatch.setattr(feed_module, "pack", counted)
-    counts = []
-    for step in (0, 10**6):
-        packed.clear()
-        feed = feed_of(Source(EXAMPLES, SHAPE, 3.0), Source(EXAMPLES, SHAPE))
-        assert held(feed.read(step, range(BATCH)))
-        counts.append(len(packed))
-    assert counts == [2, 2], "once a task"
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("step", [0, 10**6])
+def test_a_late_step_reads_only_its_own_examples(step):
+    examples = Counted(EXAMPLES)
+    feed = feed_of(Source(examples, SHAPE, 3.0), Source(examples, SHAPE))
+    before = examples.reads
+    rows = held(feed.read(step, range(BATCH)))
+    assert examples.reads - before == sum(map(len, rows)) > 0
+    assert before <= 2 * 3 * len(EXAMPLES), "packed once per task"
 
 
 def test_tasks_are_drawn_by_weight():
     feeds = [feed_of(Source(EXAMPLES, SHAPE, 3.0), Source(EXAMPLES, SHAPE)) for _ in range(2)]
-    steps = [*range(2000), *range(feed_module.BLOCK - 5, feed_module.BLOCK + 5)]
+    steps = [*range(2000), *range(BLOCK - 5, BLOCK + 5)]
     tasks = [feeds[0].task(step) for step in steps]
     assert np.mean(tasks[:2000]) == pytest.approx(0.25, abs=3 * math.sqrt(0.25 * 0.75 / 2000))
     assert [feeds[1].task(step) for step in reversed(steps)] == tasks[::-1]
