@@ -1,4 +1,4 @@
-"""Beam search on a toy model: against all texts there are, against NumPy, on a mesh."""
+"""Beam search on a toy model: against exhaustive search, against NumPy, on a mesh."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_beams_wide_enough_find_the_best_of_all_texts(penalty, ends):
 
 
 def test_a_narrow_search_is_what_its_definition_says():
-    """Three beams, step by step in NumPy."""
+    """A NumPy reference of beam search with three beams."""
     model, params = toy(16, seed=9)
     prompt, width, length, penalty = [1, 4, 3], 3, 8, 1.0
     live, done = [([], 0.0)], []

@@ -1,4 +1,4 @@
-"""Decoding on a toy model whose every probability is known: steps, keys, stops, beams, streams."""
+"""Decoding on a toy model with known probabilities: steps, keys, stops, beams, streams."""
 
 import itertools
 from dataclasses import replace
@@ -79,7 +79,7 @@ def test_tokens_that_pad_the_embedding_are_never_chosen():
 
 
 def test_samples_follow_the_model():
-    """First tokens of many samples, against the distribution; at six standard deviations."""
+    """First tokens of many samples against the distribution, within six standard deviations."""
     _, params = toy(16)
     draws = 4000
     config = DecodingConfig(max_new_tokens=1, temperature=1.0, samples=draws, batch_size=draws)
@@ -116,13 +116,13 @@ def test_samples_of_a_prompt_differ_and_a_repeated_prompt_is_one_more_sample():
 def test_how_many_steps_a_call_takes_changes_nothing(monkeypatch):
     expected = complete(["ab", "cab" * 4], SAMPLED)
     monkeypatch.setattr("llmjax.decoding.steps.STEPS_PER_CALL", 7)
-    # A new seed of the toy is the same program: this model must be compiled anew.
+    # A new seed of the toy is the same program; another context compiles again.
     assert complete(["ab", "cab" * 4], SAMPLED, max_length=63) == expected
 
 
 def test_the_context_ends_a_text():
     (completion,) = complete(["c" * 10], replace(SAMPLED, max_new_tokens=64), max_length=14)
-    # BOS, ten letters, then tokens of which the last is never read again.
+    # BOS, ten letters, then tokens of which the last is never read.
     assert completion.finish in {"context", "eos"}
     assert len(completion.tokens) <= 14 - 11 + 1
     (last,) = complete(["c" * 13], SAMPLED, max_length=14)
@@ -145,7 +145,7 @@ def test_repetition_penalty_counts_the_prompt_and_the_text():
 
 
 def test_a_mesh_changes_nothing():
-    """Rows over eight devices, params whole on each."""
+    """Rows over eight devices, parameters replicated."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     config = replace(SAMPLED, top_k=6, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
     prompts = ["ab", "c", "bab" * 5]
@@ -168,7 +168,7 @@ def test_problems_are_listed_at_once():
 
 
 def whole(text, stops):
-    """Where text ends, looking at all of it: before the stop string that is complete first."""
+    """Reference: the text before the stop string that is complete first."""
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     return text[: min(ends)[1]] if ends else text
 

@@ -1,4 +1,4 @@
-"""Filters against a NumPy reference in float64, ties and extremes, and what is in fact drawn."""
+"""Filters against a float64 NumPy reference, ties and extremes, and sampled frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def reference_top_k(logits, k):
 
 
 def reference_top_p(logits, p):
-    """Takes tokens from the likeliest on until their sum is p, then those tied with the last."""
+    """Take the most likely tokens until their sum is p, and those tied with the last."""
     kept = np.zeros(logits.shape, bool)
     for row, probabilities in enumerate(softmax(logits)):
         mass = 0.0
@@ -44,7 +44,7 @@ def reference_min_p(logits, p):
 
 
 def kept(filtered, logits):
-    """Which tokens a filter kept; it must not have changed their logits."""
+    """Which tokens a filter kept, with unchanged logits."""
     filtered, logits = np.asarray(filtered), np.asarray(logits)
     stays = filtered > -np.inf
     np.testing.assert_array_equal(filtered[stays], logits[stays])
@@ -125,7 +125,7 @@ SEEN = np.array([[True, False, False, True, False, True]])
 
 
 def reference_distribution(temperature, k=None, p=None, minimum=None, penalty=1.0):
-    """The stated order in float64: penalty, temperature, top-k, top-p, min-p."""
+    """A float64 reference: penalty, temperature, top-k, top-p, min-p."""
     values = LOGITS.astype(np.float64)
     lowered = np.where(values > 0, values / penalty, values * penalty)
     values = np.where(SEEN, lowered, values) / temperature

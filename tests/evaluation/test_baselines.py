@@ -1,4 +1,4 @@
-"""Classical compressors as the bar: their figures are those of real, reversible archives."""
+"""Classical compressors: sizes are those of real archives that decompress."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""The command choose: choices are ranked by the model's own likelihoods, and counted."""
+"""The command choose: choices are ranked by likelihood, and counted."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_choices_are_rated_by_their_likelihood(lm, data):
     texts = ["Is water wet?", "One and one", "", "Zwei plus zwei?"]
     for number, (scored, text, row) in enumerate(zip(seen, texts, QUESTIONS, strict=True), 1):
         choices = [str(choice) for choice in row["choices"]]
-        blank = "  " if number == 2 else " "  # a prompt's last blank belongs to the choice
+        blank = "  " if number == 2 else " "  # trailing space of a prompt belongs to the choice
         reference = [expected(lm, text, f"{blank}{choice}") for choice in choices]
         np.testing.assert_allclose(scored.log_likelihoods, reference, rtol=2e-5)
         assert scored.number == number

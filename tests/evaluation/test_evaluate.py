@@ -1,4 +1,4 @@
-"""The verb evaluate: held-out documents, files of any kind, what it refuses."""
+"""The command evaluate: validation documents, all kinds of files, and errors."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def file(tmp_path):
 
 
 def figures(result: Evaluation):
-    """All but what a clock or a path decides."""
+    """All results that do not depend on clock or paths."""
     actual = result.to_dict()
     return [actual[k] for k in actual if k not in ("run", "data", "seconds", "tokens_per_second")]
 

@@ -1,4 +1,4 @@
-"""The harness's adapter: likelihoods, rolling likelihoods and texts are the run's own."""
+"""The harness adapter: likelihoods, rolling likelihoods and texts equal the run's."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def model(lm):
 
 
 class Request:
-    """What the harness asks, as it asks it."""
+    """Requests of the harness."""
 
     def __init__(self, *args):
         self.args = args

@@ -1,4 +1,4 @@
-"""The verb predict: what it reads of rows, what it refuses."""
+"""The command predict: the columns it reads, and errors."""
 
 import csv
 import json
@@ -64,7 +64,7 @@ KINDS = {
 
 
 def alike(one, other):
-    """Neighbours in a row move the last digits of numbers."""
+    """Equal up to rounding, which depends on the packing."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(a == (b if isinstance(b, str) else pytest.approx(b, rel=1e-3)) for a, b in pairs)
 

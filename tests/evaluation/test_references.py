@@ -1,4 +1,4 @@
-"""Pairs that a run was not trained on are compared with the model as that training began."""
+"""References of new pairs come from the initial model of the run."""
 
 import json
 import math
@@ -29,7 +29,7 @@ ADAPTED = replace(DECODER, lora=LoraConfig(rank=2, targets=("query", "down")))
 
 
 def run_of(folder, model=DECODER, **changes):
-    """A run that began with another, and knows what that said of its own pairs."""
+    """A run that started from another, with references for its training pairs."""
     base = begun(folder / "base", DECODER)
     run = tasked(folder, TASK, PAIRS, model, init_from=str(base.folder), **changes)
     lm = load(run.folder)
@@ -102,7 +102,7 @@ def test_adapters_are_laid_aside_even_where_the_base_is_gone(tmp_path):
     then = likelihoods(task, lm, model=bare, params=stripped(lm.params))
     now = likelihoods(task, lm)
     assert np.abs(now - then).max() > 0.1, "the adapters do something"
-    new, _ = margins(run, tmp_path)  # the other one's reference is that of the base, kept
+    new, _ = margins(run, tmp_path)  # the reference of the other is that of the base
     assert new == pytest.approx(expected(now, then)[0], rel=1e-3)
 
 

@@ -16,13 +16,13 @@ from task_runs import DECODER, tasked
 
 
 def rows_of(counts):
-    """Rows with so many of each label."""
+    """Rows with these counts of labels."""
     labels = [f"l{number:02}" for number, count in enumerate(counts) for _ in range(count)]
     return [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
 
 
 def matrix(text):
-    """The lines below the words of the confusion matrix, and its labels."""
+    """The rows of the confusion matrix, and its labels."""
     lines = text.split("\n\n")[1].splitlines()
     return lines[0].split("predicted")[1].split(), [line.split() for line in lines[1:]], lines[-1]
 

@@ -1,4 +1,4 @@
-"""The command embed: vectors are the pooled states of each text, whatever texts are beside it."""
+"""The command embed: vectors are the pooled states of each text, independent of the batch."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def lm():
 
 
 def expected(lm, text):
-    """The states of a text's tokens, by itself and without padding: float32 [L, D]."""
+    """The states of a single text without padding: float32 [L, D]."""
     tokens = jnp.asarray([lm.tokenizer.wrap(lm.tokenizer.encode(text))[0]])
     read = lm.model.encode if lm.model.config.is_encoder_decoder else lm.model.hidden
     return np.asarray(jax.jit(read)(lm.params, tokens))[0]
@@ -142,7 +142,7 @@ def test_a_published_model_gives_its_own_vectors(tmp_path):
     model = transformers.AutoModel.from_pretrained(folder)
     for text, vector in zip(texts, actual, strict=True):
         with torch.no_grad():
-            # Special tokens spelt in a text are text to us.
+            # We read special tokens in a text as text.
             ids = tokenizer(text, return_tensors="pt", split_special_tokens=True)
             reference = model(**ids).last_hidden_state[0].mean(axis=0).numpy()
         assert vector @ reference / np.linalg.norm(reference) > 0.99999

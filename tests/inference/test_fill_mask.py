@@ -1,4 +1,4 @@
-"""The verb fill-mask: ranked candidates are the model's own distribution at each mask."""
+"""The command fill-mask: candidates follow the model's distribution at each mask."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command generate: prompts from everywhere, text written in order as it comes."""
+"""The command generate: prompts from all sources, text streamed in order."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""A run folder's model: logits, scores and text, on one device and on a mesh."""
+"""A run's model: logits, scores and text, on one device and on a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def lm(run):
 
 
 def lm_of(**fields):
-    """A model that was never trained nor saved."""
+    """An untrained model in memory."""
     shape = {"vocab_size": 264, "max_length": 128, "d_model": 16, "num_heads": 4}
     model = Model(ModelConfig(**shape | {"num_decoder_layers": 2} | fields))
     return LanguageModel(model, drawn(model), TOKENIZER, Config(data=DataConfig(length=128)))
@@ -51,7 +51,7 @@ def test_logits_of_an_encoder_decoder_are_of_its_targets():
     inputs, targets = np.array([[72, 105, 33]]), np.array([[65, 66, 67, 68]])
     result = lm.logits(inputs, targets)
     assert result.shape == (1, 4, 264)
-    # What target 2 is predicted from: BOS and two targets, not itself nor what follows.
+    # Target 2 is predicted from BOS and two targets, not from itself or later ones.
     other = lm.logits(inputs, np.array([[65, 66, 1, 2]]))
     np.testing.assert_allclose(result[:, :3], other[:, :3], atol=1e-6)
     assert np.abs(result[:, 3] - other[:, 3]).max() > 1e-3
@@ -178,7 +178,7 @@ def test_half_precision_is_held_and_computed(run, lm):
 
 
 def test_a_mesh_changes_nothing(run, lm, tmp_path):
-    """Saved on one device and used on eight, and the other way round."""
+    """Saved on one device and loaded on eight, and vice versa."""
     sizes = MeshConfig(data=2, fsdp=2, tensor=2)
     spread = load(run.folder, mesh=sizes)
     assert "8 devices" in repr(spread)

@@ -1,4 +1,4 @@
-"""Labels against scikit-learn, intervals against drawing examples one by one."""
+"""Classification metrics against scikit-learn, intervals against explicit resampling."""
 
 import warnings
 

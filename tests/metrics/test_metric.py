@@ -1,4 +1,4 @@
-"""Intervals: seeded, centred on what they belong to, as wide as theory says."""
+"""Intervals: seeded, centred on the metric, as wide as in theory."""
 
 import json
 import math

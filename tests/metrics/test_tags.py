@@ -58,7 +58,7 @@ def test_against_nervaluate():
 
     truth = [sentence() for _ in range(60)]
     predicted = [[*tags[:6], *sentence()[6:]] if draw.random() < 0.7 else tags for tags in truth]
-    # What is no entity for conlleval's stricter readers is left out: I- behind another kind.
+    # nervaluate is stricter than conlleval: omit I- after another kind.
     predicted = [
         ["O" if t[0] == "I" and item[i - 1][1:] != t[1:] else t for i, t in enumerate(item)]
         for item in predicted

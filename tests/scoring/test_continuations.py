@@ -1,4 +1,4 @@
-"""Likelihoods of continuations: the model's own log-probabilities, whatever shares their rows."""
+"""Likelihoods of continuations equal the model's log-probabilities, however rows are packed."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def pairs(count=12, seed=0, longest=20):
 
 
 def expected(lm, prefix, tail):
-    """Log-likelihood and greediness by the whole model on this one pair."""
+    """Log-likelihood and greediness from the model's logits for this pair alone."""
     if lm.model.config.is_encoder_decoder:
         inputs, rest = [BOS, *tail[:-1]], {"encoder_tokens": jnp.asarray([prefix])}
     else:

@@ -1,4 +1,4 @@
-"""What an objective hides of documents: sums of each, and intervals from drawing documents."""
+"""Scores of hidden tokens: sums per document, and intervals."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ CASES = {
     "prefix": (PrefixConfig(), {"num_decoder_layers": 1}),
     "both": (PrefixConfig(), {"num_encoder_layers": 1, "num_decoder_layers": 1}),
 }
-# Each document has a letter of its own, so that every target tells whose it is.
+# Each document has a different letter, so that every target identifies its document.
 DOCUMENTS = [
     Document(np.full(size, ord("a") + number, np.int32), size)
     for number, size in enumerate([5, 40, 1, 17, 16, 9, 30])

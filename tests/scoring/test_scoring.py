@@ -1,4 +1,4 @@
-"""Scores against a computation token by token; windows, packing, denominators, meshes."""
+"""Scores against a token-by-token computation; windows, packing, denominators, meshes."""
 
 import functools
 import itertools
@@ -56,11 +56,11 @@ DOCUMENTS = [document(text) for text in TEXTS]
 
 
 def naive_nats(tokens, context, stride):
-    """Nats of each token, from one call for each: float64 log-softmax, later tokens all zero."""
+    """Nats of each token, one call per token: float64 log-softmax, later tokens zero."""
     stream = [BYTES.bos_id, *tokens]
     nats = []
     for target in range(1, len(stream)):
-        # The first window holds targets 1 to context; each later one begins `stride` further on.
+        # The first window has targets 1 to context; each later one starts `stride` further on.
         start = max(0, math.ceil((target - context) / stride)) * stride
         row = np.zeros((1, CONTEXT), np.int32)
         row[0, : target - start] = stream[start:target]
@@ -97,7 +97,7 @@ def test_sums_by_position_add_up():
     assert result.nats_at.sum() == pytest.approx(result.nats)
     assert result.tokens_at.sum() == result.tokens
     assert result.bytes_at.sum() == result.bytes
-    # Each document has one token that is predicted from BOS alone.
+    # One token per document is predicted from BOS alone.
     assert result.tokens_at[0] == len(TEXTS)
     first = math.fsum(naive_nats(d.tokens[:1], 16, 4)[0] for d in DOCUMENTS)
     assert result.nats_at[0] == pytest.approx(first, rel=1e-5)
@@ -199,7 +199,7 @@ def test_windows_count_each_target_once_with_the_stated_context(length):
             for window in result:
                 assert len(window) <= context
                 assert len(window.counted) > 0
-                # All of the document before the first counted target, or as much as was promised.
+                # The whole document before the first counted target, or the guaranteed context.
                 inputs = window.skip + 1
                 assert inputs == window.counted[0] or inputs == context - stride + 1
                 steps = np.diff(window.stream)
@@ -248,7 +248,7 @@ def test_bfloat16_parameters_are_scored():
     assert result.nats == pytest.approx(score().nats, rel=0.02)
 
 
-# What each document comes to
+# Sums per document
 
 
 @pytest.mark.parametrize(("context", "stride"), [(16, 16), (16, 4), (7, 3)])

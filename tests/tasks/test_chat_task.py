@@ -1,4 +1,4 @@
-"""Conversations: the assistant's tokens count, exactly, in any template."""
+"""Chat: the loss covers exactly the assistant's tokens, with any template."""
 
 import json
 
@@ -24,12 +24,12 @@ CONFIG = ChatTask()
 LENGTH = 160
 EOS = BytesTokenizer().eos_id
 SPELT = {EOS: "<eos>"}
-# Ends the assistant's words with a special token, and puts white space behind it.
+# Ends the assistant's turn with a special token followed by white space.
 MARKED = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# Leaves earlier answers out of later prompts, as templates of reasoning models do with thoughts.
+# Drops earlier answers from later prompts, as templates of reasoning models drop thoughts.
 FORGETS = (
     "{% for m in messages %}[{{ m.role }}]"
     "{% if m.role != 'assistant' or loop.last %}{{ m.content }}{% endif %}{% endfor %}"
@@ -49,7 +49,7 @@ ROWS = rows_of(
 
 
 def target_text(segment):
-    """The texts of what has weight, runs joined by "|"."""
+    """The text of the targets with weight, spans joined by "|"."""
     result, before = "", 0.0
     for target, weight in zip(segment.targets, segment.weights, strict=True):
         if weight:
@@ -158,7 +158,7 @@ def test_figures_are_the_models_own_packed_or_not(started):
 
 
 def test_words_of_users_change_nothing_that_is_learnt(started):
-    """A target without weight has no derivative."""
+    """A target without weight has no gradient."""
     task, network, params = started
     example = task.examples(ROWS)[:1]
     (segment,) = example[0].segments

@@ -1,4 +1,4 @@
-"""Labels of texts: losses against Optax and by hand, weights of classes, sums over examples."""
+"""Classification: losses against Optax and by hand, class weights, sums over examples."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ TARGETS = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]], np.float32)
 
 
 def begun(config, rows):
-    """(task, network, params whose heads say something)."""
+    """(task, network, params with non-trivial heads)."""
     task, network = opened(config, rows)
     params = jax.jit(network.init)(jax.random.key(1))
     params["heads"] = jax.tree.map(lambda x: 20 * x + 0.1, params["heads"])
@@ -56,7 +56,7 @@ def shape(examples, length=LENGTH):
 
 
 def logits_of(task, network, params, rows):
-    """Of each row, up to a number for all its classes."""
+    """Logits of each row, up to a constant."""
     predictions = predicted(task, network, params, rows)
     return np.log([list(prediction["probabilities"].values()) for prediction in predictions])
 

@@ -1,4 +1,4 @@
-"""Answers in contexts: windows, targets, candidates, silence; and whether they are learnt."""
+"""Extractive QA: windows, targets, candidates, unanswerable questions, and learning."""
 
 import json
 from dataclasses import replace

@@ -15,7 +15,7 @@ BATCH = 4
 
 
 def examples_of(lengths):
-    """Examples whose target is their number."""
+    """Examples whose target is their index."""
     return [
         Example((Segment([n] * size),), np.array([n], np.float32), 1.0, n)
         for n, size in enumerate(lengths)
@@ -32,7 +32,7 @@ def feed_of(*sources, batch_size=BATCH):
 
 
 def held(arrays):
-    """The numbers of the examples of each row."""
+    """The example indices of each row."""
     targets, weights = arrays["slot_targets"][..., 0], arrays["slot_weights"] > 0
     return [targets[row][weights[row]].astype(int).tolist() for row in range(len(targets))]
 
@@ -42,7 +42,7 @@ def rows_from(feed, steps):
 
 
 def repacked(epochs):
-    """The rows of these epochs as runs before format 5 had them."""
+    """The rows of these epochs in runs before format 5."""
     for epoch in epochs:
         generator = np.random.default_rng((SEED, 0x45706F, 0, epoch))
         rows = pack(EXAMPLES, generator.permutation(len(EXAMPLES)).tolist(), SHAPE)

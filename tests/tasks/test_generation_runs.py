@@ -1,4 +1,4 @@
-"""Whole runs of tasks that write, prefer and compare: they learn, and go on where they stopped."""
+"""End-to-end runs of generation, preference and similarity tasks: they learn, and resume."""
 
 import json
 import math

@@ -1,5 +1,5 @@
-"""Tasks that write, prefer and compare: on a mesh that splits everything, loss, derivative and
-outputs are those of one device."""
+"""Generation, preference and similarity on a mesh that splits everything: loss, gradient and
+outputs equal those of one device."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Preferences: the loss begins at ln 2, and falls by making the better answer likelier."""
+"""Preference: the loss starts at ln 2, and decreases as the chosen answer becomes more likely."""
 
 import math
 from dataclasses import replace
@@ -34,10 +34,10 @@ ROWS = rows_of(
 
 @pytest.fixture(scope="module")
 def started():
-    """The task as it begins: with what the model of step 0 says."""
+    """The task with the references of the initial model."""
     task, network = opened(CONFIG, ROWS, model=DECODER)
     params = jax.jit(network.init)(jax.random.key(1))
-    params = jax.tree.map(lambda x: 3 * x, params)  # far from even odds
+    params = jax.tree.map(lambda x: 3 * x, params)  # far from probability 1/2
     facts = task.reference(network.model, params, task.examples(ROWS), batch_size=1, mesh=None)
     return CONFIG.open(task.context, facts), network, params
 
@@ -56,7 +56,7 @@ def likelihood(network, params, segment):
 
 
 def plain(task, network, params, examples, reference):
-    """The definition, example by example."""
+    """DPO by definition, example by example."""
     total = 0.0
     for example in examples:
         gains = [
@@ -124,7 +124,7 @@ def test_the_loss_and_its_derivative_are_the_definitions(started):
     examples = task.examples(ROWS)
     shape = shape_of(examples, 2 * LENGTH, encodes=False)
     arrays = arrays_of(examples, shape)
-    assert len(arrays["inputs"]) < 3  # some share a row
+    assert len(arrays["inputs"]) < 3  # examples share rows
 
     def loss(params):
         return task.loss(network.model, params, arrays, None).objective
@@ -189,7 +189,7 @@ def test_references_are_kept_and_found_again(started):
 
 
 def test_equal_answers_teach_nothing_and_are_named(caplog):
-    same = {"prompt": "Hm? ", "chosen": "c" * 90, "rejected": "c" * 91}  # beyond what is read
+    same = {"prompt": "Hm? ", "chosen": "c" * 90, "rejected": "c" * 91}  # beyond the row
     rows = rows_of(ROWS[0].values, {**ROWS[1].values, "rejected": "yes, two"}, same)
     task, network = opened(CONFIG, rows, model=DECODER)
     examples = task.examples(rows)

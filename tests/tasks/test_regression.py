@@ -1,4 +1,4 @@
-"""Numbers of texts: the mean squared error by hand, where the head begins, sums over examples."""
+"""Regression: mean squared error by hand, the initial bias, sums over examples."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Texts from texts: what is read, what counts, and that it is learnt and written."""
+"""Sequence-to-sequence: inputs, weights, learning and generation."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Similarity: each text looks for its own among all of the global batch."""
+"""Similarity: contrastive loss over the global batch."""
 
 import jax
 import numpy as np
@@ -76,8 +76,8 @@ def test_the_loss_is_over_the_whole_batch(started, both):
 
 @pytest.mark.parametrize("both", [False, True])
 def test_equal_texts_are_no_negatives(both):
-    """By hand: (a, p) and (a, q) have the same text, (a, p) and (b, p) the same partner, and the
-    text of (q, c) is the partner of another."""
+    """By hand: (a, p) and (a, q) share the text, (a, p) and (b, p) the partner, and the text of (q,
+    c) is the partner of another."""
     task = SimilarityTask(both=both)
     rows = rows_of(
         {"text": "a", "pair": "p"},

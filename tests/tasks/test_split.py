@@ -1,4 +1,4 @@
-"""Rows to learn from and rows to measure on: every label is learnt, all else hangs on contents."""
+"""Training and validation rows: every label is trained on, the rest depends on contents."""
 
 import pytest
 
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def table(column, spelt, rare):
-    """60 rows, in which the labels of `rare` (row -> label) occur beside x and y."""
+    """60 rows with labels x and y, and those of `rare` (row -> label)."""
     return rows_of(
         *(
             {"text": f"a {n} b", "group": n // 3, column: spelt(rare.get(n, "xy"[n % 2]))}
@@ -40,7 +40,7 @@ def numbers(rows):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
     task, column, spelt = KINDS[kind]
-    # The label is hashed with the row: one row is held out with it.
+    # The label is part of the hash, so one row with it is held out.
     chosen = next(
         n for n in range(60) if n in numbers(split_rows(table(column, spelt, {n: "rare"}), 0.3)[1])
     )

@@ -1,4 +1,4 @@
-"""The worst predictions first, in whatever form the answers come."""
+"""Mistakes are sorted by cost, for every form of answers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What training and evaluating leave of tasks: measures.json, and words for a person."""
+"""Results of tasks after training and evaluation: measures.json and printed text."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tags of words: which token tells them, in which part of a sentence, whether they are learnt."""
+"""Token classification: target tokens, split sentences, learning."""
 
 import jax
 import numpy as np

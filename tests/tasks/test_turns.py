@@ -1,5 +1,5 @@
-"""What the assistant says, in templates of the published shapes: as written by hand, and as
-Transformers' masks have it."""
+"""The assistant's turns in templates modelled on published ones, by hand and against Transformers'
+masks."""
 
 import jinja2
 import pytest
@@ -80,8 +80,8 @@ def test_the_answers_and_what_ends_them(tokenizer, name):
 
 
 def test_thoughts_that_only_the_last_turn_keeps(tokenizer):
-    """Each answer is learned as the model would give it: with its thoughts, after prompts without
-    those of earlier turns."""
+    """Each answer is a target as the model would generate it: with its thoughts, after prompts
+    without those of earlier turns."""
     talk = [user("Hi"), bot(THOUGHT + "A"), user("Why?"), bot(THOUGHT + "B")]
     chat = encoded(tokenizer, plain(QWEN3), talk)
     assert turns_of(tokenizer, chat) == [[THOUGHT + "A<|im_end|>"], [THOUGHT + "B<|im_end|>"]]
@@ -96,7 +96,7 @@ def test_thoughts_that_only_the_last_turn_keeps(tokenizer):
 
 @pytest.mark.parametrize("answer", ["<b>A</b>", "A", "<", "think>", "  A\n", "see </think>< B"])
 def test_a_prompt_that_the_answers_do_not_continue(tokenizer, answer):
-    """R1's prompt ends with <think>, which its template leaves out of answers."""
+    """R1's prompt ends with <think>, which its template drops from answers."""
     with ChatEncoder(tokenizer, plain(R1)) as encoder:
         for thought in ("", THOUGHT, "a</think>"):
             chat = encoder.encode([user("1 < 2"), bot(thought + answer)])
@@ -105,7 +105,7 @@ def test_a_prompt_that_the_answers_do_not_continue(tokenizer, answer):
 
 
 def test_history_that_changes_once_it_is_answered(tokenizer):
-    """Mistral's first templates say the system's text in the last message alone, if it is the
+    """Mistral's first templates put the system prompt into the last message only, if it is the
     user's."""
     chat = encoded(tokenizer, plain(TEMPLATES["mistral"]), [SYSTEM, *TALK])
     assert turns_of(tokenizer, chat) == [ANSWERS["mistral"]]
@@ -183,7 +183,7 @@ def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
     result = turns_of(tokenizer, encoded(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
     assert result[0] == [nothing + call.replace('"at": ', '"at":')]
     call = '{"name": "rain", "parameters": {"at": "Oslo é"}}<|eot_id|>'
-    for calls in (CALLS, SPELT_CALLS):  # tojson would quote the text of JSON once more
+    for calls in (CALLS, SPELT_CALLS):  # tojson would encode the JSON text twice
         chat = encoded(tokenizer, plain(TEMPLATES["llama3"]), called(calls), context)
         assert turns_of(tokenizer, chat) == [[call, "Yes.<|eot_id|>"]]
         text = letters().decode(chat[0].tokens)
@@ -210,7 +210,7 @@ SHAPES = {
     "chat calls": called(SPELT_CALLS, "Well."),
 }
 HISTORY = {("qwen3", shape) for shape in SHAPES}
-"""Where the template's answers depend on what follows: without blocks they are several
+"""Templates whose answers depend on later messages: without blocks they become several
 conversations."""
 
 
@@ -237,7 +237,7 @@ def test_spans_are_those_of_transformers(tokenizer, reference, name):
                     actual.encode(messages, context)
                 continue
             if name == "llama3" and shape == "chat calls":
-                # The text of JSON is quoted once more: not so here.
+                # Transformers encodes the JSON text twice, we do not.
                 assert '\\"at\\"' in reference.decode(expected["input_ids"])
                 continue
             if tools and name not in ("qwen3", "llama3"):
@@ -266,7 +266,7 @@ def test_parts_of_text(tokenizer, reference):
     ]
     (chat,) = encoded(tokenizer, reads, parts)
     assert chat.tokens == expected
-    # One that reads none would write Python's form of a list.
+    # A template without parts would render a Python list.
     (chat,) = encoded(tokenizer, plain(TEMPLATES["phi"]), parts)
     assert letters().decode(chat.tokens, skip_special_tokens=False).startswith("<|user|>\nHi you<")
     answer = [{"type": "text", "text": "A "}, {"type": "text", "text": "B"}]
