@@ -1,4 +1,4 @@
-"""Commands and code in one process of their own that has one device, as a user's laptop has.
+"""Runs commands and code in a process with a single device, like a user's laptop.
 
 Usage: python one_device.py STEPS.json, a list of {"command": [words]} and {"code": text}.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def run(steps: list[dict], folder: Path, stdin: str = "") -> None:
-    """Runs the steps in `folder`, in turn; an AssertionError names the one that failed."""
+    """Runs the steps in `folder`; an AssertionError names the one that failed."""
     path = folder / "steps.json"
     path.write_text(json.dumps({"steps": steps, "stdin": stdin}), encoding="utf-8")
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])

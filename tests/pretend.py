@@ -1,4 +1,4 @@
-"""Programs for GPUs and TPUs that are not here: traced, and lowered to what a compiler takes."""
+"""Traces and lowers programs for GPUs and TPUs that are not present."""
 
 import contextlib
 from collections import Counter
@@ -24,7 +24,7 @@ EIGHT = {"fsdp": 4, "tensor": 2}
 
 @contextlib.contextmanager
 def devices(platform, **sizes):
-    """Code traced inside is for these devices; without sizes, for one and no mesh."""
+    """Code inside is traced for these devices; without sizes, for one device and no mesh."""
     axes = MESH_AXES if sizes else ()
     shape = tuple(sizes.get(axis, 1) for axis in axes)
     types = (AxisType.Explicit,) * len(axes)
@@ -35,7 +35,7 @@ def devices(platform, **sizes):
 
 
 def array(shape, dtype, *axes):
-    """An argument of what is traced, laid out by its logical axes."""
+    """An abstract argument, sharded by its logical axes."""
     if not mesh.has_mesh():
         return jax.ShapeDtypeStruct(shape, dtype)
     sharding = NamedSharding(jax.sharding.get_abstract_mesh(), mesh.logical_spec(*axes))
@@ -43,13 +43,13 @@ def array(shape, dtype, *axes):
 
 
 def params_of(network, dtype=None):
-    """A network's parameters, as arguments."""
+    """A network's parameters as abstract arguments."""
     params = jax.eval_shape(lambda: network.init(jax.random.key(0)))
     return params if dtype is None else jax.tree.map(lambda p: p.update(dtype=dtype), params)
 
 
 def packed(rows, length, *, segments=True, encoder=0):
-    """A training batch as arguments; `encoder`: the length of what is encoded."""
+    """A training batch as abstract arguments; `encoder`: length of the encoder's rows."""
     names = ["inputs", "targets", "positions", "weights"] + ["segments"] * segments
     lengths = dict.fromkeys(names, length)
     if encoder:
@@ -63,7 +63,7 @@ def packed(rows, length, *, segments=True, encoder=0):
 
 
 def primitives(jaxpr) -> Counter:
-    """How often each primitive stands in a jaxpr, inner ones included."""
+    """Counts each primitive in a jaxpr, including inner ones."""
     counts = Counter()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         counts[equation.primitive.name] += 1

@@ -85,7 +85,7 @@ def test_nats_of_each_token(chunked):
 
 
 def test_a_token_without_weight_adds_exactly_nothing():
-    """Not even where its hidden state is NaN or infinite, nor its target absurd."""
+    """Even if its hidden state is NaN or infinite, or its target invalid."""
     hidden, rows, bias, targets, weights = operands()
     step = jax.jit(
         jax.value_and_grad(
@@ -99,7 +99,7 @@ def test_a_token_without_weight_adds_exactly_nothing():
         jax.tree.map(np.testing.assert_array_equal, poisoned, clean)
 
 
-def test_logits_of_all_tokens_never_exist(monkeypatch):
+def test_there_is_no_array_of_all_logits(monkeypatch):
     monkeypatch.setattr("llmjax.losses.fused.CHUNK_BYTES", 0)
     monkeypatch.setattr("llmjax.losses.fused.CHUNK_TOKENS", 3)
 
@@ -154,7 +154,7 @@ def test_nats_of_single_tokens_have_a_derivative(head):
 
 
 def test_bfloat16_sums_in_float32():
-    """Many tokens in half precision: the sum is off by rounding of operands, not of the sum."""
+    """With many tokens in half precision, only operands are rounded, not the sum."""
     hidden, rows, bias, targets, weights = operands()
     half = HEADS["plain"]._replace(dtype="bfloat16")
     many = jnp.tile(hidden.astype(jnp.bfloat16), (64, 1, 1))
@@ -174,7 +174,7 @@ def test_mean_squared_error():
 
 
 @pytest.mark.parametrize("remat", ["attention", "dots", "full"])
-def test_remat_changes_nothing(remat):
+def test_remat_does_not_change_the_result(remat):
     """The same loss and gradients, and fewer numbers kept for the backward pass."""
     config = replace(MODEL.config, num_decoder_layers=2)
     compute = ComputeConfig(dropout=0.3, attention="blocked")

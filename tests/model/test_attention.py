@@ -112,7 +112,7 @@ def test_unrolled_gradients(causal, window, softcap, segmented):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_queries_that_see_nothing_get_zeros(path):
-    """Padding at the end: no NaN there, in values or in gradients, nor anything from there."""
+    """Padding at the end has no NaN in values or gradients, and no effect."""
     mask = mask_of(True, None, True)
     out = PATHS[path](AttentionInputs(*operands(), mask, TRAIN))
     assert not np.any(out[0, 20:])
@@ -123,7 +123,7 @@ def test_queries_that_see_nothing_get_zeros(path):
 
 @pytest.mark.parametrize("path", GENERAL)
 def test_cross_attention(path):
-    """More keys than queries; without query segments, all keys but padding are seen."""
+    """Fewer keys than queries; without query segments, all keys but padding are visible."""
     q, k, v = operands(s=T - 6)
     keys = np.where(np.arange(T - 6) < [[9], [18]], 1, 0).astype(np.int32)
     mask = Mask(None, keys, causal=False)
@@ -158,7 +158,7 @@ def test_blocked_in_bfloat16():
 
 
 def largest_array(jaxpr) -> int:
-    """The most entries of any array that a jaxpr makes, inner ones included."""
+    """Largest size of an array in a jaxpr, including inner ones."""
     sizes = [0]
     for equation in jaxpr.eqns:
         sizes += [var.aval.size for var in equation.outvars]
@@ -198,7 +198,7 @@ def test_blocked_skips_what_no_query_sees(causal, window, blocks):
 @pytest.mark.parametrize("name", ["sequence", "all"])
 @pytest.mark.parametrize("path", ["reference", "ragged"])
 def test_meshes(name, path):
-    """Queries split along the length, keys whole, heads split: the same values and gradients."""
+    """With queries split along the length, and heads split: the same values and gradients."""
     q, k, v = operands(8)
     segments = np.tile(SEGMENTS, (4, 1))
     mask = Mask(segments, segments, window=9)
@@ -216,7 +216,7 @@ def test_meshes(name, path):
 
 
 def test_unrolled_on_a_mesh():
-    """Rows whole, heads and batch split; a row split along its length is left to other paths."""
+    """With heads and batch split; rows split along the length are not supported."""
     q, k, v = operands(8)
     segments = np.tile(SEGMENTS, (4, 1))
     mask = Mask(segments, segments, window=9)
@@ -273,7 +273,7 @@ def test_what_cudnn_supports():
 
 
 def test_every_backend_finds_a_path():
-    """Whatever is asked for, and however short the rows, attention is computed."""
+    """Every backend computes attention, however short the rows are."""
     q, k, v = operands(t=1, s=3)
     mask = Mask(index=np.full((B, 1), 2, np.int32))
     for backend in ("auto", "reference", "blocked", "splash"):

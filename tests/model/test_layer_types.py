@@ -18,7 +18,7 @@ from llmjax.model.model import Model
 from llmjax.model.params import unstack_layers
 
 LONG = replace(LLAMA, num_decoder_layers=19, layer_d_ff=(48, *(16, 32, 32) * 6))
-"""A first layer of its own, then a period of three: long enough to be scanned."""
+"""A different first layer, then a period of three, long enough to be scanned."""
 SHORT = replace(LLAMA, num_decoder_layers=4, layer_d_ff=(48, 16, 16, 32))
 PAIR = replace(BOTH, num_encoder_layers=2, layer_d_ff=(16, 48))
 

@@ -41,7 +41,7 @@ def test_who_sees_a_token(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_packed_documents_are_alone(name):
-    """Two documents and padding in one row: each as if it had the row for itself."""
+    """Two documents and padding in a row: each as if it were alone in the row."""
     (_, params), config = make(KINDS[name]), KINDS[name]
     a, b = (np.asarray(tokens(1, n, seed=n)[0]) for n in (3, 4))
     packed = {
@@ -102,7 +102,7 @@ def test_dropout_follows_its_key():
 
 @pytest.mark.parametrize("name", ["gpt", "both"])
 def test_initial_weights(name):
-    """Normal with init_std, the residual projections less by sqrt(2 layers), no key used twice."""
+    """Normal with init_std, divided by sqrt(2 layers) in residual projections; distinct keys."""
     config = replace(KINDS[name], d_model=64, vocab_size=128, num_heads=4)
     model = Model(resolve(config, 128))
     params = jax.jit(model.init)(jax.random.key(0))
@@ -147,7 +147,7 @@ def test_mistakes_are_named():
 
 
 def test_flops_against_a_count_by_hand():
-    """Llama-like, 16 wide: 4 heads of 4, 2 of keys; MLP 64 wide; 32 words; 8 tokens."""
+    """Llama-like, 16 wide: 4 heads of 4, 2 KV heads, MLP 64 wide, vocabulary of 32, 8 tokens."""
     layer = 16 * 4 * (4 + 2 + 2 + 4) + 3 * 16 * 64
     weights = 2 * layer + 32 * 16
     assert flops_per_token(resolve(LLAMA, 32), 8) == 6 * weights + 2 * 12 * 16 * 8

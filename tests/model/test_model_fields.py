@@ -1,4 +1,4 @@
-"""Every field of the config does something: none is declared and ignored."""
+"""Every field of the config has an effect."""
 
 from dataclasses import fields, replace
 
@@ -89,7 +89,7 @@ NEEDS = {
 
 
 def program(config: ModelConfig, compute: ComputeConfig = COMPUTE) -> str:
-    """How a config starts and what it computes, derivative included, as one text."""
+    """Text of a config's programs: initialization, and loss with its derivative."""
     model = Model(resolve(config, config.vocab_size), compute)
 
     def loss(params):

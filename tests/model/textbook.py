@@ -1,4 +1,4 @@
-"""The Transformer of a config in float64 NumPy, a token and a head at a time: nothing clever."""
+"""A straightforward Transformer in float64 NumPy, a token and a head at a time."""
 
 import math
 
@@ -27,7 +27,7 @@ def project(x, p):
 
 
 def rotate(x, theta):
-    """Each pair (i, i + half) as a complex number, turned by its angle."""
+    """Rotates each pair (i, i + half) as a complex number."""
     half = x.shape[-1] // 2
     angle = np.arange(len(x))[:, None, None] * theta ** (-np.arange(half) / half)
     turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)

@@ -132,7 +132,7 @@ def test_what_splash_cannot_do_is_done_in_blocks(case, sizes):
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
 def test_short_rows_take_the_reference(platform):
-    """Where no kernel takes them, and blocks would save nothing."""
+    """No kernel supports them, and blocks would save nothing."""
     with pretend.devices(platform, **pretend.EIGHT):
         program = traced(t=24, s=24, dtype="float32", sharding=DECODE)
         assert not pretend.primitives(program.jaxpr)[BLOCKS]

@@ -1,4 +1,4 @@
-"""Tasks, vectors and masks for a GPU and for TPUs: what is compiled to use a model."""
+"""Tasks, embeddings and mask filling for GPUs and TPUs."""
 
 from typing import get_args
 
@@ -60,7 +60,7 @@ def dtype(request):
 
 
 def check(traced, platform, dtype):
-    """It takes the kernel of its device, and lowers where that needs no device."""
+    """Checks that it uses the device's kernel, and lowers if that needs no device."""
     kernels = set(pretend.kernels(traced))
     if platform == "tpu":
         assert kernels == {pretend.PALLAS}
@@ -71,7 +71,7 @@ def check(traced, platform, dtype):
 
 
 def texts():
-    """A batch of texts, as `embed` lays them out."""
+    """A batch of texts, in the layout of `embed`."""
     array = pretend.array((B, T), jnp.int32, "batch", "length")
     return embed.TextBatch(array, array, array)
 

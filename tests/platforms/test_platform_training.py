@@ -1,4 +1,4 @@
-"""Training steps for a GPU and for TPUs: they trace, lower, and take the kernels they should."""
+"""Training steps for GPUs and TPUs: they trace, lower, and use the expected kernels."""
 
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ from task_models import rows_of
 LENGTH, ROWS = 256, 16
 DECODER = ModelConfig(num_kv_heads=2)
 COMPUTE = ComputeConfig(dtype="bfloat16", remat="dots")
-# What a preset begins with where it names a run that was imported.
+# The models of imported runs that presets start from.
 BASES = {"runs/minilm": bert_base(vocab_size=0), "runs/smollm2": DECODER, "runs/chat": DECODER}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 EXAMPLES = {
@@ -59,7 +59,7 @@ SPLASH = "custom_call @tpu_custom_call"
 
 
 def small(model, **changes):
-    """The same architecture with heads as wide, but few of all."""
+    """The same architecture and head width, smaller in everything else."""
     layers = {
         name: min(getattr(model, name), 2) for name in ("num_encoder_layers", "num_decoder_layers")
     }
@@ -70,7 +70,7 @@ def small(model, **changes):
 
 
 def step_of(network, loss, config, tune=None, **options):
-    """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
+    """(train step, its state, frozen parameters); call it inside `pretend.devices`."""
     axes, params = network.logical_axes(), pretend.params_of(network)
     rates = lr_multipliers(tune, network.model.config, params) if tune else None
     trainable = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
@@ -91,7 +91,7 @@ def step_of(network, loss, config, tune=None, **options):
 
 
 def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes=None, **options):
-    """A step of pre-training, traced."""
+    """Traces a step of pre-training."""
     model = Model(resolve(model, 512), compute)
 
     def loss(params, batch, key):
@@ -108,7 +108,7 @@ def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes
 
 
 def task_step(config, task_config, model):
-    """A step of fine-tuning, traced."""
+    """Traces a step of fine-tuning."""
     tokenizer = BytesTokenizer()
     model = Model(resolve(model, tokenizer.vocab_size), config.compute)
     rows = rows_of(*EXAMPLES[task_config.kind])
@@ -159,7 +159,7 @@ def test_presets(name, platform):
 
 
 def count(traced):
-    """(forward, backward) attention kernels."""
+    """Counts (forward, backward) attention kernels."""
     kernels = pretend.kernels(traced)
     return kernels.get(pretend.CUDNN, 0), kernels.get(pretend.CUDNN_BACKWARD, 0)
 
@@ -187,7 +187,7 @@ def test_packed_rows_on_one_gpu(name, monkeypatch):
     ids=["alone", "data", "tensor", "sequence"],
 )
 def test_meshes_of_gpus(sizes, kernel, segments):
-    """Rows that are split along their length are left to blocks."""
+    """Rows split along the length use blockwise attention."""
     model = small(DECODER, num_kv_heads=4)
     with pretend.devices("gpu", **sizes):
         kernels = count(text_step(model, segments=segments))
@@ -209,7 +209,7 @@ def test_meshes_of_tpus(sizes, segments):
 @pytest.mark.parametrize("remat", get_args(Remat))
 @pytest.mark.parametrize("platform", pretend.DEVICES)
 def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
-    """Whatever is computed again, what a fused attention left is there."""
+    """Whatever is rematerialized, the residuals of fused attention are kept."""
     with pretend.devices(platform, fsdp=1):
         traced = text_step(small(DECODER), replace(COMPUTE, remat=remat))
         if platform == "gpu":
@@ -225,7 +225,7 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
     ids=lambda value: value.kind,
 )
 def test_optimizers_of_no_preset(optimizer, platform):
-    """With dropout, and the text's bytes counted."""
+    """With dropout and bits per byte."""
     compute = ComputeConfig(dropout=0.1)
     token_bytes = jnp.ones(512, jnp.int32)
     with pretend.devices(platform, **pretend.EIGHT):
@@ -234,8 +234,8 @@ def test_optimizers_of_no_preset(optimizer, platform):
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
-def test_the_state_is_given_away(platform):
-    """Each part of the old state's memory is used for the new one."""
+def test_the_state_is_donated(platform):
+    """The new state reuses the memory of each array of the old one."""
     with pretend.devices(platform, fsdp=1):
         traced = text_step(small(DECODER, num_decoder_layers=1), replace(COMPUTE, dtype="float32"))
         donated = [leaf.donated for leaf in jax.tree.leaves(traced.args_info[0][0])]
@@ -259,7 +259,7 @@ def test_evaluation(dtype, platform):
 
 
 def kernel_of(platform, dtype):
-    """The kernels of a forward pass."""
+    """Returns the kernels of a forward pass."""
     if platform == "tpu":
         return {pretend.PALLAS: 1}
     return {pretend.CUDNN: 1} if dtype == "bfloat16" else {}

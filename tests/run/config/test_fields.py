@@ -14,8 +14,8 @@ def test_inherited_fields_keep_their_docstrings():
     from llmjax.optimizers.standard import LionConfig
 
     found = fields.docs(LionConfig)
-    assert found["clip_norm"].startswith("Gradients longer")
-    assert found["beta1"].startswith("Weight of the mean")
+    assert found["clip_norm"].startswith("Maximum global 2-norm")
+    assert found["beta1"].startswith("Weight of the momentum")
 
 
 def test_rows_cover_every_field_once_and_leave_out_tags():
