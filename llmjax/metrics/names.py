@@ -37,7 +37,7 @@ OTHER_KEYS = {
 """Keys of a line of metrics.jsonl that are not task metrics."""
 
 
-def in_words(name: str) -> str:
+def display_name(name: str) -> str:
     """Return a metric's display name; of "TASK.metric" that of the metric."""
     plain = name.rpartition(".")[2]
     return _DISPLAY_NAMES.get(plain, plain.replace("_", " "))
@@ -48,7 +48,7 @@ def is_fraction(name: str) -> bool:
     return name.rpartition(".")[2] in _FRACTIONS
 
 
-def value_in_words(name: str, value: float, places: int = 2) -> str:
+def display_value(name: str, value: float, places: int = 2) -> str:
     """Format a metric's value: fractions in per cent, scores out of 100 with one decimal."""
     if is_fraction(name):
         return f"{100 * value:.{places}f} %"
