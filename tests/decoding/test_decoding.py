@@ -245,7 +245,7 @@ def test_a_text_of_its_own_does_not_show_its_tokenizers_leading_space():
     ],
 )
 def test_texts_are_what_the_librarys_own_decoding_adds_to_the_prompt(decoder, pieces):
-    vocab = {piece: at for at, piece in enumerate(["<pad>", "<s>", "</s>", *pieces])}
+    vocab = {piece: index for index, piece in enumerate(["<pad>", "<s>", "</s>", *pieces])}
     inner = Tokenizer(models.WordLevel(vocab, pieces[0]))
     inner.add_special_tokens(["<pad>", "<s>", "</s>"])
     if decoder is not None:

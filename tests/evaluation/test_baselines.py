@@ -75,13 +75,13 @@ def rendered(table) -> list[str]:
 def test_table_is_sorted_and_relative_to_xz():
     baselines = [Baseline("xz -9e", 300, 1000, 0.1), Baseline("bzip2 -9", 250, 1000, 0.1)]
     lines = rendered(comparison_table(1.8, baselines))
-    at = {
+    line_of = {
         name: n
         for n, line in enumerate(lines)
         for name in ("llmjax", "xz", "bzip2")
         if line.strip().startswith(f"{name} ")
     }
-    assert at["llmjax"] < at["bzip2"] < at["xz"]
+    assert line_of["llmjax"] < line_of["bzip2"] < line_of["xz"]
     actual = next(line for line in lines if "llmjax" in line)
     assert "1.8000" in actual
     assert "225" in actual

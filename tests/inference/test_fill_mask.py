@@ -29,19 +29,21 @@ def test_candidates_are_the_models_distribution(lm):
     assert tokens.count(lm.tokenizer.mask_id) == 2
     logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([tokens]))[0, :, :264]
     shares = np.asarray(jax.nn.softmax(logits, axis=-1))
-    places = [at for at, token in enumerate(tokens) if token == lm.tokenizer.mask_id]
+    positions = [index for index, token in enumerate(tokens) if token == lm.tokenizer.mask_id]
     result = fill_mask(lm, TEXT, top=7)
     assert len(result) == 2
-    for at, candidates in zip(places, result, strict=True):
-        assert [candidate.token for candidate in candidates] == np.argsort(-shares[at])[:7].tolist()
+    for index, candidates in zip(positions, result, strict=True):
+        assert [candidate.token for candidate in candidates] == np.argsort(-shares[index])[
+            :7
+        ].tolist()
         np.testing.assert_allclose(
             [candidate.probability for candidate in candidates],
-            np.sort(shares[at])[::-1][:7],
+            np.sort(shares[index])[::-1][:7],
             atol=1e-5,
         )
-    everything = fill_mask(lm, "<mask>", top=264)[0]
-    assert sum(item.probability for item in everything) == pytest.approx(1)
-    names = {item.token: item.text for item in everything}
+    all_items = fill_mask(lm, "<mask>", top=264)[0]
+    assert sum(item.probability for item in all_items) == pytest.approx(1)
+    names = {item.token: item.text for item in all_items}
     assert (names[65], names[257], names[0xFF]) == ("A", "<bos>", "\ufffd")
 
 

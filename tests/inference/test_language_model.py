@@ -183,11 +183,11 @@ def test_a_mesh_changes_nothing(run, lm, tmp_path):
     spread = load(run.folder, mesh=sizes)
     assert "8 devices" in repr(spread)
     assert any(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(spread.params))
-    back = load(make_run(tmp_path, steps=(7,), mesh=sizes).folder)
-    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(back.params)} == {1}
+    single = load(make_run(tmp_path, steps=(7,), mesh=sizes).folder)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(single.params)} == {1}
     tokens = [[257, 72, 105], [257, 65, 66], [1, 2, 3]]
     np.testing.assert_allclose(spread.logits(tokens), lm.logits(tokens), atol=1e-5)
-    np.testing.assert_allclose(back.logits(tokens), lm.logits(tokens), atol=1e-5)
+    np.testing.assert_allclose(single.logits(tokens), lm.logits(tokens), atol=1e-5)
     text = "some text of more than a window " * 2
     np.testing.assert_allclose(spread.score(text).nats, lm.score(text).nats, rtol=1e-4)
     how = DecodingConfig(max_new_tokens=8, top_p=0.9)

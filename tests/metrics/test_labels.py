@@ -63,11 +63,11 @@ def test_resamples_are_scored_as_scikit_learn_scores_them():
     weights = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), 50).astype(float)
     counts = [weights @ part for part in (is_true & is_predicted, is_true, is_predicted)]
     macro, micro, correlation = f1_macro(*counts), f1_micro(*counts), matthews(*counts)
-    for at, times in enumerate(weights.astype(int)):
+    for index, times in enumerate(weights.astype(int)):
         a, b = np.repeat(truth, times), np.repeat(predicted, times)
-        assert macro[at] == pytest.approx(metrics.f1_score(a, b, average="macro"))
-        assert micro[at] == pytest.approx(metrics.f1_score(a, b, average="micro"))
-        assert correlation[at] == pytest.approx(metrics.matthews_corrcoef(a, b))
+        assert macro[index] == pytest.approx(metrics.f1_score(a, b, average="macro"))
+        assert micro[index] == pytest.approx(metrics.f1_score(a, b, average="micro"))
+        assert correlation[index] == pytest.approx(metrics.matthews_corrcoef(a, b))
 
 
 @pytest.mark.parametrize("predicted", [0, 1])

@@ -117,7 +117,8 @@ def test_questions_without_an_answer():
 def brute(scores, has, silent):
     """SQuAD's definition, threshold by threshold."""
     return max(
-        np.mean(np.where(silent > at, ~has, np.where(has, scores, 0))) for at in (-np.inf, *silent)
+        np.mean(np.where(silent > threshold, ~has, np.where(has, scores, 0)))
+        for threshold in (-np.inf, *silent)
     )
 
 

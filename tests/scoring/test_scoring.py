@@ -215,13 +215,13 @@ def test_packed_rows_hold_every_window_once_and_apart():
         batches += 1
         cover = np.zeros((4, 12), np.int64)
         for slot in slots:
-            at = slice(slot.start, slot.start + len(slot.window))
-            cover[slot.row, at] += 1
-            np.testing.assert_array_equal(batch["inputs"][slot.row, at], slot.window.stream[:-1])
+            index = slice(slot.start, slot.start + len(slot.window))
+            cover[slot.row, index] += 1
+            np.testing.assert_array_equal(batch["inputs"][slot.row, index], slot.window.stream[:-1])
             np.testing.assert_array_equal(slot.read(batch["targets"]), slot.window.counted)
             assert (slot.read(batch["weights"]) == 1).all()
-            assert batch["positions"][slot.row, at].tolist() == list(range(len(slot.window)))
-            assert len(set(batch["segments"][slot.row, at].tolist())) == 1
+            assert batch["positions"][slot.row, index].tolist() == list(range(len(slot.window)))
+            assert len(set(batch["segments"][slot.row, index].tolist())) == 1
             seen.append(slot.window)
         np.testing.assert_array_equal(cover, batch["segments"] > 0)
         assert batch["weights"].sum() == sum(len(slot.window.counted) for slot in slots)

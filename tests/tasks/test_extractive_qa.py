@@ -84,11 +84,11 @@ def test_a_window_that_holds_the_answer_points_at_it(started):
 
 
 def test_an_answer_has_the_tokens_that_stand_for_any_of_it():
-    places = [(0, 3), (3, 3), (3, 6), (6, 7), (7, 12)]
-    assert answer_tokens((3, 6), places) == (2, 2)
-    assert answer_tokens((4, 8), places) == (2, 4)
-    assert answer_tokens((12, 14), places) is None
-    window = ContextWindow([], [], 5, 2, np.array(places[2:4]))
+    offsets = [(0, 3), (3, 3), (3, 6), (6, 7), (7, 12)]
+    assert answer_tokens((3, 6), offsets) == (2, 2)
+    assert answer_tokens((4, 8), offsets) == (2, 4)
+    assert answer_tokens((12, 14), offsets) is None
+    window = ContextWindow([], [], 5, 2, np.array(offsets[2:4]))
     assert window.target((2, 3)) == (5, 6)
     assert window.target((1, 3)) == window.target((2, 4)) == window.target(None) == (0, 0)
 
@@ -143,10 +143,10 @@ def test_empty_slots_have_no_part_in_gradients(started):
 
 def test_candidates_are_the_best_of_all_pairs():
     random = np.random.default_rng(0)
-    places = np.array([(at, at + 1) for at in range(7)])
-    places[3] = (3, 3)
+    offsets = np.array([(index, index + 1) for index in range(7)])
+    offsets[3] = (3, 3)
     window, logits = (
-        ContextWindow([], [], 2, 0, places),
+        ContextWindow([], [], 2, 0, offsets),
         random.normal(size=(10, 2)).astype(np.float32),
     )
     part = logits[2:9].astype(float)

@@ -83,12 +83,12 @@ def test_a_batch_is_a_function_of_the_step(repack):
     sources = [Source(EXAMPLES, SHAPE, 2.0, repack), Source(EXAMPLES[:30], SHAPE, 1.0, repack)]
     forward, backward = feed_of(*sources), feed_of(*sources)
     steps = range(60)
-    there = {step: held(forward.read(step, range(BATCH))) for step in steps}
-    back = {step: held(backward.read(step, range(BATCH))) for step in reversed(steps)}
-    assert there == back
+    forward_rows = {step: held(forward.read(step, range(BATCH))) for step in steps}
+    backward_rows = {step: held(backward.read(step, range(BATCH))) for step in reversed(steps)}
+    assert forward_rows == backward_rows
     assert [forward.task(step) for step in steps] == [backward.task(step) for step in steps]
     rows = held(forward.read(7, [1, 3]))
-    assert rows == [there[7][1], there[7][3]]
+    assert rows == [forward_rows[7][1], forward_rows[7][3]]
 
 
 class Counted(list):

@@ -91,7 +91,7 @@ def test_equal_texts_are_no_negatives(both):
     first, second = vectors(task, network, params, examples)
     logits = 20 * first @ second.T
     negatives = {0: [3], 1: [2, 3], 2: [1, 3], 3: [0, 2]}  # of "q" not the pair (a, q)
-    back = {0: [3], 1: [2], 2: [1, 3], 3: [0, 1, 2]}  # of the partner "q" not the text "q"
+    reverse = {0: [3], 1: [2], 2: [1, 3], 3: [0, 1, 2]}  # of the partner "q" not the text "q"
 
     def nats(logits, others):
         terms = [[row[own], *row[others[own]]] for own, row in enumerate(logits)]
@@ -99,7 +99,7 @@ def test_equal_texts_are_no_negatives(both):
 
     expected = nats(logits, negatives)
     if both:
-        expected = (expected + nats(logits.T, back)) / 2
+        expected = (expected + nats(logits.T, reverse)) / 2
     assert total_loss(task, network.model, params, examples, 8, None).nll == pytest.approx(
         expected, rel=1e-4
     )

@@ -61,7 +61,7 @@ def test_words_stand_behind_a_space_where_the_tokenizer_writes_spaces():
     first, *_ = task.examples(ROWS)
     assert tokenizer.decode(first.segments[0].tokens) == " Ada Lovelace wrote notes"
     assert [
-        tokenizer.piece_bytes(first.segments[0].tokens[at]) for at in first.details.positions
+        tokenizer.piece_bytes(first.segments[0].tokens[index]) for index in first.details.positions
     ] == [b" "] * 4
 
 
