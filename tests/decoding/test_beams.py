@@ -46,7 +46,7 @@ def test_beams_wide_enough_find_the_best_of_all_texts(penalty, ends):
             assert -sum(hypothesis.nats) == pytest.approx(total, rel=1e-4)
 
 
-def test_a_narrow_search_is_what_its_definition_says():
+def test_a_narrow_search_follows_its_definition():
     """A NumPy reference of beam search with three beams."""
     model, params = toy(16, seed=9)
     prompt, width, length, penalty = [1, 4, 3], 3, 8, 1.0

@@ -223,7 +223,7 @@ def test_no_piece_holds_a_part_of_a_character():
     assert writer.text == text
 
 
-def test_a_text_of_its_own_does_not_show_its_tokenizers_leading_space():
+def test_a_new_text_has_no_leading_space_of_the_tokenizer():
     class Spaced(LetterTokenizer):
         def decode_bytes(self, ids):
             return super().decode_bytes(ids).removeprefix(b" ")
@@ -244,7 +244,7 @@ def test_a_text_of_its_own_does_not_show_its_tokenizers_leading_space():
         (decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]), ["a", "<0xC3>", "<0xA9>"]),
     ],
 )
-def test_texts_are_what_the_librarys_own_decoding_adds_to_the_prompt(decoder, pieces):
+def test_texts_are_what_the_library_decodes_after_the_prompt(decoder, pieces):
     vocab = {piece: index for index, piece in enumerate(["<pad>", "<s>", "</s>", *pieces])}
     inner = Tokenizer(models.WordLevel(vocab, pieces[0]))
     inner.add_special_tokens(["<pad>", "<s>", "</s>"])

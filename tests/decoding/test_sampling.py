@@ -179,7 +179,7 @@ def test_greedy_takes_the_first_of_the_likeliest():
     np.testing.assert_array_equal(sampling.choose(logits, Sampling(), keys), [1, 0])
 
 
-def test_a_row_is_drawn_from_its_own_key_alone():
+def test_a_row_depends_on_its_own_key_only():
     keys = jax.random.split(jax.random.key(5), 4)
     logits = jax.random.normal(jax.random.key(6), (4, VOCAB))
     how = Sampling(temperature=jnp.float32(1.0))

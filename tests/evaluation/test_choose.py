@@ -83,7 +83,7 @@ def test_the_prompt_and_the_delimiter_stand_around_the_question(lm):
     np.testing.assert_allclose(result.log_likelihoods, reference, rtol=2e-5)
 
 
-def test_the_first_questions_alone(lm, data):
+def test_limit_takes_the_first_questions(lm, data):
     assert choose(lm, data, limit=2).questions == 2
 
 
@@ -121,7 +121,7 @@ def test_an_encoder_decoder_writes_after_bos(tmp_path, data):
         ({"question": "a", "choices": ["x", "y" * 200]}, "choice 1: has 201 tokens"),
     ],
 )
-def test_what_cannot_be_asked_is_told_with_its_line(lm, tmp_path, line, message):
+def test_bad_questions_are_reported_with_their_line(lm, tmp_path, line, message):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps(line) + "\n")
     with pytest.raises(UserError, match="line 2") as caught:

@@ -42,7 +42,7 @@ def figures(result: Evaluation):
     return [actual[k] for k in actual if k not in ("run", "data", "seconds", "tokens_per_second")]
 
 
-def test_the_runs_own_heldout_documents(run, lm):
+def test_the_validation_documents_of_the_run(run, lm):
     result = evaluate(run.folder)
     _, corpus = prepare(lm.config.data, lm.config.tokenizer, run.tokenizer)
     heldout = validation_text(corpus).decode()
@@ -125,7 +125,7 @@ def test_a_run_that_holds_nothing_out_wants_a_file(lm):
         evaluate(bare)
 
 
-def test_a_tokenizer_that_loses_characters_is_told(lm, tmp_path):
+def test_a_lossy_tokenizer_is_reported(lm, tmp_path):
     class Lower(LetterTokenizer):
         def encode(self, text):
             return super().encode(text.lower())
@@ -139,7 +139,7 @@ def test_a_tokenizer_that_loses_characters_is_told(lm, tmp_path):
     assert evaluate(replace(lossy, tokenizer=LetterTokenizer(list("abcABC"))), data=path).lossless
 
 
-def test_a_tokenizer_that_puts_a_space_first_gets_files_whole(lm, file, monkeypatch):
+def test_a_tokenizer_that_adds_a_space_encodes_files_in_one_piece(lm, file, monkeypatch):
     class Spaced(LetterTokenizer):
         def encode(self, text):
             return super().encode(" " + text)

@@ -211,7 +211,7 @@ def test_the_harness_finds_the_model_by_name(tmp_path, tasks):
     np.testing.assert_allclose(log_likelihoods(result), log_likelihoods(actual), rtol=1e-4)
 
 
-def test_without_the_extra_one_line_says_which(tmp_path):
+def test_without_the_extra_the_error_names_it(tmp_path):
     run = make_run(tmp_path).folder
     code = f"""import sys
 sys.modules["lm_eval"] = None

@@ -82,7 +82,7 @@ def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):
     assert result["margin"].value == pytest.approx(reference.mean(), rel=1e-4)
 
 
-def test_before_anything_is_learnt_the_loss_is_the_logarithm_of_2_on_any_pairs(tmp_path):
+def test_the_initial_loss_is_the_logarithm_of_2_on_any_pairs(tmp_path):
     run, base = run_of(tmp_path)
     shutil.rmtree(run.checkpoints)
     shutil.copytree(base.checkpoints, run.checkpoints)
@@ -124,7 +124,7 @@ def test_without_the_model_as_it_began_there_are_no_figures(tmp_path, command):
     assert command("evaluate", str(run.folder))[0] == 0, "its own pairs have theirs"
 
 
-def test_a_run_to_begin_with_that_has_changed_is_refused(tmp_path):
+def test_a_changed_initial_run_is_refused(tmp_path):
     run, base = run_of(tmp_path)
     tokens = load(base.folder).tokenizer.vocab_size
     shutil.rmtree(base.checkpoints)
@@ -135,7 +135,7 @@ def test_a_run_to_begin_with_that_has_changed_is_refused(tmp_path):
     assert len(margins(run, tmp_path)) == 2, "nothing to tell by: it is said"
 
 
-def test_a_run_of_new_parameters_says_what_it_lacks(tmp_path):
+def test_a_run_from_scratch_needs_its_checkpoint_of_step_0(tmp_path):
     run = tasked(tmp_path, TASK, PAIRS, DECODER)
     (run.checkpoints / "0").rename(run.checkpoints / "5")
     with pytest.raises(UserError, match="no longer has the checkpoint of step 0"):

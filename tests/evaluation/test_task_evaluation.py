@@ -60,7 +60,7 @@ OSLO = [{"text": "Oslo", "answer_start": 3}]
 QUESTIONS = [{**ASKED, "answers": known} for known in (OSLO, [], OSLO, [])]
 
 
-def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
+def test_a_threshold_is_printed_and_can_be_set(tmp_path, command):
     run = tasked(tmp_path, ExtractiveQATask(stride=8), QUESTIONS)
     kept = str(run.folder)
     code, out, _ = command("evaluate", kept)
@@ -104,7 +104,7 @@ def test_beams_may_be_set(tmp_path):
         ({"beams": 2}, "beams: does not apply to the task classification; leave it out"),
     ],
 )
-def test_what_cannot_be_told_otherwise(tmp_path, how, message):
+def test_overrides_that_do_not_apply(tmp_path, how, message):
     lm = load(tasked(tmp_path, ClassificationTask(), rows_of([2, 2])).folder)
     for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, text=["a"], **how))):
         with pytest.raises(UserError) as caught:

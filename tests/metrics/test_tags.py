@@ -72,7 +72,7 @@ def test_against_nervaluate():
     assert actual["f1"].low < actual["f1"].value < actual["f1"].high
 
 
-def test_nothing_there_and_nothing_told():
+def test_no_entities_true_or_predicted():
     result = entities([["O", "O"]], [["O", "O"]])
     assert [result[name].value for name in ("f1", "precision", "recall")] == [0, 0, 0]
     assert result["accuracy"].value == 1

@@ -109,7 +109,7 @@ def test_on_a_mesh(fields, sizes):
     np.testing.assert_allclose([o.total for o in result], [o.total for o in alone], rtol=2e-5)
 
 
-def test_mistakes_are_told(lm):
+def test_errors_are_reported(lm):
     def refused(asked, model=lm.model, **fields):
         with pytest.raises(UserError) as caught:
             score_continuations(model, lm.params, asked, bos_id=BOS, **fields)

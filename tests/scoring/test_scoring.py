@@ -121,7 +121,7 @@ def test_meshes_change_nothing(sizes):
     assert result.tokens == score(stride=5).tokens
 
 
-def test_pieces_of_a_document_count_as_the_whole():
+def test_pieces_of_a_document_count_as_one_document():
     full = DOCUMENTS[-1]
     cuts = [0, 1, 1, 20, 37, len(full.tokens)]
     pieces = [Document(full.tokens[a:b], 0) for a, b in itertools.pairwise(cuts)]
@@ -252,7 +252,7 @@ def test_bfloat16_parameters_are_scored():
 
 
 @pytest.mark.parametrize(("context", "stride"), [(16, 16), (16, 4), (7, 3)])
-def test_the_sums_of_each_document_are_those_of_the_document_alone(context, stride):
+def test_sums_per_document_do_not_depend_on_other_documents(context, stride):
     result = score(context=context, stride=stride)
     empty = Document(np.zeros(0, np.int32), 0)
     for documents, full in ((DOCUMENTS, result), ([empty, *DOCUMENTS, empty], None)):

@@ -59,7 +59,7 @@ def target_text(segment):
 
 
 @pytest.mark.parametrize("template", [None, MARKED, PLAIN])
-def test_only_what_the_assistant_says_counts(template):
+def test_only_the_assistants_turns_have_weight(template):
     task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=template), DECODER, LENGTH)
     first, second = task.examples(ROWS)
     assert target_text(first.segments[0]) == "Hello!<eos>|See you<eos>"
@@ -131,7 +131,7 @@ def started():
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
-def test_figures_are_the_models_own_packed_or_not(started):
+def test_outputs_are_those_of_the_model_packed_or_not(started):
     task, network, params = started
     examples = task.examples(ROWS)
     result = compute_outputs(task, network.model, params, examples, 1, None)
@@ -157,8 +157,8 @@ def test_figures_are_the_models_own_packed_or_not(started):
     assert many[0]["nats"] == pytest.approx(float(result[0]["nats"]), rel=1e-5)
 
 
-def test_words_of_users_change_nothing_that_is_learnt(started):
-    """A target without weight has no gradient."""
+def test_user_turns_do_not_affect_the_loss(started):
+    """Targets without weight are ignored."""
     task, network, params = started
     example = task.examples(ROWS)[:1]
     (segment,) = example[0].segments
@@ -207,7 +207,7 @@ def test_facts_keep_the_template_for_tokenizers_without_one():
         ([{"role": "assistant", "tool_calls": "[{"}], "is not JSON"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(value, message):
+def test_errors_name_the_line(value, message):
     rows = rows_of(ROWS[0].values, {"messages": value})
     with pytest.raises(UserError, match="table line 2, column 'messages'") as caught:
         opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)

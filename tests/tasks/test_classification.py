@@ -148,7 +148,7 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
 @pytest.mark.parametrize(
     ("config", "rows"), [(ClassificationTask(), ROWS), (MultiLabelTask(), TOPICS)]
 )
-def test_it_is_learnt(config, rows):
+def test_it_learns(config, rows):
     task, network = opened(config, rows)
     params = trained(task, network, task.examples(rows), 60)
     predictions = predicted(task, network, params, rows)
@@ -156,7 +156,7 @@ def test_it_is_learnt(config, rows):
     assert figures["f1_macro"].value == 1
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="needs two labels or more"):
         opened(ClassificationTask(), ROWS[:2])
     with pytest.raises(UserError, match="table line 1, column label: None is not a label"):
@@ -184,7 +184,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_labels_are_what_the_table_says(tmp_path, ending):
+def test_labels_are_those_of_the_table(tmp_path, ending):
     values = [{"text": f"t{n}", "label": label} for n, label in enumerate(ODD)]
     path = tmp_path / f"table.{ending}"
     if ending == "parquet":

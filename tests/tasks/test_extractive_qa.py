@@ -45,7 +45,7 @@ def started():
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
-def test_what_is_found_in_the_rows(started):
+def test_metadata_of_the_rows(started):
     task, _, _ = started
     assert task.metadata.labels == ("answered", "unanswered")
     assert task.metadata.counts == (2, 1)
@@ -93,7 +93,7 @@ def test_an_answer_has_the_tokens_that_stand_for_any_of_it():
     assert window.target((1, 3)) == window.target((2, 4)) == window.target(None) == (0, 0)
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_both_ends_in_the_own_window(started):
+def test_the_loss_is_the_mean_cross_entropy_of_both_ends_within_the_window(started):
     task, network, params = started
     examples = task.examples(ROWS)
     result = compute_outputs(task, network.model, params, examples, 2, None)
@@ -256,7 +256,7 @@ def test_long_questions_leave_room_for_the_context(caplog):
     assert any(example.target[0] for example in examples)
 
 
-def test_it_is_learnt():
+def test_it_learns():
     pairs = [("a", "a=51 b=72"), ("b", "a=51 b=72"), ("a", "b=33 a=84"), ("b", "b=33 a=84")]
     rows = rows_of(*(row(q, c, c[c.index(q) + 2 :][:2]) for q, c in pairs))
     task, network = opened(CONFIG, rows)

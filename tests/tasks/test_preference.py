@@ -157,7 +157,7 @@ def test_a_step_makes_the_better_answer_likelier(started):
     assert measures["loss"].value < math.log(2)
 
 
-def test_packed_is_as_alone(started):
+def test_packing_changes_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)
     wide = replace(task, context=task.context._replace(length=3 * LENGTH))
@@ -167,7 +167,7 @@ def test_packed_is_as_alone(started):
         np.testing.assert_allclose(output["log_likelihoods"], expected, rtol=1e-5)
 
 
-def test_references_are_kept_and_found_again(started):
+def test_references_are_stored_and_reused(started):
     task, network, params = started
     facts = TaskMetadata.from_dict(task.metadata.to_dict())
     assert facts == task.metadata
@@ -225,7 +225,7 @@ def test_a_row_that_the_template_refuses_is_named():
         task.examples(rows_of(*rows))
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="needs a decoder-only model"):
         opened(CONFIG, ROWS)
     task, _ = opened(CONFIG, ROWS, model=DECODER)

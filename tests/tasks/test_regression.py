@@ -83,7 +83,7 @@ def test_rows_without_numbers_have_no_weight(started):
     assert example.weight == 0
 
 
-def test_it_is_learnt():
+def test_it_learns():
     task, network = opened(CONFIG, ROWS)
     params = trained(task, network, task.examples(ROWS), 200, 5e-3)
     np.testing.assert_allclose(values(task, network, params), TRUTH, atol=0.3)
@@ -93,7 +93,7 @@ def test_it_is_learnt():
     ("value", "message"),
     [(None, "not a number"), ("many", "is 'many', not a number"), (float("inf"), "is inf")],
 )
-def test_what_is_no_number_is_said_with_its_line(value, message):
+def test_a_bad_number_is_reported_with_its_line(value, message):
     with pytest.raises(UserError, match=f"table line 1, column '?score'?:? .*{message}"):
         opened(CONFIG, rows_of({"text": "a", "pair": "b", "score": value}))
 

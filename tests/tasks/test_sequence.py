@@ -28,7 +28,7 @@ ROWS = rows_of(
 BOS, EOS = BytesTokenizer().bos_id, BytesTokenizer().eos_id
 
 
-def test_an_encoder_decoder_reads_the_source_and_tells_the_target():
+def test_an_encoder_decoder_encodes_the_source_and_predicts_the_target():
     task, _ = opened(CONFIG, ROWS, model=BOTH)
     (segment,) = task.examples(ROWS)[0].segments
     tokenizer = task.context.tokenizer
@@ -38,7 +38,7 @@ def test_an_encoder_decoder_reads_the_source_and_tells_the_target():
     assert segment.weights == [1] * 5
 
 
-def test_a_decoder_learns_the_target_alone():
+def test_a_decoder_has_loss_on_the_target_only():
     task, _ = opened(CONFIG, ROWS, model=DECODER)
     example = task.examples(ROWS)[0]
     (segment,) = example.segments
@@ -77,7 +77,7 @@ def started(request):
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
-def test_the_loss_is_the_models_own(started):
+def test_the_loss_is_that_of_the_model(started):
     task, network, params = started
     example = task.examples(ROWS)[1]
     (segment,) = example.segments
@@ -118,7 +118,7 @@ def test_smoothing_changes_the_objective_and_not_the_nats(started):
 
 
 @MODELS
-def test_pairs_are_learnt_and_written(model):
+def test_pairs_are_learned_and_generated(model):
     task, network = opened(CONFIG, ROWS, model=model)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 150, 1e-2)
@@ -131,7 +131,7 @@ def test_pairs_are_learnt_and_written(model):
 
 
 @pytest.mark.parametrize(("tokenize", "bleu"), [("13a", 0.0), ("zh", 66.87), ("char", 66.87)])
-def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
+def test_bleu_uses_the_configured_tokenizer(tokenize, bleu):
     rows = rows_of({"source": "hello", "target": "你好世界啊"})
     task, _ = opened(SequenceTask(bleu_tokenize=tokenize), rows, model=DECODER)
     result = task.metrics(rows, [{"text": "你好世界吗"}])
@@ -139,7 +139,7 @@ def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
     assert f"tok:{tokenize}|" in result.signature
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="an encoder cannot generate text"):
         opened(CONFIG, ROWS)
     with pytest.raises(UserError, match="has no column 'target'"):

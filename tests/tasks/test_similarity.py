@@ -40,7 +40,7 @@ def vectors(task, network, params, examples):
     return (np.array([item[name] for item in result]) for name in ("first", "second"))
 
 
-def test_vectors_are_of_each_text_alone(started):
+def test_vectors_do_not_depend_on_other_texts(started):
     task, network, params = started
     examples = task.examples(ROWS)
     together = list(vectors(task, network, params, examples))
@@ -53,7 +53,7 @@ def test_vectors_are_of_each_text_alone(started):
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_the_loss_is_over_the_whole_batch(started, both):
+def test_the_loss_is_over_the_global_batch(started, both):
     _, network, params = started
     task, _ = opened(SimilarityTask(both=both), ROWS, model=network.model.config)
     examples = task.examples(ROWS)
@@ -108,7 +108,7 @@ def test_equal_texts_are_no_negatives(both):
         assert measures["loss"].value == pytest.approx(expected / 4, rel=1e-4)
 
 
-def test_a_pair_that_comes_twice_costs_nothing_and_is_found():
+def test_a_repeated_pair_is_no_negative_and_counts_as_correct():
     rows = rows_of(*[{"text": "same", "pair": "pair"}] * 3)
     task, network = opened(CONFIG, rows)
     params = jax.jit(network.init)(jax.random.key(1))
@@ -162,6 +162,6 @@ def test_long_texts_are_cut_to_half_a_row(caplog):
     assert "texts are cut to 24 tokens" in caplog.text
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="has no column 'pair'"):
         opened(CONFIG, rows_of({"text": "a"}))

@@ -38,7 +38,7 @@ def numbers(rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
+def test_a_label_of_held_out_rows_only_is_moved_to_training(kind):
     task, column, spelt = KINDS[kind]
     # The label is part of the hash, so one row with it is held out.
     chosen = next(
@@ -54,7 +54,7 @@ def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
     assert (numbers(again[0]), numbers(again[1])) == (numbers(learnt), numbers(dev))
 
 
-def test_where_all_labels_are_learnt_contents_alone_decide():
+def test_contents_decide_if_all_labels_are_in_training():
     task, column, spelt = KINDS["classification"]
     rows = table(column, spelt, {})
     assert split_by_content(task, rows) == split_rows(rows, 0.3)
@@ -72,7 +72,7 @@ def test_groups_stay_together_when_a_label_moves_one():
     assert not {row.values["group"] for row in learnt} & {row.values["group"] for row in dev}
 
 
-def test_only_what_has_class_weights_is_told_of_them():
+def test_class_weights_are_suggested_only_where_they_exist():
     facts = TaskMetadata(labels=("many", "few"), counts=(99, 1))
     (_, _, line) = describe(ClassificationTask(), facts, 90, 10)
     assert line == "rare labels: few; class_weights balanced may help"

@@ -53,7 +53,7 @@ def run(tmp_path_factory):
     return Run.open(config.run_dir)
 
 
-def test_training_keeps_what_its_last_evaluation_found_as_evaluating_does(run):
+def test_training_and_evaluate_store_the_same_results(run):
     kept = json.loads(run.measures.read_bytes())
     assert list(kept) == ["tone", "size"]
     tone = kept["tone"]

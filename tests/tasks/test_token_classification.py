@@ -65,7 +65,7 @@ def test_words_stand_behind_a_space_where_the_tokenizer_writes_spaces():
     ] == [b" "] * 4
 
 
-def test_long_sentences_are_read_in_parts_of_whole_words(caplog):
+def test_long_sentences_are_split_between_words(caplog):
     words = [f"word{number}" for number in range(40)]
     rows = rows_of({"tokens": words, "tags": ["A", "B"] * 20}, {"tokens": "x" * 99, "tags": "A"})
     task, network = opened(CONFIG, rows)
@@ -122,7 +122,7 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     assert shared == pytest.approx(full, rel=1e-5)
 
 
-def test_it_is_learnt_and_measured():
+def test_it_learns_and_is_evaluated():
     task, network = opened(CONFIG, ROWS)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 80)
@@ -156,7 +156,7 @@ def test_tags_that_are_no_entities_are_measured_one_by_one():
     assert task.metrics(rows, predictions).headline().name == "accuracy"
 
 
-def test_what_is_wrong_is_said_in_a_line():
+def test_errors_are_one_line():
     with pytest.raises(UserError, match=r"table line 1, column 'tags': has 1 tags for 2 words"):
         opened(CONFIG, rows_of({"tokens": "a b", "tags": "O"}))
     with pytest.raises(UserError, match=r"table line 1, column 'tokens': has no words"):
