@@ -207,7 +207,7 @@ class Block(nnx.Module):
             return self.cross_attention.mix(q, kv, context.encoded_mask, sharding, cached=cached)
 
         y = self._residual(
-            x, "attention", attend, sharding, keys[0], plain=not layer_type.normalises
+            x, "attention", attend, sharding, keys[0], plain=not layer_type.attention_norm
         )
         if self.cross:
             y = self._residual(y, "cross_attention", attend_encoded, sharding, keys[1])

@@ -21,7 +21,7 @@ class LayerType(NamedTuple):
     """As `Mask.window`; None: attention is global."""
     rotates: bool
     """Whether queries and keys are rotated."""
-    normalises: bool
+    attention_norm: bool
     """Whether there is a norm before the attention."""
     mlp_width: int
     """Inner width of the MLP."""
@@ -41,7 +41,7 @@ def layer_types(config: ModelConfig, layers: int) -> tuple[LayerType, ...]:
         LayerType(
             window=None if layer in config.global_layers else config.window,
             rotates=config.positions == "rotary" and layer not in config.unrotated_layers,
-            normalises=config.first_norm or layer > 0,
+            attention_norm=config.first_norm or layer > 0,
             mlp_width=config.layer_d_ff[layer] if config.layer_d_ff else config.mlp_width,
         )
         for layer in range(layers)
