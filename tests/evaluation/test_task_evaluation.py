@@ -1,4 +1,4 @@
-"""The command evaluate on runs of tasks: what is printed, what is stored."""
+"""The verb evaluate on runs of tasks: what is printed, what is kept."""
 
 import json
 
@@ -9,6 +9,7 @@ from llmjax.errors import UserError
 from llmjax.evaluation.evaluate import evaluate
 from llmjax.evaluation.predict import predict
 from llmjax.inference.language_model import load
+from llmjax.run import folder as run_module
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.extractive_qa import ExtractiveQATask
 from llmjax.tasks.sequence import SequenceTask
@@ -16,26 +17,29 @@ from task_runs import DECODER, tasked
 
 
 def rows_of(counts):
-    """Rows with these counts of labels."""
+    """Rows with so many of each label."""
     labels = [f"l{number:02}" for number, count in enumerate(counts) for _ in range(count)]
     return [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
 
 
 def matrix(text):
-    """The rows of the confusion matrix, and its labels."""
+    """The lines below the words of the confusion matrix, and its labels."""
     lines = text.split("\n\n")[1].splitlines()
     return lines[0].split("predicted")[1].split(), [line.split() for line in lines[1:]], lines[-1]
 
 
-def test_metrics_that_cannot_be_stored_are_printed(tmp_path, command):
+def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, command):
     run = tasked(tmp_path, ClassificationTask(), rows_of([3, 3]))
-    run.measures.unlink(missing_ok=True)
-    run.measures.mkdir()
+
+    def refuse(path, text):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(run_module, "write_atomically", refuse)
     code, out, err = command("evaluate", str(run.folder))
     assert code == 0
     assert "  accuracy " in out
     (line,) = (line for line in err if "measures.json" in line)
-    assert line.endswith("cannot be written (Is a directory): the report will lack it")
+    assert line.endswith("cannot be written (Read-only file system): the report will lack it")
     code, out, _ = command("evaluate", str(run.folder), "--json")
     assert code == 0
     assert json.loads(out)["tasks"]["classification"]["examples"] == 6
@@ -44,8 +48,8 @@ def test_metrics_that_cannot_be_stored_are_printed(tmp_path, command):
 @pytest.mark.parametrize("count", [3, 12, 14])
 def test_the_most_frequent_labels_are_shown_and_counted(tmp_path, count):
     often = [1 + number for number in range(count)]
-    result = evaluate(load(tasked(tmp_path, ClassificationTask(), rows_of(often)).folder))
-    labels, lines, last = matrix(str(result))
+    found = evaluate(load(tasked(tmp_path, ClassificationTask(), rows_of(often)).folder))
+    labels, lines, last = matrix(str(found))
     if count <= 12:
         assert labels == [f"l{number:02}" for number in range(count)]
         assert [sum(map(int, line[1:])) for line in lines] == often
@@ -60,7 +64,7 @@ OSLO = [{"text": "Oslo", "answer_start": 3}]
 QUESTIONS = [{**ASKED, "answers": known} for known in (OSLO, [], OSLO, [])]
 
 
-def test_a_threshold_is_printed_and_can_be_set(tmp_path, command):
+def test_a_threshold_is_told_and_may_be_set(tmp_path, command):
     run = tasked(tmp_path, ExtractiveQATask(stride=8), QUESTIONS)
     kept = str(run.folder)
     code, out, _ = command("evaluate", kept)
@@ -72,10 +76,10 @@ def test_a_threshold_is_printed_and_can_be_set(tmp_path, command):
     for threshold, answered in (("-1e6", 0), ("1e6", 4)):
         words = ("--no-answer-threshold", threshold, "--json")
         tasks = json.loads(command("evaluate", kept, *words)[1])["tasks"]
-        result = tasks["extractive_qa"]["metrics"]
-        assert result["unanswered_accuracy"]["value"] == (0 if answered else 1)
-        predictions = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
-        assert sum(bool(prediction["answer"]) for prediction in predictions) == answered
+        found = tasks["extractive_qa"]["metrics"]
+        assert found["unanswered_accuracy"]["value"] == (0 if answered else 1)
+        told = predict(kept, [tmp_path / "rows.jsonl"], no_answer_threshold=float(threshold))
+        assert sum(bool(one["answer"]) for one in told) == answered
     assert run.measures.read_bytes() == before, "the report is of the run as it stands"
 
 
@@ -104,7 +108,7 @@ def test_beams_may_be_set(tmp_path):
         ({"beams": 2}, "beams: does not apply to the task classification; leave it out"),
     ],
 )
-def test_overrides_that_do_not_apply(tmp_path, how, message):
+def test_what_cannot_be_told_otherwise(tmp_path, how, message):
     lm = load(tasked(tmp_path, ClassificationTask(), rows_of([2, 2])).folder)
     for use in (lambda: evaluate(lm, **how), lambda: list(predict(lm, text=["a"], **how))):
         with pytest.raises(UserError) as caught:
