@@ -18,11 +18,11 @@ def run(steps: list[dict], folder: Path, stdin: str = "") -> None:
     path = folder / "steps.json"
     path.write_text(json.dumps({"steps": steps, "stdin": stdin}), encoding="utf-8")
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
-    here = Path(__file__)
-    paths = [str(here.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    program = Path(__file__)
+    paths = [str(program.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run(
-        [sys.executable, str(here), str(path)],
+        [sys.executable, str(program), str(path)],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -37,9 +37,9 @@ def _main(path: str) -> None:
     from llmjax.cli.main import main
 
     assert jax.device_count() == 1
-    given = json.loads(Path(path).read_text(encoding="utf-8"))
-    for step in given["steps"]:
-        sys.stdin = io.StringIO(given["stdin"])
+    script = json.loads(Path(path).read_text(encoding="utf-8"))
+    for step in script["steps"]:
+        sys.stdin = io.StringIO(script["stdin"])
         if "code" in step:
             exec(compile(step["code"], "README.md", "exec"), {})
         elif main(step["command"]) != 0:

@@ -28,10 +28,10 @@ def devices(platform, **sizes):
     axes = MESH_AXES if sizes else ()
     shape = tuple(sizes.get(axis, 1) for axis in axes)
     types = (AxisType.Explicit,) * len(axes)
-    place = AbstractMesh(shape, axes, axis_types=types, abstract_device=DEVICES[platform])
-    with jax.sharding.use_abstract_mesh(place):
+    abstract_mesh = AbstractMesh(shape, axes, axis_types=types, abstract_device=DEVICES[platform])
+    with jax.sharding.use_abstract_mesh(abstract_mesh):
         assert mesh.platform() == platform
-        yield place
+        yield abstract_mesh
 
 
 def array(shape, dtype, *axes):
@@ -51,36 +51,36 @@ def params_of(network, dtype=None):
 def packed(rows, length, *, segments=True, encoder=0):
     """A training batch as arguments; `encoder`: the length of what is encoded."""
     names = ["inputs", "targets", "positions", "weights"] + ["segments"] * segments
-    found = dict.fromkeys(names, length)
+    sizes = dict.fromkeys(names, length)
     if encoder:
-        own = ["encoder_tokens", "encoder_positions"] + ["encoder_segments"] * segments
-        found |= dict.fromkeys(own, encoder)
+        encoder_names = ["encoder_tokens", "encoder_positions"] + ["encoder_segments"] * segments
+        sizes |= dict.fromkeys(encoder_names, encoder)
     dtypes = {"weights": jnp.float32}
     return {
         name: array((rows, size), dtypes.get(name, jnp.int32), "batch", "length")
-        for name, size in found.items()
+        for name, size in sizes.items()
     }
 
 
 def primitives(jaxpr) -> Counter:
     """How often each primitive stands in a jaxpr, inner ones included."""
-    found = Counter()
+    counts = Counter()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        found[equation.primitive.name] += 1
+        counts[equation.primitive.name] += 1
         inner = jax.tree.leaves(
             list(equation.params.values()),
             is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
         )
-        for one in inner:
-            if hasattr(getattr(one, "jaxpr", one), "eqns"):
-                found += primitives(one)
-    return found
+        for jaxpr_like in inner:
+            if hasattr(getattr(jaxpr_like, "jaxpr", jaxpr_like), "eqns"):
+                counts += primitives(jaxpr_like)
+    return counts
 
 
 def kernels(traced) -> dict[str, int]:
     """How often each attention kernel stands in a traced program."""
-    found = primitives(traced.jaxpr)
-    return {name: found[name] for name in KERNELS if found[name]}
+    counts = primitives(traced.jaxpr)
+    return {name: counts[name] for name in KERNELS if counts[name]}
 
 
 def lowered(traced, platform) -> str:

@@ -28,12 +28,12 @@ MESHES = {
 
 def losses(mesh, steps=20, **options) -> np.ndarray:
     state, step = tiny.start(mesh, **options)
-    found = []
+    values = []
     with jax.set_mesh(mesh):
         for index in range(steps):
             state, metrics = step(state, tiny.batch(index, mesh))
-            found.append(float(metrics.objective))
-    return np.asarray(found)
+            values.append(float(metrics.objective))
+    return np.asarray(values)
 
 
 @pytest.fixture(scope="module")

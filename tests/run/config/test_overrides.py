@@ -145,10 +145,10 @@ def test_a_mistake_is_one_line_that_names_field_and_value(words, message):
 
 
 def test_all_mistakes_are_found_at_once():
-    found = problems(
+    lines = problems(
         "--steps abc", "--optimizer.clip x", "--nrom layer", "--optimizer.learning-rate 1"
     )
-    assert len(found) == 3
+    assert len(lines) == 3
 
 
 def test_the_config_that_is_changed_stays_as_it_was():
@@ -185,8 +185,8 @@ def test_fields_of_a_task_and_of_its_tables():
         "--tasks.0.dev lines:dev.en,dev.de,columns=source,target",
         "--tasks.0.beams 4",
     ).tasks
-    mine = FileTable(("my.tsv",), ("source", "target"), (("lang", "de"),))
-    assert task == SequenceTask(train=(mine,), dev=(LinesTable(("dev.en", "dev.de")),), beams=4)
+    table = FileTable(("my.tsv",), ("source", "target"), (("lang", "de"),))
+    assert task == SequenceTask(train=(table,), dev=(LinesTable(("dev.en", "dev.de")),), beams=4)
 
 
 def test_other_tasks():
