@@ -75,8 +75,8 @@ def test_names_of_no_run_are_one_line(folder, capsys, command, name, message):
     [
         (NOT_UTF8, "has a name that is not UTF-8, and checkpoints need one that is"),
         ("x" * 260, "File name too long"),
-        ("", "is no folder's name"),
-        ("nul\0", "is no folder's name"),
+        ("", "is not a folder name"),
+        ("nul\0", "is not a folder name"),
         ("..", "is not empty and not a run folder"),
     ],
 )

@@ -107,7 +107,7 @@ def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
     ("changes", "message"),
     [
         ({"length": 1}, "data.length: 1 is less than 2, the shortest rows"),
-        ({"context": 1}, "objective prefix: leaves nothing to be predicted in held-out rows of 1"),
+        ({"context": 1}, "objective prefix: finds nothing to predict in validation rows of 1"),
     ],
 )
 def test_an_objective_that_hides_nothing_is_refused_before_training(tmp_path, changes, message):
