@@ -1,14 +1,13 @@
-"""Archives measured: ratio, speed both ways, agreement with the scores of their windows.
+"""Compression: ratio, speed in both directions, agreement with the score of the same windows.
 
 Command: python -m benchmarks.compress RUN FILE [FILE ...] [--streams N] [--dtype bfloat16]
-RUN is a run folder of a decoder, for instance from `llmjax import sample:smollm2-135m RUN`. Each
-file is compressed, decompressed in this process and compared; with --score the same tokens are
-scored in the same windows by `llmjax.scoring`, an independent program (up to 1 MiB): the archive
-should be within 0.5 % of the score, apart from header and checksums. Speeds are given with and
-without compiling, and as the share of the machine's measured matrix-product peak that they reach,
-at two FLOPs per parameter and token. With --shuffled each file is also compressed with its
-characters in random order; with --untrained by a model of the same shape that was never trained.
-Prints a table, JSON last.
+RUN is the run folder of a decoder, for example from `llmjax import sample:smollm2-135m RUN`. Each
+file is compressed, decompressed in this process and compared. With --score the same tokens are
+scored in the same windows by `llmjax.scoring`, an independent program (up to 1 MiB): apart from
+header and checksums, the archive should be within 0.5 % of the score. Speeds are with and without
+compilation, and relative to the measured matrix-product peak, at two FLOPs per parameter and token.
+With --shuffled each file is also compressed with its characters in random order; with --untrained
+also by an untrained model of the same shape. Prints a table, then JSON.
 """
 
 import argparse
@@ -40,7 +39,7 @@ from llmjax.scoring.documents import score_documents
 
 
 def peak(dtype: str) -> float:
-    """FLOP/s of the best of a few square matrix products."""
+    """Returns the peak FLOP/s of a few square matrix products."""
     size, best = 2048, 0.0
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
@@ -51,29 +50,29 @@ def peak(dtype: str) -> float:
     return best
 
 
-def scored(lm: LanguageModel, data: bytes, shape: StreamLayout) -> float:
-    """Bits per byte of the archive's streams in the archive's windows, without ends of text."""
+def scored(lm: LanguageModel, data: bytes, layout: StreamLayout) -> float:
+    """Scores the archive's streams in its windows, without EOS; returns bits per byte."""
     segments = Segmenter(lm.tokenizer, allowed_ids(lm)).split(data)
     tokens = np.concatenate([part.tokens for part in segments if part.tokens is not None])
-    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    parts = np.split(tokens, np.cumsum(layout.lengths(len(tokens)))[:-1])
     documents = [Document(part, len(data)) for part in parts if len(part)]
     score = score_documents(
         lm.model,
         lm.params,
         lm.tokenizer,
         documents,
-        context=shape.context,
-        stride=shape.stride,
+        context=layout.context,
+        stride=layout.stride,
         batch_size=4,
     )
     return score.nats / math.log(2) / len(data)
 
 
 def measured(run: str, path: Path, options: argparse.Namespace, flops: float) -> dict:
-    """One file, compressed and restored."""
+    """Compresses and restores one file; returns the measurements."""
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as place:
-        archive, out = Path(place) / "archive", Path(place) / "out"
+    with tempfile.TemporaryDirectory() as temporary:
+        archive, out = Path(temporary) / "archive", Path(temporary) / "out"
         compressed = compress(
             run,
             path,
@@ -86,27 +85,27 @@ def measured(run: str, path: Path, options: argparse.Namespace, flops: float) ->
         )
         restored = decompress(run, archive, out)
         assert out.read_bytes() == path.read_bytes()
-    figures = compressed.to_dict()
-    figures["processor_seconds_both_ways"] = time.process_time() - began
-    figures["source"] = path.name
-    figures["decompress_kilobytes_per_second"] = compressed.bytes / 1e3 / restored.seconds
+    measurements = compressed.to_dict()
+    measurements["processor_seconds_both_ways"] = time.process_time() - began
+    measurements["source"] = path.name
+    measurements["decompress_kilobytes_per_second"] = compressed.bytes / 1e3 / restored.seconds
     coding = restored.seconds - restored.compile_seconds
-    figures["decompress_kilobytes_per_second_compiled"] = compressed.bytes / 1e3 / coding
+    measurements["decompress_kilobytes_per_second_compiled"] = compressed.bytes / 1e3 / coding
     lm = llmjax.load(run, dtype=options.dtype)
     work = 2 * lm.model.num_params() * compressed.costs.tokens
-    figures["share_of_peak"] = work / (compressed.seconds - compressed.compile_seconds) / flops
+    measurements["share_of_peak"] = work / (compressed.seconds - compressed.compile_seconds) / flops
     if options.score and compressed.bytes <= FRAME:  # in larger ones each frame starts new streams
-        shape = StreamLayout(compressed.streams, compressed.context, compressed.stride)
-        figures["scored_bits_per_byte"] = scored(lm, path.read_bytes(), shape)
+        layout = StreamLayout(compressed.streams, compressed.context, compressed.stride)
+        measurements["scored_bits_per_byte"] = scored(lm, path.read_bytes(), layout)
         body = compressed.archive_bytes - compressed.header_bytes - TAIL_BYTES
-        figures["body_over_scored"] = (
-            8 * body / compressed.bytes / figures["scored_bits_per_byte"] - 1
+        measurements["body_over_scored"] = (
+            8 * body / compressed.bytes / measurements["scored_bits_per_byte"] - 1
         )
-    return figures
+    return measurements
 
 
 def untrained(run: str, folder: Path) -> str:
-    """A run of the same shape and tokenizer, whose parameters are as they were first drawn."""
+    """Writes a run of the same config and tokenizer, with randomly initialized parameters."""
     lm = llmjax.load(run)
     config = Run.open(run).config()
     folder.mkdir()
@@ -118,7 +117,7 @@ def untrained(run: str, folder: Path) -> str:
 
 
 def shuffled(path: Path, folder: Path) -> Path:
-    """The same characters in random order."""
+    """Writes a file with the same characters in random order."""
     letters = list(path.read_text(encoding="utf-8", errors="replace"))
     random.Random(0).shuffle(letters)
     (folder / f"{path.name} shuffled").write_text("".join(letters), encoding="utf-8")
@@ -137,14 +136,14 @@ def main() -> None:
     options = parser.parse_args()
     enable_compilation_cache()
     flops, results = peak(options.dtype), []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         files = list(options.files)
         if options.shuffled:
-            files += [shuffled(path, Path(place)) for path in options.files]
+            files += [shuffled(path, Path(temporary)) for path in options.files]
         cases = [("", options.run, path) for path in files]
         if options.untrained:
-            other = untrained(options.run, Path(place) / "untrained")
-            cases += [("untrained", other, path) for path in options.files]
+            untrained_run = untrained(options.run, Path(temporary) / "untrained")
+            cases += [("untrained", untrained_run, path) for path in options.files]
         print(f"{'':30}{'bytes':>10}{'archive':>10}{'bpb':>8}{'KB/s':>8}{'back':>8}{'of peak':>9}")
         for name, run, path in cases:
             row = measured(run, path, options, flops) | {"model": name}

@@ -1,12 +1,12 @@
-"""Greedy decoding of a run's model, beside Transformers on the same weights and the same CPU.
+"""Greedy decoding by llmjax and Transformers, with the same weights on the same CPU.
 
 Command: python -m benchmarks.decode RUN [--tokens 256] [--rounds 3]
-RUN is a run folder of a decoder, for instance from `llmjax import sample:smollm2-135m RUN`. It is
-exported, and Transformers loads the export. Both continue the same prompts of 16 tokens by exactly
-so many more, 1 row and 16 rows at a time, in float32 and in bfloat16, prompts included in the time;
-they take turns, so that a change in the machine's speed meets all of them. The ratio compares
-medians of each side's best. The bound is a step that only reads the weights once, at the bandwidth
-of summing a large array with all cores, measured in the same run. Prints a table, and JSON last.
+RUN is the run folder of a decoder, for example from `llmjax import sample:smollm2-135m RUN`. It is
+exported, and Transformers loads the export. Both continue the same prompts of 16 tokens by a fixed
+number of tokens, with 1 and 16 rows, in float32 and bfloat16; the times include the prompts. They
+take turns, so that changes in the machine's speed affect both. The ratio compares the medians of
+each side's best variant. The bound is a step that only reads the weights once, at the bandwidth of
+summing a large array with all cores, measured in the same run. Prints a table, then JSON.
 """
 
 import argparse
@@ -39,33 +39,33 @@ DTYPES = ("float32", "bfloat16")
 
 
 def prompts(rows: int, vocab: int) -> np.ndarray:
-    """[rows, PROMPT] ids, the same at every call."""
+    """Returns [rows, PROMPT] ids, the same for every call."""
     return np.random.default_rng(0).integers(0, vocab, (rows, PROMPT))
 
 
-def ours(run: str, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
-    """Writes `tokens` tokens after each prompt; no token ends a row."""
+def llmjax_decoder(run: str, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
+    """Returns a function that generates `tokens` tokens per prompt; no token ends a row."""
     lm = llmjax.load(run, dtype=dtype)
     endless = SimpleNamespace(bos_id=0, stop_ids=(), vocab_size=lm.tokenizer.vocab_size)
-    given = prompts(rows, lm.tokenizer.vocab_size)
+    prompt_ids = prompts(rows, lm.tokenizer.vocab_size)
     config = DecodingConfig(max_new_tokens=tokens, temperature=0.0)
 
-    def write() -> None:
-        work = [Request(list(map(int, prompt)), tokens) for prompt in given]
-        found = list(
-            generate_tokens(lm.model, lm.params, work, config, tokenizer=endless)  # type: ignore[arg-type]
+    def generate() -> None:
+        batch = [Request(list(map(int, prompt)), tokens) for prompt in prompt_ids]
+        generated = list(
+            generate_tokens(lm.model, lm.params, batch, config, tokenizer=endless)  # type: ignore[arg-type]
         )
-        assert sum(part.tokens.shape[1] for part in found) >= tokens
+        assert sum(part.tokens.shape[1] for part in generated) >= tokens
 
-    return write
+    return generate
 
 
-def theirs(folder: Path, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
-    """The same with Transformers' own generate and its cache."""
+def transformers_decoder(folder: Path, dtype: str, rows: int, tokens: int) -> Callable[[], None]:
+    """Returns a function that generates as many with Transformers' generate and its cache."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     ids = torch.from_numpy(prompts(rows, model.config.vocab_size))
 
-    def write() -> None:
+    def generate() -> None:
         with torch.no_grad():
             out = model.generate(
                 ids,
@@ -77,17 +77,16 @@ def theirs(folder: Path, dtype: str, rows: int, tokens: int) -> Callable[[], Non
             )
         assert out.shape[1] == PROMPT + tokens
 
-    return write
+    return generate
 
 
 def bandwidth(seconds: float = 2.0) -> float:
-    """Bytes a second of reading memory: the best sum of a quarter of a gigabyte of float32."""
+    """Returns the memory bandwidth in bytes/s: the fastest sum of a quarter gigabyte of float32."""
     array = torch.ones(1 << 26)
-    total = jax.jit(jnp.sum)
-    mine = jnp.ones(1 << 26)
+    jax_sum, jax_array = jax.jit(jnp.sum), jnp.ones(1 << 26)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for read in (array.sum, lambda: total(mine).block_until_ready()):
+        for read in (array.sum, lambda: jax_sum(jax_array).block_until_ready()):
             start = time.perf_counter()
             read()
             best = max(best, array.nbytes / (time.perf_counter() - start))
@@ -97,52 +96,54 @@ def bandwidth(seconds: float = 2.0) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run")
-    parser.add_argument("--tokens", type=int, default=256, help="new tokens of each row")
-    parser.add_argument("--rounds", type=int, default=3, help="counted calls of each")
-    given = parser.parse_args()
+    parser.add_argument("--tokens", type=int, default=256, help="new tokens per row")
+    parser.add_argument("--rounds", type=int, default=3, help="timed calls of each")
+    args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     keep_freed_memory()
-    weights = llmjax.load(given.run).model.num_params()
+    weights = llmjax.load(args.run).model.num_params()
     results = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "export"
-        export(given.run, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "export"
+        export(args.run, folder)
         for rows in BATCHES:
             calls = {}
             for dtype in DTYPES:
-                calls["llmjax", dtype] = ours(given.run, dtype, rows, given.tokens)
-                calls["Transformers", dtype] = theirs(folder, dtype, rows, given.tokens)
-            results += measured(calls, rows, given)
-    report(results, weights, bandwidth(), given.tokens)
+                calls["llmjax", dtype] = llmjax_decoder(args.run, dtype, rows, args.tokens)
+                calls["Transformers", dtype] = transformers_decoder(
+                    folder, dtype, rows, args.tokens
+                )
+            results += measured(calls, rows, args)
+    report(results, weights, bandwidth(), args.tokens)
 
 
-def measured(calls: dict, rows: int, given: argparse.Namespace) -> list[dict]:
-    """Seconds of each call, after one that does not count."""
+def measured(calls: dict, rows: int, args: argparse.Namespace) -> list[dict]:
+    """Times each call, after a warm-up."""
     times: dict = {name: [] for name in calls}
-    for turn in range(given.rounds + 1):
+    for turn in range(args.rounds + 1):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             if turn:
                 times[name].append(time.perf_counter() - start)
-        print(f"{rows} rows: round {turn} of {given.rounds}", file=sys.stderr)
+        print(f"{rows} rows: round {turn} of {args.rounds}", file=sys.stderr)
     return [
-        {"by": by, "dtype": dtype, "rows": rows, "seconds": statistics.median(each)}
-        for (by, dtype), each in times.items()
+        {"by": by, "dtype": dtype, "rows": rows, "seconds": statistics.median(seconds)}
+        for (by, dtype), seconds in times.items()
     ]
 
 
 def report(results: list[dict], weights: int, bytes_per_second: float, tokens: int) -> None:
     """Prints the table and the JSON line."""
     print(f"{'':14}{'dtype':10}{'rows':>5}{'tokens/s':>10}{'ms a step':>11}{'of bound':>10}")
-    for each in results:
-        width = 4 if each["dtype"] == "float32" else 2
-        step = each["seconds"] / tokens
-        each["tokens_per_second"] = each["rows"] / step
-        each["share_of_bound"] = weights * width / bytes_per_second / step
+    for row in results:
+        width = 4 if row["dtype"] == "float32" else 2
+        step = row["seconds"] / tokens
+        row["tokens_per_second"] = row["rows"] / step
+        row["share_of_bound"] = weights * width / bytes_per_second / step
         print(
-            f"{each['by']:14}{each['dtype']:10}{each['rows']:5}"
-            f"{each['tokens_per_second']:10.1f}{1e3 * step:11.1f}{each['share_of_bound']:10.1%}"
+            f"{row['by']:14}{row['dtype']:10}{row['rows']:5}"
+            f"{row['tokens_per_second']:10.1f}{1e3 * step:11.1f}{row['share_of_bound']:10.1%}"
         )
     ratios = {}
     for rows in BATCHES:

@@ -1,12 +1,13 @@
-"""One recipe of fine-tuning, here and in Transformers' Trainer, on the same machine and rows.
+"""Fine-tuning with one recipe, in llmjax and Transformers' Trainer, on one machine and data set.
 
     llmjax import sample:minilm runs/minilm && llmjax export runs/minilm minilm-hf
     python -m benchmarks.finetune runs/minilm minilm-hf --train train.tsv --dev dev.tsv \
         --columns text label --seeds 3
 
-Both take about 32 examples a step for as many epochs, with AdamW, the same rates, dropout and
-warmup, in turns. Samples a second count training alone, compilation included. With --target the
-column is a number (regression, Pearson), else a label (accuracy); with --pair rows have two texts.
+Both train on about 32 examples per step for the same number of epochs, with AdamW and the same
+learning rate, dropout and warmup, in turns. Samples per second count training only, compilation
+included. With --target the column is a number (regression, Pearson correlation), else a label
+(accuracy); with --pair rows have two texts.
 """
 
 import argparse
@@ -15,8 +16,7 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks.recipe import add_arguments, trained_here, trainer_options
-from benchmarks.turns import SPEED, take_turns
+from benchmarks.recipe import SPEED, add_arguments, take_turns, train_here, trainer_options
 from llmjax.data.tables.files import FileTable
 from llmjax.data.tables.table import read_tables
 from llmjax.tasks.classification import ClassificationTask
@@ -25,8 +25,8 @@ from llmjax.tasks.regression import RegressionTask
 LENGTH = 96
 
 
-def ours(args: argparse.Namespace, folder: str) -> dict[str, float]:
-    """Trains here."""
+def train_llmjax(args: argparse.Namespace, folder: str) -> dict[str, float]:
+    """Trains with llmjax."""
     columns = tuple(args.columns)
     tables: dict[str, Any] = {
         "train": (FileTable((args.train,), columns),),
@@ -37,12 +37,12 @@ def ours(args: argparse.Namespace, folder: str) -> dict[str, float]:
     task: ClassificationTask | RegressionTask = ClassificationTask(label=args.label, **tables)
     if args.target:
         task = RegressionTask(target=args.target, **tables)
-    found, speed = trained_here(args, task, LENGTH, folder)
-    return {"figure": found["pearson" if args.target else "accuracy"], **speed}
+    metrics, speed = train_here(args, task, LENGTH, folder)
+    return {"metric": metrics["pearson" if args.target else "accuracy"], **speed}
 
 
-def theirs(args: argparse.Namespace, folder: str) -> dict[str, float]:
-    """Trains in Transformers."""
+def train_transformers(args: argparse.Namespace, folder: str) -> dict[str, float]:
+    """Trains with Transformers."""
     import numpy as np
     from transformers import (
         AutoModelForSequenceClassification,
@@ -56,26 +56,28 @@ def theirs(args: argparse.Namespace, folder: str) -> dict[str, float]:
     columns = tuple(args.columns)
 
     def rows(path: str) -> list[dict[str, Any]]:
-        found = []
+        examples = []
         for row in read_tables((FileTable((path,), columns),)):
             pair = row.values[args.pair] if args.pair else None
-            given = tokenizer(row.values[args.text], pair, truncation=True, max_length=LENGTH)
-            answer = row.values[args.target or args.label]
-            found.append({**given, "labels": float(answer) if args.target else labels[str(answer)]})
-        return found
+            encoded = tokenizer(row.values[args.text], pair, truncation=True, max_length=LENGTH)
+            value = row.values[args.target or args.label]
+            label = float(value) if args.target else labels[str(value)]
+            examples.append({**encoded, "labels": label})
+        return examples
 
-    known = read_tables((FileTable((args.train,), columns),))
-    names = [] if args.target else sorted({str(row.values[args.label]) for row in known})
-    labels = {name: number for number, name in enumerate(names)}
+    train_rows = read_tables((FileTable((args.train,), columns),))
+    names = [] if args.target else sorted({str(row.values[args.label]) for row in train_rows})
+    labels = {name: index for index, name in enumerate(names)}
     kind = {"problem_type": "regression"} if args.target else {}
     model = AutoModelForSequenceClassification.from_pretrained(
         args.folder, num_labels=max(1, len(names)), **kind
     )
 
-    def measure(told: Any) -> dict[str, float]:
+    def measure(outputs: Any) -> dict[str, float]:
         if args.target:
-            return {"figure": float(np.corrcoef(told.predictions[:, 0], told.label_ids)[0, 1])}
-        return {"figure": float((told.predictions.argmax(-1) == told.label_ids).mean())}
+            pearson = np.corrcoef(outputs.predictions[:, 0], outputs.label_ids)[0, 1]
+            return {"metric": float(pearson)}
+        return {"metric": float((outputs.predictions.argmax(-1) == outputs.label_ids).mean())}
 
     trainer = Trainer(
         model=model,
@@ -87,14 +89,14 @@ def theirs(args: argparse.Namespace, folder: str) -> dict[str, float]:
     )
     trained = trainer.train().metrics
     return {
-        "figure": trainer.evaluate()["eval_figure"],
+        "metric": trainer.evaluate()["eval_metric"],
         SPEED: trained["train_samples_per_second"],
         "seconds": trained["train_runtime"],
     }
 
 
-def main(words: list[str]) -> None:
-    """See the module."""
+def main(arguments: list[str]) -> None:
+    """Runs one side, or both in turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", required=True)
     parser.add_argument("--dev", required=True)
@@ -104,12 +106,13 @@ def main(words: list[str]) -> None:
     parser.add_argument("--label", default="label")
     parser.add_argument("--target")
     add_arguments(parser, rows=8, length=LENGTH)
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     if args.side is None:
-        take_turns("benchmarks.finetune", words, args.seeds)
+        take_turns("benchmarks.finetune", arguments, args.seeds)
         return
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps((ours if args.side == "llmjax" else theirs)(args, folder)))
+        run_side = train_llmjax if args.side == "llmjax" else train_transformers
+        print(json.dumps(run_side(args, folder)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Time and peak memory of importing a Llama of about a billion parameters, and of exporting it.
+"""Time and peak memory of importing and exporting a Llama of about a billion parameters.
 
 Command: python -m benchmarks.import_memory [--layers 16]
-Writes a Hugging Face folder of random bfloat16 weights in the shape of Llama 3.2 1B with a small
-tokenizer, imports it with one device and with 8 virtual ones (fsdp=8), and exports it, each in
-a process of its own. Peak memory is the most anonymous memory (RssAnon: what the process holds, not
-the pages of files that it maps) that /proc showed, read 50 times a second. Prints a table, and JSON
-last.
+Writes a Hugging Face folder of random bfloat16 weights with the shapes of Llama 3.2 1B and a small
+tokenizer, imports it with one device and with 8 virtual ones (fsdp=8), and exports it, each in a
+separate process. Peak memory is the maximum of anonymous memory (RssAnon, without mapped files) in
+/proc, sampled 50 times a second. Prints a table, then JSON.
 """
 
 import argparse
@@ -26,7 +25,7 @@ WIDTH, HEADS, KV_HEADS, INNER, VOCAB = 2048, 32, 8, 8192, 128256
 
 
 def write_model(folder: Path, layers: int) -> tuple[int, int]:
-    """Writes the folder, a file for each layer; returns bytes of all tensors and of the largest."""
+    """Writes a file per layer; returns the bytes of all tensors and of the largest."""
     folder.mkdir()
     head = WIDTH // HEADS
     shapes = {
@@ -45,17 +44,17 @@ def write_model(folder: Path, layers: int) -> tuple[int, int]:
         for i in range(layers)
     ]
     files.append({"model.embed_tokens.weight": (VOCAB, WIDTH), "model.norm.weight": (WIDTH,)})
-    draw, places, sizes = np.random.default_rng(0), {}, []
+    generator, weight_map, sizes = np.random.default_rng(0), {}, []
     for number, tensors in enumerate(files, 1):
         name = f"model-{number:05}-of-{len(files):05}.safetensors"
         arrays = {
-            key: (0.02 * draw.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
+            key: (0.02 * generator.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
             for key, shape in tensors.items()
         }
         save_file(arrays, folder / name)
-        places |= dict.fromkeys(arrays, name)
+        weight_map |= dict.fromkeys(arrays, name)
         sizes += [array.nbytes for array in arrays.values()]
-    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": places}
+    index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config = {
         "model_type": "llama",
@@ -90,17 +89,17 @@ def _write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
 
 
-def watched(words: list[str], devices: int) -> tuple[float, int]:
-    """Runs a verb of llmjax; its seconds, and its peak of anonymous memory in bytes."""
+def measure(arguments: list[str], devices: int) -> tuple[float, int]:
+    """Runs a command of llmjax; returns its seconds, and its peak anonymous memory in bytes."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, "-m", "llmjax", *words], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "llmjax", *arguments], env=environment)
     while process.poll() is None:
         peak = max(peak, _anonymous(process.pid))
         time.sleep(0.02)
     if process.returncode:
-        raise SystemExit(f"llmjax {' '.join(words)} ended with code {process.returncode}")
+        raise SystemExit(f"llmjax {' '.join(arguments)} exited with code {process.returncode}")
     return time.perf_counter() - start, peak
 
 
@@ -115,12 +114,14 @@ def _anonymous(pid: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--folder", type=Path, help="where to work; needs 10 GB; else temporary")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as place:
-        work = Path(place)
-        model, largest = write_model(work / "published", given.layers)
-        verbs = {
+    parser.add_argument(
+        "--folder", type=Path, help="working folder, needs 10 GB; default: a temporary one"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        work = Path(temporary)
+        model, largest = write_model(work / "published", args.layers)
+        commands = {
             "import, 1 device": (["import", f"{work}/published", f"{work}/one"], 1),
             "import, 8 devices": (
                 ["import", f"{work}/published", f"{work}/eight", "--mesh.fsdp", "8"],
@@ -128,8 +129,8 @@ def main() -> None:
             ),
             "export": (["export", f"{work}/one", f"{work}/exported"], 1),
         }
-        idle = watched(["generate", "--help"], 1)[1]
-        results = {name: watched(*verb) for name, verb in verbs.items()}
+        idle = measure(["generate", "--help"], 1)[1]
+        results = {name: measure(*command) for name, command in commands.items()}
     print(f"model: {model / 1e9:.2f} GB in bfloat16, largest tensor {largest / 1e9:.2f} GB")
     for name, (seconds, peak) in results.items():
         print(f"{name:20}{seconds:8.1f} s  peak {peak / 1e9:6.2f} GB  {peak / model:5.2f} models")

@@ -1,12 +1,12 @@
-"""One run in lm-evaluation-harness twice: as it is, and exported and read by Transformers.
+"""One run in lm-evaluation-harness, directly and as an export loaded by Transformers.
 
 Command: python -m benchmarks.lm_eval RUN --data FILE.jsonl [--limit N] [--prompt "...{}..."]
-RUN is a run folder of a decoder, for instance from `llmjax import sample:smollm2-135m RUN`; each
-line of FILE is {"question": ..., "choices": [...], "answer": number}. Three tasks are made of it:
-multiple choice, the likelihood of the questions as texts, and twelve tokens written after each
-prompt. Both models compute in float32 on the CPU. Printed: accuracies, the largest difference of a
-log-likelihood, equal texts, and seconds; JSON last. To compare: log-likelihoods within 0.001 and
-equal accuracy.
+RUN is the run folder of a decoder, for example from `llmjax import sample:smollm2-135m RUN`; each
+line of FILE is {"question": ..., "choices": [...], "answer": number}. It defines three tasks:
+multiple choice, the likelihood of the questions as texts, and generating twelve tokens after each
+prompt. Both models compute in float32 on the CPU. Prints accuracies, the largest difference of a
+log-likelihood, the share of equal texts, and seconds, then JSON. Expected: log-likelihoods within
+0.001, equal accuracy.
 """
 
 import argparse
@@ -53,31 +53,31 @@ metric_list: [{{metric: exact_match}}]
 
 
 def write_tasks(folder: Path, data: Path, prompt: str) -> None:
-    """A task file of each kind."""
-    spelt = json.dumps(prompt.replace("{}", "{{question}}"))
+    """Writes a task file of each kind."""
+    quoted_prompt = json.dumps(prompt.replace("{}", "{{question}}"))
     for task in TASKS:
         text = COMMON + KINDS[task]
-        text = text.format(task=task, data=json.dumps(str(data.resolve())), prompt=spelt)
+        text = text.format(task=task, data=json.dumps(str(data.resolve())), prompt=quoted_prompt)
         (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
 
 
-def measured(make: Callable[[], Any], folder: Path, limit: int | None) -> dict[str, Any]:
-    """What the harness finds with a model, and how long each kind of request takes."""
+def measure(make: Callable[[], Any], folder: Path, limit: int | None) -> dict[str, Any]:
+    """Returns the harness's results for a model, and the seconds of each task."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     model = make()
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found: dict[str, Any] = {"seconds": {}}
+    measured: dict[str, Any] = {"seconds": {}}
     for task in TASKS:
         began = time.perf_counter()
         results = simple_evaluate(model, tasks=[task], limit=limit, task_manager=manager)
-        found["seconds"][task] = time.perf_counter() - began
-        samples = sorted(results["samples"][task], key=lambda one: one["doc_id"])
-        found[task] = [one["filtered_resps"] for one in samples]
-        figures = results["results"][task]
-        found |= {name.split(",")[0]: v for name, v in figures.items() if name.endswith(",none")}
-    return found
+        measured["seconds"][task] = time.perf_counter() - began
+        samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
+        measured[task] = [sample["filtered_resps"] for sample in samples]
+        metrics = results["results"][task]
+        measured |= {name.split(",")[0]: v for name, v in metrics.items() if name.endswith(",none")}
+    return measured
 
 
 def main() -> None:
@@ -86,13 +86,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--prompt", default="Review: {}\nSentiment:")
-    given = parser.parse_args()
+    args = parser.parse_args()
     enable_compilation_cache()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_tasks(folder, given.data, given.prompt)
-        export(given.run, folder / "exported")
-        ours = measured(lambda: HarnessModel(load(given.run, dtype="float32")), folder, given.limit)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_tasks(folder, args.data, args.prompt)
+        export(args.run, folder / "exported")
+        llmjax = measure(lambda: HarnessModel(load(args.run, dtype="float32")), folder, args.limit)
 
         def transformers_model() -> Any:
             from lm_eval.models.huggingface import HFLM
@@ -100,22 +100,22 @@ def main() -> None:
             path = str(folder / "exported")
             return HFLM(pretrained=path, dtype="float32", device="cpu", batch_size=16)
 
-        theirs = measured(transformers_model, folder, given.limit)
-    choices = np.array([[pair[0] for pair in one] for one in ours["choice"]], float)
-    others = np.array([[pair[0] for pair in one] for one in theirs["choice"]], float)
-    told = np.array([ours["rolling"], theirs["rolling"]], float)
-    greedy = [[bool(pair[1]) for one in side["choice"] for pair in one] for side in (ours, theirs)]
-    same = [a == b for a, b in zip(ours["written"], theirs["written"], strict=True)]
+        sides = (llmjax, measure(transformers_model, folder, args.limit))
+    # Each response to a choice is (log-likelihood, whether it is greedy).
+    choices = np.array([[[pair[0] for pair in x] for x in side["choice"]] for side in sides], float)
+    rolling = np.array([side["rolling"] for side in sides], float)
+    greedy = [[bool(pair[1]) for x in side["choice"] for pair in x] for side in sides]
+    same = [a == b for a, b in zip(*(side["written"] for side in sides), strict=True)]
     result = {
-        "examples": len(choices),
-        "accuracy": [ours["acc"], theirs["acc"]],
-        "accuracy_norm": [ours["acc_norm"], theirs["acc_norm"]],
-        "bits_per_byte": [ours["bits_per_byte"], theirs["bits_per_byte"]],
-        "largest_difference": float(abs(choices - others).max()),
-        "largest_difference_rolling": float(abs(told[0] - told[1]).max()),
+        "examples": len(choices[0]),
+        "accuracy": [side["acc"] for side in sides],
+        "accuracy_norm": [side["acc_norm"] for side in sides],
+        "bits_per_byte": [side["bits_per_byte"] for side in sides],
+        "largest_difference": float(abs(choices[0] - choices[1]).max()),
+        "largest_difference_rolling": float(abs(rolling[0] - rolling[1]).max()),
         "greedy_equal": greedy[0] == greedy[1],
         "texts_equal": float(np.mean(same)),
-        "seconds": [ours["seconds"], theirs["seconds"]],
+        "seconds": [side["seconds"] for side in sides],
     }
     for name, value in result.items():
         print(f"{name:28}{value}")

@@ -1,8 +1,8 @@
-"""How fast the loader makes batches when nothing else waits for it.
+"""The speed of the data loader, without training.
 
 Command: python -m benchmarks.loader [--seconds 3]
-Counts the tokens of global batches that arrive as arrays on one device, after one warm-up batch.
-The corpus (the embedded one, as bytes) is in the page cache. Prints a table, and JSON last.
+Counts the tokens of global batches that arrive on one device, after a warm-up batch. The corpus
+(the embedded one, as bytes) is in the page cache. Prints a table, then JSON.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SHAPES = ((16, 256), (64, 256), (64, 1024), (8, 8192))
 
 
 def tokens_per_second(config: DataConfig, seconds: float) -> float:
-    """Runs the loader for about this long."""
+    """Measures the loader for this many seconds."""
     _, corpus = prepare(config, BytesConfig())
     with Loader(CorpusFeed(corpus, config, seed=0)) as loader:
         next(loader)
@@ -39,22 +39,22 @@ def tokens_per_second(config: DataConfig, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each row of the table")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per row of the table")
     seconds = parser.parse_args().seconds
-    one = DataConfig((EmbeddedSource(),))
-    two = replace(one, sources=(EmbeddedSource(weight=3.0), EmbeddedSource(weight=1.0)))
+    single = DataConfig((EmbeddedSource(),))
+    mixture = replace(single, sources=(EmbeddedSource(weight=3.0), EmbeddedSource(weight=1.0)))
     with terminal_progress() as progress:
-        prepare(one, BytesConfig(), None, progress)
-    figures = {}
+        prepare(single, BytesConfig(), None, progress)
+    speeds = {}
     print(f"{'sources':>8} {'rows':>6} {'length':>7} {'tokens/s':>14}")
-    for config in (one, two):
+    for config in (single, mixture):
         for rows, length in SHAPES:
-            found = tokens_per_second(replace(config, batch_size=rows, length=length), seconds)
-            figures[f"sources={len(config.sources)},rows={rows},length={length}"] = round(found)
-            print(f"{len(config.sources):8} {rows:6} {length:7} {found:14,.0f}", flush=True)
+            speed = tokens_per_second(replace(config, batch_size=rows, length=length), seconds)
+            speeds[f"sources={len(config.sources)},rows={rows},length={length}"] = round(speed)
+            print(f"{len(config.sources):8} {rows:6} {length:7} {speed:14,.0f}", flush=True)
     line = {
         "benchmark": "loader",
-        "tokens_per_second": figures,
+        "tokens_per_second": speeds,
         "cpus": os.cpu_count(),
         "python": sys.version.split()[0],
     }

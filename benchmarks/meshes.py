@@ -1,15 +1,14 @@
-"""Whether devices and processes change what is learnt: losses, parameters and batches compared.
+"""Compares losses, parameters and batches across meshes, processes and resumes.
 
 Command: python -m benchmarks.meshes
-The smoke preset's shape with dropout, 20 steps, float32, on virtual CPU devices, each run in a
-process of its own:
+Trains the smoke preset with dropout for 20 steps, in float32 on virtual CPU devices, each run in a
+separate process, and compares:
 
-1. losses on five meshes and in two processes, against one device;
-2. stopped at step 10 and gone on with the same devices: parameters, bit for bit;
-3. stopped at step 10 and gone on with 4 and then 2 devices, and in two processes: the contents of
-   every batch, by digest.
+1. losses on five meshes and in two processes with those on one device;
+2. parameters after resuming at step 10 on the same devices, bit for bit;
+3. digests of every batch after resuming at step 10 on 4 and then 2 devices, and in two processes.
 
-Prints a line for each, and JSON last.
+Prints a line for each, then JSON.
 """
 
 import hashlib
@@ -50,35 +49,35 @@ MESHES = {
 
 
 class Recording(Loader):
-    """Keeps the digest of every global batch."""
+    """Records the digest of every global batch."""
 
-    seen: dict[str, str] = {}  # noqa: RUF012
+    digests: dict[str, str] = {}  # noqa: RUF012
 
     def __next__(self):
         step, batch = super().__next__()
-        whole = {k: multihost_utils.process_allgather(x, tiled=True) for k, x in batch.items()}
-        self.seen[str(step)] = digest(whole)
+        arrays = {k: multihost_utils.process_allgather(x, tiled=True) for k, x in batch.items()}
+        self.digests[str(step)] = digest(arrays)
         return step, batch
 
 
 def digest(batch: dict) -> str:
-    """Of a global batch's contents, whatever its layout."""
+    """Hashes the contents of a global batch, independent of its layout."""
     parts = [name.encode() + np.asarray(batch[name]).tobytes() for name in sorted(batch)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def train_here(folder: Path) -> None:
-    """One process: trains `folder`/config.json and adds what it saw to `folder`/batches.json."""
+    """Trains `folder`/config.json in this process, and adds digests to `folder`/batches.json."""
     llmjax.training.train.Loader = Recording  # type: ignore[attr-defined]
     llmjax.train(from_json((folder / "config.json").read_text()))
     if jax.process_index() == 0:
         path = folder / "batches.json"
         before = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(before | Recording.seen))
+        path.write_text(json.dumps(before | Recording.digests))
 
 
 def train(folder: Path, config: Config, devices: int, processes: int = 1) -> Path:
-    """Trains in `folder`/run on so many devices in so many processes; returns `folder`."""
+    """Trains in `folder`/run on this many devices and processes; returns `folder`."""
     folder.mkdir(exist_ok=True)
     config = replace(config, run_dir=str(folder / "run"), cpu_devices=devices // processes)
     (folder / "config.json").write_text(to_json(config))
@@ -103,21 +102,21 @@ def train(folder: Path, config: Config, devices: int, processes: int = 1) -> Pat
 
 
 def losses(folder: Path) -> np.ndarray:
-    """Of every step."""
+    """Returns the loss of every step."""
     lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
     return np.array([line["loss"] for line in lines if line["kind"] == "train"])
 
 
 def same_params(a: Path, b: Path) -> bool:
-    """Bit for bit, at the last step."""
+    """Whether the final parameters of two runs are equal bit for bit."""
     pairs = zip(
         *(jax.tree.leaves(llmjax.load(folder / "run").params) for folder in (a, b)), strict=True
     )
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 
 
-def halved(folder: Path, target: Path, until: int) -> Path:
-    """A copy of a run as it was when it had come to step `until`."""
+def truncated(folder: Path, target: Path, until: int) -> Path:
+    """Copies a run without its checkpoints after step `until`."""
     shutil.copytree(folder, target)
     for checkpoint in (target / "run" / "checkpoints").iterdir():
         if int(checkpoint.name) > until:
@@ -129,8 +128,8 @@ def halved(folder: Path, target: Path, until: int) -> Path:
 def main() -> dict:
     smoke = load_config_file("smoke")
     result: dict = {"max_loss_difference": {}}
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
         config = replace(
             smoke,
             steps=STEPS,
@@ -141,36 +140,36 @@ def main() -> dict:
             samples=replace(smoke.samples, every=0),
             log=LogConfig(every=1, display="none"),
         )
-        alone = losses(train(root / "alone", config, 1))
+        reference = losses(train(root / "one device", config, 1))
         for name, mesh in MESHES.items():
-            found = losses(train(root / name, replace(config, mesh=mesh), 8))
-            show(result, name, float(np.abs(found - alone).max()))
+            meshed_losses = losses(train(root / name, replace(config, mesh=mesh), 8))
+            show(result, name, float(np.abs(meshed_losses - reference).max()))
         meshed = replace(config, mesh=MESHES["tensor=2 x fsdp=4"])
         two = train(root / "two", meshed, 8, processes=2)
-        show(result, "two processes of 4", float(np.abs(losses(two) - alone).max()))
+        show(result, "two processes of 4", float(np.abs(losses(two) - reference).max()))
         eight = root / "tensor=2 x fsdp=4"
-        against_one = float(np.abs(losses(two) - losses(eight)).max())
-        show(result, "two processes of 4, against one of 8", against_one)
+        difference = float(np.abs(losses(two) - losses(eight)).max())
+        show(result, "two processes of 4, against one of 8", difference)
 
-        again = train(halved(eight, root / "again", 10), meshed, 8)
-        result["resume_bitwise"] = same_params(again, eight)
-        print(f"stopped at 10, gone on with the same 8 devices: same={result['resume_bitwise']}")
+        resumed = train(truncated(eight, root / "resumed", 10), meshed, 8)
+        result["resume_bitwise"] = same_params(resumed, eight)
+        print(f"resumed at 10 on the same 8 devices: same={result['resume_bitwise']}")
 
-        fewer = train(halved(eight, root / "four", 10), config, 4)
-        train(halved(fewer, root / "two devices", 15), config, 2)
-        train(halved(eight, root / "split", 10), config, 8, processes=2)
+        fewer = train(truncated(eight, root / "four", 10), config, 4)
+        train(truncated(fewer, root / "two devices", 15), config, 2)
+        train(truncated(eight, root / "split", 10), config, 8, processes=2)
         _, corpus = prepare(config.data, config.tokenizer)
         for name, folder, first in (
             ("4 devices", root / "four", 10),
             ("then 2", root / "two devices", 15),
             ("2 processes", root / "split", 10),
         ):
-            seen = json.loads((folder / "batches.json").read_text())
+            digests = json.loads((folder / "batches.json").read_text())
             steps = range(first, STEPS)
             batches = (batch_at(corpus, config.data, config.seed, step) for step in steps)
-            same = seen == dict(zip(map(str, steps), map(digest, batches), strict=True))
+            same = digests == dict(zip(map(str, steps), map(digest, batches), strict=True))
             result[f"same batches, {name}"] = same
-            print(f"gone on at {first} with {name}: {len(seen)} batches, same={same}")
+            print(f"resumed at {first} on {name}: {len(digests)} batches, same={same}")
     print(json.dumps(result))
     return result
 

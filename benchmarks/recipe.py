@@ -1,11 +1,14 @@
-"""One recipe of fine-tuning, as llmjax and as Transformers' Trainer are told it."""
+"""A fine-tuning recipe for llmjax and for Transformers' Trainer, run alternately by seed."""
 
 import argparse
 import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.turns import SIDES, SPEED
 from llmjax.data.config import DataConfig
 from llmjax.data.tables.table import read_tables
 from llmjax.model.compute import ComputeConfig
@@ -17,16 +20,18 @@ from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.config import TaskConfig
 
+SIDES = ("llmjax", "Transformers")
+SPEED = "samples_per_second"
 DECAY, WARMUP, DROPOUT = 0.01, 50, 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser, rows: int, length: int) -> None:
-    """What both benchmarks can be told."""
+    """Adds the options of both benchmarks."""
     parser.add_argument("run", help="an imported run")
     parser.add_argument("folder", help="the same model for Transformers")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
-    parser.add_argument("--rows", type=int, default=rows, help=f"packed rows of {length} a step")
+    parser.add_argument("--rows", type=int, default=rows, help=f"packed rows of {length} per step")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
@@ -34,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser, rows: int, length: int) -> No
     parser.add_argument("--side", choices=SIDES)
 
 
-def trained_here(
+def train_here(
     args: argparse.Namespace, task: TaskConfig, length: int, folder: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Trains by the recipe: what the last evaluation found, and the speed of training alone."""
+    """Trains with llmjax; returns the metrics of the last evaluation, and the training speed."""
     import llmjax
 
     run = llmjax.train(
@@ -64,13 +69,14 @@ def trained_here(
     path = Path(run)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     began = json.loads((path / "environment.json").read_text())["sessions"][0]["started"]
-    trained, found = ([x for x in lines if x["kind"] == kind][-1] for kind in ("train", "eval"))
+    trained, evaluated = ([x for x in lines if x["kind"] == kind][-1] for kind in ("train", "eval"))
     seconds = trained["time"] - began
-    return found, {SPEED: len(read_tables(task.train)) * args.epochs / seconds, "seconds": seconds}
+    examples = len(read_tables(task.train)) * args.epochs
+    return evaluated, {SPEED: examples / seconds, "seconds": seconds}
 
 
 def trainer_options(args: argparse.Namespace, examples: int, folder: str) -> Any:
-    """The same for Transformers, with so many examples a step."""
+    """Returns the options of Transformers' Trainer, with this many examples per step."""
     import torch
     from transformers import TrainingArguments
 
@@ -91,3 +97,36 @@ def trainer_options(args: argparse.Namespace, examples: int, folder: str) -> Any
         use_cpu=True,
         disable_tqdm=True,
     )
+
+
+def take_turns(module: str, arguments: Sequence[str], seeds: int) -> None:
+    """Runs `python -m MODULE ARGUMENTS --side SIDE --seed SEED` for each, and prints a summary.
+
+    Args:
+      module: a module whose last line of output is a JSON object of metrics, SPEED among them.
+      arguments: arguments of both sides.
+      seeds: runs of each side.
+    """
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for seed in range(seeds):
+        for side, runs in results.items():
+            options = ["--side", side, "--seed", str(seed)]
+            command = [sys.executable, "-m", module, *arguments, *options]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr[-2000:])
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+            print(seed, side, runs[-1], flush=True)
+    for side, runs in results.items():
+        columns = [_spread(name, [run[name] for run in runs]) for name in runs[0]]
+        print(f"{side:14}" + "   ".join(columns))
+    pairs = zip(*(results[side] for side in SIDES), strict=True)
+    ratios = [round(llmjax[SPEED] / reference[SPEED], 2) for llmjax, reference in pairs]
+    print(f"samples/s, llmjax / Transformers, by seed: {ratios}")
+
+
+def _spread(name: str, values: list[float]) -> str:
+    if name in (SPEED, "seconds"):
+        return f"{name} {statistics.median(values):.1f} (median)"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{name} {statistics.mean(values):.4f} +- {deviation:.4f}"

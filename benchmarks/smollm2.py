@@ -1,13 +1,13 @@
-"""SmolLM2-135M from its GGUF file: bits per byte beside Transformers, on the same windows.
+"""Bits per byte of SmolLM2-135M, from its GGUF file, in llmjax and Transformers.
 
 Command: python -m benchmarks.smollm2 [TEXT ...]
 
 Scores the first 100,000 characters of each file, and of Python's language reference, in windows of
-1,024 tokens: every token is predicted once, from those before it in its window (and the last one of
-the window before). Bits per byte are over the text's UTF-8 bytes. Both sides compute in float32.
-Ten minutes for two texts on two cores that others use too. Prints a table, and JSON last. Needs the
-extras `samples` and `dev`. Expected: 1.627 on tiny Shakespeare, 0.889 on the reference (of Python
-3.11), both sides equal to five decimals.
+1,024 tokens: every token is predicted once, from the preceding ones of its window (and the last of
+the previous one). Bits per byte are relative to UTF-8 bytes. Both sides compute in float32. Takes
+ten minutes for two texts on two shared cores. Prints a table, then JSON. Needs the extras
+`samples` and `dev`. Expected: 1.627 on tiny Shakespeare, 0.889 on the reference of Python 3.11;
+both sides agree to five decimals.
 """
 
 import argparse
@@ -32,34 +32,34 @@ from llmjax.losses.token_loss import token_nll
 SAMPLE = "sample:smollm2-135m"
 CHARACTERS, WINDOW = 100_000, 1024
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Inputs and targets [L] to the nats of each target."""
+"""Maps inputs and targets [L] to the nats of each target."""
 
 
 def windows(ids: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and targets of every window."""
+    """Yields inputs and targets of each window."""
     tokens = np.array(ids, np.int32)
     for start in range(0, len(tokens) - 1, WINDOW):
         part = tokens[start : start + WINDOW + 1]
         yield part[:-1], part[1:]
 
 
-def ours(lm: llmjax.LanguageModel) -> Score:
-    """llmjax; a short last window is padded, so that one program serves all."""
+def llmjax_score(lm: llmjax.LanguageModel) -> Score:
+    """Scores with llmjax; pads a short last window, so that all windows run the same program."""
     run = jax.jit(lambda params, batch: token_nll(lm.model, params, batch))
 
     def score(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        room = [(0, WINDOW - len(inputs))]
-        real = np.pad(np.ones_like(inputs), room)
-        rows = {"inputs": np.pad(inputs, room), "targets": np.pad(targets, room)}
-        rows |= {"segments": real, "positions": np.arange(WINDOW), "weights": real}
+        padding = [(0, WINDOW - len(inputs))]
+        mask = np.pad(np.ones_like(inputs), padding)
+        rows = {"inputs": np.pad(inputs, padding), "targets": np.pad(targets, padding)}
+        rows |= {"segments": mask, "positions": np.arange(WINDOW), "weights": mask}
         batch = {name: jnp.asarray(row)[None] for name, row in rows.items()}
         return np.asarray(run(lm.params, batch))[0, : len(inputs)]
 
     return score
 
 
-def theirs(path: Path) -> Score:
-    """Transformers' reading of the same file."""
+def transformers_score(path: Path) -> Score:
+    """Scores with Transformers, which loads the same file."""
     import torch
     import transformers
 
@@ -72,14 +72,14 @@ def theirs(path: Path) -> Score:
     @torch.inference_mode()
     def score(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         logits = model(torch.tensor(inputs[None], dtype=torch.long)).logits[0]
-        wanted = torch.tensor(targets, dtype=torch.long)
-        return torch.nn.functional.cross_entropy(logits, wanted, reduction="none").numpy()
+        labels = torch.tensor(targets, dtype=torch.long)
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none").numpy()
 
     return score
 
 
 def bits_per_byte(score: Score, ids: list[int], text: str) -> tuple[float, float]:
-    """Of a text, and the seconds that it took."""
+    """Returns the bits per byte of a text, and the seconds taken."""
     start, nats = time.perf_counter(), 0.0
     for inputs, targets in windows(ids):
         nats += float(score(inputs, targets).astype(np.float64).sum())
@@ -89,28 +89,30 @@ def bits_per_byte(score: Score, ids: list[int], text: str) -> tuple[float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", nargs="*", type=Path, help="files to score")
-    given = parser.parse_args()
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in given.texts}
+    args = parser.parse_args()
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in args.texts}
     texts["python reference"] = "\n".join(topics.values())
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         run = import_model(SAMPLE, Path(folder) / "run")
         print(f"imported in {time.perf_counter() - start:.1f} s", file=sys.stderr)
         lm = llmjax.load(run)
-    scores = {"llmjax": ours(lm), "transformers": theirs(open_source(SAMPLE).where)}
+    scores = {"llmjax": llmjax_score(lm)}
+    scores["transformers"] = transformers_score(open_source(SAMPLE).where)
     rows = []
     print(f"{'text':<20} {'tokens':>7} {'llmjax':>9} {'transformers':>13} {'difference':>11}")
-    for name, whole in texts.items():
-        text = whole[:CHARACTERS]
+    for name, full_text in texts.items():
+        text = full_text[:CHARACTERS]
         ids = lm.tokenizer.encode(text)
-        found = {side: bits_per_byte(score, ids, text) for side, score in scores.items()}
+        results = {side: bits_per_byte(score, ids, text) for side, score in scores.items()}
         row = {"text": name, "tokens": len(ids), "bytes": len(text.encode())}
-        row |= {side: bits for side, (bits, _) in found.items()}
-        row |= {f"{side}_seconds": round(seconds, 1) for side, (_, seconds) in found.items()}
+        row |= {side: bits for side, (bits, _) in results.items()}
+        row |= {f"{side}_seconds": round(seconds, 1) for side, (_, seconds) in results.items()}
         rows.append(row)
-        ours_, theirs_ = row["llmjax"], row["transformers"]
+        bits, reference = row["llmjax"], row["transformers"]
+        difference = bits - reference
         print(
-            f"{name:<20} {len(ids):>7} {ours_:>9.5f} {theirs_:>13.5f} {ours_ - theirs_:>11.1e}",
+            f"{name:<20} {len(ids):>7} {bits:>9.5f} {reference:>13.5f} {difference:>11.1e}",
             flush=True,
         )
     print(json.dumps({"model": SAMPLE, "window": WINDOW, "texts": rows}))

@@ -1,12 +1,12 @@
-"""Whether tokenizers give the ids that Transformers gives, on lines of real text.
+"""Compares token ids with those of Transformers, on lines of real text.
 
 Command: python -m benchmarks.tokenizer_parity --files FILE ... [--folders FOLDER ...]
-Each folder holds a published tokenizer: it is imported, and Transformers reads the same files. Two
-SentencePiece tokenizers are trained on the lines, exported, read by Transformers and imported back;
-so are bytes. Lines come from the files in turn; every tenth one also gets what makes tokenizers
-differ: special tokens, emoji, runs of spaces, tabs, U+2581. Counted are lines whose ids differ:
-text as text, text with special tokens marked, and the whole with what stands around it. Prints a
-table, and JSON last. Needs transformers.
+Each folder has a published tokenizer, which is imported; Transformers loads the same files. Two
+SentencePiece tokenizers are trained on the lines, exported, loaded by Transformers and imported
+again; so is the bytes tokenizer. Lines come from the files in turn; every tenth one also gets text
+on which tokenizers often differ: special tokens, emoji, runs of spaces, tabs, U+2581. Counts lines
+whose ids differ: as plain text, with special tokens parsed, and with tokens added around a text.
+Prints a table, then JSON. Needs transformers.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ODD = [
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """Lines of a text file; strings of a JSON file."""
+    """Yields the lines of a text file, or the strings of a JSON file."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         yield from _strings(json.loads(text))
@@ -61,59 +61,59 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def gather(files: Sequence[str], count: int) -> list[str]:
-    """So many lines, from the files in turn."""
+    """Returns up to `count` lines, from the files in turn."""
     sources = [lines_of(Path(file)) for file in files]
-    found: list[str] = []
-    while sources and len(found) < count:
+    lines: list[str] = []
+    while sources and len(lines) < count:
         for source in list(sources):
             line = next(source, None)
             if line is None:
                 sources.remove(source)
             else:
-                found.append(line)
-    return found[:count]
+                lines.append(line)
+    return lines[:count]
 
 
-def spiced(lines: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The lines, every tenth with oddities and special tokens put between its words."""
-    chance = random.Random(0)
-    found = list(lines)
-    for at in range(0, len(found), 10):
-        words = found[at].split(" ")
+def perturbed(lines: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Inserts odd strings and special tokens between the words of every tenth line."""
+    rng = random.Random(0)
+    texts = list(lines)
+    for index in range(0, len(texts), 10):
+        words = texts[index].split(" ")
         for _ in range(4):
-            words.insert(chance.randrange(len(words) + 1), chance.choice([*ODD, *names]))
-        found[at] = " ".join(words)
-    return found
+            words.insert(rng.randrange(len(words) + 1), rng.choice([*ODD, *names]))
+        texts[index] = " ".join(words)
+    return texts
 
 
-def compare(ours: Tokenizer, theirs: Any, lines: Sequence[str]) -> dict[str, float]:
-    """Counts of lines that differ, and times in seconds."""
-    names = list(ours.special_tokens)[:20]
-    texts = spiced(lines, names)
+def compare(tokenizer: Tokenizer, reference: Any, lines: Sequence[str]) -> dict[str, float]:
+    """Counts lines that differ, and measures times in seconds."""
+    names = list(tokenizer.special_tokens)[:20]
+    texts = perturbed(lines, names)
     began = time.perf_counter()
-    plain = ours.encode_batch(texts)
+    plain = tokenizer.encode_batch(texts)
     middle = time.perf_counter()
-    reference = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    expected = reference(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     ended = time.perf_counter()
-    marked = [ours.encode_marked(text) for text in texts]
-    whole = [ours.wrap(ids)[0] for ids in marked]
+    marked = [tokenizer.encode_marked(text) for text in texts]
+    wrapped = [tokenizer.wrap(ids)[0] for ids in marked]
     return {
         "lines": len(texts),
         "tokens": sum(map(len, plain)),
-        "plain": _differ(plain, reference),
-        "marked": _differ(marked, theirs(texts, add_special_tokens=False)["input_ids"]),
-        "whole": _differ(whole, theirs(texts)["input_ids"]),
+        "plain": _differ(plain, expected),
+        "marked": _differ(marked, reference(texts, add_special_tokens=False)["input_ids"]),
+        "wrapped": _differ(wrapped, reference(texts)["input_ids"]),
         "seconds": middle - began,
-        "their_seconds": ended - middle,
+        "reference_seconds": ended - middle,
     }
 
 
-def _differ(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> int:
-    return sum(a != b for a, b in zip(ours, theirs, strict=True))
+def _differ(rows: Sequence[list[int]], expected: Sequence[list[int]]) -> int:
+    return sum(a != b for a, b in zip(rows, expected, strict=True))
 
 
 def trained(lines: Sequence[str], size: int) -> Iterator[tuple[str, Tokenizer]]:
-    """Tokenizers of ours."""
+    """Yields tokenizers trained on the lines."""
     yield "bytes", BytesTokenizer()
     for kind in ("bpe", "unigram"):
         config = SentencePieceConfig(size, kind)  # type: ignore[arg-type]
@@ -125,19 +125,19 @@ def main() -> None:
     parser.add_argument("--files", nargs="+", required=True, help="text files, or JSON")
     parser.add_argument("--folders", nargs="*", default=[], help="published tokenizers")
     parser.add_argument("--lines", type=int, default=10_000)
-    parser.add_argument("--vocab-size", type=int, default=8192, help="of those trained here")
+    parser.add_argument("--vocab-size", type=int, default=8192, help="of the trained tokenizers")
     options = parser.parse_args()
     lines = gather(options.files, options.lines)
     rows = {}
     for folder in options.folders:
-        theirs = AutoTokenizer.from_pretrained(folder)
-        rows[f"imported {Path(folder).name}"] = compare(import_tokenizer(folder), theirs, lines)
-    for name, ours in trained(lines, options.vocab_size):
+        reference = AutoTokenizer.from_pretrained(folder)
+        rows[f"imported {Path(folder).name}"] = compare(import_tokenizer(folder), reference, lines)
+    for name, tokenizer in trained(lines, options.vocab_size):
         with tempfile.TemporaryDirectory() as folder:
-            export_tokenizer(ours, Path(folder), max_length=1 << 20)
-            theirs = AutoTokenizer.from_pretrained(folder)
-            rows[f"exported {name}"] = compare(ours, theirs, lines)
-            rows[f"and back {name}"] = compare(import_tokenizer(folder), theirs, lines)
+            export_tokenizer(tokenizer, Path(folder), max_length=1 << 20)
+            reference = AutoTokenizer.from_pretrained(folder)
+            rows[f"exported {name}"] = compare(tokenizer, reference, lines)
+            rows[f"reimported {name}"] = compare(import_tokenizer(folder), reference, lines)
     columns = list(next(iter(rows.values())))
     print(f"{'tokenizer':32}", *(f"{column:>14}" for column in columns))
     for name, row in rows.items():

@@ -1,4 +1,4 @@
-"""A plain, competent PyTorch training loop of a small GPT, to be measured against."""
+"""A plain, competent PyTorch training loop of a small GPT, for comparison."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Shape:
-    """The GPT of the benchmark: 13.9M parameters, embedding and logits tied, no biases."""
+    """The GPT of the benchmark: 13.9M parameters, tied embeddings, no biases."""
 
     vocab: int = 8192
     length: int = 256
@@ -21,7 +21,7 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """In a step."""
+        """Tokens per step."""
         return self.batch * self.length
 
 
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Tokens and targets in, mean cross-entropy out."""
+    """A GPT; maps tokens and targets to the mean cross-entropy."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -70,7 +70,7 @@ class GPT(nn.Module):
 
 
 def make_step(shape: Shape, *, bfloat16: bool, compiled: bool) -> Callable[[], float]:
-    """A step on fixed random tokens: loss, gradients, clipping, fused AdamW; returns the loss."""
+    """Returns a training step on fixed random tokens, with clipping and fused AdamW."""
     torch.manual_seed(0)
     model = GPT(shape)
     optimizer = torch.optim.AdamW(

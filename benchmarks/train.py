@@ -1,13 +1,12 @@
-"""Our training step against a plain PyTorch loop of the same GPT, on this CPU.
+"""The training step compared with a plain PyTorch loop of the same GPT, on a CPU.
 
 Command: make benchmark          (python -m benchmarks.train [--rounds 6])
-Both train 13.9M parameters on 16 rows of 256 tokens with clipping and AdamW, with as many threads
-as there are cores, in float32 and with bfloat16 products; PyTorch with and without torch.compile.
-They take turns, a step each, so that a change in the machine's speed meets all of them. The ratio
-compares medians of each side's best. Model FLOPs are counted as in PaLM (arXiv:2204.02311), 6 per
-weight and token and attention without discount for causality; the peak is the best of some large
-bfloat16 products with float32 sums, ours and PyTorch's, measured in the same run. Prints a table,
-and JSON last.
+Both train 13.9M parameters on 16 rows of 256 tokens with clipping and AdamW, with one thread per
+core, in float32 and with bfloat16 products; PyTorch with and without torch.compile. They alternate
+step by step, so that changes in the machine's speed affect all of them. The ratio compares the
+medians of each side's best variant. Model FLOPs are counted as in PaLM (arXiv:2204.02311): 6 per
+weight and token, plus full attention even if causal. The peak is that of large bfloat16 products
+with float32 accumulation, in JAX or PyTorch, measured in the same run. Prints a table, then JSON.
 """
 
 import argparse
@@ -39,7 +38,7 @@ from llmjax.training.processes import keep_freed_memory
 
 
 def config_of(shape: Shape) -> ModelConfig:
-    """The same GPT as `torch_gpt.GPT`."""
+    """Returns the config of `torch_gpt.GPT`."""
     return ModelConfig(
         vocab_size=shape.vocab,
         max_length=shape.length,
@@ -53,8 +52,8 @@ def config_of(shape: Shape) -> ModelConfig:
     )
 
 
-def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
-    """A step of ours on fixed random tokens, packed-row fields included; returns the loss."""
+def llmjax_step(shape: Shape, dtype: str) -> Callable[[], float]:
+    """Returns a training step on fixed random tokens, as packed rows; it returns the loss."""
     compute = ComputeConfig(dtype="bfloat16" if dtype == "bfloat16" else "float32")
     model = Model(config_of(shape), compute)
     mesh = make_mesh(MeshConfig())
@@ -88,13 +87,13 @@ def our_step(shape: Shape, dtype: str) -> Callable[[], float]:
 
 
 def product_peak(seconds: float = 2.0) -> float:
-    """FLOP/s of the fastest large bfloat16 product found, JAX's or PyTorch's."""
+    """Returns the FLOP/s of the fastest large bfloat16 product, in JAX or PyTorch."""
     n = 2048
     x = jnp.ones((n, n), jnp.bfloat16)
-    ours = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
+    jax_product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
     y = torch.ones((n, n), dtype=torch.bfloat16)
     best = 0.0
-    for product in (lambda: ours(x, x).block_until_ready(), lambda: y @ y):
+    for product in (lambda: jax_product(x, x).block_until_ready(), lambda: y @ y):
         product()
         end = time.perf_counter() + seconds
         while (start := time.perf_counter()) < end:
@@ -105,12 +104,12 @@ def product_peak(seconds: float = 2.0) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=6, help="counted steps of each")
+    parser.add_argument("--rounds", type=int, default=6, help="timed steps of each")
     rounds = parser.parse_args().rounds
     keep_freed_memory()
     torch.set_num_threads(os.cpu_count() or 1)
     shape = Shape()
-    steps = {f"llmjax {dtype}": our_step(shape, dtype) for dtype in ("float32", "bfloat16")}
+    steps = {f"llmjax {dtype}": llmjax_step(shape, dtype) for dtype in ("float32", "bfloat16")}
     for dtype in ("float32", "bfloat16"):
         for compiled in (False, True):
             name = f"PyTorch {dtype}" + (" compiled" if compiled else "")
@@ -129,20 +128,20 @@ def main() -> None:
 def report(shape: Shape, times: dict[str, list[float]], peak: float) -> None:
     """Prints the table and the JSON line."""
     flops = shape.tokens * flops_per_token(config_of(shape), shape.length)
-    median = {name: statistics.median(each) for name, each in times.items()}
+    median = {name: statistics.median(seconds) for name, seconds in times.items()}
     print(f"{'':28}{'tokens/s':>10}{'step, s: median':>17}{'min':>8}{'of peak':>9}")
-    for name, each in times.items():
+    for name, seconds in times.items():
         share = flops / median[name] / peak
         rate = shape.tokens / median[name]
-        print(f"{name:28}{rate:10,.0f}{median[name]:17.3f}{min(each):8.3f}{share:9.1%}")
-    ours = min(value for name, value in median.items() if name.startswith("llmjax"))
-    theirs = min(value for name, value in median.items() if name.startswith("PyTorch"))
+        print(f"{name:28}{rate:10,.0f}{median[name]:17.3f}{min(seconds):8.3f}{share:9.1%}")
+    llmjax = min(value for name, value in median.items() if name.startswith("llmjax"))
+    pytorch = min(value for name, value in median.items() if name.startswith("PyTorch"))
     print(f"peak of bfloat16 products: {peak / 1e9:,.0f} GFLOP/s")
-    print(f"llmjax / PyTorch, best of each: {theirs / ours:.2f}")
+    print(f"llmjax / PyTorch, best of each: {pytorch / llmjax:.2f}")
     result = {
         "tokens_per_second": {name: shape.tokens / value for name, value in median.items()},
-        "ratio": theirs / ours,
-        "share_of_peak": flops / ours / peak,
+        "ratio": pytorch / llmjax,
+        "share_of_peak": flops / llmjax / peak,
         "peak_flops_per_second": peak,
     }
     print(json.dumps(result))

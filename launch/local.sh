@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# N processes on this machine train one model.
+# Train one model with N processes on this machine.
 #
 #   launch/local.sh N CONFIG [--field value ...]
 #
-# On CPUs each process has one device (--cpu-devices M: M of them). On NVIDIA GPUs each has one GPU,
-# so N is their number. SIGTERM and Ctrl-C make all of them save; the exit code is then 75.
+# On CPUs each process has one device (--cpu-devices M: M devices). On NVIDIA GPUs each has one GPU, so
+# N is their number. On SIGTERM or Ctrl-C all of them save, and the exit code is 75.
 set -uo pipefail
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
   sed -n 's/^# \{0,1\}//p' "$0" >&2
@@ -24,11 +24,11 @@ for ((index = 0; index < count; index++)); do
   workers+=($!)
 done
 
-# Ctrl-C reaches the processes without us; a second signal would end them before they have saved.
+# The terminal sends Ctrl-C to the processes itself; a second signal would end them before they save.
 trap 'kill -TERM "${workers[@]}" 2>/dev/null' TERM
 trap : INT
 
-# The others would wait in vain for one that has failed. (130 and 143: a signal came to us.)
+# If one has failed, stop the others, which would wait for it. (130 and 143: we received a signal.)
 failed=0
 while [[ -n $(jobs -rp) ]]; do
   wait -n

@@ -7,12 +7,12 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
-# One process for each GPU of every node; JAX finds the others through SLURM's variables.
+# Run one process per GPU of every node; JAX finds the others through SLURM's variables.
 #
 #   sbatch launch/slurm.sh CONFIG --run-dir /shared/runs/NAME [--field value ...]
 #
-# Five minutes before the time is up SLURM sends SIGTERM; the run saves, exits with 75, and is queued
-# again. /shared is a file system that all nodes see.
+# Five minutes before the time limit SLURM sends SIGTERM; the run saves, exits with 75, and is requeued.
+# /shared is a file system that all nodes share.
 set -uo pipefail
 srun --kill-on-bad-exit=1 "${LLMJAX:-llmjax}" train "$@"
 code=$?

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: the same command on every host, by ssh.
+# Train on a Cloud TPU slice: run the same command on every host, by ssh.
 #
 #   launch/tpu_pod.sh TPU_NAME ZONE CONFIG --run-dir /shared/runs/NAME [--field value ...]
 #
-# Once, on all hosts: pip install 'llmjax[tpu]', and mount a file system that all of them share.
-# JAX learns from the TPU's metadata server how many hosts there are.
+# Once, on all hosts: pip install 'llmjax[tpu]', and mount a file system that they share. JAX gets the
+# number of hosts from the TPU metadata server.
 set -euo pipefail
 if [[ $# -lt 3 ]]; then
   sed -n 's/^# \{0,1\}//p' "$0" >&2

@@ -1,4 +1,4 @@
-"""Commands and code in one process of their own that has one device, as a user's laptop has.
+"""Runs commands and code in a process with a single device, like a user's laptop.
 
 Usage: python one_device.py STEPS.json, a list of {"command": [words]} and {"code": text}.
 """
@@ -14,15 +14,15 @@ from pathlib import Path
 
 
 def run(steps: list[dict], folder: Path, stdin: str = "") -> None:
-    """Runs the steps in `folder`, in turn; an AssertionError names the one that failed."""
+    """Runs the steps in `folder`; an AssertionError names the one that failed."""
     path = folder / "steps.json"
     path.write_text(json.dumps({"steps": steps, "stdin": stdin}), encoding="utf-8")
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
-    program = Path(__file__)
-    paths = [str(program.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    here = Path(__file__)
+    paths = [str(here.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run(
-        [sys.executable, str(program), str(path)],
+        [sys.executable, str(here), str(path)],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -37,9 +37,9 @@ def _main(path: str) -> None:
     from llmjax.cli.main import main
 
     assert jax.device_count() == 1
-    script = json.loads(Path(path).read_text(encoding="utf-8"))
-    for step in script["steps"]:
-        sys.stdin = io.StringIO(script["stdin"])
+    request = json.loads(Path(path).read_text(encoding="utf-8"))
+    for step in request["steps"]:
+        sys.stdin = io.StringIO(request["stdin"])
         if "code" in step:
             exec(compile(step["code"], "README.md", "exec"), {})
         elif main(step["command"]) != 0:

@@ -1,4 +1,4 @@
-"""Programs for GPUs and TPUs that are not here: traced, and lowered to what a compiler takes."""
+"""Traces and lowers programs for GPUs and TPUs that are not present."""
 
 import contextlib
 from collections import Counter
@@ -24,7 +24,7 @@ EIGHT = {"fsdp": 4, "tensor": 2}
 
 @contextlib.contextmanager
 def devices(platform, **sizes):
-    """Code traced inside is for these devices; without sizes, for one and no mesh."""
+    """Code inside is traced for these devices; without sizes, for one device and no mesh."""
     axes = MESH_AXES if sizes else ()
     shape = tuple(sizes.get(axis, 1) for axis in axes)
     types = (AxisType.Explicit,) * len(axes)
@@ -35,7 +35,7 @@ def devices(platform, **sizes):
 
 
 def array(shape, dtype, *axes):
-    """An argument of what is traced, laid out by its logical axes."""
+    """An abstract argument, sharded by its logical axes."""
     if not mesh.has_mesh():
         return jax.ShapeDtypeStruct(shape, dtype)
     sharding = NamedSharding(jax.sharding.get_abstract_mesh(), mesh.logical_spec(*axes))
@@ -43,27 +43,27 @@ def array(shape, dtype, *axes):
 
 
 def params_of(network, dtype=None):
-    """A network's parameters, as arguments."""
+    """A network's parameters as abstract arguments."""
     params = jax.eval_shape(lambda: network.init(jax.random.key(0)))
     return params if dtype is None else jax.tree.map(lambda p: p.update(dtype=dtype), params)
 
 
 def packed(rows, length, *, segments=True, encoder=0):
-    """A training batch as arguments; `encoder`: the length of what is encoded."""
+    """A training batch as abstract arguments; `encoder`: length of the encoder's rows."""
     names = ["inputs", "targets", "positions", "weights"] + ["segments"] * segments
-    sizes = dict.fromkeys(names, length)
+    lengths = dict.fromkeys(names, length)
     if encoder:
         encoder_names = ["encoder_tokens", "encoder_positions"] + ["encoder_segments"] * segments
-        sizes |= dict.fromkeys(encoder_names, encoder)
+        lengths |= dict.fromkeys(encoder_names, encoder)
     dtypes = {"weights": jnp.float32}
     return {
         name: array((rows, size), dtypes.get(name, jnp.int32), "batch", "length")
-        for name, size in sizes.items()
+        for name, size in lengths.items()
     }
 
 
 def primitives(jaxpr) -> Counter:
-    """How often each primitive stands in a jaxpr, inner ones included."""
+    """Counts each primitive in a jaxpr, including inner ones."""
     counts = Counter()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         counts[equation.primitive.name] += 1
@@ -71,9 +71,9 @@ def primitives(jaxpr) -> Counter:
             list(equation.params.values()),
             is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
         )
-        for jaxpr_like in inner:
-            if hasattr(getattr(jaxpr_like, "jaxpr", jaxpr_like), "eqns"):
-                counts += primitives(jaxpr_like)
+        for value in inner:
+            if hasattr(getattr(value, "jaxpr", value), "eqns"):
+                counts += primitives(value)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""Mistakes of the user's, as another process raises them."""
+"""User errors raised in another process."""
 
 import copy
 from pathlib import Path
@@ -20,7 +20,7 @@ from llmjax.storage.cache_folders import Damaged
     ids=lambda error: type(error).__name__,
 )
 def test_a_copy_is_the_same_mistake(error):
-    """By the protocol of `pickle`, with which processes send each other what they raise."""
+    """With the protocol of `pickle`, by which processes send exceptions."""
     again = copy.copy(error)
     assert type(again) is type(error)
     assert str(again) == str(error)

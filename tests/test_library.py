@@ -23,7 +23,7 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
         exec(compile(code, str(DOCS), "exec"), names)
         if expected:
             assert capsys.readouterr().out == expected
-    assert names["spread"].mesh.devices.size == jax.device_count()
+    assert names["sharded"].mesh.devices.size == jax.device_count()
 
 
 def test_every_field_of_decoding_is_in_the_table():

@@ -1,4 +1,4 @@
-"""Registries: lazy, ordered, and helpful about a kind that does not exist."""
+"""Registries: lazy, ordered, and with suggestions for unknown kinds."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_an_unknown_kind_is_a_mistake_with_a_suggestion():
         NUMBERS["wxyz"]
 
 
-def test_modules_are_imported_when_asked_for():
+def test_modules_are_imported_on_access():
     code = (
         "import sys; from llmjax.registry import Registry; "
         "r = Registry('x', {'a': 'sqlite3:Connection'}); list(r); 'a' in r; "

@@ -1,4 +1,4 @@
-"""The update: the same however it is split, over devices or in time; nothing but finite numbers."""
+"""The update: the same over any devices or microbatches; skipped if it is not finite."""
 
 import math
 
@@ -37,25 +37,25 @@ def losses(mesh, steps=20, **options) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def alone() -> np.ndarray:
+def single() -> np.ndarray:
     return losses(tiny.one_device())
 
 
 @pytest.mark.parametrize("config", MESHES.values(), ids=MESHES.keys())
-def test_twenty_steps_on_any_mesh_give_the_losses_of_one_device(alone, config):
+def test_twenty_steps_on_any_mesh_give_the_losses_of_one_device(single, config):
     sharded = losses(make_mesh(config))
-    assert alone[-1] < alone[0]
-    np.testing.assert_allclose(sharded, alone, rtol=0, atol=1e-5)
+    assert single[-1] < single[0]
+    np.testing.assert_allclose(sharded, single, rtol=0, atol=1e-5)
 
 
-def test_accumulating_parts_is_the_whole_batch(alone):
+def test_accumulating_parts_is_the_whole_batch(single):
     in_parts = losses(tiny.one_device(), steps=6, accumulate=4)
-    np.testing.assert_allclose(in_parts, alone[:6], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(in_parts, single[:6], rtol=0, atol=2e-6)
 
 
-def test_accumulating_on_a_mesh_is_the_whole_batch(alone):
+def test_accumulating_on_a_mesh_is_the_whole_batch(single):
     in_parts = losses(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), steps=6, accumulate=2)
-    np.testing.assert_allclose(in_parts, alone[:6], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(in_parts, single[:6], rtol=0, atol=1e-5)
 
 
 def test_metrics_are_sums_over_the_batch_and_of_the_gradient():
@@ -135,14 +135,14 @@ def test_long_gradients_are_clipped_to_the_limit():
 
 
 @pytest.mark.parametrize("config", [MeshConfig(), MESHES["tensor=2 x fsdp=4"]], ids=["1", "8"])
-def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
+def test_frozen_layers_of_a_stack_are_not_in_the_norm(config):
     mesh = tiny.one_device() if config == MeshConfig() else make_mesh(config)
     axes, tune = tiny.MODEL.logical_axes(), TrainByPattern(("decoder.layers.1.*",))
     rates = lr_multipliers(tune, tiny.MODEL.config, tiny.MODEL.abstract_params())
-    learning = jax.tree.map(lambda share: bool(np.any(share)), rates)
+    trainable = jax.tree.map(lambda factor: bool(np.any(factor)), rates)
     flat = ScheduleConfig("constant", warmup_steps=0)
     sgd = SgdConfig(learning_rate=1.0, schedule=flat, momentum=0.0)
-    optimizer = make_optimizer(sgd, 20, split(axes, learning)[0], split(rates, learning)[0])
+    optimizer = make_optimizer(sgd, 20, split(axes, trainable)[0], split(rates, trainable)[0])
     step = make_train_step(tiny.loss, optimizer, seed=0, clip_norm=0.01)
     batch = tiny.batch(0, mesh)
     with jax.set_mesh(mesh):
@@ -150,9 +150,9 @@ def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
         gradient = jax.jit(jax.grad(lambda p: tiny.loss(p, batch, None).objective))(params)
         second = [g[1] for g in tiny.numbers(gradient["decoder"]["layers"])]
         norm = math.sqrt(sum(np.square(g).sum() for g in second)) / float(batch["weights"].sum())
-        learnt, frozen = split(params, learning)
-        before = [np.array(leaf) for leaf in jax.tree.leaves(learnt)]
-        state, metrics = step(state_of(optimizer, learnt, mesh), batch, frozen)
+        trained, frozen = split(params, trainable)
+        before = [np.array(leaf) for leaf in jax.tree.leaves(trained)]
+        state, metrics = step(state_of(optimizer, trained, mesh), batch, frozen)
     assert metrics.gradient_norm == pytest.approx(norm, rel=1e-4)
     moved = [new - old for new, old in zip(tiny.numbers(state.params), before, strict=True)]
     assert all(not np.any(change[0]) for change in moved)
@@ -161,6 +161,6 @@ def test_layers_of_a_stack_that_do_not_learn_are_not_in_the_norm(config):
 
 def test_muon_trains_on_a_mesh_as_on_one_device():
     config = MuonConfig(learning_rate=0.01, schedule=ScheduleConfig(warmup_steps=2))
-    alone = losses(tiny.one_device(), steps=5, config=config)
+    single = losses(tiny.one_device(), steps=5, config=config)
     sharded = losses(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), steps=5, config=config)
-    np.testing.assert_allclose(sharded, alone, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(sharded, single, rtol=0, atol=1e-4)

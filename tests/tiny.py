@@ -1,4 +1,4 @@
-"""A tiny model, its optimizer and its batches, for tests of the training parts."""
+"""A tiny model, its optimizer and its batches, for tests of training."""
 
 from pathlib import Path
 
@@ -59,9 +59,9 @@ def optimizer(config=OPTIMIZER, steps: int = 20):
 
 def start(mesh, seed: int = 0, config=OPTIMIZER, loss_function=loss, **options):
     """(state, step function) of the tiny model on a mesh; run it under `jax.set_mesh(mesh)`."""
-    chosen = optimizer(config)
-    step = make_train_step(loss_function, chosen, seed=seed, clip_norm=1.0, **options)
-    return make_state(MODEL, chosen, seed, mesh), step
+    updates = optimizer(config)
+    step = make_train_step(loss_function, updates, seed=seed, clip_norm=1.0, **options)
+    return make_state(MODEL, updates, seed, mesh), step
 
 
 def numbers(tree) -> list[np.ndarray]:
@@ -70,6 +70,6 @@ def numbers(tree) -> list[np.ndarray]:
 
 
 def equal(a, b) -> bool:
-    """Whether two pytrees of arrays are bit for bit the same."""
+    """Whether two pytrees of arrays are bitwise equal."""
     pairs = zip(numbers(a), numbers(b), strict=True)
     return all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)

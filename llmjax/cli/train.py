@@ -6,8 +6,7 @@ from itertools import chain
 from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
-from llmjax.metrics.names import in_words as name_in_words
-from llmjax.metrics.names import task_metrics, value_in_words
+from llmjax.metrics.names import display_name, display_value, task_metrics
 from llmjax.parallel.memory import TRAINING
 from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file, presets
@@ -65,8 +64,8 @@ def _tasks_in_words(line: str, metrics: Mapping[str, Any]) -> str:
         task = name.rpartition(".")[0]
         if name == "step" or (name == "loss" and several):
             continue
-        text = "n/a" if value is None else value_in_words(name, value)
-        tasks.setdefault(task, []).append(f"{name_in_words(name)} {text}")
+        text = "n/a" if value is None else display_value(name, value)
+        tasks.setdefault(task, []).append(f"{display_name(name)} {text}")
     if len(tasks) == 1:
         return f"{line}, on validation examples: {', '.join(next(iter(tasks.values())))}"
     lines = [f"  {task}: {', '.join(texts)}" for task, texts in tasks.items()]

@@ -85,10 +85,10 @@ class Exporter:
 EXPORTERS: Registry[Exporter] = Registry(
     "export format",
     {
-        "hf": "llmjax.convert.hf.export:HFExporter",
+        "hf": "llmjax.convert.hf.writing:HFExporter",
         "peft": "llmjax.convert.peft.writing:PeftExporter",
         "gguf": "llmjax.convert.gguf.writing:GgufExporter",
-        "stablehlo": "llmjax.convert.stablehlo.export:StableHloExporter",
+        "stablehlo": "llmjax.convert.stablehlo.writing:StableHloExporter",
     },
 )
 

@@ -75,7 +75,7 @@ class Importer:
 IMPORTERS: Registry[Importer] = Registry(
     "import format",
     {
-        "hf": "llmjax.convert.hf.folder:HFImporter",
+        "hf": "llmjax.convert.hf.reading:HFImporter",
         "gguf": "llmjax.convert.gguf.reading:GgufImporter",
     },
 )

@@ -1,1 +1,1 @@
-"""How good a run is: bits per byte, tasks, multiple choice, the harness, baselines."""
+"""Evaluation of runs: bits per byte, tasks, multiple choice, the harness, baselines."""

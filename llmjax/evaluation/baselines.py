@@ -1,4 +1,4 @@
-"""What classical compressors make of the same text: the bar a language model has to pass."""
+"""Classical compressors on the same text, as baselines."""
 
 import bz2
 import lzma
@@ -17,13 +17,13 @@ from llmjax.errors import UserError
 
 
 class Stream(Protocol):
-    """An archive in the making."""
+    """A streaming compressor."""
 
     def compress(self, data: bytes, /) -> bytes:
-        """Takes more of the text; gives what is ready of the archive."""
+        """Take more text; return the archive bytes that are ready."""
 
     def flush(self) -> bytes:
-        """The rest of the archive."""
+        """Return the rest of the archive."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Compressor:
     """A general-purpose compressor at its strongest usual setting.
 
     Attributes:
-      name: what one would type at a shell, such as "xz -9e".
-      start: given the text's bytes, begins an archive of it.
-      decompress: the whole archive in, the whole text out.
+      name: as at a shell, such as "xz -9e".
+      start: starts a stream for a text of the given size in bytes.
+      decompress: restores the text from the archive.
     """
 
     name: str
@@ -41,20 +41,20 @@ class Compressor:
     decompress: Callable[[bytes], bytes]
 
     def compress(self, text: bytes) -> bytes:
-        """The whole text in, the whole archive out."""
+        """Compress a text in memory."""
         stream = self.start(len(text))
         return stream.compress(text) + stream.flush()
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One compressor's figure on one text.
+    """The result of one compressor on one text.
 
     Attributes:
       name: the compressor's name.
-      compressed_bytes: length of the archive, headers and checksums included.
-      original_bytes: length of the text.
-      seconds: wall-clock time that compressing took, on one thread.
+      compressed_bytes: size of the archive, headers and checksums included.
+      original_bytes: size of the text.
+      seconds: wall-clock time of compression, on one thread.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Baseline:
 
 
 class _Brotli:
-    """Brotli under the others' names; the command-line tool's window, 2^24 bytes, is wider than the
+    """Brotli as a `Stream`, with the window of the command-line tool, 2^24 bytes, which exceeds the
     library's default."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class _Brotli:
 
 
 FAILURES = (OSError, MemoryError, lzma.LZMAError, zstandard.ZstdError, brotli.error)
-"""What the compressors raise where there is too little memory, or a text cannot be read."""
+"""Exceptions of the compressors: out of memory, or an unreadable text."""
 
 COMPRESSORS: tuple[Compressor, ...] = (
     Compressor(
@@ -102,17 +102,17 @@ COMPRESSORS: tuple[Compressor, ...] = (
 
 
 def measure(text: bytes, compressors: Sequence[Compressor] = COMPRESSORS) -> Iterator[Baseline]:
-    """Compresses a text, one compressor after the other, so that their times are comparable.
+    """Compress a text with one compressor after the other, so that their times are comparable.
 
     Args:
-      text: what to compress, such as held-out documents one after the other.
-      compressors: which; by default xz, zstd, brotli and bzip2.
+      text: the text, such as concatenated validation documents.
+      compressors: by default xz, zstd, brotli and bzip2.
 
     Yields:
-      Each compressor's figure as soon as it is known.
+      Each compressor's result as soon as it is known.
 
     Raises:
-      UserError: the text is empty, so that bits per byte have no meaning.
+      UserError: the text is empty, so that bits per byte are undefined.
     """
     return measure_parts(lambda: [text], len(text), compressors)
 
@@ -122,15 +122,15 @@ def measure_parts(
     size: int,
     compressors: Sequence[Compressor] = COMPRESSORS,
 ) -> Iterator[Baseline]:
-    """The same of a text of any length, without holding it.
+    """Like `measure`, for a streamed text of any length.
 
     Args:
-      parts: gives the text from its beginning, part by part, once for each compressor.
-      size: bytes of all of it.
-      compressors: which.
+      parts: yields the text from the start, part by part; called once per compressor.
+      size: total bytes.
+      compressors: by default xz, zstd, brotli and bzip2.
 
     Yields:
-      Each compressor's figure as soon as it is known; seconds are the compressor's own.
+      Each compressor's result as soon as it is known; seconds exclude reading the text.
 
     Raises:
       UserError: the text is empty.
@@ -140,23 +140,23 @@ def measure_parts(
     for compressor in compressors:
         stream, written, seconds = compressor.start(size), 0, 0.0
         for part in parts():
-            began = time.perf_counter()
+            start = time.perf_counter()
             written += len(stream.compress(part))
-            seconds += time.perf_counter() - began
-        began = time.perf_counter()
+            seconds += time.perf_counter() - start
+        start = time.perf_counter()
         written += len(stream.flush())
-        yield Baseline(compressor.name, written, size, seconds + time.perf_counter() - began)
+        yield Baseline(compressor.name, written, size, seconds + time.perf_counter() - start)
 
 
 def comparison_table(
     bits_per_byte: float, heldout: bytes | Sequence[Baseline], name: str = "llmjax"
 ) -> Table:
-    """The model beside the classical compressors on one text, best first, for a terminal.
+    """Compare the model with the classical compressors on one text, best first, for a terminal.
 
     Args:
-      bits_per_byte: the model's figure: nats / (ln 2 x UTF-8 bytes of the text).
-      heldout: the text itself, compressed on the spot, or figures measured on it before.
-      name: what to call the model.
+      bits_per_byte: of the model: nats / (ln 2 x UTF-8 bytes of the text).
+      heldout: the text, which is then compressed, or results measured on it before.
+      name: name of the model.
 
     Returns:
       A rich table with bits per byte, compressed size, and size relative to xz. The model's size
@@ -180,10 +180,10 @@ def comparison_table(
     table.add_column("")
     for heading in ("bits per byte", "bytes", f"against {reference.name}"):
         table.add_column(heading, justify="right")
-    for label, bits, length, ours in sorted(rows, key=lambda row: row[1]):
+    for label, bits, length, is_model in sorted(rows, key=lambda row: row[1]):
         share = bits / reference.bits_per_byte - 1
         against = "" if label == reference.name else f"{share:+.1%}".replace("-", "\N{MINUS SIGN}")
-        style = "bold" if ours else ""
+        style = "bold" if is_model else ""
         cells = (label, f"{bits:.4f}", f"{length:,.0f}", against)
         table.add_row(*(Text(cell, style=style) for cell in cells))
     return table

@@ -1,10 +1,10 @@
-"""The command `choose`: multiple choice by likelihood, without any training for it (zero-shot).
+"""The command `choose`: zero-shot multiple choice by likelihood.
 
-Each choice is rated by the log-likelihood of its tokens after the question's, the tokens being
-those of the two texts put together, cut where the question's own tokens end: as EleutherAI's
-lm-evaluation-harness does it, so that figures compare. `accuracy` takes the likeliest choice
-(there: acc), `accuracy_per_byte` the one of most log-likelihood per UTF-8 byte (there: acc_bytes,
-and acc_norm where texts are ASCII).
+Each choice is scored by the log-likelihood of its tokens after the question's. Question and choice
+are encoded together and split after as many tokens as the question alone has, as in EleutherAI's
+lm-evaluation-harness, so that results are comparable. `accuracy` takes the most likely choice (acc
+there), `accuracy_per_byte` the one of highest log-likelihood per UTF-8 byte (acc_bytes, and
+acc_norm for ASCII texts).
 """
 
 import math
@@ -34,10 +34,10 @@ class Question(NamedTuple):
     """One row of the data.
 
     Attributes:
-      place: where it stands, for messages.
-      text: what stands before each choice.
+      place: file and line, for messages.
+      text: the question, or context.
       choices: texts, at least two.
-      answer: which of them is right; None where it is not given.
+      answer: index of the correct choice; None if unknown.
     """
 
     place: str
@@ -47,14 +47,14 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rated:
+class ScoredQuestion:
     """A question with the likelihoods of its choices.
 
     Attributes:
       number: of the question, from 1.
-      question: as read.
+      question: the question.
       log_likelihoods: of each choice, in nats.
-      greedy: whether each choice is what the model would write by itself.
+      greedy: whether greedy decoding would generate each choice.
     """
 
     number: int
@@ -64,18 +64,18 @@ class Rated:
 
     @property
     def choice(self) -> int:
-        """The likeliest choice."""
+        """The most likely choice."""
         return int(np.argmax(self.log_likelihoods))
 
     @property
     def choice_per_byte(self) -> int:
-        """The choice of most log-likelihood per byte of its text."""
+        """The choice of highest log-likelihood per byte."""
         sizes = [len(choice.encode()) for choice in self.question.choices]
         return int(np.argmax(np.divide(self.log_likelihoods, sizes)))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON; probabilities are shares among the choices."""
-        shares = np.exp(np.subtract(self.log_likelihoods, max(self.log_likelihoods)))
+        """Convert to plain data, for JSON; probabilities are normalized over the choices."""
+        weights = np.exp(np.subtract(self.log_likelihoods, max(self.log_likelihoods)))
         choices = self.question.choices
         return {
             "question": self.number,
@@ -84,7 +84,7 @@ class Rated:
             "text": choices[self.choice],
             "answer": self.question.answer,
             "log_likelihoods": list(self.log_likelihoods),
-            "probabilities": (shares / shares.sum()).tolist(),
+            "probabilities": (weights / weights.sum()).tolist(),
             "greedy": list(self.greedy),
         }
 
@@ -97,11 +97,11 @@ class Choices:
       run: the run folder.
       step: of the checkpoint.
       data: the file.
-      questions: how many there are.
-      measures: accuracy and accuracy_per_byte with 95 % bootstrap intervals, of the questions that
-        come with their answer; None where none does.
-      chance: the accuracy of guessing on these; None likewise.
-      seconds: wall-clock time of reading, encoding, compiling and rating.
+      questions: number of questions.
+      measures: accuracy and accuracy_per_byte with 95 % bootstrap intervals, over the questions
+        with a known answer; None without any.
+      chance: the accuracy of guessing on these; None without any.
+      seconds: wall-clock time of reading, encoding, compiling and scoring.
     """
 
     run: str
@@ -113,7 +113,7 @@ class Choices:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain data, for JSON."""
+        """Convert to plain data, for JSON."""
         return {
             "run": self.run,
             "step": self.step,
@@ -126,7 +126,7 @@ class Choices:
 
     def __str__(self) -> str:
         answered = 0 if self.measures is None else self.measures.examples
-        rows = {"questions": f"{self.questions:,}, {answered:,} with their answer"}
+        rows = {"questions": f"{self.questions:,}, {answered:,} with an answer"}
         for name, value, low, high, _ in () if self.measures is None else self.measures.metrics:
             interval = f"(95 % interval {low:.2%} to {high:.2%})"
             rows[name.replace("_", " ")] = f"{value:.2%} {interval}"
@@ -142,17 +142,16 @@ class ChooseOptions(LoadOptions):
     """Options of choose."""
 
     data: tuple[str, ...] = ()
-    """JSONL files (also CSV, TSV, Parquet, compressed): a line {"question": ..., "choices": [...],
-    "answer": its number from 0, or its text; may be missing} for each question; "context" may stand
-    for "question"."""
+    """JSONL files (also CSV, TSV, Parquet, compressed): one {"question": ..., "choices": [...],
+    "answer": index from 0, or text; may be missing} per line; "context" may replace "question"."""
     prompt: str = "{}"
-    """What the model reads before a choice; {} stands for the question."""
+    """The prompt before a choice; {} stands for the question."""
     delimiter: str = " "
-    """Between the prompt and the choice."""
+    """Text between prompt and choice."""
     limit: int | None = None
-    """Only so many of the first questions; none: all."""
+    """Number of questions, from the first; none: all."""
     batch_size: int = 16
-    """Rows read at once."""
+    """Rows per batch."""
 
 
 @keyword_options("data")
@@ -160,35 +159,35 @@ def choose(
     run: str | Path | LanguageModel,
     options: ChooseOptions,
     *,
-    each: Callable[[Rated], object] | None = None,
+    each: Callable[[ScoredQuestion], object] | None = None,
 ) -> Choices:
-    """Answers the multiple-choice questions of files.
+    """Answer the multiple-choice questions of files.
 
     Args:
       run: a run folder, or a loaded model.
       options: fields of ChooseOptions, also as keywords.
-      each: called with every question, in order, as soon as its choices are rated.
+      each: called with every question, in order, as soon as its choices are scored.
 
     Raises:
-      UserError: no such run, step or file; a question that cannot be read (with its place); a
+      UserError: no such run, step or file; a question that cannot be read (names its line); a
         choice without tokens or longer than the context; a model without decoder.
     """
-    lm, began = loaded(run, options), time.perf_counter()
+    lm, start = loaded(run, options), time.perf_counter()
     if "{}" not in options.prompt:
-        reason = "has no place for the question"
-        raise UserError(f"prompt {options.prompt!r}", reason, "write {} there")
+        reason = "has no placeholder for the question"
+        raise UserError(f"prompt {options.prompt!r}", reason, "add {}")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"limit {options.limit}", "is not positive")
     paths = tuple(map(str, options.data))
     rows = read_table(FileTable(paths=paths))
     questions = [read_question(row) for row in islice(rows, options.limit)]
     correct = list[tuple[bool, bool]]()
-    for rated in rate(lm, questions, options):
+    for scored in score_questions(lm, questions, options):
         if each is not None:
-            each(rated)
-        answer = rated.question.answer
+            each(scored)
+        answer = scored.question.answer
         if answer is not None:
-            correct.append((rated.choice == answer, rated.choice_per_byte == answer))
+            correct.append((scored.choice == answer, scored.choice_per_byte == answer))
     chances = [1 / len(q.choices) for q in questions if q.answer is not None]
     return Choices(
         run=lm.config.run_dir,
@@ -197,14 +196,14 @@ def choose(
         questions=len(questions),
         measures=_measures(correct),
         chance=math.fsum(chances) / len(chances) if chances else None,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - start,
     )
 
 
-def rate(
+def score_questions(
     lm: LanguageModel, questions: Sequence[Question], options: ChooseOptions
-) -> Iterator[Rated]:
-    """Rates the choices of each question, in order, as the batches come in; see choose."""
+) -> Iterator[ScoredQuestion]:
+    """Score the choices of each question, in order, batch by batch; see `choose`."""
     texts = [options.prompt.replace("{}", question.text) for question in questions]
     likelihoods = score_continuations(
         lm.model,
@@ -216,63 +215,66 @@ def rate(
     )
     for number, question in enumerate(questions, 1):
         totals, greedy = zip(*islice(likelihoods, len(question.choices)), strict=True)
-        yield Rated(number, question, totals, greedy)
+        yield ScoredQuestion(number, question, totals, greedy)
 
 
 def _measures(correct: Sequence[tuple[bool, bool]]) -> Metrics | None:
     if not correct:
         return None
     by_sum, by_byte = np.array(correct, float).T
-    figures = means({"accuracy": by_sum, "accuracy_per_byte": by_byte})
-    return Metrics(tuple(figures), len(correct))
+    metrics = means({"accuracy": by_sum, "accuracy_per_byte": by_byte})
+    return Metrics(tuple(metrics), len(correct))
 
 
 def pairs_of(
     lm: LanguageModel, questions: Sequence[Question], texts: Sequence[str], delimiter: str
 ) -> list[Pair]:
-    """(tokens before a choice, the choice's tokens) of every choice of every question."""
+    """Encode every choice of every question as (tokens before it, its tokens)."""
     tokenizer, limit = lm.tokenizer, lm.model.config.max_length
-    heads, tails = list[str](), list[str]()
+    prefixes, continuations = list[str](), list[str]()
     for question, text in zip(questions, texts, strict=True):
-        # Blanks at a prompt's end belong to the word that follows: tokens begin with them.
-        kept = text.rstrip()
-        heads += [kept] * len(question.choices)
-        tails += [text[len(kept) :] + delimiter + choice for choice in question.choices]
-    encoded = tokenizer.encode_batch(heads)
+        # Trailing spaces belong to the next word: tokens start with them.
+        prefix = text.rstrip()
+        space = text[len(prefix) :]
+        prefixes += [prefix] * len(question.choices)
+        continuations += [space + delimiter + choice for choice in question.choices]
+    encoded = tokenizer.encode_batch(prefixes)
     pairs: list[Pair]
     if lm.model.config.is_encoder_decoder:
-        answers = tokenizer.encode_batch(tails)
+        answers = tokenizer.encode_batch(continuations)
         pairs = [(tokenizer.wrap(a)[0], b) for a, b in zip(encoded, answers, strict=True)]
     else:
-        both = tokenizer.encode_batch([a + b for a, b in zip(heads, tails, strict=True)])
-        before = tokenizer.prefix
+        texts = [a + b for a, b in zip(prefixes, continuations, strict=True)]
+        joint = tokenizer.encode_batch(texts)
         pairs = [
-            ([*before, *head] or [tokenizer.bos_id], whole[len(head) :])
-            for head, whole in zip(encoded, both, strict=True)
+            ([*tokenizer.prefix, *ids] or [tokenizer.bos_id], all_ids[len(ids) :])
+            for ids, all_ids in zip(encoded, joint, strict=True)
         ]
     places = (f"{q.place}, choice {n}" for q in questions for n in range(len(q.choices)))
-    for place, (_, tail) in zip(places, pairs, strict=True):
-        if not tail:
+    for place, (_, choice_ids) in zip(places, pairs, strict=True):
+        if not choice_ids:
             raise UserError(place, "adds no token to its question", "fix the choice")
-        if len(tail) > limit:
-            raise UserError(place, f"has {len(tail)} tokens, the model's context is {limit}")
+        size = len(choice_ids)
+        if size > limit:
+            raise UserError(place, f"has {size} tokens, the model's context is {limit}")
     return pairs
 
 
 def read_question(row: Row) -> Question:
+    """Read a question from a table row; raises UserError."""
     column = "context" if "context" in row.values else "question"
     text = row.values.get(column)
     if not isinstance(text, str):
         fix = 'give each line a "question" or "context", and "choices"'
         raise UserError(row.place, f"has no text {column!r}", fix)
-    choices = tuple(_text(row, choice) for choice in _list(row))
+    choices = tuple(_text(row, choice) for choice in _choices(row))
     if len(choices) < 2:
         raise UserError(row.place, f"has {len(choices)} choices", "give at least two")
     return Question(row.place, text, choices, _answer(row, choices))
 
 
-def _list(row: Row) -> list[Any]:
-    """The choices, also where a table has them as JSON."""
+def _choices(row: Row) -> list[Any]:
+    """Return the choices: a list, JSON of one, or comma-separated text."""
     value = row.values.get("choices")
     if isinstance(value, str) and value.lstrip().startswith("["):
         where = f"{row.place}, column 'choices'"
@@ -286,7 +288,7 @@ def _text(row: Row, choice: Any) -> str:
         return str(choice)
     if not isinstance(choice, str) or not choice:
         raise UserError(
-            row.place, f"has a choice that is no text: {repr(choice)[:60]}", "fix the line"
+            row.place, f"has a choice that is not text: {repr(choice)[:60]}", "fix the line"
         )
     return choice
 
@@ -301,7 +303,7 @@ def _answer(row: Row, choices: Sequence[str]) -> int | None:
         answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         return answer
-    fix = f"give its text, or its number from 0 to {len(choices) - 1}"
+    fix = f"give its text, or its index from 0 to {len(choices) - 1}"
     raise UserError(
-        row.place, f"has the answer {repr(answer)[:60]}, which is none of its choices", fix
+        row.place, f"has the answer {repr(answer)[:60]}, which is not one of its choices", fix
     )

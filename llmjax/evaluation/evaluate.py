@@ -1,4 +1,4 @@
-"""The command `evaluate`: loss, perplexity and bits per byte of validation text, or any file."""
+"""The command `evaluate`: loss, perplexity and bits per byte of validation text or files."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,16 +15,20 @@ from llmjax.data.text.corpus import Document, prepare, validation_documents
 from llmjax.data.text.reading import decode, expand, read_chunks
 from llmjax.data.text.source import Source
 from llmjax.errors import UserError
-from llmjax.evaluation.task_evaluation import TaskEvaluations, as_tables, evaluate_tasks
+from llmjax.evaluation.task_evaluation import (
+    TaskEvaluations,
+    TaskOverrides,
+    as_tables,
+    evaluate_tasks,
+)
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options, make_options
 from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
 from llmjax.scoring.hidden import HiddenScore, score_hidden
 from llmjax.scoring.totals import Score, Totals
-from llmjax.tasks.overrides import TaskOverrides
 
-CHUNK = 1 << 20  # bytes of a file that are encoded at once
+CHUNK = 1 << 20  # bytes of a file encoded at once
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class Evaluation:
     Attributes:
       run: the run folder.
       step: of the checkpoint.
-      data: the files, or what else was read.
-      score: the sums and the figures; see Score, and HiddenScore for objectives but the causal.
-      lossless: whether the tokenizer gives the text back exactly; otherwise the bits per byte are
+      data: the files, or the name of another source.
+      score: sums and metrics; a Score for the causal objective, a HiddenScore for others.
+      lossless: whether the tokenizer reproduces the text exactly; otherwise the bits per byte are
         not those of the original text.
       seconds: wall-clock time of reading, encoding, compiling and scoring.
     """
@@ -50,7 +54,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Of the original text; None for objectives that give most of it."""
+        """Bits per byte of the original text; None unless the objective is causal."""
         return self.score.quality()["bits_per_byte"]
 
     @property
@@ -59,7 +63,7 @@ class Evaluation:
         return self.score.bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain data, for JSON."""
+        """Convert to plain data, for JSON."""
         score = self.score
         return {
             "run": self.run,
@@ -84,15 +88,15 @@ class Evaluation:
 
     def __str__(self) -> str:
         score, intervals = self.score, _intervals(self.score)
-        words = score.words()
-        first, *rest = words
+        summary = score.summary()
+        first, *rest = summary
         rows = {
-            first: words[first] + intervals.get(first, ""),
+            first: summary[first] + intervals.get(first, ""),
             "loss": f"{score.loss_per_token:.4f} nats per token{intervals.get('loss', '')}",
             "perplexity": f"{score.perplexity:.4g} per token{intervals.get('perplexity', '')}",
             "text": f"{score.bytes:,} bytes in {score.documents:,} document"
             + ("s" if score.documents != 1 else ""),
-            **{name: words[name] for name in rest},
+            **{name: summary[name] for name in rest},
             "time": f"{self.seconds:.1f} s, {score.tokens / self.seconds:,.0f} tokens/s",
         }
         if intervals:
@@ -104,7 +108,7 @@ class Evaluation:
 
 
 def _intervals(score: Totals) -> dict[str, str]:
-    """The intervals as text, by the names that a person reads."""
+    """Format the intervals, by display name."""
     forms = {"accuracy": "{:.2%}", "perplexity": "{:.4g}"}
     shown = {}
     for name, (low, high) in score.intervals().items():
@@ -118,16 +122,16 @@ class EvaluateOptions(TaskOverrides, LoadOptions):
     """Options of evaluate."""
 
     data: tuple[str, ...] = ()
-    """Files and globs, each file a document of UTF-8 text (also .gz, .bz2, .xz, .zst), in Python
-    also sources; of a run with tasks, tables. Without any, the run's validation set."""
+    """Files and globs, each file one document of UTF-8 text (also .gz, .bz2, .xz, .zst), in Python
+    also sources; for a run with tasks, tables. Empty: the run's validation set."""
     context: int | None = None
-    """Tokens of a window; none: as the run evaluates."""
+    """Tokens per window; none: as in the run's config."""
     stride: int | None = None
-    """Tokens from one window to the next; none: as the run evaluates, or half of a --context."""
+    """Stride of the sliding window; none: as in the run's config, or half of a given --context."""
     batch_size: int | None = None
-    """Windows scored at once; none: as the run evaluates."""
+    """Windows per batch; none: as in the run's config."""
     task: str | None = None
-    """Of a run with tasks, only this one; then --data names tables with their columns."""
+    """Evaluate only this task of the run; --data then names tables with its columns."""
 
 
 @keyword_options()
@@ -137,21 +141,21 @@ def evaluate(
     *,
     progress: Progress = no_progress,
 ) -> Evaluation | TaskEvaluations:
-    """Scores the run's own validation documents, or other text; of a run of tasks, these.
+    """Score a run's validation documents or other text, or evaluate the tasks of a run.
 
-    A run of another objective than the causal one is scored on the tokens that its objective hides,
-    drawn from a fixed seed: their loss and accuracy, and no bits per byte.
+    A run with a non-causal objective is scored on hidden tokens, drawn from a fixed seed: their
+    loss and accuracy, without bits per byte.
 
     Args:
       run: a run folder, or a loaded model.
       options: fields of EvaluateOptions, also as keywords.
-      progress: called with how far things are.
+      progress: called with the progress.
 
     Raises:
-      UserError: no such run, step, task or file; text that is not UTF-8 (with the byte's offset);
-        no text at all; windows that do not suit the model.
+      UserError: no such run, step, task or file; text that is not UTF-8 (names the byte offset); no
+        text; a context or stride that is invalid for the model.
     """
-    lm, began = loaded(run, options), time.perf_counter()
+    lm, start = loaded(run, options), time.perf_counter()
     overrides = make_options(TaskOverrides, options, {})
     data: tuple[str | Path | Source | Table, ...] = options.data
     if lm.config.tasks:
@@ -165,16 +169,17 @@ def evaluate(
             overrides=overrides,
             progress=progress,
         )
-    if options.task is not None or overrides.given:
-        name = f"task {options.task}" if options.task is not None else next(iter(overrides.given))
+    if options.task is not None or overrides.values:
+        name = f"task {options.task}" if options.task is not None else next(iter(overrides.values))
         raise UserError(name, f"{lm.config.run_dir} is a run without tasks")
     names = ", ".join(_name(item) for item in data) or "the run's validation set"
-    texts = _Encoder(lm)
-    streams = texts.streams(map(_text_source, data)) if data else texts.heldout(lm, progress)
+    encoder = _Encoder(lm)
+    sources = map(_text_source, data)
+    streams = encoder.streams(sources) if data else encoder.validation(lm, progress)
     score = _score_causal if lm.config.objective.is_causal else _score_hidden
     totals = score(lm, _reported(streams, progress), options)
-    seconds = time.perf_counter() - began
-    return Evaluation(lm.config.run_dir, lm.step, names, totals, texts.lossless, seconds)
+    seconds = time.perf_counter() - start
+    return Evaluation(lm.config.run_dir, lm.step, names, totals, encoder.lossless, seconds)
 
 
 def _score_causal(
@@ -182,9 +187,12 @@ def _score_causal(
 ) -> Score:
     config, context, stride = lm.config.evaluation, options.context, options.stride
     if context is None:
-        context, stride = _given(config.context, lm.context), _given(stride, config.stride)
+        context, stride = (
+            _or_default(config.context, lm.context),
+            _or_default(stride, config.stride),
+        )
     sizes = window_sizes(lm.model.config, context, stride)
-    rows = _given(options.batch_size, config.batch_size)
+    rows = _or_default(options.batch_size, config.batch_size)
     return score_streams(lm.model, lm.params, lm.tokenizer, streams, sizes, rows, lm.mesh)
 
 
@@ -192,7 +200,7 @@ def _score_hidden(
     lm: LanguageModel, streams: Iterable[Iterable[Document]], options: EvaluateOptions
 ) -> HiddenScore:
     if options.stride is not None:
-        raise UserError(f"stride {options.stride}", "only causal models are scored in windows")
+        raise UserError(f"stride {options.stride}", "applies to causal models only")
     encodes, config = lm.model.config.is_encoder_decoder, lm.config.evaluation
     objective = make_objective(lm.config.objective, lm.tokenizer, is_encoder_decoder=encodes)
     documents = (_joined(list(pieces)) for pieces in streams)
@@ -201,8 +209,8 @@ def _score_hidden(
         lm.params,
         objective,
         documents,
-        context=_given(options.context, _given(config.context, lm.context)),
-        batch_size=_given(options.batch_size, config.batch_size),
+        context=_or_default(options.context, _or_default(config.context, lm.context)),
+        batch_size=_or_default(options.batch_size, config.batch_size),
         mesh=lm.mesh,
     )
 
@@ -218,7 +226,7 @@ def _text_source(item: str | Path | Source | Table) -> str | Path | Source:
     return item
 
 
-def _given(value: Any, default: Any) -> Any:
+def _or_default(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
@@ -242,21 +250,21 @@ def _reported(
 
 
 class _Encoder:
-    """Files and sources to streams of tokens.
+    """Encodes files and sources to streams of tokens.
 
     Attributes:
-      lossless: whether all text so far is what its tokens decode to.
+      lossless: whether all tokens so far decode to their text exactly.
     """
 
     def __init__(self, lm: LanguageModel):
         self.lossless = True
         self._tokenizer, self._cache = lm.tokenizer, lm.config.data.cache_dir
-        # Where encoding puts a space before a text, a file cannot be encoded piece by piece.
-        alone = b"".join(map(self._tokenizer.piece_bytes, self._tokenizer.encode("a")))
-        self._chunk = CHUNK if alone == b"a" else 1 << 62
+        # If encoding adds a leading space, a file cannot be encoded piece by piece.
+        letter = b"".join(map(self._tokenizer.piece_bytes, self._tokenizer.encode("a")))
+        self._chunk = CHUNK if letter == b"a" else 1 << 62
 
     def streams(self, items: Iterable[str | Path | Source]) -> Iterator[Iterator[Document]]:
-        """Each document as a stream of its pieces."""
+        """Yield each document as a stream of pieces."""
         for item in items:
             if isinstance(item, Source):
                 for text in item.documents(self._cache):
@@ -265,17 +273,17 @@ class _Encoder:
                 for path in expand((str(item),)):
                     yield self._document(self._file(path))
 
-    def heldout(self, lm: LanguageModel, progress: Progress) -> Iterator[list[Document]]:
-        """Each document that the run held out, in one piece."""
+    def validation(self, lm: LanguageModel, progress: Progress) -> Iterator[Iterator[Document]]:
+        """Yield each validation document of the run, in one piece."""
         if not lm.config.data.validation_fraction:
-            reason = "holds out no text (data.validation_fraction is 0)"
+            reason = "has no validation set (data.validation_fraction is 0)"
             raise UserError(lm.config.run_dir, reason, "name a file with --data")
         folder = Run.open(lm.config.run_dir).tokenizer
         _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder, progress)
         for document in validation_documents(corpus):
             text = self._tokenizer.decode_bytes(document.tokens.tolist())
             self.lossless &= len(text) == document.bytes
-            yield [document]
+            yield iter([document])
 
     def _file(self, path: Path) -> Iterator[str]:
         for offset, block in read_chunks(path, self._chunk):

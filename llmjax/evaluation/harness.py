@@ -1,4 +1,4 @@
-"""The command `harness`: any task of EleutherAI's lm-evaluation-harness, on a run.
+"""The command `harness`: tasks of EleutherAI's lm-evaluation-harness on a run.
 
 Importing `llmjax.evaluation.harness_model` registers the model "llmjax" with the harness, so both
 of these work:
@@ -6,8 +6,8 @@ of these work:
     llmjax.harness("runs/x", ["arc_easy"])
     lm_eval.simple_evaluate(model="llmjax", model_args="run=runs/x", tasks=["arc_easy"])
 
-Texts become tokens as in the harness's own adapter of Transformers' models: special tokens written
-in a text are read as such, and the tokenizer's prefix, such as BOS, stands before a text.
+Texts are tokenized as in the harness's adapter for Transformers: special tokens in a text are
+parsed, and the tokenizer's prefix, such as BOS, is prepended.
 """
 
 import json
@@ -27,28 +27,28 @@ class HarnessOptions(LoadOptions):
     """Options of harness."""
 
     tasks: tuple[str, ...] = ()
-    """The harness's tasks, groups and tags: arc_easy,hellaswag or one by one."""
+    """Tasks, groups and tags of the harness: arc_easy,hellaswag or one by one."""
     include_path: str | None = None
-    """A folder with more task files."""
+    """A folder with additional task files."""
     limit: float | None = None
-    """Only so many of the first examples of each task; below 1, that share of them."""
+    """Number of examples of each task, from the first; below 1: a fraction of them."""
     fewshot: int | None = None
-    """Solved examples before each question; none: as the task says."""
+    """Few-shot examples before each question; none: as the task specifies."""
     chat: bool = False
-    """Whether questions are asked in the model's chat template."""
+    """Whether to apply the model's chat template."""
     samples: bool = False
-    """Whether every question and answer is kept in the results."""
+    """Whether to keep every question and answer in the results."""
     out: str | None = None
-    """A JSON file for the results; none: RUN/harness.json on the command line."""
+    """JSON file for the results; none: RUN/harness.json on the command line."""
     max_length: int | None = None
-    """Tokens that are read at once; none: the model's context."""
+    """Maximum tokens of context; none: the model's."""
     batch_size: int = 16
-    """Rows at once."""
+    """Rows per batch."""
 
 
 @keyword_options("tasks")
 def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[str, Any]:
-    """Runs tasks of the harness on a run.
+    """Run tasks of the harness on a run.
 
     Args:
       run: a run folder, or a loaded model.
@@ -58,15 +58,15 @@ def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[st
       The result of lm_eval.simple_evaluate.
 
     Raises:
-      UserError: no such run, or no such task; a model that cannot be evaluated so; a limit or a
-        number of examples out of range.
+      UserError: no such run or task; a model without decoder; a limit or a number of few-shot
+        examples out of range.
     """
     limit, fewshot = options.limit, options.fewshot
     if limit is not None and not 0 < limit < math.inf:
         raise UserError(f"limit {limit}", "is not positive")
     if fewshot is not None and fewshot < 0:
         raise UserError(f"fewshot {fewshot}", "is negative")
-    # Brings the harness along, or says how to install it.
+    # Imports the harness, or raises UserError with how to install it.
     from llmjax.evaluation.harness_model import HarnessModel  # isort: skip
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -75,7 +75,7 @@ def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[st
     manager = TaskManager(include_path=options.include_path and str(options.include_path))
     for name in names:
         if not manager.match_tasks([name]) and not Path(name).is_file():
-            raise UserError(f"task {name}", "is unknown to the harness", _near(name, manager))
+            raise UserError(f"task {name}", "is unknown to the harness", _suggestion(name, manager))
     model = HarnessModel(
         loaded(run, options), batch_size=options.batch_size, max_length=options.max_length
     )
@@ -88,7 +88,7 @@ def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[st
         apply_chat_template=options.chat,
         log_samples=options.samples,
         task_manager=manager,
-        torch_random_seed=None,  # or it would be imported for that alone
+        torch_random_seed=None,  # avoids importing torch
     )
     results["config"] |= {"model": "llmjax", "model_args": f"run={model.lm.config.run_dir}"}
     if options.out is not None:
@@ -98,7 +98,7 @@ def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[st
 
 
 def table(results: dict[str, Any]) -> str:
-    """The harness's own table of results."""
+    """Format results as the harness's table."""
     from lm_eval import utils
 
     tables = [utils.make_table(results)]
@@ -107,8 +107,8 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(tables)
 
 
-def _near(name: str, manager: Any) -> str:
+def _suggestion(name: str, manager: Any) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name, manager.all_tasks, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else "name its folder with --include-path"
+    matches = get_close_matches(name, manager.all_tasks, n=1, cutoff=0.6)
+    return f"did you mean {matches[0]}?" if matches else "name its folder with --include-path"

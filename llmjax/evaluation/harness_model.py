@@ -1,4 +1,4 @@
-"""A run as a model of EleutherAI's lm-evaluation-harness."""
+"""The adapter of runs to EleutherAI's lm-evaluation-harness."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 Number = TypeVar("Number", int, float)
-# The harness's name -> ours; what is not here is logged and left out.
+# The harness's names -> fields of DecodingConfig; others are logged and ignored.
 FIELDS = {
     "num_beams": "beams",
     "length_penalty": "length_penalty",
@@ -41,13 +41,13 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 @register_model("llmjax")
 class HarnessModel(TemplateLM):
-    """A run as the harness's model.
+    """A run as a model of the harness.
 
     Attributes:
       lm: the loaded model.
-      max_length: tokens of a window; of longer texts, the last ones are read.
-      max_gen_toks: the most tokens to write where a task does not say.
-      batch_size: rows at once.
+      max_length: maximum tokens of context; longer texts are truncated on the left.
+      max_gen_toks: maximum tokens to generate if the task sets no limit.
+      batch_size: rows per batch.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class HarnessModel(TemplateLM):
         max_gen_toks: int = 256,
         **loading: Any,
     ):
-        """Loads a run, or takes a loaded model.
+        """Load a run, or take a loaded model.
 
         Args:
           run: a run folder, or a loaded model.
-          batch_size: rows at once; None or "auto": 16.
-          max_batch_size: accepted from the harness; only for "auto", where it is a limit.
-          device: accepted from the harness, and left to JAX.
-          max_length: None: the model's context.
+          batch_size: rows per batch; None or "auto": 16.
+          max_batch_size: upper limit of "auto".
+          device: accepted from the harness, and ignored: JAX chooses.
+          max_length: see above; None: the model's context.
           max_gen_toks: see above.
           **loading: see llmjax.load.
 
@@ -79,7 +79,7 @@ class HarnessModel(TemplateLM):
         self.lm = run if isinstance(run, LanguageModel) else load(run, **loading)
         config = self.lm.model.config
         if not config.num_decoder_layers:
-            raise UserError("this model", "has no decoder", "the harness needs one that writes")
+            raise UserError("this model", "has no decoder", "the harness needs one")
         longest = config.max_length if max_length is None else max_length
         if not 2 <= longest <= config.max_length:
             reason, fix = "does not fit the model", f"choose 2 to {config.max_length}"
@@ -94,43 +94,43 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Ends a text."""
+        """The end-of-text token."""
         return self.lm.tokenizer.eos_id
 
     @property
     def prefix_token_id(self) -> int:
-        """What a text's first token is predicted from."""
+        """The token before a text."""
         return self.lm.tokenizer.bos_id
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells tokenizers and templates apart in the harness's caches."""
+        """Key of the tokenizer in the harness's caches."""
         return f"llmjax-{self.lm.tokenizer.fingerprint}"
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """The tokens of a text; framed as the model expects texts, unless asked not to."""
+        """Encode a text, with the model's special tokens unless disabled."""
         tokenizer = self.lm.tokenizer
-        ids, before = tokenizer.encode_marked(string), list(tokenizer.prefix)
+        ids, prefix = tokenizer.encode_marked(string), list(tokenizer.prefix)
         if add_special_tokens is False:
             return ids
         if self.backend == "seq2seq":
             return tokenizer.wrap(ids)[0]
-        framed = add_special_tokens is None and before and ids[: len(before)] == before
-        return ids if framed else [*before, *ids]
+        has_prefix = add_special_tokens is None and prefix and ids[: len(prefix)] == prefix
+        return ids if has_prefix else [*prefix, *ids]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Of whole texts, the first token from BOS on; long ones in windows, each token once."""
+        """Score full texts from BOS; long ones in windows, each token once."""
         windows, counts = [], []
         for (text,) in (request.args for request in requests):
-            cut = utils.get_rolling_token_windows(
+            rolling = utils.get_rolling_token_windows(
                 token_list=self.tok_encode(text),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            disjoint = [(None, *utils.make_disjoint_window(pair)) for pair in cut]
+            disjoint = [(None, *utils.make_disjoint_window(pair)) for pair in rolling]
             windows += disjoint
             counts.append(len(disjoint))
         totals = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
@@ -142,10 +142,12 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        room = self.max_length
-        pairs = [(head[-room:], tail) for _, head, tail in requests]
+        limit = self.max_length
+        pairs = [(prefix[-limit:], tokens) for _, prefix, tokens in requests]
         if self.backend == "causal":
-            pairs = [(head[-max(1, room + 1 - len(tail)) :], tail) for head, tail in pairs]
+            pairs = [
+                (prefix[-max(1, limit + 1 - len(tokens)) :], tokens) for prefix, tokens in pairs
+            ]
         stream = score_continuations(
             self.lm.model,
             self.lm.params,
@@ -162,7 +164,7 @@ class HarnessModel(TemplateLM):
         return answers
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Continues each text up to its stop strings; those of the same settings together."""
+        """Continue each text up to its stop strings; requests with equal settings share batches."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
@@ -171,14 +173,14 @@ class HarnessModel(TemplateLM):
             for numbers in groups.values():
                 config = decoding(requests[numbers[0]].args[1], self.max_gen_toks, self.batch_size)
                 prompts = [self._prompt(requests[n].args[0], config) for n in numbers]
-                for row, text in self._write(prompts, config):
+                for row, text in self._generate(prompts, config):
                     request = requests[numbers[row]]
                     texts[numbers[row]] = text
                     self.cache_hook.add_partial("generate_until", request.args, text)
                     bar.update()
         return texts
 
-    def _write(
+    def _generate(
         self, prompts: Sequence[Sequence[int]], config: DecodingConfig
     ) -> Iterable[tuple[int, str]]:
         lm = self.lm
@@ -188,22 +190,22 @@ class HarnessModel(TemplateLM):
         )
 
     def _prompt(self, text: str, config: DecodingConfig) -> list[int]:
-        room = self.max_length
+        limit = self.max_length
         if self.backend == "causal":
-            room = max(1, room - config.max_new_tokens)
-        return self.tok_encode(text)[-room:] or [self.prefix_token_id]
+            limit = max(1, limit - config.max_new_tokens)
+        return self.tok_encode(text)[-limit:] or [self.prefix_token_id]
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The model's own template, where one is asked for."""
+        """Return the model's chat template if requested."""
         return self.lm.tokenizer.chat_template if chat_template else None
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Messages in the model's template; the last one is left open where no answer follows.
+        """Render messages; without a generation prompt the last message is left open.
 
         Raises:
-          UserError: the model has no template, or it refuses the messages.
+          UserError: the model has no template, or it rejects the messages.
         """
         tokenizer = self.lm.tokenizer
         if tokenizer.chat_template is None:
@@ -218,18 +220,18 @@ class HarnessModel(TemplateLM):
         return text[: text.rindex(last) + len(last)]
 
 
-def decoding(given: Mapping[str, Any], longest: int, batch_size: int) -> DecodingConfig:
-    """A task's generation_kwargs as a DecodingConfig: greedy unless sampling is asked for.
+def decoding(kwargs: Mapping[str, Any], max_new_tokens: int, batch_size: int) -> DecodingConfig:
+    """Convert a task's generation_kwargs to a DecodingConfig: greedy unless sampling is enabled.
 
     Args:
-      given: of one request.
-      longest: tokens to write where it does not say.
-      batch_size: texts written at once.
+      kwargs: of one request.
+      max_new_tokens: the limit if the task sets none.
+      batch_size: texts per batch.
 
     Raises:
       UserError: a value is not a number.
     """
-    fields, until = dict(given), given.get("until") or []
+    fields, until = dict(kwargs), kwargs.get("until") or []
     temperature = _number(float, "temperature", fields.pop("temperature", 0.0) or 0.0)
     samples = fields.pop("do_sample", None)
     samples = temperature > 0 if samples is None else samples
@@ -239,9 +241,9 @@ def decoding(given: Mapping[str, Any], longest: int, batch_size: int) -> Decodin
     if not samples:
         settings = {name: value for name, value in settings.items() if name not in SAMPLING}
     if fields:
-        log.warning("generation settings without a meaning here: %s", ", ".join(fields))
+        log.warning("unsupported generation settings, ignored: %s", ", ".join(fields))
     return DecodingConfig(
-        max_new_tokens=limits[0] if limits else longest,
+        max_new_tokens=limits[0] if limits else max_new_tokens,
         temperature=(temperature or 1.0) if samples else 0.0,
         stop=tuple(filter(None, [until] if isinstance(until, str) else until)),
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""The command `predict`: predictions of a fine-tuned model, streamed row by row."""
+"""The command `predict`: streamed predictions of a fine-tuned model."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,16 +9,21 @@ from typing import Any
 from llmjax.data.tables.table import AnyTable, Row, read_table
 from llmjax.errors import UserError
 from llmjax.evaluation.references import References
-from llmjax.evaluation.task_evaluation import as_tables, choose_tasks, evaluation_batch_size
+from llmjax.evaluation.task_evaluation import (
+    TaskOverrides,
+    apply_overrides,
+    as_tables,
+    choose_tasks,
+    evaluation_batch_size,
+)
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options, make_options
 from llmjax.tasks.config import TaskConfig, name_of
 from llmjax.tasks.examples import encode
-from llmjax.tasks.overrides import TaskOverrides, apply_overrides
 from llmjax.tasks.predict import predict as task_predictions
 
 GROUP = 512
-"""Rows that are packed and predicted together."""
+"""Rows packed and predicted together."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +31,27 @@ class PredictOptions(TaskOverrides, LoadOptions):
     """Options of predict."""
 
     data: tuple[AnyTable, ...] = ()
-    """Tables: CSV, TSV, JSONL or Parquet files with the columns that the task was trained on; the
-    column of answers is not read, and may be missing."""
+    """Tables: CSV, TSV, JSONL or Parquet files with the task's input columns; target columns are
+    not read, and may be missing."""
     text: tuple[str, ...] = ()
-    """One more row: its text; of pairs, or a question and its context, give it twice."""
+    """One more row as text; repeat it for pairs, or a question and its context."""
     task: str | None = None
-    """Which of the run's tasks; none: the only one."""
+    """The task of the run; none: the only one."""
     batch_size: int | None = None
-    """Rows of tokens at once; none: as the run evaluates."""
+    """Packed rows per batch; none: as in the run's config."""
 
 
 @keyword_options("data")
 def predict(run: str | Path | LanguageModel, options: PredictOptions) -> Iterator[dict[str, Any]]:
-    """Streams a prediction for each row.
+    """Predict each row of tables and texts.
 
     Args:
-      run: a run folder of tasks, or a loaded model.
-      options: fields of PredictOptions, also as keywords; tables also by the names of their files.
+      run: a run folder with tasks, or a loaded model.
+      options: fields of PredictOptions, also as keywords; tables also as file names.
 
     Yields:
-      {"row": "file line n", ...}: a label, its probability and all probabilities; a value; words'
-      tags; an answer with its place; or a text.
+      {"row": "file line n", ...} with a label, its probability and all probabilities; a value; tags
+      of words; an answer with its position; or a text.
 
     Raises:
       UserError: no such run, step or task; rows that cannot be read.
@@ -56,19 +61,19 @@ def predict(run: str | Path | LanguageModel, options: PredictOptions) -> Iterato
         raise UserError("rows", "there are none", "name a table with --data, or a text with --text")
     lm = loaded(run, options)
     overrides = make_options(TaskOverrides, options, {})
-    (chosen,) = apply_overrides(choose_tasks(lm, options.task, single=True), overrides)
-    from_texts = [_row_of_texts(chosen.config, texts)] if texts else []
+    (task,) = apply_overrides(choose_tasks(lm, options.task, single=True), overrides)
+    from_texts = [_row_of_texts(task.config, texts)] if texts else []
     size = evaluation_batch_size(lm, options.batch_size)
-    references = References(lm, chosen, size)
+    references = References(lm, task, size)
     streams = (read_table(table) for table in as_tables(data))
-    rows = (_without_targets(chosen.config, row) for row in itertools.chain(from_texts, *streams))
+    rows = (_without_targets(task.config, row) for row in itertools.chain(from_texts, *streams))
     for group in _groups(rows):
         predictions = task_predictions(
-            chosen,
+            task,
             lm.model,
             lm.network_params,
             group,
-            references.of(encode(chosen, group, "predict for")),
+            references.of(encode(task, group, "predict for")),
             batch_size=size,
             mesh=lm.mesh,
         )
@@ -77,7 +82,7 @@ def predict(run: str | Path | LanguageModel, options: PredictOptions) -> Iterato
 
 
 def _without_targets(config: TaskConfig, row: Row) -> Row:
-    """The row without what is to be predicted: a test set may hold anything there."""
+    """Drop the target columns: in a test set they may contain anything."""
     hidden = set(config.target_columns) - set(config.input_columns)
     return row._replace(values={name: v for name, v in row.values.items() if name not in hidden})
 
@@ -89,15 +94,15 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _row_of_texts(config: TaskConfig, texts: Sequence[str]) -> Row:
-    """A row of texts from the command line.
+    """Build a row from texts of the command line.
 
     Raises:
-      UserError: there are more or fewer than columns, or the task reads no texts.
+      UserError: the number of texts and columns differs, or the task does not read texts.
     """
     columns, name = config.input_columns, name_of(config)
     if not columns:
         chat = ", or talk with it: llmjax chat RUN" if config.uses_chat_template else ""
-        fix = f"name a table of them with --data{chat}"
+        fix = f"name a table with --data{chat}"
         raise UserError("--text", f"task {name} reads {config.rows_are}, not texts", fix)
     if len(columns) != len(texts):
         reason = f"task {name} reads {len(columns)}: {', '.join(columns)}"

@@ -1,5 +1,5 @@
-"""What the initial model of a run says of examples that it was not trained on, for tasks whose
-loss compares the two: without that, a margin means nothing (see `tasks.preference`)."""
+"""The initial model's outputs for new examples, for tasks that compare a model with its initial
+state (see `tasks.preference`)."""
 
 import itertools
 import logging
@@ -22,19 +22,19 @@ from llmjax.tasks.task import Task
 
 log = logging.getLogger(__name__)
 COMPARED = 8
-"""Examples by which a changed initial run is detected."""
+"""Number of examples that detect a changed initial run."""
 TOLERANCE = 0.05
-"""Share of their log-likelihoods that rounding may account for."""
+"""Relative difference of their log-likelihoods that rounding may cause."""
 
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """The references of a task's examples; the initial model is read when it is needed.
+    """Adds references to a task's examples; loads the initial model on demand.
 
     Attributes:
       lm: the run's model.
-      task: one of the run's; most need no references.
-      batch_size: rows of tokens at once.
+      task: one of the run's tasks; most need no references.
+      batch_size: packed rows per batch.
     """
 
     lm: LanguageModel
@@ -42,10 +42,10 @@ class References:
     batch_size: int
 
     def of(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples, with what the initial model says of them where the task needs it.
+        """Add the initial model's outputs to the examples, if the task needs them.
 
         Raises:
-          UserError: there are new examples, and the initial model is gone.
+          UserError: there are new examples, and the initial model is missing.
         """
         task = self.task
         if not any(map(task.lacks_reference, examples)):
@@ -54,7 +54,7 @@ class References:
             model, params = self._initial
             self._check_same(model, params)
         except UserError as error:
-            reason = f"has no references for pairs that it was not trained on: {error}"
+            reason = f"has no references for new pairs: {error}"
             raise UserError(f"task {task.name}", reason) from error
         return self._with_references(task, model, params, examples)
 
@@ -67,45 +67,47 @@ class References:
 
     @cached_property
     def _initial(self) -> tuple[Model, Params]:
-        """The model with the parameters of step 0."""
+        """The initial model and its parameters."""
         lm, config = self.lm, self.lm.config
         if config.init_from is None:
             if 0 not in Run.open(config.run_dir).steps():
-                raise UserError(config.run_dir, "no longer holds the parameters of step 0")
+                raise UserError(config.run_dir, "no longer has the checkpoint of step 0")
             return lm.model, load(config.run_dir, step=0, mesh=lm.mesh).params
-        if lm.model.config.lora is not None:  # nothing else learns, and they begin as nothing
+        if lm.model.config.lora is not None:  # only adapters are trained, from zero
             return lm.model, _without_adapters(lm.params)
-        first = load(config.init_from, mesh=lm.mesh)
-        return Model(first.model.config, lm.model.compute), first.params
+        initial = load(config.init_from, mesh=lm.mesh)
+        return Model(initial.model.config, lm.model.compute), initial.params
 
     def _check_same(self, model: Model, params: Params) -> None:
-        """Raises UserError where the initial run has changed since, as some of the examples that
-        this run was trained on show."""
-        base, stored, task = self.lm.config.init_from, self._trained_on, self.task
+        """Raise UserError if the initial run has changed since training, by recomputing the
+        references of some training examples."""
+        base, stored, task = self.lm.config.init_from, self._training_examples, self.task
         if base is None or self.lm.model.config.lora is not None or not stored:
             return
         blank = replace(task, metadata=replace(task.metadata, references=()))
-        again = self._with_references(blank, model, params, blank.with_references(stored))
-        then, now = (np.array([example.target for example in group]) for group in (stored, again))
-        if np.abs(then - now).sum() > TOLERANCE * np.abs(then).sum():
-            raise UserError(base, "has changed since this run began with it", "restore it")
+        recomputed = self._with_references(blank, model, params, blank.with_references(stored))
+        expected, actual = (
+            np.array([example.target for example in group]) for group in (stored, recomputed)
+        )
+        if np.abs(expected - actual).sum() > TOLERANCE * np.abs(expected).sum():
+            raise UserError(base, "has changed since this run started from it", "restore it")
 
     @cached_property
-    def _trained_on(self) -> list[Example]:
-        """A few of the examples that the run was trained on, where their tables still exist."""
+    def _training_examples(self) -> list[Example]:
+        """A few of the run's training examples, if the tables still exist."""
         rows = itertools.chain.from_iterable(map(read_table, self.task.config.train))
         try:
             examples = self.task.examples(list(itertools.islice(rows, COMPARED)))
         except UserError as error:
-            log.warning("cannot tell whether %s has changed: %s", self.lm.config.init_from, error)
+            log.warning("cannot check whether %s has changed: %s", self.lm.config.init_from, error)
             return []
         return [example for example in examples if not self.task.lacks_reference(example)]
 
 
 def _without_adapters(params: Params) -> Params:
-    """The parameters with adapters that add nothing."""
+    """Return the parameters with adapters set to zero."""
 
-    def still(path: tuple, leaf: jax.Array) -> jax.Array:
+    def without(path: tuple, leaf: jax.Array) -> jax.Array:
         return jnp.zeros_like(leaf) if getattr(path[-1], "key", None) == "lora_b" else leaf
 
-    return jax.tree_util.tree_map_with_path(still, params)
+    return jax.tree_util.tree_map_with_path(without, params)

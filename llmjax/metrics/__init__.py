@@ -1,4 +1,4 @@
-"""How good predictions are: accepted metrics, with bootstrap intervals.
+"""Standard metrics with bootstrap intervals.
 
-scikit-learn, scipy and sacrebleu are known here alone, and imported where they are used.
+Only this package uses scikit-learn, scipy and sacrebleu, and imports them on use.
 """

@@ -1,4 +1,4 @@
-"""Labels: one of several for each example, or any number of them."""
+"""Metrics of classification and multi-label classification."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,23 +16,23 @@ from llmjax.metrics.metric import (
     require_examples,
 )
 
-TINY = float(np.finfo(np.float32).tiny)  # a probability that float32 could not hold
+TINY = float(np.finfo(np.float32).tiny)  # replaces probabilities that underflow float32
 
 
 def classification(
     labels: Sequence[str], targets: np.ndarray, probabilities: np.ndarray
 ) -> Metrics:
-    """One of C labels for each of N examples.
+    """Evaluate classification: one of C labels for each of N examples.
 
-    Metrics: accuracy; f1_macro (the mean of the labels' F1) and f1_micro; matthews, the correlation
-    for any number of labels (Gorodkin 2004); loss, the mean cross-entropy in nats. A label that is
-    neither true nor predicted anywhere does not count in f1_macro. Tables: "confusion" (labels,
-    counts [C][C], true labels down, predicted ones across), "labels" (precision, recall, F1 each).
+    Metrics: accuracy; f1_macro (the mean of the labels' F1) and f1_micro; matthews, the multi-class
+    correlation (Gorodkin 2004); loss, the mean cross-entropy in nats. f1_macro skips labels that
+    are neither true nor predicted anywhere. Tables: "confusion" (labels, counts [C][C], true labels
+    in rows, predicted in columns), "labels" (precision, recall and F1 of each).
 
     Args:
       labels: C names.
       targets: int [N].
-      probabilities: float [N, C], rows add up to 1; the label predicted is the likeliest.
+      probabilities: float [N, C], rows sum to 1; the most probable label is predicted.
 
     Raises:
       UserError: there are no examples.
@@ -48,16 +48,16 @@ def classification(
 
 
 def label_metrics(labels: Sequence[str], targets: np.ndarray, predicted: np.ndarray) -> Metrics:
-    """As classification, from the labels predicted, int [N]: everything but the loss."""
+    """Like `classification`, from predicted labels, int [N], without the loss."""
     from sklearn import metrics as sklearn_metrics
 
     require_equal(len(targets), len(predicted))
     require_examples(len(targets))
-    every = np.arange(len(labels))
-    is_true, is_predicted = targets[:, None] == every, predicted[:, None] == every
+    indices = np.arange(len(labels))
+    is_true, is_predicted = targets[:, None] == indices, predicted[:, None] == indices
     resampled = _resampled_counts(is_true, is_predicted)
     count = len(targets)
-    varied = np.ptp(targets) > 0 and np.ptp(predicted) > 0  # scikit-learn warns of the other case
+    varied = np.ptp(targets) > 0 and np.ptp(predicted) > 0  # scikit-learn warns otherwise
     correlation = sklearn_metrics.matthews_corrcoef(targets, predicted) if varied else 0.0
     metrics = (
         mean("accuracy", targets == predicted),
@@ -73,11 +73,15 @@ def label_metrics(labels: Sequence[str], targets: np.ndarray, predicted: np.ndar
         ),
         metric("matthews", correlation, matthews(*resampled)),
     )
-    confusion = sklearn_metrics.confusion_matrix(targets, predicted, labels=every)
-    correct, true, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    confusion = sklearn_metrics.confusion_matrix(targets, predicted, labels=indices)
+    correct, true_count, predicted_count = (
+        confusion.diagonal(),
+        confusion.sum(1),
+        confusion.sum(0),
+    )
     tables = {
         "confusion": {"labels": list(labels), "counts": confusion.tolist()},
-        "labels": label_table(labels, correct, true, guessed),
+        "labels": label_table(labels, correct, true_count, predicted_count),
     }
     return Metrics(metrics, count, tables)
 
@@ -88,17 +92,17 @@ def multilabel(
     probabilities: np.ndarray,
     threshold: float = 0.5,
 ) -> Metrics:
-    """Any of C labels for each of N examples.
+    """Evaluate multi-label classification: any of C labels for each of N examples.
 
-    Metrics: f1_micro, f1_macro (labels that are neither true nor predicted anywhere do not count),
+    Metrics: f1_micro, f1_macro (without labels that are neither true nor predicted anywhere),
     exact_match (all labels of an example correct), loss (mean binary cross-entropy per example and
     label, in nats). Table: "labels" (precision, recall and F1 of each).
 
     Args:
       labels: C names.
       targets: bool or 0/1 [N, C].
-      probabilities: float [N, C], each on its own.
-      threshold: a label is predicted from this probability on.
+      probabilities: float [N, C], independent.
+      threshold: minimum probability of a predicted label.
 
     Raises:
       UserError: there are no examples.
@@ -127,53 +131,53 @@ def multilabel(
 def label_table(
     labels: Sequence[str], correct: np.ndarray, targets: np.ndarray, predicted: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each label as plain data.
+    """Compute precision, recall and F1 of each label, as plain data.
 
     Args:
       labels: C names.
-      correct: int [C], how often each label was predicted where it is true.
-      targets: int [C], how often it is true.
-      predicted: int [C], how often it was predicted.
+      correct: int [C], true positives.
+      targets: int [C], occurrences in the targets.
+      predicted: int [C], occurrences in the predictions.
     """
     return [
         {
             "label": name,
-            "precision": float(right / guessed) if guessed else 0.0,
-            "recall": float(right / true) if true else 0.0,
-            "f1": float(2 * right / (true + guessed)) if true + guessed else 0.0,
-            "truth": int(true),
-            "predicted": int(guessed),
+            "precision": float(hits / positives) if positives else 0.0,
+            "recall": float(hits / support) if support else 0.0,
+            "f1": float(2 * hits / (support + positives)) if support + positives else 0.0,
+            "truth": int(support),
+            "predicted": int(positives),
         }
-        for name, right, true, guessed in zip(labels, correct, targets, predicted, strict=True)
+        for name, hits, support, positives in zip(labels, correct, targets, predicted, strict=True)
     ]
 
 
 def f1_macro(correct: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """[B] from counts [B, C]; labels that are neither true nor predicted do not count."""
-    seen = targets + predicted > 0
-    return divide(2 * correct, targets + predicted).sum(1) / np.maximum(seen.sum(1), 1)
+    """Macro F1 [B] from counts [B, C], without labels that are neither true nor predicted."""
+    occurs = targets + predicted > 0
+    return divide(2 * correct, targets + predicted).sum(1) / np.maximum(occurs.sum(1), 1)
 
 
 def f1_micro(correct: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """[B] from counts [B, C]."""
+    """Micro F1 [B] from counts [B, C]."""
     return divide(2 * correct.sum(1), (targets + predicted).sum(1))
 
 
 def matthews(correct: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """[B] from counts [B, C] of single labels; 0 where all is one label, as in scikit-learn."""
+    """Matthews correlation [B] from counts [B, C]; 0 if constant, as in scikit-learn."""
     count = targets.sum(1)
-    above = count * correct.sum(1) - (targets * predicted).sum(1)
-    below = (count**2 - (predicted**2).sum(1)) * (count**2 - (targets**2).sum(1))
-    return divide(above, np.sqrt(below))
+    numerator = count * correct.sum(1) - (targets * predicted).sum(1)
+    denominator = (count**2 - (predicted**2).sum(1)) * (count**2 - (targets**2).sum(1))
+    return divide(numerator, np.sqrt(denominator))
 
 
 def _resampled_counts(
     is_true: np.ndarray, is_predicted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each label is predicted correctly, is true, and is predicted, [B, C] each."""
+    """Resample the counts of correct, true and predicted labels, [B, C] each."""
     parts = [is_true & is_predicted, is_true, is_predicted]
     table = np.concatenate(parts, axis=1).astype(np.float32)
-    # Counts stay below 2^24, so float32 adds them up exactly.
+    # Counts stay below 2^24, so float32 sums are exact.
     counts = bootstrap(lambda weights: weights.astype(np.float32) @ table, len(table))
     correct, targets, predicted = np.split(counts.astype(np.float64), 3, axis=1)
     return correct, targets, predicted

@@ -1,4 +1,4 @@
-"""Metrics with 95 % intervals from a percentile bootstrap, and tables beside them."""
+"""Metrics with 95 % intervals from a percentile bootstrap, and tables."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +12,17 @@ from llmjax.errors import UserError
 RESAMPLES = 1000
 SEED = 20260
 MAX_BLOCK = 1 << 22
-"""Numbers in a block of resampling weights, which bounds the memory."""
+"""Maximum size of a block of resampling weights, which bounds memory."""
 
 
 class Metric(NamedTuple):
-    """One number that says how good predictions are.
+    """A metric of a set of predictions.
 
     Attributes:
       name: such as "accuracy".
       value: over all examples.
       low, high: its 95 % interval, from a seeded bootstrap over examples.
-      larger_is_better: what to aim for.
+      larger_is_better: its direction.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Metrics:
 
     Attributes:
       metrics: the headline first; names are unique.
-      examples: how many were evaluated.
-      tables: name -> what single numbers cannot say, as plain JSON data; see each function.
-      signature: how a published script reproduces the numbers; None where there is one way only.
+      examples: number of examples.
+      tables: name -> details as plain JSON data; see each function.
+      signature: sacrebleu's signatures; None for other metrics.
     """
 
     metrics: tuple[Metric, ...]
@@ -49,18 +49,18 @@ class Metrics:
     signature: str | None = None
 
     def headline(self) -> Metric:
-        """The metric to judge by."""
+        """Return the main metric."""
         return self.metrics[0]
 
     def __getitem__(self, name: str) -> Metric:
-        """The metric of that name; KeyError if there is none."""
+        """Return the metric of that name; KeyError if there is none."""
         for metric in self.metrics:
             if metric.name == name:
                 return metric
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; numbers that are not finite become None."""
+        """Convert to plain JSON data; non-finite numbers become None."""
         result: dict[str, Any] = {
             "examples": self.examples,
             "metrics": {
@@ -83,24 +83,24 @@ class Metrics:
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray], count: int, max_block: int = MAX_BLOCK
 ) -> np.ndarray:
-    """The values of a statistic on examples resampled with replacement (Efron 1979).
+    """Compute a statistic on examples resampled with replacement (Efron 1979).
 
     Args:
-      statistic: weights float64 [B, N] (how often each example was drawn; rows add up to N) ->
-        values [B] or [B, K]; NaN where it is not defined for a resample.
+      statistic: weights float64 [B, N] (multiplicity of each example; rows sum to N) -> values [B]
+        or [B, K]; NaN where undefined for a resample.
       count: N, the number of examples.
-      max_block: most numbers in the weights of one call; the result does not depend on it.
+      max_block: maximum size of the weights in one call; does not affect the result.
 
     Returns:
-      float64 [1000] or [1000, K]; the same for the same N and statistic.
+      float64 [1000] or [1000, K]; deterministic for the same N and statistic.
     """
     blocks = _resample_weights(count, max_block)
     return np.concatenate([np.asarray(statistic(weights)) for weights in blocks])
 
 
 def interval(values: np.ndarray, point: float) -> tuple[float, float]:
-    """The middle 95 % of resampled values [B], undefined ones left out; (point, point) where all
-    are undefined."""
+    """Return the central 95 % of resampled values [B], without NaN; (point, point) if all are
+    NaN."""
     values = values[~np.isnan(values)]
     if not len(values):
         return point, point
@@ -109,17 +109,17 @@ def interval(values: np.ndarray, point: float) -> tuple[float, float]:
 
 
 def metric(name: str, value: float, values: np.ndarray, larger_is_better: bool = True) -> Metric:
-    """A metric from its value over all examples and its resampled values [B]."""
+    """Build a metric from its value over all examples and its resampled values [B]."""
     return Metric(name, float(value), *interval(values, float(value)), larger_is_better)
 
 
 def mean(name: str, values: np.ndarray, larger_is_better: bool = True) -> Metric:
-    """The mean of one number per example [N], N >= 1."""
+    """Average one number per example [N], N >= 1."""
     return means({name: values}, larger_is_better)[0]
 
 
 def means(columns: Mapping[str, np.ndarray], larger_is_better: bool = True) -> list[Metric]:
-    """The means of several numbers per example, name -> [N], all on the same resamples."""
+    """Average several numbers per example, name -> [N], on the same resamples."""
     table = np.stack([np.asarray(values, np.float64) for values in columns.values()], axis=1)
     resampled = bootstrap(lambda weights: weights @ table / len(table), len(table))
     return [
@@ -128,9 +128,12 @@ def means(columns: Mapping[str, np.ndarray], larger_is_better: bool = True) -> l
     ]
 
 
-def ratio(name: str, above: np.ndarray, below: np.ndarray, larger_is_better: bool = True) -> Metric:
-    """sum(above) / sum(below) over examples [N]."""
-    table = np.stack([np.asarray(above, np.float64), np.asarray(below, np.float64)], axis=1)
+def ratio(
+    name: str, numerator: np.ndarray, denominator: np.ndarray, larger_is_better: bool = True
+) -> Metric:
+    """Compute sum(numerator) / sum(denominator) over examples [N]."""
+    columns = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    table = np.stack(columns, axis=1)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         first, second = (weights @ table).T
@@ -141,32 +144,33 @@ def ratio(name: str, above: np.ndarray, below: np.ndarray, larger_is_better: boo
     return metric(name, first / second, resampled, larger_is_better)
 
 
-def divide(above: np.ndarray, below: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
-    """above / below where below is positive, else `otherwise`."""
-    return np.divide(above, below, out=np.full_like(above, otherwise), where=below > 0)
+def divide(numerator: np.ndarray, denominator: np.ndarray, default: float = 0.0) -> np.ndarray:
+    """Divide where the denominator is positive, else return `default`."""
+    out = np.full_like(numerator, default)
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
 def require_examples(count: int) -> None:
-    """Raises UserError where there is nothing to evaluate."""
+    """Raise UserError if there is nothing to evaluate."""
     if not count:
         raise UserError("metrics", "there are no examples to evaluate", "name non-empty tables")
 
 
 def require_equal(targets: int, predictions: int) -> None:
-    """Raises ValueError where targets and predictions differ in number: the caller's mistake."""
+    """Raise ValueError, a caller's mistake, if targets and predictions differ in number."""
     if targets != predictions:
         raise ValueError(f"{targets} targets, but {predictions} predictions")
 
 
 def _resample_weights(count: int, max_block: int) -> Iterator[np.ndarray]:
     random = np.random.default_rng(SEED)
-    rows, left = max(1, max_block // count), RESAMPLES
-    while left:
-        size = min(rows, left)
+    rows, remaining = max(1, max_block // count), RESAMPLES
+    while remaining:
+        size = min(rows, remaining)
         drawn = random.integers(0, count, (size, count))
         drawn += count * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count) * 1.0
-        left -= size
+        remaining -= size
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Metrics by name, as a person reads them: "macro F1", "91.2 %"."""
+"""Display names and formats of metrics: "macro F1", "91.2 %"."""
 
 from collections.abc import Iterable
 
@@ -34,22 +34,22 @@ OTHER_KEYS = {
     "skipped",
     "tokens",
 }
-"""Keys of a line of metrics.jsonl that are no metric of a task."""
+"""Keys of a line of metrics.jsonl that are not task metrics."""
 
 
-def in_words(name: str) -> str:
-    """A metric's name for a person; of "TASK.metric" the metric's."""
+def display_name(name: str) -> str:
+    """Return a metric's display name; of "TASK.metric" that of the metric."""
     plain = name.rpartition(".")[2]
     return _DISPLAY_NAMES.get(plain, plain.replace("_", " "))
 
 
 def is_fraction(name: str) -> bool:
-    """Whether a metric lies between 0 and 1 and is shown in per cent."""
+    """Whether a metric is between 0 and 1 and shown in per cent."""
     return name.rpartition(".")[2] in _FRACTIONS
 
 
-def value_in_words(name: str, value: float, places: int = 2) -> str:
-    """A metric's value for a person: fractions in per cent, scores of 100 points with one digit."""
+def display_value(name: str, value: float, places: int = 2) -> str:
+    """Format a metric's value: fractions in per cent, scores out of 100 with one decimal."""
     if is_fraction(name):
         return f"{100 * value:.{places}f} %"
     if name.rpartition(".")[2] in _POINTS:
@@ -58,9 +58,9 @@ def value_in_words(name: str, value: float, places: int = 2) -> str:
 
 
 def task_metrics(names: Iterable[str]) -> dict[str, list[str]]:
-    """Task -> the names of its metrics, losses last, from the keys of a logged evaluation.
+    """Group the keys of a logged evaluation by task, losses last.
 
-    A single task's metrics are found under "". Evaluations of plain text give an empty dict.
+    The key is "" for a single task. Evaluations of plain text return an empty dict.
     """
     split = [(name, *name.rpartition(".")[::2]) for name in names]
     metrics: dict[str, list[str]] = {task: [] for _, task, key in split if key == "examples"}

@@ -1,4 +1,4 @@
-"""Numbers: regression, reward margins of preferences, cosines of texts that belong together."""
+"""Metrics of regression, preference optimization and embedding similarity."""
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from llmjax.metrics.metric import (
 
 
 def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
-    """A number for each of N examples.
+    """Evaluate regression: a number for each of N examples.
 
-    Metrics: pearson and spearman (0 where either side is constant, and correlation therefore not
-    defined), mean_squared_error, mean_absolute_error.
+    Metrics: pearson and spearman (0 if either side is constant, where correlation is undefined),
+    mean_squared_error, mean_absolute_error.
 
     Args:
       targets: float [N].
@@ -37,7 +37,7 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
     spearman = 0.0 if flat else stats.spearmanr(targets, predicted).statistic
     count, first, second = len(targets), order_and_groups(targets), order_and_groups(predicted)
 
-    def ranked(weights: np.ndarray) -> np.ndarray:
+    def spearman_of(weights: np.ndarray) -> np.ndarray:
         return _correlation(
             weights, weighted_ranks(weights, *first), weighted_ranks(weights, *second)
         )
@@ -45,15 +45,15 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
     x, y = targets - targets.mean(), predicted - predicted.mean()
     powers = np.stack([x, y, x * x, y * y, x * y], axis=1)
 
-    def plain(weights: np.ndarray) -> np.ndarray:
-        of_x, of_y, xx, yy, xy = (weights @ powers / count).T
-        below = np.sqrt(np.maximum((xx - of_x**2) * (yy - of_y**2), 0))
-        return divide(xy - of_x * of_y, below, np.nan)
+    def pearson_of(weights: np.ndarray) -> np.ndarray:
+        mean_x, mean_y, xx, yy, xy = (weights @ powers / count).T
+        deviations = np.sqrt(np.maximum((xx - mean_x**2) * (yy - mean_y**2), 0))
+        return divide(xy - mean_x * mean_y, deviations, np.nan)
 
     return Metrics(
         (
-            metric("pearson", pearson, bootstrap(plain, count)),
-            metric("spearman", spearman, bootstrap(ranked, count)),
+            metric("pearson", pearson, bootstrap(pearson_of, count)),
+            metric("spearman", spearman, bootstrap(spearman_of, count)),
             mean("mean_squared_error", (targets - predicted) ** 2, larger_is_better=False),
             mean("mean_absolute_error", np.abs(targets - predicted), larger_is_better=False),
         ),
@@ -62,14 +62,14 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
 
 
 def preference(margins: np.ndarray) -> Metrics:
-    """Pairs of answers, one of which is better (DPO, arXiv:2305.18290, equation 7).
+    """Evaluate preference pairs (DPO, arXiv:2305.18290, equation 7).
 
-    Metrics: accuracy (share of pairs whose better answer has the larger reward; half a point where
-    both are equal), loss (-log sigmoid of the margin), margin (mean).
+    Metrics: accuracy (fraction of pairs whose chosen answer has the larger reward; ties count
+    half), loss (-log sigmoid of the margin), margin (mean).
 
     Args:
-      margins: float [N], reward of the better answer less that of the worse: beta times the
-        difference of their log-likelihoods, each less that of the reference model.
+      margins: float [N], reward of the chosen minus that of the rejected answer: beta times the
+        difference of their log-likelihoods, each relative to the reference model.
 
     Raises:
       UserError: there are no pairs.
@@ -89,18 +89,18 @@ def preference(margins: np.ndarray) -> Metrics:
 def similarity(
     cosines: np.ndarray, scale: float = 1.0, excluded: np.ndarray | None = None
 ) -> Metrics:
-    """Texts that each belong to one of N others: is it the nearest of all?
+    """Evaluate retrieval of each text's partner among N candidates.
 
-    Metrics: accuracy (share of texts whose own is nearest), mean_reciprocal_rank, loss
-    (cross-entropy over the N, in nats), spearman (of the cosines of all pairs with whether they
-    belong together; without an interval, for pairs are not drawn one by one). Of equal cosines the
-    own one comes last.
+    Metrics: accuracy (fraction of texts whose partner is nearest), mean_reciprocal_rank, loss
+    (cross-entropy over the N, in nats), spearman (of the cosines of all pairs with being partners;
+    without an interval, since pairs are not independent). Among equal cosines the partner ranks
+    last.
 
     Args:
-      cosines: float [N, N]; text i belongs to text i of the others.
+      cosines: float [N, N]; candidate i is the partner of text i.
       scale: factor of the cosines in the loss.
-      excluded: bool [N, N], False on the diagonal: which of the others text i is not compared with;
-        None: it is compared with all.
+      excluded: bool [N, N], False on the diagonal: candidates that text i is not compared with;
+        None: compare with all.
 
     Raises:
       UserError: there are no texts.
@@ -110,13 +110,13 @@ def similarity(
     cosines = np.asarray(cosines, np.float64)
     require_examples(len(cosines))
     compared = np.ones(cosines.shape, bool) if excluded is None else ~excluded
-    own = cosines.diagonal()
-    ranks = ((cosines >= own[:, None]) & compared).sum(1)
+    positives = cosines.diagonal()
+    ranks = ((cosines >= positives[:, None]) & compared).sum(1)
     logits = np.where(compared, scale * cosines, -np.inf)
-    nats = special.logsumexp(logits, axis=1) - scale * own
-    among, together = cosines[compared], np.eye(len(cosines))[compared]
-    flat = np.ptp(among) == 0 or np.ptp(together) == 0
-    rho = 0.0 if flat else float(stats.spearmanr(among, together).statistic)
+    nats = special.logsumexp(logits, axis=1) - scale * positives
+    values, are_partners = cosines[compared], np.eye(len(cosines))[compared]
+    flat = np.ptp(values) == 0 or np.ptp(are_partners) == 0
+    rho = 0.0 if flat else float(stats.spearmanr(values, are_partners).statistic)
     return Metrics(
         (
             mean("accuracy", ranks == 1),
@@ -129,17 +129,18 @@ def similarity(
 
 
 def _correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's correlation [B] of x and y [B, N], weighted by [B, N]."""
+    """Pearson correlation [B] of x and y [B, N], weighted by [B, N]."""
     total = weights.sum(1, keepdims=True)
     x = x - (weights * x).sum(1, keepdims=True) / total
     y = y - (weights * y).sum(1, keepdims=True) / total
-    both, of_x, of_y = ((weights * product).sum(1) for product in (x * y, x * x, y * y))
-    below = np.sqrt(of_x * of_y)
-    return divide(both, below, np.nan)
+    covariance, x_variance, y_variance = (
+        (weights * product).sum(1) for product in (x * y, x * x, y * y)
+    )
+    return divide(covariance, np.sqrt(x_variance * y_variance), np.nan)
 
 
 def order_and_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order of values [N], and of each sorted place the group of equal values it is in."""
+    """Return the sort order of values [N], and the tie group of each sorted value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     groups = np.cumsum(np.r_[0, ordered[1:] != ordered[:-1]])
@@ -147,7 +148,7 @@ def order_and_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weighted_ranks(weights: np.ndarray, order: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Ranks [B, N] of examples that are drawn weights [B, N] times; ties share their mean rank."""
+    """Return ranks [B, N] of examples with multiplicities [B, N]; ties share their mean rank."""
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
     sizes = np.add.reduceat(weights[:, order], starts, axis=1)
     middle = np.cumsum(sizes, axis=1) - (sizes - 1) / 2

@@ -1,4 +1,4 @@
-"""Tags of words: whole entities as CoNLL's shared tasks count them, or tags one by one."""
+"""Metrics of token classification: entities as in CoNLL's shared tasks, or single tags."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ Tags = Sequence[Sequence[str]]
 
 
 class Entity(NamedTuple):
-    """Words first ... last - 1, of a kind such as "PER"."""
+    """An entity of words [first, last), of a kind such as "PER"."""
 
     kind: str
     first: int
@@ -29,13 +29,13 @@ class Entity(NamedTuple):
 
 
 def tags(truth: Tags, predicted: Tags) -> Metrics:
-    """Entities where any true tag is of the form B-X or I-X, single tags elsewhere.
+    """Evaluate entities if any true tag is of the form B-X or I-X, else single tags.
 
-    Of single tags: the metrics of `labels.label_metrics` over all words.
+    Single tags have the metrics of `labels.label_metrics` over all words.
 
     Args:
       truth: the tags of each word of each sentence.
-      predicted: likewise, as many.
+      predicted: the predicted tags, of the same shape.
 
     Raises:
       UserError: there are no sentences, or no words.
@@ -44,33 +44,34 @@ def tags(truth: Tags, predicted: Tags) -> Metrics:
         return entities(truth, predicted)
     _check(truth, predicted)
     names = sorted({tag for sentences in (truth, predicted) for tags in sentences for tag in tags})
-    number = {name: at for at, name in enumerate(names)}
-    first, second = (
-        np.array([number[tag] for tags in sentences for tag in tags])
+    indices = {name: index for index, name in enumerate(names)}
+    targets, predictions = (
+        np.array([indices[tag] for tags in sentences for tag in tags])
         for sentences in (truth, predicted)
     )
-    base = label_metrics(names, first, second)
+    base = label_metrics(names, targets, predictions)
     return Metrics(base.metrics, len(truth), base.tables)
 
 
 def entities(truth: Tags, predicted: Tags) -> Metrics:
-    """Whole entities: correct where type and both ends are.
+    """Evaluate entities: correct if type and boundaries match.
 
     Metrics: f1, precision, recall (over all entities of all sentences), accuracy (of single tags).
-    Table: "labels" (precision, recall and F1 of each type). Intervals come from resampling
-    sentences.
+    Table: "labels" (precision, recall and F1 of each type). Intervals resample sentences.
 
     Args:
       truth: the tags of each word of each sentence: "O", "B-PER", "I-PER", ...
-      predicted: likewise, as many.
+      predicted: the predicted tags, of the same shape.
 
     Raises:
       UserError: there are no sentences, or no words.
     """
     _check(truth, predicted)
-    true, guessed = ([set(spans(tags)) for tags in each] for each in (truth, predicted))
-    correct = [a & b for a, b in zip(true, guessed, strict=True)]
-    parts = (correct, true, guessed)
+    true_spans, predicted_spans = (
+        [set(spans(tags)) for tags in sentences] for sentences in (truth, predicted)
+    )
+    correct = [a & b for a, b in zip(true_spans, predicted_spans, strict=True)]
+    parts = (correct, true_spans, predicted_spans)
     counts = np.array([[len(part) for part in row] for row in zip(*parts, strict=True)], np.float64)
     resampled = bootstrap(lambda weights: _scores(weights @ counts), len(counts))
     overall = _scores(counts.sum(0, keepdims=True))[0]
@@ -90,34 +91,34 @@ def has_entities(sentences: Tags) -> bool:
 
 
 def spans(tags: Iterable[str]) -> list[Entity]:
-    """The entities of a sentence, as CoNLL's script conlleval finds them.
+    """Extract the entities of a sentence, like CoNLL's script conlleval.
 
-    B-X begins one, and so does I-X behind another kind or outside any: no tag is refused. E-X and
-    S-X (the last word, the only word) are known too.
+    B-X starts an entity, and so does I-X after another kind or outside any: no tag is invalid. E-X
+    and S-X (last word, only word) are supported too.
     """
-    found: list[Entity] = []
-    first, kind, over = 0, "", True  # of the entity that is open, over behind E and S
+    entities: list[Entity] = []
+    first, kind, closed = 0, "", True  # the current entity, closed after E and S
     count = 0
-    for at, tag in enumerate(tags):
-        count = at + 1
+    for index, tag in enumerate(tags):
+        count = index + 1
         mark, _, name = tag.partition("-")
         outside = mark not in ("B", "I", "E", "S")
-        begins = not outside and (over or mark in ("B", "S") or name != kind)
-        if not over and (outside or begins):
-            found.append(Entity(kind, first, at))
-            over = True
+        begins = not outside and (closed or mark in ("B", "S") or name != kind)
+        if not closed and (outside or begins):
+            entities.append(Entity(kind, first, index))
+            closed = True
         if begins:
-            first, kind, over = at, name, False
+            first, kind, closed = index, name, False
         if mark in ("E", "S"):
-            found.append(Entity(kind, first, at + 1))
-            over = True
-    if not over:
-        found.append(Entity(kind, first, count))
-    return found
+            entities.append(Entity(kind, first, index + 1))
+            closed = True
+    if not closed:
+        entities.append(Entity(kind, first, count))
+    return entities
 
 
 def _scores(counts: np.ndarray) -> np.ndarray:
-    """[B, (correct, true, predicted)] to [B, (F1, precision, recall)]; 0 / 0 is 0."""
+    """Convert [B, (correct, true, predicted)] to [B, (F1, precision, recall)]; 0 / 0 is 0."""
     correct, true, predicted = counts.T
     pairs = [(2 * correct, true + predicted), (correct, predicted), (correct, true)]
     return np.stack([divide(*pair) for pair in pairs], axis=1)

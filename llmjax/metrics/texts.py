@@ -1,4 +1,4 @@
-"""Texts: how likely they are, translations against references, answers against true ones."""
+"""Metrics of language modelling, translation and question answering."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from llmjax.metrics.metric import (
 )
 
 MAX_RESAMPLED = 2_000_000
-"""Texts in all resamples of BLEU: sacrebleu holds 18 numbers of each at once."""
+"""Maximum texts in all resamples of BLEU: sacrebleu keeps 18 numbers of each in memory."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 
@@ -32,19 +32,19 @@ def language(
     correct: np.ndarray | None = None,
     num_bytes: np.ndarray | None = None,
 ) -> Metrics:
-    """Next-token prediction. Intervals come from resampling texts.
+    """Evaluate next-token prediction. Intervals resample texts.
 
-    Metrics: loss (nats per token), perplexity (its exponential), with `correct` accuracy (share of
-    tokens that were the likeliest), with `num_bytes` bits_per_byte.
+    Metrics: loss (nats per token), perplexity (its exponential); with `correct` also accuracy
+    (fraction of tokens predicted correctly); with `num_bytes` also bits_per_byte.
 
     Args:
-      nll: float [N], of each text, summed over its tokens.
-      tokens: float [N], the weight of each text's tokens.
-      correct: float [N], the weight of those that were the likeliest.
-      num_bytes: int [N], of each text in UTF-8.
+      nll: float [N], summed over each text's tokens.
+      tokens: float [N], weight of each text's tokens.
+      correct: float [N], weight of each text's correctly predicted tokens.
+      num_bytes: int [N], UTF-8 bytes of each text.
 
     Raises:
-      UserError: there are no texts, or none of their tokens counts.
+      UserError: there are no texts, or no tokens with weight.
     """
     require_equal(len(nll), len(tokens))
     require_examples(int(np.count_nonzero(tokens)))
@@ -65,16 +65,16 @@ def language(
 def translation(
     references: Sequence[str], hypotheses: Sequence[str], tokenize: str = "13a"
 ) -> Metrics:
-    """Corpus BLEU (arXiv:1804.08771) and chrF2 (Popović 2015), both from 0 to 100, by sacrebleu.
+    """Compute corpus BLEU (arXiv:1804.08771) and chrF2 (Popović 2015), both from 0 to 100.
 
-    Metrics: bleu, chrf, exact_match (share of texts that are the reference). The intervals of the
-    first two are sacrebleu's own: "signature" holds both metrics' signatures, resamples and seed in
-    them. Table "bleu": precisions of 1 ... 4 words, brevity_penalty, length_ratio.
+    Metrics: bleu, chrf, exact_match (fraction of texts equal to the reference). Intervals of bleu
+    and chrf are sacrebleu's; `signature` has its signatures, with resamples and seed. Table "bleu":
+    precisions of 1 to 4 words, brevity_penalty, length_ratio.
 
     Args:
-      references: a text for each of N.
-      hypotheses: what was written.
-      tokenize: sacrebleu's name of how words are found: "13a", "zh", "char", ...
+      references: N reference texts.
+      hypotheses: N generated texts.
+      tokenize: sacrebleu's tokenizer: "13a", "zh", "char", ...
 
     Raises:
       UserError: there are no texts.
@@ -85,19 +85,19 @@ def translation(
     require_examples(len(references))
     bleu, chrf = _with_plain_scores(BLEU(tokenize=tokenize)), _with_plain_scores(CHRF())
     draws = max(2, min(RESAMPLES, MAX_RESAMPLED // len(references)))
-    written, true = list(hypotheses), [list(references)]
-    score = bleu.corpus_score(written, true, n_bootstrap=draws)
-    characters = chrf.corpus_score(written, true, n_bootstrap=draws)
+    texts, targets = list(hypotheses), [list(references)]
+    bleu_score = bleu.corpus_score(texts, targets, n_bootstrap=draws)
+    chrf_score = chrf.corpus_score(texts, targets, n_bootstrap=draws)
     same = [a.strip() == b.strip() for a, b in zip(references, hypotheses, strict=True)]
     table = {
-        "precisions": list(score.precisions),
-        "brevity_penalty": score.bp,
-        "length_ratio": score.sys_len / max(score.ref_len, 1),
+        "precisions": list(bleu_score.precisions),
+        "brevity_penalty": bleu_score.bp,
+        "length_ratio": bleu_score.sys_len / max(bleu_score.ref_len, 1),
     }
     return Metrics(
         (
-            _from_sacrebleu("bleu", score),
-            _from_sacrebleu("chrf", characters),
+            _from_sacrebleu("bleu", bleu_score),
+            _from_sacrebleu("chrf", chrf_score),
             mean("exact_match", np.array(same)),
         ),
         len(references),
@@ -107,7 +107,7 @@ def translation(
 
 
 def sentence_chrf(reference: str, hypothesis: str) -> float:
-    """chrF of one text, 0 to 100 (Popović 2015), for finding the worst."""
+    """Compute chrF of one text, 0 to 100 (Popović 2015)."""
     from sacrebleu.metrics import CHRF
 
     return float(CHRF().sentence_score(hypothesis, [reference]).score)
@@ -119,19 +119,19 @@ def extractive_answers(
     spans: Sequence[str] | None = None,
     none_scores: Sequence[float] | None = None,
 ) -> Metrics:
-    """One answer for each of N questions (SQuAD 1.1, arXiv:1606.05250, and 2.0, arXiv:1806.03822).
+    """Evaluate answers to N questions (SQuAD 1.1, arXiv:1606.05250, and 2.0, arXiv:1806.03822).
 
-    Metrics, all between 0 and 1: f1 (words shared with the nearest true answer), exact_match; where
-    some questions have no answer also answered_f1 and answered_exact_match (of questions that have
-    one) and unanswered_accuracy (of those that have none). Table "threshold", where `spans` and
-    `none_scores` are given and some have no answer: for "f1" and "exact_match" the "value" that
-    would be reached, were no answer given above the none score "at".
+    Metrics, all between 0 and 1: f1 (of words, against the best matching true answer), exact_match;
+    if some questions are unanswerable also answered_f1 and answered_exact_match (of answerable
+    questions) and unanswered_accuracy (of the others). Table "threshold", with `spans`,
+    `none_scores` and unanswerable questions: for "f1" and "exact_match" the best threshold "at" of
+    the none score, and the "value" that it reaches.
 
     Args:
-      targets: of each question its true answers; none, or only empty ones: it has no answer.
+      targets: the true answers of each question; empty, or only empty ones, if unanswerable.
       predicted: an answer for each, "" for none.
-      spans: the best answer that is one, for each question.
-      none_scores: how strongly each question seems to have no answer; comparable among questions.
+      spans: the best non-empty answer for each question.
+      none_scores: score of no answer, comparable among questions.
 
     Raises:
       UserError: there are no questions.
@@ -139,34 +139,37 @@ def extractive_answers(
     require_equal(len(targets), len(predicted))
     require_examples(len(targets))
     known = [[text for text in texts if normalized(text)] or [""] for texts in targets]
-    has = np.array([texts != [""] for texts in known])
+    has_answer = np.array([texts != [""] for texts in known])
     scores = _scores(known, predicted)
     metrics = means({"f1": scores[:, 1], "exact_match": scores[:, 0]})
-    if not has.all():
-        if has.any():
-            of = scores[has]
-            metrics += means({"answered_f1": of[:, 1], "answered_exact_match": of[:, 0]})
-        metrics += means({"unanswered_accuracy": scores[~has, 0]})
+    if not has_answer.all():
+        if has_answer.any():
+            answered = scores[has_answer]
+            metrics += means(
+                {"answered_f1": answered[:, 1], "answered_exact_match": answered[:, 0]}
+            )
+        metrics += means({"unanswered_accuracy": scores[~has_answer, 0]})
     tables = {}
-    if spans is not None and none_scores is not None and not has.all():
+    if spans is not None and none_scores is not None and not has_answer.all():
         require_equal(len(targets), len(spans))
         require_equal(len(targets), len(none_scores))
-        kept, silent = _scores(known, spans), np.asarray(none_scores, np.float64)
+        span_scores, no_answer = _scores(known, spans), np.asarray(none_scores, np.float64)
         tables["threshold"] = {
-            "f1": _best_threshold(kept[:, 1], has, silent),
-            "exact_match": _best_threshold(kept[:, 0], has, silent),
+            "f1": _best_threshold(span_scores[:, 1], has_answer, no_answer),
+            "exact_match": _best_threshold(span_scores[:, 0], has_answer, no_answer),
         }
     return Metrics(tuple(metrics), len(targets), tables)
 
 
 def normalized(text: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, single spaces between words."""
+    """Normalize as SQuAD does: lower case, without ASCII punctuation, English articles and extra
+    white space."""
     text = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
     return " ".join(text.split())
 
 
 def word_f1(targets: str, predicted: str) -> float:
-    """Harmonic mean of the shares of words that two answers have in common, each normalized."""
+    """Compute the F1 of the words of two normalized answers."""
     first, second = normalized(targets).split(), normalized(predicted).split()
     if not first or not second:
         return float(first == second)
@@ -179,27 +182,27 @@ def _exp(value: float) -> float:
 
 
 def _with_plain_scores(metric: Any) -> Any:
-    """The metric, whose scores are all of Python's own type: sacrebleu 2.6 gives some resamples
-    NumPy's, and then cannot take their mean."""
-    score_of = metric._compute_score_from_stats
+    """Make a metric return Python floats: sacrebleu 2.6 returns NumPy scores for some resamples,
+    and then fails to average them."""
+    compute = metric._compute_score_from_stats
 
     def plain(stats: list[int]) -> Any:
-        found = score_of(stats)
-        found.score = float(found.score)
-        return found
+        result = compute(stats)
+        result.score = float(result.score)
+        return result
 
     metric._compute_score_from_stats = plain
     return metric
 
 
 def _from_sacrebleu(name: str, score: Any) -> Metric:
-    """sacrebleu's interval lies around the mean of its resamples."""
+    """Convert a score; sacrebleu's interval is centred on the mean of its resamples."""
     middle, half = float(score._mean), float(score._ci)
     return Metric(name, float(score.score), max(0.0, middle - half), min(100.0, middle + half))
 
 
 def _scores(known: Sequence[Sequence[str]], predicted: Sequence[str]) -> np.ndarray:
-    """float64 [N, (exact match, F1)], each with the true answer that suits best."""
+    """Score answers, float64 [N, (exact match, F1)], against the best matching true answer."""
     return np.array(
         [
             [
@@ -211,19 +214,21 @@ def _scores(known: Sequence[Sequence[str]], predicted: Sequence[str]) -> np.ndar
     )
 
 
-def _best_threshold(scores: np.ndarray, has: np.ndarray, silent: np.ndarray) -> dict[str, float]:
-    """Where to begin to give no answer, so that the mean score is largest.
+def _best_threshold(
+    scores: np.ndarray, has_answer: np.ndarray, no_answer: np.ndarray
+) -> dict[str, float]:
+    """Find the threshold of the none score that maximizes the mean score.
 
-    Answers are given to the k questions of the lowest none score, for the best k that parts no
-    equal scores: questions without an answer then lose their point, others gain their score.
+    The k questions of the lowest none score are answered, for the best k that does not split ties:
+    unanswerable questions then lose their point, the others gain their score.
     """
-    order = np.argsort(silent, kind="stable")
-    gains = np.cumsum(np.where(has, scores, -1.0)[order])
-    ordered = silent[order]
-    whole = np.r_[ordered[1:] != ordered[:-1], True]
-    gains = np.where(whole, gains, -np.inf)
+    order = np.argsort(no_answer, kind="stable")
+    gains = np.cumsum(np.where(has_answer, scores, -1.0)[order])
+    ordered = no_answer[order]
+    ends_ties = np.r_[ordered[1:] != ordered[:-1], True]
+    gains = np.where(ends_ties, gains, -np.inf)
     best = int(np.argmax(gains))
-    nothing = float(np.sum(~has))
+    baseline, count = float(np.sum(~has_answer)), len(has_answer)
     if gains[best] <= 0:
-        return {"value": nothing / len(has), "at": float(np.nextafter(ordered[0], -np.inf))}
-    return {"value": float(nothing + gains[best]) / len(has), "at": float(ordered[best])}
+        return {"value": baseline / count, "at": float(np.nextafter(ordered[0], -np.inf))}
+    return {"value": float(baseline + gains[best]) / count, "at": float(ordered[best])}

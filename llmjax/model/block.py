@@ -1,4 +1,4 @@
-"""One layer of a stack: attention, attention to the encoder where there is one, MLP."""
+"""One layer of a stack: attention, cross-attention if there is an encoder, MLP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,27 +23,27 @@ from llmjax.parallel import mesh
 
 @dataclass(frozen=True)
 class BlockContext:
-    """What all layers of a stack share in one call."""
+    """Inputs of a call that all layers of a stack share."""
 
     sharding: ActivationSharding
     positions: jax.Array
     """[B, L] int32."""
     mask: Mask
-    """Without a window: that is a layer's own."""
+    """Without the window, which depends on the layer."""
     bias: jax.Array | None = None
     """[B or 1, H, L, S] float32, added to the scores of self-attention."""
     encoded: jax.Array | None = None
-    """[B, E, D], the encoder's output; with a cache it lies there."""
+    """[B, E, D], the encoder's output; with a cache, None."""
     encoded_mask: Mask | None = None
     """None: this stack has no cross-attention."""
     token_types: jax.Array | None = None
-    """[B, L] int32, the kind of segment of each token; None: all of kind 0."""
+    """[B, L] int32; None: all 0."""
     prefills: bool = False
-    """Whether the tokens begin their rows: the cache is empty, so they see each other alone."""
+    """Whether the cache is empty, so that the tokens attend only to each other."""
 
 
 class Attention(nnx.Module):
-    """Projections to queries, keys and values, and back; the mixing itself is a function."""
+    """Projections to queries, keys and values, and of attention's output."""
 
     def __init__(
         self, config: ModelConfig, compute: ComputeConfig, *, out_std: float, rngs: nnx.Rngs
@@ -76,33 +76,35 @@ class Attention(nnx.Module):
             lora=adapter(config, "out"),
         )
         if config.qk_norm:
-            whole = config.qk_norm_over == "projection"
-            self.query_norm = Norm(config, *[config.num_heads] * whole, k, kind="rmsnorm")
-            self.key_norm = Norm(config, *[config.kv_heads] * whole, k, kind="rmsnorm")
+            over_heads = config.qk_norm_over == "projection"
+            self.query_norm = Norm(config, *[config.num_heads] * over_heads, k, kind="rmsnorm")
+            self.key_norm = Norm(config, *[config.kv_heads] * over_heads, k, kind="rmsnorm")
 
     def queries(
-        self, x: jax.Array, context: BlockContext, kind: LayerType | None = None
+        self, x: jax.Array, context: BlockContext, layer_type: LayerType | None = None
     ) -> jax.Array:
-        """[B, L, D] -> [B, L, H, K]; without a kind, they are not rotated."""
+        """[B, L, D] -> [B, L, H, K]; rotated if there is a layer type."""
         q = self.query(x, context.sharding.heads())
         q = self.query_norm(q) if self.config.qk_norm else q
-        q = self._rotate(q, context, kind)
+        q = self._rotate(q, context, layer_type)
         scale = self.config.attention_scale
         return q if scale is None else q * jnp.asarray(scale * q.shape[-1] ** 0.5, q.dtype)
 
     def keys_values(
-        self, x: jax.Array, context: BlockContext, kind: LayerType | None = None
+        self, x: jax.Array, context: BlockContext, layer_type: LayerType | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """[B, S, D] -> keys and values, [B, S, N, K] each."""
         out = context.sharding.heads("kv_heads")
         k, v = self.key(x, out), self.value(x, out)
         k = self.key_norm(k) if self.config.qk_norm else k
-        return self._rotate(k, context, kind), v
+        return self._rotate(k, context, layer_type), v
 
-    def _rotate(self, x: jax.Array, context: BlockContext, kind: LayerType | None) -> jax.Array:
-        if kind is None or not kind.rotates:
+    def _rotate(
+        self, x: jax.Array, context: BlockContext, layer_type: LayerType | None
+    ) -> jax.Array:
+        if layer_type is None or not layer_type.rotates:
             return x
-        return rotate(x, context.positions, *layer_frequencies(self.config, kind))
+        return rotate(x, context.positions, *layer_frequencies(self.config, layer_type))
 
     def mix(
         self,
@@ -114,7 +116,7 @@ class Attention(nnx.Module):
         *,
         cached: bool = False,
     ) -> jax.Array:
-        """Attends and projects back: [B, T, H, K] -> [B, T, D], split like the residual stream."""
+        """Attends and projects: [B, T, H, K] -> [B, T, D], split like the residual stream."""
         softcap, backend = self.config.attention_softcap, self.compute.attention
         if cached:
             inputs = AttentionInputs(q, *kv, mask, sharding, softcap, bias)
@@ -128,12 +130,12 @@ class Attention(nnx.Module):
             return attention.attend(inputs, backend)
 
         if self.compute.remat == "attention":
-            attend = jax.checkpoint(attend, policy=keeping(ATTENTION), prevent_cse=False)
+            attend = jax.checkpoint(attend, policy=remat_policy(ATTENTION), prevent_cse=False)
         return self.out(attend(q, k, v, mask, bias), sharding.stream())
 
 
 class Block(nnx.Module):
-    """Attention, cross-attention (in a decoder with an encoder) and MLP, each with its residual."""
+    """Attention, cross-attention if there is an encoder, and MLP, each with a residual."""
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class Block(nnx.Module):
         cross: bool,
         rngs: nnx.Rngs,
     ):
-        """`layers`: of the whole stack, which scale the first weights."""
+        """`layers` of the stack scale the initial weights."""
         out_std, d = compute.init_std / (2 * layers) ** 0.5, config.d_model
         self.config, self.compute, self.cross = config, compute, cross
         self.attention = Attention(config, compute, out_std=out_std, rngs=rngs)
@@ -165,14 +167,14 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         context: BlockContext,
-        kind: LayerType,
+        layer_type: LayerType,
         cache: Cache | None,
         layer: int | None,
         key: jax.Array | None,
     ) -> tuple[jax.Array, Cache | None, Aux]:
-        """[B, L, D] -> [B, L, D], the cache with this layer's keys and values, sums for the loss.
+        """[B, L, D] -> [B, L, D], the updated cache, and named sums to add to the loss.
 
-        `layer` is its number, which only a cache needs.
+        `layer` is its number, needed only with a cache.
         """
         aux: Aux = {}
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
@@ -181,8 +183,8 @@ class Block(nnx.Module):
 
         def attend(h: jax.Array) -> jax.Array:
             nonlocal cache
-            q = self.attention.queries(h, context, kind)
-            kv = self.attention.keys_values(h, context, kind)
+            q = self.attention.queries(h, context, layer_type)
+            kv = self.attention.keys_values(h, context, layer_type)
             if cache is not None:
                 assert layer is not None
                 if steps:
@@ -190,7 +192,7 @@ class Block(nnx.Module):
                     kv = cache.read(layer)
                 else:
                     cache = cache.fill(layer, *kv)
-            mask = replace(context.mask, window=kind.window)
+            mask = replace(context.mask, window=layer_type.window)
             return self.attention.mix(q, kv, mask, sharding, context.bias, cached=steps)
 
         def attend_encoded(h: jax.Array) -> jax.Array:
@@ -204,7 +206,9 @@ class Block(nnx.Module):
                 kv = self.cross_attention.keys_values(context.encoded, context)
             return self.cross_attention.mix(q, kv, context.encoded_mask, sharding, cached=cached)
 
-        y = self._residual(x, "attention", attend, sharding, keys[0], plain=not kind.normalises)
+        y = self._residual(
+            x, "attention", attend, sharding, keys[0], plain=not layer_type.attention_norm
+        )
         if self.cross:
             y = self._residual(y, "cross_attention", attend_encoded, sharding, keys[1])
 
@@ -213,44 +217,44 @@ class Block(nnx.Module):
             h, aux = self.mlp(h, sharding)
             return h
 
-        read = x if self.config.parallel_residual else y
-        return self._residual(y, "mlp", mlp, sharding, keys[2], read=read), cache, aux
+        inputs = x if self.config.parallel_residual else y
+        return self._residual(y, "mlp", mlp, sharding, keys[2], inputs=inputs), cache, aux
 
     def _residual(
         self,
         x: jax.Array,
         name: str,
-        change: Callable[[jax.Array], jax.Array],
+        function: Callable[[jax.Array], jax.Array],
         sharding: ActivationSharding,
         key: jax.Array | None,
         *,
-        read: jax.Array | None = None,
+        inputs: jax.Array | None = None,
         plain: bool = False,
     ) -> jax.Array:
-        """Adds change(read) to x, with the norms where `norm_placement` says.
+        """Adds function(inputs) to x, with norms according to `norm_placement`.
 
         Args:
           x: [B, L, D], the residual stream.
-          name: of the norm: `name`_norm, and `name`_output_norm in a sandwich.
-          change: sees rows as `sharding.gathered()`.
+          name: prefix of the norms, `name`_norm and `name`_output_norm.
+          function: its input is split as `sharding.gathered()`.
           sharding: how activations are split.
           key: for dropout.
-          read: what is changed, if not x.
-          plain: no norm before.
+          inputs: [B, L, D]; None: x.
+          plain: whether to leave out the norm before.
         """
-        place, norm = self.config.norm_placement, getattr(self, f"{name}_norm")
-        h = x if read is None else read
-        h = norm(h) if place in ("pre", "sandwich") and not plain else h
-        h = change(mesh.reshard(h, *sharding.gathered()))
-        if place == "output":
+        placement, norm = self.config.norm_placement, getattr(self, f"{name}_norm")
+        h = x if inputs is None else inputs
+        h = norm(h) if placement in ("pre", "sandwich") and not plain else h
+        h = function(mesh.reshard(h, *sharding.gathered()))
+        if placement == "output":
             h = norm(h)
-        elif place == "sandwich":
+        elif placement == "sandwich":
             h = getattr(self, f"{name}_output_norm")(h)
         h = dropout(h, self.compute.dropout, key)
-        return norm(x + h) if place == "post" else x + h
+        return norm(x + h) if placement == "post" else x + h
 
 
-def keeping(*names: str) -> Callable[..., bool]:
-    """The remat policy that keeps what has one of these names, and what a fused attention keeps."""
+def remat_policy(*names: str) -> Callable[..., bool]:
+    """Returns a remat policy that keeps these checkpoint names and fused attention's residuals."""
     named = jax.checkpoint_policies.save_only_these_names(*names)
     return jax.checkpoint_policies.save_from_both_policies(named, attention_cudnn.is_forward)

@@ -1,8 +1,7 @@
-"""A stack as a pattern of layer types, and the shortest period in which it repeats.
+"""The layer types of a stack, and the shortest pattern in which they repeat.
 
-Layers may differ in what is known while tracing (window, rotation, the first norm) and in the
-shapes of their parameters (the width of the MLP). Those with parameters of the same shapes are
-stacked together, as one group of the stack.
+Layers may differ in static properties (window, rotation, first norm) and in the shapes of their
+parameters (MLP width). Layers with equal shapes are stacked together as a group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +15,20 @@ from llmjax.model.rope import Unscaled, rope_frequencies
 
 
 class LayerType(NamedTuple):
-    """What sets one layer of a stack apart from the others."""
+    """What may differ between the layers of a stack."""
 
     window: int | None
     """As `Mask.window`; None: attention is global."""
     rotates: bool
     """Whether queries and keys are rotated."""
-    normalises: bool
+    attention_norm: bool
     """Whether there is a norm before the attention."""
     mlp_width: int
     """Inner width of the MLP."""
 
 
 class LayerPattern(NamedTuple):
-    """Layers `head`, then whole repetitions of `period`, then what is left of one."""
+    """`head` layers, then `repeats` of `period` layers, then a part of a period."""
 
     head: int
     period: int
@@ -37,12 +36,12 @@ class LayerPattern(NamedTuple):
 
 
 def layer_types(config: ModelConfig, layers: int) -> tuple[LayerType, ...]:
-    """The type of each layer of a stack, the first one first."""
+    """Returns the type of each layer of a stack, in order."""
     return tuple(
         LayerType(
             window=None if layer in config.global_layers else config.window,
             rotates=config.positions == "rotary" and layer not in config.unrotated_layers,
-            normalises=config.first_norm or layer > 0,
+            attention_norm=config.first_norm or layer > 0,
             mlp_width=config.layer_d_ff[layer] if config.layer_d_ff else config.mlp_width,
         )
         for layer in range(layers)
@@ -51,7 +50,7 @@ def layer_types(config: ModelConfig, layers: int) -> tuple[LayerType, ...]:
 
 @cache
 def layer_pattern(types: tuple[LayerType, ...]) -> LayerPattern:
-    """A head, and a repeated period after it, that leave the fewest layers to write out."""
+    """Finds the head and period with the fewest layers to compile."""
     count = len(types)
 
     def repeats(head: int, period: int) -> bool:
@@ -63,9 +62,9 @@ def layer_pattern(types: tuple[LayerType, ...]) -> LayerPattern:
 
 
 def layer_groups(types: Sequence[LayerType]) -> dict[str, tuple[int, ...]]:
-    """Name of each group of layers whose parameters have the same shapes -> their numbers.
+    """Groups layers with equal parameter shapes: name -> layer numbers.
 
-    The name is "layers" where there is one group, else "layers_" and the MLP's width.
+    The name is "layers" if there is one group, else "layers_" and the MLP's width.
     """
     widths = list(dict.fromkeys(layer.mlp_width for layer in types))
     if len(widths) == 1:
@@ -77,12 +76,12 @@ def layer_groups(types: Sequence[LayerType]) -> dict[str, tuple[int, ...]]:
 
 
 def group_of(groups: Mapping[str, Sequence[int]], number: int) -> str:
-    """The name of the group that a layer belongs to."""
+    """Returns the name of a layer's group."""
     return next(name for name, numbers in groups.items() if number in numbers)
 
 
 def stacked_layers(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """("encoder" or "decoder", name of a group of its layers) -> their numbers."""
+    """Returns ("encoder" or "decoder", name of a group) -> layer numbers."""
     stacks = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
     return {
         (stack, group): numbers
@@ -92,14 +91,14 @@ def stacked_layers(config: ModelConfig) -> dict[tuple[str, ...], tuple[int, ...]
 
 
 def is_group(name: str) -> bool:
-    """Whether parameters of this name in a stack are those of a group of its layers."""
+    """Whether a name in a stack's parameters is that of a group of layers."""
     return name.split("_")[0] == "layers"
 
 
 @cache
-def layer_frequencies(config: ModelConfig, kind: LayerType) -> tuple[np.ndarray, float]:
-    """Frequencies and factor of a layer that rotates, see `rope.rope_frequencies`."""
+def layer_frequencies(config: ModelConfig, layer_type: LayerType) -> tuple[np.ndarray, float]:
+    """`rope_frequencies` of a layer with rotary positions."""
     scaling, theta = config.rope_scaling, config.rope_theta
-    if kind.window is not None and config.window_rope_theta is not None:
+    if layer_type.window is not None and config.window_rope_theta is not None:
         scaling, theta = Unscaled(), config.window_rope_theta
     return rope_frequencies(scaling, theta, config.rotated_width, config.max_length)

@@ -144,22 +144,22 @@ class Norm(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *shape: int, kind: str | None = None):
-        self.centred = (kind or config.norm) == "layernorm"
+        self.centered = (kind or config.norm) == "layernorm"
         self.epsilon, self.offset = config.norm_epsilon, float(config.norm_unit_offset)
         self.scale = constant(1.0 - self.offset, shape, (None,) * len(shape))
-        self.has_bias = self.centred and config.norm_bias
+        self.has_bias = self.centered and config.norm_bias
         if self.has_bias:
             self.bias = constant(0.0, shape, (None,) * len(shape))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., *shape] -> the same shape and dtype."""
         bias = self.bias[...] if self.has_bias else None
-        return jax.checkpoint(self._normalise, prevent_cse=False)(x, self.scale[...], bias)
+        return jax.checkpoint(self._normalize, prevent_cse=False)(x, self.scale[...], bias)
 
-    def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+    def _normalize(self, x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
         y, over = x.astype(jnp.float32), tuple(range(-scale.ndim, 0))
         scale = scale + self.offset if self.offset else scale
-        if self.centred:
+        if self.centered:
             y = y - y.mean(over, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(over, keepdims=True) + self.epsilon)
         y = y * scale if bias is None else y * scale + bias

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685): as data, and merged into the weights."""
+"""Low-rank adapters (LoRA, arXiv:2106.09685): their config, and merging into the weights."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ Target = Literal["query", "key", "value", "out", "gate", "up", "down"]
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Adapters beside the model's projections (LoRA, arXiv:2106.09685): W + alpha / rank A B. They
-    and the tasks' heads learn; everything else stays, and has no optimizer state."""
+    """Adapters of projections (LoRA, arXiv:2106.09685): W + alpha / rank A B. Only they and the
+    tasks' heads are trained; everything else has no optimizer state."""
 
     rank: int = 8
     """Columns of A and rows of B."""
     alpha: float = 16.0
-    """Over the rank, this is the adapter's weight."""
+    """Scale of the adapter, divided by the rank."""
     targets: tuple[Target, ...] = ("query", "value")
-    """Which projections of every layer: query, key, value and out of attention, gate, up and down
-    of the MLP."""
+    """Projections with adapters, in every layer: query, key, value and out of attention; gate, up
+    and down of the MLP."""
     kind: Literal["lora"] = "lora"
 
     @property
     def scale(self) -> float:
-        """What the adapter's product is multiplied with."""
+        """Factor of the adapter's product."""
         return self.alpha / self.rank
 
 
 def lora_problems(lora: LoraConfig, gated: bool) -> Iterator[str]:
-    """Everything wrong with the values, for a model whose MLP is gated or not."""
+    """Yields what is wrong with the values, for a model with or without gated MLP."""
     if lora.rank < 1:
         yield f"lora.rank {lora.rank} is not positive"
     if not 0 < lora.alpha < 1e6:
@@ -43,24 +43,25 @@ def lora_problems(lora: LoraConfig, gated: bool) -> Iterator[str]:
 
 
 def merged(params: Mapping[str, Any], lora: LoraConfig) -> dict[str, Any]:
-    """The parameters of the same model without adapters: each kernel with scale A B added, in
-    float32, and then in its own dtype (arXiv:2106.09685, section 4.1).
+    """Adds scale A B to each kernel, in float32, and removes the adapters.
+
+    See arXiv:2106.09685, section 4.1. Kernels keep their dtype.
 
     Args:
       params: with or without adapters, layers stacked.
       lora: the adapters' config.
     """
-    found: dict[str, Any] = {}
+    merged_params: dict[str, Any] = {}
     for name, value in params.items():
         if name in ("lora_a", "lora_b"):
             continue
-        found[name] = merged(value, lora) if isinstance(value, Mapping) else value
+        merged_params[name] = merged(value, lora) if isinstance(value, Mapping) else value
     if "lora_a" in params:
         kernel, a, b = (jnp.asarray(params[name]) for name in ("kernel", "lora_a", "lora_b"))
-        added = jax.vmap(_product)(a.astype(jnp.float32), b.astype(jnp.float32))
-        total = kernel.astype(jnp.float32) + lora.scale * added
-        found["kernel"] = total.astype(kernel.dtype)
-    return found
+        product = jax.vmap(_product)(a.astype(jnp.float32), b.astype(jnp.float32))
+        total = kernel.astype(jnp.float32) + lora.scale * product
+        merged_params["kernel"] = total.astype(kernel.dtype)
+    return merged_params
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The MLP: widen, activate, narrow."""
+"""The MLP of a layer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -48,15 +48,14 @@ class MLP(nnx.Module):
         self.down = project("down", (f, d), ("mlp", "embed"), out_std)
 
     def __call__(self, x: jax.Array, sharding: ActivationSharding) -> tuple[jax.Array, Aux]:
-        """[B, L, D] split as `sharding.gathered()` -> [B, L, D] split as `sharding.stream()`, and
-        named sums for the loss, of which it has none."""
+        """[B, L, D] split as `gathered()` -> [B, L, D] split as `stream()`, and no sums."""
         up = self.up(x, sharding.mlp())
         gate = self.gate(x, sharding.mlp()) if self.gated else None
         inner = jax.checkpoint(self._activate, prevent_cse=False)(up, gate)
         return self.down(inner, sharding.stream()), {}
 
     def _activate(self, up: jax.Array, gate: jax.Array | None) -> jax.Array:
-        """In float32; the backward pass starts again from the two products."""
+        """Computes in float32; the backward pass recomputes from the two products."""
         activation, wide = ACTIVATIONS[self.activation], up.astype(jnp.float32)
         y = activation(wide) if gate is None else activation(gate.astype(jnp.float32)) * wide
         return y.astype(up.dtype)

@@ -10,8 +10,8 @@ from flax import nnx
 from llmjax.errors import UserError
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
+from llmjax.model.layer_loop import split_layers
 from llmjax.model.layer_types import is_group
-from llmjax.model.layer_walk import split_layers
 from llmjax.model.transformer import Transformer
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes

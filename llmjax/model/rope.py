@@ -1,5 +1,4 @@
-"""Rotary positions (arXiv:2104.09864): how fast each pair of dimensions turns, also beyond the
-lengths that a model was first trained on."""
+"""Rotary positions (arXiv:2104.09864), and frequency scaling for texts longer than in training."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Unscaled:
-    """Pair i of n turns by theta^(-i/n) a position."""
+    """Pair i of n rotates by theta^(-i/n) per position."""
 
     kind: Literal["none"] = "none"
 
@@ -22,60 +21,60 @@ class LinearScaling:
     """Positions divided by a factor (arXiv:2306.15595)."""
 
     factor: float
-    """How many times longer texts become."""
+    """Factor by which texts become longer."""
     kind: Literal["linear"] = "linear"
 
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Low frequencies divided, high ones kept, those between blended (arXiv:2407.21783)."""
+    """Divides low frequencies, keeps high ones, interpolates in between (arXiv:2407.21783)."""
 
     factor: float
-    """By which low frequencies are divided."""
+    """Divisor of low frequencies."""
     original_length: int
-    """Longest text of the first training."""
+    """Longest text of the original training."""
     low_frequency_factor: float = 1.0
-    """Pairs that turn fewer times than this over the original length are divided."""
+    """Pairs with fewer turns than this over the original length are divided."""
     high_frequency_factor: float = 4.0
-    """Pairs that turn more often are kept."""
+    """Pairs with more turns are kept."""
     kind: Literal["llama3"] = "llama3"
 
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """Frequencies blended by how often they turn, attention sharpened (arXiv:2309.00071)."""
+    """YaRN: interpolates frequencies by their turns, scales attention (arXiv:2309.00071)."""
 
     factor: float
-    """How many times longer texts become."""
+    """Factor by which texts become longer."""
     original_length: int
-    """Longest text of the first training."""
+    """Longest text of the original training."""
     beta_fast: float = 32.0
-    """Turns over the original length from which a pair is kept."""
+    """Number of turns over the original length from which a pair is kept."""
     beta_slow: float = 1.0
-    """Turns up to which a pair is divided."""
+    """Number of turns up to which a pair is divided."""
     attention_factor: float | None = None
-    """Multiplies queries and keys; None for 0.1 ln(factor) + 1."""
+    """Multiplies queries and keys; None: 0.1 ln(factor) + 1."""
     truncate: bool = True
-    """Whether the bounds of the blend are rounded to whole pairs."""
+    """Whether the bounds of the interpolation are rounded to pairs."""
     kind: Literal["yarn"] = "yarn"
 
 
 @dataclass(frozen=True)
 class LongRopeScaling:
-    """A factor for each pair, searched for (arXiv:2402.13753).
+    """LongRoPE: a searched divisor for each pair (arXiv:2402.13753).
 
-    Which of the two lists counts is decided once: the long one where the model's max_length exceeds
-    the original length. Then prompt and continuation agree at every length.
+    The long list is used if the model's max_length exceeds the original length, whatever the
+    length of a text, so that prompt and continuation agree.
     """
 
     short_factors: tuple[float, ...]
-    """By which pairs are divided in a model for texts up to the original length."""
+    """Divisors of pairs in models for texts up to the original length."""
     long_factors: tuple[float, ...]
-    """The same for longer texts."""
+    """Divisors in models for longer texts."""
     original_length: int
-    """Longest text of the first training."""
+    """Longest text of the original training."""
     attention_factor: float | None = None
-    """Multiplies queries and keys; None for sqrt(1 + ln(factor) / ln(original length)), where
+    """Multiplies queries and keys; None: sqrt(1 + ln(factor) / ln(original length)), where
     factor is max_length / original_length."""
     kind: Literal["longrope"] = "longrope"
 
@@ -86,11 +85,11 @@ RopeScaling = Unscaled | LinearScaling | Llama3Scaling | YarnScaling | LongRopeS
 def rope_frequencies(
     scaling: RopeScaling, theta: float, width: int, max_length: int
 ) -> tuple[np.ndarray, float]:
-    """How far each pair turns in a position, and what queries and keys are multiplied by.
+    """Returns the rotation of each pair per position, and the factor of queries and keys.
 
     Args:
-      scaling: how the plain frequencies are changed.
-      theta: base; pair i of width/2 turns by theta^(-2i/width) where nothing is changed.
+      scaling: how frequencies are scaled.
+      theta: base; unscaled, pair i rotates by theta^(-2i/width).
       width: rotated dimensions of a head.
       max_length: of the model.
 
@@ -162,14 +161,14 @@ def rotate(
     Args:
       x: [B, L, H, K] queries or keys.
       positions: [B, L] int32.
-      frequencies: [n] radians a position, from `rope_frequencies`.
-      factor: multiplies what is turned.
+      frequencies: [n] radians per position, from `rope_frequencies`.
+      factor: multiplies the rotated dimensions.
     """
     half = len(frequencies)
     angle = positions[..., None, None].astype(jnp.float32) * frequencies
     sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
-    turned = [a * cos - b * sin, b * cos + a * sin]
+    rotated = [a * cos - b * sin, b * cos + a * sin]
     if rest.shape[-1]:
-        turned.append(rest)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+        rotated.append(rest)
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

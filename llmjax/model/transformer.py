@@ -1,4 +1,4 @@
-"""The Transformer: stacks of layers over one table of embeddings, and the input of the LM head."""
+"""The Transformer: token embedding, stacks of layers, and the input of the LM head."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +15,8 @@ from llmjax.model.block import Block, BlockContext
 from llmjax.model.cache import Cache
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
+from llmjax.model.layer_loop import LayerLoop, split_layers
 from llmjax.model.layer_types import group_of, layer_groups, layer_types
-from llmjax.model.layer_walk import LayerWalk, split_layers
 from llmjax.model.layers import (
     DECODE,
     ActivationSharding,
@@ -35,7 +35,7 @@ from llmjax.parallel import mesh
 
 
 class Transformer(nnx.Module):
-    """An encoder, a decoder or both, over one table of token embeddings."""
+    """An encoder, a decoder or both, with one table of token embeddings."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -63,7 +63,7 @@ class Transformer(nnx.Module):
         return x * jnp.asarray(self.config.d_model**0.5, x.dtype) if self.config.embed_scale else x
 
     def lm_head_input(self, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
-        """[B, L, D] from the last layer -> [B, L, D], whose products with the rows are logits."""
+        """Maps the last layer's states to the input of the LM head, [B, L, D] -> [B, L, D]."""
         if self.config.unembed_transform:
             hidden = self.transform(hidden, sharding)
         scale = self.config.logit_scale
@@ -85,14 +85,14 @@ class Transform(nnx.Module):
 
 
 def square(config: ModelConfig, compute: ComputeConfig, *, bias: bool, rngs: nnx.Rngs) -> Dense:
-    """A projection of the residual stream onto itself."""
+    """Creates a projection from the residual stream to the residual stream."""
     d = config.d_model
     std, dtype = compute.init_std, compute.dtype
     return Dense((d, d), ("embed", None), bias=bias, std=std, dtype=dtype, rngs=rngs)
 
 
 class Stack(nnx.Module):
-    """Layers stacked along a leading axis and scanned, between embedding and last norm."""
+    """Position embeddings, layers stacked along a leading axis, and the final norm."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Stack(nnx.Module):
         self.groups = layer_groups(self.layer_types)
         for name, numbers in self.groups.items():
             width = self.layer_types[numbers[0]].mlp_width
-            setattr(self, name, stacked(self._own(keys, name), width))
+            setattr(self, name, stacked(self._group_keys(keys, name), width))
         if config.norm_placement != "post":
             self.norm = Norm(config, d)
 
@@ -145,10 +145,10 @@ class Stack(nnx.Module):
     ) -> tuple[jax.Array, Cache | None, Aux]:
         """Embedded tokens [B, L, D] -> the stack's output [B, L, D], the cache, the layers' sums.
 
-        `unstacked`: each group's parameters layer by layer, to be used instead of the stacked
-        ones. A cache is written layer by layer, so with one the layers are always written out.
+        `unstacked` parameters of each group replace the stacked ones. With a cache, which is
+        updated layer by layer, layers are always unrolled.
         """
-        x = self._place(x, context)
+        x = self._embed_positions(x, context)
         if self.config.positions == "relative":
             slots = x.shape[1] if cache is None or context.prefills else cache.length
             bias = self.relative(context.mask, x.shape[1], slots, context.sharding)
@@ -162,42 +162,42 @@ class Stack(nnx.Module):
             carry: tuple, layer: tuple, number: int, index: int | None = None
         ) -> tuple[tuple, Aux]:
             block = nnx.merge(graphs[group_of(self.groups, number)], layer[0])
-            kind = self.layer_types[number]
-            x, cache, aux = block(carry[0], context, kind, carry[1], index, layer[1])
+            layer_type = self.layer_types[number]
+            x, cache, aux = block(carry[0], context, layer_type, carry[1], index, layer[1])
             return (x, cache), aux
 
         if unstacked is None and cache is None:
             stacked = {
-                name: (part, None if layer_keys is None else self._own(layer_keys, name))
+                name: (part, None if layer_keys is None else self._group_keys(layer_keys, name))
                 for name, part in params.items()
             }
-            walk = LayerWalk(body, self.layer_types, self.groups, self.compute.remat)
-            (x, cache), aux = walk.through((x, cache), stacked)
+            loop = LayerLoop(body, self.layer_types, self.groups, self.compute.remat)
+            (x, cache), aux = loop.run((x, cache), stacked)
         else:
             carry, aux = (x, cache), {}
-            for number, layer in enumerate(self._one_by_one(params, unstacked)):
+            for number, layer in enumerate(self._layers(params, unstacked)):
                 layer_key = None if layer_keys is None else layer_keys[number]
                 carry, more = body(carry, (layer, layer_key), number, number)
                 aux = add_aux(aux, more)
             x, cache = carry
         return (x if self.config.norm_placement == "post" else self.norm(x)), cache, aux
 
-    def _own(self, keys: jax.Array, group: str) -> jax.Array:
-        """Of a key for each layer those of a group's."""
+    def _group_keys(self, keys: jax.Array, group: str) -> jax.Array:
+        """Selects the keys of a group's layers."""
         return keys if len(self.groups) == 1 else keys[np.array(self.groups[group])]
 
     def _split(self) -> tuple[dict[str, nnx.GraphDef], dict[str, Any]]:
-        """Each group's module without its parameters, and its stacked parameters."""
+        """Splits each group into its module's graph and its stacked parameters."""
         parts = {name: nnx.split(getattr(self, name), nnx.Param) for name in self.groups}
         return (
             {name: graph for name, (graph, _) in parts.items()},
             {name: params for name, (_, params) in parts.items()},
         )
 
-    def _one_by_one(
+    def _layers(
         self, params: Mapping[str, Any], unstacked: Mapping[str, Sequence[Any]] | None
     ) -> list[Any]:
-        """The parameters of each layer, the first one first."""
+        """Returns the parameters of each layer, in order."""
         if unstacked is None:
             sizes = {name: len(numbers) for name, numbers in self.groups.items()}
             unstacked = {name: split_layers(params[name], size) for name, size in sizes.items()}
@@ -206,8 +206,8 @@ class Stack(nnx.Module):
             layers |= dict(zip(numbers, unstacked[name], strict=True))
         return [layers[number] for number in range(len(self.layer_types))]
 
-    def _place(self, x: jax.Array, context: BlockContext) -> jax.Array:
-        """Adds what the embedding of a token depends on beside the token."""
+    def _embed_positions(self, x: jax.Array, context: BlockContext) -> jax.Array:
+        """Adds position and token type embeddings."""
         config, sharding = self.config, context.sharding
         if config.positions == "learned":
             x = x + self.positions(context.positions + config.first_position, sharding)
@@ -223,12 +223,12 @@ class Stack(nnx.Module):
     def keys_values_of(
         self, encoded: jax.Array, unstacked: Mapping[str, Sequence[Any]] | None = None
     ) -> list[tuple[jax.Array, jax.Array]]:
-        """The encoder's output [B, E, D] as each layer's keys and values, [B, E, N, K]."""
+        """Projects the encoder's output [B, E, D] to each layer's keys and values, [B, E, N, K]."""
         graphs, params = self._split()
         encoded = mesh.reshard(encoded, *DECODE.gathered())
         context = BlockContext(DECODE, jnp.zeros(encoded.shape[:2], jnp.int32), Mask())
         blocks = (
             nnx.merge(graphs[group_of(self.groups, number)], layer)
-            for number, layer in enumerate(self._one_by_one(params, unstacked))
+            for number, layer in enumerate(self._layers(params, unstacked))
         )
         return [block.cross_attention.keys_values(encoded, context) for block in blocks]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from llmjax.evaluation.baselines import Baseline
-from llmjax.metrics.names import in_words, is_fraction, task_metrics
+from llmjax.metrics.names import display_name, is_fraction, task_metrics
 from llmjax.reporting.charts import Axis, Chart, Point, Series, span, thin
 from llmjax.reporting.format import power, tick
 from llmjax.reporting.records import History, column, main_metric, split_evals
@@ -174,7 +174,7 @@ def _task_curve(history: History, task: str, name: str, index: int) -> Figure | 
     y = span([value for curve in series for _, value in curve.points if curve.style != "raw"])
     if x is None or y is None:
         return None
-    words = in_words(name)
+    words = display_name(name)
     title = f"{task}: {words}" if task else words[:1].upper() + words[1:]
     description = describe(f"{title} by step", {"train": train, "validation": validation})
     key = f"task-{index}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.errors import UserError
-from llmjax.metrics.names import in_words, is_fraction, task_metrics, value_in_words
+from llmjax.metrics.names import display_name, display_value, is_fraction, task_metrics
 from llmjax.reporting.confusion import Confusion, confusion
 from llmjax.reporting.facts import UNKNOWN, Fact
 from llmjax.reporting.format import count, duration, percent, short, show_controls
@@ -131,15 +131,15 @@ def _metrics(metrics: Mapping[str, Any]) -> list[MetricRow]:
         metric = section(metrics, name)
         value, low, high = (finite_number(metric, key) for key in ("value", "low", "high"))
         if value is None:
-            rows.append(MetricRow(in_words(name), "not finite", ""))
+            rows.append(MetricRow(display_name(name), "not finite", ""))
             continue
         interval, bar = "", ("", "")
         if low is not None and high is not None and high > low:
-            start = value_in_words(name, low).removesuffix(" %")
-            interval = f"{start} to {value_in_words(name, high)}"
+            start = display_value(name, low).removesuffix(" %")
+            interval = f"{start} to {display_value(name, high)}"
             if is_fraction(name) and 0 <= low <= high <= 1:
                 bar = f"{100 * low:.2f}", f"{100 * (high - low):.2f}"
-        rows.append(MetricRow(in_words(name), value_in_words(name, value), interval, *bar))
+        rows.append(MetricRow(display_name(name), display_value(name, value), interval, *bar))
     return rows
 
 
@@ -194,7 +194,9 @@ def headline(
 def _latest(history: History, names: Sequence[str]) -> list[tuple[str, str]]:
     values = [(name, last(history.evals, name)) for name in names]
     return [
-        (in_words(name), value_in_words(name, value)) for name, value in values if value is not None
+        (display_name(name), display_value(name, value))
+        for name, value in values
+        if value is not None
     ]
 
 
@@ -218,7 +220,7 @@ def evaluation_facts(history: History) -> list[Fact]:
     tasks = task_metrics(line)
     for task, names in tasks.items():
         for name in names:
-            label = in_words(name)
+            label = display_name(name)
             label = f"{task}: {label}" if task else label[:1].upper() + label[1:]
             facts.append(Fact(label, _value(line, name)))
     if len(tasks) > 1:
@@ -228,7 +230,7 @@ def evaluation_facts(history: History) -> list[Fact]:
 
 def _value(line: Line, name: str) -> str:
     value = finite_number(line, name)
-    return "not finite" if value is None else value_in_words(name, value)
+    return "not finite" if value is None else display_value(name, value)
 
 
 def data_facts(config: Config, recorded: Mapping[str, Any], history: History) -> list[Fact]:

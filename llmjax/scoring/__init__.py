@@ -1,1 +1,1 @@
-"""How well a model predicts text: documents -> windows -> rows -> exact sums."""
+"""Scoring of text by log-likelihood: documents -> windows -> rows -> exact sums."""

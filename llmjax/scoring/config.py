@@ -1,33 +1,33 @@
-"""When and how held-out text is scored: a frozen value, cheap to import."""
+"""The config of evaluation; cheap to import."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """When and how held-out text is scored."""
+    """Evaluation on the validation set."""
 
     every: int = 500
-    """Steps of training between evaluations. 0: only one, at the end."""
+    """Training steps between evaluations. 0: only at the end."""
     context: int | None = None
-    """Tokens of a window. None: as long as the rows that are trained on."""
+    """Tokens per window. None: the length of training rows."""
     stride: int | None = None
-    """Tokens from one window to the next; overlap gives tokens more context, at more cost.
+    """Stride of the sliding window; a smaller one gives tokens more context, at more cost.
     None: half of the context."""
     batch_size: int = 16
-    """Rows scored at once, rounded up to what the mesh divides."""
+    """Rows per batch, rounded up to a multiple that the mesh divides."""
     max_tokens: int | None = None
-    """While training, score only the first held-out documents that have this many tokens."""
+    """During training, score only the first validation documents, up to this many tokens."""
     metric: str | None = None
-    """The figure to go by when the best checkpoint is kept, and then also read by default: as
+    """Metric that selects the best checkpoint, which is then kept and loaded by default: as
     evaluations report it, such as accuracy, or with several tasks NAME.accuracy. None: the loss,
-    and the newest checkpoint is read."""
+    and the newest checkpoint is loaded."""
     patience: int = 0
-    """Evaluations in a row without a better figure after which the run ends. 0: never."""
+    """Stop after this many evaluations in a row without improvement. 0: never."""
 
 
 def evaluation_problems(config: EvaluationConfig) -> list[str]:
-    """Everything wrong with the values of `config`, a line each."""
+    """Return all problems of the values, a line each."""
     checks = {
         f"every: {config.every} is negative": config.every >= 0,
         f"context: {config.context} is not positive": config.context is None or config.context > 0,

@@ -1,9 +1,9 @@
 """Scores documents with a causal model.
 
-Every token of a document counts once, its end-of-text token too; the first one is predicted from
-BOS. Bits per byte = nats / (ln 2 x UTF-8 bytes of the original text), of sums over all documents,
-so that models with different tokenizers compare. Losses come back from the device token by token
-and are added up on the host in float64.
+Every token of a document counts once, end-of-text included; the first is predicted from BOS. Bits
+per byte = nats / (ln 2 x UTF-8 bytes of the original text), both summed over all documents, so that
+models with different tokenizers are comparable. Losses are returned per token and summed on the
+host in float64.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,22 +38,22 @@ def score_documents(
     batch_size: int = 16,
     mesh: Mesh | None = None,
 ) -> Score:
-    """Scores whole documents, whose last token is their end-of-text token.
+    """Score complete documents, each ended by the end-of-text token.
 
-    With several processes each of them calls this with the same documents and gets the same score.
+    Every process of a run calls this with the same documents and gets the same score.
 
     Args:
       model: a decoder without encoder.
       params: its parameters.
-      tokenizer: the one that the documents are encoded with.
+      tokenizer: of the documents.
       documents: may be a stream.
-      context: tokens of a window; None for the longest row that the model takes.
-      stride: tokens from one window to the next; None for half of the context.
-      batch_size: rows at once.
-      mesh: where params live; None for one device.
+      context: tokens per window; None for the model's maximum.
+      stride: of the sliding window; None for half of the context.
+      batch_size: rows per batch.
+      mesh: of the parameters; None for one device.
 
     Raises:
-      UserError: the windows do not suit the model, or there is no text.
+      UserError: context or stride is invalid for the model, or there is no text.
     """
     sizes = window_sizes(model.config, context, stride)
     streams = ([document] for document in documents)
@@ -69,23 +69,23 @@ def score_streams(
     batch_size: int,
     mesh: Mesh | None,
 ) -> Score:
-    """As score_documents, for documents that come in consecutive pieces: files of any length.
+    """Like score_documents, for documents of any length that arrive in consecutive pieces.
 
-    Each stream is one document; its pieces have some of the tokens and of the bytes each. `sizes`
-    are context and stride, as window_sizes gives them.
+    Each stream is one document, whose pieces have some of its tokens and bytes. `sizes` is
+    (context, stride) from window_sizes.
     """
     context, stride = sizes
-    sums = ScoreAccumulator(context, tokenizer.token_bytes())
+    totals = ScoreAccumulator(context, tokenizer.token_bytes())
     windows = (
         window
         for pieces in streams
-        for window in cut_windows(sums.read(pieces), tokenizer.bos_id, context, stride)
+        for window in cut_windows(totals.read(pieces), tokenizer.bos_id, context, stride)
     )
     for window, nats in window_nats(model, params, windows, context, batch_size, mesh):
-        sums.add(window, nats)
-    if not sums.bytes:
-        raise UserError("text to score", "there is none", "give at least one byte of it")
-    return sums.score(context, stride)
+        totals.add(window, nats)
+    if not totals.bytes:
+        raise UserError("text to score", "is empty", "give at least one byte")
+    return totals.score(context, stride)
 
 
 def score_text(
@@ -99,46 +99,46 @@ def score_text(
     batch_size: int = 16,
     mesh: Mesh | None = None,
 ) -> TextScore:
-    """Scores one text, token by token; rows are no longer than it needs (rounded up).
+    """Score one text token by token, in rows no longer than it needs (rounded up).
 
     Raises:
       UserError: as score_documents.
     """
     context, stride = window_sizes(model.config, context, stride)
     token_bytes = tokenizer.token_bytes()
-    sums = ScoreAccumulator(context, token_bytes)
+    totals = ScoreAccumulator(context, token_bytes)
     tokens = np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
-    whole = [Document(tokens, len(utf8(text)))]
+    document = Document(tokens, len(utf8(text)))
     if not text:
-        raise UserError("text to score", "there is none", "give at least one byte of it")
-    cut = list(cut_windows(sums.read(whole), tokenizer.bos_id, context, stride))
-    length = min(context, bucket(max(map(len, cut))))
-    rows = min(batch_size, bucket(len(cut), 1))
+        raise UserError("text to score", "is empty", "give at least one byte")
+    windows = list(cut_windows(totals.read([document]), tokenizer.bos_id, context, stride))
+    length = min(context, bucket(max(map(len, windows))))
+    rows = min(batch_size, bucket(len(windows), 1))
     nats = []
-    for window, values in window_nats(model, params, cut, length, rows, mesh):
-        sums.add(window, values)
+    for window, values in window_nats(model, params, windows, length, rows, mesh):
+        totals.add(window, values)
         nats.append(values)
-    score = sums.score(context, stride)
+    score = totals.score(context, stride)
     return TextScore(tokens, np.concatenate(nats), token_bytes[tokens], score)
 
 
 def window_nats(
     model: Model,
     params: Params,
-    items: Iterable[Window],
+    windows: Iterable[Window],
     context: int,
     batch_size: int,
     mesh: Mesh | None,
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yields each window with the nats of the targets that it counts, float64 [n - skip].
+    """Yield each window with the nats of the targets that it counts, float64 [n - skip].
 
-    All batches have one compiled shape. A batch is read only when the next one is under way.
+    All batches have one compiled shape. Results are read while the next batch runs.
     """
     if batch_size < 1:
         raise UserError(f"batch_size {batch_size}", "is not positive")
     rows, length = rounded_up(batch_size, mesh, "batch"), rounded_up(context, mesh, "residual")
     pending: tuple[jax.Array, list[Slot]] | None = None
-    for batch, slots in pack(items, rows, length):
+    for batch, slots in pack(windows, rows, length):
         between_batches()
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
@@ -151,13 +151,13 @@ def window_nats(
 
 
 def window_sizes(config: ModelConfig, context: int | None, stride: int | None) -> tuple[int, int]:
-    """Context and stride, None filled in and checked against the model.
+    """Return context and stride, with defaults filled in and checked against the model.
 
     Raises:
-      UserError: the model is not a plain decoder, or a size is out of its range.
+      UserError: the model is not a decoder without encoder, or a size is out of range.
     """
     if config.num_encoder_layers or not config.num_decoder_layers:
-        raise UserError("this model", "is not a causal decoder", "only such a model can be scored")
+        raise UserError("this model", "is not a causal decoder", "scoring needs a causal decoder")
     context = config.max_length if context is None else context
     if not 1 <= context <= config.max_length:
         raise UserError(
@@ -173,7 +173,8 @@ def window_sizes(config: ModelConfig, context: int | None, stride: int | None) -
 
 @partial(jax.jit, static_argnames="model")
 def document_nats(model: Model, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-    # Every process needs all of them, and they are few: four bytes a token.
+    """Return the nats of each target, [R, L], replicated."""
+    # All processes need all values, which are small: four bytes per token.
     return reshard(token_nll(model, params, batch), None, None)
 
 

@@ -1,6 +1,6 @@
-"""Scores what an objective hides of some documents: masked tokens, spans, the rest of a text.
+"""Scores documents with a denoising objective: masked tokens, spans, the rest of a text.
 
-What is hidden is drawn from a fixed seed, so the same documents always ask for the same.
+What is hidden is drawn from a fixed seed, so the same documents have the same targets.
 """
 
 import itertools
@@ -25,31 +25,31 @@ from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import place, reshard, rounded_up, use_mesh
-from llmjax.scoring.totals import ByDocument, Totals
+from llmjax.scoring.totals import DocumentTotals, Totals
 
 SEED = 0x48656C64
-"""Fixed, so that the same documents always hide the same tokens."""
+"""Seed of the hidden tokens."""
 
 
 @dataclass(frozen=True)
 class HiddenScore(Totals):
-    """Sums over hidden tokens. There are no bits per byte: most of the text is given.
+    """Sums over hidden tokens. Bits per byte are undefined, since most of the text is visible.
 
     Attributes:
-      correct: targets whose likeliest token is the right one.
+      correct: number of targets predicted correctly.
     """
 
     correct: int
 
     @property
     def accuracy(self) -> float:
-        """Share of the targets that are predicted correctly."""
+        """Fraction of the targets predicted correctly."""
         return self.correct / self.tokens
 
     def quality(self) -> dict[str, float | None]:
         return {"bits_per_byte": None, "accuracy": self.accuracy}
 
-    def words(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         return {
             "accuracy": f"{self.accuracy:.2%} of the hidden tokens",
             "tokens": f"{self.tokens:,}, hidden",
@@ -67,30 +67,30 @@ def score_hidden(
     batch_size: int = 16,
     mesh: Mesh | None = None,
 ) -> HiddenScore:
-    """Scores documents, whose tokens are held in memory, in rows of `context` tokens of them.
+    """Score documents, held in memory, in rows of `context` tokens.
 
     Args:
-      model: one that the objective suits.
+      model: one that supports the objective.
       params: its parameters.
-      objective: what is hidden.
-      documents: each ends with its end-of-text token.
-      context: tokens of the stream in a row.
-      batch_size: rows at once, rounded up to what the mesh divides.
-      mesh: where params live; None for one device.
+      objective: selects the hidden tokens.
+      documents: each ends with the end-of-text token.
+      context: tokens of the stream per row.
+      batch_size: rows per batch, rounded up to a multiple that the mesh divides.
+      mesh: of the parameters; None for one device.
 
     Raises:
       UserError: there is no text, or nothing in it is hidden.
     """
-    held = list(documents)
-    size = sum(document.bytes for document in held)
+    documents = list(documents)
+    size = sum(document.bytes for document in documents)
     if not size:
-        raise UserError("text to score", "there is none", "give at least one byte of it")
+        raise UserError("text to score", "is empty", "give at least one byte")
     if not 1 <= context <= model.config.max_length:
         limit = model.config.max_length
         raise UserError(f"context {context}", "does not fit the model", f"choose 1 to {limit}")
     rows = rounded_up(batch_size, mesh, "batch")
-    sums = np.zeros((len(held), 3))
-    for batch, firsts in hidden_batches(token_store(held), objective, rows, context):
+    sums = np.zeros((len(documents), 3))
+    for batch, firsts in hidden_batches(token_store(documents), objective, rows, context):
         between_batches()
         on_device = {name: place(array, mesh, "batch", "length") for name, array in batch.items()}
         with use_mesh(mesh):
@@ -99,37 +99,40 @@ def score_hidden(
             )
         live, weights = batch["weights"] > 0, batch["weights"]
         owners = (firsts[:, None] + batch["segments"] - 1)[live]  # segments count from 1
-        sums_at = np.stack([weights * nats, weights, weights * is_correct], axis=-1)[live]
-        np.add.at(sums, owners, sums_at)
+        values = np.stack([weights * nats, weights, weights * is_correct], axis=-1)[live]
+        np.add.at(sums, owners, values)
     nats, tokens, correct = sums.T
     if not tokens.any():
-        raise UserError("text to score", "is too short for anything to be hidden", "give more")
-    each = ByDocument(nats, tokens, np.array([document.bytes for document in held]), correct)
+        raise UserError(
+            "text to score", "is too short for any token to be hidden", "give more text"
+        )
+    sizes = np.array([document.bytes for document in documents])
+    per_document = DocumentTotals(nats, tokens, sizes, correct)
     return HiddenScore(
         nats=math.fsum(nats),
         tokens=round(tokens.sum()),
         bytes=size,
-        documents=len(held),
+        documents=len(documents),
         context=context,
-        each=each,
+        per_document=per_document,
         correct=round(correct.sum()),
     )
 
 
 def has_targets(objective: Objective, documents: Iterable[Document], context: int) -> bool:
-    """Whether anything of these documents is hidden when they are scored so; see `score_hidden`."""
-    held = list(documents)
-    if not sum(len(document.tokens) for document in held):
+    """Whether `score_hidden` would hide any token of these documents."""
+    documents = list(documents)
+    if not sum(len(document.tokens) for document in documents):
         return False
-    batches = hidden_batches(token_store(held), objective, 1, context)
+    batches = hidden_batches(token_store(documents), objective, 1, context)
     return any(batch["weights"].any() for batch, _ in batches)
 
 
 def hidden_batches(
     store: TokenStore, objective: Objective, rows: int, length: int
 ) -> Iterator[tuple[Arrays, np.ndarray]]:
-    """All of the stream once, with the document that each row begins in, int64 [rows]; rows behind
-    its end are padding."""
+    """Yield all of the stream once, with the index of each row's first document, int64 [rows]; rows
+    after its end are padding."""
     for first in itertools.count(0, rows):
         starts = (first + np.arange(rows, dtype=np.int64)) * length
         if starts[0] >= store.num_tokens:
@@ -141,6 +144,7 @@ def hidden_batches(
 
 
 def token_store(documents: Sequence[Document]) -> TokenStore:
+    """Concatenate documents in memory."""
     tokens = np.concatenate([document.tokens for document in documents])
     ends = np.cumsum([0, *(len(document.tokens) for document in documents)])
     sizes = np.cumsum([0, *(document.bytes for document in documents)])
@@ -151,7 +155,7 @@ def token_store(documents: Sequence[Document]) -> TokenStore:
 def _predict(
     model: Model, params: Params, batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Nats of each target, and whether it is the likeliest; whole on every device."""
-    places = jnp.broadcast_to(jnp.arange(batch["targets"].shape[1]), batch["targets"].shape)
-    nats, correct = nll_at(model, params, batch, places.astype(jnp.int32), batch["targets"])
+    """Return the nats of each target, and whether it is the most likely token; replicated."""
+    positions = jnp.broadcast_to(jnp.arange(batch["targets"].shape[1]), batch["targets"].shape)
+    nats, correct = nll_at(model, params, batch, positions.astype(jnp.int32), batch["targets"])
     return reshard(nats, None, None), reshard(correct, None, None)

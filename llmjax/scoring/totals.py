@@ -1,4 +1,4 @@
-"""Sums over scored text, and the figures that follow from them."""
+"""Sums over scored text, and the metrics derived from them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,14 +13,14 @@ from llmjax.metrics.texts import language
 from llmjax.scoring.windows import Window
 
 
-class ByDocument(NamedTuple):
-    """The same sums of each of D documents, from which intervals are drawn.
+class DocumentTotals(NamedTuple):
+    """The sums of each of D documents, for bootstrap intervals.
 
     Attributes:
       nats: float64 [D].
       tokens: [D].
       bytes: int64 [D].
-      correct: [D], how many targets are predicted correctly; None where that is not counted.
+      correct: [D], number of targets predicted correctly; None if not counted.
     """
 
     nats: np.ndarray
@@ -34,12 +34,12 @@ class Totals(ABC):
     """Sums over targets.
 
     Attributes:
-      nats: of all targets.
-      tokens: how many there are.
+      nats: negative log-likelihood of all targets.
+      tokens: number of targets.
       bytes: UTF-8 bytes of the documents' original text.
-      documents: how many there are.
-      context: tokens of a window.
-      each: the sums of each document.
+      documents: number of documents.
+      context: tokens per window.
+      per_document: the sums of each document.
     """
 
     nats: float
@@ -47,7 +47,7 @@ class Totals(ABC):
     bytes: int
     documents: int
     context: int
-    each: ByDocument = field(repr=False, compare=False)
+    per_document: DocumentTotals = field(repr=False, compare=False)
 
     @property
     def loss_per_token(self) -> float:
@@ -56,31 +56,31 @@ class Totals(ABC):
 
     @property
     def perplexity(self) -> float:
-        """e to the loss per target; infinite where that overflows."""
+        """exp(loss per target); infinite on overflow."""
         return math.exp(self.loss_per_token) if self.loss_per_token < 709 else math.inf
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals (low, high) of loss, perplexity and the figures of `quality`, by bootstrap
-        resampling of documents; none where there is only one."""
+        """Return 95 % intervals (low, high) of loss, perplexity and the metrics of `quality`, by
+        bootstrap resampling of documents; empty for a single document."""
         if self.documents < 2:
             return {}
         has_bits = self.quality()["bits_per_byte"] is not None
-        nats, tokens, num_bytes, correct = self.each
-        found = language(nats, tokens, correct, num_bytes if has_bits else None)
-        return {figure.name: (figure.low, figure.high) for figure in found.metrics}
+        nats, tokens, num_bytes, correct = self.per_document
+        result = language(nats, tokens, correct, num_bytes if has_bits else None)
+        return {metric.name: (metric.low, metric.high) for metric in result.metrics}
 
     @abstractmethod
     def quality(self) -> dict[str, float | None]:
-        """The figures beside the loss: bits per byte; where most of the text is given, None for
-        these, and accuracy."""
+        """Return the metrics besides the loss: bits per byte; where most of the text is visible,
+        None instead, and accuracy."""
 
     @abstractmethod
-    def words(self) -> dict[str, str]:
-        """For a person: the first figure, what the targets are, the windows."""
+    def summary(self) -> dict[str, str]:
+        """Return lines for display: the headline metric, the targets, the windows."""
 
     @property
     def larger_is_better(self) -> dict[str, bool]:
-        """Of each figure of `quality`."""
+        """Of each metric of `quality`."""
         return {name: name == "accuracy" for name in self.quality()}
 
 
@@ -89,10 +89,10 @@ class Score(Totals):
     """Sums over all tokens of documents, end-of-text tokens included.
 
     Attributes:
-      stride: tokens from one window to the next.
-      nats_at: float64 [context]; nats of the tokens that were predicted from 1, 2, ... inputs.
-      tokens_at: int64 [context]; their number.
-      bytes_at: int64 [context]; the bytes of text that they stand for.
+      stride: of the sliding window.
+      nats_at: float64 [context]; nats of the tokens predicted from 1, 2, ... inputs.
+      tokens_at: int64 [context]; number of these tokens.
+      bytes_at: int64 [context]; bytes of text of these tokens.
     """
 
     stride: int
@@ -108,7 +108,7 @@ class Score(Totals):
     def quality(self) -> dict[str, float | None]:
         return {"bits_per_byte": self.bits_per_byte}
 
-    def words(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         return {
             "bits per byte": f"{self.bits_per_byte:.4f}",
             "tokens": f"{self.tokens:,}, end-of-text tokens included",
@@ -117,7 +117,7 @@ class Score(Totals):
 
 
 class ScoreAccumulator:
-    """Adds up a score: float64 sums of nats, whole numbers of tokens and bytes."""
+    """Accumulates a score: float64 sums of nats, integer counts of tokens and bytes."""
 
     def __init__(self, context: int, token_bytes: np.ndarray):
         self._sizes: list[tuple[int, int]] = []  # tokens and bytes of each document
@@ -128,7 +128,7 @@ class ScoreAccumulator:
         self._bytes = np.zeros(context, np.int64)
 
     def read(self, pieces: Iterable[Document]) -> Iterator[np.ndarray]:
-        """Passes on the tokens of one document, and counts its bytes."""
+        """Yield the tokens of one document, and count its bytes."""
         number, tokens, size = len(self._sizes), 0, 0
         self._sizes.append((0, 0))
         for piece in pieces:
@@ -137,49 +137,49 @@ class ScoreAccumulator:
             yield piece.tokens
 
     def add(self, window: Window, nats: np.ndarray) -> None:
-        """Adds the nats of the targets that the window counts."""
-        at = slice(window.skip, window.skip + len(nats))
-        self._nats[at] += nats
-        self._tokens[at] += 1
-        self._bytes[at] += self._token_bytes[window.counted]
+        """Add the nats of the targets that the window counts."""
+        counted = slice(window.skip, window.skip + len(nats))
+        self._nats[counted] += nats
+        self._tokens[counted] += 1
+        self._bytes[counted] += self._token_bytes[window.counted]
         self._windows.append((len(nats), math.fsum(nats)))
 
     @property
     def bytes(self) -> int:
-        """Of all documents so far."""
+        """Bytes of all documents so far."""
         return sum(size for _, size in self._sizes)
 
     def score(self, context: int, stride: int) -> Score:
-        """The sums so far."""
+        """Return the sums so far."""
         return Score(
             nats=math.fsum(self._nats),
             tokens=int(self._tokens.sum()),
             bytes=self.bytes,
             documents=len(self._sizes),
             context=context,
-            each=self._each(),
+            per_document=self._per_document(),
             stride=stride,
             nats_at=self._nats,
             tokens_at=self._tokens,
             bytes_at=self._bytes,
         )
 
-    def _each(self) -> ByDocument:
-        """The sums of each document: windows come in order, and none is of two documents."""
+    def _per_document(self) -> DocumentTotals:
+        """Sum per document: windows are in order, and none spans two documents."""
         tokens, sizes = np.array(self._sizes, np.int64).reshape(-1, 2).T
         counts, nats = np.array(self._windows, np.float64).reshape(-1, 2).T
         owners = np.searchsorted(np.cumsum(tokens), np.cumsum(counts), side="left")
-        return ByDocument(np.bincount(owners, nats, len(tokens)), tokens, sizes)
+        return DocumentTotals(np.bincount(owners, nats, len(tokens)), tokens, sizes)
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """One text, token by token; its last token is the end-of-text token.
+    """The score of one text, token by token, end-of-text included.
 
     Attributes:
       tokens: int32 [n].
-      nats: float64 [n], what each token cost given those before it.
-      bytes: int32 [n], UTF-8 bytes of text that each token stands for.
+      nats: float64 [n], negative log-likelihood of each token given those before it.
+      bytes: int32 [n], UTF-8 bytes of text of each token.
       total: the sums.
     """
 
@@ -195,7 +195,7 @@ class TextScore:
 
     @property
     def perplexity(self) -> float:
-        """e to the loss per token."""
+        """exp(loss per token)."""
         return self.total.perplexity
 
     @property

@@ -1,10 +1,10 @@
-"""Documents as windows of a stated context, and windows packed into rows: pure NumPy.
+"""Sliding windows over documents, and packing of windows into rows: pure NumPy.
 
-A document t1..tn is the stream BOS, t1, ..., tn: each token of it is the target of the one before.
-The first window takes `context` targets and counts them all. Each later one starts `stride` further
-on and counts only the last `stride` of its targets, which no window before it held; the rest is
-context for them. So every target counts once, and is predicted from all of its document that
-precedes it or from at least context - stride + 1 tokens.
+A document t1..tn is the stream BOS, t1, ..., tn; each token is the target of the one before. The
+first window has `context` targets and counts them all. Each later one starts `stride` tokens
+further on and counts only its last `stride` targets, the new ones; the rest is their context. So
+every target counts once, and is predicted from its whole document so far or from at least
+context - stride + 1 tokens.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,11 +16,11 @@ Batch = dict[str, np.ndarray]
 
 
 class Window(NamedTuple):
-    """A piece of one document's stream.
+    """A window of one document's stream.
 
     Attributes:
       stream: int32 [n + 1]; inputs are stream[:-1], targets stream[1:].
-      skip: how many of its first targets an earlier window counts.
+      skip: number of leading targets that an earlier window counts.
     """
 
     stream: np.ndarray
@@ -28,7 +28,7 @@ class Window(NamedTuple):
 
     @property
     def counted(self) -> np.ndarray:
-        """The targets that count here: int32 [n - skip]."""
+        """The targets that this window counts, int32 [n - skip]."""
         return self.stream[1 + self.skip :]
 
     def __len__(self) -> int:
@@ -37,14 +37,14 @@ class Window(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where a window stands in a batch."""
+    """The position of a window in a batch."""
 
     window: Window
     row: int
     start: int
 
     def read(self, values: np.ndarray) -> np.ndarray:
-        """Out of values [rows, length], those of the targets that the window counts."""
+        """Select the values, of [rows, length], of the targets that the window counts."""
         end = self.start + len(self.window)
         return values[self.row, self.start + self.window.skip : end]
 
@@ -52,12 +52,12 @@ class Slot(NamedTuple):
 def cut_windows(
     pieces: Iterable[np.ndarray], bos_id: int, context: int, stride: int
 ) -> Iterator[Window]:
-    """Cuts one document into windows as it comes in; holds little more than one of them.
+    """Cut a streamed document into windows, in the memory of about one window.
 
     Args:
-      pieces: the document's tokens, int32, whole or in consecutive pieces.
-      bos_id: what the first token is predicted from.
-      context: the most inputs of a window.
+      pieces: the document's tokens, int32, in consecutive pieces.
+      bos_id: the first input.
+      context: maximum inputs of a window.
       stride: from 1 to context.
     """
     stream, skip = np.array([bos_id], np.int32), 0
@@ -71,21 +71,21 @@ def cut_windows(
         yield Window(stream, skip)
 
 
-def pack(items: Iterable[Window], rows: int, length: int) -> Iterator[tuple[Batch, list[Slot]]]:
-    """Puts windows into the first row with room for them; short ones share a row as segments.
+def pack(windows: Iterable[Window], rows: int, length: int) -> Iterator[tuple[Batch, list[Slot]]]:
+    """Pack windows into rows, first fit; short ones share a row as segments.
 
     Args:
-      items: windows of at most `length` targets.
-      rows: rows of each batch, the last one too (what is left empty is padding).
-      length: tokens of a row.
+      windows: of at most `length` targets.
+      rows: rows per batch, padded in the last one.
+      length: tokens per row.
 
     Yields:
-      A batch [rows, length] as the model takes it, with weight 0 and segment 0 where padded, and
-      its slots in the order of the windows.
+      A batch of model inputs [rows, length], with weight 0 and segment 0 for padding, and its slots
+      in the order of the windows.
     """
     slots: list[Slot] = []
     filled = np.zeros(rows, np.int64)
-    for window in items:
+    for window in windows:
         fits = np.flatnonzero(filled + len(window) <= length)
         if not fits.size:
             yield _batch(slots, rows, length), slots
@@ -105,10 +105,10 @@ def _batch(slots: list[Slot], rows: int, length: int) -> Batch:
     documents = [0] * rows
     for window, row, start in slots:
         documents[row] += 1
-        place = (row, slice(start, start + len(window)))
-        batch["inputs"][place] = window.stream[:-1]
-        batch["targets"][place] = window.stream[1:]
-        batch["segments"][place] = documents[row]
-        batch["positions"][place] = np.arange(len(window))
+        index = (row, slice(start, start + len(window)))
+        batch["inputs"][index] = window.stream[:-1]
+        batch["targets"][index] = window.stream[1:]
+        batch["segments"][index] = documents[row]
+        batch["positions"][index] = np.arange(len(window))
         batch["weights"][row, start + window.skip : start + len(window)] = 1
     return batch

@@ -1,1 +1,1 @@
-"""Tasks: what a model learns from examples, from table rows to losses and measures."""
+"""Tasks: fine-tuning on examples, from table rows to losses and metrics."""

@@ -1,4 +1,4 @@
-"""Runs of tiny models that nobody trained, with each kind of tokenizer, and files to compress."""
+"""Runs of tiny untrained models with each type of tokenizer, and files to compress."""
 
 import random
 
@@ -31,7 +31,7 @@ TEXTS = [
 
 
 def files() -> dict[str, bytes]:
-    """Name -> content: everything that has broken a compressor before."""
+    """Name -> content: inputs that have broken compressors."""
     noise = random.Random(0).randbytes
     return {
         "empty": b"",
@@ -72,8 +72,15 @@ def tokenizer_of(kind: str, folder):
 
 
 def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0, likes=None):
-    """A run folder; `kind` is of its tokenizer, seed and spread of its parameters, of which one is
-    larger by the share `nudge`; `likes` says by how much it expects which tokens, in nats."""
+    """Makes a run folder.
+
+    Args:
+      folder: where to make it.
+      kind: type of the tokenizer.
+      seed, spread: seed and standard deviation of the parameters.
+      nudge: relative change of one parameter.
+      likes: token -> nats added to its logit.
+    """
     folder.mkdir(parents=True)
     tokenizer = tokenizer_of(kind, folder)
     shape = ModelConfig(
@@ -87,7 +94,7 @@ def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0, likes=None):
     params = drawn(model, seed, spread=spread)
     scale = params["decoder"]["norm"]["scale"]
     params["decoder"]["norm"]["scale"] = scale.at[3].multiply(1 + nudge)
-    # As after training: special tokens do not stand in text.
+    # As after training, special tokens do not occur in text.
     bias = params["unembedding_bias"]
     text = np.pad(tokenizer.token_bytes() > 0, (0, len(bias) - tokenizer.vocab_size))
     bias = jnp.where(text, bias, -60.0)

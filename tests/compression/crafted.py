@@ -1,4 +1,4 @@
-"""Archives edited by someone who knows the format: their checksums are right."""
+"""Edits archives, with correct checksums."""
 
 import hashlib
 import json
@@ -17,28 +17,28 @@ def with_checksum(data: bytes) -> bytes:
 
 
 def with_header(data: bytes, **fields) -> bytes:
-    """The archive with other stored fields in its header, and a checksum that is right."""
+    """Returns the archive with changed header fields and a correct checksum."""
     header, rest = header_of(data)
     return crafted(json.dumps(header | fields).encode(), rest)
 
 
 def header_of(data: bytes) -> tuple[dict, bytes]:
-    """An archive's header, and what follows it."""
-    place = len(MAGIC) + 1
+    """Returns an archive's header, and the bytes after it."""
+    offset = len(MAGIC) + 1
     size, shift = 0, 0
     while True:
-        byte = data[place]
+        byte = data[offset]
         size |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 0x80:
             break
     inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
-    header = json.loads(inflate.decompress(data[place : place + size]))
-    return header, data[place + size :]
+    header = json.loads(inflate.decompress(data[offset : offset + size]))
+    return header, data[offset + size :]
 
 
 def crafted(header: bytes, rest: bytes) -> bytes:
-    """An archive of this header, frames and what follows them."""
+    """Returns an archive with this header, followed by these bytes."""
     packed = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
     new = packed.compress(header) + packed.flush()
     return with_checksum(MAGIC + bytes([container.FORMAT]) + varint(len(new)) + new + rest)

@@ -1,6 +1,6 @@
-"""Opens archives whose headers were made up, in a process of little memory.
+"""Opens archives with random headers, in a process of limited memory.
 
-Every one has to be refused by a `UserError`, or to come out right. Prints how many did what.
+Each must be refused by a `UserError`, or decode correctly. Prints the number of each outcome.
 """
 
 import json
@@ -38,7 +38,7 @@ VALUES = st.recursive(
 
 
 def main(run: str, archive: str) -> None:
-    """Makes up headers for an archive; what it was made of is the file "in" beside it."""
+    """Tries random headers for an archive, whose original is the file "in" beside it."""
     original = Path(archive).read_bytes()
     header, rest = header_of(original)
     lm, counts = load(run, dtype="float32"), Counter()
@@ -58,10 +58,10 @@ def main(run: str, archive: str) -> None:
         st.dictionaries(st.sampled_from([*header, "mode", "time", "other"]), VALUES, max_size=2),
         st.sets(st.sampled_from(list(header)), max_size=1),
     )
-    def one(changes, missing):
+    def try_header(changes, missing):
         made = {name: value for name, value in (header | changes).items() if name not in missing}
-        with tempfile.TemporaryDirectory() as place:
-            bad, out = Path(place, "bad"), Path(place, "out")
+        with tempfile.TemporaryDirectory() as folder:
+            bad, out = Path(folder, "bad"), Path(folder, "out")
             bad.write_bytes(crafted(json.dumps(made).encode(), rest))
             try:
                 inspect(bad)
@@ -71,7 +71,7 @@ def main(run: str, archive: str) -> None:
                 assert out.read_bytes() == expected
             except UserError:
                 counts["refused"] += 1
-                assert {path.name for path in Path(place).iterdir()} == {"bad"}
+                assert {path.name for path in Path(folder).iterdir()} == {"bad"}
 
-    one()
+    try_header()
     print(json.dumps(counts))

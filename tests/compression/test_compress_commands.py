@@ -1,4 +1,4 @@
-"""The three verbs at the command line: files, pipes, exit codes."""
+"""The three commands: files, pipes, exit codes."""
 
 import json
 import subprocess
@@ -37,12 +37,12 @@ def test_files_and_json(run, tmp_path, command):
     archive, out = str(tmp_path / "a"), str(tmp_path / "out")
     words = ("compress", str(run), str(tmp_path / "in"), archive, "--no-verify", "--fallback", "no")
     code, printed, _ = command(*words, "--dtype", "float32", "--json")
-    found = json.loads(printed)
-    assert (code, found["bytes"]) == (0, len(TEXT))
-    assert found["archive_bytes"] == (tmp_path / "a").stat().st_size
-    assert found["verify_seconds"] is None
-    assert set(found["baselines"]) == {"xz -9e", "zstd -19", "brotli 11", "bzip2 -9"}
-    assert sum(bits > 0 for _, bits in found["bits_per_token_at"]) > 2
+    result = json.loads(printed)
+    assert (code, result["bytes"]) == (0, len(TEXT))
+    assert result["archive_bytes"] == (tmp_path / "a").stat().st_size
+    assert result["verify_seconds"] is None
+    assert set(result["baselines"]) == {"xz -9e", "zstd -19", "brotli 11", "bzip2 -9"}
+    assert sum(bits > 0 for _, bits in result["bits_per_token_at"]) > 2
     code, printed, _ = command("inspect", archive)
     assert code == 0
     assert "determinism hash" in printed
@@ -73,7 +73,7 @@ def test_a_folders_listing_is_fit_to_be_shown(run, tmp_path):
     plain = process("inspect", archive, "--json")
     assert plain.returncode == 0, plain.stderr
     assert "né 🙂" in plain.stdout.decode()
-    names = {one[0] for one in json.loads(plain.stdout)["files"]}
+    names = {member[0] for member in json.loads(plain.stdout)["files"]}
     assert names == {"né 🙂", ODD, "\x1b]0;title\x07\nline"}
     for back in (f"b{ODD}", f"c{ODD}"):
         flags = ["--json"] * back.startswith("c")
@@ -103,15 +103,15 @@ def test_figures_of_a_file_with_an_odd_name(run, tmp_path):
 @pytest.fixture(scope="module")
 def archives(run, tmp_path_factory):
     """Archives with a frame of the model, and without one."""
-    place = tmp_path_factory.mktemp("archives")
-    (place / "in").write_bytes(TEXT)
-    (place / "noise").write_bytes(bytes(range(256)))
+    folder = tmp_path_factory.mktemp("archives")
+    (folder / "in").write_bytes(TEXT)
+    (folder / "noise").write_bytes(bytes(range(256)))
     settings = {"dtype": "float32", "verify": False, "compare": False}
-    compress(run, place / "in", place / "model", fallback=False, **settings)
-    compress(run, place / "noise", place / "stored", **settings)
-    assert inspect(place / "model")["frames"]["model"] == 1
-    assert inspect(place / "stored")["frames"]["model"] == 0
-    return place
+    compress(run, folder / "in", folder / "model", fallback=False, **settings)
+    compress(run, folder / "noise", folder / "stored", **settings)
+    assert inspect(folder / "model")["frames"]["model"] == 1
+    assert inspect(folder / "stored")["frames"]["model"] == 0
+    return folder
 
 
 @pytest.mark.parametrize("archive", ["model", "stored"])
@@ -122,11 +122,11 @@ def test_other_runs_are_refused_in_a_line(runs, archives, tmp_path, command, arc
         (runs("byte_level"), "its tokenizer is"),
         (tmp_path / "nothing", "no such run folder"),
     ]
-    for run, said in cases:
+    for run, message in cases:
         words = (str(run), str(archives / archive), str(tmp_path / "out"))
         code, out, err = command("decompress", *words)
         assert (code, out, len(err)) == (2, "", 1), err
-        assert said in err[0]
+        assert message in err[0]
         assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""What compressing keeps of its costs: by position, and for a passage piece by piece."""
+"""The stored costs of tokens: by position, and piece by piece for a passage."""
 
 import json
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def test_costs_add_up_by_position_and_over_frames():
         costs.add(*encoded("abcdefg", [0, 1, 2, 3, 0, 1, 2]), kept)
     assert (costs.tokens, costs.bits) == (7, 28.0)
     assert costs.octaves() == {0: (12.0, 4, 4), 1: (36.0, 8, 8), 2: (8.0, 2, 2)}
-    assert sum(one.bits for one in costs.sums.values()) == 56
+    assert sum(total.bits for total in costs.sums.values()) == 56
     assert not costs.passage
 
 
@@ -48,19 +48,20 @@ def test_the_run_keeps_what_an_archive_came_to(run, tmp_path):
     source = tmp_path / "text"
     source.write_bytes(files()["long"][:600])
     settings = {"streams": 2, "context": 16, "verify": False, "fallback": False}
-    found = compress(run, source, tmp_path / "archive", passage=True, **settings)
-    kept = json.loads((run / "compression.json").read_bytes())
-    assert "".join(text for text, _, _ in kept["passage"]).encode() == source.read_bytes()
-    assert sum(anew for _, _, anew in kept["passage"]) == 2
-    for value in (sum(one[1] for one in kept["passage"]), sum(one[1] for one in kept["at"])):
-        assert value == pytest.approx(found.costs.bits)
-    assert [one["name"] for one in kept["compared"]] == [one.name for one in found.baselines]
+    result = compress(run, source, tmp_path / "archive", passage=True, **settings)
+    stored = json.loads((run / "compression.json").read_bytes())
+    assert "".join(text for text, _, _ in stored["passage"]).encode() == source.read_bytes()
+    assert sum(starts for _, _, starts in stored["passage"]) == 2
+    for key in ("passage", "at"):
+        assert sum(entry[1] for entry in stored[key]) == pytest.approx(result.costs.bits)
+    names = [baseline.name for baseline in result.baselines]
+    assert [entry["name"] for entry in stored["compared"]] == names
     (run / "compression.json").unlink()
     (tmp_path / "empty").write_bytes(b"")
     compress(run, tmp_path / "empty", tmp_path / "other", verify=False)
-    kept = json.loads((run / "compression.json").read_bytes())
-    assert kept["bits_per_byte"] is None
-    assert kept["passage"] == []
+    stored = json.loads((run / "compression.json").read_bytes())
+    assert stored["bits_per_byte"] is None
+    assert stored["passage"] == []
 
 
 def test_a_tokenizer_says_how_long_tokens_are():

@@ -77,13 +77,13 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_within_a_gibibyte(name, tmp_path):
-    make, said = BOMBS[name]
+    make, message = BOMBS[name]
     (tmp_path / "bomb").write_bytes(crafted(make(), REST))
     words = [sys.executable, "-c", OPEN, tmp_path / "bomb"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.startswith("the archive: is damaged: ")
-    assert said in done.stdout
+    assert message in done.stdout
 
 
 def test_a_header_of_a_hundred_thousand_files(tmp_path):
@@ -101,8 +101,8 @@ def test_sizes_have_to_add_up():
 
 
 def test_a_header_that_ends_early_or_late():
-    whole = pack_header({"size": 3})
-    for data in (whole[:-1], whole + b"x"):
+    packed = pack_header({"size": 3})
+    for data in (packed[:-1], packed + b"x"):
         with pytest.raises(UserError, match="its header"):
             unpack_header(data)
 

@@ -46,14 +46,14 @@ def listing(root: Path):
 
 def test_a_folder_comes_back(run, tree, tmp_path):
     compress(run, tree, tmp_path / "archive", **PLAIN)
-    found = decompress(run, tmp_path / "archive", tmp_path / "out")
-    assert found.files == 5
+    result = decompress(run, tmp_path / "archive", tmp_path / "out")
+    assert result.files == 5
     assert listing(tmp_path / "out") == listing(tree)
     assert [name for name, *_ in inspect(tmp_path / "archive")["files"]] == sorted(listing(tree))
     assert {path.name for path in tmp_path.iterdir()} == {"tree", "archive", "out"}
 
 
-def test_where_it_goes_there_must_be_nothing(run, tree, tmp_path):
+def test_an_existing_output_is_refused(run, tree, tmp_path):
     compress(run, tree, tmp_path / "archive", **PLAIN)
     for target in (tree, tmp_path / "archive"):
         with pytest.raises(UserError, match="exists"):
@@ -74,7 +74,7 @@ def test_links_are_refused(run, tree, tmp_path):
 @pytest.mark.parametrize(
     "name", ["/etc/x", "../x", "a/../../x", "a/./b", "", ".", "a//b", "a/", "x\0y", "..", "/"]
 )
-def test_paths_that_climb_out_are_refused(name, tmp_path):
+def test_paths_outside_the_folder_are_refused(name, tmp_path):
     with (
         pytest.raises(UserError, match="outside its folder"),
         new_folder(str(tmp_path / "out"), [[name, 0o644, 0, 3]]),
@@ -99,13 +99,13 @@ def test_paths_that_climb_out_are_refused(name, tmp_path):
         "a",
     ],
 )
-def test_lists_that_cannot_be_are_refused(members):
+def test_invalid_lists_are_refused(members):
     with pytest.raises(UserError):
         check_members(members)
 
 
 @pytest.mark.parametrize("data", [b"ab", b"abcde"])
-def test_contents_must_fit_the_list(data, tmp_path):
+def test_contents_must_match_the_list(data, tmp_path):
     members = [["a", 0o644, 0, 3], ["b", 0o644, 0, 1]]
     with (
         pytest.raises(UserError, match="than its files"),

@@ -22,9 +22,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Frames -> a file of as many: zeros, which zstd has, and a little text for the model."""
-    place, made = tmp_path_factory.mktemp("inputs"), {}
+    folder, made = tmp_path_factory.mktemp("inputs"), {}
     for frames in (10, 40):
-        made[frames] = place / str(frames)
+        made[frames] = folder / str(frames)
         made[frames].write_bytes((bytes(1 << 16) + TEXTS[1].encode() * 4) * (frames * 15))
     return made
 
@@ -53,9 +53,9 @@ def test_comparing_holds_a_block(inputs):
     compressors = [Compressor("none", lambda size: Counting(), bytes)]
     with open_input(str(inputs[10])) as source:
         tracemalloc.start()
-        (found,) = compare_compressors(source, compressors).baselines
+        (baseline,) = compare_compressors(source, compressors).baselines
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert found.original_bytes == source.size > 9 << 20
-    assert found.compressed_bytes == 10
+    assert baseline.original_bytes == source.size > 9 << 20
+    assert baseline.compressed_bytes == 10
     assert peak < 7 << 20

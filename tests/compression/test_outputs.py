@@ -1,4 +1,4 @@
-"""What is written: nothing that was there goes, no one else sees more, mistakes are named."""
+"""Outputs: existing files are kept, permissions are not widened, errors name the target."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ def test_what_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
     with pytest.raises(UserError, match="exists"), new_file(str(path), False):
         path.write_bytes(b"theirs")
     assert path.read_bytes() == b"theirs"
-    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
@@ -67,7 +67,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
     with pytest.raises(UserError, match="exists"), new_folder(str(path), [["a", 0o644, 0, 0]]):
         path.mkdir()
     assert list(path.iterdir()) == []
-    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_only_files_are_written_over(tmp_path):
@@ -88,18 +88,18 @@ def test_only_files_are_written_over(tmp_path):
 
 
 def test_an_input_is_not_its_own_output(run, tmp_path):
-    place = tmp_path / "folder"
-    place.mkdir()
-    (place / "in").write_bytes(b"precious " * 50)
-    os.link(place / "in", tmp_path / "same")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "in").write_bytes(b"precious " * 50)
+    os.link(folder / "in", tmp_path / "same")
     for source in ("folder", "folder/in", "same"):
         for command in (compress, decompress):
             with pytest.raises(UserError, match="is the input"):
-                command(run, tmp_path / source, place / "in", overwrite=True)
-    assert (place / "in").read_bytes() == b"precious " * 50
+                command(run, tmp_path / source, folder / "in", overwrite=True)
+    assert (folder / "in").read_bytes() == b"precious " * 50
 
 
-def test_names_that_cannot_be(tmp_path):
+def test_invalid_names(tmp_path):
     with pytest.raises(UserError, match="cannot be written: File name too long"):
         check_output(str(tmp_path / ("x" * 300)), False)
     with pytest.raises(UserError, match="OUT: no such folder"):
@@ -114,12 +114,17 @@ def test_names_that_cannot_be(tmp_path):
 
 def test_permissions_are_the_originals(run, tmp_path):
     with umask(0o022):
-        for own, read in ((0o600, 0o600), (0o664, 0o644), (0o755, 0o644), (0o400, 0o600)):
+        for original, archived in (
+            (0o600, 0o600),
+            (0o664, 0o644),
+            (0o755, 0o644),
+            (0o400, 0o600),
+        ):
             (tmp_path / "in").write_bytes(b"key " * 9)
-            (tmp_path / "in").chmod(own)
+            (tmp_path / "in").chmod(original)
             compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
             decompress(run, tmp_path / "a", tmp_path / "out")
-            assert (mode(tmp_path / "a"), mode(tmp_path / "out")) == (read, own & ~0o022)
+            assert (mode(tmp_path / "a"), mode(tmp_path / "out")) == (archived, original & ~0o022)
             for name in ("in", "a", "out"):
                 (tmp_path / name).unlink()
 

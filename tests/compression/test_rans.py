@@ -17,30 +17,33 @@ TOTAL = 1 << BITS
 def table(seed: int, symbols: int) -> np.ndarray:
     """Frequencies that sum to TOTAL, some of them 1, one perhaps nearly all."""
     generator = np.random.default_rng(seed)
-    odds = generator.dirichlet(np.full(symbols, 0.2))
-    freqs = np.floor(odds * (TOTAL - symbols)).astype(np.int64) + 1
+    probabilities = generator.dirichlet(np.full(symbols, 0.2))
+    freqs = np.floor(probabilities * (TOTAL - symbols)).astype(np.int64) + 1
     freqs[freqs.argmax()] += TOTAL - freqs.sum()
     return freqs
 
 
 def drawn(seed, streams, steps, symbols):
-    """Symbols, their intervals and the tables: [streams, steps], and a function of the step."""
+    """Symbols, starts and frequencies [streams, steps], and the (starts, tables) of each step."""
     tables = [table(seed + step, symbols) for step in range(steps)]
     starts = [np.concatenate([[0], np.cumsum(f)[:-1]]) for f in tables]
     chosen = np.random.default_rng(seed).integers(0, symbols, (streams, steps))
-    of = [np.array([part[t][chosen[:, t]] for t in range(steps)]).T for part in (starts, tables)]
-    return chosen, of[0].reshape(streams, steps), of[1].reshape(streams, steps), (starts, tables)
+    intervals = (
+        np.array([part[t][chosen[:, t]] for t in range(steps)]).T.reshape(streams, steps)
+        for part in (starts, tables)
+    )
+    return chosen, *intervals, (starts, tables)
 
 
 def read(data, lengths, tables, steps):
-    reader, found = StreamReader(data, lengths), []
+    reader, columns = StreamReader(data, lengths), []
     for step in range(steps):
         starts, freqs = (part[step] for part in tables)
         symbols = np.searchsorted(starts, reader.targets, side="right") - 1
         reader.advance(starts[symbols], freqs[symbols])
-        found.append(symbols)
-    found = np.array(found).T.reshape(len(lengths), steps)
-    return found, reader.finished(checksums(found, lengths))
+        columns.append(symbols)
+    decoded = np.array(columns).T.reshape(len(lengths), steps)
+    return decoded, reader.finished(checksums(decoded, lengths))
 
 
 def write(chosen, starts, freqs, lengths):
@@ -54,10 +57,10 @@ def test_what_is_written_is_read(seed, streams, steps, symbols):
     chosen, starts, freqs, tables = drawn(seed, streams, steps, symbols)
     lengths = np.random.default_rng(seed).integers(0, steps + 1, streams)
     data = write(chosen, starts, freqs, lengths)
-    found, finished = read(data, lengths, tables, steps)
+    decoded, finished = read(data, lengths, tables, steps)
     assert finished.all()
     for stream, length in enumerate(lengths):
-        assert (found[stream, :length] == chosen[stream, :length]).all()
+        assert (decoded[stream, :length] == chosen[stream, :length]).all()
         assert bool(data[stream]) == bool(length)
 
 
@@ -70,9 +73,9 @@ def test_a_reader_in_plain_integers_agrees():
 
     for stream, count in enumerate((50, 31, 0)):
         if count:
-            found, left = decode_stream(data[stream], count, rows)
-            assert found == chosen[stream, :count].tolist()
-            assert left == zlib.crc32(np.array(found, "<i4").tobytes()) >> 24
+            symbols, checksum = decode_stream(data[stream], count, rows)
+            assert symbols == chosen[stream, :count].tolist()
+            assert checksum == zlib.crc32(np.array(symbols, "<i4").tobytes()) >> 24
 
 
 def test_the_cost_is_that_of_the_frequencies():
@@ -82,7 +85,7 @@ def test_the_cost_is_that_of_the_frequencies():
     assert ideal < sum(map(len, data)) < ideal * 1.0005 + 4 * 3
 
 
-def test_the_rarest_and_the_surest_symbols():
+def test_extreme_frequencies():
     """Frequencies 1 and TOTAL are the edges of the arithmetic."""
     for start, freq in ((0, 1), (TOTAL - 1, 1), (0, TOTAL), (1, TOTAL - 1)):
         starts, freqs = (np.full((2, 300), value) for value in (start, freq))
@@ -106,12 +109,12 @@ def test_impossible_intervals_are_errors(start, freq):
 def test_damaged_streams_do_not_pass():
     chosen, starts, freqs, tables = drawn(11, 1, 20, 9)
     (data,) = write(chosen, starts, freqs, [20])
-    whole, _ = read([data], np.array([20]), tables, 20)
+    intact, _ = read([data], np.array([20]), tables, 20)
     for position in range(len(data)):
         flipped = bytearray(data)
         flipped[position] ^= 1 << (position % 8)
-        found, finished = read([bytes(flipped)], np.array([20]), tables, 20)
-        assert not finished[0] or (found == whole).all()
+        decoded, finished = read([bytes(flipped)], np.array([20]), tables, 20)
+        assert not finished[0] or (decoded == intact).all()
     for wrong in (data[:-1], data[:-4], data[:7], data + bytes(4), b"\0"):
         _, finished = read([wrong], np.array([20]), tables, 20)
         assert not finished[0]

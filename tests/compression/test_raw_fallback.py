@@ -20,12 +20,12 @@ PLAIN = {"dtype": "float32", "verify": False, "compare": False, "streams": 16, "
 
 
 def known(size, seed=0):
-    """What the model of these tests expects: mostly e, and a and t; 0.57 bits each."""
+    """Text that the model of these tests expects: mostly e, some a and t; 0.57 bits each."""
     return "".join(random.Random(seed).choices("eat", [0.9, 0.05, 0.05], k=size)).encode()
 
 
 def strange(size):
-    """Text that it does not expect at all."""
+    """Text that it does not expect."""
     words = " ".join(TEXTS).split()
     return (" ".join(random.Random(1).choices(words, k=size // 2))).encode()[:size]
 
@@ -42,8 +42,8 @@ def sizes(run, content, folder, **options):
     compress(run, folder / "in", folder / "a", overwrite=True, **PLAIN, **options)
     decompress(run, folder / "a", folder / "out", overwrite=True)
     assert (folder / "out").read_bytes() == content
-    found = inspect(folder / "a")
-    return found["frames"], sum(found["frame_bytes"].values())
+    header = inspect(folder / "a")
+    return header["frames"], sum(header["frame_bytes"].values())
 
 
 def test_what_the_model_expands_becomes_raw(partial, tmp_path):
@@ -62,13 +62,13 @@ def test_what_the_model_likes_is_encoded_once(partial):
     )
 
     def encode(data):
-        """The frame, and how often the model was asked for."""
-        asked = []
+        """Returns the type of the frame, and the number of times the model encoded it."""
+        calls = []
         segments = segmenter.split(data)
         frame = encode_frame(
-            lambda: (asked.append(1), stepper)[1], data, segments, segmenter, lambda *done: None
+            lambda: (calls.append(1), stepper)[1], data, segments, segmenter, lambda *done: None
         )
-        return frame.kind, len(asked)
+        return frame.kind, len(calls)
 
     assert encode(known(20_000)) == (MODEL, 1)
     assert encode(strange(20_000)) == (ZSTD, 1), "no text would be left: zstd has all of it already"
@@ -78,16 +78,16 @@ def test_what_the_model_likes_is_encoded_once(partial):
 def test_segments_still_make_up_the_data():
     data = known(10_000) + "né ".encode() * 4000 + b"\xff" * 40 + known(9_000)
     segments = BYTES.split(data)
-    assert [one.tokens is None for one in segments] == [False, True, False]
-    tokens = np.concatenate([one.tokens for one in segments if one.tokens is not None])
+    assert [segment.tokens is None for segment in segments] == [False, True, False]
+    tokens = np.concatenate([part.tokens for part in segments if part.tokens is not None])
     bits = np.where(np.isin(tokens, list(b"eat")), 0.5, 30.0)
-    found = raw_fallback(segments, bits, BYTES).segments
-    assert b"".join(one.data for one in found) == data
-    kept = b"".join(one.data for one in found if one.tokens is not None)
+    result = raw_fallback(segments, bits, BYTES).segments
+    assert b"".join(segment.data for segment in result) == data
+    kept = b"".join(segment.data for segment in result if segment.tokens is not None)
     assert len(data) - len(kept) > 11_000
     assert kept.count("é".encode()) * 3 < 4096, "but for what shares a piece with others"
-    for one in found:
-        assert one.tokens is None or bytes(one.tokens.tolist()) == one.data
+    for segment in result:
+        assert segment.tokens is None or bytes(segment.tokens.tolist()) == segment.data
 
 
 @pytest.mark.parametrize("cost", [0.01, 100.0])

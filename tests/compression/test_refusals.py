@@ -1,9 +1,10 @@
-"""Whatever is wrong with archive or run: a refusal, and no output; never other bytes."""
+"""Whatever is wrong with archive or run: an error and no output, never wrong bytes."""
 
 import hashlib
 import io
 import json
 import math
+import random
 import shutil
 
 import pytest
@@ -36,7 +37,7 @@ def made(run, tmp_path_factory):
 
 
 def refused(run, data: bytes, folder) -> str:
-    """What is said of an archive; "" where it comes out right. Leaves nothing behind."""
+    """Returns the error for an archive, or "" if it decodes; checks that no output remains."""
     (folder / "bad").write_bytes(data)
     out = folder / "out"
     try:
@@ -100,8 +101,8 @@ def test_a_weight_that_differs_a_little(made, tmp_path):
     place.mkdir()
     assert "its model is" in refused(other, made[1], place)
     fingerprint = model_fingerprint(load(other, dtype="float32"))
-    said = refused(other, with_header(made[1], model=fingerprint), place)
-    assert "determinism check" in said, "frequencies differ as well"
+    message = refused(other, with_header(made[1], model=fingerprint), place)
+    assert "determinism check" in message, "frequencies differ as well"
 
 
 @pytest.mark.parametrize(
@@ -116,8 +117,8 @@ def test_a_weight_that_differs_a_little(made, tmp_path):
     ],
 )
 def test_another_shape_or_determinism_check(run, made, tmp_path, fields):
-    said = refused(run, with_header(made[1], **fields), tmp_path)
-    assert said.startswith("determinism check: the model's frequencies differ")
+    message = refused(run, with_header(made[1], **fields), tmp_path)
+    assert message.startswith("determinism check: the model's frequencies differ")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_another_shape_or_determinism_check(run, made, tmp_path, fields):
         {"files": [["\ud800", 420, 0, 170]]},
     ],
 )
-def test_headers_that_cannot_be(run, made, tmp_path, fields):
+def test_invalid_headers(run, made, tmp_path, fields):
     assert refused(run, with_header(made[1], **fields), tmp_path)
 
 
@@ -158,7 +159,7 @@ NESTED = b'{"size":0,"a":' + b"[" * 600 + b"]" * 600 + b"}"
 @pytest.mark.parametrize(
     "header", [b"[" * 100_000, b'{"a":' * 100_000, NESTED, b"[]", b"{}", b"NaN", b"x"]
 )
-def test_headers_that_are_none(run, tmp_path, header):
+def test_headers_that_are_not_objects(run, tmp_path, header):
     data = crafted(header, bytes(1 + 32 + CHECKSUM_BYTES))
     (tmp_path / "bad").write_bytes(data)
     with pytest.raises(UserError, match="the archive: is damaged: its header"):
@@ -197,11 +198,11 @@ def test_the_model_is_checked_whatever_the_frames_are(run, runs, tmp_path):
     assert "its tokenizer is" in refused(runs("byte_level"), data, place)
 
 
-def test_the_determinism_check_comes_before_the_first_frame(run, tmp_path, monkeypatch):
+def test_the_determinism_check_comes_before_the_first_frame(run, tmp_path):
     """A frame of noise, then one of text."""
-    monkeypatch.setattr("llmjax.compression.compress.FRAME", 3000)
-    (tmp_path / "in").write_bytes(files()["random"][:3000] + TEXT[:100])
-    compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
+    (tmp_path / "in").write_bytes(random.Random(0).randbytes(frames.FRAME) + TEXT[:100])
+    shape = {"streams": 2, "context": 32, "stride": 16}
+    compress(run, tmp_path / "in", tmp_path / "a", **shape, **PLAIN)
     kinds = inspect(tmp_path / "a")["frames"]
     assert kinds["model"] == kinds["zstd"] + kinds["stored"] == 1
     data = with_header((tmp_path / "a").read_bytes(), canary="0")
@@ -215,15 +216,17 @@ def test_the_determinism_check_comes_before_the_first_frame(run, tmp_path, monke
     assert [path.name for path in place.iterdir()] == ["bad"]
 
 
-def test_where_it_was_made_is_said(run, made, tmp_path, caplog):
+def test_differences_of_environment_are_named(run, made, tmp_path, caplog):
     elsewhere = inspect(made[0])["environment"] | {"jaxlib": "0.0.1"}
     data = with_header(made[1], environment=elsewhere)
     assert refused(run, data, tmp_path) == "", "the determinism check passes"
     assert "jaxlib was '0.0.1', is" in caplog.text
-    said = refused(run, with_header(made[1], environment=elsewhere, canary="0"), tmp_path)
-    assert "jaxlib was '0.0.1', is" in said
-    said = refused(run, with_header(made[1], canary="0"), tmp_path)
-    assert "nothing recorded differs: the compiler chose other kernels, or the header was" in said
+    message = refused(run, with_header(made[1], environment=elsewhere, canary="0"), tmp_path)
+    assert "jaxlib was '0.0.1', is" in message
+    message = refused(run, with_header(made[1], canary="0"), tmp_path)
+    assert (
+        "nothing recorded differs: the compiler chose other kernels, or the header was" in message
+    )
 
 
 def test_what_does_not_decode_gets_no_name(run, tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from llmjax.compression.compress import compress
 from llmjax.compression.decompress import decompress, inspect
+from llmjax.compression.frames import FRAME
+from llmjax.compression.segments import PIECE
 
 FRESH = """
 import json, sys
@@ -38,12 +40,12 @@ def test_each_file_comes_back_in_a_new_process(kind, runs, tmp_path):
     for archive, content in archives.items():
         with open(f"{archive}.out", "rb") as file:
             assert file.read() == content, archive
-        found = inspect(archive)
-        assert found["size"] == len(content)
+        header = inspect(archive)
+        assert header["size"] == len(content)
         if archive.endswith("True"):
             frame_head = 16
-            limit = found["header_bytes"] + 64 + frame_head + 1.001 * len(content)
-            assert found["archive_bytes"] <= limit
+            limit = header["header_bytes"] + 64 + frame_head + 1.001 * len(content)
+            assert header["archive_bytes"] <= limit
     by_model = {name for name in archives if inspect(name)["frames"]["model"]}
     lossy = "lower" if kind == "lower" else ""
     assert {name.rpartition("/")[2] for name in by_model} >= (
@@ -60,12 +62,12 @@ ANY = st.lists(st.binary(max_size=40) | PIECES, max_size=12).map(b"".join)
 @settings(max_examples=25, deadline=None)
 @given(data=ANY, streams=st.sampled_from([1, 3]), kind=st.sampled_from(KINDS[:3]))
 def test_any_bytes_come_back(runs, tmp_path_factory, data, streams, kind):
-    place = tmp_path_factory.mktemp("any")
-    (place / "in").write_bytes(data)
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "in").write_bytes(data)
     shape = {"streams": streams, "context": 32, "stride": 8}
-    compress(runs(kind), place / "in", place / "a", fallback=False, **shape, **PLAIN)
-    decompress(runs(kind), place / "a", place / "out")
-    assert (place / "out").read_bytes() == data
+    compress(runs(kind), folder / "in", folder / "a", fallback=False, **shape, **PLAIN)
+    decompress(runs(kind), folder / "a", folder / "out")
+    assert (folder / "out").read_bytes() == data
 
 
 @pytest.mark.parametrize("stride", [1, 7, 16])
@@ -73,7 +75,7 @@ def test_any_bytes_come_back(runs, tmp_path_factory, data, streams, kind):
 def test_windows_and_streams(run, tmp_path, streams, stride):
     content = files()["long"][:400]
     (tmp_path / "in").write_bytes(content)
-    found = compress(
+    result = compress(
         run,
         tmp_path / "in",
         tmp_path / "a",
@@ -83,18 +85,21 @@ def test_windows_and_streams(run, tmp_path, streams, stride):
         fallback=False,
         **PLAIN,
     )
-    assert (found.streams, found.context, found.stride) == (streams, 16, stride)
+    assert (result.streams, result.context, result.stride) == (streams, 16, stride)
     decompress(run, tmp_path / "a", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == content
 
 
-def test_several_frames(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmjax.compression.compress.FRAME", 300)
-    content = files()["long"][:1000] + files()["random"][:700] + "née".encode() * 90
+def test_several_frames(run, tmp_path):
+    """Text and a character cross the boundaries of frames; raw bytes fill the rest."""
+    text, noise, accents = files()["long"][:1000], files()["random"][:700], "née".encode() * 90
+    content = bytes(FRAME - PIECE) + b"\xff" * (PIECE - 500) + text + noise
+    content += b"\xff" * (FRAME + PIECE - len(content))
+    content += bytes(FRAME - 2 * PIECE) + b"\xff" * (PIECE - 102) + accents
     (tmp_path / "in").write_bytes(content)
     shape = {"streams": 2, "context": 32, "stride": 16}
     compress(run, tmp_path / "in", tmp_path / "a", fallback=False, **shape, **PLAIN)
-    assert sum(inspect(tmp_path / "a")["frames"].values()) == -(-len(content) // 300)
+    assert inspect(tmp_path / "a")["frames"] == {"stored": 0, "zstd": 0, "model": 3}
     decompress(run, tmp_path / "a", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == content
 

@@ -31,7 +31,7 @@ def lm(run):
 
 
 def test_a_stream_is_read_by_plain_integers(lm):
-    """Frequencies of every symbol are taken from the step itself, then nothing of ours is used."""
+    """Decodes with Python integers, given only the frequencies that the steps compute."""
     stepper, tokens = (
         CodecStepper(lm, StreamLayout(1, 16, 8)),
         np.array(list(b"plain bytes"), np.int32),
@@ -39,22 +39,22 @@ def test_a_stream_is_read_by_plain_integers(lm):
     encoded = encode_tokens(stepper, tokens, silent)
     tables, nothing = [], np.zeros(1, np.uint32)
     cache, inputs = None, jnp.full(1, lm.tokenizer.bos_id, jnp.int32)
-    for token, place in zip(tokens, stepper.positions(len(tokens)), strict=True):
+    for token, step in zip(tokens, stepper.positions(len(tokens)), strict=True):
         if cache is None:
-            cache = stepper.empty(place.slots)
-        elif cache.length != place.slots:
-            cache = cache.grown(place.slots)
+            cache = stepper.empty(step.slots)
+        elif cache.length != step.slots:
+            cache = cache.grown(step.slots)
         rows = []
         for symbol in range(256):
             copy = jax.tree.map(jnp.copy, cache)
             known = np.array([symbol], np.int32)
-            found, after = stepper.step(copy, inputs, place.position, known, nothing, False)
-            rows.append((int(found.start[0]), int(found.freq[0])))
+            interval, after = stepper.step(copy, inputs, step.position, known, nothing, False)
+            rows.append((int(interval.start[0]), int(interval.freq[0])))
         tables.append(rows)
         cache, inputs = after, jnp.asarray([token])
     assert all(rows[0][0] == 0 and sum(f for _, f in rows) == 1 << 26 for rows in tables)
-    found, _ = decode_stream(encoded.streams[0], len(tokens), tables.__getitem__)
-    assert bytes(found) == b"plain bytes"
+    symbols, _ = decode_stream(encoded.streams[0], len(tokens), tables.__getitem__)
+    assert bytes(symbols) == b"plain bytes"
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_stream_is_read_by_plain_integers(lm):
 def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, streams, context, stride, groups):
     data = files()["long"]
     tokens = np.frombuffer(data, np.uint8).astype(np.int32)
-    shape = StreamLayout(streams, context, stride, groups)
-    encoded = encode_tokens(CodecStepper(lm, shape), tokens, silent)
-    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    layout = StreamLayout(streams, context, stride, groups)
+    encoded = encode_tokens(CodecStepper(lm, layout), tokens, silent)
+    parts = np.split(tokens, np.cumsum(layout.lengths(len(tokens)))[:-1])
     score = score_documents(
         lm.model,
         lm.params,
@@ -76,20 +76,20 @@ def test_the_cost_is_what_scoring_says_of_the_same_windows(lm, streams, context,
         stride=stride,
     )
     assert encoded.bits.sum() == pytest.approx(score.nats / math.log(2), rel=1e-3)
-    own = 8 * sum(map(len, encoded.streams)) - encoded.bits.sum()
-    assert 0 < own < 20 * streams + 1e-3 * encoded.bits.sum()
+    overhead = 8 * sum(map(len, encoded.streams)) - encoded.bits.sum()
+    assert 0 < overhead < 20 * streams + 1e-3 * encoded.bits.sum()
 
 
 def test_evaluate_and_archive_agree(run, lm, tmp_path):
     path = tmp_path / "text"
     path.write_bytes((TEXTS[0] + TEXTS[2]).encode() * 6)
     windows = {"context": 32, "stride": 8, "dtype": "float32"}
-    found = compress(
+    result = compress(
         run, path, tmp_path / "a", streams=1, verify=False, compare=False, fallback=False, **windows
     )
     score = evaluate(run, data=path, **windows).score
     end = lm.score(path.read_text(), context=32, stride=8).nats[-1]  # of the text, not in archives
-    body = 8 * (found.archive_bytes - found.header_bytes - 52)
+    body = 8 * (result.archive_bytes - result.header_bytes - 52)
     assert body == pytest.approx((score.nats - end) / math.log(2), rel=0.005)
 
 
@@ -97,23 +97,23 @@ def test_streams_of_the_default_are_the_documents_of_an_evaluation(run, tmp_path
     """As users do it: bfloat16, as many streams as are chosen."""
     path, lm = tmp_path / "text", load(run, dtype="bfloat16")
     path.write_bytes((TEXTS[0] + TEXTS[2]).encode() * 20)
-    found = compress(run, path, tmp_path / "a", verify=False, compare=False, fallback=False)
-    assert found.streams > 1
-    shape = StreamLayout(found.streams, found.context, found.stride)
+    result = compress(run, path, tmp_path / "a", verify=False, compare=False, fallback=False)
+    assert result.streams > 1
+    layout = StreamLayout(result.streams, result.context, result.stride)
     tokens = np.frombuffer(path.read_bytes(), np.uint8).astype(np.int32)
-    parts = np.split(tokens, np.cumsum(shape.lengths(len(tokens)))[:-1])
+    parts = np.split(tokens, np.cumsum(layout.lengths(len(tokens)))[:-1])
     documents = [Document(part, len(part)) for part in parts]
-    windows = {"context": found.context, "stride": found.stride}
+    windows = {"context": result.context, "stride": result.stride}
     score = score_documents(lm.model, lm.params, lm.tokenizer, documents, **windows)
-    assert found.costs.bits == pytest.approx(score.nats / math.log(2), rel=2e-3)
+    assert result.costs.bits == pytest.approx(score.nats / math.log(2), rel=2e-3)
     # Beside the streams' bits: header, checksums, and four bytes or so of each stream.
-    own = found.archive_bytes - found.header_bytes - 41 - found.costs.bits / 8
-    assert 0 < own < 10 + 4 * found.streams + 1e-3 * found.archive_bytes
+    overhead = result.archive_bytes - result.header_bytes - 41 - result.costs.bits / 8
+    assert 0 < overhead < 10 + 4 * result.streams + 1e-3 * result.archive_bytes
 
 
-@pytest.mark.parametrize("shape", [StreamLayout(5, 16, 5), StreamLayout(8, 16, 12, 2)])
-def test_decoding_finds_the_tokens(lm, shape):
-    stepper = CodecStepper(lm, shape)
+@pytest.mark.parametrize("layout", [StreamLayout(5, 16, 5), StreamLayout(8, 16, 12, 2)])
+def test_decoding_finds_the_tokens(lm, layout):
+    stepper = CodecStepper(lm, layout)
     for count in (1, 4, 5, 6, 83, 130):
         tokens = np.random.default_rng(count).integers(0, 256, count).astype(np.int32)
         encoded = encode_tokens(stepper, tokens, silent)
@@ -122,30 +122,30 @@ def test_decoding_finds_the_tokens(lm, shape):
 
 
 def test_the_determinism_check_distinguishes_layouts_and_weights(lm, runs):
-    shapes = [
+    layouts = [
         StreamLayout(2, 16, 8),
         StreamLayout(3, 16, 8),
         StreamLayout(2, 32, 8),
         StreamLayout(2, 16, 4),
     ]
-    shapes.append(StreamLayout(2, 16, 8, 2))
+    layouts.append(StreamLayout(2, 16, 8, 2))
     hashes = [
-        determinism_hash(CodecStepper(lm, shape), windows)
-        for shape in shapes
+        determinism_hash(CodecStepper(lm, layout), windows)
+        for layout in layouts
         for windows in (False, True)
     ]
     assert len(set(hashes)) == len(hashes)
-    assert determinism_hash(CodecStepper(lm, shapes[0]), True) == hashes[1]
+    assert determinism_hash(CodecStepper(lm, layouts[0]), True) == hashes[1]
 
 
 def test_groups_code_what_one_would(lm):
     """Their streams are the same, and so is what these cost, up to another program's rounding."""
     tokens = np.random.default_rng(0).integers(0, 256, 90).astype(np.int32)
-    one, two = (
+    single, split = (
         encode_tokens(CodecStepper(lm, StreamLayout(4, 16, 8, n)), tokens, silent) for n in (1, 2)
     )
-    np.testing.assert_array_equal(one.positions, two.positions)
-    np.testing.assert_allclose(one.bits, two.bits, atol=1e-3)
+    np.testing.assert_array_equal(single.positions, split.positions)
+    np.testing.assert_allclose(single.bits, split.bits, atol=1e-3)
 
 
 def test_a_group_that_fails_ends_the_others(lm):

@@ -67,15 +67,15 @@ def test_an_archive_has_its_name_before_anything_is_compared(run, tmp_path, monk
 def test_inputs_of_any_size_are_compared(run, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "SLOW", {"brotli 11": 100})
     (tmp_path / "in").write_bytes(TEXT)
-    found = compress(run, tmp_path / "in", tmp_path / "a", verify=False, **PLAIN)
-    names = [one.name for one in COMPRESSORS if one.name != "brotli 11"]
-    assert [one.name for one in found.baselines] == names
+    result = compress(run, tmp_path / "in", tmp_path / "a", verify=False, **PLAIN)
+    names = [compressor.name for compressor in COMPRESSORS if compressor.name != "brotli 11"]
+    assert [baseline.name for baseline in result.baselines] == names
     monkeypatch.setattr(results, "SLOW", {"brotli 11": 3 << 20})
     with open(tmp_path / "in", "wb") as file:
         file.truncate((3 << 20) + 1)
-    found = compress(run, tmp_path / "in", tmp_path / "b", verify=False, **PLAIN)
-    assert "  not compared: brotli 11, larger than 3 MiB" in str(found).splitlines()
-    assert found.to_dict()["not_compared"] == {"brotli 11": 3 << 20}
+    result = compress(run, tmp_path / "in", tmp_path / "b", verify=False, **PLAIN)
+    assert "  not compared: brotli 11, larger than 3 MiB" in str(result).splitlines()
+    assert result.to_dict()["not_compared"] == {"brotli 11": 3 << 20}
 
 
 def test_modules_of_the_users_folder_are_not_run(run, tmp_path, monkeypatch):
@@ -87,13 +87,13 @@ def test_modules_of_the_users_folder_are_not_run(run, tmp_path, monkeypatch):
 
 
 def test_a_checkout_is_found_from_anywhere(tmp_path):
-    theirs = child_environment({"PATH": "/bin"}, "cpu")
+    child = child_environment({"PATH": "/bin"}, "cpu")
     code = "import importlib.util; print(importlib.util.find_spec('llmjax').origin)"
     words = [sys.executable, "-P", "-S", "-c", code]  # without any installed package
-    done = subprocess.run(words, env=theirs, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(words, env=child, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == llmjax.__file__
     both = child_environment({"PYTHONPATH": "/other"}, "cpu")["PYTHONPATH"].split(":")
-    assert both[0] == theirs["PYTHONPATH"]
+    assert both[0] == child["PYTHONPATH"]
     assert both[-1] == "/other"
 
 
@@ -114,14 +114,14 @@ def test_an_accelerators_programs_are_compiled_again():
     folder = jax.config.values["jax_compilation_cache_dir"]
     assert child_environment({}, "cpu")["JAX_COMPILATION_CACHE_DIR"] == folder != ""
     for platform in ("gpu", "tpu"):
-        theirs = child_environment({}, platform)
-        assert theirs["JAX_ENABLE_COMPILATION_CACHE"] == "0"
-        assert "JAX_COMPILATION_CACHE_DIR" not in theirs
+        child = child_environment({}, platform)
+        assert child["JAX_ENABLE_COMPILATION_CACHE"] == "0"
+        assert "JAX_COMPILATION_CACHE_DIR" not in child
     code = "import jax; assert jax.config.jax_enable_compilation_cache is False"
     subprocess.run([sys.executable, "-c", code], env=child_environment({}, "gpu"), check=True)
 
 
-def test_what_an_accelerator_needs_is_said(caplog):
+def test_warnings_for_accelerators(caplog):
     caplog.set_level(logging.WARNING)
     warn("cpu", "", True)
     warn("gpu", " ".join(GPU_FLAGS), True)

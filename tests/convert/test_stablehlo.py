@@ -12,7 +12,7 @@ import pytest
 
 import llmjax
 from llmjax.convert.exporting import export
-from llmjax.convert.stablehlo.export import loader
+from llmjax.convert.stablehlo.writing import loader
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError

@@ -68,7 +68,7 @@ def test_jsonl_plain_and_compressed(tmp_path):
     ("line", "message"),
     [
         ('{"body": "x", "title": "y", "n": 1}', r":2: has no field 'text'; .*: body, title"),
-        ('{"text": 3, "title": "y"}', r":2: field 'text' is no string; .*: title"),
+        ('{"text": 3, "title": "y"}', r":2: field 'text' is not a string; .*: title"),
         ('{"text": "broken', r":2: is not JSON"),
         ('["text"]', r":2: is not a JSON object"),
         (r'{"text": "a\ud800b"}', r":2: character 1 of its text is half a surrogate"),
@@ -199,7 +199,7 @@ def test_a_document_that_is_too_large(tmp_path, monkeypatch):
         next(found)
     assert "".join(replace(source, split="chunk").documents()) == path.read_text()
     with pytest.raises(
-        UserError, match=r"a\.txt: is larger than 100 bytes, and it is read into memory"
+        UserError, match=r"a\.txt: is larger than 100 bytes, the most that is read into memory"
     ):
         read_whole(path, 100)
 

@@ -274,8 +274,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.dat", "x", r"a\.dat: ends in '\.dat', which is no known format; use \.csv"),
-        ("a", "x", r"a: has no ending, which is no known format"),
+        ("a.dat", "x", r"a\.dat: has the unknown suffix '\.dat'; use \.csv"),
+        ("a", "x", r"a: has no suffix; use \.csv"),
         ("a.csv", "", r"a\.csv: is empty; it should begin with a line of column names"),
         ("a.csv", "text,label\n", r"a\.csv: holds no rows"),
         ("a.jsonl", "\n", r"a\.jsonl: holds no rows"),

@@ -1,4 +1,4 @@
-"""Beam search on a toy model: against all texts there are, against NumPy, on a mesh."""
+"""Beam search on a toy model: against exhaustive search, against NumPy, on a mesh."""
 
 import pytest
 
@@ -11,18 +11,18 @@ from toy import LETTERS, LetterTokenizer, complete, log_softmax, next_logits, to
 
 def every_text(params, prompt, vocab_size, ends, length):
     """All texts that end with one of `ends` or are `length` long, with their log-probabilities."""
-    found = []
+    result = []
 
     def grow(tokens, total):
         if tokens and (tokens[-1] in ends or len(tokens) == length):
-            found.append((tokens, total))
+            result.append((tokens, total))
             return
         logp = log_softmax(next_logits(params, [*prompt, *tokens]))
         for token in range(vocab_size):
             grow([*tokens, token], total + logp[token])
 
     grow([], 0.0)
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_beams_wide_enough_find_the_best_of_all_texts(penalty, ends):
     limits = [4, 3, 4]
     config = DecodingConfig(beams=4**length, length_penalty=penalty)
     rows = [Request(prompt, limit) for prompt, limit in zip(prompts, limits, strict=True)]
-    found = beam_search(model, params, rows, config, tokenizer=tokenizer, stop_ids=ends)
-    for prompt, limit, hypotheses in zip(prompts, limits, found, strict=True):
+    result = beam_search(model, params, rows, config, tokenizer=tokenizer, stop_ids=ends)
+    for prompt, limit, hypotheses in zip(prompts, limits, result, strict=True):
         texts = every_text(params, prompt, 4, ends, limit)
         ranked = sorted(texts, key=lambda text: -text[1] / len(text[0]) ** penalty)
         assert len(hypotheses) == len(texts)
@@ -46,8 +46,8 @@ def test_beams_wide_enough_find_the_best_of_all_texts(penalty, ends):
             assert -sum(hypothesis.nats) == pytest.approx(total, rel=1e-4)
 
 
-def test_a_narrow_search_is_what_its_definition_says():
-    """Three beams, step by step in NumPy."""
+def test_a_narrow_search_follows_its_definition():
+    """A NumPy reference of beam search with three beams."""
     model, params = toy(16, seed=9)
     prompt, width, length, penalty = [1, 4, 3], 3, 8, 1.0
     live, done = [([], 0.0)], []
@@ -61,8 +61,8 @@ def test_a_narrow_search_is_what_its_definition_says():
     done += [(t, x / length**penalty) for t, x in live]
     expected = sorted(done, key=lambda g: -g[1])[:width]
     config = DecodingConfig(beams=width, length_penalty=penalty)
-    (found,) = beam_search(model, params, [Request(prompt, length)], config, tokenizer=LETTERS)
-    assert [h.tokens for h in found] == [tokens for tokens, _ in expected]
+    (result,) = beam_search(model, params, [Request(prompt, length)], config, tokenizer=LETTERS)
+    assert [h.tokens for h in result] == [tokens for tokens, _ in expected]
 
 
 def test_one_beam_per_prompt_and_samples_of_the_best():

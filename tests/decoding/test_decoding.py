@@ -1,4 +1,4 @@
-"""Decoding on a toy model whose every probability is known: steps, keys, stops, beams, streams."""
+"""Decoding on a toy model with known probabilities: steps, keys, stops, beams, streams."""
 
 import itertools
 from dataclasses import replace
@@ -65,8 +65,8 @@ def test_a_model_that_expects_no_token_before_a_text_gets_none():
         prefix = ()
 
     bare = Bare([piece.decode() for piece in LETTERS.pieces[3:]])
-    found, empty = complete(["abcab", ""], GREEDY, bare)
-    assert found.tokens == complete([LETTERS.encode("abcab")], GREEDY)[0].tokens
+    result, empty = complete(["abcab", ""], GREEDY, bare)
+    assert result.tokens == complete([LETTERS.encode("abcab")], GREEDY)[0].tokens
     assert empty.tokens == complete([""], GREEDY)[0].tokens
 
 
@@ -79,7 +79,7 @@ def test_tokens_that_pad_the_embedding_are_never_chosen():
 
 
 def test_samples_follow_the_model():
-    """First tokens of many samples, against the distribution; at six standard deviations."""
+    """First tokens of many samples against the distribution, within six standard deviations."""
     _, params = toy(16)
     draws = 4000
     config = DecodingConfig(max_new_tokens=1, temperature=1.0, samples=draws, batch_size=draws)
@@ -116,13 +116,13 @@ def test_samples_of_a_prompt_differ_and_a_repeated_prompt_is_one_more_sample():
 def test_how_many_steps_a_call_takes_changes_nothing(monkeypatch):
     expected = complete(["ab", "cab" * 4], SAMPLED)
     monkeypatch.setattr("llmjax.decoding.steps.STEPS_PER_CALL", 7)
-    # A new seed of the toy is the same program: this model must be compiled anew.
+    # A new seed of the toy is the same program; another context compiles again.
     assert complete(["ab", "cab" * 4], SAMPLED, max_length=63) == expected
 
 
 def test_the_context_ends_a_text():
     (completion,) = complete(["c" * 10], replace(SAMPLED, max_new_tokens=64), max_length=14)
-    # BOS, ten letters, then tokens of which the last is never read again.
+    # BOS, ten letters, then tokens of which the last is never read.
     assert completion.finish in {"context", "eos"}
     assert len(completion.tokens) <= 14 - 11 + 1
     (last,) = complete(["c" * 13], SAMPLED, max_length=14)
@@ -145,7 +145,7 @@ def test_repetition_penalty_counts_the_prompt_and_the_text():
 
 
 def test_a_mesh_changes_nothing():
-    """Rows over eight devices, params whole on each."""
+    """Rows over eight devices, parameters replicated."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     config = replace(SAMPLED, top_k=6, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
     prompts = ["ab", "c", "bab" * 5]
@@ -168,7 +168,7 @@ def test_problems_are_listed_at_once():
 
 
 def whole(text, stops):
-    """Where text ends, looking at all of it: before the stop string that is complete first."""
+    """Reference: the text before the stop string that is complete first."""
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     return text[: min(ends)[1]] if ends else text
 
@@ -223,7 +223,7 @@ def test_no_piece_holds_a_part_of_a_character():
     assert writer.text == text
 
 
-def test_a_text_of_its_own_does_not_show_its_tokenizers_leading_space():
+def test_a_new_text_has_no_leading_space_of_the_tokenizer():
     class Spaced(LetterTokenizer):
         def decode_bytes(self, ids):
             return super().decode_bytes(ids).removeprefix(b" ")
@@ -244,20 +244,20 @@ def test_a_text_of_its_own_does_not_show_its_tokenizers_leading_space():
         (decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]), ["a", "<0xC3>", "<0xA9>"]),
     ],
 )
-def test_texts_are_what_the_librarys_own_decoding_adds_to_the_prompt(decoder, pieces):
-    vocab = {piece: at for at, piece in enumerate(["<pad>", "<s>", "</s>", *pieces])}
+def test_texts_are_what_the_library_decodes_after_the_prompt(decoder, pieces):
+    vocab = {piece: index for index, piece in enumerate(["<pad>", "<s>", "</s>", *pieces])}
     inner = Tokenizer(models.WordLevel(vocab, pieces[0]))
     inner.add_special_tokens(["<pad>", "<s>", "</s>"])
     if decoder is not None:
         inner.decoder = decoder
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    ours = HuggingFaceTokenizer(inner.to_str().encode(), names)
+    actual = HuggingFaceTokenizer(inner.to_str().encode(), names)
     prompts = [[3, 4, 3], [3], [1]]
-    for prompt, found in zip(prompts, complete(prompts, SAMPLED, ours), strict=True):
-        written = [token for token in found.tokens if token != 2]
+    for prompt, result in zip(prompts, complete(prompts, SAMPLED, actual), strict=True):
+        written = [token for token in result.tokens if token != 2]
         before = inner.decode(prompt)
         whole = inner.decode([*prompt, *written])
-        assert found.text == whole.removeprefix(before).rstrip("\ufffd")
+        assert result.text == whole.removeprefix(before).rstrip("\ufffd")
         assert whole.startswith(before)
 
 

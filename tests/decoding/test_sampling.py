@@ -1,4 +1,4 @@
-"""Filters against a NumPy reference in float64, ties and extremes, and what is in fact drawn."""
+"""Filters against a float64 NumPy reference, ties and extremes, and sampled frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def reference_top_k(logits, k):
 
 
 def reference_top_p(logits, p):
-    """Takes tokens from the likeliest on until their sum is p, then those tied with the last."""
+    """Take the most likely tokens until their sum is p, and those tied with the last."""
     kept = np.zeros(logits.shape, bool)
     for row, probabilities in enumerate(softmax(logits)):
         mass = 0.0
@@ -44,7 +44,7 @@ def reference_min_p(logits, p):
 
 
 def kept(filtered, logits):
-    """Which tokens a filter kept; it must not have changed their logits."""
+    """Which tokens a filter kept, with unchanged logits."""
     filtered, logits = np.asarray(filtered), np.asarray(logits)
     stays = filtered > -np.inf
     np.testing.assert_array_equal(filtered[stays], logits[stays])
@@ -101,8 +101,8 @@ def test_all_tokens_alike_all_stay():
 
 def test_filters_do_not_care_for_the_order_of_the_vocabulary(logits):
     order = np.random.default_rng(0).permutation(VOCAB)
-    for one in (lambda x: top_k(x, 4), lambda x: top_p(x, 0.6)):
-        np.testing.assert_array_equal(np.asarray(one(logits))[:, order], one(logits[:, order]))
+    for item in (lambda x: top_k(x, 4), lambda x: top_p(x, 0.6)):
+        np.testing.assert_array_equal(np.asarray(item(logits))[:, order], item(logits[:, order]))
 
 
 def test_repetition_penalty_lowers_seen_tokens_of_either_sign():
@@ -125,7 +125,7 @@ SEEN = np.array([[True, False, False, True, False, True]])
 
 
 def reference_distribution(temperature, k=None, p=None, minimum=None, penalty=1.0):
-    """The stated order in float64: penalty, temperature, top-k, top-p, min-p."""
+    """A float64 reference: penalty, temperature, top-k, top-p, min-p."""
     values = LOGITS.astype(np.float64)
     lowered = np.where(values > 0, values / penalty, values * penalty)
     values = np.where(SEEN, lowered, values) / temperature
@@ -179,7 +179,7 @@ def test_greedy_takes_the_first_of_the_likeliest():
     np.testing.assert_array_equal(sampling.choose(logits, Sampling(), keys), [1, 0])
 
 
-def test_a_row_is_drawn_from_its_own_key_alone():
+def test_a_row_depends_on_its_own_key_only():
     keys = jax.random.split(jax.random.key(5), 4)
     logits = jax.random.normal(jax.random.key(6), (4, VOCAB))
     how = Sampling(temperature=jnp.float32(1.0))

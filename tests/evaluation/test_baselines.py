@@ -1,4 +1,4 @@
-"""Classical compressors as the bar: their figures are those of real, reversible archives."""
+"""Classical compressors: sizes are those of real archives that decompress."""
 
 import random
 import shutil
@@ -51,11 +51,11 @@ def test_library_and_command_line_agree(name, command):
 
 def test_a_text_in_parts_comes_to_the_same():
     parts = [TEXT[start : start + 1000] for start in range(0, len(TEXT), 1000)]
-    whole, found = measure(TEXT), measure_parts(lambda: parts, len(TEXT))
-    for one, other in zip(whole, found, strict=True):
-        assert other.name == one.name
-        assert other.original_bytes == len(TEXT)
-        assert other.compressed_bytes == pytest.approx(one.compressed_bytes, abs=8)
+    full, result = measure(TEXT), measure_parts(lambda: parts, len(TEXT))
+    for expected, actual in zip(full, result, strict=True):
+        assert actual.name == expected.name
+        assert actual.original_bytes == len(TEXT)
+        assert actual.compressed_bytes == pytest.approx(expected.compressed_bytes, abs=8)
 
 
 def test_empty_text_is_refused():
@@ -75,17 +75,17 @@ def rendered(table) -> list[str]:
 def test_table_is_sorted_and_relative_to_xz():
     baselines = [Baseline("xz -9e", 300, 1000, 0.1), Baseline("bzip2 -9", 250, 1000, 0.1)]
     lines = rendered(comparison_table(1.8, baselines))
-    at = {
+    line_of = {
         name: n
         for n, line in enumerate(lines)
         for name in ("llmjax", "xz", "bzip2")
         if line.strip().startswith(f"{name} ")
     }
-    assert at["llmjax"] < at["bzip2"] < at["xz"]
-    ours = next(line for line in lines if "llmjax" in line)
-    assert "1.8000" in ours
-    assert "225" in ours
-    assert "\N{MINUS SIGN}25.0%" in ours
+    assert line_of["llmjax"] < line_of["bzip2"] < line_of["xz"]
+    actual = next(line for line in lines if "llmjax" in line)
+    assert "1.8000" in actual
+    assert "225" in actual
+    assert "\N{MINUS SIGN}25.0%" in actual
     assert "1,000 bytes" in lines[0]
     assert "weights not counted" in lines[-1]
 

@@ -1,4 +1,4 @@
-"""The command choose: choices are ranked by the model's own likelihoods, and counted."""
+"""The command choose: choices are ranked by likelihood, and counted."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
-from llmjax.evaluation.choose import ChooseOptions, Question, choose, rate, read_question
+from llmjax.evaluation.choose import ChooseOptions, Question, choose, read_question, score_questions
 from untrained import in_hand, make_run
 
 QUESTIONS = [
@@ -28,7 +28,7 @@ def lm():
 @pytest.fixture
 def data(tmp_path):
     path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in QUESTIONS))
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in QUESTIONS))
     return path
 
 
@@ -37,29 +37,29 @@ def expected(lm, text, tail):
     tokens = [*lm.tokenizer.prefix, *lm.tokenizer.encode(text + tail)]
     size = len(tail.encode())
     logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([tokens[:-1]]))[0]
-    told = np.asarray(jax.nn.log_softmax(logits))[-size:]
-    return told[np.arange(size), tokens[-size:]].sum()
+    log_probabilities = np.asarray(jax.nn.log_softmax(logits))[-size:]
+    return log_probabilities[np.arange(size), tokens[-size:]].sum()
 
 
 def test_choices_are_rated_by_their_likelihood(lm, data):
     seen = []
     result = choose(lm, data, each=seen.append)
     texts = ["Is water wet?", "One and one", "", "Zwei plus zwei?"]
-    for number, (one, text, row) in enumerate(zip(seen, texts, QUESTIONS, strict=True), 1):
+    for number, (scored, text, row) in enumerate(zip(seen, texts, QUESTIONS, strict=True), 1):
         choices = [str(choice) for choice in row["choices"]]
-        blank = "  " if number == 2 else " "  # a prompt's last blank belongs to the choice
-        wanted = [expected(lm, text, f"{blank}{choice}") for choice in choices]
-        np.testing.assert_allclose(one.log_likelihoods, wanted, rtol=2e-5)
-        assert one.number == number
-        assert one.choice == np.argmax(wanted)
+        blank = "  " if number == 2 else " "  # trailing space of a prompt belongs to the choice
+        reference = [expected(lm, text, f"{blank}{choice}") for choice in choices]
+        np.testing.assert_allclose(scored.log_likelihoods, reference, rtol=2e-5)
+        assert scored.number == number
+        assert scored.choice == np.argmax(reference)
         sizes = [len(choice.encode()) for choice in choices]
-        assert one.choice_per_byte == np.argmax(np.array(wanted) / sizes)
-        found = one.to_dict()
-        shares = np.exp(wanted) / np.exp(wanted).sum()
-        np.testing.assert_allclose(found["probabilities"], shares, atol=1e-4)
-        assert found["text"] == choices[one.choice]
+        assert scored.choice_per_byte == np.argmax(np.array(reference) / sizes)
+        actual = scored.to_dict()
+        shares = np.exp(reference) / np.exp(reference).sum()
+        np.testing.assert_allclose(actual["probabilities"], shares, atol=1e-4)
+        assert actual["text"] == choices[scored.choice]
     answers = [0, 1, None, 1]
-    assert [one.question.answer for one in seen] == answers
+    assert [item.question.answer for item in seen] == answers
     right = [one.choice == a for one, a in zip(seen, answers, strict=True) if a is not None]
     per_byte = [
         one.choice_per_byte == a for one, a in zip(seen, answers, strict=True) if a is not None
@@ -71,17 +71,19 @@ def test_choices_are_rated_by_their_likelihood(lm, data):
     assert result.measures.examples == 3
     assert result.chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
     assert result.questions == 4
-    assert "4, 3 with their answer" in str(result)
+    assert "4, 3 with an answer" in str(result)
 
 
 def test_the_prompt_and_the_delimiter_stand_around_the_question(lm):
     questions = [Question("x", "Wet?", ("yes", "no"), None)]
-    (found,) = rate(lm, questions, ChooseOptions(prompt="Question: {}\nAnswer:", delimiter="="))
-    wanted = [expected(lm, "Question: Wet?\nAnswer:", choice) for choice in ("=yes", "=no")]
-    np.testing.assert_allclose(found.log_likelihoods, wanted, rtol=2e-5)
+    (result,) = score_questions(
+        lm, questions, ChooseOptions(prompt="Question: {}\nAnswer:", delimiter="=")
+    )
+    reference = [expected(lm, "Question: Wet?\nAnswer:", choice) for choice in ("=yes", "=no")]
+    np.testing.assert_allclose(result.log_likelihoods, reference, rtol=2e-5)
 
 
-def test_the_first_questions_alone(lm, data):
+def test_limit_takes_the_first_questions(lm, data):
     assert choose(lm, data, limit=2).questions == 2
 
 
@@ -102,8 +104,8 @@ def test_an_encoder_decoder_writes_after_bos(tmp_path, data):
     tail = lm.tokenizer.encode(" yes")
     inputs = jnp.asarray([[lm.tokenizer.bos_id, *tail[:-1]]])
     logits = lm.model.apply(lm.params, inputs, encoder_tokens=source)[0]
-    told = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tail)), tail].sum()
-    assert seen[0].log_likelihoods[0] == pytest.approx(told, rel=2e-5)
+    expected_total = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tail)), tail].sum()
+    assert seen[0].log_likelihoods[0] == pytest.approx(expected_total, rel=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +114,14 @@ def test_an_encoder_decoder_writes_after_bos(tmp_path, data):
         ({"question": "a", "choices": ["x"]}, "has 1 choices; give at least two"),
         ({"choices": ["x", "y"]}, "has no text 'question'"),
         ({"question": "a"}, "has no column 'choices'"),
-        ({"question": "a", "choices": ["x", ""]}, "has a choice that is no text: ''"),
-        ({"question": "a", "choices": ["x", None]}, "has a choice that is no text: None"),
-        ({"question": "a", "choices": ["x", "y"], "answer": 2}, "give its text, or its number"),
+        ({"question": "a", "choices": ["x", ""]}, "has a choice that is not text: ''"),
+        ({"question": "a", "choices": ["x", None]}, "has a choice that is not text: None"),
+        ({"question": "a", "choices": ["x", "y"], "answer": 2}, "give its text, or its index"),
         ({"question": "a", "choices": ["x", "y"], "answer": "z"}, "has the answer 'z'"),
         ({"question": "a", "choices": ["x", "y" * 200]}, "choice 1: has 201 tokens"),
     ],
 )
-def test_what_cannot_be_asked_is_told_with_its_line(lm, tmp_path, line, message):
+def test_bad_questions_are_reported_with_their_line(lm, tmp_path, line, message):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps(line) + "\n")
     with pytest.raises(UserError, match="line 2") as caught:
@@ -128,7 +130,7 @@ def test_what_cannot_be_asked_is_told_with_its_line(lm, tmp_path, line, message)
 
 
 def test_other_mistakes(lm, data):
-    with pytest.raises(UserError, match="has no place for the question"):
+    with pytest.raises(UserError, match="has no placeholder for the question"):
         choose(lm, data, prompt="Question:")
     with pytest.raises(UserError, match="not positive"):
         choose(lm, data, limit=0)

@@ -1,4 +1,4 @@
-"""The verb evaluate: held-out documents, files of any kind, what it refuses."""
+"""The command evaluate: validation documents, all kinds of files, and errors."""
 
 import gzip
 import json
@@ -37,12 +37,12 @@ def file(tmp_path):
 
 
 def figures(result: Evaluation):
-    """All but what a clock or a path decides."""
-    found = result.to_dict()
-    return [found[k] for k in found if k not in ("run", "data", "seconds", "tokens_per_second")]
+    """All results that do not depend on clock or paths."""
+    actual = result.to_dict()
+    return [actual[k] for k in actual if k not in ("run", "data", "seconds", "tokens_per_second")]
 
 
-def test_the_runs_own_heldout_documents(run, lm):
+def test_the_validation_documents_of_the_run(run, lm):
     result = evaluate(run.folder)
     _, corpus = prepare(lm.config.data, lm.config.tokenizer, run.tokenizer)
     heldout = validation_text(corpus).decode()
@@ -69,9 +69,9 @@ def test_a_file_is_a_document(lm, file):
 
 
 def test_long_files_are_read_in_pieces(lm, file, monkeypatch):
-    whole = evaluate(lm, data=file)
+    full = evaluate(lm, data=file)
     monkeypatch.setattr("llmjax.evaluation.evaluate.CHUNK", 7)
-    assert figures(evaluate(lm, data=file)) == figures(whole)
+    assert figures(evaluate(lm, data=file)) == figures(full)
 
 
 def test_several_files_and_compressed_ones(lm, file):
@@ -88,11 +88,11 @@ def test_several_files_and_compressed_ones(lm, file):
 def test_sources_are_documents_each(lm, tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS[:6]))
-    found = evaluate(lm, data=JsonlSource(paths=(str(path),), field="body"))
+    result = evaluate(lm, data=JsonlSource(paths=(str(path),), field="body"))
     expected = [lm.score(text).total for text in TEXTS[:6]]
-    assert found.score.documents == 6
-    assert found.score.bytes == sum(score.bytes for score in expected)
-    assert found.score.nats == pytest.approx(sum(score.nats for score in expected), rel=1e-5)
+    assert result.score.documents == 6
+    assert result.score.bytes == sum(score.bytes for score in expected)
+    assert result.score.nats == pytest.approx(sum(score.nats for score in expected), rel=1e-5)
     plain = tmp_path / "lines.txt"
     plain.write_text("".join(TEXTS[:6]))
     lines = evaluate(lm, data=[TextSource(paths=(str(plain),), split="line")])
@@ -107,7 +107,7 @@ def test_what_cannot_be_scored_is_refused(lm, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         evaluate(lm, data=tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="is empty; give at least one byte"):
         evaluate(lm, data=tmp_path / "empty.txt")
     with pytest.raises(UserError, match="context 65"):
         evaluate(lm, data=bad, context=65)
@@ -125,7 +125,7 @@ def test_a_run_that_holds_nothing_out_wants_a_file(lm):
         evaluate(bare)
 
 
-def test_a_tokenizer_that_loses_characters_is_told(lm, tmp_path):
+def test_a_lossy_tokenizer_is_reported(lm, tmp_path):
     class Lower(LetterTokenizer):
         def encode(self, text):
             return super().encode(text.lower())
@@ -139,7 +139,7 @@ def test_a_tokenizer_that_loses_characters_is_told(lm, tmp_path):
     assert evaluate(replace(lossy, tokenizer=LetterTokenizer(list("abcABC"))), data=path).lossless
 
 
-def test_a_tokenizer_that_puts_a_space_first_gets_files_whole(lm, file, monkeypatch):
+def test_a_tokenizer_that_adds_a_space_encodes_files_in_one_piece(lm, file, monkeypatch):
     class Spaced(LetterTokenizer):
         def encode(self, text):
             return super().encode(" " + text)
@@ -155,8 +155,8 @@ def test_a_tokenizer_that_puts_a_space_first_gets_files_whole(lm, file, monkeypa
 
 
 def test_the_table_and_the_dictionary_say_the_same(lm, file):
-    told = []
-    result = evaluate(lm, data=file, progress=lambda *args: told.append(args))
+    calls = []
+    result = evaluate(lm, data=file, progress=lambda *args: calls.append(args))
     table, figures = str(result), result.to_dict()
     json.dumps(figures)
     assert figures["bits_per_byte"] == result.score.bits_per_byte
@@ -165,7 +165,7 @@ def test_the_table_and_the_dictionary_say_the_same(lm, file):
     assert f"{figures['bits_per_byte']:.4f}" in table
     assert f"{figures['bytes']:,} bytes" in table
     assert str(file) in table
-    assert told
+    assert calls
 
 
 def test_intervals_of_text_are_shown_where_there_are_documents(run, lm, file):

@@ -1,4 +1,4 @@
-"""The harness's adapter: likelihoods, rolling likelihoods and texts are the run's own."""
+"""The harness adapter: likelihoods, rolling likelihoods and texts equal the run's."""
 
 import json
 import subprocess
@@ -33,27 +33,27 @@ def model(lm):
 
 
 class Request:
-    """What the harness asks, as it asks it."""
+    """Requests of the harness."""
 
     def __init__(self, *args):
         self.args = args
 
 
 def likelihood(lm, prefix, tail):
-    (found,) = score_continuations(lm.model, lm.params, [(prefix, tail)], bos_id=BOS)
-    return found.total, found.greedy
+    (result,) = score_continuations(lm.model, lm.params, [(prefix, tail)], bos_id=BOS)
+    return result.total, result.greedy
 
 
 def test_likelihoods_are_those_of_the_tokens(lm, model):
     asked = [("Is it?", " yes"), ("Is it? ", "no"), ("", "né")]
-    found = model.loglikelihood([Request(*pair) for pair in asked], disable_tqdm=True)
-    wanted = [
+    result = model.loglikelihood([Request(*pair) for pair in asked], disable_tqdm=True)
+    expected = [
         likelihood(lm, [BOS, *b"Is it?"], [*b" yes"]),
         likelihood(lm, [BOS, *b"Is it?"], [*b" no"]),
         likelihood(lm, [BOS], [*"né".encode()]),
     ]
-    np.testing.assert_allclose([f[0] for f in found], [w[0] for w in wanted], rtol=2e-5)
-    assert [f[1] for f in found] == [w[1] for w in wanted]
+    np.testing.assert_allclose([f[0] for f in result], [w[0] for w in expected], rtol=2e-5)
+    assert [f[1] for f in result] == [w[1] for w in expected]
 
 
 def test_special_tokens_in_prompts_are_tokens(model):
@@ -65,14 +65,14 @@ def test_special_tokens_in_prompts_are_tokens(model):
 def test_rolling_likelihoods_count_every_token_once(lm):
     text = "All the words of a text that is longer than the window. " * 3
     short = HarnessModel(lm, max_length=32)
-    (found, empty) = short.loglikelihood_rolling([Request(text), Request("")], True)
+    (result, empty) = short.loglikelihood_rolling([Request(text), Request("")], True)
     tokens = [BOS, *text.encode()]
-    wanted = likelihood(lm, [BOS], tokens[:32])[0]
+    expected = likelihood(lm, [BOS], tokens[:32])[0]
     for first in range(32, len(tokens), 32):
         end = min(first + 32, len(tokens))
         prefix = tokens[end - 33 : first]
-        wanted += likelihood(lm, prefix, tokens[first:end])[0]
-    assert found == pytest.approx(wanted, rel=2e-5)
+        expected += likelihood(lm, prefix, tokens[first:end])[0]
+    assert result == pytest.approx(expected, rel=2e-5)
     assert empty == pytest.approx(likelihood(lm, [BOS], [BOS])[0], rel=2e-5)
 
 
@@ -80,8 +80,8 @@ def test_texts_are_written_as_by_generate(lm, model):
     prompts = ["One", "Two words", "Three"]
     settings = [{"until": ["\n"], "max_gen_toks": 9}, {"do_sample": False}, {"until": "e"}]
     requests = [Request(p, s) for p, s in zip(prompts, settings, strict=True)]
-    found = model.generate_until(requests, disable_tqdm=True)
-    for text, prompt, size, stop in zip(found, prompts, (9, 5, 5), ("\n", (), "e"), strict=True):
+    result = model.generate_until(requests, disable_tqdm=True)
+    for text, prompt, size, stop in zip(result, prompts, (9, 5, 5), ("\n", (), "e"), strict=True):
         fields = {"temperature": 0.0, "max_new_tokens": size, "stop": stop}
         assert text == lm.generate(prompt, **fields)[0].text
 
@@ -94,7 +94,7 @@ def test_settings_of_tasks_become_ours(caplog):
     assert decoding({"num_beams": 4}, 7, 3).beams == 4
     assert decoding({"max_new_tokens": "11"}, 7, 3).max_new_tokens == 11
     decoding({"odd": 1}, 7, 3)
-    assert "without a meaning here: odd" in caplog.text
+    assert "unsupported generation settings, ignored: odd" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_the_command_gives_the_figures_of_choose(command, tmp_path, tasks):
     code, out, _ = command(*words)
     assert code == 0
     assert "|parity_of_numbers|" in out
-    found = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
-    assert found["config"]["model"] == "llmjax"
-    figures = found["results"]["parity_of_numbers"]
+    result = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
+    assert result["config"]["model"] == "llmjax"
+    figures = result["results"]["parity_of_numbers"]
     _, out, _ = command("choose", run, "--data", str(data), "--json")
     chosen = json.loads(out.splitlines()[-1])["measures"]["metrics"]
     assert figures["acc,none"] == pytest.approx(chosen["accuracy"]["value"])
@@ -180,10 +180,10 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
     accuracy = json.loads(out.splitlines()[-1])["measures"]["metrics"]["accuracy"]["value"]
     words = ("harness", run, "--tasks", "quiz", "--include-path", "data/harness", "--samples")
     assert command(*words)[0] == 0
-    found = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
-    assert found["results"]["quiz"]["acc,none"] == accuracy
-    samples = found["samples"]["quiz"]
-    pairs = [(one["target"], one["doc"]["choices"]) for one in samples]
+    result = json.loads((tmp_path / "made" / "run" / "harness.json").read_text())
+    assert result["results"]["quiz"]["acc,none"] == accuracy
+    samples = result["samples"]["quiz"]
+    pairs = [(item["target"], item["doc"]["choices"]) for item in samples]
     answers = [own if isinstance(own, int) else choices.index(own) for own, choices in pairs]
     assert answers == [0, 1]
 
@@ -194,7 +194,7 @@ def test_the_harness_finds_the_model_by_name(tmp_path, tasks):
 
     run = make_run(tmp_path / "made").folder
     manager = TaskManager(include_path=str(tasks[0]), include_defaults=False)
-    found = simple_evaluate(
+    result = simple_evaluate(
         model="llmjax",
         model_args=f"run={run},step=3,max_length=40",
         tasks=["parity_of_numbers"],
@@ -202,16 +202,16 @@ def test_the_harness_finds_the_model_by_name(tmp_path, tasks):
         bootstrap_iters=0,
         batch_size=2,
     )
-    ours = harness(run, "parity_of_numbers", include_path=tasks[0], step=3, samples=True)
+    actual = harness(run, "parity_of_numbers", include_path=tasks[0], step=3, samples=True)
 
-    def told(results):
+    def log_likelihoods(results):
         samples = results["samples"]["parity_of_numbers"]
-        return [[pair[0] for pair in one["filtered_resps"]] for one in samples]
+        return [[pair[0] for pair in item["filtered_resps"]] for item in samples]
 
-    np.testing.assert_allclose(told(found), told(ours), rtol=1e-4)
+    np.testing.assert_allclose(log_likelihoods(result), log_likelihoods(actual), rtol=1e-4)
 
 
-def test_without_the_extra_one_line_says_which(tmp_path):
+def test_without_the_extra_the_error_names_it(tmp_path):
     run = make_run(tmp_path).folder
     code = f"""import sys
 sys.modules["lm_eval"] = None

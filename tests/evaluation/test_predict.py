@@ -1,4 +1,4 @@
-"""The verb predict: what it reads of rows, what it refuses."""
+"""The command predict: the columns it reads, and errors."""
 
 import csv
 import json
@@ -64,7 +64,7 @@ KINDS = {
 
 
 def alike(one, other):
-    """Neighbours in a row move the last digits of numbers."""
+    """Equal up to rounding, which depends on the packing."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(a == (b if isinstance(b, str) else pytest.approx(b, rel=1e-3)) for a, b in pairs)
 
@@ -76,12 +76,12 @@ def test_answers_are_never_read(tmp_path, kind):
     bare = {name: value for name, value in rows[0].items() if name != column}
     bad = [{**bare, column: value} for value in odd]
     name = table(tmp_path / "bad.jsonl", [rows[0], *bad, bare])
-    told = list(predict(lm, [name]))
-    assert [one.pop("row") for one in told] == [
+    predictions = list(predict(lm, [name]))
+    assert [prediction.pop("row") for prediction in predictions] == [
         f"{name.paths[0]} line {number}" for number in range(1, len(odd) + 3)
     ]
-    first, *others = told
-    assert all(alike(one, first) for one in others)
+    first, *others = predictions
+    assert all(alike(item, first) for item in others)
     with pytest.raises(UserError, match=f"bad.jsonl line 2.*{column}"):
         evaluate(lm, data=[name])
 
@@ -91,9 +91,9 @@ def test_empty_labels_of_a_csv_file(tmp_path):
     lm = load(tasked(tmp_path, task, rows, model).folder)
     with open(tmp_path / "test.csv", "w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), ("good", ""), ("bad", "")])
-    told = list(predict(lm, [str(tmp_path / "test.csv")]))
-    assert [one["label"] in ("yes", "no") for one in told] == [True, True]
-    json.dumps(told, allow_nan=False)
+    predictions = list(predict(lm, [str(tmp_path / "test.csv")]))
+    assert [prediction["label"] in ("yes", "no") for prediction in predictions] == [True, True]
+    json.dumps(predictions, allow_nan=False)
 
 
 def test_a_table_whose_name_is_not_utf_8(tmp_path, capsys):
@@ -125,13 +125,13 @@ TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel
             ChatTask(),
             {"messages": TALK},
             "--text: task chat reads conversations, not texts; "
-            "name a table of them with --data, or talk with it: llmjax chat RUN",
+            "name a table with --data, or talk with it: llmjax chat RUN",
         ),
         (
             PreferenceTask(name="better"),
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "--text: task better reads prompts with two answers each, not texts; "
-            "name a table of them with --data",
+            "name a table with --data",
         ),
         (
             ClassificationTask(label="prompt"),

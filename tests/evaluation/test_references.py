@@ -1,4 +1,4 @@
-"""Pairs that a run was not trained on are compared with the model as that training began."""
+"""References of new pairs come from the initial model of the run."""
 
 import json
 import math
@@ -29,7 +29,7 @@ ADAPTED = replace(DECODER, lora=LoraConfig(rank=2, targets=("query", "down")))
 
 
 def run_of(folder, model=DECODER, **changes):
-    """A run that began with another, and knows what that said of its own pairs."""
+    """A run that started from another, with references for its training pairs."""
     base = begun(folder / "base", DECODER)
     run = tasked(folder, TASK, PAIRS, model, init_from=str(base.folder), **changes)
     lm = load(run.folder)
@@ -57,8 +57,8 @@ def rows_of(values):
 def likelihoods(task, lm, params=None, model=None):
     """[rows, (better, worse)] of OTHERS."""
     examples = task.examples(rows_of(OTHERS))
-    found = compute_outputs(task, model or lm.model, params or lm.params, examples, 4, None)
-    return np.array([one["log_likelihoods"] for one in found])
+    result = compute_outputs(task, model or lm.model, params or lm.params, examples, 4, None)
+    return np.array([item["log_likelihoods"] for item in result])
 
 
 def expected(now, then):
@@ -67,28 +67,28 @@ def expected(now, then):
 
 
 def margins(run, folder, **how):
-    told = list(predict(run.folder, [table(folder / "others.jsonl", OTHERS)], **how))
-    assert all(one["against_reference"] for one in told)
-    return [one["margin"] for one in told]
+    predictions = list(predict(run.folder, [table(folder / "others.jsonl", OTHERS)], **how))
+    assert all(prediction["against_reference"] for prediction in predictions)
+    return [prediction["margin"] for prediction in predictions]
 
 
 def test_the_reference_is_the_run_that_this_one_began_with(tmp_path):
     run, base = run_of(tmp_path)
     lm = load(run.folder)
     (task,) = tasks_of(lm)
-    wanted = expected(likelihoods(task, lm), likelihoods(task, load(base.folder)))
-    assert margins(run, tmp_path) == pytest.approx(wanted, rel=1e-4)
-    found = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].result.metrics
-    assert found["margin"].value == pytest.approx(wanted.mean(), rel=1e-4)
+    reference = expected(likelihoods(task, lm), likelihoods(task, load(base.folder)))
+    assert margins(run, tmp_path) == pytest.approx(reference, rel=1e-4)
+    result = evaluate(lm, data=[tmp_path / "others.jsonl"]).tasks[0].result.metrics
+    assert result["margin"].value == pytest.approx(reference.mean(), rel=1e-4)
 
 
-def test_before_anything_is_learnt_the_loss_is_the_logarithm_of_2_on_any_pairs(tmp_path):
+def test_the_initial_loss_is_the_logarithm_of_2_on_any_pairs(tmp_path):
     run, base = run_of(tmp_path)
     shutil.rmtree(run.checkpoints)
     shutil.copytree(base.checkpoints, run.checkpoints)
     (run.checkpoints / "0").rename(run.checkpoints / "5")
-    found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
-    figures = found.tasks[0].result.metrics
+    result = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+    figures = result.tasks[0].result.metrics
     assert figures["loss"].value == pytest.approx(math.log(2), abs=1e-5)
     assert figures["margin"].value == pytest.approx(0, abs=1e-4)
 
@@ -102,7 +102,7 @@ def test_adapters_are_laid_aside_even_where_the_base_is_gone(tmp_path):
     then = likelihoods(task, lm, model=bare, params=stripped(lm.params))
     now = likelihoods(task, lm)
     assert np.abs(now - then).max() > 0.1, "the adapters do something"
-    new, _ = margins(run, tmp_path)  # the other one's reference is that of the base, kept
+    new, _ = margins(run, tmp_path)  # the reference of the other is that of the base
     assert new == pytest.approx(expected(now, then)[0], rel=1e-3)
 
 
@@ -119,31 +119,31 @@ def test_without_the_model_as_it_began_there_are_no_figures(tmp_path, command):
     for verb in ("evaluate", "predict"):
         code, out, err = command(verb, str(run.folder), "--data", file)
         assert (code, out) == (2, "")
-        assert "task preference: has no references for pairs that it was not trained on" in err[-1]
+        assert "task preference: has no references for new pairs" in err[-1]
         assert f"{base.folder}: no such run folder" in err[-1]
     assert command("evaluate", str(run.folder))[0] == 0, "its own pairs have theirs"
 
 
-def test_a_run_to_begin_with_that_has_changed_is_refused(tmp_path):
+def test_a_changed_initial_run_is_refused(tmp_path):
     run, base = run_of(tmp_path)
     tokens = load(base.folder).tokenizer.vocab_size
     shutil.rmtree(base.checkpoints)
     save_params(base.checkpoints, drawn(Model(resolve(DECODER, tokens)), 9, spread=0.3))
-    with pytest.raises(UserError, match="base: has changed since this run began with it"):
+    with pytest.raises(UserError, match="base: has changed since this run started from it"):
         margins(run, tmp_path)
     (tmp_path / "rows.jsonl").unlink()
     assert len(margins(run, tmp_path)) == 2, "nothing to tell by: it is said"
 
 
-def test_a_run_of_new_parameters_says_what_it_lacks(tmp_path):
+def test_a_run_from_scratch_needs_its_checkpoint_of_step_0(tmp_path):
     run = tasked(tmp_path, TASK, PAIRS, DECODER)
     (run.checkpoints / "0").rename(run.checkpoints / "5")
-    with pytest.raises(UserError, match="no longer holds the parameters of step 0"):
+    with pytest.raises(UserError, match="no longer has the checkpoint of step 0"):
         evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
 
 
 def test_an_import_that_was_trained_in_its_folder_began_with_its_first_checkpoint(tmp_path):
     run = tasked(tmp_path, TASK, PAIRS, DECODER)
-    found = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
-    assert found.tasks[0].result.metrics["loss"].value == pytest.approx(math.log(2), abs=1e-5)
+    result = evaluate(run.folder, data=[table(tmp_path / "others.jsonl", OTHERS)])
+    assert result.tasks[0].result.metrics["loss"].value == pytest.approx(math.log(2), abs=1e-5)
     assert json.loads(run.tasks.read_text())["preference"]["references"] == []

@@ -39,7 +39,7 @@ def test_a_folder_that_is_only_read_gives_its_figures(tmp_path, monkeypatch, com
     assert code == 0
     assert "  accuracy " in out
     (line,) = (line for line in err if "measures.json" in line)
-    assert line.endswith("cannot be written (Read-only file system): the report lacks these")
+    assert line.endswith("cannot be written (Read-only file system): the report will lack it")
     code, out, _ = command("evaluate", str(run.folder), "--json")
     assert code == 0
     assert json.loads(out)["tasks"]["classification"]["examples"] == 6
@@ -105,7 +105,7 @@ def test_beams_may_be_set(tmp_path):
     [
         ({"beams": 0}, "beams 0: is not positive"),
         ({"no_answer_threshold": np.nan}, "no_answer_threshold: is not a number"),
-        ({"beams": 2}, "beams: has no meaning for the task classification; leave it out"),
+        ({"beams": 2}, "beams: does not apply to the task classification; leave it out"),
     ],
 )
 def test_what_cannot_be_told_otherwise(tmp_path, how, message):

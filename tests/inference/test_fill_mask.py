@@ -1,4 +1,4 @@
-"""The verb fill-mask: ranked candidates are the model's own distribution at each mask."""
+"""The command fill-mask: candidates follow the model's distribution at each mask."""
 
 import json
 
@@ -29,21 +29,25 @@ def test_candidates_are_the_models_distribution(lm):
     assert tokens.count(lm.tokenizer.mask_id) == 2
     logits = jax.jit(lm.model.apply)(lm.params, jnp.asarray([tokens]))[0, :, :264]
     shares = np.asarray(jax.nn.softmax(logits, axis=-1))
-    places = [at for at, token in enumerate(tokens) if token == lm.tokenizer.mask_id]
-    found = fill_mask(lm, TEXT, top=7)
-    assert len(found) == 2
-    for at, candidates in zip(places, found, strict=True):
-        assert [one.token for one in candidates] == np.argsort(-shares[at])[:7].tolist()
+    positions = [index for index, token in enumerate(tokens) if token == lm.tokenizer.mask_id]
+    result = fill_mask(lm, TEXT, top=7)
+    assert len(result) == 2
+    for index, candidates in zip(positions, result, strict=True):
+        assert [candidate.token for candidate in candidates] == np.argsort(-shares[index])[
+            :7
+        ].tolist()
         np.testing.assert_allclose(
-            [one.probability for one in candidates], np.sort(shares[at])[::-1][:7], atol=1e-5
+            [candidate.probability for candidate in candidates],
+            np.sort(shares[index])[::-1][:7],
+            atol=1e-5,
         )
-    everything = fill_mask(lm, "<mask>", top=264)[0]
-    assert sum(one.probability for one in everything) == pytest.approx(1)
-    names = {one.token: one.text for one in everything}
+    all_items = fill_mask(lm, "<mask>", top=264)[0]
+    assert sum(item.probability for item in all_items) == pytest.approx(1)
+    names = {item.token: item.text for item in all_items}
     assert (names[65], names[257], names[0xFF]) == ("A", "<bos>", "\ufffd")
 
 
-def test_what_cannot_be_filled_is_told(lm, tmp_path):
+def test_errors_are_reported(lm, tmp_path):
     with pytest.raises(UserError, match="write <mask> for the missing word"):
         fill_mask(lm, "nothing is missing")
     with pytest.raises(UserError, match="exceeds the context of 128"):
@@ -106,10 +110,12 @@ def test_a_published_model_fills_as_in_transformers(tmp_path):
     ids = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         shares = model(**ids).logits[0].softmax(-1)[ids["input_ids"][0] == 4].numpy()
-    found = fill_mask(import_model(tmp_path, tmp_path / "run"), text, top=4)
-    assert len(found) == len(shares) == 2
-    for candidates, expected in zip(found, shares, strict=True):
-        assert [one.token for one in candidates] == np.argsort(-expected)[:4].tolist()
+    result = fill_mask(import_model(tmp_path, tmp_path / "run"), text, top=4)
+    assert len(result) == len(shares) == 2
+    for candidates, expected in zip(result, shares, strict=True):
+        assert [candidate.token for candidate in candidates] == np.argsort(-expected)[:4].tolist()
         np.testing.assert_allclose(
-            [one.probability for one in candidates], np.sort(expected)[::-1][:4], rtol=1e-4
+            [candidate.probability for candidate in candidates],
+            np.sort(expected)[::-1][:4],
+            rtol=1e-4,
         )

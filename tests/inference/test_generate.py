@@ -1,4 +1,4 @@
-"""The command generate: prompts from everywhere, text written in order as it comes."""
+"""The command generate: prompts from all sources, text streamed in order."""
 
 import gzip
 import io
@@ -28,13 +28,13 @@ def lm(run):
 
 
 def test_a_run_folder_or_a_model_in_hand(run, lm):
-    found = generate(run.folder, ["ab", "c"], HOW)
+    result = generate(run.folder, ["ab", "c"], HOW)
     assert (
-        found
+        result
         == generate(lm, ["ab", "c"], max_new_tokens=6, seed=1)
         == lm.generate(["ab", "c"], HOW)
     )
-    assert generate(run.folder, "ab", HOW, step=3)[0].tokens != found[0].tokens
+    assert generate(run.folder, "ab", HOW, step=3)[0].tokens != result[0].tokens
     assert [completion.prompt for completion in generate(lm, options=HOW)] == [""]
 
 
@@ -114,13 +114,13 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         return read_prompts(tmp_path / name)
 
-    with pytest.raises(UserError, match="holds no prompt"):
+    with pytest.raises(UserError, match="contains no prompt"):
         of("empty.txt", b"\n \n")
     with pytest.raises(UserError, match="offset 3"):
         of("bad.txt", b"ab\n\xff\n")
     with pytest.raises(UserError, match=r"x\.jsonl:2: is not JSON"):
         of("x.jsonl", b'"a"\n{"prompt"\n')
-    with pytest.raises(UserError, match=r"y\.jsonl:1: holds no prompt"):
+    with pytest.raises(UserError, match=r"y\.jsonl:1: contains no prompt"):
         of("y.jsonl", b'{"text": "a"}\n')
     with pytest.raises(UserError, match=r"w\.txt: is UTF-16, not UTF-8"):
         of("w.txt", "ab".encode("utf-16"))

@@ -1,4 +1,4 @@
-"""A run folder's model: logits, scores and text, on one device and on a mesh."""
+"""A run's model: logits, scores and text, on one device and on a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def lm(run):
 
 
 def lm_of(**fields):
-    """A model that was never trained nor saved."""
+    """An untrained model in memory."""
     shape = {"vocab_size": 264, "max_length": 128, "d_model": 16, "num_heads": 4}
     model = Model(ModelConfig(**shape | {"num_decoder_layers": 2} | fields))
     return LanguageModel(model, drawn(model), TOKENIZER, Config(data=DataConfig(length=128)))
@@ -40,27 +40,27 @@ def lm_of(**fields):
 
 def test_logits_are_the_models(lm):
     tokens = np.array([[257, 72, 105], [257, 65, 66]])
-    found = lm.logits(tokens)
-    assert (found.shape, found.dtype) == ((2, 3, lm.model.config.vocab_size), jnp.float32)
-    np.testing.assert_allclose(found, lm.model.apply(lm.params, jnp.asarray(tokens)), atol=1e-5)
-    np.testing.assert_allclose(lm.logits(tokens[:1, :2]), found[:1, :2], atol=1e-5)
+    result = lm.logits(tokens)
+    assert (result.shape, result.dtype) == ((2, 3, lm.model.config.vocab_size), jnp.float32)
+    np.testing.assert_allclose(result, lm.model.apply(lm.params, jnp.asarray(tokens)), atol=1e-5)
+    np.testing.assert_allclose(lm.logits(tokens[:1, :2]), result[:1, :2], atol=1e-5)
 
 
 def test_logits_of_an_encoder_decoder_are_of_its_targets():
     lm = lm_of(num_encoder_layers=1, num_decoder_layers=1)
     inputs, targets = np.array([[72, 105, 33]]), np.array([[65, 66, 67, 68]])
-    found = lm.logits(inputs, targets)
-    assert found.shape == (1, 4, 264)
-    # What target 2 is predicted from: BOS and two targets, not itself nor what follows.
+    result = lm.logits(inputs, targets)
+    assert result.shape == (1, 4, 264)
+    # Target 2 is predicted from BOS and two targets, not from itself or later ones.
     other = lm.logits(inputs, np.array([[65, 66, 1, 2]]))
-    np.testing.assert_allclose(found[:, :3], other[:, :3], atol=1e-6)
-    assert np.abs(found[:, 3] - other[:, 3]).max() > 1e-3
-    assert np.abs(found - lm.logits(inputs[:, ::-1], targets)).max() > 1e-3
+    np.testing.assert_allclose(result[:, :3], other[:, :3], atol=1e-6)
+    assert np.abs(result[:, 3] - other[:, 3]).max() > 1e-3
+    assert np.abs(result - lm.logits(inputs[:, ::-1], targets)).max() > 1e-3
     with pytest.raises(UserError, match="need targets"):
         lm.logits(inputs)
 
 
-def test_an_encoder_alone_has_logits_but_writes_nothing():
+def test_an_encoder_has_logits_but_does_not_generate():
     lm = lm_of(num_encoder_layers=1, num_decoder_layers=0)
     assert lm.logits([[72, 105, 33]]).shape == (1, 3, 264)
     with pytest.raises(UserError, match="no decoder"):
@@ -80,7 +80,7 @@ def test_an_encoder_alone_has_logits_but_writes_nothing():
         ([[1] * 65], "exceed the context of 64"),
     ],
 )
-def test_arrays_that_do_not_suit_are_refused(lm, tokens, reason):
+def test_invalid_arrays_are_refused(lm, tokens, reason):
     with pytest.raises(UserError, match=reason):
         lm.logits(tokens)
 
@@ -92,15 +92,15 @@ def test_targets_want_an_encoder(lm):
 
 def test_score_agrees_with_logits(lm):
     text = "né 🙂!"
-    found = lm.score(text)
+    result = lm.score(text)
     tokens = [*TOKENIZER.encode(text), TOKENIZER.eos_id]
     logits = np.asarray(lm.logits([[TOKENIZER.bos_id, *tokens[:-1]]]), np.float64)[0]
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nats = -logp[np.arange(len(tokens)), tokens]
-    np.testing.assert_allclose(found.nats, nats, rtol=1e-4)
-    assert found.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / len(text.encode()), 1e-5)
-    assert found.total.context == 32, "as long as the rows that were trained on"
-    assert found.perplexity == pytest.approx(np.exp(found.loss_per_token))
+    np.testing.assert_allclose(result.nats, nats, rtol=1e-4)
+    assert result.bits_per_byte == pytest.approx(nats.sum() / np.log(2) / len(text.encode()), 1e-5)
+    assert result.total.context == 32, "as long as the rows that were trained on"
+    assert result.perplexity == pytest.approx(np.exp(result.loss_per_token))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_score_agrees_with_logits(lm):
         {"positions": "learned", "norm": "layernorm", "num_kv_heads": 1, "gated": False},
     ],
 )
-def test_cached_text_is_the_argmax_of_the_whole_forward_pass(fields):
+def test_cached_decoding_is_the_argmax_of_the_full_forward_pass(fields):
     lm = lm_of(**fields)
     for completion in lm.generate(PROMPTS, max_new_tokens=64, temperature=0):
         prompt = [TOKENIZER.bos_id, *TOKENIZER.encode(completion.prompt)]
-        whole = np.zeros((1, 128), np.int32)
-        whole[0, : len(prompt) + len(completion.tokens)] = [*prompt, *completion.tokens]
-        logits = np.asarray(lm.logits(whole))[0, len(prompt) - 1 :]
+        full = np.zeros((1, 128), np.int32)
+        full[0, : len(prompt) + len(completion.tokens)] = [*prompt, *completion.tokens]
+        logits = np.asarray(lm.logits(full))[0, len(prompt) - 1 :]
         expected = logits[: len(completion.tokens)].argmax(-1)
         assert completion.tokens == tuple(expected)
         assert len(completion.tokens) == 64 or completion.finish == "eos"
@@ -133,16 +133,16 @@ def test_an_encoder_decoder_reads_its_prompt_with_the_encoder():
 
 def test_generate_takes_a_config_or_fields(lm):
     config = DecodingConfig(max_new_tokens=8, seed=3, samples=2)
-    found = lm.generate(PROMPTS, config)
-    assert [c.prompt for c in found] == [p for p in PROMPTS for _ in range(2)]
-    assert lm.generate(PROMPTS, max_new_tokens=8, seed=3, samples=2) == found
-    assert lm.generate("hello", config, samples=1)[0].tokens == found[0].tokens
+    result = lm.generate(PROMPTS, config)
+    assert [c.prompt for c in result] == [p for p in PROMPTS for _ in range(2)]
+    assert lm.generate(PROMPTS, max_new_tokens=8, seed=3, samples=2) == result
+    assert lm.generate("hello", config, samples=1)[0].tokens == result[0].tokens
     pieces = list(lm.stream(PROMPTS, config))
-    for row, completion in enumerate(found):
+    for row, completion in enumerate(result):
         assert "".join(piece.text for piece in pieces if piece.row == row) == completion.text
     assert lm.generate([]) == []
-    stop = max((c.text for c in found), key=len)[2:4]
-    for completion, stopped in zip(found, lm.generate(PROMPTS, config, stop=stop), strict=True):
+    stop = max((c.text for c in result), key=len)[2:4]
+    for completion, stopped in zip(result, lm.generate(PROMPTS, config, stop=stop), strict=True):
         assert stopped.text == completion.text.partition(stop)[0]
     with pytest.raises(UserError, match="no such option; did you mean temperature"):
         lm.generate("x", temprature=1)
@@ -178,16 +178,16 @@ def test_half_precision_is_held_and_computed(run, lm):
 
 
 def test_a_mesh_changes_nothing(run, lm, tmp_path):
-    """Saved on one device and used on eight, and the other way round."""
+    """Saved on one device and loaded on eight, and vice versa."""
     sizes = MeshConfig(data=2, fsdp=2, tensor=2)
     spread = load(run.folder, mesh=sizes)
     assert "8 devices" in repr(spread)
     assert any(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(spread.params))
-    back = load(make_run(tmp_path, steps=(7,), mesh=sizes).folder)
-    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(back.params)} == {1}
+    single = load(make_run(tmp_path, steps=(7,), mesh=sizes).folder)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(single.params)} == {1}
     tokens = [[257, 72, 105], [257, 65, 66], [1, 2, 3]]
     np.testing.assert_allclose(spread.logits(tokens), lm.logits(tokens), atol=1e-5)
-    np.testing.assert_allclose(back.logits(tokens), lm.logits(tokens), atol=1e-5)
+    np.testing.assert_allclose(single.logits(tokens), lm.logits(tokens), atol=1e-5)
     text = "some text of more than a window " * 2
     np.testing.assert_allclose(spread.score(text).nats, lm.score(text).nats, rtol=1e-4)
     how = DecodingConfig(max_new_tokens=8, top_p=0.9)

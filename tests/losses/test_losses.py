@@ -1,4 +1,4 @@
-"""The fused cross-entropy is the plain one, of the tokens that count alone."""
+"""The fused cross-entropy equals the plain one, and ignores tokens of weight 0."""
 
 from dataclasses import replace
 
@@ -85,7 +85,7 @@ def test_nats_of_each_token(chunked):
 
 
 def test_a_token_without_weight_adds_exactly_nothing():
-    """Not even where its hidden state is NaN or infinite, nor its target absurd."""
+    """Even if its hidden state is NaN or infinite, or its target invalid."""
     hidden, rows, bias, targets, weights = operands()
     step = jax.jit(
         jax.value_and_grad(
@@ -95,11 +95,11 @@ def test_a_token_without_weight_adds_exactly_nothing():
     )
     clean = step(hidden, rows, bias, targets)
     for poison in (jnp.nan, jnp.inf, 1e30):
-        spoilt = step(hidden.at[0, 2].set(poison), rows, bias, targets.at[0, 2].set(-100))
-        jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
+        poisoned = step(hidden.at[0, 2].set(poison), rows, bias, targets.at[0, 2].set(-100))
+        jax.tree.map(np.testing.assert_array_equal, poisoned, clean)
 
 
-def test_logits_of_all_tokens_never_exist(monkeypatch):
+def test_there_is_no_array_of_all_logits(monkeypatch):
     monkeypatch.setattr("llmjax.losses.fused.CHUNK_BYTES", 0)
     monkeypatch.setattr("llmjax.losses.fused.CHUNK_TOKENS", 3)
 
@@ -107,9 +107,9 @@ def test_logits_of_all_tokens_never_exist(monkeypatch):
         loss = lambda h, r: f(h, r, *operands()[2:], HEADS["plain"])[0]  # noqa: E731
         return str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*operands()[:2]))
 
-    whole = (f"[{B},{L},{V}]", f"[{B * L},{V}]")
-    assert any(shape in text(plain) for shape in whole)
-    assert not any(shape in text(cross_entropy) for shape in whole)
+    full_logits = (f"[{B},{L},{V}]", f"[{B * L},{V}]")
+    assert any(shape in text(plain) for shape in full_logits)
+    assert not any(shape in text(cross_entropy) for shape in full_logits)
 
 
 def test_large_logits_stay_finite():
@@ -126,8 +126,8 @@ def test_model_and_loss_agree():
     head = LogitConfig(None, 0.0, 0.0, V, "float32")
     z = MODEL.apply(params, batch["inputs"])
     expected = plain(z, jnp.eye(V), 0.0, targets, weights, head)
-    ours = (loss.objective, loss.sums["loss"].total, loss.weight, loss.sums["accuracy"].total)
-    np.testing.assert_allclose(jnp.stack(ours), expected, rtol=1e-5, atol=1e-6)
+    sums = (loss.objective, loss.sums["loss"].total, loss.weight, loss.sums["accuracy"].total)
+    np.testing.assert_allclose(jnp.stack(sums), expected, rtol=1e-5, atol=1e-6)
     nats = token_nll(MODEL, params, batch)
     assert nats.shape == (B, L)
     np.testing.assert_allclose((nats * weights).sum(), loss.sums["loss"].total, rtol=1e-5)
@@ -136,30 +136,30 @@ def test_model_and_loss_agree():
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_nats_of_single_tokens_have_a_derivative(head):
     *inputs, targets, weights = operands()
-    signed = jnp.where(weights > 0.5, weights, -weights)  # as where one text is to lose
+    signed = jnp.where(weights > 0.5, weights, -weights)  # as in preference losses
 
-    def ours(hidden, rows, bias):
+    def fused_loss(hidden, rows, bias):
         return (jnp.tanh(nll_of(LossInputs(hidden, rows, bias, targets), head)) * signed).sum()
 
-    def theirs(hidden, rows, bias):
+    def plain_loss(hidden, rows, bias):
         z = hidden @ rows.T + bias
         z = z if head.softcap is None else head.softcap * jnp.tanh(z / head.softcap)
         nats = -jnp.take_along_axis(jax.nn.log_softmax(z), targets[..., None], -1)[..., 0]
         return (jnp.tanh(nats) * signed).sum()
 
-    found = jax.jit(jax.grad(ours, (0, 1, 2)))(*inputs)
-    wanted = jax.jit(jax.grad(theirs, (0, 1, 2)))(*inputs)
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    gradients = jax.jit(jax.grad(fused_loss, (0, 1, 2)))(*inputs)
+    expected = jax.jit(jax.grad(plain_loss, (0, 1, 2)))(*inputs)
+    for gradient, value in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, value, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_sums_in_float32():
-    """Many tokens in half precision: the sum is off by rounding of operands, not of the sum."""
+    """With many tokens in half precision, only operands are rounded, not the sum."""
     hidden, rows, bias, targets, weights = operands()
     half = HEADS["plain"]._replace(dtype="bfloat16")
-    many = [jnp.tile(x, (64, 1, 1)[: x.ndim]) for x in (hidden.astype(jnp.bfloat16),)]
-    given = (jnp.tile(targets, (64, 1)), jnp.tile(weights, (64, 1)))
-    sums = cross_entropy(many[0], rows, bias, *given, half)
+    many = jnp.tile(hidden.astype(jnp.bfloat16), (64, 1, 1))
+    tiled = (jnp.tile(targets, (64, 1)), jnp.tile(weights, (64, 1)))
+    sums = cross_entropy(many, rows, bias, *tiled, half)
     assert sums.dtype == jnp.float32
     exact = plain(hidden, rows, bias, targets, weights, HEADS["plain"])
     np.testing.assert_allclose(sums[:3] / 64, exact[:3], rtol=1e-2)
@@ -174,7 +174,7 @@ def test_mean_squared_error():
 
 
 @pytest.mark.parametrize("remat", ["attention", "dots", "full"])
-def test_remat_changes_nothing(remat):
+def test_remat_does_not_change_the_result(remat):
     """The same loss and gradients, and fewer numbers kept for the backward pass."""
     config = replace(MODEL.config, num_decoder_layers=2)
     compute = ComputeConfig(dropout=0.3, attention="blocked")

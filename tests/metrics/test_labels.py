@@ -1,4 +1,4 @@
-"""Labels against scikit-learn, intervals against drawing examples one by one."""
+"""Classification metrics against scikit-learn, intervals against explicit resampling."""
 
 import warnings
 
@@ -28,9 +28,9 @@ def predictions(count, kinds, seed=0):
 
 def test_metrics_are_those_of_scikit_learn():
     truth, probabilities = predictions(200, 4)
-    found, predicted = classification(LABELS, truth, probabilities), probabilities.argmax(1)
-    assert found.headline().name == "accuracy"
-    assert found.examples == 200
+    result, predicted = classification(LABELS, truth, probabilities), probabilities.argmax(1)
+    assert result.headline().name == "accuracy"
+    assert result.examples == 200
     expected = {
         "accuracy": metrics.accuracy_score(truth, predicted),
         "f1_macro": metrics.f1_score(truth, predicted, average="macro"),
@@ -38,15 +38,15 @@ def test_metrics_are_those_of_scikit_learn():
         "matthews": metrics.matthews_corrcoef(truth, predicted),
         "loss": metrics.log_loss(truth, probabilities),
     }
-    for metric in found.metrics:
+    for metric in result.metrics:
         assert metric.value == pytest.approx(expected[metric.name]), metric.name
         assert metric.low < metric.value < metric.high
-    assert not found["loss"].larger_is_better
-    confusion = found.tables["confusion"]
+    assert not result["loss"].larger_is_better
+    confusion = result.tables["confusion"]
     assert confusion["labels"] == list(LABELS)
     assert confusion["counts"] == metrics.confusion_matrix(truth, predicted).tolist()
     table = metrics.classification_report(truth, predicted, target_names=LABELS, output_dict=True)
-    for row in found.tables["labels"]:
+    for row in result.tables["labels"]:
         expected = table[row["label"]]
         assert (row["precision"], row["recall"]) == pytest.approx(
             (expected["precision"], expected["recall"])
@@ -63,23 +63,23 @@ def test_resamples_are_scored_as_scikit_learn_scores_them():
     weights = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), 50).astype(float)
     counts = [weights @ part for part in (is_true & is_predicted, is_true, is_predicted)]
     macro, micro, correlation = f1_macro(*counts), f1_micro(*counts), matthews(*counts)
-    for at, times in enumerate(weights.astype(int)):
+    for index, times in enumerate(weights.astype(int)):
         a, b = np.repeat(truth, times), np.repeat(predicted, times)
-        assert macro[at] == pytest.approx(metrics.f1_score(a, b, average="macro"))
-        assert micro[at] == pytest.approx(metrics.f1_score(a, b, average="micro"))
-        assert correlation[at] == pytest.approx(metrics.matthews_corrcoef(a, b))
+        assert macro[index] == pytest.approx(metrics.f1_score(a, b, average="macro"))
+        assert micro[index] == pytest.approx(metrics.f1_score(a, b, average="micro"))
+        assert correlation[index] == pytest.approx(metrics.matthews_corrcoef(a, b))
 
 
 @pytest.mark.parametrize("predicted", [0, 1])
 def test_one_label_throughout(predicted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = classification(("a", "b"), np.zeros(9, int), np.eye(2)[np.full(9, predicted)])
-    assert found["accuracy"].value == 1 - predicted
-    assert found["matthews"].value == 0
-    assert found["f1_macro"].value == 1 - predicted
-    assert np.isfinite(found["loss"].value)
-    assert len(found.tables["confusion"]["counts"]) == 2
+        result = classification(("a", "b"), np.zeros(9, int), np.eye(2)[np.full(9, predicted)])
+    assert result["accuracy"].value == 1 - predicted
+    assert result["matthews"].value == 0
+    assert result["f1_macro"].value == 1 - predicted
+    assert np.isfinite(result["loss"].value)
+    assert len(result.tables["confusion"]["counts"]) == 2
 
 
 def test_labels_that_do_not_occur_do_not_count():
@@ -107,26 +107,26 @@ def test_any_number_of_labels():
     truth = RANDOM.random((300, 4)) < 0.3
     probabilities = np.clip(0.4 * truth + RANDOM.random((300, 4)) * 0.6, 0, 1)
     predicted = probabilities >= 0.5
-    found = multilabel(LABELS, truth, probabilities)
+    result = multilabel(LABELS, truth, probabilities)
     expected = {
         "f1_micro": metrics.f1_score(truth, predicted, average="micro"),
         "f1_macro": metrics.f1_score(truth, predicted, average="macro"),
         "exact_match": metrics.accuracy_score(truth, predicted),
         "loss": np.mean([metrics.log_loss(truth[:, k], probabilities[:, k]) for k in range(4)]),
     }
-    for metric in found.metrics:
+    for metric in result.metrics:
         assert metric.value == pytest.approx(expected[metric.name]), metric.name
         assert metric.low < metric.value < metric.high
-    assert [row["truth"] for row in found.tables["labels"]] == truth.sum(0).tolist()
+    assert [row["truth"] for row in result.tables["labels"]] == truth.sum(0).tolist()
 
 
 def test_no_label_at_all():
     nothing = np.zeros((5, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = multilabel(("a", "b"), nothing, nothing)
-    assert found["exact_match"].value == 1
-    assert found["f1_micro"].value == 0
-    assert found["f1_macro"].value == 0
+        result = multilabel(("a", "b"), nothing, nothing)
+    assert result["exact_match"].value == 1
+    assert result["f1_micro"].value == 0
+    assert result["f1_macro"].value == 0
     with pytest.raises(UserError, match="no examples"):
         multilabel(("a", "b"), nothing[:0], nothing[:0])

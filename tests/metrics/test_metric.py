@@ -1,4 +1,4 @@
-"""Intervals: seeded, centred on what they belong to, as wide as theory says."""
+"""Intervals: seeded, centred on the metric, as wide as in theory."""
 
 import json
 import math
@@ -20,12 +20,12 @@ def test_every_draw_has_as_many_examples():
 
 def test_the_interval_of_a_share_is_as_wide_as_its_standard_error():
     values = np.arange(2500) % 4 == 0
-    found = mean("share", values)
+    result = mean("share", values)
     error = math.sqrt(0.25 * 0.75 / 2500)
-    assert found.value == 0.25
-    assert found.low == pytest.approx(0.25 - 1.96 * error, abs=0.2 * error)
-    assert found.high == pytest.approx(0.25 + 1.96 * error, abs=0.2 * error)
-    assert mean("share", values) == found, "seeded"
+    assert result.value == 0.25
+    assert result.low == pytest.approx(0.25 - 1.96 * error, abs=0.2 * error)
+    assert result.high == pytest.approx(0.25 + 1.96 * error, abs=0.2 * error)
+    assert mean("share", values) == result, "seeded"
 
 
 def test_a_thousand_resamples_whatever_fits_in_a_block():
@@ -57,8 +57,8 @@ def test_columns_are_drawn_alike():
 
 def test_plain_data():
     metrics = (Metric("a", 0.5, 0.25, math.nan), Metric("loss", math.inf, 0.0, 1.0, False))
-    found = Metrics(metrics, 3, {"labels": []}, "sig")
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == {
+    result = Metrics(metrics, 3, {"labels": []}, "sig")
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == {
         "examples": 3,
         "metrics": {
             "a": {"value": 0.5, "low": 0.25, "high": None, "larger_is_better": True},
@@ -67,10 +67,10 @@ def test_plain_data():
         "tables": {"labels": []},
         "signature": "sig",
     }
-    assert found.headline().name == "a"
-    assert found["loss"].high == 1.0
+    assert result.headline().name == "a"
+    assert result["loss"].high == 1.0
     with pytest.raises(KeyError, match="bleu"):
-        found["bleu"]
+        result["bleu"]
 
 
 def test_other_numbers_of_predictions_are_refused():

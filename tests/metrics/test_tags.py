@@ -33,14 +33,14 @@ TOLD = [t.split() for t in ("B-PER I-PER O B-ORG", "O B-LOC", "B-ORG I-ORG O", "
 
 
 def test_a_known_case():
-    # True: 4 entities; told: 5; right: PER of the first sentence and LOC of the last.
-    found = entities(TRUTH, TOLD)
-    assert found["precision"].value == pytest.approx(2 / 5)
-    assert found["recall"].value == pytest.approx(2 / 4)
-    assert found["f1"].value == pytest.approx(4 / 9)
-    assert found["accuracy"].value == pytest.approx(8 / 11)
-    assert found.headline() == found["f1"]
-    rows = {row["label"]: row for row in found.tables["labels"]}
+    # True: 4 entities; predicted: 5; right: PER of the first sentence and LOC of the last.
+    result = entities(TRUTH, TOLD)
+    assert result["precision"].value == pytest.approx(2 / 5)
+    assert result["recall"].value == pytest.approx(2 / 4)
+    assert result["f1"].value == pytest.approx(4 / 9)
+    assert result["accuracy"].value == pytest.approx(8 / 11)
+    assert result.headline() == result["f1"]
+    rows = {row["label"]: row for row in result.tables["labels"]}
     assert list(rows) == ["LOC", "ORG", "PER"]
     assert (rows["LOC"]["precision"], rows["LOC"]["recall"]) == (0.5, 0.5)
     assert (rows["ORG"]["truth"], rows["ORG"]["predicted"], rows["ORG"]["f1"]) == (1, 2, 0)
@@ -50,32 +50,32 @@ def test_against_nervaluate():
     draw = random.Random(0)
 
     def sentence():
-        found = []
-        while len(found) < 12:
+        actual = []
+        while len(actual) < 12:
             kind = draw.choice(["PER", "LOC", None])
-            found += ["O"] if kind is None else [f"B-{kind}", *[f"I-{kind}"] * draw.randint(0, 2)]
-        return found[:12]
+            actual += ["O"] if kind is None else [f"B-{kind}", *[f"I-{kind}"] * draw.randint(0, 2)]
+        return actual[:12]
 
     truth = [sentence() for _ in range(60)]
-    told = [[*one[:6], *sentence()[6:]] if draw.random() < 0.7 else one for one in truth]
-    # What is no entity for conlleval's stricter readers is left out: I- behind another kind.
-    told = [
-        ["O" if t[0] == "I" and one[i - 1][1:] != t[1:] else t for i, t in enumerate(one)]
-        for one in told
+    predicted = [[*tags[:6], *sentence()[6:]] if draw.random() < 0.7 else tags for tags in truth]
+    # nervaluate is stricter than conlleval: omit I- after another kind.
+    predicted = [
+        ["O" if t[0] == "I" and item[i - 1][1:] != t[1:] else t for i, t in enumerate(item)]
+        for item in predicted
     ]
-    result = nervaluate.Evaluator(truth, told, tags=["PER", "LOC"], loader="list").evaluate()
+    result = nervaluate.Evaluator(truth, predicted, tags=["PER", "LOC"], loader="list").evaluate()
     strict = result["overall"]["strict"]
-    found = entities(truth, told)
-    assert found["f1"].value == pytest.approx(strict.f1)
-    assert found["precision"].value == pytest.approx(strict.precision)
-    assert found["recall"].value == pytest.approx(strict.recall)
-    assert found["f1"].low < found["f1"].value < found["f1"].high
+    actual = entities(truth, predicted)
+    assert actual["f1"].value == pytest.approx(strict.f1)
+    assert actual["precision"].value == pytest.approx(strict.precision)
+    assert actual["recall"].value == pytest.approx(strict.recall)
+    assert actual["f1"].low < actual["f1"].value < actual["f1"].high
 
 
-def test_nothing_there_and_nothing_told():
-    found = entities([["O", "O"]], [["O", "O"]])
-    assert [found[name].value for name in ("f1", "precision", "recall")] == [0, 0, 0]
-    assert found["accuracy"].value == 1
+def test_no_entities_true_or_predicted():
+    result = entities([["O", "O"]], [["O", "O"]])
+    assert [result[name].value for name in ("f1", "precision", "recall")] == [0, 0, 0]
+    assert result["accuracy"].value == 1
     for empty in ([], [[]]):
         with pytest.raises(UserError, match="no examples"):
             entities(empty, empty)
@@ -85,11 +85,11 @@ def test_nothing_there_and_nothing_told():
 
 def test_tags_without_beginnings_are_measured_one_by_one():
     truth = [["NOUN", "VERB"], ["DET", "NOUN", "VERB"]]
-    told = [["NOUN", "NOUN"], ["DET", "NOUN", "VERB"]]
-    found = tags(truth, told)
-    assert found.examples == 2
-    assert found["accuracy"].value == 0.8
-    flat = [[tag for one in both for tag in one] for both in (truth, told)]
-    assert found["f1_macro"].value == pytest.approx(metrics.f1_score(*flat, average="macro"))
-    assert found.tables["confusion"]["labels"] == ["DET", "NOUN", "VERB"]
+    predicted = [["NOUN", "NOUN"], ["DET", "NOUN", "VERB"]]
+    result = tags(truth, predicted)
+    assert result.examples == 2
+    assert result["accuracy"].value == 0.8
+    flat = [[tag for item in both for tag in item] for both in (truth, predicted)]
+    assert result["f1_macro"].value == pytest.approx(metrics.f1_score(*flat, average="macro"))
+    assert result.tables["confusion"]["labels"] == ["DET", "NOUN", "VERB"]
     assert tags(TRUTH, TOLD) == entities(TRUTH, TOLD)

@@ -11,14 +11,16 @@ from llmjax.metrics.texts import extractive_answers, language, normalized, trans
 
 
 def test_language():
-    found = language(np.array([2.0, 6.0]), np.array([1.0, 3.0]), np.array([1, 1]), np.array([4, 4]))
-    assert found["loss"].value == 2
-    assert found["perplexity"].value == pytest.approx(math.exp(2))
-    assert found["accuracy"].value == 0.5
-    assert found["bits_per_byte"].value == pytest.approx(1 / math.log(2))
-    assert found["perplexity"].low == pytest.approx(math.exp(found["loss"].low))
-    assert found.headline().name == "loss"
-    assert not found.headline().larger_is_better
+    result = language(
+        np.array([2.0, 6.0]), np.array([1.0, 3.0]), np.array([1, 1]), np.array([4, 4])
+    )
+    assert result["loss"].value == 2
+    assert result["perplexity"].value == pytest.approx(math.exp(2))
+    assert result["accuracy"].value == 0.5
+    assert result["bits_per_byte"].value == pytest.approx(1 / math.log(2))
+    assert result["perplexity"].low == pytest.approx(math.exp(result["loss"].low))
+    assert result.headline().name == "loss"
+    assert not result.headline().larger_is_better
     assert (
         language(np.array([1e6]), np.ones(1), np.ones(1)).to_dict()["metrics"]["perplexity"][
             "value"
@@ -38,16 +40,16 @@ WRITTEN = ["Ein Hund rennt im Park.", "Zwei Kinder spielen.", "Das Haus ist rot.
 
 
 def test_translation_is_sacrebleus():
-    found = translation(REFERENCES, WRITTEN)
+    result = translation(REFERENCES, WRITTEN)
     bleu = sacrebleu.corpus_bleu(WRITTEN, [REFERENCES])
-    assert found["bleu"].value == bleu.score
-    assert found["chrf"].value == sacrebleu.corpus_chrf(WRITTEN, [REFERENCES]).score
-    assert found["exact_match"].value == pytest.approx(1 / 3)
+    assert result["bleu"].value == bleu.score
+    assert result["chrf"].value == sacrebleu.corpus_chrf(WRITTEN, [REFERENCES]).score
+    assert result["exact_match"].value == pytest.approx(1 / 3)
     for name in ("bleu", "chrf", "exact_match"):
-        assert found[name].low < found[name].value < found[name].high
-    assert found.signature.startswith("BLEU|nrefs:1|bs:1000|seed:")
-    assert f"tok:13a|smooth:exp|version:{sacrebleu.__version__} chrF2|" in found.signature
-    assert found.tables["bleu"]["brevity_penalty"] == pytest.approx(bleu.bp)
+        assert result[name].low < result[name].value < result[name].high
+    assert result.signature.startswith("BLEU|nrefs:1|bs:1000|seed:")
+    assert f"tok:13a|smooth:exp|version:{sacrebleu.__version__} chrF2|" in result.signature
+    assert result.tables["bleu"]["brevity_penalty"] == pytest.approx(bleu.bp)
 
 
 def test_other_words_and_nothing_written():
@@ -64,8 +66,8 @@ def test_other_words_and_nothing_written():
 
 
 def test_translations_of_which_some_are_nothing_can_be_measured():
-    found = translation(["ab cd ef gh", "x y z w"], ["ab cd ef gh", ""])
-    assert found["bleu"].low < found["bleu"].value < found["bleu"].high
+    result = translation(["ab cd ef gh", "x y z w"], ["ab cd ef gh", ""])
+    assert result["bleu"].low < result["bleu"].value < result["bleu"].high
     assert translation(["ab"], [""])["bleu"].value == 0
 
 
@@ -94,28 +96,29 @@ def test_word_f1():
 
 
 def test_the_nearest_of_several_true_answers_counts():
-    found = extractive_answers([["in 1990", "1990"], ["Paris"]], ["1990", "Paris, France"])
-    assert found["exact_match"].value == 0.5
-    assert found["f1"].value == pytest.approx((1 + 2 / 3) / 2)
-    assert [metric.name for metric in found.metrics] == ["f1", "exact_match"]
-    assert found.tables == {}
+    result = extractive_answers([["in 1990", "1990"], ["Paris"]], ["1990", "Paris, France"])
+    assert result["exact_match"].value == 0.5
+    assert result["f1"].value == pytest.approx((1 + 2 / 3) / 2)
+    assert [metric.name for metric in result.metrics] == ["f1", "exact_match"]
+    assert result.tables == {}
 
 
 def test_questions_without_an_answer():
     truth = [["Paris"], [], ["Rome"], [""]]
-    found = extractive_answers(truth, ["Paris", "", "", "Oslo"])
-    assert found["exact_match"].value == 0.5
-    assert found["answered_exact_match"].value == 0.5
-    assert found["answered_f1"].value == 0.5
-    assert found["unanswered_accuracy"].value == 0.5
+    result = extractive_answers(truth, ["Paris", "", "", "Oslo"])
+    assert result["exact_match"].value == 0.5
+    assert result["answered_exact_match"].value == 0.5
+    assert result["answered_f1"].value == 0.5
+    assert result["unanswered_accuracy"].value == 0.5
     only = extractive_answers([[]], [""])
     assert [metric.name for metric in only.metrics] == ["f1", "exact_match", "unanswered_accuracy"]
 
 
 def brute(scores, has, silent):
-    """SQuAD's definition, threshold by threshold: above it no answer is given."""
+    """SQuAD's definition, threshold by threshold."""
     return max(
-        np.mean(np.where(silent > at, ~has, np.where(has, scores, 0))) for at in (-np.inf, *silent)
+        np.mean(np.where(silent > threshold, ~has, np.where(has, scores, 0)))
+        for threshold in (-np.inf, *silent)
     )
 
 
@@ -125,16 +128,16 @@ def test_the_best_threshold(seed):
     count = 12
     has = random.random(count) < 0.6
     has[0] = False
-    truth = [["cat"] if one else [] for one in has]
+    truth = [["cat"] if item else [] for item in has]
     spans = random.choice(["cat", "dog"], count)
     silent = random.integers(0, 5, count) * 1.0
-    found = extractive_answers(truth, [""] * count, spans, silent).tables["threshold"][
+    result = extractive_answers(truth, [""] * count, spans, silent).tables["threshold"][
         "exact_match"
     ]
-    assert found["value"] == pytest.approx(brute(spans == "cat", has, silent))
-    predicted = np.where(silent > found["at"], "", spans)
+    assert result["value"] == pytest.approx(brute(spans == "cat", has, silent))
+    predicted = np.where(silent > result["at"], "", spans)
     reached = extractive_answers(truth, predicted, spans, silent)["exact_match"].value
-    assert reached == pytest.approx(found["value"])
+    assert reached == pytest.approx(result["value"])
 
 
 def test_none():

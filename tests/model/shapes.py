@@ -1,4 +1,4 @@
-"""Small models of every kind, and helpers, for the tests of this folder."""
+"""Small models of every kind, and helpers, for the tests in this folder."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -69,9 +69,9 @@ MESHES = {
 def make(
     config: ModelConfig, compute: ComputeConfig = FLOAT32, scale: float = 0.15
 ) -> tuple[Model, Params]:
-    """A model, and parameters drawn by NumPy (nothing to compile), none of them at its start.
+    """Makes a model, with random parameters from NumPy, which needs no compilation.
 
-    They are large enough that attention is far from uniform.
+    They are large enough that attention is not near uniform.
     """
     model = Model(resolve(config, config.vocab_size), compute)
     draw = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def make(
 
 @cache
 def applied(config: ModelConfig, compute: ComputeConfig = FLOAT32) -> Callable[..., jax.Array]:
-    """The compiled function of tokens to logits of what `make` makes."""
+    """Returns the compiled function from tokens to logits of the model of `make`."""
     model, params = make(config, compute)
     return partial(jax.jit(model.apply), params)
 
@@ -96,14 +96,14 @@ def tokens(rows: int = 8, length: int = 8, seed: int = 2) -> jax.Array:
 
 
 def source(config: ModelConfig, rows: int = 8, length: int = 12) -> dict[str, jax.Array]:
-    """What an encoder-decoder reads beside its tokens."""
+    """Further inputs of an encoder-decoder."""
     if not config.is_encoder_decoder:
         return {}
     return {"encoder_tokens": tokens(rows, length, seed=3)}
 
 
 def placed(params: Params, model: Model) -> Params:
-    """Parameters laid out on the mesh that is set."""
+    """Shards parameters over the current mesh."""
     axes = model.logical_axes()
     return jax.tree.map(
         lambda x, a: jax.device_put(x, mesh.named_sharding(jax.sharding.get_mesh(), *a)),
@@ -113,7 +113,7 @@ def placed(params: Params, model: Model) -> Params:
 
 
 def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
-    """Trees of arrays agree, absolutely and relatively to each array's largest entry."""
+    """Asserts that trees of arrays agree, relative to each array's largest entry if above 1."""
 
     def check(x: jax.Array, y: jax.Array) -> None:
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -123,7 +123,7 @@ def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
 
 
 def batch(config: ModelConfig, rows: int = 8, length: int = 8) -> dict[str, jax.Array]:
-    """A packed training batch: two documents a row and padding at the end."""
+    """A packed training batch: two documents per row, and padding at the end."""
     row = tokens(rows, length + 1)
     segments = jnp.where(jnp.arange(length) < 3, 1, 2) * (jnp.arange(length) < length - 1)
     segments = jnp.broadcast_to(segments, (rows, length)).astype(jnp.int32)

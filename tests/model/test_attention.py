@@ -1,4 +1,4 @@
-"""Attention: every path computes what the textbook says."""
+"""Attention: every implementation computes what the textbook says."""
 
 from functools import partial
 
@@ -49,10 +49,10 @@ def textbook(q, k, v, mask, softcap):
     out = np.zeros_like(q)
     group = q.shape[2] // k.shape[2]
     for b, t, h in np.ndindex(q.shape[:3]):
-        place = t if mask.index is None else int(mask.index[b, t])
+        index = t if mask.index is None else int(mask.index[b, t])
         seen = []
         for s in range(k.shape[1]):
-            near = mask.window is None or abs(place - s) < mask.window
+            near = mask.window is None or abs(index - s) < mask.window
             same = mask.key_segments is None or (
                 mask.key_segments[b, s] != 0
                 and (
@@ -60,7 +60,7 @@ def textbook(q, k, v, mask, softcap):
                     or mask.query_segments[b, t] == mask.key_segments[b, s]
                 )
             )
-            if near and same and (s <= place or not mask.causal):
+            if near and same and (s <= index or not mask.causal):
                 seen.append(s)
         if seen:
             scores = k[b, seen, h // group] @ q[b, t, h] / np.sqrt(q.shape[3])
@@ -111,8 +111,8 @@ def test_unrolled_gradients(causal, window, softcap, segmented):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_who_sees_nothing_gets_zeros(path):
-    """Padding at the end: no NaN there, in values or in gradients, nor anything from there."""
+def test_queries_that_see_nothing_get_zeros(path):
+    """Padding at the end has no NaN in values or gradients, and no effect."""
     mask = mask_of(True, None, True)
     out = PATHS[path](AttentionInputs(*operands(), mask, TRAIN))
     assert not np.any(out[0, 20:])
@@ -123,7 +123,7 @@ def test_who_sees_nothing_gets_zeros(path):
 
 @pytest.mark.parametrize("path", GENERAL)
 def test_cross_attention(path):
-    """More keys than queries; without query segments, all keys but padding are seen."""
+    """Fewer keys than queries; without query segments, all keys but padding are visible."""
     q, k, v = operands(s=T - 6)
     keys = np.where(np.arange(T - 6) < [[9], [18]], 1, 0).astype(np.int32)
     mask = Mask(None, keys, causal=False)
@@ -132,8 +132,8 @@ def test_cross_attention(path):
 
 
 @pytest.mark.parametrize("path", GENERAL)
-def test_queries_at_given_places(path):
-    """Decoding: queries of each row stand where its positions say."""
+def test_queries_at_given_indices(path):
+    """Decoding: queries have the indices of their positions."""
     q, k, v = operands(t=3)
     mask = Mask(index=np.array([[4, 5, 6], [17, 18, 30]], np.int32), window=7)
     out = PATHS[path](AttentionInputs(q, k, v, mask, DECODE))
@@ -158,7 +158,7 @@ def test_blocked_in_bfloat16():
 
 
 def largest_array(jaxpr) -> int:
-    """The most entries of any array that a jaxpr makes, inner ones included."""
+    """Largest size of an array in a jaxpr, including inner ones."""
     sizes = [0]
     for equation in jaxpr.eqns:
         sizes += [var.aval.size for var in equation.outvars]
@@ -189,8 +189,8 @@ def test_blocked_makes_nothing_square():
 def test_blocked_skips_what_no_query_sees(causal, window, blocks):
     q, k, v = operands(1, 32, 32, 1, 1, 2)
     rules = BlockRules(causal, window, None, TRAIN, 8)
-    rows = attention_blocked.Rows(jnp.arange(32)[None], None, None)
-    cut = attention_blocked.tile(q, k, v, rows, rules)
+    mask = attention_blocked.MaskArrays(jnp.arange(32)[None], None, None)
+    cut = attention_blocked.tile(q, k, v, mask, rules)
     reached = [cut.reach(jnp.array(i), rules) for i in range(4)]
     assert sum(int(end) - int(first) for first, end in reached) == blocks
 
@@ -198,7 +198,7 @@ def test_blocked_skips_what_no_query_sees(causal, window, blocks):
 @pytest.mark.parametrize("name", ["sequence", "all"])
 @pytest.mark.parametrize("path", ["reference", "ragged"])
 def test_meshes(name, path):
-    """Queries split along the length, keys whole, heads split: the same values and gradients."""
+    """With queries split along the length, and heads split: the same values and gradients."""
     q, k, v = operands(8)
     segments = np.tile(SEGMENTS, (4, 1))
     mask = Mask(segments, segments, window=9)
@@ -216,24 +216,24 @@ def test_meshes(name, path):
 
 
 def test_unrolled_on_a_mesh():
-    """Rows whole, heads and batch split; a row split along its length is left to other paths."""
+    """With heads and batch split; rows split along the length are not supported."""
     q, k, v = operands(8)
     segments = np.tile(SEGMENTS, (4, 1))
     mask = Mask(segments, segments, window=9)
     expected = gradients(attention.reference, mask, None, q, k, v)
-    whole = ("batch", None, "kv_heads", "head_dim")
+    keys = ("batch", None, "kv_heads", "head_dim")
 
     def spread(inputs):
         q = mesh.reshard(inputs.q, *TRAIN.heads())
-        k, v = mesh.reshard(inputs.k, *whole), mesh.reshard(inputs.v, *whole)
+        k, v = mesh.reshard(inputs.k, *keys), mesh.reshard(inputs.v, *keys)
         out = PATHS["unrolled"](inputs._replace(q=q, k=k, v=v))
         return mesh.reshard(out, None, None, None, None)
 
     with jax.set_mesh(mesh.make_mesh(MESHES["tensor"])):
-        assert attention_unrolled.suits(AttentionInputs(q, k, v, mask, TRAIN))
+        assert attention_unrolled.supports(AttentionInputs(q, k, v, mask, TRAIN))
         assert_close(gradients(spread, mask, None, q, k, v), expected, 1e-5)
     with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):
-        assert not attention_unrolled.suits(AttentionInputs(q, k, v, mask, TRAIN))
+        assert not attention_unrolled.supports(AttentionInputs(q, k, v, mask, TRAIN))
 
 
 def test_splash():
@@ -241,7 +241,7 @@ def test_splash():
     q, k, v = operands(1, 256, 256, 2, 1, 8)
     segments = np.repeat([[1, 1, 1, 2, 2, 3, 3, 0]], 32, axis=1).astype(np.int32)
     mask = Mask(segments, segments, None, True, 40)
-    assert attention_splash.suits(AttentionInputs(q, k, v, mask, TRAIN))
+    assert attention_splash.supports(AttentionInputs(q, k, v, mask, TRAIN))
     expected = gradients(attention.reference, mask, 2.0, q, k, v)
     assert_close(gradients(attention_splash.splash, mask, 2.0, q, k, v), expected, 1e-5)
 
@@ -252,28 +252,28 @@ def test_cudnn_is_refused_where_it_cannot_be():
         attention.attend(AttentionInputs(q, k, v, Mask(), TRAIN), "cudnn")
 
 
-def test_cudnn_suits():
+def test_what_cudnn_supports():
     q, k, _ = (x.astype(jnp.bfloat16) for x in operands(k=8))
 
-    def suits(q, k, mask, softcap):
-        return attention_cudnn.suits(AttentionInputs(q, k, k, mask, TRAIN, softcap))
+    def supports(q, k, mask, softcap):
+        return attention_cudnn.supports(AttentionInputs(q, k, k, mask, TRAIN, softcap))
 
-    assert suits(q, k, mask_of(True, 5, True), None)
-    assert not suits(q, k, Mask(), 1.0), "no soft-cap"
-    assert suits(q, k, mask_of(False, 5, False), None), "a window both ways is part of its mask"
-    assert not suits(q[:, 1:], k, Mask(causal=False), None), "even lengths only"
-    assert not suits(q, k[:, 1:], Mask(causal=False), None), "even lengths only"
-    assert not suits(q, k, Mask(index=np.zeros((B, T), np.int32)), None), "no places"
-    assert not suits(q.astype(jnp.float32), k, Mask(), None), "half precision only"
+    assert supports(q, k, mask_of(True, 5, True), None)
+    assert not supports(q, k, Mask(), 1.0), "no soft-cap"
+    assert supports(q, k, mask_of(False, 5, False), None), "a window both ways is part of its mask"
+    assert not supports(q[:, 1:], k, Mask(causal=False), None), "even lengths only"
+    assert not supports(q, k[:, 1:], Mask(causal=False), None), "even lengths only"
+    assert not supports(q, k, Mask(index=np.zeros((B, T), np.int32)), None), "no indices"
+    assert not supports(q.astype(jnp.float32), k, Mask(), None), "half precision only"
     long = jax.ShapeDtypeStruct((4, 2**16, 1, 64), jnp.bfloat16)
     segments = jax.ShapeDtypeStruct((4, 2**16), jnp.int32)
-    assert not suits(long, long, Mask(segments, segments), None), "its mask would be too large"
-    assert not suits(long, long, Mask(causal=False, window=5), None), "its mask would be too large"
-    assert suits(long, long, Mask(window=5), None), "no mask is needed"
+    assert not supports(long, long, Mask(segments, segments), None), "too large a mask"
+    assert not supports(long, long, Mask(causal=False, window=5), None), "too large a mask"
+    assert supports(long, long, Mask(window=5), None), "no mask is needed"
 
 
 def test_every_backend_finds_a_path():
-    """Whatever is asked for, and however short the rows, attention is computed."""
+    """Every backend computes attention, however short the rows are."""
     q, k, v = operands(t=1, s=3)
     mask = Mask(index=np.full((B, 1), 2, np.int32))
     for backend in ("auto", "reference", "blocked", "splash"):

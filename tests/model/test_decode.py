@@ -46,20 +46,20 @@ LENGTHS = np.array([5, 2, 4, 1, 3, 5, 5, 2])
 
 
 def run(model: Model, params, config, row, steps: int = 3) -> list:
-    """Reads ragged prompts, padded at their end, then `steps` tokens; logits of each call."""
-    cache_of = {}
+    """Reads prompts padded at the end, then `steps` tokens; returns the logits of each call."""
+    encoded_inputs = {}
     if config.is_encoder_decoder:
-        given = source(config)["encoder_tokens"]
-        encoded = jax.jit(model.encode)(params, given)
-        cache_of = {"encoded": encoded, "params": params}
-    cache = model.init_cache(8, 12, **cache_of)
+        encoder_tokens = source(config)["encoder_tokens"]
+        encoded = jax.jit(model.encode)(params, encoder_tokens)
+        encoded_inputs = {"encoded": encoded, "params": params}
+    cache = model.init_cache(8, 12, **encoded_inputs)
     decode = jax.jit(model.decode)
     prompt = np.where(np.arange(5) < LENGTHS[:, None], row[:, :5], 31)
     logits, cache = decode(params, prompt, np.broadcast_to(np.arange(5), (8, 5)), cache)
     out = [logits]
     for step in range(steps):
-        at = LENGTHS[:, None] + step
-        logits, cache = decode(params, np.take_along_axis(row, at, 1), at, cache)
+        positions = LENGTHS[:, None] + step
+        logits, cache = decode(params, np.take_along_axis(row, positions, 1), positions, cache)
         out.append(logits)
     return out
 
@@ -78,7 +78,7 @@ def test_steps_equal_the_full_pass(name):
 
 @pytest.mark.parametrize("name", ["both", "gemma"])
 def test_meshes(name):
-    """A single token cannot be split along its length; nothing tries to."""
+    """A single token is not split along its length."""
     config = DECODERS[name]
     row = np.asarray(tokens(8, 8))
     model, params = make(config)
@@ -88,11 +88,11 @@ def test_meshes(name):
         assert_close(jax.device_get(spread), jax.device_get(expected), 1e-5)
 
 
-ALONE = [name for name, config in DECODERS.items() if not config.is_encoder_decoder]
+DECODER_ONLY = [name for name, config in DECODERS.items() if not config.is_encoder_decoder]
 
 
 @pytest.mark.parametrize("kind", ["", *MESHES])
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", DECODER_ONLY)
 def test_a_prefilled_cache_is_what_decoding_writes(name, kind):
     if kind and name not in ("windowed", "gemma"):
         pytest.skip("two architectures show it")
@@ -112,8 +112,8 @@ def test_a_prefilled_cache_is_what_decoding_writes(name, kind):
             assert shardings[0] == shardings[1]
     assert np.any(filled.keys[0][..., :6])
     assert not np.any(filled.keys[0][..., 6:])
-    for got, wanted in zip(*map(jax.tree.leaves, (filled, stepped)), strict=True):
-        assert_close(jax.device_get(got), jax.device_get(wanted), 1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (filled, stepped)), strict=True):
+        assert_close(jax.device_get(a), jax.device_get(b), 1e-5)
 
 
 def test_only_one_token_of_each_row():
@@ -121,28 +121,28 @@ def test_only_one_token_of_each_row():
     row, positions = tokens(8, 5), np.broadcast_to(np.arange(5), (8, 5))
     cache = model.init_cache(8, 12)
     every, _ = jax.jit(model.decode)(params, row, positions, cache)
-    one, _ = jax.jit(model.decode)(params, row, positions, cache, only=LENGTHS - 1)
-    assert one.shape == (8, 1, 32)
-    assert_close(one[:, 0], every[np.arange(8), LENGTHS - 1], 1e-6)
+    logits, _ = jax.jit(model.decode)(params, row, positions, cache, only=LENGTHS - 1)
+    assert logits.shape == (8, 1, 32)
+    assert_close(logits[:, 0], every[np.arange(8), LENGTHS - 1], 1e-6)
 
 
-def test_padding_of_the_source_is_unseen():
+def test_padding_of_the_source_is_hidden():
     model, params = make(BOTH)
-    given = source(BOTH)["encoder_tokens"]
+    encoder_tokens = source(BOTH)["encoder_tokens"]
     segments = (jnp.arange(12) < 7).astype(jnp.int32)[None].repeat(8, 0)
-    row, at = tokens(8, 1), np.zeros((8, 1), np.int32)
+    row, positions = tokens(8, 1), np.zeros((8, 1), np.int32)
 
     @jax.jit
-    def first(given):
-        encoded = model.encode(params, given, segments)
+    def first(encoder_tokens):
+        encoded = model.encode(params, encoder_tokens, segments)
         cache = model.init_cache(8, 4, encoded=encoded, encoder_segments=segments, params=params)
-        return model.decode(params, row, at, cache)[0]
+        return model.decode(params, row, positions, cache)[0]
 
-    assert_close(first(given), first(given.at[:, 7:].set(0)), 1e-6)
-    assert jnp.abs(first(given) - first(given.at[:, :7].set(0))).max() > 1e-3
+    assert_close(first(encoder_tokens), first(encoder_tokens.at[:, 7:].set(0)), 1e-6)
+    assert jnp.abs(first(encoder_tokens) - first(encoder_tokens.at[:, :7].set(0))).max() > 1e-3
 
 
-def test_what_lies_beyond_the_cache_is_dropped():
+def test_positions_beyond_the_cache_are_dropped():
     model, params = make(WINDOWED)
     cache = model.init_cache(8, 4)
     _, after = model.decode(params, tokens(8, 1), np.full((8, 1), 4), cache)
@@ -158,8 +158,8 @@ def test_a_short_prompt_of_two_rows_in_bfloat16():
     params = jax.jit(exact.init)(jax.random.key(0))
     prompt = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
     positions = jnp.broadcast_to(jnp.arange(4), (2, 4))
-    wanted, got = (
+    expected, logits = (
         jax.jit(model.decode)(params, prompt, positions, model.init_cache(2, 64))[0]
         for model in (exact, fast)
     )
-    np.testing.assert_allclose(got, wanted, atol=0.05)
+    np.testing.assert_allclose(logits, expected, atol=0.05)

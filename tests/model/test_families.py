@@ -1,4 +1,4 @@
-"""Families have the sizes that their papers and checkpoints state."""
+"""Families have the published numbers of parameters."""
 
 import pytest
 

@@ -18,7 +18,7 @@ from llmjax.model.model import Model
 from llmjax.model.params import unstack_layers
 
 LONG = replace(LLAMA, num_decoder_layers=19, layer_d_ff=(48, *(16, 32, 32) * 6))
-"""A first layer of its own, then a period of three: long enough to be scanned."""
+"""A different first layer, then a period of three, long enough to be scanned."""
 SHORT = replace(LLAMA, num_decoder_layers=4, layer_d_ff=(48, 16, 16, 32))
 PAIR = replace(BOTH, num_encoder_layers=2, layer_d_ff=(16, 48))
 
@@ -40,22 +40,22 @@ def test_layers_of_one_shape_are_one_group():
 
 
 def widened(config, params):
-    """The same function with all MLPs of the largest width: what is added is zero."""
+    """The same function with all MLPs padded by zeros to the largest width."""
     width, wide = max(config.layer_d_ff), dict(params)
     for name in {"encoder", "decoder"} & set(params):
         stack, types = dict(params[name]), layer_types(config, len(config.layer_d_ff))
         layers: dict[int, dict] = {}
         for group, numbers in layer_groups(types).items():
             part = stack.pop(group)
-            for place, number in enumerate(numbers):
-                layers[number] = jax.tree.map(lambda x, place=place: x[place], part)
+            for index, number in enumerate(numbers):
+                layers[number] = jax.tree.map(lambda x, index=index: x[index], part)
         for layer in layers.values():
             for projection, axis in (("gate", 1), ("up", 1), ("down", 0)):
                 if projection in layer["mlp"]:
                     kernel = layer["mlp"][projection]["kernel"]
-                    room = [(0, 0), (0, 0)]
-                    room[axis] = (0, width - kernel.shape[axis])
-                    layer["mlp"][projection]["kernel"] = jnp.pad(kernel, room)
+                    padding = [(0, 0), (0, 0)]
+                    padding[axis] = (0, width - kernel.shape[axis])
+                    layer["mlp"][projection]["kernel"] = jnp.pad(kernel, padding)
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *(layers[i] for i in range(len(layers))))
         wide[name] = stack | {"layers": stacked}
     return Model(resolve(replace(config, layer_d_ff=(), d_ff=width), 32)), wide
@@ -65,9 +65,9 @@ def widened(config, params):
 def test_widths_by_layer_compute_as_zeros_would(config):
     model, params = make(config)
     same, wide = widened(config, params)
-    given = source(config)
-    out = jax.jit(model.apply)(params, tokens(), **given)
-    np.testing.assert_allclose(out, jax.jit(same.apply)(wide, tokens(), **given), atol=2e-4)
+    inputs = source(config)
+    out = jax.jit(model.apply)(params, tokens(), **inputs)
+    np.testing.assert_allclose(out, jax.jit(same.apply)(wide, tokens(), **inputs), atol=2e-4)
 
 
 def test_widths_by_layer_decode_as_they_train():
@@ -81,14 +81,14 @@ def test_widths_by_layer_decode_as_they_train():
 
 
 def test_adding_aux():
-    one, two = jnp.float32(1), jnp.float32(2)
+    x, y = jnp.float32(1), jnp.float32(2)
     assert add_aux({}, {}) == {}
-    total = add_aux({"router": (one, two)}, {"router": (two, two), "other": (one, one)})
-    assert total == {"router": (3, 4), "other": (1, 1)}
+    total = add_aux({"router": (x, y)}, {"router": (y, y), "z_loss": (x, x)})
+    assert total == {"router": (3, 4), "z_loss": (1, 1)}
 
 
 class Counting(MLP):
-    """An MLP that leaves a sum for the loss, as a router does."""
+    """An MLP that adds a sum to the loss, as a router does."""
 
     def __call__(self, x, sharding):
         y, _ = super().__call__(x, sharding)
@@ -96,7 +96,7 @@ class Counting(MLP):
 
 
 @pytest.mark.parametrize("layers", [3, 19], ids=["unrolled", "scanned"])
-def test_what_a_layer_leaves_for_the_loss_arrives(layers, monkeypatch):
+def test_sums_of_layers_reach_the_loss(layers, monkeypatch):
     monkeypatch.setattr(block, "MLP", Counting)
     config = replace(LLAMA, num_decoder_layers=layers, norm_epsilon=1e-6 * (1 + layers))
     model, params = make(config)
@@ -108,7 +108,7 @@ def test_what_a_layer_leaves_for_the_loss_arrives(layers, monkeypatch):
     assert jnp.abs(gradients["decoder"]["layers"]["mlp"]["down"]["kernel"]).max() > 0
 
 
-def test_it_is_added_to_the_loss_and_reported(monkeypatch):
+def test_sums_of_layers_are_added_to_the_loss_and_reported(monkeypatch):
     plain = replace(LLAMA, norm_epsilon=3e-6)
     model, params = make(plain)
     before = token_loss(model, params, batch(plain))

@@ -1,4 +1,4 @@
-"""The model as functions: what it computes, who sees whom, how it starts."""
+"""The model's functions: what they compute, which tokens attend to which, initial weights."""
 
 from dataclasses import replace
 
@@ -23,8 +23,8 @@ def test_computes_the_textbook(name):
     row, more = tokens(2, 8), source(config, 2)
     out = applied(config)(row, **more)
     for i in range(2):
-        given = {name: np.asarray(x[i]) for name, x in more.items()}
-        expected = textbook.logits(params, config, np.asarray(row[i]), **given)
+        encoder = {name: np.asarray(x[i]) for name, x in more.items()}
+        expected = textbook.logits(params, config, np.asarray(row[i]), **encoder)
         assert_close(out[i], expected, 2e-5)
 
 
@@ -41,7 +41,7 @@ def test_who_sees_a_token(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_packed_documents_are_alone(name):
-    """Two documents and padding in one row: each as if it had the row for itself."""
+    """Two documents and padding in a row: each as if it were alone in the row."""
     (_, params), config = make(KINDS[name]), KINDS[name]
     a, b = (np.asarray(tokens(1, n, seed=n)[0]) for n in (3, 4))
     packed = {
@@ -65,10 +65,10 @@ def test_packed_documents_are_alone(name):
 
 def test_padding_of_the_source_is_unseen():
     _, params = make(BOTH)
-    row, given = np.asarray(tokens(1, 4)), np.asarray(tokens(1, 6, seed=3))
+    row, encoder_tokens = np.asarray(tokens(1, 4)), np.asarray(tokens(1, 6, seed=3))
     segments = np.array([[1, 1, 1, 1, 0, 0]])
-    out = applied(BOTH)(row, encoder_tokens=given, encoder_segments=segments)[0]
-    assert_close(out, textbook.logits(params, BOTH, row[0], given[0, :4]), 2e-5)
+    out = applied(BOTH)(row, encoder_tokens=encoder_tokens, encoder_segments=segments)[0]
+    assert_close(out, textbook.logits(params, BOTH, row[0], encoder_tokens[0, :4]), 2e-5)
 
 
 def test_a_window_bounds_what_is_seen():
@@ -90,19 +90,19 @@ def test_bfloat16_is_close():
 
 def test_dropout_follows_its_key():
     model, params = make(BOTH, ComputeConfig(dropout=0.5))
-    given = source(BOTH)
-    run = jax.jit(lambda key: model.apply(params, tokens(), dropout_key=key, **given))
-    first, again, other = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
+    inputs = source(BOTH)
+    run = jax.jit(lambda key: model.apply(params, tokens(), dropout_key=key, **inputs))
+    first, again, different = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
     np.testing.assert_array_equal(first, again)
-    assert jnp.abs(first - other).max() > 0.1
-    without = jax.make_jaxpr(lambda: model.apply(params, tokens(), **given))()
+    assert jnp.abs(first - different).max() > 0.1
+    without = jax.make_jaxpr(lambda: model.apply(params, tokens(), **inputs))()
     plain, _ = make(BOTH)
-    assert str(without) == str(jax.make_jaxpr(lambda: plain.apply(params, tokens(), **given))())
+    assert str(without) == str(jax.make_jaxpr(lambda: plain.apply(params, tokens(), **inputs))())
 
 
 @pytest.mark.parametrize("name", ["gpt", "both"])
 def test_initial_weights(name):
-    """Normal with init_std, the residual projections less by sqrt(2 layers), no key used twice."""
+    """Normal with init_std, divided by sqrt(2 layers) in residual projections; distinct keys."""
     config = replace(KINDS[name], d_model=64, vocab_size=128, num_heads=4)
     model = Model(resolve(config, 128))
     params = jax.jit(model.init)(jax.random.key(0))
@@ -147,16 +147,16 @@ def test_mistakes_are_named():
 
 
 def test_flops_against_a_count_by_hand():
-    """Llama-like, 16 wide: 4 heads of 4, 2 of keys; MLP 64 wide; 32 words; 8 tokens."""
+    """Llama-like, 16 wide: 4 heads of 4, 2 KV heads, MLP 64 wide, vocabulary of 32, 8 tokens."""
     layer = 16 * 4 * (4 + 2 + 2 + 4) + 3 * 16 * 64
     weights = 2 * layer + 32 * 16
     assert flops_per_token(resolve(LLAMA, 32), 8) == 6 * weights + 2 * 12 * 16 * 8
     windowed = replace(LLAMA, window=5)
     assert flops_per_token(windowed, 8) == 6 * weights + 2 * 12 * 16 * 5
     inner, attended = weights - 16 * 32, 2 * 12 * 16 * 8
-    whole = resolve(LLAMA, 32)
-    assert flops_per_token(whole, 8, lm_head=False) == 6 * inner + attended
-    assert flops_per_token(whole, 8, lm_head=False, backward=False) == 2 * inner + attended / 3
-    adapted = replace(whole, lora=LoraConfig(rank=3, targets=("query", "up")))
+    config = resolve(LLAMA, 32)
+    assert flops_per_token(config, 8, lm_head=False) == 6 * inner + attended
+    assert flops_per_token(config, 8, lm_head=False, backward=False) == 2 * inner + attended / 3
+    adapted = replace(config, lora=LoraConfig(rank=3, targets=("query", "up")))
     added = 2 * 3 * (16 + 16 + 16 + 64)
     assert flops_per_token(adapted, 8) == 4 * weights + attended + 6 * added

@@ -1,4 +1,4 @@
-"""Every field of the config does something: none is declared and ignored."""
+"""Every field of the config has an effect."""
 
 from dataclasses import fields, replace
 
@@ -89,7 +89,7 @@ NEEDS = {
 
 
 def program(config: ModelConfig, compute: ComputeConfig = COMPUTE) -> str:
-    """How a config starts and what it computes, derivative included, as one text."""
+    """Text of a config's programs: initialization, and loss with its derivative."""
     model = Model(resolve(config, config.vocab_size), compute)
 
     def loss(params):
@@ -118,8 +118,8 @@ def test_every_field_changes_the_program(name, programs):
 def test_every_field_of_compute_changes_the_program(name, programs):
     changed = replace(COMPUTE, **{name: OTHER_COMPUTE[name]})
     assert program(BASE, changed) != programs[""]
-    ours, others = (Model(BASE, how).abstract_params() for how in (COMPUTE, changed))
-    assert ours == others, "it never decides what is loaded"
+    specs, changed_specs = (Model(BASE, c).abstract_params() for c in (COMPUTE, changed))
+    assert specs == changed_specs, "it never changes the parameters"
 
 
 BAD = {
@@ -150,8 +150,8 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_mistakes_are_named(name):
-    change, words = BAD[name]
-    with pytest.raises(UserError, match=words):
+    change, message = BAD[name]
+    with pytest.raises(UserError, match=message):
         resolve(replace(BASE, **change), 32)
 
 

@@ -1,4 +1,4 @@
-"""Any mesh computes what one device does, and refuses by name what does not divide."""
+"""Any mesh computes what one device does; what does not divide is refused by name."""
 
 from dataclasses import replace
 
@@ -33,17 +33,17 @@ CASES = [(PLAIN, name) for name in ("data", "fsdp", "tensor", "sequence")]
 CASES += [(RICH, "all"), (ODD, "all")]
 
 
-def loss_and_gradients(model, params, given):
+def loss_and_gradients(model, params, batch):
     def loss(params):
-        sums = token_loss(model, params, given, z_loss=1e-2, label_smoothing=0.1)
+        sums = token_loss(model, params, batch, z_loss=1e-2, label_smoothing=0.1)
         return sums.objective, sums
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """What one device computes, by config."""
+def one_device():
+    """Loss and gradients on one device, by config."""
     return {
         c: loss_and_gradients(*make(c, COMPUTE.get(c, FLOAT32)), batch(c))
         for c in (PLAIN, RICH, ODD)
@@ -53,19 +53,19 @@ def alone():
 @pytest.mark.parametrize(
     ("config", "name"), CASES, ids=["data", "fsdp", "tensor", "sequence", "all", "odd"]
 )
-def test_loss_and_gradients(config, name, alone):
+def test_loss_and_gradients(config, name, one_device):
     model, params = make(config, COMPUTE.get(config, FLOAT32))
     with jax.set_mesh(make_mesh(MESHES[name])):
         spread = placed(params, model)
         loss, gradients = loss_and_gradients(model, spread, batch(config))
         same = jax.tree.map(lambda g, p: g.sharding.spec == p.sharding.spec, gradients, spread)
-        assert jax.tree.all(same), "a gradient lies like its parameter"
-        assert_close(jax.device_get((loss, gradients)), alone[config], 1e-5)
+        assert jax.tree.all(same), "a gradient is sharded like its parameter"
+        assert_close(jax.device_get((loss, gradients)), one_device[config], 1e-5)
 
 
-def test_parameters_are_born_sharded_and_equal():
+def test_parameters_are_created_sharded_and_equal():
     model = Model(resolve(LLAMA, 32))
-    whole = jax.jit(model.init)(jax.random.key(0))
+    unsharded = jax.jit(model.init)(jax.random.key(0))
     with jax.set_mesh(make_mesh(MESHES["tensor"])):
         spread = jax.jit(model.init)(jax.random.key(0))
         jax.tree.map(
@@ -75,7 +75,7 @@ def test_parameters_are_born_sharded_and_equal():
         )
     up = spread["decoder"]["layers"]["mlp"]["up"]["kernel"]
     assert up.addressable_shards[0].data.shape == (2, 4, 32), "fsdp=4 by tensor=2"
-    assert_close(jax.device_get(spread), jax.device_get(whole), 1e-7)
+    assert_close(jax.device_get(spread), jax.device_get(unsharded), 1e-7)
 
 
 def test_what_does_not_divide_is_named():
@@ -98,7 +98,7 @@ def test_rows_that_do_not_divide_are_named():
 
 
 def test_the_residual_stream_is_split_over_tensor():
-    """Between blocks, activations lie split along their length over the tensor axis too."""
+    """Between blocks, activations are split along the length over the tensor axis too."""
     model, params = make(LLAMA)
     with jax.set_mesh(make_mesh(MESHES["tensor"])):
         out = jax.eval_shape(model.hidden, placed(params, model), np.zeros((8, 8), np.int32))

@@ -1,4 +1,4 @@
-"""The Transformer of a config in float64 NumPy, a token and a head at a time: nothing clever."""
+"""A straightforward Transformer in float64 NumPy, a token and a head at a time."""
 
 import math
 
@@ -27,7 +27,7 @@ def project(x, p):
 
 
 def rotate(x, theta):
-    """Each pair (i, i + half) as a complex number, turned by its angle."""
+    """Rotates each pair (i, i + half) as a complex number."""
     half = x.shape[-1] // 2
     angle = np.arange(len(x))[:, None, None] * theta ** (-np.arange(half) / half)
     turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)
@@ -83,11 +83,12 @@ def stack(tokens, params, p, config, *, causal, encoded=None):
 
     for i in range(len(p["layers"]["mlp_norm"]["scale"])):
         layer = nested(p["layers"], lambda leaf, i=i: leaf[i])
-        own = {"causal": causal, "window": config.window, "rotary": config.positions == "rotary"}
+        rotary = config.positions == "rotary"
+        options = {"causal": causal, "window": config.window, "rotary": rotary}
         x = residual(
             x,
             layer["attention_norm"],
-            lambda h, p=layer, own=own: attend(h, h, p["attention"], config, **own),
+            lambda h, p=layer, options=options: attend(h, h, p["attention"], config, **options),
         )
         if encoded is not None:
             cross = {"causal": False, "window": None, "rotary": False}
@@ -109,8 +110,8 @@ def logits(params, config, tokens, encoder_tokens=None):
     params = nested(params, lambda leaf: np.asarray(leaf, np.float64))
     x = encoded = None
     if config.num_encoder_layers:
-        given = tokens if encoder_tokens is None else encoder_tokens
-        x = encoded = stack(given, params, params["encoder"], config, causal=False)
+        inputs = tokens if encoder_tokens is None else encoder_tokens
+        x = encoded = stack(inputs, params, params["encoder"], config, causal=False)
     if config.num_decoder_layers:
         x = stack(tokens, params, params["decoder"], config, causal=True, encoded=encoded)
     rows = params["embedding"]["rows"] if config.tie_embeddings else params["unembedding"]

@@ -1,4 +1,4 @@
-"""Optimizers: every kind learns, sharded as well as not; decay, matrices and schedules."""
+"""Optimizers: each descends, sharded or not; decay, matrices and schedules."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ def distance(a, b) -> float:
 
 
 def descend(config, mesh=None, steps=10):
-    """Where some steps of descent on half the square of a distance lead."""
+    """Parameters after some steps on half the squared distance to a target."""
     optimizer = make_optimizer(config, 100, AXES)
 
     @jax.jit
@@ -83,10 +83,10 @@ def test_every_optimizer_descends_and_is_the_same_when_sharded(config):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
-def test_layers_that_do_not_learn_stay_and_the_others_learn_as_alone(config):
+def test_frozen_layers_stay_and_the_others_are_trained_as_without_them(config):
     ones = {name: np.float32(1) for name in SHAPES}
-    learns = {"up": np.array([0, 1, 0.5], np.float32).reshape(3, 1, 1)}
-    optimizer = make_optimizer(config, 10, AXES, ones | learns)
+    multipliers = {"up": np.array([0, 1, 0.5], np.float32).reshape(3, 1, 1)}
+    optimizer = make_optimizer(config, 10, AXES, ones | multipliers)
     params, gradients = make_params(0), make_params(1)
     masked = optimizer.masked(gradients)
     assert not np.any(masked["up"][0])
@@ -95,8 +95,8 @@ def test_layers_that_do_not_learn_stay_and_the_others_learn_as_alone(config):
     moved, state = jax.jit(optimizer.apply)(params, masked, optimizer.init(params), jnp.int32(0))
     np.testing.assert_array_equal(moved["up"][0], params["up"][0])
     plain = make_optimizer(config, 10, AXES)
-    whole, _ = jax.jit(plain.apply)(params, gradients, plain.init(params), jnp.int32(0))
-    np.testing.assert_allclose(moved["up"][1], whole["up"][1], rtol=1e-5, atol=1e-6)
+    expected, _ = jax.jit(plain.apply)(params, gradients, plain.init(params), jnp.int32(0))
+    np.testing.assert_allclose(moved["up"][1], expected["up"][1], rtol=1e-5, atol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((moved, state)))
 
 
@@ -109,11 +109,13 @@ def test_decay_spares_norms_and_biases_and_embeddings_unless_asked(embeddings):
     zeros = jax.tree.map(np.zeros_like, params)
     decayed, _ = jax.jit(optimizer.apply)(params, zeros, optimizer.init(params), jnp.int32(0))
     for name in SHAPES:
-        does = name in ("query", "out", "up") or (embeddings and name == "embedding")
-        np.testing.assert_allclose(decayed[name], params[name] * (0.75 if does else 1.0), rtol=1e-6)
+        decays = name in ("query", "out", "up") or (embeddings and name == "embedding")
+        np.testing.assert_allclose(
+            decayed[name], params[name] * (0.75 if decays else 1.0), rtol=1e-6
+        )
 
 
-def test_state_is_float32_and_lies_as_its_parameters_do():
+def test_state_is_float32_and_sharded_like_its_parameters():
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     with jax.set_mesh(mesh):
         params = make_params(0, mesh)
@@ -157,7 +159,7 @@ def test_adafactor_keeps_rows_and_columns_not_matrices():
 
 
 @pytest.mark.parametrize("shape", ["constant", "cosine", "linear", "wsd"])
-def test_schedules_rise_to_the_peak_and_end_at_the_final_share(shape):
+def test_schedules_rise_to_the_peak_and_end_at_the_final_fraction(shape):
     schedule = ScheduleConfig(shape, warmup_steps=10, final_fraction=0.2, decay_fraction=0.3)
     rate = learning_rate(AdamWConfig(learning_rate=2.0, schedule=schedule), 100)
     values = np.asarray(jax.jit(jax.vmap(rate))(np.arange(101)))
@@ -173,7 +175,7 @@ def test_schedules_rise_to_the_peak_and_end_at_the_final_share(shape):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"learning_rate": math.nan}, "learning_rate: nan is not a finite"),
         ({"learning_rate": -1.0}, "learning_rate: -1.0 must be positive"),
@@ -187,7 +189,7 @@ def test_schedules_rise_to_the_peak_and_end_at_the_final_share(shape):
         ({"schedule": ScheduleConfig(warmup_steps=0, final_fraction=2.0)}, "final_fraction: 2.0"),
     ],
 )
-def test_bad_values_are_named(change, said):
+def test_bad_values_are_named(change, message):
     good = AdamWConfig(schedule=ScheduleConfig(warmup_steps=5))
     assert good.problems(50) == []
-    assert any(said in line for line in dataclasses.replace(good, **change).problems(50))
+    assert any(message in line for line in dataclasses.replace(good, **change).problems(50))

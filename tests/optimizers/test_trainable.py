@@ -1,4 +1,4 @@
-"""Which parameters are trained, and how fast, in stacks whose layers have several widths."""
+"""Learning rate multipliers in stacks whose layers have several widths."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def kernels(tune, model) -> dict[str, np.ndarray]:
 )
 def test_layers_count_through_the_stack_whatever_their_widths(tune, expected):
     np.testing.assert_array_equal(kernels(tune, ONE_WIDTH)["layers"], expected)
-    found = kernels(tune, MANY_WIDTHS)
-    assert found.keys() == NUMBERS.keys()
+    factors = kernels(tune, MANY_WIDTHS)
+    assert factors.keys() == NUMBERS.keys()
     for group, numbers in NUMBERS.items():
-        np.testing.assert_array_equal(found[group], np.array(expected)[numbers])
+        np.testing.assert_array_equal(factors[group], np.array(expected)[numbers])

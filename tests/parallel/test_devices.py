@@ -1,4 +1,4 @@
-"""A platform that is asked for and not here is told in one line, by every command."""
+"""A requested platform that is not available is reported in one line by every command."""
 
 import os
 import subprocess
@@ -24,36 +24,36 @@ UNKNOWN = (
 
 @pytest.fixture
 def broken(monkeypatch):
-    """Call it with what JAX raises and the platform that was asked for."""
+    """Makes JAX raise an error for a requested platform."""
 
     before = jax.config.values["jax_platforms"]
 
-    def use(error: Exception, asked: str) -> None:
+    def use(error: Exception, requested: str) -> None:
         def failing():
             raise error
 
         monkeypatch.setattr(jax, "devices", failing)
-        jax.config.update("jax_platforms", asked)
+        jax.config.update("jax_platforms", requested)
 
     yield use
     jax.config.update("jax_platforms", before)
 
 
 @pytest.mark.parametrize(
-    ("error", "asked", "said"),
+    ("error", "requested", "messages"),
     [
         (AssertionError(), "cuda", ("no such device here", "pip install 'llmjax[cuda13]'")),
         (RuntimeError(UNKNOWN), "nonsense", ("not in the list of known backends", "unset")),
         (RuntimeError("Unable to initialize backend 'tpu': no libtpu"), "tpu", ("llmjax[tpu]",)),
     ],
 )
-def test_the_platform_what_is_here_and_the_fix_are_named(broken, error, asked, said):
-    broken(error, asked)
+def test_the_platform_what_is_installed_and_the_fix_are_named(broken, error, requested, messages):
+    broken(error, requested)
     with pytest.raises(UserError) as caught:
         devices()
-    assert str(caught.value).startswith(f"JAX_PLATFORMS={asked}: ")
+    assert str(caught.value).startswith(f"JAX_PLATFORMS={requested}: ")
     assert "installed: cpu" in str(caught.value)
-    for part in said:
+    for part in messages:
         assert part in str(caught.value)
 
 
@@ -70,7 +70,7 @@ def test_other_failures_are_not_the_platforms():
     assert platform_mistake(ValueError()) is None
 
 
-def test_a_command_that_meets_no_device_anywhere_says_so(broken, monkeypatch, capsys):
+def test_a_command_without_a_device_says_so(broken, monkeypatch, capsys):
     broken(AssertionError(), "cuda")
 
     def failing(_):
@@ -82,7 +82,7 @@ def test_a_command_that_meets_no_device_anywhere_says_so(broken, monkeypatch, ca
     assert line.startswith("llmjax: error: JAX_PLATFORMS=cuda: there is no such device here")
 
 
-def test_jax_itself_is_understood():
+def test_the_error_of_jax_itself():
     program = "from llmjax.parallel.devices import devices; devices()"
     environment = os.environ | {"JAX_PLATFORMS": "nonsense", "PYTHONPATH": str(tiny.HERE.parent)}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the helpers for shardings do where there are none, and inside `per_device`."""
+"""Sharding helpers without a mesh and inside `per_device`."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def test_without_a_mesh_arrays_have_no_sharding():
 
 
 def test_inside_per_device_there_is_nothing_to_lay_out():
-    """What is called there sees one device's part, and may be the same code as outside."""
+    """Code there sees one device's part, and may be the same as outside."""
 
     def local(x):
         assert mesh.has_mesh()
@@ -49,8 +49,8 @@ def test_inside_per_device_there_is_nothing_to_lay_out():
     axes = ("batch", "heads")
     with four():
         assert mesh.has_shardings()
-        found = jax.jit(mesh.per_device(local, (axes,), (axes,)))(jnp.ones((4, 4)))[0]
-    np.testing.assert_array_equal(found, np.repeat([[2, 2, 3, 3]], 4, axis=0))
+        out = jax.jit(mesh.per_device(local, (axes,), (axes,)))(jnp.ones((4, 4)))[0]
+    np.testing.assert_array_equal(out, np.repeat([[2, 2, 3, 3]], 4, axis=0))
 
 
 def test_a_mask_is_the_same_inside_per_device():
@@ -60,12 +60,12 @@ def test_a_mask_is_the_same_inside_per_device():
     expected = np.asarray(Mask(SEGMENTS, SEGMENTS).dense(4, 4))
     run = partial(mesh.per_device, local, (("batch", None),))
     with four():
-        found = jax.jit(run((("batch", None, None),)))(SEGMENTS)[0]
-    np.testing.assert_array_equal(found, expected)
+        out = jax.jit(run((("batch", None, None),)))(SEGMENTS)[0]
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_layers_run_inside_per_device():
-    """Products, dropout and the picking of rows from a cache, on one device's part."""
+    """Products, dropout and selecting rows of a cache, on one device's part."""
 
     def local(x, kernel, key):
         y = dense(x, kernel, None, axes=("embed", None), out=rows, dtype="float32")
@@ -77,17 +77,17 @@ def test_layers_run_inside_per_device():
     run = mesh.per_device(local, (rows, (None, None), (None,)), (rows,))
     with four():
         key = jax.random.key_data(jax.random.key(0))
-        found = jax.jit(run)(jnp.ones((4, 2, 3)), jnp.ones((3, 5)), key)[0]
-    assert found.shape == (4, 2, 5)
-    assert set(np.unique(found)) == {0.0, 6.0}
+        out = jax.jit(run)(jnp.ones((4, 2, 3)), jnp.ones((3, 5)), key)[0]
+    assert out.shape == (4, 2, 5)
+    assert set(np.unique(out)) == {0.0, 6.0}
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda", "rocm"])
 def test_gpus_have_one_name(name, monkeypatch):
-    """Their vendors' names too, whether a mesh, a default device or a process is of them."""
+    """Vendor names too, of a mesh or of the default backend."""
     device = jax.sharding.AbstractDevice("some GPU", None, name)
-    place = jax.sharding.AbstractMesh((), (), abstract_device=device)
-    with jax.sharding.use_abstract_mesh(place):
+    abstract = jax.sharding.AbstractMesh((), (), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(abstract):
         assert mesh.platform() == "gpu"
     monkeypatch.setattr(jax, "default_backend", lambda: name)
     assert mesh.platform() == "gpu"

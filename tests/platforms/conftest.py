@@ -1,4 +1,4 @@
-"""Programs for accelerators, built where there is none."""
+"""Programs for accelerators, traced and lowered without one."""
 
 from types import SimpleNamespace
 
@@ -7,6 +7,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def cudnn(monkeypatch):
-    """As if cuDNN were installed: JAX asks for its version before it traces a call of it."""
+    """Pretends that cuDNN is installed: JAX checks its version before tracing a call."""
     there = SimpleNamespace(cudnn_get_version=lambda: 91200)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.cuda_versions", there)

@@ -1,4 +1,4 @@
-"""Which attention a GPU or a TPU takes, and that cuDNN is asked for what the textbook says."""
+"""Which attention GPUs and TPUs use, and that the calls of cuDNN compute the textbook's."""
 
 from dataclasses import replace
 from functools import partial
@@ -45,8 +45,8 @@ def traced(
 
     def total(q, k, v, segments):
         queries, keys = segments or (None, mask.key_segments)
-        own = replace(mask, query_segments=queries, key_segments=keys)
-        inputs = AttentionInputs(q, k, v, own, sharding, softcap)
+        packed = replace(mask, query_segments=queries, key_segments=keys)
+        inputs = AttentionInputs(q, k, v, packed, sharding, softcap)
         return attention.attend(inputs, backend).astype(jnp.float32).sum()
 
     return jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, v, segments)
@@ -105,10 +105,10 @@ def test_cudnn(case, sizes):
 @pytest.mark.parametrize("case", NOT_CUDNN)
 def test_what_cudnn_cannot_do_is_done_in_blocks(case, sizes):
     with pretend.devices("gpu", **sizes):
-        one = traced(**NOT_CUDNN[case])
-        assert pretend.primitives(one.jaxpr)[BLOCKS]
-        assert not pretend.kernels(one)
-        pretend.lowered(one, "gpu")
+        program = traced(**NOT_CUDNN[case])
+        assert pretend.primitives(program.jaxpr)[BLOCKS]
+        assert not pretend.kernels(program)
+        pretend.lowered(program, "gpu")
 
 
 @pytest.mark.parametrize("sizes", [{}, pretend.EIGHT], ids=["alone", "eight"])
@@ -124,20 +124,20 @@ def test_splash(case, sizes):
 def test_what_splash_cannot_do_is_done_in_blocks(case, sizes):
     sizes = sizes and {"fsdp": 4}  # an odd length is split over nothing
     with pretend.devices("tpu", **sizes):
-        one = traced(**NOT_SPLASH[case])
-        assert pretend.primitives(one.jaxpr)[BLOCKS]
-        assert not pretend.kernels(one)
-        pretend.lowered(one, "tpu")
+        program = traced(**NOT_SPLASH[case])
+        assert pretend.primitives(program.jaxpr)[BLOCKS]
+        assert not pretend.kernels(program)
+        pretend.lowered(program, "tpu")
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
 def test_short_rows_take_the_reference(platform):
-    """Where no kernel takes them, and blocks would save nothing."""
+    """No kernel supports them, and blocks would save nothing."""
     with pretend.devices(platform, **pretend.EIGHT):
-        one = traced(t=24, s=24, dtype="float32", sharding=DECODE)
-        assert not pretend.primitives(one.jaxpr)[BLOCKS]
-        assert not pretend.kernels(one)
-        pretend.lowered(one, platform)
+        program = traced(t=24, s=24, dtype="float32", sharding=DECODE)
+        assert not pretend.primitives(program.jaxpr)[BLOCKS]
+        assert not pretend.kernels(program)
+        pretend.lowered(program, platform)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_short_rows_take_the_reference(platform):
     ],
 )
 def test_gpus_without_its_kernels(capability, able, monkeypatch):
-    """Older ones, and those of AMD, which are GPUs to JAX too."""
+    """Older ones, and AMD's, which JAX calls GPUs too."""
     device = SimpleNamespace(**({} if capability is None else {"compute_capability": capability}))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
@@ -178,16 +178,16 @@ NUMBERS = {
 @pytest.mark.parametrize("sizes", [None, {"fsdp": 2, "tensor": 2}], ids=["alone", "four"])
 @pytest.mark.parametrize("case", NUMBERS)
 def test_what_cudnn_is_asked_for(case, sizes):
-    """The same request, computed by XLA: values and gradients, zeros where nothing is seen."""
+    """The same call, computed by XLA: values and gradients, zeros where nothing is visible."""
     mask = NUMBERS[case]
     t, s = 24, 24 if mask.key_segments is None else mask.key_segments.shape[1]
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = ((2, t, HEADS, 8), (2, s, KV, 8), (2, s, KV, 8), (2, t, HEADS, 8))
     q, k, v, weight = (jax.random.normal(key, x) for key, x in zip(keys, shapes, strict=True))
 
-    def both(path, q, k, v, laid):
+    def both(path, q, k, v, sharded):
         def total(q, k, v):
-            if laid:
+            if sharded:
                 q = mesh.reshard(q, *TRAIN.heads())
                 k, v = (mesh.reshard(x, *attention_cudnn.KEYS) for x in (k, v))
             out = path(AttentionInputs(q, k, v, mask, TRAIN))
@@ -198,13 +198,13 @@ def test_what_cudnn_is_asked_for(case, sizes):
         return out, *gradients
 
     asked = partial(attention_cudnn.cudnn, implementation="xla")
-    expected = jax.jit(partial(both, attention.reference, laid=False))(q, k, v)
+    expected = jax.jit(partial(both, attention.reference, sharded=False))(q, k, v)
     if sizes is None:
-        found = jax.jit(partial(both, asked, laid=False))(q, k, v)
+        results = jax.jit(partial(both, asked, sharded=False))(q, k, v)
     else:
         with jax.set_mesh(mesh.make_mesh(MeshConfig(**sizes), jax.devices()[:4])):
-            found = jax.jit(partial(both, asked, laid=True))(q, k, v)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+            results = jax.jit(partial(both, asked, sharded=True))(q, k, v)
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, value, rtol=0, atol=1e-5)
     if mask.query_segments is not None:
-        assert not np.any(np.asarray(found[0])[np.asarray(mask.query_segments) == 0])
+        assert not np.any(np.asarray(results[0])[np.asarray(mask.query_segments) == 0])

@@ -1,4 +1,4 @@
-"""Reading, scoring and writing for a GPU and for TPUs: every compiled program traces and lowers."""
+"""Prefill, decoding and scoring for GPUs and TPUs: every compiled program traces and lowers."""
 
 from functools import partial
 from typing import get_args
@@ -31,15 +31,15 @@ def model_of(kind, dtype, **changes):
 
 
 def check(traced, platform, *, kernel=None):
-    """Its kernels are as they should be; and it lowers, where no kernel needs the device for it."""
-    found = pretend.kernels(traced)
-    assert set(found) == ({kernel} if kernel else set())
-    if pretend.CUDNN not in found:
+    """Checks its kernels, and that it lowers unless a kernel needs the device for that."""
+    kernels = pretend.kernels(traced)
+    assert set(kernels) == ({kernel} if kernel else set())
+    if pretend.CUDNN not in kernels:
         pretend.lowered(traced, platform)
 
 
 def forward(platform, dtype):
-    """The kernel of a forward pass."""
+    """Returns the kernel of a forward pass."""
     if platform == "tpu":
         return pretend.PALLAS
     return pretend.CUDNN if dtype == "bfloat16" else None
@@ -106,7 +106,7 @@ def jnp_array(values):
 
 
 def test_scores(platform, dtype, sizes):
-    """Of every token, and of some places."""
+    """Of every token, and of some tokens of each row."""
     model = model_of("decoder", dtype)
     kernel = forward(platform, dtype)
     with pretend.devices(platform, **sizes):
@@ -122,7 +122,7 @@ def test_scores(platform, dtype, sizes):
 
 
 def test_compression(platform, dtype):
-    """One device and no mesh: an empty cache, one that has read, a step, a larger cache."""
+    """One device and no mesh: an empty cache, a prefilled one, a step, a larger cache."""
     model = model_of("decoder", dtype)
     with pretend.devices(platform):
         params, text = pretend.params_of(model, dtype), ints("batch", None)
@@ -132,9 +132,9 @@ def test_compression(platform, dtype):
         cache = jax.eval_shape(partial(model.init_cache, B, SLOTS))
         check(codec._grow.trace(cache, 2 * SLOTS), platform)
         targets = jax.ShapeDtypeStruct((B,), jnp.uint32)
-        wanted = (ints("batch"), targets, np.bool_(True))
+        expected = (ints("batch"), targets, np.bool_(True))
         allowed = jax.ShapeDtypeStruct((VOCAB,), jnp.bool)
         read = (ints("batch"), np.int32(3))
-        step = codec._step.trace(model, params, cache, read, allowed, wanted)
+        step = codec._step.trace(model, params, cache, read, allowed, expected)
         check(step, platform)
         assert all(leaf.donated for leaf in jax.tree.leaves(step.args_info[0][1]))

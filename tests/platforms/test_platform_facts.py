@@ -1,4 +1,4 @@
-"""What is asked of a device beside computing: its name, its memory, its speed."""
+"""Properties of devices: name, memory, speed."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -36,29 +36,29 @@ def test_peak_flops(kinds, peak, monkeypatch):
     [(None, None), ({}, None), ({"bytes_in_use": 5}, None), ({"peak_bytes_in_use": 7}, 7)],
 )
 def test_memory(stats, most, monkeypatch):
-    """Some allocators count nothing, or not the peak."""
+    """Some allocators report nothing, or no peak."""
     monkeypatch.setattr(jax, "local_devices", devices_of([H100, H100], stats))
     assert throughput.memory_bytes() == most
 
 
 def test_where_a_run_ran_and_an_archive_was_made(monkeypatch):
     monkeypatch.setattr(jax, "devices", devices_of([UNKNOWN]))
-    found = environment.session()["devices"]
-    assert (found["platform"], found["kind"]) == ("gpu", UNKNOWN)
+    devices = environment.session()["devices"]
+    assert (devices["platform"], devices["kind"]) == ("gpu", UNKNOWN)
     made = fingerprint.environment()
     assert (made["platform"], made["device"]) == ("gpu", UNKNOWN)
 
 
-@pytest.mark.parametrize(("backend", "one"), [("gpu", True), ("tpu", True), ("cpu", False)])
-def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, one, monkeypatch):
+@pytest.mark.parametrize(("backend", "single"), [("gpu", True), ("tpu", True), ("cpu", False)])
+def test_streams_are_divided_among_the_cores_of_a_cpu_alone(backend, single, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(4), raising=False)
-    assert plan.default_groups(64) == (1 if one else 4)
+    assert plan.default_groups(64) == (1 if single else 4)
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu", "cpu"])
 def test_freed_memory_is_kept_on_a_cpu_alone(backend, tmp_path, monkeypatch):
-    """There a step's buffers are the C library's."""
+    """There, the C library allocates a step's buffers."""
     kept = []
     monkeypatch.setattr(processes, "keep_freed_memory", lambda: kept.append(True))
     here = [SimpleNamespace(platform=backend)]

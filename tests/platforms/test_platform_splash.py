@@ -50,18 +50,18 @@ def test_as_the_reference(case):
     s = mask.key_segments.shape[1]
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = ((2, T, HEADS, WIDTH), (2, s, KV, WIDTH), (2, s, KV, WIDTH), (2, T, HEADS, WIDTH))
-    *given, weight = (2 * jax.random.normal(key, x) for key, x in zip(keys, shapes, strict=True))
-    assert attention_splash.suits(AttentionInputs(*given, mask, TRAIN))
-    expected = jax.jit(partial(both, attention.reference, mask, weight, False))(*given)
+    *operands, weight = (2 * jax.random.normal(key, x) for key, x in zip(keys, shapes, strict=True))
+    assert attention_splash.supports(AttentionInputs(*operands, mask, TRAIN))
+    expected = jax.jit(partial(both, attention.reference, mask, weight, False))(*operands)
     splash = partial(both, attention_splash.splash, mask, weight)
     if sizes is None:
-        found = jax.jit(partial(splash, False))(*given)
+        results = jax.jit(partial(splash, False))(*operands)
     else:
         with jax.set_mesh(mesh.make_mesh(MeshConfig(**{"fsdp": 1} | sizes), _some(sizes))):
-            found = jax.jit(partial(splash, True))(*given)
-    for one, other in zip(found, expected, strict=True):
-        scale = max(1.0, float(np.abs(other).max()))
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
+            results = jax.jit(partial(splash, True))(*operands)
+    for result, value in zip(results, expected, strict=True):
+        scale = max(1.0, float(np.abs(value).max()))
+        np.testing.assert_allclose(result, value, rtol=0, atol=1e-5 * scale)
 
 
 def _some(sizes):

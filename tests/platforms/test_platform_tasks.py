@@ -1,4 +1,4 @@
-"""Tasks, vectors and masks for a GPU and for TPUs: what is compiled to use a model."""
+"""Tasks, embeddings and mask filling for GPUs and TPUs."""
 
 from typing import get_args
 
@@ -60,20 +60,20 @@ def dtype(request):
 
 
 def check(traced, platform, dtype):
-    """It takes the kernel of its device, and lowers where that needs no device."""
-    found = set(pretend.kernels(traced))
+    """Checks that it uses the device's kernel, and lowers if that needs no device."""
+    kernels = set(pretend.kernels(traced))
     if platform == "tpu":
-        assert found == {pretend.PALLAS}
+        assert kernels == {pretend.PALLAS}
     else:
-        assert found == ({pretend.CUDNN} if dtype == "bfloat16" else set())
-    if pretend.CUDNN not in found:
+        assert kernels == ({pretend.CUDNN} if dtype == "bfloat16" else set())
+    if pretend.CUDNN not in kernels:
         pretend.lowered(traced, platform)
 
 
 def texts():
-    """A batch of texts, as `embed` lays them out."""
-    one = pretend.array((B, T), jnp.int32, "batch", "length")
-    return embed.TextBatch(one, one, one)
+    """A batch of texts, in the layout of `embed`."""
+    array = pretend.array((B, T), jnp.int32, "batch", "length")
+    return embed.TextBatch(array, array, array)
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -110,7 +110,7 @@ def test_masks_and_logits(platform, dtype, sizes):
         for config in (ENCODER, DECODER, BOTH):
             model = Model(resolve(config, 512), ComputeConfig(dtype=dtype))
             params = pretend.params_of(model, dtype)
-            given = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
-            check(language_model.compute_logits.trace(model, params, *given), platform, dtype)
+            inputs = [(rows.tokens, rows.segments)] * (1 + model.config.is_encoder_decoder)
+            check(language_model.compute_logits.trace(model, params, *inputs), platform, dtype)
             if config is ENCODER:
                 check(fill_mask.mask_logits.trace(model, params, rows), platform, dtype)

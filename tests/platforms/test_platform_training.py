@@ -1,4 +1,4 @@
-"""Training steps for a GPU and for TPUs: they trace, lower, and take the kernels they should."""
+"""Training steps for GPUs and TPUs: they trace, lower, and use the expected kernels."""
 
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ from task_models import rows_of
 LENGTH, ROWS = 256, 16
 DECODER = ModelConfig(num_kv_heads=2)
 COMPUTE = ComputeConfig(dtype="bfloat16", remat="dots")
-# What a preset begins with where it names a run that was imported.
+# The models of imported runs that presets start from.
 BASES = {"runs/minilm": bert_base(vocab_size=0), "runs/smollm2": DECODER, "runs/chat": DECODER}
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 EXAMPLES = {
@@ -59,7 +59,7 @@ SPLASH = "custom_call @tpu_custom_call"
 
 
 def small(model, **changes):
-    """The same architecture with heads as wide, but few of all."""
+    """The same architecture and head width, smaller in everything else."""
     layers = {
         name: min(getattr(model, name), 2) for name in ("num_encoder_layers", "num_decoder_layers")
     }
@@ -69,29 +69,29 @@ def small(model, **changes):
     return replace(model, **layers | sizes | changes)
 
 
-def step_of(network, loss, optimizer, learning=None, **options):
-    """(a step as it is trained with, its state, the parameters that stay), inside `devices`."""
+def step_of(network, loss, config, tune=None, **options):
+    """(train step, its state, frozen parameters); call it inside `pretend.devices`."""
     axes, params = network.logical_axes(), pretend.params_of(network)
-    rates = lr_multipliers(learning, network.model.config, params) if learning else None
-    learns = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
+    rates = lr_multipliers(tune, network.model.config, params) if tune else None
+    trainable = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
-        learns = jax.tree.map(lambda share: bool(np.any(share)), rates)
-        rates = split(rates, learns)[0]
-    chosen = make_optimizer(optimizer, 10**6, split(axes, learns)[0], rates)
+        trainable = jax.tree.map(lambda factor: bool(np.any(factor)), rates)
+        rates = split(rates, trainable)[0]
+    optimizer = make_optimizer(config, 10**6, split(axes, trainable)[0], rates)
 
     def begin():
-        ours, others = split(network.init(jax.random.key(0)), learns)
-        return TrainState(jnp.int32(0), ours, chosen.init(ours)), others
+        params, frozen = split(network.init(jax.random.key(0)), trainable)
+        return TrainState(jnp.int32(0), params, optimizer.init(params)), frozen
 
-    parts = min(optimizer.accumulate, 2)
+    parts = min(config.accumulate, 2)
     step = make_train_step(
-        loss, chosen, seed=0, clip_norm=optimizer.clip_norm, accumulate=parts, **options
+        loss, optimizer, seed=0, clip_norm=config.clip_norm, accumulate=parts, **options
     )
     return step, *jax.eval_shape(begin)
 
 
 def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes=None, **options):
-    """A step of pre-training, traced."""
+    """Traces a step of pre-training."""
     model = Model(resolve(model, 512), compute)
 
     def loss(params, batch, key):
@@ -108,7 +108,7 @@ def text_step(model, compute=COMPUTE, optimizer=ADAM, segments=True, token_bytes
 
 
 def task_step(config, task_config, model):
-    """A step of fine-tuning, traced."""
+    """Traces a step of fine-tuning."""
     tokenizer = BytesTokenizer()
     model = Model(resolve(model, tokenizer.vocab_size), config.compute)
     rows = rows_of(*EXAMPLES[task_config.kind])
@@ -122,12 +122,12 @@ def task_step(config, task_config, model):
     def loss(params, batch, key):
         return task.loss(model, params, batch, key if model.compute.dropout else None)
 
-    step, state, others = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
+    step, state, frozen = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
     batch = {
         name: pretend.array(array.shape, array.dtype, *array.axes)
         for name, array in shape.spec(ROWS).items()
     }
-    return step.trace(state, batch, others)
+    return step.trace(state, batch, frozen)
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
@@ -145,23 +145,23 @@ def test_presets(name, platform):
             traced = [task_step(config, task, model) for task in config.tasks]
         else:
             traced = [text_step(model, config.compute, config.optimizer)]
-    for one in traced:
-        found = pretend.kernels(one)
-        assert not [name for name in pretend.primitives(one.jaxpr) if "callback" in name]
+    for program in traced:
+        kernels = pretend.kernels(program)
+        assert not [name for name in pretend.primitives(program.jaxpr) if "callback" in name]
         if platform == "tpu":
-            assert set(found) == {pretend.PALLAS}
-            assert SPLASH in pretend.lowered(one, platform)
+            assert set(kernels) == {pretend.PALLAS}
+            assert SPLASH in pretend.lowered(program, platform)
         elif config.compute.dtype == "bfloat16":
-            assert found[pretend.CUDNN] == found[pretend.CUDNN_BACKWARD] > 0
+            assert kernels[pretend.CUDNN] == kernels[pretend.CUDNN_BACKWARD] > 0
         else:
-            assert not found
-            pretend.lowered(one, platform)
+            assert not kernels
+            pretend.lowered(program, platform)
 
 
 def count(traced):
-    """(forward, backward) attention kernels."""
-    found = pretend.kernels(traced)
-    return found.get(pretend.CUDNN, 0), found.get(pretend.CUDNN_BACKWARD, 0)
+    """Counts (forward, backward) attention kernels."""
+    kernels = pretend.kernels(traced)
+    return kernels.get(pretend.CUDNN, 0), kernels.get(pretend.CUDNN_BACKWARD, 0)
 
 
 @pytest.mark.parametrize("name", ["gpt2_124m", "llama_1b"])
@@ -187,11 +187,11 @@ def test_packed_rows_on_one_gpu(name, monkeypatch):
     ids=["alone", "data", "tensor", "sequence"],
 )
 def test_meshes_of_gpus(sizes, kernel, segments):
-    """Rows that are split along their length are left to blocks."""
+    """Rows split along the length use blockwise attention."""
     model = small(DECODER, num_kv_heads=4)
     with pretend.devices("gpu", **sizes):
-        found = count(text_step(model, segments=segments))
-    assert found == ((1, 1) if kernel else (0, 0))
+        kernels = count(text_step(model, segments=segments))
+    assert kernels == ((1, 1) if kernel else (0, 0))
 
 
 @pytest.mark.parametrize("segments", [False, True])
@@ -209,7 +209,7 @@ def test_meshes_of_tpus(sizes, segments):
 @pytest.mark.parametrize("remat", get_args(Remat))
 @pytest.mark.parametrize("platform", pretend.DEVICES)
 def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
-    """Whatever is computed again, what a fused attention left is there."""
+    """Whatever is rematerialized, the residuals of fused attention are kept."""
     with pretend.devices(platform, fsdp=1):
         traced = text_step(small(DECODER), replace(COMPUTE, remat=remat))
         if platform == "gpu":
@@ -225,7 +225,7 @@ def test_the_backward_pass_runs_no_forward_kernel(platform, remat):
     ids=lambda value: value.kind,
 )
 def test_optimizers_of_no_preset(optimizer, platform):
-    """With dropout, and the text's bytes counted."""
+    """With dropout and bits per byte."""
     compute = ComputeConfig(dropout=0.1)
     token_bytes = jnp.ones(512, jnp.int32)
     with pretend.devices(platform, **pretend.EIGHT):
@@ -234,8 +234,8 @@ def test_optimizers_of_no_preset(optimizer, platform):
 
 
 @pytest.mark.parametrize("platform", pretend.DEVICES)
-def test_the_state_is_given_away(platform):
-    """Each part of the old state's memory is used for the new one."""
+def test_the_state_is_donated(platform):
+    """The new state reuses the memory of each array of the old one."""
     with pretend.devices(platform, fsdp=1):
         traced = text_step(small(DECODER, num_decoder_layers=1), replace(COMPUTE, dtype="float32"))
         donated = [leaf.donated for leaf in jax.tree.leaves(traced.args_info[0][0])]
@@ -252,14 +252,14 @@ def test_evaluation(dtype, platform):
     with pretend.devices(platform, **pretend.EIGHT):
         evaluate = jax.jit(partial(token_loss, model))
         traced = evaluate.trace(pretend.params_of(model), pretend.packed(ROWS, LENGTH))
-        found = pretend.kernels(traced)
-        assert found == kernel_of(platform, dtype)
-        if pretend.CUDNN not in found:
+        kernels = pretend.kernels(traced)
+        assert kernels == kernel_of(platform, dtype)
+        if pretend.CUDNN not in kernels:
             pretend.lowered(traced, platform)
 
 
 def kernel_of(platform, dtype):
-    """The kernels of a forward pass."""
+    """Returns the kernels of a forward pass."""
     if platform == "tpu":
         return {pretend.PALLAS: 1}
     return {pretend.CUDNN: 1} if dtype == "bfloat16" else {}

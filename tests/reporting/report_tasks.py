@@ -19,9 +19,9 @@ def figure(value: float, low: float, high: float, larger: bool = True) -> dict[s
     return {"value": value, "low": low, "high": high, "larger_is_better": larger}
 
 
-def label(name: str, truth: int, told: int) -> dict[str, Any]:
+def label(name: str, truth: int, predicted: int) -> dict[str, Any]:
     shares = {"precision": 0.9, "recall": 0.8, "f1": 0.847}
-    return {"label": name, **shares, "truth": truth, "told": told}
+    return {"label": name, **shares, "truth": truth, "told": predicted}
 
 
 MEASURES: dict[str, Any] = {
@@ -77,10 +77,10 @@ def train_line(step: int) -> dict[str, Any]:
 
 
 def eval_line(step: int, prefix: str = "") -> dict[str, Any]:
-    own = {"loss": 0.4, "accuracy": 0.5 + step / 100, "f1_macro": 0.4, "examples": 100}
-    other = {"score.loss": 1.0, "score.pearson": 0.6, "score.examples": 100} if prefix else {}
+    topic = {"loss": 0.4, "accuracy": 0.5 + step / 100, "f1_macro": 0.4, "examples": 100}
+    score = {"score.loss": 1.0, "score.pearson": 0.6, "score.examples": 100} if prefix else {}
     head = {"step": step, "kind": "eval", "time": START + step, "loss": 0.4, "bits_per_byte": None}
-    return head | {prefix + name: value for name, value in own.items()} | other
+    return head | {prefix + name: value for name, value in topic.items()} | score
 
 
 def task_run(maker: RunMaker, *tasks: Any, measures: Any = None) -> Path:

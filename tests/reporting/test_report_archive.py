@@ -25,7 +25,7 @@ RESULT = {
 def test_the_last_archive_is_shown(demo):
     (demo / "compression.json").write_text(json.dumps(RESULT))
     document = page(demo)
-    for said in (
+    for text in (
         "As a compressor",
         "<b>x.txt, 1 kB as 200 bytes, 20.0 % of the input, by the checkpoint of step 40",
         "llmjax 1.6000 200 \N{MINUS SIGN}33.3 %",
@@ -36,15 +36,15 @@ def test_the_last_archive_is_shown(demo):
         "not verified",
         "3 pieces of text: 23 bits",
     ):
-        assert said in document.text, said
-    spans = [(one["class"], one["title"]) for one in document.all("span") if "title" in one]
+        assert text in document.text, text
+    spans = [(x["class"], x["title"]) for x in document.all("span") if "title" in x]
     assert spans == [("bits5", "9.50 bits"), ("bits0", "0.25 bits"), ("bits6", "13.00 bits")]
     assert " cat↵\n" in document.source
     assert any("4.50 with 1, 2.50 from 4 on" in svg["aria-label"] for svg in document.all("svg"))
 
 
 @pytest.mark.parametrize(
-    "found",
+    "stored",
     [
         [],
         {"bytes": 0, "archive_bytes": 30},
@@ -55,8 +55,8 @@ def test_the_last_archive_is_shown(demo):
     ],
     ids=range(6),
 )
-def test_a_damaged_file_still_gives_a_page(demo, found):
-    (demo / "compression.json").write_text(json.dumps(found))
+def test_a_damaged_file_still_gives_a_page(demo, stored):
+    (demo / "compression.json").write_text(json.dumps(stored))
     assert "Training curves" in page(demo).text
 
 

@@ -18,8 +18,8 @@ positive = st.floats(1e-12, 1e12)
 def test_linear_ticks_lie_inside_and_rise(numbers, most):
     axis = span(numbers)
     ticks = axis.ticks(most)
-    room = 1e-6 * (axis.high - axis.low)
-    assert all(axis.low - room <= tick <= axis.high + room for tick in ticks)
+    tolerance = 1e-6 * (axis.high - axis.low)
+    assert all(axis.low - tolerance <= tick <= axis.high + tolerance for tick in ticks)
     assert ticks == sorted(set(ticks))
     assert 1 <= len(ticks) <= most + 1
 
@@ -96,27 +96,27 @@ def test_thinning_bounds_a_long_run():
 @given(st.lists(values, min_size=1, max_size=500))
 def test_running_mean_stays_between_the_extremes(numbers):
     means = running_mean([(float(step), value) for step, value in enumerate(numbers)])
-    room = 1e-9 * max(1.0, *map(abs, numbers)) * len(numbers)
+    tolerance = 1e-9 * max(1.0, *map(abs, numbers)) * len(numbers)
     assert [step for step, _ in means] == list(range(len(numbers)))
-    assert all(min(numbers) - room <= mean <= max(numbers) + room for _, mean in means)
+    assert all(min(numbers) - tolerance <= mean <= max(numbers) + tolerance for _, mean in means)
 
 
 @given(st.lists(st.floats(0, 300), max_size=8))
-def test_labels_keep_their_distance(wanted):
-    places = spread(sorted(wanted), 15, 0, 300)
-    assert all(b - a >= 15 - 1e-9 for a, b in itertools.pairwise(places))
-    assert all(-1e-9 <= place <= 300 for place in places)
+def test_labels_keep_their_distance(targets):
+    positions = spread(sorted(targets), 15, 0, 300)
+    assert all(b - a >= 15 - 1e-9 for a, b in itertools.pairwise(positions))
+    assert all(-1e-9 <= position <= 300 for position in positions)
 
 
-def chart(points, **how):
-    return Chart("A curve", [Series("train", "train", points)], Axis(0, 10), Axis(0, 1), **how)
+def chart(points, **options):
+    return Chart("A curve", [Series("train", "train", points)], Axis(0, 10), Axis(0, 1), **options)
 
 
 def test_a_gap_breaks_the_line():
-    drawn = chart([(0, 0.1), (1, 0.2), (2, math.nan), (3, 0.3), (4, 0.4)]).svg("x")
-    (path,) = re.findall(r'class="line train" d="([^"]+)"', drawn)
+    svg = chart([(0, 0.1), (1, 0.2), (2, math.nan), (3, 0.3), (4, 0.4)]).svg("x")
+    (path,) = re.findall(r'class="line train" d="([^"]+)"', svg)
     assert [c for c in path if c in "ML"] == ["M", "L", "M", "L"]
-    assert "nan" not in drawn
+    assert "nan" not in svg
 
 
 def test_a_single_point_is_a_dot():
@@ -125,20 +125,20 @@ def test_a_single_point_is_a_dot():
 
 
 def test_points_land_where_the_axes_say():
-    drawn = chart([(0, 0.0), (10, 1.0)], width=440, height=210, margin=16).svg("x")
-    (path,) = re.findall(r'class="line train" d="([^"]+)"', drawn)
+    svg = chart([(0, 0.0), (10, 1.0)], width=440, height=210, margin=16).svg("x")
+    (path,) = re.findall(r'class="line train" d="([^"]+)"', svg)
     assert path == "M48.0 180.0L424.0 12.0"
 
 
 def test_names_are_escaped():
     hostile = "<script>&\"'"
-    drawn = Chart(hostile, [Series(hostile, "t", [(0, 0.5)])], Axis(0, 1), Axis(0, 1)).svg("x")
-    assert "<script>" not in drawn
-    assert drawn.count("&lt;script&gt;") == 2
+    svg = Chart(hostile, [Series(hostile, "t", [(0, 0.5)])], Axis(0, 1), Axis(0, 1)).svg("x")
+    assert "<script>" not in svg
+    assert svg.count("&lt;script&gt;") == 2
 
 
 def test_references_outside_the_frame_are_left_out():
-    drawn = chart([(0, 0.5)], references=[("near", 0.7), ("far", 7.0)]).svg("x")
-    assert "near" in drawn
-    assert "far" not in drawn
-    assert drawn.count('class="reference"') == 1
+    svg = chart([(0, 0.5)], references=[("near", 0.7), ("far", 7.0)]).svg("x")
+    assert "near" in svg
+    assert "far" not in svg
+    assert svg.count('class="reference"') == 1

@@ -33,7 +33,7 @@ def test_no_files_are_an_empty_history(tmp_path):
     assert (history.unreadable, history.repeats, history.times) == (0, 0, [])
 
 
-def test_lines_are_told_apart_by_kind(tmp_path):
+def test_lines_are_split_by_kind(tmp_path):
     history = read(tmp_path, train_line(1), eval_line(1), train_line(2), {"step": 3, "kind": "x"})
     assert [line["step"] for line in history.train] == [1, 2]
     assert [line["step"] for line in history.evals] == [1]
@@ -86,16 +86,16 @@ def test_the_last_evaluation_of_a_step_holds(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, "1", True, [], math.nan, math.inf, 10**400])
-def test_what_is_no_number_is_nan_or_not_finite(value):
+def test_other_values_than_numbers_are_not_finite(value):
     assert not math.isfinite(number({"loss": value}, "loss"))
 
 
 def test_columns_keep_gaps_and_last_skips_them():
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}, {"step": 3}]
-    found = column(lines, "loss")
-    assert found[0] == (1.0, 2.0)
-    assert math.isnan(found[1][1])
-    assert len(found) == 2
+    points = column(lines, "loss")
+    assert points[0] == (1.0, 2.0)
+    assert math.isnan(points[1][1])
+    assert len(points) == 2
     assert last(lines, "loss") == 2.0
     assert last(lines, "mfu") is None
 
@@ -139,27 +139,27 @@ def sample(step, prompt="The", text="The end"):
 
 
 def test_samples_are_split_from_their_prompts_and_come_latest_first():
-    found = sample_groups(
+    groups = sample_groups(
         [sample(1), sample(2, text=" beginning"), sample(1, text="The other end")]
     )
-    assert [group.step for group in found] == ["2", "1"]
-    assert [(s.prompt, s.text) for s in found[1].samples] == [
+    assert [group.step for group in groups] == ["2", "1"]
+    assert [(s.prompt, s.text) for s in groups[1].samples] == [
         ("The", " end"),
         ("The", " other end"),
     ]
-    assert [(s.prompt, s.text) for s in found[0].samples] == [("The", " beginning")]
+    assert [(s.prompt, s.text) for s in groups[0].samples] == [("The", " beginning")]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 8, 9, 20, 1000])
 def test_few_steps_are_shown_the_first_and_last_among_them(steps):
-    found = [
+    shown = [
         int(group.step.replace(",", ""))
         for group in sample_groups([sample(s) for s in range(steps)])
     ]
-    assert found == sorted(found, reverse=True)
-    assert len(found) <= MAX_SAMPLE_STEPS
-    assert len(found) >= min(steps, 5)
-    assert (found[0], found[-1]) == (steps - 1, 0)
+    assert shown == sorted(shown, reverse=True)
+    assert len(shown) <= MAX_SAMPLE_STEPS
+    assert len(shown) >= min(steps, 5)
+    assert (shown[0], shown[-1]) == (steps - 1, 0)
 
 
 def test_long_samples_are_cut():
@@ -167,6 +167,6 @@ def test_long_samples_are_cut():
     assert len(group.samples[0].text) < MAX_SAMPLE_CHARACTERS + 10
 
 
-def test_control_characters_become_show_controls():
+def test_control_characters_become_visible():
     assert show_controls("a\x00\x1b[31m\n\tb\x85") == "a\u2400\u241b[31m\n\tb\ufffd"
     assert show_controls("\ud800!") == "?!"

@@ -12,7 +12,7 @@ from llmjax.reporting.report import report
 
 def test_an_empty_run_says_so(maker):
     text = page(maker.write()).text
-    for said in (
+    for sentence in (
         "Machine, versions, command not recorded",
         "Steps none logged",
         "metrics.jsonl is empty or missing",
@@ -23,7 +23,7 @@ def test_an_empty_run_says_so(maker):
         "not evaluated yet",
         "xz -9e",
     ):
-        assert said in text
+        assert sentence in text
 
 
 def test_a_run_without_evaluations_says_so(maker):
@@ -92,11 +92,11 @@ def test_a_run_evaluated_in_part_claims_nothing_against_the_compressors(maker):
 def test_evaluations_of_different_text_are_not_compared(maker):
     """While training a part was scored, at the end everything: the part's better figure is no
     best, and no crossing of the dashed level."""
-    whole = len(TEXT)
+    length = len(TEXT)
     lines = [train_line(10), of_bytes(10, 100, 0.01), of_bytes(20, 100, 0.02)]
-    document = page(maker.write([*lines, of_bytes(20, whole, 0.03)]))
+    document = page(maker.write([*lines, of_bytes(20, length, 0.03)]))
     assert "smaller than xz -9e" in document.text
-    assert f"Text scored {whole:,} bytes, 9 tokens" in document.text
+    assert f"Text scored {length:,} bytes, 9 tokens" in document.text
     assert "Best so far" not in document.text
     assert "Below xz" not in document.text
     assert "used a part of the validation text, at most 100 bytes" in document.text
@@ -104,9 +104,8 @@ def test_evaluations_of_different_text_are_not_compared(maker):
 
 
 def test_evaluations_of_one_text_are_compared(maker):
-    whole = len(TEXT)
-    figures = {10: 5.0, 20: 0.02, 30: 0.03}
-    lines = [of_bytes(step, whole, bits) for step, bits in figures.items()]
+    results = {10: 5.0, 20: 0.02, 30: 0.03}
+    lines = [of_bytes(step, len(TEXT), bits) for step, bits in results.items()]
     text = page(maker.write([train_line(10), *lines])).text
     assert "Best so far 0.0200 bits per byte step 20" in text
     assert "Below xz -9e, the dashed line, for the first time at step 20." in text

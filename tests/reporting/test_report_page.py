@@ -23,7 +23,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'{{ 
 def test_the_page_says_what_the_run_came_to(demo):
     text = page(demo).text
     bits = eval_line(1200)["bits_per_byte"]
-    for said in (
+    for expected in (
         f"{bits:.3f} bits per byte of validation text",
         f"{bits:.4f}",
         "A decoder of 6 layers, 256 wide, with 5.25M parameters",
@@ -36,13 +36,13 @@ def test_the_page_says_what_the_run_came_to(demo):
         "unknown: the peak of this device is not known",
         "statement is used to wrap",
     ):
-        assert said in text
+        assert expected in text
 
 
 def test_the_comparison_is_of_the_validation_text(demo):
     document = page(demo)
-    for figure in measure(TEXT):
-        assert f"{figure.name} {figure.bits_per_byte:.4f}" in document.text
+    for baseline in measure(TEXT):
+        assert f"{baseline.name} {baseline.bits_per_byte:.4f}" in document.text
     xz = next(measure(TEXT)).bits_per_byte
     bits = eval_line(1200)["bits_per_byte"]
     assert f"{100 * (bits / xz - 1):.1f} % larger than xz -9e" in document.text
@@ -155,8 +155,8 @@ def test_validation_text_is_the_corpus_own(maker, tmp_path, monkeypatch):
     data = DataConfig((source,), 2, 16, validation_fraction=0.3, cache_dir=str(tmp_path / "cache"))
     folder = replace(maker, config=replace(maker.config, data=data)).write()
     text = validation_text(Run.open(folder), Run.open(folder).config())
-    found = [line for line in lines if line.strip().encode() in text]
-    assert 80 < len(found) < 160
+    validation = [line for line in lines if line.strip().encode() in text]
+    assert 80 < len(validation) < 160
     assert f"{len(text):,} bytes in one piece" in page(folder).text
     (tmp_path / "text.txt").unlink()
     assert "Sizes from an earlier report" in page(folder).text

@@ -13,20 +13,20 @@ from llmjax.run.config.schema import Config
 
 def changed(config):
     return {
-        f"{group.title}.{one.name}": (one.value, one.default)
+        f"{group.title}.{setting.name}": (setting.value, setting.default)
         for group in setting_groups(config)
-        for one in group.settings
-        if one.changed
+        for setting in group.settings
+        if setting.changed
     }
 
 
 def test_the_default_config_marks_nothing_and_shows_every_field():
     config = Config()
-    found = setting_groups(config)
+    groups = setting_groups(config)
     assert changed(config) == {}
-    assert sum(len(group.settings) for group in found) == len(list(rows(config)))
-    assert len({group.title for group in found}) == len(found)
-    assert all(one.doc for group in found for one in group.settings if group.title == "model")
+    assert sum(len(group.settings) for group in groups) == len(list(rows(config)))
+    assert len({group.title for group in groups}) == len(groups)
+    assert all(x.doc for group in groups for x in group.settings if group.title == "model")
 
 
 def test_changed_fields_are_marked_with_their_defaults():

@@ -13,7 +13,7 @@ OF_TEXT = ("bits per byte", "ompressor", "idden", "validation text", "Samples")
 
 def test_each_task_has_its_metrics_and_its_signature(maker):
     document = page(task_run(maker, TOPIC, SCORE, measures=MEASURES))
-    for said in (
+    for expected in (
         "Task: topic",
         "Task: score",
         "91.23 % accuracy, topic",
@@ -25,7 +25,7 @@ def test_each_task_has_its_metrics_and_its_signature(maker):
         "news 66.7 %, sport 33.3 %",
         "trained for 40 steps (4k tokens) on 600 examples",
     ):
-        assert said in document.text
+        assert expected in document.text
 
 
 @pytest.mark.parametrize("measures", [None, MEASURES])
@@ -57,9 +57,9 @@ def test_metrics_are_drawn_over_steps_beside_the_loss(maker):
     labels = [svg["aria-label"] for svg in page(task_run(maker, TOPIC, SCORE)).all("svg")]
     assert labels[0].startswith("Loss by step")
     for title in ("topic: accuracy", "topic: macro F1", "topic: loss", "score: Pearson"):
-        assert any(one.startswith(title) for one in labels), title
+        assert any(label.startswith(title) for label in labels), title
     single = [svg["aria-label"] for svg in page(task_run(maker, TOPIC)).all("svg")]
-    accuracy = next(one for one in single if one.startswith("Accuracy by step"))
+    accuracy = next(label for label in single if label.startswith("Accuracy by step"))
     assert "train from 51" in accuracy
     assert "validation from 70" in accuracy
 
@@ -68,12 +68,12 @@ def test_many_labels_are_cut_to_the_most_frequent_and_their_confusions_listed():
     names = [f"label {k}" for k in range(30)]
     counts = [[k if i == k else 1 for i in range(30)] for k in range(30)]
     counts[3][4] = 99
-    found = confusion({"labels": names, "counts": counts})
-    assert found is not None
-    assert not found.upright
-    assert len(found.labels) == len(found.rows) == len(found.rows[0]) == 20
-    assert found.note == "The 20 most frequent of 30 labels."
-    assert found.pairs[0][:3] == ("label 3", "label 4", "99")
+    table = confusion({"labels": names, "counts": counts})
+    assert table is not None
+    assert not table.upright
+    assert len(table.labels) == len(table.rows) == len(table.rows[0]) == 20
+    assert table.note == "The 20 most frequent of 30 labels."
+    assert table.pairs[0][:3] == ("label 3", "label 4", "99")
 
 
 @pytest.mark.parametrize(

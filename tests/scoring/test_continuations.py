@@ -81,7 +81,7 @@ def test_choices_of_one_token_are_read_once(lm):
 def test_few_shapes_are_compiled_and_results_stream(lm, monkeypatch):
     asked = pairs(200)
     batches = list(continuation_batches(lm.model, asked, bos_id=BOS, batch_size=4))
-    shapes = [(batch.arrays["inputs"].shape, batch.places.shape) for batch in batches]
+    shapes = [(batch.arrays["inputs"].shape, batch.positions.shape) for batch in batches]
     assert len(shapes) > 10
     assert set(shapes) == {((4, 32), (4, 16)), ((4, 32), (4, 32))}
     taken = []

@@ -1,4 +1,4 @@
-"""What an objective hides of documents: sums of each, and intervals from drawing documents."""
+"""Scores of hidden tokens: sums per document, and intervals."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ CASES = {
     "prefix": (PrefixConfig(), {"num_decoder_layers": 1}),
     "both": (PrefixConfig(), {"num_encoder_layers": 1, "num_decoder_layers": 1}),
 }
-# Each document has a letter of its own, so that every target tells whose it is.
+# Each document has a different letter, so that every target identifies its document.
 DOCUMENTS = [
     Document(np.full(size, ord("a") + number, np.int32), size)
     for number, size in enumerate([5, 40, 1, 17, 16, 9, 30])
@@ -53,37 +53,37 @@ def told_of(letter, model, params, hides):
 
 def test_each_document_has_its_own_sums(case):
     model, params, hides = case
-    found = score_hidden(model, params, hides, DOCUMENTS, context=16, batch_size=4)
-    each = found.each
-    wanted = np.array([told_of(ord("a") + k, *case) for k in range(len(DOCUMENTS))])
-    np.testing.assert_allclose(each.nats, wanted[:, 0], rtol=1e-4, atol=1e-4)
-    assert each.tokens.tolist() == wanted[:, 1].tolist()
-    assert each.correct.tolist() == wanted[:, 2].tolist()
+    result = score_hidden(model, params, hides, DOCUMENTS, context=16, batch_size=4)
+    each = result.per_document
+    expected = np.array([told_of(ord("a") + k, *case) for k in range(len(DOCUMENTS))])
+    np.testing.assert_allclose(each.nats, expected[:, 0], rtol=1e-4, atol=1e-4)
+    assert each.tokens.tolist() == expected[:, 1].tolist()
+    assert each.correct.tolist() == expected[:, 2].tolist()
     assert each.bytes.tolist() == [document.bytes for document in DOCUMENTS]
-    assert found.tokens == each.tokens.sum() > 20
-    assert found.correct == each.correct.sum()
-    assert found.nats == pytest.approx(each.nats.sum(), rel=1e-12)
+    assert result.tokens == each.tokens.sum() > 20
+    assert result.correct == each.correct.sum()
+    assert result.nats == pytest.approx(each.nats.sum(), rel=1e-12)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     shared = score_hidden(
         model, drawn(model, mesh=mesh), hides, DOCUMENTS, context=16, batch_size=4, mesh=mesh
     )
-    np.testing.assert_allclose(shared.each.nats, each.nats, rtol=1e-4, atol=1e-4)
-    assert shared.each.tokens.tolist() == each.tokens.tolist()
+    np.testing.assert_allclose(shared.per_document.nats, each.nats, rtol=1e-4, atol=1e-4)
+    assert shared.per_document.tokens.tolist() == each.tokens.tolist()
 
 
 def test_intervals_are_of_what_is_hidden(case):
-    found = score_hidden(*case, DOCUMENTS, context=16, batch_size=4)
-    figures = found.intervals()
+    result = score_hidden(*case, DOCUMENTS, context=16, batch_size=4)
+    figures = result.intervals()
     assert list(figures) == ["loss", "perplexity", "accuracy"], "no bits per byte"
     low, high = figures["loss"]
-    assert low < found.loss_per_token < high
+    assert low < result.loss_per_token < high
     low, high = figures["accuracy"]
-    assert low <= found.accuracy <= high
+    assert low <= result.accuracy <= high
     assert score_hidden(*case, DOCUMENTS[1:2], context=16).intervals() == {}
 
 
 def test_what_cannot_be_scored(case):
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="is empty; give at least one byte"):
         score_hidden(*case, [], context=16)
     with pytest.raises(UserError, match="context 17"):
         score_hidden(*case, DOCUMENTS, context=17)

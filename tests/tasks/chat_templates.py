@@ -1,5 +1,5 @@
-"""Chat templates of the shapes that published models have, each with {% generation %} around what
-the model writes after the generation prompt; `plain` leaves these tags out."""
+"""Chat templates modelled on published ones, each with {% generation %} around the text that
+follows the generation prompt; `plain` removes these tags."""
 
 import re
 

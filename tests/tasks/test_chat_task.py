@@ -1,4 +1,4 @@
-"""Conversations: the assistant's tokens count, exactly, in any template."""
+"""Chat: the loss covers exactly the assistant's tokens, with any template."""
 
 import json
 
@@ -24,12 +24,12 @@ CONFIG = ChatTask()
 LENGTH = 160
 EOS = BytesTokenizer().eos_id
 SPELT = {EOS: "<eos>"}
-# Ends the assistant's words with a special token, and puts white space behind it.
+# Ends the assistant's turn with a special token followed by white space.
 MARKED = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<eos>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# Leaves earlier answers out of later prompts, as templates of reasoning models do with thoughts.
+# Drops earlier answers from later prompts, as templates of reasoning models drop thoughts.
 FORGETS = (
     "{% for m in messages %}[{{ m.role }}]"
     "{% if m.role != 'assistant' or loop.last %}{{ m.content }}{% endif %}{% endfor %}"
@@ -37,33 +37,33 @@ FORGETS = (
 )
 
 
-def said(*texts):
+def talk(*texts):
     roles = ("user", "assistant")
     return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
 ROWS = rows_of(
-    {"messages": said("Hi", "Hello!", "Bye", "See you")},
-    {"messages": [{"role": "system", "content": "Be brief."}, *said("Why?", "Who knows")]},
+    {"messages": talk("Hi", "Hello!", "Bye", "See you")},
+    {"messages": [{"role": "system", "content": "Be brief."}, *talk("Why?", "Who knows")]},
 )
 
 
-def told(segment):
-    """The texts of what has weight, runs joined by "|"."""
-    found, before = "", 0.0
+def target_text(segment):
+    """The text of the targets with weight, spans joined by "|"."""
+    result, before = "", 0.0
     for target, weight in zip(segment.targets, segment.weights, strict=True):
         if weight:
-            found += ("" if before or not found else "|") + SPELT.get(target, chr(target % 256))
+            result += ("" if before or not result else "|") + SPELT.get(target, chr(target % 256))
         before = weight
-    return found
+    return result
 
 
 @pytest.mark.parametrize("template", [None, MARKED, PLAIN])
-def test_only_what_the_assistant_says_counts(template):
+def test_only_the_assistants_turns_have_weight(template):
     task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=template), DECODER, LENGTH)
     first, second = task.examples(ROWS)
-    assert told(first.segments[0]) == "Hello!<eos>|See you<eos>"
-    assert told(second.segments[0]) == "Who knows<eos>"
+    assert target_text(first.segments[0]) == "Hello!<eos>|See you<eos>"
+    assert target_text(second.segments[0]) == "Who knows<eos>"
     assert (first.row, second.row) == (0, 1)
     segment = first.segments[0]
     assert list(segment.tokens[1:]) == list(segment.targets[:-1])
@@ -84,24 +84,24 @@ def test_answers_stand_behind_what_the_model_reads_before_it_answers():
 def test_a_template_that_forgets_makes_an_example_of_each_answer():
     task, _ = opened(CONFIG, ROWS, BytesTokenizer(chat_template=FORGETS), DECODER, LENGTH)
     first, second, third = task.examples(ROWS)
-    assert [one.row for one in (first, second, third)] == [0, 0, 1]
-    assert told(first.segments[0]) == "Hello!"
-    assert told(second.segments[0]) == "See you"
+    assert [item.row for item in (first, second, third)] == [0, 0, 1]
+    assert target_text(first.segments[0]) == "Hello!"
+    assert target_text(second.segments[0]) == "See you"
     read = bytes(second.segments[0].tokens).decode()
     assert read == "[user]Hi[assistant][user]Bye[assistant]See yo"
 
 
 def test_long_conversations_keep_what_counts(caplog):
     rows = rows_of(
-        {"messages": said("Hi", "a" * 300)},
-        {"messages": said("q" * 300, "answer")},
-        {"messages": said("Hi", "fine", "q" * 300, "lost")},
+        {"messages": talk("Hi", "a" * 300)},
+        {"messages": talk("q" * 300, "answer")},
+        {"messages": talk("Hi", "fine", "q" * 300, "lost")},
     )
     task, _ = opened(CONFIG, rows, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
     examples = task.examples(rows)
     assert "3 of 3 conversations are cut to 160 tokens" in caplog.text
     assert [example.length for example in examples] == [LENGTH] * 3
-    first, second, third = (told(example.segments[0]) for example in examples)
+    first, second, third = (target_text(example.segments[0]) for example in examples)
     assert set(first) == {"a"}
     assert second == "answer<eos>"
     assert third == "fine<eos>"
@@ -109,16 +109,18 @@ def test_long_conversations_keep_what_counts(caplog):
 
 def test_conversations_without_an_answer_within_the_length_are_left_out_by_name(caplog):
     rows = rows_of(
-        {"messages": said("Hi", "fine")},
-        {"messages": said("q" * 300, "lost", "q" * 300)},
-        {"messages": said("q" * 400, "lost too", "q" * 300)},
+        {"messages": talk("Hi", "fine")},
+        {"messages": talk("q" * 300, "lost", "q" * 300)},
+        {"messages": talk("q" * 400, "lost too", "q" * 300)},
     )
     task, _ = opened(CONFIG, rows, BytesTokenizer(chat_template=MARKED), DECODER, LENGTH)
     examples = task.examples(rows)
     assert [sum(example.segments[0].weights) > 0 for example in examples] == [True, False, False]
-    assert [one.row for one in trainable(task, rows, examples)] == [0]
-    wanted = "2 of 3 examples have no target within 160 tokens (the first: table line 2): left out"
-    assert wanted in caplog.text
+    assert [item.row for item in trainable(task, rows, examples)] == [0]
+    expected = (
+        "2 of 3 examples have no target within 160 tokens (the first: table line 2): left out"
+    )
+    assert expected in caplog.text
     with pytest.raises(UserError, match="2 of 2 examples have no target within 160 tokens"):
         trainable(task, rows, examples[1:])
 
@@ -129,21 +131,21 @@ def started():
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
-def test_figures_are_the_models_own_packed_or_not(started):
+def test_outputs_are_those_of_the_model_packed_or_not(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    found = compute_outputs(task, network.model, params, examples, 1, None)
-    for example, one in zip(examples, found, strict=True):
+    result = compute_outputs(task, network.model, params, examples, 1, None)
+    for example, output in zip(examples, result, strict=True):
         (segment,) = example.segments
         logits = network.model.apply(params, jnp.array([segment.tokens]))[0]
         logs, weights = np.asarray(jax.nn.log_softmax(logits)), np.array(segment.weights)
         nats = -logs[np.arange(example.length), segment.targets]
         hits = logs.argmax(-1) == segment.targets
-        assert one["nats"] == pytest.approx((nats * weights).sum(), rel=1e-5)
-        assert one["correct"] == (hits * weights).sum()
-        assert one["tokens"] == weights.sum()
+        assert output["nats"] == pytest.approx((nats * weights).sum(), rel=1e-5)
+        assert output["correct"] == (hits * weights).sum()
+        assert output["tokens"] == weights.sum()
     sums = total_loss(task, network.model, params, examples, 1, None)
-    assert sums.nll == pytest.approx(sum(float(one["nats"]) for one in found), rel=1e-5)
+    assert sums.nll == pytest.approx(sum(float(item["nats"]) for item in result), rel=1e-5)
     measures = task.metrics(ROWS, predicted(task, network, params, ROWS))
     assert measures["loss"].value == pytest.approx(sums.loss, rel=1e-5)
     mesh = eight_devices()
@@ -152,30 +154,30 @@ def test_figures_are_the_models_own_packed_or_not(started):
     sharded = total_loss(task, network.model, shared, examples, 8, mesh)
     assert sharded.nll == pytest.approx(sums.nll, rel=1e-5)
     many = compute_outputs(task, network.model, shared, examples, 8, mesh)
-    assert many[0]["nats"] == pytest.approx(float(found[0]["nats"]), rel=1e-5)
+    assert many[0]["nats"] == pytest.approx(float(result[0]["nats"]), rel=1e-5)
 
 
-def test_words_of_users_change_nothing_that_is_learnt(started):
-    """A target without weight has no derivative."""
+def test_user_turns_do_not_affect_the_loss(started):
+    """Targets without weight are ignored."""
     task, network, params = started
     example = task.examples(ROWS)[:1]
     (segment,) = example[0].segments
     other = [t if w else 7 for t, w in zip(segment.targets, segment.weights, strict=True)]
     changed = [example[0]._replace(segments=(segment._replace(targets=other),))]
-    sums = [total_loss(task, network.model, params, one, 1, None) for one in (example, changed)]
+    sums = [total_loss(task, network.model, params, item, 1, None) for item in (example, changed)]
     assert sums[0] == sums[1]
 
 
 def test_a_conversation_that_waits_is_answered():
-    rows = rows_of({"messages": said("a", "yes")}, {"messages": said("b", "no")})
+    rows = rows_of({"messages": talk("a", "yes")}, {"messages": talk("b", "no")})
     task, network = opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
     params = trained(task, network, task.examples(rows), 80, 1e-2)
-    asked = rows_of({"messages": said("a")}, {"messages": said("b", "no")}, {"messages": said("b")})
+    asked = rows_of({"messages": talk("a")}, {"messages": talk("b", "no")}, {"messages": talk("b")})
     examples = task.examples(asked)
-    found = compute_outputs(task, network.model, params, examples, 4, None)
+    result = compute_outputs(task, network.model, params, examples, 4, None)
     write = generator(network.model, params, task.context.tokenizer, None, 4)
-    answers = task.predictions(PredictionData(asked, examples, found, write))
-    assert [one.get("text") for one in answers] == ["yes", None, "no"]
+    answers = task.predictions(PredictionData(asked, examples, result, write))
+    assert [answer.get("text") for answer in answers] == ["yes", None, "no"]
     assert answers[0] == {"text": "yes"}
     assert task.metrics(asked, answers)["loss"].value < 1
 
@@ -195,17 +197,17 @@ def test_facts_keep_the_template_for_tokenizers_without_one():
         ([], "is not a list of messages"),
         ([{"content": "a"}], "message 1 has no role"),
         ([{"role": "user", "content": None}], "message 1 has no text content"),
-        (said("a", " "), "message 2, the assistant's, is empty"),
-        (said("a"), "the assistant says nothing"),
+        (talk("a", " "), "message 2, the assistant's, is empty"),
+        (talk("a"), "the assistant says nothing"),
         (
-            [{"role": "user", "content": [{"type": "image", "url": "x"}]}, *said("a", "b")],
+            [{"role": "user", "content": [{"type": "image", "url": "x"}]}, *talk("a", "b")],
             "message 1 has a part of type 'image'; only text is supported",
         ),
         ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "message 1 has a tool call without"),
         ([{"role": "assistant", "tool_calls": "[{"}], "is not JSON"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(value, message):
+def test_errors_name_the_line(value, message):
     rows = rows_of(ROWS[0].values, {"messages": value})
     with pytest.raises(UserError, match="table line 2, column 'messages'") as caught:
         opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
@@ -224,15 +226,15 @@ def test_tools_are_read_and_calls_are_learned(tools):
         {"role": "tool", "name": "now", "content": "ten"},
         {"role": "assistant", "content": "It is ten."},
     ]
-    rows = rows_of({"messages": asks, "tools": tools}, {"messages": said("a", "b"), "tools": None})
+    rows = rows_of({"messages": asks, "tools": tools}, {"messages": talk("a", "b"), "tools": None})
     task, _ = opened(CONFIG, rows, BytesTokenizer(), DECODER, 400)
     first, second = task.examples(rows)
     read = bytes(token for token in first.segments[0].tokens if token < 256).decode()
     assert read.startswith(f"<|tools|>\n{json.dumps([TOOL])}\n<|user|>\nLate?\n")
-    assert told(first.segments[0]) == f"{json.dumps([CALL])}<eos>|It is ten.<eos>".replace(
+    assert target_text(first.segments[0]) == f"{json.dumps([CALL])}<eos>|It is ten.<eos>".replace(
         '"{}"', "{}"
     )
-    assert told(second.segments[0]) == "b<eos>"
+    assert target_text(second.segments[0]) == "b<eos>"
     other = ChatTask(tools=None)
     task, _ = opened(other, rows, BytesTokenizer(), DECODER, 400)
     assert bytes(task.examples(rows)[0].segments[0].tokens[:8]) == b"<|user|>"
@@ -240,7 +242,7 @@ def test_tools_are_read_and_calls_are_learned(tools):
 
 @pytest.mark.parametrize("tools", ["text", {"a": 1}, ["now"], 3])
 def test_tools_that_are_none_are_named(tools):
-    rows = rows_of({"messages": said("a", "b"), "tools": tools})
+    rows = rows_of({"messages": talk("a", "b"), "tools": tools})
     task, _ = opened(CONFIG, rows, BytesTokenizer(), DECODER, LENGTH)
     with pytest.raises(UserError, match="table line 1, column 'tools'"):
         task.examples(rows)

@@ -1,4 +1,4 @@
-"""Labels of texts: losses against Optax and by hand, weights of classes, sums over examples."""
+"""Classification: losses against Optax and by hand, class weights, sums over examples."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ TARGETS = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]], np.float32)
 
 
 def begun(config, rows):
-    """(task, network, params whose heads say something)."""
+    """(task, network, params with non-trivial heads)."""
     task, network = opened(config, rows)
     params = jax.jit(network.init)(jax.random.key(1))
     params["heads"] = jax.tree.map(lambda x: 20 * x + 0.1, params["heads"])
@@ -56,9 +56,9 @@ def shape(examples, length=LENGTH):
 
 
 def logits_of(task, network, params, rows):
-    """Of each row, up to a number for all its classes."""
-    told = predicted(task, network, params, rows)
-    return np.log([list(one["probabilities"].values()) for one in told])
+    """Logits of each row, up to a constant."""
+    predictions = predicted(task, network, params, rows)
+    return np.log([list(prediction["probabilities"].values()) for prediction in predictions])
 
 
 def test_labels_are_counted_in_order():
@@ -73,8 +73,8 @@ def test_balanced_classes_weigh_alike_by_hand():
     task, network, params = begun(config, ROWS)
     examples = task.examples(ROWS)
     # 6 examples of 3 labels: 6 / (3 x 4) for each of the four, 6 / (3 x 1) for the others.
-    assert [one.weight for one in examples] == [0.5, 0.5, 2, 0.5, 2, 0.5]
-    assert [int(one.target[0]) for one in examples] == TRUTH.tolist()
+    assert [example.weight for example in examples] == [0.5, 0.5, 2, 0.5, 2, 0.5]
+    assert [int(example.target[0]) for example in examples] == TRUTH.tolist()
     loss = losses(task, network, params, examples)
     logs = logits_of(task, network, params, ROWS)
     weights = np.array([0.5, 0.5, 2, 0.5, 2, 0.5])
@@ -91,10 +91,10 @@ def test_smoothing_is_that_of_optax(smoothing):
     task, network, params = begun(config, ROWS)
     logits = logits_of(task, network, params, ROWS)
     targets = optax.smooth_labels(jax.nn.one_hot(TRUTH, 3), smoothing)
-    wanted = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
+    expected = optax.softmax_cross_entropy(jnp.asarray(logits), targets)
     plain = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), TRUTH)
     loss = losses(task, network, params, task.examples(ROWS))
-    assert float(loss.objective) == pytest.approx(float(wanted.sum()), rel=1e-4)
+    assert float(loss.objective) == pytest.approx(float(expected.sum()), rel=1e-4)
     assert float(loss.sums["loss"].total) == pytest.approx(float(plain.sum()), rel=1e-4)
     assert float(loss.weight) == 6
     assert (abs(float(loss.objective - loss.sums["loss"].total)) > 0.01) == bool(smoothing)
@@ -104,9 +104,9 @@ def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
     task, network, params = begun(MultiLabelTask(), TOPICS)
     assert task.metadata.labels == ("x", "y", "z")
     examples = task.examples(TOPICS)
-    np.testing.assert_array_equal([one.target for one in examples], TARGETS)
-    told = predicted(task, network, params, TOPICS)
-    shares = np.array([list(one["probabilities"].values()) for one in told])
+    np.testing.assert_array_equal([example.target for example in examples], TARGETS)
+    predictions = predicted(task, network, params, TOPICS)
+    shares = np.array([list(prediction["probabilities"].values()) for prediction in predictions])
     nats = -(TARGETS * np.log(shares) + (1 - TARGETS) * np.log(1 - shares)).mean(1)
     loss = losses(task, network, params, examples)
     assert (
@@ -117,7 +117,7 @@ def test_any_number_of_labels_costs_the_mean_of_their_sigmoids_by_hand():
     assert float(loss.weight) == 4
     right = ((shares > 0.5) == (TARGETS > 0.5)).mean(1)
     assert float(loss.sums["accuracy"].total) == pytest.approx(right.sum(), rel=1e-6)
-    assert [one["labels"] for one in told] == [
+    assert [prediction["labels"] for prediction in predictions] == [
         [label for label, share in zip("xyz", row, strict=True) if share > 0.5] for row in shares
     ]
 
@@ -136,27 +136,27 @@ def test_neighbours_in_a_row_and_rows_without_labels_add_nothing(config, rows):
     blank = task.examples(rows_of({"text": "what is this?"}))
     assert blank[0].weight == 0
     packed = total_loss(task, network.model, params, examples, 2, None)
-    alone = [total_loss(task, network.model, params, [one], 1, None) for one in examples]
+    alone = [total_loss(task, network.model, params, [example], 1, None) for example in examples]
     more = [*examples, *blank]
     with_blank = total_loss(task, network.model, params, more, 2, None)
     for sums in (with_blank, type(packed)(*map(sum, zip(*alone, strict=True)))):
         assert sums == pytest.approx(packed, rel=1e-4)
-    found = compute_outputs(task, network.model, params, examples, 2, None)
-    assert len(found) == len(rows)
+    result = compute_outputs(task, network.model, params, examples, 2, None)
+    assert len(result) == len(rows)
 
 
 @pytest.mark.parametrize(
     ("config", "rows"), [(ClassificationTask(), ROWS), (MultiLabelTask(), TOPICS)]
 )
-def test_it_is_learnt(config, rows):
+def test_it_learns(config, rows):
     task, network = opened(config, rows)
     params = trained(task, network, task.examples(rows), 60)
-    told = predicted(task, network, params, rows)
-    figures = task.metrics(rows, told)
+    predictions = predicted(task, network, params, rows)
+    figures = task.metrics(rows, predictions)
     assert figures["f1_macro"].value == 1
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="needs two labels or more"):
         opened(ClassificationTask(), ROWS[:2])
     with pytest.raises(UserError, match="table line 1, column label: None is not a label"):
@@ -184,14 +184,14 @@ ODD = [
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_labels_are_what_the_table_says(tmp_path, ending):
+def test_labels_are_those_of_the_table(tmp_path, ending):
     values = [{"text": f"t{n}", "label": label} for n, label in enumerate(ODD)]
     path = tmp_path / f"table.{ending}"
     if ending == "parquet":
         pyarrow = pytest.importorskip("pyarrow")
         pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(values), path)
     elif ending == "jsonl":
-        path.write_text("".join(json.dumps(one) + "\n" for one in values), encoding="utf-8")
+        path.write_text("".join(json.dumps(item) + "\n" for item in values), encoding="utf-8")
     else:
         with path.open("w", encoding="utf-8", newline="") as file:
             form = {"csv": "excel", "tsv": "excel-tab"}[ending]
@@ -209,12 +209,14 @@ def test_labels_are_what_the_table_says(tmp_path, ending):
 
 def test_a_label_is_predicted_as_it_is_written():
     odd = ["--1", "-", "01", "1"]
-    rows = rows_of(*({"text": text, "label": one} for text, one in zip("abcd", odd, strict=True)))
+    rows = rows_of(
+        *({"text": text, "label": label} for text, label in zip("abcd", odd, strict=True))
+    )
     task, network = opened(ClassificationTask(), rows)
     params = trained(task, network, task.examples(rows), 60)
-    told = predicted(task, network, params, rows)
-    assert [one["label"] for one in told] == odd
-    assert task.metrics(rows, told)["accuracy"].value == 1
+    predictions = predicted(task, network, params, rows)
+    assert [prediction["label"] for prediction in predictions] == odd
+    assert task.metrics(rows, predictions)["accuracy"].value == 1
 
 
 @pytest.mark.parametrize("labels", [("1", "01"), ("01", "1")])
@@ -240,7 +242,7 @@ def test_what_is_no_label_is_named(label, reason):
     for config, column in ((ClassificationTask(), "label"), (MultiLabelTask(), "labels")):
         given = rows
         if column == "labels":
-            given = rows_of(*({"text": "a", "labels": [one.values["label"]]} for one in rows))
+            given = rows_of(*({"text": "a", "labels": [row.values["label"]]} for row in rows))
         with pytest.raises(UserError) as caught:
             config.find_metadata(given)
         assert str(caught.value).startswith(f"table line 2, column {column}: ")

@@ -1,4 +1,4 @@
-"""Answers in contexts: windows, targets, candidates, silence; and whether they are learnt."""
+"""Extractive QA: windows, targets, candidates, unanswerable questions, and learning."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def started():
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
-def test_what_is_found_in_the_rows(started):
+def test_metadata_of_the_rows(started):
     task, _, _ = started
     assert task.metadata.labels == ("answered", "unanswered")
     assert task.metadata.counts == (2, 1)
@@ -75,35 +75,35 @@ def test_a_window_that_holds_the_answer_points_at_it(started):
     spelt = {0: set(), 1: set(), 2: set()}
     for example in task.examples(ROWS):
         first, last = example.target.astype(int)
-        whole = b"Berlin" in task.context.tokenizer.decode_bytes(example.segments[0].tokens)
+        full = b"Berlin" in task.context.tokenizer.decode_bytes(example.segments[0].tokens)
         if example.row == 0:
-            assert whole == bool(first)
+            assert full == bool(first)
         tokens = example.segments[0].tokens[first : last + 1]
         spelt[example.row].add(task.context.tokenizer.decode(tokens) if first else None)
     assert spelt == {0: {"Berlin", None}, 1: {"Café"}, 2: {None}}
 
 
 def test_an_answer_has_the_tokens_that_stand_for_any_of_it():
-    places = [(0, 3), (3, 3), (3, 6), (6, 7), (7, 12)]
-    assert answer_tokens((3, 6), places) == (2, 2)
-    assert answer_tokens((4, 8), places) == (2, 4)
-    assert answer_tokens((12, 14), places) is None
-    window = ContextWindow([], [], 5, 2, np.array(places[2:4]))
+    offsets = [(0, 3), (3, 3), (3, 6), (6, 7), (7, 12)]
+    assert answer_tokens((3, 6), offsets) == (2, 2)
+    assert answer_tokens((4, 8), offsets) == (2, 4)
+    assert answer_tokens((12, 14), offsets) is None
+    window = ContextWindow([], [], 5, 2, np.array(offsets[2:4]))
     assert window.target((2, 3)) == (5, 6)
     assert window.target((1, 3)) == window.target((2, 4)) == window.target(None) == (0, 0)
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_both_ends_in_the_own_window(started):
+def test_the_loss_is_the_mean_cross_entropy_of_both_ends_within_the_window(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    found = compute_outputs(task, network.model, params, examples, 2, None)
+    result = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
-    for example, one in zip(examples, found, strict=True):
-        shares = jax.nn.log_softmax(one["logits"], axis=0)
+    for example, output in zip(examples, result, strict=True):
+        shares = jax.nn.log_softmax(output["logits"], axis=0)
         for k in (0, 1):
             target = int(example.target[k])
             nats -= float(shares[target, k]) / 2
-            hits += float(one["logits"][:, k].argmax() == target) / 2
+            hits += float(output["logits"][:, k].argmax() == target) / 2
     sums = total_loss(task, network.model, params, examples, 2, None)
     assert sums.weight == len(examples)
     assert sums.nll == pytest.approx(nats, rel=1e-5)
@@ -114,12 +114,12 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)
     packed = compute_outputs(task, network.model, params, examples, 2, None)
-    for example, one in zip(examples, packed, strict=True):
+    for example, output in zip(examples, packed, strict=True):
         (alone,) = compute_outputs(task, network.model, params, [example], 1, None)
-        assert alone["logits"] == pytest.approx(one["logits"], abs=1e-5)
-    whole = total_loss(task, network.model, params, examples, 8, None)
+        assert alone["logits"] == pytest.approx(output["logits"], abs=1e-5)
+    full = total_loss(task, network.model, params, examples, 8, None)
     shared = total_loss(task, network.model, params, examples, 8, eight_devices())
-    assert shared == pytest.approx(whole, rel=1e-5)
+    assert shared == pytest.approx(full, rel=1e-5)
 
 
 def test_empty_slots_have_no_part_in_gradients(started):
@@ -135,18 +135,18 @@ def test_empty_slots_have_no_part_in_gradients(started):
     def gradients(count):
         return of(lay_out(examples, rows[:count] + [[]] * (3 - count), shape))
 
-    some, none = gradients(len(rows)), gradients(0)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(some))
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(body(some)))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(none))
+    with_pairs, empty = gradients(len(rows)), gradients(0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(with_pairs))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(body(with_pairs)))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(empty))
 
 
 def test_candidates_are_the_best_of_all_pairs():
     random = np.random.default_rng(0)
-    places = np.array([(at, at + 1) for at in range(7)])
-    places[3] = (3, 3)
+    offsets = np.array([(index, index + 1) for index in range(7)])
+    offsets[3] = (3, 3)
     window, logits = (
-        ContextWindow([], [], 2, 0, places),
+        ContextWindow([], [], 2, 0, offsets),
         random.normal(size=(10, 2)).astype(np.float32),
     )
     part = logits[2:9].astype(float)
@@ -156,21 +156,21 @@ def test_candidates_are_the_best_of_all_pairs():
         for j in range(i, min(i + 3, 7))
         if 3 not in (i, j)
     ]
-    found = candidates(window, logits, 7, 3)
+    result = candidates(window, logits, 7, 3)
     expected = sorted(pairs, reverse=True)[:7]
-    assert [one.span for one in found] == [span for _, span in expected]
-    assert [one.score for one in found] == pytest.approx([value for value, _ in expected])
+    assert [item.span for item in result] == [span for _, span in expected]
+    assert [item.score for item in result] == pytest.approx([value for value, _ in expected])
 
 
-def told_by(task, rows, choose):
-    """Predictions where `choose(example)` -> (first, last, logit) of the tokens told."""
-    examples, found = task.examples(rows), []
+def predicted_by(task, rows, choose):
+    """Predictions where `choose(example)` -> (first, last, logit) of the predicted tokens."""
+    examples, result = task.examples(rows), []
     for example in examples:
         logits = np.zeros((example.length, 2), np.float32)
         first, last, logit = choose(example)
         logits[first, 0] = logits[last, 1] = logit
-        found.append({"logits": logits})
-    return task.predictions(PredictionData(rows, examples, found, None))
+        result.append({"logits": logits})
+    return task.predictions(PredictionData(rows, examples, result, None))
 
 
 def truly(example):
@@ -179,7 +179,7 @@ def truly(example):
 
 def test_predictions_speak_of_the_context(started):
     task, _, _ = started
-    first, second, third = told_by(task, ROWS, truly)
+    first, second, third = predicted_by(task, ROWS, truly)
     assert (first["answer"], first["start"]) == ("Berlin", 23)
     assert (second["answer"], second["start"]) == ("Café", 4)
     assert second["probability"] > 0.9
@@ -188,29 +188,29 @@ def test_predictions_speak_of_the_context(started):
     assert third["best"] != ""
     assert 2 <= len(third["candidates"]) <= 6, "five and none"
     assert third["candidates"][0]["answer"] == ""
-    for one in (first, second, third):
-        assert sum(c["probability"] for c in one["candidates"]) == pytest.approx(1)
-        for candidate in one["candidates"]:
+    for item in (first, second, third):
+        assert sum(c["probability"] for c in item["candidates"]) == pytest.approx(1)
+        for candidate in item["candidates"]:
             if candidate["start"] is not None:
-                context = ROWS[(first, second, third).index(one)].values["context"]
+                context = ROWS[(first, second, third).index(item)].values["context"]
                 assert context[candidate["start"] :].startswith(candidate["answer"])
     spans = [(c["answer"], c["start"]) for c in first["candidates"]]
     assert len(set(spans)) == len(spans), "windows share tokens, not candidates"
     json.dumps([first, second, third], allow_nan=False)
-    found = task.metrics(ROWS, [first, second, third])
-    assert found["exact_match"].value == found["unanswered_accuracy"].value == 1
-    assert found.tables["threshold"]["f1"]["value"] == 1
+    result = task.metrics(ROWS, [first, second, third])
+    assert result["exact_match"].value == result["unanswered_accuracy"].value == 1
+    assert result.tables["threshold"]["f1"]["value"] == 1
 
 
 def test_where_every_question_has_an_answer_one_is_always_given():
     task, _ = opened(CONFIG, ROWS[:2])
-    told = told_by(task, ROWS[:2], lambda example: (0, 0, 9.0))
-    assert all(one["answer"] for one in told)
-    assert all(one["none_score"] > 0 for one in told)
-    assert all(2 <= len(one["candidates"]) <= 5 for one in told)
-    names = [figure.name for figure in task.metrics(ROWS[:2], told).metrics]
+    predictions = predicted_by(task, ROWS[:2], lambda example: (0, 0, 9.0))
+    assert all(prediction["answer"] for prediction in predictions)
+    assert all(prediction["none_score"] > 0 for prediction in predictions)
+    assert all(2 <= len(prediction["candidates"]) <= 5 for prediction in predictions)
+    names = [figure.name for figure in task.metrics(ROWS[:2], predictions).metrics]
     assert names == ["f1", "exact_match"]
-    assert not task.metrics(ROWS, told_by(task, ROWS, truly)).tables, "no threshold matters"
+    assert not task.metrics(ROWS, predicted_by(task, ROWS, truly)).tables, "no threshold matters"
 
 
 def test_the_threshold_is_where_answers_are_dropped(started):
@@ -218,23 +218,23 @@ def test_the_threshold_is_where_answers_are_dropped(started):
     for threshold, answered in ((17.9, False), (18.0, True)):
         config = replace(CONFIG, no_answer_threshold=threshold)
         other = config.open(task.context, task.metadata)
-        third = told_by(other, ROWS, truly)[2]
+        third = predicted_by(other, ROWS, truly)[2]
         assert third["none_score"] == 18
         assert bool(third["answer"]) == answered
         assert (third["start"] is not None) == answered
     config = replace(CONFIG, no_answer_threshold=-99.0)
-    silent = told_by(config.open(task.context, task.metadata), ROWS, truly)
-    assert [one["answer"] for one in silent] == ["", "", ""]
+    silent = predicted_by(config.open(task.context, task.metadata), ROWS, truly)
+    assert [item["answer"] for item in silent] == ["", "", ""]
 
 
 def test_the_best_threshold_is_reached_by_setting_it(started):
     task, network, params = started
-    told = predicted(task, network, params, ROWS)
-    best = task.metrics(ROWS, told).tables["threshold"]["f1"]
+    predictions = predicted(task, network, params, ROWS)
+    best = task.metrics(ROWS, predictions).tables["threshold"]["f1"]
     config = replace(CONFIG, no_answer_threshold=best["at"])
     other = config.open(task.context, task.metadata)
-    found = other.metrics(ROWS, predicted(other, network, params, ROWS))
-    assert found["f1"].value == pytest.approx(best["value"])
+    result = other.metrics(ROWS, predicted(other, network, params, ROWS))
+    assert result["f1"].value == pytest.approx(best["value"])
 
 
 def test_rows_without_answers_have_no_weight(started):
@@ -256,14 +256,14 @@ def test_long_questions_leave_room_for_the_context(caplog):
     assert any(example.target[0] for example in examples)
 
 
-def test_it_is_learnt():
+def test_it_learns():
     pairs = [("a", "a=51 b=72"), ("b", "a=51 b=72"), ("a", "b=33 a=84"), ("b", "b=33 a=84")]
     rows = rows_of(*(row(q, c, c[c.index(q) + 2 :][:2]) for q, c in pairs))
     task, network = opened(CONFIG, rows)
     params = trained(task, network, task.examples(rows), 120)
-    told = predicted(task, network, params, rows)
-    assert [one["answer"] for one in told] == ["51", "72", "84", "33"]
-    assert task.metrics(rows, told)["f1"].value == 1
+    predictions = predicted(task, network, params, rows)
+    assert [prediction["answer"] for prediction in predictions] == ["51", "72", "84", "33"]
+    assert task.metrics(rows, predictions)["f1"].value == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whole runs of tasks that write, prefer and compare: they learn, and go on where they stopped."""
+"""End-to-end runs of generation, preference and similarity tasks: they learn, and resume."""
 
 import json
 import math
@@ -29,13 +29,13 @@ SIZES = {"d_model": 32, "num_heads": 2, "d_ff": 64, "max_length": 64}
 WORDS = [f"{a}{b}" for a in "abcd" for b in "wxyz"]
 
 
-def said(question, answer):
+def talk(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 ROWS = {
     "sequence": [{"source": word, "target": word[::-1]} for word in WORDS],
-    "chat": [{"messages": said(word, word[::-1])} for word in WORDS],
+    "chat": [{"messages": talk(word, word[::-1])} for word in WORDS],
     "preference": [
         {"prompt": f"{word}?", "chosen": word[::-1], "rejected": word * 2} for word in WORDS
     ],
@@ -86,20 +86,20 @@ def test_a_run_learns(tmp_path, kind):
 
 
 def test_preferences_begin_at_the_logarithm_of_2_and_go_on(tmp_path):
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    for folder in (whole, parted):
+    full, parted = tmp_path / "whole", tmp_path / "parted"
+    for folder in (full, parted):
         folder.mkdir()
-    llmjax.train(config(whole, "preference", 6))
-    began = lines(whole, "train")[0]
+    llmjax.train(config(full, "preference", 6))
+    began = lines(full, "train")[0]
     assert began["step"] == 1
     assert began["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    facts = json.loads(Run.open(whole / "run").tasks.read_text())["preference"]
+    facts = json.loads(Run.open(full / "run").tasks.read_text())["preference"]
     assert len(facts["references"]) == len(WORDS)
 
     llmjax.train(config(parted, "preference", 3))
     llmjax.train(config(parted, "preference", 6))
     again = json.loads(Run.open(parted / "run").tasks.read_text())["preference"]
     assert again == facts
-    states = [llmjax.load(folder / "run").params for folder in (whole, parted)]
-    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-2, atol=1e-3)
+    states = [llmjax.load(folder / "run").params for folder in (full, parted)]
+    for actual, expected in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=2e-2, atol=1e-3)

@@ -1,4 +1,4 @@
-"""What tasks found in their examples, kept with a run: read back, or refused in one line."""
+"""Task metadata stored with a run: read back, or rejected in one line."""
 
 import pytest
 

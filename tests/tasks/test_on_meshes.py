@@ -1,5 +1,5 @@
-"""Tasks that write, prefer and compare: on a mesh that splits everything, loss, derivative and
-outputs are those of one device."""
+"""Generation, preference and similarity on a mesh that splits everything: loss, gradient and
+outputs equal those of one device."""
 
 import jax
 import numpy as np
@@ -43,13 +43,13 @@ def test_as_on_one_device(kind, model):
     assert many.nll == pytest.approx(alone.nll, rel=1e-5)
     assert (many.weight, many.correct) == (alone.weight, alone.correct)
 
-    found, wanted = (
+    result, reference = (
         compute_outputs(task, network.model, p, examples, 4, m)
         for p, m in ((shared, mesh), (params, None))
     )
-    for one, other in zip(found, wanted, strict=True):
-        for name, value in one.items():
-            np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(result, reference, strict=True):
+        for name, value in actual.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
 
     arrays = arrays_of(examples, shape)
     arrays = {
@@ -59,11 +59,11 @@ def test_as_on_one_device(kind, model):
     def gradient(params, arrays):
         return jax.grad(lambda p: task.loss(network.model, p, arrays, None).objective)(params)
 
-    expected = jax.jit(gradient)(params, arrays)
+    full = jax.jit(gradient)(params, arrays)
     with use_mesh(mesh):
         split = {
             name: place(x, mesh, "batch", *[None] * (x.ndim - 1)) for name, x in arrays.items()
         }
         parts = jax.jit(gradient)(shared, split)
-    for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+    for actual, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(full), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-5)

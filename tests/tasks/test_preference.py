@@ -1,4 +1,4 @@
-"""Preferences: the loss begins at ln 2, and falls by making the better answer likelier."""
+"""Preference: the loss starts at ln 2, and decreases as the chosen answer becomes more likely."""
 
 import math
 from dataclasses import replace
@@ -34,10 +34,10 @@ ROWS = rows_of(
 
 @pytest.fixture(scope="module")
 def started():
-    """The task as it begins: with what the model of step 0 says."""
+    """The task with the references of the initial model."""
     task, network = opened(CONFIG, ROWS, model=DECODER)
     params = jax.jit(network.init)(jax.random.key(1))
-    params = jax.tree.map(lambda x: 3 * x, params)  # far from even odds
+    params = jax.tree.map(lambda x: 3 * x, params)  # far from probability 1/2
     facts = task.reference(network.model, params, task.examples(ROWS), batch_size=1, mesh=None)
     return CONFIG.open(task.context, facts), network, params
 
@@ -56,12 +56,12 @@ def likelihood(network, params, segment):
 
 
 def plain(task, network, params, examples, reference):
-    """The definition, example by example."""
+    """DPO by definition, example by example."""
     total = 0.0
     for example in examples:
         gains = [
-            likelihood(network, params, one) - likelihood(network, reference, one)
-            for one in example.segments
+            likelihood(network, params, segment) - likelihood(network, reference, segment)
+            for segment in example.segments
         ]
         total -= jax.nn.log_sigmoid(task.config.beta * (gains[0] - gains[1]))
     return total
@@ -124,20 +124,21 @@ def test_the_loss_and_its_derivative_are_the_definitions(started):
     examples = task.examples(ROWS)
     shape = shape_of(examples, 2 * LENGTH, encodes=False)
     arrays = arrays_of(examples, shape)
-    assert len(arrays["inputs"]) < 3  # some share a row
+    assert len(arrays["inputs"]) < 3  # examples share rows
 
-    def ours(params):
+    def loss(params):
         return task.loss(network.model, params, arrays, None).objective
 
-    def theirs(params):
+    def definition(params):
         return plain(task, network, params, examples, reference)
 
-    value, gradient = jax.jit(jax.value_and_grad(ours))(params)
-    wanted, expected = jax.jit(jax.value_and_grad(theirs))(params)
-    assert float(value) == pytest.approx(float(wanted), rel=1e-4)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    expected_value, expected_gradient = jax.jit(jax.value_and_grad(definition))(params)
+    assert float(value) == pytest.approx(float(expected_value), rel=1e-4)
     assert abs(float(value) / 3 - math.log(2)) > 1e-3
-    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=5e-3, atol=2e-4)
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True)
+    for actual, expected in pairs:
+        np.testing.assert_allclose(actual, expected, rtol=5e-3, atol=2e-4)
 
 
 def test_a_step_makes_the_better_answer_likelier(started):
@@ -149,44 +150,46 @@ def test_a_step_makes_the_better_answer_likelier(started):
         params
     )
     after = jax.tree.map(lambda x, g: x - 1e-3 * g, params, gradient)
-    told = predicted(task, network, after, ROWS)
-    assert np.mean([one["margin"] for one in told]) > 0
-    measures = task.metrics(ROWS, told)
+    predictions = predicted(task, network, after, ROWS)
+    assert np.mean([prediction["margin"] for prediction in predictions]) > 0
+    measures = task.metrics(ROWS, predictions)
     assert measures["margin"].value > 0
     assert measures["loss"].value < math.log(2)
 
 
-def test_packed_is_as_alone(started):
+def test_packing_changes_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)
     wide = replace(task, context=task.context._replace(length=3 * LENGTH))
     packed = compute_outputs(wide, network.model, params, examples, 1, None)
-    for example, one in zip(examples, packed, strict=True):
-        wanted = [float(likelihood(network, params, segment)) for segment in example.segments]
-        np.testing.assert_allclose(one["log_likelihoods"], wanted, rtol=1e-5)
+    for example, output in zip(examples, packed, strict=True):
+        expected = [float(likelihood(network, params, segment)) for segment in example.segments]
+        np.testing.assert_allclose(output["log_likelihoods"], expected, rtol=1e-5)
 
 
-def test_references_are_kept_and_found_again(started):
+def test_references_are_stored_and_reused(started):
     task, network, params = started
     facts = TaskMetadata.from_dict(task.metadata.to_dict())
     assert facts == task.metadata
     assert len(facts.references) == 3
     again = CONFIG.open(task.context, facts).examples(ROWS[::-1])
-    found = {example.row: example for example in task.examples(ROWS)}
+    result = {example.row: example for example in task.examples(ROWS)}
     for example in again:
-        np.testing.assert_array_equal(example.target, found[2 - example.row].target)
+        np.testing.assert_array_equal(example.target, result[2 - example.row].target)
         assert example.details is True
     other = rows_of({"prompt": "New? ", "chosen": "a", "rejected": "b"})
-    (told,) = predicted(task, network, params, other)
-    assert not told["against_reference"]
-    assert told["margin"] == pytest.approx(0.3 * (told["chosen"] - told["rejected"]), rel=1e-5)
+    (prediction,) = predicted(task, network, params, other)
+    assert not prediction["against_reference"]
+    assert prediction["margin"] == pytest.approx(
+        0.3 * (prediction["chosen"] - prediction["rejected"]), rel=1e-5
+    )
     more = task.examples(other)
     both = task.reference(network.model, params, more, batch_size=1, mesh=None)
     assert len(both.references) == 4
 
 
 def test_equal_answers_teach_nothing_and_are_named(caplog):
-    same = {"prompt": "Hm? ", "chosen": "c" * 90, "rejected": "c" * 91}  # beyond what is read
+    same = {"prompt": "Hm? ", "chosen": "c" * 90, "rejected": "c" * 91}  # beyond the row
     rows = rows_of(ROWS[0].values, {**ROWS[1].values, "rejected": "yes, two"}, same)
     task, network = opened(CONFIG, rows, model=DECODER)
     examples = task.examples(rows)
@@ -211,8 +214,10 @@ def test_long_answers_are_cut_to_half_a_row(caplog):
 
 def test_a_row_that_the_template_refuses_is_named():
     refuses = "{% if messages[0].role != 'user' %}{{ raise_exception('users first') }}{% endif %}"
-    said = [{"role": "system", "content": "Be brief."}, *MESSAGES]
-    rows = [{"prompt": one, "chosen": [BLUE], "rejected": [GREEN]} for one in (MESSAGES, said)]
+    with_system = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    rows = [
+        {"prompt": item, "chosen": [BLUE], "rejected": [GREEN]} for item in (MESSAGES, with_system)
+    ]
     tokenizer = BytesTokenizer(chat_template=refuses + TEMPLATE)
     task, _ = opened(CONFIG, rows_of(*rows), tokenizer, DECODER)
     line = "table line 2: the chat template: users first; fix or remove the row"
@@ -220,7 +225,7 @@ def test_a_row_that_the_template_refuses_is_named():
         task.examples(rows_of(*rows))
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="needs a decoder-only model"):
         opened(CONFIG, ROWS)
     task, _ = opened(CONFIG, ROWS, model=DECODER)

@@ -1,4 +1,4 @@
-"""Numbers of texts: the mean squared error by hand, where the head begins, sums over examples."""
+"""Regression: mean squared error by hand, the initial bias, sums over examples."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def shape(examples):
 
 
 def values(task, network, params):
-    return np.array([one["value"] for one in predicted(task, network, params, ROWS)])
+    return np.array([item["value"] for item in predicted(task, network, params, ROWS)])
 
 
 def test_the_head_begins_at_the_mean(started):
@@ -44,7 +44,7 @@ def test_the_head_begins_at_the_mean(started):
 def test_the_loss_is_the_sum_of_squares_by_hand(started):
     task, network, params = started
     examples = task.examples(ROWS)
-    assert [float(one.target[0]) for one in examples] == TRUTH.tolist()
+    assert [float(example.target[0]) for example in examples] == TRUTH.tolist()
     errors = values(task, network, params) - TRUTH
     arrays = arrays_of(examples, shape(examples))
     loss = task.loss(network.model, params, arrays, None)
@@ -55,26 +55,26 @@ def test_the_loss_is_the_sum_of_squares_by_hand(started):
     )
     assert float(loss.weight) == 3
     assert loss.sums.keys() == {"loss"}
-    found = task.metrics(ROWS, predicted(task, network, params, ROWS))
-    assert found["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
+    result = task.metrics(ROWS, predicted(task, network, params, ROWS))
+    assert result["mean_squared_error"].value == pytest.approx((errors**2).mean(), rel=1e-4)
 
 
 def test_examples_add_up_by_their_weights(started):
     task, network, params = started
     examples = [
-        one._replace(weight=weight)
-        for one, weight in zip(task.examples(ROWS), (1.0, 3.0, 0.0), strict=True)
+        example._replace(weight=weight)
+        for example, weight in zip(task.examples(ROWS), (1.0, 3.0, 0.0), strict=True)
     ]
     squares = (values(task, network, params) - TRUTH) ** 2
-    wanted = (squares[0] + 3 * squares[1], 4, 0)
+    expected = (squares[0] + 3 * squares[1], 4, 0)
     for rows in (1, 2):
         sums = total_loss(task, network.model, params, examples, rows, None)
-        assert sums == pytest.approx(wanted, rel=1e-4)
+        assert sums == pytest.approx(expected, rel=1e-4)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
     sums = total_loss(task, network.model, shared, examples, 8, mesh)
-    assert sums == pytest.approx(wanted, rel=1e-4)
+    assert sums == pytest.approx(expected, rel=1e-4)
 
 
 def test_rows_without_numbers_have_no_weight(started):
@@ -83,7 +83,7 @@ def test_rows_without_numbers_have_no_weight(started):
     assert example.weight == 0
 
 
-def test_it_is_learnt():
+def test_it_learns():
     task, network = opened(CONFIG, ROWS)
     params = trained(task, network, task.examples(ROWS), 200, 5e-3)
     np.testing.assert_allclose(values(task, network, params), TRUTH, atol=0.3)
@@ -93,7 +93,7 @@ def test_it_is_learnt():
     ("value", "message"),
     [(None, "not a number"), ("many", "is 'many', not a number"), (float("inf"), "is inf")],
 )
-def test_what_is_no_number_is_said_with_its_line(value, message):
+def test_a_bad_number_is_reported_with_its_line(value, message):
     with pytest.raises(UserError, match=f"table line 1, column '?score'?:? .*{message}"):
         opened(CONFIG, rows_of({"text": "a", "pair": "b", "score": value}))
 

@@ -1,4 +1,4 @@
-"""Texts from texts: what is read, what counts, and that it is learnt and written."""
+"""Sequence-to-sequence: inputs, weights, learning and generation."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ ROWS = rows_of(
 BOS, EOS = BytesTokenizer().bos_id, BytesTokenizer().eos_id
 
 
-def test_an_encoder_decoder_reads_the_source_and_tells_the_target():
+def test_an_encoder_decoder_encodes_the_source_and_predicts_the_target():
     task, _ = opened(CONFIG, ROWS, model=BOTH)
     (segment,) = task.examples(ROWS)[0].segments
     tokenizer = task.context.tokenizer
@@ -38,7 +38,7 @@ def test_an_encoder_decoder_reads_the_source_and_tells_the_target():
     assert segment.weights == [1] * 5
 
 
-def test_a_decoder_learns_the_target_alone():
+def test_a_decoder_has_loss_on_the_target_only():
     task, _ = opened(CONFIG, ROWS, model=DECODER)
     example = task.examples(ROWS)[0]
     (segment,) = example.segments
@@ -77,15 +77,15 @@ def started(request):
     return task, network, jax.jit(network.init)(jax.random.key(1))
 
 
-def test_the_loss_is_the_models_own(started):
+def test_the_loss_is_that_of_the_model(started):
     task, network, params = started
     example = task.examples(ROWS)[1]
     (segment,) = example.segments
     given = {"encoder_tokens": jnp.array([segment.source])} if segment.source else {}
     logits = network.model.apply(params, jnp.array([segment.tokens]), **given)[0]
     logs = np.asarray(jax.nn.log_softmax(logits))
-    told = logs[np.arange(example.length), segment.targets]
-    nats = -(told * np.array(segment.weights)).sum()
+    log_probabilities = logs[np.arange(example.length), segment.targets]
+    nats = -(log_probabilities * np.array(segment.weights)).sum()
     sums = total_loss(task, network.model, params, [example], 1, None)
     assert sums.weight == 5
     assert sums.nll == pytest.approx(nats, rel=1e-5)
@@ -96,7 +96,7 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     examples, model = task.examples(ROWS), network.model
     packed = total_loss(task, model, params, examples, 2, None)
     alone = [total_loss(task, model, params, [example], 1, None) for example in examples]
-    assert packed.nll == pytest.approx(sum(one.nll for one in alone), rel=1e-5)
+    assert packed.nll == pytest.approx(sum(item.nll for item in alone), rel=1e-5)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
@@ -111,35 +111,35 @@ def test_smoothing_changes_the_objective_and_not_the_nats(started):
     examples = task.examples(ROWS)
     encodes = network.model.config.is_encoder_decoder
     arrays = arrays_of(examples, shape_of(examples, LENGTH, encodes=encodes))
-    plain, other = (one.loss(network.model, params, arrays, None) for one in (task, smooth))
+    plain, other = (item.loss(network.model, params, arrays, None) for item in (task, smooth))
     assert plain.sums["loss"].total == pytest.approx(float(other.sums["loss"].total), rel=1e-6)
     assert plain.objective == pytest.approx(float(plain.sums["loss"].total), rel=1e-6)
     assert abs(float(other.objective - other.sums["loss"].total)) > 1e-3
 
 
 @MODELS
-def test_pairs_are_learnt_and_written(model):
+def test_pairs_are_learned_and_generated(model):
     task, network = opened(CONFIG, ROWS, model=model)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 150, 1e-2)
     write = generator(network.model, params, task.context.tokenizer, None, 4)
-    told = task.predictions(PredictionData(ROWS, examples, [{}] * 3, write))
-    assert [one["text"] for one in told] == ["eins", "zwei", "drei"]
-    measures = task.metrics(ROWS, told)
+    predictions = task.predictions(PredictionData(ROWS, examples, [{}] * 3, write))
+    assert [prediction["text"] for prediction in predictions] == ["eins", "zwei", "drei"]
+    measures = task.metrics(ROWS, predictions)
     assert measures["exact_match"].value == 1
     assert "BLEU" in measures.signature
 
 
 @pytest.mark.parametrize(("tokenize", "bleu"), [("13a", 0.0), ("zh", 66.87), ("char", 66.87)])
-def test_bleu_counts_words_as_it_is_told_to(tokenize, bleu):
+def test_bleu_uses_the_configured_tokenizer(tokenize, bleu):
     rows = rows_of({"source": "hello", "target": "你好世界啊"})
     task, _ = opened(SequenceTask(bleu_tokenize=tokenize), rows, model=DECODER)
-    found = task.metrics(rows, [{"text": "你好世界吗"}])
-    assert found["bleu"].value == pytest.approx(bleu, abs=0.01)
-    assert f"tok:{tokenize}|" in found.signature
+    result = task.metrics(rows, [{"text": "你好世界吗"}])
+    assert result["bleu"].value == pytest.approx(bleu, abs=0.01)
+    assert f"tok:{tokenize}|" in result.signature
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="an encoder cannot generate text"):
         opened(CONFIG, ROWS)
     with pytest.raises(UserError, match="has no column 'target'"):

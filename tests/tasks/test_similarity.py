@@ -1,4 +1,4 @@
-"""Similarity: each text looks for its own among all of the global batch."""
+"""Similarity: contrastive loss over the global batch."""
 
 import jax
 import numpy as np
@@ -36,22 +36,24 @@ def started(request):
 
 
 def vectors(task, network, params, examples):
-    found = compute_outputs(task, network.model, params, examples, 4, None)
-    return (np.array([one[name] for one in found]) for name in ("first", "second"))
+    result = compute_outputs(task, network.model, params, examples, 4, None)
+    return (np.array([item[name] for item in result]) for name in ("first", "second"))
 
 
-def test_vectors_are_of_each_text_alone(started):
+def test_vectors_do_not_depend_on_other_texts(started):
     task, network, params = started
     examples = task.examples(ROWS)
     together = list(vectors(task, network, params, examples))
     for number, example in enumerate(examples):
-        for one, other in zip(vectors(task, network, params, [example]), together, strict=True):
-            np.testing.assert_allclose(one[0], other[number], atol=1e-5)
+        for actual, expected in zip(
+            vectors(task, network, params, [example]), together, strict=True
+        ):
+            np.testing.assert_allclose(actual[0], expected[number], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_the_loss_is_over_the_whole_batch(started, both):
+def test_the_loss_is_over_the_global_batch(started, both):
     _, network, params = started
     task, _ = opened(SimilarityTask(both=both), ROWS, model=network.model.config)
     examples = task.examples(ROWS)
@@ -61,21 +63,21 @@ def test_the_loss_is_over_the_whole_batch(started, both):
     def nats(logits):
         return (np.log(np.exp(logits).sum(1)) - logits.diagonal()).sum()
 
-    wanted = (nats(logits) + nats(logits.T)) / 2 if both else nats(logits)
-    found = total_loss(task, network.model, params, examples, 8, None)
-    assert found.weight == len(ROWS)
-    assert found.nll == pytest.approx(wanted, rel=1e-4)
+    expected = (nats(logits) + nats(logits.T)) / 2 if both else nats(logits)
+    result = total_loss(task, network.model, params, examples, 8, None)
+    assert result.weight == len(ROWS)
+    assert result.nll == pytest.approx(expected, rel=1e-4)
     mesh = eight_devices()
     with use_mesh(mesh):
         shared = jax.jit(network.init)(jax.random.key(1))
     sharded = total_loss(task, network.model, shared, examples, 8, mesh)
-    assert sharded.nll == pytest.approx(wanted, rel=1e-4)
+    assert sharded.nll == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("both", [False, True])
 def test_equal_texts_are_no_negatives(both):
-    """By hand: (a, p) and (a, q) have the same text, (a, p) and (b, p) the same partner, and the
-    text of (q, c) is the partner of another."""
+    """By hand: (a, p) and (a, q) share the text, (a, p) and (b, p) the partner, and the text of (q,
+    c) is the partner of another."""
     task = SimilarityTask(both=both)
     rows = rows_of(
         {"text": "a", "pair": "p"},
@@ -89,24 +91,24 @@ def test_equal_texts_are_no_negatives(both):
     first, second = vectors(task, network, params, examples)
     logits = 20 * first @ second.T
     negatives = {0: [3], 1: [2, 3], 2: [1, 3], 3: [0, 2]}  # of "q" not the pair (a, q)
-    back = {0: [3], 1: [2], 2: [1, 3], 3: [0, 1, 2]}  # of the partner "q" not the text "q"
+    reverse = {0: [3], 1: [2], 2: [1, 3], 3: [0, 1, 2]}  # of the partner "q" not the text "q"
 
     def nats(logits, others):
         terms = [[row[own], *row[others[own]]] for own, row in enumerate(logits)]
         return sum(np.log(np.exp(term).sum()) - term[0] for term in terms)
 
-    wanted = nats(logits, negatives)
+    expected = nats(logits, negatives)
     if both:
-        wanted = (wanted + nats(logits.T, back)) / 2
+        expected = (expected + nats(logits.T, reverse)) / 2
     assert total_loss(task, network.model, params, examples, 8, None).nll == pytest.approx(
-        wanted, rel=1e-4
+        expected, rel=1e-4
     )
     if not both:
         measures = task.metrics(rows, predicted(task, network, params, rows, examples))
-        assert measures["loss"].value == pytest.approx(wanted / 4, rel=1e-4)
+        assert measures["loss"].value == pytest.approx(expected / 4, rel=1e-4)
 
 
-def test_a_pair_that_comes_twice_costs_nothing_and_is_found():
+def test_a_repeated_pair_is_no_negative_and_counts_as_correct():
     rows = rows_of(*[{"text": "same", "pair": "pair"}] * 3)
     task, network = opened(CONFIG, rows)
     params = jax.jit(network.init)(jax.random.key(1))
@@ -137,19 +139,19 @@ def test_derivatives_are_equal_on_many_devices(started):
             name: place(x, mesh, "batch", *[None] * (x.ndim - 1)) for name, x in arrays.items()
         }
         many = jax.jit(gradient)(shared, placed)
-    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    for actual, expected in zip(jax.tree.leaves(alone), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_pairs_come_near_each_other():
     task, network = opened(CONFIG, ROWS)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 60)
-    told = predicted(task, network, params, ROWS, examples)
-    measures = task.metrics(ROWS, told)
+    predictions = predicted(task, network, params, ROWS, examples)
+    measures = task.metrics(ROWS, predictions)
     assert measures["accuracy"].value == 1
     assert measures["loss"].value < 0.1
-    assert told[0]["similarity"] > 0.5
+    assert predictions[0]["similarity"] > 0.5
 
 
 def test_long_texts_are_cut_to_half_a_row(caplog):
@@ -160,6 +162,6 @@ def test_long_texts_are_cut_to_half_a_row(caplog):
     assert "texts are cut to 24 tokens" in caplog.text
 
 
-def test_what_is_wrong_is_said():
+def test_errors_are_reported():
     with pytest.raises(UserError, match="has no column 'pair'"):
         opened(CONFIG, rows_of({"text": "a"}))

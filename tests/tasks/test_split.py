@@ -1,4 +1,4 @@
-"""Rows to learn from and rows to measure on: every label is learnt, all else hangs on contents."""
+"""Training and validation rows: every label is trained on, the rest depends on contents."""
 
 import pytest
 
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def table(column, spelt, rare):
-    """60 rows, in which the labels of `rare` (row -> label) occur beside x and y."""
+    """60 rows with labels x and y, and those of `rare` (row -> label)."""
     return rows_of(
         *(
             {"text": f"a {n} b", "group": n // 3, column: spelt(rare.get(n, "xy"[n % 2]))}
@@ -38,9 +38,9 @@ def numbers(rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
+def test_a_label_of_held_out_rows_only_is_moved_to_training(kind):
     task, column, spelt = KINDS[kind]
-    # The label is hashed with the row: some row is held out with it.
+    # The label is part of the hash, so one row with it is held out.
     chosen = next(
         n for n in range(60) if n in numbers(split_rows(table(column, spelt, {n: "rare"}), 0.3)[1])
     )
@@ -54,7 +54,7 @@ def test_a_label_that_only_held_out_rows_have_is_learnt(kind):
     assert (numbers(again[0]), numbers(again[1])) == (numbers(learnt), numbers(dev))
 
 
-def test_where_all_labels_are_learnt_contents_alone_decide():
+def test_contents_decide_if_all_labels_are_in_training():
     task, column, spelt = KINDS["classification"]
     rows = table(column, spelt, {})
     assert split_by_content(task, rows) == split_rows(rows, 0.3)
@@ -72,10 +72,10 @@ def test_groups_stay_together_when_a_label_moves_one():
     assert not {row.values["group"] for row in learnt} & {row.values["group"] for row in dev}
 
 
-def test_only_what_has_class_weights_is_told_of_them():
+def test_class_weights_are_suggested_only_where_they_exist():
     facts = TaskMetadata(labels=("many", "few"), counts=(99, 1))
-    (_, _, told) = describe(ClassificationTask(), facts, 90, 10)
-    assert told == "rare labels: few; class_weights balanced may help"
+    (_, _, line) = describe(ClassificationTask(), facts, 90, 10)
+    assert line == "rare labels: few; class_weights balanced may help"
     assert describe(TokenClassificationTask(), facts, 90, 10)[-1] == "rare labels: few"
     version_1 = TaskMetadata(labels=("answered", "unanswered"), counts=(50, 0))
     assert not any("rare" in note for note in describe(ExtractiveQATask(), version_1, 90, 10))

@@ -1,4 +1,4 @@
-"""The worst predictions first, in whatever form the answers come."""
+"""Mistakes are sorted by cost, for every form of answers."""
 
 import pytest
 
@@ -20,8 +20,8 @@ ASKED = {"question": "Where?", "context": CONTEXT}
 )
 def test_answers_that_miss(answers):
     rows = rows_of({**ASKED, "answers": answers}, {**ASKED, "answers": answers})
-    told = [{"answer": "in Oslo"}, {"answer": "born in"}]
-    (miss,) = worst_mistakes(ExtractiveQATask(), rows, told)
+    predictions = [{"answer": "in Oslo"}, {"answer": "born in"}]
+    (miss,) = worst_mistakes(ExtractiveQATask(), rows, predictions)
     assert (miss["place"], miss["text"]) == ("table line 2", "Where?")
     assert (miss["truth"], miss["predicted"]) == ("Oslo | in Oslo", "born in")
     assert miss["cost"] == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""What training and evaluating leave of tasks: measures.json, and words for a person."""
+"""Results of tasks after training and evaluation: measures.json and printed text."""
 
 import json
 
@@ -53,7 +53,7 @@ def run(tmp_path_factory):
     return Run.open(config.run_dir)
 
 
-def test_training_keeps_what_its_last_evaluation_found_as_evaluating_does(run):
+def test_training_and_evaluate_store_the_same_results(run):
     kept = json.loads(run.measures.read_bytes())
     assert list(kept) == ["tone", "size"]
     tone = kept["tone"]
@@ -82,14 +82,14 @@ def test_records_know_no_accuracy_where_nothing_is_right_or_wrong(run):
 
 def test_a_person_reads_figures_by_name(run):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    said = describe(next(line for line in lines if line["kind"] == "eval"))
-    told = in_words(summary(run))
+    display = describe(next(line for line in lines if line["kind"] == "eval"))
+    printed = in_words(summary(run))
     for text in ("tone accuracy", "size Pearson correlation"):
-        assert text in said
+        assert text in display
     for text in ("  tone: accuracy", "  size: Pearson correlation", "mean squared error"):
-        assert text in told
-    assert "byte" not in said + told
-    assert "token" not in said + told
+        assert text in printed
+    assert "byte" not in display + printed
+    assert "token" not in display + printed
     assert "Task: tone" in report(run.folder).read_text()
 
 

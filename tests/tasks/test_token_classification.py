@@ -1,4 +1,4 @@
-"""Tags of words: which token tells them, in which part of a sentence, whether they are learnt."""
+"""Token classification: target tokens, split sentences, learning."""
 
 import jax
 import numpy as np
@@ -61,11 +61,11 @@ def test_words_stand_behind_a_space_where_the_tokenizer_writes_spaces():
     first, *_ = task.examples(ROWS)
     assert tokenizer.decode(first.segments[0].tokens) == " Ada Lovelace wrote notes"
     assert [
-        tokenizer.piece_bytes(first.segments[0].tokens[at]) for at in first.details.positions
+        tokenizer.piece_bytes(first.segments[0].tokens[index]) for index in first.details.positions
     ] == [b" "] * 4
 
 
-def test_long_sentences_are_read_in_parts_of_whole_words(caplog):
+def test_long_sentences_are_split_between_words(caplog):
     words = [f"word{number}" for number in range(40)]
     rows = rows_of({"tokens": words, "tags": ["A", "B"] * 20}, {"tokens": "x" * 99, "tags": "A"})
     task, network = opened(CONFIG, rows)
@@ -74,9 +74,9 @@ def test_long_sentences_are_read_in_parts_of_whole_words(caplog):
     assert all(example.length <= 48 for example in examples)
     assert [example.row for example in examples][-2:] == [0, 1]
     params = jax.jit(network.init)(jax.random.key(0))
-    told = predicted(task, network, params, rows, examples)
-    assert [len(one["tags"]) for one in told] == [40, 1]
-    assert [len(one["probabilities"]) for one in told] == [40, 1]
+    predictions = predicted(task, network, params, rows, examples)
+    assert [len(prediction["tags"]) for prediction in predictions] == [40, 1]
+    assert [len(prediction["probabilities"]) for prediction in predictions] == [40, 1]
     assert sum(sum(example.segments[0].weights) for example in examples) == 41
 
 
@@ -98,11 +98,11 @@ def test_the_loss_is_the_cross_entropy_of_the_tags(started):
     task, network, params = started
     examples = task.examples(ROWS)
     sums = total_loss(task, network.model, params, examples, 2, None)
-    found = compute_outputs(task, network.model, params, examples, 2, None)
+    result = compute_outputs(task, network.model, params, examples, 2, None)
     nats = hits = 0.0
-    for example, one in zip(examples, found, strict=True):
+    for example, output in zip(examples, result, strict=True):
         targets = np.array(example.segments[0].targets)[example.details.positions]
-        shares = one["probabilities"][example.details.positions]
+        shares = output["probabilities"][example.details.positions]
         nats -= np.log(shares[np.arange(len(targets)), targets]).sum()
         hits += (shares.argmax(-1) == targets).sum()
     assert sums.weight == 9
@@ -114,26 +114,28 @@ def test_neighbours_in_a_row_and_devices_change_nothing(started):
     task, network, params = started
     examples = task.examples(ROWS)
     packed = compute_outputs(task, network.model, params, examples, 2, None)
-    for example, one in zip(examples, packed, strict=True):
+    for example, output in zip(examples, packed, strict=True):
         (alone,) = compute_outputs(task, network.model, params, [example], 1, None)
-        assert alone["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
-    whole = total_loss(task, network.model, params, examples, 8, None)
+        assert alone["probabilities"] == pytest.approx(output["probabilities"], abs=1e-5)
+    full = total_loss(task, network.model, params, examples, 8, None)
     shared = total_loss(task, network.model, params, examples, 8, eight_devices())
-    assert shared == pytest.approx(whole, rel=1e-5)
+    assert shared == pytest.approx(full, rel=1e-5)
 
 
-def test_it_is_learnt_and_measured():
+def test_it_learns_and_is_evaluated():
     task, network = opened(CONFIG, ROWS)
     examples = task.examples(ROWS)
     params = trained(task, network, examples, 80)
-    told = predicted(task, network, params, ROWS)
-    assert told[0]["tags"] == ROWS[0].values["tags"]
-    assert told[0]["entities"] == [{"kind": "PER", "text": "Ada Lovelace", "first": 0, "last": 1}]
-    assert told[1]["words"] == ["in", "Zürich", "it", "rains"]
-    assert min(told[1]["probabilities"]) > 0.5
-    found = task.metrics(ROWS, told)
-    assert found.headline().name == "f1"
-    assert found["f1"].value == found["accuracy"].value == 1
+    predictions = predicted(task, network, params, ROWS)
+    assert predictions[0]["tags"] == ROWS[0].values["tags"]
+    assert predictions[0]["entities"] == [
+        {"kind": "PER", "text": "Ada Lovelace", "first": 0, "last": 1}
+    ]
+    assert predictions[1]["words"] == ["in", "Zürich", "it", "rains"]
+    assert min(predictions[1]["probabilities"]) > 0.5
+    result = task.metrics(ROWS, predictions)
+    assert result.headline().name == "f1"
+    assert result["f1"].value == result["accuracy"].value == 1
 
 
 def test_rows_without_tags_have_no_weight(started):
@@ -149,12 +151,12 @@ def test_rows_without_tags_have_no_weight(started):
 def test_tags_that_are_no_entities_are_measured_one_by_one():
     rows = rows_of({"tokens": "it rains", "tags": ["PRON", "VERB"]})
     task, network = opened(CONFIG, rows)
-    told = predicted(task, network, jax.jit(network.init)(jax.random.key(0)), rows)
-    assert "entities" not in told[0]
-    assert task.metrics(rows, told).headline().name == "accuracy"
+    predictions = predicted(task, network, jax.jit(network.init)(jax.random.key(0)), rows)
+    assert "entities" not in predictions[0]
+    assert task.metrics(rows, predictions).headline().name == "accuracy"
 
 
-def test_what_is_wrong_is_said_in_a_line():
+def test_errors_are_one_line():
     with pytest.raises(UserError, match=r"table line 1, column 'tags': has 1 tags for 2 words"):
         opened(CONFIG, rows_of({"tokens": "a b", "tags": "O"}))
     with pytest.raises(UserError, match=r"table line 1, column 'tokens': has no words"):

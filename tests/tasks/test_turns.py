@@ -1,5 +1,5 @@
-"""What the assistant says, in templates of the published shapes: as written by hand, and as
-Transformers' masks have it."""
+"""The assistant's turns in templates modelled on published ones, by hand and against Transformers'
+masks."""
 
 import jinja2
 import pytest
@@ -31,7 +31,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def theirs():
+def reference():
     transformers = pytest.importorskip("transformers")
     return transformers.PreTrainedTokenizerFast(tokenizer_object=letters(), **NAMES)
 
@@ -44,12 +44,12 @@ def bot(text, **more):
     return {"role": "assistant", "content": text, **more}
 
 
-def said(tokenizer, chat):
+def turns_of(tokenizer, chat):
     """The texts of the spans of each conversation."""
     inner = letters()
     return [
-        [inner.decode(one.tokens[a:b], skip_special_tokens=False) for a, b in one.spans]
-        for one in chat
+        [inner.decode(item.tokens[a:b], skip_special_tokens=False) for a, b in item.spans]
+        for item in chat
     ]
 
 
@@ -76,15 +76,15 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_answers_and_what_ends_them(tokenizer, name):
     chat = encoded(tokenizer, plain(TEMPLATES[name]), TALK)
-    assert said(tokenizer, chat) == [ANSWERS[name]]
+    assert turns_of(tokenizer, chat) == [ANSWERS[name]]
 
 
 def test_thoughts_that_only_the_last_turn_keeps(tokenizer):
-    """Each answer is learned as the model would give it: with its thoughts, after prompts without
-    those of earlier turns."""
+    """Each answer is a target as the model would generate it: with its thoughts, after prompts
+    without those of earlier turns."""
     talk = [user("Hi"), bot(THOUGHT + "A"), user("Why?"), bot(THOUGHT + "B")]
     chat = encoded(tokenizer, plain(QWEN3), talk)
-    assert said(tokenizer, chat) == [[THOUGHT + "A<|im_end|>"], [THOUGHT + "B<|im_end|>"]]
+    assert turns_of(tokenizer, chat) == [[THOUGHT + "A<|im_end|>"], [THOUGHT + "B<|im_end|>"]]
     read = letters().decode(chat[1].tokens, skip_special_tokens=False)
     assert read.startswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n")
     (chat,) = encoded(tokenizer, plain(QWEN3), talk[2:])
@@ -96,19 +96,19 @@ def test_thoughts_that_only_the_last_turn_keeps(tokenizer):
 
 @pytest.mark.parametrize("answer", ["<b>A</b>", "A", "<", "think>", "  A\n", "see </think>< B"])
 def test_a_prompt_that_the_answers_do_not_continue(tokenizer, answer):
-    """R1's prompt ends with <think>, which its template leaves out of answers."""
+    """R1's prompt ends with <think>, which its template drops from answers."""
     with ChatEncoder(tokenizer, plain(R1)) as encoder:
         for thought in ("", THOUGHT, "a</think>"):
             chat = encoder.encode([user("1 < 2"), bot(thought + answer)])
-            wanted = (thought + answer).split("</think>")[-1] + "<|end_of_sentence|>"
-            assert said(tokenizer, chat) == [[wanted]]
+            expected = (thought + answer).split("</think>")[-1] + "<|end_of_sentence|>"
+            assert turns_of(tokenizer, chat) == [[expected]]
 
 
 def test_history_that_changes_once_it_is_answered(tokenizer):
-    """Mistral's first templates say the system's text in the last message alone, if it is the
+    """Mistral's first templates put the system prompt into the last message only, if it is the
     user's."""
     chat = encoded(tokenizer, plain(TEMPLATES["mistral"]), [SYSTEM, *TALK])
-    assert said(tokenizer, chat) == [ANSWERS["mistral"]]
+    assert turns_of(tokenizer, chat) == [ANSWERS["mistral"]]
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "r1", "phi", "zephyr", "smollm2"])
@@ -116,9 +116,9 @@ def test_two_answers_in_a_row_and_an_answer_first(tokenizer, name):
     first, second = ANSWERS[name]
     template = plain(TEMPLATES[name])
     row = [user("Hi"), bot("Hello!"), bot("Because\nso.")]
-    assert said(tokenizer, encoded(tokenizer, template, row)) == [[first, second]]
+    assert turns_of(tokenizer, encoded(tokenizer, template, row)) == [[first, second]]
     opening = [bot("Hello!"), user("Why?"), bot("Because\nso.")]
-    assert said(tokenizer, encoded(tokenizer, template, opening)) == [[first, second]]
+    assert turns_of(tokenizer, encoded(tokenizer, template, opening)) == [[first, second]]
 
 
 def test_no_prompt_where_an_answer_follows_an_answer(tokenizer):
@@ -128,8 +128,8 @@ def test_no_prompt_where_an_answer_follows_an_answer(tokenizer):
         "<|im_start|>assistant\n{% endif %}"
     )
     row = [user("Hi"), bot("<|im_start|>assistant\nA"), bot("B")]
-    found = said(tokenizer, encoded(tokenizer, template, row))
-    assert found == [["<|im_start|>assistant\nA<|im_end|>", "B<|im_end|>"]]
+    result = turns_of(tokenizer, encoded(tokenizer, template, row))
+    assert result == [["<|im_start|>assistant\nA<|im_end|>", "B<|im_end|>"]]
 
 
 def test_an_end_of_several_tokens_is_whole(tokenizer):
@@ -138,14 +138,14 @@ def test_an_end_of_several_tokens_is_whole(tokenizer):
         "{% if m.role == 'assistant' %}<|end|>{% endif %}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    found = said(tokenizer, encoded(tokenizer, template, TALK))
-    assert found == [["Hello!<|end|><|im_end|>", "Because\nso.<|end|><|im_end|>"]]
+    result = turns_of(tokenizer, encoded(tokenizer, template, TALK))
+    assert result == [["Hello!<|end|><|im_end|>", "Because\nso.<|end|><|im_end|>"]]
 
 
 def test_content_that_is_changed_all_over(tokenizer):
     upper = R1.replace("{{- content +", "{{- content | upper +")
-    found = said(tokenizer, encoded(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
-    assert found == [["<X> Y<|end_of_sentence|>"]]
+    result = turns_of(tokenizer, encoded(tokenizer, plain(upper), [user("a"), bot("<x> y")]))
+    assert result == [["<X> Y<|end_of_sentence|>"]]
     backwards = R1.replace("{{- content +", "{{- content | reverse +")
     with pytest.raises(UserError, match="turn begins in message 2") as caught:
         encoded(tokenizer, plain(backwards), [user("a"), bot("abc <")])
@@ -154,10 +154,10 @@ def test_content_that_is_changed_all_over(tokenizer):
 
 def test_only_the_last_answer(tokenizer):
     for name, template in TEMPLATES.items():
-        for one in (template, plain(template)):
-            (chat,) = encoded(tokenizer, one, TALK, last=True)
-            wanted = ANSWERS.get(name, [THOUGHT.replace("Hm.", "") + "Because\nso.<|im_end|>"])
-            assert said(tokenizer, [chat]) == [wanted[-1:]], name
+        for item in (template, plain(template)):
+            (chat,) = encoded(tokenizer, item, TALK, last=True)
+            expected = ANSWERS.get(name, [THOUGHT.replace("Hm.", "") + "Because\nso.<|im_end|>"])
+            assert turns_of(tokenizer, [chat]) == [expected[-1:]], name
 
 
 CALLS = [
@@ -176,21 +176,21 @@ def test_calls_are_learned_and_results_are_not(tokenizer, caplog):
     context = Context(TOOLS)
     call = '<tool_call>\n{"name": "rain", "arguments": {"at": "Oslo é"}}\n</tool_call><|im_end|>'
     nothing = "<think>\n\n</think>\n\n"
-    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS), context))
-    assert found == [[nothing + call], [nothing + "Yes.<|im_end|>"]]
-    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS, "Well."), context))
-    assert found[0] == [nothing + "Well.\n" + call]
-    found = said(tokenizer, encoded(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
-    assert found[0] == [nothing + call.replace('"at": ', '"at":')]
+    result = turns_of(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS), context))
+    assert result == [[nothing + call], [nothing + "Yes.<|im_end|>"]]
+    result = turns_of(tokenizer, encoded(tokenizer, plain(QWEN3), called(CALLS, "Well."), context))
+    assert result[0] == [nothing + "Well.\n" + call]
+    result = turns_of(tokenizer, encoded(tokenizer, plain(QWEN3), called(SPELT_CALLS), context))
+    assert result[0] == [nothing + call.replace('"at": ', '"at":')]
     call = '{"name": "rain", "parameters": {"at": "Oslo é"}}<|eot_id|>'
-    for calls in (CALLS, SPELT_CALLS):  # tojson would quote the text of JSON once more
+    for calls in (CALLS, SPELT_CALLS):  # tojson would encode the JSON text twice
         chat = encoded(tokenizer, plain(TEMPLATES["llama3"]), called(calls), context)
-        assert said(tokenizer, chat) == [[call, "Yes.<|eot_id|>"]]
+        assert turns_of(tokenizer, chat) == [[call, "Yes.<|eot_id|>"]]
         text = letters().decode(chat[0].tokens)
         assert "Given these functions" in text
         assert '"name": "rain"' in text
-    found = said(tokenizer, encoded(tokenizer, PLAIN, called(CALLS), context))
-    assert [one.count("rain") for one in found[0]] == [1, 0]
+    result = turns_of(tokenizer, encoded(tokenizer, PLAIN, called(CALLS), context))
+    assert [item.count("rain") for item in result[0]] == [1, 0]
     assert "does not use tools" not in caplog.text
     for template in (plain(TEMPLATES["zephyr"]), TEMPLATES["zephyr"]):
         with pytest.raises(UserError, match="drops the tool calls of message 2"):
@@ -210,22 +210,22 @@ SHAPES = {
     "chat calls": called(SPELT_CALLS, "Well."),
 }
 HISTORY = {("qwen3", shape) for shape in SHAPES}
-"""Where the template's answers depend on what follows: without blocks they are several
+"""Templates whose answers depend on later messages: without blocks they become several
 conversations."""
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_spans_are_those_of_transformers(tokenizer, theirs, name):
+def test_spans_are_those_of_transformers(tokenizer, reference, name):
     template = TEMPLATES[name].replace("%d %b %Y %H:%M:%S", "%Y")
     with (
-        ChatEncoder(tokenizer, template) as ours,
+        ChatEncoder(tokenizer, template) as actual,
         ChatEncoder(tokenizer, plain(template)) as without,
     ):
         for shape, messages in SHAPES.items():
             tools = TOOLS if "calls" in shape else None
             context = Context(tools)
             try:
-                wanted = theirs.apply_chat_template(
+                expected = reference.apply_chat_template(
                     messages,
                     tools,
                     chat_template=template,
@@ -234,17 +234,17 @@ def test_spans_are_those_of_transformers(tokenizer, theirs, name):
                 )
             except (jinja2.TemplateError, TypeError):
                 with pytest.raises(UserError, match="the chat template"):
-                    ours.encode(messages, context)
+                    actual.encode(messages, context)
                 continue
             if name == "llama3" and shape == "chat calls":
-                # The text of JSON is quoted once more: not so here.
-                assert '\\"at\\"' in theirs.decode(wanted["input_ids"])
+                # Transformers encodes the JSON text twice, we do not.
+                assert '\\"at\\"' in reference.decode(expected["input_ids"])
                 continue
             if tools and name not in ("qwen3", "llama3"):
                 continue
-            chat = ours.encode(messages, context)
-            masks = (wanted["input_ids"], wanted["assistant_masks"])
-            assert [masked(one) for one in chat] == [masks], shape
+            chat = actual.encode(messages, context)
+            masks = (expected["input_ids"], expected["assistant_masks"])
+            assert [masked(item) for item in chat] == [masks], shape
             if (name, shape) not in HISTORY:
                 assert without.encode(messages, context) == chat, shape
 
@@ -254,22 +254,24 @@ def masked(chat):
     return chat.tokens, [int(n in inside) for n in range(len(chat.tokens))]
 
 
-def test_parts_of_text(tokenizer, theirs):
+def test_parts_of_text(tokenizer, reference):
     parts = [user([{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}]), bot("A")]
     reads = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}"
         "{{ m.content }}{% else %}{% for part in m.content %}{{ part.text }}{% endfor %}"
         "{% endif %}<|im_end|>\n{% endfor %}"
     )
-    wanted = theirs.apply_chat_template(parts, chat_template=reads, return_dict=True)["input_ids"]
+    expected = reference.apply_chat_template(parts, chat_template=reads, return_dict=True)[
+        "input_ids"
+    ]
     (chat,) = encoded(tokenizer, reads, parts)
-    assert chat.tokens == wanted
-    # One that reads none would write Python's form of a list.
+    assert chat.tokens == expected
+    # A template without parts would render a Python list.
     (chat,) = encoded(tokenizer, plain(TEMPLATES["phi"]), parts)
     assert letters().decode(chat.tokens, skip_special_tokens=False).startswith("<|user|>\nHi you<")
     answer = [{"type": "text", "text": "A "}, {"type": "text", "text": "B"}]
     (chat,) = encoded(tokenizer, reads, [bot("first"), user("Hi"), bot(answer)])
-    assert said(tokenizer, [chat])[0][1] == "<|im_start|>assistant\nA B<|im_end|>"
+    assert turns_of(tokenizer, [chat])[0][1] == "<|im_start|>assistant\nA B<|im_end|>"
     prompts = reads + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     (chat,) = encoded(tokenizer, prompts, [user("Hi"), bot(answer)])
-    assert said(tokenizer, [chat]) == [["A B<|im_end|>"]]
+    assert turns_of(tokenizer, [chat]) == [["A B<|im_end|>"]]

@@ -10,8 +10,9 @@ from llmjax.data.tables.delimited import read_csv, read_tsv, text_lines
 from llmjax.data.tables.table import Row, Table
 from llmjax.data.text.parquet import table_rows
 from llmjax.data.text.reading import compressed, expand, read_whole
+from llmjax.data.text.text_files import parse_record
 from llmjax.errors import UserError
-from llmjax.storage.json_documents import DOCUMENT, RECORD, parse_json
+from llmjax.storage.json_documents import DOCUMENT, parse_json
 
 Reader: TypeAlias = Callable[[Path, Sequence[str]], Iterator[Row]]
 
@@ -113,8 +114,8 @@ def _read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     inner = Path(path.stem) if compressed(path) else path
     reader = _READERS.get(inner.suffix.lower())
     if reader is None:
-        reason = f"ends in {inner.suffix!r}" if inner.suffix else "has no ending"
-        raise UserError(path, f"{reason}, which is no known format", f"use {', '.join(_READERS)}")
+        reason = f"has the unknown suffix {inner.suffix!r}" if inner.suffix else "has no suffix"
+        raise UserError(path, reason, f"use {', '.join(_READERS)}")
     yield from reader(path, columns)
 
 
@@ -122,9 +123,7 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(text_lines(path), 1):
         if line.strip():
             place = f"{path} line {number}"
-            fix = "fix or remove the line"
-            value = parse_json(line, place, limits=RECORD, unique=True, fix=fix)
-            yield Row(place, _object(place, value))
+            yield Row(place, parse_record(place, line))
 
 
 def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -141,13 +140,9 @@ def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise UserError(path, reason, 'write [{"text": ...}, ...]')
     for number, entry in enumerate(value, 1):
         place = f"{path} entry {number}"
-        yield Row(place, _object(place, entry))
-
-
-def _object(place: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(place, "is not a JSON object", 'write objects such as {"text": "..."}')
-    return value
+        if not isinstance(entry, dict):
+            raise UserError(place, "is not a JSON object", 'write objects such as {"text": "..."}')
+        yield Row(place, entry)
 
 
 def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:

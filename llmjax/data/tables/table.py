@@ -99,7 +99,7 @@ def read_tables(tables: Sequence[Table]) -> list[Row]:
         size += _characters(row.values.values())
         if len(rows) == MAX_ROWS or size > MAX_TEXT:
             limit = f"{MAX_ROWS:,} rows or {MAX_TEXT:,} characters"
-            reason = f"there are more than {limit} up to here, and all are in memory"
+            reason = f"there are more than {limit} up to this row, and all are kept in memory"
             raise UserError(row.place, reason, "use fewer rows")
         rows.append(row)
     return rows

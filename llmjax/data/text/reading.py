@@ -83,7 +83,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
                 limit = max(BOMB_SIZE, BOMB_RATIO * os.fstat(file.fileno()).st_size)
                 yield from _limited(decompress(file, BLOCK), limit, path)
     except EOFError as error:
-        reason = "is truncated: its compressed data end early"
+        reason = "is truncated: its compressed data ends early"
         raise UserError(path, reason, "download it again") from error
     except DAMAGE as error:
         reason = f"is not valid {path.suffix} data: {error}"
@@ -253,7 +253,7 @@ def read_whole(path: Path, limit: int = LARGEST_DOCUMENT) -> tuple[int, bytes]:
         parts.append(block)
         size += len(block)
         if size > limit:
-            reason = f"is larger than {size_text(limit)}, and it is read into memory"
+            reason = f"is larger than {size_text(limit)}, the most that is read into memory"
             raise UserError(path, reason, "split it into several files, or read it in parts")
     return offset, b"".join(parts)
 

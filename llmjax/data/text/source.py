@@ -119,7 +119,7 @@ class FileSource(Source):
     """A source of local files."""
 
     paths: tuple[str, ...]
-    """Files and globs (`**` goes through folders)."""
+    """Files and globs (`**` matches nested folders)."""
 
     @property
     def location(self) -> str:

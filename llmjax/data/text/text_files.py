@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from llmjax.data.text.reading import decode, expand, read_chunks, read_lines, read_whole
 from llmjax.data.text.source import FileSource
@@ -77,7 +77,7 @@ class JsonlSource(FileSource):
             for number, (offset, line) in enumerate(read_lines(path), 1):
                 place = f"{path}:{number}"
                 if line.strip():
-                    record = _object(place, decode(path, offset, line, self.errors))
+                    record = parse_record(place, decode(path, offset, line, self.errors))
                     text = record.get(self.field)
                     if not isinstance(text, str):
                         raise _no_text(place, self.field, record)
@@ -85,7 +85,8 @@ class JsonlSource(FileSource):
                         yield _complete_characters(place, text, self.errors)
 
 
-def _object(place: str, line: str) -> dict[str, object]:
+def parse_record(place: str, line: str) -> dict[str, Any]:
+    """The JSON object of a line; `place` is its location, for messages."""
     value = parse_json(line, place, limits=RECORD, unique=True, fix="fix or remove the line")
     if not isinstance(value, dict):
         raise UserError(place, "is not a JSON object", 'write lines such as {"text": "..."}')
@@ -96,7 +97,7 @@ def _no_text(place: str, field: str, record: dict[str, object]) -> UserError:
     strings = [name for name, value in record.items() if isinstance(value, str)]
     fix = f"set field to one of its strings: {', '.join(strings) or 'there are none'}"
     if field in record:
-        return UserError(place, f"field {field!r} is no string", fix)
+        return UserError(place, f"field {field!r} is not a string", fix)
     return UserError(place, f"has no field {field!r}", fix)
 
 

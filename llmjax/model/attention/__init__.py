@@ -1,1 +1,1 @@
-"""Attention: the reference computation and the kernels that replace it."""
+"""Attention: the reference implementation and faster kernels."""

@@ -1,4 +1,4 @@
-"""Attention: the reference computation, and the choice of a faster one."""
+"""Attention: the reference implementation, and the choice of a faster one."""
 
 from collections.abc import Callable
 
@@ -13,53 +13,53 @@ from llmjax.model.products import einsum
 from llmjax.parallel import mesh
 
 Attend = Callable[[AttentionInputs], jax.Array]
-"""A way to attend; all but `reference` refuse a bias."""
+"""An implementation of attention; only `reference` takes a bias."""
 
 SMALL = 128 * 128
-"""Scores of a head up to which the reference is used: there blocks save nothing."""
+"""Scores of a head up to which the reference is used, since blocks save nothing."""
 
 
 def attend(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.Array:
-    """softmax(q kᵀ / sqrt(K) + bias) v over the keys that the mask shows; zeros if it shows none.
+    """softmax(q kᵀ / sqrt(K) + bias) v over the visible keys; zeros where there are none.
 
     Args:
       inputs: queries, keys, values and mask.
-      backend: which computation; all agree up to rounding.
+      backend: which implementation; all agree up to rounding.
 
     Returns:
       [B, T, H, K] in the dtype of q.
     """
-    path = reference if inputs.bias is not None else _choose(backend, inputs)
-    return path(inputs)
+    implementation = reference if inputs.bias is not None else _choose(backend, inputs)
+    return implementation(inputs)
 
 
 def _choose(backend: AttentionBackend, inputs: AttentionInputs) -> Attend:
-    """The path a backend takes: its own where it suits, else one that always does."""
+    """Returns the backend's implementation if it supports the inputs, else a general one."""
     if backend == "reference":
         return reference
     platform = mesh.platform()
     if backend == "cudnn" and platform != "gpu":
-        raise UserError("attention cudnn", f"this is a {platform}", "choose auto")
+        raise UserError("attention cudnn", f"needs a GPU, and this is a {platform}", "choose auto")
     if backend == "cudnn" or (backend == "auto" and platform == "gpu"):
-        if cudnn.suits(inputs):
+        if cudnn.supports(inputs):
             return cudnn.cudnn
     elif backend == "splash" or (backend == "auto" and platform == "tpu"):
         from llmjax.model.attention import splash
 
-        if splash.suits(inputs):
+        if splash.supports(inputs):
             return splash.splash
     elif backend == "blocked":
         return blocked.blocked
     queries, keys = inputs.q.shape[1], inputs.k.shape[1]
     if queries * keys <= SMALL or queries == 1:
         return reference
-    if backend == "auto" and unrolled.suits(inputs):
+    if backend == "auto" and unrolled.supports(inputs):
         return unrolled.unrolled
     return blocked.blocked
 
 
 def attend_cached(inputs: AttentionInputs, backend: AttentionBackend = "auto") -> jax.Array:
-    """As `attend`, with keys [B, N, K, S] and values [B, N, S, K], as a cache holds them."""
+    """As `attend`, with the cache's layout: keys [B, N, K, S] and values [B, N, S, K]."""
     queries, keys = inputs.q.shape[1], inputs.v.shape[2]
     in_blocks = backend != "reference" and inputs.bias is None and queries > 1
     if in_blocks and queries * keys > SMALL:
@@ -69,23 +69,23 @@ def attend_cached(inputs: AttentionInputs, backend: AttentionBackend = "auto") -
 
 
 def reference(inputs: AttentionInputs) -> jax.Array:
-    """Attention as written in the textbook, [T, S] scores and all: what the others must equal."""
+    """Textbook attention with all [T, S] scores, which the other implementations must equal."""
     k, v = inputs.k.transpose(0, 2, 3, 1), inputs.v.swapaxes(1, 2)
     return _attend_heads(inputs._replace(k=k, v=v))
 
 
 def _attend_heads(inputs: AttentionInputs) -> jax.Array:
-    """`reference` of keys [B, N, K, S] and values [B, N, S, K]: two products, over all heads."""
+    """`reference` with keys [B, N, K, S] and values [B, N, S, K], as two products."""
     q, k, v, mask, sharding, softcap, bias = inputs
     (b, t, h, width), (n, s) = q.shape, v.shape[1:3]
     group, length = h // n, sharding.length
-    seen, dtype = mask.dense(t, s), q.dtype
+    visible, dtype = mask.dense(t, s), q.dtype
     if mesh.platform() == "cpu":
-        # Its batched products of bfloat16 are refused in some small shapes, and slow in others.
+        # XLA's CPU backend refuses batched bfloat16 products of some small shapes; others are slow.
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     split = mesh.out_sharding("batch", length, "kv_heads", None, None)
     q = q.reshape(b, t, n, group, width, out_sharding=split).transpose(0, 2, 3, 1, 4)
-    # A step of decoding; a row of one token in training keeps its axis, which may be split.
+    # Decoding drops the axis of length 1; in training it stays, since it may be split.
     step = t == 1 and length is None
     if step:
         scores = einsum("bngk,bnks->bngs", q[:, :, :, 0], k)[:, :, :, None] * width**-0.5
@@ -94,24 +94,24 @@ def _attend_heads(inputs: AttentionInputs) -> jax.Array:
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
-        batch = None if bias.shape[0] == 1 else "batch"  # it may be a symbol: no comparing sizes
+        batch = None if bias.shape[0] == 1 else "batch"  # b may be symbolic
         spec = mesh.out_sharding(batch, "kv_heads", None, length, None)
         scores = scores + bias.reshape(bias.shape[0], n, group, t, s, out_sharding=spec)
-    weights = _softmax(scores, seen).astype(v.dtype)
+    weights = _softmax(scores, visible).astype(v.dtype)
     if step:
-        mixed = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]
+        out = einsum("bngs,bnsk->bngk", weights[:, :, :, 0], v)[:, :, :, None]
     else:
-        mixed = einsum("bngts,bnsk->bngtk", weights, v)
-    mixed = mixed.astype(dtype).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*sharding.heads()))
+        out = einsum("bngts,bnsk->bngtk", weights, v)
+    out = out.astype(dtype).transpose(0, 3, 1, 2, 4)
+    return out.reshape(b, t, h, width, out_sharding=mesh.out_sharding(*sharding.heads()))
 
 
-def _softmax(scores: jax.Array, seen: jax.Array | None) -> jax.Array:
-    """Over the last axis of [B, N, G, T, S], in float32; a row in which nothing is seen is zero."""
-    if seen is not None:
-        seen = seen[:, None, None]
-        scores = jnp.where(seen, scores, HIDDEN)
+def _softmax(scores: jax.Array, visible: jax.Array | None) -> jax.Array:
+    """Softmax over the last axis of [B, N, G, T, S]; rows with nothing visible are zero."""
+    if visible is not None:
+        visible = visible[:, None, None]
+        scores = jnp.where(visible, scores, HIDDEN)
     exp_scores = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    if seen is not None:
-        exp_scores = jnp.where(seen, exp_scores, 0.0)
+    if visible is not None:
+        exp_scores = jnp.where(visible, exp_scores, 0.0)
     return exp_scores / jnp.maximum(exp_scores.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)

@@ -1,8 +1,8 @@
-"""Attention in blocks: memory grows with the length, not with its square.
+"""Blockwise attention, with memory linear in the length.
 
-The softmax is taken online over blocks of keys (Rabe and Staats, arXiv:2112.05682) and the backward
-pass computes the scores again from their log-sum-exp (FlashAttention-2, arXiv:2307.08691). Blocks
-that causality or the window hides from every query of a block are not computed at all.
+The softmax is computed online over blocks of keys (Rabe and Staats, arXiv:2112.05682), and the
+backward pass recomputes the scores from their log-sum-exp (FlashAttention-2, arXiv:2307.08691). Key
+blocks that causality or the window hides from a whole query block are skipped.
 """
 
 from functools import partial
@@ -19,51 +19,52 @@ from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 SHORT, LONG = 128, 256
-"""Queries and keys of a block, in rows below 1024 tokens and from there on."""
+"""Tokens of a block, for rows below 1024 tokens and longer ones."""
 
 
-class Rows(NamedTuple):
-    """What a mask says of each row; segments may be None."""
+class MaskArrays(NamedTuple):
+    """The arrays of a mask; segments may be None."""
 
-    places: jax.Array
+    query_index: jax.Array
     """[B, T] index of each query."""
-    queries: jax.Array | None
-    """[B, T] segments."""
-    keys: jax.Array | None
-    """[B, S] segments."""
+    query_segments: jax.Array | None
+    """[B, T]."""
+    key_segments: jax.Array | None
+    """[B, S]."""
 
 
 class Tiles(NamedTuple):
-    """One device's arrays cut into blocks along the length; heads before it, grouped."""
+    """One device's arrays in blocks along the length, with heads grouped and before the length."""
 
     q: jax.Array
-    """[queries' blocks, B, N, G, block, K]."""
+    """[query blocks, B, N, G, block, K]."""
     k: jax.Array
-    """[keys' blocks, B, N, block, K], as v."""
+    """[key blocks, B, N, block, K]."""
     v: jax.Array
-    rows: Rows
-    """[blocks, B, block] each."""
-    keys: int
-    """S, before padding to whole blocks."""
+    """As k."""
+    mask: MaskArrays
+    """Each [blocks, B, block]."""
+    num_keys: int
+    """S, before padding to full blocks."""
 
     def score(self, i: jax.Array, j: jax.Array, rules: BlockRules) -> tuple[jax.Array, jax.Array]:
-        """Scores [B, N, G, block, block] of query block i and key block j, and which are seen."""
+        """Scores [B, N, G, block, block] of query block i by key block j, and which are visible."""
         s = einsum("bngqk,bnsk->bngqs", self.q[i], self.k[j]) * self.q.shape[-1] ** -0.5
         if rules.softcap is not None:
             s = rules.softcap * jnp.tanh(s / rules.softcap)
         key = j * self.k.shape[3] + jnp.arange(self.k.shape[3])
-        distance = self.rows.places[i][..., None] - key
-        queries, keys = self.rows.queries, self.rows.keys
+        distance = self.mask.query_index[i][..., None] - key
+        queries, keys = self.mask.query_segments, self.mask.key_segments
         queries = None if queries is None else queries[i][..., None]
         keys = None if keys is None else keys[j][:, None, :]
-        seen = jnp.broadcast_to(key < self.keys, distance.shape)
-        shown = visible(distance, queries, keys, rules.causal, rules.window)
-        seen = seen if shown is None else seen & shown
+        real = jnp.broadcast_to(key < self.num_keys, distance.shape)
+        seen = visible(distance, queries, keys, rules.causal, rules.window)
+        seen = real if seen is None else real & seen
         return s, seen[:, None, None]
 
     def reach(self, i: jax.Array, rules: BlockRules) -> tuple[jax.Array | int, jax.Array | int]:
-        """The first key block that query block i may see, and the one after the last."""
-        index, (blocks, block) = self.rows.places[i], (self.k.shape[0], self.k.shape[3])
+        """Range of key blocks that query block i may see: the first, and the one after the last."""
+        index, (blocks, block) = self.mask.query_index[i], (self.k.shape[0], self.k.shape[3])
         first: jax.Array | int = 0
         end: jax.Array | int = blocks
         if rules.causal:
@@ -78,8 +79,8 @@ class Tiles(NamedTuple):
 def cut(x: jax.Array, block: int, mode: str = "constant") -> jax.Array:
     """[B, T, ...] -> [blocks, B, block, ...]."""
     blocks = -(-x.shape[1] // block)
-    room = [(0, 0), (0, blocks * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-    x = jnp.pad(x, room, mode=mode)
+    padding = [(0, 0), (0, blocks * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, padding, mode=mode)
     return x.reshape(x.shape[0], blocks, block, *x.shape[2:]).swapaxes(0, 1)
 
 
@@ -102,16 +103,17 @@ def join_queries(x: jax.Array, length: int) -> jax.Array:
     return join(x.reshape(*x.shape[:3], -1, x.shape[-1]), length)
 
 
-def tile(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: BlockRules) -> Tiles:
+def tile(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules) -> Tiles:
+    """Cuts one device's arrays into blocks."""
     block, keys = min(rules.block, q.shape[1]), k.shape[1]
     width = min(rules.block, keys)
-    parts = Rows(
-        cut(rows.places, block, "edge"),
-        None if rows.queries is None else cut(rows.queries, block),
-        None if rows.keys is None else cut(rows.keys, width),
+    arrays = MaskArrays(
+        cut(mask.query_index, block, "edge"),
+        None if mask.query_segments is None else cut(mask.query_segments, block),
+        None if mask.key_segments is None else cut(mask.key_segments, width),
     )
     k, v = (cut(x, width).swapaxes(2, 3) for x in (k, v))
-    return Tiles(cut_queries(q, k.shape[2], block), k, v, parts, keys)
+    return Tiles(cut_queries(q, k.shape[2], block), k, v, arrays, keys)
 
 
 def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
@@ -122,31 +124,33 @@ def blocked(inputs: AttentionInputs, block: int | None = None) -> jax.Array:
         index = jnp.broadcast_to(jnp.arange(q.shape[1]), q.shape[:2])
     if block is None:
         block = SHORT if max(q.shape[1], k.shape[1]) < 1024 else LONG
-    rows = Rows(index, mask.query_segments, mask.key_segments)
-    return _blocked(q, k, v, rows, inputs.rules(block))
+    arrays = MaskArrays(index, mask.query_segments, mask.key_segments)
+    return _blocked(q, k, v, arrays, inputs.rules(block))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: BlockRules) -> jax.Array:
-    return _forward(q, k, v, rows, rules)[0]
+def _blocked(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
+) -> jax.Array:
+    return _forward(q, k, v, mask, rules)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, rules: BlockRules
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskArrays, rules: BlockRules
 ) -> tuple[jax.Array, tuple]:
     heads, keys, index, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, index, index, ("batch", None))
     run = mesh.per_device(partial(_local_forward, rules=rules), axes, (heads, lse_axes))
-    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *rows))
-    return out, (q, k, v, rows, out, lse)
+    out, lse = (checkpoint_name(x, ATTENTION) for x in run(q, k, v, *mask))
+    return out, (q, k, v, mask, out, lse)
 
 
 def _backward(rules: BlockRules, saved: tuple, dout: jax.Array) -> tuple:
-    q, k, v, rows, out, lse = saved
+    q, k, v, mask, out, lse = saved
     heads, keys, index, lse_axes = _axes(rules.sharding)
     axes = (heads, keys, keys, index, index, ("batch", None), heads, lse_axes, heads)
     run = mesh.per_device(partial(_local_backward, rules=rules), axes, (heads, keys, keys))
-    return *run(q, k, v, *rows, out, lse, dout), None
+    return *run(q, k, v, *mask, out, lse, dout), None
 
 
 _blocked.defvjp(_forward, _backward)
@@ -164,31 +168,31 @@ def _local_forward(
     k: jax.Array,
     v: jax.Array,
     index: jax.Array,
-    queries: jax.Array | None,
-    keys: jax.Array | None,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
     *,
     rules: BlockRules,
 ) -> tuple[jax.Array, jax.Array]:
-    tiles = tile(q, k, v, Rows(index, queries, keys), rules)
+    tiles = tile(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
 
-    def one(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def add(j: jax.Array, sofar: tuple) -> tuple:
-            top, total, mixed = sofar
+    def query_block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def add(j: jax.Array, carry: tuple) -> tuple:
+            top, total, weighted = carry
             s, seen = tiles.score(i, j, rules)
             s = jnp.where(seen, s, HIDDEN)
-            higher = jnp.maximum(top, s.max(-1))
-            exp_scores = jnp.where(seen, jnp.exp(s - higher[..., None]), 0.0)
-            fade = jnp.exp(top - higher)
-            more = einsum("bngqs,bnsk->bngqk", exp_scores.astype(v.dtype), tiles.v[j])
-            return higher, total * fade + exp_scores.sum(-1), mixed * fade[..., None] + more
+            new_top = jnp.maximum(top, s.max(-1))
+            exp_scores = jnp.where(seen, jnp.exp(s - new_top[..., None]), 0.0)
+            scale = jnp.exp(top - new_top)
+            update = einsum("bngqs,bnsk->bngqk", exp_scores.astype(v.dtype), tiles.v[j])
+            return new_top, total * scale + exp_scores.sum(-1), weighted * scale[..., None] + update
 
         shape = tiles.q.shape[1:]
         start = (jnp.full(shape[:-1], HIDDEN), jnp.zeros(shape[:-1]), jnp.zeros(shape))
-        top, total, mixed = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
-        total = jnp.where(total == 0.0, 1.0, total)  # nothing seen: zeros
-        return (mixed / total[..., None]).astype(q.dtype), top + jnp.log(total)
+        top, total, weighted = jax.lax.fori_loop(*tiles.reach(i, rules), add, start)
+        total = jnp.where(total == 0.0, 1.0, total)  # nothing visible: zeros
+        return (weighted / total[..., None]).astype(q.dtype), top + jnp.log(total)
 
-    out, lse = jax.lax.map(one, jnp.arange(tiles.q.shape[0]))
+    out, lse = jax.lax.map(query_block, jnp.arange(tiles.q.shape[0]))
     length = q.shape[1]
     lse = lse.transpose(1, 2, 3, 0, 4).reshape(q.shape[0], q.shape[2], -1)[..., :length]
     return join_queries(out, length), lse
@@ -199,22 +203,22 @@ def _local_backward(
     k: jax.Array,
     v: jax.Array,
     index: jax.Array,
-    queries: jax.Array | None,
-    keys: jax.Array | None,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
     out: jax.Array,
     lse: jax.Array,
     dout: jax.Array,
     *,
     rules: BlockRules,
 ) -> tuple[jax.Array, ...]:
-    tiles = tile(q, k, v, Rows(index, queries, keys), rules)
+    tiles = tile(q, k, v, MaskArrays(index, query_segments, key_segments), rules)
     blocks, _, n, _, block, width = tiles.q.shape
     douts = cut_queries(dout.astype(v.dtype), n, block)
     product = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     deltas = cut_queries(product, n, block)
     lses = cut_queries(lse.swapaxes(1, 2)[..., None], n, block)
 
-    def one(sums: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
+    def query_block(sums: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
         def add(j: jax.Array, sums: tuple) -> tuple:
             dq, dk, dv = sums
             s, seen = tiles.score(i, j, rules)
@@ -233,7 +237,7 @@ def _local_backward(
         return (dk, dv), dq.astype(q.dtype)
 
     zeros = jnp.zeros(tiles.k.shape)
-    (dk, dv), dq = jax.lax.scan(one, (zeros, zeros), jnp.arange(blocks))
+    (dk, dv), dq = jax.lax.scan(query_block, (zeros, zeros), jnp.arange(blocks))
     axes = _axes(rules.sharding)[1]
     dk, dv = (join(x.swapaxes(2, 3), k.shape[1]) for x in (dk, dv))
     dk, dv = (mesh.reduce_scatter(x, (rules.sharding.length,), axes) for x in (dk, dv))

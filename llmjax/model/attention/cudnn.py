@@ -1,4 +1,4 @@
-"""cuDNN's flash attention, on NVIDIA."""
+"""cuDNN's flash attention, for NVIDIA GPUs."""
 
 from typing import Any, Literal
 
@@ -10,15 +10,14 @@ from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
 MASK_BYTES = 2**30
-"""cuDNN takes segments as a [B, T, S] bias; on one device it may take this much memory."""
+"""Most memory per device of the [B, T, S] bias that cuDNN takes segments as."""
 
 
-def suits(inputs: AttentionInputs) -> bool:
+def supports(inputs: AttentionInputs) -> bool:
     """Whether cuDNN's flash attention computes this.
 
-    On Ampere or later, half precision, heads up to 128 wide, no soft-cap, rows of even length and
-    whole on each device; segments, and a window that is not causal, while their mask is of bearable
-    size.
+    It needs Ampere or later, half precision, heads up to 128 wide, no soft-cap, and unsplit rows of
+    even length; segments, or a window that is not causal, need a mask within MASK_BYTES.
     """
     q, k, _, mask = inputs[:4]
     (b, t, _, width), s = q.shape, k.shape[1]
@@ -39,9 +38,9 @@ def suits(inputs: AttentionInputs) -> bool:
 
 
 def _has_kernels() -> bool:
-    """Whether the GPUs here can run it: NVIDIA's, of compute capability 8.0 (Ampere) or later.
+    """Whether the local GPUs are NVIDIA's, with compute capability 8.0 (Ampere) or later.
 
-    AMD's name an architecture instead. A GPU that is compiled for without being here, is taken to.
+    AMD GPUs report an architecture instead. When compiling for an absent GPU, True is assumed.
     """
     if jax.default_backend() != "gpu":
         return True
@@ -50,19 +49,19 @@ def _has_kernels() -> bool:
 
 
 def is_forward(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Remat policy: keeps what the forward kernel leaves for the backward one.
+    """Remat policy that keeps the residuals of the forward kernel, which have no checkpoint name.
 
-    It has no checkpoint name. Without this, the forward kernel would run once more.
+    Without it, the backward pass would run the forward kernel again.
     """
     return str(primitive.name).startswith("dot_product_attention_fwd")
 
 
 def cudnn(inputs: AttentionInputs, implementation: Literal["cudnn", "xla"] = "cudnn") -> jax.Array:
-    """As `attention.reference`, where `suits`; "xla" computes the same anywhere, for tests."""
+    """As `attention.reference`, if supported; "xla" computes the same anywhere, for tests."""
     q, k, v, mask, sharding = inputs[:5]
     causal, window = mask.causal, mask.window
-    near = (window - 1, 0) if causal and window is not None else None
-    masked = None if causal else window  # cuDNN has no window ahead: that becomes part of its mask
+    local_window = (window - 1, 0) if causal and window is not None else None
+    mask_window = None if causal else window  # cuDNN has no window ahead: the mask contains it
 
     def local(
         q: jax.Array,
@@ -71,7 +70,7 @@ def cudnn(inputs: AttentionInputs, implementation: Literal["cudnn", "xla"] = "cu
         queries: jax.Array | None,
         keys: jax.Array | None,
     ) -> tuple[jax.Array]:
-        seen = Mask(queries, keys, None, False, masked).dense(q.shape[1], k.shape[1])
+        seen = Mask(queries, keys, None, False, mask_window).dense(q.shape[1], k.shape[1])
         if seen is not None:
             seen = jnp.broadcast_to(seen, (len(q), *seen.shape[1:]))
         out = jax.nn.dot_product_attention(
@@ -80,19 +79,21 @@ def cudnn(inputs: AttentionInputs, implementation: Literal["cudnn", "xla"] = "cu
             v,
             mask=None if seen is None else seen[:, None],
             is_causal=causal,
-            local_window_size=near,
+            local_window_size=local_window,
             implementation=implementation,
         )
-        # Its mask is a large bias: where nothing is seen, everything would be.
-        return (out if seen is None else jnp.where(_any(seen, mask)[..., None, None], out, 0),)
+        # The mask is a large bias: queries without visible keys attend to all.
+        if seen is None:
+            return (out,)
+        return (jnp.where(_sees_any(seen, mask)[..., None, None], out, 0),)
 
     heads, rows = sharding.heads(), ("batch", sharding.length)
     run = mesh.per_device(local, (heads, KEYS, KEYS, rows, ("batch", None)), (heads,))
     return run(q, k, v, mask.query_segments, mask.key_segments)[0]
 
 
-def _any(seen: jax.Array, mask: Mask) -> jax.Array:
-    """[B, T]: whether a query sees any key at all."""
+def _sees_any(seen: jax.Array, mask: Mask) -> jax.Array:
+    """[B, T]: whether a query sees any key."""
     if mask.causal:
         rows = Mask(causal=True, window=mask.window).dense(*seen.shape[1:])
         seen = seen if rows is None else seen & rows

@@ -1,4 +1,4 @@
-"""What attention is computed from, and who may see whom in it."""
+"""The inputs of attention and its mask."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from llmjax.model.layers import ActivationSharding
 from llmjax.parallel import mesh
 
 HIDDEN = float(jnp.finfo(jnp.float32).min)
-"""The score of a key out of sight; finite, so that differences are."""
+"""Score of a hidden key; finite, so that differences are finite."""
 
 
 @jax.tree_util.register_dataclass
@@ -18,30 +18,30 @@ HIDDEN = float(jnp.finfo(jnp.float32).min)
 class Mask:
     """Which keys a query sees.
 
-    Key s of a row has index s; query t has index t, or `index[b, t]` where given. Segments are
-    documents packed into a row, counted from 1; 0 is padding, which nothing sees.
+    Key s of a row has index s; query t has index t, or `index[b, t]`. Segments number the documents
+    packed into a row from 1; 0 is padding, which is hidden.
     """
 
     query_segments: jax.Array | None = None
-    """[B, T] int32; a query sees keys of its own segment. None: keys of every segment but 0."""
+    """[B, T] int32; queries see keys of their own segment. None: of all segments but 0."""
     key_segments: jax.Array | None = None
-    """[B, S] int32; None: all keys are of one segment."""
+    """[B, S] int32; None: all keys are in one segment."""
     index: jax.Array | None = None
-    """[B, T] int32; None for 0, 1, 2, …"""
+    """[B, T] int32; None: 0, 1, 2, …"""
     causal: bool = field(default=True, metadata={"static": True})
     """Whether later keys are hidden."""
     window: int | None = field(default=None, metadata={"static": True})
-    """Distance at which keys are out of sight, behind and, if not causal, ahead."""
+    """Distance from which keys are hidden, behind and, if not causal, ahead."""
 
     def dense(self, queries: int, keys: int) -> jax.Array | None:
-        """[B or 1, T, S] bool, or None where every query sees every key."""
+        """Returns the mask as bool [B or 1, T, S], or None if every query sees every key."""
         key, query = self.key_segments, self.query_segments
         key = None if key is None else mesh.reshard(key, "batch", None)[:, None, :]
         query = None if query is None else query[:, :, None]
         return visible(self.distance(queries, keys), query, key, self.causal, self.window)
 
     def distance(self, queries: int, keys: int) -> jax.Array:
-        """[B or 1, T, S] int32: how far each key lies behind each query."""
+        """Returns the index of each query less that of each key, [B or 1, T, S] int32."""
         index = jnp.arange(queries)[None] if self.index is None else self.index
         return index[:, :, None] - jnp.arange(keys)
 
@@ -53,29 +53,29 @@ def visible(
     causal: bool,
     window: int | None,
 ) -> jax.Array | None:
-    """Which keys each query sees, [..., T, S] bool; None where every query sees every key.
+    """Returns which keys each query sees, [..., T, S] bool; None if every query sees every key.
 
     Args:
-      distance: [..., T, S] int32, how far each key lies behind each query.
-      query_segments: [..., T, 1] int32, as in `Mask`; without `key_segments` they do not count.
+      distance: [..., T, S] int32, the query's index less the key's.
+      query_segments: [..., T, 1] int32, as in `Mask`; ignored without `key_segments`.
       key_segments: [..., 1, S] int32.
       causal: as in `Mask`.
       window: as in `Mask`.
     """
-    seen = []
+    conditions = []
     if causal:
-        seen.append(distance >= 0)
+        conditions.append(distance >= 0)
     if window is not None:
-        seen.append(jnp.abs(distance) < window)
+        conditions.append(jnp.abs(distance) < window)
     if key_segments is not None:
-        seen.append(key_segments != 0)
+        conditions.append(key_segments != 0)
         if query_segments is not None:
-            seen.append(key_segments == query_segments)
-    return jax.tree.reduce(jnp.logical_and, seen) if seen else None
+            conditions.append(key_segments == query_segments)
+    return jax.tree.reduce(jnp.logical_and, conditions) if conditions else None
 
 
 class AttentionInputs(NamedTuple):
-    """What attention is computed from."""
+    """The inputs of attention."""
 
     q: jax.Array
     """[B, T, H, K]."""
@@ -86,20 +86,20 @@ class AttentionInputs(NamedTuple):
     mask: Mask
     """Which keys each query sees."""
     sharding: ActivationSharding
-    """How the queries' length is split; keys and values are whole."""
+    """How queries are split along the length; keys and values are not."""
     softcap: float | None = None
-    """Bounds the scores s as cap * tanh(s / cap)."""
+    """Scores s become cap * tanh(s / cap)."""
     bias: jax.Array | None = None
     """[B or 1, H, T, S] float32, added to the scores; only the reference takes one."""
 
     def rules(self, block: int) -> "BlockRules":
-        """What is known while tracing, for a computation in blocks of this many tokens."""
+        """Returns the static parameters of attention in blocks of this many tokens."""
         mask = self.mask
         return BlockRules(mask.causal, mask.window, self.softcap, self.sharding, block)
 
 
 class BlockRules(NamedTuple):
-    """What attention in blocks knows while tracing."""
+    """Static parameters of attention in blocks."""
 
     causal: bool
     window: int | None

@@ -1,4 +1,4 @@
-"""Relative positions as numbers added to attention's scores (T5, arXiv:1910.10683, section 2.1)."""
+"""Relative position biases of attention scores (T5, arXiv:1910.10683, section 2.1)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,35 +13,34 @@ from llmjax.parallel import mesh
 
 
 class RelativeBias(nnx.Module):
-    """A learned number for each head and each kind of distance, shared by the layers of a stack."""
+    """A learned bias per head and distance bucket, shared by the layers of a stack."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         shape = (config.relative_buckets, config.num_heads)
         self.rows = normal(rngs, shape, (None, "heads"), compute.init_std)
-        self.furthest = config.relative_max_distance
+        self.max_distance = config.relative_max_distance
 
     def __call__(
         self, mask: Mask, queries: int, keys: int, sharding: ActivationSharding
     ) -> jax.Array:
         """[B or 1, H, T, S] float32."""
         count = self.rows.shape[0]
-        kinds = buckets(mask.distance(queries, keys), count, self.furthest, mask.causal)
-        # A product, not a look-up: its derivative is one too, and splits over heads by itself.
-        chosen = jax.nn.one_hot(kinds, count, dtype=jnp.float32)
-        bias = einsum("bqkn,nh->bhqk", chosen, self.rows[...])
+        index = buckets(mask.distance(queries, keys), count, self.max_distance, mask.causal)
+        # A product instead of a look-up, so that the derivative is a product, split over heads.
+        one_hot = jax.nn.one_hot(index, count, dtype=jnp.float32)
+        bias = einsum("bqkn,nh->bhqk", one_hot, self.rows[...])
         batch = "batch" if mask.index is not None else None
         return mesh.reshard(bias, batch, "heads", sharding.length, None)
 
 
-def buckets(distance: jax.Array, count: int, furthest: int, causal: bool) -> jax.Array:
-    """Kinds of distance: half of them for each small one, half in logarithmic steps.
+def buckets(distance: jax.Array, count: int, max_distance: int, causal: bool) -> jax.Array:
+    """Returns distance buckets: half are single small distances, half grow logarithmically.
 
     Args:
-      distance: int32, how far a key lies behind its query.
-      count: how many kinds; where not causal, half of them for keys behind and half for those
-        ahead.
-      furthest: from this distance on all are one kind.
-      causal: keys ahead count as distance 0.
+      distance: int32, the query's index less the key's.
+      count: number of buckets; if not causal, half are for keys behind and half for keys ahead.
+      max_distance: distances from this on share the last bucket.
+      causal: whether keys ahead count as distance 0.
 
     Returns:
       int32 of the same shape, from 0 to count - 1.
@@ -54,6 +53,6 @@ def buckets(distance: jax.Array, count: int, furthest: int, causal: bool) -> jax
     distance = jnp.maximum(distance, 0)
     exact = count // 2
     growth = jnp.log(jnp.maximum(distance, exact).astype(jnp.float32) / exact)
-    steps = growth / jnp.log(jnp.float32(furthest / exact)) * (count - exact)
+    steps = growth / jnp.log(jnp.float32(max_distance / exact)) * (count - exact)
     far = jnp.minimum(exact + steps.astype(jnp.int32), count - 1)
     return first + jnp.where(distance < exact, distance, far)

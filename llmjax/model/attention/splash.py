@@ -1,4 +1,4 @@
-"""Splash attention, the Pallas kernel that comes with JAX for TPUs."""
+"""Splash attention, JAX's Pallas kernel for TPUs."""
 
 from typing import Any
 
@@ -13,29 +13,29 @@ from llmjax.parallel import mesh
 
 KEYS = ("batch", None, "kv_heads", "head_dim")
 LANES = 128
-"""Blocks are multiples of this."""
+"""Block sizes are multiples of this."""
 BLOCK = 512
-"""And at best as long as this."""
+"""Preferred block size."""
 
 
-def suits(inputs: AttentionInputs) -> bool:
-    """Whether splash attention computes this: rows in whole blocks, queries in their own order.
+def supports(inputs: AttentionInputs) -> bool:
+    """Whether splash attention computes this: rows of full blocks, queries in order.
 
-    What is not masked at all cannot be split along the length (its tables would be empty).
+    Attention without a mask cannot be split along the length, since its tables would be empty.
     """
     q, k, _, mask = inputs[:4]
     split = mesh.parts("length")
-    whole = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
+    full_blocks = q.shape[1] % (LANES * split) == 0 and k.shape[1] % LANES == 0
     masked = mask.causal or mask.window is not None
-    return whole and mask.index is None and (masked or split == 1)
+    return full_blocks and mask.index is None and (masked or split == 1)
 
 
 def splash(inputs: AttentionInputs) -> jax.Array:
-    """As `attention.reference`, where `suits`; off TPUs it is interpreted, for tests."""
+    """As `attention.reference`, if supported; interpreted on other platforms, for tests."""
     q, k, v, mask, sharding, softcap, _ = inputs
     (b, t, h, width), s = q.shape, k.shape[1]
     queries, keys = mask.query_segments, mask.key_segments
-    if keys is not None and queries is None:  # all real keys are one document to every query
+    if keys is not None and queries is None:  # all keys but padding are visible
         queries, keys = jnp.ones((b, t), jnp.int32), (keys != 0).astype(jnp.int32)
     kernel = _kernel(mask, softcap, t, s, h, sharding)
 
@@ -62,19 +62,19 @@ def splash(inputs: AttentionInputs) -> jax.Array:
     out = mesh.per_device(local, axes, (heads,))(q, k, v, queries, keys, kernel)[0]
     if queries is None or keys is None:
         return out
-    real = queries != 0  # padding saw padding
-    if not mask.causal:  # and who has no key of its own segment saw them all
+    real = queries != 0  # in the kernel, padding sees padding
+    if not mask.causal:  # and a query without keys of its segment sees all of them
         keys = mesh.reshard(keys, "batch", None)
         real &= (queries[:, :, None] == keys[:, None, :]).any(-1)
     return jnp.where(real[..., None, None], out, 0)
 
 
 def _kernel_spec(kernel: kernels.SplashAttentionKernel, sharding: ActivationSharding) -> Any:
-    """How the kernel's own tables are split, as a tree of partitions; None without a mesh."""
+    """Partitions of the kernel's tables, as a tree; None without a mesh."""
     if not mesh.has_shardings():
         return None
-    place, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", sharding.length)
-    return kernel.manual_sharding_spec(jax.sharding.NamedSharding(place, spec))
+    devices, spec = jax.sharding.get_abstract_mesh(), mesh.logical_spec("heads", sharding.length)
+    return kernel.manual_sharding_spec(jax.sharding.NamedSharding(devices, spec))
 
 
 def _kernel(
@@ -82,13 +82,13 @@ def _kernel(
 ) -> kernels.SplashAttentionKernel:
     window = None if mask.window is None else mask.window - 1
     if mask.causal and window is None:
-        one: masks.Mask = masks.CausalMask((t, s))
+        head_mask: masks.Mask = masks.CausalMask((t, s))
     elif window is not None:
-        one = masks.LocalMask((t, s), (window, 0 if mask.causal else window), 0)
+        head_mask = masks.LocalMask((t, s), (window, 0 if mask.causal else window), 0)
     else:
-        one = masks.FullMask((t, s))
-    if mesh.parts(sharding.length) > 1:  # tables: a mask computed in the kernel cannot be split
-        one = masks.LogicalAnd(one, masks.FullMask((t, s)))
+        head_mask = masks.FullMask((t, s))
+    if mesh.parts(sharding.length) > 1:  # as tables: a mask computed in the kernel cannot be split
+        head_mask = masks.LogicalAnd(head_mask, masks.FullMask((t, s)))
     rows = next(n for n in (BLOCK, 256, LANES) if t // mesh.parts(sharding.length) % n == 0)
     columns = next(n for n in (BLOCK, 256, LANES) if s % n == 0)
     sizes = kernels.BlockSizes(
@@ -100,7 +100,7 @@ def _kernel(
         block_kv_dq=columns,
     )
     return kernels.make_splash_mha(
-        masks.MultiHeadMask([one] * heads),
+        masks.MultiHeadMask([head_mask] * heads),
         block_sizes=sizes,
         attn_logits_soft_cap=softcap,
         head_shards=mesh.parts("heads"),

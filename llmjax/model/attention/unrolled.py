@@ -1,9 +1,9 @@
-"""Self-attention over rows of moderate length on a CPU: a few large blocks, written out.
+"""Unrolled blockwise self-attention, for rows of moderate length on CPUs.
 
-Queries and keys of a row have the same places, so the keys that a block of queries may see are a
-slice known while tracing, and no others are multiplied. The backward pass computes the scores again
-(FlashAttention-2, arXiv:2307.08691), transposed: then the contracted dimension stands last on the
-left of every product, which is what XLA's CPU backend is fast at.
+Queries and keys of a row have the same indices, so the keys that a block of queries may see are a
+slice known while tracing, and only these are multiplied. The backward pass recomputes the scores
+(FlashAttention-2, arXiv:2307.08691), transposed: the contracted dimension is then last on the left
+of every product, where XLA's CPU backend is fast.
 """
 
 from functools import partial
@@ -18,13 +18,13 @@ from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
 
 BLOCK = 128
-"""Queries of a block."""
+"""Tokens of a block."""
 LONGEST = 1024
-"""Tokens of a row up to which writing out is worth its compilation."""
+"""Tokens of a row up to which unrolling is worth its compile time."""
 
 
-def suits(inputs: AttentionInputs) -> bool:
-    """Whether this computes it: self-attention on a CPU, whole rows on each device, no soft-cap."""
+def supports(inputs: AttentionInputs) -> bool:
+    """Whether this computes it: self-attention on a CPU, unsplit rows, no soft-cap."""
     mask = inputs.mask
     return (
         mesh.platform() == "cpu"
@@ -37,7 +37,7 @@ def suits(inputs: AttentionInputs) -> bool:
 
 
 def unrolled(inputs: AttentionInputs, block: int = BLOCK) -> jax.Array:
-    """As `attention.reference`, where `suits`."""
+    """As `attention.reference`, if supported."""
     q, k, v, mask = inputs[:4]
     return _unrolled(q, k, v, mask.key_segments, inputs.rules(block))
 
@@ -87,7 +87,7 @@ def _local_forward(
         top = s.max(-1, keepdims=True)
         exp_scores = _where(seen, jnp.exp(s - top), 0.0)
         total = exp_scores.sum(-1, keepdims=True)
-        total = jnp.where(total == 0.0, 1.0, total)  # nothing seen: zeros
+        total = jnp.where(total == 0.0, 1.0, total)  # nothing visible: zeros
         outs.append((_nn(exp_scores.astype(v.dtype), v[:, keys]) / total).astype(q.dtype))
         lses.append((top + jnp.log(total))[..., 0])
     lse = jnp.concatenate(lses, 1).reshape(-1, heads, length)
@@ -111,7 +111,7 @@ def _local_backward(
     delta, lse = delta.swapaxes(1, 2).reshape(-1, 1, length), lse.reshape(-1, 1, length)
     q, dout = _heads_first(q), _heads_first(dout)
     k, v = _heads_first(k, group), _heads_first(v, group)
-    turned, dqt = k.swapaxes(1, 2), jnp.zeros((len(q), width, length))
+    kt, dqt = k.swapaxes(1, 2), jnp.zeros((len(q), width, length))
     dks, dvs = [], []
     for keys, queries in _blocks(length, rules, forward=False):
         s = _nt(k[:, keys], q[:, queries]) * width**-0.5
@@ -122,8 +122,8 @@ def _local_backward(
         ds = ds.astype(q.dtype)
         dvs.append(_nn(exp_scores.astype(v.dtype), dout[:, queries]))
         dks.append(_nn(ds, q[:, queries]))
-        room = ((0, 0), (0, 0), (queries.start, length - queries.stop))
-        dqt = dqt + jnp.pad(_nn(turned[:, :, keys], ds), room)
+        padding = ((0, 0), (0, 0), (queries.start, length - queries.stop))
+        dqt = dqt + jnp.pad(_nn(kt[:, :, keys], ds), padding)
     dq = _heads_last(dqt.swapaxes(1, 2), heads).astype(q.dtype)
     sums = (_heads_last(jnp.concatenate(parts, 1), heads) for parts in (dks, dvs))
     dk, dv = (x.reshape(*x.shape[:2], kv_heads, group, width).sum(3) for x in sums)
@@ -131,22 +131,22 @@ def _local_backward(
 
 
 def _blocks(length: int, rules: BlockRules, *, forward: bool) -> list[tuple[slice, slice]]:
-    """Blocks of queries and the keys that they may see; or of keys, and who may see them."""
+    """Returns query blocks with their visible keys; or, backward, key blocks with their queries."""
     reach = length if rules.window is None else rules.window - 1
-    found = []
+    blocks = []
     for start in range(0, length, rules.block):
         stop = min(start + rules.block, length)
         before = 0 if not forward and rules.causal else reach
         after = 0 if forward and rules.causal else reach
-        other = slice(max(0, start - before), min(length, stop + after))
-        found.append((slice(start, stop), other))
-    return found
+        visible_range = slice(max(0, start - before), min(length, stop + after))
+        blocks.append((slice(start, stop), visible_range))
+    return blocks
 
 
 def _seen(
     queries: slice, keys: slice, segments: jax.Array | None, rules: BlockRules
 ) -> jax.Array | None:
-    """[B or 1, queries, keys] bool; None where every query sees every key."""
+    """[B or 1, queries, keys] bool; None if every query sees every key."""
     distance = jnp.arange(queries.start, queries.stop)[:, None] - jnp.arange(keys.start, keys.stop)
     query, key = None, None
     if segments is not None:
@@ -163,7 +163,7 @@ def _where(seen: jax.Array | None, x: jax.Array, otherwise: float) -> jax.Array:
 
 
 def _heads_first(x: jax.Array, repeats: int = 1) -> jax.Array:
-    """[B, T, H, K] -> [B H, T, K], each head as often as `repeats` says."""
+    """[B, T, H, K] -> [B H, T, K], with each head repeated."""
     b, t, h, k = x.shape
     x = x.swapaxes(1, 2)
     if repeats > 1:
@@ -187,6 +187,6 @@ def _nn(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     dimensions = (((contract[0],), (contract[1],)), ((0,), (0,)))
-    return jax.lax.dot_general(a, b, dimensions, exact, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(a, b, dimensions, precision, preferred_element_type=jnp.float32)

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from typing import Any, Literal, Protocol
 
-from llmjax.metrics.names import in_words, task_metrics, value_in_words
+from llmjax.metrics.names import display_name, display_value, task_metrics
 from llmjax.run.telemetry.sinks import Record
 
 # Metrics that a training line formats individually, or omits; all others follow by name.
@@ -169,8 +169,8 @@ def _of_tasks(record: Record, tasks: dict[str, list[str]]) -> str:
     parts = []
     for name in names:
         task, value = name.rpartition(".")[0], record.get(name)
-        text = "n/a" if value is None else value_in_words(name, value)
-        parts.append(f"{task} {in_words(name)} {text}".strip())
+        text = "n/a" if value is None else display_value(name, value)
+        parts.append(f"{task} {display_name(name)} {text}".strip())
     return "  ".join(parts)
 
 

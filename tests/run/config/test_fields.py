@@ -13,9 +13,9 @@ def test_docstrings_of_attributes_are_read_as_one_line():
 def test_inherited_fields_keep_their_docstrings():
     from llmjax.optimizers.standard import LionConfig
 
-    docs = fields.docs(LionConfig)
-    assert docs["clip_norm"].startswith("Gradients longer")
-    assert docs["beta1"].startswith("Weight of the mean")
+    found = fields.docs(LionConfig)
+    assert found["clip_norm"].startswith("Maximum global 2-norm")
+    assert found["beta1"].startswith("Weight of the momentum")
 
 
 def test_rows_cover_every_field_once_and_leave_out_tags():
@@ -56,13 +56,13 @@ def test_flags_and_nearest():
 
 
 def dataclasses_in(annotation) -> set[type]:
-    classes = set()
+    found = set()
     item = fields.element(annotation)
     for cls in fields.variants(annotation if item is None else item):
-        classes.add(cls)
+        found.add(cls)
         for inner in fields.hints(cls).values():
-            classes |= dataclasses_in(inner)
-    return classes
+            found |= dataclasses_in(inner)
+    return found
 
 
 @pytest.mark.parametrize("cls", sorted(dataclasses_in(Config), key=lambda cls: cls.__name__))

@@ -32,7 +32,7 @@ def parse(content: bytes, name: object) -> Any:
       UserError: it is not a SentencePiece model of type BPE or unigram, or too large.
     """
     if len(content) > MODEL_SIZE:
-        reason = f"is larger than {MODEL_SIZE:,} bytes, which is the most that is read"
+        reason = f"is larger than the limit of {MODEL_SIZE:,} bytes"
         raise UserError(name, reason, OTHER)
     proto = schema.ModelProto()
     try:
