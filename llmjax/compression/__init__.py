@@ -1,1 +1,1 @@
-"""Lossless compression by a run's model: any bytes in, the very same bytes out."""
+"""Lossless compression of any bytes with a language model."""

@@ -201,7 +201,8 @@ def test_the_model_is_checked_whatever_the_frames_are(run, runs, tmp_path):
 def test_the_determinism_check_comes_before_the_first_frame(run, tmp_path):
     """A frame of noise, then one of text."""
     (tmp_path / "in").write_bytes(random.Random(0).randbytes(frames.FRAME) + TEXT[:100])
-    compress(run, tmp_path / "in", tmp_path / "a", **PLAIN)
+    shape = {"streams": 2, "context": 32, "stride": 16}
+    compress(run, tmp_path / "in", tmp_path / "a", **shape, **PLAIN)
     kinds = inspect(tmp_path / "a")["frames"]
     assert kinds["model"] == kinds["zstd"] + kinds["stored"] == 1
     data = with_header((tmp_path / "a").read_bytes(), canary="0")
