@@ -5,8 +5,8 @@
     lm.generate(["a prompt"], max_new_tokens=64)
     llmjax.train(llmjax.load_config_file("quickstart"))
 
-Importing this package is light: the public names stand in `__init__.pyi`, and each brings its
-module when it is first used.
+Importing this package is fast: the public names, listed in `__init__.pyi`, are imported on first
+use.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":  # asks the installed metadata, which takes as long as all the rest
+    if name == "__version__":  # reads the installed metadata, which takes as long as all the rest
         from llmjax.version import __version__
 
         return __version__

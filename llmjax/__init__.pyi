@@ -1,4 +1,4 @@
-"""The public names of llmjax; each brings its module when it is first used."""
+"""The public names of llmjax, each imported on first use."""
 
 from .compression.compress import compress as compress
 from .compression.decompress import decompress as decompress
@@ -6,50 +6,24 @@ from .compression.decompress import inspect as inspect
 from .convert.exporting import export as export
 from .convert.importing import import_model as import_model
 from .convert.peft.reading import import_adapter as import_adapter
-from .data.config import (
-    DataConfig as DataConfig,
-)
+from .data.config import DataConfig as DataConfig
 from .data.objectives.causal import CausalConfig as CausalConfig
 from .data.objectives.masked import MaskedConfig as MaskedConfig
 from .data.objectives.mixture import MixtureConfig as MixtureConfig
 from .data.objectives.pairs import PrefixConfig as PrefixConfig
 from .data.objectives.pairs import SpanConfig as SpanConfig
-from .data.tables.files import (
-    FileTable as FileTable,
-)
-from .data.tables.files import (
-    LinesTable as LinesTable,
-)
-from .data.tables.tfds import (
-    TfdsTable as TfdsTable,
-)
-from .data.text.hub import (
-    HubSource as HubSource,
-)
-from .data.text.parquet import (
-    ParquetSource as ParquetSource,
-)
-from .data.text.text_files import (
-    JsonlSource as JsonlSource,
-)
-from .data.text.text_files import (
-    TextSource as TextSource,
-)
-from .data.text.tfds import (
-    EmbeddedSource as EmbeddedSource,
-)
-from .data.text.tfds import (
-    TfdsSource as TfdsSource,
-)
-from .data.tokenizers.config import (
-    BytesConfig as BytesConfig,
-)
-from .data.tokenizers.config import (
-    HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig,
-)
-from .data.tokenizers.config import (
-    SentencePieceConfig as SentencePieceConfig,
-)
+from .data.tables.files import FileTable as FileTable
+from .data.tables.files import LinesTable as LinesTable
+from .data.tables.tfds import TfdsTable as TfdsTable
+from .data.text.hub import HubSource as HubSource
+from .data.text.parquet import ParquetSource as ParquetSource
+from .data.text.text_files import JsonlSource as JsonlSource
+from .data.text.text_files import TextSource as TextSource
+from .data.text.tfds import EmbeddedSource as EmbeddedSource
+from .data.text.tfds import TfdsSource as TfdsSource
+from .data.tokenizers.config import BytesConfig as BytesConfig
+from .data.tokenizers.config import HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig
+from .data.tokenizers.config import SentencePieceConfig as SentencePieceConfig
 from .decoding.config import DecodingConfig as DecodingConfig
 from .errors import UserError as UserError
 from .evaluation.choose import choose as choose
@@ -66,21 +40,11 @@ from .losses.loss import LossConfig as LossConfig
 from .model.compute import ComputeConfig as ComputeConfig
 from .model.config import ModelConfig as ModelConfig
 from .model.lora import LoraConfig as LoraConfig
-from .model.rope import (
-    LinearScaling as LinearScaling,
-)
-from .model.rope import (
-    Llama3Scaling as Llama3Scaling,
-)
-from .model.rope import (
-    LongRopeScaling as LongRopeScaling,
-)
-from .model.rope import (
-    Unscaled as Unscaled,
-)
-from .model.rope import (
-    YarnScaling as YarnScaling,
-)
+from .model.rope import LinearScaling as LinearScaling
+from .model.rope import Llama3Scaling as Llama3Scaling
+from .model.rope import LongRopeScaling as LongRopeScaling
+from .model.rope import Unscaled as Unscaled
+from .model.rope import YarnScaling as YarnScaling
 from .optimizers.config import ScheduleConfig as ScheduleConfig
 from .optimizers.muon import MuonConfig as MuonConfig
 from .optimizers.standard import AdafactorConfig as AdafactorConfig

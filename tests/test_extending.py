@@ -33,7 +33,7 @@ class Example(NamedTuple):
 
 def examples() -> list[Example]:
     """One for every section that has commands."""
-    found = []
+    result = []
     for section in re.split(r"^## ", PAGE, flags=re.M)[1:]:
         blocks = BLOCK.findall(section)
         commands: list[tuple[str, list[str]]] = []
@@ -45,8 +45,8 @@ def examples() -> list[Example]:
         if commands:
             files = {path: text for kind, path, text in blocks if kind == "New file"}
             lines = {path: text for kind, path, text in blocks if kind == "One line in"}
-            found.append(Example(section.splitlines()[0], files, lines, commands))
-    return found
+            result.append(Example(section.splitlines()[0], files, lines, commands))
+    return result
 
 
 def add_line(registry: Path, line: str) -> None:
@@ -86,10 +86,10 @@ def test_the_example_runs(example, tmp_path):
     for command, expected in example.commands:
         program, *words = shlex.split(command)
         start = {"llmjax": [sys.executable, "-m", "llmjax"], "python": [sys.executable]}[program]
-        done = subprocess.run(
+        process = subprocess.run(
             [*start, *words], cwd=folder, env=known, capture_output=True, text=True, check=False
         )
-        output = done.stdout + done.stderr
-        assert done.returncode == 0, f"{command}\n{output}"
+        output = process.stdout + process.stderr
+        assert process.returncode == 0, f"{command}\n{output}"
         for line in expected:
             assert line in output, f"{command}\n{output}"

@@ -11,8 +11,10 @@ import llmjax
 
 def test_importing_brings_nothing_heavy():
     code = "import llmjax, sys; print(sorted({'jax', 'numpy', 'pydantic'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", llmjax.__all__)

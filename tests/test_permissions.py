@@ -28,12 +28,12 @@ def mask(request):
 
 def wrong(folder: Path, mask: int) -> dict[str, str]:
     """Paths in a folder whose permissions the umask would not have given."""
-    found = {}
+    modes = {}
     for path in [folder, *folder.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode != (0o777 if path.is_dir() else 0o666) & ~mask:
-            found[str(path.relative_to(folder.parent))] = oct(mode)
-    return found
+            modes[str(path.relative_to(folder.parent))] = oct(mode)
+    return modes
 
 
 def test_everything_in_a_run_folder_and_made_of_it_has_the_umasks_permissions(tmp_path, mask):
@@ -45,13 +45,13 @@ def test_everything_in_a_run_folder_and_made_of_it_has_the_umasks_permissions(tm
     )
     run = train(replace(config, data=replace(config.data, workers=1)))
     report(run)
-    made = tmp_path / "made"
-    made.mkdir()
-    export(run, made / "programs", to="stablehlo", platforms=("cpu",))
-    compress(run, tmp_path / "text", made / "archive")
-    decompress(run, made / "archive", made / "text")
-    found = wrong(run, mask) | wrong(tmp_path / "cache", mask) | wrong(made, mask)
-    assert found == {}
+    out = tmp_path / "made"
+    out.mkdir()
+    export(run, out / "programs", to="stablehlo", platforms=("cpu",))
+    compress(run, tmp_path / "text", out / "archive")
+    decompress(run, out / "archive", out / "text")
+    modes = wrong(run, mask) | wrong(tmp_path / "cache", mask) | wrong(out, mask)
+    assert modes == {}
 
 
 def test_a_tokenizer_that_is_taken_over_gets_them_too(tmp_path, mask):
@@ -60,7 +60,7 @@ def test_a_tokenizer_that_is_taken_over_gets_them_too(tmp_path, mask):
     config.tokenizer.open().save(base.tokenizer)
     for path in (*base.tokenizer.iterdir(), base.tokenizer):
         path.chmod(0o700)
-    other = replace(config, init_from=str(base.folder), run_dir=str(tmp_path / "other"))
-    taken = Run.create(other)
-    take_tokenizer(other, taken)
-    assert wrong(taken.folder, mask) == {}
+    derived = replace(config, init_from=str(base.folder), run_dir=str(tmp_path / "other"))
+    run = Run.create(derived)
+    take_tokenizer(derived, run)
+    assert wrong(run.folder, mask) == {}

@@ -32,5 +32,7 @@ def test_modules_are_imported_on_access():
         "r = Registry('x', {'a': 'sqlite3:Connection'}); list(r); 'a' in r; "
         "print('sqlite3' in sys.modules); r['a']; print('sqlite3' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["False", "True"]

@@ -47,9 +47,9 @@ def losses(folder: Path, run: str) -> dict[str, float]:
 
 def test_a_pretrained_run_evaluates_as_it_did(stored):
     folder, expected = stored
-    done = llmjax(folder, "evaluate", "text_run", "--data", "text.txt", "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    process = llmjax(folder, "evaluate", "text_run", "--data", "text.txt", "--json")
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
     for name, value in expected["text"].items():
         assert result[name] == pytest.approx(value, rel=1e-4)
 
@@ -57,8 +57,8 @@ def test_a_pretrained_run_evaluates_as_it_did(stored):
 def test_a_pretrained_run_resumes_with_the_batches_it_would_have_had(stored):
     folder, expected = stored
     last = max(expected["text_losses"], key=int)
-    done = llmjax(folder, "train", "text_run", "--steps", last, "--log.every", "1")
-    assert done.returncode == 0, done.stderr
+    result = llmjax(folder, "train", "text_run", "--steps", last, "--log.every", "1")
+    assert result.returncode == 0, result.stderr
     new = losses(folder, "text_run")
     assert {step: new[step] for step in expected["text_losses"]} == pytest.approx(
         expected["text_losses"], rel=1e-3
@@ -67,24 +67,24 @@ def test_a_pretrained_run_resumes_with_the_batches_it_would_have_had(stored):
 
 def test_a_fine_tuned_run_evaluates_predicts_and_resumes(stored):
     folder, expected = stored
-    done = llmjax(folder, "evaluate", "tasks_run", "--json")
-    assert done.returncode == 0, done.stderr
-    tasks = json.loads(done.stdout.splitlines()[-1])["tasks"]
+    result = llmjax(folder, "evaluate", "tasks_run", "--json")
+    assert result.returncode == 0, result.stderr
+    tasks = json.loads(result.stdout.splitlines()[-1])["tasks"]
     evaluated = {name: task["loss"] for name, task in tasks.items()}
     assert evaluated == pytest.approx(expected["tasks"], rel=1e-3)
 
     words = ["--task", "classification", "--text", "the cat sees good"]
-    done = llmjax(folder, "predict", "tasks_run", *words)
-    assert done.returncode == 0, done.stderr
-    prediction = json.loads(done.stdout.splitlines()[-1])
+    result = llmjax(folder, "predict", "tasks_run", *words)
+    assert result.returncode == 0, result.stderr
+    prediction = json.loads(result.stdout.splitlines()[-1])
     assert prediction["label"] == expected["predicted"]["label"]
     assert prediction["probability"] == pytest.approx(
         expected["predicted"]["probability"], rel=1e-3
     )
 
     last = max(expected["task_losses"], key=int)
-    done = llmjax(folder, "train", "tasks_run", "--steps", last)
-    assert done.returncode == 0, done.stderr
+    result = llmjax(folder, "train", "tasks_run", "--steps", last)
+    assert result.returncode == 0, result.stderr
     new = losses(folder, "tasks_run")
     assert {step: new[step] for step in expected["task_losses"]} == pytest.approx(
         expected["task_losses"], rel=2e-2
@@ -95,10 +95,10 @@ def test_a_fine_tuned_run_evaluates_predicts_and_resumes(stored):
 def test_an_archive_decompresses(stored, name):
     folder, _ = stored
     original = {"text": "part.txt", "folder": "folder"}[name]
-    done = llmjax(folder, "decompress", "text_run", f"{name}.ljx", "out")
-    if done.returncode == 2 and " was " in done.stderr:
+    result = llmjax(folder, "decompress", "text_run", f"{name}.ljx", "out")
+    if result.returncode == 2 and " was " in result.stderr:
         pytest.skip("made by another processor or version of JAX, which rounds otherwise")
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     if name == "text":
         assert (folder / "out").read_bytes() == (folder / original).read_bytes()
     else:

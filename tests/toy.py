@@ -39,10 +39,10 @@ class ToyModel:
     def decode(self, params, tokens, positions, cache):
         tokens, positions = reshard(tokens, None, None), reshard(positions, None, None)
         rows = jnp.arange(tokens.shape[0])[:, None]
-        held = cache.tokens.at[rows, positions].set(tokens)
+        cached = cache.tokens.at[rows, positions].set(tokens)
         # Before the first token stands token 0.
-        before = jnp.where(positions > 0, held[rows, positions - 1], 0)
-        return params[before, tokens], ToyCache(held)
+        before = jnp.where(positions > 0, cached[rows, positions - 1], 0)
+        return params[before, tokens], ToyCache(cached)
 
 
 def toy(vocab_size, max_length=64, seed=0, spread=2.0):
@@ -76,14 +76,14 @@ class LetterTokenizer:
 
     def encode(self, text):
         """Takes the longest piece that fits, again and again."""
-        rest, ids = text.encode(), []
-        while rest:
+        remaining, ids = text.encode(), []
+        while remaining:
             best = max(
-                (i for i, piece in enumerate(self.pieces) if piece and rest.startswith(piece)),
+                (i for i, piece in enumerate(self.pieces) if piece and remaining.startswith(piece)),
                 key=lambda i: len(self.pieces[i]),
             )
             ids.append(best)
-            rest = rest[len(self.pieces[best]) :]
+            remaining = remaining[len(self.pieces[best]) :]
         return ids
 
     def encode_batch(self, texts):
@@ -111,11 +111,11 @@ LETTERS = LetterTokenizer(["a", "b", "c", "ab", "cab", " ", "ba", "\n", "abc"])
 def complete(prompts, config, tokenizer=LETTERS, mesh=None, **fields):
     """Completions in order, after checking that streamed pieces add up to them."""
     model, params = toy(16, **fields)
-    texts, done = {}, {}
+    texts, completions = {}, {}
     for piece in stream_completions(model, params, tokenizer, prompts, config, mesh):
-        assert piece.row not in done, "a piece after the last one"
+        assert piece.row not in completions, "a piece after the last one"
         texts[piece.row] = texts.get(piece.row, "") + piece.text
         if piece.completion is not None:
-            done[piece.row] = piece.completion
-    assert {row: completion.text for row, completion in done.items()} == texts
-    return [done[row] for row in sorted(done)]
+            completions[piece.row] = piece.completion
+    assert {row: completion.text for row, completion in completions.items()} == texts
+    return [completions[row] for row in sorted(completions)]

@@ -26,7 +26,7 @@ def run(call: Call[ChatOptions]) -> Output | None:
     with chat(call.words[0], options=call.options) as conversation:
         if not conversation.is_templated:
             _note("this model has no chat template; using lines of User: and Assistant:")
-        for line in _lines():
+        for line in read_messages():
             if line.startswith("/"):
                 if not _command(conversation, line):
                     break
@@ -36,7 +36,7 @@ def run(call: Call[ChatOptions]) -> Output | None:
     return Output({"run": call.words[0], "messages": messages}, "") if call.as_json else None
 
 
-def _lines() -> Iterator[str]:
+def read_messages() -> Iterator[str]:
     """Reads messages from the terminal, with line editing, or from piped standard input."""
     if not sys.stdin.isatty():
         yield from _piped()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
-from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
@@ -183,10 +182,10 @@ class HarnessModel(TemplateLM):
     def _generate(
         self, prompts: Sequence[Sequence[int]], config: DecodingConfig
     ) -> Iterable[tuple[int, str]]:
-        lm = self.lm
-        pieces = stream_completions(lm.model, lm.params, lm.tokenizer, prompts, config, lm.mesh)
         return (
-            (piece.row, piece.completion.text) for piece in pieces if piece.completion is not None
+            (piece.row, piece.completion.text)
+            for piece in self.lm.complete(prompts, config)
+            if piece.completion is not None
         )
 
     def _prompt(self, text: str, config: DecodingConfig) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.decoding.completions import stream_completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
@@ -163,15 +162,8 @@ class Conversation:
     def _answer(self, tokens: list[int]) -> Generator[str, None, None]:
         answer: list[str] = []
         stop = (*self.config.stop, *self._format.stop)
-        pieces = stream_completions(
-            self.lm.model,
-            self.lm.params,
-            self.lm.tokenizer,
-            [tokens],
-            replace(self.config, samples=1, batch_size=1, stop=stop),
-            self.lm.mesh,
-            self._format.stop_ids,
-        )
+        config = replace(self.config, samples=1, batch_size=1, stop=stop)
+        pieces = self.lm.complete([tokens], config, self._format.stop_ids)
         try:
             for piece in pieces:
                 new_text = piece.text if answer else piece.text.lstrip()

@@ -160,9 +160,17 @@ class LanguageModel:
     @keyword_options()
     def stream(self, prompts: str | Sequence[str], options: DecodingConfig) -> Iterator[Piece]:
         """Like `generate`, but yield pieces of text as they are generated; see Piece."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return self.complete([prompts] if isinstance(prompts, str) else prompts, options)
+
+    def complete(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        config: DecodingConfig,
+        stop_ids: Sequence[int] = (),
+    ) -> Iterator[Piece]:
+        """Continue prompts of text or tokens, streamed; see `stream_completions`."""
         return stream_completions(
-            self.model, self.params, self.tokenizer, texts, options, self.mesh
+            self.model, self.params, self.tokenizer, prompts, config, self.mesh, stop_ids
         )
 
     def _rows(self, name: str, tokens: Any) -> np.ndarray:

@@ -164,7 +164,7 @@ class Run:
             raise UserError(
                 self.folder,
                 f"is an imported model, to which {', '.join(parts)} cannot be added",
-                f"begin another run: --init-from {self.folder} --run-dir runs/NAME",
+                f"start another run: --init-from {self.folder} --run-dir runs/NAME",
             )
         names = (change.split(" ")[0] for change in blocking_differences(stored, config))
         return not any(name.startswith(("model.", "tokenizer")) for name in names)

@@ -109,7 +109,7 @@ def score_continuations(
         raise UserError(f"batch_size {batch_size}", "is not positive")
     _check(pairs, model.config.max_length)
     batches = continuation_batches(model, pairs, bos_id=bos_id, batch_size=batch_size, mesh=mesh)
-    return _scored(model, params, batches, mesh)
+    return score_batches(model, params, batches, mesh)
 
 
 def _check(pairs: Sequence[Pair], limit: int) -> None:
@@ -165,10 +165,10 @@ def continuation_batches(
         yield _with_targets(arrays, targets, rows, mesh)
 
 
-def _scored(
+def score_batches(
     model: Model, params: Params, batches: Iterable[ContinuationBatch], mesh: Mesh | None
 ) -> Iterator[Likelihood]:
-    """Score batches; results are read while the next batch runs."""
+    """Yield the likelihood of each continuation; results are read while the next batch runs."""
     pending: tuple[tuple[jax.Array, jax.Array], list[tuple[int, slice]]] | None = None
     for batch in batches:
         arrays = {name: place(array, mesh, "batch", None) for name, array in batch.arrays.items()}

@@ -229,7 +229,7 @@ def _check_measured(config: Config, tasks: Sequence[TaskData]) -> None:
         setting = f"metric {metric}" if metric is not None else f"patience {patience}"
         raise UserError(
             f"evaluation.{setting}",
-            "no task holds anything out to measure",
+            "no task has a validation set",
             "name a task's dev tables, raise its dev_fraction, or leave metric and patience out",
         )
 

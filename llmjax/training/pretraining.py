@@ -129,7 +129,7 @@ class Pretraining:
         if steps and not any(feed.read(step, rows)["weights"].any() for step in range(steps)):
             raise UserError(
                 f"objective {kind}",
-                f"leaves nothing to be predicted in the first {steps * len(rows)} rows of {length} "
+                f"finds nothing to predict in the first {steps * len(rows)} rows of {length} "
                 "tokens",
                 "raise data.length, or give longer documents",
             )
@@ -137,7 +137,7 @@ class Pretraining:
         if documents and not has_targets(self.objective, documents, self._context):
             raise UserError(
                 f"objective {kind}",
-                f"leaves nothing to be predicted in held-out rows of {self._context} tokens",
+                f"finds nothing to predict in validation rows of {self._context} tokens",
                 "raise evaluation.context, or data.validation_fraction, or give longer documents",
             )
 

@@ -172,10 +172,10 @@ def _is_done(session: Session, progress: TrainProgress) -> bool:
     due = progress.evaluation_due or progress.samples_due
     ended = (step >= session.steps or over) and not due
     if session.is_primary and ended:
-        why = "no longer gets better" if over else f"all {session.steps} steps are done"
-        log.warning("%s: %s already", session.run.folder, why)
+        state = "no longer improves" if over else f"all {session.steps} steps are done"
+        log.warning("%s: %s; nothing to do", session.run.folder, state)
     elif session.is_primary and step:
-        rest = ", where an evaluation is still due" if due else ""
+        rest = "; first, its evaluation or samples are due" if due else ""
         log.warning(
             "%s: resuming from step %d of %d%s", session.run.folder, step, session.steps, rest
         )

@@ -13,7 +13,7 @@ class Options:
     wide: bool = False
 
 
-def taken(line: str, **settings) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+def parsed(line: str, **settings) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     words = split(line.split(), Options, **settings)
     return words.positionals, {change.name: change.words for change in words.overrides}
 
@@ -41,11 +41,11 @@ def taken(line: str, **settings) -> tuple[tuple[str, ...], dict[str, tuple[str, 
     ],
 )
 def test_options_take_what_their_types_want(line, positionals, options):
-    assert taken(line) == (positionals, options)
+    assert parsed(line) == (positionals, options)
 
 
 def test_lists_that_take_one_word_at_a_time_leave_the_next():
-    assert taken("--names a b --names c", single=("names",)) == (("b",), {"names": ("a", "c")})
+    assert parsed("--names a b --names c", single=("names",)) == (("b",), {"names": ("a", "c")})
 
 
 def test_dashes_and_underscores_are_the_same_option():
@@ -70,6 +70,6 @@ def test_positionals_are_counted():
 def test_a_value_that_looks_like_an_option_is_explained(line):
     option, value = line.split()
     with pytest.raises(ConfigError, match="has no value") as caught:
-        taken(line)
+        parsed(line)
     assert str(caught.value).endswith(f"write {option}={value}")
-    assert taken(f"{option}={value}")[1] == {option[2:]: (value,)}
+    assert parsed(f"{option}={value}")[1] == {option[2:]: (value,)}

@@ -40,12 +40,14 @@ def test_a_command_and_its_function_take_the_same_options(name):
     options = find_command(name).options
     function = getattr(llmjax, FUNCTIONS.get(name, name))
     parameters = inspect.signature(function).parameters
-    taken = parameters["options"].annotation.__args__[0]
-    assert issubclass(options, taken)
+    function_options = parameters["options"].annotation.__args__[0]
+    assert issubclass(options, function_options)
     defaults = options()
-    for field in fields(taken):
+    for field in fields(function_options):
         assert parameters[field.name].default == getattr(defaults, field.name)
-    further = {field.name for field in fields(options)} - {field.name for field in fields(taken)}
+    further = {field.name for field in fields(options)} - {
+        field.name for field in fields(function_options)
+    }
     assert further == {"fill-mask": {"text"}, "import": {"base"}}.get(name, set())
 
 

@@ -16,12 +16,12 @@ from llmjax.parallel.memory import FEWER
 
 def test_help_lists_the_commands_and_starts_nothing():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = process("--help")
+    result = process("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0
+    assert result.returncode == 0
     for name, entry in COMMANDS.items():
-        assert any(line.split(maxsplit=1)[:1] == [name] for line in done.stdout.splitlines())
-        assert entry.summary in done.stdout
+        assert any(line.split(maxsplit=1)[:1] == [name] for line in result.stdout.splitlines())
+        assert entry.summary in result.stdout
     assert after.ru_utime - before.ru_utime < 0.5
 
 
@@ -105,15 +105,15 @@ def test_a_training_stopped_by_a_signal_exits_with_75(capsys, monkeypatch, tmp_p
 
 def test_a_reader_that_leaves_is_no_fault():
     command = f"{sys.executable} -m llmjax generate --help | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_the_module_is_the_command():
-    done = process("evalute", "x")
-    assert done.returncode == 2
-    assert done.stderr == "llmjax: error: evalute: no such command; did you mean evaluate?\n"
-    assert os.path.basename(sys.executable) not in done.stderr
+    result = process("evalute", "x")
+    assert result.returncode == 2
+    assert result.stderr == "llmjax: error: evalute: no such command; did you mean evaluate?\n"
+    assert os.path.basename(sys.executable) not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_where_stderr_is_closed_no_file_of_ours_gets_its_number(tmp_path):
         "import sys; from llmjax.cli.main import main; main(['--version']); "
         f"print(open({str(tmp_path / 'file')!r}, 'w').fileno() > 2, main(['nonsense']))"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: os.close(2),
     )
-    assert done.stdout.splitlines()[-1] == "True 2"
+    assert result.stdout.splitlines()[-1] == "True 2"
 
 
 def test_the_exit_code_counts_where_nobody_reads_stderr(monkeypatch):

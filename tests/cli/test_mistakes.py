@@ -35,14 +35,17 @@ from command import run
         ),
         (
             "train smoke --optimizer adam",
-            ["--optimizer: 'adam' is not a kind of it; did you mean"],
+            ["--optimizer: 'adam' is not one of its kinds; did you mean"],
         ),
         ("train smoke --optimizer.learning-rate nan", ["optimizer.learning_rate: nan"]),
         (
             "train smoke --steps 0 --data.length 999 --optimizer.schedule.warmup-steps 0",
             ["steps: 0 is not positive", "data.length: 999 tokens, but model.max_length is 64"],
         ),
-        ("train smoke --data.sources nothing", ["--data.sources: 'nothing' is not a kind of it"]),
+        (
+            "train smoke --data.sources nothing",
+            ["--data.sources: 'nothing' is not one of its kinds"],
+        ),
         ("train smoke --run-dir /dev/null/x", ["run_dir: /dev/null is a file, not a folder"]),
         ("evaluate", ["RUN: missing; usage: llmjax evaluate RUN"]),
         ("evaluate nowhere --stride wide", ["--stride: 'wide' is not an integer or none"]),

@@ -21,7 +21,7 @@ ODD = ["a\nb", "sp ace \"'", "100%s %d", "-dash", NOT_UTF8, "link", "slash/", "�
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """A folder that is empty but for what names lead to."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "of_link").mkdir()
@@ -29,15 +29,15 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def made(name: str) -> None:
+def make_run(name: str) -> None:
     """A run folder that nothing was trained in yet."""
     Path(name).mkdir(exist_ok=True)
     Path(name, "config.json").write_text(to_json(Config(run_dir=name)), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_reports_of_runs_with_odd_names(here, capsys, name):
-    made(name)
+def test_reports_of_runs_with_odd_names(folder, capsys, name):
+    make_run(name)
     word = name if not name.startswith("-") else f"./{name}"
     code, out, err = run(capsys, "report", "--json", "--", word)
     assert (code, err) == (0, [])
@@ -49,7 +49,7 @@ def test_reports_of_runs_with_odd_names(here, capsys, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("x" * 260, "File name too long"),
         (f"{'x/' * 3000}", "File name too long"),
@@ -62,48 +62,48 @@ def test_reports_of_runs_with_odd_names(here, capsys, name):
         ("nul\0", "no such run folder"),
     ],
 )
-@pytest.mark.parametrize("verb", ["report", "evaluate", "generate", "export"])
-def test_names_of_no_run_are_one_line(here, capsys, verb, name, said):
-    code, out, err = run(capsys, verb, name, *(["out"] if verb == "export" else []))
+@pytest.mark.parametrize("command", ["report", "evaluate", "generate", "export"])
+def test_names_of_no_run_are_one_line(folder, capsys, command, name, message):
+    code, out, err = run(capsys, command, name, *(["out"] if command == "export" else []))
     assert (code, out, len(err)) == (2, "", 1)
-    assert said in err[0]
+    assert message in err[0]
     assert err[0].isprintable()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (NOT_UTF8, "has a name that is not UTF-8, and checkpoints need one that is"),
         ("x" * 260, "File name too long"),
-        ("", "is no folder's name"),
-        ("nul\0", "is no folder's name"),
+        ("", "is not a folder name"),
+        ("nul\0", "is not a folder name"),
         ("..", "is not empty and not a run folder"),
     ],
 )
-def test_runs_that_cannot_be_begun(here, capsys, name, said):
-    (here.parent / "something").touch()
-    before = sorted(here.iterdir())
+def test_runs_that_cannot_be_begun(folder, capsys, name, message):
+    (folder.parent / "something").touch()
+    before = sorted(folder.iterdir())
     code, out, err = run(capsys, "train", "smoke", "--run-dir", name)
     assert (code, out, len(err)) == (2, "", 1)
-    assert said in err[0]
-    assert sorted(here.iterdir()) == before
+    assert message in err[0]
+    assert sorted(folder.iterdir()) == before
 
 
-def test_what_a_run_stores_is_utf8_and_comes_back(here):
+def test_what_a_run_stores_is_utf8_and_comes_back(folder):
     source = TextSource((NOT_UTF8,))
     base = Config(run_dir="run")
     config = replace(base, data=replace(base.data, sources=(source,)))
-    made = Run.create(config)
-    assert made.config() == config
-    made.keep_measures({"task": {"data": NOT_UTF8}})
-    assert json.loads(made.measures.read_text(encoding="utf-8"))["task"]["data"] == NOT_UTF8
-    made.keep_measures({"other": {}})
-    assert list(json.loads(made.measures.read_bytes())) == ["task", "other"]
+    created = Run.create(config)
+    assert created.config() == config
+    created.keep_measures({"task": {"data": NOT_UTF8}})
+    assert json.loads(created.measures.read_text(encoding="utf-8"))["task"]["data"] == NOT_UTF8
+    created.keep_measures({"other": {}})
+    assert list(json.loads(created.measures.read_bytes())) == ["task", "other"]
 
 
-def test_a_run_of_odd_names_trains_where_stderr_is_closed_and_stdout_is_latin(here):
+def test_a_run_of_odd_names_trains_where_stderr_is_closed_and_stdout_is_latin(folder):
     """From a file whose name is not UTF-8, into a folder with a space and a line break."""
-    (here / "config.py").write_text(
+    (folder / "config.py").write_text(
         "import os, pathlib, sys\n"
         f"sys.path.append({str(TESTS)!r})\n"
         "from dataclasses import replace\n"
@@ -117,15 +117,15 @@ def test_a_run_of_odd_names_trains_where_stderr_is_closed_and_stdout_is_latin(he
         "    return replace(made, data=replace(made.data, sources=(source,)), log=log)\n",
         encoding="utf-8",
     )
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m llmjax train config.py 2>&-"],
         stdout=subprocess.PIPE,
         encoding="latin-1",
         env=os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(TESTS.parent)},
     )
-    assert done.returncode == 0
-    assert done.stdout.startswith("a \\u0142\nb at step 3: ")
-    folder = here / "a ł\nb"
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 3
-    assert r"t\udcff" in (folder / "config.json").read_text(encoding="utf-8")
-    assert json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    assert result.returncode == 0
+    assert result.stdout.startswith("a \\u0142\nb at step 3: ")
+    run_folder = folder / "a ł\nb"
+    assert len((run_folder / "metrics.jsonl").read_text().splitlines()) >= 3
+    assert r"t\udcff" in (run_folder / "config.json").read_text(encoding="utf-8")
+    assert json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))

@@ -40,8 +40,8 @@ def archive(tmp_path_factory):
     ["llmjax --help", "PYTHONUNBUFFERED=1 llmjax train --help", "llmjax inspect $1 --json"],
 )
 def test_a_full_stdout_is_one_line(archive, command):
-    done = shell(f"{command} > /dev/full", archive)
-    assert (done.returncode, done.stderr.decode()) == (2, NO_SPACE)
+    result = shell(f"{command} > /dev/full", archive)
+    assert (result.returncode, result.stderr.decode()) == (2, NO_SPACE)
 
 
 def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
@@ -56,17 +56,17 @@ def test_a_full_stdout_and_a_mistake_are_one_line_as_well():
         "module.report = report\n"
         "sys.exit(main(['report', 'x']))"
     )
-    for size, said in ((1, "llmjax: error: x: wrong\n"), (100_000, NO_SPACE)):
+    for size, message in ((1, "llmjax: error: x: wrong\n"), (100_000, NO_SPACE)):
         command = f"env -u PYTHONUNBUFFERED {sys.executable}"
-        done = shell(f'{command} -c "$1" {size} > /dev/full', code)
-        assert (done.returncode, done.stderr.decode()) == (2, said)
+        result = shell(f'{command} -c "$1" {size} > /dev/full', code)
+        assert (result.returncode, result.stderr.decode()) == (2, message)
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "2>/dev/full"])
 def test_closed_streams_are_no_fault(archive, closed):
-    done = shell(f"llmjax inspect $1 {closed}", archive)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert bool(done.stdout) == (not closed.startswith(">"))
+    result = shell(f"llmjax inspect $1 {closed}", archive)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert bool(result.stdout) == (not closed.startswith(">"))
 
 
 @pytest.mark.parametrize("closed", [">&- 2>&-", "2>/dev/full"])
@@ -90,46 +90,46 @@ def test_descriptors_of_closed_streams_are_not_given_to_files(tmp_path):
 
 def test_readers_that_leave_are_no_fault(archive):
     for command in ("train --help", "inspect $1"):
-        done = shell(f"llmjax {command} | true; exit ${{PIPESTATUS[0]}}", archive)
-        assert (done.returncode, done.stderr) == (0, b"")
+        result = shell(f"llmjax {command} | true; exit ${{PIPESTATUS[0]}}", archive)
+        assert (result.returncode, result.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16", "utf-8:surrogateescape"])
 def test_what_an_encoding_lacks_is_escaped(archive, encoding):
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     codec = encoding.partition(":")[0]
-    done = shell("llmjax inspect $1", archive, env=environment)
-    assert (done.returncode, done.stderr) == (0, b"")
-    shown = done.stdout.decode(codec)
-    assert ("café" in shown) == (codec != "ascii")
-    assert r"byte \xff" in shown
-    assert r"line\nbreak" in shown
-    assert ("你好 🙂" in shown) == codec.startswith("utf")
-    done = shell("llmjax inspect $1 --json", archive, env=environment)
-    names = [name for name, *_ in json.loads(done.stdout.decode(codec))["files"]]
+    result = shell("llmjax inspect $1", archive, env=environment)
+    assert (result.returncode, result.stderr) == (0, b"")
+    output = result.stdout.decode(codec)
+    assert ("café" in output) == (codec != "ascii")
+    assert r"byte \xff" in output
+    assert r"line\nbreak" in output
+    assert ("你好 🙂" in output) == codec.startswith("utf")
+    result = shell("llmjax inspect $1 --json", archive, env=environment)
+    names = [name for name, *_ in json.loads(result.stdout.decode(codec))["files"]]
     assert names == sorted(["café", "你好 🙂", "byte \udcff", "line\nbreak"])
 
 
 def test_the_plain_locale(archive):
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     for more in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
-        done = shell("llmjax inspect $1", archive, env=environment | more)
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert rb"byte \xff" in done.stdout
+        result = shell("llmjax inspect $1", archive, env=environment | more)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert rb"byte \xff" in result.stdout
 
 
 def test_input_that_is_closed_or_binary():
-    done = shell("llmjax inspect - <&-")
-    said = "llmjax: error: standard input: is closed; connect it, or name a file\n"
-    assert (done.returncode, done.stderr.decode()) == (2, said)
-    done = shell("llmjax inspect - < $1", sys.executable)
-    assert done.returncode == 2
-    assert b"is not an llmjax archive" in done.stderr
+    result = shell("llmjax inspect - <&-")
+    message = "llmjax: error: standard input: is closed; connect it, or name a file\n"
+    assert (result.returncode, result.stderr.decode()) == (2, message)
+    result = shell("llmjax inspect - < $1", sys.executable)
+    assert result.returncode == 2
+    assert b"is not an llmjax archive" in result.stderr
 
 
 def test_an_archive_for_a_closed_stdout_is_refused():
-    done = shell("llmjax decompress nothing $1 - >&-", "nothing")
-    assert (done.returncode, done.stderr.decode()) == (
+    result = shell("llmjax decompress nothing $1 - >&-", "nothing")
+    assert (result.returncode, result.stderr.decode()) == (
         2,
         "llmjax: error: standard output: is closed; name a file\n",
     )
@@ -137,11 +137,11 @@ def test_an_archive_for_a_closed_stdout_is_refused():
 
 def test_a_file_size_limit_is_one_line_and_leaves_nothing(tmp_path):
     """The kernel's signal is ignored by Python, so that writing fails."""
-    done = shell("ulimit -f 0; llmjax train smoke --run-dir $1", tmp_path / "run")
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"llmjax: error: ")
-    assert b"File too large" in done.stderr
-    assert done.stderr.count(b"\n") == 1
+    result = shell("ulimit -f 0; llmjax train smoke --run-dir $1", tmp_path / "run")
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"llmjax: error: ")
+    assert b"File too large" in result.stderr
+    assert result.stderr.count(b"\n") == 1
     assert {path.name for path in tmp_path.rglob("*")} <= {"run", ".lock"}
 
 
@@ -150,7 +150,7 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (Panic("index out\nof bounds"), 1, "internal error: Panic: index out of bounds; please"),
         (
@@ -164,15 +164,15 @@ class Panic(BaseException):
         (UserError("a\udcff\x1b[2J", "wrong"), 2, r"error: a\xff\x1b[2J: wrong"),
     ],
 )
-def test_whatever_is_raised_ends_in_one_line(capsys, monkeypatch, error, code, said):
+def test_whatever_is_raised_ends_in_one_line(capsys, monkeypatch, error, code, message):
     def report(run, options):
         raise error
 
     stub(monkeypatch, "report", report)
-    found, out, err = run(capsys, "report", "x")
-    assert (found, out) == (code, "")
+    exit_code, out, err = run(capsys, "report", "x")
+    assert (exit_code, out) == (code, "")
     assert len(err) == 1
-    assert err[0].startswith(f"llmjax: {said}")
+    assert err[0].startswith(f"llmjax: {message}")
 
 
 def test_exits_pass(monkeypatch):
@@ -187,16 +187,19 @@ def test_exits_pass(monkeypatch):
 
 
 def test_streams_that_are_not_the_process_s_own_stay(monkeypatch):
-    mine = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", mine)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
     streams.hold_standard_streams()
-    assert sys.stdout is mine
+    assert sys.stdout is stream
 
 
 def test_messages_on_standard_input_are_bounded_and_utf8(monkeypatch):
     from llmjax.cli import chat
 
-    for data, said in ((b"x" * 3_000_000, "a line of more than"), (b"ok\n\xff\n", "is not utf-8")):
+    for data, message in (
+        (b"x" * 3_000_000, "a line of more than"),
+        (b"ok\n\xff\n", "is not utf-8"),
+    ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-        with pytest.raises(UserError, match=said):
-            list(chat._lines())
+        with pytest.raises(UserError, match=message):
+            list(chat.read_messages())

@@ -1,18 +1,19 @@
-"""The verb chat: what the model reads of a conversation, and what the terminal shows of it."""
+"""The command chat: what the model reads of a conversation, and what the terminal shows."""
 
 import io
 import json
 import sys
+from dataclasses import dataclass, field, fields
 
 import pytest
 
-import llmjax.inference.chat as module
 import llmjax.inference.language_model
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.completions import Completion, Piece
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
 from llmjax.inference.chat import chat
+from llmjax.inference.language_model import LanguageModel
 from untrained import in_hand
 
 TEMPLATE = (
@@ -23,37 +24,57 @@ TEMPLATE = (
 HOW = DecodingConfig(max_new_tokens=16, temperature=0)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Scripted(LanguageModel):
+    """A model that answers from a script, and records the prompts."""
+
+    asked: list = field(default_factory=list)
+
+    def complete(self, prompts, config, stop_ids=()):
+        self.asked.append((self.tokenizer.decode(prompts[0]), config, tuple(stop_ids)))
+        for part in (" All", " is well", f" {len(self.asked)}.\n"):
+            yield Piece(0, part)
+        yield Piece(0, "", Completion("", "", (), (), "eos"))
+
+
+class Interrupted(Scripted):
+    """A model that is interrupted while it answers."""
+
+    def complete(self, prompts, config, stop_ids=()):
+        yield Piece(0, "All")
+        raise KeyboardInterrupt
+
+
+def scripted(lm, kind=Scripted):
+    return kind(**{item.name: getattr(lm, item.name) for item in fields(lm)})
+
+
 @pytest.fixture(scope="module")
-def plain():
+def plain_model():
     return in_hand()
 
 
 @pytest.fixture(scope="module")
-def templated():
+def templated_model():
     return in_hand(BytesTokenizer(chat_template=TEMPLATE))
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """Scripted answers in the model's place; returns what it was asked."""
-    asked = []
-
-    def stream(model, params, tokenizer, prompts, config, mesh=None, stop_ids=()):
-        asked.append((tokenizer.decode(prompts[0]), config, tuple(stop_ids)))
-        for part in (" All", " is well", f" {len(asked)}.\n"):
-            yield Piece(0, part)
-        yield Piece(0, "", Completion("", "", (), (), "eos"))
-
-    monkeypatch.setattr(module, "stream_completions", stream)
-    return asked
+def plain(plain_model):
+    return scripted(plain_model)
 
 
-def test_the_model_reads_its_own_template(templated, answers):
+@pytest.fixture
+def templated(templated_model):
+    return scripted(templated_model)
+
+
+def test_the_model_reads_its_template(templated):
     with chat(templated, HOW, system="Be brief.") as conversation:
         assert conversation.is_templated
         assert list(conversation.ask("Hi")) == ["All", " is well", " 1.\n"]
         list(conversation.ask("And <eos>?"))
-    read, config, stop_ids = answers[1]
+    read, config, stop_ids = templated.asked[1]
     # Special tokens have no text: <reserved0> and <eos> are tokens, not letters.
     assert read == (
         "[system]Be brief.\n[user]Hi\n[assistant]All is well 1.\n[user]And ?\n[assistant]"
@@ -69,17 +90,17 @@ def test_the_model_reads_its_own_template(templated, answers):
     ]
 
 
-def test_a_model_without_template_reads_a_dialogue(plain, answers):
+def test_a_model_without_template_reads_a_dialogue(plain):
     with chat(plain, HOW) as conversation:
         assert not conversation.is_templated
         list(conversation.ask("Hi"))
         conversation.reset()
         list(conversation.ask("Again"))
-    assert [read for read, *_ in answers] == ["User: Hi\nAssistant:", "User: Again\nAssistant:"]
-    assert answers[0][1].stop == ("\nUser:", "\nSystem:")
+    assert [read for read, *_ in plain.asked] == ["User: Hi\nAssistant:", "User: Again\nAssistant:"]
+    assert plain.asked[0][1].stop == ("\nUser:", "\nSystem:")
 
 
-def test_an_answer_that_is_stopped_stays_said(plain, answers):
+def test_a_stopped_answer_is_kept(plain):
     with chat(plain, HOW) as conversation:
         answer = conversation.ask("Hi")
         assert next(answer) == "All"
@@ -87,7 +108,7 @@ def test_an_answer_that_is_stopped_stays_said(plain, answers):
     assert conversation.messages[-1] == {"role": "assistant", "content": "All"}
 
 
-def test_the_oldest_turns_are_forgotten_when_the_context_is_full(plain, answers):
+def test_the_oldest_turns_are_forgotten_when_the_context_is_full(plain):
     with chat(plain, HOW, system="S") as conversation:
         for number in range(6):
             list(conversation.ask(f"message {number}"))
@@ -95,15 +116,15 @@ def test_the_oldest_turns_are_forgotten_when_the_context_is_full(plain, answers)
         with pytest.raises(UserError, match="longer than the model's context of 128"):
             conversation.ask("x" * 200)
         assert conversation.messages[-1]["role"] == "assistant"
-    read = answers[-1][0]
+    read = plain.asked[-1][0]
     assert read.startswith("System: S\nUser: message ")
     assert read.endswith("User: message 5\nAssistant:")
     assert len(plain.tokenizer.encode(read)) + 1 + HOW.max_new_tokens <= 129
 
 
-def test_a_template_may_refuse_a_message(answers):
+def test_a_template_may_refuse_a_message():
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    lm = in_hand(BytesTokenizer(chat_template=refusing))
+    lm = scripted(in_hand(BytesTokenizer(chat_template=refusing)))
     with chat(lm, HOW, system="S") as conversation:
         with pytest.raises(UserError, match="no system"):
             conversation.ask("Hi")
@@ -117,21 +138,11 @@ def test_only_decoders_converse():
         chat(in_hand(num_encoder_layers=1, num_decoder_layers=0))
 
 
-def test_a_real_model_answers_and_stops_at_the_templates_end(templated):
-    with chat(templated, HOW) as conversation:
-        tokens = templated.tokenizer.encode_marked("[user]Hi\n[assistant]")
-        expected = next(
-            piece.completion
-            for piece in module.stream_completions(
-                templated.model,
-                templated.params,
-                templated.tokenizer,
-                [tokens],
-                HOW,
-                stop_ids=(260,),
-            )
-            if piece.completion
-        )
+def test_a_real_model_answers_and_stops_at_the_templates_end(templated_model):
+    with chat(templated_model, HOW) as conversation:
+        tokens = templated_model.tokenizer.encode_marked("[user]Hi\n[assistant]")
+        pieces = templated_model.complete([tokens], HOW, stop_ids=(260,))
+        expected = next(piece.completion for piece in pieces if piece.completion)
         assert "".join(conversation.ask("Hi")).strip() == expected.text.strip()
 
 
@@ -141,22 +152,22 @@ def converse(command, monkeypatch, lm, lines, *options):
     return command("chat", "runs/x", *options)
 
 
-def test_the_command_reads_lines_and_commands(command, monkeypatch, templated, answers, tmp_path):
+def test_the_command_reads_lines_and_commands(command, monkeypatch, templated, tmp_path):
     saved, text = tmp_path / "talk.json", tmp_path / "talk.txt"
     lines = ["Hi", "", f"/save {saved}", "/reset", "/system Be kind.", "Ho", f"/save {text}"]
     lines += ["/what", "/help", "/save /no/such/folder/x", "/quit", "never asked"]
     code, out, err = converse(command, monkeypatch, templated, lines)
     assert code == 0
     assert out == "All is well 1.\nAll is well 2.\n"
-    assert len(answers) == 2
+    assert len(templated.asked) == 2
     assert json.loads(saved.read_text())["messages"][0] == {"role": "user", "content": "Hi"}
     assert text.read_text() == "System: Be kind.\n\nUser: Ho\n\nAssistant: All is well 2.\n"
-    assert answers[1][0] == "[system]Be kind.\n[user]Ho\n[assistant]"
+    assert templated.asked[1][0] == "[system]Be kind.\n[user]Ho\n[assistant]"
     assert any("/what: no such command" in line for line in err)
     assert any("cannot be written" in line for line in err)
 
 
-def test_the_command_says_what_it_does_without_a_template(command, monkeypatch, plain, answers):
+def test_the_command_reports_a_missing_template(command, monkeypatch, plain):
     lines = [f"message {n}" for n in range(6)]
     code, out, err = converse(
         command, monkeypatch, plain, lines, "--json", "--max-new-tokens", "16", "--system", "S"
@@ -167,18 +178,14 @@ def test_the_command_says_what_it_does_without_a_template(command, monkeypatch, 
     assert json.loads(out)["messages"][0] == {"role": "system", "content": "S"}
 
 
-def test_ctrl_c_stops_the_answer_only(command, monkeypatch, plain):
-    def stream(*_, **__):
-        yield Piece(0, "All")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "stream_completions", stream)
-    code, out, err = converse(command, monkeypatch, plain, ["Hi", "Ho"])
+def test_ctrl_c_stops_the_answer_only(command, monkeypatch, plain_model):
+    lm = scripted(plain_model, Interrupted)
+    code, out, err = converse(command, monkeypatch, lm, ["Hi", "Ho"])
     assert (code, out) == (0, "All\nAll\n")
     assert err[1:] == ["stopped", "stopped"]
 
 
-def test_bad_options_are_refused_before_the_model_is_read(command):
+def test_bad_options_are_refused_before_loading(command):
     code, _, err = command("chat", "nowhere", "--top-p", "2")
     assert code == 2
     assert "top-p" in err[0]

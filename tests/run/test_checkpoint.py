@@ -40,7 +40,7 @@ def state():
     return make_state(tiny.MODEL, tiny.optimizer(), 0, make_mesh(MeshConfig(fsdp=4, tensor=2)))
 
 
-def at(state, step: int):
+def at_step(state, step: int):
     """The state, with parameters that say which step it is."""
     return dataclasses.replace(
         state,
@@ -53,7 +53,7 @@ def save(folder, state, at_steps, losses=()):
     losses = dict(losses)
     with Checkpoints(folder, CONFIG) as checkpoints:
         for step in at_steps:
-            checkpoints.save(at(state, step), position(step, losses.get(step)))
+            checkpoints.save(at_step(state, step), position(step, losses.get(step)))
 
 
 def restore(folder, mesh=None):
@@ -77,7 +77,7 @@ def test_restores_bit_for_bit_on_another_mesh(state, tmp_path, devices):
     restored, where = restore(tmp_path, mesh)
     assert where == position(7)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
-    assert tiny.equal(restored, at(state, 7))
+    assert tiny.equal(restored, at_step(state, 7))
     assert {leaf.sharding.mesh.size for leaf in jax.tree.leaves(restored)} == {devices}
 
 
@@ -168,11 +168,11 @@ def test_parameters_alone_in_another_type_and_from_a_chosen_step(state, tmp_path
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), tiny.MODEL.abstract_params()
     )
-    for given, step in [(None, 2), (1, 1)]:
-        params, found = restore_params(tmp_path, target, given)
-        assert found == step
-        wanted = jax.tree.map(lambda x: x.astype(jnp.bfloat16), at(state, step).params)
-        assert tiny.equal(params, wanted)
+    for requested, step in [(None, 2), (1, 1)]:
+        params, restored = restore_params(tmp_path, target, requested)
+        assert restored == step
+        expected = jax.tree.map(lambda x: x.astype(jnp.bfloat16), at_step(state, step).params)
+        assert tiny.equal(params, expected)
 
 
 def test_a_step_that_is_not_there_or_damaged_is_refused_and_the_others_are_named(state, tmp_path):

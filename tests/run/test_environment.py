@@ -45,16 +45,16 @@ def test_no_file_reads_as_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "expected"),
     [
         (["/usr/bin/llmjax", "train", "a b.py"], "llmjax train 'a b.py'"),
         (["/x/llmjax/__main__.py", "report", "runs/a"], "python -m llmjax report runs/a"),
         ([""], "python"),
     ],
 )
-def test_command_is_what_one_would_type(monkeypatch, argv, said):
+def test_command_is_what_one_would_type(monkeypatch, argv, expected):
     monkeypatch.setattr(sys, "argv", argv)
-    assert environment.command() == said
+    assert environment.command() == expected
 
 
 def test_commit_is_of_the_tree_that_tracks_the_package(tmp_path):

@@ -39,9 +39,9 @@ def test_the_same_config_goes_on(config):
 
 def test_another_config_is_refused_and_the_fields_named(config):
     (Run.create(config).checkpoints / "10").mkdir(parents=True)
-    other = dataclasses.replace(config, seed=3, optimizer=AdamWConfig(learning_rate=0.5))
+    changed = dataclasses.replace(config, seed=3, optimizer=AdamWConfig(learning_rate=0.5))
     with pytest.raises(UserError) as caught:
-        Run.create(other)
+        Run.create(changed)
     for part in ("seed 0 -> 3", "optimizer.learning_rate 0.001 -> 0.5", "--run-dir"):
         assert part in str(caught.value)
     assert Run.open(config.run_dir).config() == config
@@ -56,11 +56,11 @@ def test_a_run_that_logged_a_step_is_not_begun_anew(config):
 def test_a_run_that_never_took_a_step_is_begun_anew_with_any_config(config):
     run = Run.create(config)
     run.tokenizer.mkdir()
-    other = dataclasses.replace(config, seed=3)
+    changed = dataclasses.replace(config, seed=3)
     with run.lock(), pytest.raises(UserError, match="another training writes here"):
-        Run.create(other)
+        Run.create(changed)
     assert run.tokenizer.is_dir()
-    assert Run.create(other).config() == other
+    assert Run.create(changed).config() == changed
     assert not run.tokenizer.exists()
 
 
@@ -88,22 +88,22 @@ def test_an_imported_model_is_not_given_what_it_has_no_parameters_for(config, ch
 
 def test_a_config_is_not_changed_under_a_training_that_runs(config):
     run = Run.create(config)
-    other = dataclasses.replace(config, steps=5)
+    changed = dataclasses.replace(config, steps=5)
     with run.lock(), pytest.raises(UserError, match="another training writes here"):
-        Run.create(other)
+        Run.create(changed)
     assert run.config() == config
 
 
 def test_fields_that_do_not_decide_the_run_may_change(config):
     Run.create(config)
-    other = dataclasses.replace(
+    changed = dataclasses.replace(
         config,
         steps=config.steps + 5,
         mesh=MeshConfig(data=2),
         data=dataclasses.replace(config.data, workers=3),
         compute=dataclasses.replace(config.compute, remat="full", dtype="bfloat16"),
     )
-    assert Run.create(other).config() == other
+    assert Run.create(changed).config() == changed
 
 
 def test_fields_that_may_change_exist():
@@ -119,8 +119,8 @@ def test_how_tasks_tell_their_answers_may_change(config):
         return dataclasses.replace(config, tasks=(ExtractiveQATask(**fields),))
 
     (Run.create(run_of()).checkpoints / "10").mkdir(parents=True)
-    other = run_of(no_answer_threshold=1.5)
-    assert Run.create(other).config() == other
+    changed = run_of(no_answer_threshold=1.5)
+    assert Run.create(changed).config() == changed
     with pytest.raises(UserError, match=r"tasks\.0\.stride 64 -> 8"):
         Run.create(run_of(stride=8))
 
@@ -135,11 +135,11 @@ def test_a_folder_that_moved_is_the_same_run(config, tmp_path):
 
 
 def test_differences():
-    one = Config()
-    assert differences(one, one) == {}
-    assert differences(one, dataclasses.replace(one, seed=1)) == {"seed": (0, 1)}
-    (only,) = differences(one, dataclasses.replace(one, optimizer=SgdConfig()))
-    assert only == "optimizer"
+    config = Config()
+    assert differences(config, config) == {}
+    assert differences(config, dataclasses.replace(config, seed=1)) == {"seed": (0, 1)}
+    (name,) = differences(config, dataclasses.replace(config, optimizer=SgdConfig()))
+    assert name == "optimizer"
 
 
 @pytest.mark.parametrize("how", ["missing", "file", "empty", "nested"])

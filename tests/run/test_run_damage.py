@@ -26,16 +26,16 @@ from task_runs import tasked
 ROWS = [{"text": text, "label": label} for text, label in (("fine", "good"), ("poor", "bad"))]
 
 
-def opened(run: Run):
+def contents(run: Run):
     """All that decides what the run's model answers, but its parameters."""
     config = run.config()
     tokenizer = load_tokenizer(run.tokenizer)
-    facts = [
+    metadata = [
         one.to_dict() for one in read_metadata(run.tasks, [name_of(task) for task in config.tasks])
     ]
     origin = read_origin(run.folder)
     step = resolve_step(run, config, None)
-    return config, tokenizer.fingerprint, tokenizer.chat_template, facts, origin, step
+    return config, tokenizer.fingerprint, tokenizer.chat_template, metadata, origin, step
 
 
 def parameters(run: Run):
@@ -43,8 +43,8 @@ def parameters(run: Run):
     shape = resolve(config.model, tokenizer.vocab_size)
     network = run_network(run, config, tokenizer, shape)
     step = resolve_step(run, config, None)
-    found = read_parameters(run, step, network.abstract_params())
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(found)}
+    params = read_parameters(run, step, network.abstract_params())
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
 @pytest.fixture(scope="module")
@@ -72,62 +72,62 @@ def flipped(path: Path, count: int):
     """Flips a bit of the file, `count` times a different one; the file is as before at the end."""
     content, generator = path.read_bytes(), random.Random(str(path.name))
     try:
-        for at in generator.sample(range(len(content)), min(count, len(content))):
+        for index in generator.sample(range(len(content)), min(count, len(content))):
             broken = bytearray(content)
-            broken[at] ^= 1 << generator.randrange(8)
+            broken[index] ^= 1 << generator.randrange(8)
             path.write_bytes(broken)
-            yield at
+            yield index
     finally:
         path.write_bytes(content)
 
 
 def test_no_flipped_bit_of_a_small_file_is_used(run):
-    expected = opened(run)
+    expected = contents(run)
     small = [path for path in files(run.folder) if path.name != ".lock"]
     small = [path for path in small if not {"checkpoints", "frozen"} & set(path.parts)]
     names = {path.name for path in small}
     assert {"config.json", "tasks.json", "origin.json", "chat_template.jinja"} <= names
     for path in [*small, run.checkpoints / "0" / "checksums.json"]:
-        for at in flipped(path, 60):
+        for index in flipped(path, 60):
             try:
-                found = opened(run)
+                result = contents(run)
             except UserError as error:
-                named = (path.name, str(path.parent), str(run.checkpoints))
-                assert any(name in str(error) for name in named)  # noqa: PT017
+                names_in_message = (path.name, str(path.parent), str(run.checkpoints))
+                assert any(name in str(error) for name in names_in_message)  # noqa: PT017
             else:
-                assert found == expected, f"byte {at} of {path}"
+                assert result == expected, f"byte {index} of {path}"
 
 
 def test_no_flipped_bit_of_parameters_is_used(run):
     expected = parameters(run)
     for path in [*files(run.checkpoints), *files(run.frozen)]:
-        for at in flipped(path, 2):
+        for index in flipped(path, 2):
             try:
-                found = parameters(run)
+                params = parameters(run)
             except UserError as error:
                 assert str(run.folder) in str(error)  # noqa: PT017 (either is fine)
             else:
-                assert found.keys() == expected.keys()
-                for name, leaf in found.items():
-                    assert np.array_equal(leaf, expected[name]), f"byte {at} of {path}"
+                assert params.keys() == expected.keys()
+                for name, leaf in params.items():
+                    assert np.array_equal(leaf, expected[name]), f"byte {index} of {path}"
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null"])
 def test_an_empty_list_of_checksums_is_damage(run, content):
     for folder in (run.checkpoints, run.frozen):
         path = folder / "0" / "checksums.json"
-        whole = path.read_bytes()
+        original = path.read_bytes()
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"is damaged|no complete checkpoint"):
             parameters(run)
-        path.write_bytes(whole)
+        path.write_bytes(original)
     assert parameters(run)
 
 
 def test_a_position_that_was_changed_does_not_choose_another_checkpoint(run):
     path = run.checkpoints / "0" / "position.json"
-    whole = path.read_text()
-    path.write_text(whole.replace('"heldout_loss": null', '"heldout_loss": 0.1'))
+    original = path.read_text()
+    path.write_text(original.replace('"heldout_loss": null', '"heldout_loss": 0.1'))
     with pytest.raises(UserError, match=r"position\.json: was changed after it was written"):
         read_progress(run.checkpoints, 0)
-    path.write_text(whole)
+    path.write_text(original)

@@ -1,13 +1,12 @@
-"""Batches of tasks: functions of seed and step, found without the steps before them."""
+"""Batches of tasks: functions of seed and step, computed without the steps before them."""
 
 import math
 
 import numpy as np
 import pytest
 
-from llmjax.tasks import feed as feed_module
 from llmjax.tasks.examples import Example, Segment
-from llmjax.tasks.feed import Source, TaskFeed
+from llmjax.tasks.feed import BLOCK, Source, TaskFeed
 from llmjax.tasks.packing import pack, shape_of
 
 SEED = 3
@@ -16,7 +15,7 @@ BATCH = 4
 
 
 def examples_of(lengths):
-    """Examples whose target is their number."""
+    """Examples whose target is their index."""
     return [
         Example((Segment([n] * size),), np.array([n], np.float32), 1.0, n)
         for n, size in enumerate(lengths)
@@ -33,7 +32,7 @@ def feed_of(*sources, batch_size=BATCH):
 
 
 def held(arrays):
-    """The numbers of the examples of each row."""
+    """The example indices of each row."""
     targets, weights = arrays["slot_targets"][..., 0], arrays["slot_weights"] > 0
     return [targets[row][weights[row]].astype(int).tolist() for row in range(len(targets))]
 
@@ -43,7 +42,7 @@ def rows_from(feed, steps):
 
 
 def repacked(epochs):
-    """The rows of these epochs as runs before format 5 had them."""
+    """The rows of these epochs in runs before format 5."""
     for epoch in epochs:
         generator = np.random.default_rng((SEED, 0x45706F, 0, epoch))
         rows = pack(EXAMPLES, generator.permutation(len(EXAMPLES)).tolist(), SHAPE)
@@ -84,34 +83,37 @@ def test_a_batch_is_a_function_of_the_step(repack):
     sources = [Source(EXAMPLES, SHAPE, 2.0, repack), Source(EXAMPLES[:30], SHAPE, 1.0, repack)]
     forward, backward = feed_of(*sources), feed_of(*sources)
     steps = range(60)
-    there = {step: held(forward.read(step, range(BATCH))) for step in steps}
-    back = {step: held(backward.read(step, range(BATCH))) for step in reversed(steps)}
-    assert there == back
+    forward_rows = {step: held(forward.read(step, range(BATCH))) for step in steps}
+    backward_rows = {step: held(backward.read(step, range(BATCH))) for step in reversed(steps)}
+    assert forward_rows == backward_rows
     assert [forward.task(step) for step in steps] == [backward.task(step) for step in steps]
-    some = held(forward.read(7, [1, 3]))
-    assert some == [there[7][1], there[7][3]]
+    rows = held(forward.read(7, [1, 3]))
+    assert rows == [forward_rows[7][1], forward_rows[7][3]]
 
 
-def test_a_step_far_on_takes_no_more_packing_than_the_first(monkeypatch):
-    packed = []
+class Counted(list):
+    """Examples that count how often they are read."""
 
-    def counted(*args):
-        packed.append(args)
-        return pack(*args)
+    reads = 0
 
-    monkeypatch.setattr(feed_module, "pack", counted)
-    counts = []
-    for step in (0, 10**6):
-        packed.clear()
-        feed = feed_of(Source(EXAMPLES, SHAPE, 3.0), Source(EXAMPLES, SHAPE))
-        assert held(feed.read(step, range(BATCH)))
-        counts.append(len(packed))
-    assert counts == [2, 2], "once a task"
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("step", [0, 10**6])
+def test_a_late_step_reads_only_its_own_examples(step):
+    examples = Counted(EXAMPLES)
+    feed = feed_of(Source(examples, SHAPE, 3.0), Source(examples, SHAPE))
+    before = examples.reads
+    rows = held(feed.read(step, range(BATCH)))
+    assert examples.reads - before == sum(map(len, rows)) > 0
+    assert before <= 2 * 3 * len(EXAMPLES), "packed once per task"
 
 
 def test_tasks_are_drawn_by_weight():
     feeds = [feed_of(Source(EXAMPLES, SHAPE, 3.0), Source(EXAMPLES, SHAPE)) for _ in range(2)]
-    steps = [*range(2000), *range(feed_module.BLOCK - 5, feed_module.BLOCK + 5)]
+    steps = [*range(2000), *range(BLOCK - 5, BLOCK + 5)]
     tasks = [feeds[0].task(step) for step in steps]
     assert np.mean(tasks[:2000]) == pytest.approx(0.25, abs=3 * math.sqrt(0.25 * 0.75 / 2000))
     assert [feeds[1].task(step) for step in reversed(steps)] == tasks[::-1]

@@ -107,7 +107,7 @@ def test_the_smallest_models_learn_from_the_shortest_rows(changes, length):
     ("changes", "message"),
     [
         ({"length": 1}, "data.length: 1 is less than 2, the shortest rows"),
-        ({"context": 1}, "objective prefix: leaves nothing to be predicted in held-out rows of 1"),
+        ({"context": 1}, "objective prefix: finds nothing to predict in validation rows of 1"),
     ],
 )
 def test_an_objective_that_hides_nothing_is_refused_before_training(tmp_path, changes, message):
@@ -134,9 +134,9 @@ def test_parts_of_a_batch_may_be_one_row_on_each_device(devices):
     batch = tiny.batch(0, mesh, 4 * devices)
     with jax.set_mesh(mesh):
         state, step = tiny.start(mesh, accumulate=4)
-        whole = jax.jit(tiny.loss)(state.params, batch, None)
+        full = jax.jit(tiny.loss)(state.params, batch, None)
         loss = step(state, batch)[1].objective
-        assert float(loss) == pytest.approx(float(whole.objective / whole.weight), rel=1e-5)
+        assert float(loss) == pytest.approx(float(full.objective / full.weight), rel=1e-5)
 
 
 @pytest.mark.parametrize("number", [1e19, -1e300])
@@ -194,35 +194,35 @@ READERS = {
 def task_in_rows(task, model, rows, length):
     """The task in rows of `length` tokens, and the rows as read from a table."""
     tokenizer = BytesTokenizer()
-    setting = TaskContext(tokenizer, resolve(model, tokenizer.vocab_size), length)
-    read = [Row(f"row {number}", row) for number, row in enumerate(rows)]
-    other = [Row("another", {"label": "y", "tags": "X", "tokens": "b", "text": "c"})]
-    asks = isinstance(task, (ClassificationTask, TokenClassificationTask))
-    return task.open(setting, task.find_metadata(read + other * asks)), read
+    context = TaskContext(tokenizer, resolve(model, tokenizer.vocab_size), length)
+    table_rows = [Row(f"row {number}", row) for number, row in enumerate(rows)]
+    extra = [Row("another", {"label": "y", "tags": "X", "tokens": "b", "text": "c"})]
+    needs_labels = isinstance(task, (ClassificationTask, TokenClassificationTask))
+    return task.open(context, task.find_metadata(table_rows + extra * needs_labels)), table_rows
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_rows_without_room_for_the_special_tokens_are_refused(kind):
-    task, model, row, _ = READERS[kind]
-    opened, rows = task_in_rows(task, model, [row], 1)
+    config, model, row, _ = READERS[kind]
+    task, rows = task_in_rows(config, model, [row], 1)
     with pytest.raises(UserError, match=rf"task {kind}: an example needs at least \d tokens, more"):
-        encode(opened, rows, "learn from")
+        encode(task, rows, "learn from")
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_rows_with_just_the_room_for_them_are_read(kind):
-    task, model, row, least = READERS[kind]
-    opened, rows = task_in_rows(task, model, [row], least)
-    (example, *_) = encode(opened, rows, "learn from")
-    assert max(example.length, example.source_length) <= least
+    config, model, row, minimum = READERS[kind]
+    task, rows = task_in_rows(config, model, [row], minimum)
+    (example, *_) = encode(task, rows, "learn from")
+    assert max(example.length, example.source_length) <= minimum
 
 
 def test_conversations_cut_before_the_assistant_speaks_are_refused():
     words = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "i"}]
-    opened, rows = task_in_rows(ChatTask(), DECODER, [{"messages": words}], 1)
-    examples = encode(opened, rows, "learn from")
+    task, rows = task_in_rows(ChatTask(), DECODER, [{"messages": words}], 1)
+    examples = encode(task, rows, "learn from")
     with pytest.raises(UserError, match="1 of 1 examples have no target within 1 tokens"):
-        trainable(opened, rows, examples)
+        trainable(task, rows, examples)
 
 
 @pytest.mark.parametrize("size", [0, -1])

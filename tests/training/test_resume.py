@@ -142,7 +142,7 @@ def test_a_finished_run_says_so_and_changes_nothing(whole, caplog, devices):
     devices(2)
     before = {path: path.stat().st_mtime_ns for path in (whole / "run" / "checkpoints").rglob("*")}
     assert train(runs.config(whole)) == whole / "run"
-    assert "all 8 steps are done already" in caplog.text
+    assert "all 8 steps are done; nothing to do" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

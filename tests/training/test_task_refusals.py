@@ -58,12 +58,12 @@ ANSWERED = {
 
 @pytest.mark.parametrize("kind", ANSWERED)
 def test_rows_to_measure_on_have_answers_before_training_begins(tmp_path, kind):
-    task, row, other, column = ANSWERED[kind]
+    task, row, second, column = ANSWERED[kind]
     unanswered = {name: value for name, value in row.items() if name != column}
     tables = {}
-    for name, rows in (("train", [row, row | other]), ("dev", [unanswered])):
+    for name, rows in (("train", [row, row | second]), ("dev", [unanswered])):
         path = tmp_path / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        path.write_text("".join(json.dumps(row_values) + "\n" for row_values in rows))
         tables[name] = (FileTable((str(path),)),)
     model = ENCODER_DECODER if kind == "sequence" else SMALL
     with pytest.raises(UserError, match=rf"dev\.jsonl line 1.*{column}"):
@@ -91,12 +91,12 @@ def test_examples_that_teach_nothing_are_named_before_training_begins(
     tables = {}
     for name, rows in (("train", train_rows), ("dev", dev_rows)):
         path = tmp_path / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         tables[name] = (FileTable((str(path),)),) if rows else ()
-    given = replace(task, **tables, dev_fraction=0.0)
+    full_task = replace(task, **tables, dev_fraction=0.0)
     data = DataConfig(batch_size=8, length=32, cache_dir=str(tmp_path / "cache"), workers=1)
     with pytest.raises(UserError, match=reason):
-        train(config(tmp_path, given, model=DECODER, data=data))
+        train(config(tmp_path, full_task, model=DECODER, data=data))
     assert not Run(tmp_path / "run").steps()
 
 

@@ -296,7 +296,7 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_read(tmp_path, devices, mo
     assert llmjax.load(run).step == 2
     assert llmjax.load(run, step=4).step == 4
     train(stops)
-    assert "no longer gets better already" in caplog.text
+    assert "no longer improves; nothing to do" in caplog.text
     assert Run.open(run).steps() == [2, 4]
 
 
@@ -367,11 +367,15 @@ GOOD = "text,label\nab,x\ncd,y\nef,x\ngh,y\n"
         ("--tasks.0.group writer", {}, "a.csv line 2: has no column 'writer' to group by"),
         ("--tasks.0.dev b.csv", {"b.csv": "text\nab\n"}, "b.csv line 2: has no column 'label'"),
         ("--tasks.0.dev b.csv", {"b.csv": "text,label\nab,\n"}, "b.csv line 2, column label: "),
-        ("--tasks.0.dev-fraction 0", {}, "evaluation.metric accuracy: no task holds anything out"),
+        (
+            "--tasks.0.dev-fraction 0",
+            {},
+            "evaluation.metric accuracy: no task has a validation set",
+        ),
         (
             "--tasks.0.dev-fraction 0 --evaluation.metric none --evaluation.patience 2",
             {},
-            "evaluation.patience 2: no task holds anything out",
+            "evaluation.patience 2: no task has a validation set",
         ),
     ],
 )

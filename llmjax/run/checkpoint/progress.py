@@ -90,4 +90,4 @@ def read_progress(folder: Path, step: int) -> TrainProgress:
     try:
         return TrainProgress(**check_checksum(read_json(path), path))
     except (AttributeError, TypeError) as error:
-        raise UserError(path, f"cannot be understood: {error}") from error
+        raise UserError(path, f"cannot be read: {error}") from error

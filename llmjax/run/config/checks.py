@@ -115,7 +115,7 @@ def _run_problems(config: Config) -> Iterator[str]:
 
 def _folder_problems(run_dir: str) -> Iterator[str]:
     if not run_dir or "\0" in run_dir:
-        yield f"run_dir: {run_dir!r} is no folder's name"
+        yield f"run_dir: {run_dir!r} is not a folder name"
         return
     folder = Path(run_dir)
     # Missing folders are created in the nearest parent that exists.
@@ -160,7 +160,7 @@ def _combination_problems(config: Config) -> Iterator[str]:
         shape = (0, 0) if config.init_from else layers
         yield from config.objective.problems(*shape)
     if config.samples.every and not model.num_decoder_layers:
-        yield "samples.every: an encoder alone writes no text; set it to 0"
+        yield "samples.every: an encoder-only model generates no text; set it to 0"
     if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:

@@ -189,7 +189,7 @@ def parse(annotation: Any, words: tuple[str, ...]) -> Any:
         names = ", ".join(name.replace("_", "-") for name in hints(classes[0]))
         raise ValueError(f"is a section; set one of its fields: {names}")
     if len(words) != 1:
-        raise ValueError(f"wants one of {_kinds(classes)}")
+        raise ValueError(f"expected one of {_kinds(classes)}")
     return _choice(annotation, words[0])
 
 
@@ -203,7 +203,7 @@ def _plain_value(annotation: Any, words: tuple[str, ...]) -> Any:
         words = ("true",)
     if len(words) != 1 and not is_list(annotation):
         problem = "has no value" if not words else f"has {len(words)} values"
-        raise ValueError(f"{problem}; wants {article(annotation)}")
+        raise ValueError(f"{problem}; expected {article(annotation)}")
     try:
         value: Any = _in_groups(annotation, words) if is_list(annotation) else words[0]
         return leaf_type(annotation).validate_python(value, strict=False)
@@ -235,7 +235,7 @@ def _choice(annotation: Any, word: str) -> dict[str, Any]:
         if by_file is not None and not (colon and near):
             return typing.cast(dict[str, Any], plain(by_file))
         hint = f"did you mean {near}?" if near else f"choose one of {_kinds(classes.values())}"
-        raise ValueError(f"{word!r} is not a kind of it; {hint}")
+        raise ValueError(f"{word!r} is not one of its kinds; {hint}")
     cls = classes[head]
     node = defaults(cls)
     for key, values in _split_fields(cls, head, word, rest.split(",") if colon else []).items():

@@ -72,10 +72,10 @@ def test_a_good_config_passes_unchanged(tmp_path):
                 "objective": MaskedConfig(),
                 "samples": SamplesConfig(every=5),
             },
-            "samples.every: an encoder alone writes no text",
+            "samples.every: an encoder-only model generates no text",
         ),
-        ({"run_dir": ""}, "run_dir: '' is no folder's name"),
-        ({"run_dir": "a\0b"}, "is no folder's name"),
+        ({"run_dir": ""}, "run_dir: '' is not a folder name"),
+        ({"run_dir": "a\0b"}, "is not a folder name"),
     ],
 )
 def test_each_mistake_is_named(changes, message):

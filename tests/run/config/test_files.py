@@ -158,8 +158,10 @@ def test_a_mistake_in_a_neighbour_is_said_with_its_name(tmp_path):
     path = write(tmp_path, "import neighbour_of_mine\nconfig = neighbour_of_mine.config\n")
     with pytest.raises(UserError) as caught:
         load_config_file(path)
-    said = "neighbour_of_mine.py line 5: TypeError: Config has no field stepz; did you mean steps?"
-    assert str(caught.value) == f"{path}: {said}"
+    message = (
+        "neighbour_of_mine.py line 5: TypeError: Config has no field stepz; did you mean steps?"
+    )
+    assert str(caught.value) == f"{path}: {message}"
 
 
 def test_an_interrupt_of_a_file_passes(tmp_path):

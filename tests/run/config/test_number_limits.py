@@ -99,7 +99,7 @@ def put(value: Any, path: tuple, new: Any) -> Any:
     return replace(value, **{key: put(getattr(value, key), tuple(rest), new)})
 
 
-PLACES = [
+NUMBERS = [
     (config, path)
     for prefix, config in PARTS
     for path in numbers(config)
@@ -119,15 +119,15 @@ def problems(config: Config) -> tuple[str, ...]:
     "value", NEVER, ids=("nan", "inf", "-inf", "float", "int", "digits", "bool", "text")
 )
 def test_no_number_takes_what_is_no_number_or_beyond_all_numbers(value):
-    for config, path in PLACES:
+    for config, path in NUMBERS:
         name = ".".join(map(str, path))
-        found = problems(put(config, path, value))
-        assert any(problem.startswith(f"{name}: ") for problem in found), (name, found)
-        assert all(len(problem) < 400 for problem in found)
+        lines = problems(put(config, path, value))
+        assert any(problem.startswith(f"{name}: ") for problem in lines), (name, lines)
+        assert all(len(problem) < 400 for problem in lines)
 
 
 def test_any_other_number_is_accepted_or_refused_but_never_a_fault():
-    for config, path in PLACES:
+    for config, path in NUMBERS:
         for value in PERHAPS:
             problems(put(config, path, value))
 
@@ -137,7 +137,7 @@ def test_the_configs_of_this_test_are_good_themselves():
 
 
 def test_every_limit_is_of_a_field_that_exists():
-    names = {path[-1] for _, path in PLACES}
+    names = {path[-1] for _, path in NUMBERS}
     # Of the command line alone; and of samples, a group beside the field of its decoding.
     assert set(MAX_SIZES) - names <= {"streams"}
     assert set(RANGES) <= names
@@ -204,8 +204,8 @@ def test_a_share_of_what_is_not_finite_is_no_fault():
 
 def test_the_samples_measured_are_not_negative():
     task = SequenceTask(train=TRAIN, measure=-1)
-    found = problems(replace(GOOD, model=BOTH, tasks=(task,)))
-    assert found == ("tasks.0.measure: -1 is negative",)
+    lines = problems(replace(GOOD, model=BOTH, tasks=(task,)))
+    assert lines == ("tasks.0.measure: -1 is negative",)
 
 
 def test_names_go_through_lists_of_groups_and_of_numbers():

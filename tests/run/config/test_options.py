@@ -43,9 +43,9 @@ def test_fields_come_by_position_by_keyword_or_all_at_once():
     assert echo("r", ["a", "b"], times=2) == Echo(text=("a", "b"), times=2)
     assert echo("r", text="a") == Echo(text=("a",))
     assert echo("r", options=Echo(times=3, step=4), step=5) == Echo(times=3, step=5)
-    said: list[str] = []
-    assert echo("r", out=said) == Echo()
-    assert said == ["r"]
+    output: list[str] = []
+    assert echo("r", out=output) == Echo()
+    assert output == ["r"]
 
 
 def test_options_of_a_related_class_share_their_fields():

@@ -122,18 +122,18 @@ def test_a_field_of_one_source():
         ("--qqqqqq 3", "--help lists every field"),
         ("--steps abc", "--steps: 'abc' is not an integer"),
         ("--steps 1.5", "--steps: '1.5' is not an integer"),
-        ("--steps", "--steps: has no value; wants an integer"),
+        ("--steps", "--steps: has no value; expected an integer"),
         ("--optimizer.learning-rate fast", "'fast' is not a number"),
         ("--window wide", "'wide' is not an integer or none"),
         ("--norm batch", "'batch' is not one of layer|rms"),
         ("--gated maybe", "'maybe' is not one of true|false"),
-        ("--optimizer moon", "'moon' is not a kind of it; did you mean muon?"),
-        ("--optimizer", "wants one of adam, muon"),
+        ("--optimizer moon", "'moon' is not one of its kinds; did you mean muon?"),
+        ("--optimizer", "expected one of adam, muon"),
         ("--tokenizer word", "choose one of sentencepiece, huggingface, bytes"),
         ("--data.sources txt:a.txt", "did you mean text?"),
         ("--data.sources jsonl:a.jsonl,feild=body", "did you mean field?"),
         ("--data.sources jsonl:a.jsonl,weight=heavy", "'heavy' is not a number"),
-        ("--data.sources nothing", "'nothing' is not a kind of it"),
+        ("--data.sources nothing", "'nothing' is not one of its kinds"),
         ("--data 3", "--data: is a section; set one of its fields: sources, batch-size"),
     ],
 )
@@ -145,10 +145,10 @@ def test_a_mistake_is_one_line_that_names_field_and_value(words, message):
 
 
 def test_all_mistakes_are_found_at_once():
-    found = problems(
+    lines = problems(
         "--steps abc", "--optimizer.clip x", "--nrom layer", "--optimizer.learning-rate 1"
     )
-    assert len(found) == 3
+    assert len(lines) == 3
 
 
 def test_the_config_that_is_changed_stays_as_it_was():
@@ -185,8 +185,8 @@ def test_fields_of_a_task_and_of_its_tables():
         "--tasks.0.dev lines:dev.en,dev.de,columns=source,target",
         "--tasks.0.beams 4",
     ).tasks
-    mine = FileTable(("my.tsv",), ("source", "target"), (("lang", "de"),))
-    assert task == SequenceTask(train=(mine,), dev=(LinesTable(("dev.en", "dev.de")),), beams=4)
+    table = FileTable(("my.tsv",), ("source", "target"), (("lang", "de"),))
+    assert task == SequenceTask(train=(table,), dev=(LinesTable(("dev.en", "dev.de")),), beams=4)
 
 
 def test_other_tasks():
@@ -210,7 +210,7 @@ def test_a_group_that_is_none_begins_with_its_defaults():
     [
         (
             "--tasks.0.train my.doc",
-            "'my.doc' is not a kind of it; choose one of table, lines, tfds",
+            "'my.doc' is not one of its kinds; choose one of table, lines, tfds",
         ),
         ("--tasks.0.train table:a.tsv,colums=b", "table has no field 'colums'; did you mean"),
         ("--tasks.0.trian a.tsv", "did you mean --tasks.0.train?"),

@@ -81,17 +81,17 @@ def test_a_config_that_was_changed_is_refused_until_its_checksum_is_removed():
 def test_no_flipped_bit_changes_a_config():
     text = to_json(Config()).encode()
     generator = random.Random(0)
-    for at in generator.sample(range(len(text)), 400):
+    for index in generator.sample(range(len(text)), 400):
         broken = bytearray(text)
-        broken[at] ^= 1 << generator.randrange(8)
+        broken[index] ^= 1 << generator.randrange(8)
         try:
-            found = from_json(broken.decode("utf-8"), "x.json")
+            config = from_json(broken.decode("utf-8"), "x.json")
         except UnicodeDecodeError:
             continue
         except UserError as error:
             assert "x.json: " in str(error)  # noqa: PT017 (either is fine)
         else:
-            assert found == Config()
+            assert config == Config()
 
 
 def test_a_name_that_is_not_utf_8_comes_back_as_it_was(tmp_path):
