@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "export": Entry("llmjax.cli.export:EXPORT", "a run as Hugging Face, PEFT, GGUF or StableHLO"),
     "report": Entry("llmjax.cli.report:REPORT", "a run as one offline HTML page"),
     "presets": Entry("llmjax.cli.presets:PRESETS", "the configs that come with llmjax"),
+    "models": Entry("llmjax.cli.models:MODELS", "the models that can be imported, with sizes"),
     "runs": Entry("llmjax.cli.runs:RUNS", "the run folders here, with their best figures"),
     "completion": Entry("llmjax.cli.completion:COMPLETION", "completion for bash, zsh or fish"),
     "tokenizer": Entry("llmjax.cli.tokenizer:TOKENIZER", "train a tokenizer on text"),

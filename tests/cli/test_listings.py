@@ -10,6 +10,8 @@ from command import run
 import runs
 from llmjax.cli.completion import SHELLS
 from llmjax.cli.registry import COMMANDS
+from llmjax.convert.families.registry import FAMILIES
+from llmjax.convert.sources import SAMPLES
 from llmjax.run.config.files import presets
 from llmjax.run.folder import Run
 
@@ -29,6 +31,20 @@ def test_presets_fit_the_terminal(capsys, monkeypatch):
     _, out, _ = run(capsys, "presets")
     assert max(map(len, out.splitlines())) <= 80
     assert "quickstart\n    A small language model" in out
+
+
+def test_every_family_and_sample_is_listed_with_sizes(capsys):
+    code, out, err = run(capsys, "models")
+    assert (code, err) == (0, [])
+    for name in SAMPLES:
+        assert f"sample:{name} " in out
+    for family in FAMILIES.values():
+        assert f"  {family.model_type} " in out
+        for example, size in family.examples.items():
+            assert f"{example} ({size})" in out
+            assert size[-1] in "MB"
+            assert float(size[:-1]) > 0
+    assert max(map(len, out.splitlines())) <= 90
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Encoders, with or without a head: BERT, RoBERTa, XLM-RoBERTa, DistilBERT and ModernBERT."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,7 @@ def _bert_like(
     fields: tuple[Field, ...] = (),
     ignorable: tuple[str, ...] = (),
     ignored: frozenset[str] = frozenset(),
+    examples: Mapping[str, str],
 ) -> Family:
     """A family with BERT's architecture.
 
@@ -112,7 +114,7 @@ def _bert_like(
       head: names in the masked-language-model head: dense, norm, decoder and bias.
       text: the class for sequence classification.
       fields: further config fields.
-      ignorable, ignored: as in NameTable and Family.
+      ignorable, ignored, examples: as in NameTable and Family.
     """
     embedding = f"{base}.embeddings.word_embeddings.weight"
     dense_name, _, decoder, bias = head
@@ -145,6 +147,7 @@ def _bert_like(
         base_architecture=f"{class_name}Model",
         ignored=ignored,
         task_classes=encoder_classes(class_name, text),
+        examples=examples,
     )
 
 
@@ -170,10 +173,14 @@ BERT = _bert_like(
         """directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers
         pooler_size_per_head pooler_type""".split()
     ),
+    examples={
+        "google-bert/bert-base-uncased": "110M",
+        "sentence-transformers/all-MiniLM-L6-v2": "22.7M",
+    },
 )
 
 
-def _roberta(model_type: str, class_name: str) -> Family:
+def _roberta(model_type: str, class_name: str, examples: Mapping[str, str]) -> Family:
     text = TaskClass(
         f"{class_name}ForSequenceClassification",
         "classifier.out_proj",
@@ -181,11 +188,13 @@ def _roberta(model_type: str, class_name: str) -> Family:
         dense="classifier.dense",
     )
     head = ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias")
-    return _bert_like(model_type, class_name, "roberta", head, text, fields=(AfterPadding(),))
+    return _bert_like(
+        model_type, class_name, "roberta", head, text, fields=(AfterPadding(),), examples=examples
+    )
 
 
-ROBERTA = _roberta("roberta", "Roberta")
-XLM_ROBERTA = _roberta("xlm-roberta", "XLMRoberta")
+ROBERTA = _roberta("roberta", "Roberta", {"FacebookAI/roberta-base": "125M"})
+XLM_ROBERTA = _roberta("xlm-roberta", "XLMRoberta", {"FacebookAI/xlm-roberta-base": "278M"})
 
 _D = "distilbert.transformer.layer.{layer}"
 DISTILBERT = Family(
@@ -240,6 +249,7 @@ DISTILBERT = Family(
             dense="pre_classifier",
         ),
     ),
+    examples={"distilbert/distilbert-base-uncased": "67M"},
 )
 
 
@@ -303,4 +313,5 @@ MODERNBERT = Family(
         TaskClass("ModernBertForSequenceClassification", "classifier", ("transform",)),
         answers="classifier",
     ),
+    examples={"answerdotai/ModernBERT-base": "149M"},
 )

@@ -89,6 +89,8 @@ class Family:
     """Fields of config.json that have no effect in this family."""
     task_classes: Mapping[HeadKind, TaskClass] = field(default_factory=dict)
     """Empty for encoder-decoders."""
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """Well-known models: name on the Hugging Face hub -> number of parameters, for people."""
 
     def read_config(
         self, values: Mapping[str, Any], source: TensorSource, where: object = "config.json"

@@ -72,6 +72,7 @@ GPT2 = Family(
         summary_proj_to_labels summary_first_dropout""".split()
     ),
     task_classes=decoder_classes("GPT2", "classifier", ""),
+    examples={"openai-community/gpt2": "124M"},
 )
 
 _N = "gpt_neox.layers.{layer}"
@@ -112,6 +113,7 @@ GPT_NEOX = Family(
     # Pythia's files also have rope_theta, a copy of rotary_emb_base.
     ignored=frozenset({"rope_theta"}),
     task_classes=decoder_classes("GPTNeoX", "classifier", ""),
+    examples={"EleutherAI/pythia-160m": "162M"},
 )
 
 _P = "model.layers.{layer}"
@@ -157,4 +159,5 @@ PHI3 = Family(
     # Used by Phi-4's own code, never by Transformers.
     ignored=frozenset({"full_attn_mod", "interpolate_factor"}),
     task_classes=decoder_classes("Phi3", answers=None),
+    examples={"microsoft/Phi-3-mini-4k-instruct": "3.82B"},
 )

@@ -106,6 +106,11 @@ LLAMA = Family(
     table(*NORMS_BEFORE),
     ignored=frozenset({"is_llama_config"}),
     task_classes=decoder_classes("Llama"),
+    examples={
+        "meta-llama/Llama-3.2-1B": "1.24B",
+        "meta-llama/Llama-3.1-8B": "8.03B",
+        "HuggingFaceTB/SmolLM2-135M": "135M",
+    },
 )
 MISTRAL = Family(
     "mistral",
@@ -113,6 +118,7 @@ MISTRAL = Family(
     (*SHAPE, HEAD_DIM, SILU, Rotary(fraction=None), Window(4096), tied(False)),
     table(*NORMS_BEFORE),
     task_classes=decoder_classes("Mistral", answers=""),
+    examples={"mistralai/Mistral-7B-v0.3": "7.25B"},
 )
 QWEN2 = Family(
     "qwen2",
@@ -120,6 +126,7 @@ QWEN2 = Family(
     (*SHAPE, SILU, Rotary(fraction=None), LAYER_WINDOWS, constant(qkv_bias=True), tied(False)),
     table(*NORMS_BEFORE),
     task_classes=decoder_classes("Qwen2"),
+    examples={"Qwen/Qwen2.5-0.5B": "494M", "Qwen/Qwen2.5-7B": "7.62B"},
 )
 QWEN3 = Family(
     "qwen3",
@@ -136,6 +143,7 @@ QWEN3 = Family(
     ),
     table(*NORMS_BEFORE, *head_norms()),
     task_classes=decoder_classes("Qwen3"),
+    examples={"Qwen/Qwen3-0.6B": "596M", "Qwen/Qwen3-8B": "8.19B"},
 )
 SMOLLM3 = Family(
     "smollm3",
@@ -153,6 +161,7 @@ SMOLLM3 = Family(
     table(*NORMS_BEFORE),
     ignored=frozenset({"max_window_layers"}),
     task_classes=decoder_classes("SmolLM3"),
+    examples={"HuggingFaceTB/SmolLM3-3B": "3.08B"},
 )
 OLMO2 = Family(
     "olmo2",
@@ -168,6 +177,7 @@ OLMO2 = Family(
     ),
     table(*NORMS_AFTER, *head_norms("(h k) -> h k", "(n k) -> n k")),
     task_classes=decoder_classes("Olmo2", "", None),
+    examples={"allenai/OLMo-2-0425-1B": "1.48B"},
 )
 
 GEMMA_NORMS = constant(norm_unit_offset=True, embed_scale=True)
@@ -199,6 +209,7 @@ GEMMA = Family(
     ),
     table(*NORMS_BEFORE),
     task_classes=decoder_classes("Gemma", answers=None),
+    examples={"google/gemma-2b": "2.51B"},
 )
 GEMMA2 = Family(
     "gemma2",
@@ -219,6 +230,7 @@ GEMMA2 = Family(
     ),
     table(*NORMS_AROUND),
     task_classes=decoder_classes("Gemma2", answers=None),
+    examples={"google/gemma-2-2b": "2.61B"},
 )
 GEMMA3 = Family(
     "gemma3_text",
@@ -240,4 +252,5 @@ GEMMA3 = Family(
     table(*NORMS_AROUND, *head_norms()),
     ignored=frozenset({"_sliding_window_pattern"}),
     task_classes=decoder_classes("Gemma3Text", "", None),
+    examples={"google/gemma-3-1b-it": "1.00B"},
 )

@@ -1,5 +1,6 @@
 """T5 1.0, T5 1.1 (Flan-T5) and mT5: encoder-decoders with relative positions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,9 @@ TABLE = NameTable(
 )
 
 
-def _family(model_type: str, architecture: str, mlp: str, output: Field) -> Family:
+def _family(
+    model_type: str, architecture: str, mlp: str, output: Field, examples: Mapping[str, str]
+) -> Family:
     return Family(
         model_type,
         architecture,
@@ -130,13 +133,21 @@ def _family(model_type: str, architecture: str, mlp: str, output: Field) -> Fami
             constant(positions="relative", attention_scale=1.0),
         ),
         TABLE,
+        examples=examples,
     )
 
 
-T5 = _family("t5", "T5ForConditionalGeneration", "relu", ScaledOutput())
+T5 = _family(
+    "t5",
+    "T5ForConditionalGeneration",
+    "relu",
+    ScaledOutput(),
+    {"google-t5/t5-small": "60.5M", "google/flan-t5-base": "248M"},
+)
 MT5 = _family(
     "mt5",
     "MT5ForConditionalGeneration",
     "gated-gelu",
     Required("scale_decoder_outputs", (False,)),
+    {"google/mt5-small": "300M"},
 )

