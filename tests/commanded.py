@@ -2,33 +2,40 @@
 
 Usage: commanded.py CONFIG.json [SIGNAL PROCESS step|batch NUMBER]
 
-The signal comes after that step, or before that batch of an evaluation.
+The signal comes after that step, once all checkpoints are written; or before that batch of an
+evaluation.
 """
 
 import itertools
 import os
 import signal
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+import runs
 from llmjax.cli.main import main
+from llmjax.run.config.storage import from_json
+from llmjax.run.folder import Run
 from llmjax.scoring import documents
-from llmjax.training import trainer
 
 
-def after_step(number: int, send) -> None:
-    after = trainer.Trainer._after_step
+def after_step(config, number: int, send) -> None:
+    saved = max(range(0, number + 1, config.checkpoint.every))
 
-    def sending(self, step, save):
-        after(self, step, save)
+    def sending(step, _):
         if step == number:
-            self._checkpoints.wait()
+            while saved not in Run(Path(config.run_dir)).steps():
+                time.sleep(0.01)
             send()
 
-    trainer.Trainer._after_step = sending
+    runs.before_step(pytest.MonkeyPatch(), sending)
 
 
-def before_batch(number: int, send) -> None:
+def before_batch(config, number: int, send) -> None:
     check, count = documents.between_batches, itertools.count(1)
 
     def sending():
@@ -40,13 +47,14 @@ def before_batch(number: int, send) -> None:
 
 
 if __name__ == "__main__":
-    path, *sent = sys.argv[1:]
-    if sent and sent[1] == os.environ["JAX_PROCESS_ID"]:
-        name, _, where, number = sent
-        place = {"step": after_step, "batch": before_batch}[where]
-        place(int(number), lambda: os.kill(os.getpid(), getattr(signal, name)))
-    config = Path(path).with_suffix(".py")
+    path, *options = sys.argv[1:]
     text = Path(path).read_text()
+    if options and options[1] == os.environ["JAX_PROCESS_ID"]:
+        name, _, moment, number = options
+        prepare = {"step": after_step, "batch": before_batch}[moment]
+        send = partial(os.kill, os.getpid(), getattr(signal, name))
+        prepare(from_json(text), int(number), send)
+    config = Path(path).with_suffix(".py")
     config.write_text(
         "from llmjax.run.config.storage import from_json\n"
         f"def config():\n    return from_json({text!r})\n"

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 
 import tiny
 from llmjax.data.config import DataConfig
+from llmjax.data.loader import Loader
 from llmjax.data.text.text_files import TextSource
 from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.model.checks import resolve
@@ -17,11 +20,14 @@ from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
+from llmjax.parallel.mesh import make_mesh
+from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.reading import restore_params
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
+from llmjax.training import session
 
 WORDS = ["the", "a", "every", "cat", "dog", "bird", "sees", "likes", "hears", "old", "small"]
 
@@ -31,8 +37,8 @@ MODEL = Model(resolve(tiny.CONFIG, 264), ComputeConfig(dropout=0.1))
 def write_text(path: Path, seed: int = 0, sentences: int = 600) -> Path:
     """A file of sentences drawn from a few words, four to a paragraph."""
     generator = np.random.default_rng(seed)
-    drawn = [" ".join(generator.choice(WORDS, 7)) for _ in range(sentences)]
-    path.write_text("\n\n".join(". ".join(drawn[i : i + 4]) for i in range(0, sentences, 4)))
+    lines = [" ".join(generator.choice(WORDS, 7)) for _ in range(sentences)]
+    path.write_text("\n\n".join(". ".join(lines[i : i + 4]) for i in range(0, sentences, 4)))
     return path
 
 
@@ -65,8 +71,8 @@ def config(folder: Path, **changes) -> Config:
 
 def params(folder: Path, step: int | None = None) -> dict:
     """The parameters of a checkpoint, on the host."""
-    found, _ = restore_params(folder / "checkpoints", MODEL.abstract_params(), step)
-    return jax.tree.map(np.asarray, found)
+    values, _ = restore_params(folder / "checkpoints", MODEL.abstract_params(), step)
+    return jax.tree.map(np.asarray, values)
 
 
 def metrics(folder: Path, kind: str = "train") -> list[dict]:
@@ -74,7 +80,40 @@ def metrics(folder: Path, kind: str = "train") -> list[dict]:
     return [line for line in map(json.loads, lines) if line["kind"] == kind]
 
 
+class Stop(Exception):
+    """Ends a run as abruptly as an exception can."""
+
+
+def stop_after_save(patch, step: int | None) -> None:
+    """Raises Stop right after the save of this step has begun."""
+    save = Checkpoints.save
+
+    def stopping(self, state, progress):
+        save(self, state, progress)
+        if progress.step == step:
+            raise Stop
+
+    patch.setattr(Checkpoints, "save", stopping)
+
+
+def before_step(patch, call: Callable[[int, dict], None]) -> None:
+    """Calls `call(step, batch)` before each step, counted from 0: all of the one before is done."""
+    take = Loader.__next__
+
+    def calling(self):
+        step, batch = take(self)
+        call(step, batch)
+        return step, batch
+
+    patch.setattr(Loader, "__next__", calling)
+
+
+def train_on(patch, count: int) -> None:
+    """Trains on so many of the devices."""
+    patch.setattr(session, "make_mesh", partial(make_mesh, devices=jax.devices()[:count]))
+
+
 def digest(batch: dict) -> str:
-    """Of a global batch's contents, whatever its layout."""
+    """A digest of a global batch, independent of its sharding."""
     parts = [name.encode() + np.asarray(batch[name]).tobytes() for name in sorted(batch)]
     return hashlib.sha256(b"".join(parts)).hexdigest()

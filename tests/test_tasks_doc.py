@@ -4,15 +4,12 @@ import io
 import json
 import re
 import shlex
-from functools import partial
 from pathlib import Path
 
-import jax
 import pytest
 
+import runs
 from llmjax.cli.main import main
-from llmjax.parallel.mesh import make_mesh
-from llmjax.training import session
 from task_runs import DECODER, ENCODER, begun
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
@@ -125,7 +122,7 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\n"))
     # A program for one device is compiled sooner than one for eight.
-    monkeypatch.setattr(session, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    runs.train_on(monkeypatch, 1)
     return tmp_path
 
 

@@ -37,7 +37,8 @@ def free_port() -> int:
 
 
 def train_in_processes(configs: list[Config], folder: Path, count: int, devices: int) -> list:
-    """Trains one run after the other in `count` processes; what each process saw of each run."""
+    """Trains one run after the other in `count` processes; returns each process's record of each
+    run, as worker.py writes it."""
     paths = [folder / f"config{index}.json" for index in range(len(configs))]
     for path, config in zip(paths, configs, strict=True):
         path.write_text(to_json(config))
@@ -70,22 +71,23 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     folders = [tmp_path / name for name in ("one", "two", "half")]
     for folder in folders:
         folder.mkdir()
-    one = runs.config(folders[0], mesh=MESH)
-    train(one)
+    single = runs.config(folders[0], mesh=MESH)
+    train(single)
     shutil.copytree(folders[0] / "run", folders[2] / "run")
     for step in ("6", "8"):
         shutil.rmtree(folders[2] / "run" / "checkpoints" / step)
 
-    others = [replace(one, run_dir=str(folder / "run")) for folder in folders[1:]]
-    fresh, resumed = train_in_processes(others, tmp_path, count=2, devices=4)
+    configs = [replace(single, run_dir=str(folder / "run")) for folder in folders[1:]]
+    fresh, resumed = train_in_processes(configs, tmp_path, count=2, devices=4)
     assert all((seen["processes"], seen["devices"]) == (2, 8) for seen in fresh)
     losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(losses[2], losses[0], rtol=0, atol=1e-6)
 
-    _, corpus = prepare(one.data, one.tokenizer)
+    _, corpus = prepare(single.data, single.tokenizer)
     expected = {
-        str(step): runs.digest(batch_at(corpus, one.data, one.seed, step)) for step in range(8)
+        str(step): runs.digest(batch_at(corpus, single.data, single.seed, step))
+        for step in range(8)
     }
     for process in range(2):
         assert fresh[process]["batches"] == expected
@@ -93,7 +95,7 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
 
 
 def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess.Popen]:
-    """A process of one device for each config: `llmjax train` as worker.py runs it."""
+    """A process of one device for each config, running `llmjax train` as commanded.py does."""
     environment = os.environ | {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "PYTHONPATH": PATH,
@@ -105,20 +107,20 @@ def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess
         path = folder / f"own{index}.json"
         path.write_text(to_json(config))
         command = [sys.executable, str(tiny.HERE / "commanded.py"), str(path), *signals]
-        own = environment | {"JAX_PROCESS_ID": str(index)}
-        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True))
+        env = environment | {"JAX_PROCESS_ID": str(index)}
+        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     return started
 
 
 def ends(started: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
-    """Exit code and llmjax's lines of each."""
+    """Exit code and llmjax's lines of each process."""
     try:
-        found = [one.communicate(timeout=150)[1] for one in started]
+        errors = [process.communicate(timeout=150)[1] for process in started]
     finally:
-        for one in started:
-            one.kill()
-    lines = [[line for line in err.splitlines() if line.startswith("llmjax: ")] for err in found]
-    return [(one.returncode, said) for one, said in zip(started, lines, strict=True)]
+        for process in started:
+            process.kill()
+    lines = [[line for line in err.splitlines() if line.startswith("llmjax: ")] for err in errors]
+    return [(process.returncode, own) for process, own in zip(started, lines, strict=True)]
 
 
 def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
@@ -144,9 +146,9 @@ def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
 
 def test_another_config_is_refused_by_all_and_leaves_no_folder(tmp_path):
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
-    found = ends(start(tmp_path, [config, replace(config, seed=3)]))
-    assert [code for code, _ in found] == [2, 2]
-    for _, lines in found:  # whichever was first to leave
+    ended = ends(start(tmp_path, [config, replace(config, seed=3)]))
+    assert [code for code, _ in ended] == [2, 2]
+    for _, lines in ended:  # whichever was first to leave
         assert "process 1: has another config than process 0: seed 0 there, 3 here" in lines[-1]
     assert not (tmp_path / "run").exists()
 
@@ -177,11 +179,11 @@ def test_what_is_spelt_out_is_taken_and_contradictions_are_refused():
         "JAX_PROCESS_ID": "3",
     }
     assert distributed.explicit(good) == ("host:1234", 4, 3)
-    for change, said in [
+    for change, message in [
         ({"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID: not set"),
         ({"JAX_PROCESS_ID": "4"}, "from 0 to N - 1"),
         ({"JAX_NUM_PROCESSES": "two"}, "from 0 to N - 1"),
         ({"JAX_COORDINATOR_ADDRESS": "host"}, "HOST:PORT"),
     ]:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             distributed.explicit(good | change)

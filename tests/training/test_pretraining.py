@@ -33,7 +33,6 @@ from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import make_state
 from llmjax.step import make_train_step
-from llmjax.training import trainer
 from llmjax.training.train import train
 
 SHAPE = replace(tiny.CONFIG, max_length=32)
@@ -71,25 +70,30 @@ def stepped(model, batch, mesh, steps=2):
 
 def test_eight_devices_step_as_one(case):
     model, batch = case
-    alone, one = stepped(model, batch, tiny.one_device())
-    shared, eight = stepped(model, batch, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
-    assert one.skipped == eight.skipped == 0
-    assert one.sums["loss"].weight == batch["weights"].sum()
-    assert eight.objective == pytest.approx(float(one.objective), abs=1e-5)
-    for a, b in zip(alone, shared, strict=True):
+    params, metrics = stepped(model, batch, tiny.one_device())
+    sharded_params, sharded_metrics = stepped(
+        model, batch, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    )
+    assert metrics.skipped == sharded_metrics.skipped == 0
+    assert metrics.sums["loss"].weight == batch["weights"].sum()
+    assert sharded_metrics.objective == pytest.approx(float(metrics.objective), abs=1e-5)
+    for a, b in zip(params, sharded_params, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-3)  # Adam's first steps are signs
 
 
 def test_only_targets_of_weight_decide_loss_and_gradient(case):
     model, batch = case
     noise = np.random.default_rng(0).integers(FIRST, LAST, batch["targets"].shape, np.int32)
-    other = batch | {"targets": np.where(batch["weights"] > 0, batch["targets"], noise)}
-    assert (other["targets"] != batch["targets"]).any()
+    noisy = batch | {"targets": np.where(batch["weights"] > 0, batch["targets"], noise)}
+    assert (noisy["targets"] != batch["targets"]).any()
     mesh = tiny.one_device()
-    (one, ones), (two, twos) = stepped(model, batch, mesh), stepped(model, other, mesh)
-    assert ones.objective == twos.objective
-    assert ones.sums["accuracy"] == twos.sums["accuracy"]
-    assert tiny.equal(one, two)
+    (params, metrics), (noisy_params, noisy_metrics) = (
+        stepped(model, batch, mesh),
+        stepped(model, noisy, mesh),
+    )
+    assert metrics.objective == noisy_metrics.objective
+    assert metrics.sums["accuracy"] == noisy_metrics.sums["accuracy"]
+    assert tiny.equal(params, noisy_params)
 
 
 def masked(folder, **changes) -> Config:
@@ -103,7 +107,7 @@ def entropy(text: str) -> float:
     return float(-(counts / counts.sum() * np.log(counts / counts.sum())).sum())
 
 
-def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
+def test_a_masked_run_learns_and_every_command_reads_it(tmp_path, command):
     config = masked(
         tmp_path,
         steps=250,
@@ -124,50 +128,39 @@ def test_a_masked_run_learns_and_every_verb_copes(tmp_path, command):
         assert 0 <= train_line["accuracy"] <= 1
     # Every token is read, but where an epoch ends in the midst of a row.
     assert runs.metrics(run)[-1]["tokens"] == pytest.approx(250 * 32 * 32, rel=0.01)
-    found = evaluate(run)
-    assert found.score.loss_per_token == pytest.approx(line["loss"], abs=1e-4)
-    assert found.score.tokens == line["heldout_tokens"]
-    assert "of the hidden tokens" in str(found)
+    result = evaluate(run)
+    assert result.score.loss_per_token == pytest.approx(line["loss"], abs=1e-4)
+    assert result.score.tokens == line["heldout_tokens"]
+    assert "of the hidden tokens" in str(result)
     code, out, _ = command("evaluate", str(run), "--json")
-    shown = json.loads(out.splitlines()[-1])
+    printed = json.loads(out.splitlines()[-1])
     assert code == 0
-    assert shown["bits_per_byte"] is None
-    assert shown["accuracy"] == found.score.accuracy
-    assert shown["intervals"].keys() == {"loss", "perplexity", "accuracy"}
-    assert shown["intervals"]["accuracy"]["low"] < shown["accuracy"]
-    assert "baselines" not in shown
+    assert printed["bits_per_byte"] is None
+    assert printed["accuracy"] == result.score.accuracy
+    assert printed["intervals"].keys() == {"loss", "perplexity", "accuracy"}
+    assert printed["intervals"]["accuracy"]["low"] < printed["accuracy"]
+    assert "baselines" not in printed
     page = report(run).read_text()
-    assert percent(found.score.accuracy) in page
+    assert percent(result.score.accuracy) in page
     assert "xz -9e" not in page
 
 
-class Stop(Exception):
-    """Ends a run abruptly."""
-
-
-def test_a_masked_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
+def test_a_masked_run_resumes_as_if_never_stopped(tmp_path, monkeypatch):
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
         runs.write_text(tmp_path / name / "text")
     whole = masked(tmp_path / "whole")
     halves = replace(whole, run_dir=str(tmp_path / "halves" / "run"))
     train(whole)
-    save = trainer.Trainer._save
-
-    def stopping(self, at, *rest):
-        save(self, at, *rest)
-        if at == 4:
-            raise Stop
-
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_save", stopping)
-        with pytest.raises(Stop):
+        runs.stop_after_save(patch, 4)
+        with pytest.raises(runs.Stop):
             train(halves)
     train(halves)
-    ours, theirs = (runs.metrics(tmp_path / name / "run") for name in ("whole", "halves"))
-    for one, other in zip(ours, theirs, strict=True):
+    expected, resumed = (runs.metrics(tmp_path / name / "run") for name in ("whole", "halves"))
+    for line, expected_line in zip(resumed, expected, strict=True):
         for name in ("step", "loss", "accuracy", "gradient_norm", "tokens"):
-            assert one[name] == other[name]
+            assert line[name] == expected_line[name]
     with pytest.raises(UserError, match=r"objective\.share"):
         train(replace(whole, steps=9, objective=MaskedConfig(share=0.3)))
 

@@ -1,4 +1,4 @@
-"""Signals in training: acknowledged as they come, honoured between batches; nothing half-done."""
+"""Signals in training: acknowledged at once, obeyed between batches, and nothing is half-done."""
 
 import contextlib
 import itertools
@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 import runs
+from llmjax.data.tokenizers.config import BytesConfig
 from llmjax.decoding import completions
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import Stopped, UserError
@@ -25,7 +26,6 @@ from llmjax.run.folder import Run
 from llmjax.run.telemetry import display
 from llmjax.scoring import documents
 from llmjax.scoring.config import EvaluationConfig
-from llmjax.training import session, trainer
 from llmjax.training.stopping import StartStatus, StoppedEarly, StopSignal
 from llmjax.training.train import train
 
@@ -44,7 +44,7 @@ def until(lines: list[str], count: int) -> list[str]:
 
 @contextlib.contextmanager
 def listening(status: StartStatus):
-    """An open StopSignal of a run that is under way, and what it has said."""
+    """An open StopSignal of a training run, and the lines that it has printed."""
     lines: list[str] = []
     with StopSignal(status) as stop:
         stop.say = lines.append
@@ -102,7 +102,7 @@ def test_a_signal_needs_no_stderr(stderr, monkeypatch):
 
 
 def signal_before_batch(monkeypatch, module, number: int):
-    """Sends SIGTERM before the batch of that number that the module goes through; counts them."""
+    """Sends SIGTERM before the module's batch of this number; returns the counter of batches."""
     check, count = module.between_batches, itertools.count(1)
 
     def counting():
@@ -119,8 +119,8 @@ def measured(folder) -> list[tuple]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that was never interrupted, its config, and in how many batches it was evaluated."""
+def uninterrupted(tmp_path_factory):
+    """An uninterrupted run: its config, its folder, and its number of evaluation batches."""
     folder = tmp_path_factory.mktemp("whole")
     config = runs.config(
         folder,
@@ -135,25 +135,27 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(("batch", "step"), [(2, 4), (-1, 8)])
 def test_an_evaluation_is_left_between_batches_and_made_up_for(
-    whole, batch, step, tmp_path, monkeypatch, caplog
+    uninterrupted, batch, step, tmp_path, monkeypatch, caplog
 ):
-    whole_config, whole_run, batches = whole
-    config = replace(whole_config, run_dir=str(tmp_path / "run"))
+    expected_config, expected_run, batches = uninterrupted
+    config = replace(expected_config, run_dir=str(tmp_path / "run"))
     run = Run(tmp_path / "run")
     with monkeypatch.context() as patch:
         signal_before_batch(patch, documents, batch % (batches + 1))
         with pytest.raises(Stopped, match=f"SIGTERM: saved step {step}; start the same command"):
             train(config)
     assert run.steps()[-1] == step
-    assert step not in [at for at, _ in measured(run.folder)]
+    assert step not in dict(measured(run.folder))
     assert read_progress(run.checkpoints, step).evaluation_due
     train(config)
     message = f"resuming from step {step} of 8; first, its evaluation or samples are due"
     assert message in caplog.text
-    assert measured(run.folder) == measured(whole_run)
-    assert runs.metrics(run.folder)[-1]["loss"] == runs.metrics(whole_run)[-1]["loss"]
-    mine, theirs = (read_progress(folder / "checkpoints", 8) for folder in (run.folder, whole_run))
-    assert replace(mine, seconds=0.0) == replace(theirs, seconds=0.0)
+    assert measured(run.folder) == measured(expected_run)
+    assert runs.metrics(run.folder)[-1]["loss"] == runs.metrics(expected_run)[-1]["loss"]
+    progress, expected = (
+        read_progress(folder / "checkpoints", 8) for folder in (run.folder, expected_run)
+    )
+    assert replace(progress, seconds=0.0) == replace(expected, seconds=0.0)
     assert not read_progress(run.checkpoints, step).evaluation_due
 
 
@@ -170,8 +172,8 @@ def test_samples_are_left_between_pieces_and_made_up_for(tmp_path, monkeypatch):
     samples = tmp_path / "run" / "samples.jsonl"
     assert samples.read_text() == ""
     train(config)
-    found = [json.loads(line) for line in samples.read_text().splitlines()]
-    assert [(one["step"], one["prompt"]) for one in found] == [(3, "a cat"), (3, "a dog")]
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in lines] == [(3, "a cat"), (3, "a dog")]
     assert [line["step"] for line in runs.metrics(tmp_path / "run", "eval")] == [3]
 
 
@@ -185,18 +187,14 @@ def config_file(folder, config) -> str:
 
 
 def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypatch, command):
-    after = trainer.Trainer._after_step
-
-    def interrupt(self, step, save):
-        after(self, step, save)
+    def interrupt(step, _):
         if step == 3:
             send(signal.SIGINT)
-            while self._signal.name is None:
-                time.sleep(0.01)
+            time.sleep(0.1)  # else Python may handle the two as one
             send(signal.SIGINT)
             time.sleep(1)  # until it is handled
 
-    monkeypatch.setattr(trainer.Trainer, "_after_step", interrupt)
+    runs.before_step(monkeypatch, interrupt)
     code, _, lines = command("train", config_file(tmp_path, runs.config(tmp_path)))
     assert code == 130
     assert lines[0].startswith("llmjax: SIGINT received: finishing step 3 and saving")
@@ -207,12 +205,12 @@ def test_a_second_signal_ends_with_130_and_says_what_is_lost(tmp_path, monkeypat
 def test_a_signal_while_text_is_prepared_ends_with_75_and_leaves_nothing(
     tmp_path, monkeypatch, command
 ):
-    def preparing(*_):
+    def interrupted(*_):
         assert (tmp_path / "run").is_dir()
         send()
         raise AssertionError("not stopped")
 
-    monkeypatch.setattr(session, "prepare_text", preparing)
+    monkeypatch.setattr(BytesConfig, "open", interrupted)
     code, _, lines = command("train", config_file(tmp_path, runs.config(tmp_path)))
     assert code == 75
     assert lines[-1] == (
@@ -242,10 +240,10 @@ def mistaken(config, which):
     return replace(config, tokenizer=HuggingFaceTokenizerConfig("nowhere/tokenizer.json"))
 
 
-@pytest.mark.parametrize(("which", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_a_failed_start_leaves_no_folder(tmp_path, which, said):
+@pytest.mark.parametrize(("which", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_failed_start_leaves_no_folder(tmp_path, which, message):
     config = replace(mistaken(runs.config(tmp_path), which), run_dir=str(tmp_path / "a/b/run"))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         train(config)
     assert not (tmp_path / "a").exists()
 

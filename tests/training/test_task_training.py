@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import llmjax
+import runs
 from llmjax.data.config import DataConfig
 from llmjax.data.tables.files import FileTable
 from llmjax.data.tokenizers.config import BytesConfig
@@ -24,7 +25,7 @@ from llmjax.model.lora import LoraConfig, merged
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig, SgdConfig
 from llmjax.optimizers.trainable import TrainAll, TrainByPattern, TrainHeads
-from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.reading import stored_leaves
 from llmjax.run.config.files import load_config_file
@@ -36,7 +37,6 @@ from llmjax.scoring.config import EvaluationConfig
 from llmjax.tasks.classification import ClassificationTask
 from llmjax.tasks.regression import RegressionTask
 from llmjax.tasks.sequence import SequenceTask
-from llmjax.training import session
 from llmjax.training.train import train
 from runs import metrics
 from task_runs import DECODER, ENCODER, ENCODER_DECODER, begun
@@ -55,10 +55,7 @@ PLAIN = SgdConfig(
 def devices(monkeypatch):
     """Call it with a number to train on that many devices; else it is one."""
 
-    def use(count: int) -> None:
-        some = partial(make_mesh, devices=jax.devices()[:count])
-        monkeypatch.setattr(session, "make_mesh", some)
-
+    use = partial(runs.train_on, monkeypatch)
     use(1)
     return use
 
@@ -116,7 +113,7 @@ def losses(run):
     return [line["loss"] for line in metrics(run)]
 
 
-def whole(run, step=None):
+def all_params(run, step=None):
     """All parameters of a run, heads included, layers stacked."""
     run = Run.open(run)
     there, tokenizer = run.config(), BytesTokenizer()
@@ -140,7 +137,7 @@ def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, devices):
     parted = config(tmp_path, *tasks, compute=compute, run="parted", steps=3)
     train(parted)
     train(replace(parted, steps=6))
-    assert equal(whole(unbroken), whole(tmp_path / "parted"))
+    assert equal(all_params(unbroken), all_params(tmp_path / "parted"))
     assert losses(unbroken) == losses(tmp_path / "parted")
     assert len(losses(unbroken)) == 6
 
@@ -154,46 +151,50 @@ def reversed_words(folder):
     ("model", "task"), [(SMALL, labels), (ENCODER_DECODER, reversed_words)], ids=["encoder", "both"]
 )
 def test_sharded_equals_single(tmp_path, devices, model, task):
-    one = config(tmp_path, task(tmp_path), model=model, optimizer=PLAIN, run="one")
-    train(one)
+    single = config(tmp_path, task(tmp_path), model=model, optimizer=PLAIN, run="one")
+    train(single)
     devices(8)
-    spread = MeshConfig(data=2, fsdp=2, tensor=2)
-    train(replace(one, run_dir=str(tmp_path / "many"), mesh=spread))
-    pairs = zip(*(jax.tree.leaves(whole(tmp_path / run)) for run in ("one", "many")), strict=True)
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    train(replace(single, run_dir=str(tmp_path / "many"), mesh=mesh))
+    pairs = zip(
+        *(jax.tree.leaves(all_params(tmp_path / run)) for run in ("one", "many")), strict=True
+    )
     for single, sharded in pairs:
         np.testing.assert_allclose(sharded, single, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=1e-5)
 
 
 def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_path, devices, base):
-    begins = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=TrainHeads())
-    run = train(begins)
-    found = whole(run)
-    heads = found.pop("heads")
-    assert equal(found, whole(base.folder))
+    finetuning = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=TrainHeads())
+    run = train(finetuning)
+    params = all_params(run)
+    heads = params.pop("heads")
+    assert equal(params, all_params(base.folder))
     assert np.any(np.asarray(heads["classification"]["out"]["bias"]))
     assert {name.split(".")[0] for name in stored_leaves(Run.open(run).checkpoints, 2)} == {"heads"}
-    kept = [name for name in with_state(run, 2) if "mu" in name]
-    assert kept
-    assert all("['heads']" in name for name in kept)
+    state = [name for name in with_state(run, 2) if "mu" in name]
+    assert state
+    assert all("['heads']" in name for name in state)
 
 
 def test_adapters_leave_their_bases_and_begin_as_nothing(tmp_path, devices, base):
     model, compute = replace(SMALL, lora=LoraConfig(rank=2)), ComputeConfig(dtype="bfloat16")
-    begins = config(
+    finetuning = config(
         tmp_path, labels(tmp_path), model=model, compute=compute, init_from=str(base.folder)
     )
-    run = train(begins)
-    found, first = whole(run), whole(base.folder)
-    query = found["encoder"]["layers"]["attention"]["query"]
+    run = train(finetuning)
+    params, initial = all_params(run), all_params(base.folder)
+    query = params["encoder"]["layers"]["attention"]["query"]
     assert np.any(np.asarray(query["lora_b"]))
-    rounded = jnp.asarray(first["encoder"]["layers"]["attention"]["query"]["kernel"], jnp.bfloat16)
+    rounded = jnp.asarray(
+        initial["encoder"]["layers"]["attention"]["query"]["kernel"], jnp.bfloat16
+    )
     assert equal(jnp.asarray(query["kernel"], jnp.bfloat16), rounded)
-    assert equal(found["encoder"]["embed_norm"], first["encoder"]["embed_norm"])
+    assert equal(params["encoder"]["embed_norm"], initial["encoder"]["embed_norm"])
     assert all("lora_" in name or "heads" in name for name in with_state(run, 2) if "mu" in name)
 
     plain = replace(model, lora=None)
-    train(replace(begins, run_dir=str(tmp_path / "plain"), model=plain, steps=1))
+    train(replace(finetuning, run_dir=str(tmp_path / "plain"), model=plain, steps=1))
     # B is 0, so that the first step sees the model without adapters.
     assert losses(run)[0] == pytest.approx(losses(tmp_path / "plain")[0], rel=1e-3)
 
@@ -206,7 +207,7 @@ def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path
     recipe = load_config_file("prefer")
     (task,) = recipe.tasks
     plain = config(tmp_path, replace(task, train=rows, dev=rows), init_from=str(first.folder))
-    begins = replace(
+    preferring = replace(
         recipe,
         run_dir=plain.run_dir,
         init_from=plain.init_from,
@@ -217,11 +218,11 @@ def test_preferences_begin_at_the_logarithm_of_2_as_the_recipe_has_them(tmp_path
         optimizer=replace(recipe.optimizer, learning_rate=1e-2, schedule=CONSTANT),
         log=plain.log,
     )
-    assert begins.model.lora is not None
-    assert begins.compute.dtype == "bfloat16"
-    told = losses(train(begins))
-    assert told[0] == pytest.approx(math.log(2), abs=1e-5)
-    assert told[-1] < told[0] - 0.01
+    assert preferring.model.lora is not None
+    assert preferring.compute.dtype == "bfloat16"
+    values = losses(train(preferring))
+    assert values[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert values[-1] < values[0] - 0.01
 
 
 def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devices, base):
@@ -229,46 +230,48 @@ def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devic
     task, model = labels(tmp_path), replace(SMALL, lora=lora)
     first = train(config(tmp_path, task, model=model, init_from=str(base.folder)))
     again = config(tmp_path, task, run="again", init_from=str(first), tune=TrainHeads())
-    found, began = whole(train(again)), whole(first)
-    found.pop("heads"), began.pop("heads")
-    assert equal(found, jax.jit(merged, static_argnums=1)(began, lora))
+    params, initial = all_params(train(again)), all_params(first)
+    params.pop("heads"), initial.pop("heads")
+    assert equal(params, jax.jit(merged, static_argnums=1)(initial, lora))
 
 
 def test_chosen_patterns_free_single_layers(tmp_path, devices, base):
     tune = TrainByPattern(("encoder.layers.1.*", "pooler.kernel"))
     run = train(config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=tune))
-    found, first = whole(run), whole(base.folder)
-    for path, leaf in jax.tree.leaves_with_path(found["encoder"]["layers"]):
-        before = first["encoder"]["layers"]
+    params, initial = all_params(run), all_params(base.folder)
+    for path, leaf in jax.tree.leaves_with_path(params["encoder"]["layers"]):
+        before = initial["encoder"]["layers"]
         for key in path:
             before = before[key.key]
         assert equal(leaf[0], before[0])
         if path[-1].key == "kernel":
             assert not equal(leaf[1], before[1])
-    assert not equal(found["pooler"]["kernel"], first["pooler"]["kernel"])
-    assert equal(found["pooler"]["bias"], first["pooler"]["bias"])
-    assert equal(found["embedding"], first["embedding"])
+    assert not equal(params["pooler"]["kernel"], initial["pooler"]["kernel"])
+    assert equal(params["pooler"]["bias"], initial["pooler"]["bias"])
+    assert equal(params["embedding"], initial["embedding"])
 
 
 def test_lower_layers_learn_slower(tmp_path, devices, base):
     fast = replace(PLAIN, learning_rate=0.5)
-    begins = config(tmp_path, labels(tmp_path), init_from=str(base.folder), optimizer=fast, steps=1)
-    full = whole(train(begins))
-    slow = replace(begins, run_dir=str(tmp_path / "slow"), tune=TrainAll(layer_decay=0.5))
-    decayed, first = whole(train(slow)), whole(base.folder)
+    fast_run = config(
+        tmp_path, labels(tmp_path), init_from=str(base.folder), optimizer=fast, steps=1
+    )
+    full = all_params(train(fast_run))
+    slow = replace(fast_run, run_dir=str(tmp_path / "slow"), tune=TrainAll(layer_decay=0.5))
+    decayed, initial = all_params(train(slow)), all_params(base.folder)
     assert equal(decayed["heads"], full["heads"])
-    shares = {
+    multipliers = {
         ("embedding", "rows"): 0.125,
         ("encoder", "layers", "mlp", "up", "kernel"): np.array([0.25, 0.5])[:, None, None],
         ("pooler", "kernel"): 1.0,
     }
-    for path, share in shares.items():
-        before, after, slower = first, full, decayed
+    for path, multiplier in multipliers.items():
+        before, after, slower = initial, full, decayed
         for name in path:
             before, after, slower = before[name], after[name], slower[name]
         change = np.asarray(after) - np.asarray(before)
         assert np.abs(change).max() > 1e-5
-        expected = np.asarray(before) + share * change
+        expected = np.asarray(before) + multiplier * change
         np.testing.assert_allclose(slower, expected, rtol=1e-5, atol=1e-7)
 
 
@@ -393,9 +396,9 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, command, base, words, file
 
 
 def test_a_damaged_beginning_is_refused(tmp_path, devices, base):
-    other = begun(tmp_path / "other", SMALL)
-    for path in (other.checkpoints / "0" / "params").rglob("*"):
+    base_run = begun(tmp_path / "other", SMALL)
+    for path in (base_run.checkpoints / "0" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(UserError, match="other"):
-        train(config(tmp_path, labels(tmp_path), init_from=str(other.folder)))
+        train(config(tmp_path, labels(tmp_path), init_from=str(base_run.folder)))

@@ -1,4 +1,4 @@
-"""The verb `train`: what it leaves behind, and how it ends when something is wrong."""
+"""`train`: what it leaves behind, and how it ends when something is wrong."""
 
 import json
 import math
@@ -24,7 +24,8 @@ from llmjax.run.folder import Run
 from llmjax.run.telemetry.config import LogConfig
 from llmjax.scoring.config import EvaluationConfig
 from llmjax.state import abstract_state
-from llmjax.training import stopping, trainer
+from llmjax.training import stopping
+from llmjax.training.pretraining import Pretraining
 from llmjax.training.train import train
 
 
@@ -45,8 +46,8 @@ def run(tmp_path_factory):
 
 
 def test_leaves_one_folder_with_everything_in_it(run):
-    there = {path.name for path in run.iterdir() if not path.name.startswith(".")}
-    assert there >= {
+    names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+    assert names >= {
         "config.json",
         "tokenizer",
         "checkpoints",
@@ -75,13 +76,13 @@ def test_metrics_lines_say_all_that_was_promised(run):
 
 
 def test_evaluates_on_the_way_and_at_the_end(run):
-    found = runs.metrics(run, "eval")
-    assert [line["step"] for line in found] == [4, 8]
-    assert found[1]["loss"] < found[0]["loss"]
-    assert found[1]["heldout_bytes"] > 0
+    lines = runs.metrics(run, "eval")
+    assert [line["step"] for line in lines] == [4, 8]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert lines[1]["heldout_bytes"] > 0
     kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
     assert kept == [8]
-    assert read_progress(run / "checkpoints", 8).heldout_loss == found[1]["loss"]
+    assert read_progress(run / "checkpoints", 8).heldout_loss == lines[1]["loss"]
 
 
 def test_samples_follow_their_prompts(run):
@@ -93,28 +94,30 @@ def test_samples_follow_their_prompts(run):
 def test_stops_after_too_many_steps_that_are_not_finite_with_a_good_checkpoint(
     tmp_path, monkeypatch
 ):
-    make = trainer.make_train_step
+    losses = Pretraining.losses.fget
 
-    def breaking(loss_function, *args, **kwargs):
+    def not_finite(workload):
+        (function,) = losses(workload)
+
         def loss(params, batch, key):
-            sums = loss_function(params, batch, key)
+            sums = function(params, batch, key)
             return sums._replace(objective=sums.objective * jnp.nan)
 
-        return make(loss, *args, **kwargs)
+        return (loss,)
 
     config = runs.config(tmp_path, max_skipped_steps=3)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "make_train_step", breaking)
+        patch.setattr(Pretraining, "losses", property(not_finite))
         with pytest.raises(UserError, match="not finite for 3 steps in a row"):
             train(config)
     checkpoints = tmp_path / "run" / "checkpoints"
     step = max(int(path.name) for path in checkpoints.iterdir())
-    position = read_progress(checkpoints, step)
+    progress = read_progress(checkpoints, step)
     assert 3 <= step < 8
-    assert (position.step, position.skipped) == (step, step)
+    assert (progress.step, progress.skipped) == (step, step)
     state = abstract_state(runs.MODEL, tiny.optimizer(config.optimizer), tiny.one_device())
-    with Checkpoints(checkpoints, config.checkpoint) as opened:
-        assert opened.restore(state)[0].step == step
+    with Checkpoints(checkpoints, config.checkpoint) as manager:
+        assert manager.restore(state)[0].step == step
     assert all(np.isfinite(leaf).all() for leaf in tiny.numbers(runs.params(tmp_path / "run")))
     assert runs.metrics(tmp_path / "run")[-1]["loss"] is None
     train(config)
@@ -148,15 +151,15 @@ def test_text_that_must_suffice_and_does_not_is_refused_before_the_first_step(tm
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"mesh": MeshConfig(data=3)}, "does not fit 8 cpu devices"),
         ({"mesh": MeshConfig(tensor=8)}, "does not divide over mesh"),
         ({"cpu_devices": 5}, "JAX has already started, with 8 CPU devices"),
     ],
 )
-def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, said):
-    with pytest.raises(UserError, match=said):
+def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
         train(runs.config(tmp_path, **change))
     assert Run(tmp_path / "run").steps() == []
 
@@ -179,17 +182,17 @@ def test_an_unwritable_folder_is_refused(tmp_path):
         train(runs.config(tmp_path, run_dir="/proc/run"))
 
 
-def test_an_agreement_among_one_is_at_once():
-    agree = stopping.HostConsensus(tiny.one_device(), flags=2)
-    assert agree(True, False) == (True, False)
-    assert agree(False, False) == (False, False)
+def test_the_consensus_of_one_process_is_immediate():
+    consensus = stopping.HostConsensus(tiny.one_device(), flags=2)
+    assert consensus(True, False) == (True, False)
+    assert consensus(False, False) == (False, False)
 
 
-def test_an_agreement_among_many_is_read_one_step_late(monkeypatch):
+def test_the_consensus_of_several_processes_is_read_one_step_late(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     mesh = tiny.make_mesh(MeshConfig())
     with jax.set_mesh(mesh):
-        agree = stopping.HostConsensus(mesh, flags=2)
-        assert agree(True, False) == (False, False)
-        assert agree(False, False) == (True, False)
-        assert agree(False, False) == (False, False)
+        consensus = stopping.HostConsensus(mesh, flags=2)
+        assert consensus(True, False) == (False, False)
+        assert consensus(False, False) == (True, False)
+        assert consensus(False, False) == (False, False)
