@@ -3,14 +3,17 @@
 The options, and how many words each takes, are those of a dataclass.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from llmjax.run.config.build import ConfigError
-from llmjax.run.config.fields import annotation_at
+from llmjax.run.config.fields import annotation_at, element, hints, variants
 from llmjax.run.config.overrides import Override, is_list
 
+ALL = "all"
+"""After --help: every field."""
 SWITCH = ("true", "false", "yes", "no", "on", "off", "1", "0")
 FLAGS = {
     "json": "Print the result as one JSON object on the last line of stdout.",
@@ -26,10 +29,16 @@ class Words:
     positionals: tuple[str, ...]
     overrides: tuple[Override, ...]
     flags: frozenset[str]
+    topic: str = ""
+    """After `--help`: ALL, a section, or nothing."""
 
 
 def split(
-    argv: Sequence[str], cls: Any, flags: Collection[str] = FLAGS, single: Collection[str] = ()
+    argv: Sequence[str],
+    cls: Any,
+    flags: Collection[str] = FLAGS,
+    single: Collection[str] = (),
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> Words:
     """Splits `argv` into positionals, options and flags.
 
@@ -43,6 +52,7 @@ def split(
       cls: the dataclass whose dotted field names are the options.
       flags: options that take no word and are not fields.
       single: lists that take one word at a time, so that positionals may follow.
+      aliases: short names of fields -> dotted names.
 
     Raises:
       ConfigError: an option has no value, and the next word is not an option.
@@ -50,21 +60,24 @@ def split(
     words, positionals = list(argv), []
     overrides: dict[tuple[str, ...], Override] = {}
     seen: set[str] = set()
+    topic = ""
     while words:
         word = words.pop(0)
         if word == "--":
             positionals += words
             break
+        if word == "-h":
+            word = "--help"
         if not _is_option(word):
-            if word == "-h":
-                seen.add("help")
-            else:
-                positionals.append(word)
+            positionals.append(word)
             continue
         name, equals, value = word[2:].partition("=")
         if name in flags and not equals:
             seen.add(name)
+            if name == "help" and words and words[0] in help_topics(cls):
+                topic = words.pop(0)
             continue
+        name = aliases.get(name, name)
         name, equals, value = _without_no(cls, name, equals, value)
         path = Override(name, ()).path
         annotation = annotation_at(cls, path)
@@ -74,7 +87,14 @@ def split(
             _check_next(word, words, cls, flags)
         earlier = overrides[path].words if repeatable and path in overrides else ()
         overrides[path] = Override(name, (*earlier, *values))
-    return Words(tuple(positionals), tuple(overrides.values()), frozenset(seen))
+    return Words(tuple(positionals), tuple(overrides.values()), frozenset(seen), topic)
+
+
+def help_topics(cls: Any) -> tuple[str, ...]:
+    """What may follow `--help`: ALL, and the fields that are sections or lists of sections."""
+    sections = (name for name, annotation in hints(cls).items() if variants(annotation))
+    lists = (name for name, annotation in hints(cls).items() if element(annotation) is not None)
+    return (ALL, *sections, *lists)
 
 
 def _without_no(cls: Any, name: str, equals: str, value: str) -> tuple[str, str, str]:

@@ -1,20 +1,21 @@
 """The driver of commands: parses the command line, runs the command, prints its output."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from llmjax.cli.arguments import FLAGS, Words, check_positionals, split
-from llmjax.cli.help import help_text
+from llmjax.cli.arguments import ALL, FLAGS, Words, check_positionals, split
+from llmjax.cli.help import all_fields, help_text, main_fields
 from llmjax.errors import UserError
 from llmjax.limits import number_problems
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.fields import flag
-from llmjax.run.config.overrides import override
+from llmjax.run.config.overrides import Override, override
 from llmjax.storage.json_documents import json_text
 
 Options = TypeVar("Options")
+Overrides: TypeAlias = tuple[Override, ...]
 
 
 class Output(NamedTuple):
@@ -64,7 +65,10 @@ class Command(Generic[Options]):
       usage: the options in its usage line.
       single: lists that take one word at a time.
       flags: further flags, with their help.
-      notes: help shown before the options.
+      notes: help shown before the options, where all are shown.
+      shown: dotted names of the options that `--help` shows; none: all.
+      aliases: short name of an option -> its dotted name.
+      expand: replaces options and overrides that are not a field's value, before any override.
       defaults: makes the default options from the first positional word; None for those of the
         dataclass.
       check: returns a line for each invalid value, beyond types and ranges.
@@ -81,6 +85,12 @@ class Command(Generic[Options]):
     single: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
+    shown: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    expand: Callable[[Options, Overrides], tuple[Options, Overrides]] = lambda options, words: (
+        options,
+        words,
+    )
     defaults: Callable[[str], Options] | None = None
     check: Callable[[Options], Sequence[str]] = lambda options: ()
     finish: Callable[[Options, frozenset[str]], Options] = lambda options, flags: options
@@ -96,10 +106,14 @@ def run_command(name: str, command: Command[Any], argv: Sequence[str]) -> None:
     """
     usage = " ".join(["llmjax", name, *command.positionals, command.usage]).rstrip()
     flags = FLAGS | dict(command.flags)
-    words = split(argv, command.options, flags, command.single)
+    words = split(argv, command.options, flags, command.single, command.aliases)
     if "help" in words.flags:
-        options = _defaults(command, words)
-        print(help_text(usage, command.about, flags, options, command.notes), end="")
+        options = _options_help(command, _defaults(command, words), words.topic)
+        if words.topic not in ("", ALL):
+            print("\n".join(options).strip())
+        else:
+            notes = "" if command.shown and not words.topic else command.notes
+            print(help_text(usage, command.about, flags, notes, options), end="")
         return
     call = _parse(name, command, words, usage)
     if command.compiles:
@@ -115,6 +129,16 @@ def run_command(name: str, command: Command[Any], argv: Sequence[str]) -> None:
         print_json(output.data)
     else:
         print(output.text)
+
+
+def _options_help(command: Command[Options], options: Options, topic: str) -> Iterator[str]:
+    if topic == ALL or not (topic or command.shown):
+        return all_fields(options)
+    return (
+        all_fields(options, topic)
+        if topic
+        else main_fields(options, command.shown, command.aliases)
+    )
 
 
 def _defaults(command: Command[Options], words: Words) -> Options:
@@ -137,7 +161,7 @@ def _parse(name: str, command: Command[Options], words: Words, usage: str) -> Ca
             raise UserError(f"{name} {word}", "no such command", f"usage: {usage}")
     options, problems = _defaults(command, words), list[str]()
     try:
-        options = override(options, words.overrides)
+        options = override(*command.expand(options, words.overrides))
     except ConfigError as error:
         problems += error.problems
     try:

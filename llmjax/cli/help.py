@@ -2,10 +2,11 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from llmjax.cli.arguments import ALL, help_topics
 from llmjax.run.config.build import plain
 from llmjax.run.config.fields import Row, element, kind, rows, type_name, variants
 from llmjax.run.config.options import option_fields
@@ -13,39 +14,67 @@ from llmjax.run.config.options import option_fields
 INDENT = " " * 8
 
 
-def help_text(usage: str, about: str, flags: Mapping[str, str], value: Any, notes: str = "") -> str:
+def help_text(
+    usage: str, about: str, flags: Mapping[str, str], notes: str, options: Iterable[str]
+) -> str:
     """The help of a command.
 
     Args:
       usage: the usage line.
       about: what it does, in a sentence or two.
       flags: options that take no word, with their help.
-      value: the dataclass whose fields are the options; its values are shown as the defaults.
-      notes: lines shown between the flags and the fields.
+      notes: lines between the flags and the options.
+      options: lines about the options.
     """
-    width = min(shutil.get_terminal_size().columns, 100)
-    lines = [f"usage: {usage}", "", *textwrap.wrap(about, width), ""]
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, _width()), ""]
     for name, meaning in flags.items():
-        lines += _entry(f"--{name}", meaning, width)
+        lines += _entry(f"--{name}", meaning)
     if notes:
         lines += ["", *notes.rstrip().split("\n")]
-    return "\n".join([*lines, *_fields(value, width)]) + "\n"
+    return "\n".join([*lines, *options]) + "\n"
 
 
-def _fields(value: Any, width: int) -> Iterator[str]:
-    """The fields of the value itself first, its own before inherited ones, then those of its parts,
-    each under its name."""
+def all_fields(value: Any, section: str | None = None) -> Iterator[str]:
+    """The fields of a dataclass: those of the value itself first, its own before inherited ones,
+    then those of its sections, each under its name; or those of one section.
+
+    The values are shown as the defaults.
+    """
     order = [field.name for field in option_fields(type(value))]
     listed = sorted(rows(value), key=lambda row: order.index(row.path[0]))
     parts = dict.fromkeys(row.path[0] for row in listed if len(row.path) > 1)
-    for part in ("", *parts):
+    for part in ("", *parts) if section is None else (section,):
         yield ""
         if part:
-            yield from textwrap.wrap(f"{part}: {_about(getattr(value, part))}", width)
+            yield from textwrap.wrap(f"{part}: {_about(getattr(value, part))}", _width())
         for row in listed:
             if row.path[0] == part or (not part and row.path[0] not in parts):
-                head = f"{row.flag} {type_name(row.annotation)}"
-                yield from _entry(head, _meaning(row), width)
+                yield from _entry(f"{row.flag} {type_name(row.annotation)}", _meaning(row))
+
+
+def main_fields(value: Any, names: Sequence[str], aliases: Mapping[str, str]) -> Iterator[str]:
+    """Some fields of a dataclass, and where the others are found.
+
+    Args:
+      value: the dataclass; its values are shown as the defaults.
+      names: dotted names of the fields, in order; those that the value lacks are skipped.
+      aliases: short name -> option without dashes; the first one of an option is shown.
+    """
+    short: dict[str, str] = {}
+    for alias, option in aliases.items():
+        short.setdefault(f"--{option}", f"--{alias}, ")
+    by_name = {row.name: row for row in rows(value)}
+    yield from ("", "The fields used most:")
+    for row in (by_name[name] for name in names if name in by_name):
+        head = f"{short.get(row.flag, '')}{row.flag} {type_name(row.annotation)}"
+        yield from _entry(head, _meaning(row))
+    yield ""
+    sections = ", ".join(name for name in help_topics(type(value)) if name != ALL)
+    yield from textwrap.wrap(f"More: --help {ALL}, or --help SECTION, one of {sections}.", _width())
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 100)
 
 
 def _about(part: Any) -> str:
@@ -54,10 +83,10 @@ def _about(part: Any) -> str:
     return " ".join(" ".join((item.__doc__ or "").split()) for item in items)
 
 
-def _entry(head: str, text: str, width: int) -> list[str]:
+def _entry(head: str, text: str) -> list[str]:
     return [
         f"  {head}",
-        *textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT),
+        *textwrap.wrap(text, _width(), initial_indent=INDENT, subsequent_indent=INDENT),
     ]
 
 

@@ -5,22 +5,42 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from llmjax.cli.command import Call, Command, Output
+from llmjax.cli.command import Call, Command, Output, Overrides
 from llmjax.metrics.names import display_name, display_value, task_metrics
 from llmjax.parallel.memory import TRAINING
+from llmjax.run.config.build import plain
 from llmjax.run.config.checks import validate
 from llmjax.run.config.files import load_config_file, presets
 from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
+from llmjax.run.config.source import to_python
 from llmjax.run.folder import Run
 from llmjax.storage.json_documents import json_lines
 from llmjax.training.train import train
 
 TEXT_METRICS = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
 
+ALIASES = {
+    "lr": "optimizer.learning-rate",
+    "learning-rate": "optimizer.learning-rate",
+    "batch-size": "data.batch-size",
+    "length": "data.length",
+    "sources": "data.sources",
+}
+SHOWN = tuple(
+    """run_dir steps epochs init_from data.sources data.batch_size data.length tokenizer
+    tokenizer.vocab_size model.d_model model.num_decoder_layers model.num_encoder_layers
+    model.num_heads optimizer optimizer.learning_rate optimizer.schedule.warmup_steps compute.dtype
+    compute.remat mesh.fsdp checkpoint.every evaluation.every samples.every log.every
+    seed""".split()
+)
+"""Fields used most, in the order of the help."""
+
 
 def run(call: Call[Config]) -> Output | None:
     """Trains; prints the run folder and its latest validation metrics."""
+    if "print-config" in call.flags:
+        return Output({"config": plain(call.options)}, to_python(call.options).rstrip("\n"))
     import jax
 
     result = summary(Run(train(call.options)))
@@ -72,6 +92,16 @@ def _tasks_in_words(line: str, metrics: Mapping[str, Any]) -> str:
     return "\n".join([f"{line}, on validation examples:", *lines])
 
 
+def _expand(config: Config, overrides: Overrides) -> tuple[Config, Overrides]:
+    """Replaces the model by that of the preset that `--model` names."""
+    for change in overrides:
+        if change.path == ("model",) and len(change.words) == 1:
+            preset = load_config_file(change.words[0])
+            config = replace(config, model=preset.model, compute=preset.compute)
+            overrides = tuple(other for other in overrides if other is not change)
+    return config, overrides
+
+
 def _finish(config: Config, flags: frozenset[str]) -> Config:
     """Applies --profile, and validates the config."""
     if "profile" in flags and not config.log.profile:
@@ -82,18 +112,22 @@ def _finish(config: Config, flags: frozenset[str]) -> Config:
 TRAIN = Command(
     about="Trains a model, or resumes a run. CONFIG is a Python file with a function config() -> "
     f"llmjax.Config; or the name of a preset: {', '.join(presets())}; or a run folder, trained or "
-    "imported. Every field can be set here by its dotted name; `llmjax train CONFIG --help` lists "
-    "them with CONFIG's values. Ctrl-C and SIGTERM finish the step, save, and exit with 75; the "
+    "imported. Every field can be set here by its dotted name; `llmjax train CONFIG --help all` "
+    "lists them with CONFIG's values. Ctrl-C and SIGTERM finish the step, save, and exit with 75; the "
     "same command then resumes. A second one stops without saving (130).",
     positionals=("CONFIG",),
     usage="[--field value ...]",
     options=Config,
     run=run,
     flags={
+        "print-config": "Print the config as a Python file that makes it, and do not train.",
         "profile": "Trace 5 steps into RUN/profile, for XProf or TensorBoard; --log.profile N "
         "traces N.",
     },
     notes=HELP,
+    shown=SHOWN,
+    aliases=ALIASES,
+    expand=_expand,
     defaults=load_config_file,
     finish=_finish,
     compiles=False,

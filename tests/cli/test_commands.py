@@ -1,7 +1,7 @@
 import inspect
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,9 @@ from command import run, stub
 import llmjax
 from llmjax.cli.main import find_command
 from llmjax.cli.registry import COMMANDS, Entry
+from llmjax.cli.train import SHOWN
 from llmjax.run.config.fields import rows
+from llmjax.run.config.files import load_config_file, presets
 from llmjax.run.folder import Run
 
 FUNCTIONS = {"fill-mask": "fill_mask", "import": "import_model"}
@@ -21,7 +23,7 @@ NO_OPTIONS = {"train", "tokenizer", "inspect", "presets", "models", "runs", "com
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_shows_every_field_with_its_meaning_and_default(capsys, name):
-    code, out, err = run(capsys, name, "--help")
+    code, out, err = run(capsys, name, "--help", "all")
     assert (code, err) == (0, [])
     command = find_command(name)
     options = command.options()
@@ -52,9 +54,56 @@ def test_a_command_and_its_function_take_the_same_options(name):
 
 
 def test_help_of_train_shows_the_values_of_the_config(capsys):
-    _, out, _ = run(capsys, "train", "smoke", "--help")
+    _, out, _ = run(capsys, "train", "smoke", "--help", "all")
     assert "(default: runs/smoke)" in " ".join(out.split())
     assert "--data.sources.0.weight" in out
+
+
+def test_help_of_train_shows_the_main_fields_first_and_sections_on_request(capsys):
+    code, short, err = run(capsys, "train", "smoke", "--help")
+    assert (code, err) == (0, [])
+    assert short.count("(default: ") == len(SHOWN) - 1  # bytes have no vocab_size
+    assert "(default: runs/smoke)" in short
+    assert "--lr, --optimizer.learning-rate number" in short
+    _, section, _ = run(capsys, "train", "smoke", "--help", "optimizer")
+    flags = [line.split()[0] for line in section.splitlines() if line.startswith("  --")]
+    assert "--optimizer.schedule.warmup-steps" in flags
+    assert all(flag.startswith("--optimizer") for flag in flags)
+    assert f"usage: llmjax train {'CONFIG'}" in run(capsys, "train", "--help", "smoke")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        ("--lr 0.5", "optimizer.learning_rate", 0.5),
+        ("--learning-rate 0.5", "optimizer.learning_rate", 0.5),
+        ("--batch-size=3", "data.batch_size", 3),
+        ("--length 64", "data.length", 64),
+        ("--model gpt2_124m", "model.d_model", 768),
+        ("--model.d-model 384 --model gpt2_124m", "model.d_model", 384),
+    ],
+)
+def test_short_names_of_training_fields(capsys, monkeypatch, words, field, value):
+    code, out, err = run(capsys, "train", "smoke", *words.split(), "--print-config", "--json")
+    assert (code, err) == (0, [])
+    config = json.loads(out)["config"]
+    for name in field.split("."):
+        config = config[name]
+    assert config == value
+
+
+def test_an_unknown_model_preset_is_refused(capsys):
+    code, _, err = run(capsys, "train", "smoke", "--model", "gpt2_124", "--print-config")
+    assert code == 2
+    assert "did you mean gpt2_124m?" in err[0]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_printed_config_makes_the_same_config(capsys, tmp_path, name):
+    code, out, err = run(capsys, "train", name, "--seed", "7", "--print-config")
+    assert (code, err) == (0, [])
+    (tmp_path / "my.py").write_text(out)
+    assert load_config_file(tmp_path / "my.py") == replace(load_config_file(name), seed=7)
 
 
 def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
