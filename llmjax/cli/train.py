@@ -113,8 +113,8 @@ TRAIN = Command(
     about="Trains a model, or resumes a run. CONFIG is a Python file with a function config() -> "
     f"llmjax.Config; or the name of a preset: {', '.join(presets())}; or a run folder, trained or "
     "imported. Every field can be set here by its dotted name; `llmjax train CONFIG --help all` "
-    "lists them with CONFIG's values. Ctrl-C and SIGTERM finish the step, save, and exit with 75; the "
-    "same command then resumes. A second one stops without saving (130).",
+    "lists them with CONFIG's values. Ctrl-C and SIGTERM finish the step, save, and exit with 75; "
+    "the same command then resumes. A second one stops without saving (130).",
     positionals=("CONFIG",),
     usage="[--field value ...]",
     options=Config,
