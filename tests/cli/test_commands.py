@@ -95,7 +95,7 @@ def test_short_names_of_training_fields(capsys, monkeypatch, words, field, value
 def test_an_unknown_model_preset_is_refused(capsys):
     code, _, err = run(capsys, "train", "smoke", "--model", "gpt2_124", "--print-config")
     assert code == 2
-    assert "did you mean gpt2_124m?" in err[0]
+    assert "did you mean the preset gpt2_124m?" in err[0]
 
 
 @pytest.mark.parametrize("name", presets())

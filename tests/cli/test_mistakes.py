@@ -11,7 +11,7 @@ from command import run
             [
                 "qqq: no such command; choose one of train, evaluate, predict, choose, harness, "
                 "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, "
-                "report, tokenizer"
+                "report, presets, models, runs, completion, tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),
