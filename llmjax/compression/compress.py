@@ -1,7 +1,9 @@
 """`llmjax.compress`: compresses any bytes to an archive."""
 
+import contextlib
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +30,16 @@ from llmjax.compression.results import (
 from llmjax.compression.segments import Segment, Segmenter
 from llmjax.compression.streams import determinism_hash
 from llmjax.compression.verification import release_device, verify_archive, warn
+from llmjax.data.text.reading import expand
+from llmjax.data.text.source import FileSource, Source
+from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.compute import Dtype
 from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
 from llmjax.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,12 @@ def compress(
     platform = jax.default_backend()
     warn(platform, environment()["flags"], verify)
     lm, began = load(run, step=options.step, dtype=options.dtype), time.perf_counter()
+    if file := training_file(lm.config.data.sources, str(source)):
+        logger.warning(
+            "%s is training data of this run: its size does not show how well the model compresses "
+            "new text",
+            file,
+        )
     with open_input(str(source)) as data:
         with new_file(str(target), options.overwrite, data.common_mode) as out:
             encoder = _Encoder(lm, data, options, progress)
@@ -125,6 +138,21 @@ def compress(
     )
     save_result(Run.open(run), used_step, result)
     return result
+
+
+def training_file(sources: Sequence[Source], path: str) -> Path | None:
+    """Returns a file of the sources that is at `path` or in the folder there; None if none is."""
+    if path == "-":
+        return None
+    target = Path(path).resolve()
+    for source in sources:
+        if not isinstance(source, FileSource):
+            continue
+        with contextlib.suppress(UserError):  # the files may be gone by now
+            for file in expand(source.paths):
+                if target == file.resolve() or target in file.resolve().parents:
+                    return file
+    return None
 
 
 @dataclass

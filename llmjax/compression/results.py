@@ -77,6 +77,7 @@ class TokenCosts:
       passage_tokens: number of tokens whose costs are stored individually.
       tokens: number of tokens encoded by the model.
       bits: their total cost.
+      bytes: size of their text.
       sums: range -> total; range k has the positions p in the token's window with
         floor(RANGES_PER_OCTAVE log2(p + 1)) = k.
       passage: the first tokens as text, without raw bytes.
@@ -86,6 +87,7 @@ class TokenCosts:
     passage_tokens: int = 0
     tokens: int = 0
     bits: float = 0.0
+    bytes: int = 0
     sums: dict[int, CostSum] = field(default_factory=dict)
     passage: list[TextCost] = field(default_factory=list)
 
@@ -103,6 +105,7 @@ class TokenCosts:
         if used:
             self.tokens += len(encoded.bits)
             self.bits += float(encoded.bits.sum())
+            self.bytes += int(self._sizes[tokens].sum())
         ranges = np.floor(RANGES_PER_OCTAVE * np.log2(encoded.positions + 1)).astype(np.int32)
         counts = np.bincount(ranges)
         bits = np.bincount(ranges, weights=encoded.bits)
@@ -273,18 +276,36 @@ class CompressionResult:
             for name, limit in self.not_compared.items()
         ]
         total, coding = self.kilobytes_per_second
-        ratio = _or_na(self.adjusted_ratio, ".1%")
         verified = self.verify_seconds is not None
         return "\n".join(
             [
                 *lines,
                 "",
-                f"  with the model's {self.model_bytes:,} bytes: {ratio} of input",
+                *(f"  {line}" for line in self._share_of_model()),
+                f"  the model itself, which a receiver needs too: {self._model_size()}",
                 f"  {self.seconds:.1f} s, {total:.2f} KB/s ({coding:.2f} without compiling); "
                 f"{self.streams} parallel streams, windows of {self.context} tokens",
                 "  verified in a separate process" if verified else "  not verified",
             ]
         )
+
+    def _share_of_model(self) -> list[str]:
+        """Says how much of the input the model encoded, if not all of it."""
+        share = self.costs.bytes / self.bytes if self.bytes else 1.0
+        if share >= 0.9995:
+            return []
+        if self.costs.tokens:
+            return [f"{share:.1%} of the input encoded by the model; zstd made the rest smaller"]
+        return [
+            "THE MODEL WAS NOT USED: zstd makes every piece of this input smaller. The model suits",
+            "text like that it was trained on; --no-fallback shows what it makes of this input.",
+        ]
+
+    def _model_size(self) -> str:
+        text = f"{self.model_bytes:,} bytes"
+        if self.adjusted_ratio < 10:
+            text += f" (together {self.adjusted_ratio:.1%} of the input)"
+        return text
 
 
 def _or_na(value: float, form: str) -> str:

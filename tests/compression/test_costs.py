@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from compress_runs import files
 
-from llmjax.compression.compress import compress
-from llmjax.compression.results import TokenCosts, first_position
+from llmjax.compression.compress import compress, training_file
+from llmjax.compression.results import CompressionResult, TokenCosts, first_position
 from llmjax.compression.streams import EncodedTokens
+from llmjax.data.text.text_files import TextSource
+from llmjax.data.text.tfds import EmbeddedSource
 from llmjax.data.tokenizers.table import BytesTokenizer
 
 
@@ -66,3 +68,55 @@ def test_the_run_keeps_what_an_archive_came_to(run, tmp_path):
 
 def test_a_tokenizer_says_how_long_tokens_are():
     assert TokenCosts(SimpleNamespace(token_bytes=lambda: np.zeros(3))).octaves() == {}
+
+
+def result(**changes):
+    costs = TokenCosts(BytesTokenizer())
+    costs.add(*encoded("abcdefg", range(7)), used=changes.pop("used", True))
+    values = {
+        "source": "text",
+        "bytes": 7,
+        "archive_bytes": 400,
+        "header_bytes": 300,
+        "model_bytes": 17_000_000,
+        "seconds": 1.0,
+        "compile_seconds": 0.5,
+        "verify_seconds": None,
+        "streams": 1,
+        "context": 16,
+        "stride": 8,
+        "costs": costs,
+        "baselines": (),
+    }
+    return str(CompressionResult(**values | changes))
+
+
+def test_the_summary_says_how_much_the_model_encoded():
+    assert "encoded by the model" not in result()
+    assert "NOT USED" not in result()
+    assert "  70.0% of the input encoded by the model; zstd" in result(bytes=10)
+    unused = result(used=False)
+    assert "THE MODEL WAS NOT USED" in unused
+    assert "--no-fallback" in unused
+    assert "NOT USED" not in result(used=False, bytes=0)
+
+
+def test_the_summary_gives_the_models_size_as_a_share_only_where_that_means_something():
+    assert "needs too: 17,000,000 bytes\n" in result()
+    assert "17,000,000 bytes (together 170.0% of the input)" in result(bytes=10_000_235)
+
+
+def test_files_that_the_model_was_trained_on_are_found(tmp_path):
+    for name in ("a.txt", "b.md"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "folder" / name).write_text(name)
+    sources = (
+        TextSource((str(tmp_path / "gone.txt"),)),
+        EmbeddedSource(),
+        TextSource((str(tmp_path / "folder/*.txt"),)),
+    )
+    trained = tmp_path / "folder/a.txt"
+    assert training_file(sources, str(trained)) == trained
+    assert training_file(sources, str(tmp_path / "folder")) == trained
+    assert training_file(sources, str(tmp_path / "folder/b.md")) is None
+    assert training_file(sources, "-") is None
