@@ -49,7 +49,7 @@ def test_metadata_of_the_rows(started):
     task, _, _ = started
     assert task.metadata.labels == ("answered", "unanswered")
     assert task.metadata.counts == (2, 1)
-    assert task.may_be_silent
+    assert task.may_have_no_answer
     assert task.head.outputs == 2
 
 
@@ -276,7 +276,7 @@ def test_it_learns():
         ),
         ({"text": ["cat"], "answer_start": []}, "is not a list of answers: "),
         ({"text": ["cat"]}, "is not a list of answers: 'answer_start'; write "),
-        ({"text": ["cat"], "answer_start": ["4"]}, "'cat' at '4' is no text with its first"),
+        ({"text": ["cat"], "answer_start": ["4"]}, "'cat' at '4' is not a text with the index of its first"),
         ("cat", "is not a list of answers: it is str"),
     ],
 )

@@ -194,7 +194,7 @@ def test_equal_answers_teach_nothing_and_are_named(caplog):
     task, network = opened(CONFIG, rows, model=DECODER)
     examples = task.examples(rows)
     assert [example.weight for example in examples] == [1, 0, 0]
-    assert "2 of 3 pairs whose answers are equal" in caplog.text
+    assert "2 of 3 pairs have answers that are equal" in caplog.text
     assert "(the first: table line 2)" in caplog.text
     assert [example.row for example in trainable(task, rows, examples)] == [0]
     params = jax.jit(network.init)(jax.random.key(1))
