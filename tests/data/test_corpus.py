@@ -168,8 +168,34 @@ def test_corpora_that_cannot_be_trained_on(tmp_path, cache):
     )
     config = replace(config_of(cache, source, validation_fraction=0.0), batch_size=4, length=8)
     refused(config, "its 27 training tokens are fewer than a batch of 4 rows of 8")
+
+
+def test_a_small_text_gets_a_small_vocabulary(tmp_path, cache, caplog):
+    path = tmp_path / "text.txt"
     path.write_text("word " * 100)
-    refused(config, r"supports at most \d+ entries", SentencePieceConfig(5000))
+    config = config_of(cache, TextSource((str(path),)), validation_fraction=0.0)
+    tokenizer, _ = prepare(config, SentencePieceConfig(5000))
+    assert 260 < tokenizer.vocab_size < 300
+    assert f"the training text supports {tokenizer.vocab_size} entries" in caplog.text
+
+
+def test_where_no_document_falls_in_the_fraction_one_is_held_out(tmp_path, cache, caplog):
+    texts = write_documents(tmp_path / "lines.txt", 12)
+    source = TextSource((str(tmp_path / "lines.txt"),), split="line")
+    config = config_of(cache, source, validation_fraction=1e-9)
+    folder = tmp_path / "tokenizer"
+    tokenizer, corpus = prepare(config, SentencePieceConfig(300), folder)
+    assert "none of 12 documents falls in data.validation_fraction 1e-09" in caplog.text
+    held_out = validation_text(corpus).decode()
+    assert held_out in texts
+    assert corpus.num_documents == 11
+    (tmp_path / "others.txt").write_text("\n".join(text for text in texts if text != held_out))
+    others = TextSource((str(tmp_path / "others.txt"),), split="line")
+    without = replace(config_of(cache, others), validation_fraction=0.0)
+    same, _ = prepare(without, SentencePieceConfig(300))
+    assert tokenizer.fingerprint == same.fingerprint, "trained without the document"
+    resumed, again = prepare(config, SentencePieceConfig(300), folder)
+    assert (resumed.fingerprint, again.fingerprint) == (tokenizer.fingerprint, corpus.fingerprint)
 
 
 def test_impossible_values_are_refused_together():

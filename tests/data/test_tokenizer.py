@@ -214,12 +214,15 @@ def test_training_is_a_function_of_the_text(kind):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_impossible_vocabularies_are_refused_with_the_limit(kind):
-    with pytest.raises(UserError, match=r"supports at most \d+ entries; set it to (\d+)") as caught:
-        train_sentencepiece(SentencePieceConfig(50_000, kind), TEXTS)
-    largest = int(caught.value.fix.split()[3])
-    model = train_sentencepiece(SentencePieceConfig(largest, kind), TEXTS)
-    assert SentencePieceTokenizer(model).vocab_size == largest
+def test_a_vocabulary_is_as_large_as_the_text_supports_and_not_too_small_for_it(kind, caplog):
+    model = train_sentencepiece(SentencePieceConfig(50_000, kind), TEXTS)
+    largest = SentencePieceTokenizer(model).vocab_size
+    assert f"vocab_size 50000: the training text supports {largest} entries" in caplog.text
+    caplog.clear()
+    assert train_sentencepiece(SentencePieceConfig(largest, kind), TEXTS) == model
+    assert not caplog.text
+    larger = train_sentencepiece(SentencePieceConfig(largest + 1, kind), TEXTS)
+    assert SentencePieceTokenizer(larger).vocab_size == largest
     with pytest.raises(UserError, match="alone need"):
         train_sentencepiece(SentencePieceConfig(100, kind), TEXTS)
     with pytest.raises(UserError, match="no text"):

@@ -276,7 +276,10 @@ def test_it_learns():
         ),
         ({"text": ["cat"], "answer_start": []}, "is not a list of answers: "),
         ({"text": ["cat"]}, "is not a list of answers: 'answer_start'; write "),
-        ({"text": ["cat"], "answer_start": ["4"]}, "'cat' at '4' is not a text with the index of its first"),
+        (
+            {"text": ["cat"], "answer_start": ["4"]},
+            "'cat' at '4' is not a text with the index of its first",
+        ),
         ("cat", "is not a list of answers: it is str"),
     ],
 )

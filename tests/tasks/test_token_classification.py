@@ -168,7 +168,8 @@ def test_errors_are_one_line():
         task.examples([Row("dev line 3", {"tokens": "a", "tags": "B-ORG"})])
     both = ModelConfig(d_model=32, num_encoder_layers=1, num_decoder_layers=1, num_heads=2)
     with pytest.raises(
-        UserError, match="task token_classification: an encoder-decoder has no head for single tokens"
+        UserError,
+        match="task token_classification: an encoder-decoder has no head for single tokens",
     ):
         opened(CONFIG, ROWS, model=both)
 

@@ -1,5 +1,7 @@
 """Prepares a corpus: trains or loads the tokenizer, tokenizes the sources, checks the result."""
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.storage.cache_folders import open_or_build
 from llmjax.storage.writing import cache_root
+
+log = logging.getLogger(__name__)
 
 SCAN = 32
 """A tokenizer's sample is drawn from text of this many times its size, not from whole sources."""
@@ -100,21 +104,45 @@ def prepare(
     check_data(config, tokenizer_config)
     config, identities = _pin_sources(config)
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
-    if folder is not None and folder.is_dir():
-        tokenizer = load_tokenizer(folder)
-    else:
-        tokenizer = tokenizer_config.open() or _train_or_load(
+    known = load_tokenizer(folder) if folder is not None and folder.is_dir() else None
+
+    def build(config: DataConfig) -> tuple[Tokenizer, Corpus]:
+        tokenizer = known or tokenizer_config.open()
+        tokenizer = tokenizer or _train_or_load(
             tokenizer_config, config, identities, progress, special_tokens
         )
-        if folder is not None:
-            tokenizer.save(folder)
-    sources = tuple(
-        tokenize_source(source, identity, tokenizer, config, progress)
-        for source, identity in zip(config.sources, identities, strict=True)
-    )
-    corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+        sources = tuple(
+            tokenize_source(source, identity, tokenizer, config, progress)
+            for source, identity in zip(config.sources, identities, strict=True)
+        )
+        return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+
+    tokenizer, corpus = build(config)
+    if config.validation_fraction > 0 and not _num_validation(corpus) and corpus.num_documents > 1:
+        config = _hold_out_one(config, corpus.num_documents)
+        tokenizer, corpus = build(config)  # anew: the tokenizer must not have seen the document
     _check(corpus, config)
+    if known is None and folder is not None:
+        tokenizer.save(folder)
     return tokenizer, corpus
+
+
+def _hold_out_one(config: DataConfig, documents: int) -> DataConfig:
+    """The config with the smallest validation_fraction in which a document falls."""
+    lowest = min(
+        hash_
+        for source in config.sources
+        for hash_, _ in unique_documents(source, config.cache_dir)
+    )
+    fraction = (lowest + 1) / HASHES
+    while int(fraction * HASHES) <= lowest:
+        fraction = math.nextafter(fraction, 1.0)
+    log.warning(
+        "none of %d documents falls in data.validation_fraction %g: one of them is held out",
+        documents,
+        config.validation_fraction,
+    )
+    return replace(config, validation_fraction=fraction)
 
 
 def train_tokenizer(
@@ -187,7 +215,7 @@ def _sample(
 
 def _check(corpus: Corpus, config: DataConfig) -> None:
     names = "; ".join(map(str, config.sources))
-    validation = sum(len(kept) for _, kept in _validation(corpus))
+    validation = _num_validation(corpus)
     total = corpus.num_documents + validation
     if config.validation_fraction > 0 and validation == 0:
         reason = f"the validation set is empty: none of {total} documents falls in it"
@@ -204,6 +232,10 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
         sizes = f"{config.batch_size} rows of {config.length}"
         reason = f"its {corpus.num_tokens} training tokens are fewer than a batch of {sizes}"
         raise UserError(names, reason, "lower data.batch_size or data.length, or add text")
+
+
+def _num_validation(corpus: Corpus) -> int:
+    return sum(len(kept) for _, kept in _validation(corpus))
 
 
 def validation_documents(corpus: Corpus) -> Iterator[Document]:

@@ -1,8 +1,10 @@
 """SentencePiece tokenizers, made lossless, and their training."""
 
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from llmjax.storage.bounded import read_bytes
 
 if TYPE_CHECKING:
     from llmjax.data.tokenizers.config import SentencePieceConfig
+
+log = logging.getLogger(__name__)
 
 MODEL_FILE = "sentencepiece.model"
 MODEL_SIZE = 1 << 25
@@ -148,48 +152,59 @@ def train_sentencepiece(
 ) -> bytes:
     """Trains a model on all of `texts`, deterministically.
 
+    A text that supports fewer entries than the config asks for gets as many as it supports, with a
+    warning.
+
     Args:
       config: of the model.
       texts: at least one.
       pieces: special tokens in addition to padding, BOS, EOS and unknown; part of the vocabulary.
 
     Raises:
-      UserError: there is no text, or it does not support the vocabulary size.
+      UserError: there is no text, or the vocabulary is too small for its characters.
     """
-    sentences = _sentences(texts)
-    first = next(sentences, None)
-    if first is None:
+    texts = texts if isinstance(texts, list) else list(texts)
+    if next(_sentences(texts), None) is None:
         raise UserError("tokenizer", "there is no text to train it on", "add training text")
-    model = io.BytesIO()
-
-    def all_sentences() -> Iterator[str]:
-        yield first
-        yield from sentences
-
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=all_sentences(),
-            model_writer=model,
-            model_type=config.model_type,
-            vocab_size=config.vocab_size,
-            character_coverage=config.character_coverage,
-            split_digits=config.split_digits,
-            byte_fallback=True,
-            control_symbols=list(pieces),
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            max_sentence_length=SENTENCE * 4,
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            num_threads=16,  # constant, because it determines unigram's order of summation
-            minloglevel=2,
-        )
+        return _train(config, texts, pieces)
     except RuntimeError as error:
-        raise _vocabulary_error(config, str(error)) from error
+        match = re.search(r"value <= (\d+)", str(error))
+        if match is None:
+            raise _vocabulary_error(config, str(error)) from error
+        largest = int(match[1])
+        message = "tokenizer.vocab_size %d: the training text supports %d entries, so it gets these"
+        log.warning(message, config.vocab_size, largest)
+    return _train(replace(config, vocab_size=largest), texts, pieces)
+
+
+def _train(config: "SentencePieceConfig", texts: Iterable[str], pieces: Sequence[str]) -> bytes:
+    """
+    Raises:
+      RuntimeError: SentencePiece refuses the vocabulary size.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_sentences(texts),
+        model_writer=model,
+        model_type=config.model_type,
+        vocab_size=config.vocab_size,
+        character_coverage=config.character_coverage,
+        split_digits=config.split_digits,
+        byte_fallback=True,
+        control_symbols=list(pieces),
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        max_sentence_length=SENTENCE * 4,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        num_threads=16,  # constant, because it determines unigram's order of summation
+        minloglevel=2,
+    )
     return model.getvalue()
 
 
@@ -208,10 +223,6 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 def _vocabulary_error(config: "SentencePieceConfig", message: str) -> UserError:
     """Explains the trainer's error message."""
     size = config.vocab_size
-    if match := re.search(r"value <= (\d+)", message):
-        largest = int(match[1])
-        reason = f"the training text supports at most {largest} entries"
-        return UserError(f"tokenizer.vocab_size {size}", reason, f"set it to {largest} or less")
     if match := re.search(r"required_chars\D+\d+ vs (\d+)", message):
         reason = f"bytes, special tokens and the text's characters alone need {match[1]}"
         fix = f"set it to {match[1]} or more, or lower tokenizer.character_coverage"
