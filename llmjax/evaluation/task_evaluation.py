@@ -88,6 +88,7 @@ class TaskEvaluation:
             entries["best threshold"] = _threshold(tables["threshold"])
         title = f"{self.run} at step {self.step}, task {self.task}, on {self.data}"
         lines = [title, *(f"  {name:22}{value}" for name, value in entries.items())]
+        lines += [f"  note: {note}" for note in (metrics.notes() if metrics else ())]
         if "confusion" in tables:
             lines += ["", *_confusion(tables["confusion"])]
         return "\n".join(lines)

@@ -11,6 +11,8 @@ from llmjax.errors import UserError
 
 RESAMPLES = 1000
 SEED = 20260
+FEW_EXAMPLES = 30
+"""Below this, a note says that there are few."""
 MAX_BLOCK = 1 << 22
 """Maximum size of a block of resampling weights, which bounds memory."""
 
@@ -52,6 +54,23 @@ class Metrics:
         """Return the main metric."""
         return self.metrics[0]
 
+    def notes(self) -> list[str]:
+        """What a reader should know before believing the values: few examples, what guessing the
+        most frequent label gives, a model that predicts a single label."""
+        notes = []
+        if self.examples < FEW_EXAMPLES:
+            plural = "" if self.examples == 1 else "s"
+            notes.append(f"only {self.examples} example{plural}: too few to tell models apart")
+        if "confusion" in self.tables:
+            labels = self.tables["confusion"]["labels"]
+            counts = np.asarray(self.tables["confusion"]["counts"])
+            frequent, predicted = counts.sum(1).argmax(), np.flatnonzero(counts.sum(0))
+            share = counts.sum(1)[frequent] / counts.sum()
+            notes.append(f"always predicting {labels[frequent]!r} has accuracy {share:.4f}")
+            if len(predicted) == 1:
+                notes.append(f"the model predicts {labels[predicted[0]]!r} every time")
+        return notes
+
     def __getitem__(self, name: str) -> Metric:
         """Return the metric of that name; KeyError if there is none."""
         for metric in self.metrics:
@@ -77,6 +96,8 @@ class Metrics:
             result["tables"] = dict(self.tables)
         if self.signature is not None:
             result["signature"] = self.signature
+        if notes := self.notes():
+            result["notes"] = notes
         return result
 
 

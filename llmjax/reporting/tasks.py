@@ -77,6 +77,7 @@ class TaskSection:
     name: str
     about: str
     metrics: Sequence[MetricRow]
+    notes: Sequence[str]
     signature: str
     confusion: Confusion | None
     labels: Sequence[LabelRow]
@@ -106,6 +107,7 @@ def _task(name: str, task: Mapping[str, Any]) -> TaskSection:
         name=name,
         about=_about(task),
         metrics=_metrics(section(task, "metrics") or section(task, "figures")),  # until format 4
+        notes=[str(note) for note in items(task.get("notes"))],
         signature=str(task.get("signature") or ""),
         confusion=confusion(section(tables, "confusion")),
         labels=[_label(label) for label in labels[:MAX_LABELS]],

@@ -130,3 +130,19 @@ def test_no_label_at_all():
     assert result["f1_macro"].value == 0
     with pytest.raises(UserError, match="no examples"):
         multilabel(("a", "b"), nothing[:0], nothing[:0])
+
+
+def test_notes_say_what_guessing_gives_and_what_shows_little():
+    targets = np.array([0] * 30 + [1] * 10)
+    always = np.tile([0.4, 0.6], (40, 1))
+    guesses = classification(("no", "yes"), targets, always)
+    assert guesses.notes() == [
+        "always predicting 'no' has accuracy 0.7500",
+        "the model predicts 'yes' every time",
+    ]
+    right = classification(("no", "yes"), targets, np.eye(2)[targets])
+    assert right.notes() == ["always predicting 'no' has accuracy 0.7500"]
+    assert right.to_dict()["notes"] == right.notes()
+    few = classification(("no", "yes"), targets[-12:], np.eye(2)[targets[-12:]])
+    assert few.notes()[0] == "only 12 examples: too few to tell models apart"
+    assert "notes" not in multilabel(("a", "b"), np.ones((30, 2)), np.ones((30, 2))).to_dict()

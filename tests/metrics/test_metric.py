@@ -66,6 +66,7 @@ def test_plain_data():
         },
         "tables": {"labels": []},
         "signature": "sig",
+        "notes": ["only 3 examples: too few to tell models apart"],
     }
     assert result.headline().name == "a"
     assert result["loss"].high == 1.0
