@@ -58,6 +58,8 @@ class Reporter:
         for sink in self._sinks:
             sink.write(record)
         self.display.write(record)
+        if self._run is not None and (saved := self._run.steps()):
+            self.display.saved(saved[-1])
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Writes a text that the model generated after a prompt."""
@@ -116,12 +118,11 @@ def _headline(session: Session) -> str:
     name = device.device_kind if device.platform != "cpu" else "CPU"
     devices = f"{jax.device_count()} {name} device{'s' if jax.device_count() > 1 else ''}"
     devices += f" ({mesh})" if mesh else ""
-    known = "unknown for this device" if peak is None else f"{si(peak)}FLOP/s"
+    mfu = "MFU n/a (unknown peak)" if peak is None else f"MFU of {si(peak)}FLOP/s, dense bf16"
     return (
         f"{session.run.folder}: {short_count(count)} parameters{share}, "
         f"{session.workload.headline()}, {devices}\n"
-        f"model FLOP/s: {si(session.flops_per_token)}FLOP a token (PaLM's accounting: 6 per "
-        f"weight, attention undiscounted); MFU is of the dense bf16 peak, {known}"
+        f"{si(session.flops_per_token)}FLOP per token, PaLM's accounting; {mfu}"
     )
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 
 import pytest
+from rich.console import Console
 
 from llmjax.errors import UserError
 from llmjax.losses.loss import Sum
@@ -163,6 +164,43 @@ def test_displays_show_figures_on_stderr_only(kind, monkeypatch, capsys):
         assert "loss 3.2100" in captured.err
         assert "12.3k tok/s" in captured.err
         assert "MFU n/a" in captured.err
+
+
+def test_a_bar_fits_80_columns_and_keeps_the_best_result_and_the_checkpoint(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    bar = display.make_display("bar", 0, 40, "")
+    amounts = {"tokens": 1_234_567, "epoch": 0.5, "learning_rate": 1e-3, "gradient_norm": 0.7}
+    bar.write(RECORD | amounts)
+    for number, bits in ((10, 2.0), (20, 1.5), (30, 1.75)):
+        bar.write({"step": number, "kind": "eval", "loss": bits + 1, "bits_per_byte": bits})
+    bar.write({"step": 35, "kind": "eval", "loss": None, "bits_per_byte": None})
+    bar.saved(20)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(bar._render())
+    bar.close()
+    capsys.readouterr()
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    for text in (
+        "0:00:0",
+        "1.23M tokens",
+        "epoch 0.50",
+        "validation bits per byte 1.7500 at step 30",
+        "best bits per byte 1.5000 at step 20",
+        "saved step 20",
+    ):
+        assert text in " ".join(shown.split()), text
+
+
+def test_the_best_result_of_a_task_is_the_largest():
+    validation = display.Validation()
+    for number, accuracy in ((1, 0.5), (2, 0.75), (3, 0.25)):
+        record = {"step": number, "kind": "eval", "loss": 1.0, "accuracy": accuracy, "examples": 9}
+        validation.add(record)
+    assert validation.parts() == [
+        "validation accuracy 25.00 % at step 3",
+        "best accuracy 75.00 % at step 2",
+    ]
 
 
 def test_the_display_is_a_bar_on_a_terminal_alone(monkeypatch):

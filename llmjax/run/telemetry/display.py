@@ -5,9 +5,10 @@ A run continues even if stderr cannot be written, as with a closed terminal or p
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from llmjax.metrics.names import display_name, display_value, task_metrics
+from llmjax.metrics.names import display_name, display_value, is_cost, task_metrics
 from llmjax.run.telemetry.sinks import Record
 
 # Metrics that a training line formats individually, or omits; all others follow by name.
@@ -18,13 +19,16 @@ FORMATTED = frozenset(
 
 
 class Display(Protocol):
-    """Shows records of metrics (`write`), progress (`advance`) and other lines (`say`)."""
+    """Shows records of metrics (`write`), progress (`advance`), the newest complete checkpoint
+    (`saved`) and other lines (`say`)."""
 
     def write(self, record: Record) -> None: ...
 
     def advance(self, step: int, seconds_left: float | None) -> None: ...
 
     def say(self, text: str) -> None: ...
+
+    def saved(self, step: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -68,6 +72,9 @@ class Silent:
     def say(self, text: str) -> None:
         pass
 
+    def saved(self, step: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -89,37 +96,53 @@ class Lines:
     def say(self, text: str) -> None:
         to_stderr(text)
 
+    def saved(self, step: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
 class Bar:
-    """A progress bar, and under it the latest metrics."""
+    """A progress bar; under it the latest metrics, the validation results and the checkpoint."""
 
     def __init__(self, step: int, steps: int):
         from rich.console import Console
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         left = TextColumn("{task.fields[left]}")
-        self._bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(None), left)
-        self._task = self._bar.add_task("", total=steps, completed=step, left="compiling")
-        self._figures = ""
-        self._live = Live(
-            console=Console(stderr=True), get_renderable=self._render, refresh_per_second=4
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TimeElapsedColumn(), left
         )
+        self._task = self._bar.add_task("", total=steps, completed=step, left="compiling")
+        self._metrics: list[str] = []
+        self._validation = Validation()
+        self._saved = ""
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
         self._live.start()
 
     def _render(self) -> Any:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self._bar, Text(self._figures))
+        width = self._console.width
+        status = [*self._validation.parts(), *([self._saved] if self._saved else [])]
+        lines = [*wrapped(self._metrics, width), *wrapped(status, width)]
+        return Group(self._bar, *map(Text, lines))
 
     def write(self, record: Record) -> None:
         if record["kind"] == "train":
-            self._figures = describe(record)
+            self._metrics = [*training_parts(record), *_amounts(record)]
         else:
+            self._validation.add(record)
             self.say(f"step {record['step']}: {describe(record)}")
 
     def advance(self, step: int, seconds_left: float | None) -> None:
@@ -128,11 +151,56 @@ class Bar:
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._live.console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False)
+
+    def saved(self, step: int) -> None:
+        self._saved = f"saved step {step}"
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._live.stop()
+
+
+class Validation:
+    """The last and the best validation result, by bits per byte, the first task metric or loss."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, str, float] | None = None
+        self._best: tuple[int, str, float] | None = None
+
+    def add(self, record: Record) -> None:
+        """Adds an evaluation; one without a finite result changes nothing."""
+        tasks = task_metrics(record)
+        names = [*next(iter(tasks.values()), []), "bits_per_byte", "loss"]
+        name = next((name for name in names if record.get(name) is not None), None)
+        if name is None:
+            return
+        sign = 1 if is_cost(name) else -1
+        self._last = (record["step"], name, record[name])
+        if self._best is None or sign * record[name] < sign * self._best[2]:
+            self._best = self._last
+
+    def parts(self) -> list[str]:
+        """The last result, and the best one if that is another."""
+        if self._last is None or self._best is None:
+            return []
+        parts = [f"validation {_result(*self._last)}"]
+        return parts if self._best == self._last else [*parts, f"best {_result(*self._best)}"]
+
+
+def _result(step: int, name: str, value: float) -> str:
+    return f"{display_name(name)} {display_value(name, value)} at step {step}"
+
+
+def wrapped(parts: Sequence[str], width: int) -> list[str]:
+    """Joins parts to lines of at most `width` columns, without splitting a shorter part."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def describe(record: Record) -> str:
@@ -144,6 +212,12 @@ def describe(record: Record) -> str:
             f"validation: {_shown(record, 'loss', '{:.4f}')} nats/token  "
             f"{_quality(record, '{:.4f}', '{:.2%}')}"
         )
+    skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
+    return "  ".join(training_parts(record)) + skipped
+
+
+def training_parts(record: Record) -> list[str]:
+    """The metrics of a training record, one by one."""
     parts = (
         f"loss {_shown(record, 'loss', '{:.4f}')}",
         _quality(record, "{:.3f}", "{:.1%}"),
@@ -156,8 +230,15 @@ def describe(record: Record) -> str:
         f"data wait {_shown(record, 'data_wait_share', '{:.1%}')}",
         f"memory {si(record.get('device_memory_bytes'))}B".replace("n/a B", "n/a"),
     )
-    skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
-    return "  ".join(filter(None, parts)) + skipped
+    return list(filter(None, parts))
+
+
+def _amounts(record: Record) -> list[str]:
+    """How much of the data was read, and how many steps were skipped."""
+    epoch, tokens, skipped = (record.get(name) for name in ("epoch", "tokens", "skipped"))
+    parts = [f"{short_count(tokens)} tokens"] if tokens is not None else []
+    parts += [f"epoch {epoch:.2f}"] if epoch is not None else []
+    return [*parts, *([f"{skipped} skipped"] if skipped else [])]
 
 
 def _of_tasks(record: Record, tasks: dict[str, list[str]]) -> str:
