@@ -18,6 +18,7 @@ from llmjax.data.config import DataConfig
 from llmjax.data.tokenizers.config import HuggingFaceTokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
+from llmjax.inference.fill_mask import mask_name
 from llmjax.inference.language_model import ONE_DEVICE, mesh_of
 from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig, Dtype
@@ -39,6 +40,12 @@ from llmjax.tasks.task import TaskContext
 
 MAX_ROW = 1024
 """Default row length for training and scoring an imported model; less if its context is shorter."""
+EXAMPLES = {
+    "text": "The film was better than the book.",
+    "question": "Where is the station?",
+    "context": "The station is behind the museum.",
+}
+"""Column -> text, for the command to try next."""
 
 
 @dataclass(frozen=True)
@@ -174,15 +181,6 @@ def summary(run: Path) -> dict[str, Any]:
     assert origin is not None
     config = opened.config()
     dtypes = sorted({str(leaf.dtype) for leaf in stored_leaves(opened.checkpoints, 0).values()})
-    name = shlex.quote(str(run))
-    if config.tasks:
-        command = f"llmjax predict {name} --data FILE"
-    elif config.model.num_decoder_layers:
-        command = f'llmjax generate {name} --prompt "Once upon a time"'
-    elif origin.pooling is not None:
-        command = f"llmjax embed {name}"
-    else:
-        command = f"llmjax fill-mask {name}"
     return {
         "run": str(run),
         "source": origin.source,
@@ -191,5 +189,23 @@ def summary(run: Path) -> dict[str, Any]:
         "parameters": Model(config.model).num_params(),
         "dtype": " and ".join(dtypes),
         "bytes": sum(path.stat().st_size for path in Path(run).rglob("*") if path.is_file()),
-        "next": command,
+        "next": _next_command(opened, config, origin),
     }
+
+
+def _next_command(run: Run, config: Config, origin: Origin) -> str:
+    """A command that uses an imported run, as it can be pasted into a shell."""
+    name = shlex.quote(str(run.folder))
+    if config.tasks:
+        texts = [EXAMPLES.get(column, EXAMPLES["text"]) for column in config.tasks[0].input_columns]
+        rows = " ".join(f"--text {shlex.quote(text)}" for text in texts) or "--data rows.jsonl"
+        return f"llmjax predict {name} {rows}"
+    if config.model.num_decoder_layers:
+        return f'llmjax generate {name} --prompt "Once upon a time"'
+    if origin.pooling is not None:
+        return f"llmjax embed {name} --text {shlex.quote(EXAMPLES['text'])}"
+    tokenizer = load_tokenizer(run.tokenizer)
+    if tokenizer.mask_id is None:
+        return f"llmjax evaluate {name} --data my.txt"
+    text = f"Paris is the {mask_name(tokenizer)} of France."
+    return f"llmjax fill-mask {name} --text {shlex.quote(text)}"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 
 import hf_models
 import numpy as np
@@ -181,3 +182,34 @@ def test_bodies_of_other_classes_are_read_and_their_heads_said_to_be_left_out(
     lm = load(run)
     states = Model(lm.model.config).hidden(lm.params, tokens.numpy())
     np.testing.assert_allclose(np.asarray(states)[0], expected, atol=2e-4)
+
+
+def masked(folder):
+    """The stored BERT as it is, without the description of an embedding."""
+    sentence_folders.build(folder, {})
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def embedding(folder):
+    sentence_folders.build(folder, {})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda folder: classifier(["bad", "good"], folder), "predict"),
+        (masked, "fill-mask"),
+        (embedding, "embed"),
+    ],
+)
+def test_the_command_named_after_an_import_runs_as_it_is_printed(tmp_path, capsys, make, name):
+    run = tmp_path / "a run"
+    assert main(["import", str(make(tmp_path / "there")), str(run)]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: ")
+    words = shlex.split(command)
+    assert words[:3] == ["llmjax", name, str(run)]
+    assert main(words[1:]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
