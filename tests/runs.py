@@ -71,12 +71,12 @@ def config(folder: Path, **changes) -> Config:
 
 def params(folder: Path, step: int | None = None) -> dict:
     """The parameters of a checkpoint, on the host."""
-    values, _ = restore_params(folder / "checkpoints", MODEL.abstract_params(), step)
+    values, _ = restore_params(Path(folder) / "checkpoints", MODEL.abstract_params(), step)
     return jax.tree.map(np.asarray, values)
 
 
 def metrics(folder: Path, kind: str = "train") -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["kind"] == kind]
 
 

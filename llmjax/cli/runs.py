@@ -61,8 +61,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 def _describe(run: Run, config: Config) -> dict[str, Any]:
     steps, last, best = run.steps(), 0.0, None
-    if run.metrics.is_file():
-        for _, line in json_lines(run.metrics):
+    if run.metrics_file.is_file():
+        for _, line in json_lines(run.metrics_file):
             if not isinstance(line, dict):
                 continue
             last = max(last, line["time"] if isinstance(line.get("time"), int | float) else 0.0)

@@ -43,7 +43,7 @@ def run(call: Call[Config]) -> Output | None:
         return Output({"config": plain(call.options)}, to_python(call.options).rstrip("\n"))
     import jax
 
-    result = summary(Run(train(call.options)))
+    result = summary(train(call.options))
     return Output(result, in_words(result)) if jax.process_index() == 0 else None
 
 
@@ -51,8 +51,8 @@ def summary(run: Run) -> dict[str, Any]:
     """A run's folder, newest checkpoint and latest validation metrics."""
     steps = run.steps()
     result: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
-    if run.metrics.is_file():
-        for _, record in json_lines(run.metrics):
+    if run.metrics_file.is_file():
+        for _, record in json_lines(run.metrics_file):
             if isinstance(record, dict) and record.get("kind") == "eval":
                 tasks = task_metrics(record)
                 names = ("step", *chain(*tasks.values()), "loss") if tasks else TEXT_METRICS

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class CompressOptions:
 
 @keyword_options()
 def compress(
-    run: str | Path,
+    run: str | PathLike[str],
     source: str | Path,
     target: str | Path,
     options: CompressOptions,

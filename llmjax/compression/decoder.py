@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from llmjax.compression.archive import MODEL, Archive
@@ -31,7 +31,7 @@ class Decoder:
       start_seconds: time to load and check the model.
     """
 
-    def __init__(self, run: str | Path, archive: Archive):
+    def __init__(self, run: str | PathLike[str], archive: Archive):
         """Args:
           run: the run folder.
           archive: open for reading.
@@ -126,7 +126,7 @@ class _Requirements:
             raise damaged("a field of its header is invalid")
 
 
-def _check(what: str, expected: str, actual: str, run: str | Path) -> None:
+def _check(what: str, expected: str, actual: str, run: str | PathLike[str]) -> None:
     if expected != actual:
         reason = f"its {what} is {actual[:16]}, the archive needs {printable(expected[:16])}"
         raise UserError(printable(str(run)), reason, "give the run folder that compressed it")

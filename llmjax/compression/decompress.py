@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class DecompressOptions:
 
 @keyword_options()
 def decompress(
-    run: str | Path,
+    run: str | PathLike[str],
     source: str | Path,
     target: str | Path,
     options: DecompressOptions,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +33,7 @@ GPU_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 logger = logging.getLogger(__name__)
 
 
-def verify_archive(run: str | Path, file: BinaryIO, platform: str, show: bool) -> None:
+def verify_archive(run: str | PathLike[str], file: BinaryIO, platform: str, show: bool) -> None:
     """Decodes the archive in a new process, which verifies the SHA-256 of the original.
 
     Args:

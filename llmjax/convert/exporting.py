@@ -4,6 +4,7 @@ To add a format, subclass `Exporter` in a new file and add a line to EXPORTERS.
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -119,7 +120,7 @@ FORMAT_OPTIONS = ("task", "max_shard_bytes", "platforms")
 
 
 @keyword_options()
-def export(run: str | Path, out: str | Path, options: ExportOptions) -> Path:
+def export(run: str | PathLike[str], out: str | Path, options: ExportOptions) -> Path:
     """Export a run's model to another format. A failed export leaves nothing behind.
 
     Args:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,7 +60,7 @@ class ImportOptions:
 
 
 @keyword_options()
-def import_model(source: str | Path, run: str | Path, options: ImportOptions) -> Path:
+def import_model(source: str | Path, run: str | PathLike[str], options: ImportOptions) -> Path:
     """Import a published model as a run folder.
 
     Tensors are read one by one, each device's shard separately, so memory never holds two copies of

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,7 +156,7 @@ class ChooseOptions(LoadOptions):
 
 @keyword_options("data")
 def choose(
-    run: str | Path | LanguageModel,
+    run: str | PathLike[str] | LanguageModel,
     options: ChooseOptions,
     *,
     each: Callable[[ScoredQuestion], object] | None = None,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class EvaluateOptions(TaskOverrides, LoadOptions):
 
 @keyword_options()
 def evaluate(
-    run: str | Path | LanguageModel,
+    run: str | PathLike[str] | LanguageModel,
     options: EvaluateOptions,
     *,
     progress: Progress = no_progress,

@@ -13,6 +13,7 @@ parsed, and the tokenizer's prefix, such as BOS, is prepended.
 import json
 import math
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class HarnessOptions(LoadOptions):
 
 
 @keyword_options("tasks")
-def harness(run: str | Path | LanguageModel, options: HarnessOptions) -> dict[str, Any]:
+def harness(run: str | PathLike[str] | LanguageModel, options: HarnessOptions) -> dict[str, Any]:
     """Run tasks of the harness on a run.
 
     Args:

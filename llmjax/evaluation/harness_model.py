@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any, TypeVar
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
@@ -51,7 +51,7 @@ class HarnessModel(TemplateLM):
 
     def __init__(
         self,
-        run: str | Path | LanguageModel,
+        run: str | PathLike[str] | LanguageModel,
         *,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,

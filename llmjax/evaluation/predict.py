@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from llmjax.data.tables.table import AnyTable, Row, read_table
@@ -42,7 +42,9 @@ class PredictOptions(TaskOverrides, LoadOptions):
 
 
 @keyword_options("data")
-def predict(run: str | Path | LanguageModel, options: PredictOptions) -> Iterator[dict[str, Any]]:
+def predict(
+    run: str | PathLike[str] | LanguageModel, options: PredictOptions
+) -> Iterator[dict[str, Any]]:
     """Predict each row of tables and texts.
 
     Args:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Protocol
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
@@ -28,7 +28,7 @@ class ChatOptions(DecodingConfig, LoadOptions):
 
 
 @keyword_options()
-def chat(run: str | Path | LanguageModel, options: ChatOptions) -> "Conversation":
+def chat(run: str | PathLike[str] | LanguageModel, options: ChatOptions) -> "Conversation":
     """Start a conversation.
 
     Args:

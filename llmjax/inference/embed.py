@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -99,7 +100,7 @@ class TextBatch(NamedTuple):
 
 
 @keyword_options("text")
-def embed(run: str | Path | LanguageModel, options: EmbedOptions) -> np.ndarray:
+def embed(run: str | PathLike[str] | LanguageModel, options: EmbedOptions) -> np.ndarray:
     """Embed texts, special tokens included.
 
     An encoder-decoder embeds with its encoder. Texts are truncated to the context, or to the

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import jax
@@ -47,7 +48,7 @@ class FillMaskOptions(LoadOptions):
 
 @keyword_options()
 def fill_mask(
-    run: str | Path | LanguageModel, text: str, options: FillMaskOptions
+    run: str | PathLike[str] | LanguageModel, text: str, options: FillMaskOptions
 ) -> list[list[Candidate]]:
     """Predict the most likely tokens for each mask of a text, independently.
 

@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -32,7 +33,7 @@ class GenerateOptions(DecodingConfig, LoadOptions):
 
 @keyword_options("prompt")
 def generate(
-    run: str | Path | LanguageModel, options: GenerateOptions, *, out: TextIO | None = None
+    run: str | PathLike[str] | LanguageModel, options: GenerateOptions, *, out: TextIO | None = None
 ) -> list[Completion]:
     """Continue prompts.
 

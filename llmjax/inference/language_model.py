@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import jax
@@ -210,13 +210,13 @@ def in_order(pieces: Iterable[Piece]) -> list[Completion]:
     return [done[row] for row in sorted(done)]
 
 
-def loaded(run: str | Path | LanguageModel, options: LoadOptions) -> LanguageModel:
+def loaded(run: str | PathLike[str] | LanguageModel, options: LoadOptions) -> LanguageModel:
     """Return a loaded model as it is, or load a run folder (see `load`)."""
     return run if isinstance(run, LanguageModel) else load(run, options)
 
 
 @keyword_options()
-def load(run: str | Path, options: LoadOptions) -> LanguageModel:
+def load(run: str | PathLike[str], options: LoadOptions) -> LanguageModel:
     """Load a run folder's model.
 
     Args:

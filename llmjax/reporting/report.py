@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class ReportOptions:
 
 
 @keyword_options("out")
-def report(run: str | Path, options: ReportOptions) -> Path:
+def report(run: str | PathLike[str], options: ReportOptions) -> Path:
     """Writes the report of a run: curves, comparison, samples, config, environment.
 
     The page is one file that needs neither network nor JavaScript. It states what the run lacks

@@ -21,22 +21,32 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmjax.errors import UserError
 from llmjax.run.config.checks import added_parts, blocking_differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
-from llmjax.storage.json_documents import DOCUMENT, json_text, read_json
+from llmjax.storage.json_documents import DOCUMENT, json_lines, json_text, read_json
 from llmjax.storage.writing import check_utf8, write_atomically
 
 
 @dataclass(frozen=True)
 class Run:
-    """An existing run folder. Use `Run.open` to read one, `Run.create` to train in one."""
+    """An existing run folder. Use `Run.open` to read one, `Run.create` to train in one.
+
+    It is a path too: `open(run)`-like functions, and those of llmjax, take it as its folder.
+    """
 
     folder: Path
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
     @property
     def config_path(self) -> Path:
@@ -73,7 +83,8 @@ class Run:
         return self.folder / "compression.json"
 
     @property
-    def metrics(self) -> Path:
+    def metrics_file(self) -> Path:
+        """The logged metrics, a JSON object per line."""
         return self.folder / "metrics.jsonl"
 
     @property
@@ -93,7 +104,7 @@ class Run:
         return self.folder / "report.html"
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
+    def open(cls, folder: str | PathLike[str]) -> "Run":
         """The run at `folder`.
 
         Raises:
@@ -170,7 +181,7 @@ class Run:
         return not any(name.startswith(("model.", "tokenizer")) for name in names)
 
     def _check_untrained(self, changed: list[str]) -> None:
-        if self.steps() or (self.metrics.exists() and self.metrics.stat().st_size):
+        if self.steps() or (self.metrics_file.exists() and self.metrics_file.stat().st_size):
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise UserError(
                 self.folder,
@@ -185,6 +196,22 @@ class Run:
           UserError: it cannot be read, or is of a format that this version does not know.
         """
         return read(self.config_path)
+
+    def metrics(self, kind: Literal["train", "eval"] = "train") -> dict[str, list[Any]]:
+        """The logged metrics as columns, for `pandas.DataFrame(run.metrics())` and the like.
+
+        Args:
+          kind: of the training steps, or of the evaluations.
+
+        Returns:
+          Name -> values in order of steps, None where a record lacks one; "step" and "time" (in
+          Unix seconds) first. Empty if nothing was logged.
+        """
+        lines = json_lines(self.metrics_file) if self.metrics_file.is_file() else ()
+        records = [line for _, line in lines if isinstance(line, dict) and line.get("kind") == kind]
+        names = dict.fromkeys(("step", "time", *(name for record in records for name in record)))
+        names.pop("kind", None)
+        return {name: [record.get(name) for record in records] for name in names if records}
 
     def keep_measures(self, results: Mapping[str, Any]) -> None:
         """Stores evaluation results by task; those of other tasks stay.

@@ -40,7 +40,7 @@ class Reporter:
             self._sinks.append(WeightsAndBiases(log.wandb, run.folder, plain(session.config)))
         if log.tensorboard:
             self._sinks.append(TensorBoard(run.tensorboard, step))
-        self._sinks.append(JsonLines(run.metrics, step))
+        self._sinks.append(JsonLines(run.metrics_file, step))
         self._samples = JsonLines(run.samples, step)
         environment.record(run.folder / "environment.json", **_counts(session))
         self.display = make_display(log.display, step, session.steps, _headline(session))

@@ -51,7 +51,7 @@ class FolderCleanup:
     def remove(self, status: StartStatus) -> None:
         """Removes what was created since, unless the run was ever trained; earlier files stay."""
         run = Run(self._folder)
-        logged = run.metrics.is_file() and run.metrics.stat().st_size > 0
+        logged = run.metrics_file.is_file() and run.metrics_file.stat().st_size > 0
         if status.trained or run.steps() or logged or not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
@@ -66,7 +66,7 @@ class FolderCleanup:
                 path.rmdir()
 
 
-def train(config: Config) -> Path:
+def train(config: Config) -> Run:
     """Trains a model, or resumes the run in its folder.
 
     A resumed run sees the same batches as an uninterrupted one, on any mesh and with any number of
@@ -77,7 +77,7 @@ def train(config: Config) -> Path:
         shared file system.
 
     Returns:
-      The run folder.
+      The run; every function of llmjax that takes a run folder takes it too.
 
     Raises:
       UserError: the config, the data, the devices or the folder cannot be used; or memory runs out.
@@ -92,7 +92,7 @@ def train(config: Config) -> Path:
             raise _nothing_trained(signal) from None
 
 
-def _in_process(config: Config, signal: StopSignal, link: Link | None) -> Path:
+def _in_process(config: Config, signal: StopSignal, link: Link | None) -> Run:
     """Trains as one of several processes, or as the only one (no link)."""
     status, cleanup = signal.status, FolderCleanup(Path(config.run_dir))
     if link is None:
@@ -114,7 +114,7 @@ def _nothing_trained(signal: StopSignal) -> Stopped:
     return Stopped(signal.status.saved, signal.name or "a signal", trained=False, alone=True)
 
 
-def _in_folder(config: Config, signal: StopSignal, cleanup: FolderCleanup) -> Path:
+def _in_folder(config: Config, signal: StopSignal, cleanup: FolderCleanup) -> Run:
     """Process 0 creates and locks the run folder; then all train."""
     check_same_config(config)
     if jax.process_index() > 0:
@@ -127,7 +127,7 @@ def _in_folder(config: Config, signal: StopSignal, cleanup: FolderCleanup) -> Pa
         return _train(config, run, signal)
 
 
-def _train(config: Config, run: Run, signal: StopSignal) -> Path:
+def _train(config: Config, run: Run, signal: StopSignal) -> Run:
     status = signal.status
     status.saved = max(run.steps(), default=None)
     session = open_session(config, run)
@@ -145,7 +145,7 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Path:
             session.workload.write_metadata(run)
         wait_for_all("task metadata")
         if _is_done(session, progress):
-            return run.folder
+            return run
         reporter = Reporter(session, progress.step)
         signal.say = reporter.announce
         try:
@@ -163,7 +163,7 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Path:
         finally:
             signal.say = to_stderr
             reporter.close()
-    return run.folder
+    return run
 
 
 def _is_done(session: Session, progress: TrainProgress) -> bool:

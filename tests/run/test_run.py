@@ -1,8 +1,10 @@
 import dataclasses
+import json
 import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +50,7 @@ def test_another_config_is_refused_and_the_fields_named(config):
 
 
 def test_a_run_that_logged_a_step_is_not_begun_anew(config):
-    Run.create(config).metrics.write_text("{}")
+    Run.create(config).metrics_file.write_text("{}")
     with pytest.raises(UserError, match="seed 0 -> 3"):
         Run.create(dataclasses.replace(config, seed=3))
 
@@ -221,3 +223,28 @@ def test_two_trainings_cannot_share_a_folder_and_a_killed_one_leaves_no_lock(con
         assert (run.folder / ".lock").read_text() == str(os.getpid())
     with run.lock():
         pass
+
+
+def test_metrics_are_columns(tmp_path):
+    run = Run(tmp_path)
+    assert run.metrics() == {}
+    lines = [
+        {"kind": "train", "step": 1, "time": 1.0, "loss": 3.0},
+        {"kind": "eval", "step": 1, "time": 2.0, "loss": 2.5, "bits_per_byte": 2.0},
+        {"kind": "train", "step": 2, "time": 3.0, "loss": None, "mfu": 0.5},
+    ]
+    run.metrics_file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert run.metrics() == {
+        "step": [1, 2],
+        "time": [1.0, 3.0],
+        "loss": [3.0, None],
+        "mfu": [None, 0.5],
+    }
+    assert run.metrics("eval")["bits_per_byte"] == [2.0]
+
+
+def test_a_run_is_the_path_of_its_folder(tmp_path):
+    run = Run(tmp_path / "run")
+    assert Path(run) == run.folder
+    assert str(run) == str(run.folder)
+    assert Run(Path(run)) == run

@@ -68,7 +68,7 @@ def test_training_and_evaluate_store_the_same_results(run):
 
 
 def test_records_know_no_accuracy_where_nothing_is_right_or_wrong(run):
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     train = [line for line in lines if line["kind"] == "train"]
     assert all(line["bits_per_byte"] is None for line in train)
     example = Example((Segment([1]),), np.zeros(1, np.float32), 1.0, 0)
@@ -81,7 +81,7 @@ def test_records_know_no_accuracy_where_nothing_is_right_or_wrong(run):
 
 
 def test_a_person_reads_figures_by_name(run):
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     display = describe(next(line for line in lines if line["kind"] == "eval"))
     printed = in_words(summary(run))
     for text in ("tone accuracy", "size Pearson correlation"):

@@ -96,7 +96,7 @@ def test_a_signal_saves_the_step_and_the_same_command_resumes(uninterrupted, tmp
 def test_a_finished_run_says_so_and_changes_nothing(uninterrupted, caplog):
     checkpoints = uninterrupted / "run" / "checkpoints"
     before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
-    assert train(runs.config(uninterrupted)) == uninterrupted / "run"
+    assert train(runs.config(uninterrupted)).folder == uninterrupted / "run"
     assert "all 8 steps are done; nothing to do" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in before}
 

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         samples=SamplesConfig(every=8, prompts=("a cat",), decoding=DecodingConfig(4)),
         log=LogConfig(every=2, display="lines", tensorboard=True, profile=2),
     )
-    assert train(config) == folder / "run"
+    assert train(config).folder == folder / "run"
     return folder / "run"
 
 

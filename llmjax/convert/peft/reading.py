@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Adapter:
 
 
 def import_adapter(
-    source: str | Path, run: str | Path, base: str | Path, *, dtype: str | None = None
+    source: str | Path, run: str | PathLike[str], base: str | Path, *, dtype: str | None = None
 ) -> Path:
     """Create a run with the model of a base run and the adapters of a PEFT folder.
 
