@@ -29,8 +29,8 @@ ENCODER = replace(
     num_heads=2,
     num_encoder_layers=6,
     max_length=LENGTH,
-    unembed_transform=False,
-    unembed_bias=False,
+    lm_head_transform=False,
+    lm_head_bias=False,
     pooler=True,
 )
 DECODER = replace(

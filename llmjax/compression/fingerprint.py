@@ -38,6 +38,8 @@ def _stored_fields(lm: LanguageModel) -> dict[str, Any]:
     """Returns the architecture as the first archives hashed it: with the field names of that time,
     and without newer fields at their defaults."""
     fields = dataclasses.asdict(lm.model.config) | {"compute_dtype": lm.model.compute.dtype}
+    for name in ("bias", "transform"):
+        fields[f"unembed_{name}"] = fields.pop(f"lm_head_{name}")
     if not fields["layer_d_ff"]:
         del fields["layer_d_ff"]
     return fields

@@ -90,7 +90,7 @@ class ModelConfig:
     """Bias of the attention's output projection."""
     mlp_bias: bool = False
     """Biases of the MLP."""
-    unembed_bias: bool = False
+    lm_head_bias: bool = False
     """Bias of the logits."""
     qk_norm: bool = False
     """RMSNorm of queries and keys (arXiv:2302.05442)."""
@@ -114,7 +114,7 @@ class ModelConfig:
     """Multiplies the last hidden state before the logits (T5: 1 / sqrt(d_model))."""
     logit_softcap: float | None = None
     """Logits z become cap * tanh(z / cap)."""
-    unembed_transform: bool = False
+    lm_head_transform: bool = False
     """Whether a projection, the activation and a norm precede the logits (BERT)."""
     pooler: bool = False
     """Whether classifiers use the first token's state after a projection and tanh (BERT)."""

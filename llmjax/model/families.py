@@ -97,8 +97,8 @@ def bert_base(vocab_size: int = 30522) -> ModelConfig:
         attention_out_bias=True,
         mlp_bias=True,
         token_types=2,
-        unembed_bias=True,
-        unembed_transform=True,
+        lm_head_bias=True,
+        lm_head_transform=True,
     )
 
 

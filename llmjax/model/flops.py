@@ -35,7 +35,7 @@ def flops_per_token(
     mlp = sum(layer.mlp_width for layer in types) * d * (3 if config.gated else 2)
     weights = (layers + crossed) * projections + mlp
     if lm_head:
-        weights += d * config.vocab_size + d * d * config.unembed_transform
+        weights += d * config.vocab_size + d * d * config.lm_head_transform
     trained = 6.0 if config.lora is None else 4.0
     per_weight = trained if backward else 2.0
     attended = heads * k * (keys + crossed * length)

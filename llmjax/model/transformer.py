@@ -48,13 +48,13 @@ class Transformer(nnx.Module):
         if config.num_decoder_layers:
             layers, cross = config.num_decoder_layers, config.is_encoder_decoder
             self.decoder = Stack(config, compute, layers=layers, cross=cross, rngs=rngs)
-        if config.unembed_transform:
+        if config.lm_head_transform:
             self.transform = Transform(config, compute, rngs=rngs)
         if config.pooler:
             self.pooler = square(config, compute, bias=True, rngs=rngs)
         if not config.tie_embeddings:
             self.unembedding = normal(rngs, (vocab, d), axes, std)
-        if config.unembed_bias:
+        if config.lm_head_bias:
             self.unembedding_bias = constant(0.0, (vocab,), ("vocab",))
 
     def embed(self, tokens: jax.Array, sharding: ActivationSharding) -> jax.Array:
@@ -64,7 +64,7 @@ class Transformer(nnx.Module):
 
     def lm_head_input(self, hidden: jax.Array, sharding: ActivationSharding) -> jax.Array:
         """Maps the last layer's states to the input of the LM head, [B, L, D] -> [B, L, D]."""
-        if self.config.unembed_transform:
+        if self.config.lm_head_transform:
             hidden = self.transform(hidden, sharding)
         scale = self.config.logit_scale
         return hidden if scale == 1.0 else hidden * jnp.asarray(scale, hidden.dtype)

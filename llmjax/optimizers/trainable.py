@@ -51,11 +51,11 @@ TrainableConfig: TypeAlias = TrainAll | TrainHeads | TrainByPattern
 def trainable_problems(config: TrainableConfig, adapters: bool) -> Iterator[str]:
     """Yields what is wrong with the values, for a model with or without adapters."""
     if isinstance(config, TrainAll) and not 0 < config.layer_decay <= 1:
-        yield f"tune.layer_decay: {config.layer_decay} is not above 0 and at most 1"
+        yield f"trainable.layer_decay: {config.layer_decay} is not above 0 and at most 1"
     if isinstance(config, TrainByPattern) and not config.patterns:
-        yield "tune.patterns: empty; give at least one, or tune heads"
+        yield "trainable.patterns: empty; give at least one, or train heads"
     if adapters and config != TrainAll():
-        yield f"tune: {config.kind} does not go with model.lora: only the adapters are trained"
+        yield f"trainable: {config.kind} does not go with model.lora: only the adapters are trained"
 
 
 def lr_multipliers(config: TrainableConfig, model: ModelConfig, shapes: Tree) -> Tree:
@@ -92,13 +92,13 @@ def lr_multipliers(config: TrainableConfig, model: ModelConfig, shapes: Tree) ->
         multipliers.append(_shaped(factor, leaf.ndim))
     if unused:
         raise UserError(
-            f"tune.patterns: {', '.join(sorted(unused))}",
+            f"trainable.patterns: {', '.join(sorted(unused))}",
             "matches no parameter",
             f"they are named like {', '.join(sorted(set(names))[:4])}",
         )
     if not any(np.any(factor) for factor in multipliers):
         reason = "nothing is trained: no task here has a head"
-        raise UserError(f"tune: {config.kind}", reason, "tune all, chosen, or use model.lora")
+        raise UserError(f"trainable: {config.kind}", reason, "train all, chosen, or use model.lora")
     return jax.tree.unflatten(treedef, multipliers)
 
 

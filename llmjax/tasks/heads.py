@@ -121,7 +121,7 @@ def text_head(
     neck: Neck = "relu" if distilled and not config.first_position else "tanh"
     if config.pooler:
         neck = "pooler"
-    elif config.positions == "rotary" and config.unembed_transform:
+    elif config.positions == "rotary" and config.lm_head_transform:
         neck = "transform"
     return Head(outputs, neck, initial_bias=initial_bias)
 
@@ -129,7 +129,7 @@ def text_head(
 def token_head(config: ModelConfig, outputs: int) -> Head:
     """Return the token-level head that published models of this architecture have."""
     encodes = config.num_decoder_layers == 0
-    transform = encodes and config.positions == "rotary" and config.unembed_transform
+    transform = encodes and config.positions == "rotary" and config.lm_head_transform
     return Head(outputs, "transform" if transform else "none")
 
 

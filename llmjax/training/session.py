@@ -76,13 +76,13 @@ class Session:
     def flops_per_token(self) -> float:
         """Model FLOPs per token, forward and backward; of an encoder-decoder, as if half of the
         tokens were the encoder's and half the decoder's."""
-        config, tune = self.model.config, self.config.tune
+        config, trainable = self.model.config, self.config.trainable
         stacks = 2 if config.is_encoder_decoder else 1
         flops = flops_per_token(
             config,
             self.config.data.length,
             lm_head=self.workload.has_lm_head,
-            backward=not isinstance(tune, TrainHeads),
+            backward=not isinstance(trainable, TrainHeads),
         )
         return flops / stacks
 
@@ -140,7 +140,7 @@ def open_session(config: Config, run: Run) -> Session:
             check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, workload)
     axes = network.logical_axes()
-    rates = lr_multipliers(config.tune, network.model.config, network.abstract_params())
+    rates = lr_multipliers(config.trainable, network.model.config, network.abstract_params())
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
     optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)

@@ -84,7 +84,7 @@ def make(folder, kind="bytes", seed=0, spread=0.4, nudge=0.0, likes=None):
     folder.mkdir(parents=True)
     tokenizer = tokenizer_of(kind, folder)
     shape = ModelConfig(
-        max_length=64, d_model=16, num_decoder_layers=1, num_heads=2, unembed_bias=True
+        max_length=64, d_model=16, num_decoder_layers=1, num_heads=2, lm_head_bias=True
     )
     data = DataConfig(length=64, cache_dir=str(folder / "cache"))
     name = str(folder / "run")

@@ -241,7 +241,7 @@ def test_a_head_that_no_class_has_is_refused(bases):
     run = Run.open(bases("modernbert")[1])
     tokenizer = load_tokenizer(run.tokenizer)
     shape = resolve(run.config().model, tokenizer.vocab_size)
-    bare = replace(shape, unembed_transform=False, unembed_bias=False)
+    bare = replace(shape, lm_head_transform=False, lm_head_bias=False)
     task = TASKS[0].open(TaskContext(tokenizer, bare, LENGTH), METADATA["classification"])
     with pytest.raises(UserError, match=r"head .tanh. differs from that of ModernBertForSequence"):
         model_with_head(task, bare, "modernbert")

@@ -21,7 +21,7 @@ TEXT = "Paris is <mask> of Fr<mask>nce."
 
 @pytest.fixture(scope="module")
 def lm():
-    return in_hand(vocab_size=272, unembed_transform=True, **ENCODER)  # 8 rows are padding
+    return in_hand(vocab_size=272, lm_head_transform=True, **ENCODER)  # 8 rows are padding
 
 
 def test_candidates_are_the_models_distribution(lm):

@@ -39,7 +39,7 @@ BERT = ModelConfig(
     norm_placement="post",
     positions="learned",
     embed_norm=True,
-    unembed_bias=True,
+    lm_head_bias=True,
 )
 BOTH = ModelConfig(
     **SMALL,

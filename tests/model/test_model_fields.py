@@ -50,7 +50,7 @@ OTHER = {
     "qkv_bias": True,
     "attention_out_bias": True,
     "mlp_bias": True,
-    "unembed_bias": True,
+    "lm_head_bias": True,
     "qk_norm": True,
     "qk_norm_over": "projection",
     "attention_scale": 1.0,
@@ -62,7 +62,7 @@ OTHER = {
     "attention_softcap": None,
     "logit_scale": 0.5,
     "logit_softcap": None,
-    "unembed_transform": True,
+    "lm_head_transform": True,
     "lora": LoraConfig(),
     "pooler": True,
 }

@@ -15,7 +15,7 @@ from llmjax.model.model import Model
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import MeshConfig, make_mesh
 
-RICH = replace(BOTH, num_kv_heads=2, unembed_bias=True, positions="rotary", qkv_bias=True)
+RICH = replace(BOTH, num_kv_heads=2, lm_head_bias=True, positions="rotary", qkv_bias=True)
 PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned")
 ODD = replace(
     RICH,
@@ -24,7 +24,7 @@ ODD = replace(
     relative_max_distance=10,
     norm_placement="sandwich",
     qk_norm_over="projection",
-    unembed_transform=True,
+    lm_head_transform=True,
     attention_softcap=None,
     window=None,
 )

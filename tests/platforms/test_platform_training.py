@@ -69,10 +69,10 @@ def small(model, **changes):
     return replace(model, **layers | sizes | changes)
 
 
-def step_of(network, loss, config, tune=None, **options):
+def step_of(network, loss, config, parts=None, **options):
     """(train step, its state, frozen parameters); call it inside `pretend.devices`."""
     axes, params = network.logical_axes(), pretend.params_of(network)
-    rates = lr_multipliers(tune, network.model.config, params) if tune else None
+    rates = lr_multipliers(parts, network.model.config, params) if parts else None
     trainable = jax.tree.map(lambda _: True, axes, is_leaf=lambda x: isinstance(x, tuple))
     if rates is not None:
         trainable = jax.tree.map(lambda factor: bool(np.any(factor)), rates)
@@ -122,7 +122,9 @@ def task_step(config, task_config, model):
     def loss(params, batch, key):
         return task.loss(model, params, batch, key if model.compute.dropout else None)
 
-    step, state, frozen = step_of(network_of(model, [task]), loss, config.optimizer, config.tune)
+    step, state, frozen = step_of(
+        network_of(model, [task]), loss, config.optimizer, config.trainable
+    )
     batch = {
         name: pretend.array(array.shape, array.dtype, *array.axes)
         for name, array in shape.spec(ROWS).items()

@@ -36,7 +36,7 @@ from llmjax.step import make_train_step
 from llmjax.training.train import train
 
 SHAPE = replace(tiny.CONFIG, max_length=32)
-ENCODER = replace(SHAPE, num_encoder_layers=2, num_decoder_layers=0, unembed_transform=True)
+ENCODER = replace(SHAPE, num_encoder_layers=2, num_decoder_layers=0, lm_head_transform=True)
 BOTH = replace(SHAPE, num_encoder_layers=1, num_decoder_layers=1)
 SPAN = SpanConfig(sentinels=8)
 CASES = {

@@ -110,8 +110,10 @@ def test_figures_of_several_tasks_have_names_though_one_alone_is_measured(tmp_pa
 
 
 def test_where_nothing_learns_training_does_not_begin(tmp_path):
-    begins = config(tmp_path, reversed_words(tmp_path), model=ENCODER_DECODER, tune=TrainHeads())
-    with pytest.raises(UserError, match="tune: heads: nothing is trained: no task here has a head"):
+    begins = config(
+        tmp_path, reversed_words(tmp_path), model=ENCODER_DECODER, trainable=TrainHeads()
+    )
+    with pytest.raises(UserError, match="heads: nothing is trained: no task here has a head"):
         train(begins)
     assert not Run(tmp_path / "run").steps()
 

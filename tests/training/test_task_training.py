@@ -165,7 +165,9 @@ def test_sharded_equals_single(tmp_path, devices, model, task):
 
 
 def test_a_run_begins_with_the_other_ones_parameters_and_heads_alone_learn(tmp_path, devices, base):
-    finetuning = config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=TrainHeads())
+    finetuning = config(
+        tmp_path, labels(tmp_path), init_from=str(base.folder), trainable=TrainHeads()
+    )
     run = train(finetuning)
     params = all_params(run)
     heads = params.pop("heads")
@@ -229,7 +231,7 @@ def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devic
     lora = LoraConfig(rank=2, targets=("query", "down"))
     task, model = labels(tmp_path), replace(SMALL, lora=lora)
     first = train(config(tmp_path, task, model=model, init_from=str(base.folder)))
-    again = config(tmp_path, task, run="again", init_from=str(first), tune=TrainHeads())
+    again = config(tmp_path, task, run="again", init_from=str(first), trainable=TrainHeads())
     params, initial = all_params(train(again)), all_params(first)
     params.pop("heads"), initial.pop("heads")
     assert equal(params, jax.jit(merged, static_argnums=1)(initial, lora))
@@ -237,7 +239,7 @@ def test_a_run_that_begins_with_adapters_begins_with_them_merged(tmp_path, devic
 
 def test_chosen_patterns_free_single_layers(tmp_path, devices, base):
     tune = TrainByPattern(("encoder.layers.1.*", "pooler.kernel"))
-    run = train(config(tmp_path, labels(tmp_path), init_from=str(base.folder), tune=tune))
+    run = train(config(tmp_path, labels(tmp_path), init_from=str(base.folder), trainable=tune))
     params, initial = all_params(run), all_params(base.folder)
     for path, leaf in jax.tree.leaves_with_path(params["encoder"]["layers"]):
         before = initial["encoder"]["layers"]
@@ -257,7 +259,7 @@ def test_lower_layers_learn_slower(tmp_path, devices, base):
         tmp_path, labels(tmp_path), init_from=str(base.folder), optimizer=fast, steps=1
     )
     full = all_params(train(fast_run))
-    slow = replace(fast_run, run_dir=str(tmp_path / "slow"), tune=TrainAll(layer_decay=0.5))
+    slow = replace(fast_run, run_dir=str(tmp_path / "slow"), trainable=TrainAll(layer_decay=0.5))
     decayed, initial = all_params(train(slow)), all_params(base.folder)
     assert equal(decayed["heads"], full["heads"])
     multipliers = {
@@ -361,10 +363,18 @@ GOOD = "text,label\nab,x\ncd,y\nef,x\ngh,y\n"
         ("", {"a.csv": "text,label\nab,x\ncd,x\n"}, "task classification: needs two labels"),
         ("--init-from nowhere", {}, "nowhere: no such run folder"),
         ("--evaluation.metric f1", {}, "evaluation.metric f1: is not measured here; choose one"),
-        ("--tune chosen --tune.patterns encoder.layer.*", {}, "tune.patterns: encoder.layer.*"),
+        (
+            "--trainable chosen --trainable.patterns encoder.layer.*",
+            {},
+            "trainable.patterns: encoder.layer.*",
+        ),
         ("--model.lora.targets gate", {}, "model: lora.targets has gate, but the model's MLP"),
         ("--model.lora.targets head", {}, "--model.lora.targets: 'head' is not a list"),
-        ("--model.lora.rank 2 --tune heads", {}, "tune: heads does not go with model.lora"),
+        (
+            "--model.lora.rank 2 --trainable heads",
+            {},
+            "trainable: heads does not go with model.lora",
+        ),
         ("--tasks.0.dev b.csv", {}, "b.csv: "),
         ("--optimizer.schedule.warmup-steps 9", {}, "optimizer.schedule.warmup_steps: 9 must lie"),
         ("--tasks.0.group writer", {}, "a.csv line 2: has no column 'writer' to group by"),

@@ -165,8 +165,8 @@ def test_sizes_that_do_not_suit_the_devices_are_refused(tmp_path, change, messag
 
 
 def test_a_text_has_no_head_that_alone_could_learn(tmp_path):
-    with pytest.raises(UserError, match="tune: heads: nothing is trained"):
-        train(runs.config(tmp_path, tune=TrainHeads()))
+    with pytest.raises(UserError, match="trainable: heads: nothing is trained"):
+        train(runs.config(tmp_path, trainable=TrainHeads()))
     assert Run(tmp_path / "run").steps() == []
 
 

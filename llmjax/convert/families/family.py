@@ -125,7 +125,7 @@ class Family:
         values: dict[str, Any] = {"model_type": self.model_type}
         for part in self.fields:
             values |= part.write(config)
-        is_base = self.base_architecture and not config.unembed_transform
+        is_base = self.base_architecture and not config.lm_head_transform
         values["architectures"] = [self.base_architecture if is_base else self.architecture]
         return values
 
@@ -147,8 +147,8 @@ class TensorNames:
     def __init__(self, family: Family, config: ModelConfig):
         exists = {
             "unembedding": not config.tie_embeddings,
-            "unembedding_bias": config.unembed_bias,
-            "transform": config.unembed_transform,
+            "unembedding_bias": config.lm_head_bias,
+            "transform": config.lm_head_transform,
             "pooler": config.pooler,
         }
         rows = family.table.rows

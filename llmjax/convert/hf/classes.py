@@ -54,7 +54,7 @@ class PlainModel:
     def published_name(self, name: str) -> str:
         """The published name of a tensor or module in the family's table, without the table's
         prefix for a base model."""
-        base = bool(self.family.base_architecture) and not self.shape.unembed_transform
+        base = bool(self.family.base_architecture) and not self.shape.lm_head_transform
         return name.removeprefix(self.family.table.prefix) if base else name
 
 
@@ -158,7 +158,7 @@ def export_form(
         return model_with_head(task, shape, preferred)
     if task is not None and task.config.kind == "similarity" and not shape.num_decoder_layers:
         # Drop the masked-language-model head.
-        shape = replace(shape, unembed_transform=False, unembed_bias=False, tie_embeddings=True)
+        shape = replace(shape, lm_head_transform=False, lm_head_bias=False, tie_embeddings=True)
     return PlainModel(family_for(shape, preferred), shape)
 
 
@@ -172,8 +172,8 @@ def model_with_head(task: Task, shape: ModelConfig, preferred: str | None) -> Mo
     body = replace(
         shape,
         pooler=False,
-        unembed_transform=transform,
-        unembed_bias=shape.unembed_bias and transform,
+        lm_head_transform=transform,
+        lm_head_bias=shape.lm_head_bias and transform,
     )
     if not shape.num_decoder_layers and not transform:
         body = replace(body, tie_embeddings=True)

@@ -194,11 +194,11 @@ class EncoderHead:
         if self.bias_field:
             bias = hf.get(self.bias_field, bool, True)
         return {
-            "unembed_transform": head,
-            "unembed_bias": head and bias,
+            "lm_head_transform": head,
+            "lm_head_bias": head and bias,
             "pooler": bool(self.pooler) and hf.has(self.pooler),
         }
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        bias = config.unembed_bias or not config.unembed_transform
+        bias = config.lm_head_bias or not config.lm_head_transform
         return {self.bias_field: bias} if self.bias_field else {}

@@ -202,4 +202,4 @@ class BodyTensors:
 
 def body_shape(shape: ModelConfig) -> ModelConfig:
     """The architecture of a class's body, without a masked-language-model head."""
-    return replace(shape, tie_embeddings=True, unembed_transform=False, unembed_bias=False)
+    return replace(shape, tie_embeddings=True, lm_head_transform=False, lm_head_bias=False)

@@ -85,7 +85,7 @@ def _problems(config: Config) -> Iterator[str]:
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from config.optimizer.problems(steps)
-    yield from trainable_problems(config.tune, config.model.lora is not None)
+    yield from trainable_problems(config.trainable, config.model.lora is not None)
     yield from task_problems(config.tasks)
     yield from _loss_problems(config.loss)
     yield from checkpoint_problems(config.checkpoint)

@@ -57,7 +57,7 @@ def _task_settings(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: renamed and regrouped fields."""
-    return _renamed_tasks(_validation(_compute(config)))
+    return _renamed_tasks(_validation(_lm_head(_compute(config))))
 
 
 def _renamed_tasks(config: Plain) -> Plain:
@@ -79,6 +79,15 @@ def _compute(config: Plain) -> Plain:
     compute = {name: model.pop(name) for name in ("attention", "remat", "dropout", "init_std")}
     compute["dtype"] = model.pop("compute_dtype")
     return config | {"model": model | {"layer_d_ff": []}, "compute": compute}
+
+
+def _lm_head(config: Plain) -> Plain:
+    """Fields named unembed_ became lm_head_, and `tune` became `trainable`."""
+    model = dict(config["model"])
+    for name in ("bias", "transform"):
+        model[f"lm_head_{name}"] = model.pop(f"unembed_{name}")
+    rest = {name: value for name, value in config.items() if name != "tune"}
+    return rest | {"model": model, "trainable": config["tune"]}
 
 
 def _validation(config: Plain) -> Plain:

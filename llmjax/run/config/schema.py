@@ -64,7 +64,7 @@ class Config:
     tasks: tuple[Annotated[TaskConfig, TASKS], ...] = ()
     """Tasks to fine-tune on, instead of the text of `data`, which then only determines the size of
     batches. Rows are packed with complete examples."""
-    tune: TrainableConfig = field(default_factory=TrainAll)
+    trainable: TrainableConfig = field(default_factory=TrainAll)
     """Which parameters are trained."""
     objective: Annotated[ObjectiveConfig, OBJECTIVES] = field(default_factory=CausalConfig)
     """What is predicted from what: causal, masked, span, prefix, or a mixture of them."""
