@@ -119,7 +119,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
         lines.append({"kind": "train", "step": 20, "loss": 1.0})
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / "new" / "metrics.jsonl").write_text(text)
-        return tmp_path / "new"
+        return Run(tmp_path / "new")
 
     stub(monkeypatch, "train", train)
     folder = str(tmp_path / "new")
