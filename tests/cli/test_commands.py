@@ -140,7 +140,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
     assert seen[0].optimizer.learning_rate == 3e-4
     assert seen[0].run_dir == folder
     assert seen[0].log.profile == 5
-    stub(monkeypatch, "train", lambda config: Path(folder))
+    stub(monkeypatch, "train", lambda config: Run(Path(folder)))
     _, out, _ = run(capsys, *words, "--json")
     assert json.loads(out) == {
         "run": folder,
