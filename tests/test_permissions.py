@@ -50,7 +50,7 @@ def test_everything_in_a_run_folder_and_made_of_it_has_the_umasks_permissions(tm
     export(run, out / "programs", to="stablehlo", platforms=("cpu",))
     compress(run, tmp_path / "text", out / "archive")
     decompress(run, out / "archive", out / "text")
-    modes = wrong(run, mask) | wrong(tmp_path / "cache", mask) | wrong(out, mask)
+    modes = wrong(run.folder, mask) | wrong(tmp_path / "cache", mask) | wrong(out, mask)
     assert modes == {}
 
 
