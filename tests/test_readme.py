@@ -7,7 +7,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import one_device
@@ -49,7 +48,6 @@ def new_user(tmp_path, monkeypatch):
         for n in range(2000)
     )
     (tmp_path / "my.txt").write_text(poem, encoding="utf-8")
-    (tmp_path / "ndarray.txt").write_text(np.ndarray.__doc__, encoding="utf-8")
     reviews = "".join(f"a {word} film {n},{word}\n" for n in range(20) for word in ("good", "bad"))
     (tmp_path / "reviews.csv").write_text(f"text,label\n{reviews}", encoding="utf-8")
     monkeypatch.setenv("LLMJAX_CACHE", str(tmp_path / "cache"))
