@@ -33,6 +33,11 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
+class NoOptions:
+    """The options of a command that has none."""
+
+
+@dataclass(frozen=True)
 class Call(Generic[Options]):
     """A valid command line.
 

@@ -1,22 +1,16 @@
 """`llmjax completion`."""
 
-import importlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from llmjax.cli.arguments import FLAGS
-from llmjax.cli.command import Call, Command, Output
+from llmjax.cli.command import Call, Command, NoOptions, Output
+from llmjax.cli.main import find_command
 from llmjax.cli.registry import COMMANDS
 from llmjax.errors import UserError
 from llmjax.run.config.fields import rows
 from llmjax.run.config.files import presets
-
-
-@dataclass(frozen=True)
-class Options:
-    """Completion has no options."""
 
 
 class Completions(NamedTuple):
@@ -31,7 +25,7 @@ class Completions(NamedTuple):
     words: tuple[str, ...]
 
 
-def run(call: Call[Options]) -> Output:
+def run(call: Call[NoOptions]) -> Output:
     """Prints a script for the shell."""
     shell = call.words[0]
     if shell not in SHELLS:
@@ -46,8 +40,7 @@ def completions() -> dict[str, Completions]:
 
 
 def _of_command(name: str) -> Completions:
-    module, _, attribute = COMMANDS[name].target.partition(":")
-    command: Command[object] = getattr(importlib.import_module(module), attribute)
+    command = find_command(name)
     options = {row.flag: row.doc for row in rows(command.options())}
     options |= {f"--{flag}": meaning for flag, meaning in (FLAGS | dict(command.flags)).items()}
     words = tuple(presets()) if "CONFIG" in command.positionals else ()
@@ -136,7 +129,7 @@ COMPLETION = Command(
     "first comment says where it belongs.",
     positionals=("SHELL",),
     usage="",
-    options=Options,
+    options=NoOptions,
     run=run,
     compiles=False,
 )

@@ -26,7 +26,7 @@ def help_text(
       notes: lines between the flags and the options.
       options: lines about the options.
     """
-    lines = [f"usage: {usage}", "", *textwrap.wrap(about, _width()), ""]
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, terminal_width()), ""]
     for name, meaning in flags.items():
         lines += _entry(f"--{name}", meaning)
     if notes:
@@ -46,7 +46,7 @@ def all_fields(value: Any, section: str | None = None) -> Iterator[str]:
     for part in ("", *parts) if section is None else (section,):
         yield ""
         if part:
-            yield from textwrap.wrap(f"{part}: {_about(getattr(value, part))}", _width())
+            yield from textwrap.wrap(f"{part}: {_about(getattr(value, part))}", terminal_width())
         for row in listed:
             if row.path[0] == part or (not part and row.path[0] not in parts):
                 yield from _entry(f"{row.flag} {type_name(row.annotation)}", _meaning(row))
@@ -70,10 +70,13 @@ def main_fields(value: Any, names: Sequence[str], aliases: Mapping[str, str]) ->
         yield from _entry(head, _meaning(row))
     yield ""
     sections = ", ".join(name for name in help_topics(type(value)) if name != ALL)
-    yield from textwrap.wrap(f"More: --help {ALL}, or --help SECTION, one of {sections}.", _width())
+    yield from textwrap.wrap(
+        f"More: --help {ALL}, or --help SECTION, one of {sections}.", terminal_width()
+    )
 
 
-def _width() -> int:
+def terminal_width() -> int:
+    """Columns of help texts and listings."""
     return min(shutil.get_terminal_size().columns, 100)
 
 
@@ -86,7 +89,7 @@ def _about(part: Any) -> str:
 def _entry(head: str, text: str) -> list[str]:
     return [
         f"  {head}",
-        *textwrap.wrap(text, _width(), initial_indent=INDENT, subsequent_indent=INDENT),
+        *textwrap.wrap(text, terminal_width(), initial_indent=INDENT, subsequent_indent=INDENT),
     ]
 
 

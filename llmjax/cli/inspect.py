@@ -1,20 +1,14 @@
 """`llmjax inspect`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from llmjax.cli.command import Call, Command, Output
+from llmjax.cli.command import Call, Command, NoOptions, Output
 from llmjax.compression.decompress import inspect
 from llmjax.errors import printable
 
 
-@dataclass(frozen=True)
-class Options:
-    """Inspect has no options."""
-
-
-def run(call: Call[Options]) -> Output:
+def run(call: Call[NoOptions]) -> Output:
     """Prints the header as lines, or JSON."""
     header = inspect(call.words[0])
     return Output(header, "\n".join(_lines(header)))
@@ -39,7 +33,7 @@ INSPECT = Command(
     about="Shows an archive's header and verifies its checksum, without the model.",
     positionals=("FILE",),
     usage="",
-    options=Options,
+    options=NoOptions,
     run=run,
     compiles=False,
 )

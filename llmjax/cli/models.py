@@ -1,20 +1,14 @@
 """`llmjax models`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from llmjax.cli.command import Call, Command, Output
+from llmjax.cli.command import Call, Command, NoOptions, Output
 from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.sources import SAMPLES
 
 
-@dataclass(frozen=True)
-class Options:
-    """Models has no options."""
-
-
-def run(call: Call[Options]) -> Output:
+def run(call: Call[NoOptions]) -> Output:
     """Lists the samples and the families of models that can be imported."""
     samples = [{"name": f"sample:{name}", "about": s.about} for name, s in SAMPLES.items()]
     families = [
@@ -46,7 +40,7 @@ MODELS = Command(
     "well-known examples and their numbers of parameters.",
     positionals=(),
     usage="",
-    options=Options,
+    options=NoOptions,
     run=run,
     compiles=False,
 )

@@ -2,25 +2,19 @@
 
 import ast
 import re
-import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from llmjax.cli.command import Call, Command, Output
+from llmjax.cli.command import Call, Command, NoOptions, Output
+from llmjax.cli.help import terminal_width
 from llmjax.run.config.files import presets
 
 HEADER = re.compile(r"(Start|Data|Command|Hardware|Time|Results): +(.*?)(?=\n\S|\Z)", re.S)
 INDENT = " " * 4
 
 
-@dataclass(frozen=True)
-class Options:
-    """Presets has no options."""
-
-
-def run(call: Call[Options]) -> Output:
+def run(call: Call[NoOptions]) -> Output:
     """Lists the presets with what their files say of themselves."""
     listed = [{"name": name, **describe(path)} for name, path in presets().items()]
     return Output({"presets": listed}, "\n".join(_lines(listed)))
@@ -38,7 +32,7 @@ def describe(path: Path) -> dict[str, str]:
 
 
 def _lines(listed: Sequence[Mapping[str, str]]) -> list[str]:
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = terminal_width()
     lines = []
     for preset in listed:
         needs = "; ".join(preset[key] for key in ("hardware", "time") if key in preset)
@@ -57,7 +51,7 @@ PRESETS = Command(
     about="Lists the presets of `llmjax train`: what each trains, on what hardware, in what time.",
     positionals=(),
     usage="",
-    options=Options,
+    options=NoOptions,
     run=run,
     compiles=False,
 )

@@ -120,7 +120,7 @@ def prepare(
     tokenizer, corpus = build(config)
     if config.validation_fraction > 0 and not _num_validation(corpus) and corpus.num_documents > 1:
         config = _hold_out_one(config, corpus.num_documents)
-        tokenizer, corpus = build(config)  # anew: the tokenizer must not have seen the document
+        tokenizer, corpus = build(config)  # again: the tokenizer must not see the document
     _check(corpus, config)
     if known is None and folder is not None:
         tokenizer.save(folder)
