@@ -8,11 +8,10 @@ from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError, printable
-from llmjax.metrics.names import display_name, display_value, is_cost, task_metrics
+from llmjax.metrics.names import display_name, display_value, headline_metric, is_cost
 from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
-from llmjax.storage.json_documents import json_lines
 
 MAX_DIFFERENCES = 4
 """Fields shown of a run's config; `--json` has them all."""
@@ -60,33 +59,23 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _describe(run: Run, config: Config) -> dict[str, Any]:
-    steps, last, best = run.steps(), 0.0, None
-    if run.metrics_file.is_file():
-        for _, line in json_lines(run.metrics_file):
-            if not isinstance(line, dict):
-                continue
-            last = max(last, line["time"] if isinstance(line.get("time"), int | float) else 0.0)
-            if line.get("kind") == "eval" and (figure := _figure(config, line)):
-                best = min((f for f in (best, figure) if f), key=lambda f: f[0])
+    steps, last = run.steps(), 0.0
+    best: tuple[str, float] | None = None
+    for record in run.records():
+        last = max(last, record["time"] if isinstance(record.get("time"), int | float) else 0.0)
+        name = headline_metric(record, config.evaluation.metric)
+        if record.get("kind") != "eval" or name is None:
+            continue
+        sign = 1 if is_cost(name) else -1
+        if best is None or sign * record[name] < sign * best[1]:
+            best = (name, record[name])
     return {
         "run": str(run.folder),
         "step": steps[-1] if steps else 0,
         "steps": config.steps,
-        "best": None if best is None else {"metric": best[1], "value": best[2]},
+        "best": None if best is None else {"metric": best[0], "value": best[1]},
         "time": last or run.config_path.stat().st_mtime,
     }
-
-
-def _figure(config: Config, line: Mapping[str, Any]) -> tuple[float, str, float] | None:
-    """(cost, name, value) of a logged evaluation: bits per byte, else the loss, or the task metric
-    that chooses the best checkpoint."""
-    tasks = task_metrics(line)
-    first = next(iter(tasks.values()), ["bits_per_byte"])
-    for name in (config.evaluation.metric, *first, "loss"):
-        value = line.get(name or "")
-        if name and isinstance(value, int | float):
-            return (value if is_cost(name) else -value), name, float(value)
-    return None
 
 
 def _changes(configs: Mapping[str, Config]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ from llmjax.run.config.overrides import HELP
 from llmjax.run.config.schema import Config
 from llmjax.run.config.source import to_python
 from llmjax.run.folder import Run
-from llmjax.storage.json_documents import json_lines
 from llmjax.training.train import train
 
 TEXT_METRICS = ("step", "loss", "bits_per_byte", "accuracy", "heldout_tokens", "heldout_bytes")
@@ -51,12 +50,11 @@ def summary(run: Run) -> dict[str, Any]:
     """A run's folder, newest checkpoint and latest validation metrics."""
     steps = run.steps()
     result: dict[str, Any] = {"run": str(run.folder), "step": steps[-1] if steps else 0}
-    if run.metrics_file.is_file():
-        for _, record in json_lines(run.metrics_file):
-            if isinstance(record, dict) and record.get("kind") == "eval":
-                tasks = task_metrics(record)
-                names = ("step", *chain(*tasks.values()), "loss") if tasks else TEXT_METRICS
-                result["heldout"] = {name: record[name] for name in names if name in record}
+    for record in run.records():
+        if record.get("kind") == "eval":
+            tasks = task_metrics(record)
+            names = ("step", *chain(*tasks.values()), "loss") if tasks else TEXT_METRICS
+            result["heldout"] = {name: record[name] for name in names if name in record}
     return result
 
 

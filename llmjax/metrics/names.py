@@ -1,6 +1,7 @@
 """Display names and formats of metrics: "macro F1", "91.2 %"."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _DISPLAY_NAMES = {
     "f1": "F1",
@@ -52,6 +53,14 @@ def is_fraction(name: str) -> bool:
 def is_cost(name: str) -> bool:
     """Whether smaller values of a metric are better."""
     return name.rpartition(".")[2] in _COSTS
+
+
+def headline_metric(record: Mapping[str, Any], preferred: str | None = None) -> str | None:
+    """The metric to judge a logged evaluation by: the preferred one, else the first of the tasks,
+    bits per byte or the loss; None if it has none of them."""
+    tasks = task_metrics(record)
+    names = (preferred, *next(iter(tasks.values()), []), "bits_per_byte", "loss")
+    return next((name for name in names if name and record.get(name) is not None), None)
 
 
 def display_value(name: str, value: float, places: int = 2) -> str:

@@ -197,6 +197,11 @@ class Run:
         """
         return read(self.config_path)
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The logged records of metrics, of training and of evaluations, in order."""
+        lines = json_lines(self.metrics_file) if self.metrics_file.is_file() else ()
+        return (line for _, line in lines if isinstance(line, dict))
+
     def metrics(self, kind: Literal["train", "eval"] = "train") -> dict[str, list[Any]]:
         """The logged metrics as columns, for `pandas.DataFrame(run.metrics())` and the like.
 
@@ -207,8 +212,7 @@ class Run:
           Name -> values in order of steps, None where a record lacks one; "step" and "time" (in
           Unix seconds) first. Empty if nothing was logged.
         """
-        lines = json_lines(self.metrics_file) if self.metrics_file.is_file() else ()
-        records = [line for _, line in lines if isinstance(line, dict) and line.get("kind") == kind]
+        records = [record for record in self.records() if record.get("kind") == kind]
         names = dict.fromkeys(("step", "time", *(name for record in records for name in record)))
         names.pop("kind", None)
         return {name: [record.get(name) for record in records] for name in names if records}
