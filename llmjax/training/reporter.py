@@ -43,7 +43,7 @@ class Reporter:
         self._sinks.append(JsonLines(run.metrics_file, step))
         self._samples = JsonLines(run.samples, step)
         environment.record(run.folder / "environment.json", **_counts(session))
-        self.display = make_display(log.display, step, session.steps, _headline(session))
+        self.display = make_display(log.display, step, session.steps, _headline(session), run.steps)
 
     def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a record of metrics; values that are not finite, which JSON lacks, as None.
@@ -58,8 +58,6 @@ class Reporter:
         for sink in self._sinks:
             sink.write(record)
         self.display.write(record)
-        if self._run is not None and (saved := self._run.steps()):
-            self.display.saved(saved[-1])
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Writes a text that the model generated after a prompt."""

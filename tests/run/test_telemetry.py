@@ -168,13 +168,12 @@ def test_displays_show_figures_on_stderr_only(kind, monkeypatch, capsys):
 
 def test_a_bar_fits_80_columns_and_keeps_the_best_result_and_the_checkpoint(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    bar = display.make_display("bar", 0, 40, "")
+    bar = display.make_display("bar", 0, 40, "", saved=lambda: [10, 20])
     amounts = {"tokens": 1_234_567, "epoch": 0.5, "learning_rate": 1e-3, "gradient_norm": 0.7}
     bar.write(RECORD | amounts)
     for number, bits in ((10, 2.0), (20, 1.5), (30, 1.75)):
         bar.write({"step": number, "kind": "eval", "loss": bits + 1, "bits_per_byte": bits})
     bar.write({"step": 35, "kind": "eval", "loss": None, "bits_per_byte": None})
-    bar.saved(20)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(bar._render())
     bar.close()

@@ -5,10 +5,16 @@ A run continues even if stderr cannot be written, as with a closed terminal or p
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
-from llmjax.metrics.names import display_name, display_value, is_cost, task_metrics
+from llmjax.metrics.names import (
+    display_name,
+    display_value,
+    headline_metric,
+    is_cost,
+    task_metrics,
+)
 from llmjax.run.telemetry.sinks import Record
 
 # Metrics that a training line formats individually, or omits; all others follow by name.
@@ -19,8 +25,7 @@ FORMATTED = frozenset(
 
 
 class Display(Protocol):
-    """Shows records of metrics (`write`), progress (`advance`), the newest complete checkpoint
-    (`saved`) and other lines (`say`)."""
+    """Shows records of metrics (`write`), progress (`advance`) and other lines (`say`)."""
 
     def write(self, record: Record) -> None: ...
 
@@ -28,13 +33,15 @@ class Display(Protocol):
 
     def say(self, text: str) -> None: ...
 
-    def saved(self, step: int) -> None: ...
-
     def close(self) -> None: ...
 
 
 def make_display(
-    kind: Literal["auto", "bar", "lines", "none"], step: int, steps: int, accounting: str
+    kind: Literal["auto", "bar", "lines", "none"],
+    step: int,
+    steps: int,
+    accounting: str,
+    saved: Callable[[], Sequence[int]] = tuple,
 ) -> Display:
     """Makes a display and shows its first line.
 
@@ -43,12 +50,13 @@ def make_display(
       step: the current step.
       steps: the last step.
       accounting: the first line, which explains "model FLOP/s" and "MFU".
+      saved: returns the steps of the complete checkpoints; only a bar calls it.
     """
     if kind == "auto":
         kind = "bar" if sys.stderr is not None and sys.stderr.isatty() else "lines"
     if kind == "none":
         return Silent()
-    display: Display = Bar(step, steps) if kind == "bar" else Lines(steps)
+    display: Display = Bar(step, steps, saved) if kind == "bar" else Lines(steps)
     display.say(accounting)
     return display
 
@@ -72,9 +80,6 @@ class Silent:
     def say(self, text: str) -> None:
         pass
 
-    def saved(self, step: int) -> None:
-        pass
-
     def close(self) -> None:
         pass
 
@@ -96,9 +101,6 @@ class Lines:
     def say(self, text: str) -> None:
         to_stderr(text)
 
-    def saved(self, step: int) -> None:
-        pass
-
     def close(self) -> None:
         pass
 
@@ -106,7 +108,7 @@ class Lines:
 class Bar:
     """A progress bar; under it the latest metrics, the validation results and the checkpoint."""
 
-    def __init__(self, step: int, steps: int):
+    def __init__(self, step: int, steps: int, saved: Callable[[], Sequence[int]]):
         from rich.console import Console
         from rich.live import Live
         from rich.progress import (
@@ -124,7 +126,7 @@ class Bar:
         self._task = self._bar.add_task("", total=steps, completed=step, left="compiling")
         self._metrics: list[str] = []
         self._validation = Validation()
-        self._saved = ""
+        self._saved, self._status = saved, ""
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
         self._live.start()
@@ -134,13 +136,15 @@ class Bar:
         from rich.text import Text
 
         width = self._console.width
-        status = [*self._validation.parts(), *([self._saved] if self._saved else [])]
+        status = [*self._validation.parts(), *([self._status] if self._status else [])]
         lines = [*wrapped(self._metrics, width), *wrapped(status, width)]
         return Group(self._bar, *map(Text, lines))
 
     def write(self, record: Record) -> None:
         if record["kind"] == "train":
             self._metrics = [*training_parts(record), *_amounts(record)]
+            if steps := self._saved():
+                self._status = f"saved step {steps[-1]}"
         else:
             self._validation.add(record)
             self.say(f"step {record['step']}: {describe(record)}")
@@ -152,9 +156,6 @@ class Bar:
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._console.print(text, markup=False, highlight=False)
-
-    def saved(self, step: int) -> None:
-        self._saved = f"saved step {step}"
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -170,10 +171,7 @@ class Validation:
 
     def add(self, record: Record) -> None:
         """Adds an evaluation; one without a finite result changes nothing."""
-        tasks = task_metrics(record)
-        names = [*next(iter(tasks.values()), []), "bits_per_byte", "loss"]
-        name = next((name for name in names if record.get(name) is not None), None)
-        if name is None:
+        if (name := headline_metric(record)) is None:
             return
         sign = 1 if is_cost(name) else -1
         self._last = (record["step"], name, record[name])
