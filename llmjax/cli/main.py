@@ -60,7 +60,7 @@ def overview() -> str:
             "",
             *(f"  {name:11}{entry.summary}" for name, entry in COMMANDS.items()),
             "",
-            "llmjax COMMAND --help shows the options of a command with their defaults and meanings;",
+            "llmjax COMMAND --help shows the options of a command, their defaults and meanings;",
             "llmjax --version, the version. First run: llmjax train quickstart",
         ]
     )
