@@ -60,12 +60,19 @@ def test_batches_are_asked_for_as_they_are_needed(tokenizer, tmp_path):
     assert asked < 12
 
 
-def test_a_process_that_dies_is_noticed(tokenizer, tmp_path):
+@pytest.mark.parametrize("submitted", ["before", "after"])
+def test_a_process_that_dies_is_noticed(tokenizer, tmp_path, submitted):
+    """Whether the pool breaks under a result that is waited for or is broken when it is asked."""
     with EncodingPool(tokenizer, tmp_path / "tokenizer", 2) as pool:
         results = pool.encode(BATCHES * 50)
         next(results)
-        for process in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        for process in children:
             os.kill(process.pid, signal.SIGKILL)
+        if submitted == "after":
+            for process in children:
+                process.join()
+            pool._pool._executor_manager_thread.join()
         with pytest.raises(RuntimeError, match="a tokenizing process was killed"):
             list(results)
 

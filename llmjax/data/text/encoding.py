@@ -80,24 +80,27 @@ class EncodingPool:
                 yield texts, encode_documents(self._tokenizer, texts)
             return
         pool = self._pool = self._pool or self._start()
+        try:
+            yield from self._encode_in(pool, itertools.chain(first, batches))
+        except BrokenProcessPool as error:  # of a submission as well as of a result
+            message = "a tokenizing process was killed; is there enough memory?"
+            raise RuntimeError(message) from error
+
+    def _encode_in(
+        self, pool: ProcessPoolExecutor, batches: Iterable[list[bytes]]
+    ) -> Iterator[tuple[list[bytes], Encoded]]:
         pending: deque[tuple[list[bytes], Future[Encoded]]] = deque()
-        for texts in itertools.chain(first, batches):
+        for texts in batches:
             pending.append((texts, pool.submit(_encode, texts)))
             if len(pending) > 2 * self._workers:
-                yield _result(*pending.popleft())
-        while pending:
-            yield _result(*pending.popleft())
+                oldest, future = pending.popleft()
+                yield oldest, future.result()
+        for texts, future in pending:
+            yield texts, future.result()
 
     def _start(self) -> ProcessPoolExecutor:
         arguments = (str(self._folder),)
         return ProcessPoolExecutor(self._workers, _Context(), _start_worker, arguments)
-
-
-def _result(texts: list[bytes], future: "Future[Encoded]") -> tuple[list[bytes], Encoded]:
-    try:
-        return texts, future.result()
-    except BrokenProcessPool as error:
-        raise RuntimeError("a tokenizing process was killed; is there enough memory?") from error
 
 
 def _cpus() -> int:
