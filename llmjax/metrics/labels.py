@@ -44,7 +44,7 @@ def classification(
     base = label_metrics(labels, targets, predicted)
     nats = -np.log(np.maximum(probabilities[np.arange(len(targets)), targets], TINY))
     metrics = (*base.metrics, mean("loss", nats, larger_is_better=False))
-    return Metrics(metrics, len(targets), base.tables)
+    return Metrics(metrics, len(targets), base.tables, remarks=base.remarks)
 
 
 def label_metrics(labels: Sequence[str], targets: np.ndarray, predicted: np.ndarray) -> Metrics:
@@ -83,7 +83,26 @@ def label_metrics(labels: Sequence[str], targets: np.ndarray, predicted: np.ndar
         "confusion": {"labels": list(labels), "counts": confusion.tolist()},
         "labels": label_table(labels, correct, true_count, predicted_count),
     }
-    return Metrics(metrics, count, tables)
+    remarks = label_remarks(labels, true_count, predicted_count)
+    return Metrics(metrics, count, tables, remarks=remarks)
+
+
+def label_remarks(
+    labels: Sequence[str], targets: np.ndarray, predicted: np.ndarray
+) -> tuple[str, ...]:
+    """Say what always predicting the most frequent label gives, and whether the model does so.
+
+    Args:
+      labels: C names.
+      targets: int [C], occurrences in the targets.
+      predicted: int [C], occurrences in the predictions.
+    """
+    frequent, used = int(targets.argmax()), np.flatnonzero(predicted)
+    share = targets[frequent] / targets.sum()
+    guess = f"always predicting {labels[frequent]!r} has accuracy {share:.4f}"
+    return guess, *(
+        [f"the model predicts {labels[used[0]]!r} every time"] if len(used) == 1 else []
+    )
 
 
 def multilabel(
@@ -125,7 +144,10 @@ def multilabel(
     )
     correct = (is_true & is_predicted).sum(0)
     table = label_table(labels, correct, is_true.sum(0), is_predicted.sum(0))
-    return Metrics(metrics, len(is_true), {"labels": table})
+    is_constant = bool((is_predicted == is_predicted[0]).all()) and (is_true != is_predicted).any()
+    predicted = ", ".join(repr(labels[k]) for k in np.flatnonzero(is_predicted[0])) or "no label"
+    remarks = (f"the model predicts {predicted} every time",) if is_constant else ()
+    return Metrics(metrics, len(is_true), {"labels": table}, remarks=remarks)
 
 
 def label_table(

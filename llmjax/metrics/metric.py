@@ -43,33 +43,27 @@ class Metrics:
       examples: number of examples.
       tables: name -> details as plain JSON data; see each function.
       signature: sacrebleu's signatures; None for other metrics.
+      remarks: sentences on what guessing would give, and on a model that predicts one thing.
     """
 
     metrics: tuple[Metric, ...]
     examples: int
     tables: Mapping[str, Any] = field(default_factory=dict)
     signature: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def headline(self) -> Metric:
         """Return the main metric."""
         return self.metrics[0]
 
     def notes(self) -> list[str]:
-        """What a reader should know before believing the values: few examples, what guessing the
-        most frequent label gives, a model that predicts a single label."""
-        notes = []
+        """What a reader should know before believing the values: few examples, what guessing
+        gives, a model that predicts one thing every time."""
+        few = []
         if self.examples < FEW_EXAMPLES:
             plural = "" if self.examples == 1 else "s"
-            notes.append(f"only {self.examples} example{plural}: too few to tell models apart")
-        if "confusion" in self.tables:
-            labels = self.tables["confusion"]["labels"]
-            counts = np.asarray(self.tables["confusion"]["counts"])
-            frequent, predicted = counts.sum(1).argmax(), np.flatnonzero(counts.sum(0))
-            share = counts.sum(1)[frequent] / counts.sum()
-            notes.append(f"always predicting {labels[frequent]!r} has accuracy {share:.4f}")
-            if len(predicted) == 1:
-                notes.append(f"the model predicts {labels[predicted[0]]!r} every time")
-        return notes
+            few = [f"only {self.examples} example{plural}: too few to tell models apart"]
+        return [*few, *self.remarks]
 
     def __getitem__(self, name: str) -> Metric:
         """Return the metric of that name; KeyError if there is none."""

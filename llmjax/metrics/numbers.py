@@ -13,8 +13,13 @@ from llmjax.metrics.metric import (
     require_examples,
 )
 
+NEARLY_CONSTANT = 0.05
+"""Largest ratio of the standard deviations of predictions and targets that a remark names."""
 
-def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
+
+def regression(
+    targets: np.ndarray, predicted: np.ndarray, training_mean: float | None = None
+) -> Metrics:
     """Evaluate regression: a number for each of N examples.
 
     Metrics: pearson and spearman (0 if either side is constant, where correlation is undefined),
@@ -23,6 +28,7 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
     Args:
       targets: float [N].
       predicted: float [N].
+      training_mean: mean target of the training set, whose errors a remark states; None: no remark.
 
     Raises:
       UserError: there are no examples.
@@ -58,7 +64,26 @@ def regression(targets: np.ndarray, predicted: np.ndarray) -> Metrics:
             mean("mean_absolute_error", np.abs(targets - predicted), larger_is_better=False),
         ),
         count,
+        remarks=_constant_remarks(targets, predicted, training_mean),
     )
+
+
+def _constant_remarks(
+    targets: np.ndarray, predicted: np.ndarray, training_mean: float | None
+) -> tuple[str, ...]:
+    """Say what always predicting the training mean gives, and whether the model does so."""
+    remarks = []
+    if training_mean is not None:
+        errors = targets - training_mean
+        remarks.append(
+            f"always predicting the training mean, {training_mean:.4g}, has mean squared error "
+            f"{np.mean(errors**2):.4g} and mean absolute error {np.mean(np.abs(errors)):.4g}"
+        )
+    if np.ptp(targets) > 0 and np.std(predicted) <= NEARLY_CONSTANT * np.std(targets):
+        low, high = f"{predicted.min():.4g}", f"{predicted.max():.4g}"
+        shown = f"{low} every time" if low == high else f"nearly one value: {low} to {high}"
+        remarks.append(f"the model predicts {shown}")
+    return tuple(remarks)
 
 
 def preference(margins: np.ndarray) -> Metrics:

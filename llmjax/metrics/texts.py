@@ -103,6 +103,7 @@ def translation(
         len(references),
         {"bleu": table},
         signature=f"BLEU|{bleu.get_signature()} chrF2|{chrf.get_signature()}",
+        remarks=_text_remarks(references, hypotheses),
     )
 
 
@@ -158,7 +159,8 @@ def extractive_answers(
             "f1": _best_threshold(span_scores[:, 1], has_answer, no_answer),
             "exact_match": _best_threshold(span_scores[:, 0], has_answer, no_answer),
         }
-    return Metrics(tuple(metrics), len(targets), tables)
+    remarks = _answer_remarks(has_answer, predicted)
+    return Metrics(tuple(metrics), len(targets), tables, remarks=remarks)
 
 
 def normalized(text: str) -> str:
@@ -175,6 +177,24 @@ def word_f1(targets: str, predicted: str) -> float:
         return float(first == second)
     shared = (Counter(first) & Counter(second)).total()
     return 2 * shared / (len(first) + len(second))
+
+
+def _text_remarks(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[str, ...]:
+    """Name a model that writes one text every time, where the references differ."""
+    if len(set(hypotheses)) > 1 or len(set(references)) == 1:
+        return ()
+    return (f"the model writes {'the same text' if hypotheses[0] else 'nothing'} every time",)
+
+
+def _answer_remarks(has_answer: np.ndarray, predicted: Sequence[str]) -> tuple[str, ...]:
+    """Say what always predicting no answer gives, and whether the model does so."""
+    remarks = []
+    if not has_answer.all():
+        share = np.mean(~has_answer)
+        remarks.append(f"always predicting no answer has exact match {share:.4f}")
+    if not any(predicted):
+        remarks.append("the model predicts no answer every time")
+    return tuple(remarks)
 
 
 def _exp(value: float) -> float:

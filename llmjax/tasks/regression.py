@@ -84,4 +84,5 @@ class Regression(TextTask):
         from llmjax.metrics.numbers import regression
 
         targets = np.array([number_at(row, self.config.target) for row in rows])
-        return regression(targets, np.array([prediction["value"] for prediction in predictions]))
+        values = np.array([prediction["value"] for prediction in predictions])
+        return regression(targets, values, self.metadata.mean)

@@ -145,4 +145,11 @@ def test_notes_say_what_guessing_gives_and_what_shows_little():
     assert right.to_dict()["notes"] == right.notes()
     few = classification(("no", "yes"), targets[-12:], np.eye(2)[targets[-12:]])
     assert few.notes()[0] == "only 12 examples: too few to tell models apart"
+    either = np.tile([[1, 0], [1, 1]], (15, 1))
+    assert multilabel(("a", "b"), either, np.tile([0.9, 0.1], (30, 1))).notes() == [
+        "the model predicts 'a' every time"
+    ]
+    assert multilabel(("a", "b"), either, np.zeros((30, 2))).notes() == [
+        "the model predicts no label every time"
+    ]
     assert "notes" not in multilabel(("a", "b"), np.ones((30, 2)), np.ones((30, 2))).to_dict()

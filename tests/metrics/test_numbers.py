@@ -70,3 +70,17 @@ def test_similarity():
     expected = stats.spearmanr(cosines.ravel(), np.eye(3).ravel()).statistic
     assert result["spearman"].value == pytest.approx(expected)
     assert similarity(np.ones((4, 4)))["accuracy"].value == 0, "of equals the own one comes last"
+
+
+def test_notes_compare_a_regression_with_the_training_mean():
+    targets = np.arange(40.0)
+    right = regression(targets, targets + 1, training_mean=19.5)
+    assert right.notes() == [
+        "always predicting the training mean, 19.5, has mean squared error 133.2 "
+        "and mean absolute error 10"
+    ]
+    nearly = regression(targets, 19 + targets / 100, training_mean=19.5)
+    assert nearly.notes()[1] == "the model predicts nearly one value: 19 to 19.39"
+    constant = regression(targets, np.full(40, 2.0))
+    assert constant.notes() == ["the model predicts 2 every time"]
+    assert regression(np.ones(40), np.ones(40)).notes() == [], "the targets do not differ either"

@@ -93,3 +93,19 @@ def test_tags_without_beginnings_are_measured_one_by_one():
     assert result["f1_macro"].value == pytest.approx(metrics.f1_score(*flat, average="macro"))
     assert result.tables["confusion"]["labels"] == ["DET", "NOUN", "VERB"]
     assert tags(TRUTH, TOLD) == entities(TRUTH, TOLD)
+
+
+def test_notes_name_a_model_that_finds_no_entity():
+    outside = [["O"] * len(sentence) for sentence in TRUTH]
+    result = entities(TRUTH * 10, outside * 10)
+    assert result["f1"].value == 0
+    assert result.notes() == [
+        "always predicting 'O' has accuracy 0.3636",
+        "the model predicts 'O' every time",
+    ]
+    assert entities(TRUTH * 10, TRUTH * 10).notes() == result.notes()[:1]
+    nouns = tags([["N", "V"]] * 30, [["N", "N"]] * 30)
+    assert nouns.notes() == [
+        "always predicting 'N' has accuracy 0.5000",
+        "the model predicts 'N' every time",
+    ]

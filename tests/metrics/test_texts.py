@@ -145,3 +145,20 @@ def test_none():
         extractive_answers([], [])
     with pytest.raises(ValueError, match="1 targets, but 0 predictions"):
         extractive_answers([[]], [])
+
+
+def test_notes_name_a_model_that_gives_one_answer():
+    truth = [["Oslo"]] * 30 + [[]] * 10
+    silent = extractive_answers(truth, [""] * 40)
+    assert silent.notes() == [
+        "always predicting no answer has exact match 0.2500",
+        "the model predicts no answer every time",
+    ]
+    assert extractive_answers(truth, ["Oslo"] * 40).notes() == silent.notes()[:1]
+    assert extractive_answers(truth[:30], ["Bonn"] * 30).notes() == []
+    references = ["ein Hund", "ein Mann"] * 15
+    assert translation(references, ["ein Hund"] * 30).notes() == [
+        "the model writes the same text every time"
+    ]
+    assert translation(references, [""] * 30).notes() == ["the model writes nothing every time"]
+    assert translation(references, references).notes() == []
