@@ -145,7 +145,9 @@ def multilabel(
     correct = (is_true & is_predicted).sum(0)
     table = label_table(labels, correct, is_true.sum(0), is_predicted.sum(0))
     is_constant = bool((is_predicted == is_predicted[0]).all()) and (is_true != is_predicted).any()
-    predicted = ", ".join(repr(labels[k]) for k in np.flatnonzero(is_predicted[0])) or "no label"
+    predicted = (
+        ", ".join(repr(labels[k]) for k in np.flatnonzero(is_predicted[0]).tolist()) or "no label"
+    )
     remarks = (f"the model predicts {predicted} every time",) if is_constant else ()
     return Metrics(metrics, len(is_true), {"labels": table}, remarks=remarks)
 
