@@ -17,8 +17,9 @@ from llmjax.tasks.config import TaskConfig
 from llmjax.tasks.continuation import slot_totals, span_segment
 from llmjax.tasks.conversations import PLAIN, ChatEncoder, EncodedChat, naming_row
 from llmjax.tasks.examples import NO_TARGET, Example
-from llmjax.tasks.messages import ASSISTANT, context_at, messages_at
+from llmjax.tasks.messages import ASSISTANT, Message, context_at
 from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.row_formats import COLUMNS, format_of, summary
 from llmjax.tasks.task import (
     Batch,
     Outputs,
@@ -44,7 +45,8 @@ class ChatTask(TaskConfig):
     turns."""
 
     messages: str = "messages"
-    """Column of messages: a list of {"role": ..., "content": ...}."""
+    """Column of messages: a list of {"role": ..., "content": ...}. Rows without it may be those of
+    ShareGPT, of Alpaca, or prompt and completion."""
     tools: str | None = "tools"
     """Column of functions that the model may call, a list of JSON schemas; it may be missing."""
     documents: str | None = None
@@ -56,16 +58,21 @@ class ChatTask(TaskConfig):
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        return (self.messages,)
+        return (self.messages, *(name for name in COLUMNS if name != self.messages))
+
+    def messages_of(self, row: Row) -> list[Message]:
+        """Return the conversation of a row, never empty; UserError if it holds none."""
+        return format_of(row, self.messages).messages(row)
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """Store the chat template for tokenizers without one."""
-        for row in rows:
-            roles = [message["role"] for message in messages_at(row, self.messages)]
+        """Store the chat template for tokenizers without one, and how the rows are read."""
+        formats = [format_of(row, self.messages) for row in rows]
+        for row, row_format in zip(rows, formats, strict=True):
+            roles = [message["role"] for message in row_format.messages(row)]
             if ASSISTANT not in roles:
-                where = f"{row.place}, column {self.messages!r}"
+                where = f"{row.place}, {row_format.answers}"
                 raise UserError(where, "the assistant says nothing", "remove the row")
-        return TaskMetadata(chat_template=PLAIN)
+        return TaskMetadata(chat_template=PLAIN, reading=summary(formats))
 
     def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
         return ("loss", "perplexity", "accuracy")
@@ -93,7 +100,7 @@ class Chat(Task):
         examples, cut, length = list[Example](), 0, self.context.length
         with ChatEncoder(self.context.tokenizer, self.template) as encoder:
             for number, row in enumerate(rows):
-                messages = messages_at(row, self.config.messages)
+                messages = self.config.messages_of(row)
                 context = context_at(row, self.config.tools, self.config.documents)
                 is_open = messages[-1]["role"] != ASSISTANT
                 with naming_row(row):

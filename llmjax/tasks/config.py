@@ -59,6 +59,10 @@ class TaskConfig:
         """Columns shown with a wrong prediction."""
         return self.input_columns
 
+    def shown(self, row: Row) -> list[Any]:
+        """Return what is shown of a row with a wrong prediction."""
+        return [row.values.get(column) for column in self.shown_columns]
+
     @property
     def target_columns(self) -> tuple[str, ...]:
         """Columns of the targets, which prediction does not read."""

@@ -7,11 +7,18 @@ from llmjax.data.chat_template.template import Context
 from llmjax.data.tables.table import Row
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import RECORD, parse_json
+from llmjax.tasks.sharegpt import from_sharegpt, is_sharegpt
 
 Message = dict[str, Any]
 
+SYSTEM = "system"
+USER = "user"
 ASSISTANT = "assistant"
 TOOL = "tool"
+ALIASES = {"human": USER, "gpt": ASSISTANT}
+"""ShareGPT's names of roles, also understood as roles."""
+ROLES = (SYSTEM, "developer", USER, ASSISTANT, TOOL, "function", "ipython", "observation")
+"""The roles that templates of published models know."""
 FORM = 'give a list of {"role": ..., "content": ...}'
 
 
@@ -28,15 +35,17 @@ def messages_at(row: Row, column: str) -> list[Message]:
 
 
 def checked(row: Row, column: str, value: Any) -> list[Message]:
-    """Validate a value as a list of messages; raises UserError."""
+    """Validate a value as a list of messages, {"role", "content"} or {"from", "value"} each.
+
+    Raises:
+      UserError: it is no such list, or a role is unknown.
+    """
     where = f"{row.place}, column {column!r}"
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise UserError(where, "is not a list of messages", FORM)
     messages = []
     for number, message in enumerate(value, 1):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise UserError(where, f"message {number} has no role", FORM)
-        messages.append(_checked_message(where, number, dict(message)))
+        messages.append(_checked_message(where, number, _with_role(where, number, message)))
     return messages
 
 
@@ -100,6 +109,20 @@ def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, str):
         return dict(call)
     return {**call, "arguments": parse_json(arguments, "a tool call's arguments", limits=RECORD)}
+
+
+def _with_role(where: str, number: int, message: Any) -> Message:
+    """Return a copy of a message with one of ROLES."""
+    if isinstance(message, Mapping) and is_sharegpt(message):
+        return from_sharegpt(where, number, message)
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if not isinstance(role, str):
+        raise UserError(where, f"message {number} has no role", FORM)
+    role = ALIASES.get(role, role)
+    if role not in ROLES:
+        reason = f"message {number} has the unknown role {role[:40]!r}"
+        raise UserError(where, reason, f"use one of {', '.join(ROLES)}")
+    return {**message, "role": role}
 
 
 def _checked_message(where: str, number: int, message: Message) -> Message:

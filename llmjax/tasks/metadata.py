@@ -23,6 +23,8 @@ class TaskMetadata:
     """Mean of the target numbers."""
     chat_template: str | None = None
     """Chat template, for tokenizers without one."""
+    reading: str = ""
+    """How the rows are read, where that was found by their columns; for display."""
     references: tuple[tuple[str, float, float], ...] = ()
     """(example digest, log-likelihoods of its two answers under the initial model)."""
 

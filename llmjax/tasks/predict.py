@@ -158,8 +158,7 @@ def worst_mistakes(
 
 def _shown(config: TaskConfig, row: Row) -> str:
     """Format a row's input for display."""
-    values = [row.values.get(column) for column in config.shown_columns]
-    texts = [" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values]
+    texts = [" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in config.shown(row)]
     text = " ⏐ ".join(texts)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 

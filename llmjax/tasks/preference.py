@@ -64,8 +64,15 @@ class PreferenceTask(TaskConfig):
         return (self.prompt, self.chosen, self.rejected)
 
     def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
-        """Store the chat template for tokenizers without one."""
-        return TaskMetadata(chat_template=PLAIN)
+        """Store the chat template for tokenizers without one, and whether rows use it."""
+        columns = (self.prompt, self.chosen, self.rejected)
+        are_messages = [_has_messages(row, columns) for row in rows]
+        reading = "" if all(are_messages) else "read as plain text, without the chat template"
+        if any(are_messages):
+            reading = (
+                f"read as messages in the chat template: {sum(are_messages):,} of {len(rows):,}"
+            )
+        return TaskMetadata(chat_template=PLAIN, reading=reading)
 
     def metric_names(self, metadata: TaskMetadata) -> tuple[str, ...]:
         return ("accuracy", "loss", "margin")
@@ -210,9 +217,10 @@ class Preference(Task):
 
         An answer may be text, messages, or the full conversation with its prompt.
         """
-        prompt, answer = row.values.get(self.config.prompt), row.values.get(column)
-        if not isinstance(prompt, list) and not isinstance(answer, list):
+        if not _has_messages(row, (self.config.prompt, column)):
             return None
+        prompt, answer = row.values.get(self.config.prompt), row.values.get(column)
+        answer = [answer] if isinstance(answer, dict) else answer
         if isinstance(answer, list):
             messages = checked(row, column, answer)
         else:
@@ -225,6 +233,11 @@ class Preference(Task):
         if isinstance(prompt, list):
             return [*checked(row, self.config.prompt, prompt), *messages]
         return [{"role": "user", "content": text_at(row, self.config.prompt)}, *messages]
+
+
+def _has_messages(row: Row, columns: Sequence[str]) -> bool:
+    """Whether any of the columns holds messages: a list, or a single one."""
+    return any(isinstance(row.values.get(column), list | dict) for column in columns)
 
 
 def digest(segments: Sequence[Segment]) -> str:

@@ -15,6 +15,7 @@ from llmjax.tasks.config import TaskConfig, not_positive
 from llmjax.tasks.continuation import Continuation, continuation, encode_after
 from llmjax.tasks.examples import NO_TARGET, Example
 from llmjax.tasks.metadata import TaskMetadata
+from llmjax.tasks.row_formats import TEXT_FORMATS, SourceTarget, summary, text_format_of
 from llmjax.tasks.task import (
     Batch,
     PredictionData,
@@ -36,7 +37,7 @@ class SequenceTask(TaskConfig):
     """Generate text from text: translation, summarization. A decoder continues a prompt."""
 
     source: str = "source"
-    """Column of the input text."""
+    """Column of the input text. Rows without it may be prompt and completion, or Alpaca's."""
     target: str = "target"
     """Column of the target text."""
     prompt: str = "{}"
@@ -57,13 +58,36 @@ class SequenceTask(TaskConfig):
     def input_columns(self) -> tuple[str, ...]:
         return (self.source,)
 
+    def shown(self, row: Row) -> list[Any]:
+        return [self.texts_of(row).source]
+
     @property
     def target_columns(self) -> tuple[str, ...]:
-        return (self.target,)
+        return (self.target, *(form.columns[-1] for form in TEXT_FORMATS))
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        return (self.source, self.target)
+        others = (name for form in TEXT_FORMATS for name in (*form.columns, "input"))
+        return tuple(dict.fromkeys((self.source, self.target, *others)))
+
+    def texts_of(self, row: Row) -> SourceTarget:
+        """Return the texts of a row; UserError if it lacks its source."""
+        if (row_format := text_format_of(row, self.source)) is not None:
+            return row_format.texts(row)
+        target = text_at(row, self.target) if self.target in row.values else None
+        return SourceTarget(text_at(row, self.source), target)
+
+    def target_of(self, row: Row) -> str:
+        """Return the target of a row; UserError if it lacks it."""
+        target = self.texts_of(row).target
+        return text_at(row, self.target) if target is None else target
+
+    def find_metadata(self, rows: Sequence[Row]) -> TaskMetadata:
+        """Note how the rows are read."""
+        for row in rows:
+            self.target_of(row)
+        formats = [text_format_of(row, self.source) for row in rows]
+        return TaskMetadata(reading=summary([form for form in formats if form is not None]))
 
     @property
     def eval_limit(self) -> int | None:
@@ -75,7 +99,7 @@ class SequenceTask(TaskConfig):
     def mistake(self, row: Row, prediction: dict[str, Any]) -> tuple[float, str, str] | None:
         from llmjax.metrics.texts import sentence_chrf
 
-        truth = str(row.values[self.target])
+        truth = self.target_of(row)
         chrf = sentence_chrf(truth, prediction["text"])
         return (100 - chrf, truth, prediction["text"]) if chrf < 100 else None
 
@@ -126,17 +150,17 @@ class SequenceToSequence(Task):
     def metrics(self, rows: Sequence[Row], predictions: Sequence[dict[str, Any]]) -> Metrics:
         from llmjax.metrics.texts import translation
 
-        references = [text_at(row, self.config.target) for row in rows]
+        references = [self.config.target_of(row) for row in rows]
         texts = [prediction["text"] for prediction in predictions]
         return translation(references, texts, self.config.bleu_tokenize)
 
     def _prompt(self, row: Row) -> str:
-        return self.config.prompt.replace("{}", text_at(row, self.config.source))
+        return self.config.prompt.replace("{}", self.config.texts_of(row).source)
 
     def _continuation(self, row: Row, prompt: str, ids: list[int]) -> Continuation:
-        if self.config.target not in row.values:
+        target, tokenizer = self.config.texts_of(row).target, self.context.tokenizer
+        if target is None:
             return continuation(self.context, ids, None)
-        target, tokenizer = text_at(row, self.config.target), self.context.tokenizer
         if self.context.model.is_encoder_decoder:
             return continuation(self.context, ids, tokenizer.encode(target))
         return continuation(self.context, ids, encode_after(tokenizer, prompt, ids, target))

@@ -73,6 +73,8 @@ def describe(config: TaskConfig, metadata: TaskMetadata, train: int, dev: int) -
       dev: number of validation rows.
     """
     lines = [f"task {name_of(config)}: {train:,} training examples, {dev:,} validation rows"]
+    if metadata.reading:
+        lines.append(f"rows {metadata.reading}")
     if not metadata.counts:
         return lines
     total, labels = sum(metadata.counts), metadata.labels
