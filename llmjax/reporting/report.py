@@ -10,16 +10,17 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llmjax.errors import UserError
-from llmjax.reporting import comparison as compressors
-from llmjax.reporting import facts, summary
+from llmjax.reporting import compressors, facts, summary
 from llmjax.reporting import tasks as task_sections
 from llmjax.reporting.archive_section import ArchiveSection, read_archive
-from llmjax.reporting.comparison import Bar, Comparison, compare, validation_text
+from llmjax.reporting.commands import ShellCommand, shell_commands
+from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.records import (
     History,
     SampleGroup,
+    finite_number,
     last,
     latest_session,
     read_history,
@@ -27,8 +28,9 @@ from llmjax.reporting.records import (
     section,
     wall_seconds,
 )
-from llmjax.reporting.settings import SettingGroup, setting_groups
+from llmjax.reporting.settings import Changes, SettingGroup, changes, setting_groups
 from llmjax.reporting.tasks import TaskSection, read_measures
+from llmjax.reporting.tiles import tiles
 from llmjax.run import environment as run_environment
 from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
@@ -48,6 +50,8 @@ class Page:
     subject: Subject
     lede: str
     headline: Sequence[Fact]
+    tiles: Sequence[Fact]
+    changes: Changes
     warnings: Sequence[str]
     bars: Sequence[Bar]
     bars_caption: str
@@ -61,6 +65,7 @@ class Page:
     samples_note: str
     samples_due: bool
     command: str
+    commands: Sequence[ShellCommand]
     tables: Sequence[tuple[str, Sequence[Fact]]]
     config: Sequence[SettingGroup]
     accounting: str
@@ -120,6 +125,8 @@ def make_page(run: Run) -> Page:
         headline=task_sections.headline(history, environment, tasks)
         if subject == "tasks"
         else summary.headline(history, environment, comparison),
+        tiles=tiles(history, environment),
+        changes=changes(config, environment),
         warnings=summary.warnings(config, history, has_measures=bool(tasks)),
         bars=compressors.bars(history, comparison),
         bars_caption=compressors.caption(comparison),
@@ -127,14 +134,20 @@ def make_page(run: Run) -> Page:
         reference=comparison.baselines[0].name if comparison.baselines else "",
         tasks=tasks,
         archive=read_archive(run.folder),
-        figures=figures(history, comparison.baselines, tasks=len(config.tasks)),
+        figures=figures(
+            history,
+            comparison.baselines,
+            tasks=len(config.tasks),
+            whole=finite_number(section(environment, "data"), "heldout_bytes"),
+        ),
         figures_notes=summary.figures_notes(history, comparison),
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
         samples_note=summary.samples_note(config, history),
         command=str(latest_session(environment).get("command") or ""),
+        commands=shell_commands(run, config, history),
         tables=tables(config, history, environment),
-        config=setting_groups(config),
+        config=setting_groups(config, Config()),
         accounting=summary.accounting(config),
         notes=summary.footnotes(history, environment),
         version=package_version(),

@@ -14,7 +14,7 @@ from llmjax.run.config.schema import Config
 def changed(config):
     return {
         f"{group.title}.{setting.name}": (setting.value, setting.default)
-        for group in setting_groups(config)
+        for group in setting_groups(config, Config())
         for setting in group.settings
         if setting.changed
     }
@@ -22,7 +22,7 @@ def changed(config):
 
 def test_the_default_config_marks_nothing_and_shows_every_field():
     config = Config()
-    groups = setting_groups(config)
+    groups = setting_groups(config, Config())
     assert changed(config) == {}
     assert sum(len(group.settings) for group in groups) == len(list(rows(config)))
     assert len({group.title for group in groups}) == len(groups)

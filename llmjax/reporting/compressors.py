@@ -14,7 +14,8 @@ from llmjax.data.text.corpus import validation_text as corpus_text
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import Baseline, measure
 from llmjax.reporting.format import count, percent
-from llmjax.reporting.records import History, finite_number, items, last, number, split_evals
+from llmjax.reporting.records import History, finite_number, items, last, number
+from llmjax.reporting.validation import latest_subset
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.json_documents import read_json
@@ -125,21 +126,28 @@ def bars(history: History, comparison: Comparison) -> list[Bar]:
     return ranked(baselines, last(history.evals, "bits_per_byte"), baselines[0].original_bytes)
 
 
-def ranked(baselines: Sequence[Baseline], model_bits: float | None, length: float) -> list[Bar]:
+def ranked(
+    baselines: Sequence[Baseline],
+    model_bits: float | None,
+    length: float,
+    model_seconds: float | None = None,
+) -> list[Bar]:
     """Returns the methods, best first, relative to the first of the baselines.
 
     Args:
       baselines: the compressors' sizes; may be empty.
       model_bits: the model's bits per byte; None if unknown.
       length: bytes of the input.
+      model_seconds: how long the model took; None if unknown.
     """
+    model_time = "n/a" if model_seconds is None else f"{model_seconds:.2f}"
     reference = baselines[0] if baselines else None
     rows = [
         (b.bits_per_byte, b.name, count(b.compressed_bytes), f"{b.seconds:.2f}", False)
         for b in baselines
     ]
     if model_bits is not None:
-        rows.append((model_bits, "llmjax", count(model_bits * length / 8), "", True))
+        rows.append((model_bits, "llmjax", count(model_bits * length / 8), model_time, True))
     longest = max((bits for bits, *_ in rows), default=1.0)
     return [
         Bar(
@@ -147,8 +155,8 @@ def ranked(baselines: Sequence[Baseline], model_bits: float | None, length: floa
             width=f"{100 * bits / longest:.2f}",
             bits=f"{bits:.4f}",
             size=size,
-            relative=""
-            if reference is None or name == reference.name
+            relative="n/a"
+            if reference is None
             else percent(bits / reference.bits_per_byte - 1, signed=True),
             seconds=seconds,
             is_model=is_model,
@@ -173,7 +181,7 @@ def same_text(history: History, comparison: Comparison) -> bool:
 
 def _scored_bytes(history: History) -> float:
     """Returns the bytes of text of the last successful evaluation; NaN if unknown."""
-    same, _ = split_evals(history.evals)
+    same = latest_subset(history.evals)
     return number(same[-1], "heldout_bytes") if same else math.nan
 
 
