@@ -1,13 +1,18 @@
 """`llmjax chat`."""
 
+import shlex
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmjax.cli.command import Call, Command, Output
+from llmjax.cli.terminal import WordWrap, spinner, terminal_width
+from llmjax.decoding.completions import Completion
 from llmjax.decoding.config import decoding_problems
 from llmjax.errors import UserError
-from llmjax.inference.chat import ChatOptions, Conversation, chat
+from llmjax.inference.chat import ChatOptions, Conversation, chat, default_options
+from llmjax.run.config.fields import flag
 from llmjax.storage.json_documents import json_text
 from llmjax.storage.writing import write_atomically
 
@@ -23,9 +28,18 @@ HELP = """/reset         start over
 
 def run(call: Call[ChatOptions]) -> Output | None:
     """Runs a conversation until the messages end."""
-    with chat(call.words[0], options=call.options) as conversation:
+    run = call.words[0]
+    with spinner(f"loading {run}"):
+        conversation = chat(run, options=call.options)
+    with conversation:
         if not conversation.is_templated:
-            _note("this model has no chat template; using lines of User: and Assistant:")
+            _note(
+                "this model has no chat template, as base models do not: it may continue your text "
+                "rather than answer. Using lines of User: and Assistant:; llmjax train chat "
+                f"--init-from {shlex.quote(run)} would teach it to answer"
+            )
+        if sys.stdin.isatty():
+            _note(_sampling(call.options))
         for line in read_messages():
             if line.startswith("/"):
                 if not _command(conversation, line):
@@ -33,7 +47,7 @@ def run(call: Call[ChatOptions]) -> Output | None:
             elif line.strip():
                 _answer(conversation, line, quiet=call.as_json)
         messages = conversation.messages
-    return Output({"run": call.words[0], "messages": messages}, "") if call.as_json else None
+    return Output({"run": run, "messages": messages}, "") if call.as_json else None
 
 
 def read_messages() -> Iterator[str]:
@@ -80,16 +94,48 @@ def _answer(conversation: Conversation, text: str, quiet: bool) -> None:
     if conversation.dropped:
         turns = "turn was" if conversation.dropped == 1 else f"{conversation.dropped} turns were"
         _note(f"the context is full: the oldest {turns} dropped")
-    piece = ""
+    piece, show, finish = "", *_writer(quiet)
+    start = time.monotonic()
     try:
         for piece in answer:
-            if not quiet:
-                print(piece, end="", flush=True)
+            show(piece)
     except KeyboardInterrupt:
         answer.close()
+        finish()
         _note("stopped")
+    finish()
     if not quiet and not piece.endswith("\n"):
         print(flush=True)
+    if conversation.completion is not None and sys.stdin.isatty():
+        _note(_speed(conversation.completion, time.monotonic() - start))
+
+
+def _writer(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None]]:
+    """How to show a piece of an answer, and what to do at its end."""
+    if quiet:
+        return lambda text: None, lambda: None
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    if not sys.stdout.isatty():
+        return write, lambda: None
+    wrapped = WordWrap(write, terminal_width())
+    return wrapped.feed, wrapped.flush
+
+
+def _sampling(options: ChatOptions) -> str:
+    """The sampling in use."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    values = {name: getattr(options, name) for name in names}
+    shown = (f"{flag((name,))} {value:g}" for name, value in values.items() if value is not None)
+    return "sampling: " + " ".join(shown)
+
+
+def _speed(completion: Completion, seconds: float) -> str:
+    tokens = len(completion.tokens)
+    end = {"length": ", ended by --max-new-tokens", "context": ", ended by the full context"}
+    return f"[{tokens} tokens, {tokens / seconds:.1f} tokens/s{end.get(completion.finish, '')}]"
 
 
 def _command(conversation: Conversation, line: str) -> bool:
@@ -138,6 +184,7 @@ CHAT = Command(
     positionals=("RUN",),
     usage="[--system TEXT] [--option value ...]",
     options=ChatOptions,
+    defaults=default_options,
     run=run,
     single=("stop",),
     check=decoding_problems,

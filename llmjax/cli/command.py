@@ -76,6 +76,7 @@ class Command(Generic[Options]):
       expand: replaces options and overrides that are not a field's value, before any override.
       defaults: makes the default options from the first positional word; None for those of the
         dataclass.
+      validated: whether overriding the options checks their values, as it does for a run's config.
       check: returns a line for each invalid value, beyond types and ranges.
       finish: applies the flags to the options, and makes further checks.
       compiles: whether it compiles programs, which are then cached on disk.
@@ -97,6 +98,7 @@ class Command(Generic[Options]):
         words,
     )
     defaults: Callable[[str], Options] | None = None
+    validated: bool = False
     check: Callable[[Options], Sequence[str]] = lambda options: ()
     finish: Callable[[Options, frozenset[str]], Options] = lambda options, flags: options
     compiles: bool = True
@@ -173,7 +175,7 @@ def _parse(name: str, command: Command[Options], words: Words, usage: str) -> Ca
         check_positionals(words, command.positionals, usage)
     except ConfigError as error:
         problems += error.problems
-    if not problems and command.defaults is None:
+    if not problems and not command.validated:
         lines = list(number_problems(options)) or command.check(options)
         parts = (line.partition(":") for line in lines)
         problems = [f"{flag((field,))}:{reason}" for field, _, reason in parts]

@@ -1,12 +1,12 @@
 """Help texts: every field of a dataclass with its type, docstring and default."""
 
-import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from llmjax.cli.arguments import ALL, help_topics
+from llmjax.cli.terminal import terminal_width
 from llmjax.run.config.build import plain
 from llmjax.run.config.fields import Row, element, kind, rows, type_name, variants
 from llmjax.run.config.options import option_fields
@@ -73,11 +73,6 @@ def main_fields(value: Any, names: Sequence[str], aliases: Mapping[str, str]) ->
     yield from textwrap.wrap(
         f"More: --help {ALL}, or --help SECTION, one of {sections}.", terminal_width()
     )
-
-
-def terminal_width() -> int:
-    """Columns of help texts and listings."""
-    return min(shutil.get_terminal_size().columns, 100)
 
 
 def _about(part: Any) -> str:

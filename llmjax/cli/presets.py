@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llmjax.cli.command import Call, Command, NoOptions, Output
-from llmjax.cli.help import terminal_width
+from llmjax.cli.terminal import terminal_width
 from llmjax.run.config.files import presets
 
 HEADER = re.compile(r"(Start|Data|Command|Hardware|Time|Results): +(.*?)(?=\n\S|\Z)", re.S)

@@ -127,6 +127,7 @@ TRAIN = Command(
     aliases=ALIASES,
     expand=_expand,
     defaults=load_config_file,
+    validated=True,
     finish=_finish,
     compiles=False,
     memory=TRAINING,

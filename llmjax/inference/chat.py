@@ -3,14 +3,17 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.decoding.config import DecodingConfig
+from llmjax.decoding.completions import Completion
+from llmjax.decoding.config import DecodingConfig, decoding_problems
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options, make_options
+from llmjax.run.origin import read_origin
 
 Message = dict[str, str]
 ANSWER = "\u2063turn\u2063"
@@ -27,13 +30,46 @@ class ChatOptions(DecodingConfig, LoadOptions):
     """The system prompt."""
 
 
-@keyword_options()
+def default_options(run: str | PathLike[str] | LanguageModel) -> ChatOptions:
+    """The defaults of chat, with the sampling that the model's publisher recommends in
+    generation_config.json or in a GGUF file.
+
+    Raises:
+      UserError: the run's origin.json is damaged.
+    """
+    folder = Path(run.config.run_dir if isinstance(run, LanguageModel) else run)
+    origin = read_origin(folder)
+    return replace(ChatOptions(), **_recommended((origin and origin.generation_config) or {}))
+
+
+def _recommended(generation_config: dict[str, Any]) -> dict[str, Any]:
+    """The valid sampling fields of a generation_config.json; values that filter nothing are None.
+
+    A field that is missing keeps our default, as in vLLM; Transformers has defaults of its own.
+    """
+    off = {"top_k": (0, -1), "top_p": (1,), "min_p": (0,), "repetition_penalty": (1,)}
+    fields: dict[str, Any] = {}
+    for name in ("temperature", *off):
+        value = generation_config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        choice = None if value in off.get(name, ()) else int(value) if name == "top_k" else value
+        field: dict[str, Any] = {name: choice}
+        if not decoding_problems(replace(DecodingConfig(), **field)):
+            fields |= field
+    if generation_config.get("do_sample") is False:
+        fields["temperature"] = 0.0
+    return fields
+
+
+@keyword_options(defaults=default_options)
 def chat(run: str | PathLike[str] | LanguageModel, options: ChatOptions) -> "Conversation":
     """Start a conversation.
 
     Args:
       run: a run folder, or a loaded model.
-      options: fields of ChatOptions, also as keywords.
+      options: fields of ChatOptions, also as keywords; the defaults of sampling are those that the
+        model's publisher recommends.
 
     Raises:
       UserError: there is no such run, or its model is not a decoder.
@@ -106,6 +142,8 @@ class Conversation:
       lm: the model.
       config: how answers are generated.
       system: the system prompt.
+      dropped: turns dropped for the last message, as the context was full.
+      completion: of the last answer; None if there is none or it was closed early.
     """
 
     lm: LanguageModel
@@ -120,6 +158,7 @@ class Conversation:
         )
         self._turns: list[Message] = []
         self.dropped = 0
+        self.completion: Completion | None = None
 
     def __enter__(self) -> "Conversation":
         return self
@@ -164,8 +203,10 @@ class Conversation:
         stop = (*self.config.stop, *self._format.stop)
         config = replace(self.config, samples=1, batch_size=1, stop=stop)
         pieces = self.lm.complete([tokens], config, self._format.stop_ids)
+        self.completion = None
         try:
             for piece in pieces:
+                self.completion = piece.completion
                 new_text = piece.text if answer else piece.text.lstrip()
                 if new_text:
                     answer.append(new_text)

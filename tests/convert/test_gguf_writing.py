@@ -1,5 +1,6 @@
 """Writing GGUF files: they read back as the run, and Transformers computes the same with them."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 import llmjax
 from llmjax.convert.exporting import export
 from llmjax.convert.gguf.file import open_file
+from llmjax.convert.gguf.metadata import recommended_sampling
 from llmjax.convert.gguf.tokenizer import tokenizer_files
 from llmjax.convert.importing import import_model
 from llmjax.convert.params import merge, stored_params
@@ -19,6 +21,7 @@ from llmjax.data.tokenizers.config import SentencePieceConfig, load_tokenizer
 from llmjax.data.tokenizers.sentencepiece import SentencePieceTokenizer, train_sentencepiece
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.errors import UserError
+from llmjax.inference.chat import default_options
 from llmjax.model.checks import resolve
 from llmjax.model.config import ModelConfig
 from llmjax.model.lora import LoraConfig
@@ -27,6 +30,7 @@ from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
+from llmjax.run.origin import Origin, write_origin
 
 TEXTS = [f"Sentence {n}: the sum of {n} and {n + 1} is {2 * n + 1}; isn't it?\n" for n in range(99)]
 TEXT = "Sentence 1234: isn't  the sum — of é and 你好?\n\tis it\n"
@@ -161,6 +165,20 @@ def test_a_file_of_an_import_has_the_same_tokenizer(tmp_path, tokenizer):
     first = export(run, tmp_path / "1.gguf", to="gguf")
     second = export(import_model(first, tmp_path / "back"), tmp_path / "2.gguf", to="gguf")
     assert tokenizer_files(open_file(first)) == tokenizer_files(open_file(second))
+
+
+def test_recommended_sampling_is_kept(tmp_path, tokenizer):
+    """From a folder's generation_config.json to GGUF and back to a folder, and into chat."""
+    run, _ = make(tmp_path / "run", LLAMA, tokenizer)
+    sampling = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
+    write_origin(run, Origin(generation_config={"do_sample": True, "eos_token_id": 1, **sampling}))
+    file = export(run, tmp_path / "1.gguf", to="gguf")
+    assert recommended_sampling(open_file(file)) == sampling
+    back = import_model(file, tmp_path / "back")
+    assert vars(default_options(back)).items() >= sampling.items()
+    folder = export(back, tmp_path / "hf", to="hf")
+    stored = json.loads((folder / "generation_config.json").read_text())
+    assert stored.items() >= {**sampling, "eos_token_id": tokenizer.eos_id}.items()
 
 
 @pytest.mark.parametrize(

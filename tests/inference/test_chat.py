@@ -2,8 +2,9 @@
 
 import io
 import json
+import re
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import pytest
 
@@ -12,8 +13,10 @@ from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.decoding.completions import Completion, Piece
 from llmjax.decoding.config import DecodingConfig
 from llmjax.errors import UserError
-from llmjax.inference.chat import chat
+from llmjax.inference.chat import ChatOptions, chat, default_options
 from llmjax.inference.language_model import LanguageModel
+from llmjax.run.config.schema import Config
+from llmjax.run.origin import Origin, write_origin
 from untrained import in_hand
 
 TEMPLATE = (
@@ -34,7 +37,7 @@ class Scripted(LanguageModel):
         self.asked.append((self.tokenizer.decode(prompts[0]), config, tuple(stop_ids)))
         for part in (" All", " is well", f" {len(self.asked)}.\n"):
             yield Piece(0, part)
-        yield Piece(0, "", Completion("", "", (), (), "eos"))
+        yield Piece(0, "", Completion("", "", (1, 2, 3, 4, 5), (), "length"))
 
 
 class Interrupted(Scripted):
@@ -163,6 +166,7 @@ def test_the_command_reads_lines_and_commands(command, monkeypatch, templated, t
     assert json.loads(saved.read_text())["messages"][0] == {"role": "user", "content": "Hi"}
     assert text.read_text() == "System: Be kind.\n\nUser: Ho\n\nAssistant: All is well 2.\n"
     assert templated.asked[1][0] == "[system]Be kind.\n[user]Ho\n[assistant]"
+    assert not any("tokens/s" in line for line in err)  # for people at a terminal
     assert any("/what: no such command" in line for line in err)
     assert any("cannot be written" in line for line in err)
 
@@ -176,6 +180,43 @@ def test_the_command_reports_a_missing_template(command, monkeypatch, plain):
     assert err[0].startswith("this model has no chat template")
     assert any("the oldest turn was dropped" in line for line in err)
     assert json.loads(out)["messages"][0] == {"role": "system", "content": "S"}
+
+
+def test_a_terminal_gets_the_sampling_the_speed_and_wrapped_lines(
+    command, monkeypatch, templated, tmp_path
+):
+    write_origin(tmp_path, Origin(generation_config={"top_p": 0.9, "temperature": 0.25}))
+    monkeypatch.setattr(llmjax.inference.language_model, "load", lambda run, options: templated)
+    monkeypatch.setattr("llmjax.cli.chat.terminal_width", lambda: 12)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    typed = iter(["Hi", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    code, out, err = command("chat", str(tmp_path), "--top-k", "7")
+    assert (code, out) == (0, "All is well\n1.\n")
+    assert err[0] == "sampling: --temperature 0.25 --top-k 7 --top-p 0.9"
+    assert re.fullmatch(r"\[5 tokens, [\d.]+ tokens/s, ended by --max-new-tokens\]", err[2])
+
+
+def test_the_publishers_sampling_is_the_default(tmp_path):
+    """Invalid values are left out; those that filter nothing are none."""
+    assert default_options(tmp_path) == ChatOptions()
+    recommended = {"temperature": 0.6, "top_k": 0, "top_p": 1.0, "min_p": 0.05, "beams": 4}
+    write_origin(tmp_path, Origin(generation_config=recommended))
+    assert default_options(tmp_path) == ChatOptions(temperature=0.6, min_p=0.05)
+    write_origin(tmp_path, Origin(generation_config={"temperature": "hot", "top_p": 7, "top_k": 5}))
+    assert default_options(tmp_path) == ChatOptions(top_k=5)
+    write_origin(tmp_path, Origin(generation_config={"do_sample": False, "temperature": 1.0}))
+    assert default_options(tmp_path) == ChatOptions(temperature=0.0)
+
+
+def test_a_models_sampling_yields_to_keywords(templated, tmp_path):
+    lm = replace(templated, config=Config(run_dir=str(tmp_path)))
+    write_origin(tmp_path, Origin(generation_config={"temperature": 0.25, "top_p": 0.9}))
+    with chat(lm, temperature=0.5) as conversation:
+        assert (conversation.config.temperature, conversation.config.top_p) == (0.5, 0.9)
+    with chat(lm, HOW) as conversation:
+        assert (conversation.config.temperature, conversation.config.top_p) == (0, None)
 
 
 def test_ctrl_c_stops_the_answer_only(command, monkeypatch, plain_model):

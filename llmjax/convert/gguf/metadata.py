@@ -23,6 +23,25 @@ IGNORED = {
 }
 """Keys without effect; sizes come from the tensors."""
 
+SAMPLING = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+"""Field of generation_config.json -> key of the sampling that the publisher recommends."""
+
+
+def recommended_sampling(file: GgufFile) -> dict[str, Any] | None:
+    """The recommended sampling, as fields of generation_config.json; None: the file has none."""
+    values = {name: file.metadata.get(key) for name, key in SAMPLING.items()}
+    return {
+        name: value if isinstance(value, int) else shortest(value)
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    } or None
+
 
 class Metadata:
     """The keys of one architecture; tracks which were read."""

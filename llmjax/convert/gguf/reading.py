@@ -15,6 +15,7 @@ import numpy as np
 
 from llmjax.convert.gguf.config import config_of
 from llmjax.convert.gguf.file import GgufFile, dequantizer, open_file
+from llmjax.convert.gguf.metadata import recommended_sampling
 from llmjax.convert.gguf.tokenizer import tokenizer_files
 from llmjax.convert.sources import Importer, Published
 from llmjax.data.tokenizers.huggingface.importing import import_tokenizer
@@ -284,4 +285,5 @@ class GgufImporter(Importer):
                     (Path(folder) / name).write_bytes(content)
                 return import_tokenizer(Path(folder), rows)
 
-        return Published(source, "gguf", path, opened.config, opened, tokenizer)
+        sampling = recommended_sampling(opened.file)
+        return Published(source, "gguf", path, opened.config, opened, tokenizer, sampling)

@@ -12,7 +12,7 @@ from llmjax.convert.exporting import Exporter, ExportSource
 from llmjax.convert.families.family import Family, canonical
 from llmjax.convert.families.registry import FAMILIES
 from llmjax.convert.gguf.file import library
-from llmjax.convert.gguf.metadata import llama3_divisors, rope_keys
+from llmjax.convert.gguf.metadata import SAMPLING, llama3_divisors, rope_keys
 from llmjax.convert.gguf.reading import TABLES, Gguf, TensorRule, open_gguf
 from llmjax.convert.gguf.tokenizer_writing import check_vocabulary, vocabulary_keys
 from llmjax.convert.hf.mapping import BoundTable, lazy_tensors
@@ -23,6 +23,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.model.rope import Llama3Scaling
+from llmjax.run.origin import Origin
 from llmjax.version import __version__
 
 QUANTISATIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
@@ -61,6 +62,7 @@ class GgufExporter(Exporter):
         family = choose_family(shape)
         keys = {"general.name": source.run.folder.resolve().name}
         keys |= vocabulary_keys(tokenizer, shape.vocab_size)
+        keys |= sampling_keys(source.origin)
         params = model_params(source.run, source.shape, source.step, source.dtype)
         kind = QUANTISATIONS[source.dtype or np.dtype(params["embedding"]["rows"].dtype).name]
         tensors = list(gguf_tensors(family, shape, params))
@@ -166,11 +168,26 @@ def write_file(
         writer.close()
 
 
+def sampling_keys(origin: Origin | None) -> dict[str, Any]:
+    """The sampling that the model's publisher recommends; none of it if that is greedy decoding."""
+    stored = (origin.generation_config if origin is not None else None) or {}
+    if stored.get("do_sample") is False:
+        return {}
+    numbers = {name: stored.get(name) for name in SAMPLING}
+    return {
+        SAMPLING[name]: np.int32(value) if name == "top_k" else float(value)
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**31
+    }
+
+
 def add_value(writer: Any, key: str, value: Any) -> None:
     """Add a value to a gguf.GGUFWriter, with the type that llama.cpp expects."""
     match value:
         case bool():
             writer.add_bool(key, value)
+        case np.integer():
+            writer.add_int32(key, int(value))
         case int():
             writer.add_uint32(key, value)
         case float():

@@ -104,11 +104,12 @@ def hf_config(
 
 
 def generation_config(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
-    """The generation_config.json: that of the origin, else only the special tokens."""
-    if origin is not None and origin.generation_config is not None:
-        return origin.generation_config
+    """The generation_config.json: that of the origin, and the special tokens if it has none."""
+    stored = (origin.generation_config if origin is not None else None) or {}
+    if "eos_token_id" in stored:
+        return stored
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    return {name: config[name] for name in names if config.get(name) is not None}
+    return {name: config[name] for name in names if config.get(name) is not None} | stored
 
 
 def sentence_config(source: ExportSource, task: Task | None) -> SentenceConfig | None:

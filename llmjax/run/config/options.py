@@ -31,7 +31,9 @@ from llmjax.errors import UserError
 T = TypeVar("T")
 
 
-def keyword_options(*positional: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def keyword_options(
+    *positional: str, defaults: Callable[[Any], object] | None = None
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Decorates a function with a parameter `options`, a dataclass, to accept its fields.
 
     The decorated function takes the parameters before `options`, the fields named here (also by
@@ -41,6 +43,8 @@ def keyword_options(*positional: str) -> Callable[[Callable[..., T]], Callable[.
 
     Args:
       *positional: fields that may be passed by position.
+      defaults: makes the options that keywords override, if the caller passes none, from the
+        function's first argument; None: the dataclass's defaults.
 
     Raises (the decorated function):
       UserError: there is no such option.
@@ -58,7 +62,10 @@ def keyword_options(*positional: str) -> Callable[[Callable[..., T]], Callable[.
             _check_names(function.__name__, keywords, public)
             arguments = public.bind(*args, **keywords).arguments
             changes = {name: arguments.pop(name) for name in names if name in arguments}
-            arguments["options"] = make_options(cls, arguments.get("options"), changes)
+            base = arguments.get("options")
+            if base is None and defaults is not None:
+                base = defaults(next(iter(arguments.values())))
+            arguments["options"] = make_options(cls, base, changes)
             return function(**arguments)
 
         call.__signature__ = public  # type: ignore[attr-defined]
