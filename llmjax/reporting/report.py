@@ -14,6 +14,7 @@ from llmjax.reporting import compressors, facts, summary
 from llmjax.reporting import tasks as task_sections
 from llmjax.reporting.archive_section import ArchiveSection, read_archive
 from llmjax.reporting.commands import ShellCommand, shell_commands
+from llmjax.reporting.comparison import ComparisonPage, make_comparison
 from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
 from llmjax.reporting.facts import Fact
@@ -79,36 +80,52 @@ class ReportOptions:
     """Options of report."""
 
     out: str | None = None
-    """The page's path, which is replaced atomically; none: RUN/report.html."""
+    """The page's path, which is replaced atomically; none: RUN/report.html, or of several runs
+    comparison.html beside them, or in the current folder if they are not in one folder."""
 
 
 @keyword_options("out")
-def report(run: str | PathLike[str], options: ReportOptions) -> Path:
+def report(
+    run: str | PathLike[str] | Sequence[str | PathLike[str]], options: ReportOptions
+) -> Path:
     """Writes the report of a run: curves, comparison, samples, config, environment.
 
     The page is one file that needs neither network nor JavaScript. It states what the run lacks
-    (evaluations, samples, an environment).
+    (evaluations, samples, an environment). Of several runs, it compares their curves, their best
+    figures and their configs.
 
     Args:
-      run: the run folder.
+      run: the run folder; or several.
       options: fields of ReportOptions, also as keywords.
 
     Returns:
       The page's path.
 
     Raises:
-      UserError: `run` is not a run folder, its config cannot be read, or the page cannot be
-        written.
+      UserError: a run is not a run folder, is named twice or is one of too many; its config cannot
+        be read; or the page cannot be written.
     """
-    opened = Run.open(run)
-    path = opened.report if options.out is None else Path(options.out)
-    page = make_page(opened)
+    named = [run] if isinstance(run, str | PathLike) else list(run)
+    if not named:
+        raise UserError("report", "no run is named", "name one or more run folders")
+    opened = [Run.open(folder) for folder in named]
+    if len(opened) == 1:
+        path, text = opened[0].report, render("page.html", make_page(opened[0]))
+    else:
+        path, text = _beside(opened), render("comparison.html", make_comparison(opened))
+    path = path if options.out is None else Path(options.out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, render(page))
+        write_atomically(path, text)
     except OSError as error:
         raise UserError(path, f"cannot be written: {error.strerror or error}") from error
     return path
+
+
+def _beside(runs: Sequence[Run]) -> Path:
+    """Returns the path of a comparison: beside the runs if they are in one folder."""
+    parents = {run.folder.resolve().parent for run in runs}
+    return (runs[0].folder.parent if len(parents) == 1 else Path()) / "comparison.html"
 
 
 def make_page(run: Run) -> Page:
@@ -195,8 +212,8 @@ def tables(
     ]
 
 
-def render(page: Page) -> str:
-    """Renders the page as HTML, with every value escaped."""
+def render(template: str, page: Page | ComparisonPage) -> str:
+    """Renders a page as HTML, with every value escaped."""
     templates = Environment(
         loader=PackageLoader("llmjax.reporting", "."),
         autoescape=True,
@@ -204,5 +221,5 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = templates.get_template("page.html").render(page=page)
+    text = templates.get_template(template).render(page=page)
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -78,7 +78,7 @@ def running_mean(points: Sequence[Point]) -> list[Point]:
     return means
 
 
-def describe(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
+def describe(title: str, curves: Mapping[str, Sequence[Point]], x_label: str = "step") -> str:
     """Describes a chart for screen readers."""
     parts = []
     for name, points in curves.items():
@@ -86,8 +86,8 @@ def describe(title: str, curves: Mapping[str, Sequence[Point]]) -> str:
             (start, first), (end, final) = valid[0], valid[-1]
             low, high = min(map(_value, valid)), max(map(_value, valid))
             parts.append(
-                f"{name} from {tick(first)} at step {start:,.0f} to {tick(final)} at step "
-                f"{end:,.0f}, between {tick(low)} and {tick(high)}".strip()
+                f"{name} from {tick(first)} at {x_label} {start:,.0f} to {tick(final)} at "
+                f"{x_label} {end:,.0f}, between {tick(low)} and {tick(high)}".strip()
             )
     return f"{title}: {'; '.join(parts)}"
 

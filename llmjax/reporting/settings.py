@@ -102,7 +102,7 @@ def setting_groups(config: Config, base: Config) -> list[SettingGroup]:
         title, path = (row.path[0], row.path[1:]) if in_section else ("run", row.path)
         setting = Setting(
             name=".".join(path) or "kind",
-            value=_text(row.value),
+            value=value_text(row.value),
             default=_default(config, base, row),
             doc=row.doc,
         )
@@ -118,7 +118,7 @@ def _default(config: Config, base: Config, row: Row) -> str | None:
     is_default = default == row.value
     if dataclasses.is_dataclass(row.value):
         is_default = type(default) is type(row.value)  # its fields have separate rows
-    return None if is_default else _text(default)
+    return None if is_default else value_text(default)
 
 
 def _default_value(base: Any, value: Any, path: Path) -> Any:
@@ -138,12 +138,12 @@ def _default_value(base: Any, value: Any, path: Path) -> Any:
     return field.default
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Formats a value as on the command line: none, true, 0.0003, a b."""
     if dataclasses.is_dataclass(value):
         return str(getattr(value, "kind", type(value).__name__))
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return ", ".join(_text(item) for item in value) or "()"
+        return ", ".join(value_text(item) for item in value) or "()"
     return str(value)

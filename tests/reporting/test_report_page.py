@@ -34,6 +34,9 @@ def test_the_page_says_what_the_run_came_to(demo):
         "4f1c8e0a9f6d",
         "6 for each weight it is multiplied with",
         "unknown: the peak of this device is not known",
+        "5.25M parameters 1 CPU device hardware (2 cores)",
+        "n/a MFU, median",
+        "Changed in the defaults",
         "statement is used to wrap",
     ):
         assert expected in text
@@ -108,7 +111,7 @@ def test_letters_stand_out_in_light_and_dark(demo):
     assert len(themes) == 2
     for theme in themes:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
-        for ink in ("ink", "muted", "accent", "train"):
+        for ink in ("ink", "muted", "accent", "train", *(f"run{n}" for n in range(8))):
             for ground in ("paper", "wash"):
                 pair = sorted((luminance(colours[ink]), luminance(colours[ground])))
                 assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, f"{ink} on {ground}"
@@ -210,5 +213,5 @@ def test_the_template_ships_with_the_package():
     import llmjax.reporting
 
     folder = Path(llmjax.reporting.__file__).parent
-    for name in ("page.html", "page.css", "page.js"):
+    for name in ("base.html", "comparison.html", "macros.html", "page.html", "page.css", "page.js"):
         assert (folder / name).is_file()
