@@ -168,7 +168,7 @@ def _parse(name: str, command: Command[Options], words: Words, usage: str) -> Ca
             raise UserError(f"{name} {word}", "no such command", f"usage: {usage}")
     options, problems = _defaults(command, words), list[str]()
     try:
-        options = override(*command.expand(options, words.overrides))
+        options = override(*command.expand(options, words.overrides), command.aliases)
     except ConfigError as error:
         problems += error.problems
     try:
