@@ -64,7 +64,7 @@ class Command(Generic[Options]):
     Attributes:
       about: what it does, in a sentence or two.
       positionals: names of its positional words, in capitals; a lower-case one is a literal part of
-        the command's name.
+        the command's name, and a last one that ends in `...` stands for one or more.
       options: the dataclass whose fields are its options, shared with the function that it calls.
       run: runs it. Returns None if it has printed everything itself.
       usage: the options in its usage line.
@@ -168,7 +168,7 @@ def _parse(name: str, command: Command[Options], words: Words, usage: str) -> Ca
             raise UserError(f"{name} {word}", "no such command", f"usage: {usage}")
     options, problems = _defaults(command, words), list[str]()
     try:
-        options = override(*command.expand(options, words.overrides))
+        options = override(*command.expand(options, words.overrides), command.aliases)
     except ConfigError as error:
         problems += error.problems
     try:

@@ -9,7 +9,7 @@ from llmjax.data.progress import terminal_progress
 from llmjax.evaluation.baselines import Baseline, comparison_table
 from llmjax.evaluation.evaluate import EvaluateOptions, Evaluation, evaluate
 from llmjax.evaluation.task_evaluation import TaskEvaluations
-from llmjax.reporting.comparison import compare, validation_text
+from llmjax.reporting.compressors import compare, validation_text
 from llmjax.run.folder import Run
 
 

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmjax.cli.registry import COMMANDS
+from llmjax.cli.registry import COMMANDS, SYNONYMS
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
 from llmjax.errors import (
     DONE,
@@ -147,7 +147,7 @@ def find_command(name: str) -> "Command[Any]":
     if name not in COMMANDS:
         from llmjax.run.config.fields import nearest
 
-        near = nearest(name, COMMANDS)
+        near = SYNONYMS.get(name.lower()) or nearest(name, COMMANDS)
         hint = f"did you mean {near}?" if near else f"choose one of {', '.join(COMMANDS)}"
         raise UserError(name, "no such command", hint)
     module, _, attribute = COMMANDS[name].target.partition(":")

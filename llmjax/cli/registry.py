@@ -37,3 +37,27 @@ COMMANDS: dict[str, Entry] = {
     "completion": Entry("llmjax.cli.completion:COMPLETION", "completion for bash, zsh or fish"),
     "tokenizer": Entry("llmjax.cli.tokenizer:TOKENIZER", "train a tokenizer on text"),
 }
+
+SYNONYMS = {
+    "finetune": "train",
+    "fine-tune": "train",
+    "pretrain": "train",
+    "resume": "train",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "infer": "predict",
+    "classify": "predict",
+    "sample": "generate",
+    "complete": "generate",
+    "run": "chat",
+    "encode": "embed",
+    "download": "import",
+    "pull": "import",
+    "convert": "import",
+    "quantize": "export",
+    "save": "export",
+    "configs": "presets",
+    "list": "runs",
+    "ls": "runs",
+}
+"""Names that other programs give to a command, to suggest it."""

@@ -9,7 +9,7 @@ from typing import Any
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError, printable
 from llmjax.metrics.names import display_name, display_value, headline_metric, is_cost
-from llmjax.run.config.checks import differences
+from llmjax.run.config.checks import MISSING, value_at, varying_fields
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 
@@ -80,24 +80,15 @@ def _describe(run: Run, config: Config) -> dict[str, Any]:
 
 def _changes(configs: Mapping[str, Config]) -> dict[str, dict[str, Any]]:
     """The fields in which each config differs from any other one, but for the folder's name."""
-    first = next(iter(configs.values()), None)
-    names: dict[str, None] = {}
-    for config in configs.values():
-        names |= dict.fromkeys(differences(first, config))
-    names.pop("run_dir", None)
+    names = varying_fields(list(configs.values()))
     return {
-        run: {name: value for name in names if (value := _value(config, name)) is not None}
+        run: {
+            name: value
+            for name in names
+            if (value := value_at(config, name)) is not None and value is not MISSING
+        }
         for run, config in configs.items()
     }
-
-
-def _value(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        if isinstance(config, tuple):
-            config = config[int(part)] if part.isdigit() and int(part) < len(config) else None
-        else:
-            config = getattr(config, part, None)
-    return getattr(config, "kind", config)
 
 
 def _lines(listed: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -70,8 +70,8 @@ def in_words(result: Mapping[str, Any]) -> str:
         return line
     if bits is None:
         accuracy = f"{metrics['accuracy']:.2%} accuracy on the hidden tokens of the validation set"
-        return f"{line}: {accuracy} ({loss:.4f} nats per token)"
-    return f"{line}: {bits:.4f} bits per byte on the validation set ({loss:.4f} nats per token)"
+        return f"{line}: {accuracy} ({loss:.4f} nats/token)"
+    return f"{line}: {bits:.4f} bits per byte on the validation set ({loss:.4f} nats/token)"
 
 
 def _tasks_in_words(line: str, metrics: Mapping[str, Any]) -> str:

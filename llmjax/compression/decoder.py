@@ -42,7 +42,11 @@ class Decoder:
         """
         began, self.archive = time.perf_counter(), archive
         self._needs = _Requirements(self.archive.header)
-        self._lm = load(run, step=self._needs.step, dtype=self._needs.dtype)
+        try:
+            self._lm = load(run, step=self._needs.step, dtype=self._needs.dtype)
+        except UserError as error:
+            fix = f"{error.fix}; an archive opens only with the run that made it, or a copy"
+            raise UserError(error.thing, error.reason, fix.removeprefix("; ")) from error
         _check("tokenizer", self._needs.tokenizer, self._lm.tokenizer.fingerprint, run)
         _check("model", self._needs.model, model_fingerprint(self._lm), run)
         if MODEL in self.archive.kinds():

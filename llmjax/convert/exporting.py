@@ -140,6 +140,9 @@ def export(run: str | PathLike[str], out: str | Path, options: ExportOptions) ->
     if dtype not in (None, *exporter.dtypes):
         reason = f"is not supported by {options.to}"
         raise UserError(f"dtype {dtype}", reason, f"choose {', '.join(exporter.dtypes)}")
+    if str(out).endswith(".gguf") and not exporter.single_file:
+        reason = f"is the name of a GGUF file, and --to {options.to} writes a folder"
+        raise UserError(out, reason, "add --to gguf, or choose another name")
     exporter.check()
     opened = Run.open(run)
     config, tokenizer = opened.config(), load_tokenizer(opened.tokenizer)

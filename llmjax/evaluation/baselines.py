@@ -136,7 +136,7 @@ def measure_parts(
       UserError: the text is empty.
     """
     if not size:
-        raise UserError("held-out text", "is empty", "compare on at least one byte")
+        raise UserError("validation text", "is empty", "compare on at least one byte")
     for compressor in compressors:
         stream, written, seconds = compressor.start(size), 0, 0.0
         for part in parts():
@@ -149,13 +149,13 @@ def measure_parts(
 
 
 def comparison_table(
-    bits_per_byte: float, heldout: bytes | Sequence[Baseline], name: str = "llmjax"
+    bits_per_byte: float, validation: bytes | Sequence[Baseline], name: str = "llmjax"
 ) -> Table:
     """Compare the model with the classical compressors on one text, best first, for a terminal.
 
     Args:
       bits_per_byte: of the model: nats / (ln 2 x UTF-8 bytes of the text).
-      heldout: the text, which is then compressed, or results measured on it before.
+      validation: the text, which is then compressed, or results measured on it before.
       name: name of the model.
 
     Returns:
@@ -165,13 +165,13 @@ def comparison_table(
     Raises:
       UserError: the text is empty.
     """
-    baselines = list(measure(heldout)) if isinstance(heldout, bytes) else list(heldout)
+    baselines = list(measure(validation)) if isinstance(validation, bytes) else list(validation)
     size = baselines[0].original_bytes
     reference = baselines[0]
     rows = [(name, bits_per_byte, bits_per_byte * size / 8, True)]
     rows += [(b.name, b.bits_per_byte, float(b.compressed_bytes), False) for b in baselines]
     table = Table(
-        title=f"Held-out text, {size:,} bytes",
+        title=f"Validation set, {size:,} bytes",
         title_justify="left",
         caption=f"{name}: code length, weights not counted",
         caption_justify="left",

@@ -12,7 +12,7 @@ import numpy as np
 from llmjax.data.objectives.vocabulary import make_objective
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.tables.table import Table
-from llmjax.data.text.corpus import Document, prepare, validation_documents
+from llmjax.data.text.corpus import Document, prepare, validation_documents, validation_text
 from llmjax.data.text.reading import decode, expand, read_chunks
 from llmjax.data.text.source import Source
 from llmjax.errors import UserError
@@ -28,6 +28,7 @@ from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
 from llmjax.scoring.hidden import HiddenScore, score_hidden
 from llmjax.scoring.totals import Score, Totals
+from llmjax.storage.writing import write_atomically
 
 CHUNK = 1 << 20  # bytes of a file encoded at once
 
@@ -131,6 +132,8 @@ class EvaluateOptions(TaskOverrides, LoadOptions):
     """Stride of the sliding window; none: as in the run's config, or half of a given --context."""
     batch_size: int | None = None
     """Windows per batch; none: as in the run's config."""
+    save_text: str | None = None
+    """File to write the validation set's original text to, as for other compressors."""
     task: str | None = None
     """Evaluate only this task of the run; --data then names tables with its columns."""
 
@@ -154,9 +157,12 @@ def evaluate(
 
     Raises:
       UserError: no such run, step, task or file; text that is not UTF-8 (names the byte offset); no
-        text; a context or stride that is invalid for the model.
+        text; a context or stride that is invalid for the model; the file to write to has other
+        content.
     """
     lm, start = loaded(run, options), time.perf_counter()
+    if options.save_text is not None and (options.data or lm.config.tasks):
+        raise UserError("save_text", "applies to a validation set of text", "leave it out")
     overrides = make_options(TaskOverrides, options, {})
     data: tuple[str | Path | Source | Table, ...] = options.data
     if lm.config.tasks:
@@ -176,7 +182,9 @@ def evaluate(
     names = ", ".join(_name(item) for item in data) or "the run's validation set"
     encoder = _Encoder(lm)
     sources = map(_text_source, data)
-    streams = encoder.streams(sources) if data else encoder.validation(lm, progress)
+    streams = (
+        encoder.streams(sources) if data else encoder.validation(lm, progress, options.save_text)
+    )
     score = _score_causal if lm.config.objective.is_causal else _score_hidden
     totals = score(lm, _reported(streams, progress), options)
     seconds = time.perf_counter() - start
@@ -250,6 +258,16 @@ def _reported(
     return (pieces(stream) for stream in streams)
 
 
+def _write_new(path: Path, text: bytes) -> None:
+    """Write a file that does not exist, or has the same content already."""
+    try:
+        if path.exists() and path.read_bytes() != text:
+            raise UserError(path, "exists, with other content", "remove it or name another file")
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(path, f"cannot be written: {error.strerror}") from error
+
+
 class _Encoder:
     """Encodes files and sources to streams of tokens.
 
@@ -274,13 +292,17 @@ class _Encoder:
                 for path in expand((str(item),)):
                     yield self._document(self._file(path))
 
-    def validation(self, lm: LanguageModel, progress: Progress) -> Iterator[Iterator[Document]]:
-        """Yield each validation document of the run, in one piece."""
+    def validation(
+        self, lm: LanguageModel, progress: Progress, save_text: str | None
+    ) -> Iterator[Iterator[Document]]:
+        """Yield each validation document of the run, in one piece; write their text to a file."""
         if not lm.config.data.validation_fraction:
             reason = "has no validation set (data.validation_fraction is 0)"
             raise UserError(lm.config.run_dir, reason, "name a file with --data")
         folder = Run.open(lm.config.run_dir).tokenizer
         _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder, progress)
+        if save_text is not None:
+            _write_new(Path(save_text), validation_text(corpus))
         for document in validation_documents(corpus):
             text = self._tokenizer.decode_bytes(document.tokens.tolist())
             self.lossless &= len(text) == document.bytes

@@ -10,10 +10,11 @@ from typing import Any
 from llmjax.errors import UserError
 from llmjax.evaluation.baselines import Baseline
 from llmjax.reporting.charts import Axis, Chart, Point, Series, span
-from llmjax.reporting.comparison import Bar, ranked, read_baselines
-from llmjax.reporting.curves import Figure, View, values_json
+from llmjax.reporting.compressors import Bar, ranked, read_baselines
+from llmjax.reporting.curves import Figure, View
 from llmjax.reporting.format import count, duration, percent, show_controls, size
 from llmjax.reporting.records import finite_number, items, number
+from llmjax.reporting.series import values_json
 from llmjax.storage.json_documents import read_json
 
 LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0)
@@ -63,7 +64,7 @@ def read_archive(folder: Path) -> ArchiveSection | None:
     passage = _passage(record)
     return ArchiveSection(
         about=_about(record, length, written),
-        bars=ranked(baselines, 8 * written / length, length),
+        bars=ranked(baselines, 8 * written / length, length, finite_number(record, "seconds")),
         reference=baselines[0].name if baselines else "",
         caption=f"Bits per byte of this input, {count(length)} bytes; archives with their headers.",
         notes=_notes(record, length, written, baselines),
@@ -128,11 +129,11 @@ def _figure(record: Mapping[str, Any], mean: float) -> Figure | None:
         f"Bits per byte by tokens of context: {points[0][1]:.2f} with {points[0][0]:g}, "
         f"{points[-1][1]:.2f} from {points[-1][0]:g} on"
     )
-    wide = Chart(description, series, x, y, [("archive", mean)], 940, 320, margin=84, steps="")
-    narrow = replace(wide, width=440, height=260)
+    wide = Chart(description, series, x, y, [("archive", mean)], 940, 340, 88)
+    wide = replace(wide, x_label="tokens of context (log scale)", y_label="bits per byte")
+    narrow = replace(wide, width=440, height=280)
     view = View("", wide.svg("context"), narrow.svg("context-narrow"))
-    title, unit = "Bits per byte by tokens of context", "logarithmic; the first of a stream has 1"
-    return Figure("context", title, unit, [view], values_json(series, x))
+    return Figure("context", "Bits per byte by tokens of context", [view], values_json(series, x))
 
 
 def _numbers(entry: Any, length: int) -> tuple[float, ...]:

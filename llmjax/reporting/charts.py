@@ -22,6 +22,10 @@ _MULTIPLES: tuple[tuple[float, ...], ...] = (
 )
 
 
+DIAMOND = "m-5 0l5 -5l5 5l-5 5z"
+"""Path of a mark around a point; that of a dot is a line of zero length with round caps."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """A range of values on an axis; a logarithmic axis needs low > 0."""
@@ -85,12 +89,14 @@ class Series:
       style: CSS class.
       points: (step, value) in order of steps; a non-finite value breaks the line.
       dots: whether to mark each point.
+      line: whether to join the points; if not, each is marked by a diamond.
     """
 
     name: str
     style: str
     points: Sequence[Point]
     dots: bool = False
+    line: bool = True
 
 
 def thin(points: Sequence[Point], axis: Axis, buckets: int = BUCKETS) -> list[Point]:
@@ -132,7 +138,8 @@ class Chart:
       references: (name, value) of dashed reference levels.
       width, height: size in SVG units; the font size is 12.
       margin: space for labels to the right of the frame.
-      steps: label of the horizontal axis; empty if the title names it.
+      x_label: what the horizontal axis measures.
+      y_label: the unit of the vertical axis, written above it.
     """
 
     title: str
@@ -141,11 +148,12 @@ class Chart:
     y: Axis
     references: Sequence[tuple[str, float]] = ()
     width: int = 440
-    height: int = 210
+    height: int = 240
     margin: int = 16
-    steps: str = "step"
+    x_label: str = "step"
+    y_label: str = ""
 
-    left, top, bottom = 48, 12, 30
+    left, top, bottom = 48, 30, 44
 
     def svg(self, name: str) -> Markup:
         """Renders the chart; `name` must be unique on the page."""
@@ -156,7 +164,7 @@ class Chart:
         parts = [
             f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(self.title)}" data-scale="{left} {right} {top} {base} {ends}" '
-            f'data-steps="{self.steps}">',
+            f'data-x="{escape(self.x_label)}">',
             f'<clipPath id="{escape(name)}"><rect {frame}/></clipPath>',
             *self._grid(),
             *self._levels(),
@@ -192,7 +200,11 @@ class Chart:
             x = f"{self._px(value):.1f}"
             parts.append(f'<path class="axis" d="M{x} {base}v4"/>')
             parts.append(f'<text class="x" x="{x}" y="{base + 18}">{tick(value)}</text>')
-        parts.append(f'<text class="y" x="{self.left - 16}" y="{base + 14}">{self.steps}</text>')
+        middle = (self.left + self._right()) / 2
+        parts.append(
+            f'<text class="x title" x="{middle:.0f}" y="{base + 38}">{escape(self.x_label)}</text>'
+        )
+        parts.append(f'<text class="title" x="4" y="{self.top - 14}">{escape(self.y_label)}</text>')
         return parts
 
     def _levels(self) -> list[str]:
@@ -212,8 +224,10 @@ class Chart:
                 continue
             x, y = f"{self._px(step):.1f}", f"{self._py(value):.1f}"
             path.append(f"{pen}{x} {y}")
-            dots.append(f"M{x} {y}h0")  # a line of zero length with a round cap is a dot
+            dots.append(f"M{x} {y}h0" if series.line else f"M{x} {y}{DIAMOND}")
             pen = "L"
+        if not series.line:
+            return f'<path class="diamonds {series.style}" d="{"".join(dots)}"/>'
         line = f'<path class="line {series.style}" d="{"".join(path)}"/>'
         marks = f'<path class="dots {series.style}" d="{"".join(dots)}"/>'
         return line + (marks if len(path) == 1 or (series.dots and len(dots) <= 80) else "")

@@ -1,197 +1,236 @@
-"""Compares the model's bits per byte with those of the classical compressors."""
+"""The page that compares several runs: overlaid curves, best figures, config differences."""
 
-import contextlib
-import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from llmjax.data.text.corpus import prepare
-from llmjax.data.text.corpus import validation_text as corpus_text
 from llmjax.errors import UserError
-from llmjax.evaluation.baselines import Baseline, measure
-from llmjax.reporting.format import count, percent
-from llmjax.reporting.records import History, finite_number, items, last, number, split_evals
+from llmjax.metrics.names import display_name, display_value, headline_metric, is_cost
+from llmjax.reporting import tiles
+from llmjax.reporting.curves import Figure
+from llmjax.reporting.format import count, duration, short
+from llmjax.reporting.overlay import Curves, overlays
+from llmjax.reporting.records import (
+    History,
+    Line,
+    finite_number,
+    last,
+    number,
+    read_history,
+    section,
+    wall_seconds,
+)
+from llmjax.reporting.settings import value_text
+from llmjax.reporting.validation import by_subset, subset_bytes
+from llmjax.run import environment as run_environment
+from llmjax.run.config.checks import MISSING, value_at, varying_fields
 from llmjax.run.config.schema import Config
+from llmjax.run.config.storage import package_version
 from llmjax.run.folder import Run
-from llmjax.storage.json_documents import read_json
-from llmjax.storage.writing import write_atomically
 
-MAX_BYTES = 64 << 20
-"""Bytes of text to compress at most, from its start."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Sizes of the compressors, with notes.
-
-    Attributes:
-      baselines: the sizes; empty if the text is not available and was never compressed before.
-      bytes: UTF-8 bytes of the validation text; None if it is not available.
-      notes: sentences for the reader.
-      live: whether the text was compressed for this page.
-    """
-
-    baselines: Sequence[Baseline]
-    bytes: int | None
-    notes: Sequence[str]
-    live: bool = False
-
-
-def compare(folder: Path, text: Callable[[], bytes]) -> Comparison:
-    """Compresses the validation text and stores the sizes in RUN/baselines.json.
-
-    If the text is not available, uses the stored sizes.
-
-    Args:
-      folder: the run folder.
-      text: returns the validation text, or raises a UserError if it is not available.
-    """
-    stored = folder / "baselines.json"
-    try:
-        validation = text()
-        if not validation:
-            raise UserError("validation text", "the run has none")
-    except UserError as error:
-        earlier = _read(stored)
-        if earlier:
-            note = f"Sizes from an earlier report; the text is not available now ({error})."
-            return Comparison(earlier, earlier[0].original_bytes, [note])
-        return Comparison([], None, [f"No compressor was run: {error}."])
-    notes = []
-    if len(validation) > MAX_BYTES:
-        notes = [f"Compressed: the first {MAX_BYTES:,} of {len(validation):,} bytes."]
-    sample = validation[:MAX_BYTES]
-    baselines = list(measure(sample))
-    digest = hashlib.sha256(sample).hexdigest()
-    document = {"sha256": digest, "baselines": [asdict(baseline) for baseline in baselines]}
-    with contextlib.suppress(OSError):  # a read-only folder still gets its page
-        write_atomically(stored, json.dumps(document, indent=2) + "\n")
-    return Comparison(baselines, len(validation), notes, live=True)
-
-
-def validation_text(run: Run, config: Config) -> bytes:
-    """Returns the run's validation documents, concatenated, as UTF-8.
-
-    Raises:
-      UserError: neither the cache of tokenized text nor the sources can be read.
-    """
-    _, corpus = prepare(config.data, config.tokenizer, run.tokenizer)
-    return corpus_text(corpus)
-
-
-def _read(path: Path) -> list[Baseline]:
-    """Reads stored sizes; returns none if the file is missing or invalid."""
-    try:
-        return read_baselines(read_json(path)["baselines"])
-    except (UserError, TypeError, KeyError):
-        return []
-
-
-def read_baselines(value: Any) -> list[Baseline]:
-    """Parses a list of compressors' sizes, skipping invalid entries."""
-    keys = ("compressed_bytes", "original_bytes", "seconds")
-    baselines = []
-    for item in items(value):
-        if isinstance(item, dict) and isinstance(item.get("name"), str):
-            numbers = [finite_number(item, key) for key in keys]
-            packed, size, seconds = (-1.0 if value is None else value for value in numbers)
-            if packed >= 0 and size > 0 and seconds >= 0:
-                baselines.append(Baseline(item["name"], int(packed), int(size), seconds))
-    return baselines
+MAX_RUNS = 16
+"""Runs on a page: eight colours, each with a solid and a dashed line."""
+COLOURS = 8
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A row of the comparison; `width` is in percent of the space for bars."""
+class Result:
+    """A validation figure: its value and metric, and where it was measured."""
+
+    value: str
+    where: str
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run of the table; texts, n/a where unknown."""
 
     name: str
-    width: str
-    bits: str
-    size: str
-    relative: str
-    seconds: str
-    is_model: bool = False
+    style: str
+    best: Result
+    latest: Result
+    cells: Sequence[str]
 
 
-def bars(history: History, comparison: Comparison) -> list[Bar]:
-    """Returns the methods, best first; includes the model once it has been evaluated."""
-    baselines = comparison.baselines
-    if not baselines:
-        return []
-    return ranked(baselines, last(history.evals, "bits_per_byte"), baselines[0].original_bytes)
+@dataclass(frozen=True)
+class Difference:
+    """A field in which the configs differ, with the value of each run."""
+
+    name: str
+    values: Sequence[str]
 
 
-def ranked(baselines: Sequence[Baseline], model_bits: float | None, length: float) -> list[Bar]:
-    """Returns the methods, best first, relative to the first of the baselines.
+@dataclass(frozen=True)
+class ComparisonPage:
+    """The variables of the template, in the order of the page."""
 
-    Args:
-      baselines: the compressors' sizes; may be empty.
-      model_bits: the model's bits per byte; None if unknown.
-      length: bytes of the input.
+    name: str
+    lede: str
+    warnings: Sequence[str]
+    legend: Sequence[tuple[str, str]]
+    columns: Sequence[str]
+    rows: Sequence[RunRow]
+    figures: Sequence[Figure]
+    x_label: str
+    names: Sequence[str]
+    differences: Sequence[Difference]
+    version: str
+    date: datetime
+
+
+COLUMNS = ("Parameters", "Steps", "Tokens", "Time", "Throughput", "Hardware")
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """What is known of a run, with its name and CSS classes on the page."""
+
+    name: str
+    style: str
+    config: Config
+    history: History
+    environment: Mapping[str, Any]
+
+    @property
+    def whole_bytes(self) -> float | None:
+        """Bytes of its validation text, if recorded."""
+        return finite_number(section(self.environment, "data"), "heldout_bytes")
+
+
+def make_comparison(runs: Sequence[Run]) -> ComparisonPage:
+    """Gathers the page of several runs.
+
+    Raises:
+      UserError: there are too many, one is named twice, or one cannot be read.
     """
-    reference = baselines[0] if baselines else None
-    rows = [
-        (b.bits_per_byte, b.name, count(b.compressed_bytes), f"{b.seconds:.2f}", False)
-        for b in baselines
+    compared = _read(runs)
+    names = [run.name for run in compared]
+    configs = [run.config for run in compared]
+    figures, x_label = overlays([Curves(r.name, r.style, r.config, r.history) for r in compared])
+    differences = [
+        Difference(name, [_text(value_at(config, name)) for config in configs])
+        for name in varying_fields(configs)
     ]
-    if model_bits is not None:
-        rows.append((model_bits, "llmjax", count(model_bits * length / 8), "", True))
-    longest = max((bits for bits, *_ in rows), default=1.0)
-    return [
-        Bar(
-            name=name,
-            width=f"{100 * bits / longest:.2f}",
-            bits=f"{bits:.4f}",
-            size=size,
-            relative=""
-            if reference is None or name == reference.name
-            else percent(bits / reference.bits_per_byte - 1, signed=True),
-            seconds=seconds,
-            is_model=is_model,
-        )
-        for bits, name, size, seconds, is_model in sorted(rows)
-    ]
-
-
-def caption(comparison: Comparison) -> str:
-    """Describes the compressed text."""
-    if not comparison.baselines:
-        return ""
-    length = count(comparison.baselines[0].original_bytes)
-    when = ", compressed when this page was written" if comparison.live else ""
-    return f"Bits per byte of the same validation text, {length} bytes in one piece{when}."
-
-
-def same_text(history: History, comparison: Comparison) -> bool:
-    """Whether the model was evaluated on all of the compressed text, as far as known."""
-    return comparison.bytes is None or not _scored_bytes(history) < comparison.bytes
-
-
-def _scored_bytes(history: History) -> float:
-    """Returns the bytes of text of the last successful evaluation; NaN if unknown."""
-    same, _ = split_evals(history.evals)
-    return number(same[-1], "heldout_bytes") if same else math.nan
-
-
-def notes(history: History, comparison: Comparison) -> list[str]:
-    """Returns notes on how to read the bars."""
-    sentences = list(comparison.notes)
-    if not comparison.baselines:
-        return sentences
-    if not history.evals:
-        return [*sentences, "The model is missing: it has not been evaluated on validation text."]
-    if not same_text(history, comparison):
-        sentences.append(
-            f"The model was evaluated on the first {count(_scored_bytes(history))} of these bytes "
-            "only (evaluation.max_tokens)."
-        )
-    sentences.append(
-        "The model's bytes are its code length: the output of an arithmetic coder driven by its "
-        "predictions. Its weights, which were trained on similar text, are not counted; of the "
-        "compressors, only brotli contains a dictionary of words."
+    return ComparisonPage(
+        name=f"{len(runs)} runs compared",
+        lede=f"{', '.join(names[:-1])} and {names[-1]}: validation figures, curves and the fields "
+        "of the config in which they differ.",
+        warnings=_warnings(compared),
+        legend=[(run.name, run.style) for run in compared],
+        columns=COLUMNS,
+        rows=_rows(compared),
+        figures=figures,
+        x_label=x_label,
+        names=names,
+        differences=differences,
+        version=package_version(),
+        date=datetime.now(UTC),
     )
+
+
+def _read(runs: Sequence[Run]) -> list[ComparedRun]:
+    if len(runs) > MAX_RUNS:
+        raise UserError(f"{len(runs)} runs", f"are more than {MAX_RUNS}", "compare fewer at a time")
+    folders = [run.folder.resolve() for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise UserError(run.folder, "is named twice")
+    short_names = [folder.name for folder in folders]
+    return [
+        ComparedRun(
+            name if short_names.count(name) == 1 else str(run.folder),
+            f"run{index % COLOURS}{' dashed' if index >= COLOURS else ''}",
+            run.config(),
+            read_history(run.folder),
+            run_environment.read(run.folder / "environment.json"),
+        )
+        for index, (run, name) in enumerate(zip(runs, short_names, strict=True))
+    ]
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is MISSING else value_text(value)
+
+
+def _rows(runs: Sequence[ComparedRun]) -> list[RunRow]:
+    """Returns the runs, the best first; those with another metric after them."""
+    order = []
+    for position, run in enumerate(runs):
+        metric, line = _best(run)
+        cost = math.inf
+        if line is not None:
+            cost = number(line, metric) * (1 if is_cost(metric) else -1)
+        order.append((line is None, metric, cost, position))
+    return [_row(runs[position]) for *_, position in sorted(order)]
+
+
+def _metric(run: ComparedRun) -> str:
+    """Returns the metric that judges a run; empty if it was not evaluated."""
+    preferred = run.config.evaluation.metric
+    names = (headline_metric(line, preferred) for line in reversed(run.history.evals))
+    return next((name for name in names if name), "")
+
+
+def _best(run: ComparedRun) -> tuple[str, Line | None]:
+    """Returns the metric of a run, and its best evaluation on the subset of its curve."""
+    metric, curve = _metric(run), by_subset(run.history.evals).curve
+    finite = [line for line in curve if math.isfinite(number(line, metric))]
+    if not finite:
+        return metric, None
+    pick = min if is_cost(metric) else max
+    return metric, pick(finite, key=lambda line: number(line, metric))
+
+
+def _row(run: ComparedRun) -> RunRow:
+    metric, best = _best(run)
+    subsets, history = by_subset(run.history.evals), run.history
+    widest = reversed(subsets.larger or subsets.curve)
+    latest = next((line for line in widest if math.isfinite(number(line, metric))), None)
+    tokens, seconds = last(history.train, "tokens"), wall_seconds(history, run.environment)
+    cells = (
+        tiles.parameters(run.environment),
+        count(history.train[-1]["step"]) if history.train else "0",
+        "n/a" if tokens is None else short(tokens),
+        "n/a" if seconds is None else duration(seconds),
+        tiles.throughput(history),
+        tiles.hardware(run.environment),
+    )
+    return RunRow(run.name, run.style, _result(metric, best), _result(metric, latest), cells)
+
+
+def _result(metric: str, line: Line | None) -> Result:
+    if line is None:
+        return Result("n/a", "not evaluated")
+    where = f"{display_name(metric)}, step {count(line['step'])}"
+    size = subset_bytes(line)
+    return Result(
+        display_value(metric, number(line, metric)),
+        where + (f", {count(size)} bytes" if size else ""),
+    )
+
+
+def _warnings(runs: Sequence[ComparedRun]) -> list[str]:
+    """Returns why figures may not compare."""
+    sentences = []
+    metrics = {_metric(run) for run in runs} - {""}
+    if len(metrics) > 1:
+        names = ", ".join(sorted(display_name(metric) for metric in metrics))
+        sentences.append(f"The runs are judged by metrics that do not compare: {names}.")
+    sizes = [run.whole_bytes for run in runs]
+    curves = [by_subset(run.history.evals).curve for run in runs]
+    scored = {subset_bytes(curve[-1]) for curve in curves if curve}
+    if len({size for size in sizes if size is not None}) > 1 or len(scored) > 1:
+        sentences.append(
+            "The runs were evaluated on different validation texts, so that their figures do not "
+            "compare exactly: the bytes scored stand beside each figure."
+        )
+    if len({run.config.tokenizer for run in runs}) > 1:
+        sentences.append(
+            "The tokenizers differ: losses per token do not compare; bits per byte do."
+        )
+    unfinished = [run.name for run in runs if not run.history.train]
+    if unfinished:
+        sentences.append(f"No training step has been logged of {', '.join(unfinished)}.")
     return sentences

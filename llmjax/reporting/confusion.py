@@ -85,7 +85,7 @@ def _cell(matrix: _Matrix, i: int, j: int) -> Cell:
     title = f"{labels[i]} predicted as {labels[j]}: {count(times)}, "
     title += f"{percent(share)} of {labels[i]}"
     shade = FAINTEST + round((100 - FAINTEST) * share) if times else 0
-    return Cell(count(times) if times else "", title, shade, i == j, shade >= STRONG)
+    return Cell(count(times), title, shade, i == j, shade >= STRONG)
 
 
 def _pairs(matrix: _Matrix) -> list[tuple[str, str, str, str]]:

@@ -18,8 +18,8 @@ from llmjax.reporting.records import (
     main_metric,
     number,
     section,
-    split_evals,
 )
+from llmjax.reporting.validation import by_subset, latest_subset, subset_bytes
 from llmjax.run.config.schema import Config
 
 
@@ -104,8 +104,8 @@ def work_facts(
         return [Fact("Steps", "none logged")]
     trained = last(train, "tokens")
     token_flops = flops_per_token(history, environment)
-    speeds = _median(train, "tokens_per_second"), _median(train, "model_flops_per_second")
-    mfu, wait = _median(train, "mfu"), _median(train, "data_wait_share")
+    speeds = median(train, "tokens_per_second"), median(train, "model_flops_per_second")
+    mfu, wait = median(train, "mfu"), median(train, "data_wait_share")
     memory = max(_finite(train, "device_memory_bytes"), default=None)
     facts = [
         Fact("Steps", count(train[-1]["step"])),
@@ -172,7 +172,7 @@ def environment_facts(session: Mapping[str, Any]) -> list[Fact]:
 
 def evaluation_facts(history: History) -> list[Fact]:
     """Returns the last evaluation, and the best one if it came earlier."""
-    evals, _ = split_evals(history.evals)
+    evals = latest_subset(history.evals)
     if main_metric(evals) == "loss":
         return _sampled_facts(evals)
     scored = [line for line in evals if math.isfinite(number(line, "bits_per_byte"))]
@@ -195,7 +195,17 @@ def evaluation_facts(history: History) -> list[Fact]:
     if best is not line:
         value = f"{number(best, 'bits_per_byte'):.4f} bits per byte"
         facts.append(Fact("Best so far", value, f"step {count(best['step'])}"))
-    return facts
+    return [*facts, *_curve_facts(history, line)]
+
+
+def _curve_facts(history: History, latest: Line) -> list[Fact]:
+    """Returns the last evaluation on the subset of the curve, if the latest one is on another."""
+    curve = by_subset(history.evals).curve
+    bits, size = last(curve, "bits_per_byte"), subset_bytes(curve[-1]) if curve else 0.0
+    if bits is None or size == subset_bytes(latest):
+        return []
+    where = f"step {count(curve[-1]['step'])}, on {count(size)} bytes (evaluation.max_tokens)"
+    return [Fact("On the subset of the curve", f"{bits:.4f} bits per byte", where)]
 
 
 def _sampled_facts(lines: Sequence[Line]) -> list[Fact]:
@@ -223,7 +233,8 @@ def _finite(lines: Sequence[Line], key: str) -> list[float]:
     return [value for _, value in column(lines, key) if math.isfinite(value)]
 
 
-def _median(lines: Sequence[Line], key: str) -> float | None:
+def median(lines: Sequence[Line], key: str) -> float | None:
+    """Returns the median of the finite values of a column, or None."""
     values = _finite(lines, key)
     return statistics.median(values) if values else None
 

@@ -80,7 +80,9 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, places: int = 1, *, signed: bool = False) -> str:
-    """Formats a fraction in percent, with a typographic minus sign."""
+    """Formats a fraction in percent, with a typographic minus sign; none before a rounded 0."""
+    if round(100 * share, places) == 0:
+        return f"{0:.{places}f} %"
     return f"{100 * share:{'+' if signed else ''}.{places}f} %".replace("-", "\N{MINUS SIGN}")
 
 

@@ -6,6 +6,7 @@ for (const figure of document.querySelectorAll("figure.plot")) {
     points.reduce((best, point) => (distance(point[0]) < distance(best[0]) ? point : best));
   for (const svg of figure.querySelectorAll("svg")) {
     const [left, right, top, base, low, high, log] = svg.dataset.scale.split(" ").map(Number);
+    const unit = svg.dataset.x.replace(" (log scale)", "");
     const rule = svg.appendChild(document.createElementNS(svg.namespaceURI, "path"));
     rule.setAttribute("class", "rule");
     const position = (step) => (log ? Math.log(step / low) / Math.log(high / low) : (step - low) / (high - low));
@@ -17,8 +18,8 @@ for (const figure of document.querySelectorAll("figure.plot")) {
       const values = curves.filter((curve) => curve.points.length).map((curve) => [curve.name, ...nearest(curve.points, distance)]);
       if (!values.length) return;
       const step = values[0][1];
-      output.textContent = [`${svg.dataset.steps} ${step.toLocaleString("en")}`.trim(), ...values.map(([name, s, value]) =>
-        `${name} ${value}${s === step ? "" : ` (${svg.dataset.steps} ${s.toLocaleString("en")})`}`.trim())].join(" · ");
+      output.textContent = [`${unit} ${step.toLocaleString("en")}`.trim(), ...values.map(([name, s, value]) =>
+        `${name} ${value}${s === step ? "" : ` (${unit} ${s.toLocaleString("en")})`}`.trim())].join(" · ");
       const px = left + Math.min(1, Math.max(0, position(step))) * (right - left);
       rule.setAttribute("d", `M${px} ${top}V${base}`);
     });

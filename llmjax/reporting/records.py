@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.reporting.format import count, show_controls
+from llmjax.run.config.schema import Config
 from llmjax.storage.json_documents import json_lines
 
 Line = dict[str, Any]
@@ -59,18 +60,6 @@ def read_history(folder: Path) -> History:
     )
 
 
-def split_evals(evals: Sequence[Line]) -> tuple[list[Line], list[Line]]:
-    """Splits off evaluations of another amount of text than the last successful one.
-
-    During training, a run may score only a part of the validation text (evaluation.max_tokens).
-    Results on different texts are not comparable.
-    """
-    finite = [line for line in evals if math.isfinite(number(line, main_metric(evals)))]
-    size = finite[-1].get("heldout_bytes") if finite else None
-    same = [line for line in evals if line.get("heldout_bytes") == size]
-    return same, [line for line in evals if line.get("heldout_bytes") != size]
-
-
 def main_metric(lines: Sequence[Line]) -> str:
     """Returns "bits_per_byte", or "loss" for objectives without bits per byte."""
     has_bits = any(math.isfinite(number(line, "bits_per_byte")) for line in lines)
@@ -80,6 +69,16 @@ def main_metric(lines: Sequence[Line]) -> str:
     )
     has_accuracy = any(math.isfinite(number(line, "accuracy")) for line in lines)
     return "loss" if (has_accuracy or null_bits) and not has_bits else "bits_per_byte"
+
+
+def is_finished(config: Config, history: History) -> bool:
+    """Whether the logged steps reach the end of the run; the last epoch may end within a step."""
+    if not history.train:
+        return False
+    step, epochs = history.train[-1]["step"], last(history.train, "epoch")
+    if config.epochs is None:
+        return bool(step >= config.steps)
+    return epochs is not None and step > 0 and epochs * (1 + 1 / step) >= config.epochs * 0.999
 
 
 def number(record: Mapping[str, Any], key: str) -> float:

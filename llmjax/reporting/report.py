@@ -10,16 +10,18 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from llmjax.errors import UserError
-from llmjax.reporting import comparison as compressors
-from llmjax.reporting import facts, summary
+from llmjax.reporting import compressors, facts, summary
 from llmjax.reporting import tasks as task_sections
 from llmjax.reporting.archive_section import ArchiveSection, read_archive
-from llmjax.reporting.comparison import Bar, Comparison, compare, validation_text
+from llmjax.reporting.commands import ShellCommand, shell_commands
+from llmjax.reporting.comparison import ComparisonPage, make_comparison
+from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.records import (
     History,
     SampleGroup,
+    finite_number,
     last,
     latest_session,
     read_history,
@@ -27,8 +29,9 @@ from llmjax.reporting.records import (
     section,
     wall_seconds,
 )
-from llmjax.reporting.settings import SettingGroup, setting_groups
+from llmjax.reporting.settings import Changes, SettingGroup, changes, setting_groups
 from llmjax.reporting.tasks import TaskSection, read_measures
+from llmjax.reporting.tiles import tiles
 from llmjax.run import environment as run_environment
 from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
@@ -48,6 +51,8 @@ class Page:
     subject: Subject
     lede: str
     headline: Sequence[Fact]
+    tiles: Sequence[Fact]
+    changes: Changes
     warnings: Sequence[str]
     bars: Sequence[Bar]
     bars_caption: str
@@ -61,6 +66,7 @@ class Page:
     samples_note: str
     samples_due: bool
     command: str
+    commands: Sequence[ShellCommand]
     tables: Sequence[tuple[str, Sequence[Fact]]]
     config: Sequence[SettingGroup]
     accounting: str
@@ -74,36 +80,52 @@ class ReportOptions:
     """Options of report."""
 
     out: str | None = None
-    """The page's path, which is replaced atomically; none: RUN/report.html."""
+    """The page's path, which is replaced atomically; none: RUN/report.html, or of several runs
+    comparison.html beside them, or in the current folder if they are not in one folder."""
 
 
 @keyword_options("out")
-def report(run: str | PathLike[str], options: ReportOptions) -> Path:
+def report(
+    run: str | PathLike[str] | Sequence[str | PathLike[str]], options: ReportOptions
+) -> Path:
     """Writes the report of a run: curves, comparison, samples, config, environment.
 
     The page is one file that needs neither network nor JavaScript. It states what the run lacks
-    (evaluations, samples, an environment).
+    (evaluations, samples, an environment). Of several runs, it compares their curves, their best
+    figures and their configs.
 
     Args:
-      run: the run folder.
+      run: the run folder; or several.
       options: fields of ReportOptions, also as keywords.
 
     Returns:
       The page's path.
 
     Raises:
-      UserError: `run` is not a run folder, its config cannot be read, or the page cannot be
-        written.
+      UserError: a run is not a run folder, is named twice or is one of too many; its config cannot
+        be read; or the page cannot be written.
     """
-    opened = Run.open(run)
-    path = opened.report if options.out is None else Path(options.out)
-    page = make_page(opened)
+    named = [run] if isinstance(run, str | PathLike) else list(run)
+    if not named:
+        raise UserError("report", "no run is named", "name one or more run folders")
+    opened = [Run.open(folder) for folder in named]
+    if len(opened) == 1:
+        path, text = opened[0].report, render("page.html", make_page(opened[0]))
+    else:
+        path, text = _beside(opened), render("comparison.html", make_comparison(opened))
+    path = path if options.out is None else Path(options.out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, render(page))
+        write_atomically(path, text)
     except OSError as error:
         raise UserError(path, f"cannot be written: {error.strerror or error}") from error
     return path
+
+
+def _beside(runs: Sequence[Run]) -> Path:
+    """Returns the path of a comparison: beside the runs if they are in one folder."""
+    parents = {run.folder.resolve().parent for run in runs}
+    return (runs[0].folder.parent if len(parents) == 1 else Path()) / "comparison.html"
 
 
 def make_page(run: Run) -> Page:
@@ -120,6 +142,8 @@ def make_page(run: Run) -> Page:
         headline=task_sections.headline(history, environment, tasks)
         if subject == "tasks"
         else summary.headline(history, environment, comparison),
+        tiles=tiles(history, environment),
+        changes=changes(config, environment),
         warnings=summary.warnings(config, history, has_measures=bool(tasks)),
         bars=compressors.bars(history, comparison),
         bars_caption=compressors.caption(comparison),
@@ -127,14 +151,20 @@ def make_page(run: Run) -> Page:
         reference=comparison.baselines[0].name if comparison.baselines else "",
         tasks=tasks,
         archive=read_archive(run.folder),
-        figures=figures(history, comparison.baselines, tasks=len(config.tasks)),
+        figures=figures(
+            history,
+            comparison.baselines,
+            tasks=len(config.tasks),
+            whole=finite_number(section(environment, "data"), "heldout_bytes"),
+        ),
         figures_notes=summary.figures_notes(history, comparison),
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
         samples_note=summary.samples_note(config, history),
         command=str(latest_session(environment).get("command") or ""),
+        commands=shell_commands(run, config, history),
         tables=tables(config, history, environment),
-        config=setting_groups(config),
+        config=setting_groups(config, Config()),
         accounting=summary.accounting(config),
         notes=summary.footnotes(history, environment),
         version=package_version(),
@@ -182,8 +212,8 @@ def tables(
     ]
 
 
-def render(page: Page) -> str:
-    """Renders the page as HTML, with every value escaped."""
+def render(template: str, page: Page | ComparisonPage) -> str:
+    """Renders a page as HTML, with every value escaped."""
     templates = Environment(
         loader=PackageLoader("llmjax.reporting", "."),
         autoescape=True,
@@ -191,5 +221,5 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = templates.get_template("page.html").render(page=page)
+    text = templates.get_template(template).render(page=page)
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.reporting import tasks
-from llmjax.reporting.comparison import Comparison, same_text
+from llmjax.reporting.compressors import Comparison, same_text
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.format import count, duration, percent, short, size
 from llmjax.reporting.records import (
@@ -14,12 +14,13 @@ from llmjax.reporting.records import (
     column,
     devices,
     finite_number,
+    is_finished,
     last,
     section,
     sessions,
-    split_evals,
     wall_seconds,
 )
+from llmjax.reporting.validation import Validation, by_subset, latest_subset, subset_bytes
 from llmjax.run.config.schema import Config
 
 
@@ -58,7 +59,9 @@ def headline(
         facts = [Fact("accuracy on the targets of validation text", percent(accuracy))]
         facts.append(Fact("nats per target", f"{loss:.3f}"))
     elif validation is not None:
-        facts = [Fact("bits per byte of validation text", f"{validation:.3f}")]
+        part = _is_partial(history, environment)
+        text = "a part of the validation text" if part else "validation text"
+        facts = [Fact(f"bits per byte of {text}", f"{validation:.3f}")]
     elif train is not None:
         facts = [Fact("bits per byte of the last training batches", f"{train:.3f}")]
     else:
@@ -72,6 +75,13 @@ def headline(
     facts += [Fact("tokens trained on", short(tokens))] if tokens is not None else []
     facts += [Fact("wall-clock time", duration(seconds))] if seconds else []
     return facts
+
+
+def _is_partial(history: History, environment: Mapping[str, Any]) -> bool:
+    """Whether the last evaluation scored less than the whole validation text, as far as known."""
+    evals = latest_subset(history.evals)
+    whole = finite_number(section(environment, "data"), "heldout_bytes")
+    return bool(evals and whole) and 0 < subset_bytes(evals[-1]) < (whole or 0)
 
 
 def warnings(config: Config, history: History, *, has_measures: bool = False) -> list[str]:
@@ -106,7 +116,7 @@ def _unfinished(config: Config, history: History) -> list[str]:
     reached = max((line["step"] for line in (*history.train, *history.evals)), default=0)
     epochs = last(history.train, "epoch")
     if config.epochs is not None:
-        if epochs is None or epochs >= config.epochs * 0.999:
+        if epochs is None or is_finished(config, history):
             return []
         return [f"{epochs:.2f} of {config.epochs:g} epochs are logged so far."]
     if 0 < reached < config.steps:
@@ -136,7 +146,7 @@ def figures_notes(history: History, comparison: Comparison) -> list[str]:
     if not history.train and not history.evals:
         return ["No curves: no step has been logged."]
     sentences = []
-    evals, partial_evals = split_evals(history.evals)
+    evals = latest_subset(history.evals)
     scored = column(evals, "bits_per_byte")
     reference = next(iter(comparison.baselines), None)
     if reference is not None and len(scored) > 1 and same_text(history, comparison):
@@ -146,23 +156,28 @@ def figures_notes(history: History, comparison: Comparison) -> list[str]:
                 f"Below {reference.name}, the dashed line, for the first time at step "
                 f"{count(below[0])}."
             )
-    if partial_evals and evals:
-        columns = column(partial_evals, "heldout_bytes")
-        largest = max((length for _, length in columns if math.isfinite(length)), default=None)
-        limit = (
-            f", at most {count(largest)} bytes (evaluation.max_tokens)"
-            if largest is not None
-            else ""
-        )
-        sentences.append(
-            f"Some evaluations used a part of the validation text{limit}: their curve is not "
-            "comparable with the others."
-        )
+    sentences += _subset_notes(by_subset(history.evals))
     if len(history.train) >= 60:
         sentences.append(
             "Faint: single logged values, the lowest and highest of each pixel. Strong: their "
             "running mean, over 3 % of the steps so far to either side."
         )
+    return sentences
+
+
+def _subset_notes(validation: Validation) -> list[str]:
+    """Says which part of the validation set the curve is of."""
+    sentences = []
+    if validation.larger:
+        part, whole = (subset_bytes(lines[-1]) for lines in (validation.curve, validation.larger))
+        of = f"the first {count(part)} bytes" if part else "a part"
+        sentences.append(
+            f"The validation curve is of {of} of the validation text (evaluation.max_tokens). The "
+            f"diamond is of {count(whole)} bytes: a different text, not a point of that curve."
+        )
+    if validation.omitted:
+        noun = "evaluation" if validation.omitted == 1 else "evaluations"
+        sentences.append(f"Not drawn: {count(validation.omitted)} {noun} of another part.")
     return sentences
 
 

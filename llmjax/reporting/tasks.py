@@ -133,10 +133,10 @@ def _metrics(metrics: Mapping[str, Any]) -> list[MetricRow]:
         metric = section(metrics, name)
         value, low, high = (finite_number(metric, key) for key in ("value", "low", "high"))
         if value is None:
-            rows.append(MetricRow(display_name(name), "not finite", ""))
+            rows.append(MetricRow(display_name(name), "not finite", "n/a"))
             continue
-        interval, bar = "", ("", "")
-        if low is not None and high is not None and high > low:
+        interval, bar = "n/a", ("", "")
+        if low is not None and high is not None and high >= low:
             start = display_value(name, low).removesuffix(" %")
             interval = f"{start} to {display_value(name, high)}"
             if is_fraction(name) and 0 <= low <= high <= 1:
@@ -155,8 +155,8 @@ def _label(label: Mapping[str, Any]) -> LabelRow:
     counts = (finite_number(label, key) for key in ("truth", _prediction_key(label)))
     return LabelRow(
         show_controls(str(label.get("label", ""))),
-        *("" if share is None else percent(share) for share in shares),
-        *("" if value is None else count(value) for value in counts),
+        *("n/a" if share is None else percent(share) for share in shares),
+        *("n/a" if value is None else count(value) for value in counts),
     )
 
 

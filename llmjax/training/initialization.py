@@ -1,5 +1,6 @@
 """Initial parameters: random, or those of the run named by `init_from`."""
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,10 @@ def resolve_init_from(config: Config) -> Config:
     run = Run(Path(config.run_dir))
     # A run that resumes no longer needs the one it started from.
     resumes = run.config_path.is_file() and run.config().init_from == config.init_from
+    if not resumes and not Path(config.init_from).exists():
+        fix = f"llmjax import MODEL {shlex.quote(config.init_from)} makes it, and llmjax models "
+        fix += "lists models; or name another run with --init-from"
+        raise UserError(config.init_from, "no such run folder to start from", fix)
     base = run.config() if resumes else Run.open(config.init_from).config()
     pooler = config.model.pooler or base.model.pooler
     model = replace(base.model, lora=config.model.lora, pooler=pooler)

@@ -89,7 +89,7 @@ class Pretraining:
 
     def evaluate(self, params: Tree, mesh: Mesh, full: bool) -> EvalResult | None:
         """Scores the validation documents: all, or the first `evaluation.max_tokens` tokens."""
-        documents = self._heldout(full)
+        documents = self._validation_set(full)
         if not documents:
             return None
         score = self._score_all if self.config.objective.is_causal else self._score_hidden
@@ -103,7 +103,7 @@ class Pretraining:
         longest = min(self.model.config.max_length, self.config.data.length)
         return self.config.evaluation.context or longest
 
-    def _heldout(self, full: bool) -> list[Document]:
+    def _validation_set(self, full: bool) -> list[Document]:
         documents = list(validation_documents(self.corpus))
         limit = self.config.evaluation.max_tokens
         return documents if limit is None or full else _first(documents, limit)
@@ -133,7 +133,7 @@ class Pretraining:
                 "tokens",
                 "raise data.length, or give longer documents",
             )
-        documents = [] if self.config.objective.is_causal else self._heldout(full=False)
+        documents = [] if self.config.objective.is_causal else self._validation_set(full=False)
         if documents and not has_targets(self.objective, documents, self._context):
             raise UserError(
                 f"objective {kind}",

@@ -1,10 +1,14 @@
 import pytest
 from command import run
 
+from llmjax.cli.registry import COMMANDS, SYNONYMS
+
 
 @pytest.mark.parametrize(
     ("argv", "messages"),
     [
+        ("finetune x", ["finetune: no such command; did you mean train?"]),
+        ("Eval x", ["Eval: no such command; did you mean evaluate?"]),
         ("trian x", ["trian: no such command; did you mean train?"]),
         (
             "qqq",
@@ -24,6 +28,8 @@ from command import run
         ("train smoke -steps 3", ["-steps 3: unexpected; did you mean --steps?"]),
         ("train smoke steps=3", ["steps=3: unexpected; did you mean --steps=3?"]),
         ("train smoke --stepz 3", ["--stepz: no such field; did you mean --steps?"]),
+        ("train smoke --lrr 3", ["--lrr: no such field; did you mean --lr?"]),
+        ("export nowhere x.gguf", ["x.gguf: is the name of a GGUF file, and --to hf writes a f"]),
         ("train smoke --steps 3 4", ["4: unexpected"]),
         (
             "train smoke --steps many --optimizer.lerning-rate 3 --model.gated maybe",
@@ -96,3 +102,8 @@ def test_mistakes_are_a_line_each_and_exit_with_2(capsys, tmp_path, monkeypatch,
     if len(messages) == 1 and "optimizer" not in argv:
         assert len(err) == 1, err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_suggested_command_exists():
+    assert set(SYNONYMS.values()) <= COMMANDS.keys()
+    assert not SYNONYMS.keys() & COMMANDS.keys()

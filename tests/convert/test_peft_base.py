@@ -1,6 +1,7 @@
 """Exported adapters name their base model only if it is an unmodified import."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import untrained
-from llmjax.convert.exporting import export
+from llmjax.convert.exporting import export, summary
+from llmjax.convert.importing import import_model
 from llmjax.convert.peft.reading import import_adapter
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.model.checks import resolve
@@ -17,7 +19,7 @@ from llmjax.model.model import Model
 from llmjax.run.checkpoint.checkpoints import save_params
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
-from llmjax.run.origin import Origin, write_origin
+from llmjax.run.origin import Origin, read_origin, write_origin
 from task_runs import DECODER, begun
 
 HUB = Origin(format="hf", source="someone/model", model_type="llama")
@@ -91,9 +93,23 @@ def test_what_is_no_name_for_peft_is_not_written(base, tmp_path, caplog, source,
     run = adapted(tmp_path / "run", base, replace(HUB, source=source, format=form))
     assert named(run) is None
     assert f"PEFT cannot load {source}" in caplog.text
+    out = export(run, tmp_path / "out", to="peft")
+    assert "next" not in summary(out, "peft"), "no command can load it by name"
 
 
 def test_a_model_that_was_trained_here_has_no_name(tmp_path):
     alone = begun(tmp_path / "base", DECODER)
     assert named(adapted(tmp_path / "run", alone.folder, None)) is None
     assert not Run(tmp_path / "run").folder.joinpath("origin.json").exists()
+
+
+def test_the_command_that_loads_them_runs_as_printed(tmp_path):
+    pytest.importorskip("peft")
+    published = export(begun(tmp_path / "first", DECODER).folder, tmp_path / "published")
+    base = import_model(published, tmp_path / "base")
+    run = Run(adapted(tmp_path / "run", base, read_origin(base)))
+    out = export(run.folder, tmp_path / "peft's", to="peft")
+    printed = shlex.split(summary(out, "peft")["next"])
+    assert printed[:2] == ["python", "-c"]
+    exec(printed[2], namespace := {})
+    assert namespace["peft"].__name__ == "peft"

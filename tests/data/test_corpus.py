@@ -157,7 +157,8 @@ def test_corpora_that_cannot_be_trained_on(tmp_path, cache):
     path = tmp_path / "text.txt"
     source = TextSource((str(path),), split="line")
     path.write_text("")
-    refused(config_of(cache, source), r"text\.txt\): holds no text")
+    for tokenizer in (BytesConfig(), SentencePieceConfig()):
+        refused(config_of(cache, source), r"text\.txt\): holds no text", tokenizer)
     path.write_text("only one line of text here\n")
     refused(
         config_of(cache, source, validation_fraction=1e-9), "validation set is empty: none of 1"

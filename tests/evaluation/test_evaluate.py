@@ -99,6 +99,23 @@ def test_sources_are_documents_each(lm, tmp_path):
     assert lines.score.documents == 6
 
 
+def test_the_validation_text_is_written_for_other_programs(run, lm, tmp_path):
+    out = tmp_path / "unseen.txt"
+    result = evaluate(lm, save_text=str(out))
+    _, corpus = prepare(lm.config.data, lm.config.tokenizer, run.tokenizer)
+    assert out.read_bytes() == validation_text(corpus)
+    assert len(out.read_bytes()) == result.bytes
+    evaluate(lm, save_text=str(out))
+    out.write_text("mine")
+    with pytest.raises(UserError, match=r"unseen.txt: exists, with other content"):
+        evaluate(lm, save_text=str(out))
+    assert out.read_text() == "mine"
+    with pytest.raises(UserError, match="cannot be written"):
+        evaluate(lm, save_text=str(tmp_path / "none" / "unseen.txt"))
+    with pytest.raises(UserError, match="applies to a validation set"):
+        evaluate(lm, save_text=str(out), data=out)
+
+
 def test_what_cannot_be_scored_is_refused(lm, tmp_path):
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"fine so far \xff and on")

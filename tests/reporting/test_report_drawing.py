@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmjax.reporting.charts import BUCKETS, Axis, Chart, Series, span, spread, thin
-from llmjax.reporting.curves import FINENESS, condense, running_mean
+from llmjax.reporting.series import FINENESS, condense, running_mean
 
 values = st.floats(-1e30, 1e30, allow_nan=False)
 positive = st.floats(1e-12, 1e12)
@@ -127,7 +127,20 @@ def test_a_single_point_is_a_dot():
 def test_points_land_where_the_axes_say():
     svg = chart([(0, 0.0), (10, 1.0)], width=440, height=210, margin=16).svg("x")
     (path,) = re.findall(r'class="line train" d="([^"]+)"', svg)
-    assert path == "M48.0 180.0L424.0 12.0"
+    assert path == "M48.0 166.0L424.0 30.0"
+
+
+def test_both_axes_are_labelled():
+    svg = chart([(0, 0.5)], x_label="tokens", y_label="<nats>").svg("x")
+    assert re.findall(r'class="[^"]*title"[^>]*>([^<]*)<', svg) == ["tokens", "&lt;nats&gt;"]
+
+
+def test_points_without_a_line_are_diamonds():
+    series = Series("full", "full", [(1, 0.5), (2, 0.7)], line=False)
+    svg = Chart("A mark", [series], Axis(0, 10), Axis(0, 1)).svg("x")
+    (path,) = re.findall(r'class="diamonds full" d="([^"]+)"', svg)
+    assert (path.count("M"), path.count("z")) == (2, 2)
+    assert 'class="line' not in svg
 
 
 def test_names_are_escaped():

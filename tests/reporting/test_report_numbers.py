@@ -36,6 +36,7 @@ from llmjax.reporting.format import count, duration, flops, percent, power, shor
         (duration, 3600, "1 h"),
         (duration, 90_061, "1 d 1 h"),
         (percent, 0.2583, "25.8 %"),
+        (percent, -0.0002, "0.0 %"),
         (percent, -0.05, "\N{MINUS SIGN}5.0 %"),
     ],
 )
@@ -45,3 +46,4 @@ def test_form(form, value, text):
 
 def test_signed_percent():
     assert percent(0.05, signed=True) == "+5.0 %"
+    assert percent(0.0, signed=True) == "0.0 %"

@@ -1,5 +1,6 @@
 """Runs without this or that: the page says what is missing and compares only what compares."""
 
+import json
 import math
 import re
 
@@ -99,8 +100,29 @@ def test_evaluations_of_different_text_are_not_compared(maker):
     assert f"Text scored {length:,} bytes, 9 tokens" in document.text
     assert "Best so far" not in document.text
     assert "Below xz" not in document.text
-    assert "used a part of the validation text, at most 100 bytes" in document.text
-    assert 'class="dots part"' in document.source
+    assert "The validation curve is of the first 100 bytes of the validation text" in document.text
+    assert f"The diamond is of {length:,} bytes: a different text" in document.text
+    assert "On the subset of the curve 0.0100 bits per byte step 10, on 100 bytes" in document.text
+
+
+def test_the_validation_curve_is_of_one_subset(maker):
+    """Three evaluations of a part, one of everything and one of another part."""
+    sizes = {10: 100, 20: 100, 30: 100, 40: 50, 50: 1000}
+    lines = [of_bytes(step, length, 0.01 * step) for step, length in sizes.items()]
+    environment = ENVIRONMENT | {"data": {"heldout_bytes": 1000}}
+    document = page(maker.write([train_line(10), *lines], environment=environment))
+    values = re.findall(r'<script type="application/json">(.*?)</script>', document.source)
+    curves = {curve["name"]: curve["points"] for curve in json.loads(values[0])}
+    assert [step for step, _ in curves["validation"]] == [10, 20, 30]
+    assert curves["full set"] == [[50, 0.5]]
+    assert 'class="diamonds full"' in document.source
+    assert "Not drawn: 1 evaluation of another part" in document.text
+
+
+def test_a_figure_of_a_part_says_so(maker):
+    environment = ENVIRONMENT | {"data": {"heldout_bytes": 1000}}
+    text = page(maker.write([train_line(10), of_bytes(10, 100, 0.5)], environment=environment)).text
+    assert "0.500 bits per byte of a part of the validation text" in text
 
 
 def test_evaluations_of_one_text_are_compared(maker):

@@ -34,6 +34,9 @@ def test_the_page_says_what_the_run_came_to(demo):
         "4f1c8e0a9f6d",
         "6 for each weight it is multiplied with",
         "unknown: the peak of this device is not known",
+        "5.25M parameters 1 CPU device hardware (2 cores)",
+        "n/a MFU, median",
+        "Changed in the defaults",
         "statement is used to wrap",
     ):
         assert expected in text
@@ -54,14 +57,22 @@ def test_the_comparison_is_of_the_validation_text(demo):
 def test_every_curve_is_drawn_and_carries_its_values(demo):
     document = page(demo)
     labels = [svg["aria-label"] for svg in document.all("svg")]
-    for title in ("Bits per byte", "Learning rate", "Gradient norm", "Throughput", "Waiting"):
+    for title in (
+        "Bits per byte",
+        "Loss",
+        "Learning rate",
+        "Gradient norm",
+        "Throughput",
+        "Waiting",
+    ):
         assert any(label.startswith(title) for label in labels)
     values = re.findall(r'<script type="application/json">(.*?)</script>', document.source)
     curves = [curve for block in values for curve in json.loads(block)]
-    assert len(values) == 5
+    assert len(values) == 6
     assert all(curve["points"] for curve in curves)
-    (validation,) = (curve for curve in curves if curve["name"] == "validation")
-    assert validation["points"][-1] == [1200, float(f"{eval_line(1200)['bits_per_byte']:.4g}")]
+    validation = [curve["points"][-1] for curve in curves if curve["name"] == "validation"]
+    line = eval_line(1200)
+    assert validation == [[1200, float(f"{line[key]:.4g}")] for key in ("bits_per_byte", "loss")]
 
 
 @pytest.mark.parametrize("shape", ["demo", "empty"])
@@ -100,7 +111,7 @@ def test_letters_stand_out_in_light_and_dark(demo):
     assert len(themes) == 2
     for theme in themes:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
-        for ink in ("ink", "muted", "accent", "train"):
+        for ink in ("ink", "muted", "accent", "train", *(f"run{n}" for n in range(8))):
             for ground in ("paper", "wash"):
                 pair = sorted((luminance(colours[ink]), luminance(colours[ground])))
                 assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, f"{ink} on {ground}"
@@ -118,7 +129,7 @@ def test_nothing_hostile_becomes_markup(maker):
     )
     document = page(folder)
     assert "<img" not in document.source
-    assert len(re.findall("<script", document.source)) == 5 + 1
+    assert len(re.findall("<script", document.source)) == 6 + 1
     assert document.text.count("{{ 7*7 }}") >= 4
     assert "<b>run&" in document.text
     assert "<b>run" not in document.source
@@ -146,7 +157,7 @@ def test_sizes_outlive_the_text(demo, monkeypatch):
 
 
 def test_validation_text_is_the_corpus_own(maker, tmp_path, monkeypatch):
-    from llmjax.reporting.comparison import validation_text
+    from llmjax.reporting.compressors import validation_text
 
     monkeypatch.setattr("llmjax.reporting.report.validation_text", validation_text)
     lines = [f"Line {n} says {n * n}, and no other line does.\n" for n in range(400)]
@@ -202,5 +213,5 @@ def test_the_template_ships_with_the_package():
     import llmjax.reporting
 
     folder = Path(llmjax.reporting.__file__).parent
-    for name in ("page.html", "page.css", "page.js"):
+    for name in ("base.html", "comparison.html", "macros.html", "page.html", "page.css", "page.js"):
         assert (folder / name).is_file()

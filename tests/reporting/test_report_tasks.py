@@ -49,6 +49,7 @@ def test_predictions_are_a_table_of_shades_and_values_are_escaped(maker):
     assert cells[0]["class"] == "right strong"
     assert cells[1]["title"] == "news predicted as sport: 3, 5.7 % of news"
     assert f"{LABELS[2]} 90.0 % 80.0 % 84.7 %" in document.text
+    assert "news 50 3 0 sport 2 30 1" in document.text, "0 is a count"
     assert "</script><script>alert(1)</script>␛ dev.tsv line 7 news sport (99%)" in document.text
     assert document.source.count("<script>") == 1
 

@@ -361,7 +361,11 @@ GOOD = "text,label\nab,x\ncd,y\nef,x\ngh,y\n"
         ("--tasks.0.dev b.csv", {"b.csv": "text,label\nab,z\n"}, "b.csv line 2: label 'z'"),
         ("", {"a.csv": GOOD + ",x\n"}, "a.csv line 6, column 'text'"),
         ("", {"a.csv": "text,label\nab,x\ncd,x\n"}, "task classification: needs two labels"),
-        ("--init-from nowhere", {}, "nowhere: no such run folder"),
+        (
+            "--init-from nowhere",
+            {},
+            "nowhere: no such run folder to start from; llmjax import MODEL nowhere",
+        ),
         ("--evaluation.metric f1", {}, "evaluation.metric f1: is not measured here; choose one"),
         (
             "--trainable chosen --trainable.patterns encoder.layer.*",

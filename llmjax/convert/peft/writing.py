@@ -14,7 +14,7 @@ import numpy as np
 from llmjax.convert.exporting import Exporter, ExportSource, num_parameters
 from llmjax.convert.families.family import HeadKind
 from llmjax.convert.hf.classes import ModelWithHead, PlainModel, choose_task, export_form
-from llmjax.convert.hf.config import write_json
+from llmjax.convert.hf.config import read_object, write_json
 from llmjax.convert.hf.mapping import BoundTable
 from llmjax.convert.hf.names import LAYER, Sizes
 from llmjax.convert.hf.safetensors import TensorFiles, read_header, write_file
@@ -47,6 +47,12 @@ TASK_TYPES: dict[HeadKind, str] = {
     "TokenClassification": "TOKEN_CLS",
     "QuestionAnswering": "QUESTION_ANS",
 }
+AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
+}
+"""PEFT's class that loads base and adapters, by task type; those with heads want a label count."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,13 @@ class PeftExporter(Exporter):
                 raise UserError(f"tensor {tensor.name}", "does not read back as it was written")
 
     def summary(self, out: Path) -> dict[str, Any]:
-        return {
-            "parameters": num_parameters(TensorFiles(read_header(out / WEIGHTS))),
-            "next": f"peft.PeftModel.from_pretrained(model, {str(out)!r})",
-        }
+        parameters = num_parameters(TensorFiles(read_header(out / WEIGHTS)))
+        config = read_object(out / ADAPTER)
+        loader = AUTO_CLASSES.get(config["task_type"])
+        if loader is None or config["base_model_name_or_path"] is None:
+            return {"parameters": parameters}  # a warning has said how to load it
+        load = f"import peft; peft.{loader}.from_pretrained({str(out)!r})"
+        return {"parameters": parameters, "next": f"python -c {shlex.quote(load)}"}
 
 
 def base_name(config: Config, origin: Origin | None) -> str | None:

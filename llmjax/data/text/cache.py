@@ -143,9 +143,14 @@ def _build(
             file.write(text)
     validation.close()
     if train.num_documents + validation.num_documents == 0:
-        raise UserError(str(source), "holds no text", "give a source with text in it")
+        raise without_text(source)
     dtype = token_dtype(vocab_size).str
     close_cache(folder, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
+
+
+def without_text(source: Source) -> UserError:
+    """The error of a source that has no documents."""
+    return UserError(str(source), "holds no text", "give a source with text in it")
 
 
 def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:

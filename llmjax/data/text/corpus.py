@@ -16,6 +16,7 @@ from llmjax.data.text.cache import (
     tokenize_source,
     unique_documents,
     validation_threshold,
+    without_text,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
 from llmjax.data.text.source import Identity, json_digest
@@ -210,6 +211,8 @@ def _sample(
                 progress(f"Sampling the {source.kind} source", done, identity.num_bytes)
                 reported = done + BATCH_BYTES
         identity.check_unchanged()
+        if not done:
+            raise without_text(source)
         yield from (text.decode("utf-8") for text in sample.documents())
 
 

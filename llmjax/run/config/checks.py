@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -181,6 +181,31 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     for key in old:
         result |= differences(old[key], new[key], f"{dot}{key}")
     return result
+
+
+MISSING = object()
+"""The value of a field that a config does not have, as one of another kind of optimizer."""
+
+
+def varying_fields(configs: Sequence[Config]) -> list[str]:
+    """Dotted names of the fields in which configs differ from the first one, but for the folder."""
+    names: dict[str, None] = {}
+    for config in configs[1:]:
+        names |= dict.fromkeys(differences(configs[0], config))
+    names.pop("run_dir", None)
+    return list(names)
+
+
+def value_at(config: Any, name: str) -> Any:
+    """The value at a dotted name of `differences`: of a part of several kinds, its kind; MISSING if
+    there is no such field."""
+    for part in name.split("."):
+        if isinstance(config, tuple):
+            is_index = part.isdecimal() and int(part) < len(config)
+            config = config[int(part)] if is_index else MISSING
+        else:
+            config = getattr(config, part, MISSING)
+    return getattr(config, "kind", config)
 
 
 def added_parts(stored: Config, config: Config) -> list[str]:

@@ -60,8 +60,13 @@ class Override:
         return tuple(self.name.replace("-", "_").split("."))
 
 
-def override(value: T, overrides: Sequence[Override]) -> T:
+def override(value: T, overrides: Sequence[Override], aliases: Collection[str] = ()) -> T:
     """Returns `value`, a config dataclass, with these fields replaced; the last of several wins.
+
+    Args:
+      value: a config dataclass.
+      overrides: the fields and their words.
+      aliases: short names that the caller understands, to suggest.
 
     Raises:
       ConfigError: all unknown names and all values of a wrong type.
@@ -76,7 +81,7 @@ def override(value: T, overrides: Sequence[Override]) -> T:
         annotation = annotation_at(type(value), change.path)
         try:
             if annotation is None or not _set(tree, type(value), change, annotation):
-                problems.append(unknown(change.name, value, tree[""]))
+                problems.append(unknown(change.name, value, tree[""], aliases))
         except ValueError as error:
             problems.append(f"--{change.name}: {error}")
             failed.append(change.path)
@@ -87,7 +92,7 @@ def override(value: T, overrides: Sequence[Override]) -> T:
     return result
 
 
-def unknown(name: str, value: Any, tree: Any) -> str:
+def unknown(name: str, value: Any, tree: Any, aliases: Collection[str] = ()) -> str:
     """The message for an unknown field, with the nearest one, or the kinds that have it."""
     path = tuple(name.replace("-", "_").split("."))
     node = _get(tree, path[:-1])
@@ -99,8 +104,8 @@ def unknown(name: str, value: Any, tree: Any) -> str:
     names = [name for name in _leaves(tree) if not name.endswith(".kind")]
     same_end = [known for known in names if known.split(".")[-1] == path[-1]]
     guess = nearest(".".join(path), same_end) or (same_end[0] if len(same_end) == 1 else None)
-    guess = guess or nearest(".".join(path), names)
-    hint = f"did you mean {flag((guess,))}?" if guess else "--help lists every field"
+    guess = guess or nearest(".".join(path), [*names, *aliases])
+    hint = f"did you mean {flag((guess,))}?" if guess else "--help all lists every field"
     return f"--{name}: no such field; {hint}"
 
 

@@ -119,7 +119,7 @@ def test_a_field_of_one_source():
             "is embedded, which has no such field; text, tfds, hub would",
         ),
         ("--step 3", "did you mean --steps?"),
-        ("--qqqqqq 3", "--help lists every field"),
+        ("--qqqqqq 3", "--help all lists every field"),
         ("--steps abc", "--steps: 'abc' is not an integer"),
         ("--steps 1.5", "--steps: '1.5' is not an integer"),
         ("--steps", "--steps: has no value; expected an integer"),
