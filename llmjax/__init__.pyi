@@ -25,6 +25,7 @@ from .data.tokenizers.config import BytesConfig as BytesConfig
 from .data.tokenizers.config import HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig
 from .data.tokenizers.config import SentencePieceConfig as SentencePieceConfig
 from .decoding.config import DecodingConfig as DecodingConfig
+from .errors import Stopped as Stopped
 from .errors import UserError as UserError
 from .evaluation.choose import choose as choose
 from .evaluation.evaluate import evaluate as evaluate

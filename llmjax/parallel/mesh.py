@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmjax.errors import UserError
 from llmjax.parallel.devices import devices as all_devices
+from llmjax.parallel.topology import arrange
 
 Axes = tuple[str | None, ...]
 
@@ -55,14 +56,17 @@ class MeshConfig:
     """Devices that split each row along its length (context parallelism)."""
     tensor: int = 1
     """Devices that split heads, MLP width and vocabulary (tensor parallelism)."""
+    across_slices: Literal["data", "fsdp", "sequence", "tensor"] | None = None
+    """The axis between slices (TPU slices, NVLink domains), whose collectives cross the slow
+    network. none: data, and what it leaves to fsdp, sequence and tensor in this order."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds the mesh over `devices` (default: all of them, of every process).
 
     Raises:
-      UserError: the sizes are not positive, their product is not the number of devices, or the
-        requested platform is not available.
+      UserError: the sizes are not positive, their product is not the number of devices, they do
+        not divide over the slices, or the requested platform is not available.
     """
     devices = all_devices() if devices is None else list(devices)
     sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
@@ -83,12 +87,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"does not fit {len(devices)} {devices[0].platform} devices",
             f"choose sizes whose product is {len(devices)}, or one of them -1",
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        MESH_AXES,
-        axis_types=(AxisType.Explicit,) * len(MESH_AXES),
-        devices=devices,
-    )
+    arranged = arrange(devices, sizes, config.across_slices)
+    return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
 
 
 def logical_spec(*axes: str | None) -> PartitionSpec:

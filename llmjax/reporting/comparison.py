@@ -115,8 +115,7 @@ def make_comparison(runs: Sequence[Run]) -> ComparisonPage:
     ]
     return ComparisonPage(
         name=f"{len(runs)} runs compared",
-        lede=f"{', '.join(names[:-1])} and {names[-1]}: validation figures, curves and the fields "
-        "of the config in which they differ.",
+        lede=_lede(names),
         warnings=_warnings(compared),
         legend=[(run.name, run.style) for run in compared],
         columns=COLUMNS,
@@ -128,6 +127,13 @@ def make_comparison(runs: Sequence[Run]) -> ComparisonPage:
         version=package_version(),
         date=datetime.now(UTC),
     )
+
+
+def _lede(names: Sequence[str]) -> str:
+    """Names the runs, unless they are many, and says what the page has."""
+    contents = "alidation figures, curves, and the fields of the config in which they differ."
+    few = len(names) <= 4
+    return f"{', '.join(names[:-1])} and {names[-1]}: v{contents}" if few else f"V{contents}"
 
 
 def _read(runs: Sequence[Run]) -> list[ComparedRun]:

@@ -77,8 +77,7 @@ def _overlay(
         if is_train:
             points = condense(running_mean(points))
         if points:
-            label = run.name if len(run.name) <= MAX_LABEL else run.name[: MAX_LABEL - 1] + "…"
-            series.append(Series(label, run.style, points, dots=not is_train))
+            series.append(Series(_label(run.name), run.style, points, dots=not is_train))
             curves[run.name] = points
     every = [point for points in curves.values() for point in points]
     log = scale == 1 and all(value > 0 for _, value in every)
@@ -94,6 +93,11 @@ def _overlay(
     chart = Chart(description, series, x, y, (), 476, 330, 88, x_label=x_label, y_label=unit)
     id_ = f"{key.replace('.', '-')}-{'train' if is_train else 'validation'}"
     return Figure(id_, title, [View("", chart.svg(id_))], values_json(series, x))
+
+
+def _label(name: str) -> str:
+    """Shortens a name in its middle: runs of a sweep differ at the end."""
+    return name if len(name) <= MAX_LABEL else f"{name[:3]}…{name[4 - MAX_LABEL :]}"
 
 
 def _points(lines: Sequence[Line], key: str, factor: float, scale: float) -> list[Point]:

@@ -172,7 +172,7 @@ def _subset_notes(validation: Validation) -> list[str]:
         part, whole = (subset_bytes(lines[-1]) for lines in (validation.curve, validation.larger))
         of = f"the first {count(part)} bytes" if part else "a part"
         sentences.append(
-            f"The validation curve is of {of} of the validation text (evaluation.max_tokens). The "
+            f"The validation curve is of {of} of the validation text (evaluation.max_tokens). A "
             f"diamond is of {count(whole)} bytes: a different text, not a point of that curve."
         )
     if validation.omitted:

@@ -64,6 +64,14 @@ def test_every_run_has_its_curve_in_each_figure(runs):
     assert all(f'class="line run{n}"' in document.source for n in range(3))
 
 
+def test_long_names_are_shortened_in_their_middle_at_the_curves(tmp_path):
+    names = [f"a_sweep_over_rates_{n}" for n in (1, 2)]
+    document = Document(report([make(tmp_path / name, 2.0) for name in names]))
+    values = re.findall(r'<script type="application/json">(.*?)</script>', document.source)
+    assert [curve["name"] for curve in json.loads(values[0])] == ["a_s…tes_1", "a_s…tes_2"]
+    assert all(name in document.text for name in names), "in the legend"
+
+
 def test_runs_of_different_batches_are_drawn_over_tokens(tmp_path):
     document = Document(report([make(tmp_path / "a", 2.0), make(tmp_path / "b", 2.0, batch=4)]))
     values = re.findall(r'<script type="application/json">(.*?)</script>', document.source)

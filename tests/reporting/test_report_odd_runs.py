@@ -101,7 +101,7 @@ def test_evaluations_of_different_text_are_not_compared(maker):
     assert "Best so far" not in document.text
     assert "Below xz" not in document.text
     assert "The validation curve is of the first 100 bytes of the validation text" in document.text
-    assert f"The diamond is of {length:,} bytes: a different text" in document.text
+    assert f"A diamond is of {length:,} bytes: a different text" in document.text
     assert "On the subset of the curve 0.0100 bits per byte step 10, on 100 bytes" in document.text
 
 

@@ -36,7 +36,7 @@ def test_the_page_says_what_the_run_came_to(demo):
         "unknown: the peak of this device is not known",
         "5.25M parameters 1 CPU device hardware (2 cores)",
         "n/a MFU, median",
-        "Changed in the defaults",
+        "Changed from the defaults",
         "statement is used to wrap",
     ):
         assert expected in text

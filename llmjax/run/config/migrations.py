@@ -57,7 +57,12 @@ def _task_settings(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: renamed and regrouped fields."""
-    return _renamed_tasks(_validation(_lm_head(_compute(config))))
+    return _renamed_tasks(_validation(_lm_head(_compute(_mesh(config)))))
+
+
+def _mesh(config: Plain) -> Plain:
+    """Meshes of several slices are new."""
+    return config | {"mesh": config["mesh"] | {"across_slices": None}}
 
 
 def _renamed_tasks(config: Plain) -> Plain:
