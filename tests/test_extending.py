@@ -82,7 +82,9 @@ def test_the_example_runs(example, tmp_path):
     for path, line in example.lines.items():
         add_line(copy / path, line)
     known = os.environ | {"PYTHONPATH": str(copy), "LLMJAX_CACHE": str(tmp_path / "cache")}
-    known["XLA_FLAGS"] = re.sub(r"--xla_force_host_platform_device_count=\d+", "", known["XLA_FLAGS"])
+    known["XLA_FLAGS"] = re.sub(
+        r"--xla_force_host_platform_device_count=\d+", "", known["XLA_FLAGS"]
+    )
     for command, expected in example.commands:
         program, *words = shlex.split(command)
         start = {"llmjax": [sys.executable, "-m", "llmjax"], "python": [sys.executable]}[program]
