@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, before JAX starts."""
 
+import gc
 import os
 import signal
 import sys
@@ -23,6 +24,9 @@ _COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests mostly trace: 8 % of that is recording whole tracebacks, a tenth is collecting garbage.
+os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
+gc.set_threshold(200_000, 20, 20)
 
 # Processes of tests are interrupted as from a terminal, also where the suite runs in a shell's
 # background, which ignores SIGINT.
