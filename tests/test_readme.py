@@ -69,7 +69,7 @@ def test_every_command_runs(new_user):
     """In the order a reader meets them: make quickstart, then the listings, then the Python."""
     listings = [text for language, text in BLOCKS if language == "bash"]
     assert "make quickstart" in listings[0]
-    assert "make test" in listings[0]
+    assert "`make test`" in README
     quickstart = {command[1] for command in quickstart_commands()}
     typed = [*quickstart_commands(), *(c for text in listings for c in commands(text))]
     assert {command[1] for command in typed} >= {*quickstart, "import", "chat", "embed", "export"}
@@ -77,6 +77,16 @@ def test_every_command_runs(new_user):
     steps += [{"code": text} for language, text in BLOCKS if language == "python"]
     one_device.run(steps, new_user, stdin="Hello!\n")
     assert (new_user / "runs/quickstart/report.html").stat().st_size > 10_000
+
+
+def test_listings_can_be_pasted_into_zsh():
+    """At its prompt a # begins no comment, and an unquoted * ? [ matches files or fails."""
+    for page in [ROOT / "README.md", ROOT / "launch/README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for listing in re.findall(r"```(?:bash|sh|zsh)\n(.*?)```", text, re.DOTALL):
+            shown = re.sub(r"<<'END'\n.*?^END$", "", listing, flags=re.DOTALL | re.MULTILINE)
+            unquoted = re.sub(r"'[^']*'|\"[^\"]*\"|=\(.*?\)", "", shown, flags=re.DOTALL)
+            assert not re.search(r"[#*?\[]", unquoted), f"{page.name}: {listing}"
 
 
 def test_extras_and_links_exist():
