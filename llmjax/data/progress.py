@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called as progress(stage, bytes done, total bytes or None)."""
+"""Called as progress(stage, bytes done, total bytes or None); 0 bytes: not counted."""
 
 
 def no_progress(stage: str, done: int, total: int | None) -> None:
@@ -57,6 +57,7 @@ def _lines() -> Progress:
             last = time.monotonic()
             share = f" ({min(100, 100 * done // total)} %)" if total else ""
             with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-                print(f"{stage}: {done / 1e6:.1f} MB{share}", file=sys.stderr, flush=True)
+                size = f": {done / 1e6:.1f} MB{share}" if done else ""
+                print(f"{stage}{size}", file=sys.stderr, flush=True)
 
     return show

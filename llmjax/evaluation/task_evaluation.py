@@ -150,7 +150,7 @@ def evaluate_tasks(
     evaluations: list[TaskEvaluation] = []
     for chosen in apply_overrides(choose_tasks(lm, task, single=bool(data)), overrides):
         start = time.perf_counter()
-        progress(f"Evaluating {chosen.name}", len(evaluations), None)
+        progress(f"Evaluating {chosen.name}", 0, None)
         rows = read_tables(as_tables(data)) if data else read_rows(chosen.config)[1]
         if not rows:
             reason, fix = "has no validation set", "name a table with --data"
