@@ -2,7 +2,8 @@
 
 Start:    llmjax import sample:smollm2-135m runs/smollm2     (or any other decoder)
 Data:     data/train.jsonl, a line {"messages": [{"role": "user", "content": ...}, {"role":
-          "assistant", "content": ...}, ...]} per conversation. A twentieth is the validation set.
+          "assistant", "content": ...}, ...]} per conversation; rows of ShareGPT, Alpaca, and prompt
+          and completion are read as well. A twentieth is the validation set.
 Command:  llmjax train chat     (all weights: --model.lora none and a tenth of the learning rate)
           llmjax evaluate runs/chat         (nats and perplexity of the assistant's replies)
           llmjax chat runs/chat
