@@ -222,7 +222,7 @@ class Trainer:
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
-            self._reporter.write("train", step, record)
+            self._reporter.write("train", step, record | {"goodput": self._goodput.share})
             self._goodput.write()
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
@@ -232,7 +232,6 @@ class Trainer:
         return {
             "device_memory_bytes": memory_bytes(),
             "epoch": progress.epoch,
-            "goodput": self._goodput.share,
             "skipped": progress.skipped,
             "tokens": progress.tokens,
         }

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmjax.reporting.facts import goodput_facts
 from llmjax.run.telemetry.goodput import ACTIVITIES, Goodput, read_goodput
 
 
@@ -56,6 +57,17 @@ def test_a_restart_loses_the_steps_since_the_checkpoint(tmp_path):
         clock.now += 8
     assert seconds(file) == {"start": 2, "steps": 18, "lost": 6, "down": 100}
     assert read_goodput(file)["starts"] == 2
+
+
+def test_the_report_lists_it_most_first():
+    stored = {"seconds": {"steps": 90.0, "compile": 0.0, "lost": 110.0}, "starts": 2}
+    rows = [(fact.label, fact.value, fact.note.split(":")[0]) for fact in goodput_facts(stored)]
+    assert rows == [
+        ("Wall time", "3 min 20 s", "since the first of 2 starts"),
+        ("Lost", "55.0%", "1 min 50 s"),
+        ("Steps", "45.0%", "1 min 30 s"),
+    ]
+    assert [fact.value for fact in goodput_facts(None)] == ["not recorded"]
 
 
 def test_a_start_that_trains_nothing_is_not_recorded(tmp_path):
