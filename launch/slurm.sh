@@ -11,10 +11,11 @@
 #
 #   sbatch launch/slurm.sh CONFIG --run-dir /shared/runs/NAME [--field value ...]
 #
-# Five minutes before the time limit SLURM sends SIGTERM; the run saves, exits with 75, and is requeued.
+# Five minutes before the time limit SLURM sends SIGTERM; the run saves, exits with 75, and is requeued;
+# so is one that hung (76).
 # /shared is a file system that all nodes share.
 set -uo pipefail
 srun --kill-on-bad-exit=1 "${LLMJAX:-llmjax}" train "$@"
 code=$?
-if ((code == 75)); then scontrol requeue "$SLURM_JOB_ID"; fi
+if ((code == 75 || code == 76)); then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

@@ -60,9 +60,9 @@ class Stopped(Exception):
         super().__init__(f"{signal}: {line}")
 
 
-DONE, INTERNAL_ERROR, MISTAKE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+DONE, INTERNAL_ERROR, MISTAKE, STOPPED, HUNG, INTERRUPTED = 0, 1, 2, 75, 76, 130
 """Exit codes: done; an internal error; the user's mistake; stopped by a signal with a checkpoint
-saved; interrupted without saving."""
+saved; a process hung; interrupted without saving."""
 
 
 def exit_code(error: BaseException) -> int:

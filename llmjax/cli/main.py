@@ -3,7 +3,7 @@
 Exit codes:
 
     0 done   1 internal error, or another process died   2 user error
-    75 stopped by a signal, checkpoint saved   130 interrupted without saving
+    75 stopped by a signal, checkpoint saved   76 a process hung   130 interrupted without saving
 
 Results go to stdout, everything else to stderr. Heavy imports wait until a command is chosen.
 """

@@ -28,6 +28,7 @@ from llmjax.training.reporter import Reporter
 from llmjax.training.session import Session, check_memory, open_session
 from llmjax.training.stopping import StartStatus, StoppedEarly, StopSignal
 from llmjax.training.trainer import Trainer
+from llmjax.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _in_process(config: Config, signal: StopSignal, link: Link | None) -> Run:
     """Trains as one of several processes, or as the only one (no link)."""
     status, cleanup = signal.status, FolderCleanup(Path(config.run_dir))
     if link is None:
-        return _in_folder(config, signal, cleanup)
+        return _in_folder(config, signal, cleanup, None)
 
     def clean() -> None:
         if jax.process_index() == 0:
@@ -106,7 +107,7 @@ def _in_process(config: Config, signal: StopSignal, link: Link | None) -> Run:
     work = Work(lambda: f"at step {status.step}", status.resumes, signal.tell, clean)
     with link.during(work):
         try:
-            return _in_folder(config, signal, cleanup)
+            return _in_folder(config, signal, cleanup, link)
         except StoppedEarly:
             raise _nothing_trained(signal) from None
 
@@ -115,20 +116,22 @@ def _nothing_trained(signal: StopSignal) -> Stopped:
     return Stopped(signal.status.saved, signal.name or "a signal", trained=False, alone=True)
 
 
-def _in_folder(config: Config, signal: StopSignal, cleanup: FolderCleanup) -> Run:
+def _in_folder(
+    config: Config, signal: StopSignal, cleanup: FolderCleanup, link: Link | None
+) -> Run:
     """Process 0 creates and locks the run folder; then all train."""
     check_same_config(config)
     if jax.process_index() > 0:
         wait_for_all("run folder created")
         with enough_memory(TRAINING):
-            return _train(config, Run(Path(config.run_dir)), signal)
+            return _train(config, Run(Path(config.run_dir)), signal, link)
     run = Run.create(config)
     with run.lock(), cleanup.on_failure(signal.status), enough_memory(TRAINING):
         wait_for_all("run folder created")
-        return _train(config, run, signal)
+        return _train(config, run, signal, link)
 
 
-def _train(config: Config, run: Run, signal: StopSignal) -> Run:
+def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> Run:
     status = signal.status
     status.saved = max(run.steps(), default=None)
     session = open_session(config, run)
@@ -160,10 +163,20 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Run:
                 stops=session.workload.is_finite,
             ) as loader:
                 goodput.begin(progress.step, lambda: loader.wait_seconds)
-                loop = Trainer(
-                    session, state, progress, checkpoints, reporter, loader, frozen, signal, goodput
-                )
-                loop.run()
+                with Watchdog(config.log.watchdog, status, link, signal.tell) as watchdog:
+                    loop = Trainer(
+                        session,
+                        state,
+                        progress,
+                        checkpoints,
+                        reporter,
+                        loader,
+                        frozen,
+                        signal,
+                        goodput,
+                        watchdog,
+                    )
+                    loop.run()
         finally:
             goodput.end()
             signal.say = to_stderr

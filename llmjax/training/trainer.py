@@ -23,6 +23,7 @@ from llmjax.tasks.task import body
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
 from llmjax.training.stopping import HostConsensus, StopSignal
+from llmjax.training.watchdog import Watchdog
 from llmjax.training.workload import EvalResult
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
@@ -43,6 +44,7 @@ class Trainer:
         frozen: Tree,
         signal: StopSignal,
         goodput: Goodput,
+        watchdog: Watchdog,
     ):
         """Args:
         session: the run.
@@ -54,11 +56,12 @@ class Trainer:
         frozen: the frozen parameters.
         signal: requests a stop; its status is kept up to date.
         goodput: counts what time is spent on.
+        watchdog: hears of all progress.
         """
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._status = frozen, signal, signal.status
-        self._goodput = goodput
+        self._goodput, self._watchdog = goodput, watchdog
         self._consensus = HostConsensus(session.mesh, flags=2)
         self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
@@ -89,7 +92,8 @@ class Trainer:
                 step = self._status.step = before + 1
                 profile.before(before - first, self._wait)
                 task = self._loader.feed.task(before)
-                with self._goodput.spent("steps" if task in compiled else "compile"):
+                self._watchdog.start_step(step)
+                with contextlib.nullcontext() if task in compiled else self._compiling():
                     self.state, metrics = steps[task](self.state, batch, self._frozen)
                 compiled.add(task)
                 self._push_metrics((step, metrics))
@@ -99,6 +103,11 @@ class Trainer:
                     raise self._stopped(step)
                 if self._is_over(step):
                     return
+
+    @contextlib.contextmanager
+    def _compiling(self) -> Iterator[None]:
+        with self._watchdog.off(), self._goodput.spent("compile"):
+            yield
 
     def _is_over(self, step: int) -> bool:
         patience = self.session.config.evaluation.patience
@@ -169,6 +178,7 @@ class Trainer:
         return cost
 
     def _check_stop(self) -> None:
+        self._watchdog.progress()
         self._sync_flags(False)
         if self._stops:
             raise Interrupted
@@ -204,6 +214,7 @@ class Trainer:
     def _record(self, step: int, metrics: StepMetrics) -> None:
         """Adds up and logs the metrics of a step; blocks until it has ended."""
         metrics = jax.device_get(metrics)
+        self._watchdog.progress()
         skipped = int(metrics.skipped)
         self._throughput.add(metrics)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0

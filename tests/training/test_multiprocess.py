@@ -18,7 +18,7 @@ import runs
 import tiny
 from llmjax.data.loader import batch_at
 from llmjax.data.text.corpus import prepare
-from llmjax.errors import UserError
+from llmjax.errors import HUNG, UserError
 from llmjax.parallel import distributed
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.config.schema import Config
@@ -130,6 +130,26 @@ def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
     assert code == 1
     assert lines[-1].startswith("llmjax: error: process 0 (host ")
     assert lines[-1].endswith("start the same command again to resume from step 4")
+
+
+def test_a_process_that_stops_answering_is_named(tmp_path):
+    """SIGSTOP: it is not dead, and the kernel answers in its place."""
+    config = runs.config(tmp_path, mesh=MeshConfig(data=4, fsdp=1))
+    config = replace(config, log=replace(config.log, watchdog=20))
+    started = start(tmp_path, [config] * 4, "SIGSTOP", "2", "step", "5")
+    try:
+        others = [started[index] for index in (0, 1, 3)]
+        errors = [process.communicate(timeout=400)[1] for process in others]
+        assert [process.returncode for process in others] == [HUNG] * 3
+        for text in errors:
+            last = [line for line in text.splitlines() if line.startswith("llmjax: ")][-1]
+            assert last.startswith("llmjax: error: process 2 (host ")
+            assert "hangs at step 6: " in last
+            assert last.endswith("; start the same command again to resume from step 4")
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):

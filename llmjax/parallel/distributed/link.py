@@ -8,6 +8,7 @@ and abort with a C++ stack trace.
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import select
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import NamedTuple
 
-from llmjax.errors import INTERNAL_ERROR, Stopped, UserError, exit_code
+from llmjax.errors import HUNG, INTERNAL_ERROR, Stopped, UserError, exit_code
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 from llmjax.parallel.distributed.roll_call import ProcessGroup
 
@@ -52,6 +53,7 @@ class Link:
         """
         self._process, self._members = process, group.members
         self._connections = MappingProxyType(dict(group.connections))  # two threads read it
+        self._beats: dict[int, tuple[int, float]] = {}
         self._work: Work | None = None
         self._leaving = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -70,6 +72,27 @@ class Link:
             raise
         finally:
             self._work = None
+
+    def beat(self, position: int) -> None:
+        """Tells the others that this process runs, and how far it is."""
+        for connection in self._connections.values():
+            connection.send({"at": position})
+
+    def positions(self) -> dict[int, int]:
+        """How far the connected processes are that have said so; process 0 is connected to all."""
+        return {process: position for process, (position, _) in dict(self._beats).items()}
+
+    def silent(self, seconds: float) -> tuple[int, float] | None:
+        """The process that has been silent longest, and for how long; None if it is less than
+        `seconds`. A process that never told its position is none."""
+        now = time.monotonic()
+        times = {process: now - at for process, (_, at) in dict(self._beats).items()}
+        longest = max(times.items(), key=lambda item: item[1], default=(0, 0.0))
+        return longest if longest[1] > seconds else None
+
+    def end(self, process: int, code: int, reason: str) -> None:
+        """Reports to the others and the user why a process ends the run, and ends this one."""
+        self._lose(process, code, reason)
 
     def _leave(self, error: BaseException) -> None:
         """Sends this process's failure to the others, unless one of them died first."""
@@ -112,6 +135,10 @@ class Link:
         except (Lost, UserError):
             self._lose(process, INTERNAL_ERROR, "")
             return True
+        position = message.get("at")
+        if isinstance(position, int):
+            self._beats[process] = position, time.monotonic()
+            return False
         gone, code = message.get("gone"), message.get("code")
         if isinstance(gone, int) and isinstance(code, int) and 0 <= gone < len(self._members):
             self._lose(gone, code, str(message.get("why", "")))
@@ -131,6 +158,11 @@ class Link:
         work, member = self._work, self._members[process]
         died = f"died {work.progress()}; {work.advice()}" if work else "died"
         event = f"left: {reason}" if reason else died
+        if code == HUNG:
+            event = f"{reason}; {work.advice()}" if work else reason
+        if code == HUNG and process == self._process and sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         (work.report if work else say)(f"llmjax: error: {member} {event}")
         if work:
             work.cleanup()

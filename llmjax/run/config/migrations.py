@@ -57,12 +57,17 @@ def _task_settings(config: Plain) -> Plain:
 
 def _redesign(config: Plain) -> Plain:
     """4 -> 5: renamed and regrouped fields."""
-    return _renamed_tasks(_validation(_lm_head(_compute(_mesh(config)))))
+    return _renamed_tasks(_validation(_lm_head(_compute(_log(_mesh(config))))))
 
 
 def _mesh(config: Plain) -> Plain:
     """Meshes of several slices are new."""
     return config | {"mesh": config["mesh"] | {"across_slices": None}}
+
+
+def _log(config: Plain) -> Plain:
+    """The watchdog is new."""
+    return config | {"log": config["log"] | {"watchdog": 600}}
 
 
 def _renamed_tasks(config: Plain) -> Plain:

@@ -19,6 +19,9 @@ class LogConfig:
     profile: int = 0
     """Steps to profile, from the sixth of this start on, into RUN/profile, for XProf or
     TensorBoard. 0: none."""
+    watchdog: int = 600
+    """Seconds after which a run that makes no progress is ended, with exit code 76 and a line that
+    names the process; at least 20 times the usual time of a step. 0: never."""
 
 
 def log_problems(config: LogConfig) -> list[str]:
@@ -26,6 +29,7 @@ def log_problems(config: LogConfig) -> list[str]:
     checks = {
         f"every: {config.every} is not positive": config.every > 0,
         f"profile: {config.profile} is negative": config.profile >= 0,
+        f"watchdog: {config.watchdog} is negative": config.watchdog >= 0,
         "wandb: a project's name is not empty": config.wandb != "",
     }
     return [f"log.{problem}" for problem, holds in checks.items() if not holds]
