@@ -33,6 +33,7 @@ OTHER_KEYS = {
     "heldout_tokens",
     "device_memory_bytes",
     "epoch",
+    "goodput",
     "skipped",
     "tokens",
 }

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from llmjax.reporting.format import count, duration, flops, percent, power, short, size
 from llmjax.reporting.records import (
@@ -21,6 +21,7 @@ from llmjax.reporting.records import (
 )
 from llmjax.reporting.validation import by_subset, latest_subset, subset_bytes
 from llmjax.run.config.schema import Config
+from llmjax.run.telemetry.goodput import ACTIVITIES, Activity
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,26 @@ def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | Non
     if tokens and trained:
         facts.append(Fact("Epochs", f"{trained / tokens:.2f}", "tokens trained on / tokens stored"))
     return facts
+
+
+def goodput_facts(stored: Mapping[str, Any] | None) -> list[Fact]:
+    """Returns what the wall time was spent on, as goodput.json has it; most first."""
+    if stored is None or not (total := sum(stored["seconds"].values())):
+        return [Fact("Goodput", UNKNOWN)]
+    spent = sorted(stored["seconds"].items(), key=lambda item: -item[1])
+    starts = f"{count(stored['starts'])} start" + ("s" if stored["starts"] != 1 else "")
+    return [
+        Fact("Wall time", duration(total), f"since the first of {starts}"),
+        *(
+            Fact(activity.capitalize(), f"{seconds / total:.1%}", _spent(activity, seconds))
+            for activity, seconds in spent
+            if seconds
+        ),
+    ]
+
+
+def _spent(activity: str, seconds: float) -> str:
+    return f"{duration(seconds)}: {ACTIVITIES[cast(Activity, activity)]}"
 
 
 def work_facts(

@@ -37,6 +37,7 @@ from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import package_version
 from llmjax.run.folder import Run
+from llmjax.run.telemetry.goodput import read_goodput
 from llmjax.storage.writing import write_atomically
 
 Subject = Literal["text", "targets", "tasks"]
@@ -163,7 +164,10 @@ def make_page(run: Run) -> Page:
         samples_note=summary.samples_note(config, history),
         command=str(latest_session(environment).get("command") or ""),
         commands=shell_commands(run, config, history),
-        tables=tables(config, history, environment),
+        tables=[
+            *tables(config, history, environment),
+            ("Goodput", facts.goodput_facts(read_goodput(run.goodput))),
+        ],
         config=setting_groups(config, Config()),
         accounting=summary.accounting(config),
         notes=summary.footnotes(history, environment),

@@ -11,6 +11,7 @@ environment.json  versions, machine and command of every start, and counts of th
 measures.json     the tasks' latest metrics, tables and worst mistakes
 compression.json  sizes of the last archive, and the costs of its tokens
 baselines.json    classical compressors on the validation text
+goodput.json      what the wall time was spent on
 tensorboard/  profile/  report.html
 origin.json       where an imported model comes from, and its own config
 """
@@ -94,6 +95,10 @@ class Run:
     @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
+
+    @property
+    def goodput(self) -> Path:
+        return self.folder / "goodput.json"
 
     @property
     def profile(self) -> Path:

@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -31,6 +32,8 @@ class StartStatus:
     """The newest checkpoint; None: there is none."""
     trained: bool = False
     """Whether this start has finished a step."""
+    started: float = field(default_factory=time.time)
+    """When this start began, in seconds since the epoch."""
     measuring: str = ""
     """What runs after the step: "evaluation" or "samples"; empty: nothing."""
 

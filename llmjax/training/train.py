@@ -20,6 +20,7 @@ from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.display import to_stderr
+from llmjax.run.telemetry.goodput import Goodput
 from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.training.initialization import freeze, frozen_params, initial_params, resolve_init_from
 from llmjax.training.processes import check_same_config, start_devices
@@ -131,7 +132,9 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Run:
     status = signal.status
     status.saved = max(run.steps(), default=None)
     session = open_session(config, run)
-    with Checkpoints(run.checkpoints, config.checkpoint) as checkpoints, jax.set_mesh(session.mesh):
+    goodput = Goodput(run.goodput if session.is_primary else None, status.started)
+    checkpointing = Checkpoints(run.checkpoints, config.checkpoint)
+    with goodput, checkpointing as checkpoints, jax.set_mesh(session.mesh):
         state, progress, frozen = _restore_or_init(session, checkpoints)
         status.step = progress.step
         status.saved = max(run.steps(), default=None)
@@ -156,11 +159,13 @@ def _train(config: Config, run: Run, signal: StopSignal) -> Run:
                 prefetch=config.data.prefetch,
                 stops=session.workload.is_finite,
             ) as loader:
+                goodput.begin(progress.step, lambda: loader.wait_seconds)
                 loop = Trainer(
-                    session, state, progress, checkpoints, reporter, loader, frozen, signal
+                    session, state, progress, checkpoints, reporter, loader, frozen, signal, goodput
                 )
                 loop.run()
         finally:
+            goodput.end()
             signal.say = to_stderr
             reporter.close()
     return run

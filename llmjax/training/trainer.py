@@ -15,6 +15,7 @@ from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
+from llmjax.run.telemetry.goodput import Activity, Goodput
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
@@ -41,6 +42,7 @@ class Trainer:
         loader: Loader,
         frozen: Tree,
         signal: StopSignal,
+        goodput: Goodput,
     ):
         """Args:
         session: the run.
@@ -51,10 +53,12 @@ class Trainer:
         loader: batches from `progress.step` on.
         frozen: the frozen parameters.
         signal: requests a stop; its status is kept up to date.
+        goodput: counts what time is spent on.
         """
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._status = frozen, signal, signal.status
+        self._goodput = goodput
         self._consensus = HostConsensus(session.mesh, flags=2)
         self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
@@ -74,6 +78,7 @@ class Trainer:
         """
         session, config, first = self.session, self.session.config, self.progress.step
         steps = [self._make_step(loss) for loss in session.workload.losses]
+        compiled = set[int]()
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
         with profile:
@@ -83,8 +88,10 @@ class Trainer:
             for before, batch in self._loader:
                 step = self._status.step = before + 1
                 profile.before(before - first, self._wait)
-                take_step = steps[self._loader.feed.task(before)]
-                self.state, metrics = take_step(self.state, batch, self._frozen)
+                task = self._loader.feed.task(before)
+                with self._goodput.spent("steps" if task in compiled else "compile"):
+                    self.state, metrics = steps[task](self.state, batch, self._frozen)
+                compiled.add(task)
                 self._push_metrics((step, metrics))
                 self._sync_flags(self._is_save_overdue())
                 self._after_step(step, self._saves)
@@ -215,7 +222,8 @@ class Trainer:
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
-            self._reporter.write("train", step, record)
+            self._reporter.write("train", step, record | {"goodput": self._goodput.share})
+            self._goodput.write()
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
 
@@ -232,7 +240,7 @@ class Trainer:
         """Evaluates on the validation set and reports the result; returns the cost, unless it is
         not finite or does not compare with earlier ones."""
         session, config = self.session, self.session.config.evaluation
-        with self._paused():
+        with self._paused("evaluation"):
             result = session.workload.evaluate(self.params, session.mesh, full)
             if result is None:
                 return None
@@ -252,15 +260,16 @@ class Trainer:
         return join(self.state.params, self._frozen)
 
     def _sample(self, step: int) -> None:
-        with self._paused():
+        with self._paused("samples"):
             for prompt, text in write_samples(self.session, self.params):
                 self._reporter.sample(step, prompt, text)
 
     def _save(self, step: int, cost: float | None = None) -> None:
         """Starts saving the state; it is written while training continues."""
-        with self._paused():
+        with self._paused("saving"):
             progress = replace(self.progress, heldout_loss=cost)
             self._checkpoints.save(self.state, progress)
+        self._goodput.saved(step)
         self._saved_at, self._saves, self._status.saved = time.monotonic(), False, step
 
     def _is_save_overdue(self) -> bool:
@@ -268,10 +277,10 @@ class Trainer:
         return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     @contextlib.contextmanager
-    def _paused(self) -> Iterator[None]:
+    def _paused(self, activity: Activity) -> Iterator[None]:
         """Waits for the devices, then leaves the block out of the throughput."""
         self._wait()
-        with self._throughput.paused():
+        with self._throughput.paused(), self._goodput.spent(activity):
             yield
 
     def _wait(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from llmjax.data.loader import batch_at
 from llmjax.data.text.corpus import prepare
 from llmjax.errors import Stopped, UserError
 from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.telemetry.goodput import read_goodput
 from llmjax.training.train import train
 
 
@@ -76,6 +78,7 @@ def test_other_devices_take_the_same_batches(uninterrupted, tmp_path, monkeypatc
 def test_a_signal_saves_the_step_and_the_same_command_resumes(uninterrupted, tmp_path, monkeypatch):
     config = same_run(uninterrupted, tmp_path)
     config = replace(config, checkpoint=replace(config.checkpoint, every=100))
+    began = time.time()
 
     def interrupt(step, _):
         if step == 3:
@@ -90,6 +93,11 @@ def test_a_signal_saves_the_step_and_the_same_command_resumes(uninterrupted, tmp
     assert os.listdir(tmp_path / "run" / "checkpoints") == ["4"]
     train(config)
     assert tiny.equal(runs.params(tmp_path / "run"), runs.params(uninterrupted / "run"))
+    goodput = read_goodput(tmp_path / "run" / "goodput.json")
+    assert goodput["starts"] == 2
+    assert goodput["seconds"]["compile"] > 0
+    total = sum(goodput["seconds"].values())
+    assert total == pytest.approx(goodput["time"] - began, rel=0.01, abs=0.1)
 
 
 @pytest.mark.usefixtures("two_devices")

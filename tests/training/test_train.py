@@ -65,11 +65,12 @@ def test_metrics_lines_say_all_that_was_promised(run):
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     promised = {"step", "kind", "time", "loss", "bits_per_byte", "learning_rate", "gradient_norm"}
     promised |= {"tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share"}
-    promised |= {"device_memory_bytes", "skipped", "tokens"}
+    promised |= {"device_memory_bytes", "skipped", "tokens", "goodput"}
     assert all(promised <= set(line) for line in lines)
     assert [line["tokens"] for line in lines] == [2 * 8 * 16 * n for n in (1, 2, 3, 4)]
     assert lines[-1]["tokens_per_second"] > 0
     assert 0 <= lines[-1]["data_wait_share"] <= 1
+    assert 0 < lines[-1]["goodput"] < 1
     # Raw bytes as tokens: each is one byte, but for the ends of documents.
     ratio = lines[-1]["bits_per_byte"] / (lines[-1]["loss"] / math.log(2))
     assert 1.0 <= ratio < 1.1

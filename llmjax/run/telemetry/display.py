@@ -20,7 +20,8 @@ from llmjax.run.telemetry.sinks import Record
 # Metrics that a training line formats individually, or omits; all others follow by name.
 FORMATTED = frozenset(
     "step time epoch tokens skipped loss bits_per_byte accuracy learning_rate gradient_norm "
-    "tokens_per_second model_flops_per_second mfu data_wait_share device_memory_bytes".split()
+    "tokens_per_second model_flops_per_second mfu data_wait_share device_memory_bytes "
+    "goodput".split()
 )
 
 
