@@ -2,7 +2,7 @@
 
 Command:  llmjax train smoke
           llmjax train smoke --cpu-devices 8 --mesh.data 2 --mesh.tensor 2 --run-dir runs/meshed
-Hardware: any
+Hardware: any computer
 """
 
 from llmjax import (

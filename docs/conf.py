@@ -20,6 +20,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "llmjax"
 html_copy_source = False
+html_show_copyright = False
 
 # Pages link to each other's headings as on a code host.
 myst_heading_anchors = 3

@@ -44,3 +44,5 @@ def test_mistakes_are_user_errors():
 
     with pytest.raises(llmjax.UserError):
         llmjax.load("no/such/run")
+    with pytest.raises(llmjax.UserError, match=r"'smoke' is not an llmjax\.Config"):
+        llmjax.train("smoke")

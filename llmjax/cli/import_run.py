@@ -26,7 +26,7 @@ def run(call: Call[Options]) -> Output:
     imported = summary(imported_run)
     text = (
         f"{imported['run']}: {imported['family']}, {imported['parameters']:,} parameters, "
-        f"{imported['dtype']}, {imported['bytes'] / 1e6:,.1f} MB\nnext: {imported['next']}"
+        f"{imported['dtype']}, {imported['bytes'] / 1e6:,.1f} MB on disk\nnext: {imported['next']}"
     )
     return Output(imported, text)
 

@@ -60,8 +60,8 @@ def overview() -> str:
             "",
             *(f"  {name:11}{entry.summary}" for name, entry in COMMANDS.items()),
             "",
-            "llmjax COMMAND --help shows the options of a command, their defaults and meanings;",
-            "llmjax --version, the version. First run: llmjax train quickstart",
+            "llmjax COMMAND --help shows the options of a command with their defaults.",
+            "llmjax --version shows the version. First run: llmjax train quickstart",
         ]
     )
 

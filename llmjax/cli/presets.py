@@ -21,14 +21,15 @@ def run(call: Call[NoOptions]) -> Output:
 
 
 def describe(path: Path) -> dict[str, str]:
-    """The docstring of a config file: "about", its first line, and its header fields in lower case.
+    """The docstring of a config file: "about", its first paragraph, and its header fields in lower
+    case.
 
     The file is parsed, not run.
     """
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    about, _, header = text.partition("\n")
+    about, _, header = text.partition("\n\n")
     fields = {name.lower(): " ".join(value.split()) for name, value in HEADER.findall(header)}
-    return {"path": str(path), "about": about, **fields}
+    return {"path": str(path), "about": " ".join(about.split()), **fields}
 
 
 def _lines(listed: Sequence[Mapping[str, str]]) -> list[str]:

@@ -69,9 +69,9 @@ def in_words(result: Mapping[str, Any]) -> str:
     if loss is None or (bits is None and metrics.get("accuracy") is None):
         return line
     if bits is None:
-        accuracy = f"{metrics['accuracy']:.2%} accuracy on the hidden tokens of the validation set"
-        return f"{line}: {accuracy} ({loss:.4f} nats/token)"
-    return f"{line}: {bits:.4f} bits per byte on the validation set ({loss:.4f} nats/token)"
+        accuracy = f"validation accuracy {metrics['accuracy']:.2%}"
+        return f"{line}: {accuracy}, {loss:.4f} nats per hidden token"
+    return f"{line}: validation {bits:.4f} bits per byte, {loss:.4f} nats per token"
 
 
 def _tasks_in_words(line: str, metrics: Mapping[str, Any]) -> str:

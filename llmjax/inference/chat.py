@@ -71,6 +71,10 @@ def chat(run: str | PathLike[str] | LanguageModel, options: ChatOptions) -> "Con
       options: fields of ChatOptions, also as keywords; the defaults of sampling are those that the
         model's publisher recommends.
 
+    Returns:
+      The conversation. Its method `ask` sends a message and yields the answer in pieces; `messages`
+      are all messages so far. Close it, or use it in a `with` statement.
+
     Raises:
       UserError: there is no such run, or its model is not a decoder.
     """

@@ -79,13 +79,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "give each axis its number of devices",
         )
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if free:
+    if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
             "mesh " + ",".join(f"{axis}={size}" for axis, size in sizes.items()),
             f"does not fit {len(devices)} {devices[0].platform} devices",
-            f"choose sizes whose product is {len(devices)}, or one of them -1",
+            f"choose sizes whose product is {len(devices)}, or divides it if one of them is -1",
         )
     arranged = arrange(devices, sizes, config.across_slices)
     return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))

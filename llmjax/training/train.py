@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from llmjax.data.loader import Loader
-from llmjax.errors import Stopped
+from llmjax.errors import Stopped, UserError
 from llmjax.parallel.distributed import Link, Work
 from llmjax.parallel.memory import TRAINING, enough_memory
 from llmjax.run.checkpoint.checkpoints import Checkpoints
@@ -86,6 +86,9 @@ def train(config: Config) -> Run:
       Stopped: SIGTERM or SIGINT was received; the step is saved, and the same call resumes from it.
       KeyboardInterrupt: a second one was received; steps since the last checkpoint are lost.
     """
+    if not isinstance(config, Config):
+        fix = "llmjax.load_config_file reads a preset, a file or a run folder"
+        raise UserError("config", f"{config!r} is not an llmjax.Config", fix)
     with StopSignal(StartStatus()) as signal:
         try:
             config = validate(resolve_init_from(config))

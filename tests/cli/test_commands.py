@@ -134,9 +134,7 @@ def test_train_hands_over_the_changed_config_and_tells_where_the_run_stands(
     ]
     code, out, _ = run(capsys, *words)
     assert code == 0
-    assert out == f"{folder} at step 20: 2.5000 bits per byte on the validation set " + (
-        "(2.0000 nats/token)\n"
-    )
+    assert out == (f"{folder} at step 20: validation 2.5000 bits per byte, 2.0000 nats per token\n")
     assert seen[0].optimizer.learning_rate == 3e-4
     assert seen[0].run_dir == folder
     assert seen[0].log.profile == 5

@@ -23,6 +23,7 @@ def test_every_preset_says_what_it_is_for_and_what_it_needs(capsys):
     assert [preset["name"] for preset in listed] == list(presets())
     for preset in listed:
         assert preset["about"], preset["name"]
+        assert preset["about"].endswith("."), preset["name"]  # not cut off in a sentence
         assert preset.get("hardware"), preset["name"]
 
 
@@ -44,7 +45,7 @@ def test_every_family_and_sample_is_listed_with_sizes(capsys):
             assert f"{example} ({size})" in out
             assert size[-1] in "MB"
             assert float(size[:-1]) > 0
-    assert max(map(len, out.splitlines())) <= 90
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.fixture

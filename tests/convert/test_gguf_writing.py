@@ -184,6 +184,7 @@ def test_recommended_sampling_is_kept(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
+        ({"num_encoder_layers": 1}, "has an encoder"),
         ({"window": 8}, "window"),
         ({"norm_placement": "sandwich"}, "norm_placement"),
         ({"parallel_residual": True}, "parallel_residual"),

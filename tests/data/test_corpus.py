@@ -199,6 +199,14 @@ def test_where_no_document_falls_in_the_fraction_one_is_held_out(tmp_path, cache
     assert (resumed.fingerprint, again.fingerprint) == (tokenizer.fingerprint, corpus.fingerprint)
 
 
+def test_a_tokenizer_without_training_text_says_why(tmp_path):
+    (tmp_path / "one.txt").write_text("the only document")
+    source = TextSource((str(tmp_path / "one.txt"),))
+    config = replace(config_of(str(tmp_path / "cache"), source), validation_fraction=0.999999)
+    match = "no text is left to train on: all documents are in the validation set"
+    refused(config, match, SentencePieceConfig(300))
+
+
 def test_impossible_values_are_refused_together():
     config = DataConfig((), 0, -1, validation_fraction=1.0, workers=-1, prefetch=0)
     with pytest.raises(UserError) as caught:

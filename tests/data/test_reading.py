@@ -78,6 +78,8 @@ def test_missing_files_folders_and_empty_globs(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             expand((f"{tmp_path}/{pattern}",))
+    with pytest.raises(UserError, match=r"https://a\.org/b\.txt: is an address, not a file"):
+        expand(("https://a.org/b.txt",))
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pretend
+from llmjax.errors import UserError
 from llmjax.model import cache as caches
 from llmjax.model.attention.mask import Mask
 from llmjax.model.layers import dropout
@@ -22,6 +23,11 @@ SEGMENTS = np.repeat([[1, 1, 2, 0]], 4, axis=0).astype(np.int32)
 
 def four():
     return jax.set_mesh(mesh.make_mesh(FOUR, jax.devices()[:4]))
+
+
+def test_a_mesh_that_does_not_fit_is_shown_as_given():
+    with pytest.raises(UserError, match="fsdp=-1,sequence=1,tensor=3: does not fit 8 "):
+        mesh.make_mesh(MeshConfig(fsdp=-1, tensor=3), jax.devices()[:8])
 
 
 def test_without_a_mesh_arrays_have_no_sharding():

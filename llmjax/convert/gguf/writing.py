@@ -77,6 +77,9 @@ def choose_family(shape: ModelConfig) -> Family:
     Raises:
       UserError: there is none; names the unsupported fields.
     """
+    fix = "export it --to hf or --to stablehlo"
+    if shape.num_encoder_layers:
+        raise UserError("model", "has an encoder, and a GGUF file is of a decoder", fix)
     unsupported = {name: _unsupported(FAMILIES[name], shape) for name in ARCHITECTURES}
     for name, fields in unsupported.items():
         if not fields:
@@ -85,7 +88,7 @@ def choose_family(shape: ModelConfig) -> Family:
     raise UserError(
         "model",
         f"llama.cpp's {closest} does not support {', '.join(unsupported[closest])}",
-        "export it --to hf or --to stablehlo",
+        fix,
     )
 
 

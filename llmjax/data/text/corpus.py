@@ -187,6 +187,8 @@ def _train_or_load(
 
     def build(target: Path) -> None:
         texts = list(_sample(data, config.sample_bytes, identities, progress))
+        if not texts:
+            raise _nothing_left("; ".join(map(str, data.sources)), "all documents")
         progress("Training the tokenizer", 0, None)
         config.train(texts, special_tokens).save(target)
 
@@ -228,13 +230,17 @@ def _check(corpus: Corpus, config: DataConfig) -> None:
         raise UserError(names, reason, fix)
     for source, store in zip(config.sources, corpus.train, strict=True):
         if store.num_tokens == 0:
-            reason = f"no text is left to train on: all {total} documents are in the validation set"
-            raise UserError(str(source), reason, "lower data.validation_fraction")
+            raise _nothing_left(str(source), f"all {total} documents")
     batch = config.batch_size * config.length
     if corpus.num_tokens < batch:
         sizes = f"{config.batch_size} rows of {config.length}"
         reason = f"its {corpus.num_tokens} training tokens are fewer than a batch of {sizes}"
         raise UserError(names, reason, "lower data.batch_size or data.length, or add text")
+
+
+def _nothing_left(source: str, documents: str) -> UserError:
+    reason = f"no text is left to train on: {documents} are in the validation set"
+    return UserError(source, reason, "add documents, or lower data.validation_fraction")
 
 
 def _num_validation(corpus: Corpus) -> int:

@@ -48,6 +48,8 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
+        if pattern.startswith(("http://", "https://")):
+            raise UserError(pattern, "is an address, not a file", "download it first")
         name = str(Path(pattern).expanduser())
         if Path(name).is_dir():
             fix = f"give a glob, such as {name}/**/*.txt"
