@@ -174,7 +174,7 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for name in ("data/quiz.jsonl", "data/harness/quiz.yaml"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text(page.split(f"`{name}`\n\n```\n")[1].split("```")[0])
+        Path(name).write_text(page.split(f"cat > {name} <<'END'\n")[1].split("\nEND\n")[0] + "\n")
     run = str(make_run(tmp_path / "made").folder)
     _, out, _ = command("choose", run, "--data", "data/quiz.jsonl", "--json")
     accuracy = json.loads(out.splitlines()[-1])["measures"]["metrics"]["accuracy"]["value"]
@@ -185,7 +185,9 @@ def test_the_task_of_the_documentation_knows_its_answers(command, tmp_path, monk
     samples = result["samples"]["quiz"]
     pairs = [(item["target"], item["doc"]["choices"]) for item in samples]
     answers = [own if isinstance(own, int) else choices.index(own) for own, choices in pairs]
-    assert answers == [0, 1]
+    lines = Path("data/quiz.jsonl").read_text().splitlines()
+    assert answers == [json.loads(line)["answer"] for line in lines]
+    assert len(set(answers)) > 1
 
 
 def test_the_harness_finds_the_model_by_name(tmp_path, tasks):
