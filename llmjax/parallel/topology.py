@@ -17,7 +17,7 @@ from llmjax.errors import UserError
 
 def num_slices(devices: Sequence[Any]) -> int:
     """The number of slices that the devices belong to."""
-    return len({_slice(device, devices) for device in devices})
+    return len(_by_slice(devices))
 
 
 def arrange(
@@ -37,24 +37,30 @@ def arrange(
       UserError: the slices differ in size, or `across_slices` does not divide over them, or JAX
         cannot map the sizes to the physical network.
     """
-    slices = num_slices(devices)
-    if slices == 1:
+    slices = _by_slice(devices)
+    if len(slices) == 1:
         return _arrange_slice(tuple(sizes.values()), devices)
-    counts = np.unique([_slice(device, devices) for device in devices], return_counts=True)[1]
-    if counts.min() != counts.max():
-        reason = f"have {counts.min()} to {counts.max()} devices each"
-        raise UserError(f"{slices} slices", reason, "give each slice as many devices as the others")
-    outer = _between(sizes, slices, across_slices)
+    counts = [len(members) for members in slices]
+    if min(counts) != max(counts):
+        reason = f"have {min(counts)} to {max(counts)} devices each"
+        fix = "give each slice as many devices as the others"
+        raise UserError(f"{len(slices)} slices", reason, fix)
+    outer = _between(sizes, len(slices), across_slices)
     inner = tuple(size // outer[axis] for axis, size in sizes.items())
-    groups: dict[int, list[Any]] = {}
-    for device in devices:
-        groups.setdefault(_slice(device, devices), []).append(device)
-    blocks = np.empty(slices, object)
-    blocks[:] = [_arrange_slice(inner, groups[key]) for key in sorted(groups)]
+    blocks = np.empty(len(slices), object)
+    blocks[:] = [_arrange_slice(inner, members) for members in slices]
     return np.block(blocks.reshape(tuple(outer.values())).tolist())
 
 
-def _slice(device: Any, devices: Sequence[Any]) -> int:
+def _by_slice(devices: Sequence[Any]) -> list[list[Any]]:
+    """The devices of each slice, by its index."""
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(_slice(device), []).append(device)
+    return [slices[index] for index in sorted(slices)]
+
+
+def _slice(device: Any) -> int:
     """A device's slice; where the platform knows none (CPU), its process."""
     index = getattr(device, "slice_index", None)
     if index is not None:
