@@ -7,10 +7,8 @@ again.
 """
 
 import contextlib
-import faulthandler
 import os
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +18,7 @@ import jax
 
 from llmjax.errors import HUNG
 from llmjax.parallel.distributed import Link
+from llmjax.parallel.distributed.link import show_threads
 from llmjax.training.stopping import StartStatus
 
 FACTOR = 20
@@ -135,14 +134,8 @@ class Watchdog:
         if self._link is not None:
             guilty = jax.process_index() if process is None else process
             doubt = "" if process is not None else " (no process is behind the others)"
-            self._trace()
             self._link.end(guilty, HUNG, f"hangs {where}: {reason}{doubt}")
             return
         self._say(f"llmjax: error: hangs {where}: {reason}; {self._status.resumes()}")
-        self._trace()
+        show_threads()
         self._end(HUNG)
-
-    def _trace(self) -> None:
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)

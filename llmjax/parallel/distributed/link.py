@@ -84,14 +84,16 @@ class Link:
 
     def silent(self, seconds: float) -> tuple[int, float] | None:
         """The process that has been silent longest, and for how long; None if it is less than
-        `seconds`. A process that never told its position is none."""
+        `seconds`. A process that never sent its position is none."""
         now = time.monotonic()
         times = {process: now - at for process, (_, at) in dict(self._beats).items()}
         longest = max(times.items(), key=lambda item: item[1], default=(0, 0.0))
         return longest if longest[1] > seconds else None
 
     def end(self, process: int, code: int, reason: str) -> None:
-        """Reports to the others and the user why a process ends the run, and ends this one."""
+        """Reports to the others and the user why a process ends the run, and ends this one; shows
+        what its threads are doing."""
+        show_threads()
         self._lose(process, code, reason)
 
     def _leave(self, error: BaseException) -> None:
@@ -141,6 +143,8 @@ class Link:
             return False
         gone, code = message.get("gone"), message.get("code")
         if isinstance(gone, int) and isinstance(code, int) and 0 <= gone < len(self._members):
+            if gone == self._process and code == HUNG:
+                show_threads()
             self._lose(gone, code, str(message.get("why", "")))
             return True
         return "finished" in message
@@ -156,17 +160,23 @@ class Link:
             if other != process:
                 connection.send({"gone": process, "code": code, "why": reason})
         work, member = self._work, self._members[process]
-        died = f"died {work.progress()}; {work.advice()}" if work else "died"
-        event = f"left: {reason}" if reason else died
         if code == HUNG:
             event = f"{reason}; {work.advice()}" if work else reason
-        if code == HUNG and process == self._process and sys.stderr is not None:
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        elif reason:
+            event = f"left: {reason}"
+        else:
+            event = f"died {work.progress()}; {work.advice()}" if work else "died"
         (work.report if work else say)(f"llmjax: error: {member} {event}")
         if work:
             work.cleanup()
         _end(code)
+
+
+def show_threads() -> None:
+    """Prints what each thread of this process is doing, if stderr can be written."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
 
 
 def _end(code: int) -> None:
