@@ -9,7 +9,7 @@ from pathlib import Path
 from llmjax.cli.command import Call, Command, Output
 from llmjax.cli.terminal import WordWrap, spinner, terminal_width
 from llmjax.decoding.completions import Completion
-from llmjax.decoding.config import decoding_problems
+from llmjax.decoding.config import SAMPLING, decoding_problems
 from llmjax.errors import UserError
 from llmjax.inference.chat import ChatOptions, Conversation, chat, default_options
 from llmjax.run.config.fields import flag
@@ -95,15 +95,16 @@ def _answer(conversation: Conversation, text: str, quiet: bool) -> None:
         turns = "turn was" if conversation.dropped == 1 else f"{conversation.dropped} turns were"
         _note(f"the context is full: the oldest {turns} dropped")
     piece, show, finish = "", *_writer(quiet)
-    start = time.monotonic()
+    start, is_stopped = time.monotonic(), False
     try:
         for piece in answer:
             show(piece)
     except KeyboardInterrupt:
         answer.close()
-        finish()
-        _note("stopped")
+        is_stopped = True
     finish()
+    if is_stopped:
+        _note("stopped")
     if not quiet and not piece.endswith("\n"):
         print(flush=True)
     if conversation.completion is not None and sys.stdin.isatty():
@@ -126,8 +127,7 @@ def _writer(quiet: bool) -> tuple[Callable[[str], None], Callable[[], None]]:
 
 def _sampling(options: ChatOptions) -> str:
     """The sampling in use."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    values = {name: getattr(options, name) for name in names}
+    values = {name: getattr(options, name) for name in SAMPLING}
     shown = (f"{flag((name,))} {value:g}" for name, value in values.items() if value is not None)
     return "sampling: " + " ".join(shown)
 

@@ -37,6 +37,10 @@ class DecodingConfig:
     """Completions generated at once."""
 
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""The fields that decide how a token is drawn from the model's distribution."""
+
+
 def decoding_problems(config: DecodingConfig) -> list[str]:
     """Return all problems of the values, a line each that starts with the field."""
 

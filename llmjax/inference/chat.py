@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import Completion
-from llmjax.decoding.config import DecodingConfig, decoding_problems
+from llmjax.decoding.config import SAMPLING, DecodingConfig, decoding_problems
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options, make_options
-from llmjax.run.origin import read_origin
+from llmjax.run.origin import published_generation, read_origin
 
 Message = dict[str, str]
 ANSWER = "\u2063turn\u2063"
@@ -38,26 +38,25 @@ def default_options(run: str | PathLike[str] | LanguageModel) -> ChatOptions:
       UserError: the run's origin.json is damaged.
     """
     folder = Path(run.config.run_dir if isinstance(run, LanguageModel) else run)
-    origin = read_origin(folder)
-    return replace(ChatOptions(), **_recommended((origin and origin.generation_config) or {}))
+    return replace(ChatOptions(), **_recommended(published_generation(read_origin(folder))))
 
 
-def _recommended(generation_config: dict[str, Any]) -> dict[str, Any]:
+def _recommended(stored: dict[str, Any]) -> dict[str, Any]:
     """The valid sampling fields of a generation_config.json; values that filter nothing are None.
 
     A field that is missing keeps our default, as in vLLM; Transformers has defaults of its own.
     """
     off = {"top_k": (0, -1), "top_p": (1,), "min_p": (0,), "repetition_penalty": (1,)}
     fields: dict[str, Any] = {}
-    for name in ("temperature", *off):
-        value = generation_config.get(name)
+    for name in SAMPLING:
+        value = stored.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         choice = None if value in off.get(name, ()) else int(value) if name == "top_k" else value
         field: dict[str, Any] = {name: choice}
         if not decoding_problems(replace(DecodingConfig(), **field)):
             fields |= field
-    if generation_config.get("do_sample") is False:
+    if stored.get("do_sample") is False:
         fields["temperature"] = 0.0
     return fields
 

@@ -52,6 +52,11 @@ class Origin:
     """The intended similarity function: cosine, dot, euclidean or manhattan."""
 
 
+def published_generation(origin: Origin | None) -> dict[str, Any]:
+    """The generation_config.json of a published model; empty if it has none."""
+    return (origin and origin.generation_config) or {}
+
+
 def read_origin(run: Path) -> Origin | None:
     """The origin of an imported run; None for a run that started from scratch.
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +166,12 @@ def test_a_file_of_an_import_has_the_same_tokenizer(tmp_path, tokenizer):
     first = export(run, tmp_path / "1.gguf", to="gguf")
     second = export(import_model(first, tmp_path / "back"), tmp_path / "2.gguf", to="gguf")
     assert tokenizer_files(open_file(first)) == tokenizer_files(open_file(second))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "warm", [1.0]])
+def test_sampling_that_is_no_number_is_left_out(value):
+    file = SimpleNamespace(metadata={"general.sampling.temp": value, "general.sampling.top_k": 7})
+    assert recommended_sampling(file) == {"top_k": 7}
 
 
 def test_recommended_sampling_is_kept(tmp_path, tokenizer):

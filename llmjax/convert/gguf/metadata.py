@@ -39,7 +39,7 @@ def recommended_sampling(file: GgufFile) -> dict[str, Any] | None:
     return {
         name: value if isinstance(value, int) else shortest(value)
         for name, value in values.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and math.isfinite(value)
     } or None
 
 

@@ -23,7 +23,7 @@ from llmjax.model.config import ModelConfig
 from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.model.rope import Llama3Scaling
-from llmjax.run.origin import Origin
+from llmjax.run.origin import Origin, published_generation
 from llmjax.version import __version__
 
 QUANTISATIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
@@ -173,7 +173,7 @@ def write_file(
 
 def sampling_keys(origin: Origin | None) -> dict[str, Any]:
     """The sampling that the model's publisher recommends; none of it if that is greedy decoding."""
-    stored = (origin.generation_config if origin is not None else None) or {}
+    stored = published_generation(origin)
     if stored.get("do_sample") is False:
         return {}
     numbers = {name: stored.get(name) for name in SAMPLING}

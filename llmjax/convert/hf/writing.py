@@ -21,7 +21,7 @@ from llmjax.convert.tensors import LazyTensor, TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.model.config import ModelConfig
-from llmjax.run.origin import Origin, Pooling
+from llmjax.run.origin import Origin, Pooling, published_generation
 from llmjax.run.parameters import run_tasks
 from llmjax.tasks.task import Task
 from llmjax.version import __version__
@@ -105,7 +105,7 @@ def hf_config(
 
 def generation_config(config: dict[str, Any], origin: Origin | None) -> dict[str, Any]:
     """The generation_config.json: that of the origin, and the special tokens if it has none."""
-    stored = (origin.generation_config if origin is not None else None) or {}
+    stored = published_generation(origin)
     if "eos_token_id" in stored:
         return stored
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
