@@ -13,7 +13,6 @@ from llmjax.reporting.curves import Figure
 from llmjax.reporting.format import count, duration, short
 from llmjax.reporting.overlay import Curves, overlays
 from llmjax.reporting.records import (
-    History,
     Line,
     finite_number,
     last,
@@ -26,7 +25,6 @@ from llmjax.reporting.settings import value_text
 from llmjax.reporting.validation import by_subset, subset_bytes
 from llmjax.run import environment as run_environment
 from llmjax.run.config.checks import MISSING, value_at, varying_fields
-from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import package_version
 from llmjax.run.folder import Run
 
@@ -84,13 +82,9 @@ COLUMNS = ("Parameters", "Steps", "Tokens", "Time", "Throughput", "Hardware")
 
 
 @dataclass(frozen=True)
-class ComparedRun:
-    """What is known of a run, with its name and CSS classes on the page."""
+class ComparedRun(Curves):
+    """What is known of a run."""
 
-    name: str
-    style: str
-    config: Config
-    history: History
     environment: Mapping[str, Any]
 
     @property
@@ -108,7 +102,7 @@ def make_comparison(runs: Sequence[Run]) -> ComparisonPage:
     compared = _read(runs)
     names = [run.name for run in compared]
     configs = [run.config for run in compared]
-    figures, x_label = overlays([Curves(r.name, r.style, r.config, r.history) for r in compared])
+    figures, x_label = overlays(compared)
     differences = [
         Difference(name, [_text(value_at(config, name)) for config in configs])
         for name in varying_fields(configs)

@@ -1,14 +1,14 @@
 """The figures of the page: learning curves, metrics of tasks, throughput."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from llmjax.evaluation.baselines import Baseline
 from llmjax.metrics.names import display_name, is_fraction, task_metrics
-from llmjax.reporting.charts import Axis, Chart, Series, span
+from llmjax.reporting.charts import Axis, Chart, Point, Series, span
 from llmjax.reporting.format import power
 from llmjax.reporting.records import History, column, main_metric
 from llmjax.reporting.series import condense, describe, finite, smoothed, steps_axis, values_json
@@ -101,8 +101,7 @@ def learning_curve(
         return None
     series = (
         *smoothed("train", logged),
-        Series("validation", "validation", validation, dots=True),
-        *([Series(larger_name(subsets, whole), "full", larger, line=False)] if larger else []),
+        *_validation_series(validation, larger, larger_name(subsets, whole)),
     )
     curves = {"train": train, "validation": validation, "larger validation set": larger}
     title = describe(f"{name} by step", curves)
@@ -118,6 +117,15 @@ def learning_curve(
         views = [View("log steps", log_steps.svg(f"{key}-log"))]
         views += [View("last 90 %", close_up.svg(f"{key}-late"))]
     return Figure(key, name, views, values_json(series, steps))
+
+
+def _validation_series(
+    validation: Sequence[Point], larger: Sequence[Point], name: str
+) -> Iterator[Series]:
+    """Yields the curve on one subset, and the points, of this name, on a larger one."""
+    yield Series("validation", "validation", validation, dots=True)
+    if larger:
+        yield Series(name, "full", larger, line=False)
 
 
 def _accuracy(history: History, whole: float | None) -> Figure | None:
@@ -189,8 +197,7 @@ def _metric_curve(
     x = steps_axis([*column(history.train, "loss"), *validation, *larger])
     series: Sequence[Series] = (
         *(smoothed("train", train) if train else ()),
-        Series("validation", "validation", validation, dots=True),
-        *([Series(larger_name(subsets, whole), "full", larger, line=False)] if larger else []),
+        *_validation_series(validation, larger, larger_name(subsets, whole)),
     )
     y = span([value for curve in series for _, value in curve.points if curve.style != "raw"])
     if x is None or y is None:
