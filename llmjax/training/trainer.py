@@ -234,7 +234,7 @@ class Trainer:
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
             self._reporter.write("train", step, record | {"goodput": self._goodput.share})
-            self._goodput.write()
+            self._goodput.keep()
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
 

@@ -70,6 +70,18 @@ def test_the_report_lists_it_most_first():
     assert [fact.value for fact in goodput_facts(None)] == ["not recorded"]
 
 
+def test_it_is_not_written_at_each_step(tmp_path):
+    clock, file = Clock(), tmp_path / "goodput.json"
+    goodput = Goodput(file, clock.now, clock)
+    goodput.begin(0, lambda: 0.0)
+    clock.now += 9
+    goodput.keep()
+    assert seconds(file) == {}
+    clock.now += 1
+    goodput.keep()
+    assert seconds(file) == {"steps": 10}
+
+
 def test_a_start_that_trains_nothing_is_not_recorded(tmp_path):
     with Goodput(tmp_path / "goodput.json", 0.0):
         pass

@@ -1,7 +1,7 @@
 """Goodput: what the wall time of a run was spent on, over all its starts.
 
-The times add up to the wall time since the first start. They are kept in goodput.json, written with
-each record of metrics and at the end of a start.
+The times add up to the wall time since the first start. They are kept in goodput.json, written
+every ten seconds or so while steps are logged, and at the end of a start.
 """
 
 import contextlib
@@ -30,6 +30,8 @@ ACTIVITIES: dict[Activity, str] = {
     "down": "not running, or not recorded before it was killed",
 }
 """What time is spent on."""
+KEPT_SECONDS = 10.0
+"""Seconds between writes while steps are logged: the disk is not waited for at each of them."""
 CHECKPOINTS = 100
 """The newest checkpoints whose time is remembered, to know what a restart loses."""
 
@@ -49,7 +51,7 @@ class Goodput:
         self._starts = 0
         self._activity: Activity = "start"
         self._started = self._since = started
-        self._waited = 0.0
+        self._waited = self._written = 0.0
         self._data_wait: Callable[[], float] = lambda: 0.0
         self._stored = read_goodput(file)
 
@@ -109,11 +111,17 @@ class Goodput:
         total = sum(self._seconds.values())
         return self._seconds["steps"] / total if total > 0 else None
 
+    def keep(self) -> None:
+        """Writes goodput.json, unless that was done within the last KEPT_SECONDS."""
+        if self._clock() - self._written >= KEPT_SECONDS:
+            self.write()
+
     def write(self) -> None:
         """Writes goodput.json, if it can be written; training matters more."""
         self._switch(self._activity)
         if self._file is None or not self._starts:
             return
+        self._written = self._since
         document = {
             "seconds": self._seconds,
             "starts": self._starts,
