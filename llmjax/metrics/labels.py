@@ -88,21 +88,21 @@ def label_metrics(labels: Sequence[str], targets: np.ndarray, predicted: np.ndar
 
 
 def label_remarks(
-    labels: Sequence[str], targets: np.ndarray, predicted: np.ndarray
+    labels: Sequence[str], true_count: np.ndarray, predicted_count: np.ndarray
 ) -> tuple[str, ...]:
     """Say what always predicting the most frequent label gives, and whether the model does so.
 
     Args:
       labels: C names.
-      targets: int [C], occurrences in the targets.
-      predicted: int [C], occurrences in the predictions.
+      true_count: int [C], occurrences in the targets.
+      predicted_count: int [C], occurrences in the predictions.
     """
-    frequent, used = int(targets.argmax()), np.flatnonzero(predicted)
-    share = targets[frequent] / targets.sum()
-    guess = f"always predicting {labels[frequent]!r} has accuracy {share:.4f}"
-    return guess, *(
-        [f"the model predicts {labels[used[0]]!r} every time"] if len(used) == 1 else []
-    )
+    frequent, used = int(true_count.argmax()), np.flatnonzero(predicted_count)
+    share = true_count[frequent] / true_count.sum()
+    remarks = [f"always predicting {labels[frequent]!r} has accuracy {share:.4f}"]
+    if len(used) == 1:
+        remarks.append(f"the model predicts {labels[used[0]]!r} every time")
+    return tuple(remarks)
 
 
 def multilabel(

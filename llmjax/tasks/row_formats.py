@@ -179,15 +179,15 @@ def summary(formats: Sequence[RowFormat]) -> str:
 def _recognized(row: Row, column: str, formats: Sequence[_Format]) -> _Format:
     """Choose the form whose columns the row has; if none is complete, the one whose key it has."""
     names = row.values.keys()
-    found = [form for form in formats if names >= set(form.columns)]
-    found = found or [form for form in formats if form.key in names]
-    if len(found) == 1:
-        return found[0]
+    matching = [form for form in formats if names >= set(form.columns)]
+    matching = matching or [form for form in formats if form.key in names]
+    if len(matching) == 1:
+        return matching[0]
     known = "; ".join(", ".join(form.columns) for form in formats)
-    if not found:
+    if not matching:
         fix = f"its columns are {', '.join(map(repr, row.values))}; also read are {known}"
         raise UserError(row.place, f"has no column {column!r}", fix)
-    both = " and ".join(f"{form.name} ({', '.join(form.columns)})" for form in found)
+    both = " and ".join(f"{form.name} ({', '.join(form.columns)})" for form in matching)
     raise UserError(row.place, f"has the columns of {both}", "remove those of all but one")
 
 
