@@ -108,10 +108,17 @@ def _validation(config: Plain) -> Plain:
     return config | {"data": data}
 
 
+def _clusters(config: Plain) -> Plain:
+    """5 -> 6: new fields, with what they stand for in runs that lacked them."""
+    absent: dict[str, Plain] = {}
+    return config | {part: fields | config[part] for part, fields in absent.items()}
+
+
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     1: _families,
     2: _tasks,
     3: _task_settings,
     4: _redesign,
+    5: _clusters,
 }
 """Format -> the migration from it."""
