@@ -21,6 +21,7 @@ from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options
 from llmjax.storage.cache_folders import write_file
+from llmjax.storage.stores.path import local_path
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def harness(run: str | PathLike[str] | LanguageModel, options: HarnessOptions) -
         examples out of range.
     """
     limit, fewshot = options.limit, options.fewshot
+    out = None if options.out is None else local_path(options.out)
     if limit is not None and not 0 < limit < math.inf:
         raise UserError(f"limit {limit}", "is not positive")
     if fewshot is not None and fewshot < 0:
@@ -92,9 +94,9 @@ def harness(run: str | PathLike[str] | LanguageModel, options: HarnessOptions) -
         torch_random_seed=None,  # avoids importing torch
     )
     results["config"] |= {"model": "llmjax", "model_args": f"run={model.lm.config.run_dir}"}
-    if options.out is not None:
+    if out is not None:
         text = json.dumps(results, indent=1, default=str, ensure_ascii=False)
-        write_file(Path(options.out).expanduser(), text.encode())
+        write_file(out, text.encode())
     return results
 
 

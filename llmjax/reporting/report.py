@@ -38,6 +38,8 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import package_version
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.goodput import read_goodput
+from llmjax.storage.stores.mirror import write_back
+from llmjax.storage.stores.path import local_path
 from llmjax.storage.writing import write_atomically
 
 Subject = Literal["text", "targets", "tasks"]
@@ -114,10 +116,11 @@ def report(
         path, text = opened[0].report, render("page.html", make_page(opened[0]))
     else:
         path, text = _beside(opened), render("comparison.html", make_comparison(opened))
-    path = path if options.out is None else Path(options.out)
+    path = path if options.out is None else local_path(options.out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
+        write_back(path)
     except OSError as error:
         raise UserError(path, f"cannot be written: {error.strerror or error}") from error
     return path

@@ -21,6 +21,7 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
+from llmjax.storage.stores.path import is_store
 from llmjax.tasks.config import task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
@@ -116,6 +117,8 @@ def _run_problems(config: Config) -> Iterator[str]:
 def _folder_problems(run_dir: str) -> Iterator[str]:
     if not run_dir or "\0" in run_dir:
         yield f"run_dir: {run_dir!r} is not a folder name"
+    elif is_store(run_dir):
+        yield f"run_dir: {run_dir} is in a bucket, and training needs a local folder"
         return
     folder = Path(run_dir)
     # Missing folders are created in the nearest parent that exists.
