@@ -59,7 +59,7 @@ def list_runs(folder: Location) -> list[dict[str, Any]]:
     return [entry | {"changes": changes.get(entry["run"], {})} for entry in described]
 
 
-def _run_folders(folder: Location) -> list[Location]:
+def _run_folders(folder: Location) -> Sequence[Location]:
     if isinstance(folder, StorePath):
         return [path for path in folder.folders() if (path / "config.json").is_file()]
     return sorted(path.parent for path in folder.glob("*/config.json"))
