@@ -41,6 +41,10 @@ class Store(ABC):
         """Imports the library, and creates a file system."""
 
     @abstractmethod
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What the library raises when a request fails."""
+
+    @abstractmethod
     def version(self, info: Mapping[str, Any]) -> str:
         """What changes whenever an object is written, from the library's description of it."""
 
@@ -74,6 +78,11 @@ class S3(Store):
 
         return s3fs.S3FileSystem(**options)
 
+    def failures(self) -> tuple[type[Exception], ...]:
+        from botocore import exceptions
+
+        return OSError, exceptions.BotoCoreError, exceptions.ClientError
+
     def version(self, info: Mapping[str, Any]) -> str:
         return str(info["ETag"]).strip('"')
 
@@ -103,6 +112,13 @@ class GCS(Store):
         import gcsfs
 
         return gcsfs.GCSFileSystem(**options)
+
+    def failures(self) -> tuple[type[Exception], ...]:
+        from aiohttp import ClientError
+        from gcsfs.retry import HttpError
+        from google.auth.exceptions import GoogleAuthError
+
+        return OSError, HttpError, GoogleAuthError, ClientError
 
     def version(self, info: Mapping[str, Any]) -> str:
         return str(info["generation"])
@@ -162,14 +178,12 @@ def store_errors(store: Store, address: str, bucket: str) -> Iterator[None]:
             where = f"{store.scheme}://{bucket}"
             raise UserError(where, "no such bucket", "create it, or check the name") from error
         raise UserError(address, "does not exist", "check the path") from error
-    except Exception as error:
-        if (failure := _failure(store, address, error)) is None:
-            raise
-        raise failure from error
+    except store.failures() as error:
+        raise _failure(store, address, error) from error
 
 
-def _failure(store: Store, address: str, error: Exception) -> UserError | None:
-    """The UserError for an error of the library; None if it is an internal error."""
+def _failure(store: Store, address: str, error: Exception) -> UserError:
+    """The UserError for an error of the library."""
     if store.is_unauthenticated(error):
         return UserError(
             address, "needs credentials, and there are no valid ones", store.credentials
@@ -180,9 +194,7 @@ def _failure(store: Store, address: str, error: Exception) -> UserError | None:
     if store.is_unreachable(error):
         text = f"the store cannot be reached: {_line(error)}"
         return UserError(address, text, "check the network, and the endpoint if one is set")
-    if isinstance(error, OSError) or hasattr(error, "code"):
-        return UserError(address, f"the store refused the request: {_line(error)}", "try again")
-    return None
+    return UserError(address, f"the store refused the request: {_line(error)}", "try again")
 
 
 def _line(error: Exception) -> str:
