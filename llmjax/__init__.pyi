@@ -12,6 +12,7 @@ from .data.objectives.masked import MaskedConfig as MaskedConfig
 from .data.objectives.mixture import MixtureConfig as MixtureConfig
 from .data.objectives.pairs import PrefixConfig as PrefixConfig
 from .data.objectives.pairs import SpanConfig as SpanConfig
+from .data.stages import StageConfig as StageConfig
 from .data.tables.files import FileTable as FileTable
 from .data.tables.files import LinesTable as LinesTable
 from .data.tables.tfds import TfdsTable as TfdsTable

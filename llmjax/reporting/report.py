@@ -30,6 +30,7 @@ from llmjax.reporting.records import (
     wall_seconds,
 )
 from llmjax.reporting.settings import Changes, SettingGroup, changes, setting_groups
+from llmjax.reporting.stages import stage_marks, stages_note
 from llmjax.reporting.tasks import TaskSection, read_measures
 from llmjax.reporting.tiles import tiles
 from llmjax.run import environment as run_environment
@@ -157,8 +158,9 @@ def make_page(run: Run) -> Page:
             comparison.baselines,
             tasks=len(config.tasks),
             whole=finite_number(section(environment, "data"), "heldout_bytes"),
+            marks=stage_marks(config),
         ),
-        figures_notes=summary.figures_notes(history, comparison),
+        figures_notes=[*summary.figures_notes(history, comparison), *stages_note(config)],
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
         samples_note=summary.samples_note(config, history),
@@ -211,7 +213,7 @@ def tables(
         ("Evaluation", evaluation),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
-        ("Training", facts.work_facts(history, environment, seconds)),
+        ("Training", facts.work_facts(history, environment, seconds, config.data.all_stages())),
         ("Environment", facts.environment_facts(latest_session(environment))),
     ]
 

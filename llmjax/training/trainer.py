@@ -69,7 +69,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._seconds_before = progress.seconds
         self._throughput = Throughput(
-            session.flops_per_token, peak_flops(), lambda: loader.wait_seconds
+            session.flops_per_token(0), peak_flops(), lambda: loader.wait_seconds
         )
 
     def run(self) -> None:
@@ -106,7 +106,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _compiling(self) -> Iterator[None]:
-        with self._watchdog.off(), self._goodput.spent("compile"):
+        with self._watchdog.off(), self._paused("compile"):
             yield
 
     def _is_over(self, step: int) -> bool:
@@ -216,12 +216,14 @@ class Trainer:
         metrics = jax.device_get(metrics)
         self._watchdog.progress()
         skipped = int(metrics.skipped)
-        self._throughput.add(metrics)
+        self._throughput.add(metrics, self.session.flops_per_token(step - 1))
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        now = self.session.progress(step)
         self.progress = replace(
             self.progress,
             step=step,
-            epoch=self.session.progress(step).epoch,
+            epoch=now.epoch,
+            stages=now.stages,
             tokens=self.progress.tokens + round(float(metrics.tokens)),
             skipped=self.progress.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import data_problems
+from llmjax.data.stages import Stage, changed_stages, stage_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses.loss import LossConfig
@@ -24,8 +25,9 @@ from llmjax.scoring.config import evaluation_problems
 from llmjax.tasks.config import task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
-# changes a batch. compute, mesh and accumulate change the rounding of sums, and accumulate also the
-# dropout masks; with another number of steps, the rest of the schedule follows the new total.
+# changes a batch of the steps taken: the data.stages that began before must stay. compute, mesh and
+# accumulate change the rounding of sums, and accumulate also the dropout masks; with another number
+# of steps, the rest of the schedule follows the new total.
 MAY_CHANGE = (
     "run_dir",
     "steps",
@@ -41,6 +43,7 @@ MAY_CHANGE = (
     "optimizer.accumulate",
     "data.cache_dir",
     "data.prefetch",
+    "data.stages",
     "data.workers",
     "tasks.*.no_answer_threshold",
     "tasks.*.beams",
@@ -137,8 +140,15 @@ def _loss_problems(loss: LossConfig) -> Iterator[str]:
 
 def _combination_problems(config: Config) -> Iterator[str]:
     model, data = config.model, config.data
+    if not any(stage_problems(data.stages, len(data.sources))):
+        for stage in data.all_stages():
+            yield from _stage_problems(stage, config)
     if data.length > model.max_length:
         yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
+    if data.stages and config.tasks:
+        yield "data.stages: tasks train on examples, whose batches do not change; leave it out"
+    if data.stages and config.epochs is not None:
+        yield "epochs: stages begin at steps; set steps instead, and epochs to none"
     context = config.evaluation.context
     if context is not None and context > model.max_length:
         yield f"evaluation.context: {context} tokens, but model.max_length is {model.max_length}"
@@ -165,6 +175,20 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
         yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
+
+
+def _stage_problems(stage: Stage, config: Config) -> Iterator[str]:
+    """Problems of a stage with the rest of the config."""
+    if stage.name == "data":
+        return
+    longest, parts = config.model.max_length, config.optimizer.accumulate
+    if stage.length > longest:
+        yield f"{stage.name}.length: {stage.length} tokens, but model.max_length is {longest}"
+    if parts > 0 and stage.batch_size % parts:
+        yield (
+            f"{stage.name}.batch_size: {stage.batch_size} rows do not divide into the {parts} "
+            "parts of optimizer.accumulate"
+        )
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -217,10 +241,12 @@ def added_parts(stored: Config, config: Config) -> list[str]:
     ]
 
 
-def blocking_differences(stored: Config, config: Config) -> list[str]:
-    """The differences, as text, that keep a run of `stored` from resuming with `config`."""
+def blocking_differences(stored: Config, config: Config, step: int = 0) -> list[str]:
+    """The differences, as text, that keep a run of `stored`, which has taken so many steps, from
+    resuming with `config`."""
+    changed = changed_stages(stored.data.all_stages(), config.data.all_stages(), step)
     return [
         f"{name} {old!r} -> {new!r}"
         for name, (old, new) in differences(stored, config).items()
         if not any(fnmatch(name, free) or name.startswith(f"{free}.") for free in MAY_CHANGE)
-    ]
+    ] + [change for change in changed if change.startswith("data.stages.")]
