@@ -1,6 +1,8 @@
 """A run whose batches change on the way: stopped and resumed, extended, refused, reported."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,15 +13,20 @@ from llmjax.data.stages import StageConfig
 from llmjax.data.text.corpus import prepare
 from llmjax.data.text.text_files import TextSource
 from llmjax.errors import UserError
+from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.optimizers.config import ScheduleConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.parallel.mesh import MeshConfig
+from llmjax.reporting.format import power
+from llmjax.reporting.report import report
+from llmjax.run.config.overrides import Override, override
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.training.train import train
 
+PAGE = (Path(__file__).parents[2] / "docs" / "stages.md").read_text(encoding="utf-8")
 STAGES = (StageConfig(3, weights=(1.0, 3.0)), StageConfig(5, length=16, batch_size=4))
 """Another mixture; then rows of twice the length, and half as many."""
 
@@ -65,17 +72,17 @@ def test_the_batches_are_those_of_the_stages(whole):
         assert ratio == pytest.approx(flops_per_token(shape, length))
 
 
-@pytest.mark.parametrize("last", [4, 6])
-def test_stopped_in_any_stage_it_resumes_as_if_it_had_not_been(whole, monkeypatch, last):
+def test_stopped_in_each_stage_it_resumes_as_if_it_had_not_been(whole, monkeypatch):
     folder, config, _ = whole
-    halves = replace(config, run_dir=str(folder / f"stopped-{last}"))
-    with monkeypatch.context() as patch:
-        runs.stop_after_save(patch, last)
-        with pytest.raises(runs.Stop):
-            train(halves)
-    train(halves)
-    assert tiny.equal(runs.params(folder / f"stopped-{last}"), runs.params(folder / "run"))
-    lines = runs.metrics(folder / f"stopped-{last}"), runs.metrics(folder / "run")
+    stopped = replace(config, run_dir=str(folder / "stopped"))
+    for last in (4, 6):
+        with monkeypatch.context() as patch:
+            runs.stop_after_save(patch, last)
+            with pytest.raises(runs.Stop):
+                train(stopped)
+    train(stopped)
+    assert tiny.equal(runs.params(folder / "stopped"), runs.params(folder / "run"))
+    lines = runs.metrics(folder / "stopped"), runs.metrics(folder / "run")
     for line, expected in zip(*lines, strict=True):
         for key in ("step", "loss", "gradient_norm", "learning_rate", "tokens", "epoch"):
             assert line[key] == expected[key]
@@ -122,3 +129,34 @@ def test_a_stage_that_does_not_divide_over_the_devices_is_named(whole):
     )
     with pytest.raises(UserError, match=r"a part of the batch of data\.stages\.0 \(1, 8\)"):
         train(config)
+
+
+def test_the_example_of_the_documentation_runs_and_its_report_shows_the_stages(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    runs.write_text(tmp_path / "web.txt")
+    runs.write_text(tmp_path / "books.txt", seed=1)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    # As the example, but without samples, which take longest to compile.
+    code = code.replace('"runs/stages",', '"runs/stages", samples=llmjax.SamplesConfig(),')
+    names: dict = {}
+    exec(code, names)
+    run, config = names["run"], names["config"]
+    assert run.metrics()["step"][-1] == 20
+    tokens = dict(zip(*(run.metrics()[name] for name in ("step", "tokens")), strict=True))
+    assert tokens[20] == pytest.approx(16 * 8 * 32 + 4 * 4 * 64, rel=0.02)
+    page = report(run).read_text()
+    assert "from step 12, 8 rows of 32 tokens (source 0: 25%, source 1: 75%)" in page
+    assert "from step 16, 4 rows of 64 tokens (source 1: 100%)" in page
+    assert "32 tokens, 64 from step 16" in page
+    shape = resolve(config.model, 264)
+    flops = [flops_per_token(shape, length) for length in (32, 64)]
+    mean = (16 * 8 * 32 * flops[0] + 4 * 4 * 64 * flops[1]) / (16 * 8 * 32 + 4 * 4 * 64)
+    assert f"{power(mean)} per token" in page
+
+    listing = " ".join(re.findall(r"llmjax (train smoke .*?)\nllmjax", PAGE, re.DOTALL))
+    options = [option.split() for option in listing.replace("\\\n", " ").split("--")[1:]]
+    typed = override(names["smoke"], [Override(name, tuple(rest)) for name, *rest in options])
+    assert typed.data.stages == config.data.stages
+    assert typed.data.sources == config.data.sources
