@@ -19,9 +19,11 @@ from llmjax.data.text.cache import (
     without_text,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
-from llmjax.data.text.source import Identity, json_digest
+from llmjax.data.text.merging import open_shards
+from llmjax.data.text.sharded import TokenStream
+from llmjax.data.text.shards import Sharding
+from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HASHES, HashSample
-from llmjax.data.text.store import TokenStore
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -54,7 +56,7 @@ class Corpus:
     pad_id: int
 
     @property
-    def train(self) -> tuple[TokenStore, ...]:
+    def train(self) -> tuple[TokenStream, ...]:
         """The training documents of every source."""
         return tuple(source.train for source in self.sources)
 
@@ -113,7 +115,7 @@ def prepare(
             tokenizer_config, config, identities, progress, special_tokens
         )
         sources = tuple(
-            tokenize_source(source, identity, tokenizer, config, progress)
+            _open_source(source, identity, tokenizer, config, progress)
             for source, identity in zip(config.sources, identities, strict=True)
         )
         return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -126,6 +128,20 @@ def prepare(
     if known is None and folder is not None:
         tokenizer.save(folder)
     return tokenizer, corpus
+
+
+def _open_source(
+    source: Source,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    progress: Progress,
+) -> TokenizedSource:
+    if not config.is_sharded:
+        return tokenize_source(source, identity, tokenizer, config, progress)
+    fingerprint, vocab_size = tokenizer.fingerprint, tokenizer.vocab_size
+    sharding = Sharding(source, identity, config, fingerprint, vocab_size)
+    return open_shards(sharding, tokenizer, progress)
 
 
 def _hold_out_one(config: DataConfig, documents: int) -> DataConfig:
