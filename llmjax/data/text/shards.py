@@ -165,8 +165,8 @@ def fill_shard(
 
 def build_shards(
     sharding: Sharding, shards: Sequence[int], tokenizer: Tokenizer, progress: Progress
-) -> None:
-    """Builds those of `shards` that are missing, with `data.workers` processes.
+) -> int:
+    """Builds those of `shards` that are missing, with `data.workers` processes; returns how many.
 
     Raises:
       UserError: as `fill_shard`.
@@ -181,7 +181,7 @@ def build_shards(
         _build_in_pool(
             sharding, missing, tokenizer, workers, lambda done: progress(stage, done, total)
         )
-        return
+        return len(missing)
     done = 0
 
     def report(size: int) -> None:
@@ -191,6 +191,7 @@ def build_shards(
 
     for shard in missing:
         build_once(sharding.folder(shard), partial(fill_shard, sharding, shard, tokenizer, report))
+    return len(missing)
 
 
 def _build_in_pool(
