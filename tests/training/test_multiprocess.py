@@ -184,7 +184,7 @@ def test_a_plain_machine_is_alone():
     [
         {"SLURM_STEP_NUM_TASKS": "2"},
         {"OMPI_COMM_WORLD_SIZE": "16"},
-        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"},
         {"LLMJAX_DISTRIBUTED": "1"},
     ],
 )
