@@ -3,10 +3,12 @@
 
     ray job submit --working-dir . -- python launch/ray_train.py N CONFIG --run-dir /shared/NAME
 
-Further fields of the config may follow. All nodes need `pip install 'llmjax[cuda13,ray]'` and share the
-file system of the run folder. Before N, `--gpus 0` trains on CPUs, and `--cpus C` reserves C cores
-for each process (4). SIGTERM and Ctrl-C are passed on: all processes save, and the exit code is 75.
-A run that hung (76) or lost a node is started again, up to `--restarts` (10) times.
+Further fields of the config may follow. All nodes need `pip install 'llmjax[cuda13,ray]'` and share
+the file system of the run folder. Before N, `--gpus 0` trains on CPUs, and `--cpus C` reserves C
+cores for each process (4). SIGTERM and Ctrl-C are passed on: all processes save, and the exit code
+is 75; `ray job stop` waits for that only as long as the variable RAY_JOB_STOP_WAIT_TIME_S of the
+job's runtime environment says (3 s). A run that hung (76) or lost a node starts again, up to
+`--restarts` (10) times.
 """
 
 import argparse
