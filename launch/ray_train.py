@@ -51,12 +51,13 @@ class Process:
         }
         command = [sys.executable, "-m", "llmjax", "train", *arguments]
         self.child = subprocess.Popen(command, env=os.environ | variables)
-        return self.child.wait()
+        code = self.child.wait()
+        return code if code >= 0 else 128 - code
 
-    def stop(self) -> None:
-        """Sends SIGTERM to the process."""
+    def send(self, number: int) -> None:
+        """Sends a signal to the process."""
         if self.child:
-            self.child.terminate()
+            self.child.send_signal(number)
 
 
 class Signals:
@@ -75,7 +76,7 @@ def train_once(options: argparse.Namespace, group: object, stopped: Signals) -> 
     """Starts the processes and waits for all of them.
 
     Returns:
-      The first exit code that is not 0; 1 if a node was lost.
+      The first exit code that is not 0; 76 if a node was lost.
     """
     strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
     processes = [
@@ -100,12 +101,14 @@ def train_once(options: argparse.Namespace, group: object, stopped: Signals) -> 
             if stopped.received and not passed_on:
                 passed_on = True
                 for process in processes:
-                    process.stop.remote()
+                    process.send.remote(signal.SIGTERM)
         return code
     except ray.exceptions.RayActorError as error:
         print(f"llmjax: error: Ray lost a process: {str(error).splitlines()[0]}", file=sys.stderr)
         return HUNG
     finally:
+        ends = [process.send.remote(signal.SIGKILL) for process in processes]
+        ray.wait(ends, num_returns=len(ends), timeout=10)
         for process in processes:
             ray.kill(process)
 
