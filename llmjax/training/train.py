@@ -210,7 +210,7 @@ def _restore_or_init(
     with imported parameters, those of init_from, or random ones."""
     network, optimizer, mesh = session.network, session.optimizer, session.mesh
     abstract = abstract_state(network, optimizer, mesh, session.trainable)
-    check_memory(abstract, mesh)
+    check_memory(abstract, mesh, copies=1 if session.config.replay.every else 0)
     restored = checkpoints.restore(abstract)
     if restored is not None:
         session.check_same_batches(restored[1])

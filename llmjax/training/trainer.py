@@ -18,10 +18,11 @@ from llmjax.run.checkpoint.progress import TrainProgress
 from llmjax.run.telemetry.goodput import Activity, Goodput
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
-from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
+from llmjax.step import StepMetrics
 from llmjax.tasks.task import body
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
+from llmjax.training.steps import Steps
 from llmjax.training.stopping import HostConsensus, StopSignal
 from llmjax.training.watchdog import Watchdog
 from llmjax.training.workload import EvalResult
@@ -62,6 +63,7 @@ class Trainer:
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._status = frozen, signal, signal.status
         self._goodput, self._watchdog = goodput, watchdog
+        self._steps = Steps(session, frozen, signal.status, goodput, watchdog, self._paused)
         self._consensus = HostConsensus(session.mesh, flags=2)
         self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
@@ -78,10 +80,9 @@ class Trainer:
         Raises:
           Stopped: a signal was received; the step during which it came is saved.
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
+          DataCorruption: a step computed twice differs; it is not saved.
         """
         session, config, first = self.session, self.session.config, self.progress.step
-        steps = [self._make_step(loss) for loss in session.workload.losses]
-        compiled = set[int]()
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
         with profile:
@@ -93,9 +94,7 @@ class Trainer:
                 profile.before(before - first, self._wait)
                 task = self._loader.feed.task(before)
                 self._watchdog.start_step(step)
-                with contextlib.nullcontext() if task in compiled else self._compiling():
-                    self.state, metrics = steps[task](self.state, batch, self._frozen)
-                compiled.add(task)
+                self.state, metrics = self._steps.take(step, task, self.state, batch)
                 self._push_metrics((step, metrics))
                 self._sync_flags(self._is_save_overdue())
                 self._after_step(step, self._saves)
@@ -103,11 +102,6 @@ class Trainer:
                     raise self._stopped(step)
                 if self._is_over(step):
                     return
-
-    @contextlib.contextmanager
-    def _compiling(self) -> Iterator[None]:
-        with self._watchdog.off(), self._goodput.spent("compile"):
-            yield
 
     def _is_over(self, step: int) -> bool:
         patience = self.session.config.evaluation.patience
@@ -120,16 +114,6 @@ class Trainer:
 
     def _stopped(self, step: int, trained: bool = True) -> Stopped:
         return Stopped(step, self._signal.name or "a signal to another process", trained)
-
-    def _make_step(self, loss: LossFunction) -> Step:
-        session, config = self.session, self.session.config
-        return make_train_step(
-            loss,
-            session.optimizer,
-            seed=config.seed,
-            clip_norm=config.optimizer.clip_norm,
-            accumulate=config.optimizer.accumulate,
-        )
 
     def _after_step(self, step: int, save: bool) -> None:
         """Evaluates, samples and saves, where due. After a stop the checkpoint records what was

@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import NamedTuple
 
-from llmjax.errors import HUNG, INTERNAL_ERROR, Stopped, UserError, exit_code
+from llmjax.errors import (
+    HUNG,
+    INTERNAL_ERROR,
+    DataCorruption,
+    Stopped,
+    UserError,
+    exit_code,
+)
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 from llmjax.parallel.distributed.roll_call import ProcessGroup
 
@@ -104,7 +111,8 @@ class Link:
         code = exit_code(error)
         # JAX would wait for the others, which exit too.
         atexit.register(_end, code)
-        reason = str(error) if isinstance(error, UserError | Stopped) else _one_line(error)
+        expected = isinstance(error, UserError | Stopped | DataCorruption)
+        reason = str(error) if expected else _one_line(error)
         for connection in self._connections.values():
             connection.send({"gone": self._process, "code": code, "why": reason[:2000]})
 
