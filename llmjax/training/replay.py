@@ -79,8 +79,8 @@ class Replay:
         differs = np.asarray(self._compare(self._checksums(result), expected))
         if not differs.any():
             return
-        where = _where(self._mesh, differs.any(axis=1), texts_of_all(socket.gethostname()))
-        arrays = zip(_paths(result), differs.any(axis=0), strict=True)
+        where = _where(self._mesh, differs.max(axis=1), texts_of_all(socket.gethostname()))
+        arrays = zip(_paths(result), differs.max(axis=0), strict=True)
         what = _names([name for name, wrong in arrays if wrong])
         raise DataCorruption(
             f"step {step}, computed twice from the same state and batch, differs {where}, in "

@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager
 import jax
 
 from llmjax.data.batch import Batch
-from llmjax.run.telemetry.goodput import Activity, Goodput
+from llmjax.run.telemetry.goodput import Activity
 from llmjax.state import TrainState, Tree
 from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
+from llmjax.training.monitors import Monitors
 from llmjax.training.replay import Replay
 from llmjax.training.session import Session
 from llmjax.training.stopping import StartStatus
-from llmjax.training.watchdog import Watchdog
 
 
 class Steps:
@@ -24,16 +24,14 @@ class Steps:
         session: Session,
         frozen: Tree,
         status: StartStatus,
-        goodput: Goodput,
-        watchdog: Watchdog,
+        monitors: Monitors,
         paused: Callable[[Activity], AbstractContextManager[None]],
     ):
         """Args:
           session: the run.
           frozen: the frozen parameters.
           status: knows the newest checkpoint.
-          goodput: counts compilation and replay.
-          watchdog: is off while programs are compiled.
+          monitors: of compilation and replay.
           paused: waits for the devices, and counts a block as an activity other than training.
 
         Raises:
@@ -41,7 +39,8 @@ class Steps:
         """
         self._programs = [_program(session, loss) for loss in session.workload.losses]
         self._frozen, self._status = frozen, status
-        self._goodput, self._watchdog, self._paused = goodput, watchdog, paused
+        self._goodput, self._watchdog, self._stragglers = monitors
+        self._paused = paused
         self._replay = Replay(session.config.replay.every, session.mesh)
         self._compiled = set[tuple[int, bool]]()
 
@@ -73,6 +72,7 @@ class Steps:
         result = jax.block_until_ready(program(state, batch, self._frozen))
         with self._goodput.spent("replay"):
             self._replay.check(step, expected, result, self._status.resumes())
+        self._stragglers.restart()
         return result
 
     @contextlib.contextmanager
@@ -83,6 +83,7 @@ class Steps:
             return
         with self._watchdog.off(), self._goodput.spent("compile"):
             yield
+        self._stragglers.restart()
         self._compiled.add((task, is_replayed))
 
 

@@ -15,16 +15,16 @@ from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.telemetry.goodput import Activity, Goodput
+from llmjax.run.telemetry.goodput import Activity
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import StepMetrics
 from llmjax.tasks.task import body
+from llmjax.training.monitors import Monitors
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
 from llmjax.training.steps import Steps
 from llmjax.training.stopping import HostConsensus, StopSignal
-from llmjax.training.watchdog import Watchdog
 from llmjax.training.workload import EvalResult
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
@@ -44,8 +44,7 @@ class Trainer:
         loader: Loader,
         frozen: Tree,
         signal: StopSignal,
-        goodput: Goodput,
-        watchdog: Watchdog,
+        monitors: Monitors,
     ):
         """Args:
         session: the run.
@@ -56,14 +55,13 @@ class Trainer:
         loader: batches from `progress.step` on.
         frozen: the frozen parameters.
         signal: requests a stop; its status is kept up to date.
-        goodput: counts what time is spent on.
-        watchdog: hears of all progress.
+        monitors: what the run's time is spent on, and what keeps it waiting.
         """
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._status = frozen, signal, signal.status
-        self._goodput, self._watchdog = goodput, watchdog
-        self._steps = Steps(session, frozen, signal.status, goodput, watchdog, self._paused)
+        self._goodput, self._watchdog, self._stragglers = monitors
+        self._steps = Steps(session, frozen, signal.status, monitors, self._paused)
         self._consensus = HostConsensus(session.mesh, flags=2)
         self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
@@ -109,7 +107,8 @@ class Trainer:
 
     def _sync_flags(self, save: bool) -> None:
         """Shares with all processes whether this one has to stop, and whether it has to save."""
-        stops, saves = self._consensus(self._signal.asks(), save)
+        with self._stragglers.waiting():
+            stops, saves = self._consensus(self._signal.asks(), save)
         self._stops, self._saves = self._stops or stops, self._saves or saves
 
     def _stopped(self, step: int, trained: bool = True) -> Stopped:
@@ -197,7 +196,9 @@ class Trainer:
 
     def _record(self, step: int, metrics: StepMetrics) -> None:
         """Adds up and logs the metrics of a step; blocks until it has ended."""
-        metrics = jax.device_get(metrics)
+        with self._stragglers.waiting():
+            metrics = jax.device_get(metrics)
+        self._stragglers.end_step()
         self._watchdog.progress()
         skipped = int(metrics.skipped)
         self._throughput.add(metrics)
@@ -217,7 +218,8 @@ class Trainer:
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
-            self._reporter.write("train", step, record | {"goodput": self._goodput.share})
+            record |= {"goodput": self._goodput.share} | self._stragglers.report(step)
+            self._reporter.write("train", step, record)
             self._goodput.keep()
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
@@ -277,6 +279,7 @@ class Trainer:
         self._wait()
         with self._throughput.paused(), self._goodput.spent(activity):
             yield
+        self._stragglers.restart()
 
     def _wait(self) -> None:
         self._push_metrics(None)

@@ -152,6 +152,20 @@ def test_a_process_that_stops_answering_is_named(tmp_path):
             process.wait()
 
 
+def test_a_slow_process_is_named(tmp_path):
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), steps=10)
+    config = replace(config, checkpoint=replace(config.checkpoint, every=100))
+    (code, lines), _ = ends(start(tmp_path, [config] * 2, "SIGTERM", "1", "delay", "300"))
+    assert code == 0
+    named = [line for line in lines if "keeps the others waiting" in line]
+    assert len(named) == 1, "once, not at each logged step"
+    assert "process 1 (host " in named[0]
+    last = runs.metrics(tmp_path / "run")[-1]
+    assert last["straggler"] == 1
+    assert 0.3 <= last["straggler_seconds"] < 1
+    assert last["typical_seconds"] < 0.2
+
+
 def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
     evaluation = EvaluationConfig(every=4, batch_size=2, max_tokens=256)
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), evaluation=evaluation)
