@@ -85,7 +85,7 @@ def write_manifest(
     Raises:
       OSError: a file cannot be read, or the manifest cannot be written.
     """
-    files, known = _files(folder, without), known or {}
+    files, known = _files(folder, without), dict(known or {})
     sums = known | file_checksums(folder, [name for name in files if name not in known])
     document = {name: sums[name] for name in files}
     write_atomically(folder / MANIFEST, json.dumps(document, indent=0))
