@@ -21,6 +21,7 @@ from llmjax.data.text.corpus import prepare
 from llmjax.errors import HUNG, UserError
 from llmjax.parallel import distributed
 from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.checkpoint import files
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.scoring.config import EvaluationConfig
@@ -83,6 +84,10 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(losses[2], losses[0], rtol=0, atol=1e-6)
+
+    assert files.damage(folders[1] / "run" / "checkpoints", 8) is None
+    sums = json.loads((folders[1] / "run" / "checkpoints" / "8" / "checksums.json").read_text())
+    assert any("ocdbt.process_1/d/" in name for name in sums)
 
     _, corpus = prepare(single.data, single.tokenizer)
     expected = {
