@@ -74,7 +74,7 @@ def local_processes() -> int:
     """How many processes of the run are on this host; all processes call this."""
     if jax.process_count() == 1:
         return 1
-    return _texts_of_all(socket.gethostname()).count(socket.gethostname())
+    return texts_of_all(socket.gethostname()).count(socket.gethostname())
 
 
 def _text_of_process_0(text: str) -> str:
