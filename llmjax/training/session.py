@@ -40,7 +40,7 @@ from llmjax.training.finetuning import (
     with_template,
 )
 from llmjax.training.initialization import take_tokenizer
-from llmjax.training.pretraining import Pretraining, prepare_text
+from llmjax.training.pretraining import Pretraining, prepare_text, share_text
 from llmjax.training.workload import Workload
 
 
@@ -156,6 +156,9 @@ def open_session(config: Config, run: Run) -> Session:
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
+    if jax.process_count() > 1 and config.data.is_sharded and not config.tasks:
+        share_text(config, run)
+    if jax.process_index() == 0:
         opened = _open_workload(config, run)
     wait_for_all("text prepared")  # the other processes read it from the cache
     tokenizer, workload, network = (
@@ -240,23 +243,24 @@ def _run_length(config: Config, workload: Workload) -> int:
     return limit
 
 
-def check_memory(state: TrainState, mesh: Mesh) -> None:
+def check_memory(state: TrainState, mesh: Mesh, copies: int = 0) -> None:
     """Checks that parameters, gradients and optimizer state fit the devices.
 
     Args:
       state: shapes, dtypes and shardings.
       mesh: the devices; CPU devices share the machine's memory.
+      copies: further copies of the state, as replay needs one.
 
     Raises:
       UserError: they need more memory than there is.
     """
-    needed = _bytes((state.params, state.params, state.opt_state))
+    needed = _bytes((state.params, state.params, state.opt_state)) + copies * _bytes(state)
     available = _available(mesh)
     if available is not None and needed > available:
         raise UserError(
             "model",
-            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device, "
-            f"which has {_gib(available)}",
+            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device"
+            f"{' with the copy for replay' if copies else ''}, which has {_gib(available)}",
             "make the model smaller (d_model, layers, vocab_size), or split it over more devices "
             "(mesh.fsdp)",
         )
