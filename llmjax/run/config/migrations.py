@@ -110,7 +110,9 @@ def _validation(config: Plain) -> Plain:
 
 def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
-    absent: dict[str, Plain] = {}
+    absent: dict[str, Plain] = {
+        "evaluation": {"tasks": []},
+    }
     return config | {part: fields | config[part] for part, fields in absent.items()}
 
 
