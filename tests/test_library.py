@@ -8,6 +8,8 @@ import pytest
 
 from runs import write_text
 
+pytestmark = pytest.mark.documentation
+
 DOCS = Path(__file__).parents[1] / "docs" / "library.md"
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:```\n(.*?)```)?", DOCS.read_text("utf-8"), re.DOTALL)
 

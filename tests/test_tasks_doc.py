@@ -16,6 +16,8 @@ from llmjax.tasks.chat import ChatTask
 from llmjax.tasks.preference import PreferenceTask
 from task_runs import DECODER, ENCODER, begun
 
+pytestmark = pytest.mark.documentation
+
 PAGE = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 # Compiling takes nearly all the time of these runs, and SGD without dropout least of it.

@@ -171,6 +171,11 @@ def make_page(run: Run) -> Page:
         tables=[
             *tables(config, history, environment),
             ("Goodput", facts.goodput_facts(read_goodput(run.goodput))),
+            *(
+                [("Stragglers", stragglers)]
+                if (stragglers := facts.straggler_facts(history))
+                else []
+            ),
         ],
         config=setting_groups(config, Config()),
         accounting=summary.accounting(config),

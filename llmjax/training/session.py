@@ -218,23 +218,24 @@ def _run_length(config: Config, workload: Workload) -> int:
     return limit
 
 
-def check_memory(state: TrainState, mesh: Mesh) -> None:
+def check_memory(state: TrainState, mesh: Mesh, copies: int = 0) -> None:
     """Checks that parameters, gradients and optimizer state fit the devices.
 
     Args:
       state: shapes, dtypes and shardings.
       mesh: the devices; CPU devices share the machine's memory.
+      copies: further copies of the state, as replay needs one.
 
     Raises:
       UserError: they need more memory than there is.
     """
-    needed = _bytes((state.params, state.params, state.opt_state))
+    needed = _bytes((state.params, state.params, state.opt_state)) + copies * _bytes(state)
     available = _available(mesh)
     if available is not None and needed > available:
         raise UserError(
             "model",
-            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device, "
-            f"which has {_gib(available)}",
+            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device"
+            f"{' with the copy for replay' if copies else ''}, which has {_gib(available)}",
             "make the model smaller (d_model, layers, vocab_size), or split it over more devices "
             "(mesh.fsdp)",
         )

@@ -15,16 +15,17 @@ from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.telemetry.goodput import Activity, Goodput
+from llmjax.run.telemetry.goodput import Activity
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
-from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
+from llmjax.step import StepMetrics
 from llmjax.tasks.task import body
 from llmjax.training.in_run_evaluation import InRunTask, measure_tasks
+from llmjax.training.monitors import Monitors
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
+from llmjax.training.steps import Steps
 from llmjax.training.stopping import HostConsensus, StopSignal
-from llmjax.training.watchdog import Watchdog
 from llmjax.training.workload import EvalResult
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
@@ -44,8 +45,7 @@ class Trainer:
         loader: Loader,
         frozen: Tree,
         signal: StopSignal,
-        goodput: Goodput,
-        watchdog: Watchdog,
+        monitors: Monitors,
     ):
         """Args:
         session: the run.
@@ -56,13 +56,13 @@ class Trainer:
         loader: batches from `progress.step` on.
         frozen: the frozen parameters.
         signal: requests a stop; its status is kept up to date.
-        goodput: counts what time is spent on.
-        watchdog: hears of all progress.
+        monitors: what the run's time is spent on, and what keeps it waiting.
         """
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._status = frozen, signal, signal.status
-        self._goodput, self._watchdog = goodput, watchdog
+        self._goodput, self._watchdog, self._stragglers = monitors
+        self._steps = Steps(session, frozen, signal.status, monitors, self._paused)
         self._consensus = HostConsensus(session.mesh, flags=2)
         self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
@@ -79,10 +79,9 @@ class Trainer:
         Raises:
           Stopped: a signal was received; the step during which it came is saved.
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
+          DataCorruption: a step computed twice differs; it is not saved.
         """
         session, config, first = self.session, self.session.config, self.progress.step
-        steps = [self._make_step(loss) for loss in session.workload.losses]
-        compiled = set[int]()
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
         with profile:
@@ -94,9 +93,7 @@ class Trainer:
                 profile.before(before - first, self._wait)
                 task = self._loader.feed.task(before)
                 self._watchdog.start_step(step)
-                with contextlib.nullcontext() if task in compiled else self._compiling():
-                    self.state, metrics = steps[task](self.state, batch, self._frozen)
-                compiled.add(task)
+                self.state, metrics = self._steps.take(step, task, self.state, batch)
                 self._push_metrics((step, metrics))
                 self._sync_flags(self._is_save_overdue())
                 self._after_step(step, self._saves)
@@ -105,32 +102,18 @@ class Trainer:
                 if self._is_over(step):
                     return
 
-    @contextlib.contextmanager
-    def _compiling(self) -> Iterator[None]:
-        with self._watchdog.off(), self._goodput.spent("compile"):
-            yield
-
     def _is_over(self, step: int) -> bool:
         patience = self.session.config.evaluation.patience
         return step >= self.session.steps or self.progress.is_over(patience)
 
     def _sync_flags(self, save: bool) -> None:
         """Shares with all processes whether this one has to stop, and whether it has to save."""
-        stops, saves = self._consensus(self._signal.asks(), save)
+        with self._stragglers.waiting():
+            stops, saves = self._consensus(self._signal.asks(), save)
         self._stops, self._saves = self._stops or stops, self._saves or saves
 
     def _stopped(self, step: int, trained: bool = True) -> Stopped:
         return Stopped(step, self._signal.name or "a signal to another process", trained)
-
-    def _make_step(self, loss: LossFunction) -> Step:
-        session, config = self.session, self.session.config
-        return make_train_step(
-            loss,
-            session.optimizer,
-            seed=config.seed,
-            clip_norm=config.optimizer.clip_norm,
-            accumulate=config.optimizer.accumulate,
-        )
 
     def _after_step(self, step: int, save: bool) -> None:
         """Evaluates, samples and saves, where due. After a stop the checkpoint records what was
@@ -225,7 +208,9 @@ class Trainer:
 
     def _record(self, step: int, metrics: StepMetrics) -> None:
         """Adds up and logs the metrics of a step; blocks until it has ended."""
-        metrics = jax.device_get(metrics)
+        with self._stragglers.waiting():
+            metrics = jax.device_get(metrics)
+        self._stragglers.end_step()
         self._watchdog.progress()
         skipped = int(metrics.skipped)
         self._throughput.add(metrics)
@@ -245,7 +230,8 @@ class Trainer:
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
-            self._reporter.write("train", step, record | {"goodput": self._goodput.share})
+            record |= {"goodput": self._goodput.share} | self._stragglers.report(step)
+            self._reporter.write("train", step, record)
             self._goodput.keep()
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
@@ -320,6 +306,7 @@ class Trainer:
         self._wait()
         with self._throughput.paused(), self._goodput.spent(activity):
             yield
+        self._stragglers.restart()
 
     def _wait(self) -> None:
         self._push_metrics(None)

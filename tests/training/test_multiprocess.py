@@ -21,6 +21,7 @@ from llmjax.data.text.corpus import prepare
 from llmjax.errors import HUNG, UserError
 from llmjax.parallel import distributed
 from llmjax.parallel.mesh import MeshConfig
+from llmjax.run.checkpoint import files
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.scoring.config import EvaluationConfig
@@ -83,6 +84,10 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(losses[2], losses[0], rtol=0, atol=1e-6)
+
+    assert files.damage(folders[1] / "run" / "checkpoints", 8) is None
+    sums = json.loads((folders[1] / "run" / "checkpoints" / "8" / "checksums.json").read_text())
+    assert any("ocdbt.process_1/d/" in name for name in sums)
 
     _, corpus = prepare(single.data, single.tokenizer)
     expected = {
@@ -152,6 +157,20 @@ def test_a_process_that_stops_answering_is_named(tmp_path):
             process.wait()
 
 
+def test_a_slow_process_is_named(tmp_path):
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), steps=10)
+    config = replace(config, checkpoint=replace(config.checkpoint, every=100))
+    (code, lines), _ = ends(start(tmp_path, [config] * 2, "SIGTERM", "1", "delay", "300"))
+    assert code == 0
+    named = [line for line in lines if "keeps the others waiting" in line]
+    assert len(named) == 1, "once, not at each logged step"
+    assert "process 1 (host " in named[0]
+    last = runs.metrics(tmp_path / "run")[-1]
+    assert last["straggler"] == 1
+    assert 0.3 <= last["straggler_seconds"] < 1
+    assert last["typical_seconds"] < 0.2
+
+
 def test_an_evaluation_is_left_by_all_processes_at_the_same_batch(tmp_path):
     evaluation = EvaluationConfig(every=4, batch_size=2, max_tokens=256)
     config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1), evaluation=evaluation)
@@ -184,7 +203,7 @@ def test_a_plain_machine_is_alone():
     [
         {"SLURM_STEP_NUM_TASKS": "2"},
         {"OMPI_COMM_WORLD_SIZE": "16"},
-        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"},
         {"LLMJAX_DISTRIBUTED": "1"},
     ],
 )

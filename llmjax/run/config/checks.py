@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "checkpoint",
     "evaluation",
     "samples",
+    "replay",
     "max_skipped_steps",
     "compute",
     "optimizer.accumulate",
@@ -108,6 +109,8 @@ def _run_problems(config: Config) -> Iterator[str]:
         yield f"epochs: {config.epochs} is not a positive number"
     if config.samples.every < 0:
         yield f"samples.every: {config.samples.every} is negative"
+    if config.replay.every < 0:
+        yield f"replay.every: {config.replay.every} is negative"
     if config.samples.every and not config.samples.prompts:
         yield "samples.prompts: empty; give at least one, or samples.every 0"
     yield from _folder_problems(config.run_dir)

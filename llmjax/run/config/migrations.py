@@ -112,8 +112,9 @@ def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
     absent: dict[str, Plain] = {
         "evaluation": {"tasks": []},
+        "replay": {"every": 0},
     }
-    return config | {part: fields | config[part] for part, fields in absent.items()}
+    return config | {part: fields | config.get(part, {}) for part, fields in absent.items()}
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
