@@ -163,7 +163,8 @@ class Trainer:
             if self.progress.tasks_due:
                 self._status.measuring = "evaluation"
                 self._measure_tasks(step)
-                self.progress = replace(self.progress, tasks_due=False)
+                due = self._with_dues(step)
+                self.progress = replace(due, evaluation_due=False, tasks_due=False)
             if self.progress.samples_due:
                 self._status.measuring = "samples"
                 self._sample(step)
