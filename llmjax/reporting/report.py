@@ -17,6 +17,7 @@ from llmjax.reporting.commands import ShellCommand, shell_commands
 from llmjax.reporting.comparison import ComparisonPage, make_comparison
 from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
+from llmjax.reporting.evaluation_tasks import task_facts, task_figures
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.records import (
     History,
@@ -153,13 +154,16 @@ def make_page(run: Run) -> Page:
         reference=comparison.baselines[0].name if comparison.baselines else "",
         tasks=tasks,
         archive=read_archive(run.folder),
-        figures=figures(
-            history,
-            comparison.baselines,
-            tasks=len(config.tasks),
-            whole=finite_number(section(environment, "data"), "heldout_bytes"),
-            marks=stage_marks(config),
-        ),
+        figures=[
+            *figures(
+                history,
+                comparison.baselines,
+                tasks=len(config.tasks),
+                whole=finite_number(section(environment, "data"), "heldout_bytes"),
+                marks=stage_marks(config),
+            ),
+            *task_figures(history),
+        ],
         figures_notes=[*summary.figures_notes(history, comparison), *stages_note(config)],
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
@@ -216,6 +220,7 @@ def tables(
         data_facts = facts.data_facts(config, data, trained)
     return [
         ("Evaluation", evaluation),
+        *([("Tasks while training", task_facts(history))] if history.tasks else []),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
         ("Training", facts.work_facts(history, environment, seconds, config.data.all_stages())),
