@@ -49,6 +49,7 @@ from .model.rope import Unscaled as Unscaled
 from .model.rope import YarnScaling as YarnScaling
 from .optimizers.config import ScheduleConfig as ScheduleConfig
 from .optimizers.muon import MuonConfig as MuonConfig
+from .optimizers.spikes import SpikesConfig as SpikesConfig
 from .optimizers.standard import AdafactorConfig as AdafactorConfig
 from .optimizers.standard import AdamWConfig as AdamWConfig
 from .optimizers.standard import LionConfig as LionConfig

@@ -38,6 +38,7 @@ MAX_SIZES: Mapping[str, int] = {
     "batch_size": 2**20,
     "workers": 1024,
     "prefetch": 1024,
+    "recent": 2**20,
     "cpu_devices": 1024,
     "sentinels": 2**14,
     "newton_schulz_steps": 32,
