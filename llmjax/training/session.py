@@ -38,7 +38,7 @@ from llmjax.training.finetuning import (
     with_template,
 )
 from llmjax.training.initialization import take_tokenizer
-from llmjax.training.pretraining import Pretraining, prepare_text
+from llmjax.training.pretraining import Pretraining, prepare_text, share_text
 from llmjax.training.workload import Workload
 
 
@@ -125,6 +125,9 @@ def open_session(config: Config, run: Run) -> Session:
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
+    if jax.process_count() > 1 and config.data.is_sharded and not config.tasks:
+        share_text(config, run)
+    if jax.process_index() == 0:
         opened = _open_workload(config, run)
     wait_for_all("text prepared")  # the other processes read it from the cache
     tokenizer, workload, network = (

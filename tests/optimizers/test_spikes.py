@@ -1,5 +1,7 @@
 """An update far above the recent losses or gradient norms is skipped; exactly so after a resume."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
