@@ -115,7 +115,7 @@ def goodput_facts(stored: Mapping[str, Any] | None) -> list[Fact]:
 def straggler_facts(history: History) -> list[Fact]:
     """Returns the processes that kept the others waiting; none for runs that compare none."""
     lines = [line for line in history.train if "straggler" in line]
-    named: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    named: dict[tuple[int, str], list[Line]] = {}
     for line in lines:
         if (process := finite_number(line, "straggler")) is not None:
             host = str(line.get("straggler_host") or UNKNOWN)
@@ -132,7 +132,7 @@ def straggler_facts(history: History) -> list[Fact]:
     ]
 
 
-def _slowness(lines: Sequence[Mapping[str, Any]]) -> str:
+def _slowness(lines: Sequence[Line]) -> str:
     own, typical = (median(lines, key) for key in ("straggler_seconds", "typical_seconds"))
     if own is None or typical is None:
         return ""

@@ -1,6 +1,7 @@
 """Starting devices and processes, and checking that all processes share one config."""
 
 import ctypes
+import socket
 from fnmatch import fnmatch
 
 import jax
@@ -67,6 +68,13 @@ def check_same_config(config: Config) -> None:
         if text:
             reason = f"has another config than process 0: {text}"
             raise UserError(f"process {process}", reason, SAME_COMMAND)
+
+
+def local_processes() -> int:
+    """How many processes of the run are on this host; all processes call this."""
+    if jax.process_count() == 1:
+        return 1
+    return texts_of_all(socket.gethostname()).count(socket.gethostname())
 
 
 def _text_of_process_0(text: str) -> str:

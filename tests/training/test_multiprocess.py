@@ -79,7 +79,9 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
         shutil.rmtree(folders[2] / "run" / "checkpoints" / step)
 
     configs = [replace(single, run_dir=str(folder / "run")) for folder in folders[1:]]
-    fresh, resumed = train_in_processes(configs, tmp_path, count=2, devices=4)
+    data = replace(single.data, shards=5, cache_dir=str(tmp_path / "shared"))
+    configs.append(replace(single, run_dir=str(tmp_path / "sharded"), data=data))
+    fresh, resumed, sharded = train_in_processes(configs, tmp_path, count=2, devices=4)
     assert all((seen["processes"], seen["devices"]) == (2, 8) for seen in fresh)
     losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
@@ -89,14 +91,23 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     sums = json.loads((folders[1] / "run" / "checkpoints" / "8" / "checksums.json").read_text())
     assert any("ocdbt.process_1/d/" in name for name in sums)
 
-    _, corpus = prepare(single.data, single.tokenizer)
-    expected = {
-        str(step): runs.digest(batch_at(corpus, single.data, single.seed, step))
-        for step in range(8)
-    }
+    expected = batches(single)
     for process in range(2):
         assert fresh[process]["batches"] == expected
         assert resumed[process]["batches"] == {step: expected[step] for step in "4567"}
+
+    alone = replace(data, cache_dir=str(tmp_path / "alone"))
+    expected = batches(replace(single, data=alone))
+    assert [seen["batches"] for seen in sharded] == [expected] * 2
+
+
+def batches(config: Config) -> dict[str, str]:
+    """The digest of the batch of each step, with the text prepared by this process."""
+    _, corpus = prepare(config.data, config.tokenizer)
+    return {
+        str(step): runs.digest(batch_at(corpus, config.data, config.seed, step))
+        for step in range(8)
+    }
 
 
 def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess.Popen]:
