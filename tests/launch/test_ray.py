@@ -43,8 +43,7 @@ def test_two_processes_of_a_cluster_train_one_model(tmp_path):
     assert [path.name for path in (run / "checkpoints").iterdir()].count("4") == 1
 
 
-@pytest.mark.parametrize("arguments", [["0", "smoke"], ["2"], ["two", "smoke"]])
-def test_a_wrong_command_line_starts_nothing(arguments):
-    done = launch(*arguments)
+def test_a_wrong_command_line_starts_nothing():
+    done = launch("0", "smoke")
     assert done.returncode == 2
     assert "usage:" in done.stderr
