@@ -191,7 +191,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
 def _is_done(session: Session, progress: TrainProgress) -> bool:
     """Whether the run has already ended; logs that, or the step it resumes from."""
     step, over = progress.step, progress.is_over(session.config.evaluation.patience)
-    due = progress.evaluation_due or progress.samples_due
+    due = progress.evaluation_due or progress.tasks_due or progress.samples_due
     ended = (step >= session.steps or over) and not due
     if session.is_primary and ended:
         state = "no longer improves" if over else f"all {session.steps} steps are done"

@@ -20,6 +20,7 @@ from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import StepMetrics
 from llmjax.tasks.task import body
+from llmjax.training.in_run_evaluation import InRunTask, measure_tasks
 from llmjax.training.monitors import Monitors
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
@@ -118,12 +119,12 @@ class Trainer:
         """Evaluates, samples and saves, where due. After a stop the checkpoint records what was
         skipped."""
         cost = None
-        self.progress = self._with_dues(step)
+        self.progress = replace(self._with_dues(step), heldout_loss=None)
         try:
             if not self._stops:
                 cost = self._evaluate_and_sample(step)
         except Interrupted:
-            cost = None
+            cost = self.progress.heldout_loss  # of what was measured before
         finally:  # save the step even if its evaluation fails
             save = save or self._stops or self._is_over(step) or self._is_best(cost)
             if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
@@ -135,30 +136,41 @@ class Trainer:
         return replace(
             self.progress,
             evaluation_due=step >= self.session.steps or _due(step, config.evaluation.every),
+            tasks_due=bool(self._tasks_due(step)),
             samples_due=config.samples.every > 0 and (last or _due(step, config.samples.every)),
         )
 
+    def _tasks_due(self, step: int) -> list[InRunTask]:
+        last = self._is_over(step)
+        return [task for task in self.session.evaluation_tasks if task.is_due(step, last)]
+
     def _is_due(self) -> bool:
-        return self.progress.evaluation_due or self.progress.samples_due
+        progress = self.progress
+        return progress.evaluation_due or progress.tasks_due or progress.samples_due
 
     def _evaluate_and_sample(self, step: int) -> float | None:
-        """Does what is due, and marks it as done; returns the cost, as `_evaluate` does.
+        """Does what is due, and marks it as done; returns the step's cost, None if it has none that
+        compares with those of earlier steps.
 
         Raises:
           Interrupted: all processes have to stop; what was begun stays due.
         """
-        cost = None
         with stoppable(self._check_stop):
             if self.progress.evaluation_due:
                 self._status.measuring = "evaluation"
-                cost = self._evaluate(step, full=step >= self.session.steps)
+                self._evaluate(step, full=step >= self.session.steps)
                 self.progress = replace(self._with_dues(step), evaluation_due=False)
+            if self.progress.tasks_due:
+                self._status.measuring = "evaluation"
+                self._measure_tasks(step)
+                due = self._with_dues(step)
+                self.progress = replace(due, evaluation_due=False, tasks_due=False)
             if self.progress.samples_due:
                 self._status.measuring = "samples"
                 self._sample(step)
                 self.progress = replace(self.progress, samples_due=False)
         self._status.measuring = ""
-        return cost
+        return self.progress.heldout_loss
 
     def _check_stop(self) -> None:
         self._watchdog.progress()
@@ -172,6 +184,7 @@ class Trainer:
         self.progress = replace(
             stored,
             evaluation_due=stored.evaluation_due and due.evaluation_due,
+            tasks_due=stored.tasks_due and due.tasks_due,
             samples_due=stored.samples_due and due.samples_due,
         )
         if not self._is_due():
@@ -233,23 +246,38 @@ class Trainer:
             "tokens": progress.tokens,
         }
 
-    def _evaluate(self, step: int, *, full: bool) -> float | None:
-        """Evaluates on the validation set and reports the result; returns the cost, unless it is
-        not finite or does not compare with earlier ones."""
+    def _evaluate(self, step: int, *, full: bool) -> None:
+        """Evaluates on the validation set, and reports and judges the result."""
         session, config = self.session, self.session.config.evaluation
         with self._paused("evaluation"):
             result = session.workload.evaluate(self.params, session.mesh, full)
             if result is None:
-                return None
+                return
             self._reporter.write(
                 "eval", step, {"loss": result.loss} | result.metrics | self._totals()
             )
             self._reporter.details(step, result.details)
+        if config.task_of_metric is not None:
+            return  # `_measure_tasks` measures it
         cost = evaluation_cost(result, config.metric)
-        if full and session.workload.evaluates_subset(config.metric):
-            return None
+        if not (full and session.workload.evaluates_subset(config.metric)):
+            self._judge(cost)
+
+    def _measure_tasks(self, step: int) -> None:
+        """Measures the tasks that are due, and reports and judges the result."""
+        session, metric = self.session, self.session.config.evaluation.metric
+        with self._paused("evaluation"):
+            due = self._tasks_due(step)
+            measured = measure_tasks(due, session.language_model(self.params, step))
+            self._reporter.write("tasks", step, measured.record | self._totals())
+        if metric is not None and session.config.evaluation.task_of_metric is not None:
+            self._judge(measured.cost(metric))
+
+    def _judge(self, cost: float | None) -> None:
+        """Compares the cost of this step with earlier ones, unless it is None."""
         self.progress = self.progress.update_best(cost)
-        return cost if cost is not None and math.isfinite(cost) else None
+        if cost is not None and math.isfinite(cost):
+            self.progress = replace(self.progress, heldout_loss=cost)
 
     @property
     def params(self) -> Tree:

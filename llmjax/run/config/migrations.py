@@ -112,6 +112,7 @@ def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
     absent: dict[str, Plain] = {
         "data": {"deduplicate": "window", "shards": 1},
+        "evaluation": {"tasks": []},
         "replay": {"every": 0},
     }
     return config | {part: fields | config.get(part, {}) for part, fields in absent.items()}
