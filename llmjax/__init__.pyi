@@ -67,6 +67,8 @@ from .run.config.schema import SamplesConfig as SamplesConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
+from .scoring.evaluation_tasks import ChooseTask as ChooseTask
+from .scoring.evaluation_tasks import HarnessTask as HarnessTask
 from .tasks.chat import ChatTask as ChatTask
 from .tasks.classification import ClassificationTask as ClassificationTask
 from .tasks.extractive_qa import ExtractiveQATask as ExtractiveQATask
