@@ -50,6 +50,7 @@ from .model.rope import Unscaled as Unscaled
 from .model.rope import YarnScaling as YarnScaling
 from .optimizers.config import ScheduleConfig as ScheduleConfig
 from .optimizers.muon import MuonConfig as MuonConfig
+from .optimizers.spikes import SpikesConfig as SpikesConfig
 from .optimizers.standard import AdafactorConfig as AdafactorConfig
 from .optimizers.standard import AdamWConfig as AdamWConfig
 from .optimizers.standard import LionConfig as LionConfig
@@ -67,6 +68,8 @@ from .run.config.schema import SamplesConfig as SamplesConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
+from .scoring.evaluation_tasks import ChooseTask as ChooseTask
+from .scoring.evaluation_tasks import HarnessTask as HarnessTask
 from .tasks.chat import ChatTask as ChatTask
 from .tasks.classification import ClassificationTask as ClassificationTask
 from .tasks.extractive_qa import ExtractiveQATask as ExtractiveQATask

@@ -22,6 +22,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
+from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
 from llmjax.run.checkpoint.progress import TrainProgress
@@ -183,6 +184,7 @@ def open_session(config: Config, run: Run) -> Session:
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
     optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
+    optimizer = skip_spikes(optimizer, config.spikes)
     return Session(
         config,
         run,

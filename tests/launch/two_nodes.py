@@ -34,6 +34,7 @@ ReturnToService=2
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 MpiDefault=none
+FirstJobId={first}
 JobRequeue=1
 KillWait=20
 NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
@@ -59,10 +60,6 @@ class Cluster:
             command, env=self.environment, capture_output=True, text=True, timeout=20, check=True
         )
         return done.stdout
-
-    def jobs(self) -> list[str]:
-        """A line `STATE RESTARTS` for each job that has not ended."""
-        return self.run("squeue", "--noheader", "--format=%T %R", "--states=all").splitlines()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
@@ -96,7 +93,9 @@ def slurm(folder: Path) -> Iterator[Cluster]:
     (folder / "munge.key").write_bytes(os.urandom(64))
     (folder / "munge.key").chmod(0o600)
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(3)))
+    # The coordinator's port depends on the job's number: two clusters on this machine need others.
+    first = os.getpid() % 4000 + 1
+    config.write_text(CONFIG.format(host=host, folder=folder, ports=_free_ports(3), first=first))
     cluster = Cluster(folder, os.environ | {"SLURM_CONF": str(config)})
     files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed"}
     munge = [f"--{option}={folder}/munge.{end}" for option, end in files.items()]

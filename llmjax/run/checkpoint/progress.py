@@ -31,7 +31,7 @@ class TrainProgress:
     tokens: int = 0
     """Tokens that the model was trained on."""
     skipped: int = 0
-    """Updates skipped because the loss or the gradient was not finite."""
+    """Updates skipped because the loss or the gradient was not finite, or a spike."""
     seconds: float = 0.0
     """Time spent in training steps."""
     heldout_loss: float | None = None

@@ -114,6 +114,7 @@ def _clusters(config: Plain) -> Plain:
         "data": {"deduplicate": "window", "shards": 1, "stages": []},
         "evaluation": {"tasks": []},
         "replay": {"every": 0},
+        "spikes": {"factor": 0.0, "recent": 128},
     }
     return config | {part: fields | config.get(part, {}) for part, fields in absent.items()}
 
