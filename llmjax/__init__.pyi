@@ -12,6 +12,7 @@ from .data.objectives.masked import MaskedConfig as MaskedConfig
 from .data.objectives.mixture import MixtureConfig as MixtureConfig
 from .data.objectives.pairs import PrefixConfig as PrefixConfig
 from .data.objectives.pairs import SpanConfig as SpanConfig
+from .data.stages import StageConfig as StageConfig
 from .data.tables.files import FileTable as FileTable
 from .data.tables.files import LinesTable as LinesTable
 from .data.tables.tfds import TfdsTable as TfdsTable
@@ -25,6 +26,7 @@ from .data.tokenizers.config import BytesConfig as BytesConfig
 from .data.tokenizers.config import HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig
 from .data.tokenizers.config import SentencePieceConfig as SentencePieceConfig
 from .decoding.config import DecodingConfig as DecodingConfig
+from .errors import DataCorruption as DataCorruption
 from .errors import Stopped as Stopped
 from .errors import UserError as UserError
 from .evaluation.choose import choose as choose
@@ -48,6 +50,7 @@ from .model.rope import Unscaled as Unscaled
 from .model.rope import YarnScaling as YarnScaling
 from .optimizers.config import ScheduleConfig as ScheduleConfig
 from .optimizers.muon import MuonConfig as MuonConfig
+from .optimizers.spikes import SpikesConfig as SpikesConfig
 from .optimizers.standard import AdafactorConfig as AdafactorConfig
 from .optimizers.standard import AdamWConfig as AdamWConfig
 from .optimizers.standard import LionConfig as LionConfig
@@ -60,10 +63,13 @@ from .reporting.report import report as report
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig
 from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config
+from .run.config.schema import ReplayConfig as ReplayConfig
 from .run.config.schema import SamplesConfig as SamplesConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
+from .scoring.evaluation_tasks import ChooseTask as ChooseTask
+from .scoring.evaluation_tasks import HarnessTask as HarnessTask
 from .tasks.chat import ChatTask as ChatTask
 from .tasks.classification import ClassificationTask as ClassificationTask
 from .tasks.extractive_qa import ExtractiveQATask as ExtractiveQATask

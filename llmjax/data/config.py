@@ -3,6 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmjax.data.stages import (
+    Stage,
+    StageConfig,
+    resolve_stages,
+    size_problems,
+    stage_problems,
+)
 from llmjax.data.text.source import AnySource
 from llmjax.data.text.tfds import EmbeddedSource
 from llmjax.data.tokenizers.config import TokenizerConfig
@@ -26,12 +33,33 @@ class DataConfig:
     """Validation text per source in UTF-8 bytes, at most: the documents of lowest hash."""
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
     """After a source's epoch: reshuffle and continue, end the run, or stop with an error."""
+    deduplicate: Literal["window", "global"] = "window"
+    """Which copies of a training document are removed. "window": those near the first one, found
+    with 64 MiB of memory, which forget documents after about 8 million others; with several shards,
+    those within a shard. "global": all copies within a source."""
+    shards: int = 1
+    """Parts in which each source is tokenized and stored, by several processes at the same time; a
+    killed preparation loses only those it was working on. The batches depend on the number, but not
+    on who prepared the shards."""
     cache_dir: str | None = None
     """Cache of tokens; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
     workers: int = 0
     """Tokenizing processes. 0: one per CPU."""
     prefetch: int = 4
     """Batches prepared ahead of the training step."""
+    stages: tuple[StageConfig, ...] = ()
+    """Changes of the mixture, the length or the batch size from given steps on. Steps that are
+    still to come may get other stages when a run resumes."""
+
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages with all their values, of which the first begins at step 0."""
+        weights = [source.weight for source in self.sources]
+        return resolve_stages(self.stages, weights, self.length, self.batch_size)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether sources are stored as shards: several, or one of which all copies are removed."""
+        return self.shards > 1 or self.deduplicate == "global"
 
 
 def data_problems(config: DataConfig) -> list[str]:
@@ -52,12 +80,15 @@ def data_problems(config: DataConfig) -> list[str]:
         ),
         f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
         f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,
+        f"shards: {config.shards} is not positive": config.shards > 0,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }
     problems = [problem for problem, passed in checks.items() if not passed]
     for source in config.sources:
         problems += [f"sources: {problem}" for problem in source.problems()]
+    wrong = list(stage_problems(config.stages, len(config.sources)))
+    problems += wrong or size_problems(config.all_stages())
     return [f"data.{problem}" for problem in dict.fromkeys(problems)]
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjax.data.stages import Stage
 from llmjax.reporting.format import count, show_controls
+from llmjax.reporting.stages import mean_flops_per_token
 from llmjax.run.config.schema import Config
 from llmjax.storage.json_documents import json_lines
 
@@ -24,6 +26,7 @@ class History:
     Attributes:
       train: lines of kind "train".
       evals: lines of kind "eval".
+      tasks: lines of kind "tasks", of evaluation.tasks.
       samples: lines of samples.jsonl with a step, a prompt and a text.
       unreadable: number of lines of either file that are not a JSON object with a step, such as a
         line cut short when a process was killed.
@@ -33,6 +36,7 @@ class History:
 
     train: Sequence[Line]
     evals: Sequence[Line]
+    tasks: Sequence[Line]
     samples: Sequence[Line]
     unreadable: int
     repeats: int
@@ -48,11 +52,14 @@ def read_history(folder: Path) -> History:
     lines, bad = _read(folder / "metrics.jsonl")
     samples, bad_samples = _read(folder / "samples.jsonl")
     train = [line for line in lines if line.get("kind") == "train"]
-    evals = [line for line in lines if line.get("kind") == "eval"]
+    evals, tasks = (
+        [line for line in lines if line.get("kind") == kind] for kind in ("eval", "tasks")
+    )
     kept, repeats = _drop_superseded(train)
     return History(
         train=kept,
         evals=_last_of_each_step(evals),
+        tasks=_last_of_each_step(tasks),
         samples=[line for line in samples if isinstance(line.get("text"), str)],
         unreadable=bad + bad_samples,
         repeats=repeats,
@@ -161,9 +168,16 @@ def latest_session(environment: Mapping[str, Any]) -> Mapping[str, Any]:
     return (sessions(environment) or [{}])[-1]
 
 
-def flops_per_token(history: History, environment: Mapping[str, Any]) -> float | None:
-    """Returns the recorded FLOPs per token, or the ratio of two logged columns."""
-    recorded = finite_number(section(environment, "model"), "flops_per_token")
+def flops_per_token(
+    history: History, environment: Mapping[str, Any], stages: Sequence[Stage] = ()
+) -> float | None:
+    """Returns the recorded FLOPs per token, on average over `stages`; or the ratio of two logged
+    columns."""
+    model = section(environment, "model")
+    by_stage = [value for value in items(model.get("flops_by_stage")) if isinstance(value, float)]
+    if by_stage and len(by_stage) == len(stages) and history.train:
+        return mean_flops_per_token(stages, by_stage, history.train[-1]["step"])
+    recorded = finite_number(model, "flops_per_token")
     if recorded is not None:
         return recorded
     flops, tokens = (

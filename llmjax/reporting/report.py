@@ -17,6 +17,7 @@ from llmjax.reporting.commands import ShellCommand, shell_commands
 from llmjax.reporting.comparison import ComparisonPage, make_comparison
 from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
+from llmjax.reporting.evaluation_tasks import task_facts, task_figures
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.records import (
     History,
@@ -30,6 +31,7 @@ from llmjax.reporting.records import (
     wall_seconds,
 )
 from llmjax.reporting.settings import Changes, SettingGroup, changes, setting_groups
+from llmjax.reporting.stages import stage_marks, stages_note
 from llmjax.reporting.tasks import TaskSection, read_measures
 from llmjax.reporting.tiles import tiles
 from llmjax.run import environment as run_environment
@@ -155,13 +157,17 @@ def make_page(run: Run) -> Page:
         reference=comparison.baselines[0].name if comparison.baselines else "",
         tasks=tasks,
         archive=read_archive(run.folder),
-        figures=figures(
-            history,
-            comparison.baselines,
-            tasks=len(config.tasks),
-            whole=finite_number(section(environment, "data"), "heldout_bytes"),
-        ),
-        figures_notes=summary.figures_notes(history, comparison),
+        figures=[
+            *figures(
+                history,
+                comparison.baselines,
+                tasks=len(config.tasks),
+                whole=finite_number(section(environment, "data"), "heldout_bytes"),
+                marks=stage_marks(config),
+            ),
+            *task_figures(history),
+        ],
+        figures_notes=[*summary.figures_notes(history, comparison), *stages_note(config)],
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
         samples_note=summary.samples_note(config, history),
@@ -170,6 +176,11 @@ def make_page(run: Run) -> Page:
         tables=[
             *tables(config, history, environment),
             ("Goodput", facts.goodput_facts(read_goodput(run.goodput))),
+            *(
+                [("Stragglers", stragglers)]
+                if (stragglers := facts.straggler_facts(history))
+                else []
+            ),
         ],
         config=setting_groups(config, Config()),
         accounting=summary.accounting(config),
@@ -212,9 +223,10 @@ def tables(
         data_facts = facts.data_facts(config, data, trained)
     return [
         ("Evaluation", evaluation),
+        *([("Tasks while training", task_facts(history))] if history.tasks else []),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
-        ("Training", facts.work_facts(history, environment, seconds)),
+        ("Training", facts.work_facts(history, environment, seconds, config.data.all_stages())),
         ("Environment", facts.environment_facts(latest_session(environment))),
     ]
 

@@ -153,9 +153,9 @@ class Run:
                 run._check_empty()
             elif (stored := run.config()) == config:
                 return run
-            elif (changed := blocking_differences(stored, config)) and not run._is_imported(
-                stored, config
-            ):
+            elif (
+                changed := blocking_differences(stored, config, max(run.steps(), default=0))
+            ) and not run._is_imported(stored, config):
                 run._check_untrained(changed)
             with run.lock():
                 if changed and not run.steps():

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,38 @@ MANIFEST = "checksums.json"
 CHUNK = 1 << 22
 
 
-def write_manifest(folder: Path, without: Collection[str] = ()) -> None:
+def file_checksums(folder: Path, names: Sequence[str]) -> dict[str, list[int]]:
+    """The checksums of files: path -> [bytes, CRC-32].
+
+    Args:
+      folder: the folder.
+      names: paths of files in it.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    with ThreadPoolExecutor() as pool:
+        sums = pool.map(lambda name: _file_checksum(folder / name), names)
+        return dict(zip(names, sums, strict=True))
+
+
+def write_manifest(
+    folder: Path, without: Collection[str] = (), known: Mapping[str, list[int]] | None = None
+) -> None:
     """Write `folder`/checksums.json: relative path -> [bytes, CRC-32] of every file.
 
     Args:
       folder: complete, but not yet visible under its final name.
       without: names of files to leave out.
+      known: checksums that whoever wrote the files has computed; they are not read again.
 
     Raises:
       OSError: a file cannot be read, or the manifest cannot be written.
     """
-    files = _files(folder, without)
-    with ThreadPoolExecutor() as pool:
-        sums = dict(
-            zip(files, pool.map(lambda name: _file_checksum(folder / name), files), strict=True)
-        )
-    write_atomically(folder / MANIFEST, json.dumps(sums, indent=0))
+    files, known = _files(folder, without), dict(known or {})
+    sums = known | file_checksums(folder, [name for name in files if name not in known])
+    document = {name: sums[name] for name in files}
+    write_atomically(folder / MANIFEST, json.dumps(document, indent=0))
 
 
 def find_damage(

@@ -79,6 +79,9 @@ class Finetuning:
     def steps_per_epoch(self) -> float:
         return self._feed.epoch_steps()
 
+    def epochs(self, step: int) -> float:
+        return step / max(self.steps_per_epoch, 1e-9)
+
     @property
     def losses(self) -> tuple[LossFunction, ...]:
         return tuple(self._loss(data.task) for data in self.tasks)
@@ -222,6 +225,8 @@ def prepare_tasks(
 def _check_measured(config: Config, tasks: Sequence[TaskData]) -> None:
     """Checks that a task with a validation set measures evaluation.metric."""
     metric, patience = config.evaluation.metric, config.evaluation.patience
+    if config.evaluation.task_of_metric is not None:
+        return  # one of evaluation.tasks measures it
     measured = [(data.task.config, data.task.metadata) for data in tasks if data.validation_rows]
     if measured:
         check_metric(metric, measured, several=len(tasks) > 1)

@@ -2,22 +2,27 @@
 
 import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 from jax.sharding import Mesh
 
 from llmjax.data.objectives.vocabulary import make_objective
+from llmjax.data.stages import Stage
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
+from llmjax.inference.language_model import LanguageModel
 from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
+from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
 from llmjax.run.checkpoint.progress import TrainProgress
@@ -29,15 +34,16 @@ from llmjax.run.folder import Run
 from llmjax.state import TrainState, Tree, split
 from llmjax.tasks.heads import Network
 from llmjax.tasks.split import read_rows, texts_of
-from llmjax.tasks.task import TaskContext, network_of
+from llmjax.tasks.task import TaskContext, body, network_of
 from llmjax.training.finetuning import (
     Finetuning,
     prepare_tasks,
     with_stored_references,
     with_template,
 )
+from llmjax.training.in_run_evaluation import InRunTask, open_tasks
 from llmjax.training.initialization import take_tokenizer
-from llmjax.training.pretraining import Pretraining, prepare_text
+from llmjax.training.pretraining import Pretraining, prepare_text, share_text
 from llmjax.training.workload import Workload
 
 
@@ -56,11 +62,17 @@ class Session:
     """A mask of the parameters that are trained."""
     steps: int
     """Steps of the run in all: as configured, or from its epochs."""
+    evaluation_tasks: tuple[InRunTask, ...] = ()
+    """What evaluation.tasks measures, read and checked."""
 
     @property
     def model(self) -> Model:
         """The model without task heads."""
         return self.network.model
+
+    def language_model(self, params: Tree, step: int) -> LanguageModel:
+        """The model with these parameters, as they are on the mesh."""
+        return LanguageModel(self.model, body(params), self.tokenizer, self.config, self.mesh, step)
 
     @property
     def is_primary(self) -> bool:
@@ -72,19 +84,35 @@ class Session:
         """Whether some parameters are frozen."""
         return not all(jax.tree.leaves(self.trainable))
 
-    @property
-    def flops_per_token(self) -> float:
-        """Model FLOPs per token, forward and backward; of an encoder-decoder, as if half of the
-        tokens were the encoder's and half the decoder's."""
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run, of which the first begins at step 0."""
+        return self.config.data.all_stages()
+
+    @cached_property
+    def flops_by_stage(self) -> tuple[float, ...]:
+        """Model FLOPs per token of each stage, forward and backward; of an encoder-decoder, as if
+        half of the tokens were the encoder's and half the decoder's."""
         config, trainable = self.model.config, self.config.trainable
         stacks = 2 if config.is_encoder_decoder else 1
-        flops = flops_per_token(
-            config,
-            self.config.data.length,
-            lm_head=self.workload.has_lm_head,
-            backward=not isinstance(trainable, TrainHeads),
-        )
-        return flops / stacks
+        flops = [
+            flops_per_token(
+                config,
+                stage.length,
+                lm_head=self.workload.has_lm_head,
+                backward=not isinstance(trainable, TrainHeads),
+            )
+            for stage in self.stages
+        ]
+        return tuple(count / stacks for count in flops)
+
+    def flops_per_token(self, step: int) -> float:
+        """Model FLOPs per token of a step's batch."""
+        return self.flops_by_stage[bisect_right(self._first_steps, step) - 1]
+
+    @cached_property
+    def _first_steps(self) -> list[int]:
+        return [stage.first_step for stage in self.stages]
 
     def progress(self, step: int) -> TrainProgress:
         """The progress before batch `step`, with all totals zero."""
@@ -95,7 +123,12 @@ class Session:
             batch_size=data.batch_size,
             length=data.length,
             corpus=self.workload.fingerprint,
-            epoch=step / max(self.workload.steps_per_epoch, 1e-9),
+            epoch=self.workload.epochs(step),
+            stages=tuple(
+                str(stage)
+                for stage in self.stages
+                if stage.name != "data" and stage.first_step < step
+            ),
         )
 
     def check_same_batches(self, progress: TrainProgress) -> None:
@@ -113,6 +146,14 @@ class Session:
                     f"was trained on another {name} ({old}) than this one ({new})",
                     "restore the text as it was, or choose another --run-dir",
                 )
+        trained = itertools.zip_longest(progress.stages, current.stages, fillvalue="absent")
+        for index, (before, now) in enumerate(trained):
+            if before != now:
+                raise UserError(
+                    self.run.folder,
+                    f"was trained with another data.stages.{index} ({before}) than this ({now})",
+                    "leave the stages that have begun as they were, or choose another --run-dir",
+                )
 
 
 def open_session(config: Config, run: Run) -> Session:
@@ -124,6 +165,9 @@ def open_session(config: Config, run: Run) -> Session:
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
+    if jax.process_count() > 1 and config.data.is_sharded and not config.tasks:
+        share_text(config, run)
+    if jax.process_index() == 0:
         opened = _open_workload(config, run)
     wait_for_all("text prepared")  # the other processes read it from the cache
     tokenizer, workload, network = (
@@ -132,19 +176,42 @@ def open_session(config: Config, run: Run) -> Session:
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
-    parts = config.optimizer.accumulate
-    name = "the batch" if parts == 1 else "a part of the batch"
-    for spec in workload.feed().specs:
-        for array in spec.values():  # the residual stream splits the length further
-            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
-            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
+    _check_batches(config, workload, mesh)
+    evaluation_tasks = open_tasks(LanguageModel(network.model, {}, tokenizer, config, mesh))
     steps = _run_length(config, workload)
     axes = network.logical_axes()
     rates = lr_multipliers(config.trainable, network.model.config, network.abstract_params())
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
     optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
-    return Session(config, run, tokenizer, workload, network, mesh, optimizer, trainable, steps)
+    optimizer = skip_spikes(optimizer, config.spikes)
+    return Session(
+        config,
+        run,
+        tokenizer,
+        workload,
+        network,
+        mesh,
+        optimizer,
+        trainable,
+        steps,
+        evaluation_tasks,
+    )
+
+
+def _check_batches(config: Config, workload: Workload, mesh: Mesh) -> None:
+    """Checks that the batches of every stage, and their parts, divide over the mesh."""
+    parts = config.optimizer.accumulate
+    part = "the batch" if parts == 1 else "a part of the batch"
+    first: dict[tuple[int, int], str] = {}
+    for stage in config.data.all_stages():
+        first.setdefault(stage.shape, stage.name)
+    names = list(first.values())
+    for index, spec in enumerate(workload.feed().specs):  # of each shape, or of each task
+        name = f"{part} of {names[index]}" if config.data.stages else part
+        for array in spec.values():  # the residual stream splits the length further
+            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
+            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
 
 
 def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:
@@ -198,23 +265,24 @@ def _run_length(config: Config, workload: Workload) -> int:
     return limit
 
 
-def check_memory(state: TrainState, mesh: Mesh) -> None:
+def check_memory(state: TrainState, mesh: Mesh, copies: int = 0) -> None:
     """Checks that parameters, gradients and optimizer state fit the devices.
 
     Args:
       state: shapes, dtypes and shardings.
       mesh: the devices; CPU devices share the machine's memory.
+      copies: further copies of the state, as replay needs one.
 
     Raises:
       UserError: they need more memory than there is.
     """
-    needed = _bytes((state.params, state.params, state.opt_state))
+    needed = _bytes((state.params, state.params, state.opt_state)) + copies * _bytes(state)
     available = _available(mesh)
     if available is not None and needed > available:
         raise UserError(
             "model",
-            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device, "
-            f"which has {_gib(available)}",
+            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device"
+            f"{' with the copy for replay' if copies else ''}, which has {_gib(available)}",
             "make the model smaller (d_model, layers, vocab_size), or split it over more devices "
             "(mesh.fsdp)",
         )

@@ -25,6 +25,7 @@ from llmjax.errors import UserError
 from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.files import WRITE_ERRORS, check_space, reason, without_warnings
+from llmjax.run.checkpoint.handler import SummingHandler
 from llmjax.run.checkpoint.progress import (
     TrainProgress,
     complete_progress,
@@ -64,9 +65,7 @@ class Checkpoints:
         wait_for_all("checkpoints open")
         self._saving: TrainProgress | None = None
         options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
-        self._checkpointer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(), async_options=options
-        )
+        self._checkpointer = ocp.AsyncCheckpointer(SummingHandler(), async_options=options)
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(without_warnings())
 
@@ -220,7 +219,7 @@ def save_params(folder: Path, params: Any, step: int = 0) -> None:
     items = ocp.args.Composite(params=ocp.args.StandardSave(params))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handler = ocp.CompositeCheckpointHandler(params=params_handler(params))
+        handler = SummingHandler(params=params_handler(params))
         check_space(folder, params)
         with without_warnings(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(unfinished, args=items, force=True)

@@ -6,6 +6,7 @@ verified when it is read.
 
 import contextlib
 import itertools
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from llmjax.errors import UserError
 from llmjax.run.checkpoint.config import CheckpointConfig
-from llmjax.storage.checksums import find_damage, write_manifest
+from llmjax.storage.checksums import file_checksums, find_damage, write_manifest
 from llmjax.storage.stores.mirror import fetch
 
 # Orbax writes these after the checksums are taken.
@@ -34,12 +35,47 @@ LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes the checksums of all files of a checkpoint.
+    """Writes the checksums of all files of a checkpoint; those that `write_part` has computed are
+    taken over, and the parts deleted.
+
+    Raises:
+      OSError: they cannot be read or written.
+      ValueError: a part is damaged.
+    """
+    known: dict[str, list[int]] = {}
+    for part in folder.glob(f"{PART}*"):
+        known |= json.loads(part.read_text(encoding="utf-8"))
+        part.unlink()
+    write_manifest(folder, LATER, known)
+
+
+PART = ".checksums.process_"
+"""Prefix of the file that holds the checksums of one process's files."""
+
+
+def write_part(folder: Path) -> None:
+    """Writes the checksums of the files that this process has written into an unfinished
+    checkpoint, so that process 0 need not read them.
 
     Raises:
       OSError: they cannot be read or written.
     """
-    write_manifest(folder, LATER)
+    process = jax.process_index()
+    own = [
+        path
+        for pattern in (f"*/ocdbt.process_{process}/**/*", f"*/array_metadatas/process_{process}")
+        for path in folder.glob(pattern)
+        if path.is_file()
+    ]
+    sums = file_checksums(folder, [str(path.relative_to(folder)) for path in own])
+    named = {_finished(name): value for name, value in sums.items()}
+    (folder / f"{PART}{process}").write_text(json.dumps(named), encoding="utf-8")
+
+
+def _finished(name: str) -> str:
+    """A file's path when its item's folder has its final name."""
+    item, rest = name.split("/", 1)
+    return f"{item.split(UNFINISHED)[0]}/{rest}"
 
 
 # What Orbax and TensorStore raise when a disk is full or a folder cannot be written.

@@ -12,6 +12,7 @@ from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import OPTIMIZERS, OptimizerConfig
+from llmjax.optimizers.spikes import SpikesConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.optimizers.trainable import TrainableConfig, TrainAll
 from llmjax.parallel.mesh import MeshConfig
@@ -35,12 +36,21 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
+class ReplayConfig:
+    """Steps that are computed twice, to find devices that compute wrong numbers."""
+
+    every: int = 0
+    """Steps from one that is computed twice to the next; if the bits differ, the run ends with exit
+    code 77 and a line that names the devices. It takes memory for a second state. 0: none."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The complete config of a run."""
 
     run_dir: str = "runs/default"
     """The run folder, created if needed. If it holds a run of the same config, that resumes; steps,
-    compute, mesh, accumulation, checkpoint, evaluation, samples and log may differ."""
+    compute, mesh, accumulation, checkpoint, evaluation, samples, replay and log may differ."""
     seed: int = 0
     """Determines initial parameters, the order of the data and dropout."""
     steps: int = 1000
@@ -51,8 +61,8 @@ class Config:
     """A run folder, trained or imported, whose model, tokenizer and parameters this run starts
     from. Of `model` only lora and pooler then count."""
     max_skipped_steps: int = 10
-    """A step is skipped if its loss or gradient is not finite; after this many in a row the run
-    stops with an error."""
+    """A step is skipped if its loss or gradient is not finite, or a spike; after this many in a row
+    the run stops with an error."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The architecture: what a checkpoint holds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -70,6 +80,8 @@ class Config:
     """What is predicted from what: causal, masked, span, prefix, or a mixture of them."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """The optimizer with its learning-rate schedule."""
+    spikes: SpikesConfig = field(default_factory=SpikesConfig)
+    """Which updates are skipped as loss spikes."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The training loss: label smoothing and z-loss."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -82,5 +94,7 @@ class Config:
     """When and how to evaluate on the validation set."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     """Text generated while training."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Steps that are computed twice, to find devices that compute wrong numbers."""
     log: LogConfig = field(default_factory=LogConfig)
     """What to report while training, and where."""
