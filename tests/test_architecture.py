@@ -45,7 +45,7 @@ KNOWN_TO = {
     "optax": {"optimizers", "state", "step"},
     "orbax": {"run.checkpoint"},
     "sacrebleu": {"metrics"},
-    "safetensors": {"convert"},
+    "safetensors": {"convert", "run.checkpoint"},
     "scipy": {"metrics"},
     "sentencepiece": {"convert", "data"},
     "signal": {"interruption", "training"},

@@ -110,7 +110,7 @@ def _validation(config: Plain) -> Plain:
 
 def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
-    absent: dict[str, Plain] = {}
+    absent: dict[str, Plain] = {"checkpoint": {"local_dir": None, "local_every": 100}}
     return config | {part: fields | config[part] for part, fields in absent.items()}
 
 
