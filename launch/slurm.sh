@@ -7,7 +7,8 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
-# Run one process per GPU of every node; JAX finds the others through SLURM's variables.
+#SBATCH --open-mode=append
+# Run one process per GPU of every node.
 #
 #   sbatch launch/slurm.sh CONFIG --run-dir /shared/runs/NAME [--field value ...]
 #
@@ -15,7 +16,12 @@
 # so is one that hung (76).
 # /shared is a file system that all nodes share.
 set -uo pipefail
-srun --kill-on-bad-exit=1 "${LLMJAX:-llmjax}" train "$@"
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export JAX_COORDINATOR_ADDRESS=$first:$((61440 + SLURM_JOB_ID % 4096))
+# The processes end each other. srun would kill those that are about to exit with 75 as well.
+srun --kill-on-bad-exit=0 bash -c \
+  'JAX_NUM_PROCESSES=$SLURM_STEP_NUM_TASKS JAX_PROCESS_ID=$SLURM_PROCID exec "$@"' \
+  task "${LLMJAX:-llmjax}" train "$@"
 code=$?
 if ((code == 75 || code == 76)); then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

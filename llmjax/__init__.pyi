@@ -25,6 +25,7 @@ from .data.tokenizers.config import BytesConfig as BytesConfig
 from .data.tokenizers.config import HuggingFaceTokenizerConfig as HuggingFaceTokenizerConfig
 from .data.tokenizers.config import SentencePieceConfig as SentencePieceConfig
 from .decoding.config import DecodingConfig as DecodingConfig
+from .errors import DataCorruption as DataCorruption
 from .errors import Stopped as Stopped
 from .errors import UserError as UserError
 from .evaluation.choose import choose as choose
@@ -60,6 +61,7 @@ from .reporting.report import report as report
 from .run.checkpoint.config import CheckpointConfig as CheckpointConfig
 from .run.config.files import load_config_file as load_config_file
 from .run.config.schema import Config as Config
+from .run.config.schema import ReplayConfig as ReplayConfig
 from .run.config.schema import SamplesConfig as SamplesConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig

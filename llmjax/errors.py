@@ -60,9 +60,17 @@ class Stopped(Exception):
         super().__init__(f"{signal}: {line}")
 
 
-DONE, INTERNAL_ERROR, MISTAKE, STOPPED, HUNG, INTERRUPTED = 0, 1, 2, 75, 76, 130
+class DataCorruption(Exception):
+    """A device computed wrong numbers without an error; training ends without saving them.
+
+    The command line exits with code 77.
+    """
+
+
+DONE, INTERNAL_ERROR, MISTAKE = 0, 1, 2
+STOPPED, HUNG, CORRUPTED, INTERRUPTED = 75, 76, 77, 130
 """Exit codes: done; an internal error; the user's mistake; stopped by a signal with a checkpoint
-saved; a process hung; interrupted without saving."""
+saved; a process hung; a device computed wrong numbers; interrupted without saving."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -71,4 +79,6 @@ def exit_code(error: BaseException) -> int:
         return MISTAKE
     if isinstance(error, Stopped):
         return STOPPED
+    if isinstance(error, DataCorruption):
+        return CORRUPTED
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL_ERROR

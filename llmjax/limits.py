@@ -37,6 +37,7 @@ MAX_SIZES: Mapping[str, int] = {
     "rank": 2**16,
     "batch_size": 2**20,
     "workers": 1024,
+    "shards": 2**16,
     "prefetch": 1024,
     "cpu_devices": 1024,
     "sentinels": 2**14,

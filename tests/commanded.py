@@ -1,9 +1,9 @@
 """One process of several, as `llmjax train` runs it; may send itself a signal.
 
-Usage: commanded.py CONFIG.json [SIGNAL PROCESS step|batch NUMBER]
+Usage: commanded.py CONFIG.json [SIGNAL PROCESS step|batch|delay NUMBER]
 
 The signal comes after that step, once all checkpoints are written; or before that batch of an
-evaluation.
+evaluation. With delay there is none: each batch comes so many milliseconds later.
 """
 
 import itertools
@@ -46,12 +46,16 @@ def before_batch(config, number: int, send) -> None:
     documents.between_batches = sending
 
 
+def delay(config, number: int, send) -> None:
+    runs.before_step(pytest.MonkeyPatch(), lambda *_: time.sleep(number / 1000))
+
+
 if __name__ == "__main__":
     path, *options = sys.argv[1:]
     text = Path(path).read_text()
     if options and options[1] == os.environ["JAX_PROCESS_ID"]:
         name, _, moment, number = options
-        prepare = {"step": after_step, "batch": before_batch}[moment]
+        prepare = {"step": after_step, "batch": before_batch, "delay": delay}[moment]
         send = partial(os.kill, os.getpid(), getattr(signal, name))
         prepare(from_json(text), int(number), send)
     config = Path(path).with_suffix(".py")

@@ -74,8 +74,8 @@ class Command(Generic[Options]):
       shown: dotted names of the options that `--help` shows; none: all.
       aliases: short name of an option -> its dotted name.
       expand: replaces options and overrides that are not a field's value, before any override.
-      defaults: makes the default options from the first positional word; None for those of the
-        dataclass.
+      defaults: makes the default options from the first positional word that is not part of the
+        name; None for those of the dataclass.
       validated: whether overriding the options checks their values, as it does for a run's config.
       check: returns a line for each invalid value, beyond types and ranges.
       finish: applies the flags to the options, and makes further checks.
@@ -149,8 +149,9 @@ def _options_help(command: Command[Options], options: Options, topic: str) -> It
 
 
 def _defaults(command: Command[Options], words: Words) -> Options:
-    if command.defaults is not None and words.positionals:
-        return command.defaults(words.positionals[0])
+    literals = sum(word.islower() for word in command.positionals)
+    if command.defaults is not None and words.positionals[literals:]:
+        return command.defaults(words.positionals[literals])
     return command.options()
 
 

@@ -3,7 +3,8 @@
 Exit codes:
 
     0 done   1 internal error, or another process died   2 user error
-    75 stopped by a signal, checkpoint saved   76 a process hung   130 interrupted without saving
+    75 stopped by a signal, checkpoint saved   76 a process hung
+    77 a device computed wrong numbers   130 interrupted without saving
 
 Results go to stdout, everything else to stderr. Heavy imports wait until a command is chosen.
 """
@@ -21,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 from llmjax.cli.registry import COMMANDS, SYNONYMS
 from llmjax.cli.streams import OutputError, drop_output, finish_output, hold_standard_streams
 from llmjax.errors import (
+    CORRUPTED,
     DONE,
     INTERNAL_ERROR,
     INTERRUPTED,
     MISTAKE,
     STOPPED,
+    DataCorruption,
     Stopped,
     UserError,
     printable,
@@ -97,6 +100,9 @@ def _exit_code(words: list[str], debug: bool) -> int:
     except Stopped as stop:
         _log_line(str(stop))
         return STOPPED
+    except DataCorruption as error:
+        _log_line(f"error: {error}")
+        return CORRUPTED
     except BrokenPipeError:
         drop_output()
         return DONE

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "models": Entry("llmjax.cli.models:MODELS", "the models that can be imported, with sizes"),
     "runs": Entry("llmjax.cli.runs:RUNS", "the run folders here, with their best figures"),
     "completion": Entry("llmjax.cli.completion:COMPLETION", "completion for bash, zsh or fish"),
+    "data": Entry("llmjax.cli.data:DATA", "prepare the token store of a run ahead of time"),
     "tokenizer": Entry("llmjax.cli.tokenizer:TOKENIZER", "train a tokenizer on text"),
 }
 

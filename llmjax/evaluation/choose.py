@@ -101,7 +101,7 @@ class Choices:
       measures: accuracy and accuracy_per_byte with 95 % bootstrap intervals, over the questions
         with a known answer; None without any.
       chance: the accuracy of guessing on these; None without any.
-      seconds: wall-clock time of reading, encoding, compiling and scoring.
+      seconds: wall-clock time of encoding, compiling and scoring.
     """
 
     run: str
@@ -172,15 +172,34 @@ def choose(
       UserError: no such run, step or file; a question that cannot be read (names its line); a
         choice without tokens or longer than the context; a model without decoder.
     """
-    lm, start = loaded(run, options), time.perf_counter()
+    return choose_among(loaded(run, options), read_questions(options), options, each=each)
+
+
+def read_questions(options: ChooseOptions) -> list[Question]:
+    """Read the questions of the options' files.
+
+    Raises:
+      UserError: no such file; a question that cannot be read (names its line); an option that has
+        no meaning.
+    """
     if "{}" not in options.prompt:
         reason = "has no placeholder for the question"
         raise UserError(f"prompt {options.prompt!r}", reason, "add {}")
     if options.limit is not None and options.limit < 1:
         raise UserError(f"limit {options.limit}", "is not positive")
-    paths = tuple(map(str, options.data))
-    rows = read_table(FileTable(paths=paths))
-    questions = [read_question(row) for row in islice(rows, options.limit)]
+    rows = read_table(FileTable(paths=tuple(map(str, options.data))))
+    return [read_question(row) for row in islice(rows, options.limit)]
+
+
+def choose_among(
+    lm: LanguageModel,
+    questions: Sequence[Question],
+    options: ChooseOptions,
+    *,
+    each: Callable[[ScoredQuestion], object] | None = None,
+) -> Choices:
+    """Answer questions that have been read; see `choose`."""
+    start = time.perf_counter()
     correct = list[tuple[bool, bool]]()
     for scored in score_questions(lm, questions, options):
         if each is not None:
@@ -192,7 +211,7 @@ def choose(
     return Choices(
         run=lm.config.run_dir,
         step=lm.step,
-        data=", ".join(paths),
+        data=", ".join(map(str, options.data)),
         questions=len(questions),
         measures=_measures(correct),
         chance=math.fsum(chances) / len(chances) if chances else None,
@@ -204,11 +223,10 @@ def score_questions(
     lm: LanguageModel, questions: Sequence[Question], options: ChooseOptions
 ) -> Iterator[ScoredQuestion]:
     """Score the choices of each question, in order, batch by batch; see `choose`."""
-    texts = [options.prompt.replace("{}", question.text) for question in questions]
     likelihoods = score_continuations(
         lm.model,
         lm.params,
-        pairs_of(lm, questions, texts, options.delimiter),
+        question_pairs(lm, questions, options),
         bos_id=lm.tokenizer.bos_id,
         batch_size=options.batch_size,
         mesh=lm.mesh,
@@ -216,6 +234,14 @@ def score_questions(
     for number, question in enumerate(questions, 1):
         totals, greedy = zip(*islice(likelihoods, len(question.choices)), strict=True)
         yield ScoredQuestion(number, question, totals, greedy)
+
+
+def question_pairs(
+    lm: LanguageModel, questions: Sequence[Question], options: ChooseOptions
+) -> list[Pair]:
+    """Encode every choice of every question after the options' prompt; see `pairs_of`."""
+    texts = [options.prompt.replace("{}", question.text) for question in questions]
+    return pairs_of(lm, questions, texts, options.delimiter)
 
 
 def _measures(correct: Sequence[tuple[bool, bool]]) -> Metrics | None:

@@ -47,6 +47,7 @@ class HarnessModel(TemplateLM):
       max_length: maximum tokens of context; longer texts are truncated on the left.
       max_gen_toks: maximum tokens to generate if the task sets no limit.
       batch_size: rows per batch.
+      quiet: whether to show no progress bars.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class HarnessModel(TemplateLM):
         device: str | None = None,
         max_length: int | None = None,
         max_gen_toks: int = 256,
+        quiet: bool = False,
         **loading: Any,
     ):
         """Load a run, or take a loaded model.
@@ -69,6 +71,7 @@ class HarnessModel(TemplateLM):
           device: accepted from the harness, and ignored: JAX chooses.
           max_length: see above; None: the model's context.
           max_gen_toks: see above.
+          quiet: see above.
           **loading: see llmjax.load.
 
         Raises:
@@ -83,7 +86,7 @@ class HarnessModel(TemplateLM):
         if not 2 <= longest <= config.max_length:
             reason, fix = "does not fit the model", f"choose 2 to {config.max_length}"
             raise UserError(f"max_length {longest}", reason, fix)
-        self.max_length, self.max_gen_toks = longest, max_gen_toks
+        self.max_length, self.max_gen_toks, self.quiet = longest, max_gen_toks, quiet
         auto = batch_size is None or str(batch_size).startswith("auto")
         self.batch_size = min(16, max_batch_size or 16) if auto else int(batch_size or 0)
         if self.batch_size < 1:
@@ -138,6 +141,13 @@ class HarnessModel(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return sums
 
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score continuations of texts."""
+        scored: list[tuple[float, bool]] = super().loglikelihood(
+            requests, disable_tqdm=disable_tqdm or self.quiet
+        )
+        return scored
+
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
@@ -155,7 +165,8 @@ class HarnessModel(TemplateLM):
             batch_size=self.batch_size,
             mesh=self.lm.mesh,
         )
-        bar = tqdm(stream, "Log-likelihoods", total=len(pairs), disable=disable_tqdm)
+        hidden = disable_tqdm or self.quiet
+        bar = tqdm(stream, "Log-likelihoods", total=len(pairs), disable=hidden)
         answers = [(likelihood.total, likelihood.greedy) for likelihood in bar]
         for (texts, _, _), answer in zip(requests, answers, strict=True):
             if texts is not None:
@@ -168,7 +179,8 @@ class HarnessModel(TemplateLM):
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         texts = [""] * len(requests)
-        with tqdm(desc="Texts", total=len(requests), disable=disable_tqdm) as bar:
+        hidden = disable_tqdm or self.quiet
+        with tqdm(desc="Texts", total=len(requests), disable=hidden) as bar:
             for numbers in groups.values():
                 config = decoding(requests[numbers[0]].args[1], self.max_gen_toks, self.batch_size)
                 prompts = [self._prompt(requests[n].args[0], config) for n in numbers]

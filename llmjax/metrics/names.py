@@ -19,6 +19,7 @@ _DISPLAY_NAMES = {
     "margin": "reward margin",
 }
 _FRACTIONS = {"accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "exact_match"}
+_FRACTIONS |= {"accuracy_per_byte", "acc", "acc_norm", "acc_bytes", "chance"}
 _FRACTIONS |= {"answered_f1", "answered_exact_match", "unanswered_accuracy"}
 _POINTS = {"bleu", "chrf"}
 _COSTS = {"loss", "bits_per_byte", "mean_squared_error", "mean_absolute_error"}
@@ -56,6 +57,17 @@ def is_cost(name: str) -> bool:
     return name.rpartition(".")[2] in _COSTS
 
 
+def evaluation_task_metrics(record: Mapping[str, Any]) -> list[str]:
+    """The metrics in a record of evaluation.tasks: what has a standard error, known or not."""
+    return [name for name in record if f"{name}_stderr" in record]
+
+
+def task_title(name: str) -> str:
+    """What a metric of evaluation.tasks is called: "quiz accuracy", "gsm8k strict-match exact
+    match"."""
+    return f"{name.rpartition('.')[0].replace('.', ' ')} {display_name(name)}"
+
+
 def headline_metric(record: Mapping[str, Any], preferred: str | None = None) -> str | None:
     """The metric to judge a logged evaluation by: the preferred one, else the first of the tasks,
     bits per byte or the loss; None if it has none of them."""
@@ -66,7 +78,7 @@ def headline_metric(record: Mapping[str, Any], preferred: str | None = None) -> 
 
 def display_value(name: str, value: float, places: int = 2) -> str:
     """Format a metric's value: fractions in per cent, scores out of 100 with one decimal."""
-    if is_fraction(name):
+    if is_fraction(name) and abs(value) <= 1:
         return f"{100 * value:.{places}f} %"
     if name.rpartition(".")[2] in _POINTS:
         return f"{value:.{max(1, places - 1)}f}"

@@ -112,6 +112,33 @@ def goodput_facts(stored: Mapping[str, Any] | None) -> list[Fact]:
     ]
 
 
+def straggler_facts(history: History) -> list[Fact]:
+    """Returns the processes that kept the others waiting; none for runs that compare none."""
+    lines = [line for line in history.train if "straggler" in line]
+    named: dict[tuple[int, str], list[Line]] = {}
+    for line in lines:
+        if (process := finite_number(line, "straggler")) is not None:
+            host = str(line.get("straggler_host") or UNKNOWN)
+            named.setdefault((int(process), host), []).append(line)
+    if lines and not named:
+        return [Fact("Stragglers", "none", f"in {count(len(lines))} logged steps")]
+    return [
+        Fact(
+            f"Process {process}, host {host}",
+            f"slow in {count(len(slow))} of {count(len(lines))} logged steps",
+            _slowness(slow),
+        )
+        for (process, host), slow in sorted(named.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _slowness(lines: Sequence[Line]) -> str:
+    own, typical = (median(lines, key) for key in ("straggler_seconds", "typical_seconds"))
+    if own is None or typical is None:
+        return ""
+    return f"its data and host took {own:.2g} s of a step, the median process {typical:.2g} s"
+
+
 def _spent(activity: str, seconds: float) -> str:
     return f"{duration(seconds)}: {ACTIVITIES[cast(Activity, activity)]}"
 

@@ -24,6 +24,7 @@ class History:
     Attributes:
       train: lines of kind "train".
       evals: lines of kind "eval".
+      tasks: lines of kind "tasks", of evaluation.tasks.
       samples: lines of samples.jsonl with a step, a prompt and a text.
       unreadable: number of lines of either file that are not a JSON object with a step, such as a
         line cut short when a process was killed.
@@ -33,6 +34,7 @@ class History:
 
     train: Sequence[Line]
     evals: Sequence[Line]
+    tasks: Sequence[Line]
     samples: Sequence[Line]
     unreadable: int
     repeats: int
@@ -48,11 +50,14 @@ def read_history(folder: Path) -> History:
     lines, bad = _read(folder / "metrics.jsonl")
     samples, bad_samples = _read(folder / "samples.jsonl")
     train = [line for line in lines if line.get("kind") == "train"]
-    evals = [line for line in lines if line.get("kind") == "eval"]
+    evals, tasks = (
+        [line for line in lines if line.get("kind") == kind] for kind in ("eval", "tasks")
+    )
     kept, repeats = _drop_superseded(train)
     return History(
         train=kept,
         evals=_last_of_each_step(evals),
+        tasks=_last_of_each_step(tasks),
         samples=[line for line in samples if isinstance(line.get("text"), str)],
         unreadable=bad + bad_samples,
         repeats=repeats,

@@ -17,6 +17,7 @@ from llmjax.reporting.commands import ShellCommand, shell_commands
 from llmjax.reporting.comparison import ComparisonPage, make_comparison
 from llmjax.reporting.compressors import Bar, Comparison, compare, validation_text
 from llmjax.reporting.curves import Figure, figures
+from llmjax.reporting.evaluation_tasks import task_facts, task_figures
 from llmjax.reporting.facts import Fact
 from llmjax.reporting.records import (
     History,
@@ -152,12 +153,15 @@ def make_page(run: Run) -> Page:
         reference=comparison.baselines[0].name if comparison.baselines else "",
         tasks=tasks,
         archive=read_archive(run.folder),
-        figures=figures(
-            history,
-            comparison.baselines,
-            tasks=len(config.tasks),
-            whole=finite_number(section(environment, "data"), "heldout_bytes"),
-        ),
+        figures=[
+            *figures(
+                history,
+                comparison.baselines,
+                tasks=len(config.tasks),
+                whole=finite_number(section(environment, "data"), "heldout_bytes"),
+            ),
+            *task_figures(history),
+        ],
         figures_notes=summary.figures_notes(history, comparison),
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
@@ -167,6 +171,11 @@ def make_page(run: Run) -> Page:
         tables=[
             *tables(config, history, environment),
             ("Goodput", facts.goodput_facts(read_goodput(run.goodput))),
+            *(
+                [("Stragglers", stragglers)]
+                if (stragglers := facts.straggler_facts(history))
+                else []
+            ),
         ],
         config=setting_groups(config, Config()),
         accounting=summary.accounting(config),
@@ -209,6 +218,7 @@ def tables(
         data_facts = facts.data_facts(config, data, trained)
     return [
         ("Evaluation", evaluation),
+        *([("Tasks while training", task_facts(history))] if history.tasks else []),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
         ("Training", facts.work_facts(history, environment, seconds)),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from llmjax.scoring.evaluation_tasks import EvaluationTask, evaluation_task_problems
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -24,6 +26,16 @@ class EvaluationConfig:
     and the newest checkpoint is loaded."""
     patience: int = 0
     """Stop after this many evaluations in a row without improvement. 0: never."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """Tasks measured on the model while it trains: files of multiple-choice questions (choose), or
+    tasks of the lm-evaluation-harness (harness). Their metrics, such as NAME.accuracy, can be the
+    `metric` above."""
+
+    @property
+    def task_of_metric(self) -> str | None:
+        """The name of the task above that measures `metric`; None if none does."""
+        name, dot, _ = (self.metric or "").partition(".")
+        return name if dot and name in [task.metrics_name for task in self.tasks] else None
 
 
 def evaluation_problems(config: EvaluationConfig) -> list[str]:
@@ -44,4 +56,6 @@ def evaluation_problems(config: EvaluationConfig) -> list[str]:
             config.max_tokens is None or config.max_tokens > 0
         ),
     }
-    return [f"evaluation.{problem}" for problem, fine in checks.items() if not fine]
+    problems = [problem for problem, fine in checks.items() if not fine]
+    problems += evaluation_task_problems(config.tasks)
+    return [f"evaluation.{problem}" for problem in problems]

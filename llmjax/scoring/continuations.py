@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from llmjax.decoding.rows import bucket
 from llmjax.errors import UserError
+from llmjax.interruption import between_batches
 from llmjax.losses.token_loss import nll_at
 from llmjax.model.model import Model
 from llmjax.model.params import Params
@@ -171,6 +172,7 @@ def score_batches(
     """Yield the likelihood of each continuation; results are read while the next batch runs."""
     pending: tuple[tuple[jax.Array, jax.Array], list[tuple[int, slice]]] | None = None
     for batch in batches:
+        between_batches()
         arrays = {name: place(array, mesh, "batch", None) for name, array in batch.arrays.items()}
         targets = [place(array, mesh, "batch", None) for array in (batch.positions, batch.targets)]
         with use_mesh(mesh):

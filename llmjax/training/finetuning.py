@@ -222,6 +222,8 @@ def prepare_tasks(
 def _check_measured(config: Config, tasks: Sequence[TaskData]) -> None:
     """Checks that a task with a validation set measures evaluation.metric."""
     metric, patience = config.evaluation.metric, config.evaluation.patience
+    if config.evaluation.task_of_metric is not None:
+        return  # one of evaluation.tasks measures it
     measured = [(data.task.config, data.task.metadata) for data in tasks if data.validation_rows]
     if measured:
         check_metric(metric, measured, several=len(tasks) > 1)

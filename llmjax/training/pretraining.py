@@ -1,7 +1,9 @@
 """Pre-training: the workload of a corpus and an objective."""
 
-from dataclasses import dataclass
-from functools import cached_property
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,13 +15,21 @@ from llmjax.data.batch import Batch
 from llmjax.data.loader import CorpusFeed, Feed
 from llmjax.data.objectives.config import Objective
 from llmjax.data.order import steps_per_epoch
-from llmjax.data.progress import terminal_progress
-from llmjax.data.text.corpus import Corpus, Document, prepare, validation_documents
+from llmjax.data.progress import Progress, terminal_progress
+from llmjax.data.text.corpus import (
+    Corpus,
+    Document,
+    prepare,
+    share_shards,
+    validation_documents,
+)
+from llmjax.data.text.encoding import cpus
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss, with_bits_per_byte
 from llmjax.losses.token_loss import token_loss
 from llmjax.model.model import Model
+from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.display import short_count
@@ -28,7 +38,11 @@ from llmjax.scoring.hidden import has_targets, score_hidden
 from llmjax.scoring.totals import Totals
 from llmjax.state import Tree
 from llmjax.step import LossFunction
+from llmjax.storage.writing import cache_root
+from llmjax.training.processes import local_processes
 from llmjax.training.workload import EvalResult
+
+log = logging.getLogger(__name__)
 
 FIRST_ROWS = 256
 """At least one of this many rows must have a target."""
@@ -195,6 +209,49 @@ def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
     with terminal_progress() as progress:
         pieces = config.objective.control_pieces
         return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
+
+
+def build_text(config: Config, progress: Progress) -> Corpus:
+    """The tokenized corpus of a config, prepared in the cache for runs of it.
+
+    The tokenizer is that of the run folder or of the `init_from` run, if there is one.
+
+    Raises:
+      UserError: as `corpus.prepare`; or there is no `init_from` run.
+    """
+    folder = Run(Path(config.run_dir)).tokenizer
+    if config.init_from is not None and not folder.is_dir():
+        folder = Run.open(config.init_from).tokenizer
+    pieces = config.objective.control_pieces
+    existing = folder if folder.is_dir() else None
+    return prepare(config.data, config.tokenizer, existing, progress, pieces)[1]
+
+
+def share_text(config: Config, run: Run) -> None:
+    """Prepares the shards of the text, each process its share; all processes call this.
+
+    Where they do not share a cache, each prepares all of them.
+
+    Raises:
+      UserError: as `corpus.prepare`.
+    """
+    data, index, count = config.data, jax.process_index(), jax.process_count()
+    local = local_processes()
+    data = replace(data, workers=data.workers or max(1, cpus() // local))
+    pieces = config.objective.control_pieces
+    with terminal_progress() as progress:
+        share = partial(share_shards, data, config.tokenizer, run.tokenizer, progress, pieces)
+        if index == 0:
+            share(slice(0))  # the tokenizer alone
+        wait_for_all("tokenizer prepared")
+        share(slice(index, None, count))
+        wait_for_all("shards prepared")
+        if share(slice(None)):
+            log.warning(
+                "%s: not shared by all processes; this one prepared the other shards too",
+                cache_root(data.cache_dir),
+            )
+        wait_for_all("all shards prepared")
 
 
 def _first(documents: list[Document], tokens: int) -> list[Document]:

@@ -1,6 +1,7 @@
 """Starting devices and processes, and checking that all processes share one config."""
 
 import ctypes
+import socket
 from fnmatch import fnmatch
 
 import jax
@@ -63,10 +64,17 @@ def check_same_config(config: Config) -> None:
         if not any(fnmatch(name, pattern) for pattern in PER_PROCESS)
     }
     summary = "; ".join(f"{name} {a} there, {b} here" for name, (a, b) in changed.items())
-    for process, text in enumerate(_texts_of_all(summary)):
+    for process, text in enumerate(texts_of_all(summary)):
         if text:
             reason = f"has another config than process 0: {text}"
             raise UserError(f"process {process}", reason, SAME_COMMAND)
+
+
+def local_processes() -> int:
+    """How many processes of the run are on this host; all processes call this."""
+    if jax.process_count() == 1:
+        return 1
+    return texts_of_all(socket.gethostname()).count(socket.gethostname())
 
 
 def _text_of_process_0(text: str) -> str:
@@ -77,8 +85,10 @@ def _text_of_process_0(text: str) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
-def _texts_of_all(text: str) -> list[str]:
-    """Each process's text, by process index."""
+def texts_of_all(text: str) -> list[str]:
+    """Each process's text, by process index; all processes call this."""
+    if jax.process_count() == 1:
+        return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
     padded = np.zeros(max(sizes), np.uint8)

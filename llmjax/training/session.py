@@ -14,6 +14,7 @@ from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.decoding.completions import check_prompts
 from llmjax.errors import UserError
+from llmjax.inference.language_model import LanguageModel
 from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
@@ -29,15 +30,16 @@ from llmjax.run.folder import Run
 from llmjax.state import TrainState, Tree, split
 from llmjax.tasks.heads import Network
 from llmjax.tasks.split import read_rows, texts_of
-from llmjax.tasks.task import TaskContext, network_of
+from llmjax.tasks.task import TaskContext, body, network_of
 from llmjax.training.finetuning import (
     Finetuning,
     prepare_tasks,
     with_stored_references,
     with_template,
 )
+from llmjax.training.in_run_evaluation import InRunTask, open_tasks
 from llmjax.training.initialization import take_tokenizer
-from llmjax.training.pretraining import Pretraining, prepare_text
+from llmjax.training.pretraining import Pretraining, prepare_text, share_text
 from llmjax.training.workload import Workload
 
 
@@ -56,11 +58,17 @@ class Session:
     """A mask of the parameters that are trained."""
     steps: int
     """Steps of the run in all: as configured, or from its epochs."""
+    evaluation_tasks: tuple[InRunTask, ...] = ()
+    """What evaluation.tasks measures, read and checked."""
 
     @property
     def model(self) -> Model:
         """The model without task heads."""
         return self.network.model
+
+    def language_model(self, params: Tree, step: int) -> LanguageModel:
+        """The model with these parameters, as they are on the mesh."""
+        return LanguageModel(self.model, body(params), self.tokenizer, self.config, self.mesh, step)
 
     @property
     def is_primary(self) -> bool:
@@ -124,6 +132,9 @@ def open_session(config: Config, run: Run) -> Session:
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
+    if jax.process_count() > 1 and config.data.is_sharded and not config.tasks:
+        share_text(config, run)
+    if jax.process_index() == 0:
         opened = _open_workload(config, run)
     wait_for_all("text prepared")  # the other processes read it from the cache
     tokenizer, workload, network = (
@@ -132,6 +143,7 @@ def open_session(config: Config, run: Run) -> Session:
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
+    evaluation_tasks = open_tasks(LanguageModel(network.model, {}, tokenizer, config, mesh))
     parts = config.optimizer.accumulate
     name = "the batch" if parts == 1 else "a part of the batch"
     for spec in workload.feed().specs:
@@ -144,7 +156,18 @@ def open_session(config: Config, run: Run) -> Session:
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
     optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
-    return Session(config, run, tokenizer, workload, network, mesh, optimizer, trainable, steps)
+    return Session(
+        config,
+        run,
+        tokenizer,
+        workload,
+        network,
+        mesh,
+        optimizer,
+        trainable,
+        steps,
+        evaluation_tasks,
+    )
 
 
 def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:
@@ -198,23 +221,24 @@ def _run_length(config: Config, workload: Workload) -> int:
     return limit
 
 
-def check_memory(state: TrainState, mesh: Mesh) -> None:
+def check_memory(state: TrainState, mesh: Mesh, copies: int = 0) -> None:
     """Checks that parameters, gradients and optimizer state fit the devices.
 
     Args:
       state: shapes, dtypes and shardings.
       mesh: the devices; CPU devices share the machine's memory.
+      copies: further copies of the state, as replay needs one.
 
     Raises:
       UserError: they need more memory than there is.
     """
-    needed = _bytes((state.params, state.params, state.opt_state))
+    needed = _bytes((state.params, state.params, state.opt_state)) + copies * _bytes(state)
     available = _available(mesh)
     if available is not None and needed > available:
         raise UserError(
             "model",
-            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device, "
-            f"which has {_gib(available)}",
+            f"parameters, gradients and the optimizer's state take {_gib(needed)} on each device"
+            f"{' with the copy for replay' if copies else ''}, which has {_gib(available)}",
             "make the model smaller (d_model, layers, vocab_size), or split it over more devices "
             "(mesh.fsdp)",
         )

@@ -23,10 +23,12 @@ from llmjax.run.telemetry.display import to_stderr
 from llmjax.run.telemetry.goodput import Goodput
 from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
 from llmjax.training.initialization import freeze, frozen_params, initial_params, resolve_init_from
+from llmjax.training.monitors import Monitors
 from llmjax.training.processes import check_same_config, start_devices
 from llmjax.training.reporter import Reporter
 from llmjax.training.session import Session, check_memory, open_session
 from llmjax.training.stopping import StartStatus, StoppedEarly, StopSignal
+from llmjax.training.stragglers import Stragglers
 from llmjax.training.trainer import Trainer
 from llmjax.training.watchdog import Watchdog
 
@@ -177,8 +179,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
                         loader,
                         frozen,
                         signal,
-                        goodput,
-                        watchdog,
+                        Monitors(goodput, watchdog, Stragglers(link, signal.tell)),
                     )
                     loop.run()
         finally:
@@ -191,7 +192,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
 def _is_done(session: Session, progress: TrainProgress) -> bool:
     """Whether the run has already ended; logs that, or the step it resumes from."""
     step, over = progress.step, progress.is_over(session.config.evaluation.patience)
-    due = progress.evaluation_due or progress.samples_due
+    due = progress.evaluation_due or progress.tasks_due or progress.samples_due
     ended = (step >= session.steps or over) and not due
     if session.is_primary and ended:
         state = "no longer improves" if over else f"all {session.steps} steps are done"
@@ -211,7 +212,7 @@ def _restore_or_init(
     with imported parameters, those of init_from, or random ones."""
     network, optimizer, mesh = session.network, session.optimizer, session.mesh
     abstract = abstract_state(network, optimizer, mesh, session.trainable)
-    check_memory(abstract, mesh)
+    check_memory(abstract, mesh, copies=1 if session.config.replay.every else 0)
     restored = checkpoints.restore(abstract)
     if restored is not None:
         session.check_same_batches(restored[1])

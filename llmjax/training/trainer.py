@@ -15,15 +15,17 @@ from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.telemetry.goodput import Activity, Goodput
+from llmjax.run.telemetry.goodput import Activity
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
-from llmjax.step import LossFunction, Step, StepMetrics, make_train_step
+from llmjax.step import StepMetrics
 from llmjax.tasks.task import body
+from llmjax.training.in_run_evaluation import InRunTask, measure_tasks
+from llmjax.training.monitors import Monitors
 from llmjax.training.reporter import Profile, Reporter
 from llmjax.training.session import Session
+from llmjax.training.steps import Steps
 from llmjax.training.stopping import HostConsensus, StopSignal
-from llmjax.training.watchdog import Watchdog
 from llmjax.training.workload import EvalResult
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
@@ -43,8 +45,7 @@ class Trainer:
         loader: Loader,
         frozen: Tree,
         signal: StopSignal,
-        goodput: Goodput,
-        watchdog: Watchdog,
+        monitors: Monitors,
     ):
         """Args:
         session: the run.
@@ -55,13 +56,13 @@ class Trainer:
         loader: batches from `progress.step` on.
         frozen: the frozen parameters.
         signal: requests a stop; its status is kept up to date.
-        goodput: counts what time is spent on.
-        watchdog: hears of all progress.
+        monitors: what the run's time is spent on, and what keeps it waiting.
         """
         self.session, self.state, self.progress = session, state, progress
         self._checkpoints, self._reporter, self._loader = checkpoints, reporter, loader
         self._frozen, self._signal, self._status = frozen, signal, signal.status
-        self._goodput, self._watchdog = goodput, watchdog
+        self._goodput, self._watchdog, self._stragglers = monitors
+        self._steps = Steps(session, frozen, signal.status, monitors, self._paused)
         self._consensus = HostConsensus(session.mesh, flags=2)
         self._stops = self._saves = False  # as of all processes
         self._pending: tuple[int, StepMetrics] | None = None
@@ -78,10 +79,9 @@ class Trainer:
         Raises:
           Stopped: a signal was received; the step during which it came is saved.
           UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
+          DataCorruption: a step computed twice differs; it is not saved.
         """
         session, config, first = self.session, self.session.config, self.progress.step
-        steps = [self._make_step(loss) for loss in session.workload.losses]
-        compiled = set[int]()
         profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
         with profile:
@@ -93,9 +93,7 @@ class Trainer:
                 profile.before(before - first, self._wait)
                 task = self._loader.feed.task(before)
                 self._watchdog.start_step(step)
-                with contextlib.nullcontext() if task in compiled else self._compiling():
-                    self.state, metrics = steps[task](self.state, batch, self._frozen)
-                compiled.add(task)
+                self.state, metrics = self._steps.take(step, task, self.state, batch)
                 self._push_metrics((step, metrics))
                 self._sync_flags(self._is_save_overdue())
                 self._after_step(step, self._saves)
@@ -104,43 +102,29 @@ class Trainer:
                 if self._is_over(step):
                     return
 
-    @contextlib.contextmanager
-    def _compiling(self) -> Iterator[None]:
-        with self._watchdog.off(), self._goodput.spent("compile"):
-            yield
-
     def _is_over(self, step: int) -> bool:
         patience = self.session.config.evaluation.patience
         return step >= self.session.steps or self.progress.is_over(patience)
 
     def _sync_flags(self, save: bool) -> None:
         """Shares with all processes whether this one has to stop, and whether it has to save."""
-        stops, saves = self._consensus(self._signal.asks(), save)
+        with self._stragglers.waiting():
+            stops, saves = self._consensus(self._signal.asks(), save)
         self._stops, self._saves = self._stops or stops, self._saves or saves
 
     def _stopped(self, step: int, trained: bool = True) -> Stopped:
         return Stopped(step, self._signal.name or "a signal to another process", trained)
 
-    def _make_step(self, loss: LossFunction) -> Step:
-        session, config = self.session, self.session.config
-        return make_train_step(
-            loss,
-            session.optimizer,
-            seed=config.seed,
-            clip_norm=config.optimizer.clip_norm,
-            accumulate=config.optimizer.accumulate,
-        )
-
     def _after_step(self, step: int, save: bool) -> None:
         """Evaluates, samples and saves, where due. After a stop the checkpoint records what was
         skipped."""
         cost = None
-        self.progress = self._with_dues(step)
+        self.progress = replace(self._with_dues(step), heldout_loss=None)
         try:
             if not self._stops:
                 cost = self._evaluate_and_sample(step)
         except Interrupted:
-            cost = None
+            cost = self.progress.heldout_loss  # of what was measured before
         finally:  # save the step even if its evaluation fails
             save = save or self._stops or self._is_over(step) or self._is_best(cost)
             if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
@@ -154,30 +138,41 @@ class Trainer:
         return replace(
             self.progress,
             evaluation_due=step >= self.session.steps or _due(step, config.evaluation.every),
+            tasks_due=bool(self._tasks_due(step)),
             samples_due=config.samples.every > 0 and (last or _due(step, config.samples.every)),
         )
 
+    def _tasks_due(self, step: int) -> list[InRunTask]:
+        last = self._is_over(step)
+        return [task for task in self.session.evaluation_tasks if task.is_due(step, last)]
+
     def _is_due(self) -> bool:
-        return self.progress.evaluation_due or self.progress.samples_due
+        progress = self.progress
+        return progress.evaluation_due or progress.tasks_due or progress.samples_due
 
     def _evaluate_and_sample(self, step: int) -> float | None:
-        """Does what is due, and marks it as done; returns the cost, as `_evaluate` does.
+        """Does what is due, and marks it as done; returns the step's cost, None if it has none that
+        compares with those of earlier steps.
 
         Raises:
           Interrupted: all processes have to stop; what was begun stays due.
         """
-        cost = None
         with stoppable(self._check_stop):
             if self.progress.evaluation_due:
                 self._status.measuring = "evaluation"
-                cost = self._evaluate(step, full=step >= self.session.steps)
+                self._evaluate(step, full=step >= self.session.steps)
                 self.progress = replace(self._with_dues(step), evaluation_due=False)
+            if self.progress.tasks_due:
+                self._status.measuring = "evaluation"
+                self._measure_tasks(step)
+                due = self._with_dues(step)
+                self.progress = replace(due, evaluation_due=False, tasks_due=False)
             if self.progress.samples_due:
                 self._status.measuring = "samples"
                 self._sample(step)
                 self.progress = replace(self.progress, samples_due=False)
         self._status.measuring = ""
-        return cost
+        return self.progress.heldout_loss
 
     def _check_stop(self) -> None:
         self._watchdog.progress()
@@ -191,6 +186,7 @@ class Trainer:
         self.progress = replace(
             stored,
             evaluation_due=stored.evaluation_due and due.evaluation_due,
+            tasks_due=stored.tasks_due and due.tasks_due,
             samples_due=stored.samples_due and due.samples_due,
         )
         if not self._is_due():
@@ -215,7 +211,9 @@ class Trainer:
 
     def _record(self, step: int, metrics: StepMetrics) -> None:
         """Adds up and logs the metrics of a step; blocks until it has ended."""
-        metrics = jax.device_get(metrics)
+        with self._stragglers.waiting():
+            metrics = jax.device_get(metrics)
+        self._stragglers.end_step()
         self._watchdog.progress()
         skipped = int(metrics.skipped)
         self._throughput.add(metrics)
@@ -235,7 +233,8 @@ class Trainer:
         self._reporter.display.advance(step, left)
         if step % self.session.config.log.every == 0 or step == self.session.steps:
             record = dict.fromkeys(TRAIN_KEYS) | self._throughput.report() | self._totals()
-            self._reporter.write("train", step, record | {"goodput": self._goodput.share})
+            record |= {"goodput": self._goodput.share} | self._stragglers.report(step)
+            self._reporter.write("train", step, record)
             self._goodput.keep()
         if self._skipped_in_a_row >= max(self.session.config.max_skipped_steps, 1):
             self._give_up()
@@ -249,23 +248,38 @@ class Trainer:
             "tokens": progress.tokens,
         }
 
-    def _evaluate(self, step: int, *, full: bool) -> float | None:
-        """Evaluates on the validation set and reports the result; returns the cost, unless it is
-        not finite or does not compare with earlier ones."""
+    def _evaluate(self, step: int, *, full: bool) -> None:
+        """Evaluates on the validation set, and reports and judges the result."""
         session, config = self.session, self.session.config.evaluation
         with self._paused("evaluation"):
             result = session.workload.evaluate(self.params, session.mesh, full)
             if result is None:
-                return None
+                return
             self._reporter.write(
                 "eval", step, {"loss": result.loss} | result.metrics | self._totals()
             )
             self._reporter.details(step, result.details)
+        if config.task_of_metric is not None:
+            return  # `_measure_tasks` measures it
         cost = evaluation_cost(result, config.metric)
-        if full and session.workload.evaluates_subset(config.metric):
-            return None
+        if not (full and session.workload.evaluates_subset(config.metric)):
+            self._judge(cost)
+
+    def _measure_tasks(self, step: int) -> None:
+        """Measures the tasks that are due, and reports and judges the result."""
+        session, metric = self.session, self.session.config.evaluation.metric
+        with self._paused("evaluation"):
+            due = self._tasks_due(step)
+            measured = measure_tasks(due, session.language_model(self.params, step))
+            self._reporter.write("tasks", step, measured.record | self._totals())
+        if metric is not None and session.config.evaluation.task_of_metric is not None:
+            self._judge(measured.cost(metric))
+
+    def _judge(self, cost: float | None) -> None:
+        """Compares the cost of this step with earlier ones, unless it is None."""
         self.progress = self.progress.update_best(cost)
-        return cost if cost is not None and math.isfinite(cost) else None
+        if cost is not None and math.isfinite(cost):
+            self.progress = replace(self.progress, heldout_loss=cost)
 
     @property
     def params(self) -> Tree:
@@ -306,6 +320,7 @@ class Trainer:
         self._wait()
         with self._throughput.paused(), self._goodput.spent(activity):
             yield
+        self._stragglers.restart()
 
     def _wait(self) -> None:
         self._push_metrics(None)

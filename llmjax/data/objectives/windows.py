@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llmjax.data.batch import BatchSpec, per_token
-from llmjax.data.text.store import TokenStore
+from llmjax.data.text.sharded import TokenStream
 
 Keys = Sequence[tuple[int, ...]]
 """The seed of each row's random numbers."""
@@ -31,7 +31,7 @@ class Windows(NamedTuple):
         return Windows(*(array[rows] for array in self))
 
 
-def read_windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, length: int) -> Windows:
+def read_windows(store: TokenStream, starts: np.ndarray, sizes: np.ndarray, length: int) -> Windows:
     """Reads windows of a store, whose end is followed by its beginning.
 
     Args:
@@ -45,10 +45,7 @@ def read_windows(store: TokenStore, starts: np.ndarray, sizes: np.ndarray, lengt
     tokens = store.take(indices)
     real = columns < sizes[:, None]
     indices = indices[:, 1:]
-    # The document of each token; offsets[d] is where document d begins.
-    document = np.searchsorted(store.offsets, indices.ravel(), side="right") - 1
-    document = document.reshape(indices.shape)
-    first = indices == store.offsets[document]
+    first = indices == store.document_starts(indices)
     boundary = first.copy()
     boundary[:, 0] = True  # possibly within a document
     begin = np.maximum.accumulate(np.where(boundary, columns, 0), axis=1)

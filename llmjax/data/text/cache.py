@@ -9,6 +9,7 @@ import numpy as np
 from llmjax.data.config import DataConfig
 from llmjax.data.progress import Progress
 from llmjax.data.text.encoding import BATCH_BYTES, Encoded, EncodingPool, encode_documents
+from llmjax.data.text.sharded import TokenStream
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HASHES, HashSample, document_hash
 from llmjax.data.text.store import (
@@ -26,9 +27,10 @@ from llmjax.errors import UserError
 from llmjax.storage.cache_folders import Damaged, open_or_build
 from llmjax.storage.writing import cache_root
 
-# File names in the cache: the store of validation documents, and their text.
-_VALIDATION = "heldout"
-_TEXT = "heldout.txt"
+VALIDATION = "heldout"
+"""Name of the store of validation documents."""
+TEXT = "heldout.txt"
+"""Name of the file with their text."""
 
 
 class SeenHashes:
@@ -40,6 +42,8 @@ class SeenHashes:
     def __init__(self, buckets: int = 1 << 20, depth: int = 8):
         self._table = np.zeros((buckets, depth), np.uint64)
         self._next = np.zeros(buckets, np.uint8)
+        self.repeated = 0
+        """How many of the hashes added were present."""
 
     def add(self, hash_: int) -> bool:
         """Adds a hash; returns whether it was present. (0 marks an empty slot: never present.)"""
@@ -47,6 +51,7 @@ class SeenHashes:
         bucket = hash_ % len(self._table)
         row = self._table[bucket]
         if key in row:
+            self.repeated += hash_ != 0
             return hash_ != 0
         row[self._next[bucket]] = key
         self._next[bucket] = (self._next[bucket] + 1) % row.size
@@ -58,12 +63,14 @@ class TokenizedSource:
     """A source, split into training and validation documents and tokenized."""
 
     key: str
-    train: TokenStore
+    train: TokenStream
     validation: TokenStore
     validation_path: Path
     """The validation documents' UTF-8 text, concatenated."""
     threshold: int
     """The validation documents are exactly those with a hash below this."""
+    duplicates: int | None = None
+    """Copies of documents that were left out; None if unknown."""
 
 
 def validation_threshold(config: DataConfig) -> int:
@@ -106,8 +113,9 @@ def tokenize_source(
 def open_tokens(folder: Path, key: str, dtype: np.dtype) -> TokenizedSource:
     """Opens a cached source; raises Damaged if its files have changed since."""
     description = open_cache(folder)
-    train, validation = (open_store(folder / name, dtype) for name in ("train", _VALIDATION))
-    return TokenizedSource(key, train, validation, folder / _TEXT, description["threshold"])
+    train, validation = (open_store(folder / name, dtype) for name in ("train", VALIDATION))
+    threshold, duplicates = description["threshold"], description.get("duplicates")
+    return TokenizedSource(key, train, validation, folder / TEXT, threshold, duplicates)
 
 
 def save_tokenizer(tokenizer: Tokenizer, cache: Path) -> Path:
@@ -131,21 +139,22 @@ def _build(
     """Fills a cache folder; yields the bytes of training text done so far."""
     vocab_size = tokenizer.vocab_size
     sample = HashSample(validation_threshold(config), config.validation_max_bytes)
-    train = StoreWriter(folder / "train", vocab_size)
-    for texts, encoded in pool.encode(_batches(_training(source, config, sample))):
-        _append(train, texts, encoded)
+    train, seen = StoreWriter(folder / "train", vocab_size), SeenHashes()
+    for texts, encoded in pool.encode(batches(_training(source, config, sample, seen))):
+        append_documents(train, texts, encoded)
         yield train.num_bytes
     train.close()
-    validation = StoreWriter(folder / _VALIDATION, vocab_size)
-    with (folder / _TEXT).open("wb") as file:
+    validation = StoreWriter(folder / VALIDATION, vocab_size)
+    with (folder / TEXT).open("wb") as file:
         for text in sample.documents():
-            _append(validation, [text], encode_documents(tokenizer, [text]))
+            append_documents(validation, [text], encode_documents(tokenizer, [text]))
             file.write(text)
     validation.close()
     if train.num_documents + validation.num_documents == 0:
         raise without_text(source)
     dtype = token_dtype(vocab_size).str
-    close_cache(folder, {"dtype": dtype, "vocab_size": vocab_size, "threshold": sample.threshold})
+    figures = {"threshold": sample.threshold, "duplicates": seen.repeated}
+    close_cache(folder, {"dtype": dtype, "vocab_size": vocab_size, **figures})
 
 
 def without_text(source: Source) -> UserError:
@@ -153,15 +162,18 @@ def without_text(source: Source) -> UserError:
     return UserError(str(source), "holds no text", "give a source with text in it")
 
 
-def _append(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
+def append_documents(store: StoreWriter, texts: list[bytes], encoded: Encoded) -> None:
+    """Adds documents to a store, with their sizes and hashes."""
     sizes = np.array([len(text) for text in texts], np.int64)
     hashes = np.array([document_hash(text) for text in texts], np.uint64)
     store.append(encoded.tokens, encoded.counts, sizes, hashes)
 
 
-def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[int, bytes]]:
-    """Yields (hash, UTF-8 text) of each distinct document."""
-    seen = SeenHashes()
+def unique_documents(
+    source: Source, cache_dir: str | None, seen: SeenHashes | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Yields (hash, UTF-8 text) of each distinct document; `seen` counts the others."""
+    seen = seen or SeenHashes()
     for text in source.documents(cache_dir):
         data = text.encode("utf-8")
         hash_ = document_hash(data)
@@ -169,13 +181,15 @@ def unique_documents(source: Source, cache_dir: str | None) -> Iterator[tuple[in
             yield hash_, data
 
 
-def _training(source: Source, config: DataConfig, sample: HashSample) -> Iterator[bytes]:
+def _training(
+    source: Source, config: DataConfig, sample: HashSample, seen: SeenHashes
+) -> Iterator[bytes]:
     """Yields the training documents; `sample` takes those for validation."""
-    for hash_, text in unique_documents(source, config.cache_dir):
+    for hash_, text in unique_documents(source, config.cache_dir, seen):
         yield from sample.add(hash_, text)
 
 
-def _batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
+def batches(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Groups texts into batches of about BATCH_BYTES."""
     batch: list[bytes] = []
     size = 0

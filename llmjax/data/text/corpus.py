@@ -19,9 +19,11 @@ from llmjax.data.text.cache import (
     without_text,
 )
 from llmjax.data.text.encoding import BATCH_BYTES
-from llmjax.data.text.source import Identity, json_digest
+from llmjax.data.text.merging import open_shards
+from llmjax.data.text.sharded import TokenStream
+from llmjax.data.text.shards import Sharding, build_shards
+from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HASHES, HashSample
-from llmjax.data.text.store import TokenStore
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -54,7 +56,7 @@ class Corpus:
     pad_id: int
 
     @property
-    def train(self) -> tuple[TokenStore, ...]:
+    def train(self) -> tuple[TokenStream, ...]:
         """The training documents of every source."""
         return tuple(source.train for source in self.sources)
 
@@ -105,7 +107,7 @@ def prepare(
     check_data(config, tokenizer_config)
     config, identities = _pin_sources(config)
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
-    known = load_tokenizer(folder) if folder is not None and folder.is_dir() else None
+    known = _known_tokenizer(folder)
 
     def build(config: DataConfig) -> tuple[Tokenizer, Corpus]:
         tokenizer = known or tokenizer_config.open()
@@ -113,7 +115,7 @@ def prepare(
             tokenizer_config, config, identities, progress, special_tokens
         )
         sources = tuple(
-            tokenize_source(source, identity, tokenizer, config, progress)
+            _open_source(source, identity, tokenizer, config, progress)
             for source, identity in zip(config.sources, identities, strict=True)
         )
         return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -126,6 +128,62 @@ def prepare(
     if known is None and folder is not None:
         tokenizer.save(folder)
     return tokenizer, corpus
+
+
+def share_shards(
+    config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    tokenizer_folder: Path | None = None,
+    progress: Progress = no_progress,
+    special_tokens: tuple[str, ...] = (),
+    shards: slice = slice(None),
+) -> int:
+    """Prepares the tokenizer and some of the shards of each source, so that `prepare` finds them.
+
+    Args:
+      config: as for `prepare`; it has shards.
+      tokenizer_config: as for `prepare`.
+      tokenizer_folder: the run's tokenizer/ folder; nothing is written there.
+      progress: see `Progress`.
+      special_tokens: as for `prepare`.
+      shards: which of the shards to build.
+
+    Returns:
+      How many of them were missing.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    check_data(config, tokenizer_config)
+    config, identities = _pin_sources(config)
+    tokenizer = _known_tokenizer(tokenizer_folder) or tokenizer_config.open()
+    tokenizer = tokenizer or _train_or_load(
+        tokenizer_config, config, identities, progress, special_tokens
+    )
+    missing = 0
+    for source, identity in zip(config.sources, identities, strict=True):
+        fingerprint, vocab_size = tokenizer.fingerprint, tokenizer.vocab_size
+        sharding = Sharding(source, identity, config, fingerprint, vocab_size)
+        missing += build_shards(sharding, range(config.shards)[shards], tokenizer, progress)
+    return missing
+
+
+def _known_tokenizer(folder: Path | None) -> Tokenizer | None:
+    return load_tokenizer(folder) if folder is not None and folder.is_dir() else None
+
+
+def _open_source(
+    source: Source,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    progress: Progress,
+) -> TokenizedSource:
+    if not config.is_sharded:
+        return tokenize_source(source, identity, tokenizer, config, progress)
+    fingerprint, vocab_size = tokenizer.fingerprint, tokenizer.vocab_size
+    sharding = Sharding(source, identity, config, fingerprint, vocab_size)
+    return open_shards(sharding, tokenizer, progress)
 
 
 def _hold_out_one(config: DataConfig, documents: int) -> DataConfig:

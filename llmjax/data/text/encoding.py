@@ -56,7 +56,7 @@ class EncodingPool:
         workers: number of processes; 0: one per CPU.
         """
         self._tokenizer, self._folder = tokenizer, folder
-        self._workers = workers or _cpus()
+        self._workers = workers or cpus()
         self._pool: ProcessPoolExecutor | None = None  # started once there are several batches
 
     def __enter__(self) -> "EncodingPool":
@@ -100,10 +100,10 @@ class EncodingPool:
 
     def _start(self) -> ProcessPoolExecutor:
         arguments = (str(self._folder),)
-        return ProcessPoolExecutor(self._workers, _Context(), _start_worker, arguments)
+        return ProcessPoolExecutor(self._workers, WorkerContext(), _start_worker, arguments)
 
 
-def _cpus() -> int:
+def cpus() -> int:
     """CPUs available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -123,7 +123,9 @@ class _Process(SpawnProcess):
             sys.modules["__main__"] = main
 
 
-class _Context(SpawnContext):
+class WorkerContext(SpawnContext):
+    """Starts the processes of pools."""
+
     Process = _Process
 
 
@@ -133,11 +135,17 @@ _worker_tokenizer: Tokenizer
 
 def _start_worker(folder: str) -> None:
     global _worker_tokenizer
+    _worker_tokenizer = begin_worker(folder)
+
+
+def begin_worker(folder: str) -> Tokenizer:
+    """Prepares a process of a pool, which ends with the pool's owner; returns the tokenizer saved
+    in `folder`."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per process
     if hasattr(os, "setsid"):
         os.setsid()  # only the owner of the pool receives Ctrl-C
     threading.Thread(target=_end_with_owner, daemon=True).start()
-    _worker_tokenizer = load_tokenizer(folder)
+    return load_tokenizer(folder)
 
 
 def _end_with_owner() -> None:

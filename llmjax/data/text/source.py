@@ -9,7 +9,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias
 
@@ -89,6 +89,17 @@ class Source(ABC):
           UserError: a file is missing, a name is unknown, an extra is not installed.
         """
 
+    def parts(self, cache_dir: str | None = None) -> "Sequence[Source]":
+        """Sources whose documents, one after the other, are this source's; each can be read alone.
+
+        Args:
+          cache_dir: see DataConfig.cache_dir.
+
+        Raises:
+          UserError: a file is missing.
+        """
+        return [self]
+
     def pinned(self) -> "Source":
         """The source pinned to its current version, if it is a data set that may change."""
         return self
@@ -134,6 +145,10 @@ class FileSource(Source):
         paths = expand(self.paths)
         plain = not any(compressed(path) for path in paths)
         return identify_files([self.kind, *self.reading], paths, cache_dir, text=plain)
+
+    def parts(self, cache_dir: str | None = None) -> Sequence[Source]:
+        """One per file."""
+        return [replace(self, paths=(str(path.absolute()),)) for path in expand(self.paths)]
 
     @property
     @abstractmethod

@@ -168,6 +168,10 @@ class TokenStore:
             self.blocks.verify(indices)
         return self.tokens[indices].astype(np.int32)
 
+    def document_starts(self, indices: np.ndarray) -> np.ndarray:
+        """Where the document of each token begins: int64, of the same shape."""
+        return self.offsets[np.searchsorted(self.offsets, indices, side="right") - 1]
+
     @property
     def num_tokens(self) -> int:
         """Including the EOS of each document."""
@@ -238,15 +242,20 @@ class StoreWriter:
             file.close()
 
 
-def open_store(folder: Path, dtype: np.dtype) -> TokenStore:
+def open_store(folder: Path, dtype: np.dtype, in_all: int = 0) -> TokenStore:
     """Maps the files of a StoreWriter; see VERIFIED_AT_ONCE.
+
+    Args:
+      folder: the store's.
+      dtype: of its tokens.
+      in_all: bytes of tokens of all stores that are opened with it.
 
     Raises:
       Damaged: they do not match their checksums.
     """
     tokens, blocks = _map(folder / "tokens.bin", dtype)
     arrays = {name: _map(folder / f"{name}.bin", np.dtype(kind)) for name, kind in _KINDS.items()}
-    if tokens.nbytes <= VERIFIED_AT_ONCE:
+    if max(tokens.nbytes, in_all) <= VERIFIED_AT_ONCE:
         blocks.verify_all()
     for _, sums in arrays.values():
         sums.verify_all()

@@ -9,6 +9,7 @@ and abort with a C++ stack trace.
 import atexit
 import contextlib
 import faulthandler
+import math
 import os
 import select
 import sys
@@ -18,7 +19,14 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import NamedTuple
 
-from llmjax.errors import HUNG, INTERNAL_ERROR, Stopped, UserError, exit_code
+from llmjax.errors import (
+    HUNG,
+    INTERNAL_ERROR,
+    DataCorruption,
+    Stopped,
+    UserError,
+    exit_code,
+)
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 from llmjax.parallel.distributed.roll_call import ProcessGroup
 
@@ -54,6 +62,7 @@ class Link:
         self._process, self._members = process, group.members
         self._connections = MappingProxyType(dict(group.connections))  # two threads read it
         self._beats: dict[int, tuple[int, float]] = {}
+        self._seconds: dict[int, float] = {}
         self._work: Work | None = None
         self._leaving = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -90,6 +99,19 @@ class Link:
         longest = max(times.items(), key=lambda item: item[1], default=(0, 0.0))
         return longest if longest[1] > seconds else None
 
+    def send_seconds(self, seconds: float) -> None:
+        """Tells the others how long this process takes for its part of a step."""
+        for connection in self._connections.values():
+            connection.send({"seconds": seconds})
+
+    def seconds(self) -> dict[int, float]:
+        """What each connected process has last told of its part of a step."""
+        return dict(self._seconds)
+
+    def host(self, process: int) -> str:
+        """The host of a process."""
+        return self._members[process].host
+
     def end(self, process: int, code: int, reason: str) -> None:
         """Reports to the others and the user why a process ends the run, and ends this one; shows
         what its threads are doing."""
@@ -104,7 +126,8 @@ class Link:
         code = exit_code(error)
         # JAX would wait for the others, which exit too.
         atexit.register(_end, code)
-        reason = str(error) if isinstance(error, UserError | Stopped) else _one_line(error)
+        expected = isinstance(error, UserError | Stopped | DataCorruption)
+        reason = str(error) if expected else _one_line(error)
         for connection in self._connections.values():
             connection.send({"gone": self._process, "code": code, "why": reason[:2000]})
 
@@ -140,6 +163,10 @@ class Link:
         position = message.get("at")
         if isinstance(position, int):
             self._beats[process] = position, time.monotonic()
+            return False
+        seconds = message.get("seconds")
+        if isinstance(seconds, int | float) and math.isfinite(seconds):
+            self._seconds[process] = float(seconds)
             return False
         gone, code = message.get("gone"), message.get("code")
         if isinstance(gone, int) and isinstance(code, int) and 0 <= gone < len(self._members):

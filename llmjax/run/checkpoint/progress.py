@@ -43,6 +43,8 @@ class TrainProgress:
     """Evaluations since then."""
     evaluation_due: bool = False
     """Whether the evaluation after this step was skipped because of a signal."""
+    tasks_due: bool = False
+    """Whether the tasks of evaluation.tasks were skipped after this step because of a signal."""
     samples_due: bool = False
     """Whether the samples after this step were skipped because of a signal."""
 

@@ -83,8 +83,8 @@ class Shards:
         return jax.tree_util.tree_map_with_path(place, self._tree)
 
 
-def _piece(path: str, leaf: Any, index: tuple[slice, ...]) -> Piece:
-    bounds = [part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True)]
+def _piece(path: str, leaf: Any, index: tuple[slice, ...] | None) -> Piece:
+    bounds = [part.indices(size)[:2] for part, size in zip(index or (), leaf.shape, strict=True)]
     where = ",".join(f"{start}:{end}" for start, end in bounds)
     shape = tuple(end - start for start, end in bounds)
     return Piece(f"{path} [{where}]", shape, np.dtype(leaf.dtype))

@@ -21,7 +21,7 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
-from llmjax.tasks.config import task_problems
+from llmjax.tasks.config import name_of, task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
 # changes a batch. compute, mesh and accumulate change the rounding of sums, and accumulate also the
@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "checkpoint",
     "evaluation",
     "samples",
+    "replay",
     "max_skipped_steps",
     "compute",
     "optimizer.accumulate",
@@ -108,6 +109,8 @@ def _run_problems(config: Config) -> Iterator[str]:
         yield f"epochs: {config.epochs} is not a positive number"
     if config.samples.every < 0:
         yield f"samples.every: {config.samples.every} is negative"
+    if config.replay.every < 0:
+        yield f"replay.every: {config.replay.every} is negative"
     if config.samples.every and not config.samples.prompts:
         yield "samples.prompts: empty; give at least one, or samples.every 0"
     yield from _folder_problems(config.run_dir)
@@ -161,6 +164,12 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield from config.objective.problems(*shape)
     if config.samples.every and not model.num_decoder_layers:
         yield "samples.every: an encoder-only model generates no text; set it to 0"
+    if config.evaluation.tasks and not model.num_decoder_layers:
+        yield "evaluation.tasks: an encoder-only model cannot be measured on them; leave them out"
+    trained = {name_of(task) for task in config.tasks}
+    for number, evaluated in enumerate(config.evaluation.tasks):
+        if evaluated.metrics_name in trained:
+            yield f"evaluation.tasks.{number}.name: {evaluated.metrics_name} is that of a task"
     if config.evaluation.stride and not config.objective.is_causal:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:

@@ -110,8 +110,13 @@ def _validation(config: Plain) -> Plain:
 
 def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
-    absent: dict[str, Plain] = {"checkpoint": {"local_dir": None, "local_every": 100}}
-    return config | {part: fields | config[part] for part, fields in absent.items()}
+    absent: dict[str, Plain] = {
+        "checkpoint": {"local_dir": None, "local_every": 100},
+        "data": {"deduplicate": "window", "shards": 1},
+        "evaluation": {"tasks": []},
+        "replay": {"every": 0},
+    }
+    return config | {part: fields | config.get(part, {}) for part, fields in absent.items()}
 
 
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {

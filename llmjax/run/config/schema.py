@@ -35,12 +35,21 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
+class ReplayConfig:
+    """Steps that are computed twice, to find devices that compute wrong numbers."""
+
+    every: int = 0
+    """Steps from one that is computed twice to the next; if the bits differ, the run ends with exit
+    code 77 and a line that names the devices. It takes memory for a second state. 0: none."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The complete config of a run."""
 
     run_dir: str = "runs/default"
     """The run folder, created if needed. If it holds a run of the same config, that resumes; steps,
-    compute, mesh, accumulation, checkpoint, evaluation, samples and log may differ."""
+    compute, mesh, accumulation, checkpoint, evaluation, samples, replay and log may differ."""
     seed: int = 0
     """Determines initial parameters, the order of the data and dropout."""
     steps: int = 1000
@@ -82,5 +91,7 @@ class Config:
     """When and how to evaluate on the validation set."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     """Text generated while training."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Steps that are computed twice, to find devices that compute wrong numbers."""
     log: LogConfig = field(default_factory=LogConfig)
     """What to report while training, and where."""

@@ -11,9 +11,11 @@ from typing import Any, Literal, Protocol
 from llmjax.metrics.names import (
     display_name,
     display_value,
+    evaluation_task_metrics,
     headline_metric,
     is_cost,
     task_metrics,
+    task_title,
 )
 from llmjax.run.telemetry.sinks import Record
 
@@ -146,9 +148,10 @@ class Bar:
             self._metrics = [*training_parts(record), *_amounts(record)]
             if steps := self._saved():
                 self._status = f"saved step {steps[-1]}"
-        else:
+            return
+        if record["kind"] == "eval":
             self._validation.add(record)
-            self.say(f"step {record['step']}: {describe(record)}")
+        self.say(f"step {record['step']}: {describe(record)}")
 
     def advance(self, step: int, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f"{duration(seconds_left)} left"
@@ -211,8 +214,21 @@ def describe(record: Record) -> str:
             f"validation: {_shown(record, 'loss', '{:.4f}')} nats/token  "
             f"{_quality(record, '{:.4f}', '{:.2%}')}"
         )
+    if record["kind"] == "tasks":
+        return "tasks: " + "  ".join(
+            _with_error(record, name) for name in evaluation_task_metrics(record)
+        )
     skipped = f"  {record['skipped']} skipped" if record.get("skipped") else ""
     return "  ".join(training_parts(record)) + skipped
+
+
+def _with_error(record: Record, name: str) -> str:
+    """A metric of evaluation.tasks with its standard error."""
+    value, error = record[name], record[f"{name}_stderr"]
+    text = "n/a" if value is None else display_value(name, value)
+    if value is not None and error is not None:
+        text += f" ± {display_value(name, error)}"
+    return f"{task_title(name)} {text}"
 
 
 def training_parts(record: Record) -> list[str]:

@@ -16,7 +16,16 @@ from llmjax.storage.json_documents import SETTINGS, json_text, read_json
 from llmjax.storage.writing import write_atomically
 
 Activity = Literal[
-    "start", "compile", "steps", "data", "evaluation", "samples", "saving", "lost", "down"
+    "start",
+    "compile",
+    "steps",
+    "data",
+    "evaluation",
+    "samples",
+    "saving",
+    "replay",
+    "lost",
+    "down",
 ]
 ACTIVITIES: dict[Activity, str] = {
     "start": "preparing data, reading checkpoints",
@@ -26,6 +35,7 @@ ACTIVITIES: dict[Activity, str] = {
     "evaluation": "evaluating",
     "samples": "generating samples",
     "saving": "starting to save; the rest is written in the background",
+    "replay": "computing steps twice, to compare them",
     "lost": "steps that were repeated after a restart",
     "down": "not running, or not recorded before it was killed",
 }

@@ -1,0 +1,119 @@
+"""`llmjax data build`."""
+
+import time
+from typing import Any
+
+from llmjax.cli.command import Call, Command, Output
+from llmjax.data.progress import Progress, terminal_progress
+from llmjax.data.text.corpus import validation_documents
+from llmjax.errors import UserError
+from llmjax.run.config.checks import validate
+from llmjax.run.config.files import load_config_file
+from llmjax.run.config.overrides import HELP
+from llmjax.run.config.schema import Config
+from llmjax.training.initialization import resolve_init_from
+from llmjax.training.pretraining import build_text
+
+ALIASES = {
+    "workers": "data.workers",
+    "shards": "data.shards",
+    "deduplicate": "data.deduplicate",
+    "sources": "data.sources",
+    "cache-dir": "data.cache-dir",
+}
+SHOWN = (
+    "data.sources",
+    "data.shards",
+    "data.deduplicate",
+    "data.workers",
+    "data.validation_fraction",
+    "data.validation_max_bytes",
+    "data.cache_dir",
+    "tokenizer",
+    "tokenizer.vocab_size",
+)
+
+
+class _Meter:
+    """Passes progress on, and counts the bytes that were tokenized."""
+
+    def __init__(self, show: Progress):
+        self._show = show
+        self._done: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """See `Progress`."""
+        if stage.startswith("Tokenizing"):
+            self._done[stage] = done
+        self._show(stage, done, total)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of text."""
+        return sum(self._done.values())
+
+
+def run(call: Call[Config]) -> Output:
+    """Prepares the store; prints its sizes and the speed."""
+    if call.options.tasks:
+        fix = "llmjax train reads the examples of tasks by itself"
+        raise UserError("config", "has tasks, which are trained on examples, not on text", fix)
+    start = time.perf_counter()
+    with terminal_progress() as show:
+        meter = _Meter(show)
+        corpus = build_text(resolve_init_from(call.options), meter)
+    seconds = time.perf_counter() - start
+    held_out = list(validation_documents(corpus))
+    copies = [source.duplicates for source in corpus.sources]
+    known = [count for count in copies if count is not None]
+    data: dict[str, Any] = {
+        "documents": corpus.num_documents,
+        "tokens": corpus.num_tokens,
+        "bytes": corpus.num_bytes,
+        "heldout_documents": len(held_out),
+        "heldout_bytes": sum(document.bytes for document in held_out),
+        "duplicates": sum(known) if len(known) == len(copies) else None,
+        "tokenized_bytes": meter.num_bytes,
+        "seconds": seconds,
+        "bytes_per_second": meter.num_bytes / seconds if meter.num_bytes else None,
+    }
+    return Output(data, _text(data))
+
+
+def _text(data: dict[str, Any]) -> str:
+    def count(name: str) -> str:
+        return "n/a" if data[name] is None else f"{data[name]:,}"
+
+    lines = [
+        f"training:   {count('documents')} documents, {count('tokens')} tokens, "
+        f"{count('bytes')} bytes",
+        f"validation: {count('heldout_documents')} documents, {count('heldout_bytes')} bytes",
+        f"duplicates: {count('duplicates')} documents removed",
+    ]
+    if speed := data["bytes_per_second"]:
+        lines.append(
+            f"tokenized:  {count('tokenized_bytes')} bytes in {data['seconds']:.1f} s, "
+            f"{speed / 1e6:.2f} MB/s"
+        )
+    else:
+        lines.append("tokenized:  nothing; the store was complete")
+    return "\n".join(lines)
+
+
+DATA = Command(
+    about="Prepares the token store of CONFIG (as for `llmjax train`) ahead of time, in the cache "
+    "where `llmjax train` finds it. Several --data.shards are prepared by --workers processes at "
+    "the same time. After an interruption, the same command continues with the shards that are "
+    "missing.",
+    positionals=("build", "CONFIG"),
+    usage="[--workers N] [--data.shards N] [--field value ...]",
+    options=Config,
+    run=run,
+    notes=HELP,
+    shown=SHOWN,
+    aliases=ALIASES,
+    defaults=load_config_file,
+    validated=True,
+    finish=lambda config, flags: validate(config),
+    compiles=False,
+)

@@ -1,0 +1,245 @@
+"""Builds the shards of a source: each tokenizes some of its documents into a folder of its own.
+
+A source of P files in N shards consists of P * K units, K = ceil(N / P): unit (p, i) is every K-th
+document of file p, starting with document i. (Other sources count as one file.) Shard s holds the
+units from s * P * K // N to (s + 1) * P * K // N. So with at least as many files as shards, each
+file is read once; with fewer, K times, but tokenized once.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmjax.data.config import DataConfig
+from llmjax.data.progress import Progress
+from llmjax.data.text.cache import (
+    TEXT,
+    SeenHashes,
+    append_documents,
+    batches,
+    save_tokenizer,
+    validation_threshold,
+)
+from llmjax.data.text.encoding import WorkerContext, begin_worker, cpus, encode_documents
+from llmjax.data.text.source import Identity, Source, json_digest
+from llmjax.data.text.split import HashSample, document_hash
+from llmjax.data.text.store import FORMAT, StoreWriter, close_cache, token_dtype
+from llmjax.data.tokenizers.tokenizer import Tokenizer
+from llmjax.storage.cache_folders import build_once
+from llmjax.storage.writing import cache_root
+
+STORE = "documents"
+CANDIDATES = "candidates.npy"
+"""int64 [3, candidates]: of each document of lowest hash in the shard, its index in the shard, its
+position in the source and its UTF-8 bytes; their text is in TEXT."""
+_FILE = 1 << 40  # the position of a document: its file times this, plus its index in the file
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """The shards of one source, and where they are stored."""
+
+    source: Source
+    identity: Identity
+    config: DataConfig
+    fingerprint: str
+    """Of the tokenizer."""
+    vocab_size: int
+
+    @property
+    def key(self) -> str:
+        """A hash of everything that the shards depend on."""
+        inputs = [FORMAT, self.identity.digest, self.fingerprint, self.vocab_size]
+        inputs += [validation_threshold(self.config), self.config.validation_max_bytes]
+        return json_digest([*inputs, "shards", self.count])
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return self.config.shards
+
+    @property
+    def root(self) -> Path:
+        """The folder of all shards."""
+        return cache_root(self.config.cache_dir) / "tokens" / self.key
+
+    def folder(self, shard: int) -> Path:
+        """The folder of a shard."""
+        return self.root / f"{shard:05}-of-{self.count:05}"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the tokens."""
+        return token_dtype(self.vocab_size)
+
+
+class _Text(NamedTuple):
+    """A document: its position in the source, and its UTF-8 text."""
+
+    position: int
+    text: bytes
+
+
+def _documents(sharding: Sharding, shard: int) -> Iterator[_Text]:
+    """The documents of a shard; see the module's docstring."""
+    files = sharding.source.parts(sharding.config.cache_dir)
+    step = -(-sharding.count // len(files))
+    units = len(files) * step
+    first, end = (number * units // sharding.count for number in (shard, shard + 1))
+    for unit in range(first, end):
+        file, start = divmod(unit, step)
+        texts = files[file].documents(sharding.config.cache_dir)
+        for index, text in itertools.islice(enumerate(texts), start, None, step):
+            yield _Text(file * _FILE + index, text.encode("utf-8"))
+
+
+class _Selection:
+    """Removes a shard's duplicates, and keeps the text of its documents of lowest hash."""
+
+    def __init__(self, config: DataConfig):
+        self.sample = HashSample(validation_threshold(config), config.validation_max_bytes)
+        self.count = self.duplicates = 0
+        self._seen = SeenHashes()
+        self._places: dict[int, tuple[int, int]] = {}  # hash -> index and position
+
+    def unique(self, documents: Iterator[_Text]) -> Iterator[bytes]:
+        """The texts without duplicates."""
+        for position, text in documents:
+            hash_ = document_hash(text)
+            if self._seen.add(hash_) or hash_ in self._places:
+                self.duplicates += 1
+                continue
+            if hash_ < self.sample.threshold:
+                self._places[hash_] = (self.count, position)
+                for evicted in self.sample.add(hash_, text):
+                    self._places.pop(document_hash(evicted))
+            self.count += 1
+            yield text
+
+    def write(self, folder: Path) -> None:
+        """Writes CANDIDATES and TEXT."""
+        texts = self.sample.documents()
+        rows = [(*self._places[document_hash(text)], len(text)) for text in texts]
+        np.save(folder / CANDIDATES, np.array(rows, "<i8").reshape(-1, 3).T)
+        (folder / TEXT).write_bytes(b"".join(texts))
+
+
+def fill_shard(
+    sharding: Sharding,
+    shard: int,
+    tokenizer: Tokenizer,
+    report: Callable[[int], None],
+    folder: Path,
+) -> None:
+    """Tokenizes a shard into a new folder.
+
+    Args:
+      sharding: the source and its shards.
+      shard: which one.
+      tokenizer: encodes its documents.
+      report: called with the bytes of each batch of text that was tokenized.
+      folder: is filled.
+
+    Raises:
+      UserError: the source is damaged, or changes while it is read.
+    """
+    selection = _Selection(sharding.config)
+    store = StoreWriter(folder / STORE, sharding.vocab_size)
+    for texts in batches(selection.unique(_documents(sharding, shard))):
+        append_documents(store, texts, encode_documents(tokenizer, texts))
+        report(sum(map(len, texts)))
+    store.close()
+    selection.write(folder)
+    figures = {"threshold": selection.sample.threshold, "duplicates": selection.duplicates}
+    close_cache(folder, {"dtype": sharding.dtype.str, **figures})
+    sharding.identity.check_unchanged()
+
+
+def build_shards(
+    sharding: Sharding, shards: Sequence[int], tokenizer: Tokenizer, progress: Progress
+) -> int:
+    """Builds those of `shards` that are missing, with `data.workers` processes; returns how many.
+
+    Raises:
+      UserError: as `fill_shard`.
+      RuntimeError: a process was killed.
+    """
+    missing = [shard for shard in shards if not sharding.folder(shard).is_dir()]
+    workers = min(sharding.config.workers or cpus(), len(missing))
+    size = sharding.identity.num_bytes
+    total = None if size is None else size * len(missing) // sharding.count
+    stage = f"Tokenizing {len(missing)} shards of the {sharding.source.kind} source"
+    if workers > 1:
+        _build_in_pool(
+            sharding, missing, tokenizer, workers, lambda done: progress(stage, done, total)
+        )
+        return len(missing)
+    done = 0
+
+    def report(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(stage, done, total)
+
+    for shard in missing:
+        build_once(sharding.folder(shard), partial(fill_shard, sharding, shard, tokenizer, report))
+    return len(missing)
+
+
+def _build_in_pool(
+    sharding: Sharding,
+    shards: Sequence[int],
+    tokenizer: Tokenizer,
+    workers: int,
+    progress: Callable[[int], None],
+) -> None:
+    saved = save_tokenizer(tokenizer, cache_root(sharding.config.cache_dir))
+    context = WorkerContext()
+    done = context.Value("q", 0)
+    pool = ProcessPoolExecutor(workers, context, _start_builder, (str(saved), sharding, done))
+    try:
+        pending: set[Future[None]] = {pool.submit(_build, shard) for shard in shards}
+        while pending:
+            finished, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            progress(done.value)
+    except BrokenProcessPool as error:
+        message = "a tokenizing process was killed; is there enough memory?"
+        raise RuntimeError(message) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Builder(NamedTuple):
+    """What a process of the pool builds shards with."""
+
+    sharding: Sharding
+    tokenizer: Tokenizer
+    done: Any  # a shared count of bytes, with a lock
+
+
+# In a process of the pool.
+_builder: _Builder
+
+
+def _start_builder(tokenizer: str, sharding: Sharding, done: Any) -> None:
+    global _builder
+    _builder = _Builder(sharding, begin_worker(tokenizer), done)
+
+
+def _build(shard: int) -> None:
+    def report(size: int) -> None:
+        with _builder.done.get_lock():
+            _builder.done.value += size
+
+    sharding, tokenizer, _ = _builder
+    build_once(sharding.folder(shard), partial(fill_shard, sharding, shard, tokenizer, report))
