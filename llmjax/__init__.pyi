@@ -12,6 +12,7 @@ from .data.objectives.masked import MaskedConfig as MaskedConfig
 from .data.objectives.mixture import MixtureConfig as MixtureConfig
 from .data.objectives.pairs import PrefixConfig as PrefixConfig
 from .data.objectives.pairs import SpanConfig as SpanConfig
+from .data.stages import StageConfig as StageConfig
 from .data.tables.files import FileTable as FileTable
 from .data.tables.files import LinesTable as LinesTable
 from .data.tables.tfds import TfdsTable as TfdsTable
@@ -49,6 +50,7 @@ from .model.rope import Unscaled as Unscaled
 from .model.rope import YarnScaling as YarnScaling
 from .optimizers.config import ScheduleConfig as ScheduleConfig
 from .optimizers.muon import MuonConfig as MuonConfig
+from .optimizers.spikes import SpikesConfig as SpikesConfig
 from .optimizers.standard import AdafactorConfig as AdafactorConfig
 from .optimizers.standard import AdamWConfig as AdamWConfig
 from .optimizers.standard import LionConfig as LionConfig
@@ -66,6 +68,8 @@ from .run.config.schema import SamplesConfig as SamplesConfig
 from .run.folder import Run as Run
 from .run.telemetry.config import LogConfig as LogConfig
 from .scoring.config import EvaluationConfig as EvaluationConfig
+from .scoring.evaluation_tasks import ChooseTask as ChooseTask
+from .scoring.evaluation_tasks import HarnessTask as HarnessTask
 from .tasks.chat import ChatTask as ChatTask
 from .tasks.classification import ClassificationTask as ClassificationTask
 from .tasks.extractive_qa import ExtractiveQATask as ExtractiveQATask

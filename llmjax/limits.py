@@ -39,6 +39,7 @@ MAX_SIZES: Mapping[str, int] = {
     "workers": 1024,
     "shards": 2**16,
     "prefetch": 1024,
+    "recent": 2**20,
     "cpu_devices": 1024,
     "sentinels": 2**14,
     "newton_schulz_steps": 32,

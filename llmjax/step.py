@@ -48,8 +48,9 @@ def make_train_step(
     """Returns the jitted update; call it under `jax.set_mesh`. The input state is donated.
 
     The gradient is that of the summed loss divided by the batch's total weight, however the batch
-    is split over devices or microbatches. If the loss or the gradient norm is not finite, the
-    parameters and optimizer state stay as they were; the step still counts.
+    is split over devices or microbatches. If the loss or the gradient norm is not finite, or a
+    spike (see `optimizers.spikes`), the parameters and optimizer state stay as they were; the step
+    still counts.
 
     Args:
       loss_function: the loss of a batch or microbatch.
@@ -73,10 +74,10 @@ def make_train_step(
         objective, norm = total.objective / weight, optax.global_norm(gradients) / weight
         factor = 1.0 if clip_norm is None else clip_norm / jnp.maximum(norm, clip_norm)
         gradients = jax.tree.map(lambda g: g * (factor / weight), gradients)
-        updated = optimizer.apply(state.params, gradients, state.opt_state, state.step)
-        finite = jnp.isfinite(objective) & jnp.isfinite(norm)
+        admitted, opt_state = optimizer.admit(state.opt_state, objective, norm)
+        updated = optimizer.apply(state.params, gradients, opt_state, state.step)
         params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), updated, (state.params, state.opt_state)
+            lambda new, old: jnp.where(admitted, new, old), updated, (state.params, opt_state)
         )
         metrics = StepMetrics(
             objective=objective,
@@ -84,7 +85,7 @@ def make_train_step(
             tokens=_tokens(batch),
             gradient_norm=norm,
             learning_rate=jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
-            skipped=1.0 - finite.astype(jnp.float32),
+            skipped=1.0 - admitted.astype(jnp.float32),
         )
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -40,10 +40,12 @@ LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package 
 # Library -> the only packages that may import it.
 KNOWN_TO = {
     "flax": {"model"},
+    "gcsfs": {"storage.stores"},
     "gguf": {"convert"},
     "grain": {"data"},
     "optax": {"optimizers", "state", "step"},
     "orbax": {"run.checkpoint"},
+    "s3fs": {"storage.stores"},
     "sacrebleu": {"metrics"},
     "safetensors": {"convert", "run.checkpoint"},
     "scipy": {"metrics"},

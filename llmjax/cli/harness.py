@@ -1,12 +1,13 @@
 """`llmjax harness`."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from llmjax.cli.command import Call, Command, Output
 from llmjax.errors import UserError
 from llmjax.evaluation.harness import HarnessOptions, harness, table
 from llmjax.run.folder import Run
+from llmjax.storage.stores.mirror import write_back
+from llmjax.storage.stores.path import local_path
 
 
 def run(call: Call[HarnessOptions]) -> Output:
@@ -14,9 +15,10 @@ def run(call: Call[HarnessOptions]) -> Output:
     name, options = call.words[0], call.options
     if not any(word.strip(",") for word in options.tasks):
         raise UserError("harness", "there is no task", "give --tasks NAME,NAME")
-    Run.open(name)
-    out = str(Path(name) / "harness.json") if options.out is None else options.out
+    opened = Run.open(name)
+    out = str(opened.folder / "harness.json") if options.out is None else options.out
     results = harness(name, options=replace(options, out=out))
+    write_back(local_path(out))
     return Output({"run": name, "out": out, "results": results["results"]}, table(results))
 
 

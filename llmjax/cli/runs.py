@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
@@ -12,6 +11,7 @@ from llmjax.metrics.names import display_name, display_value, headline_metric, i
 from llmjax.run.config.checks import MISSING, value_at, varying_fields
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
+from llmjax.storage.stores.path import Location, StorePath, location
 
 MAX_DIFFERENCES = 4
 """Fields shown of a run's config; `--json` has them all."""
@@ -27,11 +27,11 @@ class RunsOptions:
 
 def run(call: Call[RunsOptions]) -> Output:
     """Lists the runs of a folder, oldest first."""
-    listed = list_runs(Path(call.options.folder))
+    listed = list_runs(location(call.options.folder))
     return Output({"runs": listed}, "\n".join(_lines(listed)))
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
+def list_runs(folder: Location) -> list[dict[str, Any]]:
     """Each run in a folder, by the time of its last log line.
 
     Returns:
@@ -42,20 +42,27 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: the folder does not exist or holds no run.
     """
-    folders = sorted(path.parent for path in folder.glob("*/config.json"))
+    folders = _run_folders(folder)
     if not folders:
         reason = "holds no run folder" if folder.is_dir() else "no such folder"
         raise UserError(folder, reason, "first run: llmjax train quickstart; or give --folder")
     described, configs = [], dict[str, Config]()
     for path in folders:
         try:
-            configs[str(path)] = Run(path).config()
-            described.append(_describe(Run(path), configs[str(path)]))
+            run = Run.open(str(path))
+            configs[str(path)] = run.config()
+            described.append({"run": str(path), **_describe(run, configs[str(path)])})
         except UserError as error:
             described.append({"run": str(path), "time": 0.0, "error": str(error)})
     described.sort(key=lambda entry: entry["time"])
     changes = _changes(configs)
     return [entry | {"changes": changes.get(entry["run"], {})} for entry in described]
+
+
+def _run_folders(folder: Location) -> Sequence[Location]:
+    if isinstance(folder, StorePath):
+        return [path for path in folder.folders() if (path / "config.json").is_file()]
+    return sorted(path.parent for path in folder.glob("*/config.json"))
 
 
 def _describe(run: Run, config: Config) -> dict[str, Any]:
@@ -70,7 +77,6 @@ def _describe(run: Run, config: Config) -> dict[str, Any]:
         if best is None or sign * record[name] < sign * best[1]:
             best = (name, record[name])
     return {
-        "run": str(run.folder),
         "step": steps[-1] if steps else 0,
         "steps": config.steps,
         "best": None if best is None else {"metric": best[0], "value": best[1]},

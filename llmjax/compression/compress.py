@@ -38,6 +38,7 @@ from llmjax.inference.language_model import LanguageModel, load
 from llmjax.model.compute import Dtype
 from llmjax.run.config.options import keyword_options
 from llmjax.run.folder import Run
+from llmjax.storage.stores.path import Location, location
 from llmjax.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -141,19 +142,27 @@ def compress(
     return result
 
 
-def training_file(sources: Sequence[Source], path: str) -> Path | None:
+def training_file(sources: Sequence[Source], path: str) -> Location | None:
     """Returns a file of the sources that is at `path` or in the folder there; None if none is."""
     if path == "-":
         return None
-    target = Path(path).resolve()
+    place = location(path)
     for source in sources:
         if not isinstance(source, FileSource):
             continue
         with contextlib.suppress(UserError):  # the files may be gone by now
             for file in expand(source.paths):
-                if target == file.resolve() or target in file.resolve().parents:
+                if file == place or _is_within(file, place):
                     return file
     return None
+
+
+def _is_within(file: Location, folder: Location) -> bool:
+    """Whether a local file is the other path, or in that folder."""
+    if not isinstance(file, Path) or not isinstance(folder, Path):
+        return False
+    path, target = file.resolve(), folder.resolve()
+    return path == target or target in path.parents
 
 
 @dataclass

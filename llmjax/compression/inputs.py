@@ -1,7 +1,7 @@
-"""Inputs: a file, standard input or another pipe, or a folder of files.
+"""Inputs: a file, an object in a bucket, standard input or another pipe, or a folder of files.
 
-A folder is read as the concatenation of its files. An input of unknown size is first copied to a
-temporary file.
+A folder is read as the concatenation of its files. An object, and an input of unknown size, is
+first copied to a temporary file.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from llmjax.compression.header import MAX_MEMBERS, Member, check_members
 from llmjax.errors import UserError, printable
+from llmjax.storage.stores.path import StorePath, location
 
 STREAM = "-"
 
@@ -96,7 +97,7 @@ def _read_exactly(file: BinaryIO, length: int, size: int, name: str | Path) -> I
 
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[Input]:
-    """Opens a file, a folder, or standard input (-).
+    """Opens a file, a folder, an object in a bucket, or standard input (-).
 
     Raises:
       UserError: it cannot be read, or a folder contains anything but files and folders.
@@ -112,7 +113,7 @@ def open_input(path: str) -> Iterator[Input]:
     with open_seekable(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        yield Input(size, file=file, mode=None if path == STREAM else _mode(path))
+        yield Input(size, file=file, mode=_mode(path))
 
 
 def list_folder(root: Path) -> list[Member]:
@@ -148,7 +149,7 @@ def _refuse(error: OSError) -> None:
 
 @contextlib.contextmanager
 def open_seekable(path: str) -> Iterator[BinaryIO]:
-    """Opens a file, a pipe or standard input (-) as a seekable file, at its start.
+    """Opens a file, an object, a pipe or standard input (-) as a seekable file, at its start.
 
     Raises:
       UserError: it cannot be read.
@@ -161,6 +162,10 @@ def open_seekable(path: str) -> Iterator[BinaryIO]:
         with _temporary_copy(sys.stdin.buffer, "standard input") as copy:
             yield copy
         return
+    if isinstance(source := location(path), StorePath):
+        with _temporary_object(source) as copy:
+            yield copy
+        return
     with contextlib.ExitStack() as stack:
         with _read_errors(path):
             file: BinaryIO = stack.enter_context(open(path, "rb"))
@@ -171,7 +176,24 @@ def open_seekable(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
+@contextlib.contextmanager
+def _temporary_object(source: StorePath) -> Iterator[BinaryIO]:
+    """Copies an object to a temporary file."""
+    if not source.is_file():
+        if source.is_dir():
+            fix = "name an object, or copy the folder here first"
+            raise UserError(source, "is a folder in a bucket", fix)
+        raise UserError(source, "does not exist", "check the path")
+    with tempfile.NamedTemporaryFile() as copy:
+        source.download(Path(copy.name))
+        with open(copy.name, "rb") as file:
+            yield file
+
+
 def _mode(path: str) -> int | None:
+    """Permissions of a regular file; None for anything else."""
+    if path == STREAM or isinstance(location(path), StorePath):
+        return None
     mode = os.stat(path).st_mode
     return mode & 0o777 if stat.S_ISREG(mode) else None
 

@@ -1,4 +1,4 @@
-"""Outputs: a file, standard output, or a folder of files.
+"""Outputs: a file, an object in a bucket, standard output, or a folder of files.
 
 An output gets its name only after it has been written completely and verified.
 """
@@ -11,11 +11,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from llmjax.compression.header import Member, check_members, damaged
 from llmjax.compression.inputs import STREAM
 from llmjax.errors import UserError, printable
+from llmjax.storage.stores.path import StorePath, location
 from llmjax.storage.writing import umask
 
 
@@ -24,6 +25,9 @@ def check_output(target: str, overwrite: bool, source: str = STREAM) -> None:
     if target == STREAM:
         if sys.__stdout__ is None:  # closed when Python started
             raise UserError("standard output", "is closed", "name a file")
+        return
+    if target and isinstance(place := location(target), StorePath):
+        _check_object(place, overwrite, source)
         return
     path = Path(target)
     if not target or not os.path.isdir(path.parent):
@@ -43,12 +47,19 @@ def check_output(target: str, overwrite: bool, source: str = STREAM) -> None:
         raise UserError(printable(target), "is the input", "choose another name")
 
 
+def _check_object(target: StorePath, overwrite: bool, source: str) -> None:
+    if source != STREAM and location(source) == target:
+        raise UserError(target, "is the input", "choose another name")
+    if target.is_dir() or (target.is_file() and not overwrite):
+        raise _exists(str(target))
+
+
 @contextlib.contextmanager
 def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["OutputFile"]:
     """Creates a file to write and read, which gets its name if the block ends without an error.
 
     Args:
-      target: its name; - for standard output.
+      target: its name, or that of an object in a bucket; - for standard output.
       overwrite: replace an existing file.
       mode: its permissions, before the umask.
 
@@ -63,6 +74,12 @@ def new_file(target: str, overwrite: bool, mode: int = 0o666) -> Iterator["Outpu
             with _write_errors("standard output"):
                 shutil.copyfileobj(spool, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
+        return
+    if isinstance(place := location(target), StorePath):
+        with tempfile.NamedTemporaryFile("w+b") as spool:
+            yield OutputFile(cast(BinaryIO, spool), f"a temporary file in {tempfile.gettempdir()}")
+            spool.flush()
+            place.upload(spool.name, overwrite=overwrite)
         return
     path = Path(target)
     with _write_errors(target):
@@ -172,8 +189,8 @@ def new_folder(
         cannot be written.
     """
     checked = check_members(members)
-    if target == STREAM:
-        raise UserError("the archive", "holds a folder", "name a folder to unpack it to")
+    if target == STREAM or isinstance(location(target), StorePath):
+        raise UserError("the archive", "holds a folder", "name a local folder to unpack it to")
     check_output(target, overwrite=False)
     with _write_errors(target):
         temporary = Path(

@@ -27,7 +27,6 @@ from llmjax.data.tokenizers.tokenizer import TextDecoder, Tokenizer
 from llmjax.errors import UserError, printable
 from llmjax.evaluation.baselines import COMPRESSORS, FAILURES, Baseline, Compressor, measure_parts
 from llmjax.run.folder import Run
-from llmjax.storage.writing import write_atomically
 
 PASSAGE_TOKENS = 2000
 """Tokens whose costs are stored individually, if requested."""
@@ -324,7 +323,7 @@ def save_result(run: Run, step: int, result: CompressionResult) -> None:
         "passage": [list(piece) for piece in result.costs.passage],
     }
     with contextlib.suppress(OSError):
-        write_atomically(run.compression, json.dumps(document) + "\n")
+        run.keep(run.compression, json.dumps(document) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -23,7 +23,8 @@ from llmjax.run.config.options import keyword_options
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin
-from llmjax.storage.writing import atomic_file, atomic_folder
+from llmjax.storage.stores.path import Location, StorePath, location
+from llmjax.storage.stores.transfer import new_file, new_folder
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,13 @@ FORMAT_OPTIONS = ("task", "max_shard_bytes", "platforms")
 
 
 @keyword_options()
-def export(run: str | PathLike[str], out: str | Path, options: ExportOptions) -> Path:
+def export(run: str | PathLike[str], out: str | Path, options: ExportOptions) -> Location:
     """Export a run's model to another format. A failed export leaves nothing behind.
 
     Args:
       run: the run folder.
-      out: the folder (gguf: file) to write; it must not exist.
+      out: the folder (gguf: file) to write, local or in a bucket (it is then written to a
+        temporary folder first); it must not exist.
       options: fields of ExportOptions, also as keywords.
 
     Returns:
@@ -149,10 +151,10 @@ def export(run: str | PathLike[str], out: str | Path, options: ExportOptions) ->
     shape = resolve(config.model, tokenizer.vocab_size)
     origin = read_origin(opened.folder)
     source = ExportSource(opened, config, shape, tokenizer, origin, options.step, dtype)
-    new = atomic_file if exporter.single_file else atomic_folder
-    with new(Path(out)) as unfinished:
+    new, target = new_file if exporter.single_file else new_folder, location(out)
+    with new(target) as unfinished:
         exporter.write(source, unfinished)
-    return Path(out)
+    return target
 
 
 def exporter_for(options: ExportOptions) -> Exporter:
@@ -178,8 +180,13 @@ def _formats_with(option: str) -> list[str]:
 
 
 def summary(out: str | Path, to: str) -> dict[str, Any]:
-    """Summarize an export: its files, their total size and the exporter's own fields."""
-    root = Path(out)
+    """Summarize an export: its files, their total size and, unless it is in a bucket, the
+    exporter's own fields."""
+    root = location(out)
+    if isinstance(root, StorePath):
+        objects = {root.name: root.info()} if root.is_file() else root.files()
+        size = sum(info.size for info in objects.values())
+        return {"out": str(out), "to": to, "files": list(objects), "bytes": size}
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     return {
         "out": str(out),

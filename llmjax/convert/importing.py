@@ -1,5 +1,6 @@
 """Import a published model as a run folder."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +35,8 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin, write_origin
-from llmjax.storage.writing import atomic_folder
+from llmjax.storage.stores.path import Location, location
+from llmjax.storage.stores.transfer import new_folder
 from llmjax.tasks.config import name_of
 from llmjax.tasks.metadata import metadata_json
 from llmjax.tasks.task import TaskContext
@@ -60,15 +62,17 @@ class ImportOptions:
 
 
 @keyword_options()
-def import_model(source: str | Path, run: str | PathLike[str], options: ImportOptions) -> Path:
+def import_model(source: str | Path, run: str | PathLike[str], options: ImportOptions) -> Location:
     """Import a published model as a run folder.
 
     Tensors are read one by one, each device's shard separately, so memory never holds two copies of
     the model. A failed import leaves nothing behind.
 
     Args:
-      source: a Hugging Face folder, a name on the hub, a .gguf file, or sample:NAME.
-      run: the folder to create.
+      source: a Hugging Face folder or a .gguf file, local or in a bucket; a name on the hub; or
+        sample:NAME.
+      run: the folder to create, local or in a bucket (it is then written to a temporary folder
+        first).
       options: fields of ImportOptions, also as keywords.
 
     Returns:
@@ -80,8 +84,8 @@ def import_model(source: str | Path, run: str | PathLike[str], options: ImportOp
     dtype = options.dtype
     if dtype is not None and dtype not in FLOATS:
         raise UserError(f"dtype {dtype}", "is not supported", f"choose one of {', '.join(FLOATS)}")
-    target = Path(run)
-    with atomic_folder(target) as folder:
+    target = location(os.fspath(run))
+    with new_folder(target) as folder:
         published = open_source(str(source))
         _fill(folder, target, published, dtype, mesh_of(options.mesh))
     return target
@@ -89,7 +93,7 @@ def import_model(source: str | Path, run: str | PathLike[str], options: ImportOp
 
 def _fill(
     folder: Path,
-    target: Path,
+    target: Location,
     published: Published,
     dtype: str | None,
     mesh: jax.sharding.Mesh | None,
@@ -176,9 +180,10 @@ def suitable_dtype(params: Params) -> Dtype:
     return next((name for name in get_args(Dtype) if name == stored), "float32")
 
 
-def summary(run: Path) -> dict[str, Any]:
+def summary(run: Location) -> dict[str, Any]:
     """Summarize an imported run: its source, model, size and a command to try next."""
-    opened, origin = Run.open(run), read_origin(run)
+    opened = Run.open(str(run))
+    origin = read_origin(opened.folder)
     assert origin is not None
     config = opened.config()
     dtypes = sorted({str(leaf.dtype) for leaf in stored_leaves(opened.checkpoints, 0).values()})
@@ -189,14 +194,21 @@ def summary(run: Path) -> dict[str, Any]:
         "architecture": origin.architecture,
         "parameters": Model(config.model).num_params(),
         "dtype": " and ".join(dtypes),
-        "bytes": sum(path.stat().st_size for path in Path(run).rglob("*") if path.is_file()),
-        "next": _next_command(opened, config, origin),
+        "bytes": _size(run),
+        "next": _next_command(run, opened.tokenizer, config, origin),
     }
 
 
-def _next_command(run: Run, config: Config, origin: Origin) -> str:
+def _size(folder: Location) -> int:
+    """Bytes of all files."""
+    if isinstance(folder, Path):
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(info.size for info in folder.files().values())
+
+
+def _next_command(run: Location, tokenizer_folder: Path, config: Config, origin: Origin) -> str:
     """A command that uses an imported run, as it can be pasted into a shell."""
-    name = shlex.quote(str(run.folder))
+    name = shlex.quote(str(run))
     if config.tasks:
         texts = [EXAMPLES.get(column, EXAMPLES["text"]) for column in config.tasks[0].input_columns]
         rows = " ".join(f"--text {shlex.quote(text)}" for text in texts) or "--data rows.jsonl"
@@ -205,7 +217,7 @@ def _next_command(run: Run, config: Config, origin: Origin) -> str:
         return f'llmjax generate {name} --prompt "Once upon a time"'
     if origin.pooling is not None:
         return f"llmjax embed {name} --text {shlex.quote(EXAMPLES['text'])}"
-    tokenizer = load_tokenizer(run.tokenizer)
+    tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer.mask_id is None:
         return f"llmjax evaluate {name} --data my.txt"
     text = f"Paris is the {mask_name(tokenizer)} of France."

@@ -7,6 +7,7 @@ without dependencies, and the files are kept in llmjax's cache.
 To add a format, subclass `Importer` in a new file and add a line to IMPORTERS.
 """
 
+import fnmatch
 import hashlib
 import importlib.util
 import re
@@ -24,6 +25,8 @@ from llmjax.convert.tensors import TensorSource
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.registry import Registry
+from llmjax.storage.stores.mirror import local_copy, local_object
+from llmjax.storage.stores.path import StorePath, location
 from llmjax.storage.writing import atomic_folder, cache_root
 
 ADAPTER = "adapter_config.json"
@@ -85,20 +88,40 @@ def open_source(source: str) -> Published:
     """Open a published model.
 
     Args:
-      source: a folder, a .gguf file, sample:NAME, or a name on the Hugging Face hub
-        (owner/name, optionally with @revision).
+      source: a folder or a .gguf file, local or in a bucket; sample:NAME; or a name on the Hugging
+        Face hub (owner/name, optionally with @revision).
 
     Raises:
       UserError: the source does not exist or cannot be read.
     """
     if source.startswith("sample:"):
         return _open(source, sample_path(source.removeprefix("sample:")))
-    path = Path(source).expanduser()
+    path = local_source(source)
     if path.exists():
         return _open(source, path)
     if path.suffix in (".gguf", ".safetensors", ".bin") or not HUB_NAME.fullmatch(source):
         raise UserError(source, "no such file or folder", "check the path")
     return _open(source, _download(source))
+
+
+def local_source(source: str) -> Path:
+    """The path of a source, which is copied to the cache if it is in a bucket.
+
+    Raises:
+      UserError: there is no such object or folder in the bucket, or it cannot be read.
+    """
+    if not isinstance(place := location(source), StorePath):
+        return place.expanduser()
+    if place.is_file():
+        return local_object(place)
+    return local_copy(place, lambda name: not _is_model_file(name))
+
+
+def _is_model_file(name: str) -> bool:
+    """Whether a relative name is of a file that an import may read: no code and no pickles."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in HUB_FILES) and not any(
+        fnmatch.fnmatch(name, pattern) for pattern in DUPLICATE_WEIGHTS
+    )
 
 
 def _open(source: str, path: Path) -> Published:

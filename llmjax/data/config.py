@@ -3,6 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmjax.data.stages import (
+    Stage,
+    StageConfig,
+    resolve_stages,
+    size_problems,
+    stage_problems,
+)
 from llmjax.data.text.source import AnySource
 from llmjax.data.text.tfds import EmbeddedSource
 from llmjax.data.tokenizers.config import TokenizerConfig
@@ -40,6 +47,14 @@ class DataConfig:
     """Tokenizing processes. 0: one per CPU."""
     prefetch: int = 4
     """Batches prepared ahead of the training step."""
+    stages: tuple[StageConfig, ...] = ()
+    """Changes of the mixture, the length or the batch size from given steps on. Steps that are
+    still to come may get other stages when a run resumes."""
+
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages with all their values, of which the first begins at step 0."""
+        weights = [source.weight for source in self.sources]
+        return resolve_stages(self.stages, weights, self.length, self.batch_size)
 
     @property
     def is_sharded(self) -> bool:
@@ -72,6 +87,8 @@ def data_problems(config: DataConfig) -> list[str]:
     problems = [problem for problem, passed in checks.items() if not passed]
     for source in config.sources:
         problems += [f"sources: {problem}" for problem in source.problems()]
+    wrong = list(stage_problems(config.stages, len(config.sources)))
+    problems += wrong or size_problems(config.all_stages())
     return [f"data.{problem}" for problem in dict.fromkeys(problems)]
 
 

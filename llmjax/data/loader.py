@@ -13,7 +13,7 @@ from llmjax.data.config import DataConfig, check_data
 from llmjax.data.objectives.causal import Causal
 from llmjax.data.objectives.config import Objective
 from llmjax.data.objectives.windows import read_windows
-from llmjax.data.order import RowOrder, steps_per_epoch
+from llmjax.data.order import RowOrder, steps_until_exhausted
 from llmjax.data.text.corpus import Corpus
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import named_sharding
@@ -22,19 +22,19 @@ from llmjax.parallel.mesh import named_sharding
 def batch_at(
     corpus: Corpus, config: DataConfig, seed: int, step: int, objective: Objective | None = None
 ) -> Arrays:
-    """The global batch of a step: rows [step * B, (step + 1) * B) of the endless stream of rows.
+    """The global batch of a step: the next B rows of the endless stream of rows.
 
     Returns:
       The objective's arrays; for None, the causal objective: inputs, targets, segments, positions
       int32 [B, L] and weights float32 [B, L].
     """
-    rows = range(config.batch_size)
-    return read_rows(corpus, config, RowOrder(corpus, config, seed), step, rows, objective)
+    order = RowOrder(corpus, config, seed)
+    rows = range(order.stage(step).stage.batch_size)
+    return read_rows(corpus, order, step, rows, objective)
 
 
 def read_rows(
     corpus: Corpus,
-    config: DataConfig,
     order: RowOrder,
     step: int,
     rows: Sequence[int],
@@ -42,7 +42,9 @@ def read_rows(
 ) -> Arrays:
     """The given rows of a step's global batch; nothing else is read."""
     objective = objective or Causal(corpus.bos_id, corpus.pad_id)
-    numbers = [step * config.batch_size + row for row in rows]
+    stage_rows = order.stage(step)
+    first, length = stage_rows.row(step), stage_rows.stage.length
+    numbers = [first + row for row in rows]
     spans = [order[number] for number in numbers]
     sources = np.array([span.source for span in spans])
     starts = np.array([span.start for span in spans], np.int64)
@@ -51,7 +53,7 @@ def read_rows(
     for source in np.unique(sources):
         selected = np.flatnonzero(sources == source)
         store = corpus.train[source]
-        windows = read_windows(store, starts[selected], sizes[selected], config.length)
+        windows = read_windows(store, starts[selected], sizes[selected], length)
         keys = [order.key(numbers[row]) for row in selected]
         for name, values in objective.batch(windows, keys).items():
             if name not in batch:
@@ -62,10 +64,6 @@ def read_rows(
 
 class Feed(Protocol):
     """The rows of global batches, as a pure function of step and row."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows per global batch."""
 
     @property
     def specs(self) -> Sequence[BatchSpec]:
@@ -86,6 +84,11 @@ class Feed(Protocol):
         """
 
 
+def batch_shapes(config: DataConfig) -> tuple[tuple[int, int], ...]:
+    """The shapes (rows, tokens per row) of a run's batches, each once."""
+    return tuple(dict.fromkeys(stage.shape for stage in config.all_stages()))
+
+
 class CorpusFeed:
     """Packed windows of a corpus, turned into batches by an objective."""
 
@@ -99,17 +102,17 @@ class CorpusFeed:
         objective: what is predicted; None: every token from those before it.
         """
         check_data(config)
-        self._corpus, self._config = corpus, config
+        self._corpus = corpus
         self._objective = objective or Causal(corpus.bos_id, corpus.pad_id)
         self._order = RowOrder(corpus, config, seed)
-        self.batch_size = config.batch_size
-        self.specs = (self._objective.spec(config.batch_size, config.length),)
+        self._shapes = batch_shapes(config)
+        self.specs = tuple(self._objective.spec(*shape) for shape in self._shapes)
         endless = config.on_exhaustion == "repeat"
-        self.steps = None if endless else steps_per_epoch(corpus, config)
+        self.steps = None if endless else steps_until_exhausted(corpus, config)
 
     def task(self, step: int) -> int:
         """See Feed."""
-        return 0
+        return self._shapes.index(self._order.stage(step).stage.shape)
 
     def read(self, step: int, rows: Sequence[int]) -> Arrays:
         """See Feed."""
@@ -119,7 +122,7 @@ class CorpusFeed:
                 f"the corpus is exhausted after {self.steps} steps",
                 'lower steps, add text, or set data.on_exhaustion to "repeat"',
             )
-        return read_rows(self._corpus, self._config, self._order, step, rows, self._objective)
+        return read_rows(self._corpus, self._order, step, rows, self._objective)
 
 
 class Loader:
@@ -151,10 +154,11 @@ class Loader:
           UserError: the batch does not divide over the mesh.
         """
         self.feed, self._mesh, self._stops = feed, mesh, stops
-        self._rows: Sequence[int] = range(feed.batch_size)
+        sizes = [next(iter(spec.values())).shape[0] for spec in feed.specs]
+        self._rows: list[Sequence[int]] = [range(size) for size in sizes]
         if mesh is not None:
             check_batch("the batch", feed.specs, mesh)
-            self._rows = local_rows(named_sharding(mesh, "batch"), feed.batch_size)
+            self._rows = [local_rows(named_sharding(mesh, "batch"), size) for size in sizes]
         self._step, self._ahead = start_step, prefetch
         self._batches = self._prefetch()
         self.wait_seconds = 0.0
@@ -199,8 +203,9 @@ class Loader:
 
     def _make(self, step: int) -> Batch:
         step = int(step)
-        arrays = self.feed.read(step, self._rows)
-        return place_batch(arrays, self.feed.specs[self.feed.task(step)], self._mesh)
+        task = self.feed.task(step)
+        arrays = self.feed.read(step, self._rows[task])
+        return place_batch(arrays, self.feed.specs[task], self._mesh)
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> list[int]:

@@ -28,6 +28,7 @@ from llmjax.run.folder import Run
 from llmjax.scoring.documents import score_streams, window_sizes
 from llmjax.scoring.hidden import HiddenScore, score_hidden
 from llmjax.scoring.totals import Score, Totals
+from llmjax.storage.stores.path import Location, local_path
 from llmjax.storage.writing import write_atomically
 
 CHUNK = 1 << 20  # bytes of a file encoded at once
@@ -302,13 +303,13 @@ class _Encoder:
         folder = Run.open(lm.config.run_dir).tokenizer
         _, corpus = prepare(lm.config.data, lm.config.tokenizer, folder, progress)
         if save_text is not None:
-            _write_new(Path(save_text), validation_text(corpus))
+            _write_new(local_path(save_text), validation_text(corpus))
         for document in validation_documents(corpus):
             text = self._tokenizer.decode_bytes(document.tokens.tolist())
             self.lossless &= len(text) == document.bytes
             yield iter([document])
 
-    def _file(self, path: Path) -> Iterator[str]:
+    def _file(self, path: Location) -> Iterator[str]:
         for offset, block in read_chunks(path, self._chunk):
             try:
                 yield decode(path, offset, block, "strict")

@@ -26,6 +26,7 @@ from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options
 from llmjax.storage.cache_folders import write_file
+from llmjax.storage.stores.path import local_path
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def harness(run: str | PathLike[str] | LanguageModel, options: HarnessOptions) -
       UserError: no such run or task; a model without decoder; a limit or a number of few-shot
         examples out of range.
     """
+    out = None if options.out is None else local_path(options.out)
     tasks = load_tasks(options)
     results = run_tasks(loaded(run, options), tasks, options)
-    if options.out is not None:
+    if out is not None:
         text = json.dumps(results, indent=1, default=str, ensure_ascii=False)
-        write_file(Path(options.out).expanduser(), text.encode())
+        write_file(out, text.encode())
     return results
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Protocol
 
 from llmjax.data.chat_template.template import ChatTemplate, special_tokens
@@ -13,6 +12,7 @@ from llmjax.decoding.config import SAMPLING, DecodingConfig, decoding_problems
 from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, loaded
 from llmjax.run.config.options import keyword_options, make_options
+from llmjax.run.folder import local_folder
 from llmjax.run.origin import published_generation, read_origin
 
 Message = dict[str, str]
@@ -37,7 +37,7 @@ def default_options(run: str | PathLike[str] | LanguageModel) -> ChatOptions:
     Raises:
       UserError: the run's origin.json is damaged.
     """
-    folder = Path(run.config.run_dir if isinstance(run, LanguageModel) else run)
+    folder = local_folder(run.config.run_dir if isinstance(run, LanguageModel) else run)
     return replace(ChatOptions(), **_recommended(published_generation(read_origin(folder))))
 
 

@@ -22,9 +22,11 @@ from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import place, reshard, rounded_up, use_mesh
 from llmjax.run.config.options import keyword_options
+from llmjax.run.folder import local_folder
 from llmjax.run.origin import Origin, Pooling, read_origin
 from llmjax.storage.cache_folders import write_file
 from llmjax.storage.json_documents import json_text
+from llmjax.storage.stores.path import local_path
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ def embed(run: str | PathLike[str] | LanguageModel, options: EmbedOptions) -> np
     texts = all_texts(options)
     if options.batch_size < 1:
         raise UserError(f"batch_size {options.batch_size}", "is not positive")
-    out = None if options.out is None else Path(options.out).expanduser()
+    out = None if options.out is None else local_path(options.out)
     if out is not None and out.suffix not in (".npy", ".jsonl"):
         raise UserError(out, "is neither .npy nor .jsonl", "use one of these suffixes")
     lm = loaded(run, options)
@@ -218,7 +220,7 @@ def _encode(
 
 def _embedding_spec(lm: LanguageModel, options: EmbedOptions) -> EmbeddingSpec:
     """Resolve the options against how the model was published."""
-    origin = read_origin(Path(lm.config.run_dir)) or Origin()
+    origin = read_origin(local_folder(lm.config.run_dir)) or Origin()
     encodes = lm.model.config.num_encoder_layers > 0
     default: Pooling = origin.pooling or ("mean" if encodes else "last")
     published = (default, *origin.concatenated)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from llmjax.model.model import Model
 from llmjax.model.params import Params
 from llmjax.parallel.mesh import reshard, use_mesh
 from llmjax.run.config.options import keyword_options
+from llmjax.run.folder import local_folder
 from llmjax.run.origin import read_origin
 
 HEADS = ("ForMaskedLM", "ForPreTraining")  # class name suffixes of published models with a head
@@ -93,7 +93,7 @@ def _check_model(lm: LanguageModel) -> int:
         raise UserError("this model", "is not a masked model", "only an encoder fills masks")
     if mask_id is None:
         raise UserError("this model's tokenizer", "has no mask token")
-    origin = read_origin(Path(lm.config.run_dir))
+    origin = read_origin(local_folder(lm.config.run_dir))
     architecture = origin and origin.architecture
     if architecture and not any(name in architecture for name in HEADS):
         raise UserError(f"this model ({architecture})", "was published without a masked-LM head")

@@ -15,6 +15,7 @@ from llmjax.errors import UserError
 from llmjax.inference.language_model import LanguageModel, LoadOptions, in_order, loaded
 from llmjax.run.config.options import keyword_options
 from llmjax.storage.json_documents import RECORD, parse_json
+from llmjax.storage.stores.path import location
 
 MAX_TEXTS = 10_000_000
 """Maximum lines of a file of prompts."""
@@ -70,7 +71,7 @@ def read_prompts(file: str | Path, field: str = "prompt") -> list[str]:
     Raises:
       UserError: the file is missing, has no prompt, or has a line that cannot be read.
     """
-    path = Path(file)
+    path = location(file)
     blocks = _standard_input() if str(file) == "-" else read_blocks(path)
     plain_path = Path(path.stem) if compressed(path) else path
     texts = list[str]()

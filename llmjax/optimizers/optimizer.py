@@ -24,6 +24,9 @@ class Optimizer:
     """step -> float32 []; counts the run's steps, including skipped updates."""
     masked: Callable[[Tree], Tree]
     """gradients -> gradients, zeroed for the layers of a stack that are not trained."""
+    admit: Callable[[optax.OptState, jax.Array, jax.Array], tuple[jax.Array, optax.OptState]]
+    """(state, loss, gradient norm before clipping) -> (bool [], whether the update is applied;
+    state, which stays so even if it is not)."""
 
 
 def make_optimizer(
@@ -59,7 +62,13 @@ def make_optimizer(
             return gradients
         return jax.tree.map(_where_trained, gradients, lr_multipliers)
 
-    return Optimizer(chain.init, apply, schedule, masked)
+    return Optimizer(chain.init, apply, schedule, masked, _admit_finite)
+
+
+def _admit_finite(
+    state: optax.OptState, loss: jax.Array, norm: jax.Array
+) -> tuple[jax.Array, optax.OptState]:
+    return jnp.isfinite(loss) & jnp.isfinite(norm), state
 
 
 def _where_trained(gradient: jax.Array, multiplier: np.ndarray) -> jax.Array:

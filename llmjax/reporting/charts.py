@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
@@ -136,6 +136,7 @@ class Chart:
       x: range of steps.
       y: range of values; values outside are clipped.
       references: (name, value) of dashed reference levels.
+      marks: steps to mark by a dashed vertical line.
       width, height: size in SVG units; the font size is 12.
       margin: space for labels to the right of the frame.
       x_label: what the horizontal axis measures.
@@ -147,6 +148,7 @@ class Chart:
     x: Axis
     y: Axis
     references: Sequence[tuple[str, float]] = ()
+    marks: Sequence[float] = field(default=(), kw_only=True)
     width: int = 440
     height: int = 240
     margin: int = 16
@@ -212,6 +214,10 @@ class Chart:
             f'<path class="reference" d="M{self.left} {self._py(level):.1f}H{self._right()}"/>'
             for _, level in self.references
             if 0 <= self.y.position(level) <= 1
+        ] + [
+            f'<path class="reference" d="M{self._px(step):.1f} {self.top}V{self._base()}"/>'
+            for step in self.marks
+            if 0 <= self.x.position(step) <= 1
         ]
 
     def _curve(self, series: Series) -> str:

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmjax.convert.hf.classes import choose_task, export_form
 from llmjax.convert.params import without_adapters
@@ -16,6 +15,7 @@ from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.run.origin import ORIGIN, read_origin
 from llmjax.run.parameters import run_tasks
+from llmjax.storage.stores.mirror import address_of
 from llmjax.tasks.config import TaskConfig, name_of
 
 
@@ -38,7 +38,7 @@ def shell_commands(run: Run, config: Config, history: History) -> list[ShellComm
 
 
 def _training(run: Run, config: Config, history: History) -> Iterator[ShellCommand]:
-    name = _path(run.folder)
+    name = _path(address_of(run.folder))
     if not history.train:
         yield _command("Train it", "train", name)
         return
@@ -53,7 +53,7 @@ def _training(run: Run, config: Config, history: History) -> Iterator[ShellComma
 
 
 def _using(run: Run, config: Config) -> Iterator[ShellCommand]:
-    name = _path(run.folder)
+    name = _path(address_of(run.folder))
     if config.tasks:
         several = len(config.tasks) > 1
         for task in config.tasks:
@@ -90,7 +90,7 @@ def _mask(run: Run) -> str | None:
 
 def _export(run: Run, config: Config) -> Iterator[ShellCommand]:
     """Yields the export for Transformers if that has a class for the model, else StableHLO."""
-    name, out = _path(run.folder), _path(Path("exports", run.folder.resolve().name))
+    name, out = _path(address_of(run.folder)), _path(f"exports/{run.folder.resolve().name}")
     task = ("--task", name_of(config.tasks[0])) if len(config.tasks) > 1 else ()
     try:
         tokenizer = load_tokenizer(run.tokenizer)
@@ -108,6 +108,6 @@ def _command(purpose: str, *words: str) -> ShellCommand:
     return ShellCommand(purpose, shlex.join(["llmjax", *words]))
 
 
-def _path(path: Path) -> str:
+def _path(path: str) -> str:
     """Returns a path that is not mistaken for an option."""
-    return f"./{path}" if str(path).startswith("-") else str(path)
+    return f"./{path}" if path.startswith("-") else path

@@ -19,7 +19,6 @@ from llmjax.reporting.validation import latest_subset
 from llmjax.run.config.schema import Config
 from llmjax.run.folder import Run
 from llmjax.storage.json_documents import read_json
-from llmjax.storage.writing import write_atomically
 
 MAX_BYTES = 64 << 20
 """Bytes of text to compress at most, from its start."""
@@ -70,7 +69,7 @@ def compare(folder: Path, text: Callable[[], bytes]) -> Comparison:
     digest = hashlib.sha256(sample).hexdigest()
     document = {"sha256": digest, "baselines": [asdict(baseline) for baseline in baselines]}
     with contextlib.suppress(OSError):  # a read-only folder still gets its page
-        write_atomically(stored, json.dumps(document, indent=2) + "\n")
+        Run(folder).keep(stored, json.dumps(document, indent=2) + "\n")
     return Comparison(baselines, len(validation), notes, live=True)
 
 

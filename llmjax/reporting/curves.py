@@ -38,7 +38,12 @@ class Figure:
 
 
 def figures(
-    history: History, baselines: Sequence[Baseline], *, tasks: int = 0, whole: float | None = None
+    history: History,
+    baselines: Sequence[Baseline],
+    *,
+    tasks: int = 0,
+    whole: float | None = None,
+    marks: Sequence[float] = (),
 ) -> list[Figure]:
     """Draws the figures for which the run has values, the learning curves first.
 
@@ -47,6 +52,7 @@ def figures(
       baselines: the classical compressors' sizes; the first is a reference level.
       tasks: number of tasks of a fine-tuned run; 0 for a run on text.
       whole: bytes of the validation set; None if unknown.
+      marks: steps to mark in the learning curves.
     """
     levels = [(baseline.name, baseline.bits_per_byte) for baseline in baselines[:1]]
     has_bits = main_metric([*history.train, *history.evals]) == "bits_per_byte"
@@ -54,10 +60,12 @@ def figures(
     if tasks:
         unit = "loss" if tasks == 1 else "loss (validation: mean of all tasks)"
     candidates = (
-        learning_curve(history, "bits_per_byte", "Bits per byte", "bits per byte", levels, whole)
+        learning_curve(
+            history, "bits_per_byte", "Bits per byte", "bits per byte", levels, whole, marks
+        )
         if has_bits
         else None,
-        learning_curve(history, "loss", "Loss", unit, whole=whole),
+        learning_curve(history, "loss", "Loss", unit, whole=whole, marks=marks),
         *(_task_curves(history) if tasks else ()),
         None if has_bits or (tasks and history.evals) else _accuracy(history, whole),
         _small(history, "learning_rate", "Learning rate", "learning rate", smooth=False),
@@ -77,6 +85,7 @@ def learning_curve(
     unit: str,
     levels: Sequence[tuple[str, float]] = (),
     whole: float | None = None,
+    marks: Sequence[float] = (),
 ) -> Figure | None:
     """Draws a column of training and of validation; None if it has no values.
 
@@ -90,6 +99,7 @@ def learning_curve(
       unit: label of the vertical axis.
       levels: (name, value) of dashed reference levels.
       whole: bytes of the validation set; None if unknown.
+      marks: steps to mark by a vertical line.
     """
     logged = column(history.train, key)
     train, subsets = condense(logged), by_subset(history.evals)
@@ -105,7 +115,8 @@ def learning_curve(
     )
     curves = {"train": train, "validation": validation, "larger validation set": larger}
     title = describe(f"{name} by step", curves)
-    chart = Chart(title, series, steps, y, levels, 476, 330, 88, y_label=f"{unit} (log scale)")
+    label = f"{unit} (log scale)"
+    chart = Chart(title, series, steps, y, levels, 476, 330, 88, y_label=label, marks=marks)
     views = [View("", chart.svg(key))]
     first = min((step for step, _ in finite(points) if step > 0), default=steps.high)
     late = [point for point in points if point[0] >= steps.high / 10]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from llmjax.data.stages import Stage
 from llmjax.reporting.format import count, duration, flops, percent, power, short, size
 from llmjax.reporting.records import (
     History,
@@ -62,9 +63,20 @@ def model_facts(config: Config, recorded: Mapping[str, Any]) -> list[Fact]:
         Fact("MLP", mlp),
         Fact("Norm and positions", f"{model.norm_placement}-{model.norm}, {model.positions}"),
         Fact("Vocabulary", _known(vocabulary, count)),
-        Fact("Row length", f"{count(config.data.length)} tokens"),
+        Fact("Row length", _lengths(config)),
         Fact("Compute dtype", config.compute.dtype),
     ]
+
+
+def _lengths(config: Config) -> str:
+    """Returns the length of rows, and the steps at which it changes."""
+    first, *later = config.data.all_stages()
+    text, length = f"{count(first.length)} tokens", first.length
+    for stage in later:
+        if stage.length != length:
+            text += f", {count(stage.length)} from step {count(stage.first_step)}"
+        length = stage.length
+    return text
 
 
 def data_facts(config: Config, recorded: Mapping[str, Any], trained: float | None) -> list[Fact]:
@@ -144,14 +156,17 @@ def _spent(activity: str, seconds: float) -> str:
 
 
 def work_facts(
-    history: History, environment: Mapping[str, Any], seconds: float | None
+    history: History,
+    environment: Mapping[str, Any],
+    seconds: float | None,
+    stages: Sequence[Stage] = (),
 ) -> list[Fact]:
     """Returns steps, tokens, time and FLOPs, with their accounting."""
     train = history.train
     if not train:
         return [Fact("Steps", "none logged")]
     trained = last(train, "tokens")
-    token_flops = flops_per_token(history, environment)
+    token_flops = flops_per_token(history, environment, stages)
     speeds = median(train, "tokens_per_second"), median(train, "model_flops_per_second")
     mfu, wait = median(train, "mfu"), median(train, "data_wait_share")
     memory = max(_finite(train, "device_memory_bytes"), default=None)

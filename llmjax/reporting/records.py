@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmjax.data.stages import Stage
 from llmjax.reporting.format import count, show_controls
+from llmjax.reporting.stages import mean_flops_per_token
 from llmjax.run.config.schema import Config
 from llmjax.storage.json_documents import json_lines
 
@@ -166,9 +168,16 @@ def latest_session(environment: Mapping[str, Any]) -> Mapping[str, Any]:
     return (sessions(environment) or [{}])[-1]
 
 
-def flops_per_token(history: History, environment: Mapping[str, Any]) -> float | None:
-    """Returns the recorded FLOPs per token, or the ratio of two logged columns."""
-    recorded = finite_number(section(environment, "model"), "flops_per_token")
+def flops_per_token(
+    history: History, environment: Mapping[str, Any], stages: Sequence[Stage] = ()
+) -> float | None:
+    """Returns the recorded FLOPs per token, on average over `stages`; or the ratio of two logged
+    columns."""
+    model = section(environment, "model")
+    by_stage = [value for value in items(model.get("flops_by_stage")) if isinstance(value, float)]
+    if by_stage and len(by_stage) == len(stages) and history.train:
+        return mean_flops_per_token(stages, by_stage, history.train[-1]["step"])
+    recorded = finite_number(model, "flops_per_token")
     if recorded is not None:
         return recorded
     flops, tokens = (

@@ -31,6 +31,7 @@ from llmjax.reporting.records import (
     wall_seconds,
 )
 from llmjax.reporting.settings import Changes, SettingGroup, changes, setting_groups
+from llmjax.reporting.stages import stage_marks, stages_note
 from llmjax.reporting.tasks import TaskSection, read_measures
 from llmjax.reporting.tiles import tiles
 from llmjax.run import environment as run_environment
@@ -39,6 +40,8 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import package_version
 from llmjax.run.folder import Run
 from llmjax.run.telemetry.goodput import read_goodput
+from llmjax.storage.stores.mirror import write_back
+from llmjax.storage.stores.path import local_path
 from llmjax.storage.writing import write_atomically
 
 Subject = Literal["text", "targets", "tasks"]
@@ -115,10 +118,11 @@ def report(
         path, text = opened[0].report, render("page.html", make_page(opened[0]))
     else:
         path, text = _beside(opened), render("comparison.html", make_comparison(opened))
-    path = path if options.out is None else Path(options.out)
+    path = path if options.out is None else local_path(options.out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
+        write_back(path)
     except OSError as error:
         raise UserError(path, f"cannot be written: {error.strerror or error}") from error
     return path
@@ -159,10 +163,11 @@ def make_page(run: Run) -> Page:
                 comparison.baselines,
                 tasks=len(config.tasks),
                 whole=finite_number(section(environment, "data"), "heldout_bytes"),
+                marks=stage_marks(config),
             ),
             *task_figures(history),
         ],
-        figures_notes=summary.figures_notes(history, comparison),
+        figures_notes=[*summary.figures_notes(history, comparison), *stages_note(config)],
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
         samples_note=summary.samples_note(config, history),
@@ -221,7 +226,7 @@ def tables(
         *([("Tasks while training", task_facts(history))] if history.tasks else []),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
-        ("Training", facts.work_facts(history, environment, seconds)),
+        ("Training", facts.work_facts(history, environment, seconds, config.data.all_stages())),
         ("Environment", facts.environment_facts(latest_session(environment))),
     ]
 

@@ -18,6 +18,7 @@ origin.json       where an imported model comes from, and its own config
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,11 @@ from llmjax.run.config.checks import added_parts, blocking_differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import read, to_json
 from llmjax.storage.json_documents import DOCUMENT, json_lines, json_text, read_json
+from llmjax.storage.stores.mirror import local_copy, write_back
+from llmjax.storage.stores.path import StorePath, location
 from llmjax.storage.writing import check_utf8, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,13 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | PathLike[str]) -> "Run":
-        """The run at `folder`.
+        """The run at `folder`. Of one in a bucket, a local copy, to which the values of checkpoints
+        are fetched when they are read.
 
         Raises:
-          UserError: there is no such folder, or it has no config.json.
+          UserError: there is no such folder, or it has no config.json; or a bucket cannot be read.
         """
-        path = Path(folder)
+        path = local_folder(folder)
         try:
             exists = path.exists()
         except OSError as error:
@@ -147,9 +153,9 @@ class Run:
                 run._check_empty()
             elif (stored := run.config()) == config:
                 return run
-            elif (changed := blocking_differences(stored, config)) and not run._is_imported(
-                stored, config
-            ):
+            elif (
+                changed := blocking_differences(stored, config, max(run.steps(), default=0))
+            ) and not run._is_imported(stored, config):
                 run._check_untrained(changed)
             with run.lock():
                 if changed and not run.steps():
@@ -233,7 +239,20 @@ class Run:
         except UserError:
             earlier = {}
         merged = {**(earlier if isinstance(earlier, dict) else {}), **results}
-        write_atomically(self.measures, json_text(merged, indent=1) + "\n")
+        self.keep(self.measures, json_text(merged, indent=1) + "\n")
+
+    def keep(self, file: Path, text: str) -> None:
+        """Writes a file of this folder, and of the bucket that it is a copy of, if it is one; a
+        bucket that cannot be written is only warned of.
+
+        Raises:
+          OSError: the folder cannot be written.
+        """
+        write_atomically(file, text)
+        try:
+            write_back(file)
+        except UserError as error:
+            log.warning("%s: written only to the local copy, %s", error, file)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order."""
@@ -271,6 +290,24 @@ class Run:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def local_folder(folder: str | PathLike[str]) -> Path:
+    """The folder, or the up-to-date local copy of one in a bucket.
+
+    Raises:
+      UserError: there is no such folder in the bucket, it is incomplete, or cannot be read.
+    """
+    path = location(os.fspath(folder))
+    return local_copy(path, _is_fetched_later) if isinstance(path, StorePath) else path
+
+
+def _is_fetched_later(name: str) -> bool:
+    """Whether an object of a run is large, and needed at most by those who read a checkpoint."""
+    first = name.partition("/")[0]
+    return first in ("tensorboard", "profile") or (
+        first in ("checkpoints", "frozen") and "/d/" in name  # values, as Orbax stores them
+    )
 
 
 def _runs_in(*folders: Path) -> str:

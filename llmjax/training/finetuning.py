@@ -79,6 +79,9 @@ class Finetuning:
     def steps_per_epoch(self) -> float:
         return self._feed.epoch_steps()
 
+    def epochs(self, step: int) -> float:
+        return step / max(self.steps_per_epoch, 1e-9)
+
     @property
     def losses(self) -> tuple[LossFunction, ...]:
         return tuple(self._loss(data.task) for data in self.tasks)

@@ -22,6 +22,7 @@ from llmjax.run.folder import Run
 from llmjax.run.origin import read_origin, write_origin
 from llmjax.run.parameters import read_parameters, resolve_step, run_network
 from llmjax.state import Tree, join, split
+from llmjax.storage.stores.path import is_store
 from llmjax.storage.writing import new_folder_mode
 from llmjax.tasks.heads import Network
 
@@ -37,7 +38,7 @@ def resolve_init_from(config: Config) -> Config:
     run = Run(Path(config.run_dir))
     # A run that resumes no longer needs the one it started from.
     resumes = run.config_path.is_file() and run.config().init_from == config.init_from
-    if not resumes and not Path(config.init_from).exists():
+    if not resumes and not (is_store(config.init_from) or Path(config.init_from).exists()):
         fix = f"llmjax import MODEL {shlex.quote(config.init_from)} makes it, and llmjax models "
         fix += "lists models; or name another run with --init-from"
         raise UserError(config.init_from, "no such run folder to start from", fix)

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.batch import Batch
-from llmjax.data.loader import CorpusFeed, Feed
+from llmjax.data.loader import CorpusFeed, Feed, batch_shapes
 from llmjax.data.objectives.config import Objective
-from llmjax.data.order import steps_per_epoch
+from llmjax.data.order import epochs_before, steps_per_epoch
 from llmjax.data.progress import Progress, terminal_progress
 from llmjax.data.text.corpus import (
     Corpus,
@@ -68,6 +68,9 @@ class Pretraining:
     def steps_per_epoch(self) -> float:
         return steps_per_epoch(self.corpus, self.config.data)
 
+    def epochs(self, step: int) -> float:
+        return epochs_before(self.corpus, self.config.data.all_stages(), step)
+
     @property
     def is_finite(self) -> bool:
         return self.config.data.on_exhaustion == "stop"
@@ -93,7 +96,7 @@ class Pretraining:
                 loss, batch["targets"], batch["weights"], jnp.asarray(token_bytes)
             )
 
-        return (objective,)
+        return (objective,) * len(batch_shapes(self.config.data))
 
     def feed(self) -> Feed:
         return CorpusFeed(self.corpus, self.config.data, self.config.seed, self.objective)
@@ -135,18 +138,19 @@ class Pretraining:
         Raises:
           UserError: there is no target in the first rows, or in the validation documents.
         """
-        kind, length = self.config.objective.kind, self.config.data.length
-        feed, batch = self.feed(), self.config.data.batch_size
-        steps = -(-FIRST_ROWS // batch)
-        steps = steps if feed.steps is None else min(steps, feed.steps)
-        rows = range(min(batch, FIRST_ROWS))
-        if steps and not any(feed.read(step, rows)["weights"].any() for step in range(steps)):
-            raise UserError(
-                f"objective {kind}",
-                f"finds nothing to predict in the first {steps * len(rows)} rows of {length} "
-                "tokens",
-                "raise data.length, or give longer documents",
-            )
+        kind, feed = self.config.objective.kind, self.feed()
+        for stage in self.config.data.all_stages():
+            steps = -(-FIRST_ROWS // stage.batch_size)
+            steps = steps if feed.steps is None else min(steps, feed.steps - stage.first_step)
+            rows = range(min(stage.batch_size, FIRST_ROWS))
+            numbers = range(stage.first_step, stage.first_step + steps)
+            if numbers and not any(feed.read(step, rows)["weights"].any() for step in numbers):
+                raise UserError(
+                    f"objective {kind}",
+                    f"finds nothing to predict in the first {steps * len(rows)} rows of "
+                    f"{stage.length} tokens",
+                    f"raise {stage.name}.length, or give longer documents",
+                )
         documents = [] if self.config.objective.is_causal else self._validation_set(full=False)
         if documents and not has_targets(self.objective, documents, self._context):
             raise UserError(

@@ -94,7 +94,8 @@ def _counts(session: Session) -> dict[str, dict[str, Any]]:
             "parameters": session.network.num_params(),
             "learning": trainable_count(session),
             "vocab_size": session.model.config.vocab_size,
-            "flops_per_token": session.flops_per_token,
+            "flops_per_token": session.flops_per_token(0),
+            **({"flops_by_stage": session.flops_by_stage} if session.config.data.stages else {}),
         },
         "data": session.workload.data_summary(),
     }
@@ -120,8 +121,15 @@ def _headline(session: Session) -> str:
     return (
         f"{session.run.folder}: {short_count(count)} parameters{share}, "
         f"{session.workload.headline()}, {devices}\n"
-        f"{si(session.flops_per_token)}FLOP per token, PaLM's accounting; {mfu}"
+        f"{_flops_text(session)} per token, PaLM's accounting; {mfu}"
     )
+
+
+def _flops_text(session: Session) -> str:
+    """FLOP per token, of each stage."""
+    first, *later = zip(session.stages, session.flops_by_stage, strict=True)
+    changes = [f", {si(flops)}FLOP from step {stage.first_step}" for stage, flops in later]
+    return f"{si(first[1])}FLOP{''.join(changes)}"
 
 
 WARMUP = 5  # steps before the trace, which should not show compilation

@@ -2,13 +2,16 @@
 
 import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 from jax.sharding import Mesh
 
 from llmjax.data.objectives.vocabulary import make_objective
+from llmjax.data.stages import Stage
 from llmjax.data.tables.table import Row
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
@@ -19,6 +22,7 @@ from llmjax.model.checks import resolve
 from llmjax.model.flops import flops_per_token
 from llmjax.model.model import Model
 from llmjax.optimizers.optimizer import Optimizer, make_optimizer
+from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
 from llmjax.run.checkpoint.progress import TrainProgress
@@ -80,19 +84,35 @@ class Session:
         """Whether some parameters are frozen."""
         return not all(jax.tree.leaves(self.trainable))
 
-    @property
-    def flops_per_token(self) -> float:
-        """Model FLOPs per token, forward and backward; of an encoder-decoder, as if half of the
-        tokens were the encoder's and half the decoder's."""
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run, of which the first begins at step 0."""
+        return self.config.data.all_stages()
+
+    @cached_property
+    def flops_by_stage(self) -> tuple[float, ...]:
+        """Model FLOPs per token of each stage, forward and backward; of an encoder-decoder, as if
+        half of the tokens were the encoder's and half the decoder's."""
         config, trainable = self.model.config, self.config.trainable
         stacks = 2 if config.is_encoder_decoder else 1
-        flops = flops_per_token(
-            config,
-            self.config.data.length,
-            lm_head=self.workload.has_lm_head,
-            backward=not isinstance(trainable, TrainHeads),
-        )
-        return flops / stacks
+        flops = [
+            flops_per_token(
+                config,
+                stage.length,
+                lm_head=self.workload.has_lm_head,
+                backward=not isinstance(trainable, TrainHeads),
+            )
+            for stage in self.stages
+        ]
+        return tuple(count / stacks for count in flops)
+
+    def flops_per_token(self, step: int) -> float:
+        """Model FLOPs per token of a step's batch."""
+        return self.flops_by_stage[bisect_right(self._first_steps, step) - 1]
+
+    @cached_property
+    def _first_steps(self) -> list[int]:
+        return [stage.first_step for stage in self.stages]
 
     def progress(self, step: int) -> TrainProgress:
         """The progress before batch `step`, with all totals zero."""
@@ -103,7 +123,12 @@ class Session:
             batch_size=data.batch_size,
             length=data.length,
             corpus=self.workload.fingerprint,
-            epoch=step / max(self.workload.steps_per_epoch, 1e-9),
+            epoch=self.workload.epochs(step),
+            stages=tuple(
+                str(stage)
+                for stage in self.stages
+                if stage.name != "data" and stage.first_step < step
+            ),
         )
 
     def check_same_batches(self, progress: TrainProgress) -> None:
@@ -120,6 +145,14 @@ class Session:
                     self.run.folder,
                     f"was trained on another {name} ({old}) than this one ({new})",
                     "restore the text as it was, or choose another --run-dir",
+                )
+        trained = itertools.zip_longest(progress.stages, current.stages, fillvalue="absent")
+        for index, (before, now) in enumerate(trained):
+            if before != now:
+                raise UserError(
+                    self.run.folder,
+                    f"was trained with another data.stages.{index} ({before}) than this ({now})",
+                    "leave the stages that have begun as they were, or choose another --run-dir",
                 )
 
 
@@ -143,19 +176,15 @@ def open_session(config: Config, run: Run) -> Session:
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding
         check_prompts(network.model, tokenizer, prompts, decoding)
+    _check_batches(config, workload, mesh)
     evaluation_tasks = open_tasks(LanguageModel(network.model, {}, tokenizer, config, mesh))
-    parts = config.optimizer.accumulate
-    name = "the batch" if parts == 1 else "a part of the batch"
-    for spec in workload.feed().specs:
-        for array in spec.values():  # the residual stream splits the length further
-            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
-            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
     steps = _run_length(config, workload)
     axes = network.logical_axes()
     rates = lr_multipliers(config.trainable, network.model.config, network.abstract_params())
     trainable = trainable_mask(rates)
     trained_axes, trained_rates = split(axes, trainable)[0], split(rates, trainable)[0]
     optimizer = make_optimizer(config.optimizer, steps, trained_axes, trained_rates)
+    optimizer = skip_spikes(optimizer, config.spikes)
     return Session(
         config,
         run,
@@ -168,6 +197,21 @@ def open_session(config: Config, run: Run) -> Session:
         steps,
         evaluation_tasks,
     )
+
+
+def _check_batches(config: Config, workload: Workload, mesh: Mesh) -> None:
+    """Checks that the batches of every stage, and their parts, divide over the mesh."""
+    parts = config.optimizer.accumulate
+    part = "the batch" if parts == 1 else "a part of the batch"
+    first: dict[tuple[int, int], str] = {}
+    for stage in config.data.all_stages():
+        first.setdefault(stage.shape, stage.name)
+    names = list(first.values())
+    for index, spec in enumerate(workload.feed().specs):  # of each shape, or of each task
+        name = f"{part} of {names[index]}" if config.data.stages else part
+        for array in spec.values():  # the residual stream splits the length further
+            split_by = ["residual" if axis == "length" else axis for axis in array.axes]
+            check_divides(name, (array.shape[0] // parts, *array.shape[1:]), split_by, mesh)
 
 
 def _open_workload(config: Config, run: Run) -> tuple[Tokenizer, Workload, Network]:

@@ -81,7 +81,7 @@ class Steps:
         if (task, is_replayed) in self._compiled:
             yield
             return
-        with self._watchdog.off(), self._goodput.spent("compile"):
+        with self._watchdog.off(), self._paused("compile"):
             yield
         self._stragglers.restart()
         self._compiled.add((task, is_replayed))

@@ -70,7 +70,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._seconds_before = progress.seconds
         self._throughput = Throughput(
-            session.flops_per_token, peak_flops(), lambda: loader.wait_seconds
+            session.flops_per_token(0), peak_flops(), lambda: loader.wait_seconds
         )
 
     def run(self) -> None:
@@ -216,12 +216,19 @@ class Trainer:
         self._stragglers.end_step()
         self._watchdog.progress()
         skipped = int(metrics.skipped)
-        self._throughput.add(metrics)
+        self._throughput.add(metrics, self.session.flops_per_token(step - 1))
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if skipped and self.session.is_primary:
+            loss, norm = float(metrics.objective), float(metrics.gradient_norm)
+            self._signal.tell(
+                f"llmjax: step {step}: update skipped: loss {loss:.4g}, gradient norm {norm:.4g}"
+            )
+        now = self.session.progress(step)
         self.progress = replace(
             self.progress,
             step=step,
-            epoch=self.session.progress(step).epoch,
+            epoch=now.epoch,
+            stages=now.stages,
             tokens=self.progress.tokens + round(float(metrics.tokens)),
             skipped=self.progress.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,
@@ -330,12 +337,13 @@ class Trainer:
         """Saves and raises after too many steps in a row that were not finite, and thus left the
         parameters unchanged."""
         self._skipped_in_a_row, limit = 0, self.session.config.max_skipped_steps
+        spike = " or a spike" if self.session.config.spikes.factor else ""
         self._wait()
         self._checkpoints.save(self.state, self.progress)
         self._checkpoints.wait()
         raise UserError(
             f"step {self.progress.step}",
-            f"loss or gradient was not finite for {limit} steps in a row",
+            f"loss or gradient was not finite{spike} for {limit} steps in a row",
             f"checkpoint {self.progress.step} holds the parameters from before them: the same "
             "command resumes from there; a new run may need a lower learning rate",
         )

@@ -53,6 +53,9 @@ class Workload(Protocol):
     def steps_per_epoch(self) -> float:
         """Steps of a pass through the training set."""
 
+    def epochs(self, step: int) -> float:
+        """Passes through the training set before a step."""
+
     @property
     def is_finite(self) -> bool:
         """Whether a run ends early where the feed ends; otherwise that is an error."""

@@ -15,7 +15,7 @@ from llmjax.cli.registry import COMMANDS, SYNONYMS
             [
                 "qqq: no such command; choose one of train, evaluate, predict, choose, harness, "
                 "generate, chat, fill-mask, embed, compress, decompress, inspect, import, export, "
-                "report, presets, models, runs, completion, tokenizer"
+                "report, presets, models, runs, completion, data, tokenizer"
             ],
         ),
         ("train", ["CONFIG: missing; usage: llmjax train CONFIG"]),

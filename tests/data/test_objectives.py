@@ -53,7 +53,7 @@ def test_hosts_draw_their_own_rows_of_the_same_batch(small, objective, hosts):
     corpus, config = small
     order, step = RowOrder(corpus, config, 5), 7
     shares = np.split(np.arange(config.batch_size), hosts)
-    parts = [read_rows(corpus, config, order, step, share.tolist(), objective) for share in shares]
+    parts = [read_rows(corpus, order, step, share.tolist(), objective) for share in shares]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     equal(joined, batch_at(corpus, config, 5, step, objective))
 

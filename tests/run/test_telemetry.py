@@ -70,6 +70,17 @@ def test_the_first_step_and_pauses_are_not_in_the_throughput():
     assert report["bits_per_byte"] == pytest.approx(100 / math.log(2) / 200)
 
 
+def test_a_step_may_have_flops_of_its_own():
+    time = Time()
+    meter = make_meter(time)
+    for flops in (900.0, None, 300.0):  # the first is not timed
+        meter.add(step(), flops)
+        time.now += 1.0
+    report = meter.report()
+    assert report["model_flops_per_second"] == pytest.approx((10 * 100 + 10 * 300) / 3)
+    assert report["mfu"] == pytest.approx(4000 / 3 / 1e4)
+
+
 def test_losses_are_weighted_by_tokens_since_the_last_report_and_without_skipped_steps():
     meter = make_meter(Time())
     meter.add(step(nll=1000.0))

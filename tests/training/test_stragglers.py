@@ -1,9 +1,11 @@
 """A process that takes longer than the others for its part of a step is named, once."""
 
+import json
+
 import pytest
 
 from llmjax.reporting.facts import straggler_facts
-from llmjax.reporting.records import History
+from llmjax.reporting.records import read_history
 from llmjax.training.stragglers import Stragglers, straggler
 
 
@@ -99,17 +101,19 @@ def test_nothing_is_compared_without_others_or_before_there_is_a_median(made):
     assert watched.report(4) == {}
 
 
-def history(*lines):
-    train = [{"step": step, "kind": "train", **line} for step, line in enumerate(lines)]
-    return History(train, [], [], 0, 0, [])
+def history(folder, *lines):
+    """What a run with these training records reads back."""
+    records = ({"step": step, "kind": "train", **line} for step, line in enumerate(lines))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    return read_history(folder)
 
 
-def test_the_report_sums_up_who_was_slow():
+def test_the_report_sums_up_who_was_slow(tmp_path):
     slow = {"straggler": 3, "straggler_host": "h3", "straggler_seconds": 0.5}
     none = {"straggler": None, "typical_seconds": 0.1}
-    (fact,) = straggler_facts(history(slow | {"typical_seconds": 0.1}, none, none))
+    (fact,) = straggler_facts(history(tmp_path, slow | {"typical_seconds": 0.1}, none, none))
     assert fact.label == "Process 3, host h3"
     assert fact.value == "slow in 1 of 3 logged steps"
     assert fact.note == "its data and host took 0.5 s of a step, the median process 0.1 s"
-    assert straggler_facts(history(none))[0].value == "none"
-    assert straggler_facts(history({})) == []
+    assert straggler_facts(history(tmp_path, none))[0].value == "none"
+    assert straggler_facts(history(tmp_path, {})) == []

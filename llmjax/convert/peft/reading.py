@@ -5,6 +5,7 @@ adapter_config.json is interpreted as by `PeftModel.from_pretrained` (peft.tuner
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from llmjax.convert.peft.adapters import (
     modules_of,
     read_layout,
 )
-from llmjax.convert.sources import ADAPTER
+from llmjax.convert.sources import ADAPTER, local_source
 from llmjax.convert.tensors import FLOATS, check_overflow
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
@@ -42,7 +43,8 @@ from llmjax.model.model import Model
 from llmjax.model.trees import flatten, unflatten
 from llmjax.run.folder import Run
 from llmjax.run.origin import Origin, read_origin
-from llmjax.storage.writing import atomic_folder
+from llmjax.storage.stores.path import Location, location
+from llmjax.storage.stores.transfer import new_folder
 
 PLAIN = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Values of init_lora_weights, besides true and false, that leave the base model unchanged."""
@@ -75,7 +77,7 @@ class Adapter:
 
 def import_adapter(
     source: str | Path, run: str | PathLike[str], base: str | Path, *, dtype: str | None = None
-) -> Path:
+) -> Location:
     """Create a run with the model of a base run and the adapters of a PEFT folder.
 
     Args:
@@ -91,7 +93,7 @@ def import_adapter(
       UserError: the adapters or the base cannot be read, do not match or are not supported; or
         `run` exists or cannot be written.
     """
-    folder, opened, target = Path(source), Run.open(base), Path(run)
+    folder, opened, target = local_source(str(source)), Run.open(base), location(os.fspath(run))
     settings = read_settings(folder)
     tokenizer = load_tokenizer(opened.tokenizer)
     base_config = opened.config()
@@ -104,7 +106,7 @@ def import_adapter(
     bound = BoundTable(family_for(shape, origin.model_type or None).table, Model(shape))
     adapters = read_adapters(folder, settings, bound)
     lora = lora_of(adapters, modules_of(bound))
-    with atomic_folder(target) as unfinished:
+    with new_folder(target) as unfinished:
         params = stored_params(opened, shape, None)
         params.pop(HEADS, None)
         arrays = lora_arrays(adapters, replace(shape, lora=lora), bound, dtype)

@@ -3,13 +3,13 @@
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from llmjax.data.tables.table import Row
 from llmjax.data.text.parquet import MAX_COLUMNS
 from llmjax.data.text.reading import read_blocks, split_lines
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import RECORD
+from llmjax.storage.stores.path import Location
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """Separators of .csv files other than commas, detected by the first line."""
@@ -19,7 +19,7 @@ LONGEST_FIELD = RECORD.size
 Record = tuple[int, list[str]]  # number of the first line, fields
 
 
-def text_lines(path: Path, end: bytes | None = b"\n") -> Iterator[str]:
+def text_lines(path: Location, end: bytes | None = b"\n") -> Iterator[str]:
     """Yields the lines of a UTF-8 file with their ends, without its byte order mark.
 
     Args:
@@ -33,7 +33,7 @@ def text_lines(path: Path, end: bytes | None = b"\n") -> Iterator[str]:
         yield _decode_line(path, number, line)
 
 
-def _decode_line(path: Path, number: int, line: bytes) -> str:
+def _decode_line(path: Location, number: int, line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -41,7 +41,7 @@ def _decode_line(path: Path, number: int, line: bytes) -> str:
         raise UserError(f"{path} line {number}", reason, "convert the file to UTF-8") from error
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_csv(path: Location, columns: Sequence[str]) -> Iterator[Row]:
     """Reads RFC 4180 with any line ends, and separators other than commas if the first line has
     such and no comma."""
     lines = _universal_lines(path)
@@ -51,7 +51,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     yield from _to_rows(path, records, columns, SEPARATORS.get(separator, "commas"))
 
 
-def _universal_lines(path: Path) -> Iterator[str]:
+def _universal_lines(path: Location) -> Iterator[str]:
     r"""Lines that end in \n, \r\n or \r, including their ends."""
     number = 0
     for _, text in split_lines(read_blocks(path), path, None):
@@ -60,7 +60,7 @@ def _universal_lines(path: Path) -> Iterator[str]:
             yield _decode_line(path, number, line)
 
 
-def _separator(path: Path, line: str, columns: Sequence[str]) -> str:
+def _separator(path: Location, line: str, columns: Sequence[str]) -> str:
     """The separator of a line's fields; a comma by default."""
 
     def count(separator: str) -> int:
@@ -84,7 +84,7 @@ def _separator(path: Path, line: str, columns: Sequence[str]) -> str:
     return fitting[0] if fitting else ","
 
 
-def _csv_records(path: Path, lines: Iterator[str], separator: str) -> Iterator[Record]:
+def _csv_records(path: Location, lines: Iterator[str], separator: str) -> Iterator[Record]:
     reader = csv.reader(lines, strict=True, delimiter=separator)
     start = 1
     while True:
@@ -99,7 +99,7 @@ def _csv_records(path: Path, lines: Iterator[str], separator: str) -> Iterator[R
         start = reader.line_num + 1
 
 
-def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_tsv(path: Location, columns: Sequence[str]) -> Iterator[Row]:
     """Reads tab-separated fields without quoting."""
     lines = (line.rstrip("\r\n") for line in text_lines(path, None))
     records = ((number, line.split("\t") if line else []) for number, line in enumerate(lines, 1))
@@ -107,7 +107,7 @@ def read_tsv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _to_rows(
-    path: Path, records: Iterator[Record], columns: Sequence[str], separators: str
+    path: Location, records: Iterator[Record], columns: Sequence[str], separators: str
 ) -> Iterator[Row]:
     """Records to rows, skipping empty lines."""
     records = ((number, fields) for number, fields in records if fields)

@@ -13,8 +13,9 @@ from llmjax.data.text.reading import compressed, expand, read_whole
 from llmjax.data.text.text_files import parse_record
 from llmjax.errors import UserError
 from llmjax.storage.json_documents import DOCUMENT, parse_json
+from llmjax.storage.stores.path import Location
 
-Reader: TypeAlias = Callable[[Path, Sequence[str]], Iterator[Row]]
+Reader: TypeAlias = Callable[[Location, Sequence[str]], Iterator[Row]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class LinesTable(Table):
         return UserError("files of lines", f"are of unequal length ({counts})", fix)
 
 
-def _read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _read_file(path: Location, columns: Sequence[str]) -> Iterator[Row]:
     """Streams the rows of a file, whose suffix selects the format.
 
     Args:
@@ -119,14 +120,14 @@ def _read_file(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     yield from reader(path, columns)
 
 
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _jsonl(path: Location, columns: Sequence[str]) -> Iterator[Row]:
     for number, line in enumerate(text_lines(path), 1):
         if line.strip():
             place = f"{path} line {number}"
             yield Row(place, parse_record(place, line))
 
 
-def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _json(path: Location, columns: Sequence[str]) -> Iterator[Row]:
     _, text = read_whole(path, DOCUMENT.size)
     fix = "fix it, or name it .jsonl if every line is an object"
     value = parse_json(text, path, limits=DOCUMENT, unique=True, fix=fix)
@@ -145,7 +146,7 @@ def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         yield Row(place, entry)
 
 
-def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
+def _squad(path: Location, articles: list[Any]) -> Iterator[Row]:
     """A row per question of SQuAD 1.1 (arXiv:1606.05250) or 2.0 (arXiv:1806.03822)."""
     count, place = 0, f"{path} article 1"
     try:
@@ -172,7 +173,7 @@ def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
         raise UserError(place, f"is not in SQuAD's format: {error!r}", fix) from error
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(path: Location, columns: Sequence[str]) -> Iterator[Row]:
     for number, values in enumerate(table_rows(path), 1):
         yield Row(f"{path} row {number}", values)
 

@@ -4,13 +4,13 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, ClassVar, Literal
 
 from llmjax.data.text.reading import LARGEST_DOCUMENT, compressed, expand, read_blocks
 from llmjax.data.text.source import FileSource
 from llmjax.errors import UserError
 from llmjax.storage.bounded import size_text
+from llmjax.storage.stores.path import Location
 
 ROWS = 256
 """Maximum rows per batch."""
@@ -41,7 +41,7 @@ class ParquetSource(FileSource):
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Location) -> Iterator[IO[bytes]]:
     """Opens a file, decompressed to a temporary one if needed: Parquet's index is at the end."""
     if not compressed(path):
         try:
@@ -58,7 +58,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield temporary
 
 
-def _string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | None]:
+def _string_column(file: IO[bytes], path: Location, column: str) -> Iterator[str | None]:
     """The values of a column of strings.
 
     Args:
@@ -86,7 +86,7 @@ def _string_column(file: IO[bytes], path: Path, column: str) -> Iterator[str | N
             yield from batch.column(0).to_pylist()
 
 
-def table_rows(path: Path) -> Iterator[dict[str, Any]]:
+def table_rows(path: Location) -> Iterator[dict[str, Any]]:
     """Yields the rows of a file as plain Python values.
 
     Raises:
@@ -99,7 +99,7 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _sound(path: Path) -> Iterator[None]:
+def _sound(path: Location) -> Iterator[None]:
     import pyarrow
 
     try:
@@ -110,7 +110,7 @@ def _sound(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _table(file: IO[bytes], path: Path) -> Any:
+def _table(file: IO[bytes], path: Location) -> Any:
     from pyarrow import parquet
 
     table = parquet.ParquetFile(file, buffer_size=_READ)
@@ -142,7 +142,7 @@ def _first_repeated(names: Sequence[str]) -> str | None:
     return None
 
 
-def _batches(table: Any, path: Path, columns: Sequence[str]) -> Iterator[Any]:
+def _batches(table: Any, path: Location, columns: Sequence[str]) -> Iterator[Any]:
     """Record batches of these columns, each of at most LARGEST_DOCUMENT bytes.
 
     Whatever the encoding, no value is larger than its column chunk when decompressed; so the size
@@ -173,7 +173,7 @@ def _group_size(group: Any, columns: Sequence[str]) -> int:
     return size
 
 
-def _too_large(path: Path, where: str, size: int) -> UserError:
+def _too_large(path: Location, where: str, size: int) -> UserError:
     limit = size_text(LARGEST_DOCUMENT)
     reason = f"has {size_text(size)}, and a row may have at most {limit}"
     return UserError(f"{path} {where}", reason, "split it into several rows")

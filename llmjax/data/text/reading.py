@@ -15,6 +15,7 @@ from typing import IO, TypeAlias, cast
 from llmjax.errors import UserError
 from llmjax.storage.bounded import BOM, other_encoding, size_text
 from llmjax.storage.json_documents import RECORD
+from llmjax.storage.stores.path import Location, StorePath, has_magic, location
 
 BLOCK = 1 << 20
 LONGEST_LINE = RECORD.size
@@ -40,17 +41,20 @@ XZ_MEMORY = 1 << 28
 _ZSTD_INPUT = 1 << 10
 
 
-def expand(patterns: tuple[str, ...]) -> list[Path]:
+def expand(patterns: tuple[str, ...]) -> list[Location]:
     """Expands paths and globs to files, in the order given; a glob's are sorted.
 
     Raises:
       UserError: a path does not exist or is not a regular file, or a glob matches no file.
     """
-    files: dict[Path, None] = {}
+    files: dict[Location, None] = {}
     for pattern in patterns:
         if pattern.startswith(("http://", "https://")):
             raise UserError(pattern, "is an address, not a file", "download it first")
-        name = str(Path(pattern).expanduser())
+        if isinstance(place := location(pattern), StorePath):
+            files.update((path, None) for path in _expand_in_store(place))
+            continue
+        name = str(place.expanduser())
         if Path(name).is_dir():
             fix = f"give a glob, such as {name}/**/*.txt"
             raise UserError(name, "is a folder", fix)
@@ -69,7 +73,19 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     return list(files)
 
 
-def read_blocks(path: Path) -> Iterator[bytes]:
+def _expand_in_store(pattern: StorePath) -> list[StorePath]:
+    if has_magic(pattern.key):
+        if not (matches := pattern.glob()):
+            raise UserError(pattern, "matches no object", "check the pattern")
+        return matches
+    if not pattern.is_file():
+        if pattern.is_dir():
+            raise UserError(pattern, "is a folder", f"give a glob, such as {pattern}/**/*.txt")
+        raise UserError(pattern, "does not exist", "check the path")
+    return [pattern]
+
+
+def read_blocks(path: Location) -> Iterator[bytes]:
     """Yields the content of a file in blocks; .gz, .bz2, .xz and .zst files are decompressed.
 
     Raises:
@@ -82,7 +98,9 @@ def read_blocks(path: Path) -> Iterator[bytes]:
             if decompress is None:
                 yield from _plain(file, BLOCK)
             else:
-                limit = max(BOMB_SIZE, BOMB_RATIO * os.fstat(file.fileno()).st_size)
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                limit = max(BOMB_SIZE, BOMB_RATIO * size)
                 yield from _limited(decompress(file, BLOCK), limit, path)
     except EOFError as error:
         reason = "is truncated: its compressed data ends early"
@@ -95,7 +113,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
         raise UserError(path, reason, "check the file") from error
 
 
-def _limited(blocks: Iterator[bytes], limit: int, path: Path) -> Iterator[bytes]:
+def _limited(blocks: Iterator[bytes], limit: int, path: Location) -> Iterator[bytes]:
     size = 0
     for block in blocks:
         size += len(block)
@@ -105,7 +123,7 @@ def _limited(blocks: Iterator[bytes], limit: int, path: Path) -> Iterator[bytes]
         yield block
 
 
-def compressed(path: Path) -> bool:
+def compressed(path: Location) -> bool:
     """Whether the suffix of `path` is that of a compressed file."""
     return path.suffix.lower() in DECOMPRESSORS
 
@@ -237,13 +255,13 @@ def _line_end(text: bytes) -> bytes:
     return b"\r" if alone else b"\n"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Location) -> Iterator[tuple[int, bytes]]:
     """Yields (byte offset, line without its end) of the decompressed file; see `split_lines`."""
     for offset, line in split_lines(read_blocks(path), path):
         yield offset, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def read_whole(path: Path, limit: int = LARGEST_DOCUMENT) -> tuple[int, bytes]:
+def read_whole(path: Location, limit: int = LARGEST_DOCUMENT) -> tuple[int, bytes]:
     """Reads a decompressed file without its byte order mark: (bytes stripped, content).
 
     Raises:
@@ -260,7 +278,7 @@ def read_whole(path: Path, limit: int = LARGEST_DOCUMENT) -> tuple[int, bytes]:
     return offset, b"".join(parts)
 
 
-def read_chunks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+def read_chunks(path: Location, size: int) -> Iterator[tuple[int, bytes]]:
     """Yields (byte offset, document); the documents concatenated are the file without its byte
     order mark.
 
@@ -306,7 +324,7 @@ def _document_length(buffer: bytes, start: int, size: int) -> int:
     return end
 
 
-def decode(path: Path, offset: int, data: bytes, errors: str) -> str:
+def decode(path: Location, offset: int, data: bytes, errors: str) -> str:
     """Decodes UTF-8; if `errors` is "strict", raises a UserError with file and byte offset."""
     try:
         return data.decode("utf-8", errors)

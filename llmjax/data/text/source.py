@@ -19,6 +19,7 @@ from llmjax.registry import Registry
 from llmjax.storage.cache_folders import write_file
 from llmjax.storage.checksums import CHECKSUM, check_checksum, with_checksum
 from llmjax.storage.json_documents import read_json
+from llmjax.storage.stores.path import Location, StorePath
 from llmjax.storage.writing import cache_root
 
 REMEMBERED = 64 << 20
@@ -33,8 +34,8 @@ class Identity:
 
     digest: str
     """Equal for equal documents read with equal settings, wherever the files are."""
-    files: tuple[tuple[Path, tuple[int, ...]], ...] = ()
-    """The local files, and their metadata from before they were hashed."""
+    files: tuple[tuple[Location, tuple[int | str, ...]], ...] = ()
+    """The files, and their metadata from before they were hashed."""
     num_bytes: int | None = None
     """Approximate bytes of text, if known."""
 
@@ -127,10 +128,10 @@ AnySource: TypeAlias = Annotated[Source, SOURCES]
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A source of local files."""
+    """A source of files, local or in a bucket."""
 
     paths: tuple[str, ...]
-    """Files and globs (`**` matches nested folders)."""
+    """Files and globs (`**` matches nested folders), local or at gs:// and s3:// addresses."""
 
     @property
     def location(self) -> str:
@@ -167,9 +168,10 @@ def identify_settings(settings: Sequence[object]) -> Identity:
 
 
 def identify_files(
-    settings: Sequence[object], paths: list[Path], cache_dir: str | None, *, text: bool
+    settings: Sequence[object], paths: Sequence[Location], cache_dir: str | None, *, text: bool
 ) -> Identity:
-    """Identifies a source by its files' content and the settings they are read with.
+    """Identifies a source by its files' content and the settings they are read with. An object in a
+    bucket is identified by its size and its ETag or generation, without reading it.
 
     Args:
       settings: JSON values.
@@ -178,18 +180,31 @@ def identify_files(
       text: whether the files consist of text alone.
     """
     stats = tuple((path, _stat(path)) for path in paths)
-    hashes = [[path.suffix.lower(), _file_hash(path, stat, cache_dir)] for path, stat in stats]
-    size = sum(stat[0] for _, stat in stats) if text else None
+    hashes = [[path.suffix.lower(), _content_hash(path, stat, cache_dir)] for path, stat in stats]
+    size = sum(int(stat[0]) for _, stat in stats) if text else None
     return Identity(json_digest([*settings, hashes]), stats, size)
 
 
-def _stat(path: Path) -> tuple[int, ...]:
+def _stat(path: Location) -> tuple[int | str, ...]:
     """Metadata that change with the content; the size first."""
+    if isinstance(path, StorePath):
+        info = path.info()
+        return info.size, info.version
+    return _file_stat(path)
+
+
+def _file_stat(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError as error:
         raise UserError(path, f"cannot be read: {error.strerror}", "check the path") from error
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def _content_hash(path: Location, stat: tuple[int | str, ...], cache_dir: str | None) -> str:
+    if isinstance(path, StorePath):
+        return f"{stat[0]} bytes, {path.scheme} version {stat[1]}"
+    return _file_hash(path, tuple(map(int, stat)), cache_dir)
 
 
 def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
@@ -203,7 +218,7 @@ def _file_hash(path: Path, stat: tuple[int, ...], cache_dir: str | None) -> str:
     except OSError as error:
         raise UserError(path, f"cannot be read: {error.strerror}", "check the file") from error
     settled = time.time_ns() - max(stat[1], stat[2]) > SETTLED_SECONDS * 1e9
-    if stat[0] > REMEMBERED and settled and _stat(path) == stat:
+    if stat[0] > REMEMBERED and settled and _file_stat(path) == stat:
         write_file(record, json.dumps(with_checksum({"stat": stat, "hash": hash_})).encode())
     return hash_
 

@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import (
 from llmjax.errors import UserError
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.storage.checksums import file_checksums, find_damage, write_manifest
+from llmjax.storage.stores.mirror import fetch
 
 # Orbax writes these after the checksums are taken.
 LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -179,6 +180,7 @@ def _preserved(
 def damage(folder: Path, step: int, item: str | None = None) -> str | None:
     """The damage of a checkpoint, or of an item of it; None if complete. The processes share the
     work, and all learn of any damage."""
+    fetch(folder.parent, "/".join((folder.name, str(step), *([] if item is None else [item]))))
     part = (jax.process_index(), jax.process_count())
     problem = find_damage(folder / str(step), item, *part, LATER)
     if jax.process_count() == 1:

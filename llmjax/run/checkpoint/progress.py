@@ -31,7 +31,7 @@ class TrainProgress:
     tokens: int = 0
     """Tokens that the model was trained on."""
     skipped: int = 0
-    """Updates skipped because the loss or the gradient was not finite."""
+    """Updates skipped because the loss or the gradient was not finite, or a spike."""
     seconds: float = 0.0
     """Time spent in training steps."""
     heldout_loss: float | None = None
@@ -47,6 +47,8 @@ class TrainProgress:
     """Whether the tasks of evaluation.tasks were skipped after this step because of a signal."""
     samples_due: bool = False
     """Whether the samples after this step were skipped because of a signal."""
+    stages: tuple[str, ...] = ()
+    """The data.stages that began before this step, in words."""
 
     def update_best(self, cost: float | None) -> "TrainProgress":
         """The progress after an evaluation; a cost that is not finite counts as the worst."""
@@ -90,6 +92,7 @@ def read_progress(folder: Path, step: int) -> TrainProgress:
     if not path.is_file():
         path = folder / str(step) / NAME
     try:
-        return TrainProgress(**check_checksum(read_json(path), path))
+        progress = TrainProgress(**check_checksum(read_json(path), path))
+        return replace(progress, stages=tuple(progress.stages))
     except (AttributeError, TypeError) as error:
         raise UserError(path, f"cannot be read: {error}") from error

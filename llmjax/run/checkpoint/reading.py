@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from llmjax.errors import UserError
 from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.files import without_warnings
+from llmjax.storage.stores.mirror import fetch
 from llmjax.storage.writing import check_utf8
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     path = folder.absolute() / str(step)
     if not (path / "params").is_dir():
         return {}
+    fetch(folder.absolute().parent, f"{folder.name}/{step}/params")
     handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
     with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of items left out
         try:

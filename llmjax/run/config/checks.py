@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import data_problems
+from llmjax.data.stages import Stage, changed_stages, stage_problems
 from llmjax.decoding.config import decoding_problems
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
 from llmjax.model.compute import compute_problems
+from llmjax.optimizers.spikes import spikes_problems
 from llmjax.optimizers.trainable import trainable_problems
 from llmjax.run.checkpoint.config import checkpoint_problems
 from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
+from llmjax.storage.stores.path import is_store
 from llmjax.tasks.config import name_of, task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
-# changes a batch. compute, mesh and accumulate change the rounding of sums, and accumulate also the
-# dropout masks; with another number of steps, the rest of the schedule follows the new total.
+# changes a batch of the steps taken: the data.stages that began before must stay. compute, mesh and
+# accumulate change the rounding of sums, and accumulate also the dropout masks; with another number
+# of steps, the rest of the schedule follows the new total.
 MAY_CHANGE = (
     "run_dir",
     "steps",
@@ -42,6 +46,7 @@ MAY_CHANGE = (
     "optimizer.accumulate",
     "data.cache_dir",
     "data.prefetch",
+    "data.stages",
     "data.workers",
     "tasks.*.no_answer_threshold",
     "tasks.*.beams",
@@ -86,6 +91,7 @@ def _problems(config: Config) -> Iterator[str]:
     yield from data_problems(config.data)
     steps = config.steps if config.epochs is None else sys.maxsize  # not known yet
     yield from config.optimizer.problems(steps)
+    yield from spikes_problems(config.spikes)
     yield from trainable_problems(config.trainable, config.model.lora is not None)
     yield from task_problems(config.tasks)
     yield from _loss_problems(config.loss)
@@ -119,6 +125,8 @@ def _run_problems(config: Config) -> Iterator[str]:
 def _folder_problems(run_dir: str) -> Iterator[str]:
     if not run_dir or "\0" in run_dir:
         yield f"run_dir: {run_dir!r} is not a folder name"
+    elif is_store(run_dir):
+        yield f"run_dir: {run_dir} is in a bucket, and training needs a local folder"
         return
     folder = Path(run_dir)
     # Missing folders are created in the nearest parent that exists.
@@ -140,8 +148,15 @@ def _loss_problems(loss: LossConfig) -> Iterator[str]:
 
 def _combination_problems(config: Config) -> Iterator[str]:
     model, data = config.model, config.data
+    if not any(stage_problems(data.stages, len(data.sources))):
+        for stage in data.all_stages():
+            yield from _stage_problems(stage, config)
     if data.length > model.max_length:
         yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
+    if data.stages and config.tasks:
+        yield "data.stages: tasks train on examples, whose batches do not change; leave it out"
+    if data.stages and config.epochs is not None:
+        yield "epochs: stages begin at steps; set steps instead, and epochs to none"
     context = config.evaluation.context
     if context is not None and context > model.max_length:
         yield f"evaluation.context: {context} tokens, but model.max_length is {model.max_length}"
@@ -174,6 +189,20 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
         yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
+
+
+def _stage_problems(stage: Stage, config: Config) -> Iterator[str]:
+    """Problems of a stage with the rest of the config."""
+    if stage.name == "data":
+        return
+    longest, parts = config.model.max_length, config.optimizer.accumulate
+    if stage.length > longest:
+        yield f"{stage.name}.length: {stage.length} tokens, but model.max_length is {longest}"
+    if parts > 0 and stage.batch_size % parts:
+        yield (
+            f"{stage.name}.batch_size: {stage.batch_size} rows do not divide into the {parts} "
+            "parts of optimizer.accumulate"
+        )
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -226,10 +255,12 @@ def added_parts(stored: Config, config: Config) -> list[str]:
     ]
 
 
-def blocking_differences(stored: Config, config: Config) -> list[str]:
-    """The differences, as text, that keep a run of `stored` from resuming with `config`."""
+def blocking_differences(stored: Config, config: Config, step: int = 0) -> list[str]:
+    """The differences, as text, that keep a run of `stored`, which has taken so many steps, from
+    resuming with `config`."""
+    changed = changed_stages(stored.data.all_stages(), config.data.all_stages(), step)
     return [
         f"{name} {old!r} -> {new!r}"
         for name, (old, new) in differences(stored, config).items()
         if not any(fnmatch(name, free) or name.startswith(f"{free}.") for free in MAY_CHANGE)
-    ]
+    ] + [change for change in changed if change.startswith("data.stages.")]

@@ -78,6 +78,12 @@ def kind(cls: type) -> str:
     return cls.__name__
 
 
+def is_untagged(annotation: Any) -> bool:
+    """Whether a type is a single dataclass without a field `kind`."""
+    classes = variants(annotation)
+    return len(classes) == 1 == len(members(annotation)) and "kind" not in hints(classes[0])
+
+
 def annotation_at(annotation: Any, path: Path) -> Any | None:
     """The type of the field at `path` in a value of type `annotation`; None if there is none."""
     if not path:
@@ -140,7 +146,8 @@ def type_name(annotation: Any) -> str:
     if annotation is type(None):
         return "none"
     if (item := element(annotation)) is not None:
-        return f"{type_name(item)} ..."
+        first = f"{next(iter(hints(item)))},field=value" if is_untagged(item) else type_name(item)
+        return f"{first} ..."
     if variants(annotation):
         kinds = [kind(cls) for cls in variants(annotation)]
         return "|".join([*kinds, "none"] if type(None) in members(annotation) else kinds)

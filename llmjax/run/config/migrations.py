@@ -112,9 +112,10 @@ def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
     absent: dict[str, Plain] = {
         "checkpoint": {"local_dir": None, "local_every": 100},
-        "data": {"deduplicate": "window", "shards": 1},
+        "data": {"deduplicate": "window", "shards": 1, "stages": []},
         "evaluation": {"tasks": []},
         "replay": {"every": 0},
+        "spikes": {"factor": 0.0, "recent": 128},
     }
     return config | {part: fields | config.get(part, {}) for part, fields in absent.items()}
 

@@ -19,6 +19,7 @@ from llmjax.run.config.fields import (
     element,
     flag,
     hints,
+    is_untagged,
     kind,
     members,
     nearest,
@@ -39,6 +40,8 @@ HELP = """\
 --data.sources text:my.txt,split=line,weight=2 embedded
                                        kind:first field,field=value,...; mixed by weight
 --data.sources.0.weight 3              a field of the first source
+--data.stages 600,length=512,batch-size=8 900,weights=1,3
+                                       first field,field=value,... of each stage of the run
 --tasks.0.train my.tsv more.jsonl      tables of the first task; with fields, as for sources:
 --tasks.0.train table:my.tsv,columns=text,label
                                        the column names of a file without a header
@@ -231,8 +234,12 @@ def _is_tuple(annotation: Any) -> bool:
 
 def _choice(annotation: Any, word: str) -> dict[str, Any]:
     """Parses `kind`, `kind:first,field=value` or a file name to a dataclass, as plain data; a list
-    takes all values up to the next field: `kind:first,second,field=value,value`."""
+    takes all values up to the next field: `kind:first,second,field=value,value`. A dataclass that
+    is not one of several kinds has just its fields: `first,field=value`."""
     classes = {kind(cls): cls for cls in variants(annotation)}
+    if is_untagged(annotation):
+        ((name, cls),) = classes.items()
+        return _with_fields(cls, name, word, word.split(","))
     head, colon, rest = word.partition(":")
     near = nearest(head, classes)
     if head not in classes:
@@ -241,9 +248,13 @@ def _choice(annotation: Any, word: str) -> dict[str, Any]:
             return typing.cast(dict[str, Any], plain(by_file))
         hint = f"did you mean {near}?" if near else f"choose one of {_kinds(classes.values())}"
         raise ValueError(f"{word!r} is not one of its kinds; {hint}")
-    cls = classes[head]
+    return _with_fields(classes[head], head, word, rest.split(",") if colon else [])
+
+
+def _with_fields(cls: type, head: str, word: str, parts: list[str]) -> dict[str, Any]:
+    """The defaults of a dataclass, called `head`, with fields from the parts of a word."""
     node = defaults(cls)
-    for key, values in _split_fields(cls, head, word, rest.split(",") if colon else []).items():
+    for key, values in _split_fields(cls, head, word, parts).items():
         node[key] = parse(hints(cls)[key], tuple(values))
     return node
 

@@ -12,6 +12,7 @@ from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.config import ModelConfig
 from llmjax.optimizers.config import OPTIMIZERS, OptimizerConfig
+from llmjax.optimizers.spikes import SpikesConfig
 from llmjax.optimizers.standard import AdamWConfig
 from llmjax.optimizers.trainable import TrainableConfig, TrainAll
 from llmjax.parallel.mesh import MeshConfig
@@ -60,8 +61,8 @@ class Config:
     """A run folder, trained or imported, whose model, tokenizer and parameters this run starts
     from. Of `model` only lora and pooler then count."""
     max_skipped_steps: int = 10
-    """A step is skipped if its loss or gradient is not finite; after this many in a row the run
-    stops with an error."""
+    """A step is skipped if its loss or gradient is not finite, or a spike; after this many in a row
+    the run stops with an error."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The architecture: what a checkpoint holds."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -79,6 +80,8 @@ class Config:
     """What is predicted from what: causal, masked, span, prefix, or a mixture of them."""
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """The optimizer with its learning-rate schedule."""
+    spikes: SpikesConfig = field(default_factory=SpikesConfig)
+    """Which updates are skipped as loss spikes."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The training loss: label smoothing and z-loss."""
     mesh: MeshConfig = field(default_factory=MeshConfig)

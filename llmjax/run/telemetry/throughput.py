@@ -36,15 +36,22 @@ class Throughput:
         self._data_wait, self._clock = data_wait, clock
         self._running = False
         self._since = self._wait_since = 0.0
-        self._seconds = self._waited = self._timed_tokens = 0.0
+        self._seconds = self._waited = self._timed_tokens = self._timed_flops = 0.0
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._last: StepMetrics | None = None
         self._all_seconds = self._all_steps = 0.0
 
-    def add(self, metrics: StepMetrics) -> None:
-        """Adds a finished step, with its metrics on the host."""
+    def add(self, metrics: StepMetrics, flops_per_token: float | None = None) -> None:
+        """Adds a finished step.
+
+        Args:
+          metrics: on the host.
+          flops_per_token: of this step; None: as given at the start.
+        """
         if self._running:
+            per_token = self._flops_per_token if flops_per_token is None else flops_per_token
             self._timed_tokens += float(metrics.tokens)
+            self._timed_flops += float(metrics.tokens) * per_token
             self._all_steps += 1
         if not metrics.skipped:
             for name, (total, weight) in metrics.sums.items():
@@ -84,7 +91,7 @@ class Throughput:
             self._start()
         last, seconds = self._last, self._seconds
         rate = self._timed_tokens / seconds if seconds > 0 and self._timed_tokens else None
-        flops = None if rate is None else rate * self._flops_per_token
+        flops = None if rate is None else self._timed_flops / seconds
         means = self._sums.items()
         result: dict[str, float | None] = {
             **{name: total / weight if weight else None for name, (total, weight) in means},
@@ -97,7 +104,7 @@ class Throughput:
         }
         for sums in self._sums.values():
             sums[:] = 0.0, 0.0
-        self._seconds = self._waited = self._timed_tokens = 0.0
+        self._seconds = self._waited = self._timed_tokens = self._timed_flops = 0.0
         return {name: _finite(value) for name, value in result.items()}
 
     def _start(self) -> None:

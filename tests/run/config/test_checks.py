@@ -6,6 +6,8 @@ import pytest
 from llmjax.data.config import DataConfig
 from llmjax.data.objectives.masked import MaskedConfig
 from llmjax.data.objectives.pairs import PrefixConfig
+from llmjax.data.stages import StageConfig
+from llmjax.data.tables.files import FileTable
 from llmjax.data.text.text_files import TextSource
 from llmjax.losses.loss import LossConfig
 from llmjax.model.compute import ComputeConfig
@@ -16,6 +18,7 @@ from llmjax.run.config.build import ConfigError
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config, SamplesConfig
 from llmjax.scoring.config import EvaluationConfig
+from llmjax.tasks.classification import ClassificationTask
 
 MODEL = ModelConfig(d_model=32, num_heads=2, num_decoder_layers=1, max_length=64)
 GOOD = Config(model=MODEL, data=DataConfig(length=64, batch_size=8))
@@ -73,6 +76,32 @@ def test_a_good_config_passes_unchanged(tmp_path):
                 "samples": SamplesConfig(every=5),
             },
             "samples.every: an encoder-only model generates no text",
+        ),
+        (
+            {"data": replace(GOOD.data, stages=(StageConfig(5, length=128),))},
+            "data.stages.0.length: 128 tokens, but model.max_length is 64",
+        ),
+        (
+            {
+                "data": replace(GOOD.data, stages=(StageConfig(5, batch_size=3),)),
+                "optimizer": AdamWConfig(accumulate=2),
+            },
+            "data.stages.0.batch_size: 3 rows do not divide into the 2 parts",
+        ),
+        (
+            {"data": replace(GOOD.data, stages=(StageConfig(5, sources=(1,)),))},
+            "data.stages.0.sources: 1 is not an index of the 1 data.sources",
+        ),
+        (
+            {"data": replace(GOOD.data, stages=(StageConfig(5),)), "epochs": 2.0},
+            "epochs: stages begin at steps",
+        ),
+        (
+            {
+                "data": replace(GOOD.data, stages=(StageConfig(5),)),
+                "tasks": (ClassificationTask(train=(FileTable(("a.tsv",)),)),),
+            },
+            "data.stages: tasks train on examples",
         ),
         ({"run_dir": ""}, "run_dir: '' is not a folder name"),
         ({"run_dir": "a\0b"}, "is not a folder name"),

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 from toy_config import Adam, Muon, Toy
 
+from llmjax.data.stages import StageConfig
 from llmjax.data.tables.files import FileTable, LinesTable
 from llmjax.data.tables.tfds import TfdsTable
 from llmjax.data.text.parquet import ParquetSource
@@ -105,6 +106,30 @@ def test_a_field_of_one_source():
     sources = changed("--data.sources a.txt b.jsonl", "--data.sources.1.weight 3").data.sources
     assert sources == (TextSource(("a.txt",)), JsonlSource(("b.jsonl",), weight=3.0))
     assert changed("--data.sources.0.weight 2").data.sources == (EmbeddedSource(weight=2.0),)
+
+
+def test_stages_are_their_fields_from_the_step_on():
+    def stages(*words: str):
+        split = [word.removeprefix("--").split() for word in words]
+        changes = [Override(name, tuple(values)) for name, *values in split]
+        return override(Config(), changes).data.stages
+
+    two = "--data.stages 600,length=512,batch-size=8 900,weights=1,3,sources=0,1"
+    first = StageConfig(600, length=512, batch_size=8)
+    second = StageConfig(900, weights=(1.0, 3.0), sources=(0, 1))
+    assert stages(two) == (first, second)
+    assert stages(two, "--data.stages.1.weights none", "--data.stages.0.step 7") == (
+        dataclasses.replace(first, step=7),
+        dataclasses.replace(second, weights=None),
+    )
+    assert stages("--data.stages") == ()
+    for word, message in (
+        ("length=8", "data.stages.0.step: missing"),
+        ("soon", "--data.stages: 'soon' is not an integer"),
+        ("4,lenght=8", "StageConfig has no field 'lenght'; did you mean length?"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            stages(f"--data.stages {word}")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""Local copies of folders in buckets, for what needs files of the operating system.
+
+A copy lies in the cache, at stores/SCHEME/BUCKET/KEY, with an index of the versions that it holds.
+Opening it lists the folder (one request per thousand objects) and downloads the objects that
+changed. Objects can be left out, to be fetched when they are needed.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmjax.errors import UserError
+from llmjax.storage.cache_folders import folder_lock, write_file
+from llmjax.storage.json_documents import read_json
+from llmjax.storage.stores.path import ObjectInfo, StorePath, location
+from llmjax.storage.stores.transfer import check_finished, download_files
+from llmjax.storage.writing import cache_root
+
+INDEX = ".store.json"
+"""In a copy: its address, and the sizes and versions of the objects, fetched or not."""
+
+
+def local_copy(source: StorePath, lazy: Callable[[str], bool] = lambda name: False) -> Path:
+    """The local copy of a folder, brought up to date.
+
+    Args:
+      source: the folder.
+      lazy: whether the object of a relative name waits for `fetch`.
+
+    Raises:
+      UserError: there is no such folder, it is incomplete, or it cannot be read.
+    """
+    files = source.files()
+    if not files:
+        raise UserError(source, "no such folder", "check the path")
+    check_finished(source, files)
+    folder = cache_root() / "stores" / source.scheme / source.bucket / source.key
+    with folder_lock(folder):
+        held = _held(folder)
+        for name in held.keys() - files.keys():
+            (folder / name).unlink(missing_ok=True)
+        stale = {
+            name: info
+            for name, info in files.items()
+            if held.get(name) != info or not (folder / name).is_file()
+        }
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+        download_files(source, folder, {name: i for name, i in stale.items() if not lazy(name)})
+        _write_index(folder, source, files)
+    return folder
+
+
+def local_object(source: StorePath) -> Path:
+    """The local copy of one object, kept by address and version.
+
+    Raises:
+      UserError: there is no such object, or it cannot be read.
+    """
+    info = source.info()
+    key = hashlib.blake2b(f"{source} {info.version}".encode(), digest_size=16).hexdigest()
+    folder = cache_root() / "stores" / "objects" / key
+    with folder_lock(folder):
+        if not (folder / source.name).is_file():
+            parent = source.parent
+            download_files(parent, folder, {source.name: info})
+    return folder / source.name
+
+
+def fetch(root: Path, within: str) -> None:
+    """Downloads what a local copy lacks of a subfolder; does nothing in any other folder.
+
+    Args:
+      root: the folder, which may be a local copy.
+      within: name of the subfolder, or of a file.
+
+    Raises:
+      UserError: an object is gone, or cannot be read.
+    """
+    if not (root / INDEX).is_file():
+        return
+    with folder_lock(root):
+        source, held = _source(root), _held(root)
+        missing = {
+            name: info
+            for name, info in held.items()
+            if (name == within or name.startswith(f"{within}/")) and not (root / name).is_file()
+        }
+        if missing:
+            download_files(source, root, missing)
+
+
+def write_back(file: Path) -> None:
+    """Uploads a file of a local copy, in its top folder, that was changed here; does nothing in any
+    other folder.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    root = file.parent
+    if not (root / INDEX).is_file():
+        return
+    with folder_lock(root):
+        source, held = _source(root), _held(root)
+        target = source / file.name
+        target.upload(file)
+        _write_index(root, source, {**held, file.name: target.info()})
+
+
+def address_of(folder: Path) -> str:
+    """The address of a local copy's original; of any other folder, its path."""
+    return str(_source(folder)) if (folder / INDEX).is_file() else str(folder)
+
+
+def _write_index(folder: Path, source: StorePath, files: dict[str, ObjectInfo]) -> None:
+    objects = {name: [info.size, info.version] for name, info in files.items()}
+    text = json.dumps({"source": str(source), "objects": objects})
+    write_file(folder / INDEX, text.encode())
+
+
+def _source(folder: Path) -> StorePath:
+    source = location(str(_index(folder).get("source")))
+    if not isinstance(source, StorePath):
+        raise UserError(folder / INDEX, "is damaged", "remove the folder; it is a local copy")
+    return source
+
+
+def _held(folder: Path) -> dict[str, ObjectInfo]:
+    """The objects of an index by name; none if there is no valid index."""
+    try:
+        objects = _index(folder).get("objects", {})
+        return {
+            name: ObjectInfo(int(size), str(version)) for name, (size, version) in objects.items()
+        }
+    except (AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    try:
+        index = read_json(folder / INDEX)
+    except UserError:
+        return {}
+    return index if isinstance(index, dict) else {}

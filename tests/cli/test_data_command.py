@@ -1,0 +1,74 @@
+"""`llmjax data build`: the store that `llmjax train` finds, also after a kill."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command import run
+
+import runs
+from llmjax.data.text import shards
+from llmjax.data.text.corpus import prepare
+from llmjax.run.config.files import load_config_file
+
+
+@pytest.fixture
+def config_file(tmp_path) -> str:
+    """A config of 600 sentences, tokenized into bytes."""
+    runs.write_text(tmp_path / "text")
+    text, cache, folder = (str(tmp_path / name) for name in ("text", "cache", "run"))
+    (tmp_path / "config.py").write_text(
+        "from llmjax import BytesConfig, Config, DataConfig, TextSource\n\n\n"
+        "def config():\n"
+        f"    source = TextSource(({text!r},), chunk_bytes=64)\n"
+        f"    data = DataConfig((source,), 8, 16, cache_dir={cache!r}, workers=1)\n"
+        f"    return Config(run_dir={folder!r}, tokenizer=BytesConfig(), data=data)\n"
+    )
+    return str(tmp_path / "config.py")
+
+
+def digests(cache: Path) -> dict[str, str]:
+    files = [path for path in (cache / "tokens").rglob("[!.]*") if path.is_file()]
+    return {
+        str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_it_prepares_the_store_that_training_opens(capsys, config_file, monkeypatch):
+    words = ("data", "build", config_file, "--shards", "3")
+    code, out, _ = run(capsys, *words, "--json")
+    assert code == 0
+    assert not Path(config_file).with_name("run").exists()
+    monkeypatch.setattr(shards, "fill_shard", None)  # nothing is left to do
+    config = load_config_file(config_file)
+    _, corpus = prepare(replace(config.data, shards=3), config.tokenizer)
+    result = json.loads(out)
+    assert result["tokens"] == corpus.num_tokens
+    assert result["bytes"] == corpus.num_bytes
+    assert result["tokenized_bytes"] == corpus.num_bytes + result["heldout_bytes"]
+    assert result["duplicates"] == corpus.sources[0].duplicates
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert f"{corpus.num_documents} documents, {corpus.num_tokens:,} tokens" in out
+    assert "nothing; the store was complete" in out
+
+
+def test_a_killed_build_continues(capsys, config_file, tmp_path):
+    words = ("data", "build", config_file, "--shards", "40")
+    assert run(capsys, *words, "--cache-dir", str(tmp_path / "whole"))[0] == 0
+    process = subprocess.Popen([sys.executable, "-m", "llmjax", *words])
+    try:
+        while not list((tmp_path / "cache").glob("tokens/*/[0-9]*-of-*")):
+            assert process.poll() is None
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.wait()
+    assert run(capsys, *words)[0] == 0
+    assert digests(tmp_path / "cache") == digests(tmp_path / "whole")
