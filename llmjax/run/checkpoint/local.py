@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from safetensors.numpy import load_file, save_file
 
 from llmjax.errors import UserError
-from llmjax.run.checkpoint.progress import TrainProgress
+from llmjax.run.checkpoint.progress import TrainProgress, progress_of
 from llmjax.run.checkpoint.shards import Piece, Shards
 from llmjax.storage.checksums import check_checksum, file_checksums, with_checksum
 from llmjax.storage.json_documents import read_json
@@ -148,8 +148,9 @@ class LocalCheckpoints:
         path, name = self.folder / f"{step}.json", f"{step}.safetensors"
         try:
             document = check_checksum(read_json(path), path)
+            progress_of(document["progress"])
             intact = file_checksums(self.folder, [name])[name] == document["sums"]
-        except (OSError, UserError, AttributeError, KeyError):
+        except (OSError, UserError, AttributeError, KeyError, TypeError):
             intact = False
         if not intact:
             log.warning("local checkpoint %s is damaged; it is not used", path)
@@ -167,7 +168,7 @@ class LocalCheckpoints:
             if jax.process_index() not in holders and shards.needs(piece.name):
                 read[piece.name] = received
         text = json.dumps({} if document is None else document["progress"])
-        progress = TrainProgress(**json.loads(_broadcast_text(text, holders[0])))
+        progress = progress_of(json.loads(_broadcast_text(text, holders[0])))
         return shards.place(read), progress
 
 
