@@ -23,7 +23,7 @@ from llmjax.errors import UserError
 from llmjax.run.checkpoint.progress import TrainProgress, progress_of
 from llmjax.run.checkpoint.shards import Piece, Shards
 from llmjax.storage.checksums import check_checksum, file_checksums, with_checksum
-from llmjax.storage.json_documents import read_json
+from llmjax.storage.json_documents import parse_json, read_json
 from llmjax.storage.writing import write_atomically
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class LocalCheckpoints:
             if jax.process_index() not in holders and shards.needs(piece.name):
                 read[piece.name] = received
         text = json.dumps({} if document is None else document["progress"])
-        progress = progress_of(json.loads(_broadcast_text(text, holders[0])))
+        progress = progress_of(parse_json(_broadcast_text(text, holders[0]), "progress"))
         return shards.place(read), progress
 
 
