@@ -43,7 +43,7 @@ class Recent(NamedTuple):
 
     losses: jax.Array
     norms: jax.Array
-    count: jax.Array
+    seen: jax.Array
     """int32 []: how many there have been so far."""
 
 
@@ -72,13 +72,13 @@ def skip_spikes(optimizer: Optimizer, config: SpikesConfig) -> Optimizer:
     def admit(state: SpikeState, loss: jax.Array, norm: jax.Array) -> tuple[jax.Array, SpikeState]:
         recent = state.recent
         is_finite, inner = optimizer.admit(state.inner, loss, norm)
-        is_spike = _exceeds(loss, recent.losses, recent.count, config.factor)
-        is_spike |= _exceeds(norm, recent.norms, recent.count, config.factor)
-        here = (jnp.arange(config.recent) == recent.count % config.recent) & is_finite
+        is_spike = _exceeds(loss, recent.losses, recent.seen, config.factor)
+        is_spike |= _exceeds(norm, recent.norms, recent.seen, config.factor)
+        here = (jnp.arange(config.recent) == recent.seen % config.recent) & is_finite
         added = Recent(
             jnp.where(here, loss, recent.losses),
             jnp.where(here, norm, recent.norms),
-            recent.count + is_finite.astype(jnp.int32),
+            recent.seen + is_finite.astype(jnp.int32),
         )
         return is_finite & ~is_spike, SpikeState(inner, added)
 

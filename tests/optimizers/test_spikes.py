@@ -98,4 +98,4 @@ def test_a_skipped_step_changes_only_what_is_remembered():
     assert tiny.equal(
         (state.params, state.opt_state.inner), (before.params, before.opt_state.inner)
     )
-    assert (int(state.step), int(state.opt_state.recent.count)) == (6, 6)
+    assert (int(state.step), int(state.opt_state.recent.seen)) == (6, 6)

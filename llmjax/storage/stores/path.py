@@ -59,6 +59,10 @@ class StorePath:
     def __truediv__(self, name: str) -> "StorePath":
         return StorePath(self.scheme, self.bucket, f"{self.key}/{name}".strip("/"))
 
+    def absolute(self) -> "StorePath":
+        """The path itself."""
+        return self
+
     @property
     def name(self) -> str:
         """The last part of the key."""
