@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,6 +28,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests mostly trace: 8 % of that is recording whole tracebacks, a tenth is collecting garbage.
 os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
 gc.set_threshold(200_000, 20, 20)
+
+# A loaded machine is no fault: tests have no timings.
+hypothesis.settings.register_profile("llmjax", deadline=None)
+hypothesis.settings.load_profile("llmjax")
 
 # Processes of tests are interrupted as from a terminal, also where the suite runs in a shell's
 # background, which ignores SIGINT.

@@ -47,7 +47,7 @@ KNOWN_TO = {
     "orbax": {"run.checkpoint"},
     "s3fs": {"storage.stores"},
     "sacrebleu": {"metrics"},
-    "safetensors": {"convert"},
+    "safetensors": {"convert", "run.checkpoint"},
     "scipy": {"metrics"},
     "sentencepiece": {"convert", "data"},
     "signal": {"interruption", "training"},

@@ -145,7 +145,8 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
     with goodput, checkpointing as checkpoints, jax.set_mesh(session.mesh):
         state, progress, frozen = _restore_or_init(session, checkpoints)
         status.step = progress.step
-        status.saved = max(run.steps(), default=None)
+        local = [progress.step] if progress.step else []
+        status.saved = max([*run.steps(), *local], default=None)
         if not progress.step:
             params = join(state.params, frozen)
             workload = session.workload.before_first_step(params, session.mesh)

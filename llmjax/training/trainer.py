@@ -129,6 +129,8 @@ class Trainer:
             save = save or self._stops or self._is_over(step) or self._is_best(cost)
             if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
                 self._save(step, cost)
+            elif self._is_local_due(step):
+                self._save_local(step, cost)
 
     def _with_dues(self, step: int) -> TrainProgress:
         """The progress, with what is due after this step marked as such."""
@@ -303,6 +305,17 @@ class Trainer:
             self._checkpoints.save(self.state, progress)
         self._goodput.saved(step)
         self._saved_at, self._saves, self._status.saved = time.monotonic(), False, step
+
+    def _is_local_due(self, step: int) -> bool:
+        config = self.session.config.checkpoint
+        return config.local_dir is not None and _due(step, config.local_every)
+
+    def _save_local(self, step: int, cost: float | None) -> None:
+        """Starts saving the state to the local disks."""
+        with self._paused("saving"):
+            self._checkpoints.save_local(self.state, replace(self.progress, heldout_loss=cost))
+        self._goodput.saved(step)
+        self._status.saved = step
 
     def _is_save_overdue(self) -> bool:
         minutes = self.session.config.checkpoint.every_minutes

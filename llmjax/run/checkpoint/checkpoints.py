@@ -26,6 +26,7 @@ from llmjax.run.checkpoint import files
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.files import WRITE_ERRORS, check_space, reason, without_warnings
 from llmjax.run.checkpoint.handler import SummingHandler
+from llmjax.run.checkpoint.local import LocalCheckpoints, run_id
 from llmjax.run.checkpoint.progress import (
     TrainProgress,
     complete_progress,
@@ -63,6 +64,9 @@ class Checkpoints:
             except OSError as error:
                 raise UserError(folder, f"cannot be written: {error.strerror}") from error
         wait_for_all("checkpoints open")
+        self._local = None
+        if config.local_dir is not None:
+            self._local = LocalCheckpoints(config.local_dir, run_id(self.folder))
         self._saving: TrainProgress | None = None
         options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
         self._checkpointer = ocp.AsyncCheckpointer(SummingHandler(), async_options=options)
@@ -103,13 +107,23 @@ class Checkpoints:
         except WRITE_ERRORS as error:
             raise self._failed(error) from error
 
+    def save_local(self, state: TrainState, progress: TrainProgress) -> None:
+        """Saves to the local disks, as `save` does to the folder; needs `config.local_dir`.
+
+        Raises:
+          UserError: the previous such save could not be written.
+        """
+        assert self._local is not None
+        self._local.save(state, progress)
+
     def complete(self, progress: TrainProgress) -> None:
-        """Updates the progress in a finished checkpoint, after an evaluation made up for.
+        """Updates the progress in a finished checkpoint, after an evaluation made up for; not in
+        local ones.
 
         Raises:
           UserError: it cannot be written.
         """
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and progress.step in self.steps():
             try:
                 complete_progress(self.folder, progress)
             except OSError as error:
@@ -138,11 +152,14 @@ class Checkpoints:
         finally:
             self._checkpointer.close()
             self._quiet.close()
+            if self._local is not None:
+                self._local.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, TrainProgress] | None:
         """Restores the newest complete checkpoint; None if there is none, or only parameters.
 
-        Damaged ones are renamed to STEP.damaged, with a warning.
+        A newer one on the local disks comes first. Damaged ones are renamed to STEP.damaged, with a
+        warning.
 
         Args:
           abstract: shapes, dtypes and shardings (`state.abstract_state`), on any mesh.
@@ -150,6 +167,10 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint is complete; or it holds another state.
         """
+        if self._local is not None:
+            newest = max(self.steps(), default=-1)
+            if (restored := self._local.restore(abstract, newest)) is not None:
+                return restored
         step, damaged = newest_complete(self.folder)
         if jax.process_index() == 0:
             for name in damaged:

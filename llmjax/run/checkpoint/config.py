@@ -16,6 +16,12 @@ class CheckpointConfig:
     keep_best: int = 1
     """How many of the best evaluated checkpoints to keep: those of lowest validation loss, or of
     the best evaluation.metric. If that is set, each new best step is also saved."""
+    local_dir: str | None = None
+    """Folder on each machine's own disk, for checkpoints between those of the run folder: each
+    process saves its own part there, and a restart on the same mesh reads it from there. None: no
+    such checkpoints."""
+    local_every: int = 100
+    """Steps between saves to local_dir."""
 
 
 def checkpoint_problems(config: CheckpointConfig) -> list[str]:
@@ -26,5 +32,8 @@ def checkpoint_problems(config: CheckpointConfig) -> list[str]:
         f"every_minutes: {minutes} is not a positive number": minutes is None or 0 < minutes < 1e9,
         f"keep_last: {config.keep_last} is not positive": config.keep_last > 0,
         f"keep_best: {config.keep_best} is negative": config.keep_best >= 0,
+        f"local_every: {config.local_every} is not positive": config.local_every > 0,
+        f"local_dir: {config.local_dir!r} is not a folder name": config.local_dir is None
+        or (config.local_dir != "" and "\0" not in config.local_dir),
     }
     return [f"checkpoint.{problem}" for problem, holds in checks.items() if not holds]

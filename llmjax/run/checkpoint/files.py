@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import (
 from llmjax.errors import UserError
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.storage.checksums import file_checksums, find_damage, write_manifest
+from llmjax.storage.json_documents import read_json
 from llmjax.storage.stores.mirror import fetch
 
 # Orbax writes these after the checksums are taken.
@@ -40,11 +41,11 @@ def write_checksums(folder: Path) -> None:
 
     Raises:
       OSError: they cannot be read or written.
-      ValueError: a part is damaged.
+      UserError: a part is damaged.
     """
     known: dict[str, list[int]] = {}
     for part in folder.glob(f"{PART}*"):
-        known |= json.loads(part.read_text(encoding="utf-8"))
+        known |= read_json(part)
         part.unlink()
     write_manifest(folder, LATER, known)
 

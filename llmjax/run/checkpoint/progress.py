@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llmjax.errors import UserError
 from llmjax.storage.checksums import check_checksum, with_checksum
@@ -82,6 +84,16 @@ def complete_progress(folder: Path, progress: TrainProgress) -> None:
     write_atomically(path, json.dumps(with_checksum(asdict(progress)), indent=0))
 
 
+def progress_of(document: Mapping[str, Any]) -> TrainProgress:
+    """The progress of the fields that `asdict` gives, after a round trip through JSON.
+
+    Raises:
+      AttributeError, TypeError: it is that of another version of llmjax.
+    """
+    progress = TrainProgress(**document)
+    return replace(progress, stages=tuple(progress.stages))
+
+
 def read_progress(folder: Path, step: int) -> TrainProgress:
     """The progress at a checkpoint; `folder` is RUN/checkpoints.
 
@@ -92,7 +104,6 @@ def read_progress(folder: Path, step: int) -> TrainProgress:
     if not path.is_file():
         path = folder / str(step) / NAME
     try:
-        progress = TrainProgress(**check_checksum(read_json(path), path))
-        return replace(progress, stages=tuple(progress.stages))
+        return progress_of(check_checksum(read_json(path), path))
     except (AttributeError, TypeError) as error:
         raise UserError(path, f"cannot be read: {error}") from error

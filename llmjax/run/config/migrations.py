@@ -111,6 +111,7 @@ def _validation(config: Plain) -> Plain:
 def _clusters(config: Plain) -> Plain:
     """5 -> 6: new fields, with what they stand for in runs that lacked them."""
     absent: dict[str, Plain] = {
+        "checkpoint": {"local_dir": None, "local_every": 100},
         "data": {"deduplicate": "window", "shards": 1, "stages": []},
         "evaluation": {"tasks": []},
         "replay": {"every": 0},
