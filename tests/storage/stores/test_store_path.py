@@ -57,6 +57,9 @@ def test_object(folder):
     assert folder.is_dir()
     assert not folder.is_file()
     assert path.info() == first
+    for data in (b"1\n", b"1\r\n", b"1\r", b"\r\r1\n\n"):
+        path.write_bytes(data)
+        assert path.read_bytes(limit=9) == data
     path.write_bytes(b"two")
     assert path.info().version != first.version
     assert path.read_bytes(3) == b"two"
