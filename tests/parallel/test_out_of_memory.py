@@ -12,7 +12,7 @@ from llmjax.cli.main import find_command, main
 from llmjax.cli.registry import COMMANDS
 from llmjax.errors import UserError
 from llmjax.parallel.memory import FEWER, TRAINING, enough_memory, memory_mistake
-from llmjax.training import trainer
+from llmjax.training import steps
 from llmjax.training.train import train
 
 HUGE = 1 << 45  # float32: 128 TiB
@@ -86,7 +86,7 @@ def test_training_that_does_not_fit_says_how_to_need_less_and_leaves_nothing(tmp
 
         return step
 
-    monkeypatch.setattr(trainer, "make_train_step", too_large)
+    monkeypatch.setattr(steps, "make_train_step", too_large)
     with pytest.raises(UserError) as caught:
         train(runs.config(tmp_path))
     advice = ("--optimizer.accumulate", "--compute.remat full", "--mesh")
