@@ -124,11 +124,13 @@ class Session:
             length=data.length,
             corpus=self.workload.fingerprint,
             epoch=self.workload.epochs(step),
-            stages=tuple(
-                str(stage)
-                for stage in self.stages
-                if stage.name != "data" and stage.first_step < step
-            ),
+            stages=self.stages_begun(step),
+        )
+
+    def stages_begun(self, step: int) -> tuple[str, ...]:
+        """The configured stages that have begun before batch `step`, as progress records them."""
+        return tuple(
+            str(stage) for stage in self.stages if stage.name != "data" and stage.first_step < step
         )
 
     def check_same_batches(self, progress: TrainProgress) -> None:

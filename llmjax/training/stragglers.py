@@ -60,7 +60,7 @@ class Stragglers:
         self.restart()
 
     def restart(self) -> None:
-        """Begins the current step anew: what came before is no part of it."""
+        """Restarts the current step: what came before is not counted."""
         self._since, self._waited = self._clock(), 0.0
 
     def report(self, step: int) -> dict[str, float | str | None]:

@@ -223,12 +223,11 @@ class Trainer:
             self._signal.tell(
                 f"llmjax: step {step}: update skipped: loss {loss:.4g}, gradient norm {norm:.4g}"
             )
-        now = self.session.progress(step)
         self.progress = replace(
             self.progress,
             step=step,
-            epoch=now.epoch,
-            stages=now.stages,
+            epoch=self.session.workload.epochs(step),
+            stages=self.session.stages_begun(step),
             tokens=self.progress.tokens + round(float(metrics.tokens)),
             skipped=self.progress.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,

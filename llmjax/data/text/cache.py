@@ -78,6 +78,20 @@ def validation_threshold(config: DataConfig) -> int:
     return int(config.validation_fraction * HASHES)
 
 
+def key_inputs(
+    identity: Identity, fingerprint: str, vocab_size: int, config: DataConfig
+) -> list[object]:
+    """Everything that the tokens of a source depend on; the fingerprint is the tokenizer's."""
+    return [
+        FORMAT,
+        identity.digest,
+        fingerprint,
+        vocab_size,
+        validation_threshold(config),
+        config.validation_max_bytes,
+    ]
+
+
 def tokenize_source(
     source: Source,
     identity: Identity,
@@ -92,9 +106,7 @@ def tokenize_source(
     Raises:
       UserError: the source is damaged or empty, or changes while it is read.
     """
-    inputs = [FORMAT, identity.digest, tokenizer.fingerprint, tokenizer.vocab_size]
-    inputs += [validation_threshold(config), config.validation_max_bytes]
-    key = json_digest(inputs)
+    key = json_digest(key_inputs(identity, tokenizer.fingerprint, tokenizer.vocab_size, config))
     folder = cache_root(config.cache_dir) / "tokens" / key
 
     stage = f"Tokenizing the {source.kind} source"

@@ -162,8 +162,7 @@ def share_shards(
     )
     missing = 0
     for source, identity in zip(config.sources, identities, strict=True):
-        fingerprint, vocab_size = tokenizer.fingerprint, tokenizer.vocab_size
-        sharding = Sharding(source, identity, config, fingerprint, vocab_size)
+        sharding = Sharding.of(source, identity, config, tokenizer)
         missing += build_shards(sharding, range(config.shards)[shards], tokenizer, progress)
     return missing
 
@@ -181,8 +180,7 @@ def _open_source(
 ) -> TokenizedSource:
     if not config.is_sharded:
         return tokenize_source(source, identity, tokenizer, config, progress)
-    fingerprint, vocab_size = tokenizer.fingerprint, tokenizer.vocab_size
-    sharding = Sharding(source, identity, config, fingerprint, vocab_size)
+    sharding = Sharding.of(source, identity, config, tokenizer)
     return open_shards(sharding, tokenizer, progress)
 
 

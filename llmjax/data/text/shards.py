@@ -24,13 +24,14 @@ from llmjax.data.text.cache import (
     SeenHashes,
     append_documents,
     batches,
+    key_inputs,
     save_tokenizer,
     validation_threshold,
 )
 from llmjax.data.text.encoding import WorkerContext, begin_worker, cpus, encode_documents
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HashSample, document_hash
-from llmjax.data.text.store import FORMAT, StoreWriter, close_cache, token_dtype
+from llmjax.data.text.store import StoreWriter, close_cache, token_dtype
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.storage.cache_folders import build_once
 from llmjax.storage.writing import cache_root
@@ -54,11 +55,17 @@ class Sharding:
     """Of the tokenizer."""
     vocab_size: int
 
+    @classmethod
+    def of(
+        cls, source: Source, identity: Identity, config: DataConfig, tokenizer: Tokenizer
+    ) -> "Sharding":
+        """The shards of a source as this tokenizer encodes it."""
+        return cls(source, identity, config, tokenizer.fingerprint, tokenizer.vocab_size)
+
     @property
     def key(self) -> str:
         """A hash of everything that the shards depend on."""
-        inputs = [FORMAT, self.identity.digest, self.fingerprint, self.vocab_size]
-        inputs += [validation_threshold(self.config), self.config.validation_max_bytes]
+        inputs = key_inputs(self.identity, self.fingerprint, self.vocab_size, self.config)
         return json_digest([*inputs, "shards", self.count])
 
     @property

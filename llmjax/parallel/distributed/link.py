@@ -105,7 +105,7 @@ class Link:
             connection.send({"seconds": seconds})
 
     def seconds(self) -> dict[int, float]:
-        """What each connected process has last told of its part of a step."""
+        """The seconds that each connected process last sent for its part of a step."""
         return dict(self._seconds)
 
     def host(self, process: int) -> str:

@@ -99,6 +99,11 @@ def _stays_inside(name: str) -> bool:
     return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
+def _check_new(out: StorePath) -> None:
+    if out.is_file() or out.is_dir():
+        raise UserError(out, "already exists", "choose another name, or remove it")
+
+
 @contextlib.contextmanager
 def new_folder(out: Location) -> Iterator[Path]:
     """A new local folder that becomes `out` if the block succeeds: renamed, or uploaded.
@@ -110,8 +115,7 @@ def new_folder(out: Location) -> Iterator[Path]:
         with atomic_folder(out) as folder:
             yield folder
         return
-    if out.is_file() or out.is_dir():
-        raise UserError(out, "already exists", "choose another name, or remove it")
+    _check_new(out)
     with tempfile.TemporaryDirectory(prefix="llmjax-upload.") as parent:
         folder = Path(parent, out.name or "folder")
         folder.mkdir()
@@ -126,8 +130,7 @@ def new_file(out: Location) -> Iterator[Path]:
         with atomic_file(out) as file:
             yield file
         return
-    if out.is_file() or out.is_dir():
-        raise UserError(out, "already exists", "choose another name, or remove it")
+    _check_new(out)
     with tempfile.TemporaryDirectory(prefix="llmjax-upload.") as parent:
         file = Path(parent, out.name)
         file.touch()
