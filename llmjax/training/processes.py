@@ -5,13 +5,12 @@ import socket
 from fnmatch import fnmatch
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from llmjax.errors import UserError
 from llmjax.parallel import distributed
 from llmjax.parallel.compilation import enable_compilation_cache
 from llmjax.parallel.devices import devices as all_devices
+from llmjax.parallel.distributed.texts import text_of, texts_of_all
 from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
@@ -57,7 +56,7 @@ def check_same_config(config: Config) -> None:
     """
     if jax.process_count() == 1:
         return
-    first = from_json(_text_of_process_0(to_json(config)))
+    first = from_json(text_of(0, to_json(config)))
     changed = {
         name: values
         for name, values in differences(first, config).items()
@@ -72,31 +71,7 @@ def check_same_config(config: Config) -> None:
 
 def local_processes() -> int:
     """How many processes of the run are on this host; all processes call this."""
-    if jax.process_count() == 1:
-        return 1
     return texts_of_all(socket.gethostname()).count(socket.gethostname())
-
-
-def _text_of_process_0(text: str) -> str:
-    data = np.frombuffer(text.encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
-    padded = np.zeros(size, np.uint8)
-    padded[: min(size, data.size)] = data[:size]
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
-
-
-def texts_of_all(text: str) -> list[str]:
-    """Each process's text, by process index; all processes call this."""
-    if jax.process_count() == 1:
-        return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(data.size))
-    padded = np.zeros(max(sizes), np.uint8)
-    padded[: data.size] = data
-    if not padded.size:
-        return [""] * len(sizes)
-    rows = multihost_utils.process_allgather(padded)
-    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 # mallopt's names, from glibc's malloc.h.

@@ -17,10 +17,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from llmjax.data.batch import Batch
 from llmjax.errors import DataCorruption, UserError
+from llmjax.parallel.distributed.texts import texts_of_all
 from llmjax.parallel.shard_checksums import shard_checksums
 from llmjax.state import TrainState, Tree
 from llmjax.step import Step, StepMetrics
-from llmjax.training.processes import texts_of_all
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 SHOWN = 3

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from safetensors.numpy import load_file, save_file
 
 from llmjax.errors import UserError
+from llmjax.parallel.distributed.texts import text_of
 from llmjax.run.checkpoint.progress import TrainProgress, progress_of
 from llmjax.run.checkpoint.shards import Piece, Shards
 from llmjax.storage.checksums import check_checksum, file_checksums, with_checksum
@@ -168,7 +169,7 @@ class LocalCheckpoints:
             if jax.process_index() not in holders and shards.needs(piece.name):
                 read[piece.name] = received
         text = json.dumps({} if document is None else document["progress"])
-        progress = progress_of(parse_json(_broadcast_text(text, holders[0]), "progress"))
+        progress = progress_of(parse_json(text_of(holders[0], text), "progress"))
         return shards.place(read), progress
 
 
@@ -208,15 +209,3 @@ def _broadcast(piece: Piece, data: np.ndarray | None, source: int) -> np.ndarray
     is_source = jax.process_index() == source
     received = np.asarray(multihost_utils.broadcast_one_to_all(raw, is_source=is_source))
     return received.view(piece.dtype).reshape(piece.shape)
-
-
-def _broadcast_text(text: str, source: int) -> str:
-    if jax.process_count() == 1:
-        return text
-    is_source, raw = jax.process_index() == source, np.frombuffer(text.encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(raw.size), is_source=is_source))
-    padded = np.zeros(size, np.uint8)
-    padded[: min(size, raw.size)] = raw[:size]
-    return bytes(
-        np.asarray(multihost_utils.broadcast_one_to_all(padded, is_source=is_source))
-    ).decode()
