@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import jax
-
 from llmjax.errors import UserError
 from llmjax.evaluation.choose import (
     ChooseOptions,
@@ -24,7 +22,7 @@ from llmjax.evaluation.choose import (
 )
 from llmjax.evaluation.harness import HarnessOptions, LoadedTasks, load_tasks, run_tasks
 from llmjax.inference.language_model import LanguageModel
-from llmjax.run.checkpoint.reading import wait_for_all
+from llmjax.run.checkpoint.reading import process_0_first
 from llmjax.run.config.schema import Config
 from llmjax.scoring.evaluation_tasks import ChooseTask, EvaluationTask, HarnessTask
 
@@ -186,11 +184,9 @@ def open_tasks(lm: LanguageModel) -> tuple[InRunTask, ...]:
     configs = lm.config.evaluation.tasks
     if not configs:
         return ()
-    if jax.process_index() == 0:
-        opened = tuple(open_task(task, lm) for task in configs)
-    wait_for_all("evaluation tasks read")  # the others find what process 0 has downloaded
-    if jax.process_index() > 0:
-        opened = tuple(open_task(task, lm) for task in configs)
+    opened = process_0_first(
+        "evaluation tasks read", lambda: tuple(open_task(task, lm) for task in configs)
+    )
     _check_metric(lm.config, opened)
     return opened
 

@@ -26,7 +26,7 @@ from llmjax.optimizers.spikes import skip_spikes
 from llmjax.optimizers.trainable import TrainHeads, lr_multipliers, trainable_mask
 from llmjax.parallel.mesh import check_divides, make_mesh
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.checkpoint.reading import wait_for_all
+from llmjax.run.checkpoint.reading import process_0_first
 from llmjax.run.config.build import ConfigError
 from llmjax.run.config.schema import Config
 from llmjax.run.environment import memory
@@ -169,11 +169,8 @@ def open_session(config: Config, run: Run) -> Session:
         take_tokenizer(config, run)
     if jax.process_count() > 1 and config.data.is_sharded and not config.tasks:
         share_text(config, run)
-    if jax.process_index() == 0:
-        opened = _open_workload(config, run)
-    wait_for_all("text prepared")  # the other processes read it from the cache
-    tokenizer, workload, network = (
-        opened if jax.process_index() == 0 else _open_workload(config, run)
+    tokenizer, workload, network = process_0_first(
+        "text prepared", lambda: _open_workload(config, run)
     )
     if config.samples.every:
         prompts, decoding = config.samples.prompts, config.samples.decoding

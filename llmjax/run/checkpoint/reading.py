@@ -1,9 +1,9 @@
 """Reading complete checkpoints onto any mesh, with or without the optimizer state."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,6 +16,7 @@ from llmjax.storage.stores.mirror import fetch
 from llmjax.storage.writing import check_utf8
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def restore_params(folder: Path, abstract: Any, step: int | None = None) -> tuple[Any, int]:
@@ -140,6 +141,19 @@ def wait_for_all(name: str) -> None:
     """A barrier: returns when every process has called it."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def process_0_first(name: str, make: Callable[[], T]) -> T:
+    """Returns `make()`, called in process 0 before all others, which find what it has stored.
+
+    Args:
+      name: of the barrier between them.
+      make: reads or prepares something.
+    """
+    is_first = jax.process_index() == 0
+    made = [make()] if is_first else []
+    wait_for_all(name)
+    return made[0] if is_first else make()
 
 
 def _listed(steps: Sequence[int]) -> str:
