@@ -120,11 +120,18 @@ def _clusters(config: Plain) -> Plain:
     return config | {part: fields | config.get(part, {}) for part, fields in absent.items()}
 
 
+def _stores(config: Plain) -> Plain:
+    """6 -> 7: new fields, with what they stand for in runs that lacked them."""
+    absent: dict[str, Plain] = {}
+    return config | {part: config[part] | fields for part, fields in absent.items()}
+
+
 MIGRATIONS: dict[int, Callable[[Plain], Plain]] = {
     1: _families,
     2: _tasks,
     3: _task_settings,
     4: _redesign,
     5: _clusters,
+    6: _stores,
 }
 """Format -> the migration from it."""
