@@ -25,7 +25,7 @@ _DEAD = "DependencyNeverSatisfied"
 _IMPORTED_ONCE = ["llmjax.data.datatrove.engines", "llmjax.data.datatrove.steps"]
 
 
-class _Local(LocalPipelineExecutor):  # type: ignore[misc]
+class _Local(LocalPipelineExecutor):
     """Its tasks write to their log files alone."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
@@ -45,7 +45,7 @@ def run_local(stage: Stage, workers: int) -> Any:
     return executor
 
 
-class _Slurm(SlurmPipelineExecutor):  # type: ignore[misc]
+class _Slurm(SlurmPipelineExecutor):
     """Without the job that sums up statistics, which would wait for failed tasks forever."""
 
     def launch_merge_stats(self) -> None:

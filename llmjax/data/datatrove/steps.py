@@ -26,7 +26,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _load_tokenizer = functools.cache(load_tokenizer)
 
 
-class Words(WordTokenizer):  # type: ignore[misc]
+class Words(WordTokenizer):
     """Splits any language into words, without a model: at spaces, or between characters."""
 
     def word_tokenize(self, text: str) -> list[str]:
@@ -39,7 +39,7 @@ class Words(WordTokenizer):  # type: ignore[misc]
         return [(0, len(text))]
 
 
-class ShardReader(PipelineStep):  # type: ignore[misc]
+class ShardReader(PipelineStep):
     """Yields the documents of the shard of the task's number."""
 
     type, name = "READER", "llmjax shard"
@@ -55,7 +55,7 @@ class ShardReader(PipelineStep):  # type: ignore[misc]
                 yield Document(text=text, id=str(document.position))
 
 
-class ShardBuilder(PipelineStep):  # type: ignore[misc]
+class ShardBuilder(PipelineStep):
     """Tokenizes one of some shards into the store; the task's number is its index among them."""
 
     type, name = "WRITER", "llmjax store"
