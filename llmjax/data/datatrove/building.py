@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmjax.data.datatrove.executors import Executor, Stage, check_library
+from llmjax.data.datatrove.executors import Executor, check_library
+from llmjax.data.datatrove.stage import Stage
 from llmjax.data.progress import Progress
 from llmjax.data.text.cache import save_tokenizer
 from llmjax.data.text.shards import NEAR_DUPLICATES, STORE, Sharding

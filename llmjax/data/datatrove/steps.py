@@ -13,7 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from llmjax.data.datatrove.executors import ERRORS
+from llmjax.data.datatrove.stage import ERRORS
 from llmjax.data.text.shards import Sharding, fill_shard, shard_documents
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
