@@ -40,7 +40,7 @@ def start_devices(config: Config) -> distributed.Link | None:
                 )
                 fix = "start a new process, and train before anything else uses JAX"
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
-    link = distributed.join()
+    link = distributed.join(config.log.watchdog)
     enable_compilation_cache(config.data.cache_dir)
     if all_devices()[0].platform == "cpu":
         keep_freed_memory()
