@@ -35,7 +35,7 @@ from benchmarks.kill_resume import outcome
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 4
 OPTIONS = (
-    "--steps 160 --model.d-model 64 --compute.dropout 0.1 --mesh.data 2 --mesh.fsdp 2 "
+    "--steps 100 --model.d-model 64 --compute.dropout 0.1 --mesh.data 2 --mesh.fsdp 2 "
     "--checkpoint.every 4 --evaluation.every 3 --evaluation.max-tokens 2048 --samples.every 0 "
     "--log.every 1 --log.display none"
 ).split()
@@ -118,6 +118,11 @@ class Chaos:
                 stderr=log,
             )
 
+    def lines(self) -> list[str]:
+        """The last lines of llmjax that this start printed."""
+        lines = (self.folder / "log").read_text().splitlines()
+        return [line for line in lines if line.startswith("llmjax: ")][-3:]
+
     @property
     def wall(self) -> float:
         """Seconds from the first start, once llmjax was imported, to the last end."""
@@ -160,8 +165,10 @@ class Chaos:
         try:
             pid = self.strike(launcher, event, rng)
         except ProcessLookupError:
-            self.end(launcher)
-            return False
+            event.code, event.during = self.end(launcher), "nothing"
+            event.line = " | ".join(self.lines())
+            self.events.append(event)
+            return event.code != 0
         struck = time.time()
         while time.time() < struck + GIVE_UP:
             ended, text = launcher.poll() is not None, (self.folder / "log").read_text()
@@ -176,8 +183,7 @@ class Chaos:
             if ended:
                 break
             time.sleep(0.02)
-        lines = [line for line in text.splitlines() if line.startswith("llmjax: ")]
-        event.line = " | ".join(lines[-3:])
+        event.line = " | ".join(self.lines())
         event.code = self.end(launcher)
         if event.lost_disk:
             for disk in (self.folder / "local").glob(f"*/process_{event.process}"):

@@ -24,7 +24,7 @@ def start_devices(config: Config) -> distributed.Link | None:
     """Sets up virtual CPU devices, joins the other processes, and enables the compilation cache.
 
     Returns:
-      The link to the other processes, where there are any and no launcher watches them.
+      The link to the other processes, where there are any and they can reach each other.
 
     Raises:
       UserError: JAX has already started with other devices, or the processes cannot connect.

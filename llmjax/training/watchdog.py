@@ -59,11 +59,13 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watchdog":
+        self._tell_busy(False)
         if self._seconds:
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._tell_busy(True)
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -83,10 +85,17 @@ class Watchdog:
     def off(self) -> Iterator[None]:
         """Does not watch the block, which may take any time, such as compilation."""
         self._is_off = True
+        self._tell_busy(True)
         try:
             yield
         finally:
             self._last, self._is_off = self._clock(), False
+            self._tell_busy(False)
+
+    def _tell_busy(self, is_busy: bool) -> None:
+        """Tells the others whether they have to be patient with this process."""
+        if self._link is not None:
+            self._link.heartbeat.is_busy = is_busy
 
     def _watch(self) -> None:
         while not self._stop.wait(self.interval):
@@ -97,6 +106,8 @@ class Watchdog:
         now = self._clock()
         if now - self._checked > 3 * self.interval + INTERVAL:  # this process was suspended
             self._last = now
+        if self._link is not None and self._link.heartbeat.others_are_busy():
+            self._last = now  # as when they still compile a step that this one has in its cache
         self._checked = now
         stuck = now - self._last
         usual = statistics.median(self._times) if self._times else 0.0

@@ -29,7 +29,7 @@ class Pulse:
         for _ in range(seconds):
             self.now += 1
             for process in answering:
-                self.heartbeat.hear(process, 8)
+                self.heartbeat.hear(process, 8, False)
             self.heartbeat.check()
             if self.ended:
                 return
@@ -59,9 +59,25 @@ def test_one_that_never_said_anything_does_too(pulse):
 
 
 def test_the_others_hear_how_far_this_process_is(pulse):
-    pulse.heartbeat.position = 7
+    pulse.heartbeat.position, pulse.heartbeat.is_busy = 7, False
     pulse.heartbeat.check()
-    assert [connection.sent for connection in pulse.connections.values()] == [[{"at": 7}]] * 2
+    sent = [connection.sent for connection in pulse.connections.values()]
+    assert sent == [[{"at": 7, "busy": False}]] * 2
+
+
+def test_a_process_that_compiles_is_known_to_all_through_process_0(pulse):
+    def told():
+        pulse.heartbeat.check()
+        return [connection.sent[-1]["busy"] for connection in pulse.connections.values()]
+
+    pulse.heartbeat.is_busy = False
+    pulse.heartbeat.hear(2, 0, True)
+    assert pulse.heartbeat.others_are_busy()
+    assert told() == [True, False], "process 2 does not wait for itself"
+    pulse.heartbeat.hear(2, 1, False)
+    assert not pulse.heartbeat.others_are_busy()
+    pulse.heartbeat.is_busy = True
+    assert told() == [True, True]
 
 
 def test_a_process_that_has_finished_may_be_silent(pulse):

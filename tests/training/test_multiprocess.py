@@ -90,7 +90,7 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     data = replace(single.data, shards=5, cache_dir=str(tmp_path / "shared"))
     configs.append(replace(single, run_dir=str(tmp_path / "sharded"), data=data))
     unshared = replace(data, cache_dir=None)  # LLMJAX_CACHE, of which each process has its own
-    configs.append(replace(single, run_dir=str(tmp_path / "unshared"), data=unshared, steps=2))
+    configs.append(replace(single, run_dir=str(tmp_path / "unshared"), data=unshared, steps=3))
     fresh, resumed, *sharded = train_in_processes(configs, tmp_path, count=2, devices=4)
     assert all((seen["processes"], seen["devices"]) == (2, 8) for seen in fresh)
     losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
@@ -115,7 +115,7 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     alone = replace(data, cache_dir=str(tmp_path / "alone"))
     expected = batches(replace(single, data=alone))
     assert [seen["batches"] for seen in sharded[0]] == [expected] * 2
-    assert [seen["batches"] for seen in sharded[1]] == [{n: expected[n] for n in "01"}] * 2
+    assert [seen["batches"] for seen in sharded[1]] == [{n: expected[n] for n in "012"}] * 2
     assert sorted(path.name for path in tmp_path.glob("cache?")) == ["cache0", "cache1"]
 
 

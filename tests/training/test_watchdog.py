@@ -18,6 +18,10 @@ class Group:
     def __init__(self, positions, silence):
         self._positions, self._silence = positions, silence
         self.heartbeat, self.position = self, 0
+        self.is_busy = self.busy_others = False
+
+    def others_are_busy(self):
+        return self.busy_others
 
     def positions(self):
         return self._positions
@@ -94,10 +98,19 @@ def test_its_threads_are_shown(made, capfd):
 
 
 def test_compilation_may_take_any_time(made):
-    dog, clock, _ = made()
+    group = Group({1: 8}, {1: 1.0})
+    dog, clock, _ = made(group)
     with dog.off():
+        assert group.is_busy, "the others wait patiently"
         clock.wait(10_000)
+    assert not group.is_busy
     clock.wait(60)
+    group.busy_others = True
+    clock.wait(10_000)
+    group.busy_others = False
+    clock.wait(60)
+    with pytest.raises(Ended):
+        clock.wait(1)
 
 
 def test_a_process_that_was_suspended_starts_to_count_again(made):

@@ -33,9 +33,12 @@ class Heartbeat:
         self._connections, self._end, self._clock = connections, end, clock
         self._checked = self._awake = clock()
         self._heard = dict.fromkeys(connections, (0, self._awake))
+        self._busy = set[int]()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self.position = 0
         """The steps that this process has started."""
+        self.is_busy = True
+        """Whether this process prepares or compiles, which may take any time."""
         self.seconds = 0.0
         """How long a process may be silent; 0: any time."""
 
@@ -43,13 +46,20 @@ class Heartbeat:
         """Starts the thread, which ends with the process."""
         self._thread.start()
 
-    def hear(self, process: int, position: int) -> None:
-        """Notes that a process runs, and how many steps it has started."""
+    def hear(self, process: int, position: int, is_busy: bool) -> None:
+        """Notes that a process runs, how many steps it has started, and whether it, or one that it
+        hears of, is busy."""
         self._heard[process] = position, self._clock()
+        (self._busy.add if is_busy else self._busy.discard)(process)
+
+    def others_are_busy(self) -> bool:
+        """Whether a process is busy for which this one has to wait."""
+        return bool(self._busy)
 
     def forget(self, process: int) -> None:
         """Expects nothing more of a process, which has finished."""
         self._heard.pop(process, None)
+        self._busy.discard(process)
 
     def positions(self) -> dict[int, int]:
         """How many steps the connected processes have started."""
@@ -74,8 +84,9 @@ class Heartbeat:
         if now - self._checked > 3 * self.interval + BEAT:
             self._awake = now  # this process was suspended, perhaps with all others
         self._checked = now
-        for connection in self._connections.values():
-            connection.send({"at": self.position})
+        for process, connection in self._connections.items():
+            is_busy = self.is_busy or bool(self._busy - {process})
+            connection.send({"at": self.position, "busy": is_busy})
         silent = self.silent(self.seconds) if self.seconds else None
         if silent and now - self._awake > self.seconds:
             self._end(*silent)

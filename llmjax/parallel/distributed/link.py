@@ -148,7 +148,7 @@ class Link:
             return True
         position = message.get("at")
         if isinstance(position, int):
-            self.heartbeat.hear(process, position)
+            self.heartbeat.hear(process, position, message.get("busy") is True)
             return False
         seconds = message.get("seconds")
         if isinstance(seconds, int | float) and math.isfinite(seconds):
