@@ -16,8 +16,8 @@ import pytest
 
 import tiny
 from llmjax.errors import HUNG, NoAnswer, UserError, exit_code
+from llmjax.parallel.distributed import HEARTBEAT, later_than, roll_call
 from llmjax.parallel.distributed import link as link_module
-from llmjax.parallel.distributed import roll_call
 from llmjax.parallel.distributed.forward import forward
 from llmjax.parallel.distributed.link import Link, Work
 from llmjax.parallel.distributed.messages import Connection, Lost
@@ -304,6 +304,12 @@ def test_processes_that_finish_one_after_the_other_are_not_missed(members):
     for process in (1, 0, 2):
         out, err = started[process].communicate("finish\n", timeout=60)
         assert (started[process].returncode, out, err) == (0, "", "")
+
+
+def test_jax_aborts_no_process_before_the_link_has_named_the_one_that_hangs():
+    for watchdog in (20, 600, 3600):
+        assert later_than(watchdog) > watchdog + 20
+    assert later_than(0) == HEARTBEAT
 
 
 def test_messages_are_one_line_each():

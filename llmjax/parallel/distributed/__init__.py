@@ -83,17 +83,17 @@ def _met(meeting: Rendezvous, silence: float) -> Link:
         meeting.processes,
         meeting.process,
         initialization_timeout=JOINING,
-        heartbeat_timeout_seconds=_later_than(silence),
+        heartbeat_timeout_seconds=later_than(silence),
     )
     return link
 
 
 def _launched(silence: float) -> Link | None:
     """Joins processes of a launcher known to JAX."""
-    jax.distributed.initialize(heartbeat_timeout_seconds=_later_than(silence))
+    jax.distributed.initialize(heartbeat_timeout_seconds=later_than(silence))
     return link_after_start()
 
 
-def _later_than(silence: float) -> int:
-    """JAX's limit of silence, long after that of the link."""
+def later_than(silence: float) -> int:
+    """JAX's limit of silence, long after that of the link: what JAX ends is not named."""
     return max(HEARTBEAT, 60 + 2 * round(silence))
