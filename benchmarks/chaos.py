@@ -46,7 +46,10 @@ MOMENTS = ("start", "compile", "steps", "evaluation", "saving")
 NAMED = re.compile(
     r"llmjax: error: process (\d+) \(host (\S+), pid (\d+)\) (?:died|hangs) at step (\d+)"
 )
-UNSEEN = re.compile(r"llmjax: error: .*?process (\d+)(?: of \d+ did not|.*was killed by)")
+UNSEEN = re.compile(
+    r"llmjax: error: .*?process (\d+)"
+    r"(?: of \d+ did not come| cannot be reached| hung up|.*was killed by)"
+)
 """Of a process that had not reported yet: nobody knows more of it than its number."""
 OPEN_MPI = "CHAOS_OPEN_MPI"
 GIVE_UP = 300.0
