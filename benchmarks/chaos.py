@@ -44,7 +44,7 @@ RESTARTED = {75, 76, 77, 128 + signal.SIGKILL}
 """Exit codes after which the run is started again: those of launch/README.md, and a kill's."""
 MOMENTS = ("start", "compile", "steps", "evaluation", "saving")
 NAMED = re.compile(
-    r"llmjax: error: process (\d+) \(host (\S+), pid (\d+)\) (?:died|hangs) at step (\d+)"
+    r"llmjax: error: process (\d+) \(host (\S+), pid (\d+)\) (?:died|hangs)(?: at step (\d+))?"
 )
 UNSEEN = re.compile(
     r"llmjax: error: .*?process (\d+)"
@@ -176,7 +176,7 @@ class Chaos:
         while time.time() < struck + GIVE_UP:
             ended, text = launcher.poll() is not None, (self.folder / "log").read_text()
             if event.named is None and (match := NAMED.search(text)):
-                event.named, event.step = int(match[1]), int(match[4])
+                event.named, event.step = int(match[1]), int(match[4]) if match[4] else None
                 event.host = match[2]
                 assert event.named != event.process or int(match[3]) == pid
             elif event.named is None and (match := UNSEEN.search(text)):

@@ -52,8 +52,8 @@ def join(silence: float = 0.0) -> Link | None:
       UserError: the variables contradict each other, or the processes cannot connect.
     """
     if jax.distributed.is_initialized():
-        for link in _links:
-            link.heartbeat.seconds = silence
+        for known in _links:
+            known.heartbeat.seconds = silence
         return _links[-1] if _links else None
     meeting = rendezvous(os.environ)
     if meeting is None and not launched(os.environ):

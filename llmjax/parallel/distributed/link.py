@@ -167,8 +167,8 @@ class Link:
 
     def _end_silent(self, process: int, seconds: float) -> None:
         """Ends the run because of a process that has been silent for so many seconds."""
-        where = f" {self._work.progress()}" if self._work else ""
-        self.end(process, HUNG, f"hangs{where}: has not answered for {seconds:.0f} s")
+        where = self._work.progress() if self._work else "outside of training"
+        self.end(process, HUNG, f"hangs {where}: has not answered for {seconds:.0f} s")
 
     def _lose(self, process: int, code: int, reason: str) -> None:
         """Reports to the others and the user that a process is gone, and ends this one.
