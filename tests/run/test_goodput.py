@@ -59,6 +59,20 @@ def test_a_restart_loses_the_steps_since_the_checkpoint(tmp_path):
     assert read_goodput(file)["starts"] == 2
 
 
+def test_a_roll_back_loses_the_steps_since_the_checkpoint(tmp_path):
+    clock, file = Clock(), tmp_path / "goodput.json"
+    with Goodput(file, clock.now, clock) as goodput:
+        goodput.begin(0, lambda: 0.0)
+        for step, passed in ((4, 10), (8, 6)):
+            clock.now += passed
+            goodput.saved(step)
+        clock.now += 5
+        goodput.roll_back(4)
+        clock.now += 3
+    assert seconds(file) == {"steps": 13, "lost": 11}
+    assert read_goodput(file)["saved"] == {"4": 10}
+
+
 def test_the_report_lists_it_most_first():
     stored = {"seconds": {"steps": 90.0, "compile": 0.0, "lost": 110.0}, "starts": 2}
     rows = [(fact.label, fact.value, fact.note.split(":")[0]) for fact in goodput_facts(stored)]

@@ -34,6 +34,12 @@ from llmjax.parallel.distributed.roll_call import ProcessGroup
 LATE = 2.0
 """Seconds a failing process waits for a message: another process's death may be the cause."""
 
+TIMED_OUT = "DEADLINE_EXCEEDED"
+"""What JAX's errors say where another process did not take part in time. On CPUs, that is after
+30 s in the first exchange of a program, which may be long before the watchdog's limit."""
+SILENT = 15.0
+"""Seconds of silence after which a process is to blame for such an error."""
+
 
 class Work(NamedTuple):
     """Callbacks for the end of the work, when a process dies.
@@ -106,10 +112,13 @@ class Link:
 
     def _leave(self, error: BaseException) -> None:
         """Sends this process's failure to the others, unless one of them died first."""
+        is_late = isinstance(error, RuntimeError) and TIMED_OUT in str(error)
+        if is_late and (silent := self.heartbeat.silent(SILENT)):
+            self._end_silent(*silent)
         if not isinstance(error, KeyboardInterrupt | Stopped):
             time.sleep(LATE)
         self._leaving.acquire()
-        code = exit_code(error)
+        code = HUNG if is_late else exit_code(error)
         # JAX would wait for the others, which exit too.
         atexit.register(_end, code)
         expected = isinstance(error, UserError | Stopped | DataCorruption)

@@ -37,7 +37,7 @@ ACTIVITIES: dict[Activity, str] = {
     "samples": "generating samples",
     "saving": "starting to save; the rest is written in the background",
     "replay": "computing steps twice, to compare them",
-    "lost": "steps that were repeated after a restart",
+    "lost": "steps that were repeated after a restart, or left by a roll back",
     "down": "not running, or not recorded before it was killed",
 }
 """What time is spent on."""
@@ -89,6 +89,15 @@ class Goodput:
         self._starts += 1
         self._data_wait, self._waited = data_wait, data_wait()
         self.write()
+
+    def roll_back(self, step: int) -> None:
+        """Counts the training since a checkpoint as lost; step 0: all of it."""
+        self._switch(self._activity)
+        trained = self._seconds["steps"]
+        kept = min(self._saved.get(step, trained), trained) if step else 0.0
+        self._seconds["steps"] = kept
+        self._seconds["lost"] += trained - kept
+        self._saved = {at: value for at, value in self._saved.items() if at <= step}
 
     def end(self) -> None:
         """Counts what follows as saving: checkpoints are completed."""
