@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
+from unittest.mock import Mock
 
 import pytest
 
@@ -297,6 +298,31 @@ def test_news_that_comes_while_a_process_leaves_changes_nothing(monkeypatch):
     for _, far in pairs:
         assert far.receive(1) == {"gone": 0, "code": 2, "why": "the disk: is full"}
     assert (link_module._end, 2) in at_exit
+
+
+@pytest.mark.parametrize(
+    ("silent", "gone", "code"),
+    [(None, 0, HUNG), ((1, 31.0), 1, HUNG)],
+    ids=["all answer", "process 1 is silent"],
+)
+def test_an_exchange_that_timed_out_is_blamed_on_a_silent_process(silent, gone, code, monkeypatch):
+    said, ended = [], []
+    monkeypatch.setattr(link_module.atexit, "register", lambda *call: ended.append(call[1:]))
+    monkeypatch.setattr(link_module, "_end", lambda code: ended.append((code,)))
+    monkeypatch.setattr(link_module, "show_threads", lambda: None)
+    monkeypatch.setattr(link_module, "LATE", 0.0)
+    pairs = [connection_pair(), connection_pair()]
+    members = [Member(process, 3, "host", 1, {}) for process in range(3)]
+    link = Link(0, ProcessGroup(members, {1: pairs[0][0], 2: pairs[1][0]}))
+    monkeypatch.setattr(link.heartbeat, "silent", lambda seconds: silent)
+    monkeypatch.setattr(link, "_leaving", Mock())  # `_end` returns here
+    nothing = Work(lambda: "at step 7", lambda: "", said.append, lambda: None)
+    with pytest.raises(RuntimeError), link.during(nothing):
+        raise RuntimeError("DEADLINE_EXCEEDED: GetKeyValue() timed out")
+    message = pairs[1][1].receive(1)
+    assert (message["gone"], message["code"]) == (gone, code)
+    assert (code,) in ended
+    assert bool(said) == (silent is not None)
 
 
 def test_processes_that_finish_one_after_the_other_are_not_missed(members):
