@@ -21,6 +21,7 @@ ALIASES = {
     "workers": "data.workers",
     "shards": "data.shards",
     "deduplicate": "data.deduplicate",
+    "max-tokens": "data.max-tokens",
     "sources": "data.sources",
     "cache-dir": "data.cache-dir",
 }
@@ -29,6 +30,7 @@ SHOWN = (
     "data.sources",
     "data.shards",
     "data.deduplicate",
+    "data.max_tokens",
     "data.workers",
     "data.validation_fraction",
     "data.validation_max_bytes",
