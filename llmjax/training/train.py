@@ -166,6 +166,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
                 session.mesh,
                 progress.step,
                 prefetch=config.data.prefetch,
+                threads=2 if config.data.store is None else max(2, config.data.prefetch),
                 stops=session.workload.is_finite,
             ) as loader:
                 goodput.begin(progress.step, lambda: loader.wait_seconds)

@@ -47,6 +47,8 @@ MAY_CHANGE = (
     "data.cache_dir",
     "data.prefetch",
     "data.stages",
+    "data.store",
+    "data.store_cache_bytes",
     "data.workers",
     "tasks.*.no_answer_threshold",
     "tasks.*.beams",
