@@ -172,8 +172,8 @@ def request_of(
         "tokenizer": dataclasses.asdict(tokenizer),  # type: ignore[call-overload]
         "special_tokens": special_tokens,
     }
-    result: dict[str, Any] = json.loads(json.dumps(request))
-    return result
+    as_read: dict[str, Any] = parse_json(json.dumps(request), "the config")
+    return as_read
 
 
 def check_request(
