@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from llmjax.data.config import DataConfig, check_data
+from llmjax.data.datatrove.building import build_shards_on, find_near_duplicates
+from llmjax.data.datatrove.executors import Executor, LocalExecutor
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
@@ -88,6 +90,7 @@ def prepare(
     tokenizer_folder: Path | str | None = None,
     progress: Progress = no_progress,
     special_tokens: tuple[str, ...] = (),
+    executor: Executor | None = None,
 ) -> tuple[Tokenizer, Corpus]:
     """Prepares the tokenizer and the tokenized corpus, reusing the cache.
 
@@ -101,6 +104,7 @@ def prepare(
         the tokenizer is written there.
       progress: see `Progress`.
       special_tokens: additional special tokens of a tokenizer trained here.
+      executor: where datatrove builds the shards of `config`; None: processes of this one do.
 
     Raises:
       UserError: a value of `config` is invalid, a source is missing, damaged or empty, the
@@ -115,7 +119,9 @@ def prepare(
         corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
         _check(corpus, config)
     else:
-        tokenizer, corpus = tokenize(config, tokenizer_config, known, progress, special_tokens)
+        tokenizer, corpus = tokenize(
+            config, tokenizer_config, known, progress, special_tokens, executor
+        )
     if known is None and folder is not None:
         tokenizer.save(folder)
     return tokenizer, corpus
@@ -127,6 +133,7 @@ def tokenize(
     known: Tokenizer | None,
     progress: Progress,
     special_tokens: tuple[str, ...],
+    executor: Executor | None,
 ) -> tuple[Tokenizer, Corpus]:
     """As `prepare`, in the cache, with the run's tokenizer if it has one (`known`)."""
     config, identities = pin_sources(config)
@@ -137,7 +144,7 @@ def tokenize(
             tokenizer_config, config, identities, progress, special_tokens
         )
         sources = tuple(
-            _open_source(source, identity, tokenizer, config, progress)
+            _open_source(source, identity, tokenizer, config, progress, executor)
             for source, identity in zip(config.sources, identities, strict=True)
         )
         return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -183,7 +190,7 @@ def share_shards(
     missing = 0
     for source, identity in zip(config.sources, identities, strict=True):
         sharding = Sharding.of(source, identity, config, tokenizer)
-        missing += build_shards(sharding, range(config.shards)[shards], tokenizer, progress)
+        missing += _build(sharding, range(config.shards)[shards], tokenizer, progress)
     return missing
 
 
@@ -198,11 +205,28 @@ def _open_source(
     tokenizer: Tokenizer,
     config: DataConfig,
     progress: Progress,
+    executor: Executor | None,
 ) -> TokenizedSource:
     if not config.is_sharded:
         return tokenize_source(source, identity, tokenizer, config, progress)
     sharding = Sharding.of(source, identity, config, tokenizer)
-    return open_shards(sharding, tokenizer, progress)
+    _build(sharding, range(config.shards), tokenizer, progress, executor)
+    return open_shards(sharding, tokenizer)
+
+
+def _build(
+    sharding: Sharding,
+    shards: Sequence[int],
+    tokenizer: Tokenizer,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> int:
+    """Builds those of `shards` that are missing; returns how many."""
+    if sharding.without_near_duplicates:
+        find_near_duplicates(sharding, executor or LocalExecutor(), progress)
+    if executor is None:
+        return build_shards(sharding, shards, tokenizer, progress)
+    return build_shards_on(executor, sharding, shards, tokenizer, progress)
 
 
 def _hold_out_one(config: DataConfig, documents: int) -> DataConfig:

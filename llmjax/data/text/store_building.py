@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmjax.data.config import DataConfig, check_data
+from llmjax.data.datatrove.executors import Executor
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import key_inputs
 from llmjax.data.text.corpus import (
@@ -39,6 +40,7 @@ def build_store(
     tokenizer_folder: Path | None = None,
     progress: Progress = no_progress,
     special_tokens: tuple[str, ...] = (),
+    executor: Executor | None = None,
 ) -> tuple[Tokenizer, Corpus]:
     """Completes the token store at `data.store`, and opens it.
 
@@ -46,7 +48,7 @@ def build_store(
     left out, whoever built them.
 
     Args:
-      config, tokenizer_config, progress, special_tokens: as for `prepare`.
+      config, tokenizer_config, progress, special_tokens, executor: as for `prepare`.
       tokenizer_folder: an existing tokenizer/ folder, or None.
 
     Raises:
@@ -76,7 +78,9 @@ def build_store(
         ]
         plan = Manifest(request, weights, digests, keys, tokenizer.fingerprint)
         plan.write(root / PLAN)
-        tokenizer, corpus = tokenize(pinned, tokenizer_config, known, progress, special_tokens)
+        tokenizer, corpus = tokenize(
+            pinned, tokenizer_config, known, progress, special_tokens, executor
+        )
         _publish(root, plan, tokenizer, corpus)
     return prepare(config, tokenizer_config, tokenizer_folder, progress, special_tokens)
 
