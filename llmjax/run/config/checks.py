@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "evaluation",
     "samples",
     "replay",
+    "spikes",
     "max_skipped_steps",
     "compute",
     "optimizer.accumulate",
