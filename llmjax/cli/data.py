@@ -24,6 +24,7 @@ ALIASES = {
     "max-tokens": "data.max-tokens",
     "sources": "data.sources",
     "cache-dir": "data.cache-dir",
+    "store": "data.store",
 }
 SHOWN = (
     "executor",
@@ -35,6 +36,7 @@ SHOWN = (
     "data.validation_fraction",
     "data.validation_max_bytes",
     "data.cache_dir",
+    "data.store",
     "tokenizer",
     "tokenizer.vocab_size",
 )

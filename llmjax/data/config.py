@@ -49,6 +49,11 @@ class DataConfig:
     refused. None: all text is prepared."""
     cache_dir: str | None = None
     """Cache of tokens; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
+    store: str | None = None
+    """The complete token store: a folder, or an address such as gs://BUCKET/tokens. `llmjax data
+    build` writes it; training reads its batches there, and prepares nothing. None: the cache."""
+    store_cache_bytes: int = 8 << 30
+    """Local disk for tokens read from a bucket, at most; in the cache. 0: none are kept."""
     workers: int = 0
     """Tokenizing processes. 0: one per CPU."""
     prefetch: int = 4
@@ -98,6 +103,7 @@ def data_problems(config: DataConfig) -> list[str]:
         f"max_tokens: {config.max_tokens} is not positive": (
             config.max_tokens is None or config.max_tokens > 0
         ),
+        f"store_cache_bytes: {config.store_cache_bytes} is negative": config.store_cache_bytes >= 0,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }
