@@ -138,12 +138,20 @@ def _in_folder(
 
 
 def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> Run:
+    file = run.goodput if jax.process_index() == 0 else None
+    with Goodput(file, signal.status.started) as goodput:
+        return _train_counted(config, run, signal, link, goodput)
+
+
+def _train_counted(
+    config: Config, run: Run, signal: StopSignal, link: Link | None, goodput: Goodput
+) -> Run:
+    """Trains, and counts what the time is spent on."""
     status = signal.status
     status.saved = max(run.steps(), default=None)
     session = open_session(config, run)
-    goodput = Goodput(run.goodput if session.is_primary else None, status.started)
     checkpointing = Checkpoints(run.checkpoints, config.checkpoint)
-    with goodput, checkpointing as checkpoints, jax.set_mesh(session.mesh):
+    with checkpointing as checkpoints, jax.set_mesh(session.mesh):
         state, progress, frozen = restore_or_init(session, checkpoints)
         session = session.within_data(progress)
         status.step = progress.step
@@ -168,6 +176,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
                 session.mesh,
                 progress.batch,
                 prefetch=config.data.prefetch,
+                threads=2 if config.data.store is None else max(2, config.data.prefetch),
                 stops=session.workload.is_finite,
             ) as loader:
                 goodput.begin(progress.step, lambda: loader.wait_seconds)

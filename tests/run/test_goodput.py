@@ -105,6 +105,19 @@ def test_a_start_that_trains_nothing_is_not_recorded(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_first_start_that_is_killed_before_it_trains_counts_as_down(tmp_path):
+    clock, file = Clock(), tmp_path / "goodput.json"
+    Goodput(file, clock.now, clock)
+    clock.now += 30  # killed while it prepares data, and started again
+    started = clock.now
+    clock.now += 2
+    with Goodput(file, started, clock) as goodput:
+        goodput.begin(0, lambda: 0.0)
+        clock.now += 5
+    assert seconds(file) == {"start": 2, "steps": 5, "down": 30}
+    assert read_goodput(file)["starts"] == 2
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["wait", *ACTIVITIES, "save", "write", "kill"]),
