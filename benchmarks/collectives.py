@@ -61,7 +61,9 @@ def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocab_size: int) -> ja
         for name, dtype in (dtypes | {"weights": jnp.float32}).items()
     }
     with jax.set_mesh(mesh):
-        return jax.jit(step).lower(abstract_state(model, optimizer, mesh), batch, None)
+        return jax.jit(step, donate_argnums=0).lower(
+            abstract_state(model, optimizer, mesh), batch, None
+        )
 
 
 def table(found: list[Collective]) -> list[dict]:
