@@ -33,16 +33,22 @@ class DataConfig:
     """Validation text per source in UTF-8 bytes, at most: the documents of lowest hash."""
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
     """After a source's epoch: reshuffle and continue, end the run, or stop with an error."""
-    deduplicate: Literal["window", "global"] = "window"
+    deduplicate: Literal["window", "global", "minhash"] = "window"
     """Which copies of a training document are removed. "window": those near the first one, found
     with 64 MiB of memory, which forget documents after about 8 million others; with several shards,
-    those within a shard. "global": all copies within a source."""
+    those within a shard. "global": all copies within a source. "minhash": these, and documents that
+    are nearly the same; needs datatrove, which finds them before the text is tokenized."""
     shards: int = 1
     """Parts in which each source is tokenized and stored, by several processes at the same time; a
     killed preparation loses only those it was working on. The batches depend on the number, but not
     on who prepared the shards."""
     cache_dir: str | None = None
     """Cache of tokens; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
+    store: str | None = None
+    """The complete token store: a folder, or an address such as gs://BUCKET/tokens. `llmjax data
+    build` writes it; training reads its batches there, and prepares nothing. None: the cache."""
+    store_cache_bytes: int = 8 << 30
+    """Local disk for tokens read from a bucket, at most; in the cache. 0: none are kept."""
     workers: int = 0
     """Tokenizing processes. 0: one per CPU."""
     prefetch: int = 4
@@ -59,7 +65,7 @@ class DataConfig:
     @property
     def is_sharded(self) -> bool:
         """Whether sources are stored as shards: several, or one of which all copies are removed."""
-        return self.shards > 1 or self.deduplicate == "global"
+        return self.shards > 1 or self.deduplicate != "window"
 
 
 def data_problems(config: DataConfig) -> list[str]:
@@ -81,6 +87,7 @@ def data_problems(config: DataConfig) -> list[str]:
         f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
         f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,
         f"shards: {config.shards} is not positive": config.shards > 0,
+        f"store_cache_bytes: {config.store_cache_bytes} is negative": config.store_cache_bytes >= 0,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }

@@ -15,7 +15,15 @@ from llmjax.run.config.checks import differences
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
 
-PER_PROCESS = ("run_dir", "cpu_devices", "data.cache_dir", "data.workers", "data.prefetch", "log*")
+PER_PROCESS = (
+    "run_dir",
+    "cpu_devices",
+    "data.cache_dir",
+    "data.workers",
+    "data.prefetch",
+    "data.store*",
+    "log*",
+)
 """Fields that may differ between the processes of a run."""
 SAME_COMMAND = "start every process with the same command"
 
@@ -24,7 +32,7 @@ def start_devices(config: Config) -> distributed.Link | None:
     """Sets up virtual CPU devices, joins the other processes, and enables the compilation cache.
 
     Returns:
-      The link to the other processes, where there are any and no launcher watches them.
+      The link to the other processes, where there are any and they can reach each other.
 
     Raises:
       UserError: JAX has already started with other devices, or the processes cannot connect.
@@ -40,7 +48,7 @@ def start_devices(config: Config) -> distributed.Link | None:
                 )
                 fix = "start a new process, and train before anything else uses JAX"
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
-    link = distributed.join()
+    link = distributed.join(config.log.watchdog)
     enable_compilation_cache(config.data.cache_dir)
     if all_devices()[0].platform == "cpu":
         keep_freed_memory()

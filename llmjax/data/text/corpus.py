@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from llmjax.data.config import DataConfig, check_data
+from llmjax.data.datatrove.building import build_shards_on, find_near_duplicates
+from llmjax.data.datatrove.executors import Executor, LocalExecutor
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
@@ -24,6 +26,7 @@ from llmjax.data.text.sharded import TokenStream
 from llmjax.data.text.shards import Sharding, build_shards
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HASHES, HashSample
+from llmjax.data.text.stored import open_stored
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -87,8 +90,11 @@ def prepare(
     tokenizer_folder: Path | str | None = None,
     progress: Progress = no_progress,
     special_tokens: tuple[str, ...] = (),
+    executor: Executor | None = None,
 ) -> tuple[Tokenizer, Corpus]:
     """Prepares the tokenizer and the tokenized corpus, reusing the cache.
+
+    With `data.store` both are those of the store, and no text is read.
 
     Args:
       config: what to read.
@@ -98,24 +104,47 @@ def prepare(
         the tokenizer is written there.
       progress: see `Progress`.
       special_tokens: additional special tokens of a tokenizer trained here.
+      executor: where datatrove builds the shards of `config`; None: processes of this one do.
 
     Raises:
       UserError: a value of `config` is invalid, a source is missing, damaged or empty, the
-        validation set is empty, the corpus is smaller than a batch, or the text does not support
-        the vocabulary size.
+        validation set is empty, the corpus is smaller than a batch, the text does not support the
+        vocabulary size, or the store is incomplete or that of another config.
     """
     check_data(config, tokenizer_config)
-    config, identities = _pin_sources(config)
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
-    known = _known_tokenizer(folder)
+    known = known_tokenizer(folder)
+    if config.store is not None:
+        tokenizer, sources = open_stored(config, tokenizer_config, known, special_tokens)
+        corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+        _check(corpus, config)
+    else:
+        tokenizer, corpus = tokenize(
+            config, tokenizer_config, known, progress, special_tokens, executor
+        )
+    if known is None and folder is not None:
+        tokenizer.save(folder)
+    return tokenizer, corpus
+
+
+def tokenize(
+    config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    known: Tokenizer | None,
+    progress: Progress,
+    special_tokens: tuple[str, ...],
+    executor: Executor | None,
+) -> tuple[Tokenizer, Corpus]:
+    """As `prepare`, in the cache, with the run's tokenizer if it has one (`known`)."""
+    config, identities = pin_sources(config)
 
     def build(config: DataConfig) -> tuple[Tokenizer, Corpus]:
         tokenizer = known or tokenizer_config.open()
-        tokenizer = tokenizer or _train_or_load(
+        tokenizer = tokenizer or train_or_load(
             tokenizer_config, config, identities, progress, special_tokens
         )
         sources = tuple(
-            _open_source(source, identity, tokenizer, config, progress)
+            _open_source(source, identity, tokenizer, config, progress, executor)
             for source, identity in zip(config.sources, identities, strict=True)
         )
         return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -125,8 +154,6 @@ def prepare(
         config = _hold_out_one(config, corpus.num_documents)
         tokenizer, corpus = build(config)  # again: the tokenizer must not see the document
     _check(corpus, config)
-    if known is None and folder is not None:
-        tokenizer.save(folder)
     return tokenizer, corpus
 
 
@@ -155,19 +182,20 @@ def share_shards(
       UserError: as `prepare`.
     """
     check_data(config, tokenizer_config)
-    config, identities = _pin_sources(config)
-    tokenizer = _known_tokenizer(tokenizer_folder) or tokenizer_config.open()
-    tokenizer = tokenizer or _train_or_load(
+    config, identities = pin_sources(config)
+    tokenizer = known_tokenizer(tokenizer_folder) or tokenizer_config.open()
+    tokenizer = tokenizer or train_or_load(
         tokenizer_config, config, identities, progress, special_tokens
     )
     missing = 0
     for source, identity in zip(config.sources, identities, strict=True):
         sharding = Sharding.of(source, identity, config, tokenizer)
-        missing += build_shards(sharding, range(config.shards)[shards], tokenizer, progress)
+        missing += _build(sharding, range(config.shards)[shards], tokenizer, progress)
     return missing
 
 
-def _known_tokenizer(folder: Path | None) -> Tokenizer | None:
+def known_tokenizer(folder: Path | None) -> Tokenizer | None:
+    """The tokenizer of a run's tokenizer/ folder, if there is one."""
     return load_tokenizer(folder) if folder is not None and folder.is_dir() else None
 
 
@@ -177,11 +205,28 @@ def _open_source(
     tokenizer: Tokenizer,
     config: DataConfig,
     progress: Progress,
+    executor: Executor | None,
 ) -> TokenizedSource:
     if not config.is_sharded:
         return tokenize_source(source, identity, tokenizer, config, progress)
     sharding = Sharding.of(source, identity, config, tokenizer)
-    return open_shards(sharding, tokenizer, progress)
+    _build(sharding, range(config.shards), tokenizer, progress, executor)
+    return open_shards(sharding, tokenizer)
+
+
+def _build(
+    sharding: Sharding,
+    shards: Sequence[int],
+    tokenizer: Tokenizer,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> int:
+    """Builds those of `shards` that are missing; returns how many."""
+    if sharding.without_near_duplicates:
+        find_near_duplicates(sharding, executor or LocalExecutor(), progress)
+    if executor is None:
+        return build_shards(sharding, shards, tokenizer, progress)
+    return build_shards_on(executor, sharding, shards, tokenizer, progress)
 
 
 def _hold_out_one(config: DataConfig, documents: int) -> DataConfig:
@@ -215,19 +260,19 @@ def train_tokenizer(
         size.
     """
     check_data(data, config)
-    data, identities = _pin_sources(data)
-    tokenizer = _train_or_load(config, data, identities, progress)
+    data, identities = pin_sources(data)
+    tokenizer = train_or_load(config, data, identities, progress)
     tokenizer.save(folder)
     return tokenizer
 
 
-def _pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
+def pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
     """The config with its sources pinned to their current versions, and their identities."""
     config = replace(config, sources=tuple(source.pinned() for source in config.sources))
     return config, [source.identify(config.cache_dir) for source in config.sources]
 
 
-def _train_or_load(
+def train_or_load(
     config: TokenizerConfig,
     data: DataConfig,
     identities: Sequence[Identity],

@@ -37,9 +37,9 @@ from llmjax.run.checkpoint.reading import (
     holds_only_params,
     newest_complete,
     params_handler,
-    read_items,
     wait_for_all,
 )
+from llmjax.run.checkpoint.training_state import read_state, training_items
 from llmjax.state import TrainState
 from llmjax.storage.writing import check_utf8
 
@@ -96,7 +96,7 @@ class Checkpoints:
         if step in self.steps():
             return
         check_space(self.folder, (state.params, state.opt_state))
-        training = {"step": state.step, **_by_path(state.opt_state)}
+        training = training_items(state.step, state.opt_state)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             training=ocp.args.StandardSave(training),
@@ -117,12 +117,14 @@ class Checkpoints:
         self._local.save(state, progress)
 
     def complete(self, progress: TrainProgress) -> None:
-        """Updates the progress in a finished checkpoint, after an evaluation made up for; not in
-        local ones.
+        """Updates the progress in a finished checkpoint, after an evaluation made up for or a roll
+        back.
 
         Raises:
           UserError: it cannot be written.
         """
+        if self._local is not None:
+            self._local.complete(progress)
         if jax.process_index() == 0 and progress.step in self.steps():
             try:
                 complete_progress(self.folder, progress)
@@ -156,7 +158,8 @@ class Checkpoints:
                 self._local.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, TrainProgress] | None:
-        """Restores the newest complete checkpoint; None if there is none, or only parameters.
+        """Restores the newest complete checkpoint; None if there is none, or only parameters. Waits
+        for saves.
 
         A newer one on the local disks comes first. Damaged ones are renamed to STEP.damaged, with a
         warning.
@@ -167,6 +170,8 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint is complete; or it holds another state.
         """
+        self.wait()
+        wait_for_all("checkpoints saved")
         if self._local is not None:
             newest = max(self.steps(), default=-1)
             if (restored := self._local.restore(abstract, newest)) is not None:
@@ -178,16 +183,7 @@ class Checkpoints:
         wait_for_all("damaged checkpoints set aside")
         if step is None or holds_only_params(self.folder / str(step)):
             return None
-        training = {"step": abstract.step, **_by_path(abstract.opt_state)}
-        items = read_items(
-            self.folder / str(step),
-            params=ocp.args.StandardRestore(abstract.params),
-            training=ocp.args.StandardRestore(training),
-        )
-        leaves = [items["training"][path] for path in _by_path(abstract.opt_state)]
-        opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
-        state = TrainState(items["training"]["step"], items["params"], opt_state)
-        return state, read_progress(self.folder, step)
+        return read_state(self.folder / str(step), abstract), read_progress(self.folder, step)
 
     def _complete(self) -> None:
         """Called by Orbax in process 0 when all items are written, before it renames the folder."""
@@ -212,11 +208,6 @@ class Checkpoints:
             f"cannot be saved: {reason(error)}",
             "earlier checkpoints are complete: fix it and run the same command again",
         )
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    """Leaves of a pytree by path, so that files do not depend on Optax's classes."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 UNTRAINED = TrainProgress(step=0, seed=0, batch_size=0, length=0, corpus="")
