@@ -17,7 +17,7 @@ from datatrove.executor import (
 )
 from loguru import logger
 
-from llmjax.data.datatrove.executors import Stage
+from llmjax.data.datatrove.stage import Stage
 from llmjax.errors import UserError
 
 _POLL_SECONDS = 1.0

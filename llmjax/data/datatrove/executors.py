@@ -7,28 +7,12 @@ import importlib.util
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from llmjax.data.datatrove.stage import ERRORS, Stage
 from llmjax.data.text.encoding import cpus
 from llmjax.errors import UserError
 from llmjax.registry import Registry
-
-ERRORS = "errors"
-"""Folder of a stage's logs with a file for each task that met a user's mistake."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Tasks that may run at the same time, each with a copy of the pipeline."""
-
-    name: str
-    """In letters and dashes, for messages and job names."""
-    pipeline: tuple[Any, ...]
-    """datatrove's PipelineSteps."""
-    tasks: int
-    logs: Path
-    """Folder of datatrove's logs, statistics and marks of completed tasks; all nodes share it."""
 
 
 @dataclass(frozen=True)
