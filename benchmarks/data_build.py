@@ -79,7 +79,7 @@ def start(folder: Path, text: Path, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True)
 
 
-def measure(folder: Path, text: Path, **options: Any) -> dict[str, float]:
+def measure(folder: Path, text: Path, **options: Any) -> dict[str, Any]:
     """Runs a preparation to its end: its seconds, processor seconds and peak memory in MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
@@ -112,7 +112,10 @@ def speed(root: Path, megabytes: int) -> dict[str, Any]:
             (cache / "tokenizers").symlink_to(trained / "tokenizers")
             found = measure(cache, text, bytes=False, workers=workers, **options)
             found["mb_per_second"] = size / found["seconds"]
-            found["mb_per_cpu_second"] = size / found["cpu_seconds"]
+            # datatrove's pool is not waited for by this process, so its time is not known.
+            known = not (options.get("datatrove") and workers > 1)
+            found["cpu_seconds"] = found["cpu_seconds"] if known else None
+            found["mb_per_cpu_second"] = size / found["cpu_seconds"] if known else None
             results[f"{name}, {workers} workers"] = found
             print(f"{name}, {workers} workers: {found}", flush=True)
     return results
