@@ -67,7 +67,7 @@ def measure(corpus: Corpus, config: DataConfig, seconds: float, requests: Any) -
     threads = 2 if config.store is None else max(2, config.prefetch)
     feed = CorpusFeed(corpus, config, seed=0)
     with Loader(feed, prefetch=config.prefetch, threads=threads) as loader:
-        for _ in range(2):
+        for _ in range(2 * config.prefetch):  # what was prepared ahead says nothing of the speed
             next(loader)
         before, began = requests.value, time.perf_counter()
         steps, now = 0, began
