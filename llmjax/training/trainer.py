@@ -89,6 +89,7 @@ class Trainer:
             if self._is_over(first):
                 return
             for before, batch in self._loader:
+                session.run.check_lock()
                 step = self._status.step = before + 1
                 profile.before(before - first, self._wait)
                 task = self._loader.feed.task(before)
