@@ -1,16 +1,24 @@
 """Training in buckets, against a real S3 server (and a GCS one): killed, resumed, read."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 import runs
+import tiny
 from llmjax.errors import UserError
 from llmjax.parallel.mesh import MeshConfig
 from llmjax.run.checkpoint import remote
 from llmjax.run.checkpoint.config import CheckpointConfig
+from llmjax.run.config.storage import to_json
 from llmjax.run.folder import Run
 from llmjax.run.remote import publisher
 from llmjax.storage.checksums import MANIFEST
@@ -42,13 +50,17 @@ def _cache(tmp_path, monkeypatch):
     runs.train_on(monkeypatch, 1)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def in_bucket(config, server, name, **changes):
     return replace(config, run_dir=server.address(name), **changes)
 
 
 def same_params(one, other):
-    import jax
-
     assert jax.tree.all(jax.tree.map(np.array_equal, runs.params(one), runs.params(other)))
 
 
@@ -56,32 +68,42 @@ def losses(folder):
     return [(line["step"], line["loss"]) for line in runs.metrics(folder)]
 
 
+def refusing(step):
+    """Uploads, but not what belongs to the checkpoint of this step, of which half arrives."""
+    upload = remote.upload_files
+
+    def upload_half(local, target, names):
+        if target.name != str(step):
+            return upload(local, target, names)
+        upload(local, target, list(names)[::2])
+        raise UserError(target, "the store refused the request: no more room", "try again")
+
+    return upload_half
+
+
 def test_resumed_in_a_bucket_as_undisturbed(server, undisturbed, command, monkeypatch):
+    """After a failed upload, which keeps the checkpoint before."""
     keep = CheckpointConfig(every=2, keep_last=2)
     config = in_bucket(undisturbed, server, "runs/x", checkpoint=keep)
     address, store = config.run_dir, location(config.run_dir)
     with monkeypatch.context() as patch:
-        runs.stop_after_save(patch, 4)
-        with pytest.raises(runs.Stop):
+        patch.setattr(remote, "upload_files", refusing(4))
+        with pytest.raises(UserError, match=r"x/checkpoints/4: the store refused"):
             train(config)
     assert not (store / ".lock").is_file()
-    # As a kill would leave it: records after the last checkpoint, and one that is half uploaded.
-    (store / f"checkpoints/4/{MANIFEST}").unlink()
-    (store / "checkpoints/6/params/x/c/0").write_bytes(b"half")
+    assert any(name.startswith("checkpoints/4/") for name in store.files())
     assert Run.open(address).steps() == [2]
+    (store / "checkpoints/4/params/old/c/0").write_bytes(b"of another mesh")
 
     run = train(config)
-    assert (str(run.address), run.steps()) == (address, [4, 6])
+    assert (run.address, run.steps()) == (address, [4, 6])
     names = store.files()
     assert {name.split("/")[1] for name in names if name.startswith("checkpoints/")} == {"4", "6"}
-    assert "checkpoints/6/params/x/c/0" not in names
-    local = undisturbed.run_dir
-    opened = Run.open(address)
-    same_params(opened.folder, local)
-    assert losses(opened.folder) == losses(local)
+    assert "checkpoints/4/params/old/c/0" not in names
+    opened = Run.open(address).folder
+    same_params(opened, undisturbed.run_dir)
+    assert losses(opened) == losses(undisturbed.run_dir)
 
-    out = server.address("exports/x")
-    assert command("export", address, out, "--no-verify")[0] == 0
     code, printed, err = command("evaluate", address, "--json")
     assert code == 0, err
     assert json.loads(printed.splitlines()[-1])["run"] == address
@@ -92,59 +114,69 @@ def test_resumed_in_a_bucket_as_undisturbed(server, undisturbed, command, monkey
     assert (store / "report.html").is_file()
 
 
-def test_another_mesh_fetches_only_its_chunks_and_equals(server, undisturbed, monkeypatch):
+WORKER = """
+import sys, time, pytest, runs
+from llmjax.run.config.storage import from_json
+from llmjax.training.train import train
+runs.before_step(pytest.MonkeyPatch(), lambda step, _: time.sleep(600 * (step == 5)))
+train(from_json(open(sys.argv[1]).read()))
+"""
+
+
+def test_processes_without_shared_files_are_killed_and_one_resumes(
+    server, undisturbed, monkeypatch, tmp_path
+):
+    """Begun on a mesh in one process, resumed by two with disks of their own, which are killed, and
+    ended by one on one device, from a checkpoint before a damaged one."""
     if server.scheme != "s3":
         pytest.skip("the same code")
-    mesh = MeshConfig(fsdp=4)
-    config = in_bucket(undisturbed, server, "runs/meshed", mesh=mesh, steps=2)
-    with monkeypatch.context() as patch:
-        runs.train_on(patch, 4)
-        train(config)
-    names = location(config.run_dir).files()
-    assert any(name.endswith("/c/3/0") or name.endswith("/c/0/3") for name in names)
-    train(replace(config, mesh=MeshConfig(), steps=6))
-    np.testing.assert_allclose(
-        [loss for _, loss in losses(Run.open(config.run_dir).folder)],
-        [loss for _, loss in losses(undisturbed.run_dir)],
-        rtol=0,
-        atol=1e-5,
-    )
-
-
-def test_failed_start_leaves_nothing(server, undisturbed, command):
-    config = in_bucket(undisturbed, server, "runs/failed")
-    with pytest.raises(UserError, match="batch"):
-        train(replace(config, mesh=MeshConfig(data=8), data=replace(config.data, batch_size=4)))
-    assert not location(config.run_dir).files()
-
-
-def test_damaged_checkpoint_is_set_aside(server, undisturbed):
-    config = in_bucket(undisturbed, server, "runs/damaged", steps=4)
-    train(config)
+    config = in_bucket(undisturbed, server, "runs/meshed", mesh=MeshConfig(fsdp=2))
     store = location(config.run_dir)
+    with monkeypatch.context() as patch:
+        runs.train_on(patch, 2)
+        runs.stop_after_save(patch, 2)
+        with pytest.raises(runs.Stop):
+            train(config)
+    begun = len(server.requests)
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": os.pathsep.join(map(str, (tiny.HERE, tiny.HERE.parent))),
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    workers = []
+    for index in range(2):
+        own = replace(config, data=replace(config.data, cache_dir=str(tmp_path / f"disk{index}")))
+        (tmp_path / f"{index}.json").write_text(to_json(own))
+        command = [sys.executable, "-c", WORKER, str(tmp_path / f"{index}.json")]
+        variables = {"JAX_PROCESS_ID": str(index), "LLMJAX_CACHE": str(tmp_path / f"disk{index}")}
+        workers.append(subprocess.Popen(command, env=environment | variables))
+    try:
+        while not (store / f"checkpoints/4/{MANIFEST}").is_file():
+            assert [worker.poll() for worker in workers] == [None, None]
+            time.sleep(0.2)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert (store / ".lock").is_file()
+    chunk = "checkpoints/2/params/embedding.rows/c/"  # each half, once, by who needs it
+    fetched = [line for line in server.requests[begun:] if "GET" in line and chunk in line]
+    assert len(fetched) == len(set(fetched)) == 2
+
     name = next(name for name in store.files() if "4/training/" in name and "/c/" in name)
     (store / name).write_bytes(b"damage")
-    train(replace(config, steps=6))
-    names = store.files()
-    assert name.replace("checkpoints/4/", "checkpoints/4.damaged/") in names
-    same_params(Run.open(config.run_dir).folder, undisturbed.run_dir)
+    train(replace(config, mesh=MeshConfig()))
+    assert name.replace("checkpoints/4/", "checkpoints/4.damaged/") in store.files()
+    assert Run.open(config.run_dir).steps() == [2, 4, 6]
+    for (step, loss), (same, expected) in zip(
+        losses(Run.open(config.run_dir).folder), losses(undisturbed.run_dir), strict=True
+    ):
+        assert (step, loss) == (same, pytest.approx(expected, abs=1e-5))
 
 
-def test_store_that_fails_keeps_the_earlier_checkpoint(server, undisturbed, monkeypatch):
-    if server.scheme != "s3":
-        pytest.skip("the same code")
-    config = in_bucket(undisturbed, server, "runs/full")
-    upload = remote.upload_files
-
-    def failing(local, target, names):
-        if target.name == "4":
-            raise UserError(target, "the store refused the request: no more room", "try again")
-        upload(local, target, names)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(remote, "upload_files", failing)
-        with pytest.raises(UserError, match=r"checkpoints/4: the store refused"):
-            train(config)
-    assert Run.open(config.run_dir).steps() == [2]
-    train(config)
-    same_params(Run.open(config.run_dir).folder, undisturbed.run_dir)
+def test_failed_start_leaves_nothing(server, undisturbed):
+    config = in_bucket(undisturbed, server, "runs/failed", mesh=MeshConfig(data=8))
+    with pytest.raises(UserError, match="does not fit 1 cpu devices"):
+        train(config)
+    assert not location(config.run_dir).files()

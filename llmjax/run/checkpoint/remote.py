@@ -12,6 +12,7 @@ object, checksums.json. Then the values are removed from the disk.
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,14 @@ class RemoteCheckpoints(Checkpoints):
 
     def __init__(self, run: RemoteRun, config: CheckpointConfig):
         self._run = run
+        self._deleting = ThreadPoolExecutor(1, "delete_checkpoint")
         super().__init__(run.checkpoints, config)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._deleting.shutdown()
 
     def complete(self, progress: TrainProgress) -> None:
         super().complete(progress)
@@ -75,8 +83,10 @@ class RemoteCheckpoints(Checkpoints):
 
     def _delete(self, step: int) -> None:
         if jax.process_index() == 0:
-            self._run.check_lock()
-            self._run.delete_checkpoint(f"{self.folder.name}/{step}")
+            name = f"{self.folder.name}/{step}"
+            self._run.confirm_lock()
+            self._run.unpublish_checkpoint(name)
+            self._deleting.submit(self._run.delete_checkpoint, name)
         super()._delete(step)
 
     def _set_aside(self, step: int) -> None:
@@ -107,7 +117,7 @@ def publish_checkpoint(run: RemoteRun, folder: Path, name: str) -> None:
         for part in parts:
             sums |= _sums_of(target / part)
         run.publish()  # the log up to this step
-        run.check_lock()
+        run.confirm_lock()
         manifest = json.dumps(dict(sorted(sums.items())), indent=0).encode()
         retried(lambda: (target / MANIFEST).write_bytes(manifest))
         (folder / MANIFEST).write_bytes(manifest)

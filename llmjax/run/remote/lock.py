@@ -38,7 +38,7 @@ _LIMIT = 1 << 16
 
 
 class StoreLock:
-    """Holds the lock at `path` from `with` on; all threads may call `check`."""
+    """Holds the lock at `path` from `with` on; all threads may call `check` and `confirm`."""
 
     def __init__(self, path: StorePath):
         self.path = path
@@ -71,8 +71,9 @@ class StoreLock:
                 self.path.unlink()
                 self._lost = "it was released"
 
-    def check(self) -> None:
-        """Checks that the lock is still held; asks the store only if that was long ago.
+    def confirm(self) -> None:
+        """Checks that the lock is still held, before something is written; asks the store only if
+        that was long ago.
 
         Raises:
           UserError: another training holds it, or the store cannot be asked.
@@ -80,6 +81,14 @@ class StoreLock:
         if not self._lost and time.monotonic() - self._confirmed > 2 * RENEWED:
             with self._writing:
                 self._renew()
+        self.check()
+
+    def check(self) -> None:
+        """Checks that no other training is known to hold the lock; asks nobody.
+
+        Raises:
+          UserError: one does.
+        """
         if self._lost:
             raise UserError(
                 self.path.parent,

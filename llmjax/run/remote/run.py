@@ -65,11 +65,16 @@ class RemoteRun(Run):
         if self.held is not None:
             self.held.check()
 
+    def confirm_lock(self) -> None:
+        """As `check_lock`, but asks the store if that was long ago: before something is written."""
+        if self.held is not None:
+            self.held.confirm()
+
     def keep(self, file: Path, text: str) -> None:
         write_atomically(file, text)  # the publisher does the rest
 
-    def delete_checkpoint(self, name: str) -> None:
-        """Deletes a checkpoint in the bucket, its checksums first: then nobody reads it.
+    def unpublish_checkpoint(self, name: str) -> None:
+        """Deletes the checksums of a checkpoint in the bucket, so that nobody reads it any more.
 
         Args:
           name: in the run, as "checkpoints/STEP".
@@ -77,10 +82,15 @@ class RemoteRun(Run):
         Raises:
           UserError: the bucket cannot be written.
         """
+        (self.store / name / MANIFEST).unlink()
+
+    def delete_checkpoint(self, name: str) -> None:
+        """Deletes an unpublished checkpoint; what is left of it, a later `sweep` removes."""
         folder = self.store / name
-        names = folder.files().keys()
-        delete_files(folder, names & {MANIFEST})
-        delete_files(folder, sorted(names - {MANIFEST}))
+        try:
+            delete_files(folder, folder.files())
+        except UserError as error:
+            log.warning("%s; it is removed by a later start", error)
 
     def set_aside(self, name: str) -> None:
         """Moves a damaged checkpoint in the bucket to NAME.damaged, its checksums first."""
@@ -140,7 +150,7 @@ class RemoteStart:
             copy = RemoteRun(self._new_copy(), self._store)
             copy.refresh()
             copy.sweep()
-            publisher = Publisher(copy.folder, self._store, lock.check)
+            publisher = Publisher(copy.folder, self._store, lock.confirm)
             self._run = run = replace(copy, held=lock, publisher=publisher)
             try:
                 run.prepare(self._config)
@@ -167,9 +177,10 @@ class RemoteStart:
         """Publishes the logs of a start that ends with an error; or, if the run was never trained,
         removes what this start has published. The error that ended it is the one to report."""
         assert run.publisher is not None
+        assert run.held is not None
         logged = run.metrics_file.is_file() and run.metrics_file.stat().st_size > 0
         try:
-            run.check_lock()
+            run.held.confirm()
             if status.trained or run.steps() or logged:
                 run.publish()
             else:
