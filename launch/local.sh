@@ -28,14 +28,37 @@ done
 trap 'kill -TERM "${workers[@]}" 2>/dev/null' TERM
 trap : INT
 
-# If one has failed, stop the others, which would wait for it. (130 and 143: we received a signal.)
+# Name those that were killed: nobody else can, before they have reported to process 0.
+name_killed() {
+  for ((index = 0; index < count; index++)); do
+    kill -0 "${workers[index]}" 2>/dev/null && continue
+    wait "${workers[index]}" 2>/dev/null
+    local code=$?
+    if ((code > 128 && code != 130 && code != 143)); then
+      echo "llmjax: error: process $index (host $(hostname), pid ${workers[index]})" \
+        "was killed by SIG$(kill -l $((code - 128)))" >&2
+    fi
+  done
+}
+
+# If one has failed, the others end by themselves and say at which step; kill what is left after 5 s.
+# (130 and 143: we received a signal.)
 failed=0
 while [[ -n $(jobs -rp) ]]; do
   wait -n
   status=$?
   case $status in
     0 | 75 | 127 | 130 | 143) ;;
-    *) failed=$status && kill -KILL $(jobs -rp) 2>/dev/null ;;
+    *)
+      failed=$status
+      name_killed
+      for ((end = SECONDS + 5; SECONDS < end; )); do
+        if [[ -z $(jobs -rp) ]]; then break; fi
+        sleep 0.2
+      done
+      kill -KILL $(jobs -rp) 2>/dev/null
+      break
+      ;;
   esac
 done
 for worker in "${workers[@]}"; do

@@ -12,11 +12,13 @@ job's runtime environment says (3 s). A run that hung (76) or lost a node starts
 """
 
 import argparse
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 try:
@@ -28,6 +30,8 @@ except ImportError:
 HUNG, FAILED = 76, 1
 PLACED = 600
 """Seconds that the cluster may take to have room for all processes."""
+ENDING = 120
+"""Seconds after which those that have not ended are killed, once one has failed: they may hang."""
 
 
 @ray.remote(max_restarts=0)
@@ -94,10 +98,11 @@ def train_once(options: argparse.Namespace, group: object, stopped: Signals) -> 
             process.run.remote(coordinator, options.processes, index, options.arguments)
             for index, process in enumerate(processes)
         ]
-        left, passed_on, code = runs, False, 0
-        while left:
+        left, passed_on, code, until = runs, False, 0, math.inf
+        while left and time.monotonic() < until:
             done, left = ray.wait(left, timeout=0.5)
             code = code or next(filter(None, ray.get(done)), 0)
+            until = min(until, time.monotonic() + ENDING) if code else math.inf
             if stopped.received and not passed_on:
                 passed_on = True
                 for process in processes:

@@ -18,8 +18,9 @@
 set -uo pipefail
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export JAX_COORDINATOR_ADDRESS=$first:$((61440 + SLURM_JOB_ID % 4096))
-# The processes end each other. srun would kill those that are about to exit with 75 as well.
-srun --kill-on-bad-exit=0 bash -c \
+# The processes end each other. srun would kill those that are about to exit with 75 as well. It kills
+# those that still run 300 s after another has ended: they hang.
+srun --kill-on-bad-exit=0 --wait=300 bash -c \
   'JAX_NUM_PROCESSES=$SLURM_STEP_NUM_TASKS JAX_PROCESS_ID=$SLURM_PROCID exec "$@"' \
   task "${LLMJAX:-llmjax}" train "$@"
 code=$?

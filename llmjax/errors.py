@@ -37,6 +37,13 @@ class UserError(Exception):
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
+class NoAnswer(UserError):
+    """Another process of the run did not report in time: by a user's mistake, or because it hangs.
+
+    The command line prints it as one line and exits with code 76, since another start may succeed.
+    """
+
+
 class Stopped(Exception):
     """Training was stopped by a signal; the same command resumes it.
 
@@ -76,7 +83,7 @@ saved; a process hung; a device computed wrong numbers; interrupted without savi
 def exit_code(error: BaseException) -> int:
     """Returns the exit code of a command that ends with this error."""
     if isinstance(error, UserError):
-        return MISTAKE
+        return HUNG if isinstance(error, NoAnswer) else MISTAKE
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, DataCorruption):

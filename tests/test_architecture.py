@@ -39,6 +39,7 @@ LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package 
 
 # Library -> the only packages that may import it.
 KNOWN_TO = {
+    "datatrove": {"data.datatrove"},
     "flax": {"model"},
     "gcsfs": {"storage.stores"},
     "gguf": {"convert"},

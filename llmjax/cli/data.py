@@ -1,9 +1,12 @@
 """`llmjax data build`."""
 
+import dataclasses
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from llmjax.cli.command import Call, Command, Output
+from llmjax.data.datatrove.executors import AnyExecutor
 from llmjax.data.progress import Progress, terminal_progress
 from llmjax.data.text.corpus import validation_documents
 from llmjax.errors import UserError
@@ -22,6 +25,7 @@ ALIASES = {
     "cache-dir": "data.cache-dir",
 }
 SHOWN = (
+    "executor",
     "data.sources",
     "data.shards",
     "data.deduplicate",
@@ -32,6 +36,20 @@ SHOWN = (
     "tokenizer",
     "tokenizer.vocab_size",
 )
+
+
+@dataclass(frozen=True)
+class BuildOptions(Config):
+    """The config of the runs that will find the store, and how it is built."""
+
+    executor: AnyExecutor | None = None
+    """Where datatrove tokenizes the shards; none: processes of this command do, without it."""
+
+    @property
+    def config(self) -> Config:
+        """The config alone."""
+        names = (field.name for field in dataclasses.fields(Config))
+        return Config(**{name: getattr(self, name) for name in names})
 
 
 class _Meter:
@@ -53,15 +71,18 @@ class _Meter:
         return sum(self._done.values())
 
 
-def run(call: Call[Config]) -> Output:
+def run(call: Call[BuildOptions]) -> Output:
     """Prepares the store; prints its sizes and the speed."""
-    if call.options.tasks:
+    config, executor = call.options.config, call.options.executor
+    if config.tasks:
         fix = "llmjax train reads the examples of tasks by itself"
         raise UserError("config", "has tasks, which are trained on examples, not on text", fix)
+    if executor is not None and not config.data.is_sharded:
+        raise UserError("--executor", "builds shards, and data.shards is 1", "give --shards N")
     start = time.perf_counter()
     with terminal_progress() as show:
         meter = _Meter(show)
-        corpus = build_text(resolve_init_from(call.options), meter)
+        corpus = build_text(resolve_init_from(config), meter, executor)
     seconds = time.perf_counter() - start
     held_out = list(validation_documents(corpus))
     copies = [source.duplicates for source in corpus.sources]
@@ -100,20 +121,28 @@ def _text(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _defaults(name: str) -> BuildOptions:
+    return BuildOptions(**vars(load_config_file(name)))
+
+
+def _finish(options: BuildOptions, flags: frozenset[str]) -> BuildOptions:
+    return BuildOptions(**vars(validate(options.config)), executor=options.executor)
+
+
 DATA = Command(
     about="Prepares the token store of CONFIG (as for `llmjax train`) ahead of time, in the cache "
     "where `llmjax train` finds it. Several --data.shards are prepared by --workers processes at "
-    "the same time. After an interruption, the same command continues with the shards that are "
-    "missing.",
+    "the same time, or by datatrove, on the --executor: this machine (local), SLURM or Ray. "
+    "After an interruption, the same command continues with the shards that are missing.",
     positionals=("build", "CONFIG"),
-    usage="[--workers N] [--data.shards N] [--field value ...]",
-    options=Config,
+    usage="[--workers N] [--shards N] [--executor NAME] [--field value ...]",
+    options=BuildOptions,
     run=run,
     notes=HELP,
     shown=SHOWN,
     aliases=ALIASES,
-    defaults=load_config_file,
+    defaults=_defaults,
     validated=True,
-    finish=lambda config, flags: validate(config),
+    finish=_finish,
     compiles=False,
 )

@@ -3,7 +3,7 @@
 Exit codes:
 
     0 done   1 internal error, or another process died   2 user error
-    75 stopped by a signal, checkpoint saved   76 a process hung
+    75 stopped by a signal, checkpoint saved   76 a process hung, or did not report
     77 a device computed wrong numbers   130 interrupted without saving
 
 Results go to stdout, everything else to stderr. Heavy imports wait until a command is chosen.
@@ -31,6 +31,7 @@ from llmjax.errors import (
     DataCorruption,
     Stopped,
     UserError,
+    exit_code,
     printable,
 )
 
@@ -182,7 +183,7 @@ def _as_mistake(error: BaseException, words: Sequence[str]) -> UserError | None:
 def _report_mistake(error: UserError) -> int:
     for problem in getattr(error, "problems", None) or [str(error)]:
         _log_line(f"error: {problem}")
-    return MISTAKE
+    return exit_code(error)
 
 
 def _log_line(text: str) -> None:

@@ -33,10 +33,11 @@ class DataConfig:
     """Validation text per source in UTF-8 bytes, at most: the documents of lowest hash."""
     on_exhaustion: Literal["repeat", "stop", "error"] = "repeat"
     """After a source's epoch: reshuffle and continue, end the run, or stop with an error."""
-    deduplicate: Literal["window", "global"] = "window"
+    deduplicate: Literal["window", "global", "minhash"] = "window"
     """Which copies of a training document are removed. "window": those near the first one, found
     with 64 MiB of memory, which forget documents after about 8 million others; with several shards,
-    those within a shard. "global": all copies within a source."""
+    those within a shard. "global": all copies within a source. "minhash": these, and documents that
+    are nearly the same; needs datatrove, which finds them before the text is tokenized."""
     shards: int = 1
     """Parts in which each source is tokenized and stored, by several processes at the same time; a
     killed preparation loses only those it was working on. The batches depend on the number, but not
@@ -59,7 +60,7 @@ class DataConfig:
     @property
     def is_sharded(self) -> bool:
         """Whether sources are stored as shards: several, or one of which all copies are removed."""
-        return self.shards > 1 or self.deduplicate == "global"
+        return self.shards > 1 or self.deduplicate != "window"
 
 
 def data_problems(config: DataConfig) -> list[str]:

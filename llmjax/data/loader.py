@@ -160,7 +160,7 @@ class Loader:
             check_batch("the batch", feed.specs, mesh)
             self._rows = [local_rows(named_sharding(mesh, "batch"), size) for size in sizes]
         self._step, self._ahead = start_step, prefetch
-        self._batches = self._prefetch()
+        self._batches = self._prefetch(start_step)
         self.wait_seconds = 0.0
         """Total time that `next` has waited for batches."""
 
@@ -189,15 +189,20 @@ class Loader:
         self._step += 1
         return self._step - 1, batch
 
+    def seek(self, step: int) -> None:
+        """Continues with the batch of this step; what was prepared is dropped."""
+        self._batches.close()
+        self._step, self._batches = step, self._prefetch(step)
+
     def close(self) -> None:
         """Ends the threads."""
         self._batches.close()
 
-    def _prefetch(self) -> Any:
+    def _prefetch(self, first: int) -> Any:
         import grain
 
         end = 1 << 60 if self.feed.steps is None else self.feed.steps
-        steps = grain.MapDataset.range(self._step, max(self._step + 1, end))
+        steps = grain.MapDataset.range(first, max(first + 1, end))
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._ahead)
         return iter(steps.map(self._make).to_iter_dataset(options))
 

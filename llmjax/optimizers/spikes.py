@@ -3,12 +3,12 @@
 The rule is that of OLMo-core's SkipStepOptimizer (github.com/allenai/OLMo-core): an update is
 skipped if its loss or its gradient norm exceeds the mean of the recent ones by more than so many
 standard deviations. Skipped ones count as recent too, so that a lasting change is accepted after a
-few steps. PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1) went back to a checkpoint and
-left out the batches around a spike instead; that is not done here.
+few steps. PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1) instead went back to a
+checkpoint and left out the batches around a spike: `training.roll_back` does that.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,18 @@ from llmjax.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class SpikesConfig:
-    """Which updates are skipped as loss spikes."""
+    """Which updates are loss spikes, and what happens after one."""
 
     factor: float = 0.0
     """An update is skipped if its loss or gradient norm exceeds the mean of the recent ones by more
     than this many standard deviations; 6 is usual. 0: never."""
     recent: int = 128
     """How many steps count as recent; nothing is skipped in the first half of as many."""
+    action: Literal["skip", "roll_back"] = "skip"
+    """skip: only that update is left out. roll_back: the run returns to its newest checkpoint, and
+    leaves out the batches from there to the spike."""
+    max_roll_backs: int = 10
+    """How often a run may roll back; after another spike it stops with an error."""
 
 
 def spikes_problems(config: SpikesConfig) -> list[str]:
@@ -34,6 +39,10 @@ def spikes_problems(config: SpikesConfig) -> list[str]:
     checks = {
         f"factor: {config.factor} is negative": config.factor >= 0,
         f"recent: {config.recent} is less than 4": config.recent >= 4,
+        f"max_roll_backs: {config.max_roll_backs} is not positive": config.max_roll_backs > 0,
+        "action: roll_back needs spikes.factor, which says what a spike is; 6 is usual": (
+            config.action == "skip" or config.factor != 0
+        ),
     }
     return [f"spikes.{problem}" for problem, holds in checks.items() if not holds]
 

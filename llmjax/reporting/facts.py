@@ -198,10 +198,21 @@ def work_facts(
         ),
         Fact("Waiting for data", _known(wait, percent), "median share of the time"),
         Fact("Skipped steps", _known(last(train, "skipped"), count), "loss or gradient not finite"),
+        *_roll_back_facts(history),
     ]
     if memory is not None:
         facts.append(Fact("Device memory", size(memory), "highest logged, one device"))
     return facts
+
+
+def _roll_back_facts(history: History) -> list[Fact]:
+    """Returns how often the run went back after a loss spike; none for runs that never did."""
+    if not history.roll_backs:
+        return []
+    steps = ", ".join(f"step {count(step)}" for step, _ in history.roll_backs)
+    batches = sum(batches for _, batches in history.roll_backs)
+    note = f"after loss spikes, to {steps}; {count(batches)} batches left out"
+    return [Fact("Roll backs", count(len(history.roll_backs)), note)]
 
 
 def environment_facts(session: Mapping[str, Any]) -> list[Fact]:

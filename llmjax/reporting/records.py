@@ -27,6 +27,7 @@ class History:
       train: lines of kind "train".
       evals: lines of kind "eval".
       tasks: lines of kind "tasks", of evaluation.tasks.
+      roll_backs: (step, batches left out there) of each roll back after a loss spike, in order.
       samples: lines of samples.jsonl with a step, a prompt and a text.
       unreadable: number of lines of either file that are not a JSON object with a step, such as a
         line cut short when a process was killed.
@@ -37,6 +38,7 @@ class History:
     train: Sequence[Line]
     evals: Sequence[Line]
     tasks: Sequence[Line]
+    roll_backs: Sequence[tuple[int, int]]
     samples: Sequence[Line]
     unreadable: int
     repeats: int
@@ -60,6 +62,12 @@ def read_history(folder: Path) -> History:
         train=kept,
         evals=_last_of_each_step(evals),
         tasks=_last_of_each_step(tasks),
+        roll_backs=[
+            (int(line["step"]), int(batches))
+            for line in lines
+            if line.get("kind") == "roll_back"
+            and (batches := finite_number(line, "batches")) is not None
+        ],
         samples=[line for line in samples if isinstance(line.get("text"), str)],
         unreadable=bad + bad_samples,
         repeats=repeats,

@@ -31,7 +31,7 @@ from llmjax.reporting.records import (
     wall_seconds,
 )
 from llmjax.reporting.settings import Changes, SettingGroup, changes, setting_groups
-from llmjax.reporting.stages import stage_marks, stages_note
+from llmjax.reporting.stages import stage_marks, stages_note, trained_stages
 from llmjax.reporting.tasks import TaskSection, read_measures
 from llmjax.reporting.tiles import tiles
 from llmjax.run import environment as run_environment
@@ -140,6 +140,7 @@ def make_page(run: Run) -> Page:
     environment = run_environment.read(run.folder / "environment.json")
     subject = subject_of(config)
     comparison = _comparison(run, config, subject)
+    stages = trained_stages(config, history.roll_backs)
     tasks = read_measures(run.folder) if subject == "tasks" else []
     return Page(
         name=run.folder.resolve().name,
@@ -163,11 +164,11 @@ def make_page(run: Run) -> Page:
                 comparison.baselines,
                 tasks=len(config.tasks),
                 whole=finite_number(section(environment, "data"), "heldout_bytes"),
-                marks=stage_marks(config),
+                marks=stage_marks(stages),
             ),
             *task_figures(history),
         ],
-        figures_notes=[*summary.figures_notes(history, comparison), *stages_note(config)],
+        figures_notes=[*summary.figures_notes(history, comparison), *stages_note(stages)],
         samples=sample_groups(history.samples),
         samples_due=bool(config.samples.every),
         samples_note=summary.samples_note(config, history),
@@ -213,6 +214,7 @@ def tables(
 ) -> list[tuple[str, list[Fact]]]:
     """Returns the tables of facts, with their captions."""
     trained = last(history.train, "tokens")
+    stages = trained_stages(config, history.roll_backs)
     seconds = wall_seconds(history, environment)
     model, data = (section(environment, key) for key in ("model", "data"))
     if config.tasks:
@@ -226,7 +228,7 @@ def tables(
         *([("Tasks while training", task_facts(history))] if history.tasks else []),
         ("Model", facts.model_facts(config, model)),
         ("Data", data_facts),
-        ("Training", facts.work_facts(history, environment, seconds, config.data.all_stages())),
+        ("Training", facts.work_facts(history, environment, seconds, stages)),
         ("Environment", facts.environment_facts(latest_session(environment))),
     ]
 

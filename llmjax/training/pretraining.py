@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llmjax.data.batch import Batch
+from llmjax.data.datatrove.executors import Executor
 from llmjax.data.loader import CorpusFeed, Feed, batch_shapes
 from llmjax.data.objectives.config import Objective
 from llmjax.data.order import epochs_before, steps_per_epoch
@@ -216,10 +217,15 @@ def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
         return prepare(config.data, config.tokenizer, run.tokenizer, progress, pieces)
 
 
-def build_text(config: Config, progress: Progress) -> Corpus:
+def build_text(config: Config, progress: Progress, executor: Executor | None = None) -> Corpus:
     """The tokenized corpus of a config, prepared in the cache for runs of it.
 
     The tokenizer is that of the run folder or of the `init_from` run, if there is one.
+
+    Args:
+      config: of the runs.
+      progress: see `Progress`.
+      executor: where datatrove builds the shards; None: processes of this one do.
 
     Raises:
       UserError: as `corpus.prepare`; or there is no `init_from` run.
@@ -231,7 +237,7 @@ def build_text(config: Config, progress: Progress) -> Corpus:
         folder = Run.open(config.init_from).tokenizer
     pieces = config.objective.control_pieces
     existing = folder if folder.is_dir() else None
-    return prepare(config.data, config.tokenizer, existing, progress, pieces)[1]
+    return prepare(config.data, config.tokenizer, existing, progress, pieces, executor)[1]
 
 
 def share_text(config: Config, run: Run) -> None:

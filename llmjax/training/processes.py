@@ -26,7 +26,7 @@ def start_devices(config: Config) -> distributed.Link | None:
     """Sets up virtual CPU devices, joins the other processes, and enables the compilation cache.
 
     Returns:
-      The link to the other processes, where there are any and no launcher watches them.
+      The link to the other processes, where there are any and they can reach each other.
 
     Raises:
       UserError: JAX has already started with other devices, or the processes cannot connect.
@@ -42,7 +42,7 @@ def start_devices(config: Config) -> distributed.Link | None:
                 )
                 fix = "start a new process, and train before anything else uses JAX"
                 raise UserError(f"cpu_devices {config.cpu_devices}", reason, fix) from error
-    link = distributed.join()
+    link = distributed.join(config.log.watchdog)
     enable_compilation_cache(config.data.cache_dir)
     if all_devices()[0].platform == "cpu":
         keep_freed_memory()

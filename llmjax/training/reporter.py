@@ -53,11 +53,20 @@ class Reporter:
           step: steps taken so far.
           metrics: values by name.
         """
+        self.display.write(self._record(kind, step, metrics))
+
+    def _record(self, kind: str, step: int, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
         finite = {name: None if _not_finite(value) else value for name, value in metrics.items()}
         record = {"step": step, "kind": kind, "time": time.time(), **finite}
         for sink in self._sinks:
             sink.write(record)
-        self.display.write(record)
+        return record
+
+    def roll_back(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Removes the records beyond a step, and writes one of kind "roll_back" at it."""
+        for sink in (*self._sinks, *([self._samples] if self._samples is not None else [])):
+            sink.rewind(step)
+        self._record("roll_back", step, metrics)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Writes a text that the model generated after a prompt."""
@@ -142,6 +151,7 @@ class Profile:
         self._folder = folder
         self._steps = steps if jax.process_index() == 0 else 0
         self._running = False
+        self._begun = 0
 
     def __enter__(self) -> "Profile":
         return self
@@ -151,13 +161,13 @@ class Profile:
     ) -> None:
         self._stop()
 
-    def before(self, step: int, wait: Callable[[], object]) -> None:
+    def before_step(self, wait: Callable[[], object]) -> None:
         """Starts or stops the trace, if this is the step to do so.
 
         Args:
-          step: the step about to be taken, from 0 at this session's start.
           wait: blocks until the devices are idle.
         """
+        step, self._begun = self._begun, self._begun + 1
         if self._steps and step == WARMUP:
             wait()
             jax.profiler.start_trace(str(self._folder))

@@ -4,7 +4,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
@@ -107,32 +107,44 @@ class Session:
         ]
         return tuple(count / stacks for count in flops)
 
-    def flops_per_token(self, step: int) -> float:
-        """Model FLOPs per token of a step's batch."""
-        return self.flops_by_stage[bisect_right(self._first_steps, step) - 1]
+    def flops_per_token(self, batch: int) -> float:
+        """Model FLOPs per token of a batch."""
+        return self.flops_by_stage[bisect_right(self._first_steps, batch) - 1]
 
     @cached_property
     def _first_steps(self) -> list[int]:
         return [stage.first_step for stage in self.stages]
 
-    def progress(self, step: int) -> TrainProgress:
-        """The progress before batch `step`, with all totals zero."""
+    def begin(self) -> TrainProgress:
+        """The progress of a run that begins."""
         data = self.config.data
         return TrainProgress(
-            step=step,
+            step=0,
             seed=self.config.seed,
             batch_size=data.batch_size,
             length=data.length,
             corpus=self.workload.fingerprint,
-            epoch=self.workload.epochs(step),
-            stages=self.stages_begun(step),
         )
 
-    def stages_begun(self, step: int) -> tuple[str, ...]:
-        """The configured stages that have begun before batch `step`, as progress records them."""
+    def advanced(self, progress: TrainProgress, step: int) -> TrainProgress:
+        """The progress after this step, with the epochs and stages that its batches have reached;
+        totals stay as they are."""
+        progress = replace(progress, step=step)
+        epoch, stages = self.workload.epochs(progress.batch), self._stages_begun(progress.batch)
+        return replace(progress, epoch=epoch, stages=stages)
+
+    def _stages_begun(self, batch: int) -> tuple[str, ...]:
+        """The configured stages that begin before this batch, as progress records them."""
         return tuple(
-            str(stage) for stage in self.stages if stage.name != "data" and stage.first_step < step
+            str(stage) for stage in self.stages if stage.name != "data" and stage.first_step < batch
         )
+
+    def within_data(self, progress: TrainProgress) -> "Session":
+        """The session, ending with the data: that is earlier if batches are left out."""
+        batches = self.workload.feed().steps
+        if batches is None or not self.workload.is_finite:
+            return self
+        return replace(self, steps=min(self.steps, batches - progress.batches_left_out))
 
     def check_same_batches(self, progress: TrainProgress) -> None:
         """Checks that the stored progress belongs to the same sequence of batches.
@@ -140,7 +152,7 @@ class Session:
         Raises:
           UserError: the text, its tokens or the batches' shape have changed.
         """
-        current = self.progress(progress.step)
+        current = self.advanced(replace(self.begin(), left_out=progress.left_out), progress.step)
         for name in ("seed", "batch_size", "length", "corpus"):
             old, new = getattr(progress, name), getattr(current, name)
             if old != new:

@@ -15,7 +15,7 @@ from llmjax.parallel.distributed import Link, Work
 from llmjax.parallel.memory import TRAINING, enough_memory
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.progress import TrainProgress
-from llmjax.run.checkpoint.reading import read_params, wait_for_all
+from llmjax.run.checkpoint.reading import wait_for_all
 from llmjax.run.checkpoint.remote import RemoteCheckpoints
 from llmjax.run.config.checks import validate
 from llmjax.run.config.schema import Config
@@ -23,13 +23,14 @@ from llmjax.run.folder import Run
 from llmjax.run.remote.run import RemoteRun, RemoteStart
 from llmjax.run.telemetry.display import to_stderr
 from llmjax.run.telemetry.goodput import Goodput
-from llmjax.state import TrainState, Tree, abstract_state, join, split, state_of
+from llmjax.state import join
 from llmjax.storage.stores.path import is_store
-from llmjax.training.initialization import freeze, frozen_params, initial_params, resolve_init_from
+from llmjax.training.initialization import resolve_init_from
 from llmjax.training.monitors import Monitors
 from llmjax.training.processes import check_same_config, share_with_all, start_devices
 from llmjax.training.reporter import Reporter
-from llmjax.training.session import Session, check_memory, open_session
+from llmjax.training.restoring import restore_or_init
+from llmjax.training.session import Session, open_session
 from llmjax.training.stopping import StartStatus, StoppedEarly, StopSignal
 from llmjax.training.stragglers import Stragglers
 from llmjax.training.trainer import Trainer
@@ -158,13 +159,22 @@ def _in_folder(
 
 
 def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> Run:
+    file = run.goodput if jax.process_index() == 0 else None
+    with Goodput(file, signal.status.started) as goodput:
+        return _train_counted(config, run, signal, link, goodput)
+
+
+def _train_counted(
+    config: Config, run: Run, signal: StopSignal, link: Link | None, goodput: Goodput
+) -> Run:
+    """Trains, and counts what the time is spent on."""
     status = signal.status
     status.saved = max(run.steps(), default=None)
     session = open_session(config, run)
-    goodput = Goodput(run.goodput if session.is_primary else None, status.started)
     checkpointing = _checkpoints(run, config)
-    with goodput, checkpointing as checkpoints, jax.set_mesh(session.mesh):
-        state, progress, frozen = _restore_or_init(session, checkpoints)
+    with checkpointing as checkpoints, jax.set_mesh(session.mesh):
+        state, progress, frozen = restore_or_init(session, checkpoints)
+        session = session.within_data(progress)
         status.step = progress.step
         local = [progress.step] if progress.step else []
         status.saved = max([*run.steps(), *local], default=None)
@@ -173,7 +183,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
             workload = session.workload.before_first_step(params, session.mesh)
             if workload is not session.workload:
                 session = replace(session, workload=workload)
-                progress = session.progress(0)
+                progress = session.begin()
         if session.is_primary:
             session.workload.write_metadata(run)
         share_with_all("task metadata", run)
@@ -185,7 +195,7 @@ def _train(config: Config, run: Run, signal: StopSignal, link: Link | None) -> R
             with Loader(
                 session.workload.feed(),
                 session.mesh,
-                progress.step,
+                progress.batch,
                 prefetch=config.data.prefetch,
                 stops=session.workload.is_finite,
             ) as loader:
@@ -230,38 +240,3 @@ def _is_done(session: Session, progress: TrainProgress) -> bool:
             "%s: resuming from step %d of %d%s", session.run.address, step, session.steps, rest
         )
     return ended
-
-
-def _restore_or_init(
-    session: Session, checkpoints: Checkpoints
-) -> tuple[TrainState, TrainProgress, Tree]:
-    """State, progress and frozen parameters: of the newest complete checkpoint; else of step 0,
-    with imported parameters, those of init_from, or random ones."""
-    network, optimizer, mesh = session.network, session.optimizer, session.mesh
-    abstract = abstract_state(network, optimizer, mesh, session.trainable)
-    check_memory(abstract, mesh, copies=1 if session.config.replay.every else 0)
-    restored = checkpoints.restore(abstract)
-    if restored is not None:
-        session.check_same_batches(restored[1])
-        return *restored, _restore_frozen(session)
-    if checkpoints.steps():
-        step = checkpoints.steps()[-1]  # complete: `restore` has set damaged ones aside
-        with jax.set_mesh(mesh):
-            abstract_params = network.abstract_params()
-        params = read_params(checkpoints.folder, step, abstract_params)
-    else:
-        params = initial_params(session.config, network, mesh)
-    trained, frozen = split(params, session.trainable)
-    if frozen:
-        with jax.set_mesh(mesh):
-            frozen = freeze(session.run, session.model.compute.dtype, network, frozen)
-    return state_of(optimizer, trained, mesh), session.progress(0), frozen
-
-
-def _restore_frozen(session: Session) -> Tree:
-    """The frozen parameters, as written at step 0."""
-    if not session.is_partial:
-        return {}
-    with jax.set_mesh(session.mesh):
-        abstract = split(session.network.abstract_params(), session.trainable)[1]
-    return frozen_params(session.run, abstract, session.mesh)

@@ -5,12 +5,10 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import jax
 
 from llmjax.data.loader import Loader
-from llmjax.decoding.completions import stream_completions
 from llmjax.errors import Stopped, UserError
 from llmjax.interruption import Interrupted, stoppable
 from llmjax.run.checkpoint.checkpoints import Checkpoints
@@ -19,14 +17,15 @@ from llmjax.run.telemetry.goodput import Activity
 from llmjax.run.telemetry.throughput import Throughput, memory_bytes, peak_flops
 from llmjax.state import TrainState, Tree, join
 from llmjax.step import StepMetrics
-from llmjax.tasks.task import body
 from llmjax.training.in_run_evaluation import InRunTask, measure_tasks
 from llmjax.training.monitors import Monitors
 from llmjax.training.reporter import Profile, Reporter
+from llmjax.training.roll_back import Spike, describe, roll_back
+from llmjax.training.samples import write_samples
 from llmjax.training.session import Session
 from llmjax.training.steps import Steps
 from llmjax.training.stopping import HostConsensus, StopSignal
-from llmjax.training.workload import EvalResult
+from llmjax.training.workload import evaluation_cost
 
 TRAIN_KEYS = ("loss", "bits_per_byte", "accuracy")
 """Keys of every training record in metrics.jsonl; None if the loss does not report them."""
@@ -68,9 +67,12 @@ class Trainer:
         self._pending: tuple[int, StepMetrics] | None = None
         self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
-        self._seconds_before = progress.seconds
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._seconds_before, loader = self.progress.seconds, self._loader
         self._throughput = Throughput(
-            session.flops_per_token(0), peak_flops(), lambda: loader.wait_seconds
+            self.session.flops_per_token(0), peak_flops(), lambda: loader.wait_seconds
         )
 
     def run(self) -> None:
@@ -78,30 +80,58 @@ class Trainer:
 
         Raises:
           Stopped: a signal was received; the step during which it came is saved.
-          UserError: a checkpoint cannot be written, or too many steps in a row were not finite.
+          UserError: a checkpoint cannot be written, too many steps in a row were not finite, or
+            the run has rolled back too often.
           DataCorruption: a step computed twice differs; it is not saved.
         """
-        session, config, first = self.session, self.session.config, self.progress.step
-        profile = Profile(session.run.profile, config.log.profile)
         self._signal.finish_first()
-        with profile:
+        with Profile(self.session.run.profile, self.session.config.log.profile) as profile:
             self._make_up()
-            if self._is_over(first):
+            if self._is_over(self.progress.step):
                 return
-            for before, batch in self._loader:
-                session.run.check_lock()
-                step = self._status.step = before + 1
-                profile.before(before - first, self._wait)
-                task = self._loader.feed.task(before)
-                self._watchdog.start_step(step)
-                self.state, metrics = self._steps.take(step, task, self.state, batch)
-                self._push_metrics((step, metrics))
-                self._sync_flags(self._is_save_overdue())
-                self._after_step(step, self._saves)
-                if self._stops and (self._is_due() or not self._is_over(step)):
-                    raise self._stopped(step)
-                if self._is_over(step):
+            while True:
+                try:
+                    self._train(profile)
+                except Spike as spike:
+                    self._roll_back(spike)
+                else:
                     return
+
+    def _train(self, profile: Profile) -> None:
+        left_out = self.progress.batches_left_out
+        for index, batch in self._loader:
+            self.session.run.check_lock()
+            step = self._status.step = index + 1 - left_out
+            profile.before_step(self._wait)
+            task = self._loader.feed.task(index)
+            self._watchdog.start_step(step)
+            self.state, metrics = self._steps.take(step, task, self.state, batch)
+            self._push_metrics((step, metrics))
+            self._sync_flags(self._is_save_overdue())
+            self._after_step(step, self._saves)
+            if self._stops and (self._is_due() or not self._is_over(step)):
+                raise self._stopped(step)
+            if self._is_over(step):
+                return
+
+    def _roll_back(self, spike: Spike) -> None:
+        """Returns to the newest checkpoint, from which training goes on after the spike's batch."""
+        self._pending, self._skipped_in_a_row, before = None, 0, self.progress
+        with self._watchdog.off(), self._goodput.spent("start"):
+            self.state, self.progress = roll_back(
+                self.session, self._checkpoints, spike, before, self.state
+            )
+        step = self._status.step = self.progress.step
+        if self._status.saved is not None:
+            self._status.saved = step
+        self.session = self.session.within_data(self.progress)
+        self._goodput.roll_back(step)
+        self._reporter.roll_back(step, spike.record(self.progress))
+        if self.session.is_primary:
+            self._signal.tell(f"llmjax: {describe(spike, self.progress)}")
+        self._loader.seek(self.progress.batch)
+        self._start_counting()
+        self._stragglers.restart()
 
     def _is_over(self, step: int) -> bool:
         patience = self.session.config.evaluation.patience
@@ -126,12 +156,19 @@ class Trainer:
                 cost = self._evaluate_and_sample(step)
         except Interrupted:
             cost = self.progress.heldout_loss  # of what was measured before
-        finally:  # save the step even if its evaluation fails
-            save = save or self._stops or self._is_over(step) or self._is_best(cost)
-            if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
-                self._save(step, cost)
-            elif self._is_local_due(step):
-                self._save_local(step, cost)
+        except Spike:
+            raise
+        except BaseException:
+            self._save_if_due(step, save, cost)
+            raise
+        self._save_if_due(step, save, cost)
+
+    def _save_if_due(self, step: int, save: bool, cost: float | None) -> None:
+        save = save or self._stops or self._is_over(step) or self._is_best(cost)
+        if save or self._is_due() or _due(step, self.session.config.checkpoint.every):
+            self._save(step, cost)
+        elif self._is_local_due(step):
+            self._save_local(step, cost)
 
     def _with_dues(self, step: int) -> TrainProgress:
         """The progress, with what is due after this step marked as such."""
@@ -217,7 +254,10 @@ class Trainer:
         self._stragglers.end_step()
         self._watchdog.progress()
         skipped = int(metrics.skipped)
-        self._throughput.add(metrics, self.session.flops_per_token(step - 1))
+        batch = self.progress.batches_left_out + step - 1
+        if skipped and self.session.config.spikes.action == "roll_back":
+            raise Spike(step, batch, metrics)
+        self._throughput.add(metrics, self.session.flops_per_token(batch))
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if skipped and self.session.is_primary:
             loss, norm = float(metrics.objective), float(metrics.gradient_norm)
@@ -225,10 +265,7 @@ class Trainer:
                 f"llmjax: step {step}: update skipped: loss {loss:.4g}, gradient norm {norm:.4g}"
             )
         self.progress = replace(
-            self.progress,
-            step=step,
-            epoch=self.session.workload.epochs(step),
-            stages=self.session.stages_begun(step),
+            self.session.advanced(self.progress, step),
             tokens=self.progress.tokens + round(float(metrics.tokens)),
             skipped=self.progress.skipped + skipped,
             seconds=self._seconds_before + self._throughput.seconds,
@@ -351,35 +388,3 @@ class Trainer:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def evaluation_cost(result: EvalResult, metric: str | None) -> float | None:
-    """The quantity to minimize.
-
-    Raises:
-      UserError: this run does not measure the metric.
-    """
-    try:
-        return result.cost(metric)
-    except KeyError as error:
-        known = ", ".join(["loss", *result.larger_is_better])
-        raise UserError(
-            f"evaluation.metric {metric}", "is not measured here", f"choose one of {known}"
-        ) from error
-
-
-def write_samples(session: Session, params: Any) -> list[tuple[str, str]]:
-    """Generates from the config's prompts: (prompt, text) of each."""
-    config = session.config.samples
-    texts = [""] * len(config.prompts) * config.decoding.samples
-    pieces = stream_completions(
-        session.model,
-        body(params),
-        session.tokenizer,
-        config.prompts,
-        config.decoding,
-        session.mesh,
-    )
-    for piece in pieces:
-        texts[piece.row] += piece.text
-    return [(config.prompts[i // config.decoding.samples], text) for i, text in enumerate(texts)]

@@ -1,9 +1,9 @@
 """Ends a run that hangs, and names the process.
 
 Where a device, a network or a file system hangs, nothing fails: all processes wait for each other
-without end. The watchdog of each process watches its own progress and, over the link, that of the
-others. What it ends exits with a code of its own, HUNG, after which a launcher may start the run
-again.
+without end. The watchdog of each process watches its own progress, and knows over the link how far
+the others are. What it ends exits with a code of its own, HUNG, after which a launcher may start
+the run again. (The heartbeat of the link notices that a process does not answer at all.)
 """
 
 import contextlib
@@ -25,8 +25,8 @@ FACTOR = 20
 """A step may take this many times the usual."""
 RECENT = 100
 """Steps of which the median is the usual time."""
-BEAT = 5.0
-"""Seconds between checks and messages to the others, at most."""
+INTERVAL = 5.0
+"""Seconds between checks, at most."""
 
 
 class Watchdog:
@@ -51,27 +51,29 @@ class Watchdog:
         """
         self._seconds, self._status, self._link = seconds, status, link
         self._say, self._end, self._clock = say, end, clock
-        self.interval = min(BEAT, seconds / 4)
-        self._last = self._checked = self._awake = clock()
+        self.interval = min(INTERVAL, seconds / 4)
+        self._last = self._checked = clock()
         self._times: deque[float] = deque(maxlen=RECENT)
         self._is_off = False
-        self._started = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watchdog":
+        self._tell_busy(False)
         if self._seconds:
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._tell_busy(True)
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def start_step(self, step: int) -> None:
         """Notes that a step was given to the devices."""
-        self._started = step
+        if self._link is not None:
+            self._link.heartbeat.position = step
 
     def progress(self) -> None:
         """Notes that a step, or a batch of an evaluation, has ended."""
@@ -83,28 +85,30 @@ class Watchdog:
     def off(self) -> Iterator[None]:
         """Does not watch the block, which may take any time, such as compilation."""
         self._is_off = True
+        self._tell_busy(True)
         try:
             yield
         finally:
             self._last, self._is_off = self._clock(), False
+            self._tell_busy(False)
+
+    def _tell_busy(self, is_busy: bool) -> None:
+        """Tells the others whether they have to be patient with this process."""
+        if self._link is not None:
+            self._link.heartbeat.is_busy = is_busy
 
     def _watch(self) -> None:
         while not self._stop.wait(self.interval):
             self.check()
 
     def check(self) -> None:
-        """Ends the process, and with it the others, if this one or one of them hangs."""
+        """Ends the process, and with it the others, if no step ends any more."""
         now = self._clock()
-        if now - self._checked > 3 * self.interval + BEAT:  # this process was suspended
-            self._last = self._awake = now
+        if now - self._checked > 3 * self.interval + INTERVAL:  # this process was suspended
+            self._last = now
+        if self._link is not None and self._link.heartbeat.others_are_busy():
+            self._last = now  # as when they still compile a step that this one has in its cache
         self._checked = now
-        if self._link is not None:
-            self._link.beat(self._started)
-            silent = self._link.silent(self._seconds)
-            if silent and now - self._awake > self._seconds:
-                process, seconds = silent
-                self._end_because_of(process, f"has not answered for {seconds:.0f} s")
-                return
         stuck = now - self._last
         usual = statistics.median(self._times) if self._times else 0.0
         limit = max(self._seconds, FACTOR * usual)
@@ -120,9 +124,10 @@ class Watchdog:
         """The process that hangs: one that no longer answers, else the one that has started fewer
         steps than all others; None if there is no such one."""
         assert self._link is not None
-        if silent := self._link.silent(2.5 * self.interval):
+        heartbeat = self._link.heartbeat
+        if silent := heartbeat.silent(2.5 * self.interval):
             return silent[0]
-        started = self._link.positions() | {jax.process_index(): self._started}
+        started = heartbeat.positions() | {jax.process_index(): heartbeat.position}
         fewest = min(started.values())
         behind = [process for process, steps in started.items() if steps == fewest]
         return behind[0] if len(behind) == 1 < len(started) else None

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from jax.sharding import Mesh
 
 from llmjax.data.loader import Feed
+from llmjax.errors import UserError
 from llmjax.run.folder import Run
 from llmjax.state import Tree
 from llmjax.step import LossFunction
@@ -40,6 +41,21 @@ class EvalResult:
         if value is None:
             return None
         return -value if larger else value
+
+
+def evaluation_cost(result: EvalResult, metric: str | None) -> float | None:
+    """The quantity to minimize.
+
+    Raises:
+      UserError: this run does not measure the metric.
+    """
+    try:
+        return result.cost(metric)
+    except KeyError as error:
+        known = ", ".join(["loss", *result.larger_is_better])
+        raise UserError(
+            f"evaluation.metric {metric}", "is not measured here", f"choose one of {known}"
+        ) from error
 
 
 class Workload(Protocol):

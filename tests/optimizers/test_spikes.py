@@ -67,9 +67,13 @@ def test_off_is_the_optimizer_itself():
     optimizer = tiny.optimizer()
     assert skip_spikes(optimizer, SpikesConfig()) is optimizer
     assert isinstance(skip_spikes(optimizer, SpikesConfig(factor=1.0)), Optimizer)
-    assert spikes_problems(SpikesConfig(factor=-1.0, recent=2)) == [
+    assert spikes_problems(SpikesConfig(-1.0, 2, max_roll_backs=0)) == [
         "spikes.factor: -1.0 is negative",
         "spikes.recent: 2 is less than 4",
+        "spikes.max_roll_backs: 0 is not positive",
+    ]
+    assert spikes_problems(SpikesConfig(action="roll_back")) == [
+        "spikes.action: roll_back needs spikes.factor, which says what a spike is; 6 is usual"
     ]
 
 

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
+from unittest.mock import Mock
 
 import pytest
 
 import tiny
-from llmjax.errors import UserError
+from llmjax.errors import HUNG, NoAnswer, UserError, exit_code
+from llmjax.parallel.distributed import HEARTBEAT, later_than, roll_call
 from llmjax.parallel.distributed import link as link_module
-from llmjax.parallel.distributed import roll_call
 from llmjax.parallel.distributed.forward import forward
 from llmjax.parallel.distributed.link import Link, Work
 from llmjax.parallel.distributed.messages import Connection, Lost
@@ -133,10 +134,15 @@ def test_a_coordinator_that_cannot_be_reached_is_named(where, message, monkeypat
     assert message in str(caught.value)
 
 
-def test_a_process_that_does_not_come_is_named(monkeypatch):
+def test_a_process_that_does_not_come_is_named_by_all_and_another_start_may_succeed(monkeypatch):
     monkeypatch.setenv(roll_call.SECONDS, "1")
-    with pytest.raises(UserError, match="processes 1, 2 of 3 did not come within 1 s"):
-        call_roll(Rendezvous(address(), 3, 0))
+    where = address()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(call_roll, Rendezvous(where, 3, process)) for process in (0, 1)]
+    for error in map(Future.exception, waiting):
+        assert isinstance(error, NoAnswer)
+        assert "process 2 of 3 did not come within 1 s" in str(error)
+        assert exit_code(error) == HUNG
 
 
 def test_a_port_in_use_is_named():
@@ -294,11 +300,42 @@ def test_news_that_comes_while_a_process_leaves_changes_nothing(monkeypatch):
     assert (link_module._end, 2) in at_exit
 
 
+@pytest.mark.parametrize(
+    ("silent", "gone", "code"),
+    [(None, 0, HUNG), ((1, 31.0), 1, HUNG)],
+    ids=["all answer", "process 1 is silent"],
+)
+def test_an_exchange_that_timed_out_is_blamed_on_a_silent_process(silent, gone, code, monkeypatch):
+    said, ended = [], []
+    monkeypatch.setattr(link_module.atexit, "register", lambda *call: ended.append(call[1:]))
+    monkeypatch.setattr(link_module, "_end", lambda code: ended.append((code,)))
+    monkeypatch.setattr(link_module, "show_threads", lambda: None)
+    monkeypatch.setattr(link_module, "LATE", 0.0)
+    pairs = [connection_pair(), connection_pair()]
+    members = [Member(process, 3, "host", 1, {}) for process in range(3)]
+    link = Link(0, ProcessGroup(members, {1: pairs[0][0], 2: pairs[1][0]}))
+    monkeypatch.setattr(link.heartbeat, "silent", lambda seconds: silent)
+    monkeypatch.setattr(link, "_leaving", Mock())  # `_end` returns here
+    nothing = Work(lambda: "at step 7", lambda: "", said.append, lambda: None)
+    with pytest.raises(RuntimeError), link.during(nothing):
+        raise RuntimeError("DEADLINE_EXCEEDED: GetKeyValue() timed out")
+    message = pairs[1][1].receive(1)
+    assert (message["gone"], message["code"]) == (gone, code)
+    assert (code,) in ended
+    assert bool(said) == (silent is not None)
+
+
 def test_processes_that_finish_one_after_the_other_are_not_missed(members):
     started = members(3)
     for process in (1, 0, 2):
         out, err = started[process].communicate("finish\n", timeout=60)
         assert (started[process].returncode, out, err) == (0, "", "")
+
+
+def test_jax_aborts_no_process_before_the_link_has_named_the_one_that_hangs():
+    for watchdog in (20, 600, 3600):
+        assert later_than(watchdog) > watchdog + 20
+    assert later_than(0) == HEARTBEAT
 
 
 def test_messages_are_one_line_each():

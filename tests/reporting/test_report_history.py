@@ -6,6 +6,9 @@ import math
 import pytest
 from run_folders import START, eval_line, train_line
 
+from llmjax.data.config import DataConfig
+from llmjax.data.stages import StageConfig
+from llmjax.reporting.facts import work_facts
 from llmjax.reporting.format import show_controls
 from llmjax.reporting.records import (
     MAX_SAMPLE_CHARACTERS,
@@ -18,6 +21,8 @@ from llmjax.reporting.records import (
     sample_groups,
     wall_seconds,
 )
+from llmjax.reporting.stages import stage_marks, trained_stages
+from llmjax.run.config.schema import Config
 
 
 def read(folder, *lines, samples=()):
@@ -34,9 +39,25 @@ def test_no_files_are_an_empty_history(tmp_path):
 
 
 def test_lines_are_split_by_kind(tmp_path):
-    history = read(tmp_path, train_line(1), eval_line(1), train_line(2), {"step": 3, "kind": "x"})
+    rolled = [{"step": 2, "kind": "roll_back", "batches": count} for count in (3, None, "x", 4)]
+    other = {"step": 3, "kind": "x"}
+    history = read(tmp_path, train_line(1), eval_line(1), train_line(2), *rolled, other)
     assert [line["step"] for line in history.train] == [1, 2]
     assert [line["step"] for line in history.evals] == [1]
+    assert history.roll_backs == [(2, 3), (2, 4)]
+    fact = next(fact for fact in work_facts(history, {}, None) if fact.label == "Roll backs")
+    assert (fact.value, fact.note) == (
+        "2",
+        "after loss spikes, to step 2, step 2; 7 batches left out",
+    )
+
+
+def test_stages_begin_earlier_where_batches_were_left_out():
+    stages = tuple(StageConfig(step) for step in (10, 22, 40))
+    config = Config(data=DataConfig(stages=stages))
+    # Batches 20 to 24 were left out at step 20, then 35 to 36 at step 30.
+    assert stage_marks(trained_stages(config, [(20, 5), (30, 2)])) == [10, 20, 33]
+    assert stage_marks(trained_stages(config, [])) == [10, 22, 40]
 
 
 @pytest.mark.parametrize(

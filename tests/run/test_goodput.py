@@ -59,6 +59,20 @@ def test_a_restart_loses_the_steps_since_the_checkpoint(tmp_path):
     assert read_goodput(file)["starts"] == 2
 
 
+def test_a_roll_back_loses_the_steps_since_the_checkpoint(tmp_path):
+    clock, file = Clock(), tmp_path / "goodput.json"
+    with Goodput(file, clock.now, clock) as goodput:
+        goodput.begin(0, lambda: 0.0)
+        for step, passed in ((4, 10), (8, 6)):
+            clock.now += passed
+            goodput.saved(step)
+        clock.now += 5
+        goodput.roll_back(4)
+        clock.now += 3
+    assert seconds(file) == {"steps": 13, "lost": 11}
+    assert read_goodput(file)["saved"] == {"4": 10}
+
+
 def test_the_report_lists_it_most_first():
     stored = {"seconds": {"steps": 90.0, "compile": 0.0, "lost": 110.0}, "starts": 2}
     rows = [(fact.label, fact.value, fact.note.split(":")[0]) for fact in goodput_facts(stored)]
@@ -89,6 +103,19 @@ def test_a_start_that_trains_nothing_is_not_recorded(tmp_path):
     with Goodput(None, 0.0) as goodput:
         goodput.begin(0, lambda: 0.0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_first_start_that_is_killed_before_it_trains_counts_as_down(tmp_path):
+    clock, file = Clock(), tmp_path / "goodput.json"
+    Goodput(file, clock.now, clock)
+    clock.now += 30  # killed while it prepares data, and started again
+    started = clock.now
+    clock.now += 2
+    with Goodput(file, started, clock) as goodput:
+        goodput.begin(0, lambda: 0.0)
+        clock.now += 5
+    assert seconds(file) == {"start": 2, "steps": 5, "down": 30}
+    assert read_goodput(file)["starts"] == 2
 
 
 EVENTS = st.lists(

@@ -25,6 +25,7 @@ from llmjax.run.checkpoint import files
 from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import to_json
 from llmjax.scoring.config import EvaluationConfig
+from llmjax.scoring.evaluation_tasks import ChooseTask
 from llmjax.training.train import train
 
 MESH = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -50,10 +51,11 @@ def train_in_processes(configs: list[Config], folder: Path, count: int, devices:
         "JAX_NUM_PROCESSES": str(count),
     }
     command = [sys.executable, str(tiny.HERE / "worker.py"), str(devices), *map(str, paths)]
-    workers = [
-        subprocess.Popen(command, env=environment | {"JAX_PROCESS_ID": str(index)})
+    own = [
+        {"JAX_PROCESS_ID": str(index), "LLMJAX_CACHE": str(folder / f"cache{index}")}
         for index in range(count)
     ]
+    workers = [subprocess.Popen(command, env=environment | variables) for variables in own]
     try:
         while None in (codes := [worker.poll() for worker in workers]):
             assert not any(codes), codes
@@ -72,20 +74,34 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
     folders = [tmp_path / name for name in ("one", "two", "half")]
     for folder in folders:
         folder.mkdir()
+    quiz = tmp_path / "quiz.jsonl"
+    quiz.write_text('{"question": "the old", "choices": [" cat", " sees"], "answer": 0}\n' * 3)
+    tasks = EvaluationConfig(
+        every=4, max_tokens=64, batch_size=8, tasks=(ChooseTask((str(quiz),)),)
+    )
     single = runs.config(folders[0], mesh=MESH)
-    train(single)
+    train(replace(single, evaluation=tasks))
     shutil.copytree(folders[0] / "run", folders[2] / "run")
     for step in ("6", "8"):
         shutil.rmtree(folders[2] / "run" / "checkpoints" / step)
 
     configs = [replace(single, run_dir=str(folder / "run")) for folder in folders[1:]]
+    configs[0] = replace(configs[0], evaluation=tasks)
     data = replace(single.data, shards=5, cache_dir=str(tmp_path / "shared"))
     configs.append(replace(single, run_dir=str(tmp_path / "sharded"), data=data))
-    fresh, resumed, sharded = train_in_processes(configs, tmp_path, count=2, devices=4)
+    unshared = replace(data, cache_dir=None)  # LLMJAX_CACHE, of which each process has its own
+    configs.append(replace(single, run_dir=str(tmp_path / "unshared"), data=unshared, steps=3))
+    fresh, resumed, *sharded = train_in_processes(configs, tmp_path, count=2, devices=4)
     assert all((seen["processes"], seen["devices"]) == (2, 8) for seen in fresh)
     losses = [[line["loss"] for line in runs.metrics(folder / "run")] for folder in folders]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(losses[2], losses[0], rtol=0, atol=1e-6)
+
+    for kind, count in (("tasks", 2), ("eval", 2)):
+        one, two = (runs.metrics(folder / "run", kind) for folder in folders[:2])
+        assert len(one) == count
+        for expected, line in zip(one, two, strict=True):
+            assert _figures(line) == pytest.approx(_figures(expected), abs=1e-6)
 
     assert files.damage(folders[1] / "run" / "checkpoints", 8) is None
     sums = json.loads((folders[1] / "run" / "checkpoints" / "8" / "checksums.json").read_text())
@@ -98,7 +114,14 @@ def test_two_processes_are_one_and_one_goes_on_as_two(tmp_path):
 
     alone = replace(data, cache_dir=str(tmp_path / "alone"))
     expected = batches(replace(single, data=alone))
-    assert [seen["batches"] for seen in sharded] == [expected] * 2
+    assert [seen["batches"] for seen in sharded[0]] == [expected] * 2
+    assert [seen["batches"] for seen in sharded[1]] == [{n: expected[n] for n in "012"}] * 2
+    assert sorted(path.name for path in tmp_path.glob("cache?")) == ["cache0", "cache1"]
+
+
+def _figures(line: dict) -> dict[str, float]:
+    """What a line of metrics.jsonl says of the model, without times."""
+    return {name: value for name, value in line.items() if "." in name or name in ("step", "loss")}
 
 
 def batches(config: Config) -> dict[str, str]:
@@ -110,20 +133,36 @@ def batches(config: Config) -> dict[str, str]:
     }
 
 
-def start(folder: Path, configs: list[Config], *signals: str) -> list[subprocess.Popen]:
-    """A process of one device for each config, running `llmjax train` as commanded.py does."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": PATH,
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
-        "JAX_NUM_PROCESSES": str(len(configs)),
+def explicit(count: int) -> list[dict[str, str]]:
+    """The three variables of each process."""
+    address = f"127.0.0.1:{free_port()}"
+    world = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    return [world | {"JAX_PROCESS_ID": str(index)} for index in range(count)]
+
+
+def open_mpi(count: int) -> list[dict[str, str]]:
+    """The variables of each process under mpirun, from which JAX finds its coordinator."""
+    job = free_port() % 4096
+    world = {
+        "OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:1",
+        "OMPI_COMM_WORLD_SIZE": str(count),
     }
+    names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "JAX_PROCESS_ID")
+    return [world | dict.fromkeys(names, str(index)) for index in range(count)]
+
+
+def start(
+    folder: Path, configs: list[Config], *signals: str, launcher=explicit
+) -> list[subprocess.Popen]:
+    """A process of one device for each config, running `llmjax train` as commanded.py does."""
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": PATH}
     started = []
-    for index, config in enumerate(configs):
+    variables = launcher(len(configs))
+    for index, (config, own) in enumerate(zip(configs, variables, strict=True)):
         path = folder / f"own{index}.json"
         path.write_text(to_json(config))
         command = [sys.executable, str(tiny.HERE / "commanded.py"), str(path), *signals]
-        env = environment | {"JAX_PROCESS_ID": str(index)}
+        env = os.environ | flags | own
         started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     return started
 
@@ -148,20 +187,18 @@ def test_a_process_that_is_killed_is_named_with_its_step(tmp_path):
     assert lines[-1].endswith("start the same command again to resume from step 4")
 
 
-def test_a_process_that_stops_answering_is_named(tmp_path):
+def test_a_process_that_stops_answering_is_named_under_a_launcher_too(tmp_path):
     """SIGSTOP: it is not dead, and the kernel answers in its place."""
-    config = runs.config(tmp_path, mesh=MeshConfig(data=4, fsdp=1))
+    config = runs.config(tmp_path, mesh=MeshConfig(data=2, fsdp=1))
     config = replace(config, log=replace(config.log, watchdog=20))
-    started = start(tmp_path, [config] * 4, "SIGSTOP", "2", "step", "5")
+    started = start(tmp_path, [config] * 2, "SIGSTOP", "1", "step", "5", launcher=open_mpi)
     try:
-        others = [started[index] for index in (0, 1, 3)]
-        errors = [process.communicate(timeout=400)[1] for process in others]
-        assert [process.returncode for process in others] == [HUNG] * 3
-        for text in errors:
-            last = [line for line in text.splitlines() if line.startswith("llmjax: ")][-1]
-            assert last.startswith("llmjax: error: process 2 (host ")
-            assert "hangs at step 6: " in last
-            assert last.endswith("; start the same command again to resume from step 4")
+        text = started[0].communicate(timeout=400)[1]
+        assert started[0].returncode == HUNG
+        last = [line for line in text.splitlines() if line.startswith("llmjax: ")][-1]
+        assert last.startswith("llmjax: error: process 1 (host ")
+        assert "hangs at step 6: " in last
+        assert last.endswith("; start the same command again to resume from step 4")
     finally:
         for process in started:
             process.kill()

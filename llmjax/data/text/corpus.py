@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from llmjax.data.config import DataConfig, check_data
+from llmjax.data.datatrove.building import build_shards_on, find_near_duplicates
+from llmjax.data.datatrove.executors import Executor, LocalExecutor
 from llmjax.data.progress import Progress, no_progress
 from llmjax.data.text.cache import (
     TokenizedSource,
@@ -87,6 +89,7 @@ def prepare(
     tokenizer_folder: Path | str | None = None,
     progress: Progress = no_progress,
     special_tokens: tuple[str, ...] = (),
+    executor: Executor | None = None,
 ) -> tuple[Tokenizer, Corpus]:
     """Prepares the tokenizer and the tokenized corpus, reusing the cache.
 
@@ -98,6 +101,7 @@ def prepare(
         the tokenizer is written there.
       progress: see `Progress`.
       special_tokens: additional special tokens of a tokenizer trained here.
+      executor: where datatrove builds the shards of `config`; None: processes of this one do.
 
     Raises:
       UserError: a value of `config` is invalid, a source is missing, damaged or empty, the
@@ -115,7 +119,7 @@ def prepare(
             tokenizer_config, config, identities, progress, special_tokens
         )
         sources = tuple(
-            _open_source(source, identity, tokenizer, config, progress)
+            _open_source(source, identity, tokenizer, config, progress, executor)
             for source, identity in zip(config.sources, identities, strict=True)
         )
         return tokenizer, Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
@@ -163,7 +167,7 @@ def share_shards(
     missing = 0
     for source, identity in zip(config.sources, identities, strict=True):
         sharding = Sharding.of(source, identity, config, tokenizer)
-        missing += build_shards(sharding, range(config.shards)[shards], tokenizer, progress)
+        missing += _build(sharding, range(config.shards)[shards], tokenizer, progress)
     return missing
 
 
@@ -177,11 +181,28 @@ def _open_source(
     tokenizer: Tokenizer,
     config: DataConfig,
     progress: Progress,
+    executor: Executor | None,
 ) -> TokenizedSource:
     if not config.is_sharded:
         return tokenize_source(source, identity, tokenizer, config, progress)
     sharding = Sharding.of(source, identity, config, tokenizer)
-    return open_shards(sharding, tokenizer, progress)
+    _build(sharding, range(config.shards), tokenizer, progress, executor)
+    return open_shards(sharding, tokenizer)
+
+
+def _build(
+    sharding: Sharding,
+    shards: Sequence[int],
+    tokenizer: Tokenizer,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> int:
+    """Builds those of `shards` that are missing; returns how many."""
+    if sharding.without_near_duplicates:
+        find_near_duplicates(sharding, executor or LocalExecutor(), progress)
+    if executor is None:
+        return build_shards(sharding, shards, tokenizer, progress)
+    return build_shards_on(executor, sharding, shards, tokenizer, progress)
 
 
 def _hold_out_one(config: DataConfig, documents: int) -> DataConfig:

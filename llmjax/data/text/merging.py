@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmjax.data.progress import Progress
 from llmjax.data.text.cache import (
     TEXT,
     VALIDATION,
@@ -20,7 +19,7 @@ from llmjax.data.text.cache import (
 )
 from llmjax.data.text.encoding import Encoded
 from llmjax.data.text.sharded import Runs, ShardedStore
-from llmjax.data.text.shards import CANDIDATES, STORE, Sharding, build_shards, fill_shard
+from llmjax.data.text.shards import CANDIDATES, STORE, Sharding, fill_shard
 from llmjax.data.text.source import json_digest
 from llmjax.data.text.split import HashSample, document_hash
 from llmjax.data.text.store import (
@@ -50,13 +49,12 @@ class Shard:
     """Copies removed while it was built."""
 
 
-def open_shards(sharding: Sharding, tokenizer: Tokenizer, progress: Progress) -> TokenizedSource:
-    """Opens the shards of a source as one, building first those that are missing or damaged.
+def open_shards(sharding: Sharding, tokenizer: Tokenizer) -> TokenizedSource:
+    """Opens the shards of a source as one; builds damaged ones again.
 
     Raises:
       UserError: the source is damaged or empty, or changes while it is read.
     """
-    build_shards(sharding, range(sharding.count), tokenizer, progress)
     sizes = [
         (sharding.folder(shard) / STORE / "tokens.bin").stat().st_size
         for shard in range(sharding.count)
@@ -107,7 +105,7 @@ def _write_index(sharding: Sharding, shards: Sequence[Shard], folder: Path) -> N
     validation.close()
     stores = [shard.documents for shard in shards]
     copies = None
-    if sharding.config.deduplicate == "global":
+    if sharding.config.deduplicate != "window":
         copies = later_copies([store.hashes for store in stores])
     counts = _write_runs(stores, threshold, copies, folder)
     if counts["num_documents"] + len(chosen) == 0:

@@ -40,6 +40,9 @@ STORE = "documents"
 CANDIDATES = "candidates.npy"
 """int64 [3, candidates]: of each document of lowest hash in the shard, its index in the shard, its
 position in the source and its UTF-8 bytes; their text is in TEXT."""
+NEAR_DUPLICATES = ("minhash", 5, 14, 8)
+"""How near duplicates are found, as part of the key: by MinHash of 5 words in 14 parts of 8 hashes
+each. Two documents are similar if one part is equal: likely if 3 in 4 of their 5 words are."""
 _FILE = 1 << 40  # the position of a document: its file times this, plus its index in the file
 _POLL_SECONDS = 0.5
 
@@ -66,7 +69,9 @@ class Sharding:
     def key(self) -> str:
         """A hash of everything that the shards depend on."""
         inputs = key_inputs(self.identity, self.fingerprint, self.vocab_size, self.config)
-        return json_digest([*inputs, "shards", self.count])
+        inputs += ["shards", self.count]
+        inputs += NEAR_DUPLICATES if self.without_near_duplicates else []
+        return json_digest(inputs)
 
     @property
     def count(self) -> int:
@@ -78,6 +83,16 @@ class Sharding:
         """The folder of all shards."""
         return cache_root(self.config.cache_dir) / "tokens" / self.key
 
+    @property
+    def without_near_duplicates(self) -> bool:
+        """Whether one of several similar documents is kept."""
+        return self.config.deduplicate == "minhash"
+
+    @property
+    def near_duplicates(self) -> Path:
+        """The folder with the near duplicates of each shard, found before it is tokenized."""
+        return self.root / "near-duplicates"
+
     def folder(self, shard: int) -> Path:
         """The folder of a shard."""
         return self.root / f"{shard:05}-of-{self.count:05}"
@@ -88,15 +103,15 @@ class Sharding:
         return token_dtype(self.vocab_size)
 
 
-class _Text(NamedTuple):
-    """A document: its position in the source, and its UTF-8 text."""
+class ShardDocument(NamedTuple):
+    """A document of a shard: its position in the source, and its UTF-8 text."""
 
     position: int
     text: bytes
 
 
-def _documents(sharding: Sharding, shard: int) -> Iterator[_Text]:
-    """The documents of a shard; see the module's docstring."""
+def shard_documents(sharding: Sharding, shard: int) -> Iterator[ShardDocument]:
+    """The documents of a shard, copies included; see the module's docstring."""
     files = sharding.source.parts(sharding.config.cache_dir)
     step = -(-sharding.count // len(files))
     units = len(files) * step
@@ -105,7 +120,7 @@ def _documents(sharding: Sharding, shard: int) -> Iterator[_Text]:
         file, start = divmod(unit, step)
         texts = files[file].documents(sharding.config.cache_dir)
         for index, text in itertools.islice(enumerate(texts), start, None, step):
-            yield _Text(file * _FILE + index, text.encode("utf-8"))
+            yield ShardDocument(file * _FILE + index, text.encode("utf-8"))
 
 
 class _Selection:
@@ -117,9 +132,15 @@ class _Selection:
         self._seen = SeenHashes()
         self._places: dict[int, tuple[int, int]] = {}  # hash -> index and position
 
-    def unique(self, documents: Iterator[_Text]) -> Iterator[bytes]:
-        """The texts without duplicates."""
-        for position, text in documents:
+    def unique(
+        self, documents: Iterator[ShardDocument], near_duplicates: np.ndarray
+    ) -> Iterator[bytes]:
+        """The texts without duplicates, nor those at the indices `near_duplicates`."""
+        left_out = set(near_duplicates.tolist())
+        for index, (position, text) in enumerate(documents):
+            if index in left_out:
+                self.duplicates += 1
+                continue
             hash_ = document_hash(text)
             if self._seen.add(hash_) or hash_ in self._places:
                 self.duplicates += 1
@@ -160,7 +181,10 @@ def fill_shard(
     """
     selection = _Selection(sharding.config)
     store = StoreWriter(folder / STORE, sharding.vocab_size)
-    for texts in batches(selection.unique(_documents(sharding, shard))):
+    near = np.zeros(0, "<u4")
+    if sharding.without_near_duplicates:
+        near = np.load(sharding.near_duplicates / f"{shard:05}.npy")
+    for texts in batches(selection.unique(shard_documents(sharding, shard), near)):
         append_documents(store, texts, encode_documents(tokenizer, texts))
         report(sum(map(len, texts)))
     store.close()

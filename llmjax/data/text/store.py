@@ -269,6 +269,13 @@ def open_store(folder: Path, dtype: np.dtype, in_all: int = 0) -> TokenStore:
     return store
 
 
+def stored_bytes(folder: Path) -> int:
+    """UTF-8 bytes of the text of a store; nothing else is read or verified."""
+    with (folder / "byte_offsets.bin").open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return int.from_bytes(file.read(8), "little")
+
+
 def _map(path: Path, dtype: np.dtype) -> tuple[np.ndarray, VerifiedBlocks]:
     try:
         empty = path.stat().st_size == 0  # an empty file cannot be mapped

@@ -11,7 +11,8 @@ Each of these variables says so:
     LLMJAX_DISTRIBUTED=1        let JAX detect it (Cloud TPU VMs have only a metadata server)
 
 With the first three and in a JobSet of GPU pods, processes report to process 0 before JAX starts
-(see `roll_call`) and are notified when another one ends (see `link`). Launchers do both themselves.
+(see `roll_call`), else once JAX has connected them (see `launchers`). From then on they notice when
+another one ends or no longer answers (see `link`, `heartbeat`).
 """
 
 import os
@@ -21,6 +22,7 @@ import jax
 from llmjax.errors import UserError
 from llmjax.parallel.distributed.environment import explicit, launched, rendezvous
 from llmjax.parallel.distributed.forward import forward
+from llmjax.parallel.distributed.launchers import link_after_start
 from llmjax.parallel.distributed.link import Link, Work
 from llmjax.parallel.distributed.roll_call import Rendezvous, call_roll
 
@@ -29,23 +31,29 @@ __all__ = ["Link", "Rendezvous", "Work", "explicit", "join", "launched", "rendez
 JOINING = 120
 """Timeout in seconds of JAX's initialization, once all processes have reported."""
 HEARTBEAT = 300
-"""Seconds of silence after which JAX declares a process dead; the link notices earlier."""
+"""Seconds of silence, at least, after which JAX declares a process dead, and aborts all others with
+a C++ stack trace. The link notices earlier."""
 
 _links: list[Link] = []
 
 
-def join() -> Link | None:
+def join(silence: float = 0.0) -> Link | None:
     """Initializes `jax.distributed` if this process was launched as one of several.
 
-    Call it before anything uses a device; further calls do nothing.
+    Call it before anything uses a device; further calls only set `silence`.
+
+    Args:
+      silence: seconds after which a process that does not answer ends the run; 0: never.
 
     Returns:
-      The link to the other processes; None for a single process or under a launcher.
+      The link to the other processes; None for a single process, or if they cannot be linked.
 
     Raises:
       UserError: the variables contradict each other, or the processes cannot connect.
     """
     if jax.distributed.is_initialized():
+        for known in _links:
+            known.heartbeat.seconds = silence
         return _links[-1] if _links else None
     meeting = rendezvous(os.environ)
     if meeting is None and not launched(os.environ):
@@ -53,22 +61,39 @@ def join() -> Link | None:
     # Its notifier would replace our SIGTERM handler.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        if meeting is None:
-            jax.distributed.initialize()
-            return None
-        link = Link(meeting.process, call_roll(meeting))
-        jax.distributed.initialize(
-            meeting.coordinator if meeting.process == 0 else forward(meeting),
-            meeting.processes,
-            meeting.process,
-            initialization_timeout=JOINING,
-            heartbeat_timeout_seconds=HEARTBEAT,
-        )
+        link = _launched(silence) if meeting is None else _met(meeting, silence)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             "jax.distributed",
             f"the processes could not connect: {str(error).splitlines()[0]}",
             "every process needs the same coordinator, reachable from all; see launch/README.md",
         ) from error
-    _links.append(link)
+    if link is not None:
+        link.heartbeat.seconds = silence
+        _links.append(link)
     return link
+
+
+def _met(meeting: Rendezvous, silence: float) -> Link:
+    """Joins processes that know their rendezvous: the link is made before JAX starts."""
+    link = Link(meeting.process, call_roll(meeting))
+    link.heartbeat.seconds = silence
+    jax.distributed.initialize(
+        meeting.coordinator if meeting.process == 0 else forward(meeting),
+        meeting.processes,
+        meeting.process,
+        initialization_timeout=JOINING,
+        heartbeat_timeout_seconds=later_than(silence),
+    )
+    return link
+
+
+def _launched(silence: float) -> Link | None:
+    """Joins processes of a launcher known to JAX."""
+    jax.distributed.initialize(heartbeat_timeout_seconds=later_than(silence))
+    return link_after_start()
+
+
+def later_than(silence: float) -> int:
+    """JAX's limit of silence, long after that of the link: what JAX ends is not named."""
+    return max(HEARTBEAT, 60 + 2 * round(silence))

@@ -1,9 +1,9 @@
 """Detects the death of other processes by broken connections.
 
-Nothing is sent while all is well. When a process is killed, its kernel closes the connection at
-once; when a machine or the network fails, TCP keepalive detects it within 20 seconds, even while
-Python is busy. Each process then reports which one is gone and exits: JAX would wait for minutes
-and abort with a C++ stack trace.
+When a process is killed, its kernel closes the connection at once; when a machine or the network
+fails, TCP keepalive detects it within 20 seconds, even while Python is busy. Of a process that is
+suspended the heartbeat tells. Each process then reports which one is gone and exits: JAX would wait
+for minutes and abort with a C++ stack trace.
 """
 
 import atexit
@@ -27,11 +27,18 @@ from llmjax.errors import (
     UserError,
     exit_code,
 )
+from llmjax.parallel.distributed.heartbeat import Heartbeat
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 from llmjax.parallel.distributed.roll_call import ProcessGroup
 
 LATE = 2.0
 """Seconds a failing process waits for a message: another process's death may be the cause."""
+
+TIMED_OUT = "DEADLINE_EXCEEDED"
+"""What JAX's errors say where another process did not take part in time. On CPUs, that is after
+30 s in the first exchange of a program, which may be long before the watchdog's limit."""
+SILENT = 15.0
+"""Seconds of silence after which a process is to blame for such an error."""
 
 
 class Work(NamedTuple):
@@ -61,12 +68,14 @@ class Link:
         """
         self._process, self._members = process, group.members
         self._connections = MappingProxyType(dict(group.connections))  # two threads read it
-        self._beats: dict[int, tuple[int, float]] = {}
+        self.heartbeat = Heartbeat(self._connections, self._end_silent)
+        """Where the others are, and which of them no longer answers."""
         self._seconds: dict[int, float] = {}
         self._work: Work | None = None
         self._leaving = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
+        self.heartbeat.start()
         atexit.register(self._finish)
 
     @contextlib.contextmanager
@@ -81,23 +90,6 @@ class Link:
             raise
         finally:
             self._work = None
-
-    def beat(self, position: int) -> None:
-        """Tells the others that this process runs, and how far it is."""
-        for connection in self._connections.values():
-            connection.send({"at": position})
-
-    def positions(self) -> dict[int, int]:
-        """How far the connected processes are that have said so; process 0 is connected to all."""
-        return {process: position for process, (position, _) in dict(self._beats).items()}
-
-    def silent(self, seconds: float) -> tuple[int, float] | None:
-        """The process that has been silent longest, and for how long; None if it is less than
-        `seconds`. A process that never sent its position is none."""
-        now = time.monotonic()
-        times = {process: now - at for process, (_, at) in dict(self._beats).items()}
-        longest = max(times.items(), key=lambda item: item[1], default=(0, 0.0))
-        return longest if longest[1] > seconds else None
 
     def send_seconds(self, seconds: float) -> None:
         """Tells the others how long this process takes for its part of a step."""
@@ -120,10 +112,13 @@ class Link:
 
     def _leave(self, error: BaseException) -> None:
         """Sends this process's failure to the others, unless one of them died first."""
+        is_late = isinstance(error, RuntimeError) and TIMED_OUT in str(error)
+        if is_late and (silent := self.heartbeat.silent(SILENT)):
+            self._end_silent(*silent)
         if not isinstance(error, KeyboardInterrupt | Stopped):
             time.sleep(LATE)
         self._leaving.acquire()
-        code = exit_code(error)
+        code = HUNG if is_late else exit_code(error)
         # JAX would wait for the others, which exit too.
         atexit.register(_end, code)
         expected = isinstance(error, UserError | Stopped | DataCorruption)
@@ -162,7 +157,7 @@ class Link:
             return True
         position = message.get("at")
         if isinstance(position, int):
-            self._beats[process] = position, time.monotonic()
+            self.heartbeat.hear(process, position, message.get("busy") is True)
             return False
         seconds = message.get("seconds")
         if isinstance(seconds, int | float) and math.isfinite(seconds):
@@ -174,7 +169,15 @@ class Link:
                 show_threads()
             self._lose(gone, code, str(message.get("why", "")))
             return True
-        return "finished" in message
+        if "finished" in message:
+            self.heartbeat.forget(process)
+            return True
+        return False
+
+    def _end_silent(self, process: int, seconds: float) -> None:
+        """Ends the run because of a process that has been silent for so many seconds."""
+        where = self._work.progress() if self._work else "outside of training"
+        self.end(process, HUNG, f"hangs {where}: has not answered for {seconds:.0f} s")
 
     def _lose(self, process: int, code: int, reason: str) -> None:
         """Reports to the others and the user that a process is gone, and ends this one.

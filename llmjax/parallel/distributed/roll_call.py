@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from llmjax.errors import UserError
+from llmjax.errors import NoAnswer, UserError
 from llmjax.parallel.distributed.messages import Connection, Lost, say
 
 UNREACHABLE = 25.0
-"""Seconds to connect to process 0, unless LLMJAX_JOIN_SECONDS is set."""
+"""Seconds to connect to process 0."""
 MISSING = 300.0
-"""Seconds for all processes to report, unless LLMJAX_JOIN_SECONDS is set."""
+"""Seconds for all processes to report."""
 REPORT = 10.0
 """Seconds for a connection to report, and between messages about missing processes."""
 SECONDS = "LLMJAX_JOIN_SECONDS"
@@ -66,16 +66,27 @@ class ProcessGroup(NamedTuple):
     connections: dict[int, Connection]
 
 
-def call_roll(rendezvous: Rendezvous) -> ProcessGroup:
+def call_roll(
+    rendezvous: Rendezvous, reach: float = UNREACHABLE, missing: float = MISSING
+) -> ProcessGroup:
     """Waits until all processes have reported and agree.
 
+    Args:
+      rendezvous: the processes and their meeting place.
+      reach: seconds to connect to process 0, unless LLMJAX_JOIN_SECONDS is set.
+      missing: seconds for all processes to report, unless it is set.
+
     Raises:
-      UserError: some are missing or differ; every process raises it with the reason.
+      UserError: some differ; every process raises it with the reason.
+      NoAnswer: some are missing.
     """
     process, processes = rendezvous.process, rendezvous.processes
     versions = {name: metadata.version(name) for name in SAME}
     this = Member(process, processes, socket.gethostname(), os.getpid(), versions)
-    return _gather(rendezvous, this) if rendezvous.process == 0 else _report(rendezvous, this)
+    reach, missing = seconds(reach), seconds(missing)
+    if rendezvous.process == 0:
+        return _gather(rendezvous, this, missing)
+    return _report(rendezvous, this, reach, missing)
 
 
 def seconds(default: float) -> float:
@@ -88,24 +99,25 @@ def seconds(default: float) -> float:
     return float(text)
 
 
-def _report(rendezvous: Rendezvous, this: Member) -> ProcessGroup:
+def _report(rendezvous: Rendezvous, this: Member, reach: float, missing: float) -> ProcessGroup:
     """Reports to process 0, and waits for its answer that all have reported."""
-    connection = Connection(_connect(rendezvous))
+    connection = Connection(_connect(rendezvous, reach))
     connection.send(this._asdict())
     try:
-        answer = connection.receive(seconds(MISSING) + REPORT)
+        answer = connection.receive(missing + REPORT)
     except (Lost, UserError) as error:
         reason = f"process 0 hung up before all processes were there ({error})"
-        raise UserError(rendezvous, reason, "see what process 0 says") from error
+        raise NoAnswer(rendezvous, reason, "see what process 0 says") from error
     if "refused" in answer:
-        raise UserError(answer.get("thing"), str(answer["refused"]), str(answer.get("fix", "")))
+        kind = NoAnswer if answer.get("missing") else UserError
+        raise kind(answer.get("thing"), str(answer["refused"]), str(answer.get("fix", "")))
     members = [_member(report) for report in answer["members"]]
     return ProcessGroup(members, {0: connection})
 
 
-def _connect(rendezvous: Rendezvous) -> socket.socket:
+def _connect(rendezvous: Rendezvous, limit: float) -> socket.socket:
     """Connects to process 0, retrying, since it may start later than this process."""
-    limit, reason = seconds(UNREACHABLE), "no answer"
+    reason = "no answer"
     end = time.monotonic() + limit
     while (remaining := end - time.monotonic()) > 0:
         try:
@@ -115,7 +127,7 @@ def _connect(rendezvous: Rendezvous) -> socket.socket:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
         time.sleep(min(0.2, max(0.0, remaining)))
-    raise UserError(
+    raise NoAnswer(
         rendezvous,
         f"process 0 cannot be reached there within {limit:.0f} s: {reason}",
         "start process 0 on that host, open the port between the hosts, or give the address of "
@@ -123,14 +135,14 @@ def _connect(rendezvous: Rendezvous) -> socket.socket:
     )
 
 
-def _gather(rendezvous: Rendezvous, this: Member) -> ProcessGroup:
+def _gather(rendezvous: Rendezvous, this: Member, missing: float) -> ProcessGroup:
     """Receives the reports of all other processes."""
     members, connections = {0: this}, dict[int, Connection]()
     if rendezvous.processes == 1:
         return ProcessGroup([this], connections)
     with _listening(rendezvous) as listener:
         try:
-            for connection in _accept(listener, rendezvous, members):
+            for connection in _accept(listener, rendezvous, members, missing):
                 member = _receive_report(connection)
                 if member is None:
                     continue
@@ -153,8 +165,9 @@ def _gather(rendezvous: Rendezvous, this: Member) -> ProcessGroup:
     return ProcessGroup(ordered, connections)
 
 
-def _refusal(error: UserError) -> dict[str, str]:
-    return {"thing": error.thing, "refused": error.reason, "fix": error.fix}
+def _refusal(error: UserError) -> dict[str, Any]:
+    texts = {"thing": error.thing, "refused": error.reason, "fix": error.fix}
+    return texts | {"missing": isinstance(error, NoAnswer)}
 
 
 @contextlib.contextmanager
@@ -173,10 +186,12 @@ def _listening(rendezvous: Rendezvous) -> Iterator[socket.socket]:
 
 
 def _accept(
-    listener: socket.socket, rendezvous: Rendezvous, members: Mapping[int, Member]
+    listener: socket.socket,
+    rendezvous: Rendezvous,
+    members: Mapping[int, Member],
+    limit: float,
 ) -> Iterator[Connection]:
     """Yields incoming connections; reports now and then which processes are missing."""
-    limit = seconds(MISSING)
     end, next_message = time.monotonic() + limit, time.monotonic() + REPORT
     listener.settimeout(0.5)
     while True:
@@ -188,7 +203,7 @@ def _accept(
             if time.monotonic() > end:
                 reason = f"{who} of {rendezvous.processes} did not come within {limit:.0f} s"
                 fix = f"start {rendezvous.processes} processes with this address, or set {SECONDS}"
-                raise UserError(rendezvous, reason, fix) from None
+                raise NoAnswer(rendezvous, reason, fix) from None
             if time.monotonic() > next_message:
                 next_message += REPORT
                 total, address = rendezvous.processes, rendezvous.coordinator

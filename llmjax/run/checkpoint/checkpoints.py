@@ -37,9 +37,9 @@ from llmjax.run.checkpoint.reading import (
     holds_only_params,
     newest_complete,
     params_handler,
-    read_items,
     wait_for_all,
 )
+from llmjax.run.checkpoint.training_state import read_state, training_items
 from llmjax.state import TrainState
 from llmjax.storage.writing import check_utf8
 
@@ -96,7 +96,7 @@ class Checkpoints:
         step = progress.step
         if step in self.steps():
             return
-        training = {"step": state.step, **_by_path(state.opt_state)}
+        training = training_items(state.step, state.opt_state)
         items = self._save_args({"params": state.params, "training": training})
         self._saving = progress
         try:
@@ -114,12 +114,14 @@ class Checkpoints:
         self._local.save(state, progress)
 
     def complete(self, progress: TrainProgress) -> None:
-        """Updates the progress in a finished checkpoint, after an evaluation made up for; not in
-        local ones.
+        """Updates the progress in a finished checkpoint, after an evaluation made up for or a roll
+        back.
 
         Raises:
           UserError: it cannot be written.
         """
+        if self._local is not None:
+            self._local.complete(progress)
         if self._writes_folder() and progress.step in self.steps():
             try:
                 complete_progress(self.folder, progress)
@@ -153,7 +155,8 @@ class Checkpoints:
                 self._local.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, TrainProgress] | None:
-        """Restores the newest complete checkpoint; None if there is none, or only parameters.
+        """Restores the newest complete checkpoint; None if there is none, or only parameters. Waits
+        for saves.
 
         A newer one on the local disks comes first. Damaged ones are renamed to STEP.damaged, with a
         warning.
@@ -164,11 +167,14 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint is complete; or it holds another state.
         """
+        self.wait()
+        wait_for_all("checkpoints saved")
+        self._refresh()
         if self._local is not None:
             newest = max(self.steps(), default=-1)
             if (restored := self._local.restore(abstract, newest)) is not None:
                 return restored
-        training = {"step": abstract.step, **_by_path(abstract.opt_state)}
+        training = training_items(abstract.step, abstract.opt_state)
         trees = {"params": abstract.params, "training": training}
         step, damaged = newest_complete(self.folder, items=trees)
         if self._writes_folder():
@@ -177,16 +183,14 @@ class Checkpoints:
         wait_for_all("damaged checkpoints set aside")
         if step is None or holds_only_params(self.folder / str(step)):
             return None
-        read = {item: ocp.args.StandardRestore(tree) for item, tree in trees.items()}
-        items = read_items(self.folder / str(step), **read)
-        leaves = [items["training"][path] for path in _by_path(abstract.opt_state)]
-        opt_state = jax.tree.unflatten(jax.tree.structure(abstract.opt_state), leaves)
-        state = TrainState(items["training"]["step"], items["params"], opt_state)
-        return state, read_progress(self.folder, step)
+        return read_state(self.folder / str(step), abstract), read_progress(self.folder, step)
 
     def _writes_folder(self) -> bool:
         """Whether this process creates, renames and deletes checkpoints in `folder`."""
         return jax.process_index() == 0
+
+    def _refresh(self) -> None:
+        """Makes the checkpoints that other processes have finished visible in `folder`."""
 
     def _make_checkpointer(self, options: ocp.options.AsyncOptions) -> ocp.AsyncCheckpointer:
         return ocp.AsyncCheckpointer(SummingHandler(), async_options=options)
@@ -235,11 +239,6 @@ class Checkpoints:
             f"cannot be saved: {reason(error)}",
             "earlier checkpoints are complete: fix it and run the same command again",
         )
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    """Leaves of a pytree by path, so that files do not depend on Optax's classes."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _bytes(tree: Any) -> int:

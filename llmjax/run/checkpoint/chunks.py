@@ -28,7 +28,7 @@ def needed_files(checkpoint: Path, items: Mapping[str, Any]) -> Callable[[str], 
     for item, tree in items.items():
         for path, leaf in jax.tree.leaves_with_path(tree):
             name = f"{item}/{jax.tree_util.keystr(path, simple=True, separator='.')}"
-            chunk = _chunk_shape(checkpoint / name / "zarr.json", leaf.ndim)
+            chunk = _chunk_shape(checkpoint / name / "zarr.json", leaf.shape)
             if chunk is not None and leaf.sharding is not None:
                 boxes[name] = _boxes(leaf, chunk)
 
@@ -47,16 +47,19 @@ def needed_files(checkpoint: Path, items: Mapping[str, Any]) -> Callable[[str], 
     return is_needed
 
 
-def _chunk_shape(description: Path, dimensions: int) -> list[int] | None:
-    """The shape of an array's chunks; None if it has no such files or is of another rank."""
+def _chunk_shape(description: Path, shape: tuple[int, ...]) -> list[int] | None:
+    """The shape of an array's chunks; None if it has no such files or is of another shape."""
     if not description.is_file():
         return None
     try:
-        shape = read_json(description)["chunk_grid"]["configuration"]["chunk_shape"]
+        array = read_json(description)
+        chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
+        if array["shape"] != list(shape):
+            return None
     except (UserError, LookupError, TypeError):
         return None
-    is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
-    return shape if is_shape and len(shape) == dimensions else None
+    is_shape = isinstance(chunk, list) and all(type(size) is int and size > 0 for size in chunk)
+    return chunk if is_shape and len(chunk) == len(shape) else None
 
 
 def _boxes(leaf: jax.ShapeDtypeStruct, chunk: list[int]) -> list[Box]:

@@ -84,6 +84,22 @@ class LocalCheckpoints:
                 "free some space, or set checkpoint.local_dir to another folder or to null",
             ) from error
 
+    def complete(self, progress: TrainProgress) -> None:
+        """Updates the progress in a finished checkpoint, if there is one of its step.
+
+        Raises:
+          UserError: it cannot be written; or it is damaged.
+        """
+        self.wait()
+        path = self.folder / f"{progress.step}.json"
+        if not path.is_file():
+            return
+        document = check_checksum(read_json(path), path) | {"progress": asdict(progress)}
+        try:
+            write_atomically(path, json.dumps(with_checksum(document)))
+        except OSError as error:
+            raise UserError(path, f"cannot be written: {error.strerror or error}") from error
+
     def close(self) -> None:
         """Waits for the last save and ends the thread."""
         try:
@@ -101,6 +117,7 @@ class LocalCheckpoints:
         Returns:
           None if there is no such step: process 0 logs why, if any process holds newer ones.
         """
+        self.wait()
         shards = Shards(abstract)
         held = {step: found for step in self.steps() if (found := self._verified(step, shards))}
         steps = _steps_of_all([step for step in held if step > newer_than])
@@ -151,7 +168,7 @@ class LocalCheckpoints:
             document = check_checksum(read_json(path), path)
             progress_of(document["progress"])
             intact = file_checksums(self.folder, [name])[name] == document["sums"]
-        except (OSError, UserError, AttributeError, KeyError, TypeError):
+        except (OSError, UserError, AttributeError, KeyError, TypeError, ValueError):
             intact = False
         if not intact:
             log.warning("local checkpoint %s is damaged; it is not used", path)

@@ -19,10 +19,10 @@ MEASURED = "measured.json"
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """The next batch, and the totals so far."""
+    """The next step with its batch, and the totals so far."""
 
     step: int
-    """Steps taken; also the index of the next batch."""
+    """Steps taken."""
     seed: int
     batch_size: int
     length: int
@@ -51,6 +51,18 @@ class TrainProgress:
     """Whether the samples after this step were skipped because of a signal."""
     stages: tuple[str, ...] = ()
     """The data.stages that began before this step, in words."""
+    left_out: tuple[tuple[int, int], ...] = ()
+    """(step, batches) of each roll back: so many batches were left out before this step's batch."""
+
+    @property
+    def batch(self) -> int:
+        """Index of the next batch in the order of the data."""
+        return self.step + self.batches_left_out
+
+    @property
+    def batches_left_out(self) -> int:
+        """How many batches were left out by all roll backs."""
+        return sum(batches for _, batches in self.left_out)
 
     def update_best(self, cost: float | None) -> "TrainProgress":
         """The progress after an evaluation; a cost that is not finite counts as the worst."""
@@ -88,10 +100,11 @@ def progress_of(document: Mapping[str, Any]) -> TrainProgress:
     """The progress of the fields that `asdict` gives, after a round trip through JSON.
 
     Raises:
-      AttributeError, TypeError: it is that of another version of llmjax.
+      AttributeError, TypeError, ValueError: it is that of another version of llmjax.
     """
     progress = TrainProgress(**document)
-    return replace(progress, stages=tuple(progress.stages))
+    left_out = tuple((int(step), int(batches)) for step, batches in progress.left_out)
+    return replace(progress, stages=tuple(progress.stages), left_out=left_out)
 
 
 def read_progress(folder: Path, step: int) -> TrainProgress:
@@ -105,5 +118,5 @@ def read_progress(folder: Path, step: int) -> TrainProgress:
         path = folder / str(step) / NAME
     try:
         return progress_of(check_checksum(read_json(path), path))
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(path, f"cannot be read: {error}") from error

@@ -185,13 +185,26 @@ def stored_leaves(folder: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {}
     run, within = folder.absolute().parent, f"{folder.name}/{step}/params"
     fetch(run, within, lambda name: not name.endswith("/c") and "/c/" not in name)  # chunks
-    handler = ocp.CompositeCheckpointHandler(params=ocp.StandardCheckpointHandler())
+    return stored_items(path, "params")
+
+
+def stored_items(checkpoint: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and stored dtypes of an item of a checkpoint, by dotted path; reads no values.
+
+    Args:
+      checkpoint: RUN/checkpoints/STEP.
+      item: "params" or "training".
+
+    Raises:
+      UserError: it is damaged.
+    """
+    handler = ocp.CompositeCheckpointHandler(**{item: ocp.StandardCheckpointHandler()})
     with without_warnings(), ocp.Checkpointer(handler) as checkpointer:  # of items left out
         try:
-            tree = checkpointer.metadata(path).item_metadata["params"]
+            tree = checkpointer.metadata(checkpoint).item_metadata[item]
         except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-            problem = f"its list of parameters cannot be read: {error}"
-            raise UserError(path, problem, "restore it from a copy") from error
+            problem = f"its list of arrays cannot be read: {error}"
+            raise UserError(checkpoint, problem, "restore it from a copy") from error
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
     return {
         jax.tree_util.keystr(keys, simple=True, separator="."): jax.ShapeDtypeStruct(

@@ -68,6 +68,9 @@ class RemoteCheckpoints(Checkpoints):
     def _writes_folder(self) -> bool:
         return True
 
+    def _refresh(self) -> None:
+        self._run.refresh_checkpoints()
+
     def _make_checkpointer(self, options: ocp.options.AsyncOptions) -> ocp.AsyncCheckpointer:
         return ocp.AsyncCheckpointer(
             _handler("params", "training"),

@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "evaluation",
     "samples",
     "replay",
+    "spikes",
     "max_skipped_steps",
     "compute",
     "optimizer.accumulate",

@@ -122,7 +122,9 @@ def _clusters(config: Plain) -> Plain:
 
 def _stores(config: Plain) -> Plain:
     """6 -> 7: new fields, with what they stand for in runs that lacked them."""
-    absent: dict[str, Plain] = {}
+    absent: dict[str, Plain] = {
+        "spikes": {"action": "skip", "max_roll_backs": 10},
+    }
     return config | {part: config[part] | fields for part, fields in absent.items()}
 
 

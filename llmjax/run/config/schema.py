@@ -50,7 +50,8 @@ class Config:
 
     run_dir: str = "runs/default"
     """The run folder, created if needed. If it holds a run of the same config, that resumes; steps,
-    compute, mesh, accumulation, checkpoint, evaluation, samples, replay and log may differ."""
+    compute, mesh, accumulation, checkpoint, evaluation, samples, spikes, replay and log may
+    differ."""
     seed: int = 0
     """Determines initial parameters, the order of the data and dropout."""
     steps: int = 1000
@@ -81,7 +82,7 @@ class Config:
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = field(default_factory=AdamWConfig)
     """The optimizer with its learning-rate schedule."""
     spikes: SpikesConfig = field(default_factory=SpikesConfig)
-    """Which updates are skipped as loss spikes."""
+    """Which updates are skipped as loss spikes, and whether the run then rolls back."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The training loss: label smoothing and z-loss."""
     mesh: MeshConfig = field(default_factory=MeshConfig)

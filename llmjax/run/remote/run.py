@@ -61,6 +61,16 @@ class RemoteRun(Run):
             check_finished(self.store, files)
             bring_up_to_date(self.folder, self.store, visible(files), is_fetched_later)
 
+    def refresh_checkpoints(self) -> None:
+        """Makes all published checkpoints visible in this process, whose values are on no disk
+        after a save.
+
+        Raises:
+          UserError: the bucket cannot be read.
+        """
+        files, folder = visible(self.store.files()), self.checkpoints.name
+        bring_up_to_date(self.folder, self.store, files, is_fetched_later, within=f"{folder}/")
+
     def check_lock(self) -> None:
         if self.held is not None:
             self.held.check()

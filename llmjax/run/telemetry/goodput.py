@@ -1,7 +1,8 @@
 """Goodput: what the wall time of a run was spent on, over all its starts.
 
 The times add up to the wall time since the first start. They are kept in goodput.json, written
-every ten seconds or so while steps are logged, and at the end of a start.
+when the first start begins, every ten seconds or so while steps are logged, and at the end of a
+start.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ ACTIVITIES: dict[Activity, str] = {
     "samples": "generating samples",
     "saving": "starting to save; the rest is written in the background",
     "replay": "computing steps twice, to compare them",
-    "lost": "steps that were repeated after a restart",
+    "lost": "steps that were repeated after a restart, or left by a roll back",
     "down": "not running, or not recorded before it was killed",
 }
 """What time is spent on."""
@@ -64,6 +65,8 @@ class Goodput:
         self._waited = self._written = 0.0
         self._data_wait: Callable[[], float] = lambda: 0.0
         self._stored = read_goodput(file)
+        if self._stored is None:
+            self._store(starts=1)  # if this start is killed before it trains, its time is not lost
 
     def begin(self, step: int, data_wait: Callable[[], float]) -> None:
         """Counts what follows, outside `spent`, as training.
@@ -87,6 +90,15 @@ class Goodput:
         self._data_wait, self._waited = data_wait, data_wait()
         self.write()
 
+    def roll_back(self, step: int) -> None:
+        """Counts the training since a checkpoint as lost; step 0: all of it."""
+        self._switch(self._activity)
+        trained = self._seconds["steps"]
+        kept = min(self._saved.get(step, trained), trained) if step else 0.0
+        self._seconds["steps"] = kept
+        self._seconds["lost"] += trained - kept
+        self._saved = {at: value for at, value in self._saved.items() if at <= step}
+
     def end(self) -> None:
         """Counts what follows as saving: checkpoints are completed."""
         self._switch("saving")
@@ -96,6 +108,8 @@ class Goodput:
 
     def __exit__(self, *_: object) -> None:
         self.write()
+        if self._file is not None and self._stored is None and not self._starts:
+            self._file.unlink(missing_ok=True)  # it has ended before it trained
 
     @contextlib.contextmanager
     def spent(self, activity: Activity) -> Iterator[None]:
@@ -129,12 +143,16 @@ class Goodput:
     def write(self) -> None:
         """Writes goodput.json, if it can be written; training matters more."""
         self._switch(self._activity)
-        if self._file is None or not self._starts:
+        if self._starts:
+            self._store(self._starts)
+
+    def _store(self, starts: int) -> None:
+        if self._file is None:
             return
         self._written = self._since
         document = {
             "seconds": self._seconds,
-            "starts": self._starts,
+            "starts": starts,
             "saved": {str(step): seconds for step, seconds in self._saved.items()},
             "time": self._since,
         }

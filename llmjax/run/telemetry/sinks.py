@@ -19,6 +19,9 @@ class Sink(Protocol):
 
     def write(self, record: Record) -> None: ...
 
+    def rewind(self, step: int) -> None:
+        """Removes what lies beyond a step, from which the run trains again."""
+
     def close(self) -> None: ...
 
 
@@ -32,11 +35,24 @@ class JsonLines:
           UserError: the file cannot be written.
         """
         self._path = path
+        self._open(last_step)
+
+    def _open(self, last_step: int) -> None:
+        path = self._path
         try:
             write_atomically(path, b"".join(_lines_until(path, last_step)))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         except OSError as error:
             raise UserError(path, f"cannot be written: {error.strerror}") from error
+
+    def rewind(self, step: int) -> None:
+        """See Sink.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        self.close()
+        self._open(step)
 
     def write(self, record: Record) -> None:
         """Appends a line.
@@ -76,7 +92,12 @@ class TensorBoard:
         except ImportError as error:
             fix = "pip install 'llmjax[tensorboard]', or set log.tensorboard to false"
             raise UserError("log.tensorboard", "tensorboardX is not installed", fix) from error
-        self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
+        self._new_writer = lambda step: SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = self._new_writer(last_step)
+
+    def rewind(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._new_writer(step)
 
     def write(self, record: Record) -> None:
         for name, value in scalars(record).items():
@@ -113,6 +134,9 @@ class WeightsAndBiases:
 
     def write(self, record: Record) -> None:
         self._run.log(scalars(record), step=record["step"])
+
+    def rewind(self, step: int) -> None:
+        pass  # wandb has no way to: it ignores records until a run is where it was
 
     def close(self) -> None:
         self._run.finish()

@@ -54,16 +54,20 @@ def local_copy(
     return folder
 
 
-def bring_up_to_date(folder: Path, source: StorePath, files: Objects, lazy: Lazy) -> None:
+def bring_up_to_date(
+    folder: Path, source: StorePath, files: Objects, lazy: Lazy, within: str = ""
+) -> None:
     """Makes a folder a copy of these objects of `source`: downloads those that it lacks in these
-    versions, and removes earlier ones that are gone.
+    versions, and removes earlier ones that are gone; given `within`, of names that begin so.
 
     Raises:
       UserError: an object cannot be read, or the folder cannot be written.
     """
     with folder_lock(folder):
         held = _held(folder)
-        for name in held.keys() - files.keys():
+        others = {name: info for name, info in held.items() if not name.startswith(within)}
+        files = {name: info for name, info in files.items() if name.startswith(within)}
+        for name in held.keys() - files.keys() - others.keys():
             _remove(folder, name)
         stale = {
             name: info
@@ -73,7 +77,7 @@ def bring_up_to_date(folder: Path, source: StorePath, files: Objects, lazy: Lazy
         for name in stale:
             (folder / name).unlink(missing_ok=True)
         download_files(source, folder, {name: i for name, i in stale.items() if not lazy(name)})
-        _write_index(folder, source, files)
+        _write_index(folder, source, {**others, **files})
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -1,0 +1,1 @@
+"""Corpora prepared by datatrove: its executors, its MinHash deduplication, its pipelines."""
