@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 
-def run(steps: list[dict], folder: Path, stdin: str = "") -> None:
-    """Runs the steps in `folder`; an AssertionError names the one that failed."""
+def run(steps: list[dict], folder: Path, stdin: str = "") -> str:
+    """Runs the steps in `folder` and returns what they print; an AssertionError names the one that
+    failed."""
     path = folder / "steps.json"
     path.write_text(json.dumps({"steps": steps, "stdin": stdin}), encoding="utf-8")
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
@@ -29,6 +30,7 @@ def run(steps: list[dict], folder: Path, stdin: str = "") -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
 
 
 def _main(path: str) -> None:

@@ -18,6 +18,8 @@ from llmjax.scoring.config import EvaluationConfig
 from llmjax.training.initialization import take_tokenizer
 from llmjax.training.train import train
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(params=[0o027, 0o002])
 def mask(request):

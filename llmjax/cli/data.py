@@ -23,6 +23,7 @@ ALIASES = {
     "deduplicate": "data.deduplicate",
     "sources": "data.sources",
     "cache-dir": "data.cache-dir",
+    "store": "data.store",
 }
 SHOWN = (
     "executor",
@@ -33,6 +34,7 @@ SHOWN = (
     "data.validation_fraction",
     "data.validation_max_bytes",
     "data.cache_dir",
+    "data.store",
     "tokenizer",
     "tokenizer.vocab_size",
 )

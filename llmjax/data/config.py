@@ -44,6 +44,11 @@ class DataConfig:
     on who prepared the shards."""
     cache_dir: str | None = None
     """Cache of tokens; None: $LLMJAX_CACHE, else $XDG_CACHE_HOME/llmjax, else ~/.cache/llmjax."""
+    store: str | None = None
+    """The complete token store: a folder, or an address such as gs://BUCKET/tokens. `llmjax data
+    build` writes it; training reads its batches there, and prepares nothing. None: the cache."""
+    store_cache_bytes: int = 8 << 30
+    """Local disk for tokens read from a bucket, at most; in the cache. 0: none are kept."""
     workers: int = 0
     """Tokenizing processes. 0: one per CPU."""
     prefetch: int = 4
@@ -82,6 +87,7 @@ def data_problems(config: DataConfig) -> list[str]:
         f"batch_size: {config.batch_size} rows of {config.length} tokens are more than the "
         f"{MAX_BATCH_TOKENS} that a batch may have": tokens <= MAX_BATCH_TOKENS,
         f"shards: {config.shards} is not positive": config.shards > 0,
+        f"store_cache_bytes: {config.store_cache_bytes} is negative": config.store_cache_bytes >= 0,
         f"workers: {config.workers} is negative": config.workers >= 0,
         f"prefetch: {config.prefetch} is not positive": config.prefetch > 0,
     }

@@ -141,6 +141,7 @@ class Loader:
         start_step: int = 0,
         *,
         prefetch: int = 4,
+        threads: int = 2,
         stops: bool = True,
     ):
         """Args:
@@ -148,6 +149,7 @@ class Loader:
           mesh: over which the global arrays are sharded; None: the default device.
           start_step: the first step to yield.
           prefetch: batches prepared ahead of the one yielded next.
+          threads: batches prepared at the same time.
           stops: whether iteration ends with the feed; otherwise reading past its end is an error.
 
         Raises:
@@ -159,7 +161,7 @@ class Loader:
         if mesh is not None:
             check_batch("the batch", feed.specs, mesh)
             self._rows = [local_rows(named_sharding(mesh, "batch"), size) for size in sizes]
-        self._step, self._ahead = start_step, prefetch
+        self._step, self._ahead, self._threads = start_step, prefetch, threads
         self._batches = self._prefetch(start_step)
         self.wait_seconds = 0.0
         """Total time that `next` has waited for batches."""
@@ -203,7 +205,7 @@ class Loader:
 
         end = 1 << 60 if self.feed.steps is None else self.feed.steps
         steps = grain.MapDataset.range(first, max(first + 1, end))
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._ahead)
+        options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._ahead)
         return iter(steps.map(self._make).to_iter_dataset(options))
 
     def _make(self, step: int) -> Batch:

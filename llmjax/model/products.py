@@ -122,15 +122,19 @@ def weight_gradient(x: jax.Array, dy: jax.Array, rows: int, axes: Axes | None = 
       [*inner, *outer] float32.
     """
     inner, outer = x.ndim - rows, dy.ndim - rows
-    contract = (tuple(range(rows)),) * 2
 
-    def spec(axes: Axes | None) -> jax.sharding.PartitionSpec | None:
-        return None if axes is None else mesh.out_sharding(*axes)
+    def multiply(a: jax.Array, b: jax.Array, spec: jax.sharding.PartitionSpec | None) -> jax.Array:
+        return dot(a, b, (tuple(range(rows)),) * 2, spec)
+
+    def product(a: jax.Array, b: jax.Array, axes: Axes | None) -> jax.Array:
+        if axes is None:
+            return multiply(a, b, None)
+        return mesh.sum_over_rows(multiply, a, b, rows, axes)
 
     if mesh.platform() != "cpu" or math.prod(x.shape[rows:]) <= math.prod(dy.shape[rows:]):
-        return dot(x, dy, contract, spec(axes))
+        return product(x, dy, axes)
     swapped_axes = None if axes is None else (*axes[inner:], *axes[:inner])
-    swapped = jax.lax.optimization_barrier(dot(dy, x, contract, spec(swapped_axes)))
+    swapped = jax.lax.optimization_barrier(product(dy, x, swapped_axes))
     return swapped.transpose(*range(outer, outer + inner), *range(outer))
 
 

@@ -17,6 +17,7 @@ from llmjax.optimizers.config import OptimizerConfig, Tree
 from llmjax.optimizers.param_kinds import ParamKind, param_kinds
 from llmjax.parallel import mesh
 from llmjax.parallel.mesh import Axes
+from llmjax.parallel.steps import leading_steps
 
 # f(x) = a x + b x^3 + c x^5, steep at 0 and near 1 elsewhere: singular values end up in 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -103,9 +104,9 @@ def _distribute(stack: jax.Array) -> tuple[jax.Array, list[jax.sharding.Partitio
     """
     if not mesh.has_shardings():
         return stack, []
-    devices = jax.sharding.get_abstract_mesh().size
-    specs = mesh.leading_specs(jax.typeof(stack).sharding.spec, stack.ndim)
-    padding = [(0, -stack.shape[0] % devices), *[(0, 0)] * (stack.ndim - 1)]
+    devices = jax.sharding.get_abstract_mesh()
+    specs = leading_steps(jax.typeof(stack).sharding.spec, stack.ndim, devices.axis_names)
+    padding = [(0, -stack.shape[0] % devices.size), *[(0, 0)] * (stack.ndim - 1)]
     stack = jnp.pad(stack, padding)
     for spec in specs:
         stack = jax.sharding.reshard(stack, spec)

@@ -7,22 +7,29 @@ type, and a mistake is an error while tracing, not a slow program.
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llmjax.errors import UserError
 from llmjax.parallel.devices import devices as all_devices
-from llmjax.parallel.topology import arrange
+from llmjax.parallel.steps import common, gather_steps, scatter_steps
+from llmjax.parallel.topology import Factors, arrange, factors_of
 
 Axes = tuple[str | None, ...]
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+
+SUB_AXES: dict[str, tuple[str, ...]] = {"fsdp": ("fsdp", "fsdp_y", "fsdp_z", "fsdp_slices")}
+"""Axis -> the mesh axes that take its place where it runs through all three dimensions of a torus:
+those, and the slices. Weights are gathered along one after another, the last one here first, and
+gradients scattered in the reverse order, since TPU compilers turn a collective over three at once
+into an all-reduce of the whole array. Configs, checkpoints and messages know only the axis."""
 
 # Parameters: "embed" is the model dimension of a stored weight. It is split over fsdp and gathered
 # just before use (its logical name is then "gathered"), so the gradient is reduce-scattered.
@@ -88,16 +95,67 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"choose sizes whose product is {len(devices)}, or divides it if one of them is -1",
         )
     arranged = arrange(devices, sizes, config.across_slices)
-    return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+    factors = {axis: factors_of(arranged, MESH_AXES.index(axis)) for axis in SUB_AXES}
+    return mesh_of(arranged, {a: found for a, found in factors.items() if len(found.torus) == 3})
 
 
-def logical_spec(*axes: str | None) -> PartitionSpec:
+def mesh_of(devices: np.ndarray, factors: Mapping[str, Factors]) -> Mesh:
+    """Names the axes of arranged devices.
+
+    Args:
+      devices: of the shape of `MESH_AXES`.
+      factors: of each axis that becomes its `SUB_AXES`.
+    """
+    sizes: dict[str, int] = {}
+    for axis, size in zip(MESH_AXES, devices.shape, strict=True):
+        if axis in factors:
+            *torus, slices = SUB_AXES[axis]
+            split = {slices: factors[axis].slices} if factors[axis].slices > 1 else {}
+            sizes |= split | dict(zip(torus, factors[axis].torus, strict=True))
+        else:
+            sizes[axis] = size
+    types = (AxisType.Explicit,) * len(sizes)
+    return Mesh(devices.reshape(*sizes.values()), tuple(sizes), axis_types=types)
+
+
+def axis_sizes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
+    """The number of devices along each axis of the config."""
+    return {
+        axis: math.prod(mesh.shape[name] for name in _sub_axes(axis, mesh)) for axis in MESH_AXES
+    }
+
+
+def _sub_axes(axis: str, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The names in `mesh` of an axis of the config: several where it is split."""
+    names = SUB_AXES.get(axis, (axis,))
+    return tuple(name for name in names if name == axis or name in mesh.axis_names)
+
+
+def _names(axis: str | None, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
+    """The names in `mesh` (None: the current one) of all mesh axes that split a logical axis."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    axes = () if axis is None else LOGICAL_TO_MESH[axis]
+    return tuple(name for each in axes for name in _sub_axes(each, mesh))
+
+
+def _stepwise() -> frozenset[str]:
+    """The sub-axes of the current mesh: collectives over them go from one to the next."""
+    mesh = jax.sharding.get_abstract_mesh()
+    found = [_sub_axes(axis, mesh) for axis in SUB_AXES]
+    return frozenset(name for names in found if len(names) > 1 for name in names)
+
+
+def logical_spec(*axes: str | None, mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:
     """Returns the partition of an array with these logical axes (None: not split).
+
+    Args:
+      *axes: a name for each dimension.
+      mesh: names the mesh axes; None: the current one.
 
     Raises:
       UserError: two dimensions are split over the same mesh axis.
     """
-    parts = [LOGICAL_TO_MESH[axis] if axis is not None else () for axis in axes]
+    parts = [_names(axis, mesh) for axis in axes]
     used = [name for part in parts for name in part]
     if len(set(used)) != len(used):
         raise UserError(f"logical axes {axes}", f"split over the same mesh axis twice: {parts}")
@@ -124,7 +182,12 @@ def out_sharding(*axes: str | None) -> PartitionSpec | None:
 
 def reshard(x: jax.Array, *axes: str | None) -> jax.Array:
     """Reshards `x` by its logical axes; a no-op where arrays have no sharding."""
-    return jax.sharding.reshard(x, logical_spec(*axes)) if has_shardings() else x
+    if not has_shardings():
+        return x
+    source = jax.typeof(x).sharding.spec
+    for spec in gather_steps(source, logical_spec(*axes), _stepwise()):
+        x = jax.sharding.reshard(x, spec)
+    return x
 
 
 def spec_of(x: jax.Array) -> PartitionSpec | None:
@@ -134,7 +197,7 @@ def spec_of(x: jax.Array) -> PartitionSpec | None:
 
 def mesh_axes(axis: str | None) -> tuple[str, ...]:
     """The mesh axes that split a logical axis, for collectives inside `per_device`."""
-    return LOGICAL_TO_MESH[axis] if has_mesh() and axis is not None else ()
+    return _names(axis) if has_mesh() else ()
 
 
 def parts(axis: str | None) -> int:
@@ -153,7 +216,8 @@ def all_gather(x: jax.Array, *axes: str | None) -> jax.Array:
     """Inside `per_device`: gathers an array that is split by `axes`."""
     for dimension, axis in enumerate(axes):
         if parts(axis) > 1:
-            x = jax.lax.all_gather(x, mesh_axes(axis), axis=dimension, tiled=True)
+            for names in reversed(_stages(mesh_axes(axis))):
+                x = jax.lax.all_gather(x, names, axis=dimension, tiled=True)
     return x
 
 
@@ -166,10 +230,49 @@ def reduce_scatter(x: jax.Array, over: Axes, axes: Axes) -> jax.Array:
     remaining = [name for axis in over for name in mesh_axes(axis)]
     for dimension, axis in enumerate(axes):
         shared = tuple(name for name in mesh_axes(axis) if name in remaining)
-        if shared:
-            x = jax.lax.psum_scatter(x, shared, scatter_dimension=dimension, tiled=True)
-            remaining = [name for name in remaining if name not in shared]
+        for names in _stages(shared):
+            x = jax.lax.psum_scatter(x, names, scatter_dimension=dimension, tiled=True)
+        remaining = [name for name in remaining if name not in shared]
     return jax.lax.psum(x, tuple(remaining)) if remaining else x
+
+
+def _stages(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The mesh axes of each of the collectives over `names`, outermost first."""
+    if _stepwise() & set(names):
+        return [(name,) for name in names]
+    return [names] if names else []
+
+
+def sum_over_rows(
+    product: Callable[[jax.Array, jax.Array, PartitionSpec | None], jax.Array],
+    x: jax.Array,
+    y: jax.Array,
+    rows: int,
+    axes: Axes,
+) -> jax.Array:
+    """A product that sums over rows which devices share.
+
+    Args:
+      product: of x and y, with the partition of its result.
+      x: [*rows, ...].
+      y: [*rows, ...].
+      rows: number of their leading dimensions.
+      axes: logical axes of the result.
+    """
+    target = out_sharding(*axes)
+    if target is None or not _stepwise():
+        return product(x, y, target)
+    specs = [jax.typeof(operand).sharding.spec for operand in (x, y)]
+    shared = common(*(spec[:rows] for spec in specs))
+    x, y = (
+        jax.sharding.reshard(operand, PartitionSpec(*shared, *spec[rows:]))
+        for operand, spec in zip((x, y), specs, strict=True)
+    )
+    first, *rest = scatter_steps(shared, target, _stepwise())
+    result = product(x, y, first)
+    for spec in rest:
+        result = jax.sharding.reshard(result, spec)
+    return result
 
 
 def platform() -> str:
@@ -202,7 +305,7 @@ def per_device(f: Callable, in_axes: Sequence[Any], out_axes: Sequence[Axes]) ->
 
 def named_sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """Returns the sharding on `mesh` of an array with these logical axes."""
-    return NamedSharding(mesh, logical_spec(*axes))
+    return NamedSharding(mesh, logical_spec(*axes, mesh=mesh))
 
 
 def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
@@ -218,27 +321,9 @@ def place(array: np.ndarray, mesh: Mesh | None, *axes: str | None) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def leading_specs(spec: PartitionSpec, ndim: int) -> list[PartitionSpec]:
-    """Partitions that lead from `spec` to one that splits only the first dimension, over all axes.
-
-    Each step moves one mesh axis, innermost first, and is therefore an all-to-all; the last step
-    adds unused axes and only slices. Reverse the list to return.
-    """
-    padded = [*spec, *[None] * (ndim - len(spec))]
-    parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in padded]
-    specs = [PartitionSpec(*parts)]
-    for part in range(1, ndim):
-        while parts[part]:
-            parts[0] += parts[part][-1:]
-            parts[part] = parts[part][:-1]
-            specs.append(PartitionSpec(*parts))
-    parts[0] += tuple(axis for axis in MESH_AXES if axis not in parts[0])
-    return [*specs, PartitionSpec(*parts)]
-
-
-def axis_size(mesh: Mesh | jax.sharding.AbstractMesh, axis: str) -> int:
+def axis_size(mesh: Mesh | AbstractMesh, axis: str) -> int:
     """The number of devices that the logical `axis` is split over."""
-    return math.prod(mesh.shape[name] for name in LOGICAL_TO_MESH[axis])
+    return math.prod(mesh.shape[name] for name in _names(axis, mesh))
 
 
 def rounded_up(size: int, mesh: Mesh | None, axis: str) -> int:
@@ -251,7 +336,7 @@ def check_divides(
     name: str,
     shape: Sequence[int],
     axes: Sequence[str | None],
-    mesh: Mesh | jax.sharding.AbstractMesh,
+    mesh: Mesh | AbstractMesh,
 ) -> None:
     """Checks that every dimension of the tensor `name` divides over its mesh axes.
 
@@ -263,7 +348,8 @@ def check_divides(
             continue
         parts = axis_size(mesh, axis)
         if size % parts:
-            split = " x ".join(f"{n}={mesh.shape[n]}" for n in LOGICAL_TO_MESH[axis])
+            sizes = axis_sizes(mesh)
+            split = " x ".join(f"{name}={sizes[name]}" for name in LOGICAL_TO_MESH[axis])
             raise UserError(
                 f"{name} {tuple(shape)}",
                 f"its {axis} dimension of {size} does not divide over mesh {split}",

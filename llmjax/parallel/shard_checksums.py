@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from llmjax.parallel.mesh import MESH_AXES
-
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 """Bytes of an element -> the unsigned integer of that size."""
 
@@ -25,7 +23,7 @@ def shard_checksums(tree: Any) -> jax.Array:
     def local(*shards: jax.Array) -> jax.Array:
         return jnp.stack([_checksum(shard) for shard in shards])[None]
 
-    rows = PartitionSpec(MESH_AXES, None)
+    rows = PartitionSpec(jax.sharding.get_abstract_mesh().axis_names, None)
     return jax.shard_map(local, in_specs=specs, out_specs=rows, check_vma=False)(*leaves)
 
 

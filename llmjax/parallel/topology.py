@@ -7,7 +7,7 @@ that should be the one that sends least.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.experimental import mesh_utils
@@ -18,6 +18,11 @@ from llmjax.errors import UserError
 def num_slices(devices: Sequence[Any]) -> int:
     """The number of slices that the devices belong to."""
     return len(_by_slice(devices))
+
+
+def slice_indices(devices: np.ndarray) -> np.ndarray:
+    """The slice of each device, in the shape of the devices."""
+    return np.array([_slice(device) for device in devices.flat]).reshape(devices.shape)
 
 
 def arrange(
@@ -102,3 +107,51 @@ def _arrange_slice(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray
     except (NotImplementedError, ValueError, AssertionError) as error:
         reason = f"cannot be mapped to the network of {len(devices)} {devices[0].device_kind}"
         raise UserError(f"mesh {shape}", reason, "choose other sizes") from error
+
+
+class Factors(NamedTuple):
+    """What an axis of a mesh runs through, as sizes whose product is that of the axis."""
+
+    slices: int
+    torus: tuple[int, ...]
+    """Devices along each dimension of a slice's torus, outermost first; one number if the network
+    is not known, or if the axis does not go through one dimension after the other, as in a ring."""
+
+
+def factors_of(devices: np.ndarray, dimension: int) -> Factors:
+    """What an axis of a mesh runs through.
+
+    Args:
+      devices: in the shape of the mesh, of which each slice is a block; TPUs have their places in
+        the torus as `coords`.
+      dimension: the axis.
+    """
+    lines = np.moveaxis(devices, dimension, 0)
+    slices = len(set(slice_indices(lines.reshape(len(lines), -1)[:, 0]).tolist()))
+    size = len(lines) // slices
+    if any(device.platform != "tpu" for device in devices.flat):
+        return Factors(slices, (size,))
+    places = np.array([device.coords for device in lines.flat])
+    places = places.reshape(slices, size, -1, places.shape[-1])
+    moves = places - places[:, :1]
+    line = moves[0, :, 0]
+    found = _torus_factors(line) if (moves == line[:, None]).all() else None
+    return Factors(slices, found or (size,))
+
+
+def _torus_factors(line: np.ndarray) -> tuple[int, ...] | None:
+    """The grid that n places [n, dimensions] make in row-major order, beginning at 0; else None."""
+    factors: list[int] = []
+    stride = 1
+    while stride < len(line):
+        (moved,) = np.nonzero(line[stride])
+        leaves = np.any(np.delete(line[::stride], moved, axis=1), axis=1).tolist()
+        count = leaves.index(True) if True in leaves else len(leaves)
+        if len(moved) != 1 or len(line) % (stride * count):
+            return None
+        factors.insert(0, count)
+        stride *= count
+    index = np.unravel_index(np.arange(len(line)), factors) if factors else ()
+    strides = [math.prod(factors[each + 1 :]) for each in range(len(factors))]
+    total = sum((line[i * s] for i, s in zip(index, strides, strict=True)), np.zeros_like(line))
+    return tuple(factors) if (total == line).all() else None

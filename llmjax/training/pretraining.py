@@ -25,6 +25,7 @@ from llmjax.data.text.corpus import (
     validation_documents,
 )
 from llmjax.data.text.encoding import cpus
+from llmjax.data.text.store_building import build_store
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
 from llmjax.losses.loss import Loss, with_bits_per_byte
@@ -218,7 +219,7 @@ def prepare_text(config: Config, run: Run) -> tuple[Tokenizer, Corpus]:
 
 
 def build_text(config: Config, progress: Progress, executor: Executor | None = None) -> Corpus:
-    """The tokenized corpus of a config, prepared in the cache for runs of it.
+    """The tokenized corpus of a config, prepared for its runs: in `data.store`, else in the cache.
 
     The tokenizer is that of the run folder or of the `init_from` run, if there is one.
 
@@ -228,7 +229,7 @@ def build_text(config: Config, progress: Progress, executor: Executor | None = N
       executor: where datatrove builds the shards; None: processes of this one do.
 
     Raises:
-      UserError: as `corpus.prepare`; or there is no `init_from` run.
+      UserError: as `corpus.prepare` and `build_store`; or there is no `init_from` run.
     """
     folder = Path(config.run_dir) / "tokenizer"
     if is_store(config.run_dir) and location(f"{config.run_dir}/config.json").is_file():
@@ -237,7 +238,8 @@ def build_text(config: Config, progress: Progress, executor: Executor | None = N
         folder = Run.open(config.init_from).tokenizer
     pieces = config.objective.control_pieces
     existing = folder if folder.is_dir() else None
-    return prepare(config.data, config.tokenizer, existing, progress, pieces, executor)[1]
+    build = prepare if config.data.store is None else build_store
+    return build(config.data, config.tokenizer, existing, progress, pieces, executor)[1]
 
 
 def share_text(config: Config, run: Run) -> None:

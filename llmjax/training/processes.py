@@ -17,7 +17,15 @@ from llmjax.run.config.schema import Config
 from llmjax.run.config.storage import from_json, to_json
 from llmjax.run.folder import Run
 
-PER_PROCESS = ("run_dir", "cpu_devices", "data.cache_dir", "data.workers", "data.prefetch", "log*")
+PER_PROCESS = (
+    "run_dir",
+    "cpu_devices",
+    "data.cache_dir",
+    "data.workers",
+    "data.prefetch",
+    "data.store*",
+    "log*",
+)
 """Fields that may differ between the processes of a run."""
 SAME_COMMAND = "start every process with the same command"
 

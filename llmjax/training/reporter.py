@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from llmjax.parallel.mesh import axis_sizes
 from llmjax.run import environment
 from llmjax.run.config.build import plain
 from llmjax.run.folder import Run
@@ -118,7 +119,9 @@ def trainable_count(session: Session) -> int:
 
 def _headline(session: Session) -> str:
     """The run in a line: model, data, devices; and how FLOP/s and MFU are counted."""
-    mesh = " x ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items() if size > 1)
+    mesh = " x ".join(
+        f"{axis} {size}" for axis, size in axis_sizes(session.mesh).items() if size > 1
+    )
     device = jax.devices()[0]
     peak = peak_flops()
     count, trained = session.network.num_params(), trainable_count(session)

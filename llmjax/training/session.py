@@ -180,7 +180,8 @@ def open_session(config: Config, run: Run) -> Session:
     mesh = make_mesh(config.mesh)
     if jax.process_index() == 0:
         take_tokenizer(config, run)
-    if jax.process_count() > 1 and config.data.is_sharded and not config.tasks:
+    prepares_shards = config.data.is_sharded and config.data.store is None and not config.tasks
+    if jax.process_count() > 1 and prepares_shards:
         share_with_all("tokenizer taken", run)
         share_text(config, run)
     tokenizer, workload, network = process_0_first("text prepared", lambda: _shared(config, run))

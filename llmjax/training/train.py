@@ -197,6 +197,7 @@ def _train_counted(
                 session.mesh,
                 progress.batch,
                 prefetch=config.data.prefetch,
+                threads=2 if config.data.store is None else max(2, config.data.prefetch),
                 stops=session.workload.is_finite,
             ) as loader:
                 goodput.begin(progress.step, lambda: loader.wait_seconds)

@@ -35,6 +35,8 @@ resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 from llmjax.compression.decompress import inspect
 from llmjax.errors import UserError
+
+pytestmark = pytest.mark.once
 for path in sys.argv[1:]:
     try:
         inspect(path)

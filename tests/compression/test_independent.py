@@ -20,6 +20,8 @@ from llmjax.compression.header import DICTIONARY
 from llmjax.compression.rans import checksums, write_streams
 from llmjax.inference.language_model import load
 
+pytestmark = pytest.mark.once
+
 TEXT = b"Sphinx of black quartz, judge my vow, twice."
 STREAMS, CONTEXT, STRIDE = 2, 16, 8
 

@@ -15,6 +15,8 @@ from llmjax.compression.segments import Segment, Segmenter, raw_fallback, zstd_c
 from llmjax.data.tokenizers.table import BytesTokenizer
 from llmjax.inference.language_model import load
 
+pytestmark = pytest.mark.once
+
 BYTES = Segmenter(BytesTokenizer(), np.arange(300) < 256)
 PLAIN = {"dtype": "float32", "verify": False, "compare": False, "streams": 16, "context": 64}
 

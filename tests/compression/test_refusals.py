@@ -23,6 +23,8 @@ from llmjax.compression.progress import no_progress
 from llmjax.errors import UserError
 from llmjax.inference.language_model import load
 
+pytestmark = pytest.mark.once
+
 PLAIN = {"dtype": "float32", "verify": False, "compare": False, "fallback": False}
 TEXT = b"A small archive, whose every byte will be changed once. " * 3 + b"\xff\xfe"
 

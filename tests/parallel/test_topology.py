@@ -1,14 +1,15 @@
 """Devices of one and of several slices in a mesh; those that cannot be had are made up."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from llmjax.errors import UserError
-from llmjax.parallel.mesh import MESH_AXES
-from llmjax.parallel.topology import arrange, num_slices
+from llmjax.parallel.mesh import MESH_AXES, MeshConfig, axis_sizes, check_divides, make_mesh
+from llmjax.parallel.topology import arrange, factors_of, num_slices
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,60 @@ def test_the_order_of_plain_devices_is_kept():
         expected = np.array(devices, object).reshape(tuple(sizes.values()))
         if sizes["data"] % 2 == 0 or sizes["data"] * sizes["fsdp"] % 2 == 0:
             assert (arrange(devices, sizes, None) == expected).all()
+
+
+def meshed(name, **sizes):
+    """Devices of a topology in a mesh, with fsdp over those that no other size takes."""
+    devices = TOPOLOGIES[name]
+    fsdp = len(devices) // math.prod(sizes.values())
+    whole = dict.fromkeys(MESH_AXES, 1) | {"fsdp": fsdp} | sizes
+    return whole, arrange(devices, whole, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "expected"),
+    [
+        ("v5p 4x4x4", {}, (1, (4, 4, 4))),
+        ("v5p 4x4x4", {"tensor": 2}, (1, (2, 4, 4))),
+        ("v5p 4x4x4", {"data": 4}, (1, (4, 4))),
+        ("v5p 4x4x4", {"data": 4, "tensor": 4}, (1, (4,))),
+        ("4 x v5p 2x2x4", {}, (4, (2, 2, 4))),
+        ("4 x v5p 2x2x4", {"data": 4}, (1, (2, 2, 4))),
+        ("2 x v6e 8x8", {}, (2, (8, 8))),
+        ("2 nodes", {}, (2, (8,))),
+    ],
+    ids=str,
+)
+def test_the_dimensions_that_an_axis_runs_through(name, sizes, expected):
+    assert factors_of(meshed(name, **sizes)[1], MESH_AXES.index("fsdp")) == expected
+
+
+def test_an_axis_that_winds_through_the_torus_is_one_dimension():
+    """As in a ring, whose neighbours are not those of a grid."""
+    ring = [(0, 0), (0, 1), (1, 1), (1, 0)]
+    line = np.array([FakeDevice(i, "tpu", "TPU v5", place) for i, place in enumerate(ring)])
+    assert factors_of(line, 0) == (1, (4,))
+    assert factors_of(line[[0, 1, 3, 2]], 0) == (1, (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "split"),
+    [
+        ("v5p 4x4x4", {}, {"fsdp": 4, "fsdp_y": 4, "fsdp_z": 4}),
+        ("v5p 4x4x4", {"data": 4}, {"data": 4, "fsdp": 16}),
+        ("4 x v5p 2x2x4", {}, {"fsdp_slices": 4, "fsdp": 2, "fsdp_y": 2, "fsdp_z": 4}),
+        ("v5e 16x16", {}, {"fsdp": 256}),
+        ("2 x v5e 4x4", {}, {"fsdp": 32}),
+        ("2 nodes", {}, {"fsdp": 16}),
+        ("2 processes", {}, {"fsdp": 8}),
+    ],
+    ids=str,
+)
+def test_only_an_axis_through_three_dimensions_is_split(name, sizes, split):
+    """The mesh of other platforms has the axes of its config, and so has every message."""
+    whole, _ = meshed(name, **sizes)
+    built = make_mesh(MeshConfig(**sizes), TOPOLOGIES[name])
+    assert {axis: size for axis, size in built.shape.items() if size > 1} == split
+    assert axis_sizes(built) == whole
+    with pytest.raises(UserError, match=rf"embed dimension of 3 .* mesh fsdp={whole['fsdp']};"):
+        check_divides("w", (3,), ("embed",), built)

@@ -18,7 +18,8 @@ import tiny
 from llmjax.errors import UserError
 from llmjax.optimizers.muon import MuonConfig
 from llmjax.optimizers.standard import AdafactorConfig, SgdConfig
-from llmjax.parallel.mesh import MeshConfig, make_mesh
+from llmjax.parallel.mesh import MeshConfig, make_mesh, mesh_of
+from llmjax.parallel.topology import Factors
 from llmjax.run.checkpoint.checkpoints import Checkpoints
 from llmjax.run.checkpoint.config import CheckpointConfig
 from llmjax.run.checkpoint.files import steps, steps_to_delete
@@ -79,6 +80,17 @@ def test_restores_bit_for_bit_on_another_mesh(state, tmp_path, devices):
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert tiny.equal(restored, at_step(state, 7))
     assert {leaf.sharding.mesh.size for leaf in jax.tree.leaves(restored)} == {devices}
+
+
+def test_restores_bit_for_bit_where_an_axis_is_split(state, tmp_path):
+    """Onto a mesh with fsdp through a torus, and from there back."""
+    save(tmp_path / "whole", state, [7])
+    devices = np.array(jax.devices()[:8]).reshape(1, 8, 1, 1)
+    split, _ = restore(tmp_path / "whole", mesh_of(devices, {"fsdp": Factors(2, (2, 1, 2))}))
+    assert tiny.equal(split, at_step(state, 7))
+    with Checkpoints(tmp_path / "split", CONFIG) as checkpoints:
+        checkpoints.save(split, position(7))
+    assert tiny.equal(restore(tmp_path / "split")[0], split)
 
 
 @pytest.mark.parametrize(

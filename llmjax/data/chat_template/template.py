@@ -9,6 +9,7 @@ import json
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,9 @@ Message = Mapping[str, Any]
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys under which messages hold reasoning; templates read the first or the second."""
 SECONDS = 3.0
-"""Time limit of a rendering; real ones take milliseconds."""
+"""Limit of a rendering's CPU time; real ones take milliseconds."""
+WAITING = 20.0
+"""How many times as long a rendering may take on a busy machine."""
 START = 60.0
 """Time limit for starting the process, on a busy machine."""
 ANSWER = JsonLimits(size=256 << 20, marks=256 << 20, depth=5)
@@ -93,7 +96,7 @@ class ChatTemplate:
     def __init__(
         self, template: str, special_tokens: Mapping[str, str], *, seconds: float = SECONDS
     ):
-        """`seconds` is the time limit of a rendering."""
+        """`seconds` is the limit of a rendering's CPU time."""
         self._template, self._special, self._seconds = template, dict(special_tokens), seconds
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -160,7 +163,8 @@ class ChatTemplate:
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            line = json.dumps({"template": self._template, **request}, default=placeholder)
+            limits = {"template": self._template, "seconds": self._seconds}
+            line = json.dumps({**limits, **request}, default=placeholder)
         except (TypeError, ValueError) as error:  # keys that are not strings, or a cycle
             raise UserError("the messages", f"are not JSON: {error}", "check the row") from error
         answer = self._ask(line.encode() + b"\n")
@@ -186,16 +190,28 @@ class ChatTemplate:
             # The child reads the request completely before rendering: this cannot block for long.
             child.stdin.write(request)
             child.stdin.flush()
-            return self._read(child, self._seconds)
+            return self._read(child, WAITING * self._seconds)
         except (BrokenPipeError, EOFError):
-            self.close()
-            return {"problem": "needs too much memory or time"}
+            return {"problem": self._why_it_ended()}
         except TimeoutError:
             self.close()
-            return {"problem": f"takes longer than {self._seconds:g} seconds"}
+            return {"problem": self._too_long}
         except BaseException:  # an interrupt: the child's late answer must not be read
             self.close()
             raise
+
+    def _why_it_ended(self) -> str:
+        assert self._child is not None
+        code = None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it lives: its answer was too large
+            code = self._child.wait(1)
+        self.close()
+        ran_out = hasattr(signal, "SIGPROF") and code == -signal.SIGPROF
+        return self._too_long if ran_out else "needs too much memory"
+
+    @property
+    def _too_long(self) -> str:
+        return f"takes longer than {self._seconds:g} seconds"
 
     def _start(self) -> subprocess.Popen[bytes]:
         child = Path(__file__).with_name("child.py")

@@ -11,7 +11,7 @@ from llmjax.data.datatrove.executors import Executor, check_library
 from llmjax.data.datatrove.stage import Stage
 from llmjax.data.progress import Progress
 from llmjax.data.text.cache import save_tokenizer
-from llmjax.data.text.shards import NEAR_DUPLICATES, STORE, Sharding
+from llmjax.data.text.shards import NEAR_DUPLICATES, STORE, Sharding, missing_shards
 from llmjax.data.text.store import close_cache, open_cache, stored_bytes
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.storage.cache_folders import open_or_build
@@ -30,7 +30,8 @@ def build_shards_on(
     Raises:
       UserError: the source is damaged, or tasks failed.
     """
-    missing = [shard for shard in shards if not sharding.folder(shard).is_dir()]
+    absent = missing_shards(sharding)
+    missing = [shard for shard in shards if shard in absent]
     if not missing:
         return 0
     check_library()

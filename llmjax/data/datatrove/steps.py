@@ -5,7 +5,6 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from llmjax.data.datatrove.stage import ERRORS
-from llmjax.data.text.shards import Sharding, fill_shard, shard_documents
+from llmjax.data.text.shards import Sharding, build_shard, shard_documents
 from llmjax.data.tokenizers.config import load_tokenizer
 from llmjax.errors import UserError
-from llmjax.storage.cache_folders import build_once, write_file
+from llmjax.storage.cache_folders import write_file
 
 # Scripts that write words without spaces: each of their characters counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
@@ -74,8 +73,7 @@ class ShardBuilder(PipelineStep):
 
         with mistakes_reported(self.logs, rank):
             tokenizer = _load_tokenizer(self.tokenizer)
-            fill = partial(fill_shard, self.sharding, shard, tokenizer, report)
-            build_once(self.sharding.folder(shard), fill)
+            build_shard(self.sharding, shard, tokenizer, report)
 
 
 @contextlib.contextmanager

@@ -42,10 +42,9 @@ def read_windows(store: TokenStream, starts: np.ndarray, sizes: np.ndarray, leng
     """
     columns = np.arange(length)
     indices = (starts[:, None] + np.arange(-1, length)) % store.num_tokens
-    tokens = store.take(indices)
+    tokens, first = store.read(indices)
+    first = first[:, 1:]
     real = columns < sizes[:, None]
-    indices = indices[:, 1:]
-    first = indices == store.document_starts(indices)
     boundary = first.copy()
     boundary[:, 0] = True  # possibly within a document
     begin = np.maximum.accumulate(np.where(boundary, columns, 0), axis=1)

@@ -26,6 +26,7 @@ from llmjax.data.text.sharded import TokenStream
 from llmjax.data.text.shards import Sharding, build_shards
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HASHES, HashSample
+from llmjax.data.text.stored import open_stored
 from llmjax.data.tokenizers.config import TokenizerConfig, load_tokenizer
 from llmjax.data.tokenizers.tokenizer import Tokenizer
 from llmjax.errors import UserError
@@ -93,6 +94,8 @@ def prepare(
 ) -> tuple[Tokenizer, Corpus]:
     """Prepares the tokenizer and the tokenized corpus, reusing the cache.
 
+    With `data.store` both are those of the store, and no text is read.
+
     Args:
       config: what to read.
       tokenizer_config: how to tokenize it. If the tokenizer has to be trained, it is trained on a
@@ -105,17 +108,39 @@ def prepare(
 
     Raises:
       UserError: a value of `config` is invalid, a source is missing, damaged or empty, the
-        validation set is empty, the corpus is smaller than a batch, or the text does not support
-        the vocabulary size.
+        validation set is empty, the corpus is smaller than a batch, the text does not support the
+        vocabulary size, or the store is incomplete or that of another config.
     """
     check_data(config, tokenizer_config)
-    config, identities = _pin_sources(config)
     folder = None if tokenizer_folder is None else Path(tokenizer_folder)
-    known = _known_tokenizer(folder)
+    known = known_tokenizer(folder)
+    if config.store is not None:
+        tokenizer, sources = open_stored(config, tokenizer_config, known, special_tokens)
+        corpus = Corpus(sources, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+        _check(corpus, config)
+    else:
+        tokenizer, corpus = tokenize(
+            config, tokenizer_config, known, progress, special_tokens, executor
+        )
+    if known is None and folder is not None:
+        tokenizer.save(folder)
+    return tokenizer, corpus
+
+
+def tokenize(
+    config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    known: Tokenizer | None,
+    progress: Progress,
+    special_tokens: tuple[str, ...],
+    executor: Executor | None,
+) -> tuple[Tokenizer, Corpus]:
+    """As `prepare`, in the cache, with the run's tokenizer if it has one (`known`)."""
+    config, identities = pin_sources(config)
 
     def build(config: DataConfig) -> tuple[Tokenizer, Corpus]:
         tokenizer = known or tokenizer_config.open()
-        tokenizer = tokenizer or _train_or_load(
+        tokenizer = tokenizer or train_or_load(
             tokenizer_config, config, identities, progress, special_tokens
         )
         sources = tuple(
@@ -129,8 +154,6 @@ def prepare(
         config = _hold_out_one(config, corpus.num_documents)
         tokenizer, corpus = build(config)  # again: the tokenizer must not see the document
     _check(corpus, config)
-    if known is None and folder is not None:
-        tokenizer.save(folder)
     return tokenizer, corpus
 
 
@@ -159,9 +182,9 @@ def share_shards(
       UserError: as `prepare`.
     """
     check_data(config, tokenizer_config)
-    config, identities = _pin_sources(config)
-    tokenizer = _known_tokenizer(tokenizer_folder) or tokenizer_config.open()
-    tokenizer = tokenizer or _train_or_load(
+    config, identities = pin_sources(config)
+    tokenizer = known_tokenizer(tokenizer_folder) or tokenizer_config.open()
+    tokenizer = tokenizer or train_or_load(
         tokenizer_config, config, identities, progress, special_tokens
     )
     missing = 0
@@ -171,7 +194,8 @@ def share_shards(
     return missing
 
 
-def _known_tokenizer(folder: Path | None) -> Tokenizer | None:
+def known_tokenizer(folder: Path | None) -> Tokenizer | None:
+    """The tokenizer of a run's tokenizer/ folder, if there is one."""
     return load_tokenizer(folder) if folder is not None and folder.is_dir() else None
 
 
@@ -236,19 +260,19 @@ def train_tokenizer(
         size.
     """
     check_data(data, config)
-    data, identities = _pin_sources(data)
-    tokenizer = _train_or_load(config, data, identities, progress)
+    data, identities = pin_sources(data)
+    tokenizer = train_or_load(config, data, identities, progress)
     tokenizer.save(folder)
     return tokenizer
 
 
-def _pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
+def pin_sources(config: DataConfig) -> tuple[DataConfig, list[Identity]]:
     """The config with its sources pinned to their current versions, and their identities."""
     config = replace(config, sources=tuple(source.pinned() for source in config.sources))
     return config, [source.identify(config.cache_dir) for source in config.sources]
 
 
-def _train_or_load(
+def train_or_load(
     config: TokenizerConfig,
     data: DataConfig,
     identities: Sequence[Identity],

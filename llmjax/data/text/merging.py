@@ -18,9 +18,8 @@ from llmjax.data.text.cache import (
     without_text,
 )
 from llmjax.data.text.encoding import Encoded
-from llmjax.data.text.sharded import Runs, ShardedStore
+from llmjax.data.text.sharded import RUNS, Runs, ShardedStore
 from llmjax.data.text.shards import CANDIDATES, STORE, Sharding, fill_shard
-from llmjax.data.text.source import json_digest
 from llmjax.data.text.split import HashSample, document_hash
 from llmjax.data.text.store import (
     StoreWriter,
@@ -29,12 +28,13 @@ from llmjax.data.text.store import (
     open_cache,
     open_store,
 )
+from llmjax.data.text.store_layout import SourceFolder, as_local
+from llmjax.data.text.stored import StoredTokens, damaged
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.storage.cache_folders import open_or_build
+from llmjax.storage.cache_folders import Damaged, open_or_build
 
 HASHES_AT_ONCE = 1 << 24
 """Hashes of documents compared in memory at a time (about 1 GB) where all copies are removed."""
-_RUNS = ("starts", "stores", "origins")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +55,11 @@ def open_shards(sharding: Sharding, tokenizer: Tokenizer) -> TokenizedSource:
     Raises:
       UserError: the source is damaged or empty, or changes while it is read.
     """
-    sizes = [
-        (sharding.folder(shard) / STORE / "tokens.bin").stat().st_size
-        for shard in range(sharding.count)
-    ]
-    shards = [_open(sharding, shard, tokenizer, sum(sizes)) for shard in range(sharding.count)]
-    deduplicate = sharding.config.deduplicate
-    folder = sharding.root / f"index-{deduplicate}"
-    key = json_digest([sharding.key, deduplicate])
+    files = [sharding.folder(shard) / STORE / "tokens.bin" for shard in range(sharding.count)]
+    in_all = sum(file.stat().st_size for file in files if file.exists())
+    shards = [_open(sharding, shard, tokenizer, in_all) for shard in range(sharding.count)]
+    folder = sharding.root / f"index-{sharding.config.deduplicate}"
+    key = sharding.corpus_key
 
     def build(target: Path) -> None:
         _write_index(sharding, shards, target)
@@ -70,9 +67,8 @@ def open_shards(sharding: Sharding, tokenizer: Tokenizer) -> TokenizedSource:
     def read(path: Path) -> TokenizedSource:
         description = open_cache(path)
         validation = open_store(path / VALIDATION, sharding.dtype)
-        runs = Runs(*(np.fromfile(path / f"{name}.bin", "<i8") for name in _RUNS))
         counts = (description[name] for name in ("num_tokens", "num_bytes", "num_documents"))
-        train = ShardedStore([shard.documents for shard in shards], runs, *counts)
+        train = ShardedStore([shard.documents for shard in shards], Runs.map(path), *counts)
         threshold, duplicates = description["threshold"], description["duplicates"]
         return TokenizedSource(key, train, validation, path / TEXT, threshold, duplicates)
 
@@ -80,7 +76,10 @@ def open_shards(sharding: Sharding, tokenizer: Tokenizer) -> TokenizedSource:
 
 
 def _open(sharding: Sharding, shard: int, tokenizer: Tokenizer, in_all: int) -> Shard:
-    """Opens a shard, and builds it again if it is damaged."""
+    """Opens a shard, and builds it again if it is damaged. One that another machine has built is
+    opened in the token store."""
+    if sharding.stored is not None and not sharding.folder(shard).is_dir():
+        return _open_stored(sharding, sharding.stored, shard)
 
     def read(path: Path) -> Shard:
         description = open_cache(path)
@@ -89,6 +88,17 @@ def _open(sharding: Sharding, shard: int, tokenizer: Tokenizer, in_all: int) -> 
 
     build = partial(fill_shard, sharding, shard, tokenizer, lambda size: None)
     return open_or_build(sharding.folder(shard), build, read)
+
+
+def _open_stored(sharding: Sharding, stored: SourceFolder, shard: int) -> Shard:
+    path = as_local(stored.documents(shard))
+    try:
+        description = open_cache(path)
+        tokens = StoredTokens(stored, shard, sharding.dtype, sharding.config)
+        documents = open_store(path / STORE, sharding.dtype, tokens=tokens)
+    except Damaged as error:
+        raise damaged(stored.documents(shard), path, error) from error
+    return Shard(path, documents, description["threshold"], description["duplicates"])
 
 
 def _write_index(sharding: Sharding, shards: Sequence[Shard], folder: Path) -> None:
@@ -183,7 +193,7 @@ def _write_runs(
     counts = {"num_tokens": 0, "num_bytes": 0, "num_documents": 0}
     document = 0
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context((folder / f"{name}.bin").open("wb")) for name in _RUNS]
+        files = [stack.enter_context((folder / f"{name}.bin").open("wb")) for name in RUNS]
         for number, store in enumerate(stores):
             kept = store.hashes >= threshold
             if copies is not None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from llmjax.data.text.store import TokenStore
+from llmjax.data.text.store import Tokens, TokenStore
 
 
 class TokenStream(Protocol):
@@ -19,8 +20,8 @@ class TokenStream(Protocol):
           UserError: a file was damaged since it was written.
         """
 
-    def document_starts(self, indices: np.ndarray) -> np.ndarray:
-        """Where the document of each token begins: int64, of the same shape."""
+    def read(self, indices: np.ndarray) -> Tokens:
+        """As `take`, with whether each token begins a document."""
 
     @property
     def num_tokens(self) -> int:
@@ -35,6 +36,10 @@ class TokenStream(Protocol):
         """Number of documents."""
 
 
+RUNS = ("starts", "stores", "origins")
+"""The fields of Runs, which are the names of files."""
+
+
 @dataclass(frozen=True, eq=False)
 class Runs:
     """The parts of several stores that form a stream: runs of complete documents, in order."""
@@ -45,6 +50,24 @@ class Runs:
     """int64 [runs]: index of its store."""
     origins: np.ndarray
     """int64 [runs]: where it begins in its store."""
+
+    @classmethod
+    def map(cls, folder: Path) -> "Runs":
+        """Maps the files of a folder, NAME.bin of each field: int64, little-endian."""
+        files = (folder / f"{name}.bin" for name in RUNS)
+        return cls(
+            *(
+                np.asarray(np.memmap(file, "<i8", mode="r"))
+                if file.stat().st_size
+                else np.zeros(0, np.int64)  # an empty file cannot be mapped
+                for file in files
+            )
+        )
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The store of each index into the stream, and its place there: int64, of its shape."""
+        run = np.searchsorted(self.starts, indices, side="right") - 1
+        return self.stores[run], indices - self.starts[run] + self.origins[run]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,28 +83,19 @@ class ShardedStore:
     def take(self, indices: np.ndarray) -> np.ndarray:
         """See TokenStream."""
         tokens = np.empty(indices.shape, np.int32)
-        for store, selected, _, places in self._located(indices):
+        for store, selected, places in self._located(indices):
             tokens[selected] = store.take(places)
         return tokens
 
-    def document_starts(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: np.ndarray) -> Tokens:
         """See TokenStream."""
-        starts = np.empty(indices.shape, np.int64)
-        for store, selected, shift, places in self._located(indices):
-            starts[selected] = store.document_starts(places) + shift
-        return starts
+        tokens = Tokens(np.empty(indices.shape, np.int32), np.empty(indices.shape, bool))
+        for store, selected, places in self._located(indices):
+            tokens.ids[selected], tokens.first[selected] = store.read(places)
+        return tokens
 
-    def _located(
-        self, indices: np.ndarray
-    ) -> list[tuple[TokenStore, np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each store touched: a mask of its indices, their distance from the stream's start to
-        the store's, and their places in the store."""
-        run = np.searchsorted(self.runs.starts, indices, side="right") - 1
-        shift = self.runs.starts[run] - self.runs.origins[run]
-        owner = self.runs.stores[run]
-        parts = []
-        for number in np.unique(owner).tolist():
-            selected = owner == number
-            shifts = shift[selected]
-            parts.append((self.stores[number], selected, shifts, indices[selected] - shifts))
-        return parts
+    def _located(self, indices: np.ndarray) -> list[tuple[TokenStore, np.ndarray, np.ndarray]]:
+        """Of each store touched: a mask of its indices, and their places in the store."""
+        owner, places = self.runs.locate(indices)
+        masks = [(number, owner == number) for number in np.unique(owner).tolist()]
+        return [(self.stores[number], mask, places[mask]) for number, mask in masks]

@@ -29,11 +29,13 @@ from llmjax.data.text.cache import (
     validation_threshold,
 )
 from llmjax.data.text.encoding import WorkerContext, begin_worker, cpus, encode_documents
+from llmjax.data.text.publish import publish_shard
 from llmjax.data.text.source import Identity, Source, json_digest
 from llmjax.data.text.split import HashSample, document_hash
-from llmjax.data.text.store import StoreWriter, close_cache, token_dtype
+from llmjax.data.text.store import StoreWriter, close_cache, open_store, token_dtype
+from llmjax.data.text.store_layout import SourceFolder, store_root
 from llmjax.data.tokenizers.tokenizer import Tokenizer
-from llmjax.storage.cache_folders import build_once
+from llmjax.storage.cache_folders import build_once, open_or_build
 from llmjax.storage.writing import cache_root
 
 STORE = "documents"
@@ -72,6 +74,18 @@ class Sharding:
         inputs += ["shards", self.count]
         inputs += NEAR_DUPLICATES if self.without_near_duplicates else []
         return json_digest(inputs)
+
+    @property
+    def corpus_key(self) -> str:
+        """As `key`, with which documents of the shards count."""
+        return json_digest([self.key, self.config.deduplicate])
+
+    @property
+    def stored(self) -> SourceFolder | None:
+        """Where in `data.store` the shards are published; None without one."""
+        if self.config.store is None:
+            return None
+        return SourceFolder(store_root(self.config), self.corpus_key, self.count)
 
     @property
     def count(self) -> int:
@@ -203,7 +217,8 @@ def build_shards(
       UserError: as `fill_shard`.
       RuntimeError: a process was killed.
     """
-    missing = [shard for shard in shards if not sharding.folder(shard).is_dir()]
+    absent = missing_shards(sharding)
+    missing = [shard for shard in shards if shard in absent]
     workers = min(sharding.config.workers or cpus(), len(missing))
     size = sharding.identity.num_bytes
     total = None if size is None else size * len(missing) // sharding.count
@@ -221,8 +236,28 @@ def build_shards(
         progress(stage, done, total)
 
     for shard in missing:
-        build_once(sharding.folder(shard), partial(fill_shard, sharding, shard, tokenizer, report))
+        build_shard(sharding, shard, tokenizer, report)
     return len(missing)
+
+
+def missing_shards(sharding: Sharding) -> set[int]:
+    """The shards that are not in the token store; without one, in the cache."""
+    if sharding.stored is not None:
+        return set(sharding.stored.missing())
+    return {shard for shard in range(sharding.count) if not sharding.folder(shard).is_dir()}
+
+
+def build_shard(
+    sharding: Sharding, shard: int, tokenizer: Tokenizer, report: Callable[[int], None]
+) -> None:
+    """Builds a shard in the cache if it is not there, and publishes it where it is asked for."""
+    folder = sharding.folder(shard)
+    build = partial(fill_shard, sharding, shard, tokenizer, report)
+    if sharding.stored is None:
+        build_once(folder, build)
+        return
+    store = open_or_build(folder, build, lambda path: open_store(path / STORE, sharding.dtype))
+    publish_shard(sharding.stored, shard, store, sharding.root, folder)
 
 
 def _build_in_pool(
@@ -273,4 +308,4 @@ def _build(shard: int) -> None:
             _builder.done.value += size
 
     sharding, tokenizer, _ = _builder
-    build_once(sharding.folder(shard), partial(fill_shard, sharding, shard, tokenizer, report))
+    build_shard(sharding, shard, tokenizer, report)

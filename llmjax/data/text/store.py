@@ -11,7 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -143,6 +143,15 @@ class VerifiedBlocks:
         return Damaged(self._path.parent, why)
 
 
+class Tokens(NamedTuple):
+    """Tokens of a stream, in an array of any shape."""
+
+    ids: np.ndarray
+    """int32."""
+    first: np.ndarray
+    """bool: whether each begins a document."""
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStore:
     """Documents end to end, each ending with EOS."""
@@ -168,9 +177,23 @@ class TokenStore:
             self.blocks.verify(indices)
         return self.tokens[indices].astype(np.int32)
 
-    def document_starts(self, indices: np.ndarray) -> np.ndarray:
-        """Where the document of each token begins: int64, of the same shape."""
-        return self.offsets[np.searchsorted(self.offsets, indices, side="right") - 1]
+    def read(self, indices: np.ndarray) -> "Tokens":
+        """As `take`, with whether each token begins a document."""
+        starts = self.offsets[np.searchsorted(self.offsets, indices, side="right") - 1]
+        return Tokens(self.take(indices), indices == starts)
+
+    def part(self, start: int, end: int) -> np.ndarray:
+        """The tokens from `start` to before `end`, or to the last; nothing is copied.
+
+        Raises:
+          UserError: as `take`.
+        """
+        tokens = self.tokens[start:end]
+        if self.blocks is not None and len(tokens):
+            step = BLOCK // tokens.itemsize
+            indices = np.arange(start, start + len(tokens), step)
+            self.blocks.verify(np.append(indices, start + len(tokens) - 1))
+        return tokens
 
     @property
     def num_tokens(self) -> int:
@@ -242,20 +265,23 @@ class StoreWriter:
             file.close()
 
 
-def open_store(folder: Path, dtype: np.dtype, in_all: int = 0) -> TokenStore:
+def open_store(folder: Path, dtype: np.dtype, in_all: int = 0, tokens: Any = None) -> TokenStore:
     """Maps the files of a StoreWriter; see VERIFIED_AT_ONCE.
 
     Args:
       folder: the store's.
       dtype: of its tokens.
       in_all: bytes of tokens of all stores that are opened with it.
+      tokens: what takes the place of tokens.bin, and verifies itself.
 
     Raises:
       Damaged: they do not match their checksums.
     """
-    tokens, blocks = _map(folder / "tokens.bin", dtype)
+    blocks = None
+    if tokens is None:
+        tokens, blocks = _map(folder / "tokens.bin", dtype)
     arrays = {name: _map(folder / f"{name}.bin", np.dtype(kind)) for name, kind in _KINDS.items()}
-    if max(tokens.nbytes, in_all) <= VERIFIED_AT_ONCE:
+    if blocks is not None and max(tokens.nbytes, in_all) <= VERIFIED_AT_ONCE:
         blocks.verify_all()
     for _, sums in arrays.values():
         sums.verify_all()

@@ -66,7 +66,7 @@ class Checkpoints:
         wait_for_all("checkpoints open")
         self._local = None
         if config.local_dir is not None:
-            self._local = LocalCheckpoints(config.local_dir, run_id(self.folder))
+            self._local = LocalCheckpoints(config.local_dir, run_id(self.folder), folder.parent)
         self._saving: TrainProgress | None = None
         self._checkpointer = self._make_checkpointer(
             ocp.options.AsyncOptions(post_finalization_callback=self._complete)

@@ -49,6 +49,8 @@ MAY_CHANGE = (
     "data.cache_dir",
     "data.prefetch",
     "data.stages",
+    "data.store",
+    "data.store_cache_bytes",
     "data.workers",
     "tasks.*.no_answer_threshold",
     "tasks.*.beams",
@@ -158,6 +160,8 @@ def _combination_problems(config: Config) -> Iterator[str]:
             yield from _stage_problems(stage, config)
     if data.length > model.max_length:
         yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
+    if data.store is not None and config.tasks:
+        yield "data.store: tasks train on examples, not on text; leave it out"
     if data.stages and config.tasks:
         yield "data.stages: tasks train on examples, whose batches do not change; leave it out"
     if data.stages and config.epochs is not None:

@@ -17,6 +17,9 @@ LISTING_SIZE = 100_000
 BLOCK = 8 << 20
 """Bytes of an object that are requested at once; a reader holds at most two such blocks."""
 
+CONNECTIONS = 64
+"""Requests of a process that a store answers at the same time."""
+
 
 class Store(ABC):
     """A kind of object store."""
@@ -76,7 +79,7 @@ class S3(Store):
     def _connect(self, **options: Any) -> Any:
         import s3fs
 
-        return s3fs.S3FileSystem(**options)
+        return s3fs.S3FileSystem(config_kwargs={"max_pool_connections": CONNECTIONS}, **options)
 
     def failures(self) -> tuple[type[Exception], ...]:
         from botocore import exceptions

@@ -1,0 +1,120 @@
+"""What a config's training step communicates on TPUs, which need not be there.
+
+Command: python -m benchmarks.collectives CONFIG --topology v5p:4x4x4 [--slices 2] [--FIELD VALUE]
+         e.g. llama_8b --topology v5e:4x4 --slices 2 --mesh.data 2 --model.num-decoder-layers 2
+Compiles the step of a causal config for the topology with the compiler of TPUs (pip install
+'llmjax[tpu]'), and prints the peak memory of a device and the collectives by kind and mesh axis:
+how often a device runs them in a step and the GB that it sends, those of loops as often as they
+run. Then JSON.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the attached devices; the topology has its own
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the metadata of a machine that has TPUs
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from llmjax.data.batch import Batch
+from llmjax.losses.loss import Loss
+from llmjax.losses.token_loss import token_loss
+from llmjax.model.checks import resolve
+from llmjax.model.model import Model
+from llmjax.optimizers.optimizer import make_optimizer
+from llmjax.parallel.collectives import Collective, collectives
+from llmjax.parallel.mesh import make_mesh, named_sharding
+from llmjax.run.config.files import load_config_file
+from llmjax.run.config.overrides import Override, override
+from llmjax.run.config.schema import Config
+from llmjax.state import Tree, abstract_state
+from llmjax.step import make_train_step
+
+
+def lowered_step(config: Config, mesh: jax.sharding.Mesh, vocab_size: int) -> jax.stages.Lowered:
+    """Lowers the training step of a causal config for the devices of a mesh."""
+    model = Model(resolve(config.model, vocab_size), config.compute)
+    optimizer = make_optimizer(config.optimizer, config.steps, model.logical_axes())
+
+    def loss(params: Tree, batch: Batch, key: jax.Array | None) -> Loss:
+        key = key if config.compute.dropout else None
+        return token_loss(model, params, batch, dropout_key=key, z_loss=config.loss.z_loss)
+
+    step = make_train_step(
+        loss,
+        optimizer,
+        seed=config.seed,
+        clip_norm=config.optimizer.clip_norm,
+        accumulate=config.optimizer.accumulate,
+    )
+    shape = (config.data.batch_size, config.data.length)
+    sharding = named_sharding(mesh, "batch", "length")
+    dtypes = dict.fromkeys(("inputs", "targets", "positions", "segments"), jnp.int32)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, dtype in (dtypes | {"weights": jnp.float32}).items()
+    }
+    with jax.set_mesh(mesh):
+        return jax.jit(step, donate_argnums=0).lower(
+            abstract_state(model, optimizer, mesh), batch, None
+        )
+
+
+def table(found: list[Collective]) -> list[dict]:
+    """Sums by kind, mesh axes and slices, the largest first."""
+    sums: dict[tuple, list[float]] = defaultdict(lambda: [0, 0.0])
+    for each in found:
+        total = sums[each.kind, " x ".join(each.axes), each.devices, each.slices]
+        total[0] += each.times
+        total[1] += each.wire_bytes / 1e9
+    names = ("kind", "axes", "devices", "slices", "times", "wire_gb")
+    rows = [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
+    return sorted(rows, key=lambda row: -row["wire_gb"])
+
+
+def main() -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config")
+    parser.add_argument("--topology", required=True, help="such as v5e:16x16 or v5p:4x4x4")
+    parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--vocab", type=int, default=128_256)
+    parser.add_argument("--hlo", type=Path, help="a file for the compiled program's text")
+    options, words = parser.parse_known_args()
+    pairs = zip(words[::2], words[1::2], strict=True)
+    fields = [Override(name.removeprefix("--"), (value,)) for name, value in pairs]
+    config = override(load_config_file(options.config), fields)
+    several = {"num_slices": options.slices} if options.slices > 1 else {}
+    topology = topologies.get_topology_desc(options.topology, "tpu", **several)
+    mesh = make_mesh(config.mesh, topology.devices)
+    lowered = lowered_step(config, mesh, options.vocab)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    assert text is not None
+    assert memory is not None
+    if options.hlo:
+        options.hlo.write_text(text)
+    peak = (memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes) / 2**30
+    rows = table(collectives(text, mesh))
+    sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    print(f"{options.slices} x {options.topology}: {sizes}")
+    print(f"peak {peak:.2f} GiB a device, compiled in {seconds:.0f} s")
+    for row in rows:
+        print(
+            f"{row['kind']:20}{row['axes']:36}{row['devices']:5} devices{row['slices']:3} slices"
+            f"{row['times']:6} times{row['wire_gb']:10.3f} GB"
+        )
+    result = {"mesh": dict(mesh.shape), "peak_gib": peak, "seconds": seconds, "collectives": rows}
+    print(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    main()
