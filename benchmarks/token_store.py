@@ -7,6 +7,7 @@ each request after the latency. Nothing is kept between batches. Prints a table,
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -46,6 +47,7 @@ def serve(latency: Any, requests: Any, ready: Connection) -> None:
         return call(self, environ, start_response)
 
     DomainDispatcherApplication.__call__ = delayed
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     ready.send(server.get_host_and_port())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmjax.data.config import data_problems
-from llmjax.data.stages import Stage, changed_stages, stage_problems
+from llmjax.data.stages import Stage, changed_stages, stage_problems, tokens_read
 from llmjax.decoding.config import decoding_problems
 from llmjax.errors import UserError
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
@@ -158,6 +158,8 @@ def _combination_problems(config: Config) -> Iterator[str]:
     if not any(stage_problems(data.stages, len(data.sources))):
         for stage in data.all_stages():
             yield from _stage_problems(stage, config)
+        if data.max_tokens is not None and not config.tasks:
+            yield from _max_tokens_problems(config)
     if data.length > model.max_length:
         yield f"data.length: {data.length} tokens, but model.max_length is {model.max_length}"
     if data.store is not None and config.tasks:
@@ -198,6 +200,26 @@ def _combination_problems(config: Config) -> Iterator[str]:
         yield "evaluation.stride: only causal models are scored in overlapping windows"
     if config.evaluation.every and data.validation_fraction == 0 and not config.tasks:
         yield "evaluation.every: no validation set (data.validation_fraction is 0); set it to 0"
+
+
+def _max_tokens_problems(config: Config) -> Iterator[str]:
+    """Whether more tokens are read than data.max_tokens."""
+    data = config.data
+    assert data.max_tokens is not None
+    if config.epochs is not None:
+        yield "epochs: data.max_tokens ends the text where a run of known steps does; set steps"
+        return
+    total = sum(source.weight for source in data.sources)
+    read = tokens_read(data.all_stages(), config.steps)
+    # Of a source of weight w, w / total of data.max_tokens is prepared.
+    needed = max(
+        math.ceil(tokens * total / data.sources[source].weight) for source, tokens in read.items()
+    )
+    if needed > data.max_tokens:
+        yield (
+            f"data.max_tokens: {data.max_tokens} tokens are prepared, and the run reads those of "
+            f"{needed} in {config.steps} steps; raise it, or lower steps"
+        )
 
 
 def _stage_problems(stage: Stage, config: Config) -> Iterator[str]:
