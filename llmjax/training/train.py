@@ -25,6 +25,7 @@ from llmjax.run.telemetry.display import to_stderr
 from llmjax.run.telemetry.goodput import Goodput
 from llmjax.state import join
 from llmjax.storage.stores.path import is_store
+from llmjax.training.dues import has_dues, is_over
 from llmjax.training.initialization import resolve_init_from
 from llmjax.training.monitors import Monitors
 from llmjax.training.processes import check_same_config, share_with_all, start_devices
@@ -230,8 +231,8 @@ def _checkpoints(run: Run, config: Config) -> Checkpoints:
 def _is_done(session: Session, progress: TrainProgress) -> bool:
     """Whether the run has already ended; logs that, or the step it resumes from."""
     step, over = progress.step, progress.is_over(session.config.evaluation.patience)
-    due = progress.evaluation_due or progress.tasks_due or progress.samples_due
-    ended = (step >= session.steps or over) and not due
+    due = has_dues(progress)
+    ended = is_over(session, progress, step) and not due
     if session.is_primary and ended:
         state = "no longer improves" if over else f"all {session.steps} steps are done"
         log.warning("%s: %s; nothing to do", session.run.address, state)
