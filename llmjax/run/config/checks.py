@@ -12,6 +12,7 @@ from typing import Any
 from llmjax.data.config import data_problems
 from llmjax.data.stages import Stage, changed_stages, stage_problems, tokens_read
 from llmjax.decoding.config import decoding_problems
+from llmjax.errors import UserError
 from llmjax.limits import MAX_BATCH_TOKENS, is_wild, number_problems
 from llmjax.losses.loss import LossConfig
 from llmjax.model.checks import problems as model_problems
@@ -23,7 +24,7 @@ from llmjax.run.config.build import ConfigError, build, plain
 from llmjax.run.config.schema import Config
 from llmjax.run.telemetry.config import log_problems
 from llmjax.scoring.config import evaluation_problems
-from llmjax.storage.stores.path import is_store
+from llmjax.storage.stores.path import is_store, location
 from llmjax.tasks.config import name_of, task_problems
 
 # Fields (with all below them; * is any index) that may differ when a run resumes. None of them
@@ -129,7 +130,10 @@ def _folder_problems(run_dir: str) -> Iterator[str]:
     if not run_dir or "\0" in run_dir:
         yield f"run_dir: {run_dir!r} is not a folder name"
     elif is_store(run_dir):
-        yield f"run_dir: {run_dir} is in a bucket, and training needs a local folder"
+        try:
+            location(run_dir)
+        except UserError as error:
+            yield f"run_dir: {error}"
         return
     folder = Path(run_dir)
     # Missing folders are created in the nearest parent that exists.
