@@ -125,6 +125,7 @@ train(from_json(open(sys.argv[1]).read()))
 """
 
 
+@pytest.mark.once
 def test_processes_without_shared_files_are_killed_and_one_resumes(
     server, undisturbed, monkeypatch, tmp_path
 ):

@@ -62,13 +62,12 @@ def test_stale_one_is_taken_over_and_its_owner_notices(path, caplog):
     assert path.is_file()
 
 
-def test_lock_of_an_ended_process_of_this_machine_is_free(path):
+def test_lock_of_an_ended_process_of_this_machine_is_free(path, caplog):
     code = "from llmjax.run.remote.lock import _process; import json; print(json.dumps(_process()))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     path.write_bytes(json.dumps({**json.loads(ended), "token": "0"}).encode())
-    begun = time.monotonic()
     with StoreLock(path):
-        assert time.monotonic() - begun < 1.5
+        assert "watching" not in caplog.text
 
 
 def test_of_many_at_once_one_gets_a_stale_one(path):
@@ -89,7 +88,9 @@ def test_of_many_at_once_one_gets_a_stale_one(path):
         thread.start()
     for thread in threads:
         thread.join()
-    time.sleep(0.5)  # all have seen whose it is
+    end = time.monotonic() + 30
+    while len([taken for taken in got if not taken._lost]) > 1 and time.monotonic() < end:
+        time.sleep(0.05)
     assert len([taken for taken in got if not taken._lost]) == 1
     for taken in got:
         taken.release()
